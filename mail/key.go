@@ -1,0 +1,70 @@
+package mail
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"time"
+	"unicode/utf8"
+)
+
+// Key is what a message is known by (rule 1 of the log): the same over EWS and Graph, in listings and reads, before and after a move.
+type Key [16]byte
+
+// String is the written form: 22 characters of base64url. It is the collapse id of the message's alerts.
+func (k Key) String() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
+
+// Short is the part of the key that a record keeps of it.
+func (k Key) Short() uint64 { return binary.BigEndian.Uint64(k[:8]) }
+
+// Secret of an installation: it makes keys unguessable, so that a key tells nothing about the mail behind it.
+type Secret [32]byte
+
+// maxSubject is how much of a subject enters a key: a listing may tell no more than the first 255 characters of it.
+const maxSubject = 128
+
+// Key of a message of the mailbox whose record has the given id. Exchange's own duplicate key is message id and submit time;
+// a message without an id is known by its subject instead.
+func (s Secret) Key(record string, m *Message) Key {
+	var sent [8]byte
+	if !m.Sent.IsZero() {
+		binary.BigEndian.PutUint64(sent[:], uint64(m.Sent.UTC().Truncate(time.Second).Unix()))
+	}
+	if m.InternetID != "" {
+		return s.sum("id", record, m.InternetID, string(sent[:]))
+	}
+	subject := m.Subject
+	if utf8.RuneCountInString(subject) > maxSubject {
+		subject = string([]rune(subject)[:maxSubject])
+	}
+	return s.sum("subject", record, subject, string(sent[:]))
+}
+
+// ItemKey stands for a message that could not be read (rule 9): only the id of its item is known.
+func (s Secret) ItemKey(record, item string) Key { return s.sum("item", record, item) }
+
+// SummaryKey is the one key of all summaries of a mailbox (rule 8): a newer summary replaces the older.
+func (s Secret) SummaryKey(record string) Key { return s.sum("summary", record) }
+
+// PushID is the apns-id of what has this key on this device: stable, so that a repeat can be told from a second push.
+// It has the form of a UUID (version 8 of RFC 9562: the bits are ours).
+func (s Secret) PushID(k Key, device string, extra ...string) [16]byte {
+	id := s.sum(append([]string{"push", string(k[:]), device}, extra...)...)
+	id[6] = id[6]&0x0f | 0x80
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+// sum is the HMAC over the parts, each with its length before it, so that no two lists of parts are the same bytes.
+func (s Secret) sum(parts ...string) (k Key) {
+	h := hmac.New(sha256.New, s[:])
+	var n [4]byte
+	for _, p := range parts {
+		binary.BigEndian.PutUint32(n[:], uint32(len(p)))
+		h.Write(n[:])
+		h.Write([]byte(p))
+	}
+	copy(k[:], h.Sum(nil))
+	return k
+}
