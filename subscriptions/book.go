@@ -1,0 +1,400 @@
+package subscriptions
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+// MaxDevices bounds the devices of one mailbox: a message rings them all at once.
+const MaxDevices = 1000
+
+// Book is all enrolments and records, in memory; every change is durable in the Store before it shows.
+//
+// Lock order: Book.enrolling, Mailbox.writing, Book.mu.
+type Book struct {
+	store  Store
+	secret mail.Secret
+
+	enrolling sync.Mutex // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
+	mu        sync.RWMutex
+	devices   map[string]*Device
+	boxes     map[string]*Mailbox // by record id
+	addresses map[string]*Mailbox
+	sorted    []string // device ids in order; nil after a change
+}
+
+// Mailbox is one mailbox of the book.
+type Mailbox struct {
+	book    *Book
+	writing sync.Mutex // one change at a time, held over its write
+	gone    bool       // guarded by writing: the last device was removed
+	now     atomic.Pointer[standing]
+}
+
+// standing is what a mailbox shows to readers: never changed, only replaced.
+type standing struct {
+	record  *Record
+	devices []*Device // by id
+}
+
+// ErrNoMailbox says that the record is gone: its last device was removed.
+var ErrNoMailbox = errors.New("the mailbox has no device any more")
+
+// Open reads the store.
+func Open(ctx context.Context, store Store) (*Book, error) {
+	all, err := store.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the state: %w", err)
+	}
+	b := &Book{store: store, secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}}
+	devices := map[string][]*Device{}
+	for _, d := range all.Devices {
+		b.devices[d.ID] = d
+		devices[d.Record] = append(devices[d.Record], d)
+	}
+	for _, r := range all.Records {
+		if len(devices[r.ID]) == 0 {
+			continue // cannot be while record and devices are written as one; nobody would be rung
+		}
+		b.show(&Mailbox{book: b}, r, devices[r.ID])
+		delete(devices, r.ID)
+	}
+	for id := range devices {
+		return nil, fmt.Errorf("reading the state: the record %s of %d devices is missing", id, len(devices[id]))
+	}
+	return b, nil
+}
+
+// show publishes what a mailbox is now. The caller holds m.writing, or nobody else knows m yet.
+func (b *Book) show(m *Mailbox, r *Record, devices []*Device) {
+	slices.SortFunc(devices, func(x, y *Device) int { return cmp.Compare(x.ID, y.ID) })
+	m.now.Store(&standing{record: r, devices: devices})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.boxes[r.ID] = m
+	for _, a := range r.Addresses {
+		b.addresses[a] = m
+	}
+}
+
+// Secret of this installation.
+func (b *Book) Secret() mail.Secret { return b.secret }
+
+// Ping asks the store.
+func (b *Book) Ping(ctx context.Context) error { return b.store.Ping(ctx) }
+
+// Device returns an enrolment.
+func (b *Book) Device(id string) (Device, bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if d := b.devices[id]; d != nil {
+		return *d, true
+	}
+	return Device{}, false
+}
+
+// Devices pages through the enrolments by id. mailbox is an address, empty for all.
+func (b *Book) Devices(mailbox, after string, limit int) (list []Device, next string) {
+	var ids []string
+	if mailbox == "" {
+		ids = b.ids()
+	} else if m := b.Mailbox(mailbox); m != nil {
+		for _, d := range m.Devices() {
+			ids = append(ids, d.ID)
+		}
+	}
+	i, found := slices.BinarySearch(ids, after)
+	if found {
+		i++
+	}
+	for ; i < len(ids) && len(list) < limit; i++ {
+		if d, ok := b.Device(ids[i]); ok {
+			list = append(list, d)
+		}
+	}
+	if i < len(ids) && len(list) > 0 {
+		next = list[len(list)-1].ID
+	}
+	return list, next
+}
+
+func (b *Book) ids() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sorted == nil {
+		b.sorted = make([]string, 0, len(b.devices))
+		for id := range b.devices {
+			b.sorted = append(b.sorted, id)
+		}
+		slices.Sort(b.sorted)
+	}
+	return b.sorted // replaced as a whole, never changed
+}
+
+// Mailbox returns the mailbox of an address; nil where no device is enrolled for it.
+func (b *Book) Mailbox(address string) *Mailbox {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.addresses[address]
+}
+
+// Mailboxes returns all mailboxes, in no order.
+func (b *Book) Mailboxes() []*Mailbox {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	list := make([]*Mailbox, 0, len(b.boxes))
+	for _, m := range b.boxes {
+		list = append(list, m)
+	}
+	return list
+}
+
+// Record is where the mailbox stands. It is not to be changed.
+func (m *Mailbox) Record() *Record { return m.now.Load().record }
+
+// Devices are the enrolments of the mailbox, by id. They are not to be changed.
+func (m *Mailbox) Devices() []*Device { return m.now.Load().devices }
+
+// Device returns one of its enrolments.
+func (m *Mailbox) Device(id string) (*Device, bool) {
+	devices := m.Devices()
+	i, ok := slices.BinarySearchFunc(devices, id, func(d *Device, id string) int { return cmp.Compare(d.ID, id) })
+	if !ok {
+		return nil, false
+	}
+	return devices[i], true
+}
+
+// Draft is a change under way: the record is a copy, and devices are put back with Put.
+type Draft struct {
+	*Record
+	Devices []Device // of the mailbox at this moment
+	put     []*Device
+}
+
+// Put changes one of the devices with the same write.
+func (d *Draft) Put(device Device) { d.put = append(d.put, &device) }
+
+// Update makes one change of the record, durable before it returns: the one write that the rules of the log speak of.
+// change may be called once only; without an error nothing is shown that is not written.
+func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	if m.gone {
+		return ErrNoMailbox
+	}
+	was := m.now.Load()
+	draft := &Draft{Record: was.record.Clone(), Devices: make([]Device, 0, len(was.devices))}
+	for _, d := range was.devices {
+		draft.Devices = append(draft.Devices, *d)
+	}
+	change(draft)
+	if err := m.book.store.Write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put}); err != nil {
+		return err
+	}
+	devices := was.devices
+	if len(draft.put) > 0 {
+		devices = slices.Clone(devices)
+		m.book.mu.Lock()
+		for _, d := range draft.put {
+			i := slices.IndexFunc(devices, func(o *Device) bool { return o.ID == d.ID })
+			devices[i] = d
+			m.book.devices[d.ID] = d
+		}
+		m.book.mu.Unlock()
+	}
+	m.now.Store(&standing{record: draft.Record, devices: devices})
+	return nil
+}
+
+// Enrolled says what an enrolment did.
+type Enrolled struct {
+	Device  Device
+	Created bool
+	Mailbox *Mailbox
+	Left    *Mailbox // the mailbox that the device had before, where it is another; its place there is gone
+	Ousted  string   // the id that the same token, topic and mailbox had before
+}
+
+// Enrol makes an enrolment or changes one (DESIGN section 4): a changed token keeps its place, a changed mailbox starts anew,
+// and the same token, topic and mailbox under another id takes over. since is now on the server's clock less a minute (rule 5);
+// zero where that clock is not known yet.
+func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
+	b.enrolling.Lock()
+	defer b.enrolling.Unlock()
+	old, known := b.Device(e.ID)
+	m := b.Mailbox(e.Mailbox)
+	if m == nil {
+		m = &Mailbox{book: b}
+		r := &Record{ID: rand.Text()[:16], Addresses: []string{e.Mailbox}}
+		if !since.IsZero() {
+			r.Start(since)
+		}
+		m.now.Store(&standing{record: r})
+	}
+	done := Enrolled{Mailbox: m, Created: !known}
+	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had
+		left, err := b.drop(ctx, old)
+		if err != nil {
+			return Enrolled{}, err
+		}
+		done.Left, known = left, false
+	}
+	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Created: now, Since: since}
+	if known {
+		d.Created, d.Since = old.Created, old.Since
+	}
+
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	was := m.now.Load()
+	r := was.record.Clone()
+	d.Record, d.Enrolled = r.ID, now
+	change := Change{Put: []*Record{r}, PutDevices: []*Device{d}}
+	devices := make([]*Device, 0, len(was.devices)+1)
+	for _, o := range was.devices {
+		switch {
+		case o.ID == d.ID:
+		case o.Token == d.Token && o.Topic == d.Topic && o.Environment == d.Environment:
+			done.Ousted = o.ID
+			if !known { // takes over its place
+				d.Created, d.Since = o.Created, o.Since
+				if behind := r.BehindOf(o.ID); behind != nil {
+					behind.Device = d.ID
+				}
+			}
+			r.Remove(o.ID)
+			change.DropDevices = append(change.DropDevices, o.ID)
+		default:
+			devices = append(devices, o)
+		}
+	}
+	if len(devices) >= MaxDevices {
+		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices", Detail: fmt.Sprintf("the mailbox has %d devices already, which is the most", MaxDevices)}
+	}
+	if err := b.store.Write(ctx, change); err != nil {
+		return Enrolled{}, err
+	}
+	b.mu.Lock()
+	delete(b.devices, done.Ousted)
+	b.devices[d.ID] = d
+	b.sorted = nil
+	b.mu.Unlock()
+	b.show(m, r, append(devices, d))
+	done.Device = *d
+	return done, nil
+}
+
+// Remove ends an enrolment; the record goes with the last device (rule 5). It returns the mailbox that the device had.
+func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
+	b.enrolling.Lock()
+	defer b.enrolling.Unlock()
+	d, ok := b.Device(id)
+	if !ok {
+		return nil, false, nil
+	}
+	m, err := b.drop(ctx, d)
+	return m, err == nil, err
+}
+
+// drop removes a device from its mailbox. The caller holds enrolling.
+func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
+	b.mu.RLock()
+	m := b.boxes[d.Record]
+	b.mu.RUnlock()
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	was := m.now.Load()
+	devices := slices.DeleteFunc(slices.Clone(was.devices), func(o *Device) bool { return o.ID == d.ID })
+	r := was.record.Clone()
+	r.Remove(d.ID)
+	change := Change{DropDevices: []string{d.ID}}
+	if len(devices) == 0 {
+		change.Drop = []string{r.ID}
+	} else {
+		change.Put = []*Record{r}
+	}
+	if err := b.store.Write(ctx, change); err != nil {
+		return nil, err
+	}
+	m.now.Store(&standing{record: r, devices: devices})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.devices, d.ID)
+	b.sorted = nil
+	if len(devices) == 0 {
+		m.gone = true
+		delete(b.boxes, r.ID)
+		for _, a := range r.Addresses {
+			if b.addresses[a] == m {
+				delete(b.addresses, a)
+			}
+		}
+	}
+	return m, nil
+}
+
+// Name says that the mailbox has this primary address, as Autodiscover reports it. Where another mailbox of the book has it
+// already, the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true.
+func (b *Book) Name(ctx context.Context, m *Mailbox, primary string) (same *Mailbox, joined bool, err error) {
+	b.enrolling.Lock()
+	defer b.enrolling.Unlock()
+	other := b.Mailbox(primary)
+	switch {
+	case other == m:
+		return m, false, nil
+	case other == nil:
+		err := m.Update(ctx, func(d *Draft) { d.Addresses = append(d.Addresses, primary) })
+		if err == nil {
+			b.mu.Lock()
+			b.addresses[primary] = m
+			b.mu.Unlock()
+		}
+		return m, false, err
+	}
+	return other, true, b.join(ctx, m, other)
+}
+
+func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
+	m.writing.Lock() // two mailboxes at once, which only the holder of enrolling does
+	defer m.writing.Unlock()
+	into.writing.Lock()
+	defer into.writing.Unlock()
+	if m.gone || into.gone {
+		return ErrNoMailbox
+	}
+	from, to := m.now.Load(), into.now.Load()
+	r := to.record.Clone()
+	r.Addresses = append(r.Addresses, from.record.Addresses...)
+	change := Change{Put: []*Record{r}, Drop: []string{from.record.ID}}
+	devices := slices.Clone(to.devices)
+	for _, d := range from.devices {
+		c := *d
+		c.Record = r.ID
+		devices = append(devices, &c)
+		change.PutDevices = append(change.PutDevices, &c)
+		r.Backdate(c.ID)
+	}
+	if err := b.store.Write(ctx, change); err != nil {
+		return err
+	}
+	m.gone = true
+	m.now.Store(&standing{record: from.record})
+	b.mu.Lock()
+	delete(b.boxes, from.record.ID)
+	for _, d := range change.PutDevices {
+		b.devices[d.ID] = d
+	}
+	b.mu.Unlock()
+	b.show(into, r, devices)
+	return nil
+}

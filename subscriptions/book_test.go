@@ -1,0 +1,216 @@
+package subscriptions_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// book opens a book on a file; reopen is the same after a restart.
+func book(t *testing.T) (b *subscriptions.Book, reopen func() *subscriptions.Book) {
+	file := filepath.Join(t.TempDir(), "mailbell.db")
+	var store subscriptions.Store
+	reopen = func() *subscriptions.Book {
+		if store != nil {
+			store.Close()
+		}
+		store = open(t, file)
+		b, err := subscriptions.Open(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	t.Cleanup(func() { store.Close() })
+	return reopen(), reopen
+}
+
+func enrol(t *testing.T, b *subscriptions.Book, id, mailbox, token string) subscriptions.Enrolled {
+	t.Helper()
+	done, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: id, Mailbox: mailbox, Token: token, Topic: "com.contoso.mail", Environment: "production"}, noon, noon.Add(-time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+const (
+	alice = "alice@contoso.example"
+	bob   = "bob@contoso.example"
+)
+
+func TestAnEnrolmentSurvivesARestart(t *testing.T) {
+	b, reopen := book(t)
+	if done := enrol(t, b, "d1", alice, "aa"); !done.Created {
+		t.Error("a new device is not new")
+	}
+	b = reopen()
+	d, ok := b.Device("d1")
+	if !ok || d.Token != "aa" || d.Mailbox != alice || !d.Since.Equal(noon.Add(-time.Minute)) {
+		t.Errorf("device %+v", d)
+	}
+	if m := b.Mailbox(alice); m == nil || m.Record().Since != noon.Add(-time.Minute).Unix() || len(m.Devices()) != 1 {
+		t.Error("its mailbox is not there, or does not stand at its enrolment")
+	}
+}
+
+func TestAChangedTokenKeepsItsPlaceAndAChangedMailboxStartsAnew(t *testing.T) {
+	b, _ := book(t)
+	enrol(t, b, "d1", alice, "aa")
+	m := b.Mailbox(alice)
+	behind(t, m, "d1")
+	later := noon.Add(time.Hour)
+	done, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "bb", Topic: "com.contoso.mail", Environment: "production"}, later, later)
+	if err != nil || done.Created {
+		t.Fatal(done, err)
+	}
+	if d, _ := b.Device("d1"); d.Token != "bb" || !d.Since.Equal(noon.Add(-time.Minute)) || !d.Enrolled.Equal(later) || m.Record().BehindOf("d1") == nil {
+		t.Errorf("device %+v lost its place", d)
+	}
+	done = enrol(t, b, "d1", bob, "bb")
+	if done.Left != m || b.Mailbox(alice) != nil || b.Mailbox(bob).Record().ID == m.Record().ID {
+		t.Errorf("the old mailbox is still there: %+v", done)
+	}
+}
+
+func behind(t *testing.T, m *subscriptions.Mailbox, device string) {
+	t.Helper()
+	err := m.Update(t.Context(), func(d *subscriptions.Draft) {
+		d.Enter([]subscriptions.Outcome{{Key: mail.Key{1}, Received: noon}}, d.Devices, func(string) (string, time.Time) { return "throttled", time.Time{} })
+	})
+	if err != nil || m.Record().BehindOf(device) == nil {
+		t.Fatalf("%v: %+v", err, m.Record())
+	}
+}
+
+func TestTheSameTokenUnderAnotherIDTakesOver(t *testing.T) {
+	b, reopen := book(t)
+	enrol(t, b, "old", alice, "aa")
+	behind(t, b.Mailbox(alice), "old")
+	if done := enrol(t, b, "new", alice, "aa"); done.Ousted != "old" || !done.Created {
+		t.Errorf("%+v", done)
+	}
+	b = reopen()
+	if _, ok := b.Device("old"); ok {
+		t.Error("the old id is still there: the phone would ring twice")
+	}
+	if b.Mailbox(alice).Record().BehindOf("new") == nil {
+		t.Error("the place was lost with the id")
+	}
+}
+
+func TestTheRecordGoesWithTheLastDevice(t *testing.T) {
+	b, reopen := book(t)
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", alice, "bb")
+	m := b.Mailbox(alice)
+	for i, id := range []string{"d1", "d2"} {
+		if _, ok, err := b.Remove(t.Context(), id); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		if gone := b.Mailbox(alice) == nil; gone != (i == 1) {
+			t.Errorf("after removing %s: gone is %v", id, gone)
+		}
+	}
+	if err := m.Update(t.Context(), func(*subscriptions.Draft) {}); !errors.Is(err, subscriptions.ErrNoMailbox) {
+		t.Errorf("a write to a record that is gone: %v", err)
+	}
+	if _, ok, _ := b.Remove(t.Context(), "d1"); ok {
+		t.Error("removed twice")
+	}
+	first := m.Record().ID
+	b = reopen()
+	enrol(t, b, "d1", alice, "aa")
+	if b.Mailbox(alice).Record().ID == first {
+		t.Error("a mailbox that came back has its old record")
+	}
+}
+
+func TestTwoAddressesOfOneMailboxAreJoined(t *testing.T) {
+	b, reopen := book(t)
+	enrol(t, b, "d1", alice, "aa")
+	behind(t, b.Mailbox(alice), "d1")
+	enrol(t, b, "d2", "a.smith@contoso.example", "bb")
+	same, joined, err := b.Name(t.Context(), b.Mailbox("a.smith@contoso.example"), alice)
+	if err != nil || !joined || same != b.Mailbox(alice) {
+		t.Fatal(joined, err)
+	}
+	for _, b := range []*subscriptions.Book{b, reopen()} {
+		m := b.Mailbox("a.smith@contoso.example")
+		if m == nil || m != b.Mailbox(alice) || len(m.Devices()) != 2 || m.Record().BehindOf("d2") == nil {
+			t.Errorf("the two are not one: %+v", m)
+		}
+	}
+}
+
+func TestDevicesArePagedById(t *testing.T) {
+	b, _ := book(t)
+	for i := range 25 {
+		enrol(t, b, fmt.Sprintf("d%02d", i), []string{alice, bob}[i%2], fmt.Sprintf("%02d", i))
+	}
+	var got []string
+	for after := ""; ; {
+		list, next := b.Devices("", after, 10)
+		for _, d := range list {
+			got = append(got, d.ID)
+		}
+		if after = next; next == "" {
+			break
+		}
+	}
+	if len(got) != 25 || got[0] != "d00" || got[24] != "d24" {
+		t.Errorf("%v", got)
+	}
+	if list, next := b.Devices(bob, "d03", 100); len(list) != 10 || list[0].ID != "d05" || next != "" {
+		t.Errorf("of one mailbox, after d03: %d, the first %v, next %q", len(list), list[0].ID, next)
+	}
+}
+
+func TestAMailboxHasABoundOfDevices(t *testing.T) {
+	b, err := subscriptions.Open(t.Context(), &storetest.Memory{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range subscriptions.MaxDevices {
+		enrol(t, b, fmt.Sprint("d", i), alice, fmt.Sprint(i))
+	}
+	_, err = b.Enrol(t.Context(), subscriptions.Enrolment{ID: "more", Mailbox: alice, Token: "x"}, noon, noon)
+	if e, ok := errors.AsType[*subscriptions.FieldError](err); !ok || e.Field != "mailbox" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestWhatIsNotWrittenDoesNotShow(t *testing.T) {
+	s := &storetest.Memory{}
+	b, err := subscriptions.Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	s.Fail(errors.New("disk full"))
+	m := b.Mailbox(alice)
+	if err := m.Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 5 }); err == nil || m.Record().Listed == 5 {
+		t.Errorf("error %v, listed %d", err, m.Record().Listed)
+	}
+	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: bob, Token: "bb"}, noon, noon); err == nil || b.Mailbox(bob) != nil {
+		t.Errorf("error %v, and the mailbox shows", err)
+	}
+	if _, _, err := b.Remove(t.Context(), "d1"); err == nil {
+		t.Error("a removal that was not written was answered")
+	}
+	if _, ok := b.Device("d1"); !ok {
+		t.Error("it does not show any more")
+	}
+	if strings.Contains(fmt.Sprint(err), "aa") {
+		t.Error("a token is in an error")
+	}
+}

@@ -1,0 +1,92 @@
+package subscriptions_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestEmbeddedConforms(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mailbell.db")
+	storetest.Run(t, func(t *testing.T) subscriptions.Store { return open(t, file) })
+}
+
+func TestMemoryConforms(t *testing.T) {
+	m := &storetest.Memory{}
+	storetest.Run(t, func(*testing.T) subscriptions.Store {
+		m.Reopen()
+		return m
+	})
+}
+
+func open(t *testing.T, file string) subscriptions.Store {
+	t.Helper()
+	s, err := subscriptions.OpenEmbedded(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestASecondProcessOnTheFileIsToldWithinFiveSeconds(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mailbell.db")
+	s := open(t, file)
+	defer s.Close()
+	began := time.Now()
+	_, err := subscriptions.OpenEmbedded(file)
+	if !errors.Is(err, subscriptions.ErrInUse) || !strings.Contains(err.Error(), file) {
+		t.Errorf("error %v; want one that says that %s is in use", err, file)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAStateFileThatIsNoneIsRefusedAndKept(t *testing.T) {
+	for name, content := range map[string]string{"text": strings.Repeat("not a state file\n", 1000), "another version": ""} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "mailbell.db")
+			if content != "" {
+				if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				s := open(t, file)
+				s.Close()
+				db, err := bbolt.Open(file, 0o600, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("77")) }); err != nil {
+					t.Fatal(err)
+				}
+				db.Close()
+			}
+			before, _ := os.ReadFile(file)
+			if _, err := subscriptions.OpenEmbedded(file); err == nil || !strings.Contains(err.Error(), file) {
+				t.Errorf("error %v; want one that names the file", err)
+			}
+			if after, _ := os.ReadFile(file); string(after) != string(before) {
+				t.Error("the file was changed")
+			}
+		})
+	}
+}
+
+func TestAFolderThatDoesNotExistIsNamed(t *testing.T) {
+	_, err := subscriptions.OpenEmbedded(filepath.Join(t.TempDir(), "none", "mailbell.db"))
+	if err == nil || !strings.Contains(err.Error(), "folder does not exist") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,57 @@
+package subscriptions
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+)
+
+// Outcomes is the log of a record, in the order in which its messages were dealt with.
+type Outcomes []Entry
+
+// entrySize is the size of a written entry: the key's 8 bytes, number and received time in 4 each, big-endian.
+var encoding = base64.RawStdEncoding
+
+const entrySize = 16
+
+// MarshalBinary packs the entries; encoding/json writes it as base64 by MarshalText.
+func (o Outcomes) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, len(o)*entrySize)
+	for _, e := range o {
+		b = binary.BigEndian.AppendUint64(b, e.Key)
+		b = binary.BigEndian.AppendUint32(b, e.Number)
+		b = binary.BigEndian.AppendUint32(b, e.Received)
+	}
+	return b, nil
+}
+
+// UnmarshalBinary is the inverse of MarshalBinary.
+func (o *Outcomes) UnmarshalBinary(b []byte) error {
+	if len(b)%entrySize != 0 {
+		return errors.New("the log of a record is cut off")
+	}
+	*o = make(Outcomes, 0, len(b)/entrySize)
+	for ; len(b) > 0; b = b[entrySize:] {
+		*o = append(*o, Entry{
+			Key:      binary.BigEndian.Uint64(b),
+			Number:   binary.BigEndian.Uint32(b[8:]),
+			Received: binary.BigEndian.Uint32(b[12:]),
+		})
+	}
+	return nil
+}
+
+// MarshalText writes the entries as base64.
+func (o Outcomes) MarshalText() ([]byte, error) {
+	b, _ := o.MarshalBinary()
+	return encoding.AppendEncode(nil, b), nil
+}
+
+// UnmarshalText is the inverse of MarshalText.
+func (o *Outcomes) UnmarshalText(text []byte) error {
+	b, err := encoding.AppendDecode(nil, text)
+	if err != nil {
+		return err
+	}
+	return o.UnmarshalBinary(b)
+}

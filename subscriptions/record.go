@@ -1,0 +1,278 @@
+package subscriptions
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+// Record is where one mailbox stands: the log of the package comment. It is written as one, and it is a value: the
+// methods below change a copy, which Mailbox.Update then makes durable.
+type Record struct {
+	ID           string     `json:"id"`    // random, made once; names the mailbox in keys, so that a renamed user keeps everything
+	Fence        uint64     `json:"fence"` // who may write; constant until several instances share the work
+	Addresses    []string   `json:"addresses"`
+	Account      string     `json:"account,omitempty"` // the listener account that hears it
+	Place        mail.Place `json:"place,omitzero"`
+	Subscription string     `json:"subscription,omitempty"` // kept over a restart (rule 11)
+	Subscribed   time.Time  `json:"subscribed,omitzero"`
+	Listed       int64      `json:"listed"` // Unix seconds: the greatest received time that a complete listing has dealt with
+	Since        int64      `json:"since"`  // Unix seconds: back to where listings read; moved by complete listings only
+	End          uint32     `json:"end"`    // the number of the newest entry ever made
+	Outcomes     Outcomes   `json:"outcomes,omitempty"`
+	Behind       []Behind   `json:"behind,omitempty"`
+}
+
+// Entry says that a message has its outcome.
+type Entry struct {
+	Key      uint64 // mail.Key.Short
+	Number   uint32
+	Received uint32 // Unix seconds, as believed
+}
+
+// Behind is a device that does not stand at the end of the log (rule 6).
+type Behind struct {
+	Device string    `json:"device"`
+	Number uint32    `json:"number"` // up to here everything is settled
+	Rung   []uint64  `json:"rung,omitempty"`
+	Reason string    `json:"reason"`
+	Next   time.Time `json:"next,omitzero"`
+}
+
+const (
+	// Window is the overlap of listings: mail that was held up in transport arrives late, with an old received time. Older mail rings nowhere (rule 8).
+	Window = 24 * time.Hour
+	// newest bounds the log: listings read back to the 256th newest entry at most, however many came within the window.
+	newest = 256
+	// Slack is how far servers of one organisation may differ before a received time counts as lying in the future.
+	Slack = time.Minute
+)
+
+// Clone returns a copy that shares nothing that the methods change.
+func (r *Record) Clone() *Record {
+	c := *r
+	c.Addresses = slices.Clone(r.Addresses)
+	c.Outcomes = slices.Clone(r.Outcomes)
+	c.Behind = slices.Clone(r.Behind)
+	for i := range c.Behind {
+		c.Behind[i].Rung = slices.Clone(c.Behind[i].Rung)
+	}
+	return &c
+}
+
+// Started says whether the record knows the server's clock: until then, since is not to be used.
+func (r *Record) Started() bool { return r.Since != 0 }
+
+// Has says whether the log holds an outcome under this key.
+func (r *Record) Has(k mail.Key) bool {
+	_, ok := r.entry(k.Short())
+	return ok
+}
+
+func (r *Record) entry(short uint64) (int, bool) {
+	for i := len(r.Outcomes) - 1; i >= 0; i-- {
+		if r.Outcomes[i].Key == short {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// BehindOf returns how a device is behind; nil when it is in step.
+func (r *Record) BehindOf(device string) *Behind {
+	for i := range r.Behind {
+		if r.Behind[i].Device == device {
+			return &r.Behind[i]
+		}
+	}
+	return nil
+}
+
+// Start sets where listings read back to: once the server's clock is known (rule 5), and again when that clock fell behind since,
+// after what a listing showed has been entered with the reason clock (rule 4).
+func (r *Record) Start(since time.Time) {
+	r.Since, r.Listed = since.Unix(), since.Unix()
+}
+
+// Outcome is what became of one message for the devices of its mailbox.
+type Outcome struct {
+	Key      mail.Key
+	Received time.Time
+	Settled  bool                // for every device, whatever it is: late, future, clock
+	Done     map[string]struct{} // the devices that have an acceptance, or a reason why not
+}
+
+// Enter is the write that enters outcomes: rules 2 and 6. devices are those that the mailbox has at this moment: who is
+// behind is decided here, and not by what was so when the pushes began. why tells the reason of a device that becomes behind.
+// (Tests: TestEnter…)
+func (r *Record) Enter(outcomes []Outcome, devices []Device, why func(device string) (reason string, next time.Time)) {
+	before := r.End
+	var entered []Outcome
+	for _, o := range outcomes {
+		if r.Has(o.Key) {
+			continue
+		}
+		r.End++
+		r.Outcomes = append(r.Outcomes, Entry{Key: o.Key.Short(), Number: r.End, Received: seconds(o.Received)})
+		entered = append(entered, o)
+	}
+	for _, d := range devices {
+		var done []uint64
+		unsettled := false
+		for _, o := range entered {
+			if _, ok := o.Done[d.ID]; ok || o.Settled {
+				done = append(done, o.Key.Short())
+			} else {
+				unsettled = true
+			}
+		}
+		if b := r.BehindOf(d.ID); b != nil {
+			b.Rung = append(b.Rung, done...)
+		} else if unsettled {
+			reason, next := why(d.ID)
+			r.Behind = append(r.Behind, Behind{Device: d.ID, Number: before, Rung: done, Reason: reason, Next: next})
+		}
+	}
+	r.level()
+}
+
+// Rung adds keys that a device behind was rung for, or that are settled for it: a late answer, or a catch-up on its way.
+func (r *Record) Rung(device string, keys ...mail.Key) {
+	b := r.BehindOf(device)
+	if b == nil {
+		return
+	}
+	for _, k := range keys {
+		if i, ok := r.entry(k.Short()); ok && r.Outcomes[i].Number > b.Number && !slices.Contains(b.Rung, k.Short()) {
+			b.Rung = append(b.Rung, k.Short())
+		}
+	}
+	r.level()
+}
+
+// Settle ends a catch-up (rule 6): everything up to end, the end of the log before its listing began, has a bell or a reason.
+func (r *Record) Settle(device string, end uint32) {
+	if b := r.BehindOf(device); b != nil && end > b.Number {
+		b.Number = end
+		r.level()
+	}
+}
+
+// Hold sets why a device is behind and when to try it next.
+func (r *Record) Hold(device, reason string, next time.Time) {
+	if b := r.BehindOf(device); b != nil {
+		b.Reason, b.Next = reason, next
+	}
+}
+
+// Unsettled returns the entries that a device behind has neither a bell nor a reason for, up to a number, newest number first.
+func (r *Record) Unsettled(b *Behind, end uint32) (list []Entry) {
+	for _, e := range slices.Backward(r.Outcomes) {
+		if e.Number > b.Number && e.Number <= end && !slices.Contains(b.Rung, e.Key) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// level moves the number of each device behind over what is settled, and takes it out of the list in the write in which the
+// numbers meet. Entries that were pruned are no longer there to wait for: they count.
+func (r *Record) level() {
+	r.Behind = slices.DeleteFunc(r.Behind, func(b Behind) bool {
+		return b.Number >= r.End || len(r.Unsettled(&b, r.End)) == 0
+	})
+	for i := range r.Behind {
+		b := &r.Behind[i]
+		if u := r.Unsettled(b, r.End); u[len(u)-1].Number-1 > b.Number {
+			b.Number = u[len(u)-1].Number - 1
+		}
+		b.Rung = slices.DeleteFunc(b.Rung, func(k uint64) bool {
+			j, ok := r.entry(k)
+			return !ok || r.Outcomes[j].Number <= b.Number
+		})
+	}
+}
+
+// Remove forgets a device that was removed.
+func (r *Record) Remove(device string) {
+	r.Behind = slices.DeleteFunc(r.Behind, func(b Behind) bool { return b.Device == device })
+}
+
+// Shown is a message as a listing showed it.
+type Shown struct {
+	Key      mail.Key
+	Received time.Time
+}
+
+// Complete is the write at the end of a complete listing (rules 3 and 4), the only one that moves listed: a later received
+// time raises an entry's, listed moves to the newest that was shown, and entries dated before the new since go. clock is the
+// server's clock or ours, the earlier one: listed does not pass it, and what is dated later does not count for since.
+// It returns how many entries went that some device behind had not been rung for.
+//
+// since is kept in the record and moved here only. Were it computed at any time from the 256th newest entry, then 256
+// hinted messages after a lost hint would move it past the message whose hint was lost before a listing could find it
+// (TestALostHintIsFoundAfterThreeHundredOthers).
+func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
+	now := seconds(clock)
+	for _, s := range shown {
+		at := seconds(s.Received)
+		if i, ok := r.entry(s.Key.Short()); ok && at > r.Outcomes[i].Received {
+			r.Outcomes[i].Received = at
+		}
+		if at <= now && int64(at) > r.Listed {
+			r.Listed = int64(at)
+		}
+	}
+	r.Since = max(r.Since, r.Listed-int64(Window/time.Second), r.newestEntries(now))
+	return r.prune()
+}
+
+// newestEntries is the received time of the 256th newest entry that is not dated after now; 0 where there are fewer.
+func (r *Record) newestEntries(now uint32) int64 {
+	if len(r.Outcomes) < newest {
+		return 0
+	}
+	dates := make([]uint32, 0, len(r.Outcomes))
+	for _, e := range r.Outcomes {
+		if e.Received <= now {
+			dates = append(dates, e.Received)
+		}
+	}
+	if len(dates) < newest {
+		return 0
+	}
+	slices.SortFunc(dates, func(a, b uint32) int { return cmp.Compare(b, a) })
+	return int64(dates[newest-1])
+}
+
+func (r *Record) prune() (expired int) {
+	for i := range r.Behind {
+		for _, e := range r.Unsettled(&r.Behind[i], r.End) {
+			if int64(e.Received) < r.Since {
+				expired++
+			}
+		}
+	}
+	r.Outcomes = slices.DeleteFunc(r.Outcomes, func(e Entry) bool { return int64(e.Received) < r.Since })
+	r.level()
+	return expired
+}
+
+// Crowded says that the log has grown well past what a complete listing leaves: a listing is due, so that the record stays small.
+func (r *Record) Crowded() bool { return len(r.Outcomes) >= 2*newest }
+
+// seconds is a received time as an entry keeps it: whole Unix seconds, cut to what 32 bits hold (1970 to 2106).
+func seconds(t time.Time) uint32 {
+	return uint32(min(max(t.Unix(), 0), math.MaxUint32))
+}
+
+// Backdate puts a device that came from another record at the beginning of the log: its catch-up then rings it for what came
+// since its enrolment and was dealt with here without it.
+func (r *Record) Backdate(device string) {
+	if len(r.Outcomes) > 0 {
+		r.Behind = append(r.Behind, Behind{Device: device, Number: r.Outcomes[0].Number - 1, Reason: "enrolled"})
+	}
+}

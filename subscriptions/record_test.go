@@ -1,0 +1,327 @@
+package subscriptions
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func key(i int) (k mail.Key) {
+	copy(k[:], fmt.Sprintf("%08d", i))
+	return k
+}
+
+func started() *Record {
+	r := &Record{ID: "r"}
+	r.Start(noon)
+	return r
+}
+
+func devices(ids ...string) (list []Device) {
+	for _, id := range ids {
+		list = append(list, Device{ID: id})
+	}
+	return list
+}
+
+func done(ids ...string) map[string]struct{} {
+	m := map[string]struct{}{}
+	for _, id := range ids {
+		m[id] = struct{}{}
+	}
+	return m
+}
+
+func because(string) (string, time.Time) { return "throttled", noon }
+
+// enter enters one message for one device that was rung.
+func enter(r *Record, i int, at time.Time) {
+	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done("a")}}, devices("a"), because)
+}
+
+func TestEnterNumbersOutcomesAndKnowsThem(t *testing.T) {
+	r := started()
+	enter(r, 1, noon)
+	enter(r, 2, noon.Add(time.Second))
+	enter(r, 1, noon.Add(time.Hour)) // once more: a second hint
+	if r.End != 2 || len(r.Outcomes) != 2 || !r.Has(key(1)) || !r.Has(key(2)) || r.Has(key(3)) {
+		t.Errorf("the log is %+v", r)
+	}
+	if len(r.Behind) != 0 {
+		t.Error("a device that was rung is behind")
+	}
+}
+
+func TestEnterMovesNeitherListedNorSince(t *testing.T) { // rule 2
+	r := started()
+	enter(r, 1, noon.Add(time.Hour))
+	if r.Listed != noon.Unix() || r.Since != noon.Unix() {
+		t.Error("a single read moved the mailbox: a hint lost just before would be lost for good")
+	}
+}
+
+func TestEnterPutsBehindWhoHasNeitherABellNorAReason(t *testing.T) { // rule 6
+	r := started()
+	enter(r, 1, noon)
+	// b was rung for 2 but not for 3; c enrolled while the batch was rung, and nobody asked it.
+	r.Enter([]Outcome{{Key: key(2), Received: noon, Done: done("a", "b")}, {Key: key(3), Received: noon, Done: done("a")}}, devices("a", "b", "c"), because)
+	want := []Behind{
+		{Device: "b", Number: 2, Reason: "throttled", Next: noon}, // its number moves over what it was rung for
+		{Device: "c", Number: 1, Reason: "throttled", Next: noon},
+	}
+	if diff := cmp.Diff(want, r.Behind, cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEnterOfWhatIsSettledForAllLeavesEveryoneInStep(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon, Settled: true}}, devices("a", "b"), because)
+	if len(r.Behind) != 0 || !r.Has(key(1)) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestALateAnswerBringsADeviceLevelOnlyWhenNothingIsLeft(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}, {Key: key(2), Received: noon}}, devices("a"), because)
+	r.Rung("a", key(2))
+	if b := r.BehindOf("a"); b == nil || b.Number != 0 || !slices.Equal(b.Rung, []uint64{key(2).Short()}) {
+		t.Fatalf("behind is %+v", b)
+	}
+	r.Rung("a", key(2)) // the same answer once more
+	r.Rung("a", key(1))
+	if len(r.Behind) != 0 {
+		t.Errorf("everything was rung, and the device is behind: %+v", r.Behind)
+	}
+	r.Rung("a", key(1)) // in step: nothing to add to
+}
+
+func TestLiveMailPassesADeviceBehind(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
+	r.Enter([]Outcome{{Key: key(2), Received: noon}}, devices("a"), func(string) (string, time.Time) { return "other", noon })
+	b := r.BehindOf("a")
+	if b.Number != 0 || b.Reason != "throttled" || len(r.Unsettled(b, r.End)) != 2 {
+		t.Errorf("behind is %+v", b)
+	}
+}
+
+func TestACatchUpSettlesOnlyWhatWasNumberedBeforeItsListing(t *testing.T) { // rule 6: the end is noted, then the mailbox is listed
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
+	end := r.End
+	r.Enter([]Outcome{{Key: key(2), Received: noon}}, devices("a"), because) // after the listing
+	r.Settle("a", end)
+	if b := r.BehindOf("a"); b == nil || b.Number != end {
+		t.Fatalf("behind is %+v: the second message would ring nowhere", b)
+	}
+	r.Settle("a", r.End)
+	if len(r.Behind) != 0 {
+		t.Error("the numbers met, and the device is behind")
+	}
+}
+
+func TestCompleteMovesListedToTheNewestShownButPassesNoClock(t *testing.T) { // rule 4
+	r := started()
+	at := noon.Add(3 * time.Hour)
+	enter(r, 1, noon.Add(time.Hour))
+	enter(r, 2, at.Add(2*time.Hour)) // from the future
+	r.Complete([]Shown{{key(1), noon.Add(time.Hour)}, {key(2), at.Add(2 * time.Hour)}}, at)
+	if r.Listed != noon.Add(time.Hour).Unix() {
+		t.Errorf("listed is %v", time.Unix(r.Listed, 0).UTC())
+	}
+	r.Complete(nil, at)
+	if r.Listed != noon.Add(time.Hour).Unix() {
+		t.Error("an empty page was taken for now") // rule 3
+	}
+}
+
+func TestCompleteKeepsADayAndNeverGoesBack(t *testing.T) {
+	r := started()
+	enter(r, 1, noon)
+	enter(r, 2, noon.Add(30*time.Hour))
+	r.Complete([]Shown{{key(2), noon.Add(30 * time.Hour)}, {key(1), noon}}, noon.Add(31*time.Hour))
+	if want := noon.Add(6 * time.Hour).Unix(); r.Since != want || r.Has(key(1)) || !r.Has(key(2)) {
+		t.Errorf("since is %v, want %v; the log %v", r.Since, want, r.Outcomes)
+	}
+}
+
+func TestCompleteKeepsTheNewest256AndCountsNoneOfTheFuture(t *testing.T) {
+	r := started()
+	at := noon.Add(time.Hour)
+	var shown []Shown
+	for i := range 300 {
+		enter(r, i, noon.Add(time.Duration(i)*time.Second))
+		shown = append(shown, Shown{key(i), noon.Add(time.Duration(i) * time.Second)})
+	}
+	for i := 300; i < 600; i++ { // 300 messages dated in the future do not push the mail of today out
+		enter(r, i, at.Add(time.Duration(i)*time.Hour))
+	}
+	r.Complete(shown, at)
+	if want := noon.Add(44 * time.Second).Unix(); r.Since != want {
+		t.Errorf("since is %v, want the 256th newest, %v", r.Since, want)
+	}
+	if r.Has(key(43)) || !r.Has(key(44)) || !r.Has(key(599)) {
+		t.Error("the log keeps the wrong entries")
+	}
+}
+
+func TestAListingRaisesTheDateOfAnEntryAndNeverLowersIt(t *testing.T) { // rule 4: rung under the sender's Date, then listed as received
+	r := started()
+	enter(r, 1, noon)
+	r.Complete([]Shown{{key(1), noon.Add(10 * time.Hour)}}, noon.Add(48*time.Hour))
+	r.Complete([]Shown{{key(1), noon}}, noon.Add(48*time.Hour))
+	if got := r.Outcomes[0].Received; got != seconds(noon.Add(10*time.Hour)) {
+		t.Errorf("the entry is dated %v", time.Unix(int64(got), 0).UTC())
+	}
+}
+
+func TestWhatIsPrunedNoLongerHoldsADeviceBehind(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
+	enterFor(r, 2, noon.Add(30*time.Hour), "b")
+	if expired := r.Complete([]Shown{{key(2), noon.Add(30 * time.Hour)}}, noon.Add(30*time.Hour)); expired != 1 {
+		t.Errorf("%d expired, want 1: its device is owed a reason", expired)
+	}
+	if b := r.BehindOf("a"); b == nil || b.Number != 1 {
+		t.Errorf("behind is %+v: want it after the pruned entry, before the second", b)
+	}
+}
+
+func enterFor(r *Record, i int, at time.Time, rung string) {
+	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done(rung)}}, devices("a", "b"), because)
+}
+
+func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
+	r := started()
+	r.Backdate("x")
+	if len(r.Behind) != 0 {
+		t.Error("behind an empty log")
+	}
+	enter(r, 1, noon)
+	r.Backdate("x")
+	if b := r.BehindOf("x"); b == nil || len(r.Unsettled(b, r.End)) != 1 {
+		t.Errorf("behind is %+v", b)
+	}
+}
+
+// Whatever order things come in: a device is behind exactly while some entry has neither a bell nor a reason for it, its number
+// never passes such an entry, and what was rung is never owed again.
+func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
+	for seed := range uint64(300) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		r := started()
+		owed := map[int]bool{} // by message, for device a
+		end := map[int]uint32{}
+		now := noon
+		for step := range 60 {
+			switch rnd.IntN(4) {
+			case 0, 1:
+				now = now.Add(time.Hour)
+				o := Outcome{Key: key(step), Received: now}
+				if rnd.IntN(2) == 0 {
+					o.Done = done("a")
+				} else {
+					owed[step] = true
+				}
+				r.Enter([]Outcome{o}, devices("a"), because)
+				end[step] = r.End
+			case 2:
+				for i := range owed {
+					r.Rung("a", key(i))
+					delete(owed, i)
+					break
+				}
+			case 3:
+				if rnd.IntN(4) > 0 {
+					continue
+				}
+				r.Complete([]Shown{{key(step), now}}, now)
+				for i := range owed {
+					if !r.Has(key(i)) {
+						delete(owed, i)
+					}
+				}
+			}
+			b := r.BehindOf("a")
+			if (b != nil) != (len(owed) > 0) {
+				t.Fatalf("seed %d, step %d: owed %v, behind %+v", seed, step, owed, b)
+			}
+			if b == nil {
+				continue
+			}
+			got := map[int]bool{}
+			for _, e := range r.Unsettled(b, r.End) {
+				for i := range end {
+					if key(i).Short() == e.Key {
+						got[i] = true
+					}
+				}
+			}
+			if diff := cmp.Diff(owed, got); diff != "" {
+				t.Fatalf("seed %d, step %d: %s", seed, step, diff)
+			}
+		}
+	}
+}
+
+func TestARecordIsWrittenAndReadBack(t *testing.T) {
+	r := started()
+	for i := range 10 {
+		r.Enter([]Outcome{{Key: key(i), Received: noon.Add(time.Duration(i) * time.Minute), Done: done("a")}}, devices("a", "b"), because)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Record
+	if err := json.Unmarshal(data, &back); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r, &back, cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCloneSharesNothing(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}, {Key: key(2), Received: noon, Done: done("a")}}, devices("a"), because)
+	before, _ := json.Marshal(r)
+	c := r.Clone()
+	c.Enter([]Outcome{{Key: key(3), Received: noon}}, devices("a"), because)
+	c.Rung("a", key(1))
+	c.Complete([]Shown{{key(3), noon.Add(90 * time.Hour)}}, noon.Add(100*time.Hour))
+	if after, _ := json.Marshal(r); string(after) != string(before) {
+		t.Error("changing a clone changed the record")
+	}
+}
+
+func FuzzOutcomes(f *testing.F) {
+	f.Add([]byte(`{"outcomes":"AAAAAAAAAAEAAAABAAAABQ"}`))
+	f.Add([]byte(`{"outcomes":"AAA"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r Record
+		if json.Unmarshal(data, &r) != nil {
+			return
+		}
+		again, err := json.Marshal(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Record
+		if err := json.Unmarshal(again, &back); err != nil || !slices.Equal(r.Outcomes, back.Outcomes) {
+			t.Fatalf("%v: %v became %v", err, r.Outcomes, back.Outcomes)
+		}
+	})
+}

@@ -1,0 +1,181 @@
+// Package storetest is the conformance suite of a subscriptions.Store: what the rest of mailbell relies on, whatever the state is kept in.
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Run holds a store to the promises. open opens the same state again and again; every store that it returned before is closed by then.
+func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
+	t.Run("an empty state has a secret, and keeps it", func(t *testing.T) {
+		first := load(t, open)
+		if first.Secret == (mail.Secret{}) {
+			t.Fatal("the secret is empty")
+		}
+		if again := load(t, open); again.Secret != first.Secret {
+			t.Error("the secret changed: every message would ring again")
+		}
+	})
+	t.Run("what was written is there after a restart, whole", func(t *testing.T) {
+		r, d := record("r1"), device("d1", "r1")
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}, PutDevices: []*subscriptions.Device{d}})
+		got := load(t, open)
+		same(t, got.Records, r)
+		same(t, got.Devices, d)
+	})
+	t.Run("a later write replaces the value", func(t *testing.T) {
+		r := record("r1")
+		r.Listed, r.Outcomes, r.Behind = 99, nil, nil
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}})
+		same(t, load(t, open).Records, r)
+	})
+	t.Run("dropping and putting is one change", func(t *testing.T) {
+		r, d := record("r2"), device("d2", "r2")
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}, PutDevices: []*subscriptions.Device{d}, Drop: []string{"r1"}, DropDevices: []string{"d1"}})
+		got := load(t, open)
+		same(t, got.Records, r)
+		same(t, got.Devices, d)
+	})
+	t.Run("dropping what is not there is no error", func(t *testing.T) {
+		write(t, open, subscriptions.Change{Drop: []string{"none"}, DropDevices: []string{"none"}})
+	})
+	t.Run("writes at the same time are all there", func(t *testing.T) {
+		s := open(t)
+		var wg sync.WaitGroup
+		for i := range 500 {
+			wg.Go(func() {
+				id := fmt.Sprintf("c%03d", i)
+				if err := s.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{record(id)}, PutDevices: []*subscriptions.Device{device(id, id)}}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := load(t, open); len(got.Records) != 501 || len(got.Devices) != 501 {
+			t.Errorf("%d records and %d devices; want 501 of each", len(got.Records), len(got.Devices))
+		}
+	})
+	t.Run("the writes of one record keep their order", func(t *testing.T) {
+		s := open(t)
+		r := record("order")
+		for i := range 200 {
+			r = r.Clone()
+			r.Listed = int64(i)
+			if err := s.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{r}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, got := range load(t, open).Records {
+			if got.ID == "order" && got.Listed != 199 {
+				t.Errorf("listed is %d; the last write said 199", got.Listed)
+			}
+		}
+	})
+	t.Run("a full log and many devices behind", func(t *testing.T) {
+		r := record("full")
+		for i := range 600 {
+			r.Outcomes = append(r.Outcomes, subscriptions.Entry{Key: uint64(i) << 40, Number: uint32(i + 1), Received: uint32(1 << 30)})
+		}
+		for i := range 500 {
+			r.Behind = append(r.Behind, subscriptions.Behind{Device: fmt.Sprint("d", i), Number: 7, Reason: "throttled", Rung: []uint64{1, 1 << 63}})
+		}
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}})
+		for _, got := range load(t, open).Records {
+			if got.ID == r.ID {
+				same(t, []*subscriptions.Record{got}, r)
+			}
+		}
+	})
+	t.Run("a closed store says so", func(t *testing.T) {
+		s := open(t)
+		if err := s.Ping(t.Context()); err != nil {
+			t.Fatalf("Ping: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{record("x")}}); err == nil {
+			t.Error("a write to a closed store was taken")
+		}
+		if err := s.Ping(t.Context()); err == nil {
+			t.Error("a closed store answers Ping")
+		}
+	})
+	t.Run("a write whose caller went away is written or not, and can be repeated", func(t *testing.T) {
+		s := open(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		c := subscriptions.Change{Put: []*subscriptions.Record{record("again")}}
+		_ = s.Write(ctx, c)
+		if err := s.Write(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func write(t *testing.T, open func(t *testing.T) subscriptions.Store, c subscriptions.Change) {
+	t.Helper()
+	s := open(t)
+	if err := s.Write(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func load(t *testing.T, open func(t *testing.T) subscriptions.Store) subscriptions.Contents {
+	t.Helper()
+	s := open(t)
+	all, err := s.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func same[T any](t *testing.T, got []*T, want ...*T) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("the state differs (-want +got):\n%s", diff)
+	}
+}
+
+func record(id string) *subscriptions.Record {
+	at := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	return &subscriptions.Record{
+		ID: id, Fence: 1, Addresses: []string{id + "@contoso.example"}, Account: "listener-01", Subscription: "JgBib/+=", Subscribed: at,
+		Place:  mail.Place{Entry: "headquarters", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "g1", Primary: id + "@contoso.example", Found: at},
+		Listed: at.Unix(), Since: at.Add(-subscriptions.Window).Unix(), End: 2,
+		Outcomes: subscriptions.Outcomes{{Key: 1, Number: 1, Received: 5}, {Key: 1<<64 - 1, Number: 2, Received: 1<<32 - 1}},
+		Behind:   []subscriptions.Behind{{Device: "d1", Number: 1, Rung: []uint64{1<<64 - 1}, Reason: "topic_away", Next: at}},
+	}
+}
+
+func device(id, record string) *subscriptions.Device {
+	at := time.Date(2026, 11, 22, 8, 0, 0, 1, time.UTC)
+	return &subscriptions.Device{ID: id, Mailbox: id + "@contoso.example", Record: record, Token: "0a0b", Topic: "com.contoso.mail",
+		Environment: "production", Created: at, Enrolled: at, Since: at.Add(-time.Minute)}
+}
