@@ -1,0 +1,29 @@
+// Package auth turns credentials into an authorised http.RoundTripper, which owns its connections: an identity never rides
+// on a connection of another.
+package auth
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// Credential is what a listener account signs in with.
+type Credential interface {
+	// RoundTripper returns a new round tripper that signs in each request, over https only, on connections of its own.
+	// It keeps up to maxConns of them open per host; 0 leaves the default of proxy. It has a method CloseIdleConnections.
+	RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper
+}
+
+// hidden is what every way of writing a secret out shows.
+const hidden = "***"
+
+// Secret is a password or key. No way of formatting or encoding it shows it; string(s) does.
+type Secret string
+
+func (Secret) String() string               { return hidden }
+func (Secret) GoString() string             { return hidden }
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(hidden) }

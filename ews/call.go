@@ -1,0 +1,321 @@
+package ews
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	overrideCookie = "X-BackEndOverrideCookie"
+	// maxDrain is how much is read behind an answer so that its connection can be used again; there should be nothing.
+	maxDrain = 4 << 10
+)
+
+// parser reads one body: the framer and the scanner with their buffers, which are used again.
+type parser struct {
+	framer
+	scanner
+}
+
+// operation is one call: its name, what it sends, and how its answer is read.
+type operation struct {
+	name        string
+	body        func(*bytes.Buffer)
+	read        bool   // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
+	unparseable string // the code of an answer that cannot be understood
+	// message reads one response message, which was just entered; it returns what is wrong with it, or nil.
+	message func(*scanner) *problem
+}
+
+// call runs one operation and returns what came along with its answer. Its error is an *Error, or that of ctx.
+func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return a, fmt.Errorf("%s: %w", op.name, ctx.Err())
+	}
+	if err := c.wait(ctx, op.name); err != nil {
+		return a, err
+	}
+	timed, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	defer cancel()
+	resp, a, err := c.send(ctx, timed, t, op)
+	if err == nil {
+		err = c.receive(ctx, resp, op)
+	}
+	a.Ended = time.Now()
+	if e, ok := err.(*Error); ok {
+		e.RequestID = a.RequestID
+	}
+	return a, err
+}
+
+// wait waits for the limiter's leave.
+func (c *Client) wait(ctx context.Context, op string) error {
+	if c.o.Limit == nil {
+		return nil
+	}
+	if err := c.o.Limit.Wait(ctx); err != nil {
+		return fmt.Errorf("%s: waiting for its turn: %w", op, err)
+	}
+	return nil
+}
+
+// send makes the request under timed, which ends with ctx or before it, and returns the answer with status 200, its body unread. Any other status is an error.
+func (c *Client) send(ctx, timed context.Context, t Target, op operation) (*http.Response, Answer, error) {
+	a := Answer{RequestID: requestID()}
+	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(c.envelope(t, op.body)))
+	if err != nil {
+		return nil, a, newError(op.name, "HTTP 404", "the URL of EWS is not valid", 0, nil)
+	}
+	h := req.Header
+	h.Set("Content-Type", "text/xml; charset=utf-8")
+	h.Set("Accept", "text/xml")
+	h.Set("User-Agent", c.o.UserAgent)
+	h.Set("Client-Request-Id", a.RequestID)
+	h.Set("Return-Client-Request-Id", "true")
+	anchor := t.Anchor
+	if anchor == "" {
+		anchor = t.Mailbox
+	}
+	if anchor != "" {
+		h.Set("X-AnchorMailbox", anchor)
+	}
+	if t.Affinity {
+		h.Set("X-PreferServerAffinity", "true")
+	}
+	if t.Cookie != "" {
+		h.Set("Cookie", overrideCookie+"="+t.Cookie)
+	}
+	if op.read {
+		h["X-Idempotency-Key"] = []string{} // net/http's sign for that; it is not sent
+	}
+	a.Began = time.Now()
+	resp, err := c.o.HTTP.RoundTrip(req)
+	if err != nil {
+		return nil, a, connError(ctx, op.name, err)
+	}
+	a.ServerTime, _ = http.ParseTime(resp.Header.Get("Date"))
+	a.Backend = resp.Header.Get("X-CalculatedBETarget")
+	for _, cookie := range resp.Cookies() {
+		if cookie.Name == overrideCookie {
+			a.Cookie = cookie.Value
+		}
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, a, nil
+	}
+	return nil, a, c.refused(ctx, resp, op.name)
+}
+
+// refused reads an answer with another status than 200: a SOAP fault where the body has one, else the status speaks.
+func (c *Client) refused(ctx context.Context, resp *http.Response, op string) error {
+	status := httpError(op, resp, time.Now())
+	if status.Row.Code == CodeRedirect {
+		resp.Body.Close()
+		return status
+	}
+	var said *Error
+	c.documents(resp.Body, func(s *scanner) error { // a body that cannot be read says nothing: the status stays
+		if p, _ := responses(s, plainMessage); p != nil && said == nil {
+			said = p.error(op)
+			if told := retryAfter(resp.Header, time.Now()); p.backOff == 0 && told > 0 {
+				said.Fault.After = min(told, maxBackOff)
+			}
+		}
+		return s.err
+	})
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", op, ctx.Err())
+	}
+	if said != nil {
+		return said
+	}
+	return status
+}
+
+// receive reads the answer of an operation. Some servers send a document with an error before the one with the success: the success counts.
+func (c *Client) receive(ctx context.Context, resp *http.Response, op operation) error {
+	var first *problem
+	done := false
+	err := c.documents(resp.Body, func(s *scanner) error {
+		p, found := responses(s, op.message)
+		switch {
+		case s.err != nil:
+			return s.err
+		case !found:
+			return malformed("it holds no response message")
+		case p == nil:
+			done = true
+			return io.EOF
+		case first == nil:
+			first = p
+		}
+		return nil
+	})
+	switch {
+	case done:
+		return nil
+	case first != nil:
+		return first.error(op.name)
+	case err == nil:
+		return contentError(op.name, op.unparseable, foreign("it is empty"))
+	case isContent(err):
+		return contentError(op.name, op.unparseable, err)
+	}
+	return connError(ctx, op.name, err)
+}
+
+// documents gives each envelope of a body to read, until that returns an error; io.EOF ends it without one. The body is closed.
+func (c *Client) documents(body io.ReadCloser, read func(*scanner) error) error {
+	defer body.Close()
+	p, _ := c.parsers.Get().(*parser)
+	if p == nil {
+		p = &parser{}
+	}
+	defer c.parsers.Put(p)
+	p.framer.reset(body)
+	defer func() {
+		p.framer.reset(nil)
+		p.scanner.reset(nil)
+	}()
+	for {
+		doc, err := p.framer.next()
+		if err == nil {
+			p.scanner.reset(doc)
+			err = read(&p.scanner)
+		}
+		if err == io.EOF {
+			io.CopyN(io.Discard, body, maxDrain)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// requestID returns a new random UUID (RFC 9562, version 4).
+func requestID() string {
+	var id [16]byte
+	rand.Read(id[:])
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	h := hex.EncodeToString(id[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// responses walks through an envelope and gives each response message to message. It returns the fault of the envelope, or the first
+// problem that message found, and whether there was any of both. Whether all could be read is in s.err.
+func responses(s *scanner, message func(*scanner) *problem) (first *problem, found bool) {
+	for at := s.depth; s.child(at); { // Envelope
+		for at := s.depth; s.child(at); {
+			if string(s.name) != "Body" {
+				continue
+			}
+			for at := s.depth; s.child(at); { // XResponse or Fault
+				if string(s.name) == "Fault" {
+					found = true
+					first = soapFault(s)
+					continue
+				}
+				for at := s.depth; s.child(at); { // ResponseMessages
+					for at := s.depth; s.child(at); {
+						found = true
+						if p := message(s); p != nil && first == nil {
+							first = p
+						}
+					}
+				}
+			}
+		}
+	}
+	return first, found
+}
+
+// soapFault reads a SOAP 1.1 fault: the code of EWS in its detail, else its faultcode.
+func soapFault(s *scanner) *problem {
+	p := &problem{}
+	faultcode := ""
+	for at := s.depth; s.child(at); {
+		switch string(s.name) {
+		case "faultcode":
+			faultcode = string(local(bytes.TrimSpace(s.text())))
+		case "faultstring":
+			p.text = strings.TrimSpace(string(s.text()))
+		case "detail":
+			for at := s.depth; s.child(at); {
+				p.take(s)
+			}
+		}
+	}
+	if p.code == "" {
+		p.code = faultcode
+	}
+	return p
+}
+
+// take reads the elements that every response message and the detail of a fault may have. It returns false for any other.
+func (p *problem) take(s *scanner) bool {
+	switch string(s.name) {
+	case "ResponseCode":
+		if code := bytes.TrimSpace(s.text()); string(code) != noError {
+			p.code = string(code)
+		}
+	case "MessageText", "Message":
+		if text := bytes.TrimSpace(s.text()); len(text) > 0 {
+			p.text = string(text)
+		}
+	case "MessageXml":
+		for at := s.depth; s.child(at); {
+			switch string(s.attr("Name")) {
+			case "BackOffMilliseconds":
+				ms, err := strconv.ParseUint(string(bytes.TrimSpace(s.text())), 10, 32)
+				if err == nil {
+					p.backOff = time.Duration(ms) * time.Millisecond
+				}
+			case "InnerErrorResponseCode":
+				p.inner = string(bytes.TrimSpace(s.text()))
+			}
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+const noError = "NoError"
+
+// begin reads how the response message that was just entered is classed.
+func begin(s *scanner) problem {
+	if string(s.attr("ResponseClass")) == "Error" {
+		return problem{code: "ErrorWithoutCode"}
+	}
+	return problem{}
+}
+
+// failed returns p if a problem was found in it.
+func (p *problem) failed() *problem {
+	if p.code == "" {
+		return nil
+	}
+	return p
+}
+
+// plainMessage reads a response message of which nothing but its success matters.
+func plainMessage(s *scanner) *problem {
+	p := begin(s)
+	for at := s.depth; s.child(at); {
+		p.take(s)
+	}
+	return p.failed()
+}

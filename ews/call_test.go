@@ -1,0 +1,253 @@
+package ews
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// exchange starts a TLS server, and returns a client that signs in there, and its URL.
+func exchange(t *testing.T, o Options, h http.HandlerFunc) (*Client, string) {
+	t.Helper()
+	srv := httptest.NewTLSServer(h)
+	t.Cleanup(srv.Close)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	roots, err := proxy.LoadRoots(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := auth.Basic{Username: `CONTOSO\svc-bell`, Password: "pass"}.RoundTripper(proxy.Settings{Roots: roots}, 4)
+	t.Cleanup(rt.(interface{ CloseIdleConnections() }).CloseIdleConnections)
+	o.HTTP = rt
+	if o.UserAgent == "" {
+		o.UserAgent = "mailbell/1.2.3"
+	}
+	return New(o), srv.URL + "/EWS/Exchange.asmx"
+}
+
+func TestARequestSaysWhoAsksForWhomAndWhere(t *testing.T) {
+	var got *http.Request
+	var body string
+	c, url := exchange(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got, body = r, string(b)
+		w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+		w.Header().Set("X-CalculatedBETarget", "ex01.contoso.com")
+		w.Header().Add("Set-Cookie", "exchangecookie=ddb8c383; path=/; HttpOnly")
+		w.Header().Add("Set-Cookie", "X-BackEndOverrideCookie=CO1PR06MB222.namprd06.prod.outlook.com~1941996295; path=/; secure; HttpOnly")
+		io.WriteString(w, sample(t, "02"))
+	})
+	id, a, err := c.Subscribe(t.Context(), Target{URL: url, Mailbox: "mara&co@contoso.com", Anchor: "alfred@contoso.com", Affinity: true, Cookie: "CO1~1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "JgBibjFwcjAzbWIyMDIubmFtcHJkMDMucHJvZC5vdXRsb29rLmNvbRAAAADwXxVesOnHS5BxUHKwAW88SHjwd1iB0Ag="; id != want {
+		t.Errorf("id %q", id)
+	}
+	want := http.Header{
+		"Authorization": {"Basic Q09OVE9TT1xzdmMtYmVsbDpwYXNz"}, "Content-Type": {"text/xml; charset=utf-8"}, "Accept": {"text/xml"}, "User-Agent": {"mailbell/1.2.3"},
+		"Client-Request-Id": {a.RequestID}, "Return-Client-Request-Id": {"true"}, "X-Anchormailbox": {"alfred@contoso.com"}, "X-Preferserveraffinity": {"true"},
+		"Cookie": {"X-BackEndOverrideCookie=CO1~1"}, "Content-Length": got.Header["Content-Length"],
+	}
+	if diff := cmp.Diff(want, got.Header); diff != "" {
+		t.Errorf("headers (-want +got):\n%s", diff)
+	}
+	if got.ContentLength != int64(len(body)) || len(got.TransferEncoding) != 0 || got.Method != "POST" || got.URL.Path != "/EWS/Exchange.asmx" {
+		t.Errorf("%s %s, length %d of %d, %v", got.Method, got.URL.Path, got.ContentLength, len(body), got.TransferEncoding)
+	}
+	if !strings.Contains(body, "<t:PrimarySmtpAddress>mara&amp;co@contoso.com</t:PrimarySmtpAddress>") {
+		t.Errorf("body %s", body)
+	}
+	if a.Backend != "ex01.contoso.com" || a.Cookie != "CO1PR06MB222.namprd06.prod.outlook.com~1941996295" || a.ServerTime.IsZero() || a.Began.IsZero() || a.Ended.Before(a.Began) {
+		t.Errorf("answer %+v", a)
+	}
+
+	if _, _, err := c.Subscribe(t.Context(), Target{URL: url, Mailbox: "mara@contoso.com"}); err != nil {
+		t.Fatal(err)
+	}
+	if h := got.Header; h.Get("X-AnchorMailbox") != "mara@contoso.com" || h.Get("Cookie") != "" || h.Get("X-PreferServerAffinity") != "" {
+		t.Errorf("without a group: %v", h)
+	}
+	if _, _, err := c.Subscribe(t.Context(), Target{URL: url}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(body, "Impersonation") || got.Header.Get("X-AnchorMailbox") != "" {
+		t.Errorf("without a mailbox: %v %s", got.Header, body)
+	}
+}
+
+func TestAConnectionIsUsedAgain(t *testing.T) {
+	remotes := map[string]bool{}
+	c, url := exchange(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		remotes[r.RemoteAddr] = true
+		io.WriteString(w, sample(t, "02"))
+		w.(http.Flusher).Flush() // chunked
+		io.WriteString(w, "\r\n")
+	})
+	for range 5 {
+		if _, _, err := c.Subscribe(t.Context(), Target{URL: url}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(remotes) != 1 {
+		t.Errorf("%d connections", len(remotes))
+	}
+}
+
+func TestCredentialsNeverGoElsewhere(t *testing.T) {
+	c, url := exchange(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stolen" {
+			t.Error("the redirect was followed")
+		}
+		http.Redirect(w, r, "/stolen", http.StatusFound)
+	})
+	_, _, err := c.Subscribe(t.Context(), Target{URL: url})
+	if e := fault.Of(err); e.Code != CodeRedirect || e.Remedy != fault.Fix || !strings.Contains(e.Text, "go to 127.0.0.1") {
+		t.Errorf("redirect: %v", err)
+	}
+	_, _, err = c.Subscribe(t.Context(), Target{URL: strings.Replace(url, "https:", "http:", 1)})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Scope != fault.Account || e.Fault.Remedy != fault.Fix || e.Fault.Code != "not https" {
+		t.Errorf("http: %v", err)
+	}
+}
+
+func TestACallHasItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := streams(Options{Timeout: 7 * time.Second}, func(w *io.PipeWriter) { io.WriteString(w, "<s:Envelope xmlns:s='u'>") })
+		began := time.Now()
+		_, _, err := c.GetItem(t.Context(), target, []string{"a"})
+		if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Code != proxy.CodeTimeout || e.Fault.Scope != fault.Server || time.Since(began) != 7*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err = c.GetItem(ctx, target, []string{"a"})
+		if _, ok := errors.AsType[*Error](err); ok || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the caller's own end is nobody's fault: %v", err)
+		}
+	})
+}
+
+type limiter struct{ waits atomic.Int32 }
+
+func (l *limiter) Wait(ctx context.Context) error { l.waits.Add(1); return ctx.Err() }
+
+func TestCallsKeepToTheirBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, most atomic.Int32
+		l := &limiter{}
+		c := New(Options{InFlight: 3, Limit: l, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			most.Store(max(most.Load(), now.Add(1)))
+			defer now.Add(-1)
+			<-time.After(time.Second)
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(sample(t, "02")))}, nil
+		})})
+		done := make(chan error)
+		for range 10 {
+			go func() {
+				_, _, err := c.Subscribe(t.Context(), target)
+				done <- err
+			}()
+		}
+		for range 10 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if most.Load() != 3 || l.waits.Load() != 10 {
+			t.Errorf("%d at once, %d waits", most.Load(), l.waits.Load())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := c.Subscribe(ctx, target); !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+	})
+}
+
+func TestAnErrorBeforeTheSuccessIsSurvived(t *testing.T) {
+	c := answers(200, sample(t, "34")+"\n"+sample(t, "02"))
+	if id, _, err := c.Subscribe(t.Context(), target); err != nil || id == "" {
+		t.Errorf("%q, %v", id, err)
+	}
+	c = answers(200, sample(t, "34")+sample(t, "12"))
+	if _, _, err := c.Subscribe(t.Context(), target); fault.Of(err).Code != "ErrorServerBusy" {
+		t.Errorf("two errors: the first speaks, got %v", err)
+	}
+}
+
+func TestOfficialSamplesAreUnderstood(t *testing.T) {
+	for _, name := range []string{"02", "07", "11", "14"} {
+		if id, _, err := answers(200, sample(t, name)).Subscribe(t.Context(), target); err != nil || id == "" {
+			t.Errorf("%s: %q, %v", name, id, err)
+		}
+	}
+	if err := answers(200, sample(t, "19")).Unsubscribe(t.Context(), target, "x"); err != nil {
+		t.Errorf("19: %v", err)
+	}
+	for name, want := range map[string]string{
+		"05": "ErrorInvalidSubscription", "12": "ErrorSubscriptionDelegateAccessNotSupported", "17": "ErrorSubscriptionNotFound", "20": "ErrorSubscriptionNotFound",
+		"34": "ErrorServerBusy", "35": "ErrorSchemaValidation",
+	} {
+		for _, status := range []int{200, 500} {
+			err := answers(status, sample(t, name)).Unsubscribe(t.Context(), target, "x")
+			if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Code != want || e.Row.Code != want || e.RequestID == "" {
+				t.Errorf("%s with status %d: %v, want %s", name, status, err, want)
+			}
+		}
+	}
+	l, err := answers(200, sample(t, "26")).FindItem(t.Context(), target, 0, 6)
+	if err != nil || len(l.Messages) != 6 || l.Messages[4].Subject != "For your perusal" || l.Last || l.Next != 6 || l.Total != 8 {
+		t.Errorf("26: %+v, %v", l, err)
+	}
+}
+
+func TestItemsOfAnOfficialSampleAreUnderstood(t *testing.T) {
+	// There is no official answer of GetItem; the items of SyncFolderItems have the same form.
+	s := &scanner{doc: []byte(sample(t, "23"))}
+	var got []mail.Message
+	var walk func()
+	walk = func() {
+		for at := s.depth; s.child(at); {
+			if string(s.name) != "Message" {
+				walk()
+				continue
+			}
+			var m mail.Message
+			message(s, &m)
+			got = append(got, m)
+		}
+	}
+	walk()
+	if s.err != nil || len(got) < 2 {
+		t.Fatalf("%d items, %v", len(got), s.err)
+	}
+	want := mail.Message{
+		ItemID: "q04QAAAA==", Class: "IPM.Note", Subject: "RE: Company Soccer Team", Received: time.Date(2013, 8, 29, 15, 22, 10, 0, time.UTC),
+		Sent: time.Date(2013, 8, 29, 15, 22, 10, 0, time.UTC), Thread: "AAQkADkzNjJjODUzLWZhMDMtNDVkMS05ZDdjLWVmMDlkYjQ1Zjc4MwAQACAi+NTh0F5Eg5YDwpJsXPE=",
+		InternetID: got[0].InternetID, From: got[0].From, Read: got[0].Read,
+	}
+	if diff := cmp.Diff(want, got[0]); diff != "" || !strings.HasSuffix(got[0].From.Address, "@contoso.com") {
+		t.Errorf("(-want +got):\n%s\n%+v", diff, got[0].From)
+	}
+}

@@ -1,0 +1,319 @@
+package ews
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// Row is the entry of an error in the table: what it means and what to do about it.
+type Row struct {
+	Code        string // the response code of EWS, "HTTP 503", one of proxy's codes, or one of our own below
+	Text        string // the entry holds only where the server's text has this in it; "": always
+	Scope       fault.Scope
+	Remedy      fault.Remedy
+	After       time.Duration // how long to wait where the server says nothing
+	Resubscribe bool          // the subscription is lost: a new one is needed
+	Relocate    bool          // the mailbox may live elsewhere now: ask Autodiscover again
+	DropCookie  bool          // the group's cookie leads to the wrong server: subscribe its anchor anew
+	CatchUp     bool          // events may be lost: list the mailbox
+	Meaning     string        // for the administrator
+}
+
+// Our own codes, for what EWS has no word for.
+const (
+	CodeSilent            = "silent"             // a stream without a byte for too long
+	CodeOverdue           = "overdue"            // a stream that the server did not end in time
+	CodeCut               = "cut"                // a stream that ended without the server's Closed
+	CodeUnparseableStream = "unparseable stream" // an envelope of a stream
+	CodeUnparseableItem   = "unparseable item"   // an answer of GetItem: ask for its items one by one
+	CodeUnparseableAnswer = "unparseable answer" // any other answer
+	CodeForeign           = "not EWS"            // something that is no SOAP answer at all
+	CodeRedirect          = "redirect"           // HTTP 3xx
+	CodeFault             = "SOAP fault"         // one without a code of EWS
+	codeUnknown           = ""                   // the row of everything that has none
+)
+
+const (
+	shortly   = 5 * time.Second  // a hiccup of the server
+	soon      = time.Minute      // a failover, a restart: also DavMail's pause when it is throttled without a word of how long
+	later     = 5 * time.Minute  // a move of a mailbox; the longest that DESIGN lets a passing cause wait
+	longAfter = 30 * time.Minute // forgotten subscriptions have to expire at the server
+	hourly    = time.Hour        // what needs a person
+
+	// maxBackOff bounds what a server may ask for; five minutes are usual. A mistaken number must not silence a mailbox for days.
+	maxBackOff = time.Hour
+	// maxServerText bounds a server's own words in an error.
+	maxServerText = 300
+)
+
+// table has one entry for each error that is known; the first that fits holds. It is never written to.
+// Sources: "Handling notification-related errors in EWS" and "ResponseCode" on Microsoft Learn, and texts that Microsoft's support
+// recorded (David-Barrett-MS/EWSStreamingNotificationSample).
+var table = []Row{
+	// The subscription is gone.
+	{Code: "ErrorSubscriptionNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the subscription expired, or the server restarted, or another server answered than the one that holds it"},
+	{Code: "ErrorInvalidSubscription", Text: "MailboxMove", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+		Meaning: "the mailbox is being moved, which ends its subscription"},
+	{Code: "ErrorInvalidSubscription", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the subscription expired, or the server is restarting"},
+	{Code: "ErrorExpiredSubscription", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the subscription expired at the server"},
+	{Code: "ErrorSubscriptionUnsubscribed", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the subscription was given back"},
+	{Code: "ErrorEventNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the events of the subscription were deleted at the server"},
+	{Code: "ErrorInvalidWatermark", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the server no longer knows where the subscription stands"},
+	{Code: "ErrorReadEventsFailed", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, Relocate: true, CatchUp: true,
+		Meaning: "the events of the subscription cannot be read"},
+	{Code: "ErrorSubscriptionAccessDenied", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+		Meaning: "the subscription belongs to another account"},
+	{Code: "ErrorMissedNotificationEvents", Scope: fault.Mailbox, Remedy: fault.Retry, CatchUp: true,
+		Meaning: "events were lost; the subscription goes on"},
+
+	// The stream.
+	{Code: "ErrorNewEventStreamConnectionOpened", Scope: fault.Group, Remedy: fault.Wait, After: soon, CatchUp: true,
+		Meaning: "another connection reads the same subscriptions: does a second mailbell use this account?"},
+	{Code: "ErrorExceededConnectionCount", Scope: fault.Group, Remedy: fault.Wait, After: soon, CatchUp: true,
+		Meaning: "too many streams are open for the mailbox or account that they are charged to (HangingConnectionLimit)"},
+	{Code: CodeSilent, Scope: fault.Group, Remedy: fault.Retry, CatchUp: true,
+		Meaning: "the stream brought neither events nor heartbeats: the connection is dead"},
+	{Code: CodeOverdue, Scope: fault.Group, Remedy: fault.Retry, CatchUp: true,
+		Meaning: "the server did not end the stream when its time was over"},
+	{Code: CodeCut, Scope: fault.Group, Remedy: fault.Retry, CatchUp: true,
+		Meaning: "the stream ended in the middle: a restart, or something between here and the server cut it"},
+	{Code: CodeUnparseableStream, Scope: fault.Group, Remedy: fault.Retry, After: shortly, CatchUp: true,
+		Meaning: "the stream brought something that cannot be understood"},
+
+	// Subscribing.
+	{Code: "ErrorExceededSubscriptionCount", Scope: fault.Mailbox, Remedy: fault.Wait, After: longAfter,
+		Meaning: "the mailbox has too many subscriptions, or the throttling policy allows none (EWSMaxSubscriptions)"},
+	{Code: "ErrorSubscriptionDelegateAccessNotSupported", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+		Meaning: "delegate rights are not enough: the account needs the role ApplicationImpersonation for this mailbox"},
+	{Code: "ErrorInvalidSubscriptionRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+		Meaning: "the server does not accept the subscription"},
+
+	// Throttling and passing trouble.
+	{Code: "ErrorServerBusy", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
+		Meaning: "the server throttles the account on this mailbox; asking again at once would prolong it"},
+	{Code: "ErrorInternalServerTransientError", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "a passing error of the server"},
+	{Code: "ErrorADUnavailable", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the server cannot reach Active Directory"},
+	{Code: "ErrorADOperation", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the server's question to Active Directory failed"},
+	{Code: "ErrorTimeoutExpired", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the server took too long"},
+	{Code: "ErrorInsufficientResources", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the server is short of resources"},
+	{Code: "ErrorTooManyObjectsOpened", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the account has too much open in the mailbox"},
+	{Code: "ErrorBatchProcessingStopped", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the server stopped within a batch"},
+	{Code: "ErrorInternalServerError", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "an error within the server"},
+
+	// Where the mailbox lives.
+	{Code: "ErrorProxyRequestNotAllowed", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, Relocate: true, DropCookie: true, CatchUp: true,
+		Meaning: "the mailbox moved to another site"},
+	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Resubscribe: true, Relocate: true, CatchUp: true,
+		Meaning: "the mailbox is being moved, or was moved already"},
+	{Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+		Meaning: "the mailbox database is offline"},
+	{Code: "ErrorMailboxFailover", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+		Meaning: "the mailbox database is failing over to another server"},
+	{Code: "ErrorConnectionFailed", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+		Meaning: "the server cannot reach the mailbox database"},
+	{Code: "ErrorNoRespondingCASInDestinationSite", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Relocate: true, DropCookie: true, CatchUp: true,
+		Meaning: "no server answers in the site of the mailbox"},
+	{Code: "ErrorProxiedSubscriptionCallFailure", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, DropCookie: true, CatchUp: true,
+		Meaning: "the server could not pass the call on to the one that holds the subscription"},
+	{Code: "ErrorCrossSiteRequest", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Relocate: true, DropCookie: true, CatchUp: true,
+		Meaning: "the mailbox is in another site, which has its own URL"},
+	{Code: "ErrorNonExistentMailbox", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Relocate: true,
+		Meaning: "the server knows no mailbox with this address; it may have moved to another Exchange"},
+
+	// Permissions.
+	{Code: "ErrorImpersonateUserDenied", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+		Meaning: "the account may not impersonate this mailbox: its role ApplicationImpersonation does not cover it"},
+	{Code: "ErrorImpersonationDenied", Scope: fault.Account, Remedy: fault.Fix, After: hourly, Meaning: "the account may not impersonate on this server"},
+	{Code: "ErrorImpersonationFailed", Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Meaning: "impersonation failed within the server or its directory"},
+	{Code: "ErrorAccountDisabled", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the account of the mailbox is disabled"},
+	{Code: "ErrorInvalidUserPrincipalName", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the mailbox's user principal name is not valid"},
+	{Code: "ErrorInvalidUserSid", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the mailbox's security identifier is not valid"},
+	{Code: "ErrorMissingEmailAddress", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the user has no mail address"},
+	{Code: "ErrorAccessDenied", Scope: fault.Account, Remedy: fault.Fix, After: hourly, Meaning: "the account has no right to do this, or a policy blocks EWS"},
+	{Code: "ErrorOrganizationAccessBlocked", Scope: fault.Account, Remedy: fault.Fix, After: hourly, Meaning: "the organisation is blocked: its tenant is to be removed"},
+
+	// Our requests.
+	{Code: "ErrorInvalidServerVersion", Scope: fault.Server, Remedy: fault.Fix, After: hourly, Meaning: "the server is older than the version that was asked for (RequestServerVersion)"},
+	{Code: "ErrorIncorrectSchemaVersion", Scope: fault.Server, Remedy: fault.Fix, After: hourly, Meaning: "the server does not know what was asked for in this RequestServerVersion"},
+	{Code: "ErrorSchemaValidation", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the server does not understand the request: it may be older than the RequestServerVersion"},
+	{Code: "ErrorInvalidRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the server does not accept the request"},
+
+	// Items.
+	{Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Meaning: "the message is gone, or was moved to another folder"},
+	{Code: "ErrorItemCorrupt", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is damaged"},
+	{Code: "ErrorCorruptData", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is damaged"},
+	{Code: "ErrorContentConversionFailed", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the server cannot convert the message"},
+	{Code: "ErrorMimeContentConversionFailed", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the server cannot convert the message"},
+	{Code: "ErrorMessageSizeExceeded", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is too large for the server to hand out"},
+	{Code: "ErrorPropertyValidationFailure", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "a property of the message is not valid"},
+	{Code: "ErrorItemPropertyRequestFailed", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "a property of the message cannot be read"},
+	{Code: "ErrorInvalidId", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the server does not accept the item's id"},
+	{Code: "ErrorInvalidIdMalformed", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the server does not accept the item's id"},
+	{Code: "ErrorInvalidIdEmpty", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the item has no id"},
+	{Code: CodeUnparseableItem, Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the server's answer about the message cannot be understood"},
+
+	// HTTP, where no answer of EWS came with it.
+	{Code: "HTTP 401", Scope: fault.Account, Remedy: fault.Fix, After: later, Meaning: "the server does not accept the user name or password"},
+	{Code: "HTTP 403", Scope: fault.Account, Remedy: fault.Fix, After: hourly, Meaning: "the account may not use EWS: a policy blocks it (EWSEnabled, EwsAllowList, EwsBlockList)"},
+	{Code: "HTTP 404", Scope: fault.Server, Remedy: fault.Fix, After: later, Relocate: true, Meaning: "there is no EWS at this URL"},
+	{Code: "HTTP 429", Scope: fault.Account, Remedy: fault.Wait, After: soon, Meaning: "the server throttles the account"},
+	{Code: "HTTP 500", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server failed, or X-AnchorMailbox led to the wrong one"},
+	{Code: "HTTP 502", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server behind the load balancer does not answer"},
+	{Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server is restarting or overloaded"},
+	{Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server behind the load balancer does not answer in time"},
+	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Relocate: true, Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
+	{Code: CodeForeign, Scope: fault.Server, Remedy: fault.Wait, After: soon, CatchUp: true, Meaning: "something else than EWS answers at this URL: a login page, a proxy or a load balancer"},
+	{Code: CodeUnparseableAnswer, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server's answer cannot be understood"},
+	{Code: CodeFault, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server refused the request without a code of EWS"},
+
+	// The connection.
+	{Code: proxy.CodeCertificate, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the server's certificate is not trusted"},
+	{Code: proxy.CodeTLS, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "no TLS connection could be agreed on"},
+	{Code: proxy.CodeName, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server's name could not be looked up"},
+	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server cannot be reached"},
+	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Meaning: "the server did not answer in time"},
+	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, Meaning: "the connection broke"},
+
+	// Everything else: a wrong guess costs a retry and a listing.
+	{Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, CatchUp: true, Meaning: "an error that mailbell does not know"},
+}
+
+// known reports whether the table has an entry for the code itself.
+func known(code string) bool { return lookup(code, "").Code != codeUnknown }
+
+// lookup returns the entry for a code and the text that came with it.
+func lookup(code, text string) Row {
+	for _, r := range table {
+		if r.Code == code && strings.Contains(text, r.Text) {
+			return r
+		}
+	}
+	return table[len(table)-1] // the unknown
+}
+
+// Error is an error of a call, an item or a stream. In the chain that it wraps is the *fault.Error.
+type Error struct {
+	Fault         *fault.Error
+	Row           Row
+	Subscriptions []string // the ids that it concerns (ErrorSubscriptionIds); none: the whole call or stream
+	RequestID     string   // client-request-id: what to look for in the server's logs; "": no request was made
+}
+
+func (e *Error) Error() string { return e.Fault.Error() }
+
+// Unwrap lets fault.Of and errors.AsType find the typed error.
+func (e *Error) Unwrap() error { return e.Fault }
+
+// newError makes an error of its row. told is what the server said of how long to wait; 0: nothing.
+func newError(op, code, text string, told time.Duration, cause error) *Error {
+	row := lookup(code, text)
+	row.Code = code
+	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Err: cause}
+	if told > 0 {
+		f.After = min(told, maxBackOff)
+	}
+	if text = proxy.Printable(text, maxServerText); text != "" {
+		f.Text += fmt.Sprintf("; the server says: %q", text)
+	}
+	return &Error{Fault: f, Row: row}
+}
+
+// problem is what an envelope says went wrong.
+type problem struct {
+	code, text string
+	inner      string        // the code that ErrorInternalServerError wraps
+	backOff    time.Duration // BackOffMilliseconds; 0: none
+	ids        []string      // ErrorSubscriptionIds
+}
+
+func (p *problem) error(op string) *Error {
+	code := p.code
+	if p.inner != "" && known(p.inner) {
+		code = p.inner
+	}
+	if !isCode(code) {
+		// The name of a code goes into metrics and states: what is none stays in the text.
+		code, p.text = CodeFault, p.code+" "+p.text
+	}
+	e := newError(op, code, p.text, p.backOff, nil)
+	e.Subscriptions = p.ids
+	return e
+}
+
+// isCode reports whether s looks like a response code of EWS.
+func isCode(s string) bool {
+	const longest = 80 // the schema's longest has 65 characters
+	return strings.HasPrefix(s, "Error") && len(s) <= longest && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9')
+	})
+}
+
+// contentError types an answer that cannot be understood.
+func contentError(op, unparseable string, cause error) *Error {
+	if _, ok := errors.AsType[foreign](cause); ok {
+		unparseable = CodeForeign
+	}
+	return newError(op, unparseable, "", 0, cause)
+}
+
+// connError types an error of the connection. The caller's own end of the context is nobody's fault and stays what it is.
+func connError(ctx context.Context, op string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", op, ctx.Err())
+	}
+	f := proxy.Explain(op, err)
+	row := lookup(f.Code, "")
+	if !known(f.Code) {
+		// A credential's refusal: it has its own scope and remedy.
+		return &Error{Fault: f, Row: Row{Code: f.Code, Scope: f.Scope, Remedy: f.Remedy, After: f.After, Meaning: f.Text}}
+	}
+	if f.After == 0 {
+		f.After = row.After
+	}
+	return &Error{Fault: f, Row: row}
+}
+
+// httpError types an answer by its status alone.
+func httpError(op string, resp *http.Response, now time.Time) *Error {
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		text := ""
+		if to, err := resp.Location(); err == nil {
+			text = "go to " + to.Host
+		}
+		return newError(op, CodeRedirect, text, 0, nil)
+	}
+	code := fmt.Sprintf("HTTP %d", resp.StatusCode)
+	return newError(op, code, resp.Header.Get("X-Ms-Diagnostics"), retryAfter(resp.Header, now), nil)
+}
+
+// retryAfter reads Retry-After (RFC 9110 section 10.2.3), which is seconds or a date; 0: none, or not to be understood.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := h.Get("Retry-After")
+	if v == "" {
+		return 0
+	}
+	if s, err := time.ParseDuration(v + "s"); err == nil {
+		return max(s, 0)
+	}
+	at, err := http.ParseTime(v)
+	if err != nil {
+		return 0
+	}
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date // the server's clock on both sides
+	}
+	return max(at.Sub(now), 0)
+}

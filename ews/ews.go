@@ -1,0 +1,111 @@
+// Package ews is a client of Exchange Web Services: one method per operation that mailbell needs, one table of errors
+// (errors.go), and a small pull parser for what arrives with every message (xml.go).
+//
+// Sources: the reference and the guides of Exchange Web Services on Microsoft Learn, the schema of Exchange SE, and, where
+// these are silent, what servers were seen to send.
+package ews
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+const (
+	defaultTimeout = 60 * time.Second // a batch of GetItem may run a minute at the server
+	// defaultSilence is twice the 45 s between two heartbeats of Exchange: Microsoft's own client gives up there too.
+	defaultSilence = 90 * time.Second
+	// defaultInFlight bounds the calls at once: beyond it Exchange queues, and each holds a connection and a buffer.
+	defaultInFlight = 256
+	defaultVersion  = "Exchange2013_SP1" // what every supported server understands
+)
+
+// Limiter spreads calls over time; *rate.Limiter of golang.org/x/time is one.
+type Limiter interface {
+	Wait(ctx context.Context) error
+}
+
+// Options of a Client. Only HTTP is needed.
+type Options struct {
+	HTTP      http.RoundTripper // authorised; a redirect is never followed
+	UserAgent string            // fixed, as administrators match on it: mailbell/<version>
+	Timeout   time.Duration     // of a call, and of a stream until its first byte; 0: 60 s
+	Silence   time.Duration     // a stream without a byte for this long is dead; 0: 90 s
+	Limit     Limiter           // waited for before each request; nil: none
+	InFlight  int               // calls at once, streams not counted; 0: 256
+	Version   string            // RequestServerVersion; "": Exchange2013_SP1
+}
+
+// Client calls EWS. It is safe for concurrent use.
+type Client struct {
+	o       Options
+	slots   chan struct{} // one per call in flight
+	parsers sync.Pool     // of *parser: their buffers are used again
+}
+
+// New returns a client.
+func New(o Options) *Client {
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Silence <= 0 {
+		o.Silence = defaultSilence
+	}
+	if o.InFlight <= 0 {
+		o.InFlight = defaultInFlight
+	}
+	if o.Version == "" {
+		o.Version = defaultVersion
+	}
+	return &Client{o: o, slots: make(chan struct{}, o.InFlight)}
+}
+
+// Target says where an operation runs and on whose behalf.
+type Target struct {
+	URL      string // of EWS: https://mail.contoso.com/EWS/Exchange.asmx
+	Mailbox  string // impersonated, by its primary SMTP address; "": none
+	Anchor   string // X-AnchorMailbox; "": Mailbox
+	Affinity bool   // X-PreferServerAffinity: true
+	Cookie   string // the value of X-BackEndOverrideCookie that the group's anchor was given; "": none
+}
+
+// Answer says what came along with an answer.
+type Answer struct {
+	ServerTime   time.Time // the server's clock: its Date header, whole seconds; zero: it sent none
+	Began, Ended time.Time // ours: before the request, and when the answer was read
+	Backend      string    // the mailbox server that answered, where Exchange says so
+	Cookie       string    // X-BackEndOverrideCookie as this answer set it; "": it did not
+	RequestID    string    // client-request-id: what to look for in the server's logs
+}
+
+// Notifications are what one envelope of a stream brought. Without events it is a heartbeat.
+type Notifications struct {
+	Events []Event
+	At     time.Time // when it was complete, on our clock
+	Closed bool      // the server ends the stream with it, as it is to do after the connection timeout
+}
+
+// Event is a NewMailEvent.
+type Event struct {
+	Subscription, ItemID string
+	Time                 time.Time // as the server tells it; zero: it did not
+}
+
+// Item is one answer of GetItem: a message, or why there is none.
+type Item struct {
+	ID      string
+	Message *mail.Message
+	Err     error // an *Error that concerns this item, or at most its mailbox
+}
+
+// Listing is one page of the Inbox, newest first by received time. Its messages have neither sender nor preview.
+type Listing struct {
+	Answer
+	Messages []mail.Message
+	Last     bool // IncludesLastItemInRange: nothing older follows
+	Next     int  // the offset behind this page
+	Total    int  // of the view, as the server tells it
+}

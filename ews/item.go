@@ -1,0 +1,180 @@
+package ews
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// MaxItems is how many items one GetItem may ask for: Microsoft advises no more, as a batch may run one minute.
+const MaxItems = 10
+
+// GetItem reads up to MaxItems messages of t.Mailbox, with sender and preview, and returns one Item for each id, in their order. An error of one item is in that
+// Item and concerns at most the mailbox. What concerns all of them alike is the error of the call: an *Error, or that of ctx. An answer that cannot be
+// understood is one with the code CodeUnparseableItem and the scope of a message: asked for one by one, the others can be read.
+func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, Answer, error) {
+	if len(ids) == 0 || len(ids) > MaxItems {
+		return nil, Answer{}, fmt.Errorf("GetItem: %d ids, want 1 to %d", len(ids), MaxItems)
+	}
+	const op = "GetItem"
+	items := make([]Item, 0, len(ids))
+	var first *problem // of an item
+	good := 0
+	a, err := c.call(ctx, t, operation{
+		name: op, unparseable: CodeUnparseableItem, read: true,
+		body: getItem(ids, c.hasPreview()),
+		message: func(s *scanner) *problem {
+			m, p := itemMessage(s)
+			if len(items) == len(ids) {
+				s.fail("more answers than items")
+				return nil
+			}
+			item := Item{ID: ids[len(items)], Message: m}
+			switch {
+			case p != nil:
+				item.Message, item.Err = nil, itemError(op, p)
+				if first == nil {
+					first = p
+				}
+			case m == nil:
+				item.Err = newError(op, CodeUnparseableItem, "", 0, malformed("a success without an item"))
+			default:
+				good++
+			}
+			items = append(items, item)
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, a, err
+	}
+	for _, id := range ids[len(items):] {
+		items = append(items, Item{ID: id, Err: newError(op, CodeUnparseableItem, "", 0, malformed("fewer answers than items"))})
+	}
+	// Where not one could be read and it lies not in the items, it is the call that failed.
+	if good == 0 && first != nil {
+		if all := first.error(op); all.Fault.Scope > fault.Message && !hasMessageError(items) {
+			all.RequestID = a.RequestID
+			return nil, a, all
+		}
+	}
+	return items, a, nil
+}
+
+// itemError narrows the error of one item: the call itself was let in, so neither account nor server are at fault.
+func itemError(op string, p *problem) *Error {
+	e := p.error(op)
+	e.Fault.Scope = min(e.Fault.Scope, fault.Mailbox)
+	return e
+}
+
+func hasMessageError(items []Item) bool {
+	for _, i := range items {
+		if e, ok := errors.AsType[*Error](i.Err); ok && e.Fault.Scope == fault.Message {
+			return true
+		}
+	}
+	return false
+}
+
+// hasPreview reports whether the version that is asked for knows item:Preview.
+func (c *Client) hasPreview() bool {
+	return !strings.HasPrefix(c.o.Version, "Exchange2007") && !strings.HasPrefix(c.o.Version, "Exchange2010")
+}
+
+// itemMessage reads a GetItemResponseMessage.
+func itemMessage(s *scanner) (*mail.Message, *problem) {
+	var m *mail.Message
+	p := begin(s)
+	for at := s.depth; s.child(at); {
+		if p.take(s) || string(s.name) != "Items" {
+			continue
+		}
+		for at := s.depth; s.child(at); {
+			m = &mail.Message{}
+			message(s, m)
+		}
+	}
+	return m, p.failed()
+}
+
+// message reads an item of any kind: t:Message, t:MeetingRequest, t:PostItem, … They have in common what is needed here.
+func message(s *scanner, m *mail.Message) {
+	for at := s.depth; s.child(at); {
+		switch string(s.name) {
+		case "ItemId":
+			m.ItemID = string(s.attr("Id"))
+		case "ItemClass":
+			m.Class = string(s.text())
+		case "Subject":
+			m.Subject = string(s.text())
+		case "Sensitivity":
+			switch string(s.text()) {
+			case "Private", "Confidential":
+				m.Private = true
+			}
+		case "DateTimeReceived":
+			m.Received = parseTime(s.text())
+		case "DateTimeSent":
+			m.Sent = parseTime(s.text())
+		case "Importance":
+			switch string(s.text()) {
+			case "Low":
+				m.Importance = mail.Low
+			case "High":
+				m.Importance = mail.High
+			}
+		case "Preview":
+			m.Preview = string(s.text())
+		case "IsRead":
+			text := bytes.TrimSpace(s.text())
+			m.Read = string(text) == "true" || string(text) == "1"
+		case "InternetMessageId":
+			m.InternetID = string(s.text())
+		case "ConversationId":
+			m.Thread = string(s.attr("Id"))
+		case "From":
+			for at := s.depth; s.child(at); {
+				m.From = mailbox(s)
+			}
+		}
+	}
+}
+
+// mailbox reads a t:Mailbox. Its address counts only where it is one of SMTP: inside an organisation it can be a legacy distinguished name.
+func mailbox(s *scanner) (m mail.Mailbox) {
+	smtp := true
+	for at := s.depth; s.child(at); {
+		switch string(s.name) {
+		case "Name":
+			m.Name = string(s.text())
+		case "EmailAddress":
+			m.Address = string(s.text())
+		case "RoutingType":
+			smtp = string(bytes.TrimSpace(s.text())) == "SMTP"
+		}
+	}
+	if !smtp {
+		m.Address = ""
+	}
+	return m
+}
+
+// parseTime reads an xs:dateTime: with a fraction of any length, with an offset or Z, or without both, which is taken as UTC. What cannot
+// be understood is the zero time.
+func parseTime(text []byte) time.Time {
+	s := string(bytes.TrimSpace(text))
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		if t, err = time.Parse("2006-01-02T15:04:05", s); err != nil {
+			return time.Time{}
+		}
+	}
+	return t.UTC()
+}

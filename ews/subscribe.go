@@ -1,0 +1,34 @@
+package ews
+
+import (
+	"bytes"
+	"context"
+)
+
+// Subscribe makes a streaming subscription to new mail in the Inbox of t.Mailbox, beginning now, and returns its id. The mailbox has to be
+// impersonated: delegate rights are not enough. The subscription belongs to the account that made it. Its error is an *Error, or that of ctx.
+func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
+	a, err = c.call(ctx, t, operation{
+		name: "Subscribe", unparseable: CodeUnparseableAnswer,
+		body: func(b *bytes.Buffer) { b.WriteString(subscribe) },
+		message: func(s *scanner) *problem {
+			p := begin(s)
+			for at := s.depth; s.child(at); {
+				if !p.take(s) && string(s.name) == "SubscriptionId" {
+					id = string(bytes.TrimSpace(s.text()))
+				}
+			}
+			if p.code == "" && id == "" && s.err == nil {
+				s.err = malformed("a success without a subscription id")
+			}
+			return p.failed()
+		},
+	})
+	return id, a, err
+}
+
+// Unsubscribe gives a subscription back. One that the server no longer knows is an *Error with the code ErrorSubscriptionNotFound.
+func (c *Client) Unsubscribe(ctx context.Context, t Target, id string) error {
+	_, err := c.call(ctx, t, operation{name: "Unsubscribe", unparseable: CodeUnparseableAnswer, body: unsubscribe(id), message: plainMessage})
+	return err
+}

@@ -1,0 +1,407 @@
+package ews
+
+import (
+	"bytes"
+	"strconv"
+	"unicode/utf8"
+)
+
+// maxDepth bounds the nesting of elements. EWS nests a dozen; what is deeper is an attack or a mistake.
+const maxDepth = 64
+
+// malformed says what is wrong with a document. It never quotes any of its text.
+type malformed string
+
+func (m malformed) Error() string { return "not well-formed: " + string(m) }
+
+const (
+	errEOF   = malformed("it ends too early")
+	errDepth = malformed("elements are nested too deep")
+	errDTD   = malformed("a document type (DTD), which is refused with all that it declares")
+)
+
+// scanner pulls elements out of one XML document, by their local names: servers put the same element into the messages or
+// the types namespace. It is strict about structure (tags that do not match, document types, entities) and calm about
+// characters: what XML forbids, and Exchange sends nevertheless in subjects, is dropped.
+//
+// It is used as a walk over children:
+//
+//	for at := s.depth; s.child(at); {
+//		switch string(s.name) {
+//		case "Subject":
+//			m.Subject = string(s.text())
+//		}
+//	}
+//
+// What is not asked for is skipped. The first error ends every walk and stays in err.
+type scanner struct {
+	doc   []byte
+	pos   int
+	depth int
+	err   error
+	name  []byte // local name of the element that was entered last
+	attrs []byte // its attributes, as they stand in the document
+	empty bool   // it was <name/>: its end is still to be reported
+	stack [maxDepth]struct{ from, to int32 }
+	buf   []byte // text that had to be decoded
+}
+
+// reset begins with another document; s.buf is used again.
+func (s *scanner) reset(doc []byte) {
+	buf := s.buf
+	if cap(buf) > keptBuffer {
+		buf = nil
+	}
+	s.doc, s.pos, s.depth, s.err = doc, 0, 0, nil
+	s.name, s.attrs, s.empty, s.buf = nil, nil, false, buf
+}
+
+// token is what next found.
+type token uint8
+
+const (
+	tokenEnd   token = iota // of an element
+	tokenStart              // of an element
+	tokenText               // character data, still to be decoded
+	tokenCDATA              // character data as it is
+	tokenNone               // the end of the document, or an error
+)
+
+// child goes on to the next child of the element at depth, over all that lies between. It returns false at that element's end.
+func (s *scanner) child(depth int) bool {
+	for {
+		switch k, _ := s.next(); {
+		case k == tokenStart && s.depth == depth+1:
+			return true
+		case k == tokenEnd && s.depth < depth, k == tokenNone:
+			return false
+		}
+	}
+}
+
+// text returns the character data of the element that was just entered, up to its end, without that of its children. It is valid until the next call of text or attr.
+func (s *scanner) text() []byte {
+	s.buf = s.buf[:0]
+	var only []byte // the usual case is one piece that needs no decoding and no copy
+	for depth := s.depth; ; {
+		k, raw := s.next()
+		switch {
+		case k == tokenNone:
+			return nil
+		case k == tokenEnd && s.depth < depth:
+			if only != nil {
+				return only
+			}
+			return s.buf
+		case s.depth != depth || k == tokenStart || k == tokenEnd:
+			continue
+		case only == nil && len(s.buf) == 0 && plain(raw):
+			only = raw
+			continue
+		}
+		s.buf = append(s.buf, only...)
+		only = nil
+		s.buf, s.err = decode(s.buf, raw, k == tokenText)
+		if s.err != nil {
+			return nil
+		}
+	}
+}
+
+// attr returns the value of the attribute with this local name of the element that was just entered; nil: it has none. It is valid
+// until the next call of text or attr.
+func (s *scanner) attr(name string) []byte {
+	a := s.attrs
+	for {
+		a = bytes.TrimLeft(a, space)
+		eq := bytes.IndexByte(a, '=')
+		if eq < 0 {
+			return nil
+		}
+		key := bytes.TrimRight(a[:eq], space)
+		a = bytes.TrimLeft(a[eq+1:], space)
+		if len(a) == 0 || a[0] != '"' && a[0] != '\'' {
+			s.fail("an attribute without quotes")
+			return nil
+		}
+		end := bytes.IndexByte(a[1:], a[0])
+		if end < 0 {
+			s.fail("an attribute without its closing quote")
+			return nil
+		}
+		value := a[1 : 1+end]
+		a = a[2+end:]
+		if string(local(key)) != name || bytes.HasPrefix(key, []byte("xmlns:")) {
+			continue
+		}
+		if plain(value) {
+			return value
+		}
+		if s.buf, s.err = decode(s.buf[:0], value, true); s.err != nil {
+			return nil
+		}
+		return s.buf
+	}
+}
+
+const space = " \t\r\n"
+
+// next returns the next token, and its characters where it is text.
+func (s *scanner) next() (token, []byte) {
+	if s.err != nil {
+		return tokenNone, nil
+	}
+	if s.empty {
+		s.empty = false
+		s.depth--
+		return tokenEnd, nil
+	}
+	for s.pos < len(s.doc) {
+		rest := s.doc[s.pos:]
+		if rest[0] != '<' {
+			n := bytes.IndexByte(rest, '<')
+			if n < 0 {
+				n = len(rest)
+			}
+			s.pos += n
+			if s.depth > 0 {
+				return tokenText, rest[:n]
+			}
+			continue // white space around the document; the framer lets nothing else through
+		}
+		switch k, n := markup(rest, &look{}); k {
+		case markupPart:
+			s.err = errEOF
+			return tokenNone, nil
+		case markupDTD:
+			return s.fail(errDTD)
+		case markupSkip:
+			s.pos += n
+		case markupCDATA:
+			s.pos += n
+			if s.depth > 0 {
+				return tokenCDATA, rest[len("<![CDATA[") : n-len("]]>")]
+			}
+		case markupEnd:
+			s.pos += n
+			return s.end(bytes.TrimRight(rest[2:n-1], space))
+		default:
+			s.pos += n
+			return s.start(rest[1 : n-1])
+		}
+	}
+	if s.depth > 0 {
+		s.err = errEOF
+	}
+	return tokenNone, nil
+}
+
+func (s *scanner) start(tag []byte) (token, []byte) {
+	s.empty = len(tag) > 0 && tag[len(tag)-1] == '/'
+	if s.empty {
+		tag = tag[:len(tag)-1]
+	}
+	n := 0
+	for n < len(tag) && tag[n] > ' ' {
+		n++
+	}
+	if n == 0 {
+		return s.fail("a tag without a name")
+	}
+	if s.depth == maxDepth {
+		return s.fail(errDepth)
+	}
+	// Where the name stands is kept to compare the end tag with.
+	from := s.pos - 1 - len(tag)
+	if s.empty {
+		from--
+	}
+	s.stack[s.depth] = struct{ from, to int32 }{int32(from), int32(from + n)}
+	s.depth++
+	s.name, s.attrs = local(tag[:n]), tag[n:]
+	return tokenStart, nil
+}
+
+func (s *scanner) end(name []byte) (token, []byte) {
+	if s.depth == 0 {
+		return s.fail("an end tag without a start tag")
+	}
+	s.depth--
+	if open := s.stack[s.depth]; !bytes.Equal(s.doc[open.from:open.to], name) {
+		return s.fail("an end tag that does not match its start tag")
+	}
+	return tokenEnd, nil
+}
+
+func (s *scanner) fail(why malformed) (token, []byte) {
+	s.err = why
+	return tokenNone, nil
+}
+
+// local cuts the prefix off a name.
+func local(name []byte) []byte { return name[bytes.LastIndexByte(name, ':')+1:] }
+
+// plain reports whether raw can be taken as it is: no reference, nothing that XML forbids, valid UTF-8.
+func plain(raw []byte) bool {
+	ascii := true
+	for _, c := range raw {
+		if c == '&' || c < ' ' && c != '\t' && c != '\n' && c != '\r' {
+			return false
+		}
+		ascii = ascii && c < utf8.RuneSelf
+	}
+	return ascii || !bytes.Contains(raw, []byte("\uFFFE")) && !bytes.Contains(raw, []byte("\uFFFF")) && utf8.Valid(raw)
+}
+
+// decode appends the characters of raw to dst: references are resolved where refs says so, what XML forbids is dropped, bytes that are not UTF-8
+// become U+FFFD, and the two halves of a surrogate pair are joined.
+func decode(dst, raw []byte, refs bool) ([]byte, error) {
+	var high rune // the first half of a surrogate pair, waiting for the second
+	for len(raw) > 0 {
+		r, n := utf8.DecodeRune(raw)
+		if refs && r == '&' {
+			var err error
+			if r, n, err = reference(raw); err != nil {
+				return dst, err
+			}
+		}
+		raw = raw[n:]
+		if high != 0 {
+			if isLow := 0xDC00 <= r && r <= 0xDFFF; isLow {
+				r = (high-0xD800)<<10 | (r - 0xDC00) + 0x10000
+			} else {
+				dst = utf8.AppendRune(dst, utf8.RuneError)
+			}
+			high = 0
+		}
+		if 0xD800 <= r && r <= 0xDBFF {
+			high = r
+			continue
+		}
+		if legal(r) {
+			dst = utf8.AppendRune(dst, r) // a lone second half becomes U+FFFD here
+		}
+	}
+	if high != 0 {
+		dst = utf8.AppendRune(dst, utf8.RuneError)
+	}
+	return dst, nil
+}
+
+// legal reports whether XML 1.0 (section 2.2) has this character. A half of a surrogate pair passes: it is replaced, not dropped.
+func legal(r rune) bool {
+	return r >= ' ' && r != 0xFFFE && r != 0xFFFF && r <= utf8.MaxRune || r == '\t' || r == '\n' || r == '\r'
+}
+
+// maxReference bounds what stands between & and ;.
+const maxReference = 16
+
+// reference resolves the reference at the start of raw and tells how long it is.
+func reference(raw []byte) (rune, int, error) {
+	end := bytes.IndexByte(raw[:min(len(raw), maxReference)], ';')
+	if end < 0 {
+		return 0, 0, malformed("an & that begins no reference")
+	}
+	name := raw[1:end]
+	switch string(name) {
+	case "lt":
+		return '<', end + 1, nil
+	case "gt":
+		return '>', end + 1, nil
+	case "amp":
+		return '&', end + 1, nil
+	case "quot":
+		return '"', end + 1, nil
+	case "apos":
+		return '\'', end + 1, nil
+	}
+	if len(name) == 0 || name[0] != '#' {
+		return 0, 0, malformed("the entity " + strconv.QuoteToASCII(string(name)) + ", and entities are refused")
+	}
+	digits, base := name[1:], 10
+	if len(digits) > 0 && (digits[0] == 'x' || digits[0] == 'X') {
+		digits, base = digits[1:], 16
+	}
+	n, err := strconv.ParseUint(string(digits), base, 32)
+	if err != nil {
+		return 0, 0, malformed("a character reference that is not a number")
+	}
+	return rune(min(n, utf8.MaxRune+1)), end + 1, nil
+}
+
+// kind of markup.
+type kind uint8
+
+const (
+	markupPart  kind = iota // not complete yet
+	markupStart             // <name …> or <name …/>
+	markupEnd               // </name>
+	markupSkip              // comment or processing instruction
+	markupCDATA
+	markupDTD
+)
+
+// look is how far a piece of markup was looked at that was not complete: nothing is looked at twice, however slowly it comes.
+type look struct {
+	n     int
+	quote byte // within an attribute's value: what closes it
+}
+
+// markup tells what begins at b[0], which is '<', and how long it is. Where it is not complete, l keeps how far it got.
+func markup(b []byte, l *look) (kind, int) {
+	if len(b) < 2 {
+		return markupPart, 0
+	}
+	switch b[1] {
+	case '?':
+		return l.until(b, "<?", "?>", markupSkip)
+	case '!':
+		switch {
+		case opens(b, "<!--"):
+			return l.until(b, "<!--", "-->", markupSkip)
+		case opens(b, "<![CDATA["):
+			return l.until(b, "<![CDATA[", "]]>", markupCDATA)
+		}
+		return markupDTD, 0
+	case '/':
+		return l.until(b, "</", ">", markupEnd)
+	}
+	return l.startTag(b)
+}
+
+// opens reports whether b begins with open, or may when more of it has come.
+func opens(b []byte, open string) bool {
+	n := min(len(b), len(open))
+	return string(b[:n]) == open[:n]
+}
+
+// until looks for what closes the markup that opens with open.
+func (l *look) until(b []byte, open, closing string, found kind) (kind, int) {
+	from := min(max(l.n, len(open)), len(b))
+	if i := bytes.Index(b[from:], []byte(closing)); i >= 0 {
+		return found, from + i + len(closing)
+	}
+	l.n = len(b) - len(closing) + 1
+	return markupPart, 0
+}
+
+// startTag looks for the > of a start tag: one within quotes does not count.
+func (l *look) startTag(b []byte) (kind, int) {
+	for l.n = max(l.n, 1); l.n < len(b); l.n++ {
+		switch c := b[l.n]; {
+		case l.quote != 0:
+			n := bytes.IndexByte(b[l.n:], l.quote)
+			if n < 0 {
+				l.n = len(b)
+				return markupPart, 0
+			}
+			l.n += n
+			l.quote = 0
+		case c == '>':
+			return markupStart, l.n + 1
+		case c == '"', c == '\'':
+			l.quote = c
+		}
+	}
+	return markupPart, 0
+}
