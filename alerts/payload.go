@@ -1,0 +1,186 @@
+// Package alerts decides what a phone is shown, and builds the payload that shows it. It is pure: what it says follows from
+// what it is given, and nothing else.
+//
+// The payload is the contract with the app (DESIGN section 4); its members are those of Apple's "Generating a remote
+// notification", https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification.
+package alerts
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+// Kind says what an alert is about: the member k.
+type Kind string
+
+// The kinds that are built.
+const (
+	Mail    Kind = "mail"
+	Meeting Kind = "meeting"
+	Summary Kind = "summary"
+)
+
+// Source says by which interface the item id is to be used: the member s.
+type Source string
+
+// The sources.
+const (
+	EWS   Source = "ews"
+	Graph Source = "graph"
+)
+
+// Alert is what an alert tells.
+type Alert struct {
+	Message *mail.Message // nil: nothing is known of it, or several are summed up
+	Keys    []mail.Key    // newest first; one, or for a summary all
+	Summary bool
+	Device  string // the id of the enrolment
+	Source  Source // of the item id
+	Thread  string // groups alerts on the screen: opaque, the same for one conversation; may be empty
+}
+
+// ErrNoKey is returned for an alert that is about no message.
+var ErrNoKey = errors.New("an alert needs the key of a message")
+
+// Words in the app's own language: keys of its Localizable.strings.
+const (
+	locNewMail = "MAILBELL_NEW_MAIL"
+	locSummary = "MAILBELL_SUMMARY" // its one argument is the number of messages
+)
+
+// Bounds. With them a payload is always under the 4096 bytes of APNs: 560 characters of 6 bytes at the worst, and 500 around them.
+const (
+	version     = 1
+	maxTitle    = 100 // more than a locked screen shows in two lines
+	maxSubject  = 200 // more than a locked screen shows in four lines
+	maxPreview  = 256 // a source tells no more
+	maxKeys     = 16  // of a summary: what an app lists before it says "and more"
+	maxWithItem = 500 // bytes with the item id: the id saves the app a search, but a long one costs every push its time
+)
+
+// Kind tells what the alert is about.
+func (a Alert) Kind() Kind {
+	const meeting = "IPM.Schedule.Meeting." // MS-OXOCAL 2.2.4.1 and following: requests, responses, cancellations
+	switch {
+	case a.Summary:
+		return Summary
+	case a.Message != nil && len(a.Message.Class) > len(meeting) && strings.EqualFold(a.Message.Class[:len(meeting)], meeting):
+		return Meeting
+	}
+	return Mail
+}
+
+// Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows, and
+// outside the text of the alert it never holds an address, a subject or a message id.
+func Payload(a Alert, content Content) ([]byte, error) {
+	if len(a.Keys) == 0 {
+		return nil, ErrNoKey
+	}
+	b := make([]byte, 0, 640)
+	b = append(b, `{"aps":{"alert":{`...)
+	b = appendText(b, a, content)
+	b = append(b, `},"sound":"default"`...)
+	if a.Thread != "" {
+		b = appendMember(b, "thread-id", a.Thread)
+	}
+	b = append(b, `,"category":"MAIL","mutable-content":1},"mailbell":{"v":`...)
+	b = strconv.AppendInt(b, version, 10)
+	b = appendMember(b, "k", string(a.Kind()))
+	if a.Summary {
+		b = append(b, `,"n":`...)
+		b = strconv.AppendInt(b, int64(len(a.Keys)), 10)
+		b = append(b, `,"ms":[`...)
+		for i, k := range a.Keys[:min(len(a.Keys), maxKeys)] {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, k.String())
+		}
+		b = append(b, ']')
+	} else {
+		b = appendMember(b, "m", a.Keys[0].String())
+	}
+	b = appendMember(b, "d", a.Device)
+	return append(appendItem(b, a), '}', '}'), nil
+}
+
+// appendItem adds the members i and s where the whole payload stays short with them.
+func appendItem(b []byte, a Alert) []byte {
+	if a.Message == nil || a.Message.ItemID == "" {
+		return b
+	}
+	with := appendMember(b, "i", a.Message.ItemID)
+	with = appendMember(with, "s", string(a.Source))
+	if len(with)+len("}}") > maxWithItem {
+		return b
+	}
+	return with
+}
+
+// appendText adds the members of aps.alert.
+func appendText(b []byte, a Alert, content Content) []byte {
+	if a.Summary {
+		b = append(b, `"loc-key":"`+locSummary+`","loc-args":["`...)
+		b = strconv.AppendInt(b, int64(len(a.Keys)), 10)
+		return append(b, `"]`...)
+	}
+	var title, subtitle, body string
+	if m := a.Message; m != nil {
+		if content >= Sender {
+			if title = clean(m.From.Name, maxTitle); title == "" {
+				title = clean(m.From.Address, maxTitle)
+			}
+		}
+		if content >= SenderSubject && !m.Private {
+			body = clean(m.Subject, maxSubject)
+		}
+		if content >= SenderSubjectPreview && !m.Private {
+			if preview := clean(m.Preview, maxPreview); preview != "" {
+				subtitle, body = body, preview
+			}
+		}
+	}
+	if title == "" && body == "" {
+		return append(b, `"loc-key":"`+locNewMail+`"`...)
+	}
+	start := len(b)
+	for _, member := range [...]struct{ name, text string }{{"title", title}, {"subtitle", subtitle}, {"body", body}} {
+		if member.text != "" {
+			b = appendMember(b, member.name, member.text)
+		}
+	}
+	return append(b[:start], b[start+1:]...) // without the first comma
+}
+
+// appendMember adds a comma and a member of an object.
+func appendMember(b []byte, name, value string) []byte {
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, '"', ':')
+	return appendString(b, value)
+}
+
+// appendString adds a JSON string. It escapes what encoding/json escapes, so that what passes through that later (apns2 does it)
+// stays as it is, byte by byte.
+func appendString(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r < ' ' || r == '<' || r == '>' || r == '&':
+			b = append(b, '\\', 'u', '0', '0', hex[r>>4], hex[r&0xf])
+		case r == '\u2028':
+			b = append(b, `\u2028`...)
+		case r == '\u2029':
+			b = append(b, `\u2029`...)
+		default:
+			b = append(b, string(r)...)
+		}
+	}
+	return append(b, '"')
+}

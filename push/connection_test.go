@@ -1,0 +1,327 @@
+package push
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/proxy"
+	"github.com/mailbell/mailbell/subscriptions"
+	"golang.org/x/net/http2"
+)
+
+func TestColdBurstGoesOverOneConnectionAndNothingIsRefused(t *testing.T) {
+	b := overSockets(t, func(arrived) act { return act{delay: 10 * time.Millisecond} })
+	got := count(b.burst(t.Context(), 200))
+	if diff := cmp.Diff(map[string]int{"accepted": 200}, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, _, connections, refused := b.apns.seen(); connections != 1 || refused != 0 {
+		t.Errorf("%d connections and %d refused streams, want 1 and 0", connections, refused)
+	}
+}
+
+func TestColdBurstOfWhichAllIsRejectedEnds(t *testing.T) {
+	b := overSockets(t, func(arrived) act { return refuse(400, "BadDeviceToken") })
+	got := count(b.burst(t.Context(), 50))
+	if diff := cmp.Diff(map[string]int{"refused BadDeviceToken": 50}, got); diff != "" {
+		t.Error(diff)
+	}
+	if alerts, _, connections, _ := b.apns.seen(); connections != 1 || len(alerts) != 50 {
+		t.Errorf("%d requests over %d connections, want 50 over 1", len(alerts), connections)
+	}
+}
+
+func TestLimitThatFallsWithEachRejectionStallsNothing(t *testing.T) {
+	b := overSockets(t, func(a arrived) act {
+		if a.number%10 == 5 {
+			return refuse(400, "BadDeviceToken")
+		}
+		return act{delay: 2 * time.Millisecond}
+	})
+	const workers, each = 64, 20
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var answers []subscriptions.Answer
+	var longest time.Duration
+	for w := range workers {
+		all.Go(func() {
+			for i := range each {
+				start := time.Now()
+				a := b.Ring(t.Context(), device(w*each+i), bell(i))
+				mu.Lock()
+				answers, longest = append(answers, a), max(longest, time.Since(start))
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	got := count(answers)
+	if got["accepted"]+got["refused BadDeviceToken"] != workers*each || got["refused BadDeviceToken"] < workers*each/20 {
+		t.Errorf("got %v", got)
+	}
+	if _, _, connections, _ := b.apns.seen(); connections != 1 {
+		t.Errorf("%d connections, want 1", connections)
+	}
+	if longest > answerTimeout/2 {
+		t.Errorf("an alert took %v", longest)
+	}
+}
+
+func TestConnectionsNeverPassTheGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return act{delay: time.Second, limit: 5000} })
+		ctx := t.Context()
+		b.burst(ctx, 1)
+		var all sync.WaitGroup
+		for i := range gate + 100 {
+			all.Go(func() { b.Ring(ctx, device(i), bell(i)) })
+		}
+		time.Sleep(time.Second / 2)
+		synctest.Wait()
+		if alerts, _, _, _ := b.apns.seen(); len(alerts) != 1+gate {
+			t.Errorf("%d requests are under way, want %d", len(alerts)-1, gate)
+		}
+		all.Wait()
+		if _, _, connections, refused := b.apns.seen(); connections != 1 || refused != 0 {
+			t.Errorf("%d connections, %d refused", connections, refused)
+		}
+	})
+}
+
+// sameIDs checks that whatever arrived twice for a device came with the same ids, and returns how many repeats there were.
+func sameIDs(t *testing.T, requests []arrived) (repeats int) {
+	t.Helper()
+	first := make(map[string]arrived)
+	for _, r := range requests {
+		f, again := first[r.token()]
+		if !again {
+			first[r.token()] = r
+			continue
+		}
+		repeats++
+		if f.header["apns-id"] != r.header["apns-id"] || f.header["apns-collapse-id"] != r.header["apns-collapse-id"] || f.payload != r.payload {
+			t.Errorf("%v was sent again as %v", f, r)
+		}
+	}
+	return repeats
+}
+
+func TestCutConnectionIsRetriedWithTheSameIDsAndCounted(t *testing.T) {
+	b := overSockets(t, func(a arrived) act { return act{delay: 5 * time.Millisecond, cut: a.number == 60} })
+	answers := b.burst(t.Context(), 200)
+	if diff := cmp.Diff(map[string]int{"accepted": 200}, count(answers)); diff != "" {
+		t.Error(diff)
+	}
+	resent := 0
+	for _, a := range answers {
+		resent += a.Resent
+	}
+	alerts, _, connections, _ := b.apns.seen()
+	repeats := sameIDs(t, alerts)
+	if repeats == 0 || resent < repeats {
+		t.Errorf("%d counted as resent, %d arrived again", resent, repeats)
+	}
+	if got := b.metric(t, "mailbell_resent_total", ""); got != float64(resent) {
+		t.Errorf("mailbell_resent_total is %v, want %d", got, resent)
+	}
+	if connections != 2 {
+		t.Errorf("%d connections, want 2", connections)
+	}
+}
+
+func TestGoAwayLosesAndRepeatsNothing(t *testing.T) {
+	b := overSockets(t, func(a arrived) act {
+		return act{delay: 5 * time.Millisecond, goAway: a.connection == 1 && a.stream == 101}
+	})
+	answers := b.burst(t.Context(), 300)
+	if diff := cmp.Diff(map[string]int{"accepted": 300}, count(answers)); diff != "" {
+		t.Error(diff)
+	}
+	for _, a := range answers {
+		if a.Resent != 0 {
+			t.Errorf("%+v counts as resent", a)
+		}
+	}
+	if _, _, connections, _ := b.apns.seen(); connections != 2 {
+		t.Errorf("%d connections, want 2", connections)
+	}
+}
+
+func TestStalledConnectionIsReplacedWithinFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act { return act{silent: a.connection == 1 && a.number > 1} })
+		b.Ring(t.Context(), device(0), bell(0))
+		start := time.Now()
+		a := b.Ring(t.Context(), device(1), bell(1))
+		if a.Result != subscriptions.Accepted || a.Resent != 1 {
+			t.Errorf("got %+v", a)
+		}
+		if took := time.Since(start); took < answerTimeout || took > answerTimeout+time.Second {
+			t.Errorf("took %v, want a little over %v", took, answerTimeout)
+		}
+		alerts, _, connections, _ := b.apns.seen()
+		if sameIDs(t, alerts) != 1 || connections != 2 {
+			t.Errorf("%d connections", connections)
+		}
+	})
+}
+
+func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		b.Ring(t.Context(), device(0), bell(0))
+		b.apns.set(func(s *standIn) { s.deaf = true })
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := b.metric(t, "mailbell_apns_connections", ""); got != 0 {
+			t.Errorf("%v connections are kept, want none", got)
+		}
+		b.apns.set(func(s *standIn) { s.deaf = false })
+		start := time.Now()
+		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
+			t.Errorf("got %+v after %v", a, time.Since(start))
+		}
+	})
+}
+
+func TestIdleConnectionThatWasClosedIsReplacedWithoutLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		for i := range 3 {
+			if a := b.Ring(t.Context(), device(i), bell(i)); a.Result != subscriptions.Accepted || a.Resent != 0 {
+				t.Errorf("got %+v", a)
+			}
+			b.apns.cutAll()
+			synctest.Wait()
+		}
+	})
+}
+
+func TestRedialsBackOffAndDoNotHammer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		b.apns.set(func(s *standIn) { s.down = true })
+		b.Ring(t.Context(), device(0), bell(0))
+		time.Sleep(30 * time.Minute)
+		got := b.metric(t, "mailbell_apns_dials_total", "failed")
+		if got < 20 || got > 150 {
+			t.Errorf("%v dials in half an hour, want about one in half a minute", got)
+		}
+	})
+}
+
+func TestConnectionsThatWorkAreNotOpenedMoreThanOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act { return act{cut: a.stream > 1} })
+		start := time.Now()
+		for i := range 10 {
+			if a := b.Ring(t.Context(), device(i), bell(i)); a.Result != subscriptions.Accepted {
+				t.Errorf("got %+v", a)
+			}
+		}
+		took := time.Since(start)
+		if _, _, connections, _ := b.apns.seen(); float64(connections) > took.Seconds()+2 {
+			t.Errorf("%d connections in %v", connections, took)
+		}
+	})
+}
+
+func TestPeerThatDoesNotSpeakHTTP2IsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		b.apns.tls.NextProtos = nil
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if a := b.Ring(ctx, device(0), bell(0)); a.Result != subscriptions.NotBefore || a.Status != 0 {
+			t.Errorf("got %+v", a)
+		}
+		if n := b.logs.FilterMessage("APNs cannot be reached").Len(); n == 0 {
+			t.Error("nothing is logged")
+		}
+	})
+}
+
+// A new Go may word its errors differently. Were that not noticed, what APNs never looked at would count as resent.
+func TestErrorsOfNetHTTPReadAsExpected(t *testing.T) {
+	connect := func(t *testing.T, decide func(arrived) act) *http.ClientConn {
+		s := newStandIn(t, decide)
+		u, err := url.Parse(s.listen())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := newPool(u, proxy.Settings{Roots: s.pool}, nil, nil, nil)
+		cc, err := p.transport.NewClientConn(t.Context(), "https", u.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cc.Close() })
+		return cc
+	}
+	post := func(t *testing.T, cc *http.ClientConn) error {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://apns.example/3/device/00", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Body, req.ContentLength = &body{ctx: t.Context(), rest: []byte("{}"), opened: make(chan struct{}, 1), stall: time.NewTimer(time.Hour)}, 2
+		resp, err := cc.RoundTrip(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	t.Run("a stream above the last of a GOAWAY, and then a connection that is going away", func(t *testing.T) {
+		inFlight := make(chan struct{})
+		cc := connect(t, func(a arrived) act {
+			switch a.stream {
+			case 1:
+				return act{}
+			case 3:
+				close(inFlight)
+				return act{delay: 50 * time.Millisecond, goAway: true}
+			}
+			return act{silent: true}
+		})
+		if err := post(t, cc); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		var last, above error
+		all.Go(func() { last = post(t, cc) })
+		<-inFlight
+		all.Go(func() { above = post(t, cc) })
+		all.Wait()
+		if last != nil {
+			t.Errorf("the last stream failed: %v", last)
+		}
+		if above == nil || above.Error() != textGoAway {
+			t.Errorf("got %v, want %q", above, textGoAway)
+		}
+		if err := post(t, cc); err == nil || err.Error() != textUnusable {
+			t.Errorf("got %v, want %q", err, textUnusable)
+		}
+	})
+	t.Run("a refused stream", func(t *testing.T) {
+		err := post(t, connect(t, func(arrived) act { return act{reset: http2.ErrCodeRefusedStream} }))
+		if refused, leave := unprocessed(err); !refused || leave {
+			t.Errorf("%v: refused %t, leave %t", err, refused, leave)
+		}
+	})
+	t.Run("a stream that was reset otherwise may have been processed", func(t *testing.T) {
+		err := post(t, connect(t, func(arrived) act { return act{reset: http2.ErrCodeInternal} }))
+		if refused, _ := unprocessed(err); err == nil || refused {
+			t.Errorf("%v: refused %t", err, refused)
+		}
+	})
+	t.Run("a connection that was cut says nothing about its streams", func(t *testing.T) {
+		err := post(t, connect(t, func(arrived) act { return act{cut: true} }))
+		if refused, _ := unprocessed(err); err == nil || refused {
+			t.Errorf("%v: refused %t", err, refused)
+		}
+	})
+}

@@ -1,0 +1,87 @@
+package push
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sideshow/apns2/token"
+)
+
+const (
+	// tokenLife is when a provider token is renewed: APNs takes it for an hour, and asks to keep it for nearly that long.
+	tokenLife = 50 * time.Minute
+	// tokenFloor is the least time between two tokens: APNs refuses a key that signs more often, and the connection with it.
+	tokenFloor = 20 * time.Minute
+)
+
+// Key is what signs the provider tokens: the .p8 file of an APNs key, its id, and the id of the team.
+// https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns
+type Key struct {
+	P8       []byte
+	ID, Team string
+}
+
+// credential holds the one provider token of a key. Every connection of the process that uses the key shares it.
+type credential struct {
+	p8    []byte
+	token token.Token // its own lock guards it and what is below
+	until time.Time   // no new token before this
+}
+
+// newCredential reads the key and signs the first token with it, so that a key that cannot sign is found at the start.
+func newCredential(k Key) (*credential, error) {
+	if k.ID == "" || k.Team == "" {
+		return nil, errors.New("an APNs key needs its key id and the team id")
+	}
+	key, err := token.AuthKeyFromBytes(k.P8)
+	if err != nil {
+		return nil, fmt.Errorf("the APNs key is not a .p8 file as Apple issues it: %w", err)
+	}
+	c := &credential{p8: bytes.Clone(k.P8), token: token.Token{AuthKey: key, KeyID: k.ID, TeamID: k.Team}}
+	if err := c.sign(time.Now()); err != nil {
+		return nil, fmt.Errorf("the APNs key cannot sign: %w", err)
+	}
+	return c, nil
+}
+
+// sign makes a new token; the caller holds the lock, or nobody else has the credential yet.
+func (c *credential) sign(now time.Time) error {
+	if _, err := c.token.Generate(); err != nil {
+		return err
+	}
+	c.until = now.Add(tokenFloor)
+	return nil
+}
+
+// bearer returns the token, renewed where it has grown old. A key that signed once signs again; should it not, the old token
+// is used until APNs refuses it.
+func (c *credential) bearer() string {
+	c.token.Lock()
+	defer c.token.Unlock()
+	now := time.Now()
+	// A token from the future is as useless as an old one: the clock of this machine was set back.
+	if age := now.Sub(time.Unix(c.token.IssuedAt, 0)); (age >= tokenLife || age < -time.Minute) && !now.Before(c.until) {
+		_ = c.sign(now)
+	}
+	return c.token.Bearer
+}
+
+// renew answers a refusal of the token that was sent. It reports whether another one is to be had now: one made since, or a new one.
+func (c *credential) renew(sent string) bool {
+	c.token.Lock()
+	defer c.token.Unlock()
+	if c.token.Bearer != sent {
+		return true
+	}
+	now := time.Now()
+	return !now.Before(c.until) && c.sign(now) == nil
+}
+
+// keep stops renewals for a while: APNs has had too many.
+func (c *credential) keep() {
+	c.token.Lock()
+	defer c.token.Unlock()
+	c.until = time.Now().Add(tokenFloor)
+}

@@ -1,0 +1,45 @@
+package push
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	answers     *prometheus.CounterVec
+	connections prometheus.Gauge
+	dials       *prometheus.CounterVec
+	http2Errors *prometheus.CounterVec
+	resent      prometheus.Counter
+	seconds     prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	f := promauto.With(reg)
+	return &metrics{
+		answers: f.NewCounterVec(prometheus.CounterOpts{Name: "mailbell_apns_answers_total",
+			Help: "Answers of APNs; a reason that Apple does not document is counted as other."}, []string{"status", "reason"}),
+		connections: f.NewGauge(prometheus.GaugeOpts{Name: "mailbell_apns_connections", Help: "Open connections to APNs."}),
+		dials: f.NewCounterVec(prometheus.CounterOpts{Name: "mailbell_apns_dials_total",
+			Help: "Connections to APNs that were tried."}, []string{"result"}),
+		http2Errors: f.NewCounterVec(prometheus.CounterOpts{Name: "mailbell_apns_http2_errors_total",
+			Help: "HTTP/2 errors on connections to APNs, refused streams among them."}, []string{"type"}),
+		resent: f.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total",
+			Help: "Alerts sent again without knowing whether APNs had taken them before."}),
+		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "mailbell_apns_push_seconds",
+			Help:    "From an alert's turn to ring to the answer that settled it, with waiting and repeats.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}),
+	}
+}
+
+// answered counts an answer.
+func (m *metrics) answered(status int, reason string) {
+	s := "other"
+	if http.StatusText(status) != "" {
+		s = strconv.Itoa(status)
+	}
+	m.answers.WithLabelValues(s, label(reason)).Inc()
+}

@@ -1,0 +1,430 @@
+package push
+
+// An APNs for these tests, on frames: TLS and HTTP/2 as they are, over sockets or, where a test owns the clock, over memory.
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// arrived is a request as the stand-in saw it.
+type arrived struct {
+	connection int // counted from 1
+	stream     uint32
+	number     int // of all requests, from 1
+	header     map[string]string
+	payload    string
+	at         time.Time
+}
+
+func (a arrived) token() string { return strings.TrimPrefix(a.header[":path"], "/3/device/") }
+
+// act is what the stand-in does about a request.
+type act struct {
+	status     int // 0: 200
+	body       string
+	retryAfter string
+	delay      time.Duration
+	silent     bool          // no answer
+	cut        bool          // the connection is closed instead
+	goAway     bool          // after the answer, with this stream as the last
+	limit      uint32        // instead of 1000 or 1
+	reset      http2.ErrCode // the stream is reset instead
+}
+
+func refuse(status int, reason string) act {
+	return act{status: status, body: fmt.Sprintf(`{"reason":%q}`, reason)}
+}
+
+type standIn struct {
+	t    *testing.T
+	tls  *tls.Config
+	pool *x509.CertPool
+
+	mu          sync.Mutex
+	decide      func(arrived) act
+	requests    []arrived
+	connections int
+	open        map[net.Conn]bool
+	refused     int  // streams over the limit
+	down        bool // dials fail
+	deaf        bool // bytes go nowhere: neither answers nor pings
+	serving     sync.WaitGroup
+}
+
+// certificate is made once: keys are slow under the race detector. Valid also at the time at which a synctest bubble starts.
+var certificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "apns"}, DNSNames: []string{"apns.example"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter: time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+})
+
+// p8 is an APNs key as Apple issues it.
+var p8 = sync.OnceValue(func() []byte {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+})
+
+func newStandIn(t *testing.T, decide func(arrived) act) *standIn {
+	cert, pool := certificate()
+	if decide == nil {
+		decide = func(arrived) act { return act{} }
+	}
+	s := &standIn{t: t, pool: pool, decide: decide, open: make(map[net.Conn]bool), tls: &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}}
+	t.Cleanup(func() {
+		s.cutAll()
+		s.serving.Wait()
+	})
+	return s
+}
+
+// listen serves on a socket and returns its URL.
+func (s *standIn) listen() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { l.Close() })
+	s.serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.accept(c)
+		}
+	})
+	return "https://" + l.Addr().String()
+}
+
+// dial is a DialContext over memory.
+func (s *standIn) dial(context.Context, string, string) (net.Conn, error) {
+	s.mu.Lock()
+	down := s.down
+	s.mu.Unlock()
+	if down {
+		return nil, errors.New("connection refused")
+	}
+	client, server := pipe()
+	s.accept(server)
+	return client, nil
+}
+
+func (s *standIn) accept(c net.Conn) {
+	s.mu.Lock()
+	s.connections++
+	n := s.connections
+	s.open[c] = true
+	s.mu.Unlock()
+	s.serving.Go(func() {
+		defer func() {
+			c.Close()
+			s.mu.Lock()
+			delete(s.open, c)
+			s.mu.Unlock()
+		}()
+		tc := tls.Server(c, s.tls)
+		if tc.Handshake() != nil {
+			return
+		}
+		(&peer{standIn: s, n: n, conn: c, tls: tc, limit: 1, streams: make(map[uint32]*arrived)}).serve()
+	})
+}
+
+func (s *standIn) cutAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		c.Close()
+	}
+}
+
+func (s *standIn) set(change func(*standIn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
+func (s *standIn) isDeaf() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deaf
+}
+
+// seen returns the requests so far, without the probes, and how many connections and refused streams there were.
+func (s *standIn) seen() (alerts, probes []arrived, connections, refused int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.requests {
+		if r.token() == probeToken {
+			probes = append(probes, r)
+		} else {
+			alerts = append(alerts, r)
+		}
+	}
+	return alerts, probes, s.connections, s.refused
+}
+
+// peer is one connection of the stand-in.
+type peer struct {
+	*standIn
+	n    int
+	conn net.Conn
+	tls  *tls.Conn
+
+	write   sync.Mutex
+	framer  *http2.Framer
+	encoder *hpack.Encoder
+	block   bytes.Buffer
+	limit   uint32 // as APNs: 1 until a push is accepted, then 1000, and 1 again after one that is not
+	answers sync.WaitGroup
+
+	streams map[uint32]*arrived // guarded by write
+}
+
+func (p *peer) serve() {
+	defer p.answers.Wait()
+	defer p.tls.Close()
+	preface := make([]byte, len(http2.ClientPreface))
+	if _, err := io.ReadFull(p.tls, preface); err != nil || string(preface) != http2.ClientPreface {
+		return
+	}
+	p.framer = http2.NewFramer(p.tls, p.tls)
+	p.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	p.encoder = hpack.NewEncoder(&p.block)
+	if p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: p.limit}) != nil {
+		return
+	}
+	for {
+		f, err := p.framer.ReadFrame()
+		if err != nil {
+			return
+		}
+		if !p.isDeaf() && !p.frame(f) {
+			return
+		}
+	}
+}
+
+func (p *peer) frame(f http2.Frame) bool {
+	p.write.Lock()
+	defer p.write.Unlock()
+	switch f := f.(type) {
+	case *http2.SettingsFrame:
+		if !f.IsAck() {
+			return p.framer.WriteSettingsAck() == nil
+		}
+	case *http2.PingFrame:
+		if !f.IsAck() {
+			return p.framer.WritePing(true, f.Data) == nil
+		}
+	case *http2.RSTStreamFrame:
+		delete(p.streams, f.StreamID)
+	case *http2.MetaHeadersFrame:
+		if len(p.streams) >= int(p.limit) {
+			p.set(func(s *standIn) { s.refused++ })
+			return p.framer.WriteRSTStream(f.StreamID, http2.ErrCodeRefusedStream) == nil
+		}
+		a := &arrived{connection: p.n, stream: f.StreamID, header: make(map[string]string)}
+		for _, h := range f.Fields {
+			a.header[h.Name] = h.Value
+		}
+		p.streams[f.StreamID] = a
+	case *http2.DataFrame:
+		if n := len(f.Data()); n > 0 && p.framer.WriteWindowUpdate(0, uint32(n)) != nil {
+			return false
+		}
+		a := p.streams[f.StreamID]
+		if a == nil {
+			break
+		}
+		a.payload += string(f.Data())
+		if f.StreamEnded() {
+			return p.complete(*a)
+		}
+	}
+	return true
+}
+
+// complete decides about a whole request and answers it, at once or later.
+func (p *peer) complete(a arrived) bool {
+	a.at = time.Now()
+	p.mu.Lock()
+	a.number = len(p.requests) + 1
+	p.requests = append(p.requests, a)
+	decide := p.decide
+	p.mu.Unlock()
+	do := decide(a)
+	if do.delay == 0 {
+		return p.answer(a, do)
+	}
+	p.answers.Go(func() {
+		time.Sleep(do.delay) // the time that APNs takes is the test's to set
+		p.write.Lock()
+		defer p.write.Unlock()
+		if !p.answer(a, do) {
+			p.conn.Close()
+		}
+	})
+	return true
+}
+
+func (p *peer) answer(a arrived, do act) bool {
+	switch {
+	case do.cut:
+		p.conn.Close()
+		return false
+	case do.reset != 0:
+		delete(p.streams, a.stream)
+		return p.framer.WriteRSTStream(a.stream, do.reset) == nil
+	case do.silent || p.streams[a.stream] == nil:
+		return true
+	}
+	if do.status == 0 {
+		do.status = 200
+	}
+	limit := uint32(1)
+	if do.status == 200 {
+		limit = 1000
+	}
+	if do.limit != 0 {
+		limit = do.limit
+	}
+	if limit != p.limit {
+		p.limit = limit
+		if p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: limit}) != nil {
+			return false
+		}
+	}
+	p.block.Reset()
+	p.encoder.WriteField(hpack.HeaderField{Name: ":status", Value: strconv.Itoa(do.status)})
+	p.encoder.WriteField(hpack.HeaderField{Name: "apns-id", Value: a.header["apns-id"]})
+	if do.retryAfter != "" {
+		p.encoder.WriteField(hpack.HeaderField{Name: "retry-after", Value: do.retryAfter})
+	}
+	delete(p.streams, a.stream)
+	if p.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: a.stream, BlockFragment: p.block.Bytes(), EndHeaders: true, EndStream: do.body == ""}) != nil {
+		return false
+	}
+	if do.body != "" && p.framer.WriteData(a.stream, true, []byte(do.body)) != nil {
+		return false
+	}
+	if do.goAway {
+		for id := range p.streams {
+			if id > a.stream {
+				delete(p.streams, id) // never looked at
+			}
+		}
+		if p.framer.WriteGoAway(a.stream, http2.ErrCodeNo, []byte(`{"reason":"Shutdown"}`)) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// pipe returns the ends of a connection over memory. Writes never wait, so that no order of reads and writes can lock it up.
+func pipe() (net.Conn, net.Conn) {
+	a, b := newStream(), newStream()
+	return &end{in: a, out: b}, &end{in: b, out: a}
+}
+
+// stream is one direction.
+type stream struct {
+	mu     sync.Mutex
+	more   *sync.Cond
+	buffer bytes.Buffer
+	closed bool
+}
+
+func newStream() *stream {
+	s := &stream{}
+	s.more = sync.NewCond(&s.mu)
+	return s
+}
+
+type end struct{ in, out *stream }
+
+func (e *end) Read(p []byte) (int, error) {
+	e.in.mu.Lock()
+	defer e.in.mu.Unlock()
+	for e.in.buffer.Len() == 0 {
+		if e.in.closed {
+			return 0, io.EOF
+		}
+		e.in.more.Wait()
+	}
+	return e.in.buffer.Read(p)
+}
+
+func (e *end) Write(p []byte) (int, error) {
+	e.out.mu.Lock()
+	defer e.out.mu.Unlock()
+	if e.out.closed {
+		return 0, net.ErrClosed
+	}
+	e.out.more.Signal()
+	return e.out.buffer.Write(p)
+}
+
+func (e *end) Close() error {
+	for _, s := range []*stream{e.in, e.out} {
+		s.mu.Lock()
+		s.closed = true
+		s.more.Broadcast()
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+func (e *end) LocalAddr() net.Addr              { return memory{} }
+func (e *end) RemoteAddr() net.Addr             { return memory{} }
+func (e *end) SetDeadline(time.Time) error      { return nil }
+func (e *end) SetReadDeadline(time.Time) error  { return nil }
+func (e *end) SetWriteDeadline(time.Time) error { return nil }
+
+type memory struct{}
+
+func (memory) Network() string { return "memory" }
+func (memory) String() string  { return "memory" }
