@@ -1,0 +1,158 @@
+// Package config reads the configuration file: one strict schema, its defaults and bounds, and secrets by reference.
+// Load reports every mistake of a file at once, each with its line and key, and starts nothing.
+// mailbell.example.yaml beside the module's go.mod is the manual.
+package config
+
+import (
+	"crypto/x509"
+	"time"
+)
+
+// Config is a configuration that is complete and checked: defaults are in place, secrets and certificates are loaded, paths
+// are relative to the working directory of the process.
+type Config struct {
+	Listen         string // host:port of the portal
+	TLS            *TLS   // nil: the portal speaks plain HTTP
+	BehindTLSProxy bool   // plain HTTP beyond loopback is meant: a proxy in front of it ends TLS
+	State          State
+	Exchange       []Exchange // in the order in which they are asked for an address; never empty
+	APNs           []APNs     // never empty
+	Alerts         Alerts
+	Portal         Portal
+	Log            Log
+}
+
+// TLS is a certificate chain with its key, for tls.X509KeyPair: they are checked as a pair.
+type TLS struct {
+	CertPEM []byte
+	KeyPEM  Secret
+}
+
+// State says where enrolments and mailbox records are kept.
+type State struct {
+	Path string // of the embedded store's file
+}
+
+// Exchange is an Exchange organisation, or a part of one.
+type Exchange struct {
+	Name                       string
+	Domains                    []string       // lower case, ASCII form
+	EWSURL                     string         // empty: Autodiscover
+	AutodiscoverURL            string         // empty: found from the mail domain
+	TrustedHosts               []string       // lower case, ASCII form
+	CA                         *x509.CertPool // nil: the system's roots
+	MailboxesPerAccount        int
+	SubscriptionsPerConnection int
+	ConnectionTimeout          time.Duration
+	SafetyPoll                 time.Duration
+	RequestsPerSecond          int
+	RequestsInFlight           int
+	Accounts                   []Account // the listener accounts; never empty
+}
+
+// Account is a listener account: the identity under which mailboxes are listened to.
+type Account struct {
+	Name  string
+	Basic *Basic
+}
+
+// Basic is a credential for HTTP Basic authentication (RFC 7617).
+type Basic struct {
+	Username string
+	Password Secret
+}
+
+// APNs is a topic in one of Apple's environments with the credential to push to it.
+type APNs struct {
+	Topic       string
+	Environment string         // Production or Sandbox
+	URL         string         // empty: Apple's of that environment
+	CA          *x509.CertPool // nil: the system's roots
+	Token       Token
+}
+
+// Token is the credential of token-based authentication with APNs.
+type Token struct {
+	KeyPEM Secret // the .p8 file: PKCS #8, an elliptic curve key on P-256
+	KeyID  string
+	TeamID string
+}
+
+// Alerts says what an alert shows and when it rings.
+type Alerts struct {
+	Content string // one of the Content… names
+	MaxAge  time.Duration
+	Send    bool // false: decide and record, send nothing
+}
+
+// Portal says who may use the HTTP API.
+type Portal struct {
+	Clients []Client // never empty
+}
+
+// Client is a program or person with a bearer token.
+type Client struct {
+	Name  string
+	Role  string // one of the Role… names
+	Token Secret
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string // debug, info, warn or error
+	Format string // json or console
+}
+
+// The environments of APNs.
+const (
+	Production = "production"
+	Sandbox    = "sandbox"
+)
+
+// What an alert shows of a message.
+const (
+	ContentGeneric              = "generic"
+	ContentSender               = "sender"
+	ContentSenderSubject        = "sender_subject"
+	ContentSenderSubjectPreview = "sender_subject_preview"
+)
+
+// The roles of the API's clients.
+const (
+	RoleEnrol = "enrol"
+	RoleRead  = "read"
+	RoleTest  = "test"
+	RoleAdmin = "admin"
+)
+
+// The defaults.
+const (
+	DefaultListen                     = "127.0.0.1:8080"     // loopback: nothing is offered to a network that nobody asked for
+	DefaultStatePath                  = "mailbell.db"        // beside the configuration file
+	DefaultMailboxesPerAccount        = maxMailboxes         // what one account's streams carry; fewer only spreads the load
+	DefaultSubscriptionsPerConnection = maxSubscriptions     // the fewer connections, the further the account's budget reaches
+	DefaultConnectionTimeout          = maxConnectionTimeout // each end of a stream costs a reopening
+	DefaultSafetyPoll                 = 30 * time.Minute     // mail whose hint was lost rings within the hour of max_age
+	DefaultRequestsPerSecond          = 100                  // 15,000 mailboxes are subscribed in minutes; a server of two cores stays calm
+	DefaultRequestsInFlight           = 256                  // 100 requests a second at up to 2.5 s each
+	DefaultContent                    = ContentSenderSubject // what a mail app shows on the lock screen
+	DefaultMaxAge                     = time.Hour            // an older bell wakes nobody in time: many become one summary
+	DefaultLogLevel                   = "info"
+	DefaultLogFormat                  = "json"
+)
+
+// The bounds.
+const (
+	maxMailboxes         = 1250             // a listener account's documented share: more and its budget is used up by reopening streams
+	maxSubscriptions     = 200              // subscription ids that GetStreamingEvents takes ([MS-OXWSNTIF])
+	minConnectionTimeout = time.Minute      // GetStreamingEvents counts whole minutes, from 1 …
+	maxConnectionTimeout = 30 * time.Minute // … to 30
+	minSafetyPoll        = time.Minute      // more often would be polling, which is what streams replace
+	maxSafetyPoll        = 24 * time.Hour   // beyond a day mail no longer rings
+	maxRequestsPerSecond = 100_000          // more than a farm of Exchange servers answers: a slip of the keyboard
+	maxRequestsInFlight  = 10_000           // each is a goroutine and, over HTTP/1.1, a connection
+	minMaxAge            = time.Minute      // mail in transit is often older than seconds
+	maxMaxAge            = 24 * time.Hour   // beyond a day mail no longer rings
+	minToken             = 16               // characters of a client's token: fewer can be guessed
+	maxName              = 64               // characters of a name: it stands in metrics, logs and answers
+)

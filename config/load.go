@@ -1,0 +1,279 @@
+package config
+
+import (
+	"cmp"
+	"crypto/tls"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Load reads a configuration file and everything that it names. Its error is an Errors with every mistake that was found.
+func Load(file string) (*Config, error) {
+	r := &reader{file: file, dir: filepath.Dir(file)}
+	data, err := readFile(file)
+	if err != nil {
+		r.fail(1, "file", "%v", err)
+		return nil, r.errs
+	}
+	return r.load(data)
+}
+
+func (r *reader) load(data []byte) (*Config, error) {
+	root, mistake := parse(data)
+	if mistake != nil {
+		r.fail(mistake.Line, mistake.Key, "%s", mistake.Text)
+		return nil, r.errs
+	}
+	top := value{r: r, line: 1}
+	if root != nil {
+		top.node = root
+	}
+	c := r.config(r.object(top))
+	if len(r.errs) > 0 {
+		slices.SortStableFunc(r.errs, func(a, b Error) int { return cmp.Compare(a.Line, b.Line) })
+		return nil, r.errs
+	}
+	return c, nil
+}
+
+func (r *reader) config(o *object) *Config {
+	o.require("exchange", "apns")
+	t := o.object("tls")
+	c := &Config{
+		Listen:         o.text("listen", DefaultListen, address),
+		TLS:            t.tls(),
+		BehindTLSProxy: o.boolean("behind_tls_proxy", false),
+		State:          o.object("state").state(),
+		Alerts:         o.object("alerts").alerts(),
+		Portal:         o.object("portal").portal(),
+		Log:            o.object("log").log(),
+	}
+	if !isSet(t.node) && !c.BehindTLSProxy && !loopback(c.Listen) {
+		o.get("listen").fail("not loopback: tokens and addresses would cross the network in clear; set tls, or behind_tls_proxy: true")
+	}
+	// A listener account is one budget, and one name in metrics and answers, whichever entry it is in.
+	entries, accounts := once{}, once{}
+	for _, e := range o.objects("exchange") {
+		x := e.exchange(accounts)
+		c.Exchange = append(c.Exchange, x)
+		entries.add(e.get("name"), x.Name)
+	}
+	topics := once{}
+	for _, e := range o.objects("apns") {
+		a := e.apns()
+		c.APNs = append(c.APNs, a)
+		if a.Topic != "" {
+			topics.add(e.get("topic"), a.Topic+" ("+a.Environment+")")
+		}
+	}
+	o.unavailable("public_url")
+	o.unavailable("callbacks", "listen", "tls")
+	o.unavailable("proxy", "url", "username", "password_file", "password_env", "bypass")
+	o.end()
+	return c
+}
+
+// once finds names that are given twice: the line of each name.
+type once map[string]int
+
+// add reports a name that was there before. An empty one is reported already, as missing or wrong.
+func (seen once) add(v value, name string) {
+	if name == "" {
+		return
+	}
+	if before, twice := seen[name]; twice {
+		v.fail("%s is given twice; first in line %d", name, before)
+		return
+	}
+	seen[name] = v.line
+}
+
+// name of an entry: it stands in metrics, logs and answers.
+var name = matching(regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,64}$`), "a name of 1 to 64 characters of A-Z a-z 0-9 . _ : @ -")
+
+func (o *object) tls() *TLS {
+	defer o.end()
+	if !isSet(o.node) {
+		o.asked = []string{"cert_file", "key_file", "key_env"}
+		return nil
+	}
+	o.require("cert_file")
+	cert, v := o.contents("cert_file")
+	key, _ := o.secret("key")
+	if cert == nil || key == "" {
+		return nil
+	}
+	if _, err := tls.X509KeyPair(cert, []byte(key)); err != nil {
+		v.fail("is no pair with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
+		return nil
+	}
+	return &TLS{CertPEM: cert, KeyPEM: key}
+}
+
+func (o *object) state() State {
+	o.unavailable("redis", "addresses", "mode", "master", "username", "password_file", "password_env",
+		"sentinel_password_file", "sentinel_password_env", "tls", "ca_file", "prefix")
+	s := State{Path: filepath.Join(o.r.dir, DefaultStatePath)}
+	v := o.get("path")
+	if path, ok := v.file(); ok {
+		s.Path = path
+	}
+	if info, err := os.Stat(filepath.Dir(s.Path)); err != nil || !info.IsDir() {
+		v.fail("the folder %s does not exist", shown(filepath.Dir(s.Path)))
+	} else if info, err := os.Stat(s.Path); err == nil && !info.Mode().IsRegular() {
+		v.fail("%s is not a regular file", shown(s.Path))
+	}
+	o.end()
+	return s
+}
+
+func (o *object) exchange(accounts once) Exchange {
+	o.require("name", "domains", "listener_accounts")
+	o.choice("type", "exchange", []string{"exchange"}, "online")
+	o.choice("listen_by", "streaming", []string{"streaming"}, "push", "graph")
+	o.choice("cloud", "global", []string{"global"}, "gcc", "gcc-high", "dod", "china", "custom")
+	o.unavailable("cloud_urls", "ews", "autodiscover", "authority", "graph")
+	o.unavailable("mailbox_servers")
+	e := Exchange{
+		Name:                       o.text("name", "", name),
+		Domains:                    o.texts("domains", domain),
+		EWSURL:                     o.text("ews_url", "", httpsURL),
+		AutodiscoverURL:            o.text("autodiscover_url", "", httpsURL),
+		TrustedHosts:               o.texts("trusted_hosts", hostName),
+		CA:                         o.authorities("ca_file"),
+		MailboxesPerAccount:        o.integer("mailboxes_per_account", DefaultMailboxesPerAccount, 1, maxMailboxes),
+		SubscriptionsPerConnection: o.integer("subscriptions_per_connection", DefaultSubscriptionsPerConnection, 1, maxSubscriptions),
+		ConnectionTimeout:          o.duration("connection_timeout", DefaultConnectionTimeout, minConnectionTimeout, maxConnectionTimeout),
+		SafetyPoll:                 o.duration("safety_poll", DefaultSafetyPoll, minSafetyPoll, maxSafetyPoll),
+		RequestsPerSecond:          o.integer("requests_per_second", DefaultRequestsPerSecond, 1, maxRequestsPerSecond),
+		RequestsInFlight:           o.integer("requests_in_flight", DefaultRequestsInFlight, 1, maxRequestsInFlight),
+	}
+	for _, l := range o.objects("listener_accounts") {
+		a := l.account()
+		e.Accounts = append(e.Accounts, a)
+		accounts.add(l.get("name"), a.Name)
+	}
+	o.end()
+	return e
+}
+
+func (o *object) account() Account {
+	o.require("name")
+	o.unavailable("ntlm", "username", "password_file", "password_env")
+	o.unavailable("client_secret", "tenant_id", "client_id", "secret_file", "secret_env", "expires")
+	o.unavailable("certificate", "tenant_id", "client_id", "file", "password_file", "password_env")
+	o.unavailable("listener_account", "tenant_id", "client_id", "username", "password_file", "password_env")
+	a := Account{Name: o.text("name", "", name)}
+	credentials := 0
+	for _, key := range []string{"basic", "ntlm", "client_secret", "certificate", "listener_account"} {
+		if o.has(key) {
+			credentials++
+		}
+	}
+	switch {
+	case credentials == 0 && !o.wrong:
+		o.get("basic").fail("is required: an account needs its credential")
+	case credentials > 1:
+		o.fail("several credentials: want one")
+	}
+	if b := o.object("basic"); o.has("basic") {
+		a.Basic = b.basic()
+	}
+	o.end()
+	return a
+}
+
+func (o *object) basic() *Basic {
+	o.require("username")
+	b := &Basic{Username: o.text("username", "", username)}
+	b.Password, _ = o.word("password")
+	o.end()
+	return b
+}
+
+// username checks what RFC 7617 section 2 allows: everything but a colon and control characters.
+func username(s string) (string, error) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == ':' }) {
+		return "", fmt.Errorf("a user name for Basic must not have a colon or a control character")
+	}
+	return s, nil
+}
+
+var (
+	topic   = matching(regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`), "the app's bundle id, as in com.contoso.mail")
+	appleID = matching(regexp.MustCompile(`^[A-Z0-9]{10}$`), "10 capital letters and digits, as Apple's developer portal shows it")
+)
+
+func (o *object) apns() APNs {
+	o.require("topic", "token")
+	o.unavailable("certificate", "file", "password_file", "password_env")
+	a := APNs{
+		Topic:       o.text("topic", "", topic),
+		Environment: o.choice("environment", Production, []string{Production, Sandbox}),
+		URL:         o.text("url", "", httpsURL),
+		CA:          o.authorities("ca_file"),
+	}
+	if t := o.object("token"); o.has("token") {
+		t.require("key_id", "team_id")
+		a.Token = Token{
+			KeyPEM: t.signingKey("key"),
+			KeyID:  t.text("key_id", "", appleID),
+			TeamID: t.text("team_id", "", appleID),
+		}
+		t.end()
+	}
+	o.end()
+	return a
+}
+
+func (o *object) alerts() Alerts {
+	defer o.end()
+	return Alerts{
+		Content: o.choice("content", DefaultContent, []string{ContentGeneric, ContentSender, ContentSenderSubject, ContentSenderSubjectPreview}),
+		MaxAge:  o.duration("max_age", DefaultMaxAge, minMaxAge, maxMaxAge),
+		Send:    o.boolean("send", true),
+	}
+}
+
+func (o *object) portal() Portal {
+	o.require("clients")
+	var p Portal
+	names, tokens := once{}, map[Secret]string{}
+	for _, e := range o.objects("clients") {
+		e.require("name", "role")
+		c := Client{
+			Name: e.text("name", "", name),
+			Role: e.choice("role", "", []string{RoleEnrol, RoleRead, RoleTest, RoleAdmin}),
+		}
+		var v value
+		c.Token, v = e.word("token")
+		switch other, twice := tokens[c.Token]; {
+		case c.Token == "":
+		case len(c.Token) < minToken:
+			v.fail("holds a token of %d characters: want at least %d", len(c.Token), minToken)
+		case strings.ContainsFunc(string(c.Token), func(r rune) bool { return r <= ' ' || r > '~' }):
+			v.fail("holds a token that no Authorization header can carry: want visible ASCII characters without spaces")
+		case twice:
+			v.fail("holds the same token as the client %s", other)
+		default:
+			tokens[c.Token] = c.Name
+		}
+		names.add(e.get("name"), c.Name)
+		p.Clients = append(p.Clients, c)
+		e.end()
+	}
+	o.end()
+	return p
+}
+
+func (o *object) log() Log {
+	defer o.end()
+	return Log{
+		Level:  o.choice("level", DefaultLogLevel, []string{"debug", "info", "warn", "error"}),
+		Format: o.choice("format", DefaultLogFormat, []string{"json", "console"}),
+	}
+}

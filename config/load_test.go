@@ -1,0 +1,612 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// folder makes a folder with every file that a good configuration names, and some that hold the wrong thing, and moves there.
+func folder(t testing.TB) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name string, data []byte) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key := func(curve elliptic.Curve) (*ecdsa.PrivateKey, []byte) {
+		t.Helper()
+		k, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	}
+	k, p256 := key(elliptic.P256())
+	_, p384 := key(elliptic.P384())
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+
+	write("secrets/apns.p8", p256)
+	write("secrets/p384.p8", p384)
+	write("secrets/broken.p8", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("no key")}))
+	write("secrets/svc-bell", []byte("pass word\r\n"))
+	write("secrets/two-lines", []byte("one\ntwo\n"))
+	write("secrets/bell", []byte("pass\aword\n"))
+	write("secrets/utf16", []byte("\xff\xfep\x00w\x00"))
+	write("secrets/bom", []byte("\ufeffpassword\n"))
+	write("secrets/empty", []byte("\n"))
+	write("secrets/mdm", []byte("0123456789abcdef\n"))
+	write("secrets/short", []byte("0123456789abcde\n"))
+	write("secrets/spaced", []byte("0123456789 abcdef\n"))
+	write("secrets/helpdesk", []byte("fedcba9876543210\n"))
+	write("ca.pem", cert)
+	write("broken.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no certificate")}))
+	write("cert.pem", cert)
+	write("key.pem", p256)
+	write("large", make([]byte, maxFile+1))
+	t.Chdir(dir)
+}
+
+// good is a configuration with nothing left out that must be given.
+const good = `exchange:
+  - name: headquarters
+    domains: [contoso.com]
+    listener_accounts:
+      - name: listener-01
+        basic: {username: 'CONTOSO\svc-bell', password_file: secrets/svc-bell}
+apns:
+  - topic: com.contoso.mail
+    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}
+portal:
+  clients:
+    - {name: mdm, role: enrol, token_file: secrets/mdm}
+`
+
+func load(t testing.TB, text string) (*Config, error) {
+	t.Helper()
+	if err := os.WriteFile("mailbell.yaml", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load("mailbell.yaml")
+}
+
+func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
+	folder(t)
+	t.Setenv("MAILBELL_TEST_EMPTY", "")
+	exchange, rest := good[:strings.Index(good, "apns:")], good[strings.Index(good, "apns:"):]
+	apns, portal := rest[:strings.Index(rest, "portal:")], rest[strings.Index(rest, "portal:"):]
+	// In `good`, old is replaced by new; with old empty, new is put before it. Of wanted lines, only what follows the file is here.
+	tests := map[string]struct{ old, new, want string }{
+		"unknown key":                        {"", "lisen: x", "1: lisen: unknown key; did you mean listen?"},
+		"unknown key like no other":          {"", "wibble: x", "1: wibble: unknown key"},
+		"unknown key that would break lines": {"", `"a\nb": x`, `1: "a\nb": unknown key`},
+		"unknown key deep inside":            {"password_file", "password", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)\n6: exchange[0].listener_accounts[0].basic.password: unknown key; did you mean password_file?"},
+		"duplicate key":                      {"    domains: [contoso.com]", "    domains: [contoso.com]\n    domains: [contoso.com]", "4: exchange[0].domains: given twice; first in line 3"},
+		"duplicate key at the top":           {"", "listen: 127.0.0.1:1\nlisten: 127.0.0.1:1", "2: listen: given twice; first in line 1"},
+
+		"text instead of a list":         {"[contoso.com]", "contoso.com", "3: exchange[0].domains: wrong type: want a list, got a text"},
+		"list instead of a text":         {"name: headquarters", "name: [headquarters]", "2: exchange[0].name: wrong type: want a text, got a list"},
+		"number instead of a text":       {"ABCDE12345", "1234567890", "9: apns[0].token.key_id: wrong type: want a text, got a number; put it in quotes"},
+		"text instead of keys":           {"", "alerts: loud", "1: alerts: wrong type: want keys with values, got a text"},
+		"text instead of keys in a list": {"- {name: mdm, role: enrol, token_file: secrets/mdm}", "- mdm", "12: portal.clients[0]: wrong type: want keys with values, got a text"},
+		"text instead of a number":       {"[contoso.com]", "[contoso.com]\n    requests_per_second: many", "4: exchange[0].requests_per_second: wrong type: want a whole number, got a text"},
+		"fraction":                       {"[contoso.com]", "[contoso.com]\n    requests_per_second: 1.5", "4: exchange[0].requests_per_second: wrong type: want a whole number, got a number"},
+		"text instead of a switch":       {"", "alerts: {send: yes}", "1: alerts.send: wrong type: want true or false, got a text"},
+		"empty entry of a list":          {"[contoso.com]", "[contoso.com, '']", "3: exchange[0].domains[1]: is empty"},
+
+		"too many mailboxes":     {"[contoso.com]", "[contoso.com]\n    mailboxes_per_account: 1251", "4: exchange[0].mailboxes_per_account: out of bounds: want 1 to 1250, got 1251"},
+		"no mailboxes":           {"[contoso.com]", "[contoso.com]\n    mailboxes_per_account: 0", "4: exchange[0].mailboxes_per_account: out of bounds: want 1 to 1250, got 0"},
+		"negative":               {"[contoso.com]", "[contoso.com]\n    mailboxes_per_account: -1", "4: exchange[0].mailboxes_per_account: out of bounds: want 1 to 1250, got -1"},
+		"too many subscriptions": {"[contoso.com]", "[contoso.com]\n    subscriptions_per_connection: 201", "4: exchange[0].subscriptions_per_connection: out of bounds: want 1 to 200, got 201"},
+		"stream too long":        {"[contoso.com]", "[contoso.com]\n    connection_timeout: 31m", "4: exchange[0].connection_timeout: out of bounds: want 1m to 30m, got 31m"},
+		"stream too short":       {"[contoso.com]", "[contoso.com]\n    connection_timeout: 59s", "4: exchange[0].connection_timeout: out of bounds: want 1m to 30m, got 59s"},
+		"poll too rare":          {"[contoso.com]", "[contoso.com]\n    safety_poll: 25h", "4: exchange[0].safety_poll: out of bounds: want 1m to 24h, got 25h"},
+		"too many requests":      {"[contoso.com]", "[contoso.com]\n    requests_per_second: 100001", "4: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 100001"},
+		"too many in flight":     {"[contoso.com]", "[contoso.com]\n    requests_in_flight: 10001", "4: exchange[0].requests_in_flight: out of bounds: want 1 to 10000, got 10001"},
+		"max_age too long":       {"", "alerts: {max_age: 1000h}", "1: alerts.max_age: out of bounds: want 1m to 24h, got 1000h"},
+		"duration without unit":  {"", "alerts: {max_age: 60}", "1: alerts.max_age: a duration needs its unit, as in 90s, 30m or 1h30m; got 60"},
+		"bad duration":           {"", "alerts: {max_age: 1 hour}", `1: alerts.max_age: not a duration: want one as in 90s, 30m or 1h30m, got "1 hour"`},
+		"unknown content":        {"", "alerts: {content: everything}", "1: alerts.content: want one of generic, sender, sender_subject, sender_subject_preview, got everything"},
+		"unknown level":          {"", "log: {level: loud}", "1: log.level: want one of debug, info, warn, error, got loud"},
+		"unknown format":         {"", "log: {format: xml}", "1: log.format: want one of json, console, got xml"},
+		"unknown role":           {"role: enrol", "role: enroll", "12: portal.clients[0].role: want one of enrol, read, test, admin, got enroll"},
+		"unknown environment":    {"topic: com.contoso.mail", "topic: com.contoso.mail\n    environment: staging", "9: apns[0].environment: want one of production, sandbox, got staging"},
+		"bad name":               {"headquarters", "head quarters", `2: exchange[0].name: want a name of 1 to 64 characters of A-Z a-z 0-9 . _ : @ -, got "head quarters"`},
+		"bad topic":              {"com.contoso.mail", "com/contoso", `8: apns[0].topic: want the app's bundle id, as in com.contoso.mail, got com/contoso`},
+		"bad key id":             {"ABCDE12345", "ABCDE", "9: apns[0].token.key_id: want 10 capital letters and digits, as Apple's developer portal shows it, got ABCDE"},
+		"bad team id":            {"FGHIJ67890", "fghij67890", "9: apns[0].token.team_id: want 10 capital letters and digits, as Apple's developer portal shows it, got fghij67890"},
+		"bad domain":             {"contoso.com", "contoso", "3: exchange[0].domains[0]: not a mail domain: want one as in contoso.com, got contoso"},
+		"address as domain":      {"contoso.com", "ann@contoso.com", `3: exchange[0].domains[0]: not a mail domain: want one as in contoso.com, got "ann@contoso.com"`},
+		"bad trusted host":       {"[contoso.com]", "[contoso.com]\n    trusted_hosts: ['https://x']", `4: exchange[0].trusted_hosts[0]: not a host name: want one as in mail.contoso.com, without scheme or port, got "https://x"`},
+		"user name with colon":   {`'CONTOSO\svc-bell'`, "'a:b'", "6: exchange[0].listener_accounts[0].basic.username: a user name for Basic must not have a colon or a control character"},
+		"bad address":            {"", "listen: 8080x", "1: listen: not an address: want host:port, as in 127.0.0.1:8080, got 8080x"},
+		"bad port":               {"", "listen: 127.0.0.1:65536", "1: listen: not a port: want 0 to 65535, got 65536"},
+		"bad host":               {"", "listen: 'a b:80'", `1: listen: not a host name: want one as in mail.contoso.com, without scheme or port, got "a b"`},
+		"open to the network":    {"", "listen: 0.0.0.0:8080", "1: listen: not loopback: tokens and addresses would cross the network in clear; set tls, or behind_tls_proxy: true"},
+		"open on all interfaces": {"", "listen: ':8080'\ntls: {cert_file: '', key_file: ''}", "1: listen: not loopback: tokens and addresses would cross the network in clear; set tls, or behind_tls_proxy: true"},
+		"no URL":                 {"[contoso.com]", "[contoso.com]\n    ews_url: ex.contoso.com", "4: exchange[0].ews_url: want a URL that begins with https://"},
+		"plain http":             {"[contoso.com]", "[contoso.com]\n    ews_url: http://ex.contoso.com/EWS/Exchange.asmx", "4: exchange[0].ews_url: want a URL that begins with https://"},
+		"URL without host":       {"[contoso.com]", "[contoso.com]\n    ews_url: https:///EWS", "4: exchange[0].ews_url: want a URL with a host name: https://host/path"},
+		"URL with a bad port":    {"[contoso.com]", "[contoso.com]\n    ews_url: https://ex.contoso.com:70000/", "4: exchange[0].ews_url: a port of a URL is 1 to 65535"},
+		"URL with a query":       {"[contoso.com]", "[contoso.com]\n    ews_url: https://ex.contoso.com/?a=b", "4: exchange[0].ews_url: want a URL without ? and #"},
+		"URL that is broken":     {"[contoso.com]", "[contoso.com]\n    ews_url: 'https://u:hunter2@%zz/'", "4: exchange[0].ews_url: not a URL: want https://host/path"},
+		"secret in a URL":        {"[contoso.com]", "[contoso.com]\n    autodiscover_url: https://svc:hunter2@ex.contoso.com/", "4: exchange[0].autodiscover_url: a URL must not hold a user name or password"},
+		"secret in the APNs URL": {"topic: com.contoso.mail", "topic: com.contoso.mail\n    url: https://u@apns", "9: apns[0].url: a URL must not hold a user name or password"},
+
+		"no exchange":       {exchange, "", "1: exchange: is required"},
+		"empty exchange":    {exchange, "exchange: []\n", "1: exchange: is required"},
+		"no apns":           {apns, "", "1: apns: is required"},
+		"no portal":         {portal, "", "1: portal.clients: is required"},
+		"no clients":        {"    - {name: mdm, role: enrol, token_file: secrets/mdm}", "", "11: portal.clients: is required"},
+		"no name":           {"  - name: headquarters\n    domains", "  - domains", "2: exchange[0].name: is required"},
+		"no domains":        {"    domains: [contoso.com]\n", "", "2: exchange[0].domains: is required"},
+		"null is missing":   {"[contoso.com]", "~", "3: exchange[0].domains: is required"},
+		"no credential":     {"        basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}\n", "", "5: exchange[0].listener_accounts[0].basic: is required: an account needs its credential"},
+		"two credentials":   {"- name: listener-01", "- name: listener-01\n        ntlm: {username: x, password_file: y}", "5: exchange[0].listener_accounts[0]: several credentials: want one\n6: exchange[0].listener_accounts[0].ntlm: not available in this version of mailbell: leave it out"},
+		"no user name":      {`username: 'CONTOSO\svc-bell', `, "", "6: exchange[0].listener_accounts[0].basic.username: is required"},
+		"no password":       {`, password_file: secrets/svc-bell`, "", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)"},
+		"no topic":          {"topic: com.contoso.mail\n    token", "token", "8: apns[0].topic: is required"},
+		"no key for APNs":   {"    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\n", "", "8: apns[0].token: is required"},
+		"no team":           {", team_id: FGHIJ67890", "", "9: apns[0].token.team_id: is required"},
+		"no role":           {"role: enrol, ", "", "12: portal.clients[0].role: is required"},
+		"no client's token": {", token_file: secrets/mdm", "", "12: portal.clients[0].token_file: is required (or token_env)"},
+		"no certificate":    {"", "tls: {key_file: key.pem}", "1: tls.cert_file: is required"},
+		"no key for TLS":    {"", "tls: {cert_file: cert.pem}", "1: tls.key_file: is required (or key_env)"},
+
+		"exchange name twice": {"apns:\n", "  - {name: headquarters, domains: [b.com], listener_accounts: [{name: l2, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].name: headquarters is given twice; first in line 2"},
+		"account name twice":  {"apns:\n", "  - {name: branch, domains: [b.com], listener_accounts: [{name: listener-01, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].listener_accounts[0].name: listener-01 is given twice; first in line 5"},
+		"domain twice":        {"[contoso.com]", "[contoso.com, CONTOSO.com]", "3: exchange[0].domains[1]: contoso.com is given twice"},
+		"topic twice":         {"portal:", "  - {topic: com.contoso.mail, environment: production, token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}}\nportal:", "10: apns[1].topic: com.contoso.mail (production) is given twice; first in line 8"},
+		"client name twice":   {"    - {name: mdm,", "    - {name: mdm, role: test, token_file: secrets/helpdesk}\n    - {name: mdm,", "13: portal.clients[1].name: mdm is given twice; first in line 12"},
+		"token twice":         {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/mdm}\n    - {name: mdm,", "13: portal.clients[1].token_file: holds the same token as the client helpdesk"},
+
+		"file missing":              {"secrets/svc-bell", "secrets/nobody", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist"},
+		"file is a folder":          {"secrets/svc-bell", "secrets", "6: exchange[0].listener_accounts[0].basic.password_file: secrets is a folder"},
+		"file empty":                {"secrets/svc-bell", "secrets/empty", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/empty is empty"},
+		"file is a device":          {"secrets/svc-bell", "/dev/null", "6: exchange[0].listener_accounts[0].basic.password_file: /dev/null is not a regular file"},
+		"file too large":            {"secrets/svc-bell", "large", "6: exchange[0].listener_accounts[0].basic.password_file: large is larger than 1 MiB"},
+		"file name with a line end": {"secrets/svc-bell", `"a\nb"`, `6: exchange[0].listener_accounts[0].basic.password_file: "a\nb" does not exist`},
+		"password of two lines":     {"secrets/svc-bell", "secrets/two-lines", "6: exchange[0].listener_accounts[0].basic.password_file: holds more than one line"},
+		"password that rings":       {"secrets/svc-bell", "secrets/bell", "6: exchange[0].listener_accounts[0].basic.password_file: holds a control character"},
+		"password in UTF-16":        {"secrets/svc-bell", "secrets/utf16", "6: exchange[0].listener_accounts[0].basic.password_file: holds text that is not UTF-8"},
+		"password with a mark":      {"secrets/svc-bell", "secrets/bom", "6: exchange[0].listener_accounts[0].basic.password_file: begins with a byte order mark: save it as UTF-8 without one"},
+		"variable unset":            {"password_file: secrets/svc-bell", "password_env: MAILBELL_TEST_UNSET", "6: exchange[0].listener_accounts[0].basic.password_env: the environment variable MAILBELL_TEST_UNSET is not set"},
+		"variable empty":            {"password_file: secrets/svc-bell", "password_env: MAILBELL_TEST_EMPTY", "6: exchange[0].listener_accounts[0].basic.password_env: the environment variable MAILBELL_TEST_EMPTY is empty"},
+		"a secret as variable":      {"password_file: secrets/svc-bell", "password_env: hunter2!", "6: exchange[0].listener_accounts[0].basic.password_env: not the name of an environment variable"},
+		"file and variable":         {"password_file: secrets/svc-bell", "password_file: secrets/svc-bell, password_env: HOME", "6: exchange[0].listener_accounts[0].basic.password_env: password_file and password_env are both given: want one"},
+		"token too short":           {"secrets/mdm", "secrets/short", "12: portal.clients[0].token_file: holds a token of 15 characters: want at least 16"},
+		"token with a space":        {"secrets/mdm", "secrets/spaced", "12: portal.clients[0].token_file: holds a token that no Authorization header can carry: want visible ASCII characters without spaces"},
+		"p8 without PEM":            {"secrets/apns.p8", "secrets/svc-bell", "9: apns[0].token.key_file: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
+		"p8 is a certificate":       {"secrets/apns.p8", "cert.pem", "9: apns[0].token.key_file: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
+		"p8 broken":                 {"secrets/apns.p8", "secrets/broken.p8", "9: apns[0].token.key_file: holds a private key that cannot be read: want the .p8 file from Apple"},
+		"p8 on another curve":       {"secrets/apns.p8", "secrets/p384.p8", "9: apns[0].token.key_file: holds another kind of private key: want an elliptic curve key on P-256, as the .p8 files from Apple are"},
+		"CA without certificate":    {"[contoso.com]", "[contoso.com]\n    ca_file: key.pem", "4: exchange[0].ca_file: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"},
+		"CA broken":                 {"[contoso.com]", "[contoso.com]\n    ca_file: broken.pem", "4: exchange[0].ca_file: holds a certificate that cannot be read: x509: malformed certificate"},
+		"TLS key of another":        {"", "tls: {cert_file: cert.pem, key_file: secrets/p384.p8}", "1: tls.cert_file: is no pair with its key: private key does not match public key"},
+		"state in no folder":        {"", "state: {path: var/mailbell.db}", "1: state.path: the folder var does not exist"},
+		"state is a folder":         {"", "state: {path: secrets}", "1: state.path: secrets is not a regular file"},
+
+		"Redis":                 {"", "state: {redis: {addresses: [redis1:6379]}}", "1: state.redis: not available in this version of mailbell: leave it out"},
+		"Redis with a typo":     {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.adresses: unknown key; did you mean addresses?"},
+		"Exchange Online":       {"[contoso.com]", "[contoso.com]\n    type: online", "4: exchange[0].type: not available in this version of mailbell: online; want exchange"},
+		"push":                  {"[contoso.com]", "[contoso.com]\n    listen_by: push", "4: exchange[0].listen_by: not available in this version of mailbell: push; want streaming"},
+		"Graph":                 {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming"},
+		"no way to listen":      {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, got pull"},
+		"cloud":                 {"[contoso.com]", "[contoso.com]\n    cloud: china", "4: exchange[0].cloud: not available in this version of mailbell: china; want global"},
+		"cloud URLs":            {"[contoso.com]", "[contoso.com]\n    cloud_urls: {ews: https://x}", "4: exchange[0].cloud_urls: not available in this version of mailbell: leave it out"},
+		"mailbox servers":       {"[contoso.com]", "[contoso.com]\n    mailbox_servers: [ex1]", "4: exchange[0].mailbox_servers: not available in this version of mailbell: leave it out"},
+		"NTLM":                  {"basic: {", "ntlm: {", "6: exchange[0].listener_accounts[0].ntlm: not available in this version of mailbell: leave it out"},
+		"client secret":         {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "client_secret: {tenant_id: a, client_id: b, secret_file: c, expires: 2027-05-01}", "6: exchange[0].listener_accounts[0].client_secret: not available in this version of mailbell: leave it out"},
+		"account's certificate": {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {tenant_id: a, client_id: b, file: c}", "6: exchange[0].listener_accounts[0].certificate: not available in this version of mailbell: leave it out"},
+		"listener account":      {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: a, client_id: b, username: c, password_file: d}", "6: exchange[0].listener_accounts[0].listener_account: not available in this version of mailbell: leave it out"},
+		"proxy":                 {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy: not available in this version of mailbell: leave it out"},
+		"APNs certificate":      {"topic: com.contoso.mail", "topic: com.contoso.mail\n    certificate: {file: a.pfx}", "9: apns[0].certificate: not available in this version of mailbell: leave it out"},
+		"callbacks":             {"", "callbacks: {listen: 127.0.0.1:8443}", "1: callbacks: not available in this version of mailbell: leave it out"},
+		"callbacks with a typo": {"", "callbacks: {lisen: ''}", "1: callbacks.lisen: unknown key; did you mean listen?"},
+		"public URL":            {"", "public_url: https://mailbell.contoso.com", "1: public_url: not available in this version of mailbell: leave it out"},
+
+		"a list as the file":     {good, "- a\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
+		"a text as the file":     {good, "hello\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
+		"empty file":             {good, "", "1: exchange: is required\n1: apns: is required\n1: portal.clients: is required"},
+		"comments alone":         {good, "# nothing\n", "1: exchange: is required\n1: apns: is required\n1: portal.clients: is required"},
+		"tab":                    {"\n    domains", "\n\tdomains", `3: yaml: found character '\t' that cannot start any token`},
+		"quote left open":        {"'CONTOSO\\svc-bell'", "'CONTOSO\\svc-bell", "6: yaml: could not find end character of single-quoted text"},
+		"bracket left open":      {"[contoso.com]", "[contoso.com", "4: yaml: ',' or ']' must be specified"},
+		"two documents":          {"apns:", "---\napns:", "7: yaml: a second document begins here (---): want one"},
+		"a document's end":       {"apns:", "...\napns:", "8: yaml: a second document begins here (---): want one"},
+		"not UTF-8":              {"headquarters", "caf\xe9", "2: file: is not UTF-8"},
+		"too large":              {good, strings.Repeat("# filled\n", maxFile/8), "1: file: is larger than 1 MiB"},
+		"anchor":                 {"[contoso.com]", "&d [contoso.com]", "3: yaml: anchors, aliases and merge keys are not used in this file; a text that begins so needs quotes"},
+		"alias":                  {"headquarters", "*d", "2: yaml: anchors, aliases and merge keys are not used in this file; a text that begins so needs quotes"},
+		"tag":                    {"headquarters", "!!str 1", "2: yaml: tags (!) are not used in this file; a text that begins so needs quotes"},
+		"directive":              {"", "%YAML 1.2\n---", "1: yaml: directives (%) are not used in this file; a text that begins so needs quotes"},
+		"explicit key":           {"", "? listen\n: x", "1: yaml: explicit keys (?) are not used in this file; a text that begins so needs quotes"},
+		"brackets without end":   {good, strings.Repeat("[", 100_000), "1: yaml: nested too deeply"},
+		"list in list in list …": {good, strings.Repeat("- ", 100_000), "1: yaml: nested too deeply"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			text := test.new + "\n" + good
+			if test.old != "" {
+				if !strings.Contains(good, test.old) {
+					t.Fatalf("the good configuration does not hold %q", test.old)
+				}
+				text = strings.Replace(good, test.old, test.new, 1)
+			}
+			c, err := load(t, text)
+			if err == nil {
+				t.Fatalf("loaded: %+v", c)
+			}
+			want := "mailbell.yaml:" + strings.ReplaceAll(test.want, "\n", "\nmailbell.yaml:")
+			if diff := cmp.Diff(want, err.Error()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if c != nil {
+				t.Error("a configuration came with its errors")
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Error("the error shows a secret")
+			}
+		})
+	}
+}
+
+func TestAllMistakesAreReportedAtOnceInTheOrderOfTheirLines(t *testing.T) {
+	folder(t)
+	_, err := load(t, `listen: 0.0.0.0:80
+exchange:
+  - name: headquarters
+    safety_pol: 1m
+    requests_per_second: 0
+    listener_accounts:
+      - name: listener-01
+        basic: {username: bell, password_file: secrets/nobody}
+state: {redis: {addresses: [redis1:6379]}}
+portal:
+  clients:
+    - {name: mdm, role: enrol, token_file: secrets/short}
+log: {levl: info}
+`)
+	want := `mailbell.yaml:1: apns: is required
+mailbell.yaml:1: listen: not loopback: tokens and addresses would cross the network in clear; set tls, or behind_tls_proxy: true
+mailbell.yaml:3: exchange[0].domains: is required
+mailbell.yaml:4: exchange[0].safety_pol: unknown key; did you mean safety_poll?
+mailbell.yaml:5: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 0
+mailbell.yaml:8: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist
+mailbell.yaml:9: state.redis: not available in this version of mailbell: leave it out
+mailbell.yaml:12: portal.clients[0].token_file: holds a token of 15 characters: want at least 16
+mailbell.yaml:13: log.levl: unknown key; did you mean level?`
+	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestAFileThatCannotBeReadIsAnErrorWithItsName(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for file, want := range map[string]string{
+		"mailbell.yaml": "mailbell.yaml:1: file: does not exist",
+		".":             ".:1: file: is a folder",
+		"/dev/null":     "/dev/null:1: file: is not a regular file",
+	} {
+		if _, err := Load(file); err == nil || err.Error() != want {
+			t.Errorf("want %s, got %v", want, err)
+		}
+	}
+}
+
+func TestDefaultsAreInPlaceWhereKeysAreMissingNullOrEmpty(t *testing.T) {
+	folder(t)
+	missing, err := load(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty, err := load(t, strings.NewReplacer(
+		"    domains:", `    type:
+    listen_by: ""
+    ews_url: ""
+    autodiscover_url: ~
+    trusted_hosts: []
+    ca_file: ''
+    mailbox_servers: []
+    mailboxes_per_account: null
+    subscriptions_per_connection: ""
+    connection_timeout:
+    safety_poll: ""
+    requests_per_second:
+    requests_in_flight:
+    cloud: global
+    cloud_urls: {}
+    domains:`,
+		"    token: {", "    environment:\n    url: ''\n    ca_file:\n    certificate: {file: '', password_file: ''}\n    token: {",
+	).Replace(good)+`
+listen: ""
+public_url:
+behind_tls_proxy:
+tls: {cert_file: "", key_file: ""}
+callbacks: {listen: "", tls: {cert_file: "", key_file: ""}}
+state: {path: "", redis: {addresses: [], mode: "", tls: false}}
+proxy: {url: "", username: "", password_file: "", bypass: []}
+alerts: {content: , max_age: "", send: }
+log: {}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(missing, empty); diff != "" {
+		t.Errorf("missing and empty differ (-missing +empty):\n%s", diff)
+	}
+	want := &Config{
+		Listen: "127.0.0.1:8080",
+		State:  State{Path: "mailbell.db"},
+		Exchange: []Exchange{{
+			Name: "headquarters", Domains: []string{"contoso.com"},
+			MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, ConnectionTimeout: 30 * time.Minute, SafetyPoll: 30 * time.Minute,
+			RequestsPerSecond: 100, RequestsInFlight: 256,
+			Accounts: []Account{{Name: "listener-01", Basic: &Basic{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
+		}},
+		APNs: []APNs{{
+			Topic: "com.contoso.mail", Environment: "production",
+			Token: Token{KeyPEM: missing.APNs[0].Token.KeyPEM, KeyID: "ABCDE12345", TeamID: "FGHIJ67890"},
+		}},
+		Alerts: Alerts{Content: "sender_subject", MaxAge: time.Hour, Send: true},
+		Portal: Portal{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}},
+		Log:    Log{Level: "info", Format: "json"},
+	}
+	if diff := cmp.Diff(want, missing, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if !strings.HasPrefix(string(missing.APNs[0].Token.KeyPEM), "-----BEGIN PRIVATE KEY-----") {
+		t.Error("the APNs key is not in PEM form")
+	}
+}
+
+func TestEverythingThatIsGivenArrives(t *testing.T) {
+	folder(t)
+	t.Setenv("MAILBELL_TEST_TOKEN", "from-the-environment")
+	c, err := load(t, strings.NewReplacer(
+		"[contoso.com]", `[Contoso.COM, bücher.example]
+    type: exchange
+    listen_by: streaming
+    ews_url: https://ex.contoso.com/EWS/Exchange.asmx
+    autodiscover_url: https://ex.contoso.com:8443/autodiscover/autodiscover.xml
+    trusted_hosts: [EX2.contoso.com, 10.0.0.7]
+    ca_file: ca.pem
+    mailboxes_per_account: 1
+    subscriptions_per_connection: 1
+    connection_timeout: 1m
+    safety_poll: 24h
+    requests_per_second: 100000
+    requests_in_flight: 1`,
+		"    token: {", "    environment: sandbox\n    url: https://127.0.0.1:2197\n    ca_file: ca.pem\n    token: {",
+		"token_file: secrets/mdm", "token_env: MAILBELL_TEST_TOKEN",
+	).Replace(good)+`
+listen: "[::]:8443"
+tls: {cert_file: cert.pem, key_file: key.pem}
+behind_tls_proxy: true
+state: {path: secrets/state.db}
+alerts: {content: generic, max_age: 10m, send: false}
+log: {level: debug, format: console}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Exchange[0].CA == nil || c.APNs[0].CA == nil || c.TLS == nil || len(c.TLS.CertPEM) == 0 || c.TLS.KeyPEM == "" {
+		t.Fatalf("a file was not loaded: %+v", c)
+	}
+	c.Exchange[0].CA, c.APNs[0].CA, c.TLS, c.APNs[0].Token.KeyPEM = nil, nil, nil, ""
+	want := &Config{
+		Listen: "[::]:8443", BehindTLSProxy: true, State: State{Path: "secrets/state.db"},
+		Exchange: []Exchange{{
+			Name: "headquarters", Domains: []string{"contoso.com", "xn--bcher-kva.example"},
+			EWSURL: "https://ex.contoso.com/EWS/Exchange.asmx", AutodiscoverURL: "https://ex.contoso.com:8443/autodiscover/autodiscover.xml",
+			TrustedHosts:        []string{"ex2.contoso.com", "10.0.0.7"},
+			MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, ConnectionTimeout: time.Minute, SafetyPoll: 24 * time.Hour,
+			RequestsPerSecond: 100_000, RequestsInFlight: 1,
+			Accounts: []Account{{Name: "listener-01", Basic: &Basic{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
+		}},
+		APNs:   []APNs{{Topic: "com.contoso.mail", Environment: "sandbox", URL: "https://127.0.0.1:2197", Token: Token{KeyID: "ABCDE12345", TeamID: "FGHIJ67890"}}},
+		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},
+		Portal: Portal{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}},
+		Log:    Log{Level: "debug", Format: "console"},
+	}
+	if diff := cmp.Diff(want, c, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPathsAreRelativeToTheConfigurationFile(t *testing.T) {
+	folder(t)
+	if _, err := load(t, good); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	c, err := Load(filepath.Join(dir, "mailbell.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(dir, "mailbell.db"); c.State.Path != want {
+		t.Errorf("the state is at %s, want %s", c.State.Path, want)
+	}
+}
+
+func TestOnlyLoopbackNeedsNoTLS(t *testing.T) {
+	folder(t)
+	for _, listen := range []string{"127.0.0.1:0", "127.1.2.3:80", "'[::1]:80'", "localhost:80"} {
+		if _, err := load(t, good+"listen: "+listen+"\n"); err != nil {
+			t.Errorf("%s: %v", listen, err)
+		}
+	}
+	if _, err := load(t, good+"listen: ':80'\nbehind_tls_proxy: true\n"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLineEndsAndByteOrderMarkOfWindows(t *testing.T) {
+	folder(t)
+	if _, err := load(t, "\ufeff"+strings.ReplaceAll(good, "\n", "\r\n")); err != nil {
+		t.Error(err)
+	}
+	_, err := load(t, "\ufeff"+strings.ReplaceAll(good+"lisen: x\n", "\n", "\r\n"))
+	if want := "mailbell.yaml:13: lisen: unknown key; did you mean listen?"; err == nil || err.Error() != want {
+		t.Errorf("want %s, got %v", want, err)
+	}
+}
+
+func TestTheExampleLoadsOnceItsFilesExist(t *testing.T) {
+	example, err := os.ReadFile("../mailbell.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder(t)
+	if _, err := load(t, string(example)); err != nil {
+		t.Error(err)
+	}
+}
+
+// contract is every key that the schema has, those of later versions too.
+const contract = `listen: 127.0.0.1:8080
+public_url: https://mailbell.contoso.com
+behind_tls_proxy: false
+tls: {cert_file: a, key_file: b, key_env: C}
+callbacks: {listen: "", tls: {cert_file: "", key_file: ""}}
+state:
+  path: mailbell.db
+  redis: {addresses: [redis1:6379], mode: single, master: "", username: "", password_file: "", sentinel_password_file: "", tls: false, ca_file: "", prefix: mailbell}
+exchange:
+  - name: headquarters
+    type: exchange
+    listen_by: streaming
+    domains: [contoso.com]
+    ews_url: ""
+    autodiscover_url: ""
+    trusted_hosts: []
+    ca_file: ""
+    mailbox_servers: []
+    mailboxes_per_account: 1250
+    subscriptions_per_connection: 200
+    connection_timeout: 30m
+    safety_poll: 30m
+    requests_per_second: 100
+    requests_in_flight: 256
+    cloud: global
+    cloud_urls: {ews: a, autodiscover: b, authority: c, graph: d}
+    listener_accounts:
+      - {name: a, basic: {username: a, password_file: b, password_env: C}}
+      - {name: b, ntlm: {username: a, password_file: b}}
+      - {name: c, client_secret: {tenant_id: a, client_id: b, secret_file: c, expires: 2027-05-01}}
+      - {name: d, certificate: {tenant_id: a, client_id: b, file: c, password_file: d}}
+      - {name: e, listener_account: {tenant_id: a, client_id: b, username: c, password_file: d}}
+proxy: {url: "http://proxy.contoso.com:3128", username: "", password_file: "", bypass: []}
+apns:
+  - topic: com.contoso.mail
+    environment: production
+    url: ""
+    ca_file: ""
+    token: {key_file: secrets/apns.p8, key_env: A, key_id: ABCDE12345, team_id: FGHIJ67890}
+    certificate: {file: a, password_file: b}
+alerts: {content: sender_subject, max_age: 1h, send: true}
+portal:
+  clients:
+    - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A}
+log: {level: info, format: json}
+`
+
+func TestEveryKeyOfTheContractIsKnownAndExplained(t *testing.T) {
+	example, err := os.ReadFile("../mailbell.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range regexp.MustCompile(`[a-z0-9_]+: `).FindAllString(strings.ReplaceAll(contract, ":\n", ": \n"), -1) {
+		if !regexp.MustCompile(`\b` + strings.TrimSpace(key)).Match(example) {
+			t.Errorf("the example does not explain %s", key)
+		}
+	}
+	folder(t)
+	if _, err := load(t, contract); strings.Contains(fmt.Sprint(err), "unknown key") {
+		t.Error(err)
+	}
+}
+
+func TestASecretIsNeverPrinted(t *testing.T) {
+	secret := struct{ Token Secret }{"hunter2"}
+	asJSON, err := json.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asYAML, err := yaml.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := []string{string(asJSON), string(asYAML), secret.Token.String()}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%10.3s"} {
+		printed = append(printed, fmt.Sprintf(verb, secret), fmt.Sprintf(verb, secret.Token), fmt.Sprintf(verb, &secret))
+	}
+	for _, s := range printed {
+		if strings.Contains(s, "hunter2") || strings.Contains(strings.ToLower(s), "68756e74657232") || !strings.Contains(s, "***") {
+			t.Errorf("printed as %s", s)
+		}
+	}
+	if string(secret.Token) != "hunter2" {
+		t.Error("its value is lost")
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	folder(f)
+	f.Add([]byte(good))
+	f.Add([]byte("exchange: [{name: a, domains: [b.c], listener_accounts: [{}]}]\napns: 1\nlisten: ':'\n"))
+	f.Add([]byte("a: |\n  x\n\tb: 'c\n---\n? [\n"))
+	f.Add([]byte("alerts: {max_age: 1e9h, send: 0x1}\n\"\\n\": ''\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r := &reader{file: "mailbell.yaml"}
+		_, err := r.load(text)
+		if err == nil {
+			return
+		}
+		mistakes, ok := errors.AsType[Errors](err)
+		if !ok || len(mistakes) == 0 {
+			t.Fatalf("not a list of mistakes: %#v", err)
+		}
+		lines := strings.Count(string(text), "\n") + strings.Count(string(text), "\r") + 1
+		for _, m := range mistakes {
+			if m.Line < 1 || m.Line > lines || m.File != "mailbell.yaml" || m.Key == "" || m.Text == "" || strings.ContainsAny(m.Error(), "\r\n\t") {
+				t.Errorf("%d lines: %q", lines, m.Error())
+			}
+		}
+	})
+}

@@ -1,0 +1,597 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml/ast"
+	"golang.org/x/net/idna"
+)
+
+// reader collects the mistakes of one file while its mappings are read.
+type reader struct {
+	file string // as given
+	dir  string // what its paths are relative to
+	errs Errors
+}
+
+func (r *reader) fail(line int, key, format string, args ...any) {
+	r.errs = append(r.errs, Error{File: r.file, Line: line, Key: key, Text: fmt.Sprintf(format, args...)})
+}
+
+// value is what stands under a key or as an entry of a list.
+type value struct {
+	r    *reader
+	path string
+	line int
+	node ast.Node // nil: nothing, null or empty: the default
+}
+
+func (v value) fail(format string, args ...any) { v.r.fail(v.line, v.path, format, args...) }
+
+// object is a mapping. Whatever is asked of it is a key of the schema; end reports the keys that nothing asked for.
+type object struct {
+	value
+	values map[string]value
+	asked  []string
+	wrong  bool // not a mapping, which is reported already
+}
+
+func (r *reader) object(v value) *object {
+	o := &object{value: v, values: map[string]value{}}
+	if v.node == nil {
+		return o
+	}
+	mapping, ok := v.node.(*ast.MappingNode)
+	if !ok {
+		v.fail("wrong type: want keys with values, got %s", kind(v.node))
+		o.wrong = true
+		return o
+	}
+	for _, kv := range mapping.Values {
+		key := kv.Key.GetToken().Value
+		path := quoted(key)
+		if v.path != "" {
+			path = v.path + "." + path
+		}
+		e := value{r: r, path: path, line: line(kv.Key.GetToken()), node: filled(kv.Value)}
+		if before, twice := o.values[key]; twice {
+			e.fail("given twice; first in line %d", before.line)
+			continue
+		}
+		o.values[key] = e
+	}
+	return o
+}
+
+// filled returns nil for what is the same as missing: null, and an empty text, list or mapping.
+func filled(n ast.Node) ast.Node {
+	switch n := n.(type) {
+	case nil, *ast.NullNode:
+		return nil
+	case *ast.StringNode:
+		if n.Value == "" {
+			return nil
+		}
+	case *ast.SequenceNode:
+		if len(n.Values) == 0 {
+			return nil
+		}
+	case *ast.MappingNode:
+		if len(n.Values) == 0 {
+			return nil
+		}
+	}
+	return n
+}
+
+// kind of a node, for people.
+func kind(n ast.Node) string {
+	switch n.(type) {
+	case *ast.StringNode, *ast.LiteralNode:
+		return "a text"
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return "a number"
+	case *ast.BoolNode:
+		return "true or false"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.MappingNode:
+		return "keys with values"
+	}
+	return "something else"
+}
+
+// plain is what a key or a choice may be shown as it stands.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,64}$`)
+
+// quoted makes a word of the file fit to be shown in one line.
+func quoted(word string) string {
+	if plain.MatchString(word) {
+		return word
+	}
+	if utf8.RuneCountInString(word) > maxName {
+		word = string([]rune(word)[:maxName]) + "…"
+	}
+	return strconv.Quote(word)
+}
+
+// get returns what stands under a key. Where nothing does, line and path are those that an error about it needs.
+func (o *object) get(key string) value {
+	o.asked = append(o.asked, key)
+	if v, ok := o.values[key]; ok {
+		return v
+	}
+	path := key
+	if o.path != "" {
+		path = o.path + "." + key
+	}
+	return value{r: o.r, path: path, line: o.line}
+}
+
+// has tells whether a key is given and not empty.
+func (o *object) has(key string) bool { return o.values[key].node != nil }
+
+// require reports each of the keys that is missing or empty.
+func (o *object) require(keys ...string) {
+	for _, key := range keys {
+		if v := o.get(key); v.node == nil && !o.wrong {
+			v.fail("is required")
+		}
+	}
+}
+
+// end reports the keys that nothing asked for.
+func (o *object) end() {
+	for _, key := range slices.Sorted(maps.Keys(o.values)) {
+		if slices.Contains(o.asked, key) {
+			continue
+		}
+		free := slices.DeleteFunc(slices.Clone(o.asked), o.has)
+		if near := similar(key, free); near != "" {
+			o.values[key].fail("unknown key; did you mean %s?", near)
+		} else {
+			o.values[key].fail("unknown key")
+		}
+	}
+}
+
+// unavailable refuses a key that the schema has and this version does not. Keys that are empty, and options that are off, pass.
+func (o *object) unavailable(key string, under ...string) {
+	v := o.get(key)
+	if _, ok := v.node.(*ast.MappingNode); ok && len(under) > 0 {
+		inner := o.r.object(v)
+		inner.asked = under
+		inner.end()
+		if !slices.ContainsFunc(under, func(k string) bool { return isSet(inner.values[k].node) }) {
+			return
+		}
+	}
+	if isSet(v.node) {
+		v.fail("not available in this version of mailbell: leave it out")
+	}
+}
+
+func isSet(n ast.Node) bool {
+	switch n := n.(type) {
+	case nil:
+		return false
+	case *ast.BoolNode:
+		return n.Value
+	case *ast.MappingNode:
+		return slices.ContainsFunc(n.Values, func(kv *ast.MappingValueNode) bool { return isSet(filled(kv.Value)) })
+	}
+	return true
+}
+
+// object returns the mapping under a key; an empty one where there is none.
+func (o *object) object(key string) *object { return o.r.object(o.get(key)) }
+
+// list returns the entries of a list, empty ones too.
+func (o *object) list(key string) []value {
+	v := o.get(key)
+	if v.node == nil {
+		return nil
+	}
+	sequence, ok := v.node.(*ast.SequenceNode)
+	if !ok {
+		v.fail("wrong type: want a list, got %s", kind(v.node))
+		return nil
+	}
+	entries := make([]value, len(sequence.Values))
+	for i, n := range sequence.Values {
+		entries[i] = value{r: o.r, path: fmt.Sprintf("%s[%d]", v.path, i), line: v.line, node: filled(n)}
+		if n != nil {
+			entries[i].line = line(n.GetToken())
+		}
+	}
+	return entries
+}
+
+// objects returns the mappings of a list.
+func (o *object) objects(key string) []*object {
+	var list []*object
+	for _, v := range o.list(key) {
+		list = append(list, o.r.object(v))
+	}
+	return list
+}
+
+// texts returns the texts of a list, each as check made it. No two may be the same.
+func (o *object) texts(key string, check func(string) (string, error)) []string {
+	var list []string
+	for _, v := range o.list(key) {
+		s, ok := v.text()
+		if !ok {
+			if v.node == nil {
+				v.fail("is empty")
+			}
+			continue
+		}
+		s, err := check(s)
+		switch {
+		case err != nil:
+			v.fail("%v", err)
+		case slices.Contains(list, s):
+			v.fail("%s is given twice", s)
+		default:
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// text returns a value that is a text. A wrong type is reported.
+func (v value) text() (string, bool) {
+	switch n := v.node.(type) {
+	case nil:
+		return "", false
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.LiteralNode:
+		return strings.TrimRight(n.Value.Value, "\n"), true
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		v.fail("wrong type: want a text, got %s; put it in quotes", kind(n))
+	default:
+		v.fail("wrong type: want a text, got %s", kind(n))
+	}
+	return "", false
+}
+
+// text returns the text under a key as check made it; def where there is none.
+func (o *object) text(key, def string, check func(string) (string, error)) string {
+	v := o.get(key)
+	s, ok := v.text()
+	if !ok {
+		return def
+	}
+	s, err := check(s)
+	if err != nil {
+		v.fail("%v", err)
+		return def
+	}
+	return s
+}
+
+// choice returns one of the allowed words. The later ones are words of the schema that this version does not have.
+func (o *object) choice(key, def string, allowed []string, later ...string) string {
+	v := o.get(key)
+	s, ok := v.text()
+	switch {
+	case !ok:
+		return def
+	case slices.Contains(allowed, s):
+		return s
+	case slices.Contains(later, s):
+		v.fail("not available in this version of mailbell: %s; want %s", s, strings.Join(allowed, ", "))
+	default:
+		v.fail("want one of %s, got %s", strings.Join(allowed, ", "), quoted(s))
+	}
+	return def
+}
+
+func (o *object) boolean(key string, def bool) bool {
+	v := o.get(key)
+	switch n := v.node.(type) {
+	case nil:
+		return def
+	case *ast.BoolNode:
+		return n.Value
+	default:
+		v.fail("wrong type: want true or false, got %s", kind(n))
+		return def
+	}
+}
+
+func (o *object) integer(key string, def, low, high int) int {
+	v := o.get(key)
+	if v.node == nil {
+		return def
+	}
+	n, ok := v.node.(*ast.IntegerNode)
+	if !ok {
+		v.fail("wrong type: want a whole number, got %s", kind(v.node))
+		return def
+	}
+	// The parser has an int64 for what is negative and a uint64 for the rest.
+	i, err := strconv.Atoi(fmt.Sprint(n.Value))
+	if err != nil || i < low || i > high {
+		v.fail("out of bounds: want %d to %d, got %v", low, high, n.Value)
+		return def
+	}
+	return i
+}
+
+func (o *object) duration(key string, def, low, high time.Duration) time.Duration {
+	v := o.get(key)
+	if n, ok := v.node.(*ast.IntegerNode); ok {
+		v.fail("a duration needs its unit, as in 90s, 30m or 1h30m; got %v", n.Value)
+		return def
+	}
+	s, ok := v.text()
+	if !ok {
+		return def
+	}
+	d, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		v.fail("not a duration: want one as in 90s, 30m or 1h30m, got %s", quoted(s))
+	case d < low || d > high:
+		v.fail("out of bounds: want %s to %s, got %s", short(low), short(high), short(d))
+	default:
+		return d
+	}
+	return def
+}
+
+// short writes a duration as a person would: 30m, not 30m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+// file returns a path, relative to the working directory instead of the configuration file.
+func (v value) file() (string, bool) {
+	s, ok := v.text()
+	if ok && !filepath.IsAbs(s) {
+		s = filepath.Join(v.r.dir, s)
+	}
+	return s, ok
+}
+
+// shown is a path as an error shows it, in one line.
+func shown(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(path)
+	}
+	return path
+}
+
+// contents returns what the file under a key holds; nil where none is named or it is reported as unreadable or empty.
+func (o *object) contents(key string) ([]byte, value) {
+	v := o.get(key)
+	path, ok := v.file()
+	if !ok {
+		return nil, v
+	}
+	data, err := readFile(path)
+	switch {
+	case err != nil:
+		v.fail("%s %v", shown(path), err)
+	case len(strings.TrimSpace(string(data))) == 0:
+		v.fail("%s is empty", shown(path))
+	default:
+		return data, v
+	}
+	return nil, v
+}
+
+// secret returns the secret that key_file or key_env names, and where it was named; "" where it is reported as missing or wrong.
+func (o *object) secret(name string) (Secret, value) {
+	file, env := name+"_file", name+"_env"
+	data, v := o.contents(file)
+	e := o.get(env)
+	variable, ok := e.text()
+	switch {
+	case o.has(file) && o.has(env):
+		e.fail("%s and %s are both given: want one", file, env)
+		return "", e
+	case o.has(file):
+		return Secret(strings.TrimRight(string(data), "\r\n")), v
+	case !ok:
+		if !o.has(env) && !o.wrong {
+			v.fail("is required (or %s)", env)
+		}
+		return "", v
+	case !variableName.MatchString(variable):
+		// It could be the secret itself: it is not shown.
+		e.fail("not the name of an environment variable")
+		return "", e
+	}
+	s, set := os.LookupEnv(variable)
+	switch {
+	case !set:
+		e.fail("the environment variable %s is not set", variable)
+	case strings.TrimSpace(s) == "":
+		e.fail("the environment variable %s is empty", variable)
+	default:
+		return Secret(strings.TrimRight(s, "\r\n")), e
+	}
+	return "", e
+}
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+
+// word returns a secret of one line: a password or token, not a key file.
+func (o *object) word(name string) (Secret, value) {
+	s, v := o.secret(name)
+	switch {
+	case s == "":
+	case !utf8.ValidString(string(s)):
+		v.fail("holds text that is not UTF-8")
+	case strings.HasPrefix(string(s), "\ufeff"):
+		v.fail("begins with a byte order mark: save it as UTF-8 without one")
+	case strings.ContainsAny(string(s), "\r\n"):
+		v.fail("holds more than one line")
+	case strings.ContainsFunc(string(s), func(r rune) bool { return r < ' ' || r == 0x7f }):
+		v.fail("holds a control character")
+	default:
+		return s, v
+	}
+	return "", v
+}
+
+// authorities returns the certificates of the PEM file under a key; nil where none is named.
+func (o *object) authorities(key string) *x509.CertPool {
+	data, v := o.contents(key)
+	if data == nil {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	found := false
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			v.fail("holds a certificate that cannot be read: %v", err)
+			return nil
+		}
+		pool.AddCert(c)
+		found = true
+	}
+	if !found {
+		v.fail("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+		return nil
+	}
+	return pool
+}
+
+// signingKey returns Apple's .p8 file as it is, once it is known to hold what it should.
+func (o *object) signingKey(name string) Secret {
+	s, v := o.secret(name)
+	if s == "" {
+		return ""
+	}
+	block, _ := pem.Decode([]byte(s))
+	if block == nil || block.Type != "PRIVATE KEY" {
+		v.fail("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple")
+		return ""
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		v.fail("holds a private key that cannot be read: want the .p8 file from Apple")
+		return ""
+	}
+	if ec, ok := key.(*ecdsa.PrivateKey); !ok || ec.Curve != elliptic.P256() {
+		v.fail("holds another kind of private key: want an elliptic curve key on P-256, as the .p8 files from Apple are")
+		return ""
+	}
+	return s
+}
+
+// address checks host:port.
+func address(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", fmt.Errorf("not an address: want host:port, as in 127.0.0.1:8080, got %s", quoted(s))
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", fmt.Errorf("not a port: want 0 to 65535, got %s", quoted(port))
+	}
+	if host != "" && net.ParseIP(host) == nil {
+		if _, err := hostName(host); err != nil {
+			return "", err
+		}
+	}
+	return s, nil
+}
+
+// loopback tells whether an address can only be reached from this machine.
+func loopback(address string) bool {
+	host, _, _ := net.SplitHostPort(address)
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// hostName checks the name or IP address of a host and returns its ASCII form.
+func hostName(s string) (string, error) {
+	if net.ParseIP(s) != nil {
+		return s, nil
+	}
+	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(s, "."))
+	if err != nil || ascii == "" || len(ascii) > maxHost {
+		return "", fmt.Errorf("not a host name: want one as in mail.contoso.com, without scheme or port, got %s", quoted(s))
+	}
+	return strings.ToLower(ascii), nil
+}
+
+// domain checks a mail domain and returns its ASCII form.
+func domain(s string) (string, error) {
+	ascii, err := hostName(s)
+	if err != nil || net.ParseIP(s) != nil || !strings.Contains(ascii, ".") && ascii != "localhost" {
+		return "", fmt.Errorf("not a mail domain: want one as in contoso.com, got %s", quoted(s))
+	}
+	return ascii, nil
+}
+
+const maxHost = 253 // characters of a host name: RFC 1035 section 2.3.4, less the length bytes at its ends
+
+// httpsURL checks an address that credentials are sent to. The text itself is in no error: it could hold a secret.
+func httpsURL(s string) (string, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("not a URL: want https://host/path")
+	case u.User != nil:
+		return "", fmt.Errorf("a URL must not hold a user name or password")
+	case u.Scheme != "https":
+		return "", fmt.Errorf("want a URL that begins with https://")
+	case u.RawQuery != "" || u.Fragment != "":
+		return "", fmt.Errorf("want a URL without ? and #")
+	}
+	if _, err := hostName(u.Hostname()); err != nil {
+		return "", fmt.Errorf("want a URL with a host name: https://host/path")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("a port of a URL is 1 to 65535")
+		}
+	}
+	return s, nil
+}
+
+// matching checks a text against a form that is described in words.
+func matching(form *regexp.Regexp, words string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !form.MatchString(s) {
+			return "", fmt.Errorf("want %s, got %s", words, quoted(s))
+		}
+		return s, nil
+	}
+}
