@@ -1,0 +1,607 @@
+package simulator
+
+// Streaming subscriptions: Subscribe, Unsubscribe, GetStreamingEvents, and the events themselves. At most once, as
+// Exchange: an event leaves its queue when it is written into an envelope, whatever becomes of that.
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits of a server of 2016 and later.
+const (
+	maxIDs           = 200 // of a GetStreamingEvents request
+	maxSubscriptions = 5000
+	maxStreams       = 10 // HangingConnectionLimit, of an account or of the mailbox that it impersonates
+	maxEvents        = 50 // of an answer
+	maxQueue         = 10_000
+	idleExpiry       = 30 * time.Minute // without a stream; how long real servers wait is not documented
+	maxHeld          = 1 << 20          // bytes that a silenced stream keeps, as a socket's buffer would
+)
+
+type eventKind uint8
+
+const (
+	copiedEvent eventKind = iota
+	createdEvent
+	deletedEvent
+	modifiedEvent
+	movedEvent
+	newMailEvent
+	freeBusyEvent
+)
+
+var eventNames = [...]string{"CopiedEvent", "CreatedEvent", "DeletedEvent", "ModifiedEvent", "MovedEvent", "NewMailEvent", "FreeBusyChangedEvent"}
+
+type event struct {
+	kind      eventKind
+	ofFolder  bool // of the folder itself, not of an item in it
+	folder    folderKind
+	oldFolder folderKind
+	at        time.Time
+	item      uint64
+	oldItem   uint64
+	change    uint64
+	unread    int
+}
+
+type subscription struct {
+	id      string
+	owner   string // the account that made it
+	box     *mailbox
+	folders uint16 // a bit for each folderKind
+	kinds   uint8  // a bit for each eventKind
+	queue   []event
+	missed  bool // the queue was full
+	gone    bool
+	stream  *stream // that it is open on
+	used    time.Time
+}
+
+// stream is an open GetStreamingEvents. Its fields are under exchange.mu, but for those that only its own handler uses.
+type stream struct {
+	conn    net.Conn
+	budget  string // whose HangingConnectionLimit it counts against
+	subs    []*subscription
+	dirty   []*subscription // those with something to tell
+	errors  []streamError
+	replace bool // another connection took its subscriptions
+	wake    chan struct{}
+
+	held []byte // written while silenced
+}
+
+type streamError struct {
+	code, text string
+	ids        []string
+}
+
+func (s *stream) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// publish queues events for the subscriptions of a mailbox; x.mu is held.
+func (x *exchange) publish(b *mailbox, events ...event) {
+	for _, s := range b.subs {
+		for _, e := range events {
+			if !s.wants(e) {
+				continue
+			}
+			if len(s.queue) >= maxQueue {
+				s.queue, s.missed = nil, true
+			}
+			s.queue = append(s.queue, e)
+		}
+		s.tell()
+	}
+}
+
+func (s *subscription) wants(e event) bool {
+	seen := s.folders & (1 << e.folder)
+	if e.kind == movedEvent || e.kind == copiedEvent {
+		seen |= s.folders & (1 << e.oldFolder)
+	}
+	return s.kinds&(1<<e.kind) != 0 && seen != 0
+}
+
+// tell wakes the stream that the subscription is open on.
+func (s *subscription) tell() {
+	if s.stream == nil || len(s.queue) == 0 && !s.missed {
+		return
+	}
+	if !slices.Contains(s.stream.dirty, s) {
+		s.stream.dirty = append(s.stream.dirty, s)
+	}
+	s.stream.poke()
+}
+
+// forget drops a subscription; x.mu is held.
+func (x *exchange) forget(s *subscription) {
+	delete(x.subs, s.id)
+	s.gone = true
+	s.box.subs = slices.DeleteFunc(s.box.subs, func(o *subscription) bool { return o == s })
+	if st := s.stream; st != nil {
+		s.stream = nil
+		st.subs = slices.DeleteFunc(st.subs, func(o *subscription) bool { return o == s })
+		st.dirty = slices.DeleteFunc(st.dirty, func(o *subscription) bool { return o == s })
+		st.errors = append(st.errors, streamError{"ErrorSubscriptionNotFound", notFoundText, []string{s.id}})
+		st.poke()
+	}
+}
+
+const notFoundText = "The specified subscription was not found."
+
+// expire drops the subscriptions of a mailbox that nobody has read for long; x.mu is held.
+func (x *exchange) expire(b *mailbox) {
+	for _, s := range slices.Clone(b.subs) {
+		if s.stream == nil && time.Since(s.used) > idleExpiry {
+			x.forget(s)
+		}
+	}
+}
+
+func (x *exchange) loseSubscriptions(f *activeFault) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range x.subs {
+		if f.concerns(s.box.address, "") && f.met() {
+			x.forget(s)
+		}
+	}
+}
+
+func (x *exchange) cutStreams(f *activeFault, reset bool) {
+	x.mu.Lock()
+	var conns []net.Conn
+	for st := range x.streams {
+		if st.carries(f.Mailbox) && f.met() {
+			conns = append(conns, st.conn)
+		}
+	}
+	x.mu.Unlock()
+	for _, c := range conns {
+		cut(c, reset)
+	}
+}
+
+// carries reports whether a mailbox, or any, is heard on the stream.
+func (s *stream) carries(mailbox string) bool {
+	return mailbox == "" || slices.ContainsFunc(s.subs, func(o *subscription) bool { return o.box.address == mailbox })
+}
+
+// wakeStreams has every stream look at its faults again.
+func (x *exchange) wakeStreams() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for s := range x.streams {
+		s.poke()
+	}
+}
+
+// subscribe makes a subscription. Pull and push are not served.
+func (c *call) subscribe(b *markup) *soapFault {
+	const message = "SubscribeResponseMessage"
+	req := c.body.kid(nsMessages, "StreamingSubscriptionRequest")
+	if req == nil {
+		b.responseError(message, "ErrorInvalidSubscriptionRequest", "Only streaming subscriptions are served here.")
+		return nil
+	}
+	s := &subscription{owner: c.account, box: c.box}
+	for _, t := range req.at("EventTypes").children() {
+		i := slices.Index(eventNames[:], t.value())
+		if i < 0 {
+			return badRequest(fmt.Sprintf("The 'EventType' element is invalid: the value '%s' is not in the enumeration.", t.value()))
+		}
+		s.kinds |= 1 << i
+	}
+	if s.kinds == 0 {
+		return badRequest("The element 'EventTypes' has incomplete content.")
+	}
+	if c.box == nil {
+		b.responseError(message, "ErrorMissingEmailAddress", "When making a request as an account that does not have a mailbox, you must specify the mailbox primary SMTP address for any distinguished folder Ids.")
+		return nil
+	}
+	folders := req.at("FolderIds").children()
+	switch all := req.attr("SubscribeToAllFolders"); {
+	case (all == "true" || all == "1") && len(folders) == 0:
+		s.folders = 1<<folderKinds - 1
+	case len(folders) == 0 || all == "true" || all == "1":
+		b.responseError(message, "ErrorInvalidSubscriptionRequest", "The subscription request is invalid: it names either folders or all folders.")
+		return nil
+	}
+	for _, f := range folders {
+		kind, code, text := c.folder(f)
+		if code != "" {
+			b.responseError(message, code, text)
+			return nil
+		}
+		s.folders |= 1 << kind
+	}
+	x := c.x
+	s.id = subscriptionID(mailboxServer, x.clock.now())
+	s.used = time.Now()
+	x.mu.Lock()
+	x.expire(c.box)
+	full, removed := len(c.box.subs) >= maxSubscriptions, c.box.removed
+	if !full && !removed {
+		c.box.subs = append(c.box.subs, s)
+		x.subs[s.id] = s
+	}
+	x.mu.Unlock()
+	switch {
+	case removed:
+		return noMailbox()
+	case full:
+		b.responseError(message, "ErrorExceededSubscriptionCount", "You have exceeded the available subscriptions for your account. Remove unnecessary subscriptions and try your request again.")
+		return nil
+	}
+	c.bind()
+	b.success(message)
+	b.raw(`<m:SubscriptionId>`, s.id, `</m:SubscriptionId></m:`, message, `>`)
+	return nil
+}
+
+// bind sends the cookie that ties a group to this server: to the anchor's own request only.
+func (c *call) bind() {
+	const name = "X-BackEndOverrideCookie"
+	prefer := strings.EqualFold(c.r.Header.Get("X-PreferServerAffinity"), "true")
+	if _, err := c.r.Cookie(name); err == nil || !prefer || normal(c.r.Header.Get("X-AnchorMailbox")) != c.address() {
+		return
+	}
+	c.w.Header().Add("Set-Cookie", name+"="+mailboxServer+"~1941996295; path=/; secure; HttpOnly")
+}
+
+func (c *call) unsubscribe(b *markup) *soapFault {
+	const message = "UnsubscribeResponseMessage"
+	id := c.body.kid(nsMessages, "SubscriptionId").value()
+	if id == "" {
+		return badRequest("The element 'Unsubscribe' has incomplete content.")
+	}
+	c.x.mu.Lock()
+	s := c.x.subs[id]
+	mine := s != nil && s.owner == c.account
+	if mine {
+		c.x.forget(s)
+	}
+	c.x.mu.Unlock()
+	switch {
+	case s == nil:
+		b.responseError(message, "ErrorSubscriptionNotFound", notFoundText)
+	case !mine:
+		b.responseError(message, "ErrorSubscriptionAccessDenied", accessDeniedText)
+	default:
+		b.success(message)
+		b.raw(`</m:`, message, `>`)
+	}
+	return nil
+}
+
+const accessDeniedText = "Access is denied. Only the owner of the subscription may use it."
+
+// getStreamingEvents answers with one envelope after the other until the time of the request is over.
+func (c *call) getStreamingEvents() {
+	minutes, err := strconv.Atoi(c.body.kid(nsMessages, "ConnectionTimeout").value())
+	if err != nil || minutes < 1 || minutes > 30 {
+		c.fault(badRequest("The 'ConnectionTimeout' element is invalid: its value is not from 1 to 30."))
+		return
+	}
+	ids := c.body.kid(nsMessages, "SubscriptionIds").children()
+	if len(ids) == 0 || len(ids) > maxIDs {
+		c.fault(badRequest(fmt.Sprintf("The element 'SubscriptionIds' holds %d ids; 1 to %d are allowed.", len(ids), maxIDs)))
+		return
+	}
+	st, refusal := c.openStream(ids)
+	h := c.w.Header()
+	h.Set("Content-Type", "text/xml; charset=utf-8")
+	h.Set("Cache-Control", "private")
+	out := &streamWriter{c: c, st: st}
+	if refusal != nil {
+		out.send(c.x.streamEnvelope(nil, refusal, "Closed"))
+		return
+	}
+	defer c.x.closeStream(st)
+	out.run(time.Duration(minutes) * time.Minute)
+}
+
+// openStream attaches the subscriptions to a new stream, and takes them from older ones. It fails as a whole: the answer
+// then names those that are wrong.
+func (c *call) openStream(ids []*node) (*stream, *streamError) {
+	x := c.x
+	st := &stream{conn: connOf(c.r), wake: make(chan struct{}, 1), budget: c.account + " " + c.address()}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var unknown, foreign []string
+	for _, n := range ids {
+		s := x.subs[n.value()]
+		switch {
+		case s == nil, s.stream == nil && time.Since(s.used) > idleExpiry:
+			unknown = append(unknown, n.value())
+		case s.owner != c.account:
+			foreign = append(foreign, n.value())
+		case !slices.Contains(st.subs, s):
+			st.subs = append(st.subs, s)
+		}
+	}
+	switch {
+	case len(foreign) > 0:
+		return nil, &streamError{"ErrorSubscriptionAccessDenied", accessDeniedText, foreign}
+	case len(unknown) > 0:
+		return nil, &streamError{"ErrorSubscriptionNotFound", notFoundText, unknown}
+	}
+	for _, s := range st.subs {
+		if old := s.stream; old != nil && !old.replace {
+			old.replace = true
+			old.errors = append(old.errors, streamError{"ErrorNewEventStreamConnectionOpened", "A new event stream connection was opened for a subscription of this one.", []string{s.id}})
+			x.detach(old)
+			old.poke()
+		}
+	}
+	open := 0
+	for o := range x.streams {
+		if o.budget == st.budget && !o.replace {
+			open++
+		}
+	}
+	if open >= maxStreams {
+		return nil, &streamError{"ErrorExceededConnectionCount", "You have exceeded the available concurrent connections for your account. Try again once your other requests have completed.", nil}
+	}
+	x.streams[st] = struct{}{}
+	for _, s := range st.subs {
+		s.stream = st
+		s.tell()
+	}
+	return st, nil
+}
+
+// detach frees the subscriptions of a stream; x.mu is held.
+func (x *exchange) detach(st *stream) {
+	for _, s := range st.subs {
+		if s.stream == st {
+			s.stream = nil
+			s.used = time.Now()
+		}
+	}
+	st.dirty = nil
+}
+
+func (x *exchange) closeStream(st *stream) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.detach(st)
+	delete(x.streams, st)
+}
+
+// streamWriter writes the envelopes of one stream, in the goroutine of its request.
+type streamWriter struct {
+	c     *call
+	st    *stream
+	begun bool
+}
+
+// run writes until the time is over, the client has gone, or nothing is left to hear.
+func (o *streamWriter) run(limit time.Duration) {
+	x := o.c.x
+	over := time.NewTimer(limit)
+	defer over.Stop()
+	beat := time.NewTimer(x.heartbeat)
+	defer beat.Stop()
+	if !o.send(x.streamEnvelope(nil, nil, "OK")) {
+		return
+	}
+	for {
+		select {
+		case <-o.st.wake:
+			more, ok := o.drain()
+			if !ok {
+				return
+			}
+			if more {
+				o.st.poke()
+			}
+			beat.Reset(x.heartbeat)
+		case <-beat.C:
+			if !o.send(x.streamEnvelope(nil, nil, "OK")) {
+				return
+			}
+			beat.Reset(x.heartbeat)
+		case <-over.C:
+			o.send(x.streamEnvelope(nil, nil, "Closed"))
+			return
+		case <-o.c.r.Context().Done():
+			return
+		case <-x.closing:
+			return
+		}
+	}
+}
+
+// drain writes one envelope with what is queued; more says that there is still something, ok that the stream goes on.
+func (o *streamWriter) drain() (more, ok bool) {
+	x, st := o.c.x, o.st
+	if len(st.held) > 0 && !o.silenced() && !o.write(nil) {
+		return false, false
+	}
+	if len(st.held) > maxHeld {
+		return false, true
+	}
+	x.mu.Lock()
+	var failure *streamError
+	if len(st.errors) > 0 {
+		failure = &st.errors[0]
+		st.errors = st.errors[1:]
+	}
+	var batch []notification
+	left := maxEvents
+	for len(st.dirty) > 0 && left > 0 && failure == nil {
+		s := st.dirty[0]
+		if s.missed {
+			s.missed = false
+			failure = &streamError{"ErrorMissedNotificationEvents", "One or more events of the subscription were missed.", []string{s.id}}
+			break
+		}
+		n := min(left, len(s.queue))
+		batch = append(batch, notification{s.id, s.box.guid, slices.Clone(s.queue[:n])})
+		left -= n
+		if s.queue = s.queue[n:]; len(s.queue) == 0 {
+			s.queue = nil
+			st.dirty = st.dirty[1:]
+		}
+	}
+	over := st.replace || len(st.subs) == 0 && len(st.errors) == 0
+	more = len(st.dirty) > 0 || len(st.errors) > 0
+	x.mu.Unlock()
+	status := ""
+	switch {
+	case over:
+		status = "Closed"
+	case failure != nil:
+		status = "OK"
+	case len(batch) == 0:
+		return more, true // woken for its faults
+	}
+	return more, o.send(x.streamEnvelope(batch, failure, status)) && !over
+}
+
+// faultMailbox names the mailbox by which a fault that is set concerns this stream.
+func (o *streamWriter) faultOn(name string) (mailbox string, ok bool) {
+	x := o.c.x
+	if o.st == nil || x.faults.set.Load() == 0 {
+		return "", false
+	}
+	f, ok := x.faults.snapshot()[name]
+	if !ok {
+		return "", false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return f.Mailbox, o.st.carries(f.Mailbox)
+}
+
+func (o *streamWriter) silenced() bool {
+	_, ok := o.faultOn(streamSilent)
+	return ok
+}
+
+// send writes one envelope; false if the stream is over with that.
+func (o *streamWriter) send(envelope []byte) bool {
+	x := o.c.x
+	if !o.begun {
+		o.begun = true
+		envelope = append([]byte(xmlDeclaration), envelope...)
+	}
+	if x.onMessage != nil {
+		x.onMessage("response", o.c.operation, envelope)
+	}
+	if o.silenced() {
+		o.st.held = append(o.st.held, envelope...)
+		return true
+	}
+	if at, ok := o.faultOn(streamHalf); ok {
+		if _, hit := x.faults.hit(streamHalf, at, ""); hit {
+			o.write(envelope[:len(envelope)/2])
+			cut(o.st.conn, false)
+			return false
+		}
+	}
+	return o.write(envelope)
+}
+
+// write sends what was held back, then b.
+func (o *streamWriter) write(b []byte) bool {
+	if o.st != nil && len(o.st.held) > 0 {
+		b = append(o.st.held, b...)
+		o.st.held = nil
+	}
+	if _, err := o.c.w.Write(b); err != nil {
+		return false
+	}
+	return http.NewResponseController(o.c.w).Flush() == nil
+}
+
+// notification is what a stream tells of one subscription.
+type notification struct {
+	id     string
+	box    guid
+	events []event
+}
+
+// streamEnvelope writes an answer of GetStreamingEvents, in the form of real servers or of the schema.
+func (x *exchange) streamEnvelope(batch []notification, failure *streamError, status string) []byte {
+	p := "m:"
+	if x.schema {
+		p = "t:"
+	}
+	b := make(markup, 0, 1200+len(batch)*300)
+	b.raw(envelopeStart, `<m:GetStreamingEventsResponse xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages><m:GetStreamingEventsResponseMessage ResponseClass="`)
+	if failure != nil {
+		b.raw(`Error"><m:MessageText>`, failure.text, `</m:MessageText><m:ResponseCode>`, failure.code, `</m:ResponseCode><m:DescriptiveLinkKey>0</m:DescriptiveLinkKey>`)
+	} else {
+		b.raw(`Success"><m:ResponseCode>NoError</m:ResponseCode>`)
+	}
+	if len(batch) > 0 {
+		b.raw(`<m:Notifications>`)
+		for _, n := range batch {
+			b.raw(`<`, p, `Notification><t:SubscriptionId>`, n.id, `</t:SubscriptionId>`)
+			for _, e := range n.events {
+				b.event(n.box, e)
+			}
+			b.raw(`</`, p, `Notification>`)
+		}
+		b.raw(`</m:Notifications>`)
+	}
+	if failure != nil && len(failure.ids) > 0 {
+		b.raw(`<m:ErrorSubscriptionIds>`)
+		for _, id := range failure.ids {
+			b.element(p+"SubscriptionId", id)
+		}
+		b.raw(`</m:ErrorSubscriptionIds>`)
+	}
+	if status != "" {
+		b.raw(`<m:ConnectionStatus>`, status, `</m:ConnectionStatus>`)
+	}
+	b.raw(`</m:GetStreamingEventsResponseMessage></m:ResponseMessages></m:GetStreamingEventsResponse>`, envelopeEnd)
+	return b
+}
+
+func (b *markup) event(box guid, e event) {
+	name := eventNames[e.kind]
+	b.raw(`<t:`, name, `><t:TimeStamp>`, e.at.Format(wireTime), `</t:TimeStamp>`)
+	if e.ofFolder {
+		b.id("FolderId", folderID(box, e.folder), changeKey(box, e.change))
+		b.id("ParentFolderId", folderID(box, folderTable[e.folder].parent), changeKey(box, 0))
+	} else {
+		b.id("ItemId", itemID(box, e.folder, e.item), changeKey(box, e.change))
+		b.id("ParentFolderId", folderID(box, e.folder), changeKey(box, 0))
+	}
+	if e.kind == movedEvent || e.kind == copiedEvent {
+		b.id("OldItemId", itemID(box, e.oldFolder, e.oldItem), changeKey(box, e.change))
+		b.id("OldParentFolderId", folderID(box, e.oldFolder), changeKey(box, 0))
+	}
+	if e.ofFolder {
+		b.raw(`<t:UnreadCount>`, strconv.Itoa(e.unread), `</t:UnreadCount>`)
+	}
+	b.raw(`</t:`, name, `>`)
+}
+
+// wireTime has whole seconds, as Exchange's; the store behind it is finer.
+const wireTime = "2006-01-02T15:04:05Z"
+
+func (b *markup) id(name, id, key string) {
+	b.raw(`<t:`, name, ` Id="`, id, `" ChangeKey="`, key, `"/>`)
+}
+
+// children of a node; none of nil.
+func (n *node) children() []*node {
+	if n == nil {
+		return nil
+	}
+	return n.kids
+}

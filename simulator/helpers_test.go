@@ -1,0 +1,327 @@
+package simulator
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// soon bounds every wait of a test for something that comes at once.
+const soon = 20 * time.Second
+
+// start runs a simulator for one test. Every EWS message of the test, in either direction, is validated against the schema.
+func start(t *testing.T, o Options) *Server {
+	t.Helper()
+	seen := &messages{known: map[string]bool{}}
+	if o.OnMessage == nil {
+		o.OnMessage = seen.add
+	}
+	s, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if dir, missing := schema(); missing != "" {
+			t.Logf("messages not validated: %s", missing)
+		} else {
+			seen.validate(t, dir)
+		}
+	})
+	return s
+}
+
+// messages collects envelopes.
+type messages struct {
+	mu    sync.Mutex
+	list  [][]byte
+	known map[string]bool
+}
+
+// maxValidated messages of a test: xmllint takes its time.
+const maxValidated = 300
+
+func (m *messages) add(_, operation string, envelope []byte) {
+	if bytes.Contains(envelope, []byte(":Fault>")) {
+		return // outside the schema
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.list) == maxValidated || m.known[string(envelope)] {
+		return
+	}
+	m.known[string(envelope)] = true
+	m.list = append(m.list, bytes.Clone(envelope))
+}
+
+var (
+	mNotification   = regexp.MustCompile(`<(/?)m:Notification>`)
+	mSubscriptionID = regexp.MustCompile(`<(/?)m:SubscriptionId>`)
+)
+
+// validate maps exactly the two elements in which real servers differ from the schema, and asks xmllint.
+func (m *messages) validate(t *testing.T, schemaDir string) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.list) == 0 {
+		return
+	}
+	dir := t.TempDir()
+	args := []string{"--noout", "--schema", filepath.Join(schemaDir, "soap.xsd")}
+	for i, e := range m.list {
+		if bytes.Contains(e, []byte("<m:GetStreamingEventsResponse ")) {
+			e = mNotification.ReplaceAll(e, []byte("<${1}t:Notification>"))
+			e = mSubscriptionID.ReplaceAll(e, []byte("<${1}t:SubscriptionId>"))
+		}
+		name := filepath.Join(dir, fmt.Sprintf("%04d.xml", i))
+		if err := os.WriteFile(name, e, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, name)
+	}
+	out, err := exec.Command("xmllint", args...).CombinedOutput()
+	if err != nil {
+		lines := strings.SplitN(string(out), "\n", 12)
+		t.Errorf("not valid against the EWS schema:\n%s", strings.Join(lines[:min(len(lines), 11)], "\n"))
+	}
+}
+
+// soapSchema validates the whole envelope, so that namespaces declared on it hold in the body.
+const soapSchema = `<?xml version="1.0"?>
+<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema" targetNamespace="` + nsSOAP + `" elementFormDefault="qualified">
+<xs:import namespace="` + nsMessages + `" schemaLocation="messages.xsd"/><xs:import namespace="` + nsTypes + `" schemaLocation="types.xsd"/>
+<xs:element name="Envelope"><xs:complexType><xs:sequence>
+<xs:element name="Header" minOccurs="0"><xs:complexType><xs:sequence><xs:any processContents="strict" minOccurs="0" maxOccurs="unbounded"/></xs:sequence></xs:complexType></xs:element>
+<xs:element name="Body"><xs:complexType><xs:sequence><xs:any processContents="strict"/></xs:sequence></xs:complexType></xs:element>
+</xs:sequence></xs:complexType></xs:element></xs:schema>`
+
+// schema returns a directory with the official schema made ready for xmllint, or what is missing for that. The schema is
+// looked for where EWS_SCHEMA says.
+var schema = sync.OnceValues(func() (dir, missing string) {
+	if _, err := exec.LookPath("xmllint"); err != nil {
+		return "", "xmllint is not installed (Debian: libxml2-utils)"
+	}
+	from := os.Getenv("EWS_SCHEMA")
+	if from == "" {
+		from = filepath.Join("..", "..", "shared", "ews-schema")
+	}
+	dir, err := os.MkdirTemp("", "ews-schema")
+	if err != nil {
+		return "", err.Error()
+	}
+	for _, name := range []string{"messages.xsd", "types.xsd", "xml.xsd"} {
+		text, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return "", "the EWS schema is not there (set EWS_SCHEMA): " + err.Error()
+		}
+		text = bytes.ReplaceAll(text, []byte(`<xs:import namespace="http://www.w3.org/XML/1998/namespace" />`),
+			[]byte(`<xs:import namespace="http://www.w3.org/XML/1998/namespace" schemaLocation="xml.xsd"/>`))
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			return "", err.Error()
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "soap.xsd"), []byte(soapSchema), 0o600); err != nil {
+		return "", err.Error()
+	}
+	return dir, ""
+})
+
+// ewsClient is a plain client of EWS.
+type ewsClient struct {
+	t              *testing.T
+	s              *Server
+	http           *http.Client
+	user, password string
+	mailbox        string // impersonated; empty: none
+	sid            string // the element of ConnectingSID
+	header         http.Header
+}
+
+func newClient(t *testing.T, s *Server, mailbox string) *ewsClient {
+	t.Helper()
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.RootCAs()}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &ewsClient{t: t, s: s, http: &http.Client{Transport: tr}, user: s.Username, password: s.Password, mailbox: mailbox,
+		sid: "PrimarySmtpAddress", header: http.Header{}}
+}
+
+func (c *ewsClient) envelope(body string) string {
+	var who string
+	if c.mailbox != "" {
+		who = `<t:ExchangeImpersonation><t:ConnectingSID><t:` + c.sid + `>` + c.mailbox + `</t:` + c.sid + `></t:ConnectingSID></t:ExchangeImpersonation>`
+	}
+	return xmlDeclaration + `<soap:Envelope xmlns:soap="` + nsSOAP + `" xmlns:t="` + nsTypes + `" xmlns:m="` + nsMessages +
+		`"><soap:Header><t:RequestServerVersion Version="Exchange2013_SP1"/>` + who + `</soap:Header><soap:Body>` + body + `</soap:Body></soap:Envelope>`
+}
+
+func (c *ewsClient) send(url, body string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	req.Header = c.header.Clone()
+	req.Header.Set("Content-Type", "text/xml; charset=utf-8")
+	req.SetBasicAuth(c.user, c.password)
+	return c.http.Do(req)
+}
+
+// call sends a SOAP body and returns the whole answer.
+func (c *ewsClient) call(body string) (*http.Response, string) {
+	c.t.Helper()
+	resp, err := c.send(c.s.EWSURL, c.envelope(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+// must is call for an answer that holds all of want.
+func (c *ewsClient) must(body string, want ...string) string {
+	c.t.Helper()
+	_, text := c.call(body)
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			c.t.Fatalf("no %q in the answer:\n%s", w, text)
+		}
+	}
+	return text
+}
+
+const subscribeNewMail = `<m:Subscribe><m:StreamingSubscriptionRequest><t:FolderIds><t:DistinguishedFolderId Id="inbox"/></t:FolderIds>` +
+	`<t:EventTypes><t:EventType>NewMailEvent</t:EventType></t:EventTypes></m:StreamingSubscriptionRequest></m:Subscribe>`
+
+const subscribeAll = `<m:Subscribe><m:StreamingSubscriptionRequest SubscribeToAllFolders="true"><t:EventTypes><t:EventType>NewMailEvent</t:EventType>` +
+	`<t:EventType>CreatedEvent</t:EventType><t:EventType>ModifiedEvent</t:EventType><t:EventType>MovedEvent</t:EventType><t:EventType>DeletedEvent</t:EventType>` +
+	`</t:EventTypes></m:StreamingSubscriptionRequest></m:Subscribe>`
+
+func (c *ewsClient) subscribe(body string) string {
+	c.t.Helper()
+	return between(c.t, c.must(body, `ResponseClass="Success"`), "<m:SubscriptionId>", "</m:SubscriptionId>")
+}
+
+func between(t *testing.T, s, from, to string) string {
+	t.Helper()
+	_, s, ok := strings.Cut(s, from)
+	s, _, ok2 := strings.Cut(s, to)
+	if !ok || !ok2 {
+		t.Fatalf("nothing between %q and %q in %q", from, to, s)
+	}
+	return s
+}
+
+func getStreamingEvents(minutes int, ids ...string) string {
+	var b strings.Builder
+	b.WriteString(`<m:GetStreamingEvents><m:SubscriptionIds>`)
+	for _, id := range ids {
+		b.WriteString(`<t:SubscriptionId>` + id + `</t:SubscriptionId>`)
+	}
+	fmt.Fprintf(&b, `</m:SubscriptionIds><m:ConnectionTimeout>%d</m:ConnectionTimeout></m:GetStreamingEvents>`, minutes)
+	return b.String()
+}
+
+// openStream is a GetStreamingEvents that is being read.
+type openStream struct {
+	t    *testing.T
+	resp *http.Response
+	r    *bufio.Reader
+}
+
+// stream opens one and reads its first envelope.
+func (c *ewsClient) stream(ids ...string) *openStream {
+	c.t.Helper()
+	resp, err := c.send(c.s.EWSURL, c.envelope(getStreamingEvents(30, ids...)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { resp.Body.Close() })
+	o := &openStream{c.t, resp, bufio.NewReader(resp.Body)}
+	if first := o.next(); !strings.Contains(first, "<m:ConnectionStatus>OK</m:ConnectionStatus>") {
+		c.t.Fatalf("the stream did not open: %s", first)
+	}
+	return o
+}
+
+func (o *openStream) read() (string, error) {
+	var b strings.Builder
+	for {
+		part, err := o.r.ReadString('>')
+		b.WriteString(part)
+		if err != nil || strings.HasSuffix(part, ":Envelope>") && strings.HasPrefix(part, "</") {
+			return b.String(), err
+		}
+	}
+}
+
+// next reads one envelope.
+func (o *openStream) next() string {
+	o.t.Helper()
+	e, err := o.read()
+	if err != nil {
+		o.t.Fatalf("stream: %v after %q", err, e)
+	}
+	return e
+}
+
+// until reads envelopes up to one that holds want, past heartbeats.
+func (o *openStream) until(want string) string {
+	o.t.Helper()
+	for {
+		if e := o.next(); strings.Contains(e, want) {
+			return e
+		}
+	}
+}
+
+func testMail(subject string) []byte {
+	return []byte("From: Anna <anna@partner.example>\r\nTo: user0001@contoso.example\r\nSubject: " + subject +
+		"\r\nDate: Sun, 22 Nov 2026 10:00:00 +0100\r\nMessage-ID: <" + strings.ReplaceAll(subject, " ", "") + "@partner.example>\r\n\r\nHello there.\r\n")
+}
+
+func deliver(t *testing.T, s *Server, to, subject string) string {
+	t.Helper()
+	id, err := s.Deliver(to, time.Time{}, testMail(subject))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func getItem(ids ...string) string {
+	s := `<m:GetItem><m:ItemShape><t:BaseShape>IdOnly</t:BaseShape><t:AdditionalProperties>`
+	for _, uri := range []string{"item:ParentFolderId", "item:ItemClass", "item:Subject", "item:Sensitivity", "item:DateTimeReceived", "item:DateTimeSent",
+		"item:Importance", "item:Preview", "message:From", "message:IsRead", "message:InternetMessageId", "item:ConversationId"} {
+		s += `<t:FieldURI FieldURI="` + uri + `"/>`
+	}
+	s += `</t:AdditionalProperties></m:ItemShape><m:ItemIds>`
+	for _, id := range ids {
+		s += `<t:ItemId Id="` + id + `"/>`
+	}
+	return s + `</m:ItemIds></m:GetItem>`
+}
+
+func findItem(offset, limit int, order string) string {
+	return fmt.Sprintf(`<m:FindItem Traversal="Shallow"><m:ItemShape><t:BaseShape>IdOnly</t:BaseShape><t:AdditionalProperties>`+
+		`<t:FieldURI FieldURI="item:Subject"/><t:FieldURI FieldURI="item:DateTimeReceived"/><t:FieldURI FieldURI="message:From"/></t:AdditionalProperties></m:ItemShape>`+
+		`<m:IndexedPageItemView MaxEntriesReturned="%d" Offset="%d" BasePoint="Beginning"/><m:SortOrder><t:FieldOrder Order="%s">`+
+		`<t:FieldURI FieldURI="item:DateTimeReceived"/></t:FieldOrder></m:SortOrder><m:ParentFolderIds><t:DistinguishedFolderId Id="inbox"/></m:ParentFolderIds></m:FindItem>`,
+		limit, offset, order)
+}
