@@ -1,0 +1,567 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// settle is how long a group waits for more mailboxes to join or leave before its stream is opened anew.
+	settle = 200 * time.Millisecond
+	// handOver is how long the old stream may take to end after the new one was opened: the server ends it at once, with ErrorNewEventStreamConnectionOpened.
+	handOver = 5 * time.Second
+	// subscribing bounds the Subscribe and Unsubscribe calls of a group at once: below the 10 that Exchange 2010 allows an account.
+	subscribing = 8
+	// lived is how long a stream has to have been open for its end to count as the first failure and not as one more.
+	lived     = 10 * time.Second
+	maxReopen = time.Minute
+	// farewell bounds giving a subscription back: one that is not given back expires at the server.
+	farewell = 10 * time.Second
+)
+
+// groupKey is what mailboxes that may share a stream have in common, within one account: the owner of their subscriptions.
+type groupKey struct{ url, group string }
+
+// group is the mailboxes of one account whose subscriptions share a stream; its goroutine keeps it open.
+type group struct {
+	a    *account
+	key  groupKey
+	log  *zap.Logger
+	wake chan struct{} // a mailbox joined or left
+
+	mu      sync.Mutex
+	members map[*mailbox]struct{}
+	leaving []*subscriptions.Record // of mailboxes that left, with a subscription to give back
+	ended   bool
+	fault   *fault.Error // why the stream is not open
+	next    time.Time    // when it is tried again
+
+	beat atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
+
+	// The goroutine's own.
+	affinity Affinity
+	fails    int
+	reopen   time.Time // not before
+}
+
+func newGroup(a *account, k groupKey) *group {
+	return &group{
+		a: a, key: k, wake: make(chan struct{}, 1), members: map[*mailbox]struct{}{},
+		log: a.e.l.log.With(zap.String("exchange", a.e.Name), zap.String("account", a.Name)),
+	}
+}
+
+// add takes a mailbox in, where there is room.
+func (g *group) add(m *mailbox) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended || len(g.members) >= g.a.e.SubscriptionsPerConnection {
+		return false
+	}
+	g.members[m] = struct{}{}
+	g.poke()
+	return true
+}
+
+func (g *group) remove(m *mailbox) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.members[m]; !ok {
+		return
+	}
+	delete(g.members, m)
+	if r := m.box.Record(); r.Subscription != "" {
+		g.leaving = append(g.leaving, r)
+	}
+	g.poke()
+}
+
+func (g *group) poke() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps the group heard until it is empty, or ctx ends.
+func (g *group) run(ctx context.Context) {
+	defer g.a.e.l.tasks.Done()
+	var open *reading
+	defer func() { open.close() }()
+	for {
+		g.part(ctx)
+		if ctx.Err() != nil || g.finish() {
+			return
+		}
+		want, retry := g.subscribe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if len(want) > 0 && !open.hears(want) && !time.Now().Before(g.reopen) {
+			opened, err := g.open(ctx, want)
+			if err != nil {
+				g.trouble(ctx, err, want)
+				continue
+			}
+			open.handOver(ctx)
+			open = opened
+		}
+		if !open.hears(want) {
+			retry = sooner(retry, g.reopen)
+		}
+		alarm := time.NewTimer(until(retry))
+		select {
+		case <-ctx.Done():
+		case <-alarm.C:
+		case <-g.wake:
+			sleep(ctx, settle)
+		case err := <-open.words():
+			open.spoilt = true
+			g.backOff(open.since, nil)
+			g.trouble(ctx, err, open.by)
+		case <-open.ended():
+			g.over(ctx, open)
+			open = nil
+		}
+		alarm.Stop()
+	}
+}
+
+// idle is how long a group sleeps when nothing is due; anything that happens wakes it.
+const idle = time.Hour
+
+func until(t time.Time) time.Duration {
+	if t.IsZero() {
+		return idle
+	}
+	return time.Until(t)
+}
+
+// sooner is the earlier of two times, where zero is none.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// finish ends an empty group.
+func (g *group) finish() bool {
+	g.mu.Lock()
+	g.ended = len(g.members) == 0 && len(g.leaving) == 0
+	ended := g.ended
+	g.mu.Unlock()
+	if ended {
+		g.a.forget(g)
+	}
+	return ended
+}
+
+// part gives the subscriptions of mailboxes that left back (rule 11).
+func (g *group) part(ctx context.Context) {
+	g.mu.Lock()
+	leaving := g.leaving
+	g.leaving = nil
+	g.mu.Unlock()
+	var calls errgroup.Group
+	calls.SetLimit(subscribing)
+	for _, r := range leaving {
+		calls.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, farewell)
+			defer cancel()
+			if g.a.allowed() != nil {
+				return nil
+			}
+			if err := g.a.note(g.a.Source.Unsubscribe(ctx, r.Place, r.Subscription)); err != nil {
+				g.log.Info("a subscription was not given back; it expires at the server", zap.String("mailbox", r.Addresses[0]), zap.Error(err))
+			}
+			return nil
+		})
+	}
+	_ = calls.Wait() // each has logged its own
+}
+
+// sorted are the members by name: the first is the anchor.
+func (g *group) sorted() []*mailbox {
+	g.mu.Lock()
+	list := make([]*mailbox, 0, len(g.members))
+	for m := range g.members {
+		list = append(list, m)
+	}
+	g.mu.Unlock()
+	slices.SortFunc(list, func(a, b *mailbox) int { return strings.Compare(a.primary(), b.primary()) })
+	return list
+}
+
+func (g *group) has(m *mailbox) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.members[m]
+	return ok
+}
+
+// subscribe sees to it that every member has a subscription, the anchor first, for its answer brings the cookie that keeps the
+// others on its server. It returns those that have one, and when the next of the others is to be tried.
+func (g *group) subscribe(ctx context.Context) (heard map[string]*mailbox, retry time.Time) {
+	members := g.sorted()
+	if !slices.ContainsFunc(members, func(m *mailbox) bool { return m.primary() == g.affinity.Anchor }) {
+		g.affinity = Affinity{}
+	}
+	for i := 0; g.affinity.Anchor == "" && i < len(members); i++ {
+		m := members[i]
+		if m.box.Record().Subscription == "" && !g.subscribeOne(ctx, m, Affinity{Anchor: m.primary()}, &g.affinity.Cookie) {
+			continue
+		}
+		g.affinity.Anchor = m.primary()
+	}
+	var calls errgroup.Group
+	calls.SetLimit(subscribing)
+	for _, m := range members {
+		if m.box.Record().Subscription == "" {
+			calls.Go(func() error {
+				var own string
+				g.subscribeOne(ctx, m, g.affinity, &own)
+				return nil
+			})
+		}
+	}
+	_ = calls.Wait() // each keeps its own error
+	heard = map[string]*mailbox{}
+	for _, m := range members {
+		if id := m.box.Record().Subscription; id != "" {
+			heard[id] = m
+			continue
+		}
+		m.mu.Lock()
+		retry = sooner(retry, m.subNext)
+		m.mu.Unlock()
+	}
+	return heard, retry
+}
+
+// subscribeOne subscribes a member when its time has come, and has it listed: in this order nothing falls between (rule 11).
+func (g *group) subscribeOne(ctx context.Context, m *mailbox, a Affinity, cookie *string) bool {
+	m.mu.Lock()
+	p, due := m.place, !time.Now().Before(m.subNext)
+	m.mu.Unlock()
+	if !due || ctx.Err() != nil {
+		return false
+	}
+	err := g.a.allowed()
+	if err == nil {
+		var id string
+		id, *cookie, err = g.a.Source.Subscribe(ctx, p, a)
+		if g.a.note(err) == nil {
+			err = m.box.Update(ctx, func(d *subscriptions.Draft) { d.Subscription, d.Subscribed = id, time.Now() })
+		}
+	}
+	if err != nil {
+		g.refused(ctx, m, err)
+		return false
+	}
+	m.mu.Lock()
+	m.subFault, m.subFails, m.subNext = nil, 0, time.Time{}
+	m.mu.Unlock()
+	m.markListing()
+	return true
+}
+
+// refused notes that a mailbox could not be subscribed. It is still listed at its safety poll.
+func (g *group) refused(ctx context.Context, m *mailbox, err error) {
+	if ctx.Err() != nil || errors.Is(err, subscriptions.ErrNoMailbox) {
+		return
+	}
+	f := fault.Of(err)
+	m.mu.Lock()
+	m.subFails++
+	m.subFault, m.subNext = f, time.Now().Add(backOff(f, m.subFails))
+	p, poll := m.place, m.subFails == 1
+	m.mu.Unlock()
+	if poll {
+		m.markListing() // mail rings all the same
+	}
+	g.log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", m.address()), zap.Error(err))
+	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && g.a.e.URL == "" && time.Since(p.Found) > maxWait {
+		m.relocate(ctx)
+	}
+}
+
+// open opens the stream. Its listings are not waited for.
+func (g *group) open(ctx context.Context, want map[string]*mailbox) (*reading, error) {
+	if err := g.a.allowed(); err != nil {
+		return nil, err
+	}
+	anchor := want[slices.MinFunc(ids(want), func(a, b string) int { return strings.Compare(want[a].primary(), want[b].primary()) })]
+	for _, m := range want {
+		if m.primary() == g.affinity.Anchor {
+			anchor = m
+		}
+	}
+	anchor.mu.Lock()
+	p := anchor.place
+	anchor.mu.Unlock()
+	s, err := g.a.Source.Stream(ctx, p, g.affinity, ids(want))
+	if g.a.note(err) != nil {
+		return nil, err
+	}
+	r := &reading{g: g, stream: s, by: want, since: time.Now(), word: make(chan error, 1), end: make(chan struct{})}
+	g.beat.Store(r.since.UnixNano())
+	g.tell(nil, time.Time{})
+	for _, m := range want {
+		m.mu.Lock()
+		m.open = true
+		m.mu.Unlock()
+	}
+	g.a.e.l.metrics.streams.Inc()
+	go r.run()
+	return r, nil
+}
+
+func ids(m map[string]*mailbox) []string {
+	list := make([]string, 0, len(m))
+	for id := range m {
+		list = append(list, id)
+	}
+	return list
+}
+
+// over is what the end of a stream means. After a clean one, on the server's word, events wait at the server and nothing is
+// lost. After any other, what was under way is lost with no error and a subscription that is still valid: the members are listed.
+func (g *group) over(ctx context.Context, r *reading) {
+	err := r.err
+	clean := errors.Is(err, io.EOF)
+	for _, m := range r.by {
+		m.mu.Lock()
+		m.open = m.open && m.group != g
+		m.mu.Unlock()
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if clean {
+		g.backOff(r.since, nil)
+		return
+	}
+	g.log.Info("a stream ended", zap.Int("mailboxes", len(r.by)), zap.Duration("after", time.Since(r.since).Round(time.Millisecond)), zap.Error(err))
+	g.backOff(r.since, fault.Of(err))
+	g.trouble(ctx, err, r.by)
+	g.list(r.by)
+}
+
+func (g *group) list(by map[string]*mailbox) {
+	for _, m := range by {
+		if g.has(m) {
+			m.markListing()
+		}
+	}
+}
+
+// backOff sets when the stream may be opened again.
+func (g *group) backOff(since time.Time, f *fault.Error) {
+	if time.Since(since) >= lived {
+		g.fails = 0
+	}
+	var wait time.Duration
+	if g.fails > 0 {
+		wait = min(firstRetry<<min(g.fails-1, 10), maxReopen)
+		wait += rand.N(wait/4 + 1)
+	}
+	if f != nil {
+		wait = max(wait, f.After)
+	}
+	g.fails++
+	g.reopen = time.Now().Add(wait)
+	g.tell(f, g.reopen)
+}
+
+// tell keeps why the stream is not open, for who asks.
+func (g *group) tell(f *fault.Error, next time.Time) {
+	g.mu.Lock()
+	g.fault, g.next = f, next
+	g.mu.Unlock()
+}
+
+func (g *group) told() (f *fault.Error, next time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.fault, g.next
+}
+
+// trouble sorts out what an error means for the subscriptions that it names, or for all where it names none.
+func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) {
+	if ctx.Err() != nil {
+		return
+	}
+	e, ok := errors.AsType[*ews.Error](err)
+	if g.a.note(err); !ok {
+		g.backOff(time.Now(), fault.Of(err))
+		return
+	}
+	if !time.Now().Before(g.reopen) {
+		g.backOff(time.Now(), e.Fault)
+	}
+	if e.Row.DropCookie {
+		g.affinity = Affinity{}
+	}
+	concerned := e.Subscriptions
+	if len(concerned) == 0 {
+		concerned = ids(by)
+	}
+	g.log.Info("subscriptions are in trouble", zap.Int("of", len(concerned)), zap.Error(err))
+	for _, id := range concerned {
+		m := by[id]
+		if m == nil || !g.has(m) {
+			continue
+		}
+		switch {
+		case e.Row.Relocate && g.a.e.URL == "":
+			m.relocate(ctx)
+		case e.Row.Resubscribe:
+			m.lose(ctx, id)
+		}
+		if e.Row.CatchUp {
+			m.markListing()
+		}
+	}
+}
+
+// lose forgets a subscription that the server does not know any more.
+func (m *mailbox) lose(ctx context.Context, id string) {
+	m.mu.Lock()
+	m.listed = false
+	m.mu.Unlock()
+	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+		if d.Subscription == id {
+			d.Subscription = ""
+		}
+	})
+	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
+		m.l.log.Warn("a lost subscription could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
+	}
+}
+
+func (m *mailbox) primary() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.place.Primary
+}
+
+// reading is an open stream being read. A nil one hears nothing.
+type reading struct {
+	g      *group
+	stream Stream
+	by     map[string]*mailbox // by subscription
+	since  time.Time
+	spoilt bool       // the server named a bad id: nobody knows whether the good ones are still served
+	word   chan error // such a word; more of them say nothing new
+	end    chan struct{}
+	err    error // how it ended, once end is closed; io.EOF: clean, on the server's word
+}
+
+func (r *reading) run() {
+	defer r.g.a.e.l.metrics.streams.Dec()
+	defer close(r.end)
+	defer r.stream.Close()
+	for {
+		n, err := r.stream.Next()
+		if e, ok := errors.AsType[*ews.Error](err); ok && len(e.Subscriptions) > 0 {
+			select {
+			case r.word <- err:
+			default:
+			}
+			continue
+		}
+		if err != nil {
+			r.err = err
+			return
+		}
+		r.g.beat.Store(n.At.UnixNano())
+		for _, e := range n.Events {
+			if m := r.by[e.Subscription]; m != nil {
+				r.g.a.e.l.metrics.hints.Inc()
+				m.hint(e.ItemID, n.At)
+			}
+		}
+	}
+}
+
+// hears says whether the stream serves all of these subscriptions.
+func (r *reading) hears(want map[string]*mailbox) bool {
+	if r == nil {
+		return len(want) == 0
+	}
+	for id := range want {
+		if r.by[id] == nil {
+			return false
+		}
+	}
+	return !r.spoilt
+}
+
+func (r *reading) words() <-chan error {
+	if r == nil {
+		return nil
+	}
+	return r.word
+}
+
+func (r *reading) ended() <-chan struct{} {
+	if r == nil {
+		return nil
+	}
+	return r.end
+}
+
+// handOver lets a stream end after another was opened with its ids. The server ends it on its word, and what it had taken out of
+// its queues for it has come by then: so mailboxes join and leave without a listing of the others. A stream that does not end in
+// time is cut, and its members are listed.
+func (r *reading) handOver(ctx context.Context) {
+	if r == nil {
+		return
+	}
+	t := time.NewTimer(handOver)
+	defer t.Stop()
+	defer r.close()
+	select {
+	case <-r.end:
+		if e, ok := errors.AsType[*ews.Error](r.err); errors.Is(r.err, io.EOF) || ok && e.Row.Code == "ErrorNewEventStreamConnectionOpened" {
+			return
+		}
+	case <-t.C:
+	case <-ctx.Done():
+		return
+	}
+	r.g.list(r.by)
+}
+
+// close ends the reading and waits for its goroutine.
+func (r *reading) close() {
+	if r == nil {
+		return
+	}
+	_ = r.stream.Close() // its reader learns of it
+	<-r.end
+}

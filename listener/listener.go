@@ -1,0 +1,241 @@
+// Package listener keeps mailboxes heard, reads them, and has their devices rung. It is where the log of the mailboxes
+// (package subscriptions) is worked off:
+//
+//	hint (stream, timer, start, a device that is ready again) -> the mailbox is marked -> one worker reads it
+//	    -> decides and rings -> records what is done
+//
+// A hint is never believed to be the mail, and never queued: the set of marked mailboxes is all there is (rule 7). Whatever
+// goes wrong on the way ends in a mark, so there is one way to recover and not five.
+//
+//	place.go    where a mailbox lives, and which account and group hear it
+//	group.go    the subscriptions that share a stream, and the stream
+//	mailbox.go  marks, back-off, standing
+//	worker.go   reading what a hint names
+//	listing.go  the complete listing
+//	ring.go     ringing the devices in step, and the one write of the outcome
+//	catchup.go  the devices that are behind
+package listener
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// MaxAccounts is how many listener accounts of an entry one instance owns; with 1,250 mailboxes each these are 15,000.
+const MaxAccounts = 12
+
+// Options of a Listener.
+type Options struct {
+	Book    *subscriptions.Book
+	Ringer  Ringer
+	Entries []Entry
+	MaxAge  time.Duration // older mail is summed up (rule 8)
+	Log     *zap.Logger
+	Metrics prometheus.Registerer
+}
+
+// Entry is an exchange entry of the configuration.
+type Entry struct {
+	Name                       string
+	Domains                    []string
+	URL                        string // of EWS, where it is configured; else the accounts have a Finder
+	Accounts                   []Account
+	MailboxesPerAccount        int
+	SubscriptionsPerConnection int
+	SafetyPoll                 time.Duration
+}
+
+// Account is a listener account.
+type Account struct {
+	Name   string
+	Source Source
+	Finder Finder
+}
+
+// Listener hears the mailboxes of a book.
+type Listener struct {
+	o       Options
+	log     *zap.Logger
+	metrics *metrics
+	entries []*entry
+
+	hearing  context.Context // streams and placing: ends first
+	working  context.Context // reads, alerts and writes: ends when what is in flight has had its time
+	deafen   context.CancelFunc
+	stop     context.CancelFunc
+	stopping atomic.Bool
+	tasks    sync.WaitGroup // groups and workers; grows only while mu is held and stopping is false
+
+	mu    sync.Mutex
+	boxes map[*subscriptions.Mailbox]*mailbox
+}
+
+// New returns a listener that hears nothing yet.
+func New(o Options) *Listener {
+	l := &Listener{o: o, log: o.Log, boxes: map[*subscriptions.Mailbox]*mailbox{}}
+	l.hearing, l.deafen = context.WithCancel(context.Background())
+	l.working, l.stop = context.WithCancel(context.Background())
+	for i := range o.Entries {
+		l.entries = append(l.entries, newEntry(l, &o.Entries[i]))
+	}
+	l.metrics = newMetrics(o.Metrics, l)
+	return l
+}
+
+// Start watches every mailbox of the book.
+func (l *Listener) Start() {
+	for _, b := range l.o.Book.Mailboxes() {
+		l.watch(b)
+	}
+}
+
+// grace is how long what is in flight may take at a stop: the longest wait for APNs and the write behind it, well within the
+// 30 s that a supervisor is told to allow.
+const grace = 12 * time.Second
+
+// Close stops hearing: no hint is taken any more, what is being rung is finished and written within a bound, and the rest is
+// found again at the next start. Subscriptions are kept for it.
+func (l *Listener) Close() {
+	l.mu.Lock()
+	l.stopping.Store(true)
+	boxes := make([]*mailbox, 0, len(l.boxes))
+	for _, m := range l.boxes {
+		boxes = append(boxes, m)
+	}
+	l.mu.Unlock()
+	l.deafen()
+	late := time.AfterFunc(grace, l.stop)
+	for _, m := range boxes {
+		m.rest()
+	}
+	l.tasks.Wait()
+	late.Stop()
+	l.stop()
+}
+
+// begin counts a task in, unless the listener is stopping.
+func (l *Listener) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopping.Load() {
+		return false
+	}
+	l.tasks.Add(1)
+	return true
+}
+
+// Covers returns the name of the first entry that a mailbox of this address belongs to: the pinned one, or the first with its domain.
+func (l *Listener) Covers(address, pinned string) (entry string, ok bool) {
+	e := l.entryOf(address, pinned)
+	if e == nil {
+		return "", false
+	}
+	return e.Name, true
+}
+
+func (l *Listener) entryOf(address, pinned string) *entry {
+	for _, e := range l.entries {
+		if pinned == e.Name || pinned == "" && slices.ContainsFunc(e.Domains, func(d string) bool { return strings.EqualFold(d, mail.Domain(address)) }) {
+			return e
+		}
+	}
+	return nil
+}
+
+// Enrol enrols a device and has its mailbox heard.
+func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+	entry := l.entryOf(e.Mailbox, e.Exchange)
+	if entry == nil {
+		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: "not_covered",
+			Detail: "no exchange entry of the configuration has the domain " + mail.Domain(e.Mailbox)}
+	}
+	now := time.Now()
+	done, err := l.o.Book.Enrol(ctx, e, now, entry.enrolment(now))
+	if err != nil {
+		return subscriptions.Device{}, false, err
+	}
+	if done.Ousted != "" {
+		l.cut(done.Mailbox, done.Ousted)
+	}
+	if done.Left != nil {
+		l.left(done.Left, e.ID)
+	}
+	l.watch(done.Mailbox)
+	return done.Device, done.Created, nil
+}
+
+// Remove ends an enrolment. No alert for the device begins after it has returned.
+func (l *Listener) Remove(ctx context.Context, id string) (bool, error) {
+	box, ok, err := l.o.Book.Remove(ctx, id)
+	if ok {
+		l.left(box, id)
+	}
+	return ok, err
+}
+
+// left ends what goes on for a device that a mailbox has no more, and the watch with the last one.
+func (l *Listener) left(box *subscriptions.Mailbox, device string) {
+	l.cut(box, device)
+	if len(box.Devices()) > 0 {
+		return
+	}
+	l.mu.Lock()
+	m := l.boxes[box]
+	if m != nil && len(box.Devices()) == 0 {
+		delete(l.boxes, box)
+	}
+	l.mu.Unlock()
+	if m != nil {
+		m.close()
+	}
+}
+
+func (l *Listener) cut(box *subscriptions.Mailbox, device string) {
+	l.mu.Lock()
+	m := l.boxes[box]
+	l.mu.Unlock()
+	if m != nil {
+		m.hangUp(device)
+	}
+}
+
+// watch has a mailbox heard, or has a further device of it served.
+func (l *Listener) watch(box *subscriptions.Mailbox) {
+	l.mu.Lock()
+	m, known := l.boxes[box]
+	devices := box.Devices() // under mu: left looks there too, so that neither misses the other
+	if !known && !l.stopping.Load() && len(devices) > 0 {
+		m = newMailbox(l, box, l.entryOf(devices[0].Mailbox, devices[0].Exchange))
+		l.boxes[box] = m
+	}
+	l.mu.Unlock()
+	if m != nil {
+		m.markListing()
+	}
+}
+
+// TopicReady has the devices of a topic caught up that were behind because it was away. The sender calls it (rule 12).
+func (l *Listener) TopicReady(topic, environment string) {
+	l.mu.Lock()
+	boxes := make([]*mailbox, 0, len(l.boxes))
+	for _, m := range l.boxes {
+		boxes = append(boxes, m)
+	}
+	l.mu.Unlock()
+	for _, m := range boxes {
+		m.topicReady(topic, environment)
+	}
+}
+
+var errStopping = errors.New("mailbell is stopping")

@@ -1,0 +1,280 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// half is how long after the first acceptance the outcome is written at the latest (rule 6): what APNs had answered a second
+	// before a kill is never sent again.
+	half = 500 * time.Millisecond
+	// patience is how long a batch waits for a first answer. A device that has none by then is behind, and the mailbox goes on.
+	patience = 5 * time.Second
+	// unsignalled is when a device is tried again whose sender tells by itself when it is ready, should that word be lost.
+	unsignalled = time.Minute
+)
+
+// round is the ringing of one batch of messages to the devices in step. Answers that come once it is closed are late: they enter
+// the record by themselves.
+type round struct {
+	first chan struct{} // closed with the first acceptance
+	all   chan struct{} // closed with the last answer
+
+	mu       sync.Mutex
+	closed   bool
+	accepted bool
+	left     int
+	done     map[mail.Key]map[string]struct{}
+	held     map[string]subscriptions.Answer // of devices that cannot be rung now
+}
+
+// begin says whether a bell may still begin: after the write the device is behind, and its catch-up rings it.
+func (r *round) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.closed
+}
+
+// answer takes an answer in; false: it is late.
+func (r *round) answer(device string, keys []mail.Key, a subscriptions.Answer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	if a.Result == subscriptions.NotBefore {
+		r.held[device] = a
+	} else {
+		r.settle(device, keys)
+	}
+	if a.Result == subscriptions.Accepted && !r.accepted {
+		r.accepted = true
+		close(r.first)
+	}
+	return true
+}
+
+// settle notes an acceptance, or a reason why not. It is called with mu held, or before the round has begun.
+func (r *round) settle(device string, keys []mail.Key) {
+	for _, k := range keys {
+		if r.done[k] == nil {
+			r.done[k] = map[string]struct{}{}
+		}
+		r.done[k][device] = struct{}{}
+	}
+}
+
+func (r *round) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left--; r.left == 0 {
+		close(r.all)
+	}
+}
+
+// bell is one alert of a round.
+type bell struct {
+	device *subscriptions.Device
+	subscriptions.Bell
+	came time.Time
+}
+
+// ring rings the devices in step for messages, each by itself or all in one summary, and enters the outcome: one call and one
+// write (rules 2, 5, 6, 8). Reading never waits for APNs: another mailbox's worker goes on meanwhile.
+func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
+	if len(dues) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
+	record := m.box.Record()
+	rd := &round{first: make(chan struct{}), all: make(chan struct{}), done: map[mail.Key]map[string]struct{}{}, held: map[string]subscriptions.Answer{}}
+	var bells []bell
+	for _, d := range m.box.Devices() {
+		if record.BehindOf(d.ID) != nil {
+			continue // live mail passes it by
+		}
+		var keys []mail.Key
+		for _, u := range dues {
+			if before(u.received, d) {
+				rd.settle(d.ID, []mail.Key{u.key})
+				m.decide(subscriptions.Decision{Key: u.key, Device: d.ID, Outcome: "settled", Reason: "before_enrolment", Came: u.received, At: time.Now()})
+				continue
+			}
+			keys = append(keys, u.key)
+			if !summary {
+				bells = append(bells, bell{d, subscriptions.Bell{Record: record.ID, Keys: []mail.Key{u.key}, Message: u.message}, u.received})
+			}
+		}
+		if summary && len(keys) > 0 {
+			bells = append(bells, bell{d, subscriptions.Bell{Record: record.ID, Keys: keys, Summary: true}, dues[0].received})
+		}
+	}
+	m.send(ctx, rd, bells)
+
+	outcomes := make([]subscriptions.Outcome, len(dues))
+	for i, u := range dues {
+		outcomes[i] = subscriptions.Outcome{Key: u.key, Received: u.received, Done: rd.done[u.key]}
+	}
+	err := m.write(ctx, func(d *subscriptions.Draft) {
+		d.Enter(outcomes, d.Devices, func(id string) (string, time.Time) { return m.why(rd, id) })
+	})
+	m.mu.Lock()
+	m.message = time.Now()
+	m.mu.Unlock()
+	if err == nil {
+		for id, a := range rd.held {
+			m.missed(id, a)
+		}
+		m.catchUpSoon()
+	}
+	return err
+}
+
+// missed looks whether the word that a topic is ready again came before it was written down that a device waits for it.
+func (m *mailbox) missed(device string, a subscriptions.Answer) {
+	d, ok := m.box.Device(device)
+	if ok && a.Result == subscriptions.NotBefore && a.Next.IsZero() && m.l.o.Ringer.Ready(d.Topic, d.Environment) {
+		m.topicReady(d.Topic, d.Environment)
+	}
+}
+
+// send begins the bells and waits: for all answers, half a second from the first acceptance, or until patience is at an end.
+// Then the round is closed.
+func (m *mailbox) send(ctx context.Context, rd *round, bells []bell) {
+	rd.left = len(bells)
+	for _, b := range bells {
+		if !m.l.begin() { // the device is behind, and the next start goes on there
+			rd.held[b.device.ID] = subscriptions.Answer{Reason: "stopping", Next: time.Now()}
+			rd.leave()
+			continue
+		}
+		go func() {
+			defer m.l.tasks.Done()
+			m.sound(ctx, rd, b)
+		}()
+	}
+	if len(bells) > 0 {
+		wait := time.NewTimer(patience)
+		defer wait.Stop()
+		first := rd.first
+		for waiting := true; waiting; {
+			select {
+			case <-rd.all:
+				waiting = false
+			case <-first:
+				first = nil
+				wait.Reset(half)
+			case <-wait.C:
+				waiting = false
+			}
+		}
+	}
+	rd.mu.Lock()
+	rd.closed = true
+	rd.mu.Unlock()
+}
+
+// why says why a device is behind: as the sender answered, or because no answer had come when the outcome was written.
+func (m *mailbox) why(rd *round, device string) (string, time.Time) {
+	if a, ok := rd.held[device]; ok {
+		return a.Reason, again(a)
+	}
+	if m.pushing(device) {
+		return "unanswered", time.Time{}
+	}
+	return "enrolled", time.Time{} // it came, or got level, while the batch was rung
+}
+
+// again is when a device that cannot be rung now is tried again.
+func again(a subscriptions.Answer) time.Time {
+	now := time.Now()
+	if a.Next.IsZero() {
+		return now.Add(unsignalled)
+	}
+	if soon := now.Add(firstRetry); a.Next.Before(soon) {
+		return soon
+	}
+	return a.Next
+}
+
+// sound rings one bell and takes its answer in, however late it comes.
+func (m *mailbox) sound(ctx context.Context, rd *round, b bell) {
+	defer rd.leave()
+	select {
+	case m.e.ringing <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-m.e.ringing }()
+	if !rd.begin() {
+		return
+	}
+	m.push(b, func(a subscriptions.Answer) {
+		if !rd.answer(b.device.ID, b.Keys, a) {
+			m.late(ctx, b, a)
+		}
+	})
+}
+
+// push rings a bell, if its device is still enrolled, and has its answer entered before another may ring the device.
+func (m *mailbox) push(b bell, enter func(a subscriptions.Answer)) {
+	l := m.dial(b.device.ID)
+	if l == nil {
+		return
+	}
+	a := m.l.o.Ringer.Ring(l.ctx, *b.device, b.Bell)
+	m.note(b, a)
+	enter(a)
+	m.hungUp(b.device.ID, l)
+	if a.Result == subscriptions.Gone {
+		if _, err := m.l.Remove(m.l.working, b.device.ID); err != nil {
+			m.l.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
+		}
+	}
+	m.catchUpSoon()
+}
+
+// late enters an answer that came after the write that its message entered with, or one of a catch-up: one key more.
+func (m *mailbox) late(ctx context.Context, b bell, a subscriptions.Answer) {
+	err := m.write(ctx, func(d *subscriptions.Draft) {
+		if a.Result == subscriptions.NotBefore {
+			d.Hold(b.device.ID, a.Reason, again(a))
+		} else {
+			d.Rung(b.device.ID, b.Keys...)
+		}
+	})
+	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
+		m.l.log.Error("an answer of APNs could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
+	}
+	m.missed(b.device.ID, a)
+}
+
+// note keeps the decision that an answer is.
+func (m *mailbox) note(b bell, a subscriptions.Answer) {
+	d := subscriptions.Decision{Key: b.Keys[0], Device: b.device.ID, Reason: a.Reason, Came: b.came, At: a.At, PushID: a.PushID, Status: a.Status}
+	if d.At.IsZero() {
+		d.At = time.Now()
+	}
+	switch a.Result {
+	case subscriptions.Accepted:
+		if d.Outcome = "rung"; b.Summary {
+			d.Outcome = "summed_up"
+		}
+	case subscriptions.Refused:
+		d.Outcome = "settled"
+	case subscriptions.Gone:
+		d.Outcome = "removed"
+	case subscriptions.NotBefore:
+		d.Outcome = "behind"
+	}
+	m.decide(d)
+}

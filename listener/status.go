@@ -1,0 +1,121 @@
+package listener
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// decide keeps a decision for whoever asks why a phone did not ring, and counts it.
+func (m *mailbox) decide(list ...subscriptions.Decision) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range list {
+		m.l.metrics.outcome(d)
+		if len(m.decisions) < maxDecisions {
+			m.decisions = append(m.decisions, d)
+			m.newest = len(m.decisions) - 1
+			continue
+		}
+		m.newest = (m.newest + 1) % maxDecisions
+		m.decisions[m.newest] = d
+	}
+}
+
+// Hearing says how a mailbox of the book is heard.
+func (l *Listener) Hearing(box *subscriptions.Mailbox) subscriptions.Hearing {
+	l.mu.Lock()
+	m := l.boxes[box]
+	l.mu.Unlock()
+	if m == nil {
+		return subscriptions.Hearing{State: subscriptions.Resolving}
+	}
+	r := box.Record()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := subscriptions.Hearing{
+		Place: m.place, LastHint: m.hinted, LastListing: m.listing, LastMessage: m.message,
+	}
+	if r.Subscription != "" {
+		h.Subscribed = r.Subscribed
+	}
+	if m.group != nil && m.open {
+		h.LastHeartbeat = time.Unix(0, m.group.beat.Load())
+	}
+	if m.account != nil {
+		h.Account = m.account.Name
+	}
+	h.State, h.Reason, h.Next = m.state()
+	for i := range m.decisions {
+		h.Decisions = append(h.Decisions, m.decisions[(m.newest+len(m.decisions)-i)%len(m.decisions)])
+	}
+	return h
+}
+
+// state is called with mu held.
+func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time) {
+	switch {
+	case m.e == nil:
+		return subscriptions.Parked, "not_covered: no exchange entry of the configuration covers this address", time.Time{}
+	case m.noRoom:
+		return subscriptions.NoCapacity, fmt.Sprintf("no_capacity: every listener account of %s has its %d mailboxes", m.e.Name, m.e.MailboxesPerAccount), m.notBefore
+	case m.failing != nil:
+		return subscriptions.Parked, m.failing.Error(), m.notBefore
+	case m.group == nil:
+		return subscriptions.Resolving, "", time.Time{}
+	case m.subFault != nil && m.listed:
+		return subscriptions.Polled, m.subFault.Error(), m.subNext
+	case m.subFault != nil:
+		return subscriptions.Parked, m.subFault.Error(), m.subNext
+	case !m.open:
+		if f, next := m.group.told(); f != nil {
+			return subscriptions.Polled, f.Error(), next
+		}
+		return subscriptions.Resolving, "stream: being opened", time.Time{}
+	case !m.listed:
+		return subscriptions.Resolving, "listing: under way", time.Time{}
+	}
+	return subscriptions.Heard, "", time.Time{}
+}
+
+// Standing says how one device stands: as its mailbox does, or behind with its own reason.
+func (l *Listener) Standing(box *subscriptions.Mailbox, device string) (state, reason string, next time.Time) {
+	if b := box.Record().BehindOf(device); b != nil {
+		return "behind", b.Reason, b.Next
+	}
+	h := l.Hearing(box)
+	return string(h.State), h.Reason, h.Next
+}
+
+// Count is how many mailboxes are in each state.
+func (l *Listener) Count() map[subscriptions.State]int {
+	n := map[subscriptions.State]int{}
+	for _, m := range l.watched() {
+		m.mu.Lock()
+		s, _, _ := m.state()
+		m.mu.Unlock()
+		n[s]++
+	}
+	return n
+}
+
+func (l *Listener) watched() []*mailbox {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*mailbox, 0, len(l.boxes))
+	for _, m := range l.boxes {
+		list = append(list, m)
+	}
+	return list
+}
+
+// Placed says whether every mailbox has been tried once: the first placement is made.
+func (l *Listener) Placed() bool {
+	return !slices.ContainsFunc(l.watched(), func(m *mailbox) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.e != nil && m.group == nil && m.failing == nil && !m.noRoom
+	})
+}
