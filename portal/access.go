@@ -1,0 +1,111 @@
+package portal
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Client is who may use the API.
+type Client struct {
+	Name  string
+	Role  Role
+	Token string // its bearer token (RFC 6750)
+}
+
+// Role of a client.
+type Role string
+
+// The roles.
+const (
+	RoleEnrol Role = "enrol" // devices
+	RoleRead  Role = "read"  // all GETs and metrics
+	RoleTest  Role = "test"  // read, and test notifications
+	RoleAdmin Role = "admin" // all
+)
+
+type permission uint8
+
+const (
+	changeDevices permission = 1 << iota
+	readDevices
+	readAll
+	testDevices
+)
+
+func (r Role) may(p permission) bool {
+	var all permission
+	switch r {
+	case RoleEnrol:
+		all = changeDevices | readDevices
+	case RoleRead:
+		all = readDevices | readAll
+	case RoleTest:
+		all = readDevices | readAll | testDevices
+	case RoleAdmin:
+		all = changeDevices | readDevices | readAll | testDevices
+	}
+	return all&p == p
+}
+
+// caller is a client as it is recognised: of its token only the hash is kept.
+type caller struct {
+	name string
+	role Role
+	hash [sha256.Size]byte
+}
+
+func callers(clients []Client) []caller {
+	list := make([]caller, len(clients))
+	for i, c := range clients {
+		list[i] = caller{name: c.Name, role: c.Role, hash: sha256.Sum256([]byte(c.Token))}
+	}
+	return list
+}
+
+// authenticate finds the caller by its bearer token. All tokens are compared, hashed first, so that the time taken tells nothing.
+func (p *portal) authenticate(r *http.Request) (caller, error) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) == 0 {
+		return caller{}, errNoToken
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return caller{}, errBadToken
+	}
+	hash := sha256.Sum256([]byte(strings.TrimSpace(token)))
+	found := -1
+	for i := range p.callers {
+		if subtle.ConstantTimeCompare(hash[:], p.callers[i].hash[:]) == 1 {
+			found = i
+		}
+	}
+	if found < 0 {
+		return caller{}, errBadToken
+	}
+	return p.callers[found], nil
+}
+
+// allowed is the Allow header of a path.
+func allowed(methods map[string]route) string {
+	list := slices.Collect(maps.Keys(methods))
+	if slices.Contains(list, http.MethodGet) {
+		list = append(list, http.MethodHead)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
+}
+
+// unclean tells whether the mux would redirect a path instead of answering it.
+func unclean(escaped string) bool {
+	parts := strings.Split(strings.TrimPrefix(escaped, "/"), "/")
+	for i, part := range parts {
+		if part == "." || part == ".." || part == "" && i < len(parts)-1 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,167 @@
+package portal
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	defaultLimit = 100  // entries of a page
+	maxLimit     = 1000 // a page is built in memory, some 300 bytes an entry
+
+	// changeTimeout bounds one write to the state: it takes milliseconds, or the store is away.
+	changeTimeout = 5 * time.Second
+
+	shownToken = 8 // characters of a device token in answers: enough to tell two apart, too few to ring one
+)
+
+// device is an enrolment as the API shows it.
+type device struct {
+	ID          string    `json:"id"`
+	Mailbox     string    `json:"mailbox"`
+	Token       string    `json:"token"`
+	Topic       string    `json:"topic"`
+	Environment string    `json:"environment"`
+	Exchange    string    `json:"exchange,omitempty"`
+	Created     time.Time `json:"created,omitzero"`
+	Enrolled    time.Time `json:"enrolled,omitzero"`
+	Since       time.Time `json:"since,omitzero"`
+	State       string    `json:"state"`
+	Reason      string    `json:"reason,omitempty"`
+	NextTry     time.Time `json:"next_try,omitzero"`
+}
+
+func (p *portal) show(d subscriptions.Device) device {
+	state, reason, next := p.Enrolments.Standing(d.ID)
+	return device{
+		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
+		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange,
+		Created: d.Created.UTC(), Enrolled: d.Enrolled.UTC(), Since: d.Since.UTC(),
+		State: state, Reason: reason, NextTry: next.UTC(),
+	}
+}
+
+// change returns the context of a write to the state. A client that hangs up does not leave it half done.
+func change(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
+}
+
+func (p *portal) enrol(r *http.Request, who caller) (answer, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return answer{}, err
+	}
+	e, err := readEnrolment(r.PathValue("id"), body)
+	if err != nil {
+		return answer{}, err
+	}
+	ctx, cancel := change(r)
+	defer cancel()
+	d, created, err := p.Enrolments.Enrol(ctx, e)
+	if err != nil {
+		return answer{}, err
+	}
+	p.Log.Info("device enrolled", zap.String("client", who.name), zap.String("device", d.ID), zap.Bool("new", created))
+	if created {
+		return answer{http.StatusCreated, p.show(d)}, nil
+	}
+	return answer{http.StatusOK, p.show(d)}, nil
+}
+
+func (p *portal) device(r *http.Request, _ caller) (answer, error) {
+	d, ok := p.Enrolments.Device(r.PathValue("id"))
+	if !ok {
+		return answer{}, errNoDevice
+	}
+	return answer{http.StatusOK, p.show(d)}, nil
+}
+
+func (p *portal) remove(r *http.Request, who caller) (answer, error) {
+	id := r.PathValue("id")
+	ctx, cancel := change(r)
+	defer cancel()
+	switch was, err := p.Enrolments.Remove(ctx, id); {
+	case err != nil:
+		return answer{}, err
+	case !was:
+		return answer{}, errNoDevice
+	}
+	p.Log.Info("device removed", zap.String("client", who.name), zap.String("device", id))
+	return answer{status: http.StatusNoContent}, nil
+}
+
+// devicePage is a page of the devices.
+type devicePage struct {
+	Devices []device `json:"devices"`
+	Next    string   `json:"next,omitempty"` // the after of the next page
+}
+
+func (p *portal) devices(r *http.Request, _ caller) (answer, error) {
+	q, err := readQuery(r, "mailbox", "after", "limit")
+	if err != nil {
+		return answer{}, err
+	}
+	var errs []fieldError
+	mailbox := q.Get("mailbox")
+	if mailbox != "" {
+		if mailbox, err = mail.ParseAddress(mailbox); err != nil {
+			errs = append(errs, fieldError{"mailbox", codeInvalid, err.Error()})
+		}
+	}
+	limit, err := readLimit(q)
+	if err != nil {
+		errs = append(errs, fieldError{"limit", codeInvalid, err.Error()})
+	}
+	if len(errs) > 0 {
+		return answer{}, invalid(errs...)
+	}
+	list, next := p.Enrolments.Devices(mailbox, q.Get("after"), limit)
+	page := devicePage{Devices: make([]device, len(list)), Next: next}
+	for i, d := range list {
+		page.Devices[i] = p.show(d)
+	}
+	return answer{http.StatusOK, page}, nil
+}
+
+// readQuery returns the query of a request, which may hold each of the given names once.
+func readQuery(r *http.Request, names ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, errQuery
+	}
+	f := &form{}
+	for name, values := range q {
+		switch {
+		case !slices.Contains(names, name):
+			f.fail(name, codeUnknown, "there is no such parameter")
+		case len(values) > 1:
+			f.fail(name, codeInvalid, "given twice")
+		}
+	}
+	if len(f.errs) > 0 {
+		return nil, invalid(f.errs...)
+	}
+	return q, nil
+}
+
+func readLimit(q url.Values) (int, error) {
+	s := q.Get("limit")
+	if s == "" {
+		return defaultLimit, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, errors.New("want 1 to " + strconv.Itoa(maxLimit))
+	}
+	return n, nil
+}

@@ -1,0 +1,187 @@
+package portal
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	maxBody   = 64 << 10 // of a request: an enrolment with all fields of later versions has a few KiB
+	maxErrors = 50       // in one answer: more tell nobody more, and a body of wrong fields would come back larger
+	maxShown  = 64       // characters of an unknown field's name that are shown
+	minToken  = 64       // hex characters of a device token: 32 bytes, as they have always been
+	maxToken  = 200      // Apple: "variable length", and at most 100 bytes so far
+)
+
+// idForm is an enrolment's id. It is the portal's choice, and stands in paths.
+var idForm = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
+
+// topicForm is an app's bundle id; nameForm an exchange entry's name. The configuration holds the ones that exist.
+var (
+	topicForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
+	nameForm  = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,64}$`)
+
+	environmentForm = regexp.MustCompile(`^(production|sandbox)$`)
+)
+
+// later are the fields that the contract has and this version has not.
+var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key", "label"}
+
+// readBody returns the body of a request, which must be JSON as far as its headers tell.
+func readBody(r *http.Request) ([]byte, error) {
+	if t := r.Header.Get("Content-Type"); t != "" {
+		if kind, _, err := mime.ParseMediaType(t); err != nil || kind != "application/json" {
+			return nil, errContentType
+		}
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, errTooLarge
+	}
+	if err != nil {
+		return nil, errBroken
+	}
+	return data, nil
+}
+
+// readObject takes a JSON object apart, one level deep (RFC 8259). Unlike encoding/json it takes no name twice and no name
+// in another case.
+func readObject(data []byte) (map[string]json.RawMessage, error) {
+	if !utf8.Valid(data) || !json.Valid(data) {
+		return nil, errNotJSON
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, invalid(fieldError{Field: "body", Code: codeWrongType, Detail: "want an object"})
+	}
+	fields := map[string]json.RawMessage{}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, errNotJSON
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, errNotJSON
+		}
+		key, _ := name.(string)
+		if _, twice := fields[key]; twice {
+			return nil, errTwice
+		}
+		fields[key] = value
+	}
+	return fields, nil
+}
+
+// form is a body whose fields are taken out one by one. What is left over in the end is unknown.
+type form struct {
+	fields map[string]json.RawMessage
+	errs   []fieldError
+}
+
+func (f *form) fail(field, code, detail string) {
+	if len(f.errs) < maxErrors {
+		f.errs = append(f.errs, fieldError{field, code, detail})
+	}
+}
+
+// take returns a field; nil where it is left out or null.
+func (f *form) take(name string) json.RawMessage {
+	value := f.fields[name]
+	delete(f.fields, name)
+	if string(value) == "null" {
+		return nil
+	}
+	return value
+}
+
+// text returns a field that is a text, as check made it. An empty one is the same as one left out.
+func (f *form) text(name string, required bool, check func(string) (string, error)) string {
+	var s string
+	if value := f.take(name); value != nil && json.Unmarshal(value, &s) != nil {
+		f.fail(name, codeWrongType, "want a text")
+		return ""
+	}
+	if s == "" {
+		if required {
+			f.fail(name, codeRequired, "is required")
+		}
+		return ""
+	}
+	s, err := check(s)
+	if err != nil {
+		f.fail(name, codeInvalid, err.Error())
+	}
+	return s
+}
+
+// end reports the fields that are left over.
+func (f *form) end() {
+	for _, name := range later {
+		if f.take(name) != nil {
+			f.fail(name, codeNotAvailable, "not available in this version of mailbell: leave it out")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.fields)) {
+		if utf8.RuneCountInString(name) > maxShown {
+			name = string([]rune(name)[:maxShown]) + "…"
+		}
+		f.fail(name, codeUnknown, "there is no such field")
+	}
+}
+
+// readEnrolment checks everything about an enrolment that needs no configuration, and reports all that is wrong at once.
+func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
+	fields, err := readObject(body)
+	if err != nil {
+		return subscriptions.Enrolment{}, err
+	}
+	f := &form{fields: fields}
+	if !idForm.MatchString(id) {
+		f.fail("id", codeInvalid, "want 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
+	}
+	e := subscriptions.Enrolment{
+		ID:          id,
+		Mailbox:     f.text("mailbox", true, mail.ParseAddress),
+		Token:       f.text("token", true, deviceToken),
+		Topic:       f.text("topic", false, matching(topicForm, "want the app's bundle id, as in com.contoso.mail")),
+		Environment: f.text("environment", false, matching(environmentForm, "want production or sandbox")),
+		Exchange:    f.text("exchange", false, matching(nameForm, "want the name of an exchange entry of the configuration")),
+	}
+	f.end()
+	if len(f.errs) > 0 {
+		return subscriptions.Enrolment{}, invalid(f.errs...)
+	}
+	return e, nil
+}
+
+// deviceToken checks a device token as an app gets it from iOS, in hex. Its errors do not show it.
+func deviceToken(s string) (string, error) {
+	if _, err := hex.DecodeString(s); err != nil || len(s) < minToken || len(s) > maxToken {
+		return "", fmt.Errorf("want the device token in hex: an even number of %d to %d characters of 0-9 a-f", minToken, maxToken)
+	}
+	return strings.ToLower(s), nil
+}
+
+func matching(form *regexp.Regexp, words string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !form.MatchString(s) {
+			return "", errors.New(words)
+		}
+		return s, nil
+	}
+}

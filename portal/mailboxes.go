@@ -1,0 +1,170 @@
+package portal
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// mailbox answers "why did this phone not ring?".
+type mailbox struct {
+	Address       string     `json:"address"`
+	State         string     `json:"state"`
+	Reason        string     `json:"reason,omitempty"`
+	NextTry       time.Time  `json:"next_try,omitzero"`
+	Account       string     `json:"account,omitempty"`
+	Place         *place     `json:"place,omitempty"`
+	Subscribed    time.Time  `json:"subscribed,omitzero"`
+	LastHeartbeat time.Time  `json:"last_heartbeat,omitzero"`
+	LastHint      time.Time  `json:"last_hint,omitzero"`
+	LastListing   time.Time  `json:"last_listing,omitzero"`
+	LastMessage   time.Time  `json:"last_message,omitzero"`
+	LastAlert     *decision  `json:"last_alert,omitempty"`
+	Devices       []string   `json:"devices"`
+	Decisions     []decision `json:"decisions"`
+}
+
+type place struct {
+	Exchange string    `json:"exchange"`
+	URL      string    `json:"url"`
+	Group    string    `json:"group,omitempty"`
+	Primary  string    `json:"primary,omitempty"`
+	Found    time.Time `json:"found,omitzero"`
+}
+
+type decision struct {
+	Message  string    `json:"message"`
+	Device   string    `json:"device,omitempty"`
+	Outcome  string    `json:"outcome"`
+	Reason   string    `json:"reason,omitempty"`
+	Received time.Time `json:"received,omitzero"`
+	Decided  time.Time `json:"decided,omitzero"`
+	APNsID   string    `json:"apns_id,omitempty"`
+	Status   int       `json:"apns_status,omitempty"`
+}
+
+func (p *portal) mailbox(r *http.Request, _ caller) (answer, error) {
+	address, err := mail.ParseAddress(r.PathValue("address"))
+	if err != nil {
+		return answer{}, errNoMailbox
+	}
+	h, devices, ok := p.Mailboxes.Mailbox(address)
+	if !ok {
+		return answer{}, errNoMailbox
+	}
+	m := mailbox{
+		Address: address, State: string(h.State), Reason: h.Reason, NextTry: h.Next.UTC(), Account: h.Account,
+		Subscribed: h.Subscribed.UTC(), LastHeartbeat: h.LastHeartbeat.UTC(), LastHint: h.LastHint.UTC(),
+		LastListing: h.LastListing.UTC(), LastMessage: h.LastMessage.UTC(),
+		Devices: make([]string, len(devices)), Decisions: make([]decision, len(h.Decisions)),
+	}
+	if h.Place != (mail.Place{}) {
+		m.Place = &place{Exchange: h.Place.Entry, URL: h.Place.URL, Group: h.Place.Group, Primary: h.Place.Primary, Found: h.Place.Found.UTC()}
+	}
+	for i, d := range devices {
+		m.Devices[i] = d.ID
+	}
+	slices.Sort(m.Devices)
+	for i, d := range h.Decisions {
+		m.Decisions[i] = decision{
+			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason,
+			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID, Status: d.Status,
+		}
+		if m.LastAlert == nil && d.Status != 0 {
+			m.LastAlert = &m.Decisions[i]
+		}
+	}
+	return answer{http.StatusOK, m}, nil
+}
+
+// mailboxPage is a page of the mailboxes.
+type mailboxPage struct {
+	Mailboxes []mailboxLine `json:"mailboxes"`
+	Next      string        `json:"next,omitempty"` // the after of the next page
+}
+
+type mailboxLine struct {
+	Address string    `json:"address"`
+	State   string    `json:"state"`
+	Reason  string    `json:"reason,omitempty"`
+	NextTry time.Time `json:"next_try,omitzero"`
+	Account string    `json:"account,omitempty"`
+	Devices int       `json:"devices"`
+}
+
+// states are those that a list of mailboxes can be asked for.
+var states = []subscriptions.State{
+	subscriptions.Resolving, subscriptions.Heard, subscriptions.Polled,
+	subscriptions.NoCapacity, subscriptions.OutOfScope, subscriptions.Parked,
+}
+
+func (p *portal) mailboxes(r *http.Request, _ caller) (answer, error) {
+	q, err := readQuery(r, "state", "after", "limit")
+	if err != nil {
+		return answer{}, err
+	}
+	var errs []fieldError
+	state := subscriptions.State(q.Get("state"))
+	if state != "" && !slices.Contains(states, state) {
+		errs = append(errs, fieldError{"state", codeInvalid, "want resolving, heard, polled, waiting_for_capacity, out_of_scope or parked"})
+	}
+	limit, err := readLimit(q)
+	if err != nil {
+		errs = append(errs, fieldError{"limit", codeInvalid, err.Error()})
+	}
+	if len(errs) > 0 {
+		return answer{}, invalid(errs...)
+	}
+	list, next := p.Mailboxes.List(state, q.Get("after"), limit)
+	page := mailboxPage{Mailboxes: make([]mailboxLine, len(list)), Next: next}
+	for i, l := range list {
+		page.Mailboxes[i] = mailboxLine{Address: l.Address, State: string(l.State), Reason: l.Reason, NextTry: l.Next.UTC(), Account: l.Account, Devices: l.Devices}
+	}
+	return answer{http.StatusOK, page}, nil
+}
+
+// status is the service at a glance.
+type status struct {
+	Version    string                      `json:"version"`
+	Started    time.Time                   `json:"started"`
+	Uptime     int64                       `json:"uptime_seconds"`
+	Ready      bool                        `json:"ready"`
+	Reason     string                      `json:"reason,omitempty"`
+	Mailboxes  map[subscriptions.State]int `json:"mailboxes"`
+	StateStore stateStore                  `json:"state_store"`
+}
+
+type stateStore struct {
+	Reachable bool   `json:"reachable"`
+	Error     string `json:"error,omitempty"`
+}
+
+// pingTimeout bounds the question to the state store: an answer that takes longer is as good as none.
+const pingTimeout = 2 * time.Second
+
+func (p *portal) status(r *http.Request, _ caller) (answer, error) {
+	if _, err := readQuery(r); err != nil {
+		return answer{}, err
+	}
+	s := status{
+		Version: p.Version, Started: p.started.UTC(), Uptime: int64(time.Since(p.started).Seconds()),
+		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: stateStore{Reachable: true},
+	}
+	counts := p.Mailboxes.Count()
+	for _, state := range states {
+		s.Mailboxes[state] = counts[state]
+	}
+	if err := p.Ready(); err != nil {
+		s.Ready, s.Reason = false, err.Error()
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
+	defer cancel()
+	if err := p.Ping(ctx); err != nil {
+		s.StateStore = stateStore{Error: err.Error()}
+	}
+	return answer{http.StatusOK, s}, nil
+}

@@ -1,0 +1,236 @@
+// Package portal is HTTP in: the enrolment API, "why no bell?", status, health and metrics.
+// openapi.yaml describes it; every error under /v1 is a problem of RFC 9457.
+package portal
+
+import (
+	"context"
+	_ "embed"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Enrolments are the devices.
+type Enrolments interface {
+	// Enrol is durable when it returns. Topic and environment may be empty: where one apns entry fits, it is taken.
+	// A *subscriptions.FieldError is answered with 422, any other error with 503.
+	Enrol(ctx context.Context, e subscriptions.Enrolment) (d subscriptions.Device, created bool, err error)
+	// Remove ends an enrolment: no alert begins after it returned. false: there was none.
+	Remove(ctx context.Context, id string) (bool, error)
+	Device(id string) (subscriptions.Device, bool)
+	// Devices pages by id; mailbox is a parsed address, empty for all. next is empty at the end.
+	Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string)
+	// Standing of one device: its mailbox's state, or behind with its own reason and next try.
+	Standing(id string) (state, reason string, next time.Time)
+}
+
+// Mailboxes say how they are heard.
+type Mailboxes interface {
+	// Mailbox of a parsed address. false: no device is enrolled for it.
+	Mailbox(address string) (h subscriptions.Hearing, devices []subscriptions.Device, ok bool)
+	// List pages by address; state empty for all. next is empty at the end.
+	List(state subscriptions.State, after string, limit int) (list []MailboxLine, next string)
+	// Count is how many mailboxes are in each state.
+	Count() map[subscriptions.State]int
+}
+
+// MailboxLine is a mailbox in a list.
+type MailboxLine struct {
+	Address string
+	State   subscriptions.State
+	Reason  string
+	Next    time.Time // the next try; zero: none is waited for
+	Account string    // the listener account
+	Devices int
+}
+
+// Options are what the portal is made of; all are needed.
+type Options struct {
+	Clients    []Client
+	Enrolments Enrolments
+	Mailboxes  Mailboxes
+	Ready      func() error                // nil once the state is reachable and the first placement is made
+	Ping       func(context.Context) error // asks the state store
+	Gatherer   prometheus.Gatherer
+	Log        *zap.Logger
+	Version    string
+}
+
+//go:embed openapi.yaml
+var openAPI []byte
+
+// routes are the calls of the API: path, method, what the caller must be allowed to, and what answers.
+type routes map[string]map[string]route
+
+type route struct {
+	needs  permission
+	answer func(r *http.Request, who caller) (answer, error)
+}
+
+// answer is a success. A body that is nil is none.
+type answer struct {
+	status int
+	body   any
+}
+
+type portal struct {
+	Options
+	callers []caller
+	started time.Time
+}
+
+// New returns the portal's handler.
+func New(o Options) http.Handler {
+	p := &portal{Options: o, callers: callers(o.Clients), started: time.Now()}
+	mux := http.NewServeMux()
+	for path, methods := range p.routes() {
+		mux.Handle(path, p.api(methods))
+	}
+	mux.Handle("/v1/", p.api(nil))
+	mux.Handle("/v1", p.api(nil))
+	mux.Handle("/metrics", p.metrics())
+	mux.Handle("/healthz", text("ok\n"))
+	mux.Handle("/readyz", p.ready())
+	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
+	for _, later := range []string{"/admin", "/admin/", "/callbacks", "/callbacks/"} {
+		mux.Handle(later, refusal(errNotBuilt))
+	}
+	mux.Handle("/", refusal(errNoPath))
+	return p.guarded(mux)
+}
+
+func (p *portal) routes() routes {
+	return routes{
+		"/v1/devices/{id}": {
+			http.MethodPut:    {changeDevices, p.enrol},
+			http.MethodGet:    {readDevices, p.device},
+			http.MethodDelete: {changeDevices, p.remove},
+		},
+		"/v1/devices":             {http.MethodGet: {readDevices, p.devices}},
+		"/v1/mailboxes/{address}": {http.MethodGet: {readAll, p.mailbox}},
+		"/v1/mailboxes":           {http.MethodGet: {readAll, p.mailboxes}},
+		"/v1/status":              {http.MethodGet: {readAll, p.status}},
+		"/v1/test-notifications":  {http.MethodPost: {testDevices, p.notBuilt}},
+	}
+}
+
+func (p *portal) notBuilt(*http.Request, caller) (answer, error) { return answer{}, errNotBuilt }
+
+// api answers one path of the API.
+func (p *portal) api(methods map[string]route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, err := p.authenticate(r)
+		if err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		if methods == nil {
+			p.fail(w, r, errNoPath)
+			return
+		}
+		method := r.Method
+		if method == http.MethodHead {
+			method = http.MethodGet
+		}
+		to, ok := methods[method]
+		if !ok {
+			w.Header().Set("Allow", allowed(methods))
+			p.fail(w, r, errMethod)
+			return
+		}
+		if !who.role.may(to.needs) {
+			p.fail(w, r, errForbidden)
+			return
+		}
+		a, err := to.answer(r, who)
+		if err != nil {
+			p.fail(w, r, err)
+			return
+		}
+		write(w, a.status, "application/json", a.body)
+	})
+}
+
+// guarded sets the headers of every answer, keeps the mux from redirecting, and turns a panic into a problem.
+func (p *portal) guarded(mux http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		defer func() {
+			v := recover()
+			switch {
+			case v == nil:
+			case v == http.ErrAbortHandler:
+				panic(v)
+			default:
+				// The value itself could hold anything of the request: only where it came from is logged.
+				p.Log.Error("panic while answering", zap.String("method", r.Method), zap.Stack("stack"))
+				errPanic.write(w)
+			}
+		}()
+		if unclean(r.URL.EscapedPath()) {
+			errNoPath.write(w)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (p *portal) metrics() http.Handler {
+	h := promhttp.HandlerFor(p.Gatherer, promhttp.HandlerOpts{})
+	return reading(func(w http.ResponseWriter, r *http.Request) {
+		who, err := p.authenticate(r)
+		switch {
+		case err != nil:
+			p.fail(w, r, err)
+		case !who.role.may(readAll):
+			p.fail(w, r, errForbidden)
+		default:
+			h.ServeHTTP(w, r)
+		}
+	})
+}
+
+// ready tells a load balancer yes or no. It needs no token, so the reason is in /v1/status and not here.
+func (p *portal) ready() http.Handler {
+	return reading(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := p.Ready(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte("not ready: /v1/status says why\n"))
+			return
+		}
+		_, _ = w.Write([]byte("ready\n"))
+	})
+}
+
+func text(s string) http.Handler { return document("text/plain; charset=utf-8", []byte(s)) }
+
+func document(kind string, data []byte) http.Handler {
+	return reading(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		_, _ = w.Write(data)
+	})
+}
+
+// reading lets GET and HEAD through.
+func reading(h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			errMethod.write(w)
+			return
+		}
+		h(w, r)
+	})
+}
+
+func refusal(pr *problem) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { pr.write(w) })
+}

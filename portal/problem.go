@@ -1,0 +1,122 @@
+package portal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// problem is an error as the API tells it (RFC 9457). Its type is about:blank, so the title is that of the status.
+type problem struct {
+	Status       int          `json:"status"`
+	Title        string       `json:"title"`
+	Detail       string       `json:"detail"`
+	Errors       []fieldError `json:"errors,omitempty"`
+	authenticate string       // the WWW-Authenticate header (RFC 6750 section 3)
+	retryAfter   string       // seconds
+}
+
+// fieldError says what is wrong with one field, query parameter or part of the path.
+type fieldError struct {
+	Field  string `json:"field"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// The codes of fieldError, beside those of subscriptions.FieldError.
+const (
+	codeRequired     = "required"
+	codeUnknown      = "unknown"
+	codeWrongType    = "wrong_type"
+	codeInvalid      = "invalid"
+	codeNotAvailable = "not_available" // of a later version
+)
+
+// The errors of the API.
+var (
+	errNotJSON     = newProblem(http.StatusBadRequest, "the body is not JSON: want one object, in UTF-8, and nothing behind it")
+	errTwice       = newProblem(http.StatusBadRequest, "the body names a field twice")
+	errQuery       = newProblem(http.StatusBadRequest, "the query cannot be read: want name=value pairs, percent-encoded")
+	errBroken      = newProblem(http.StatusBadRequest, "the body ended early")
+	errNoToken     = newProblem(http.StatusUnauthorized, "a bearer token is needed")
+	errBadToken    = newProblem(http.StatusUnauthorized, "the bearer token is not that of a client in the configuration")
+	errForbidden   = newProblem(http.StatusForbidden, "the role of this client does not allow it")
+	errNoPath      = newProblem(http.StatusNotFound, "there is nothing at this path; /openapi.yaml lists what there is")
+	errNoDevice    = newProblem(http.StatusNotFound, "there is no device with this id: never enrolled, removed, taken over by another id, or declared gone by APNs")
+	errNoMailbox   = newProblem(http.StatusNotFound, "no device is enrolled for this address")
+	errMethod      = newProblem(http.StatusMethodNotAllowed, "the Allow header lists the methods of this path")
+	errTooLarge    = newProblem(http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB")
+	errContentType = newProblem(http.StatusUnsupportedMediaType, "want Content-Type: application/json")
+	errPanic       = newProblem(http.StatusInternalServerError, "a defect in mailbell; its log says where")
+	errNotBuilt    = newProblem(http.StatusNotImplemented, "not available in this version of mailbell")
+	errState       = newProblem(http.StatusServiceUnavailable, "the state store did not take it: try again")
+)
+
+func newProblem(status int, detail string) *problem {
+	p := &problem{Status: status, Title: http.StatusText(status), Detail: detail}
+	switch status {
+	case http.StatusUnauthorized:
+		p.authenticate = `Bearer realm="mailbell"`
+	case http.StatusForbidden:
+		p.authenticate = `Bearer realm="mailbell", error="insufficient_scope"`
+	case http.StatusServiceUnavailable:
+		p.retryAfter = "5" // the store writes in milliseconds or is away for longer
+	}
+	return p
+}
+
+// invalid is the answer to fields that are wrong.
+func invalid(errs ...fieldError) *problem {
+	p := newProblem(http.StatusUnprocessableEntity, "one field is wrong: errors says which")
+	if len(errs) > 1 {
+		p.Detail = "several fields are wrong: errors says which"
+	}
+	p.Errors = errs
+	return p
+}
+
+func (p *problem) Error() string { return p.Detail }
+
+func (p *problem) write(w http.ResponseWriter) {
+	if p.authenticate != "" {
+		w.Header().Set("WWW-Authenticate", p.authenticate)
+	}
+	if p.retryAfter != "" {
+		w.Header().Set("Retry-After", p.retryAfter)
+	}
+	write(w, p.Status, "application/problem+json", p)
+}
+
+// fail answers with an error. One that the API does not know comes from the state store.
+func (p *portal) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if pr, ok := errors.AsType[*problem](err); ok {
+		pr.write(w)
+		return
+	}
+	if f, ok := errors.AsType[*subscriptions.FieldError](err); ok {
+		invalid(fieldError{Field: f.Field, Code: f.Code, Detail: f.Detail}).write(w)
+		return
+	}
+	p.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
+	errState.write(w)
+}
+
+// write sends a body as JSON; nil is none.
+func write(w http.ResponseWriter, status int, kind string, body any) {
+	if body == nil {
+		w.WriteHeader(status)
+		return
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		panic(err) // a type of ours that has no JSON: a defect, which guarded answers
+	}
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n'))
+}

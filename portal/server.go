@@ -1,0 +1,63 @@
+package portal
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// The bounds of a connection. Requests and answers are small, and everyone is near.
+const (
+	headerTimeout = 5 * time.Second  // slow headers hold a connection, and nothing else
+	readTimeout   = 15 * time.Second // of a whole request of at most 64 KiB
+	writeTimeout  = 60 * time.Second // of reading and answering: changeTimeout, and a page of 1,000 over a slow line
+	idleTimeout   = 2 * time.Minute  // longer than the minute after which load balancers close theirs
+	maxHeader     = 16 << 10         // bytes: a token, and what proxies add
+
+	// stopTimeout is how long requests under way may take after the stop: longer than changeTimeout, so that no write is
+	// cut off, and a part only of the 30 seconds that the whole process has.
+	stopTimeout = 8 * time.Second
+)
+
+// Serve answers on a listener until ctx ends; then it takes no new connection, lets the requests under way finish, and
+// returns nil. t may be nil for plain HTTP. It closes the listener.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, log *zap.Logger) error {
+	errorLog, err := zap.NewStdLogAt(log, zap.InfoLevel) // TLS handshakes that fail, mostly: nothing of ours
+	if err != nil {
+		return err
+	}
+	s := &http.Server{
+		Handler: h, TLSConfig: t, ErrorLog: errorLog,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader,
+	}
+	served := make(chan error, 1)
+	go func() {
+		if t != nil {
+			served <- s.ServeTLS(l, "", "")
+		} else {
+			served <- s.Serve(l)
+		}
+	}()
+	select {
+	case err := <-served:
+		return fmt.Errorf("portal: %w", err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := s.Shutdown(stop); err != nil {
+		log.Warn("requests were cut off at the stop", zap.Error(err))
+		if err := s.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			log.Warn("closing the portal", zap.Error(err))
+		}
+	}
+	<-served
+	return nil
+}
