@@ -1,0 +1,115 @@
+// Command mailbell rings an iPhone when mail arrives in an Exchange mailbox.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Exit codes.
+const (
+	done   = 0 // or stopped by SIGTERM or SIGINT
+	failed = 1 // it ran, and something failed
+	misled = 2 // the command line or the configuration is wrong
+)
+
+// command is one of mailbell's commands.
+type command struct {
+	name, arguments, what string
+	run                   func(ctx context.Context, args []string, out, log io.Writer) error
+}
+
+// usageError says that the command line or the configuration is wrong: nothing was started.
+type usageError struct{ error }
+
+func commands() []command {
+	return []command{
+		{"run", "--config mailbell.yaml", "the service", run},
+		{"demo", "[--mailboxes 5] [--messages 10] [--exit]", "the real service against the simulator, nothing to install", demo},
+		{"simulate", "[--dir DIR] [--mailboxes 5]", "the simulator alone, for your own tests", simulate},
+		{"version", "", "the version", version},
+		{"check", "", "", later},
+		{"why", "", "", later},
+		{"explain", "", "", later},
+		{"bench", "", "", later},
+		{"import", "", "", later},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	code := call(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// call runs a command line. Standard output carries results, standard error the log.
+func call(ctx context.Context, args []string, out, log io.Writer) int {
+	if len(args) == 0 {
+		usage(log)
+		return misled
+	}
+	if slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+		usage(out)
+		return done
+	}
+	all := commands()
+	i := slices.IndexFunc(all, func(c command) bool { return c.name == strings.TrimPrefix(args[0], "--") && args[0] != "--run" })
+	if i < 0 {
+		fmt.Fprintf(log, "mailbell: there is no command %q\n", args[0])
+		usage(log)
+		return misled
+	}
+	err := all[i].run(ctx, args[1:], out, log)
+	if _, wrong := errors.AsType[usageError](err); wrong {
+		fmt.Fprintln(log, err)
+		return misled
+	}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return done
+	case err != nil:
+		fmt.Fprintf(log, "mailbell: %v\n", err)
+		return failed
+	}
+	return done
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "mailbell rings an iPhone when mail arrives in an Exchange mailbox.")
+	fmt.Fprintln(w)
+	for _, c := range commands() {
+		if c.what != "" {
+			fmt.Fprintf(w, "    mailbell %-52s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.what)
+		}
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "Exit codes: 0 done, or stopped; 1 it ran and something failed; 2 the command line or the configuration is wrong.")
+}
+
+// later refuses the commands that belong to mailbell and are not in this version.
+func later(context.Context, []string, io.Writer, io.Writer) error {
+	return usageError{fmt.Errorf("mailbell: this command is not available in this version of mailbell")}
+}
+
+// parse parses the flags of a command; arguments beside them are a mistake.
+func parse(flags *flag.FlagSet, args []string, log io.Writer) error {
+	flags.SetOutput(log)
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return err
+	} else if err != nil {
+		return usageError{fmt.Errorf("mailbell %s: the command line is wrong", flags.Name())} // flag has said what
+	}
+	if flags.NArg() > 0 {
+		return usageError{fmt.Errorf("mailbell %s: %q is not an option", flags.Name(), flags.Arg(0))}
+	}
+	return nil
+}

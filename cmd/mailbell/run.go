@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"io"
+	"runtime/debug"
+	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/service"
+)
+
+// run is the service.
+func run(ctx context.Context, args []string, _, log io.Writer) error {
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	file := flags.String("config", "mailbell.yaml", "the configuration `file`")
+	if err := parse(flags, args, log); err != nil {
+		return err
+	}
+	c, err := config.Load(*file)
+	if err != nil {
+		return usageError{err}
+	}
+	s, err := service.Open(ctx, c, newLog(c.Log, log), buildVersion())
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// newLog logs to w: one JSON object a line, or for a person at a terminal. There is no sampling: a line that says who enrolled is
+// not to be left out because there were many.
+func newLog(c config.Log, w io.Writer) *zap.Logger {
+	level, err := zapcore.ParseLevel(c.Level)
+	if err != nil { // config has checked it
+		level = zapcore.InfoLevel
+	}
+	e := zap.NewProductionEncoderConfig()
+	e.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	e.EncodeDuration = zapcore.StringDurationEncoder
+	encoder := zapcore.NewJSONEncoder(e)
+	if c.Format == "console" {
+		encoder = zapcore.NewConsoleEncoder(e)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
+}
+
+func version(_ context.Context, args []string, out, log io.Writer) error {
+	if err := parse(flag.NewFlagSet("version", flag.ContinueOnError), args, log); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, "mailbell "+buildVersion()+"\n")
+	return err
+}
+
+// buildVersion is the version that the module was built as; of a working tree, its commit.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return strings.TrimPrefix(v, "v")
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "devel-" + s.Value[:12]
+		}
+	}
+	return "devel"
+}

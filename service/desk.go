@@ -1,0 +1,110 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/portal"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// desk is what the portal is given: the book to read, and the listener to enrol with, for it hears at once what is enrolled.
+type desk struct {
+	book     *subscriptions.Book
+	listener *listener.Listener
+	topics   []config.APNs
+}
+
+func (d *desk) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+	if err := d.topic(&e); err != nil {
+		return subscriptions.Device{}, false, err
+	}
+	return d.listener.Enrol(ctx, e)
+}
+
+// topic fills in topic and environment where one apns entry fits, and refuses what none does.
+func (d *desk) topic(e *subscriptions.Enrolment) error {
+	var fit []config.APNs
+	for _, a := range d.topics {
+		if (e.Topic == "" || e.Topic == a.Topic) && (e.Environment == "" || e.Environment == a.Environment) {
+			fit = append(fit, a)
+		}
+	}
+	switch {
+	case len(fit) == 1:
+		e.Topic, e.Environment = fit[0].Topic, fit[0].Environment
+		return nil
+	case len(fit) > 1:
+		return &subscriptions.FieldError{Field: "topic", Code: "ambiguous", Detail: "several apns entries of the configuration fit: name topic and environment"}
+	case e.Environment != "" && slices.ContainsFunc(d.topics, func(a config.APNs) bool { return e.Topic == "" || e.Topic == a.Topic }):
+		return &subscriptions.FieldError{Field: "environment", Code: "not_configured", Detail: fmt.Sprintf("no apns entry of the configuration has the environment %q for this topic", e.Environment)}
+	}
+	return &subscriptions.FieldError{Field: "topic", Code: "not_configured", Detail: fmt.Sprintf("no apns entry of the configuration has the topic %q", e.Topic)}
+}
+
+func (d *desk) Remove(ctx context.Context, id string) (bool, error) {
+	return d.listener.Remove(ctx, id)
+}
+
+func (d *desk) Device(id string) (subscriptions.Device, bool) { return d.book.Device(id) }
+
+func (d *desk) Devices(mailbox, after string, limit int) ([]subscriptions.Device, string) {
+	return d.book.Devices(mailbox, after, limit)
+}
+
+func (d *desk) Standing(id string) (state, reason string, next time.Time) {
+	device, ok := d.book.Device(id)
+	if !ok {
+		return "", "", time.Time{}
+	}
+	m := d.book.Mailbox(device.Mailbox)
+	if m == nil { // removed just now
+		return "", "", time.Time{}
+	}
+	return d.listener.Standing(m, id)
+}
+
+func (d *desk) Mailbox(address string) (subscriptions.Hearing, []subscriptions.Device, bool) {
+	m := d.book.Mailbox(address)
+	if m == nil {
+		return subscriptions.Hearing{}, nil, false
+	}
+	var devices []subscriptions.Device
+	for _, device := range m.Devices() {
+		devices = append(devices, *device)
+	}
+	return d.listener.Hearing(m), devices, true
+}
+
+func (d *desk) List(state subscriptions.State, after string, limit int) (list []portal.MailboxLine, next string) {
+	boxes := d.book.Mailboxes()
+	address := func(m *subscriptions.Mailbox) string { return m.Record().Addresses[0] }
+	slices.SortFunc(boxes, func(a, b *subscriptions.Mailbox) int { return cmp.Compare(address(a), address(b)) })
+	i, _ := slices.BinarySearchFunc(boxes, after, func(m *subscriptions.Mailbox, after string) int {
+		if strings.Compare(address(m), after) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	for _, m := range boxes[i:] {
+		h := d.listener.Hearing(m)
+		if state != "" && h.State != state {
+			continue
+		}
+		if len(list) == limit {
+			return list, list[limit-1].Address
+		}
+		list = append(list, portal.MailboxLine{
+			Address: address(m), State: h.State, Reason: h.Reason, Next: h.Next, Account: h.Account, Devices: len(m.Devices()),
+		})
+	}
+	return list, ""
+}
+
+func (d *desk) Count() map[subscriptions.State]int { return d.listener.Count() }
