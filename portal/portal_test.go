@@ -2,10 +2,11 @@ package portal
 
 import (
 	"bytes"
-	"cmp"
+	stdcmp "cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -34,7 +35,7 @@ const (
 	testToken  = "test-0123456789abcdef"
 	adminToken = "admin-0123456789abcdef"
 
-	deviceHex = "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad"
+	deviceHex = "9c1d2e3f4a5b6c7d8e9f00112233445566778899aabbccddeeff001122334455"
 	enrolment = `{"mailbox": "ann@contoso.com", "token": "` + deviceHex + `", "topic": "com.contoso.mail", "environment": "sandbox"}`
 )
 
@@ -54,12 +55,12 @@ func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscripti
 	if b.panics {
 		panic("the book fell over " + e.Token)
 	}
-	if err := cmp.Or(b.refuse, ctx.Err()); err != nil {
+	if err := stdcmp.Or(b.refuse, ctx.Err()); err != nil {
 		return subscriptions.Device{}, false, err
 	}
 	_, known := b.devices[e.ID]
 	d := subscriptions.Device{
-		ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: cmp.Or(e.Topic, "com.contoso.mail"), Environment: cmp.Or(e.Environment, "production"),
+		ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: stdcmp.Or(e.Topic, "com.contoso.mail"), Environment: stdcmp.Or(e.Environment, "production"),
 		Exchange: e.Exchange, Created: noon.In(time.FixedZone("", 3600)), Enrolled: noon,
 	}
 	b.devices[e.ID] = d
@@ -157,7 +158,7 @@ func newDesk(t testing.TB) *desk {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total", Help: "."}))
 	d.handler = New(Options{
-		Clients: []Client{{"mdm", RoleEnrol, enrolToken}, {"grafana", RoleRead, readToken}, {"helpdesk", RoleTest, testToken}, {"operator", RoleAdmin, adminToken}},
+		Clients:    []Client{{"mdm", RoleEnrol, enrolToken}, {"grafana", RoleRead, readToken}, {"helpdesk", RoleTest, testToken}, {"operator", RoleAdmin, adminToken}},
 		Enrolments: d.book, Mailboxes: d.book, Gatherer: registry, Log: zap.New(core), Version: "1.2.3",
 		Ready: func() error { return d.ready },
 		Ping:  func(context.Context) error { return d.ping },
@@ -222,7 +223,7 @@ func is(t testing.TB, a *http.Response, status int, want string) {
 	}
 }
 
-const phone = `{"id": "phone", "mailbox": "ann@contoso.com", "token": "740f4707", "topic": "com.contoso.mail", "environment": "sandbox",
+const phone = `{"id": "phone", "mailbox": "ann@contoso.com", "token": "9c1d2e3f", "topic": "com.contoso.mail", "environment": "sandbox",
 	"created": "2026-03-01T12:00:00Z", "enrolled": "2026-03-01T12:00:00Z", "state": "heard"}`
 
 func TestAnEnrolmentIsNewThenSameThenReadThenRemovedThenGone(t *testing.T) {
@@ -307,10 +308,10 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"wrong types":          {id, `{"mailbox": 1, "token": [], "topic": {}, "environment": true, "exchange": 1.5}`, 422, "mailbox wrong_type, token wrong_type, topic wrong_type, environment wrong_type, exchange wrong_type"},
 		"a bad mailbox":        {id, with("ann@contoso.com", "ann"), 422, "mailbox invalid"},
 		"a mailbox with name":  {id, with("ann@contoso.com", "Ann <ann@contoso.com>"), 422, "mailbox invalid"},
-		"a token not in hex":   {id, with("740f", "740g"), 422, "token invalid"},
-		"a token too short":    {id, with("740f", "74"), 422, "token invalid"},
+		"a token not in hex":   {id, with("9c1d", "9c1g"), 422, "token invalid"},
+		"a token too short":    {id, with("9c1d", "9c"), 422, "token invalid"},
 		"a token too long":     {id, with(deviceHex, strings.Repeat("ab", 101)), 422, "token invalid"},
-		"a token of odd":       {id, with("740f", "740"+"0ff"+"aaaa"), 422, "token invalid"},
+		"a token of odd":       {id, with("9c1d", "9c1dd"), 422, "token invalid"},
 		"a bad topic":          {id, with("com.contoso.mail", "com contoso"), 422, "topic invalid"},
 		"a bad environment":    {id, with("sandbox", "development"), 422, "environment invalid"},
 		"a bad exchange":       {id, with("{", `{"exchange": "head quarters", `), 422, "exchange invalid"},
@@ -318,7 +319,6 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"an id with a slash":   {"/v1/devices/my%2Fphone", enrolment, 422, "id invalid"},
 		"an id too long":       {"/v1/devices/" + strings.Repeat("a", 129), enrolment, 422, "id invalid"},
 		"everything":           {"/v1/devices/$", `{"mailbox": "x", "token": "x", "topic": "", "vip": [], "z": 1}`, 422, "id invalid, mailbox invalid, token invalid, vip not_available, z unknown"},
-		"very many fields":     {id, `{"x` + strings.Join(slices.Collect(numbers(200)), `": 1, "x`) + `": 1}`, 422, "mailbox required, token required" + strings.Repeat(", ", 0)},
 		"a field of long name": {id, with("{", `{"`+strings.Repeat("é", 100)+`": 1, `), 422, strings.Repeat("é", 64) + "… unknown"},
 	}
 	for name, test := range tests {
@@ -337,12 +337,6 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 				}
 			}
 			got := strings.Join(errs, ", ")
-			if name == "very many fields" {
-				if len(errs) != maxErrors {
-					t.Errorf("%d errors, want %d", len(errs), maxErrors)
-				}
-				got = strings.Join(errs[:2], ", ")
-			}
 			if a.StatusCode != test.status || got != test.errs {
 				t.Errorf("%d %s, want %d %s", a.StatusCode, got, test.status, test.errs)
 			}
@@ -351,4 +345,308 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestABodyOfWrongFieldsDoesNotComeBackLarger(t *testing.T) {
+	var body strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&body, `, "x%d": 1`, i)
+	}
+	d := newDesk(t)
+	a := d.ask(t, enrolToken, "PUT", "/v1/devices/phone", "{"+body.String()[1:]+"}")
+	var p problem
+	if err := json.NewDecoder(a.Body).Decode(&p); err != nil || len(p.Errors) != maxErrors {
+		t.Errorf("%v: %d errors, want %d", err, len(p.Errors), maxErrors)
+	}
+}
+
+func TestABodyIsJSONOrSaysNothingAboutItself(t *testing.T) {
+	d := newDesk(t)
+	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "application/jsonx", "json/"} {
+		is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment, "Content-Type", kind), 415, "")
+	}
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment, "Content-Type", "application/json"), 201, "")
+}
+
+func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
+	calls := []struct {
+		method, target           string
+		enrol, read, test, admin int
+	}{
+		{"PUT", "/v1/devices/new", 201, 403, 403, 201},
+		{"GET", "/v1/devices/phone", 200, 200, 200, 200},
+		{"GET", "/v1/devices", 200, 200, 200, 200},
+		{"GET", "/v1/mailboxes/ann@contoso.com", 403, 200, 200, 200},
+		{"GET", "/v1/mailboxes", 403, 200, 200, 200},
+		{"GET", "/v1/status", 403, 200, 200, 200},
+		{"GET", "/metrics", 403, 200, 200, 200},
+		{"POST", "/v1/test-notifications", 403, 403, 501, 501},
+		{"DELETE", "/v1/devices/phone", 204, 403, 403, 204},
+	}
+	for _, c := range calls {
+		for token, want := range map[string]int{enrolToken: c.enrol, readToken: c.read, testToken: c.test, adminToken: c.admin, "": 401, "wrong-0123456789abcdef": 401} {
+			d := newDesk(t)
+			d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
+			a := d.ask(t, token, c.method, c.target, enrolment)
+			if a.StatusCode != want {
+				t.Errorf("%s %s as %q: %d, want %d", c.method, c.target, token, a.StatusCode, want)
+			}
+			challenge := map[int]string{401: `Bearer realm="mailbell"`, 403: `Bearer realm="mailbell", error="insufficient_scope"`}[want]
+			if got := a.Header.Get("WWW-Authenticate"); got != challenge {
+				t.Errorf("%s %s as %q: WWW-Authenticate: %s, want %s", c.method, c.target, token, got, challenge)
+			}
+			if changed := len(d.devices) != 1; changed != (want == 201 || want == 204) {
+				t.Errorf("%s %s as %q changed the devices, or did not", c.method, c.target, token)
+			}
+		}
+	}
+}
+
+func TestOnlyABearerTokenOpens(t *testing.T) {
+	d := newDesk(t)
+	for _, header := range []string{"", "Bearer", "Bearer ", "Basic " + readToken, readToken, "Bearer " + readToken + "x", "Bearer " + readToken[:len(readToken)-1]} {
+		is(t, d.ask(t, "", "GET", "/v1/status", "", "Authorization", header), 401, "")
+	}
+	is(t, d.ask(t, "", "GET", "/v1/status", "", "Authorization", "bearer "+readToken), 200, "")
+	r := httptest.NewRequest("GET", "/v1/status", nil)
+	r.Header["Authorization"] = []string{"Bearer " + readToken, "Bearer " + adminToken}
+	w := httptest.NewRecorder()
+	d.handler.ServeHTTP(w, r)
+	is(t, w.Result(), 401, "")
+}
+
+func TestPathsAndMethodsThatAreNotThereAreProblemsToo(t *testing.T) {
+	d := newDesk(t)
+	for _, target := range []string{"/v1", "/v1/", "/v1/devices/", "/v1/devices/a/b", "/v1/nothing", "/v1//devices", "/v1/devices/../status", "/v2", "/", "/healthz/"} {
+		is(t, d.ask(t, adminToken, "GET", target, ""), 404, "")
+	}
+	is(t, d.ask(t, "", "GET", "/v1/nothing", ""), 401, "")
+	for target, allow := range map[string]string{
+		"/v1/devices/phone": "DELETE, GET, HEAD, PUT", "/v1/devices": "GET, HEAD", "/v1/mailboxes": "GET, HEAD", "/v1/mailboxes/a@b.c": "GET, HEAD",
+		"/v1/status": "GET, HEAD", "/v1/test-notifications": "POST", "/healthz": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD", "/openapi.yaml": "GET, HEAD",
+	} {
+		a := d.ask(t, adminToken, "PATCH", target, "{}")
+		is(t, a, 405, "")
+		if got := a.Header.Get("Allow"); got != allow {
+			t.Errorf("%s: Allow: %s, want %s", target, got, allow)
+		}
+	}
+}
+
+func TestWhatIsNotBuiltYetSaysSo(t *testing.T) {
+	d := newDesk(t)
+	want := `{"status": 501, "title": "Not Implemented", "detail": "not available in this version of mailbell"}`
+	is(t, d.ask(t, adminToken, "POST", "/v1/test-notifications", `{"device": "phone"}`), 501, want)
+	for _, target := range []string{"/admin", "/admin/", "/admin/mailboxes", "/callbacks/ews/secret", "/callbacks/graph/secret"} {
+		is(t, d.ask(t, "", "POST", target, ""), 501, want)
+	}
+}
+
+func TestDevicesArePagedThroughByID(t *testing.T) {
+	d := newDesk(t)
+	for i := range 205 {
+		mailbox := fmt.Sprintf("m%d@contoso.com", i%2)
+		d.devices[fmt.Sprintf("d%03d", i)] = subscriptions.Device{ID: fmt.Sprintf("d%03d", i), Mailbox: mailbox, Token: deviceHex}
+	}
+	for query, want := range map[string][]int{"": {100, 100, 5}, "limit=1000": {205}, "limit=205": {205}, "limit=204": {204, 1}, "mailbox=M1@Contoso.com&limit=100": {100, 2}, "mailbox=x@contoso.com": {0}} {
+		var sizes []int
+		var ids []string
+		for after := ""; ; {
+			a := d.ask(t, enrolToken, "GET", "/v1/devices?"+query+"&after="+after, "")
+			var page devicePage
+			if err := json.NewDecoder(a.Body).Decode(&page); err != nil || page.Devices == nil {
+				t.Fatal(err, "or no list")
+			}
+			sizes = append(sizes, len(page.Devices))
+			for _, device := range page.Devices {
+				ids = append(ids, device.ID)
+			}
+			if after = page.Next; after == "" {
+				break
+			}
+		}
+		if diff := cmp.Diff(want, sizes); diff != "" || !slices.IsSorted(ids) || len(slices.Compact(ids)) != len(ids) {
+			t.Errorf("%s: in order and once each? (-want +got):\n%s", query, diff)
+		}
+	}
+}
+
+func TestAWrongQueryIsRefusedByName(t *testing.T) {
+	d := newDesk(t)
+	for target, want := range map[string]string{
+		"/v1/devices?limit=0":             "limit invalid",
+		"/v1/devices?limit=1001":          "limit invalid",
+		"/v1/devices?limit=ten":           "limit invalid",
+		"/v1/devices?limit=1&limit=2":     "limit invalid",
+		"/v1/devices?mailbx=a@b.c":        "mailbx unknown",
+		"/v1/devices?mailbox=a&limit=-1":  "mailbox invalid, limit invalid",
+		"/v1/mailboxes?state=deaf":        "state invalid",
+		"/v1/mailboxes?state=x&limit=1e3": "state invalid, limit invalid",
+		"/v1/mailboxes?mailbox=a@b.c":     "mailbox unknown",
+		"/v1/status?verbose=1":            "verbose unknown",
+	} {
+		a := d.ask(t, adminToken, "GET", target, "")
+		var p problem
+		if err := json.NewDecoder(a.Body).Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range p.Errors {
+			got = append(got, e.Field+" "+e.Code)
+		}
+		if a.StatusCode != 422 || strings.Join(got, ", ") != want {
+			t.Errorf("%s: %d %s, want 422 %s", target, a.StatusCode, got, want)
+		}
+	}
+	is(t, d.ask(t, adminToken, "GET", "/v1/devices?mailbox=%zz", ""), 400, "")
+}
+
+func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
+	d := newDesk(t)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 404, "")
+	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
+	const at = `"2026-03-01T12:00:00Z"`
+	rung := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "rung", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f", "apns_status": 200}`
+	want := `{"address": "ann@contoso.com", "state": "parked", "reason": "HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
+		"place": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com", "found": ` + at + `},
+		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + rung + `,
+		"devices": ["phone"],
+		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "settled", "reason": "before_enrolment", "received": ` + at + `, "decided": ` + at + `}, ` + rung + `]}`
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 200, want)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ANN%40Contoso.COM", ""), 200, want)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann", ""), 404, "")
+}
+
+func TestMailboxesAreListedByState(t *testing.T) {
+	d := newDesk(t)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?limit=1", ""), 200,
+		`{"mailboxes": [{"address": "ann@contoso.com", "state": "heard", "account": "listener-01", "devices": 2}], "next": "ann@contoso.com"}`)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=parked&after=ann@contoso.com", ""), 200,
+		`{"mailboxes": [{"address": "bob@contoso.com", "state": "parked", "reason": "ErrorMailboxMoveInProgress", "next_try": "2026-03-01T12:00:00Z", "devices": 1},
+			{"address": "eve@contoso.com", "state": "parked", "devices": 1}]}`)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=polled", ""), 200, `{"mailboxes": []}`)
+}
+
+func TestStatusSaysWhyItIsNotReady(t *testing.T) {
+	d := newDesk(t)
+	d.ready, d.ping = errors.New("the mailboxes are being placed"), errors.New("disk full")
+	a := d.ask(t, readToken, "GET", "/v1/status", "")
+	var s status
+	if err := json.NewDecoder(a.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Started.IsZero() || s.Uptime < 0 {
+		t.Errorf("started %v, uptime %d", s.Started, s.Uptime)
+	}
+	s.Started, s.Uptime = time.Time{}, 0
+	want := status{
+		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: stateStore{Error: "disk full"},
+		Mailboxes: map[subscriptions.State]int{"resolving": 0, "heard": 1, "polled": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "parked": 2},
+	}
+	if diff := cmp.Diff(want, s); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestHealthNeedsNoTokenAndReadinessShowsNoReason(t *testing.T) {
+	d := newDesk(t)
+	body := func(target string, status int) string {
+		t.Helper()
+		a := d.ask(t, "", "GET", target, "")
+		is(t, a, status, "")
+		return d.raw(target)
+	}
+	if got := body("/healthz", 200); got != "ok\n" {
+		t.Error(got)
+	}
+	if got := body("/readyz", 200); got != "ready\n" {
+		t.Error(got)
+	}
+	d.ready = errors.New("redis1:6379 is away")
+	if got := body("/readyz", 503); strings.Contains(got, "redis") {
+		t.Error(got)
+	}
+	if got := body("/openapi.yaml", 200); got != string(openAPI) {
+		t.Error("another document")
+	}
+	if got := body("/healthz", 200); got != "ok\n" {
+		t.Error("health depends on readiness")
+	}
+}
+
+func (d *desk) raw(target string) string {
+	w := httptest.NewRecorder()
+	d.handler.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	return w.Body.String()
+}
+
+func TestMetricsAreThoseOfTheGatherer(t *testing.T) {
+	d := newDesk(t)
+	a := d.ask(t, readToken, "GET", "/metrics", "")
+	got, err := io.ReadAll(a.Body)
+	if err != nil || !strings.Contains(string(got), "mailbell_resent_total 0") {
+		t.Errorf("%v: %s", err, got)
+	}
+}
+
+func TestAStateStoreThatIsAwayIsAProblemToTryAgain(t *testing.T) {
+	d := newDesk(t)
+	d.refuse = errors.New("no space left on device")
+	for _, method := range []string{"PUT", "DELETE"} {
+		a := d.ask(t, enrolToken, method, "/v1/devices/phone", enrolment)
+		is(t, a, 503, `{"status": 503, "title": "Service Unavailable", "detail": "the state store did not take it: try again"}`)
+		if a.Header.Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+	}
+	if d.log.FilterMessage("a request failed").Len() != 2 {
+		t.Error("the log does not say why")
+	}
+}
+
+func TestAClientThatHangsUpLeavesNoChangeHalfDone(t *testing.T) {
+	d := newDesk(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, "PUT", "/v1/devices/phone", strings.NewReader(enrolment))
+	r.Header.Set("Authorization", "Bearer "+enrolToken)
+	d.handler.ServeHTTP(httptest.NewRecorder(), r)
+	if _, ok := d.Device("phone"); !ok {
+		t.Error("the enrolment was given up")
+	}
+}
+
+func TestAPanicHarmsOneRequestAndShowsNothingOfIt(t *testing.T) {
+	d := newDesk(t)
+	d.panics = true
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 500, "")
+	d.panics = false
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 201, "")
+	if log := fmt.Sprint(d.log.All()); strings.Contains(log, deviceHex) || d.log.FilterMessage("panic while answering").Len() != 1 {
+		t.Errorf("the log: %s", log)
+	}
+}
+
+func FuzzEnrolment(f *testing.F) {
+	f.Add("phone", []byte(enrolment))
+	f.Add("a.b_c:d@e-f", []byte(`{"mailbox": "Ann@b\u00fccher.example", "token": null, "x": [{"y": 1e9}], "vip": false}`))
+	f.Add("", []byte(`{"a": 1, "a": 2} x`))
+	f.Add("\xff", []byte("{\"mailbox\": \"\xff\"}"))
+	f.Fuzz(func(t *testing.T, id string, body []byte) {
+		e, err := readEnrolment(id, body)
+		if err != nil {
+			p, ok := errors.AsType[*problem](err)
+			if !ok || p.Status != 400 && p.Status != 422 || (p.Status == 422) != (len(p.Errors) > 0) || len(p.Errors) > maxErrors {
+				t.Fatalf("%#v", err)
+			}
+			return
+		}
+		if len(e.Token)%2 != 0 || len(e.Token) < minToken || len(e.Token) > maxToken || e.Token != strings.ToLower(e.Token) ||
+			e.Mailbox == "" || e.ID != id || !idForm.MatchString(id) || !slices.Contains([]string{"", "production", "sandbox"}, e.Environment) {
+			t.Fatalf("passed: %+v", e)
+		}
+		if again, err := mail.ParseAddress(e.Mailbox); err != nil || again != e.Mailbox {
+			t.Fatalf("the mailbox %q is not in its one form: %q, %v", e.Mailbox, again, err)
+		}
+	})
 }

@@ -1,0 +1,214 @@
+package portal
+
+import (
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// description is what the contract tests read of openapi.yaml.
+type description struct {
+	Paths      map[string]map[string]any `yaml:"paths"`
+	Components struct {
+		Schemas map[string]schema `yaml:"schemas"`
+	} `yaml:"components"`
+}
+
+type schema struct {
+	Type       string         `yaml:"type"`
+	Required   []string       `yaml:"required"`
+	Properties map[string]any `yaml:"properties"`
+	Enum       []string       `yaml:"enum"`
+}
+
+var described = sync.OnceValues(func() (d description, err error) {
+	err = yaml.Unmarshal(openAPI, &d)
+	return d, err
+})
+
+func contract(t testing.TB) description {
+	t.Helper()
+	d, err := described()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// documented holds an answer to the description: its status is listed for its path and method.
+func documented(t testing.TB, method, target string, status int) {
+	t.Helper()
+	mux := http.NewServeMux()
+	paths := contract(t).Paths
+	for path := range paths {
+		mux.Handle(path, http.NotFoundHandler())
+	}
+	r, err := http.NewRequest(method, target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unclean(r.URL.EscapedPath()) {
+		return
+	}
+	_, path := mux.Handler(r)
+	if method == "HEAD" {
+		method = "GET"
+	}
+	operation, ok := paths[path][strings.ToLower(method)].(map[string]any)
+	if !ok {
+		if status < 400 {
+			t.Errorf("%s %s answers %d and is not described", method, target, status)
+		}
+		return
+	}
+	if responses := operation["responses"].(map[string]any); responses[strconv.Itoa(status)] == nil {
+		t.Errorf("%s %s: the description lacks the answer %d", method, path, status)
+	}
+}
+
+func TestEveryCallIsDescribedAndEveryDescriptionIsACall(t *testing.T) {
+	var calls []string
+	for path, methods := range (&portal{}).routes() {
+		for method := range methods {
+			calls = append(calls, method+" "+path)
+		}
+	}
+	calls = slices.DeleteFunc(calls, func(c string) bool { return c == "POST /v1/test-notifications" }) // not built yet
+	calls = append(calls, "GET /metrics", "GET /healthz", "GET /readyz", "GET /openapi.yaml")
+	var descriptions []string
+	for path, methods := range contract(t).Paths {
+		for method := range methods {
+			if method != "parameters" {
+				descriptions = append(descriptions, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(calls)
+	slices.Sort(descriptions)
+	if diff := cmp.Diff(calls, descriptions); diff != "" {
+		t.Errorf("(-calls +descriptions):\n%s", diff)
+	}
+}
+
+func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
+	schemas := contract(t).Components.Schemas
+	for name, answer := range map[string]any{
+		"Device": device{}, "DevicePage": devicePage{}, "Mailbox": mailbox{}, "Place": place{}, "Decision": decision{},
+		"MailboxPage": mailboxPage{}, "MailboxLine": mailboxLine{}, "Status": status{}, "StateStore": stateStore{},
+		"Problem": problem{}, "FieldError": fieldError{},
+	} {
+		var fields, required, properties []string
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(answer)) {
+			tag := f.Tag.Get("json")
+			field, options, _ := strings.Cut(tag, ",")
+			if field == "" {
+				continue
+			}
+			fields = append(fields, field)
+			if options == "" {
+				required = append(required, field)
+			}
+		}
+		for property := range schemas[name].Properties {
+			properties = append(properties, property)
+		}
+		slices.Sort(fields)
+		slices.Sort(properties)
+		if diff := cmp.Diff(fields, properties); diff != "" {
+			t.Errorf("%s (-answer +description):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(required, schemas[name].Required); diff != "" {
+			t.Errorf("%s: what is always there (-answer +description):\n%s", name, diff)
+		}
+	}
+}
+
+func TestEveryFieldOfAnEnrolmentIsDescribedAndNoOther(t *testing.T) {
+	s := contract(t).Components.Schemas["Enrolment"]
+	var fields, properties []string
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[subscriptions.Enrolment]()) {
+		if f.Name != "ID" {
+			fields = append(fields, strings.ToLower(f.Name))
+		}
+	}
+	for property := range s.Properties {
+		properties = append(properties, property)
+		_, err := readEnrolment("phone", []byte(`{"`+property+`": 1}`))
+		if p, ok := err.(*problem); !ok || !slices.ContainsFunc(p.Errors, func(e fieldError) bool { return e.Field == property && e.Code == codeWrongType }) {
+			t.Errorf("%s is described and not read: %v", property, err)
+		}
+	}
+	slices.Sort(fields)
+	slices.Sort(properties)
+	if diff := cmp.Diff(fields, properties); diff != "" {
+		t.Errorf("(-enrolment +description):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"mailbox", "token"}, s.Required); diff != "" {
+		t.Errorf("required:\n%s", diff)
+	}
+}
+
+func TestEveryStateIsDescribed(t *testing.T) {
+	var want []string
+	for _, s := range states {
+		want = append(want, string(s))
+	}
+	if diff := cmp.Diff(want, contract(t).Components.Schemas["State"].Enum); diff != "" {
+		t.Errorf("(-states +description):\n%s", diff)
+	}
+}
+
+func TestTheDescriptionIsWholeAndItsReferencesLeadSomewhere(t *testing.T) {
+	var all any
+	if err := yaml.Unmarshal(openAPI, &all); err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	var walk func(node any)
+	walk = func(node any) {
+		switch n := node.(type) {
+		case map[string]any:
+			for key, value := range n {
+				if key == "$ref" {
+					used[value.(string)] = true
+				}
+				if value == nil {
+					t.Errorf("nothing stands under %q: a text with a comma that has no quotes?", key)
+				}
+				walk(value)
+			}
+		case []any:
+			for _, value := range n {
+				walk(value)
+			}
+		}
+	}
+	walk(all)
+	if len(used) == 0 {
+		t.Fatal("no reference found: the walk is wrong")
+	}
+	for ref := range used {
+		node := all
+		for part := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {
+			m, _ := node.(map[string]any)
+			node = m[part]
+		}
+		if node == nil {
+			t.Errorf("%s leads nowhere", ref)
+		}
+	}
+	for name := range contract(t).Components.Schemas {
+		if ref := "#/components/schemas/" + name; !used[ref] {
+			t.Errorf("nothing uses %s", ref)
+		}
+	}
+}
