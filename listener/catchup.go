@@ -175,7 +175,7 @@ func (m *mailbox) catchUpOnce(ctx context.Context, ready []subscriptions.Behind)
 				m.decide(subscriptions.Decision{Key: s.Key, Device: d.ID, Outcome: "settled", Reason: why, Came: s.Received, At: time.Now()})
 				continue
 			}
-			u := due{key: s.Key, item: s.item, received: s.Received, from: s.Received}
+			u := due{key: s.Key, item: s.item, received: s.Received}
 			switch m.class(u, clock) {
 			case ring:
 				if rings[u.key.Short()] == nil {

@@ -170,11 +170,8 @@ func (m *mailbox) sort(list []shown, clock time.Time, hinted map[string]time.Tim
 		if r.Has(s.Key) || r.Has(m.itemKey(s.item)) {
 			continue
 		}
-		d := due{key: s.Key, item: s.item, received: s.Received, from: s.Received}
-		at, hint := hinted[s.item]
-		if hint {
-			d.from = at
-		}
+		d := due{key: s.Key, item: s.item, received: s.Received, hinted: hinted[s.item]}
+		hint := !d.hinted.IsZero()
 		switch {
 		case !slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) }):
 			early = append(early, d)
@@ -225,7 +222,7 @@ func (m *mailbox) ringListed(ctx context.Context, fresh []due) (pending bool, er
 			case r.Has(d.key): // a hint was quicker
 			case gone(item.Err):
 				vanished = append(vanished, d)
-			case item.Err != nil && !m.giveUp(item.ID, d.from):
+			case item.Err != nil && !m.giveUp(item.ID, d.hinted):
 				pending = true
 			default:
 				dues = append(dues, d)

@@ -23,9 +23,17 @@ const batch = 10
 type due struct {
 	key      mail.Key
 	item     string
-	received time.Time     // as it is believed (rule 4)
-	from     time.Time     // what its age counts from (rule 8): its hint, or its received time
+	received time.Time     // as it is believed (rule 4), on the server's clock
+	hinted   time.Time     // on ours; zero: it was listed only
 	message  *mail.Message // nil: not read yet, or it cannot be
+}
+
+// age counts from the hint, or from the received time where there was none (rule 8).
+func (d due) age(clock time.Time) time.Duration {
+	if !d.hinted.IsZero() {
+		return time.Since(d.hinted)
+	}
+	return clock.Sub(d.received)
 }
 
 // read deals with the items that hints named (rule 2). Each one that is dealt with goes out of hints; what a listing has to decide
@@ -43,13 +51,13 @@ func (m *mailbox) read(ctx context.Context, hints map[string]time.Time, doubted 
 		var dues []due
 		r := m.box.Record()
 		for _, item := range found {
-			d := due{item: item.ID, from: hints[item.ID]}
+			d := due{item: item.ID, hinted: hints[item.ID]}
 			switch {
 			case gone(item.Err):
 				m.decide(subscriptions.Decision{Outcome: "gone", Reason: "gone", At: time.Now()})
 				delete(hints, item.ID)
 				continue
-			case item.Err != nil && !m.giveUp(item.ID, d.from):
+			case item.Err != nil && !m.giveUp(item.ID, d.hinted):
 				delete(hints, item.ID) // tried again by itself
 				continue
 			case item.Err != nil:
@@ -122,7 +130,7 @@ const (
 )
 
 func (m *mailbox) class(d due, clock time.Time) class {
-	switch age := clock.Sub(d.from); {
+	switch age := d.age(clock); {
 	case age > subscriptions.Window:
 		return tooLate
 	case age > m.l.o.MaxAge:

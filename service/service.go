@@ -36,6 +36,9 @@ import (
 // drain bounds the wait for answers of APNs at a stop, after the listener has had its time: within the 30 s of a supervisor.
 const drain = 5 * time.Second
 
+// patience bounds asking the state store whether it is there: a health check that hangs is no answer.
+const patience = 2 * time.Second
+
 // Service is mailbell, built and not yet started.
 type Service struct {
 	config   *config.Config
@@ -158,7 +161,9 @@ func (s *Service) entries(version string) []listener.Entry {
 
 // ready: the state is reachable and the first placement made, whatever Exchange and APNs do.
 func (s *Service) ready() error {
-	if err := s.book.Ping(context.Background()); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.book.Ping(ctx); err != nil {
 		return err
 	}
 	if !s.listener.Placed() {
