@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -122,7 +124,7 @@ type account struct {
 // locks the account out.
 const (
 	firstBlock = 30 * time.Second
-	maxBlock   = 5 * time.Minute
+	maxBlock   = maxWait
 	// probe is how long one caller has to find out whether the account works again before the next may try.
 	probe = 30 * time.Second
 )
@@ -160,7 +162,12 @@ func (a *account) note(err error) error {
 		a.blocked, a.again = nil, 0 // the server let it in
 	case f.Scope == fault.Account:
 		a.again = min(max(2*a.again, firstBlock), maxBlock)
-		a.blocked, a.until = f, time.Now().Add(max(a.again, f.After))
+		if f.After > maxBlock { // a policy: it takes a person
+			a.again = f.After
+		}
+		a.blocked, a.until = f, time.Now().Add(a.again)
+		a.e.l.log.Error("a listener account cannot work", zap.String("exchange", a.e.Name), zap.String("account", a.Name),
+			zap.Duration("next_try", a.again), zap.Error(f))
 	}
 	return err
 }

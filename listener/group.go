@@ -101,6 +101,8 @@ func (g *group) poke() {
 func (g *group) run(ctx context.Context) {
 	defer g.a.e.l.tasks.Done()
 	var open *reading
+	var old sync.WaitGroup // streams that are handed over; each takes handOver at most, and the group does not wait for it
+	defer old.Wait()
 	defer func() { open.close() }()
 	for {
 		g.part(ctx)
@@ -117,7 +119,8 @@ func (g *group) run(ctx context.Context) {
 				g.trouble(ctx, err, want)
 				continue
 			}
-			open.handOver(ctx)
+			was := open
+			old.Go(func() { was.handOver(ctx) })
 			open = opened
 		}
 		if !open.hears(want) {
@@ -132,7 +135,7 @@ func (g *group) run(ctx context.Context) {
 		case err := <-open.words():
 			open.spoilt = true
 			g.backOff(open.since, nil)
-			g.trouble(ctx, err, open.by)
+			g.trouble(ctx, g.a.note(err), open.by)
 		case <-open.ended():
 			g.over(ctx, open)
 			open = nil
@@ -303,7 +306,9 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	if poll {
 		m.markListing() // mail rings all the same
 	}
-	g.log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", m.address()), zap.Error(err))
+	if f.Scope < fault.Account { // else the account has said it, once for all
+		g.log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", m.address()), zap.Error(err))
+	}
 	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && g.a.e.URL == "" && time.Since(p.Found) > maxWait {
 		m.relocate(ctx)
 	}
@@ -367,7 +372,7 @@ func (g *group) over(ctx context.Context, r *reading) {
 	}
 	g.log.Info("a stream ended", zap.Int("mailboxes", len(r.by)), zap.Duration("after", time.Since(r.since).Round(time.Millisecond)), zap.Error(err))
 	g.backOff(r.since, fault.Of(err))
-	g.trouble(ctx, err, r.by)
+	g.trouble(ctx, g.a.note(err), r.by)
 	g.list(r.by)
 }
 
@@ -416,7 +421,7 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 		return
 	}
 	e, ok := errors.AsType[*ews.Error](err)
-	if g.a.note(err); !ok {
+	if !ok {
 		g.backOff(time.Now(), fault.Of(err))
 		return
 	}
@@ -439,10 +444,9 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 		switch {
 		case e.Row.Relocate && g.a.e.URL == "":
 			m.relocate(ctx)
-		case e.Row.Resubscribe:
+		case e.Row.Resubscribe: // listed once it has a new one
 			m.lose(ctx, id)
-		}
-		if e.Row.CatchUp {
+		case e.Row.CatchUp:
 			m.markListing()
 		}
 	}

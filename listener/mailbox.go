@@ -20,7 +20,7 @@ const (
 	firstRetry = 250 * time.Millisecond
 	maxRetry   = 30 * time.Second // for what passes within seconds
 	firstWait  = 5 * time.Second
-	maxWait    = 5 * time.Minute // what can pass by itself is tried within five minutes,
+	maxWait    = 4 * time.Minute // what can pass by itself is tried within five minutes, jitter included,
 	person     = time.Hour       // what needs a person hourly
 )
 
@@ -204,15 +204,17 @@ func (m *mailbox) rate(err error) {
 // backOff is how long to wait after the nth failure in a row, with a jitter so that mailboxes that failed together do not come back together.
 func backOff(f *fault.Error, n int) time.Duration {
 	var d time.Duration
-	switch f.Remedy {
-	case fault.Retry:
+	switch {
+	case f.Scope == fault.Account: // the account itself says who may try, and when
+		d = firstBlock
+	case f.Remedy == fault.Retry:
 		d = min(firstRetry<<min(n-1, 10), maxRetry)
-	case fault.Wait:
+	case f.Remedy == fault.Wait:
 		d = min(firstWait<<min(n-1, 10), maxWait)
 	default:
 		d = person
 	}
-	if f.After > 0 && (f.After > d || f.Remedy == fault.Fix) {
+	if f.After > 0 && (f.After > d || f.Scope == fault.Account || f.Remedy == fault.Fix) {
 		d = f.After
 	}
 	return d + rand.N(d/4+1)

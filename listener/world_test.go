@@ -41,6 +41,7 @@ type world struct {
 	ex    *exchange
 	apns  *apns
 	poll  time.Duration
+	entry func(e *Entry) // changes the exchange entry before the start
 }
 
 // inWorld runs a test in fake time, with a service that has not been started.
@@ -66,14 +67,15 @@ func (w *world) start() {
 	if w.book, err = subscriptions.Open(context.Background(), w.store); err != nil {
 		w.t.Fatal(err)
 	}
-	w.l = New(Options{
-		Book: w.book, Ringer: w.apns, MaxAge: time.Hour, Log: zap.NewNop(),
-		Entries: []Entry{{
-			Name: "hq", Domains: []string{"contoso.example"}, URL: "https://mail.contoso.example/EWS/Exchange.asmx",
-			MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, SafetyPoll: w.poll,
-			Accounts: []Account{{Name: "listener-01", Source: w.ex}},
-		}},
-	})
+	e := Entry{
+		Name: "hq", Domains: []string{"contoso.example"}, URL: "https://mail.contoso.example/EWS/Exchange.asmx",
+		MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, SafetyPoll: w.poll,
+		Accounts: []Account{{Name: "listener-01", Source: w.ex}},
+	}
+	if w.entry != nil {
+		w.entry(&e)
+	}
+	w.l = New(Options{Book: w.book, Ringer: w.apns, MaxAge: time.Hour, Log: zap.NewNop(), Entries: []Entry{e}})
 	w.l.Start()
 	synctest.Wait()
 }
@@ -196,9 +198,10 @@ type exchange struct {
 	lists    int
 	onList   func(offset int) // called before a page is answered, without the lock
 	deafen   bool             // hints are dropped
-	listFail error
+	fails    error            // every call
 	readFail error
 	subFail  map[string]error
+	tries    int // calls of Subscribe
 	subs     map[string]*inbox
 	unsubs   []string
 	streams  []*stream
@@ -318,8 +321,8 @@ func (e *exchange) clock() Clock {
 func (e *exchange) Read(_ context.Context, p mail.Place, items []string) (list []ews.Item, _ Clock, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.readFail != nil {
-		return nil, Clock{}, e.readFail
+	if err := cmp.Or(e.fails, e.readFail); err != nil {
+		return nil, Clock{}, err
 	}
 	for _, id := range items {
 		i := slices.IndexFunc(e.box(p.Primary).items, func(m *message) bool { return m.id == id })
@@ -354,8 +357,8 @@ func (e *exchange) List(_ context.Context, p mail.Place, offset, limit int) (Pag
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lists++
-	if e.listFail != nil {
-		return Page{}, e.listFail
+	if e.fails != nil {
+		return Page{}, e.fails
 	}
 	items := slices.Clone(e.box(p.Primary).items)
 	slices.SortStableFunc(items, func(a, b *message) int { return b.received.Compare(a.received) })
@@ -370,6 +373,10 @@ func (e *exchange) List(_ context.Context, p mail.Place, offset, limit int) (Pag
 func (e *exchange) Subscribe(_ context.Context, p mail.Place, _ Affinity) (string, string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.tries++
+	if err := e.fails; err != nil {
+		return "", "", err
+	}
 	if err := e.subFail[p.Primary]; err != nil {
 		return "", "", err
 	}
@@ -394,7 +401,10 @@ func (e *exchange) Unsubscribe(_ context.Context, _ mail.Place, id string) error
 func (e *exchange) Stream(_ context.Context, _ mail.Place, _ Affinity, ids []string) (Stream, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := &stream{e: e, events: make(chan ews.Notifications, 10_000), closed: make(chan struct{}), ids: slices.Clone(ids)}
+	if e.fails != nil {
+		return nil, e.fails
+	}
+	s := &stream{e: e, events: make(chan ews.Notifications, 10_000), words: make(chan error, 10), closed: make(chan struct{}), ids: slices.Clone(ids)}
 	var lost []string
 	for _, id := range ids {
 		b := e.subs[id]
@@ -413,27 +423,45 @@ func (e *exchange) Stream(_ context.Context, _ mail.Place, _ Affinity, ids []str
 		}
 	}
 	if len(lost) > 0 {
-		s.lost = &ews.Error{Fault: &fault.Error{Op: "GetStreamingEvents", Code: "ErrorSubscriptionNotFound", Scope: fault.Group, Remedy: fault.Retry},
-			Row: ews.Row{Code: "ErrorSubscriptionNotFound", Resubscribe: true, CatchUp: true}, Subscriptions: lost}
+		s.words <- lostSubscription(lost...)
 	}
 	e.streams = append(e.streams, s)
 	return s, nil
 }
 
-// cut ends every stream without a word; what was under way is lost.
-func (e *exchange) cut() {
+// end ends every stream: with io.EOF on the server's word, else without one, and what was under way is lost.
+func (e *exchange) end(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range e.streams {
-		s.finish(errors.New("connection reset"))
+		s.finish(err)
 	}
+}
+
+var errReset = errors.New("connection reset")
+
+// forget forgets a mailbox's subscription; its stream says so where one is open.
+func (e *exchange) forget(address string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b := e.box(address)
+	delete(e.subs, b.sub)
+	if s := b.stream; s != nil {
+		s.words <- lostSubscription(b.sub)
+	}
+	b.sub, b.stream = "", nil
+}
+
+func lostSubscription(ids ...string) error {
+	return &ews.Error{Fault: &fault.Error{Op: "GetStreamingEvents", Code: "ErrorSubscriptionNotFound", Scope: fault.Group, Remedy: fault.Retry},
+		Row: ews.Row{Code: "ErrorSubscriptionNotFound", Resubscribe: true, CatchUp: true}, Subscriptions: ids}
 }
 
 type stream struct {
 	e      *exchange
 	ids    []string
 	events chan ews.Notifications
-	lost   error
+	words  chan error
 	once   sync.Once
 	err    error
 	closed chan struct{}
@@ -453,11 +481,9 @@ func (s *stream) finish(err error) {
 }
 
 func (s *stream) Next() (ews.Notifications, error) {
-	if err := s.lost; err != nil {
-		s.lost = nil
-		return ews.Notifications{}, err
-	}
 	select {
+	case err := <-s.words:
+		return ews.Notifications{}, err
 	case n := <-s.events:
 		return n, nil
 	case <-s.closed:
