@@ -1,5 +1,7 @@
 package auth
 
+// Basic: a user name and password.
+
 import (
 	"net/http"
 

@@ -1,5 +1,7 @@
 package autodiscover
 
+// One question of POX Autodiscover and its answer (MS-OXDSCLI, "POX Autodiscover response for Exchange").
+
 import (
 	"bytes"
 	"cmp"

@@ -1,5 +1,7 @@
 package ews
 
+// One exchange with the server: request, status, envelopes, SOAP faults and response messages.
+
 import (
 	"bytes"
 	"context"
@@ -7,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -50,7 +53,7 @@ func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, er
 	defer cancel()
 	resp, a, err := c.send(ctx, timed, t, op)
 	if err == nil {
-		err = c.receive(ctx, resp, op)
+		err = c.receive(ctx, timed, resp, op)
 	}
 	a.Ended = time.Now()
 	if e, ok := err.(*Error); ok {
@@ -75,7 +78,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation) (*http
 	a := Answer{RequestID: requestID()}
 	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(c.envelope(t, op.body)))
 	if err != nil {
-		return nil, a, newError(op.name, "HTTP 404", "the URL of EWS is not valid", 0, nil)
+		return nil, a, newError(op.name, CodeURL, "", 0, nil)
 	}
 	h := req.Header
 	h.Set("Content-Type", "text/xml; charset=utf-8")
@@ -112,6 +115,12 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation) (*http
 		}
 	}
 	if resp.StatusCode == http.StatusOK {
+		// A login page or a load balancer's apology. Its document type must not be taken for an item that cannot be read:
+		// that rings.
+		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" {
+			resp.Body.Close()
+			return nil, a, contentError(op.name, CodeForeign, foreign("it is a web page (text/html)"))
+		}
 		return resp, a, nil
 	}
 	return nil, a, c.refused(ctx, resp, op.name)
@@ -144,7 +153,7 @@ func (c *Client) refused(ctx context.Context, resp *http.Response, op string) er
 }
 
 // receive reads the answer of an operation. Some servers send a document with an error before the one with the success: the success counts.
-func (c *Client) receive(ctx context.Context, resp *http.Response, op operation) error {
+func (c *Client) receive(ctx, timed context.Context, resp *http.Response, op operation) error {
 	var first *problem
 	done := false
 	err := c.documents(resp.Body, func(s *scanner) error {
@@ -167,6 +176,8 @@ func (c *Client) receive(ctx context.Context, resp *http.Response, op operation)
 		return nil
 	case first != nil:
 		return first.error(op.name)
+	case timed.Err() != nil: // whatever came of it: a server may end its answer properly when it sees us go
+		return connError(ctx, op.name, timed.Err())
 	case err == nil:
 		return contentError(op.name, op.unparseable, foreign("it is empty"))
 	case isContent(err):

@@ -122,7 +122,7 @@ func TestCredentialsNeverGoElsewhere(t *testing.T) {
 		http.Redirect(w, r, "/stolen", http.StatusFound)
 	})
 	_, _, err := c.Subscribe(t.Context(), Target{URL: url})
-	if e := fault.Of(err); e.Code != CodeRedirect || e.Remedy != fault.Fix || !strings.Contains(e.Text, "go to 127.0.0.1") {
+	if e := fault.Of(err); e.Code != CodeRedirect || e.Remedy != fault.Fix || !strings.Contains(e.Text, `it leads to "127.0.0.1`) {
 		t.Errorf("redirect: %v", err)
 	}
 	_, _, err = c.Subscribe(t.Context(), Target{URL: strings.Replace(url, "https:", "http:", 1)})
@@ -146,6 +146,36 @@ func TestACallHasItsEnd(t *testing.T) {
 			t.Errorf("the caller's own end is nobody's fault: %v", err)
 		}
 	})
+}
+
+func TestASilentServerIsGivenUpOverTLSToo(t *testing.T) {
+	c, url := exchange(t, Options{Timeout: 100 * time.Millisecond, Silence: 100 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if len(r.Header["X-Idempotency-Key"]) != 0 {
+			t.Error("net/http's own sign was sent")
+		}
+		io.WriteString(w, streaming(heartbeat)[:200])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	_, _, err := c.GetItem(t.Context(), Target{URL: url}, []string{"a"})
+	if e := fault.Of(err); e.Code != proxy.CodeTimeout || e.Scope != fault.Server {
+		t.Errorf("call: %v", err)
+	}
+	s, err := c.GetStreamingEvents(t.Context(), Target{URL: url}, []string{"a"}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Next(); fault.Of(err).Code != CodeSilent {
+		t.Errorf("stream: %v", err)
+	}
+}
+
+func TestAURLThatIsNoneIsAFault(t *testing.T) {
+	if _, _, err := answers(200, "").Subscribe(t.Context(), Target{URL: "https://%zz/"}); fault.Of(err).Code != CodeURL || fault.Of(err).Remedy != fault.Fix {
+		t.Errorf("%v", err)
+	}
 }
 
 type limiter struct{ waits atomic.Int32 }
@@ -206,7 +236,7 @@ func TestOfficialSamplesAreUnderstood(t *testing.T) {
 		t.Errorf("19: %v", err)
 	}
 	for name, want := range map[string]string{
-		"05": "ErrorInvalidSubscription", "12": "ErrorSubscriptionDelegateAccessNotSupported", "17": "ErrorSubscriptionNotFound", "20": "ErrorSubscriptionNotFound",
+		"05": "ErrorInvalidSubscription", "12": "ErrorSubscriptionDelegateAccessNotSupported", "17": "ErrorSubscriptionAccessDenied", "20": "ErrorSubscriptionNotFound",
 		"34": "ErrorServerBusy", "35": "ErrorSchemaValidation",
 	} {
 		for _, status := range []int{200, 500} {

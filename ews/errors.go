@@ -1,5 +1,7 @@
 package ews
 
+// The table of errors: what each means, whom it concerns and what to do about it.
+
 import (
 	"context"
 	"errors"
@@ -36,6 +38,7 @@ const (
 	CodeUnparseableAnswer = "unparseable answer" // any other answer
 	CodeForeign           = "not EWS"            // something that is no SOAP answer at all
 	CodeRedirect          = "redirect"           // HTTP 3xx
+	CodeURL               = "URL"                // of EWS, not valid
 	CodeFault             = "SOAP fault"         // one without a code of EWS
 	codeUnknown           = ""                   // the row of everything that has none
 )
@@ -175,6 +178,7 @@ var table = []Row{
 	{Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server is restarting or overloaded"},
 	{Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server behind the load balancer does not answer in time"},
 	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Relocate: true, Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
+	{Code: CodeURL, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Relocate: true, Meaning: "the URL of EWS is not valid"},
 	{Code: CodeForeign, Scope: fault.Server, Remedy: fault.Wait, After: soon, CatchUp: true, Meaning: "something else than EWS answers at this URL: a login page, a proxy or a load balancer"},
 	{Code: CodeUnparseableAnswer, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server's answer cannot be understood"},
 	{Code: CodeFault, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server refused the request without a code of EWS"},
@@ -289,11 +293,11 @@ func connError(ctx context.Context, op string, err error) error {
 // httpError types an answer by its status alone.
 func httpError(op string, resp *http.Response, now time.Time) *Error {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
-		text := ""
+		e := newError(op, CodeRedirect, "", 0, nil)
 		if to, err := resp.Location(); err == nil {
-			text = "go to " + to.Host
+			e.Fault.Text += fmt.Sprintf("; it leads to %q", proxy.Printable(to.Host, maxServerText))
 		}
-		return newError(op, CodeRedirect, text, 0, nil)
+		return e
 	}
 	code := fmt.Sprintf("HTTP %d", resp.StatusCode)
 	return newError(op, code, resp.Header.Get("X-Ms-Diagnostics"), retryAfter(resp.Header, now), nil)

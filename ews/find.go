@@ -1,5 +1,7 @@
 package ews
 
+// FindItem: a listing of the Inbox.
+
 import (
 	"bytes"
 	"context"

@@ -1,5 +1,7 @@
 package ews
 
+// The framer: a body cut into whole envelopes.
+
 import (
 	"bytes"
 	"errors"

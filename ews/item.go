@@ -1,5 +1,7 @@
 package ews
 
+// GetItem: the messages that are to ring.
+
 import (
 	"bytes"
 	"context"

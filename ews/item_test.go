@@ -133,6 +133,11 @@ func TestAnAnswerThatCannotBeUnderstoodIsTyped(t *testing.T) {
 			t.Errorf("%s: the error tells content: %v", name, err)
 		}
 	}
+	// A page is no item, whatever its markup: taken for one that cannot be read, an outage would ring.
+	_, _, err := answers(200, "<!DOCTYPE html><html><body>secret</body></html>", "Content-Type", "text/html; charset=utf-8").GetItem(t.Context(), target, []string{"a"})
+	if f := fault.Of(err); f.Code != CodeForeign || f.Scope != fault.Server {
+		t.Errorf("a web page: %v", err)
+	}
 	for name, find := range map[string]func() error{
 		"FindItem": func() error {
 			_, err := answers(200, response("FindItem", success("FindItem", ""))).FindItem(t.Context(), target, 0, 10)

@@ -38,7 +38,7 @@ func answers(status int, body string, header ...string) *Client {
 	return New(Options{UserAgent: "mailbell/test", HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
 		h := http.Header{"Content-Type": {"text/xml; charset=utf-8"}}
 		for i := 0; i+1 < len(header); i += 2 {
-			h.Add(header[i], header[i+1])
+			h.Set(header[i], header[i+1])
 		}
 		return &http.Response{StatusCode: status, Header: h, Request: r, Body: io.NopCloser(strings.NewReader(body))}, nil
 	})})
@@ -48,7 +48,7 @@ func answers(status int, body string, header ...string) *Client {
 func streams(o Options, feed func(w *io.PipeWriter)) *Client {
 	o.HTTP = roundTrip(func(r *http.Request) (*http.Response, error) {
 		pr, pw := io.Pipe()
-		context.AfterFunc(r.Context(), func() { pr.CloseWithError(context.Cause(r.Context())) })
+		context.AfterFunc(r.Context(), func() { pw.CloseWithError(r.Context().Err()) })
 		go feed(pw)
 		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Request: r, Body: pr}, nil
 	})

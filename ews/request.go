@@ -1,13 +1,13 @@
 package ews
 
+// The requests. They follow Microsoft's samples and validate against the schema (request_test.go), and are put together from
+// constants and escaped values, as one of them goes out with every message.
+
 import (
 	"bytes"
 	"strconv"
 	"strings"
 )
-
-// The requests follow Microsoft's samples and validate against the schema (request_test.go). They are put together from
-// constants and escaped values, as one of them goes out with every message.
 
 const (
 	envelopeOpen = `<?xml version="1.0" encoding="utf-8"?>` +

@@ -67,24 +67,35 @@ func TestRequestsAreAsTheyWere(t *testing.T) {
 
 func TestRequestsValidateAgainstTheOfficialSchema(t *testing.T) {
 	schema := preparedSchema(t)
+	dir := t.TempDir()
+	args := []string{"--noout", "--schema", schema}
 	for _, version := range []string{"", "Exchange2010_SP2"} {
 		for name, request := range requests(t, version) {
 			doc := etree.NewDocument()
 			if err := doc.ReadFromBytes(request); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			parts := doc.FindElements("/soap:Envelope/soap:Header/*")
-			parts = append(parts, doc.FindElements("/soap:Envelope/soap:Body/*")...)
-			if len(parts) < 2 {
-				t.Fatalf("%s has %d parts", name, len(parts))
+			headers, bodies := doc.FindElements("/soap:Envelope/soap:Header/*"), doc.FindElements("/soap:Envelope/soap:Body/*")
+			if len(headers) != 2 && name != "subscribe-unimpersonated" || len(bodies) != 1 {
+				t.Fatalf("%s has %d headers and %d bodies", name, len(headers), len(bodies))
 			}
-			for _, part := range parts {
-				validate(t, schema, name+" "+part.Tag, part)
+			for _, part := range append(headers, bodies...) {
+				file := filepath.Join(dir, name+"-"+part.Tag+version+".xml")
+				alone := part.Copy()
+				alone.CreateAttr("xmlns:t", "http://schemas.microsoft.com/exchange/services/2006/types")
+				alone.CreateAttr("xmlns:m", "http://schemas.microsoft.com/exchange/services/2006/messages")
+				if err := etree.NewDocumentWithRoot(alone).WriteToFile(file); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, file)
 			}
 			if preview := bytes.Contains(request, []byte("item:Preview")); preview != (name == "getitem" && version == "") {
 				t.Errorf("%s of %q asks for a preview: %v", name, version, preview)
 			}
 		}
+	}
+	if out, err := exec.CommandContext(t.Context(), "xmllint", args...).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
@@ -114,22 +125,6 @@ func preparedSchema(t *testing.T) string {
 		}
 	}
 	return filepath.Join(to, "messages.xsd")
-}
-
-func validate(t *testing.T, schema, name string, part *etree.Element) {
-	t.Helper()
-	doc := etree.NewDocument()
-	root := part.Copy()
-	root.CreateAttr("xmlns:t", "http://schemas.microsoft.com/exchange/services/2006/types")
-	root.CreateAttr("xmlns:m", "http://schemas.microsoft.com/exchange/services/2006/messages")
-	doc.SetRoot(root)
-	file := filepath.Join(t.TempDir(), "part.xml")
-	if err := doc.WriteToFile(file); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "xmllint", "--noout", "--schema", schema, file).CombinedOutput(); err != nil {
-		t.Errorf("%s: %v\n%s", name, err, out)
-	}
 }
 
 func TestAStreamAsksForWholeMinutesWithinTheSchema(t *testing.T) {

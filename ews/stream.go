@@ -1,5 +1,7 @@
 package ews
 
+// GetStreamingEvents: notifications as they come.
+
 import (
 	"bytes"
 	"context"
@@ -71,6 +73,7 @@ func (c *Client) GetStreamingEvents(ctx context.Context, t Target, ids []string,
 		return nil, err
 	}
 	s.body.timer.Stop()
+	a.Ended = time.Now()
 	s.Answer, s.body.ReadCloser = a, resp.Body
 	s.parser.framer.reset(&s.body)
 	return s, nil
@@ -143,14 +146,15 @@ func (s *Stream) ended(err error) error {
 	switch {
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", op, s.ctx.Err())
-	case isContent(err):
-		e = contentError(op, CodeUnparseableStream, err)
+	// A server may end the body properly when it sees us go: our own reason comes first.
 	case cause == errSilent:
 		e = newError(op, CodeSilent, "", 0, nil)
 	case cause == errOverdue:
 		e = newError(op, CodeOverdue, "", 0, nil)
 	case cause == errClosed:
 		return fmt.Errorf("%s: %w", op, errClosed)
+	case isContent(err):
+		e = contentError(op, CodeUnparseableStream, err)
 	case err == io.EOF:
 		e = newError(op, CodeCut, "", 0, nil)
 	default:

@@ -280,6 +280,7 @@ func TestAStreamThatTheServerDoesNotEndIsEnded(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		s.Close()
+		<-time.After(time.Minute) // the server notices
 	})
 }
 

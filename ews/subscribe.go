@@ -1,5 +1,7 @@
 package ews
 
+// Subscribe and Unsubscribe.
+
 import (
 	"bytes"
 	"context"

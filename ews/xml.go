@@ -1,5 +1,7 @@
 package ews
 
+// The pull parser: elements of one envelope, by their local names. It is on the way of every message.
+
 import (
 	"bytes"
 	"strconv"
@@ -184,7 +186,7 @@ func (s *scanner) next() (token, []byte) {
 			}
 		case markupEnd:
 			s.pos += n
-			return s.end(bytes.TrimRight(rest[2:n-1], space))
+			return s.end(rest[2 : n-1])
 		default:
 			s.pos += n
 			return s.start(rest[1 : n-1])
@@ -227,7 +229,8 @@ func (s *scanner) end(name []byte) (token, []byte) {
 		return s.fail("an end tag without a start tag")
 	}
 	s.depth--
-	if open := s.stack[s.depth]; !bytes.Equal(s.doc[open.from:open.to], name) {
+	open := s.stack[s.depth]
+	if begun := s.doc[open.from:open.to]; !bytes.Equal(begun, name) && !bytes.Equal(begun, bytes.TrimRight(name, space)) {
 		return s.fail("an end tag that does not match its start tag")
 	}
 	return tokenEnd, nil
@@ -387,21 +390,23 @@ func (l *look) until(b []byte, open, closing string, found kind) (kind, int) {
 
 // startTag looks for the > of a start tag: one within quotes does not count.
 func (l *look) startTag(b []byte) (kind, int) {
-	for l.n = max(l.n, 1); l.n < len(b); l.n++ {
-		switch c := b[l.n]; {
-		case l.quote != 0:
-			n := bytes.IndexByte(b[l.n:], l.quote)
+	i, quote := max(l.n, 1), l.quote
+	for ; i < len(b); i++ {
+		switch c := b[i]; {
+		case quote != 0:
+			n := bytes.IndexByte(b[i:], quote)
 			if n < 0 {
-				l.n = len(b)
+				l.n, l.quote = len(b), quote
 				return markupPart, 0
 			}
-			l.n += n
-			l.quote = 0
+			i += n
+			quote = 0
 		case c == '>':
-			return markupStart, l.n + 1
+			return markupStart, i + 1
 		case c == '"', c == '\'':
-			l.quote = c
+			quote = c
 		}
 	}
+	l.n, l.quote = i, quote
 	return markupPart, 0
 }

@@ -26,11 +26,7 @@ func (m *mailbox) catchUpSoon() {
 	m.mu.Lock()
 	for _, b := range behind {
 		if l := m.lines[b.Device]; l == nil || l.pushing == 0 { // else its answer comes first
-			next := b.Next
-			if next.IsZero() {
-				next = time.Now()
-			}
-			at = sooner(at, next)
+			at = sooner(at, m.due(b))
 		}
 	}
 	begin := !at.IsZero() && !m.catching && !m.closed && m.group != nil
@@ -57,25 +53,29 @@ func (m *mailbox) catchUpSoon() {
 	}()
 }
 
+// due is when a device behind is to catch up. It is called with mu held.
+func (m *mailbox) due(b subscriptions.Behind) time.Time {
+	if at, waits := m.awaiting[b.Device]; waits {
+		return at
+	}
+	if b.Next.IsZero() {
+		return time.Now()
+	}
+	return b.Next
+}
+
 // topicReady ends the waiting of the devices of a topic (rule 12).
 func (m *mailbox) topicReady(topic, environment string) {
-	var ready []string
-	for _, b := range m.box.Record().Behind {
-		if d, ok := m.box.Device(b.Device); ok && d.Topic == topic && d.Environment == environment && b.Next.After(time.Now()) {
-			ready = append(ready, b.Device)
+	ready := false
+	m.mu.Lock()
+	for id := range m.awaiting {
+		if d, ok := m.box.Device(id); !ok || d.Topic == topic && d.Environment == environment {
+			delete(m.awaiting, id)
+			ready = true
 		}
 	}
-	if len(ready) == 0 {
-		return
-	}
-	err := m.box.Update(m.l.working, func(d *subscriptions.Draft) {
-		for _, id := range ready {
-			if b := d.BehindOf(id); b != nil {
-				b.Next = time.Time{}
-			}
-		}
-	})
-	if err == nil {
+	m.mu.Unlock()
+	if ready {
 		m.catchUpSoon()
 	}
 }
@@ -105,9 +105,12 @@ func (m *mailbox) catchUp(ctx context.Context) {
 }
 
 func (m *mailbox) readyDevices() (ready []subscriptions.Behind) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	now := time.Now()
 	for _, b := range m.box.Record().Behind {
-		if !b.Next.After(now) && !m.pushing(b.Device) {
+		if l := m.lines[b.Device]; (l == nil || l.pushing == 0) && !m.due(b).After(now) {
+			delete(m.awaiting, b.Device)
 			ready = append(ready, b)
 		}
 	}

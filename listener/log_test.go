@@ -722,7 +722,7 @@ func TestAStuckDeviceHoldsNoOther(t *testing.T) { // promise 3
 				case <-time.After(30 * time.Second):
 				case <-ctx.Done():
 				}
-				return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: "unanswered"}
+				return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: "unanswered", Next: time.Now().Add(time.Minute)}
 			}
 			return subscriptions.Answer{}
 		}
@@ -743,13 +743,34 @@ func TestATopicThatIsReadyAgainIsCaughtUpAtOnce(t *testing.T) { // rule 12
 	inWorld(t, func(w *world) {
 		w.start()
 		w.enrol("a", alice)
-		release := w.apns.hold("a", "topic_away", time.Hour)
+		release := w.apns.hold("a", "topic_away", 0)
 		m := w.ex.come(alice)
+		synctest.Wait()
+		lists := w.ex.lists
 		w.pass(10 * time.Minute)
 		w.rang(0, "a", m)
+		if w.ex.lists != lists {
+			t.Error("the mailbox was listed for a device that could not be rung")
+		}
 		release()
 		w.l.TopicReady("com.contoso.mail", "production")
 		w.pass(time.Second)
+		w.rang(1, "a", m)
+		w.level(alice)
+	})
+}
+
+func TestATopicThatWasAwayIsTriedAtTheNextStart(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.enrol("a", alice)
+		release := w.apns.hold("a", "topic_away", 0)
+		m := w.ex.come(alice)
+		w.pass(time.Minute)
+		w.stop()
+		release()
+		w.start()
+		w.pass(5 * time.Second)
 		w.rang(1, "a", m)
 		w.level(alice)
 	})

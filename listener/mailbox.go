@@ -60,6 +60,7 @@ type mailbox struct {
 	newest    int // index of the newest decision, once there are maxDecisions
 	// devices
 	lines    map[string]*line
+	awaiting map[string]time.Time // devices whose sender tells when they can be rung again -> when they are tried all the same
 	catching bool
 	catchup  *time.Timer
 }
@@ -315,6 +316,7 @@ func (m *mailbox) hangUp(device string) {
 	m.mu.Lock()
 	l := m.lines[device]
 	delete(m.lines, device)
+	delete(m.awaiting, device)
 	m.mu.Unlock()
 	if l != nil {
 		l.cancel()

@@ -19,8 +19,9 @@ const (
 	half = 500 * time.Millisecond
 	// patience is how long a batch waits for a first answer. A device that has none by then is behind, and the mailbox goes on.
 	patience = 5 * time.Second
-	// unsignalled is when a device is tried again whose sender tells by itself when it is ready, should that word be lost.
-	unsignalled = time.Minute
+	// unsignalled is when a device is tried again whose sender tells by itself when it is ready, should that word not come: rarely,
+	// for each try lists the mailbox, and an APNs that is away keeps thousands of devices behind.
+	unsignalled = 15 * time.Minute
 )
 
 // round is the ringing of one batch of messages to the devices in step. Answers that come once it is closed are late: they enter
@@ -132,17 +133,27 @@ func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
 	m.mu.Unlock()
 	if err == nil {
 		for id, a := range rd.held {
-			m.missed(id, a)
+			m.await(id, a)
 		}
 		m.catchUpSoon()
 	}
 	return err
 }
 
-// missed looks whether the word that a topic is ready again came before it was written down that a device waits for it.
-func (m *mailbox) missed(device string, a subscriptions.Answer) {
+// await has a device wait for the word that its topic is ready, which may have come since. The process that is started next need
+// not wait: it does not know.
+func (m *mailbox) await(device string, a subscriptions.Answer) {
 	d, ok := m.box.Device(device)
-	if ok && a.Result == subscriptions.NotBefore && a.Next.IsZero() && m.l.o.Ringer.Ready(d.Topic, d.Environment) {
+	if !ok || a.Result != subscriptions.NotBefore || !a.Next.IsZero() {
+		return
+	}
+	m.mu.Lock()
+	if m.awaiting == nil {
+		m.awaiting = map[string]time.Time{}
+	}
+	m.awaiting[device] = time.Now().Add(unsignalled)
+	m.mu.Unlock()
+	if m.l.o.Ringer.Ready(d.Topic, d.Environment) {
 		m.topicReady(d.Topic, d.Environment)
 	}
 }
@@ -194,13 +205,9 @@ func (m *mailbox) why(rd *round, device string) (string, time.Time) {
 	return "enrolled", time.Time{} // it came, or got level, while the batch was rung
 }
 
-// again is when a device that cannot be rung now is tried again.
+// again is when a device that cannot be rung now is tried again; zero: when the sender says that it is ready.
 func again(a subscriptions.Answer) time.Time {
-	now := time.Now()
-	if a.Next.IsZero() {
-		return now.Add(unsignalled)
-	}
-	if soon := now.Add(firstRetry); a.Next.Before(soon) {
+	if soon := time.Now().Add(firstRetry); !a.Next.IsZero() && a.Next.Before(soon) {
 		return soon
 	}
 	return a.Next
@@ -255,7 +262,7 @@ func (m *mailbox) late(ctx context.Context, b bell, a subscriptions.Answer) {
 	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
 		m.l.log.Error("an answer of APNs could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
 	}
-	m.missed(b.device.ID, a)
+	m.await(b.device.ID, a)
 }
 
 // note keeps the decision that an answer is.

@@ -602,7 +602,7 @@ func (a *apns) pushes(device string, k mail.Key) []push {
 	return slices.Clone(a.got[device][k.String()])
 }
 
-// hold makes a device answer "not before" until the returned function is called.
+// hold makes a device answer "not before" until the returned function is called; next is 0 where the sender says when.
 func (a *apns) hold(device, reason string, next time.Duration) (release func()) {
 	held := true
 	a.mu.Lock()
@@ -613,7 +613,11 @@ func (a *apns) hold(device, reason string, next time.Duration) (release func()) 
 		h := held
 		a.mu.Unlock()
 		if d.ID == device && h {
-			return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: reason, Next: time.Now().Add(next)}
+			ans := subscriptions.Answer{Result: subscriptions.NotBefore, Reason: reason}
+			if next > 0 {
+				ans.Next = time.Now().Add(next)
+			}
+			return ans
 		}
 		if before != nil {
 			return before(ctx, d, b)

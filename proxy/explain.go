@@ -1,5 +1,7 @@
 package proxy
 
+// What went wrong with a connection, in words and as a type.
+
 import (
 	"crypto/tls"
 	"crypto/x509"

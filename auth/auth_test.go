@@ -1,0 +1,97 @@
+package auth
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestASecretIsShownByNoWayOfWriting(t *testing.T) {
+	s := Secret("hunter2")
+	b := Basic{Username: "u", Password: s}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "secret", s, "basic", b)
+	asJSON, err := json.Marshal(map[string]any{"s": s, "b": b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, written := range []string{fmt.Sprint(s, b), fmt.Sprintf("%s %q %v %+v %#v %x %X", s, s, b, b, b, s, b), string(asJSON), log.String()} {
+		if strings.Contains(written, "hunter2") || strings.Contains(strings.ToLower(written), "68756e74657232") || !strings.Contains(written, "***") {
+			t.Errorf("%s", written)
+		}
+	}
+	if string(s) != "hunter2" {
+		t.Error("it is lost")
+	}
+}
+
+func TestCredentialsGoOverHTTPSOnly(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u, p, ok := r.BasicAuth()
+		fmt.Fprint(w, u, " ", p, " ", ok)
+	})
+	srv := httptest.NewTLSServer(handler)
+	defer srv.Close()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	roots, err := proxy.LoadRoots(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c Credential = Basic{Username: `CONTOSO\svc-bell`, Password: "pä:ss"}
+	rt := c.RoundTripper(proxy.Settings{Roots: roots}, 8)
+	defer rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || string(body) != `CONTOSO\svc-bell pä:ss true` {
+		t.Errorf("%s, %v", body, err)
+	}
+	if len(req.Header) != 0 {
+		t.Errorf("the caller's request was changed: %v", req.Header)
+	}
+
+	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("asked over http") }))
+	defer plain.Close()
+	req, err = http.NewRequestWithContext(t.Context(), http.MethodPost, plain.URL, strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = rt.RoundTrip(req)
+	if e := fault.Of(err); e.Scope != fault.Account || e.Remedy != fault.Fix || strings.Contains(e.Error(), "ss") && strings.Contains(e.Error(), "pä") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTheNumberOfKeptConnectionsCanBeSet(t *testing.T) {
+	for n, want := range map[int]int{0: (proxy.Settings{}).Transport().MaxIdleConnsPerHost, 300: 300} {
+		if got := (Basic{}).RoundTripper(proxy.Settings{}, n).(*basic).MaxIdleConnsPerHost; got != want {
+			t.Errorf("%d: %d, want %d", n, got, want)
+		}
+	}
+}
