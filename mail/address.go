@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -24,11 +25,16 @@ func ParseAddress(s string) (string, error) {
 		return "", fmt.Errorf("%w: want local@domain", ErrAddress)
 	case len(s) > maxAddress:
 		return "", fmt.Errorf("%w: longer than %d characters", ErrAddress, maxAddress)
+	case !utf8.ValidString(s):
+		return "", fmt.Errorf("%w: it is not UTF-8", ErrAddress)
 	case strings.ContainsFunc(local, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`<>()[]\,;:"`, r) }):
 		return "", fmt.Errorf("%w: its local part has a character that is not allowed", ErrAddress)
 	}
 	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(domain, "."))
-	if err != nil || !strings.Contains(ascii, ".") && ascii != "localhost" {
+	if again, wrong := idna.Lookup.ToASCII(ascii); wrong != nil || again != ascii {
+		err = ErrAddress // an address has one form
+	}
+	if err != nil || strings.Contains("."+ascii+".", "..") || !strings.Contains(ascii, ".") && ascii != "localhost" {
 		return "", fmt.Errorf("%w: its domain is not a domain name", ErrAddress)
 	}
 	return strings.ToLower(local) + "@" + strings.ToLower(ascii), nil
