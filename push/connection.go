@@ -25,6 +25,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mailbell/mailbell/proxy"
@@ -52,9 +53,9 @@ const (
 	redialSpacing = time.Second
 	redialBase    = time.Second
 	redialMax     = time.Minute
-	// maxUnprocessed is how often a request is sent again here. Each time APNs has refused it unread; after that many it waits
-	// with the caller's back-off instead.
-	maxUnprocessed = 8
+	// maxUnprocessed is how often a request is sent again here. Each time it has cost a round trip, and APNs has refused it
+	// unread; after that many it waits with the caller's back-off.
+	maxUnprocessed = 64
 	// maxAnswer bounds the body of an answer; APNs sends less than 100 bytes.
 	maxAnswer = 4 << 10
 )
@@ -69,7 +70,8 @@ type pool struct {
 	scheme, host string // host with its port
 	transport    *http.Transport
 	turns        chan *connection // each with one stream reserved
-	wanted       chan struct{}    // wakes a line that has no connection
+	waiting      atomic.Int32     // who waits for a turn
+	wanted       chan struct{}    // holds one signal: somebody waits since now
 	closing      <-chan struct{}  // closed: no turn is waited for any more
 	watch        watcher
 }
@@ -78,7 +80,7 @@ type pool struct {
 type watcher interface {
 	connected()
 	notConnected(err error)
-	disconnected(why string)
+	disconnected(why string, answered bool)
 }
 
 // newPool makes a pool of connections to a URL of scheme https. Its lines dial them when they are needed.
@@ -89,7 +91,9 @@ func newPool(u *url.URL, out proxy.Settings, watch watcher, closing <-chan struc
 	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout, CountError: countError}
 	t.IdleConnTimeout = 0 // Apple wants connections kept open; the pings find those that died
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
-		if s.ServerName == u.Hostname() && s.NegotiatedProtocol != "h2" {
+		// TLS to a proxy passes here too. It sends no server name for an address.
+		toAPNs := s.ServerName == u.Hostname() || net.ParseIP(u.Hostname()) != nil
+		if toAPNs && s.NegotiatedProtocol != "h2" {
 			return errors.New("the server does not speak HTTP/2: something between here and APNs ends TLS")
 		}
 		return nil
@@ -102,15 +106,18 @@ func newPool(u *url.URL, out proxy.Settings, watch watcher, closing <-chan struc
 		closing: closing, watch: watch}
 }
 
-// line keeps one connection until ctx ends: it dials when one is wanted, serves it until it has to be replaced, and goes on.
+// line keeps one connection until ctx ends: it dials when one is wanted, or when the last one failed, serves it until it has to
+// be replaced, and goes on.
 func (p *pool) line(ctx context.Context) {
 	var dialled time.Time
 	failures := 0 // connections in a row that were not had, or answered nothing
 	for {
-		select {
-		case <-p.wanted:
-		case <-ctx.Done():
-			return
+		for failures == 0 && p.waiting.Load() == 0 {
+			select {
+			case <-p.wanted:
+			case <-ctx.Done():
+				return
+			}
 		}
 		if failures == 0 && !pause(ctx, redialSpacing-time.Since(dialled)) {
 			return
@@ -132,8 +139,9 @@ func (p *pool) line(ctx context.Context) {
 		}
 		p.watch.connected()
 		why := c.serve(ctx, p.turns)
-		p.watch.disconnected(why)
-		if c.answered() {
+		answered := c.answered()
+		p.watch.disconnected(why, answered)
+		if answered {
 			failures = 0
 		} else {
 			failures++
@@ -183,6 +191,8 @@ func (p *pool) turn(ctx context.Context) (*connection, error) {
 		return c, nil
 	default:
 	}
+	p.waiting.Add(1)
+	defer p.waiting.Add(-1)
 	signal(p.wanted)
 	select {
 	case c := <-p.turns:
@@ -224,6 +234,8 @@ func (p *pool) send(req *http.Request, payload []byte, allowed func() error) (r 
 		}
 		if leave || !written {
 			c.retire(reasonOf(err))
+		} else {
+			c.pause()
 		}
 	}
 	return nil, nil, false, err
@@ -267,6 +279,7 @@ type connection struct {
 	mu       sync.Mutex
 	inFlight int
 	primed   bool // an answer has come
+	paused   bool // APNs refused a stream: its limit is lower than was known, until the next answer
 	over     bool
 	why      string
 }
@@ -324,7 +337,7 @@ func (c *connection) serve(ctx context.Context, turns chan<- *connection) string
 // reserve takes a stream where one is free. A connection that has none though nothing is in flight will never have one again.
 func (c *connection) reserve() bool {
 	c.mu.Lock()
-	full := c.inFlight >= gate || !c.primed && c.inFlight > 0
+	full := c.inFlight >= gate || (!c.primed || c.paused) && c.inFlight > 0
 	c.mu.Unlock()
 	if full {
 		return false
@@ -381,6 +394,7 @@ func (c *connection) done(answered bool) {
 	c.mu.Lock()
 	c.inFlight--
 	c.primed = c.primed || answered
+	c.paused = c.paused && !answered
 	last := c.over && c.inFlight == 0
 	c.mu.Unlock()
 	signal(c.changed)
@@ -389,16 +403,24 @@ func (c *connection) done(answered bool) {
 	}
 }
 
+// pause gives out no turn until the next answer: APNs has refused a stream.
+func (c *connection) pause() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = true
+}
+
 // retire ends the giving out of turns; it is replaced when one is wanted.
 func (c *connection) retire(why string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.over {
-		return
+	first := !c.over
+	if first {
+		c.over, c.why = true, why
+		close(c.retired)
 	}
-	c.over, c.why = true, why
-	close(c.retired)
-	if c.inFlight == 0 {
+	idle := c.inFlight == 0
+	c.mu.Unlock()
+	if first && idle {
 		c.cc.Close()
 	}
 }

@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"sync"
@@ -38,39 +39,48 @@ func TestColdBurstOfWhichAllIsRejectedEnds(t *testing.T) {
 }
 
 func TestLimitThatFallsWithEachRejectionStallsNothing(t *testing.T) {
-	b := overSockets(t, func(a arrived) act {
-		if a.number%10 == 5 {
-			return refuse(400, "BadDeviceToken")
-		}
-		return act{delay: 2 * time.Millisecond}
-	})
-	const workers, each = 64, 20
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	var answers []subscriptions.Answer
-	var longest time.Duration
-	for w := range workers {
-		all.Go(func() {
-			for i := range each {
-				start := time.Now()
-				a := b.Ring(t.Context(), device(w*each+i), bell(i))
-				mu.Lock()
-				answers, longest = append(answers, a), max(longest, time.Since(start))
-				mu.Unlock()
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.number%10 == 5 {
+				return refuse(400, "BadDeviceToken")
 			}
+			return act{delay: 10 * time.Millisecond}
 		})
-	}
-	all.Wait()
-	got := count(answers)
-	if got["accepted"]+got["refused BadDeviceToken"] != workers*each || got["refused BadDeviceToken"] < workers*each/20 {
-		t.Errorf("got %v", got)
-	}
-	if _, _, connections, _ := b.apns.seen(); connections != 1 {
-		t.Errorf("%d connections, want 1", connections)
-	}
-	if longest > answerTimeout/2 {
-		t.Errorf("an alert took %v", longest)
-	}
+		const workers, each = 64, 20
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		var answers []subscriptions.Answer
+		var longest time.Duration
+		start := time.Now()
+		for w := range workers {
+			all.Go(func() {
+				for i := range each {
+					start := time.Now()
+					a := b.Ring(t.Context(), device(w*each+i), bell(i))
+					mu.Lock()
+					answers, longest = append(answers, a), max(longest, time.Since(start))
+					mu.Unlock()
+				}
+			})
+		}
+		all.Wait()
+		got := count(answers)
+		if got["accepted"]+got["refused BadDeviceToken"] != workers*each || got["refused BadDeviceToken"] < workers*each/20 {
+			t.Errorf("got %v", got)
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 1 {
+			t.Errorf("%d connections, want 1", connections)
+		}
+		if longest > time.Second {
+			t.Errorf("an alert took %v", longest)
+		}
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("all took %v", took)
+		}
+		if b.metric(t, "mailbell_resent_total", "") != 0 {
+			t.Error("a stream that was refused counts as resent")
+		}
+	})
 }
 
 func TestConnectionsNeverPassTheGate(t *testing.T) {
@@ -150,6 +160,27 @@ func TestGoAwayLosesAndRepeatsNothing(t *testing.T) {
 	}
 	if _, _, connections, _ := b.apns.seen(); connections != 2 {
 		t.Errorf("%d connections, want 2", connections)
+	}
+}
+
+// Between the last look at the context and the payload's way out, net/http is at work; so the payload looks again.
+func TestPayloadLeavesOnlyWhileItsRequestLasts(t *testing.T) {
+	for name, end := range map[string]func(*body, context.CancelFunc){
+		"its context has ended": func(_ *body, cancel context.CancelFunc) { cancel() },
+		"its call has returned": func(b *body, _ context.CancelFunc) { b.end() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			b := &body{ctx: ctx, rest: []byte("{}"), opened: make(chan struct{}, 1), stall: time.NewTimer(time.Hour)}
+			end(b, cancel)
+			if n, err := b.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF {
+				t.Errorf("read %d bytes, %v", n, err)
+			}
+			if b.end() {
+				t.Error("it counts as begun")
+			}
+		})
 	}
 }
 

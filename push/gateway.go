@@ -46,19 +46,20 @@ type name struct{ topic, environment string }
 
 // gateway is one APNs host with one key.
 type gateway struct {
-	url        string
-	pool       *pool
-	credential *credential
-	topics     []name
-	ready      Readiness
-	log        *zap.Logger
-	metrics    *metrics
-	run        func(func(context.Context)) // runs a goroutine that the sender owns
+	url         string
+	pool        *pool
+	credential  *credential
+	connections int // at most
+	topics      []name
+	ready       Readiness
+	log         *zap.Logger
+	metrics     *metrics
+	run         func(func(context.Context)) // runs a goroutine that the sender owns
 
 	mu          sync.Mutex
 	under       int           // alerts under way
 	failing     time.Time     // since when nothing was answered, while something was tried; zero: it answers
-	unreachable bool          // there is no connection, and the last dial failed
+	unreachable bool          // there is no connection, and the last one was not had or answered nothing
 	shut        string        // why nothing is let in; empty: open
 	recovered   chan struct{} // closed when it answers again
 }
@@ -219,15 +220,23 @@ func (g *gateway) connected() {
 func (g *gateway) notConnected(err error) {
 	g.metrics.dials.WithLabelValues("failed").Inc()
 	g.log.Warn("APNs cannot be reached", zap.Error(err))
+	g.cutOff()
+}
+
+func (g *gateway) disconnected(why string, answered bool) {
+	g.metrics.connections.Dec()
+	g.log.Info("connection to APNs ended", zap.String("because", why), zap.Bool("answered", answered))
+	if !answered {
+		g.cutOff()
+	}
+}
+
+// cutOff notes that there is no connection, or none that answers.
+func (g *gateway) cutOff() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.unreachable = true
 	if g.failing.IsZero() {
 		g.failing = time.Now()
 	}
-}
-
-func (g *gateway) disconnected(why string) {
-	g.metrics.connections.Dec()
-	g.log.Info("connection to APNs ended", zap.String("because", why))
 }

@@ -63,63 +63,24 @@ type Sender struct {
 	gateways []*gateway
 	throttle throttle
 
-	stop    context.CancelFunc // ends the goroutines
-	work    sync.WaitGroup     // goroutines
-	closing chan struct{}      // closed: nothing new is begun
+	life context.Context // of all that the sender does
+	stop context.CancelFunc
+	work sync.WaitGroup // its goroutines
 
-	mu     sync.Mutex // guards closing's closing, and rings against it
-	closed bool
-	rings  sync.WaitGroup // calls of Ring
+	mu      sync.Mutex     // closing is closed, and rings added to, under it
+	closing chan struct{}  // closed: nothing new is begun
+	rings   sync.WaitGroup // calls of Ring
 }
 
 // New checks the topics and signs a first token with each key. It connects to nothing: that is for the first alert.
 // The error names every topic that cannot work.
 func New(o Options) (*Sender, error) {
-	s := &Sender{secret: o.Secret, content: o.Content, send: o.Send, log: o.Log, topics: make(map[name]*gateway),
+	s := &Sender{secret: o.Secret, content: o.Content, send: o.Send, log: o.Log, metrics: newMetrics(o.Metrics), topics: make(map[name]*gateway),
 		throttle: newThrottle(), closing: make(chan struct{})}
-	type host struct{ url, team, key string }
-	hosts := make(map[host]*gateway)
-	connections := make(map[*gateway]int)
-	credentials := make(map[host]*credential) // without the URL
+	s.life, s.stop = context.WithCancel(context.Background())
 	var errs []error
-	s.metrics = newMetrics(o.Metrics)
-	var ctx context.Context
-	ctx, s.stop = context.WithCancel(context.Background())
 	for _, t := range o.Topics {
-		err := func() error {
-			n := name{t.Topic, t.Environment}
-			if s.topics[n] != nil {
-				return errors.New("is there twice")
-			}
-			u, err := address(t)
-			if err != nil {
-				return err
-			}
-			if t.Connections < 0 || t.Connections > maxConnections {
-				return fmt.Errorf("has %d connections; there can be %d", t.Connections, maxConnections)
-			}
-			h := host{u.String(), t.Key.Team, t.Key.ID}
-			cred := credentials[host{"", h.team, h.key}]
-			if cred == nil {
-				if cred, err = newCredential(t.Key); err != nil {
-					return err
-				}
-				credentials[host{"", h.team, h.key}] = cred
-			} else if !bytes.Equal(cred.p8, t.Key.P8) {
-				return errors.New("has another key file than a topic before it, and the same key id")
-			}
-			g := hosts[h]
-			if g == nil {
-				g = s.newGateway(ctx, u, cred, t.Outbound, o.Ready)
-				hosts[h] = g
-				s.gateways = append(s.gateways, g)
-			}
-			g.topics = append(g.topics, n)
-			connections[g] = max(connections[g], t.Connections, 1)
-			s.topics[n] = g
-			return nil
-		}()
-		if err != nil {
+		if err := s.add(t, o.Ready); err != nil {
 			errs = append(errs, fmt.Errorf("apns topic %q (%s): %w", t.Topic, t.Environment, err))
 		}
 	}
@@ -128,37 +89,72 @@ func New(o Options) (*Sender, error) {
 		return nil, err
 	}
 	for _, g := range s.gateways {
-		for range connections[g] {
-			s.work.Go(func() { g.pool.line(ctx) })
+		for range g.connections {
+			s.work.Go(func() { g.pool.line(s.life) })
 		}
 	}
 	return s, nil
 }
 
+// add finds or makes the gateway of a topic, and the credential that it shares with others.
+func (s *Sender) add(t Topic, ready Readiness) error {
+	n := name{t.Topic, t.Environment}
+	if s.topics[n] != nil {
+		return errors.New("is there twice")
+	}
+	if t.Connections < 0 || t.Connections > maxConnections {
+		return fmt.Errorf("has %d connections; there can be %d", t.Connections, maxConnections)
+	}
+	u, err := address(t)
+	if err != nil {
+		return err
+	}
+	var shared *credential
+	var g *gateway
+	for _, other := range s.gateways {
+		if c := other.credential; c.token.KeyID == t.Key.ID && c.token.TeamID == t.Key.Team {
+			shared = c
+			if other.url == u.String() {
+				g = other
+			}
+		}
+	}
+	switch {
+	case shared == nil:
+		if shared, err = newCredential(t.Key); err != nil {
+			return err
+		}
+	case !bytes.Equal(shared.p8, t.Key.P8):
+		return errors.New("has another key file than a topic before it with the same key id")
+	}
+	if g == nil {
+		g = &gateway{url: u.String(), credential: shared, ready: ready, metrics: s.metrics, recovered: make(chan struct{}),
+			log: s.log.With(zap.String("apns", u.Host), zap.String("key_id", t.Key.ID)),
+			run: func(f func(context.Context)) { s.work.Go(func() { f(s.life) }) }}
+		g.pool = newPool(u, t.Outbound, g, s.closing, func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() })
+		s.gateways = append(s.gateways, g)
+	}
+	g.topics = append(g.topics, n)
+	g.connections = max(g.connections, t.Connections, 1)
+	s.topics[n] = g
+	return nil
+}
+
 // address is where APNs is for a topic.
 func address(t Topic) (*url.URL, error) {
-	text := t.URL
-	switch {
-	case text != "":
-	case t.Environment == "production":
-		text = apns2.HostProduction
-	case t.Environment == "sandbox":
-		text = apns2.HostDevelopment
-	default:
+	hosts := map[string]string{"production": apns2.HostProduction, "sandbox": apns2.HostDevelopment}
+	text, ok := hosts[t.Environment]
+	if !ok {
 		return nil, errors.New("its environment is neither production nor sandbox")
+	}
+	if t.URL != "" {
+		text = t.URL
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" {
 		return nil, errors.New("its URL is not of the form https://host:port")
 	}
 	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
-}
-
-func (s *Sender) newGateway(ctx context.Context, u *url.URL, c *credential, out proxy.Settings, ready Readiness) *gateway {
-	g := &gateway{url: u.String(), credential: c, ready: ready, log: s.log.With(zap.String("apns", u.Host), zap.String("key_id", c.token.KeyID)), metrics: s.metrics,
-		run: func(f func(context.Context)) { s.work.Go(func() { f(ctx) }) }, recovered: make(chan struct{})}
-	g.pool = newPool(u, out, g, s.closing, func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() })
-	return g
 }
 
 // Ready reports whether alerts for a topic are let in. Whoever has written down that an alert waits for TopicReady asks this
@@ -184,8 +180,7 @@ func (s *Sender) isClosing() bool {
 // Close begins nothing more, waits for the answers to what was sent until ctx ends, and closes the connections.
 func (s *Sender) Close(ctx context.Context) {
 	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
+	if !s.isClosing() {
 		close(s.closing)
 	}
 	s.mu.Unlock()
@@ -199,9 +194,6 @@ func (s *Sender) Close(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	s.stop()
+	<-settled // no call outlasts the sender's life, and only calls start goroutines
 	s.work.Wait()
-	for _, g := range s.gateways {
-		g.pool.transport.CloseIdleConnections()
-	}
-	<-settled // without connections, no call lasts
 }

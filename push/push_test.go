@@ -62,7 +62,7 @@ func overSockets(t *testing.T, decide func(arrived) act, change ...func(*Options
 	return newBench(t, s, s.listen(), change...)
 }
 
-func newBench(t *testing.T, s *standIn, url string, change ...func(*Options)) *bench {
+func newBench(t testing.TB, s *standIn, url string, change ...func(*Options)) *bench {
 	b := &bench{apns: s, reg: prometheus.NewRegistry()}
 	var core zapcore.Core
 	core, b.logs = observer.New(zapcore.DebugLevel)

@@ -89,7 +89,7 @@ func (s *Sender) ring(ctx context.Context, d subscriptions.Device, b subscriptio
 func (s *Sender) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.isClosing() {
 		return false
 	}
 	s.rings.Add(1)
@@ -153,6 +153,7 @@ type ring struct {
 func (r *ring) run(ctx context.Context) subscriptions.Answer {
 	held, cancel := context.WithTimeout(ctx, holdFor)
 	defer cancel()
+	defer context.AfterFunc(r.sender.life, cancel)()
 	for pause := retryBase; ; pause = min(pause*retryFactor, retryMax) {
 		shut, recovered := r.gateway.state()
 		if shut == reasonCredentials {

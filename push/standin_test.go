@@ -57,7 +57,7 @@ func refuse(status int, reason string) act {
 }
 
 type standIn struct {
-	t    *testing.T
+	t    testing.TB
 	tls  *tls.Config
 	pool *x509.CertPool
 
@@ -68,6 +68,7 @@ type standIn struct {
 	open        map[net.Conn]bool
 	refused     int  // streams over the limit
 	down        bool // dials fail
+	slams       bool // connections are accepted and closed
 	deaf        bool // bytes go nowhere: neither answers nor pings
 	serving     sync.WaitGroup
 }
@@ -107,7 +108,7 @@ var p8 = sync.OnceValue(func() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 })
 
-func newStandIn(t *testing.T, decide func(arrived) act) *standIn {
+func newStandIn(t testing.TB, decide func(arrived) act) *standIn {
 	cert, pool := certificate()
 	if decide == nil {
 		decide = func(arrived) act { return act{} }
@@ -166,7 +167,10 @@ func (s *standIn) accept(c net.Conn) {
 			s.mu.Unlock()
 		}()
 		tc := tls.Server(c, s.tls)
-		if tc.Handshake() != nil {
+		s.mu.Lock()
+		slams := s.slams
+		s.mu.Unlock()
+		if tc.Handshake() != nil || slams {
 			return
 		}
 		(&peer{standIn: s, n: n, conn: c, tls: tc, limit: 1, streams: make(map[uint32]*arrived)}).serve()

@@ -16,9 +16,7 @@ import (
 const (
 	// lockTimeout is how long a second process waits for the file: long enough for the first one's last commit, and short enough to say within 5 s that it is taken.
 	lockTimeout = 2 * time.Second
-	// maxCommit bounds the changes of one commit, so that no caller waits behind an endless one.
-	maxCommit = 512
-	schema    = "1"
+	schema      = "1"
 )
 
 var (
@@ -29,18 +27,10 @@ var (
 	keySchema     = []byte("schema")
 )
 
-// Embedded is the store in one file (bbolt), for one process. Changes that wait together are committed together: one fsync
-// for many (group commit), done by the goroutine that Close ends.
+// Embedded is the store in one file (bbolt), for one process. Changes that wait together are committed together, for one fsync.
 type Embedded struct {
-	db      *bbolt.DB
-	changes chan *pending
-	closing chan struct{}
-	done    chan struct{}
-}
-
-type pending struct {
-	puts []entryPut
-	err  chan error
+	db        *bbolt.DB
+	committer *committer[[]entryPut]
 }
 
 // entryPut is one value as it goes into the file; a nil value deletes.
@@ -59,11 +49,11 @@ func OpenEmbedded(file string) (*Embedded, error) {
 	case err != nil:
 		return nil, fmt.Errorf("state file %s: its folder does not exist", file)
 	}
-	s := &Embedded{db: db, changes: make(chan *pending, maxCommit), closing: make(chan struct{}), done: make(chan struct{})}
 	if err := db.Update(prepare); err != nil {
 		return nil, errors.Join(fmt.Errorf("state file %s: %w", file, err), db.Close())
 	}
-	go s.commit()
+	s := &Embedded{db: db}
+	s.committer = newCommitter(s.commit)
 	return s, nil
 }
 
@@ -119,77 +109,32 @@ func each[T any](tx *bbolt.Tx, bucket []byte, list *[]*T) error {
 	})
 }
 
-// Write queues the change for the next commit and waits for it.
+// Write waits for the next commit. What is queued is committed, also when ctx ends.
 func (s *Embedded) Write(ctx context.Context, c Change) error {
 	puts, err := encode(c) // here, and not in the one writer
 	if err != nil {
 		return err
 	}
-	p := &pending{puts: puts, err: make(chan error, 1)}
-	select {
-	case s.changes <- p:
-	case <-s.closing:
-		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-p.err:
-		return err
-	case <-s.done: // Close came between; what was queued by then is committed
-		select {
-		case err := <-p.err:
-			return err
-		default:
-			return errClosed
-		}
-	}
+	return s.committer.write(ctx, puts)
 }
 
-var errClosed = errors.New("the state file is closed")
-
-// commit is the one writer.
-func (s *Embedded) commit() {
-	defer close(s.done)
-	for {
-		var batch []*pending
-		select {
-		case p := <-s.changes:
-			batch = append(batch, p)
-		case <-s.closing:
-		}
-	drain:
-		for len(batch) < maxCommit {
-			select {
-			case p := <-s.changes:
-				batch = append(batch, p)
-			default:
-				break drain
-			}
-		}
-		if len(batch) == 0 {
-			return // closing, and nothing is left
-		}
-		s.commitAll(batch)
-	}
-}
-
-func (s *Embedded) commitAll(batch []*pending) {
+func (s *Embedded) commit(batch [][]entryPut) []error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, p := range batch {
-			if err := apply(tx, p.puts); err != nil {
+		for _, puts := range batch {
+			if err := apply(tx, puts); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	for _, p := range batch {
-		if err != nil && len(batch) > 1 { // one bad change must not fail its neighbours
-			p.err <- s.db.Update(func(tx *bbolt.Tx) error { return apply(tx, p.puts) })
-			continue
-		}
-		p.err <- err
+	if err == nil {
+		return nil
 	}
+	errs := make([]error, len(batch)) // one bad change must not fail its neighbours
+	for i, puts := range batch {
+		errs[i] = s.db.Update(func(tx *bbolt.Tx) error { return apply(tx, puts) })
+	}
+	return errs
 }
 
 func apply(tx *bbolt.Tx, puts []entryPut) error {
@@ -230,18 +175,10 @@ func encode(c Change) (puts []entryPut, err error) {
 }
 
 // Ping says whether the file is open.
-func (s *Embedded) Ping(context.Context) error {
-	select {
-	case <-s.closing:
-		return errClosed
-	default:
-		return nil
-	}
-}
+func (s *Embedded) Ping(context.Context) error { return s.committer.open() }
 
 // Close commits what is queued and closes the file.
 func (s *Embedded) Close() error {
-	close(s.closing)
-	<-s.done
+	s.committer.close()
 	return s.db.Close()
 }

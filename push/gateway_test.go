@@ -1,0 +1,171 @@
+package push
+
+import (
+	"context"
+	"math"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testing.T) {
+	for name, away := range map[string]func(*standIn, bool){
+		"cannot be reached":    func(s *standIn, away bool) { s.down = away },
+		"accepts and hangs up": func(s *standIn, away bool) { s.slams = away },
+		"answers with faults": func(s *standIn, away bool) {
+			if s.decide = refuseProbe; away {
+				s.decide = func(arrived) act { return refuse(503, "ServiceUnavailable") }
+			}
+		},
+		"stalls": func(s *standIn, away bool) {
+			if s.decide = refuseProbe; away {
+				s.decide = func(arrived) act { return act{silent: true} }
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, refuseProbe)
+				b.apns.set(func(s *standIn) { away(s, true) })
+				var all sync.WaitGroup
+				all.Go(func() {
+					if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
+						t.Errorf("the alert that was held: %+v", a)
+					}
+				})
+				time.Sleep(2*awayAfter + answerTimeout)
+				for range 1000 {
+					start := time.Now()
+					if a := b.Ring(t.Context(), device(2), bell(2)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" || !a.Next.IsZero() || time.Since(start) > 0 {
+						t.Fatalf("got %+v after %v", a, time.Since(start))
+					}
+				}
+				if b.Ready(topic, "production") {
+					t.Error("it says that it is ready")
+				}
+				time.Sleep(time.Hour)
+				all.Wait()
+				if _, probes, _, _ := b.apns.seen(); len(probes) > 130 {
+					t.Errorf("%d probes in an hour", len(probes))
+				}
+				if len(b.readied()) != 0 {
+					t.Errorf("ready: %v", b.readied())
+				}
+				b.apns.set(func(s *standIn) { away(s, false) })
+				time.Sleep(2 * time.Minute)
+				if diff := cmp.Diff([]string{topic + " production"}, b.readied()); diff != "" {
+					t.Error(diff)
+				}
+				if a := b.Ring(t.Context(), device(2), bell(2)); a.Result != subscriptions.Accepted || !b.Ready(topic, "production") {
+					t.Errorf("got %+v", a)
+				}
+				if requests, _, _, _ := b.apns.seen(); requests[len(requests)-1].token() != device(2).Token {
+					t.Error("the alert that was turned away was sent later")
+				}
+			})
+		})
+	}
+}
+
+// refuseProbe accepts all but the probe, as APNs does.
+func refuseProbe(a arrived) act {
+	if a.token() == probeToken {
+		return refuse(400, "BadDeviceToken")
+	}
+	return act{}
+}
+
+// Many alerts wait for the connection, few wait longer and longer between their tries: both go with the first answer.
+func TestWhatIsHeldGoesOutWithTheFirstAnswerOfAnAPNsThatFailed(t *testing.T) {
+	const roundTrip = 50 * time.Millisecond
+	for name, test := range map[string]struct {
+		held    int
+		failing time.Duration
+	}{"many": {100, 4 * time.Second}, "few": {4, 21 * time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				back := time.Now().Add(test.failing)
+				b := overMemory(t, func(arrived) act {
+					do := act{delay: roundTrip}
+					if time.Now().Before(back) {
+						do.status = 503
+					}
+					return do
+				})
+				answers := b.burst(t.Context(), test.held)
+				if diff := cmp.Diff(map[string]int{"accepted": test.held}, count(answers)); diff != "" {
+					t.Error(diff)
+				}
+				first, last := answers[0].At, answers[0].At
+				for _, a := range answers {
+					if a.At.Before(first) {
+						first = a.At
+					}
+					if a.At.After(last) {
+						last = a.At
+					}
+				}
+				if took := last.Sub(first); took > roundTrip+250*time.Millisecond {
+					t.Errorf("the last went out %v after the first answer", took)
+				}
+			})
+		})
+	}
+}
+
+func TestOneFailureLongAgoTurnsNothingAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act { return act{silent: a.connection == 1} })
+		ctx, cancel := context.WithTimeout(t.Context(), answerTimeout+time.Millisecond)
+		defer cancel()
+		if a := b.Ring(ctx, device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
+			t.Errorf("got %+v", a)
+		}
+		time.Sleep(time.Minute)
+		if diff := cmp.Diff(map[string]int{"accepted": 3}, count(b.burst(t.Context(), 3))); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestKeyThatIsRefusedHoldsItsTopicsAndIsProbedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return refuse(403, "InvalidProviderToken") }, func(o *Options) {
+			second := o.Topics[0]
+			second.Environment = "sandbox"
+			o.Topics = append(o.Topics, second)
+		})
+		answers := b.burst(t.Context(), 100)
+		if diff := cmp.Diff(map[string]int{"not_before credentials": 100}, count(answers)); diff != "" {
+			t.Error(diff)
+		}
+		requests, _, _, _ := b.apns.seen()
+		if len(requests) > 5 { // one, and what had its turn before the answer was read
+			t.Errorf("%d alerts went out with a key that was refused", len(requests))
+		}
+		d := device(1)
+		d.Environment = "sandbox"
+		if a := b.Ring(t.Context(), d, bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
+			t.Errorf("the other topic of the key: %+v", a)
+		}
+		time.Sleep(time.Hour)
+		if again, probes, _, _ := b.apns.seen(); len(again) != len(requests) || math.Abs(float64(len(probes))-60*4/3) > 30 {
+			t.Errorf("%d alerts and %d probes in an hour", len(again)-len(requests), len(probes))
+		}
+		if n := b.logs.FilterMessage("nothing can be rung").Len(); n != 1 {
+			t.Errorf("%d lines in the log, want 1", n)
+		}
+		b.apns.set(func(s *standIn) { s.decide = refuseProbe })
+		time.Sleep(2 * time.Minute)
+		if diff := cmp.Diff([]string{topic + " production", topic + " sandbox"}, b.readied()); diff != "" {
+			t.Error(diff)
+		}
+		if a := b.Ring(t.Context(), d, bell(1)); a.Result != subscriptions.Accepted {
+			t.Errorf("got %+v", a)
+		}
+	})
+}

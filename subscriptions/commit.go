@@ -1,0 +1,112 @@
+package subscriptions
+
+import (
+	"context"
+	"errors"
+)
+
+// maxCommit bounds the changes of one commit, so that no caller waits behind an endless one.
+const maxCommit = 512
+
+// errClosed says that a store was closed.
+var errClosed = errors.New("the state store is closed")
+
+// committer commits together what waits together (group commit): one fsync, or one round trip, for many. Its goroutine is the
+// one writer of a store; close ends it.
+type committer[T any] struct {
+	commit  func([]T) []error // an error for each, in their order; nil: all are durable
+	queue   chan pending[T]
+	closing chan struct{}
+	done    chan struct{}
+}
+
+type pending[T any] struct {
+	change T
+	err    chan error
+}
+
+func newCommitter[T any](commit func([]T) []error) *committer[T] {
+	c := &committer[T]{commit: commit, queue: make(chan pending[T], maxCommit), closing: make(chan struct{}), done: make(chan struct{})}
+	go c.run()
+	return c
+}
+
+// write queues a change for the next commit and waits for it, for as long as that takes: what is queued is committed.
+func (c *committer[T]) write(ctx context.Context, change T) error {
+	p := pending[T]{change, make(chan error, 1)}
+	select {
+	case <-c.closing: // a select takes any case that is ready
+		return errClosed
+	default:
+	}
+	select {
+	case c.queue <- p:
+	case <-c.closing:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-p.err:
+		return err
+	case <-c.done: // it was queued while the last commit was under way
+		select {
+		case err := <-p.err:
+			return err
+		default:
+			return errClosed
+		}
+	}
+}
+
+func (c *committer[T]) run() {
+	defer close(c.done)
+	for {
+		var batch []pending[T]
+		select {
+		case p := <-c.queue:
+			batch = append(batch, p)
+		case <-c.closing:
+		}
+	drain:
+		for len(batch) < maxCommit {
+			select {
+			case p := <-c.queue:
+				batch = append(batch, p)
+			default:
+				break drain
+			}
+		}
+		if len(batch) == 0 {
+			return // closing, and nothing is left
+		}
+		changes := make([]T, len(batch))
+		for i, p := range batch {
+			changes[i] = p.change
+		}
+		errs := c.commit(changes)
+		for i, p := range batch {
+			if errs == nil {
+				p.err <- nil
+			} else {
+				p.err <- errs[i]
+			}
+		}
+	}
+}
+
+// open says whether writes are taken.
+func (c *committer[T]) open() error {
+	select {
+	case <-c.closing:
+		return errClosed
+	default:
+		return nil
+	}
+}
+
+// close commits what is queued.
+func (c *committer[T]) close() {
+	close(c.closing)
+	<-c.done
+}
