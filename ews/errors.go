@@ -46,7 +46,7 @@ const (
 const (
 	shortly   = 5 * time.Second  // a hiccup of the server
 	soon      = time.Minute      // a failover, a restart: also DavMail's pause when it is throttled without a word of how long
-	later     = 5 * time.Minute  // a move of a mailbox; the longest that DESIGN lets a passing cause wait
+	later     = 4 * time.Minute  // a move of a mailbox: with the caller's jitter it is tried again within five minutes
 	longAfter = 30 * time.Minute // forgotten subscriptions have to expire at the server
 	hourly    = time.Hour        // what needs a person
 
@@ -183,13 +183,13 @@ var table = []Row{
 	{Code: CodeUnparseableAnswer, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server's answer cannot be understood"},
 	{Code: CodeFault, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server refused the request without a code of EWS"},
 
-	// The connection.
+	// The connection. One that broke while a stream was being opened may have taken events out of their queues.
 	{Code: proxy.CodeCertificate, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the server's certificate is not trusted"},
 	{Code: proxy.CodeTLS, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "no TLS connection could be agreed on"},
 	{Code: proxy.CodeName, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server's name could not be looked up"},
 	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server cannot be reached"},
-	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Meaning: "the server did not answer in time"},
-	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, Meaning: "the connection broke"},
+	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, CatchUp: true, Meaning: "the server did not answer in time"},
+	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, CatchUp: true, Meaning: "the connection broke"},
 
 	// Everything else: a wrong guess costs a retry and a listing.
 	{Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, CatchUp: true, Meaning: "an error that mailbell does not know"},

@@ -40,9 +40,9 @@ type entry struct {
 	active int
 }
 
-func newEntry(l *Listener, e *Entry) *entry {
+func newEntry(l *Listener, e *Entry, accounts int) *entry {
 	n := &entry{Entry: e, l: l, ringing: make(chan struct{}, maxRinging), catching: make(chan struct{}, maxCatchUps)}
-	for i := range min(len(e.Accounts), MaxAccounts) {
+	for i := range min(len(e.Accounts), accounts) {
 		n.accounts = append(n.accounts, &account{Account: &e.Accounts[i], e: n, groups: map[groupKey][]*group{}})
 	}
 	return n

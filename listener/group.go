@@ -301,7 +301,7 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	m.mu.Lock()
 	m.subFails++
 	m.subFault, m.subNext = f, time.Now().Add(backOff(f, m.subFails))
-	p, poll := m.place, m.subFails == 1
+	poll := m.subFails == 1
 	m.mu.Unlock()
 	if poll {
 		m.markListing() // mail rings all the same
@@ -309,8 +309,8 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	if f.Scope < fault.Account { // else the account has said it, once for all
 		g.log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", m.address()), zap.Error(err))
 	}
-	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && g.a.e.URL == "" && time.Since(p.Found) > maxWait {
-		m.relocate(ctx)
+	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && !poll && g.moved(e.Row, m) {
+		m.relocate(ctx) // not at its first failure: it was looked up just before
 	}
 }
 
@@ -442,7 +442,7 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 			continue
 		}
 		switch {
-		case e.Row.Relocate && g.a.e.URL == "":
+		case e.Row.Relocate && g.moved(e.Row, m):
 			m.relocate(ctx)
 		case e.Row.Resubscribe: // listed once it has a new one
 			m.lose(ctx, id)
@@ -450,6 +450,21 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 			m.markListing()
 		}
 	}
+}
+
+const (
+	// doubtful is how long a place is taken as true however its server fails, and so often has it to have failed in a row:
+	// a server that restarts must not have every mailbox looked up.
+	doubtful  = time.Hour
+	manyFails = 5
+)
+
+// moved says whether an error is a reason to look a mailbox up again.
+func (g *group) moved(r ews.Row, m *mailbox) bool {
+	m.mu.Lock()
+	age := time.Since(m.place.Found)
+	m.mu.Unlock()
+	return g.a.e.URL == "" && (r.Scope < fault.Server || g.fails > manyFails && age > doubtful)
 }
 
 // lose forgets a subscription that the server does not know any more.

@@ -32,7 +32,8 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// MaxAccounts is how many listener accounts of an entry one instance owns; with 1,250 mailboxes each these are 15,000.
+// MaxAccounts is how many listener accounts one instance owns, the first ones of the configuration; with 1,250 mailboxes each
+// these are 15,000.
 const MaxAccounts = 12
 
 // Options of a Listener.
@@ -86,8 +87,14 @@ func New(o Options) *Listener {
 	l := &Listener{o: o, log: o.Log, boxes: map[*subscriptions.Mailbox]*mailbox{}}
 	l.hearing, l.deafen = context.WithCancel(context.Background())
 	l.working, l.stop = context.WithCancel(context.Background())
+	left := MaxAccounts
 	for i := range o.Entries {
-		l.entries = append(l.entries, newEntry(l, &o.Entries[i]))
+		e := newEntry(l, &o.Entries[i], left)
+		if more := len(e.Accounts) - len(e.accounts); more > 0 {
+			l.log.Warn("listener accounts are left unused: an instance owns 12 at most", zap.String("exchange", e.Name), zap.Int("unused", more))
+		}
+		left -= len(e.accounts)
+		l.entries = append(l.entries, e)
 	}
 	l.metrics = newMetrics(o.Metrics, l)
 	return l

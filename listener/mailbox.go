@@ -22,6 +22,7 @@ const (
 	firstWait  = 5 * time.Second
 	maxWait    = 4 * time.Minute // what can pass by itself is tried within five minutes, jitter included,
 	person     = time.Hour       // what needs a person hourly
+	maxJitter  = time.Minute
 )
 
 // mailbox is a mailbox at work. Its marks are the set of rule 7: what came since a worker last took them.
@@ -218,7 +219,7 @@ func backOff(f *fault.Error, n int) time.Duration {
 	if f.After > 0 && (f.After > d || f.Scope == fault.Account || f.Remedy == fault.Fix) {
 		d = f.After
 	}
-	return d + rand.N(d/4+1)
+	return d + rand.N(min(d/4, maxJitter)+1)
 }
 
 // completed notes a complete listing, and when the next one is due if no hint comes: the safety poll, for a subscription can die in silence.

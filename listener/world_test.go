@@ -128,7 +128,7 @@ func (w *world) remove(id string) {
 
 // pass lets time go by.
 func (w *world) pass(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // fake time
+	<-time.After(d)
 	synctest.Wait()
 }
 
