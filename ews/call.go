@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -51,12 +52,12 @@ func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, er
 	}
 	timed, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
-	resp, a, err := c.send(ctx, timed, t, op)
+	resp, a, err := c.send(ctx, timed, t, op) //nolint:bodyclose // receive closes it
 	if err == nil {
 		err = c.receive(ctx, timed, resp, op)
 	}
 	a.Ended = time.Now()
-	if e, ok := err.(*Error); ok {
+	if e, ok := errors.AsType[*Error](err); ok {
 		e.RequestID = a.RequestID
 	}
 	return a, err
@@ -134,7 +135,8 @@ func (c *Client) refused(ctx context.Context, resp *http.Response, op string) er
 		return status
 	}
 	var said *Error
-	c.documents(resp.Body, func(s *scanner) error { // a body that cannot be read says nothing: the status stays
+	// A body that cannot be read says nothing: the status stays.
+	_ = c.documents(resp.Body, func(s *scanner) error {
 		if p, _ := responses(s, plainMessage); p != nil && said == nil {
 			said = p.error(op)
 			if told := retryAfter(resp.Header, time.Now()); p.backOff == 0 && told > 0 {
@@ -205,8 +207,8 @@ func (c *Client) documents(body io.ReadCloser, read func(*scanner) error) error 
 			p.scanner.reset(doc)
 			err = read(&p.scanner)
 		}
-		if err == io.EOF {
-			io.CopyN(io.Discard, body, maxDrain)
+		if isEnd(err) {
+			_, _ = io.CopyN(io.Discard, body, maxDrain)
 			return nil
 		}
 		if err != nil {

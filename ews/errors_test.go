@@ -176,7 +176,7 @@ func TestWhatMicrosoftsSupportObservedIsUnderstood(t *testing.T) {
 	}
 	found := 0
 	relocate := false
-	for _, line := range strings.Split(string(b), "\n") {
+	for line := range strings.SplitSeq(string(b), "\n") {
 		relocate = relocate || strings.Contains(line, "rebuild with Autodiscover")
 		m := regexp.MustCompile(`^\s+(Error\w+)\s+"(.*)"`).FindStringSubmatch(line)
 		if m == nil {

@@ -60,7 +60,7 @@ func (f *framer) next() ([]byte, error) {
 			f.fill()
 			continue
 		}
-		if f.err == io.EOF && f.start < f.end {
+		if isEnd(f.err) && f.start < f.end {
 			return nil, errEOF
 		}
 		return nil, f.err
@@ -216,6 +216,9 @@ func declaration(pi []byte) error {
 	}
 	return foreign("its encoding is not UTF-8")
 }
+
+// isEnd reports whether an error is a reader's proper end: io.EOF itself, as io.Reader has it.
+func isEnd(err error) bool { return err == io.EOF } //nolint:errorlint // one that wraps it says that the connection broke
 
 // isContent reports whether an error is about what came, not about the connection that it came over.
 func isContent(err error) bool {

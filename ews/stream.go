@@ -61,13 +61,13 @@ func (c *Client) GetStreamingEvents(ctx context.Context, t Target, ids []string,
 	s := &Stream{ctx: ctx, own: own, cancel: cancel, release: release, ids: ids}
 	s.body.limit = c.o.Silence
 	s.body.timer = time.AfterFunc(c.o.Timeout, func() { cancel(errSilent) })
-	resp, a, err := c.send(ctx, own, t, operation{name: op, body: getStreamingEvents(ids, minutes)})
+	resp, a, err := c.send(ctx, own, t, operation{name: op, body: getStreamingEvents(ids, minutes)}) //nolint:bodyclose // Stream.Close closes it
 	if err != nil {
-		if context.Cause(own) == errSilent {
+		if errors.Is(context.Cause(own), errSilent) {
 			err = newError(op, proxy.CodeTimeout, "", 0, nil)
 		}
 		s.stop()
-		if e, ok := err.(*Error); ok {
+		if e, ok := errors.AsType[*Error](err); ok {
 			e.RequestID = a.RequestID
 		}
 		return nil, err
@@ -147,15 +147,15 @@ func (s *Stream) ended(err error) error {
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", op, s.ctx.Err())
 	// A server may end the body properly when it sees us go: our own reason comes first.
-	case cause == errSilent:
+	case errors.Is(cause, errSilent):
 		e = newError(op, CodeSilent, "", 0, nil)
-	case cause == errOverdue:
+	case errors.Is(cause, errOverdue):
 		e = newError(op, CodeOverdue, "", 0, nil)
-	case cause == errClosed:
+	case errors.Is(cause, errClosed):
 		return fmt.Errorf("%s: %w", op, errClosed)
 	case isContent(err):
 		e = contentError(op, CodeUnparseableStream, err)
-	case err == io.EOF:
+	case isEnd(err):
 		e = newError(op, CodeCut, "", 0, nil)
 	default:
 		e = newError(op, CodeCut, "", 0, err)

@@ -23,14 +23,15 @@ func (m *mailbox) catchUpSoon() {
 		return
 	}
 	var at time.Time
+	now := time.Now()
 	m.mu.Lock()
 	for _, b := range behind {
 		if l := m.lines[b.Device]; l == nil || l.pushing == 0 { // else its answer comes first
-			at = sooner(at, m.due(b))
+			at = sooner(at, m.due(b, now))
 		}
 	}
 	begin := !at.IsZero() && !m.catching && !m.closed && m.group != nil
-	wait := max(time.Until(at), 0)
+	wait := at.Sub(now)
 	if m.catchup != nil {
 		m.catchup.Stop()
 		m.catchup = nil
@@ -53,15 +54,16 @@ func (m *mailbox) catchUpSoon() {
 	}()
 }
 
-// due is when a device behind is to catch up. It is called with mu held.
-func (m *mailbox) due(b subscriptions.Behind) time.Time {
-	if at, waits := m.awaiting[b.Device]; waits {
-		return at
+// due is when a device behind is to catch up: now, at the earliest. It is called with mu held.
+func (m *mailbox) due(b subscriptions.Behind, now time.Time) time.Time {
+	at, waits := m.awaiting[b.Device]
+	if !waits {
+		at = b.Next
 	}
-	if b.Next.IsZero() {
-		return time.Now()
+	if at.Before(now) {
+		return now
 	}
-	return b.Next
+	return at
 }
 
 // topicReady ends the waiting of the devices of a topic (rule 12).
@@ -109,7 +111,7 @@ func (m *mailbox) readyDevices() (ready []subscriptions.Behind) {
 	defer m.mu.Unlock()
 	now := time.Now()
 	for _, b := range m.box.Record().Behind {
-		if l := m.lines[b.Device]; (l == nil || l.pushing == 0) && !m.due(b).After(now) {
+		if l := m.lines[b.Device]; (l == nil || l.pushing == 0) && !m.due(b, now).After(now) {
 			delete(m.awaiting, b.Device)
 			ready = append(ready, b)
 		}

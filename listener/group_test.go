@@ -4,6 +4,7 @@ package listener
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -394,6 +395,12 @@ func TestAMailboxThatNoEntryCoversAnyMoreSaysSo(t *testing.T) {
 		}
 		if _, _, err := w.l.Enrol(t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: bob}); err == nil {
 			t.Error("an address that no entry covers was enrolled")
+		}
+		for pinned, mailbox := range map[string]string{"hq": bob, "branch": "carol@fabrikam.example"} {
+			_, _, err := w.l.Enrol(t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: mailbox, Exchange: pinned})
+			if e, ok := errors.AsType[*subscriptions.FieldError](err); !ok || e.Field != "exchange" {
+				t.Errorf("pinned to %s: %v", pinned, err)
+			}
 		}
 	})
 }

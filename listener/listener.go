@@ -19,6 +19,7 @@ package listener
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -142,18 +143,10 @@ func (l *Listener) begin() bool {
 	return true
 }
 
-// Covers returns the name of the first entry that a mailbox of this address belongs to: the pinned one, or the first with its domain.
-func (l *Listener) Covers(address, pinned string) (entry string, ok bool) {
-	e := l.entryOf(address, pinned)
-	if e == nil {
-		return "", false
-	}
-	return e.Name, true
-}
-
+// entryOf returns the entry of a mailbox: the first that has its mail domain, or the pinned one, where it has it; nil for none.
 func (l *Listener) entryOf(address, pinned string) *entry {
 	for _, e := range l.entries {
-		if pinned == e.Name || pinned == "" && slices.ContainsFunc(e.Domains, func(d string) bool { return strings.EqualFold(d, mail.Domain(address)) }) {
+		if (pinned == e.Name || pinned == "") && slices.ContainsFunc(e.Domains, func(d string) bool { return strings.EqualFold(d, mail.Domain(address)) }) {
 			return e
 		}
 	}
@@ -163,7 +156,11 @@ func (l *Listener) entryOf(address, pinned string) *entry {
 // Enrol enrols a device and has its mailbox heard.
 func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
 	entry := l.entryOf(e.Mailbox, e.Exchange)
-	if entry == nil {
+	switch {
+	case entry == nil && e.Exchange != "":
+		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "exchange", Code: "not_covered",
+			Detail: fmt.Sprintf("the configuration has no exchange entry %q with the domain %s", e.Exchange, mail.Domain(e.Mailbox))}
+	case entry == nil:
 		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: "not_covered",
 			Detail: "no exchange entry of the configuration has the domain " + mail.Domain(e.Mailbox)}
 	}

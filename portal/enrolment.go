@@ -41,10 +41,12 @@ var (
 // later are the fields that the contract has and this version has not.
 var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key", "label"}
 
-// readBody returns the body of a request, which must be JSON as far as its headers tell.
+// readBody returns the body of a request, which must not say that it is something else than JSON.
 func readBody(r *http.Request) ([]byte, error) {
 	if t := r.Header.Get("Content-Type"); t != "" {
-		if kind, _, err := mime.ParseMediaType(t); err != nil || kind != "application/json" {
+		kind, _, err := mime.ParseMediaType(t)
+		// curl -d calls everything a form, so that says nothing.
+		if err != nil || kind != "application/json" && kind != "application/x-www-form-urlencoded" && !strings.HasSuffix(kind, "+json") {
 			return nil, errContentType
 		}
 	}

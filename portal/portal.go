@@ -166,7 +166,7 @@ func (p *portal) guarded(mux http.Handler) http.Handler {
 			v := recover()
 			switch {
 			case v == nil:
-			case v == http.ErrAbortHandler:
+			case v == http.ErrAbortHandler: //nolint:errorlint // a panic has a value, which net/http compares in the same way
 				panic(v)
 			default:
 				// The value itself could hold anything of the request: only where it came from is logged.
@@ -199,7 +199,7 @@ func (p *portal) metrics() http.Handler {
 
 // ready tells a load balancer yes or no. It needs no token, so the reason is in /v1/status and not here.
 func (p *portal) ready() http.Handler {
-	return reading(func(w http.ResponseWriter, r *http.Request) {
+	return reading(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		if err := p.Ready(); err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)

@@ -284,7 +284,7 @@ func TestADeviceThatIsBehindSaysWhyAndUntilWhen(t *testing.T) {
 
 func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 	const id = "/v1/devices/phone"
-	with := func(old, new string) string { return strings.Replace(enrolment, old, new, 1) }
+	with := func(old, replacement string) string { return strings.Replace(enrolment, old, replacement, 1) }
 	tests := map[string]struct {
 		path, body string
 		status     int
@@ -360,12 +360,20 @@ func TestABodyOfWrongFieldsDoesNotComeBackLarger(t *testing.T) {
 	}
 }
 
-func TestABodyIsJSONOrSaysNothingAboutItself(t *testing.T) {
-	d := newDesk(t)
-	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "application/jsonx", "json/"} {
-		is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment, "Content-Type", kind), 415, "")
+func TestABodyIsJSONUnderEveryTypeThatClientsGiveIt(t *testing.T) {
+	for kind, want := range map[string]int{
+		"": 201, "application/json": 201, "Application/JSON; charset=utf-8": 201, "application/x-www-form-urlencoded": 201,
+		"application/vnd.contoso.enrolment+json": 201, "application/merge-patch+json; charset=utf-8": 201,
+		"text/plain": 415, "multipart/form-data; boundary=x": 415, "application/jsonx": 415, "application/json+xml": 415, "json/": 415,
+	} {
+		d := newDesk(t)
+		is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment, "Content-Type", kind), want, "")
+		if enrolled := len(d.devices) == 1; enrolled != (want == 201) {
+			t.Errorf("%s: enrolled %t", kind, enrolled)
+		}
 	}
-	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment, "Content-Type", "application/json"), 201, "")
+	d := newDesk(t)
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", "mailbox=ann%40contoso.com&token="+deviceHex, "Content-Type", "application/x-www-form-urlencoded"), 400, "")
 }
 
 func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {

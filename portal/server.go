@@ -58,6 +58,6 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, l
 			log.Warn("closing the portal", zap.Error(err))
 		}
 	}
-	<-served
+	<-served //nolint:errcheck // http.ErrServerClosed, or a failure that the stop has overtaken
 	return nil
 }

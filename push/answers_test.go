@@ -74,7 +74,7 @@ func TestEachAnswerHasItsReaction(t *testing.T) {
 					}
 					return do
 				})
-				time.Sleep(time.Minute) // after the enrolment
+				<-time.After(time.Minute) // after the enrolment
 				a := b.Ring(t.Context(), device(1), bell(1))
 				if a.Result != test.want || a.Reason != test.why {
 					t.Errorf("got %+v, want %s %s", a, test.want, test.why)
@@ -89,7 +89,7 @@ func TestEachAnswerHasItsReaction(t *testing.T) {
 				if test.requests == 2 && a.Resent != 0 {
 					t.Error("an alert that APNs answered counts as resent")
 				}
-				time.Sleep(2 * time.Minute) // past the probe of a key that was refused
+				<-time.After(2 * time.Minute) // past the probe of a key that was refused
 				b.Ring(t.Context(), device(2), bell(2))
 				if _, _, connections, _ := b.apns.seen(); (connections == 2) != test.replaced {
 					t.Errorf("%d connections, replaced should be %t", connections, test.replaced)

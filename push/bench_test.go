@@ -84,6 +84,7 @@ var senders = map[string]func(*testing.B, *standIn) (send func(int) bool, end fu
 			return m.Ring(context.Background(), device(n), bell(n)).Result != subscriptions.NotBefore
 		}, func() { m.Close(context.Background()) }
 	},
+	//nolint:staticcheck // the http2.Transport is deprecated, and it is what apns2 comes with
 	"apns2": func(b *testing.B, s *standIn) (func(int) bool, func()) {
 		key, err := token.AuthKeyFromBytes(p8())
 		if err != nil {

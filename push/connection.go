@@ -372,7 +372,7 @@ func (c *connection) send(req *http.Request, payload []byte) (r *reply, written 
 	defer func() {
 		written = b.end()
 		c.done(r != nil)
-		if err != nil && context.Cause(ctx) == errStalled {
+		if err != nil && errors.Is(context.Cause(ctx), errStalled) {
 			err = errStalled
 		}
 	}()
@@ -445,11 +445,10 @@ type body struct {
 	opened chan struct{}
 	stall  *time.Timer
 
-	mu      sync.Mutex
-	rest    []byte
-	begun   bool
-	over    bool
-	refused bool
+	mu    sync.Mutex
+	rest  []byte
+	begun bool
+	over  bool
 }
 
 func (b *body) Read(p []byte) (int, error) {

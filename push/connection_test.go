@@ -92,7 +92,7 @@ func TestConnectionsNeverPassTheGate(t *testing.T) {
 		for i := range gate + 100 {
 			all.Go(func() { b.Ring(ctx, device(i), bell(i)) })
 		}
-		time.Sleep(time.Second / 2)
+		<-time.After(time.Second / 2)
 		synctest.Wait()
 		if alerts, _, _, _ := b.apns.seen(); len(alerts) != 1+gate {
 			t.Errorf("%d requests are under way, want %d", len(alerts)-1, gate)
@@ -208,7 +208,7 @@ func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
 		b := overMemory(t, nil)
 		b.Ring(t.Context(), device(0), bell(0))
 		b.apns.set(func(s *standIn) { s.deaf = true })
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		synctest.Wait()
 		if got := b.metric(t, "mailbell_apns_connections", ""); got != 0 {
 			t.Errorf("%v connections are kept, want none", got)
@@ -239,7 +239,7 @@ func TestRedialsBackOffAndDoNotHammer(t *testing.T) {
 		b := overMemory(t, nil)
 		b.apns.set(func(s *standIn) { s.down = true })
 		b.Ring(t.Context(), device(0), bell(0))
-		time.Sleep(30 * time.Minute)
+		<-time.After(30 * time.Minute)
 		got := b.metric(t, "mailbell_apns_dials_total", "failed")
 		if got < 20 || got > 150 {
 			t.Errorf("%v dials in half an hour, want about one in half a minute", got)

@@ -34,16 +34,16 @@ func TestTokenIsRenewedAfterFiftyMinutesAndSharedByAllThatUseItsKey(t *testing.T
 			return one
 		}
 		first := tokens()
-		time.Sleep(49 * time.Minute)
+		<-time.After(49 * time.Minute)
 		if tokens() != first {
 			t.Error("renewed before its time")
 		}
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		second := tokens()
 		if second == first {
 			t.Error("not renewed")
 		}
-		time.Sleep(49 * time.Minute)
+		<-time.After(49 * time.Minute)
 		if tokens() != second {
 			t.Error("renewed too soon the second time")
 		}
@@ -56,7 +56,7 @@ func TestTokenThatAPNsCallsExpiredIsRenewedOnceInTwentyMinutes(t *testing.T) {
 		b.Ring(t.Context(), device(1), bell(1))
 		requests, _, _, _ := b.apns.seen()
 		old := requests[0].header["authorization"]
-		time.Sleep(25 * time.Minute)
+		<-time.After(25 * time.Minute)
 		b.apns.set(func(s *standIn) {
 			s.decide = func(a arrived) act {
 				if a.header["authorization"] == old {
@@ -80,7 +80,7 @@ func TestTokenThatAPNsCallsExpiredIsRenewedOnceInTwentyMinutes(t *testing.T) {
 func TestTooManyTokensKeepsTheOldOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
-		time.Sleep(45 * time.Minute)
+		<-time.After(45 * time.Minute)
 		b.apns.set(func(s *standIn) {
 			s.decide = func(a arrived) act {
 				if a.number == 1 {
@@ -90,9 +90,9 @@ func TestTooManyTokensKeepsTheOldOne(t *testing.T) {
 			}
 		})
 		b.Ring(t.Context(), device(1), bell(1))
-		time.Sleep(10 * time.Minute)
+		<-time.After(10 * time.Minute)
 		b.Ring(t.Context(), device(1), bell(1))
-		time.Sleep(15 * time.Minute)
+		<-time.After(15 * time.Minute)
 		b.Ring(t.Context(), device(1), bell(1))
 		requests, _, _, _ := b.apns.seen()
 		if len(requests) != 4 {
@@ -136,7 +136,7 @@ func TestNewNamesEveryTopicThatCannotWork(t *testing.T) {
 			t.Errorf("line %d of %q does not name %s", i, lines, want)
 		}
 	}
-	for _, line := range strings.Split(string(p8()), "\n") {
+	for line := range strings.SplitSeq(string(p8()), "\n") {
 		if len(line) > 10 && strings.Contains(err.Error(), line) {
 			t.Error("the key is in the error")
 		}

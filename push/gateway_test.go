@@ -37,7 +37,7 @@ func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testi
 						t.Errorf("the alert that was held: %+v", a)
 					}
 				})
-				time.Sleep(2*awayAfter + answerTimeout)
+				<-time.After(2*awayAfter + answerTimeout)
 				for range 1000 {
 					start := time.Now()
 					if a := b.Ring(t.Context(), device(2), bell(2)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" || !a.Next.IsZero() || time.Since(start) > 0 {
@@ -47,7 +47,7 @@ func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testi
 				if b.Ready(topic, "production") {
 					t.Error("it says that it is ready")
 				}
-				time.Sleep(time.Hour)
+				<-time.After(time.Hour)
 				all.Wait()
 				if _, probes, _, _ := b.apns.seen(); len(probes) > 130 {
 					t.Errorf("%d probes in an hour", len(probes))
@@ -56,7 +56,7 @@ func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testi
 					t.Errorf("ready: %v", b.readied())
 				}
 				b.apns.set(func(s *standIn) { away(s, false) })
-				time.Sleep(2 * time.Minute)
+				<-time.After(2 * time.Minute)
 				if diff := cmp.Diff([]string{topic + " production"}, b.readied()); diff != "" {
 					t.Error(diff)
 				}
@@ -125,7 +125,7 @@ func TestOneFailureLongAgoTurnsNothingAway(t *testing.T) {
 		if a := b.Ring(ctx, device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
 			t.Errorf("got %+v", a)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if diff := cmp.Diff(map[string]int{"accepted": 3}, count(b.burst(t.Context(), 3))); diff != "" {
 			t.Error(diff)
 		}
@@ -152,7 +152,7 @@ func TestKeyThatIsRefusedHoldsItsTopicsAndIsProbedOnceAMinute(t *testing.T) {
 		if a := b.Ring(t.Context(), d, bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
 			t.Errorf("the other topic of the key: %+v", a)
 		}
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		if again, probes, _, _ := b.apns.seen(); len(again) != len(requests) || math.Abs(float64(len(probes))-60*4/3) > 30 {
 			t.Errorf("%d alerts and %d probes in an hour", len(again)-len(requests), len(probes))
 		}
@@ -160,7 +160,7 @@ func TestKeyThatIsRefusedHoldsItsTopicsAndIsProbedOnceAMinute(t *testing.T) {
 			t.Errorf("%d lines in the log, want 1", n)
 		}
 		b.apns.set(func(s *standIn) { s.decide = refuseProbe })
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		if diff := cmp.Diff([]string{topic + " production", topic + " sandbox"}, b.readied()); diff != "" {
 			t.Error(diff)
 		}

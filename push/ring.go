@@ -110,7 +110,8 @@ func (s *Sender) notification(d subscriptions.Device, b subscriptions.Bell, cont
 	if err != nil {
 		return nil, err
 	}
-	key, id := b.Keys[0], [16]byte{}
+	key := b.Keys[0]
+	var id [16]byte
 	if b.Summary {
 		key = s.secret.SummaryKey(b.Record)
 		// Each summary is another push, though they share their place on the screen.
@@ -153,7 +154,7 @@ type ring struct {
 func (r *ring) run(ctx context.Context) subscriptions.Answer {
 	held, cancel := context.WithTimeout(ctx, holdFor)
 	defer cancel()
-	defer context.AfterFunc(r.sender.life, cancel)()
+	defer context.AfterFunc(r.sender.life, cancel)() //nolint:contextcheck // the sender's life bounds the alert as well as the caller's ctx does
 	for pause := retryBase; ; pause = min(pause*retryFactor, retryMax) {
 		shut, recovered := r.gateway.state()
 		if shut == reasonCredentials {

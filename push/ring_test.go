@@ -102,7 +102,7 @@ func TestNoAttemptBeginsAfterTheContextEnded(t *testing.T) {
 		synctest.Wait()
 		cancelWaiting()
 		all.Wait()
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		if requests, _, _, _ := b.apns.seen(); len(requests) != 1 {
 			t.Errorf("%d requests, want 1", len(requests))
 		}
@@ -188,7 +188,7 @@ func TestDeviceThatIsRungTooOftenWaitsAlone(t *testing.T) {
 				t.Errorf("another device: %+v", other)
 			}
 			pauses = append(pauses, time.Until(a.Next))
-			time.Sleep(time.Until(a.Next))
+			<-time.After(time.Until(a.Next))
 		}
 		if len(pauses) == 0 || pauses[0] < throttleBase/2 {
 			t.Errorf("it waited for %v", pauses)

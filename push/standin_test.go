@@ -305,7 +305,7 @@ func (p *peer) complete(a arrived) bool {
 		return p.answer(a, do)
 	}
 	p.answers.Go(func() {
-		time.Sleep(do.delay) // the time that APNs takes is the test's to set
+		<-time.After(do.delay) // the time that APNs takes is the test's to set
 		p.write.Lock()
 		defer p.write.Unlock()
 		if !p.answer(a, do) {
