@@ -1,0 +1,55 @@
+# `make help` lists the targets. CI runs `make lint` and `make test`, by .ci/run.
+
+GO       ?= go
+FUZZTIME ?= 20s
+LINT     := $(GO) tool -modfile=.ci/tools/go.mod golangci-lint
+
+# The official schema of EWS (messages.xsd, types.xsd, xml.xsd) is Microsoft's and not part of this repository. Where it is
+# there, the tests validate every EWS message against it.
+EWS_SCHEMA := $(abspath $(or $(EWS_SCHEMA),$(wildcard ../shared/ews-schema)))
+export EWS_SCHEMA
+
+.DEFAULT_GOAL := help
+.PHONY: help build test packages lint fuzz bench demo release clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+build: ## build ./mailbell: static, without paths of this machine
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o mailbell ./cmd/mailbell
+
+test: packages ## run all tests with the race detector; installs what they need from Debian
+	@test -n "$(EWS_SCHEMA)" || echo 'The EWS schema is not here (EWS_SCHEMA): the tests that validate messages against it are skipped.'
+	$(GO) test -race -timeout 14m ./...
+
+packages:
+	@.ci/packages
+
+lint: ## look at the code: gofmt, vet, go.mod, golangci-lint
+	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(LINT) run
+
+fuzz: ## run each fuzz target for 20 s (FUZZTIME=1m for longer)
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
+		done; \
+	done
+
+bench: ## run the benchmarks of the packages
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+demo: ## show it: the real service against the simulator
+	$(GO) run ./cmd/mailbell demo
+
+release: ## build dist/: linux amd64 and arm64, with SHA256SUMS
+	rm -rf dist
+	for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -buildvcs=true -trimpath -ldflags '-s -w' -o dist/mailbell-linux-$$arch ./cmd/mailbell || exit 1; \
+	done
+	cd dist && sha256sum mailbell-* > SHA256SUMS
+
+clean: ## remove what build and release made
+	rm -rf mailbell dist
