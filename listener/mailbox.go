@@ -147,7 +147,7 @@ func (m *mailbox) serve(ctx context.Context) {
 
 	var err error
 	if !placed {
-		err = m.find(m.l.hearing)
+		err = m.find(m.l.hearing) //nolint:contextcheck // placing ends with hearing, before what is being rung
 		list = m.box.Record().Subscription != "" // else the group marks it once it has one: subscribe, then list (rule 11)
 	}
 	doubted := map[string]due{}

@@ -273,7 +273,7 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 				}
 			}
 			r.Remove(o.ID)
-			change.DropDevices = append(change.DropDevices, o.ID)
+			change.DropDevices = append(change.DropDevices, o)
 		default:
 			devices = append(devices, o)
 		}
@@ -317,7 +317,7 @@ func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
 	devices := slices.DeleteFunc(slices.Clone(was.devices), func(o *Device) bool { return o.ID == d.ID })
 	r := was.record.Clone()
 	r.Remove(d.ID)
-	change := Change{DropDevices: []string{d.ID}}
+	change := Change{DropDevices: []*Device{&d}}
 	if len(devices) == 0 {
 		change.Drop = []string{r.ID}
 	} else {

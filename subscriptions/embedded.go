@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -42,7 +43,7 @@ type entryPut struct {
 func OpenEmbedded(file string) (*Embedded, error) {
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("state file %s: %w: a state file belongs to one mailbell only", file, ErrInUse)
 	case err != nil && isDir(filepath.Dir(file)):
 		return nil, fmt.Errorf("state file %s: %w", file, err)
@@ -157,8 +158,8 @@ func encode(c Change) (puts []entryPut, err error) {
 	for _, id := range c.Drop {
 		puts = append(puts, entryPut{bucketRecords, []byte(id), nil})
 	}
-	for _, id := range c.DropDevices {
-		puts = append(puts, entryPut{bucketDevices, []byte(id), nil})
+	for _, d := range c.DropDevices {
+		puts = append(puts, entryPut{bucketDevices, []byte(d.ID), nil})
 	}
 	add := func(bucket []byte, id string, v any) {
 		data, e := json.Marshal(v)

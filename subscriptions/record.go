@@ -73,8 +73,8 @@ func (r *Record) Has(k mail.Key) bool {
 }
 
 func (r *Record) entry(short uint64) (int, bool) {
-	for i := len(r.Outcomes) - 1; i >= 0; i-- {
-		if r.Outcomes[i].Key == short {
+	for i, e := range slices.Backward(r.Outcomes) {
+		if e.Key == short {
 			return i, true
 		}
 	}

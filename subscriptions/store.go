@@ -31,8 +31,8 @@ type Contents struct {
 type Change struct {
 	Put         []*Record
 	PutDevices  []*Device
-	Drop        []string // ids of records
-	DropDevices []string // ids of devices
+	Drop        []string // ids of records; their devices are dropped or put elsewhere in the same change
+	DropDevices []*Device
 }
 
 // ErrInUse is wrapped by the error of opening a state that another process holds.

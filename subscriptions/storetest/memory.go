@@ -68,8 +68,8 @@ func (m *Memory) Write(ctx context.Context, c subscriptions.Change) error {
 	for _, id := range c.Drop {
 		delete(m.records, id)
 	}
-	for _, id := range c.DropDevices {
-		delete(m.devices, id)
+	for _, d := range c.DropDevices {
+		delete(m.devices, d.ID)
 	}
 	for _, r := range c.Put {
 		m.records[r.ID] = r.Clone()

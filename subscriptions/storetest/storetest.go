@@ -41,13 +41,13 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 	})
 	t.Run("dropping and putting is one change", func(t *testing.T) {
 		r, d := record("r2"), device("d2", "r2")
-		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}, PutDevices: []*subscriptions.Device{d}, Drop: []string{"r1"}, DropDevices: []string{"d1"}})
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}, PutDevices: []*subscriptions.Device{d}, Drop: []string{"r1"}, DropDevices: []*subscriptions.Device{device("d1", "r1")}})
 		got := load(t, open)
 		same(t, got.Records, r)
 		same(t, got.Devices, d)
 	})
 	t.Run("dropping what is not there is no error", func(t *testing.T) {
-		write(t, open, subscriptions.Change{Drop: []string{"none"}, DropDevices: []string{"none"}})
+		write(t, open, subscriptions.Change{Drop: []string{"none"}, DropDevices: []*subscriptions.Device{device("none", "none")}})
 	})
 	t.Run("writes at the same time are all there", func(t *testing.T) {
 		s := open(t)
