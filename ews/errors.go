@@ -187,7 +187,7 @@ var table = []Row{
 	{Code: proxy.CodeCertificate, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the server's certificate is not trusted"},
 	{Code: proxy.CodeTLS, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "no TLS connection could be agreed on"},
 	{Code: proxy.CodeName, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server's name could not be looked up"},
-	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server cannot be reached"},
+	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Relocate: true, Meaning: "the server cannot be reached"},
 	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, CatchUp: true, Meaning: "the server did not answer in time"},
 	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, CatchUp: true, Meaning: "the connection broke"},
 

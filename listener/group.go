@@ -54,7 +54,10 @@ type group struct {
 
 	// The goroutine's own.
 	affinity Affinity
+	turn     int // who the stream is opened as: the anchor, then the next after it
+	tried    int // others in a row
 	fails    int
+	missed   bool      // the last stream ended, or failed to open, without a word: what it was to bring is lost
 	reopen   time.Time // not before
 }
 
@@ -116,12 +119,15 @@ func (g *group) run(ctx context.Context) {
 		if len(want) > 0 && !open.hears(want) && !time.Now().Before(g.reopen) {
 			opened, err := g.open(ctx, want)
 			if err != nil {
-				g.trouble(ctx, err, want)
+				if !g.another(err, len(want)) {
+					g.trouble(ctx, err, want)
+				}
 				continue
 			}
 			was := open
 			old.Go(func() { was.handOver(ctx) })
 			open = opened
+			g.opened(want)
 		}
 		if !open.hears(want) {
 			retry = sooner(retry, g.reopen)
@@ -314,21 +320,46 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	}
 }
 
+// maxOthers is how many members, one after the other, the stream is tried as before the fault is taken for the group's.
+const maxOthers = 3
+
+// another has the stream opened as another member, at once: what is wrong may concern only the one that it was opened as, and
+// must not silence the others.
+func (g *group) another(err error, members int) bool {
+	f := fault.Of(err)
+	if e, ok := errors.AsType[*ews.Error](err); !ok || len(e.Subscriptions) > 0 || f.Scope == fault.Account || g.tried >= min(members-1, maxOthers) {
+		g.tried = 0
+		return false
+	}
+	g.turn++
+	g.tried++
+	g.missed = true
+	g.reopen = time.Now().Add(firstRetry)
+	g.log.Info("a stream is tried as another mailbox", zap.Error(err))
+	return true
+}
+
+// as is the member that the stream is opened as.
+func (g *group) as(want map[string]*mailbox) *mailbox {
+	list := make([]*mailbox, 0, len(want))
+	for _, m := range want {
+		list = append(list, m)
+	}
+	slices.SortFunc(list, func(a, b *mailbox) int { return strings.Compare(a.primary(), b.primary()) })
+	first := max(slices.IndexFunc(list, func(m *mailbox) bool { return m.primary() == g.affinity.Anchor }), 0)
+	return list[(first+g.turn)%len(list)]
+}
+
 // open opens the stream. Its listings are not waited for.
 func (g *group) open(ctx context.Context, want map[string]*mailbox) (*reading, error) {
 	if err := g.a.allowed(); err != nil {
 		return nil, err
 	}
-	anchor := want[slices.MinFunc(ids(want), func(a, b string) int { return strings.Compare(want[a].primary(), want[b].primary()) })]
-	for _, m := range want {
-		if m.primary() == g.affinity.Anchor {
-			anchor = m
-		}
-	}
-	anchor.mu.Lock()
-	p := anchor.place
-	anchor.mu.Unlock()
-	s, err := g.a.Source.Stream(ctx, p, g.affinity, ids(want))
+	m := g.as(want)
+	m.mu.Lock()
+	p := m.place
+	m.mu.Unlock()
+	s, err := g.a.Source.Stream(ctx, p, Affinity{Anchor: p.Primary, Cookie: g.affinity.Cookie}, ids(want))
 	if g.a.note(err) != nil {
 		return nil, err
 	}
@@ -343,6 +374,18 @@ func (g *group) open(ctx context.Context, want map[string]*mailbox) (*reading, e
 	g.a.e.l.metrics.streams.Inc()
 	go r.run()
 	return r, nil
+}
+
+// opened lists the members whose last stream ended without a word. Not before now: until this one was opened, the server may have
+// gone on writing into the one that was gone.
+func (g *group) opened(want map[string]*mailbox) {
+	if g.missed {
+		g.list(want)
+		g.missed = false
+	}
+	for _, m := range g.sorted() {
+		m.answers()
+	}
 }
 
 func ids(m map[string]*mailbox) []string {
@@ -366,14 +409,23 @@ func (g *group) over(ctx context.Context, r *reading) {
 	if ctx.Err() != nil {
 		return
 	}
+	if r.heard.Load() {
+		g.tried = 0
+	}
 	if clean {
 		g.backOff(r.since, nil)
 		return
 	}
 	g.log.Info("a stream ended", zap.Int("mailboxes", len(r.by)), zap.Duration("after", time.Since(r.since).Round(time.Millisecond)), zap.Error(err))
+	g.missed = true
+	if !r.heard.Load() && g.another(err, len(r.by)) {
+		return
+	}
 	g.backOff(r.since, fault.Of(err))
 	g.trouble(ctx, g.a.note(err), r.by)
-	g.list(r.by)
+	if time.Until(g.reopen) > firstWait { // mail rings meanwhile
+		g.list(r.by)
+	}
 }
 
 func (g *group) list(by map[string]*mailbox) {
@@ -433,6 +485,7 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 	}
 	concerned := e.Subscriptions
 	if len(concerned) == 0 {
+		g.missed = g.missed || e.Row.CatchUp
 		concerned = ids(by)
 	}
 	g.log.Info("subscriptions are in trouble", zap.Int("of", len(concerned)), zap.Error(err))
@@ -446,7 +499,7 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 			m.relocate(ctx)
 		case e.Row.Resubscribe: // listed once it has a new one
 			m.lose(ctx, id)
-		case e.Row.CatchUp:
+		case e.Row.CatchUp && len(e.Subscriptions) > 0:
 			m.markListing()
 		}
 	}
@@ -494,8 +547,9 @@ type reading struct {
 	stream Stream
 	by     map[string]*mailbox // by subscription
 	since  time.Time
-	spoilt bool       // the server named a bad id: nobody knows whether the good ones are still served
-	word   chan error // such a word; more of them say nothing new
+	heard  atomic.Bool // something came
+	spoilt bool        // the server named a bad id: nobody knows whether the good ones are still served
+	word   chan error  // such a word; more of them say nothing new
 	end    chan struct{}
 	err    error // how it ended, once end is closed; io.EOF: clean, on the server's word
 }
@@ -517,6 +571,7 @@ func (r *reading) run() {
 			r.err = err
 			return
 		}
+		r.heard.Store(true)
 		r.g.beat.Store(n.At.UnixNano())
 		for _, e := range n.Events {
 			if m := r.by[e.Subscription]; m != nil {

@@ -222,7 +222,7 @@ func (m *mailbox) ringListed(ctx context.Context, fresh []due) (pending bool, er
 			case r.Has(d.key): // a hint was quicker
 			case gone(item.Err):
 				vanished = append(vanished, d)
-			case item.Err != nil && !m.giveUp(item.ID, d.hinted):
+			case item.Err != nil && !m.giveUp(item, d):
 				pending = true
 			default:
 				dues = append(dues, d)

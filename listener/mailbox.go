@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -147,7 +149,7 @@ func (m *mailbox) serve(ctx context.Context) {
 
 	var err error
 	if !placed {
-		err = m.find(m.l.hearing) //nolint:contextcheck // placing ends with hearing, before what is being rung
+		err = m.find(m.l.hearing)                //nolint:contextcheck // placing ends with hearing, before what is being rung
 		list = m.box.Record().Subscription != "" // else the group marks it once it has one: subscribe, then list (rule 11)
 	}
 	doubted := map[string]due{}
@@ -201,6 +203,22 @@ func (m *mailbox) rate(err error) {
 	m.fails++
 	m.failing = fault.Of(err)
 	m.notBefore = time.Now().Add(backOff(m.failing, m.fails))
+	if m.fails == 1 && m.failing.Scope <= fault.Mailbox { // what concerns more is said once, by the account or the group
+		m.l.log.Warn("a mailbox is parked", zap.String("mailbox", m.address()), zap.Time("next_try", m.notBefore), zap.Error(err))
+	}
+}
+
+// answers tells the mailbox that its server answers: what failed because it did not is tried at once.
+func (m *mailbox) answers() {
+	m.mu.Lock()
+	waits := m.failing != nil && m.failing.Scope == fault.Server
+	if m.subFault != nil && m.subFault.Scope == fault.Server {
+		m.subNext = time.Time{}
+	}
+	m.mu.Unlock()
+	if waits {
+		m.retryNow()
+	}
 }
 
 // backOff is how long to wait after the nth failure in a row, with a jitter so that mailboxes that failed together do not come back together.

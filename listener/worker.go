@@ -57,7 +57,7 @@ func (m *mailbox) read(ctx context.Context, hints map[string]time.Time, doubted 
 				m.decide(subscriptions.Decision{Outcome: "gone", Reason: "gone", At: time.Now()})
 				delete(hints, item.ID)
 				continue
-			case item.Err != nil && !m.giveUp(item.ID, d.hinted):
+			case item.Err != nil && !m.giveUp(item, d):
 				delete(hints, item.ID) // tried again by itself
 				continue
 			case item.Err != nil:
@@ -210,13 +210,24 @@ var readAgain = [...]time.Duration{time.Minute, 5 * time.Minute}
 
 // giveUp counts a failed read of an item and says whether it was the last: then it rings generically. Until then the item is
 // hinted again by itself, and the mailbox listed, for no listing is complete without it.
-func (m *mailbox) giveUp(item string, hinted time.Time) bool {
+func (m *mailbox) giveUp(item ews.Item, d due) bool {
+	last, counted := m.try(item.ID, d.hinted)
+	if counted {
+		f := fault.Of(item.Err)
+		m.decide(subscriptions.Decision{Key: d.key, Outcome: "waiting", Reason: f.Code, Came: d.received, At: time.Now()})
+		m.l.log.Warn("a message cannot be read", zap.String("mailbox", m.address()), zap.Bool("rings_generically", last), zap.Error(f))
+	}
+	return last
+}
+
+// try counts a try, unless it came before its time.
+func (m *mailbox) try(item string, hinted time.Time) (last, counted bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.tries[item]
 	if t == nil {
 		if len(m.tries) >= maxHints {
-			return true
+			return true, true
 		}
 		if m.tries == nil {
 			m.tries = map[string]*tries{}
@@ -224,11 +235,11 @@ func (m *mailbox) giveUp(item string, hinted time.Time) bool {
 		t = &tries{}
 		m.tries[item] = t
 	} else if time.Now().Before(t.next) {
-		return false
+		return false, false
 	}
 	if t.n >= len(readAgain) {
 		delete(m.tries, item)
-		return true
+		return true, true
 	}
 	t.next = time.Now().Add(readAgain[t.n])
 	if !m.closed {
@@ -238,7 +249,7 @@ func (m *mailbox) giveUp(item string, hinted time.Time) bool {
 		})
 	}
 	t.n++
-	return false
+	return false, true
 }
 
 // write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end.

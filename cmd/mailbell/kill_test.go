@@ -1,0 +1,89 @@
+package main_test
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Nothing lost, no second bell: the process is killed again and again while mail arrives. Most of its lives are too short to get
+// level; some last long enough for the promise that what APNs answered more than a second before a kill is never sent again.
+func TestNothingIsLostWhenTheProcessIsKilled(t *testing.T) {
+	t.Parallel()
+	const messages, kills = 500, 12
+	draw := dice(t)
+	w := newWorld(t, 20)
+	w.begin()
+
+	lives := make([]time.Duration, kills)
+	for i := range lives {
+		lives[i] = 50*time.Millisecond + time.Duration(draw.Int64N(int64(350*time.Millisecond)))
+		if i%4 == 3 {
+			lives[i] += 1500 * time.Millisecond
+		}
+	}
+	gaps := make([]time.Duration, messages) // drawn here: the order of draws is to be the same each time
+	for i := range gaps {
+		gaps[i] = gap(draw)
+	}
+	var delivery sync.WaitGroup
+	delivery.Go(func() {
+		for _, gap := range gaps {
+			w.deliver()
+			pass(t, gap)
+		}
+	})
+	for _, life := range lives {
+		pass(t, life)
+		w.kill()
+		w.start()
+	}
+	delivery.Wait()
+	w.balance(kills * len(w.boxes)) // a message of every mailbox may be in flight at each kill
+}
+
+// A stop is not a kill: what is in flight finishes, and what was not begun is found at the next start.
+func TestAGracefulStopUnderLoadLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 12)
+	w.begin()
+	subscribed := w.sim.Counts().Requests["Subscribe"]
+
+	var delivery sync.WaitGroup
+	stopped := make(chan struct{})
+	delivery.Go(func() {
+		for {
+			select {
+			case <-stopped:
+				return
+			default:
+				w.deliver()
+				pass(t, 3*time.Millisecond)
+			}
+		}
+	})
+	for range 3 {
+		pass(t, 400*time.Millisecond)
+		w.restart()
+	}
+	close(stopped)
+	delivery.Wait()
+	w.balance(0)
+
+	counts := w.sim.Counts()
+	if n := counts.Requests["Subscribe"]; n != subscribed {
+		t.Errorf("%d subscriptions were made after the first start; their ids are to be opened again", n-subscribed)
+	}
+	if n := counts.Requests["Unsubscribe"]; n != 0 {
+		t.Errorf("%d subscriptions were given back at a stop", n)
+	}
+	for _, b := range w.boxes {
+		if alive, heard := w.sim.Subscriptions(b.address); alive != 1 || heard != 1 {
+			t.Errorf("%s: %d subscriptions, %d of them open; want one, open", b.address, alive, heard)
+		}
+	}
+	if n := len(w.runs); n != 4 || slices.ContainsFunc(w.runs[:3], func(p *process) bool { return p.running() }) {
+		t.Errorf("%d processes were started, want 4, of which the last one runs", n)
+	}
+}
