@@ -28,9 +28,20 @@ type TLS struct {
 	KeyPEM  Secret
 }
 
-// State says where enrolments and mailbox records are kept.
+// State says where enrolments and mailbox records are kept: in a file, or in Redis.
 type State struct {
-	Path string // of the embedded store's file
+	Path  string // of the embedded store's file; empty where Redis is set
+	Redis *Redis
+}
+
+// Redis is a single Redis server.
+type Redis struct {
+	Address  string // host:port
+	Username string // of an ACL user; empty: the default user
+	Password Secret
+	TLS      bool
+	CA       *x509.CertPool // nil: the system's roots
+	Prefix   string         // of every key
 }
 
 // Exchange is an Exchange organisation, or a part of one.
@@ -129,6 +140,7 @@ const (
 const (
 	DefaultListen                     = "127.0.0.1:8080"     // loopback: nothing is offered to a network that nobody asked for
 	DefaultStatePath                  = "mailbell.db"        // beside the configuration file
+	DefaultRedisPrefix                = "mailbell"           // a Redis may serve others too
 	DefaultMailboxesPerAccount        = maxMailboxes         // what one account's streams carry; fewer only spreads the load
 	DefaultSubscriptionsPerConnection = maxSubscriptions     // the fewer connections, the further the account's budget reaches
 	DefaultConnectionTimeout          = maxConnectionTimeout // each end of a stream costs a reopening

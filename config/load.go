@@ -115,10 +115,18 @@ func (o *object) tls() *TLS {
 }
 
 func (o *object) state() State {
-	o.unavailable("redis", "addresses", "mode", "master", "username", "password_file", "password_env",
-		"sentinel_password_file", "sentinel_password_env", "tls", "ca_file", "prefix")
-	s := State{Path: filepath.Join(o.r.dir, DefaultStatePath)}
+	defer o.end()
 	v := o.get("path")
+	if redis := o.object("redis"); isSet(redis.node) {
+		if isSet(v.node) {
+			v.fail("the state is in a file or in Redis, never in both: leave out path or redis")
+		}
+		return State{Redis: redis.redis()}
+	} else if !redis.wrong {
+		redis.asked = redisKeys
+		redis.end()
+	}
+	s := State{Path: filepath.Join(o.r.dir, DefaultStatePath)}
 	if path, ok := v.file(); ok {
 		s.Path = path
 	}
@@ -127,9 +135,51 @@ func (o *object) state() State {
 	} else if info, err := os.Stat(s.Path); err == nil && !info.Mode().IsRegular() {
 		v.fail("%s is not a regular file", shown(s.Path))
 	}
-	o.end()
 	return s
 }
+
+// redisKeys are those under state.redis.
+var redisKeys = []string{"addresses", "mode", "master", "username", "password_file", "password_env", "sentinel_password_file", "sentinel_password_env",
+	"tls", "ca_file", "prefix"}
+
+func (o *object) redis() *Redis {
+	o.require("addresses")
+	o.choice("mode", "single", []string{"single"}, "sentinel", "cluster")
+	o.unavailable("master")
+	o.unavailable("sentinel_password_file")
+	o.unavailable("sentinel_password_env")
+	r := &Redis{
+		Username: o.text("username", "", redisUser),
+		TLS:      o.boolean("tls", false),
+		CA:       o.authorities("ca_file"),
+		Prefix:   o.text("prefix", DefaultRedisPrefix, redisPrefix),
+	}
+	addresses := o.addresses("addresses")
+	switch v := o.get("addresses"); {
+	case len(addresses) > 1:
+		v.fail("has %d addresses: a single Redis has one", len(addresses))
+	case len(addresses) == 1:
+		r.Address = addresses[0]
+	}
+	if o.has("password_file") || o.has("password_env") {
+		r.Password, _ = o.word("password")
+	} else {
+		o.asked = append(o.asked, "password_file", "password_env")
+	}
+	if v := o.get("ca_file"); isSet(v.node) && !r.TLS {
+		v.fail("has no use without tls: true")
+	}
+	if v := o.get("username"); r.Username != "" && r.Password == "" && isSet(v.node) {
+		v.fail("has no password: set password_file or password_env")
+	}
+	o.end()
+	return r
+}
+
+var (
+	redisUser   = matching(regexp.MustCompile(`^[^\s\x00-\x1f]{1,128}$`), "the name of an ACL user, without spaces")
+	redisPrefix = matching(regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`), "1 to 64 characters of A-Z a-z 0-9 . _ : -")
+)
 
 func (o *object) exchange(accounts once) Exchange {
 	o.require("name", "domains", "listener_accounts")

@@ -217,8 +217,14 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"state in no folder":        {"", "state: {path: var/mailbell.db}", "1: state.path: the folder var does not exist"},
 		"state is a folder":         {"", "state: {path: secrets}", "1: state.path: secrets is not a regular file"},
 
-		"Redis":                 {"", "state: {redis: {addresses: [redis1:6379]}}", "1: state.redis: not available in this version of mailbell: leave it out"},
-		"Redis with a typo":     {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.adresses: unknown key; did you mean addresses?"},
+		"Redis with a typo":     {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.addresses: is required\n1: state.redis.adresses: unknown key; did you mean addresses?"},
+		"Redis and a file":      {"", "state: {path: mailbell.db, redis: {addresses: [redis1:6379]}}", "1: state.path: the state is in a file or in Redis, never in both: leave out path or redis"},
+		"Redis without a port":  {"", "state: {redis: {addresses: [redis1]}}", `1: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1`},
+		"two single Redis":      {"", "state: {redis: {addresses: [redis1:6379, redis2:6379]}}", "1: state.redis.addresses: has 2 addresses: a single Redis has one"},
+		"Redis by sentinel":     {"", "state: {redis: {addresses: [redis1:26379], mode: sentinel}}", "1: state.redis.mode: not available in this version of mailbell: sentinel; want single"},
+		"Redis CA without TLS":  {"", "state: {redis: {addresses: [redis1:6379], ca_file: ca.pem}}", "1: state.redis.ca_file: has no use without tls: true"},
+		"Redis user, no secret": {"", "state: {redis: {addresses: [redis1:6379], username: bell}}", "1: state.redis.username: has no password: set password_file or password_env"},
+		"Redis prefix":          {"", `state: {redis: {addresses: [redis1:6379], prefix: "a b"}}`, `1: state.redis.prefix: want 1 to 64 characters of A-Z a-z 0-9 . _ : -, got "a b"`},
 		"Exchange Online":       {"[contoso.com]", "[contoso.com]\n    type: online", "4: exchange[0].type: not available in this version of mailbell: online; want exchange"},
 		"push":                  {"[contoso.com]", "[contoso.com]\n    listen_by: push", "4: exchange[0].listen_by: not available in this version of mailbell: push; want streaming"},
 		"Graph":                 {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming"},
@@ -292,7 +298,7 @@ exchange:
     listener_accounts:
       - name: listener-01
         basic: {username: bell, password_file: secrets/nobody}
-state: {redis: {addresses: [redis1:6379]}}
+state: {redis: {addresses: [redis1]}}
 portal:
   clients:
     - {name: mdm, role: enrol, token_file: secrets/short}
@@ -304,7 +310,7 @@ mailbell.yaml:3: exchange[0].domains: is required
 mailbell.yaml:4: exchange[0].safety_pol: unknown key; did you mean safety_poll?
 mailbell.yaml:5: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 0
 mailbell.yaml:8: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist
-mailbell.yaml:9: state.redis: not available in this version of mailbell: leave it out
+mailbell.yaml:9: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1
 mailbell.yaml:12: portal.clients[0].token_file: holds a token of 15 characters: want at least 16
 mailbell.yaml:13: log.levl: unknown key; did you mean level?`
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {

@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 	"golang.org/x/net/idna"
 )
 
@@ -254,6 +255,24 @@ func (o *object) texts(key string, check func(string) (string, error)) []string 
 		}
 	}
 	return list
+}
+
+// addresses returns a list of host:port. The parser takes a plain host:port in brackets for a key with its value, which YAML
+// (1.2, section 7.3.3) does not.
+func (o *object) addresses(key string) []string {
+	v := o.get(key)
+	if sequence, ok := v.node.(*ast.SequenceNode); ok {
+		for i, n := range sequence.Values {
+			if mapping, ok := n.(*ast.MappingNode); ok && len(mapping.Values) == 1 {
+				n = mapping.Values[0]
+			}
+			if pair, ok := n.(*ast.MappingValueNode); ok {
+				text := token.String(pair.Key.String()+":"+pair.Value.String(), "", pair.GetToken().Position)
+				sequence.Values[i] = ast.String(text)
+			}
+		}
+	}
+	return o.texts(key, address)
 }
 
 // text returns a value that is a text. A wrong type is reported.

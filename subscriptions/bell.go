@@ -33,10 +33,14 @@ func (r Result) String() string { return results[r] }
 // Answer is the result of a bell with its reason.
 type Answer struct {
 	Result Result
-	Reason string    // the named reason of what was not accepted: unanswered, throttled, topic_away, BadDeviceToken, …
+	Reason string    // the named reason of what was not accepted: unanswered, throttled, topic_away, BadDeviceToken, quarantined, removal_held, …
 	Next   time.Time // for NotBefore: not earlier; zero: when the sender says that it is ready
 	PushID string    // the apns-id
 	Status int       // the HTTP status of APNs; 0: none came
 	At     time.Time // when the answer came
 	Resent int       // how often it was sent again without knowing whether the time before was taken
+
+	// Environment is where an alert was accepted, production or sandbox, if that is not the device's own: its enrolment
+	// belongs there. Empty: the device's own.
+	Environment string
 }

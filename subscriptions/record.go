@@ -107,7 +107,6 @@ type Outcome struct {
 
 // Enter is the write that enters outcomes: rules 2 and 6. devices are those that the mailbox has at this moment: who is
 // behind is decided here, and not by what was so when the pushes began. why tells the reason of a device that becomes behind.
-// (Tests: TestEnter…)
 func (r *Record) Enter(outcomes []Outcome, devices []Device, why func(device string) (reason string, next time.Time)) {
 	before := r.End
 	var entered []Outcome

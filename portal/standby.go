@@ -1,0 +1,20 @@
+package portal
+
+import "net/http"
+
+// Standby answers for an instance that does not hold the state: it is alive, not ready, and says why. Everything else is to be
+// asked again, by then of the one that holds it.
+func Standby(why string) http.Handler {
+	away := newProblem(http.StatusServiceUnavailable, why)
+	away.retryAfter = "5"
+	mux := http.NewServeMux()
+	mux.Handle("/healthz", text("ok\n"))
+	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
+	mux.Handle("/readyz", reading(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte("not ready: " + why + "\n"))
+	}))
+	mux.Handle("/", refusal(away))
+	return mux
+}

@@ -1,0 +1,25 @@
+package portal
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestAnInstanceThatStandsByIsAliveAndNotReady(t *testing.T) {
+	h := Standby("standing by behind process 7 on mail2")
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/v1/devices/d1": 503, "/metrics": 503} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
+		if want == 503 && !strings.Contains(w.Body.String(), "mail2") {
+			t.Errorf("%s does not say why: %s", path, w.Body)
+		}
+		if path == "/v1/devices/d1" && (w.Header().Get("Retry-After") == "" || w.Header().Get("Content-Type") != "application/problem+json") {
+			t.Errorf("%s: %v", path, w.Header())
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package service
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+
+	goredis "github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// state is where the state is kept, and whose turn it is to work on it.
+type state interface {
+	// hold waits until this instance may work, and returns the store for that. lost is closed when another has followed.
+	hold(ctx context.Context, standby func(behind string, err error)) (store subscriptions.Store, lost <-chan struct{}, err error)
+	// close closes the store that was held last.
+	close() error
+}
+
+func openState(ctx context.Context, c config.State, log *zap.Logger) (state, error) {
+	if c.Redis == nil {
+		s, err := subscriptions.OpenEmbedded(c.Path)
+		if err != nil {
+			return nil, err
+		}
+		return file{s}, nil
+	}
+	o := subscriptions.RedisOptions{Address: c.Redis.Address, Username: c.Redis.Username, Password: string(c.Redis.Password), Prefix: c.Redis.Prefix}
+	if c.Redis.TLS {
+		o.TLS = &tls.Config{RootCAs: c.Redis.CA, MinVersion: tls.VersionTLS12}
+	}
+	// The library has one logger for the process. What it says there comes back as an error of ours, too.
+	goredis.SetLogger(quiet{log})
+	store, warnings, err := subscriptions.OpenRedis(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	return &redis{options: o, store: store}, nil
+}
+
+// quiet is the library's logger: for who looks closely.
+type quiet struct{ log *zap.Logger }
+
+func (q quiet) Printf(_ context.Context, format string, v ...any) {
+	q.log.Debug("redis", zap.String("said", fmt.Sprintf(format, v...)))
+}
+
+// file is the embedded store: whoever has opened it has it.
+type file struct{ *subscriptions.Embedded }
+
+func (f file) hold(context.Context, func(string, error)) (subscriptions.Store, <-chan struct{}, error) {
+	return f.Embedded, nil, nil
+}
+
+func (f file) close() error { return f.Close() }
+
+// redis is a state that instances hold one after the other, each time with a store of its own: what another has followed writes no more.
+type redis struct {
+	options subscriptions.RedisOptions
+	store   *subscriptions.Redis
+	held    bool
+}
+
+func (r *redis) hold(ctx context.Context, standby func(string, error)) (subscriptions.Store, <-chan struct{}, error) {
+	if r.held { // and lost
+		if err := r.store.Close(); err != nil {
+			return nil, nil, err
+		}
+		store, _, err := subscriptions.OpenRedis(ctx, r.options)
+		if err != nil {
+			return nil, nil, errors.Join(err, ctx.Err())
+		}
+		r.store = store
+	}
+	r.held = true
+	if err := r.store.Hold(ctx, standby); err != nil {
+		return nil, nil, err
+	}
+	return r.store, r.store.Lost(), nil
+}
+
+func (r *redis) close() error { return r.store.Close() }

@@ -1,0 +1,260 @@
+package subscriptions_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+// server is a real redis-server.
+type server struct {
+	t       *testing.T
+	address string
+	args    []string
+	process *exec.Cmd
+}
+
+func startRedis(t *testing.T, args ...string) *server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip("redis-server is not installed: `make test` installs it")
+	}
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, address: l.Addr().String()}
+	l.Close()
+	_, port, _ := net.SplitHostPort(s.address)
+	s.args = append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", t.TempDir(), "--save", "", "--appendonly", "yes", "--loglevel", "warning"}, args...)
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	s.process = exec.CommandContext(context.Background(), "redis-server", s.args...)
+	s.process.Stderr = os.Stderr
+	if err := s.process.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	c := redis.NewClient(&redis.Options{Addr: s.address, DialerRetries: 1, MaxRetries: -1})
+	defer c.Close()
+	until(s.t, 10*time.Second, "redis-server answers", func() bool {
+		err := c.Ping(s.t.Context()).Err()
+		return err == nil || strings.Contains(err.Error(), "NOAUTH")
+	})
+}
+
+func (s *server) kill() {
+	if s.process != nil {
+		_ = s.process.Process.Kill()
+		_ = s.process.Wait()
+		s.process = nil
+	}
+}
+
+// until waits for a condition.
+func until(t *testing.T, most time.Duration, what string, ok func() bool) {
+	t.Helper()
+	end, tick := time.NewTimer(most), time.NewTicker(10*time.Millisecond)
+	defer end.Stop()
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-end.C:
+			t.Fatalf("within %v: not so: %s", most, what)
+		}
+	}
+}
+
+func (s *server) open(t *testing.T) *subscriptions.Redis {
+	t.Helper()
+	r, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Hold(t.Context(), func(behind string, err error) { t.Logf("standing by behind %q: %v", behind, err) }); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestRedisConforms(t *testing.T) {
+	s := startRedis(t)
+	storetest.Run(t, func(t *testing.T) subscriptions.Store { return s.open(t) })
+}
+
+func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
+	s := startRedis(t)
+	store := s.open(t)
+	b, err := subscriptions.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	s.kill()
+	if err := b.Ping(t.Context()); err == nil {
+		t.Error("a Redis that is away answers")
+	}
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); err == nil || b.Mailbox(alice).Record().Listed == 7 {
+		t.Errorf("a write to a Redis that is away: %v", err)
+	}
+	s.start()
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 8 }); err != nil {
+		t.Errorf("Redis is back: %v", err)
+	}
+	store.Close()
+	store = s.open(t)
+	defer store.Close()
+	if b, err = subscriptions.Open(t.Context(), store); err != nil || b.Mailbox(alice).Record().Listed != 8 {
+		t.Errorf("%v: what was written is not there", err)
+	}
+}
+
+func TestASecondInstanceStandsByAndTakesOverWithinFifteenSeconds(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	first := s.open(t)
+	second, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	var said atomic.Value
+	held := make(chan error, 1)
+	go func() {
+		held <- second.Hold(t.Context(), func(behind string, _ error) { said.Store(behind) })
+	}()
+	until(t, 5*time.Second, "the second says behind whom it stands", func() bool {
+		b, _ := said.Load().(string)
+		return strings.Contains(b, fmt.Sprint("process ", os.Getpid()))
+	})
+	b, err := subscriptions.Open(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	first.Crash()
+	gone := time.Now()
+	select {
+	case err := <-held:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Fatal("it did not take over within 15 s")
+	}
+	t.Logf("taken over after %v", time.Since(gone))
+	if b, err = subscriptions.Open(t.Context(), second); err != nil || b.Mailbox(alice) == nil {
+		t.Errorf("%v: the second does not know what the first had", err)
+	}
+}
+
+func TestAnInstanceThatWasFollowedWritesNoMore(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	first := s.open(t)
+	defer first.Close()
+	b, err := subscriptions.Open(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	c := redis.NewClient(&redis.Options{Addr: s.address})
+	defer c.Close()
+	c.Del(t.Context(), "mailbell:lock") // as if it had expired while the first was frozen
+	second := s.open(t)
+	defer second.Close()
+	if _, err := subscriptions.Open(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); !errors.Is(err, subscriptions.ErrFollowed) {
+		t.Errorf("the first still writes: %v", err)
+	}
+	select {
+	case <-first.Lost():
+	case <-time.After(10 * time.Second):
+		t.Error("it does not know that it was followed")
+	}
+}
+
+func TestTheLockIsKeptOverAnOutageOfRedis(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	defer store.Close()
+	c := redis.NewClient(&redis.Options{Addr: s.address})
+	defer c.Close()
+	c.FlushAll(t.Context()) // a server that came back empty
+	until(t, 10*time.Second, "the lock is there again", func() bool { return c.Exists(t.Context(), "mailbell:lock").Val() == 1 })
+	select {
+	case <-store.Lost():
+		t.Error("it gave up though nobody followed")
+	default:
+	}
+}
+
+func TestARedisThatCouldDropEnrolmentsIsRefused(t *testing.T) {
+	s := startRedis(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+	_, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
+	if !errors.Is(err, subscriptions.ErrRedis) || !strings.Contains(err.Error(), "allkeys-lru") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestARedisWithoutAnAppendOnlyFileIsWarnedOf(t *testing.T) {
+	s := startRedis(t, "--appendonly", "no")
+	r, warnings, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "appendonly") {
+		t.Errorf("%v", warnings)
+	}
+}
+
+func TestAnACLUserNeedsOnlyItsPrefix(t *testing.T) {
+	dir := t.TempDir()
+	acl := filepath.Join(dir, "users.acl")
+	rules := "user default off\nuser bell on >open-sesame ~mailbell:* +@read +@write +@scripting +@connection +@transaction +info\n"
+	if err := os.WriteFile(acl, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startRedis(t, "--aclfile", acl)
+	o := subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell", Username: "bell", Password: "open-sesame"}
+	r, _, err := subscriptions.OpenRedis(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Hold(t.Context(), func(string, error) {}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := subscriptions.Open(t.Context(), r); err != nil {
+		t.Error(err)
+	} else {
+		enrol(t, b, "d1", alice, "aa")
+		enrol(t, b, "d1", bob, "aa")
+	}
+	r.Close()
+	o.Password = "wrong"
+	if _, _, err = subscriptions.OpenRedis(t.Context(), o); err == nil || strings.Contains(err.Error(), "wrong"+" ") {
+		t.Errorf("with a wrong password: %v", err)
+	}
+}
