@@ -30,7 +30,9 @@ const (
 	maxConnections    = 1000
 	handshakeTime     = 10 * time.Second
 	goAwayGrace       = 5 * time.Second // for the streams that are open at a GOAWAY
-	maxStalled        = 1000            // requests of a connection that wait; the stream limit bounds them too
+	lingerTime        = time.Second     // for a client to read why it is refused
+	lingerBytes       = 1 << 20
+	maxStalled        = 1000 // requests of a connection that wait; the stream limit bounds them too
 	defaultSendWindow = 65535
 )
 
@@ -76,6 +78,7 @@ type pushConn struct {
 	blocked  []*pushStream
 	unsent   []*pushStream // answered, not yet flushed
 	stalled  []*pushStream
+	greeted  bool // SETTINGS are sent
 	goneAway bool
 	grace    *time.Timer // after a GOAWAY
 	ended    bool
@@ -164,6 +167,7 @@ func (c *pushConn) run() error {
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaders})
 	c.acks = append(c.acks, streamsAtFirst)
 	err := c.out.Flush()
+	c.greeted = true
 	c.mu.Unlock()
 	if err != nil {
 		return err
@@ -188,7 +192,9 @@ func (c *pushConn) run() error {
 				continue
 			}
 			if ce, ok := errors.AsType[http2.ConnectionError](err); ok {
-				c.goAway(http2.ErrCode(ce), "")
+				c.refuse(http2.ErrCode(ce))
+			} else if errors.Is(err, http2.ErrFrameTooLarge) {
+				c.refuse(http2.ErrCodeFrameSize)
 			}
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -223,7 +229,7 @@ func (c *pushConn) flush() error {
 	if err == nil {
 		c.unsent = c.unsent[:0]
 		if c.grace != nil && len(c.streams) == 0 {
-			c.tls.CloseWrite() // all is answered; the client closes its half
+			c.closeWrite() // all is answered; the client closes its half
 		}
 	}
 	return err
@@ -253,7 +259,7 @@ func (c *pushConn) frame(f http2.Frame) error {
 			delete(c.streams, f.StreamID)
 		}
 	case *http2.PushPromiseFrame:
-		c.goAway(http2.ErrCodeProtocol, "")
+		c.refuse(http2.ErrCodeProtocol)
 		return errors.New("PUSH_PROMISE from a client")
 	}
 	return nil
@@ -318,7 +324,7 @@ func (c *pushConn) headers(f *http2.MetaHeadersFrame) error {
 		if open && f.StreamEnded() { // trailers
 			return c.endOfRequest(id)
 		}
-		c.goAway(http2.ErrCodeProtocol, "")
+		c.refuse(http2.ErrCodeProtocol)
 		return errors.New("stream ids out of order")
 	}
 	c.last = id
@@ -350,7 +356,7 @@ func (c *pushConn) data(f *http2.DataFrame) error {
 	c.unread += f.Length
 	if c.unread > receiveWindow {
 		c.mu.Unlock()
-		c.goAway(http2.ErrCodeFlowControl, "")
+		c.refuse(http2.ErrCodeFlowControl)
 		return errors.New("the client ignores flow control")
 	}
 	if c.unread >= windowRefill {
@@ -541,18 +547,28 @@ func (c *pushConn) reset(id uint32, code http2.ErrCode) {
 	c.framer.WriteRSTStream(id, code)
 }
 
-// goAway says that no further stream is taken.
-func (c *pushConn) goAway(code http2.ErrCode, reason string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// goAway says that no further stream is taken; c.mu is held.
+func (c *pushConn) goAway(code http2.ErrCode, debug string) {
 	c.goneAway = true
-	var debug []byte
-	if reason != "" {
-		debug = []byte(`{"reason":"` + reason + `"}`)
-	}
-	if c.framer.WriteGoAway(c.last, code, debug) == nil {
+	if c.framer.WriteGoAway(c.last, code, []byte(debug)) == nil {
 		c.flush() // an error shows in the read loop too
 	}
+}
+
+// closeWrite says farewell; what is written after it is dropped, for nobody reads it; c.mu is held.
+func (c *pushConn) closeWrite() {
+	c.tls.CloseWrite()
+	c.out.Reset(io.Discard)
+}
+
+// refuse ends a connection that breaks the protocol: GOAWAY, and the rest is read so that no reset overtakes it.
+func (c *pushConn) refuse(code http2.ErrCode) {
+	c.mu.Lock()
+	c.goAway(code, "")
+	c.closeWrite()
+	c.mu.Unlock()
+	c.tls.SetReadDeadline(time.Now().Add(lingerTime))
+	io.CopyN(io.Discard, c.raw, lingerBytes)
 }
 
 // cut ends the connection with no word.
@@ -600,11 +616,12 @@ func (s *apns) cutAll() { s.each((*pushConn).cut) }
 func (s *apns) goAwayAll() {
 	s.each(func(c *pushConn) {
 		c.mu.Lock()
-		if c.grace == nil {
-			c.grace = time.AfterFunc(goAwayGrace, c.cut)
+		defer c.mu.Unlock()
+		if c.ended || c.goneAway || !c.greeted {
+			return
 		}
-		c.mu.Unlock()
-		c.goAway(http2.ErrCodeNo, "Shutdown")
+		c.grace = time.AfterFunc(goAwayGrace, c.cut)
+		c.goAway(http2.ErrCodeNo, `{"reason":"Shutdown"}`)
 	})
 }
 

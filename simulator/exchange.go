@@ -72,7 +72,6 @@ type exchange struct {
 
 	mu        sync.Mutex
 	boxes     map[string]*mailbox // by address
-	byGUID    map[guid]*mailbox
 	aliases   map[string]string
 	redirects map[string]Redirect
 	subs      map[string]*subscription
@@ -117,7 +116,7 @@ func newExchange(o Options, fs *faults, closing <-chan struct{}) *exchange {
 	return &exchange{
 		clock: clock{fs}, faults: fs, logf: func(string, ...any) {}, onMessage: o.OnMessage, schema: o.SchemaForm, heartbeat: o.Heartbeat,
 		closing: closing,
-		boxes:   map[string]*mailbox{}, byGUID: map[guid]*mailbox{}, aliases: map[string]string{}, redirects: map[string]Redirect{},
+		boxes:   map[string]*mailbox{}, aliases: map[string]string{}, redirects: map[string]Redirect{},
 		subs: map[string]*subscription{}, streams: map[*stream]struct{}{}, conns: map[net.Conn]struct{}{}, requests: map[string]int{},
 	}
 }
@@ -146,7 +145,7 @@ func (x *exchange) addMailbox(address string) error {
 		return fmt.Errorf("%s %w", address, ErrMailboxExists)
 	}
 	b := &mailbox{address: address, guid: newGUID(), items: map[uint64]*item{}}
-	x.boxes[address], x.byGUID[b.guid] = b, b
+	x.boxes[address] = b
 	return nil
 }
 
@@ -184,7 +183,6 @@ func (x *exchange) removeMailbox(address string) error {
 	}
 	b.removed = true
 	delete(x.boxes, b.address)
-	delete(x.byGUID, b.guid)
 	for alias, address := range x.aliases {
 		if address == b.address {
 			delete(x.aliases, alias)

@@ -71,6 +71,7 @@ type stream struct {
 	dirty   []*subscription // those with something to tell
 	errors  []streamError
 	replace bool // another connection took its subscriptions
+	cut     bool // by a fault: it ends without a word
 	wake    chan struct{}
 
 	held []byte // written while silenced
@@ -162,8 +163,10 @@ func (x *exchange) cutStreams(f *activeFault, reset bool) {
 	x.mu.Lock()
 	var conns []net.Conn
 	for st := range x.streams {
-		if st.carries(f.Mailbox) && f.met() {
+		if !st.cut && !st.replace && st.carries(f.Mailbox) && f.met() {
 			conns = append(conns, st.conn)
+			st.cut = true
+			x.detach(st) // what comes from here on waits for the next stream
 		}
 	}
 	x.mu.Unlock()
@@ -346,7 +349,7 @@ func (c *call) openStream(ids []*node) (*stream, *streamError) {
 	}
 	open := 0
 	for o := range x.streams {
-		if o.budget == st.budget && !o.replace {
+		if o.budget == st.budget && !o.replace && !o.cut {
 			open++
 		}
 	}
@@ -433,6 +436,10 @@ func (o *streamWriter) drain() (more, ok bool) {
 		return false, true
 	}
 	x.mu.Lock()
+	if st.cut {
+		x.mu.Unlock()
+		return false, false
+	}
 	var failure *streamError
 	if len(st.errors) > 0 {
 		failure = &st.errors[0]

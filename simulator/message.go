@@ -115,6 +115,14 @@ func parseMessage(raw []byte) *message {
 	}
 	parts := readParts(header, body, previewSource)
 	m.class = classOf(header, parts)
+	if fieldOf(header, "Sensitivity") == "" { // [MS-OXCICAL] 2.1.3.1.1.20.4
+		switch parts.classification {
+		case "PRIVATE":
+			m.sensitive = "Private"
+		case "CONFIDENTIAL":
+			m.sensitive = "Confidential"
+		}
+	}
 	m.attachment = parts.attachment
 	if !strings.HasPrefix(m.class, "IPM.Note.SMIME") || strings.HasSuffix(m.class, "MultipartSigned") {
 		m.preview = preview(parts.plain())
@@ -179,12 +187,14 @@ func charsetReader(charset string, input io.Reader) (io.Reader, error) {
 	return e.NewDecoder().Reader(input), nil
 }
 
+// decodeHeader decodes encoded words. What they hold that is not of their charset becomes U+FFFD, and spoils nothing else.
 func decodeHeader(s string) string {
+	s = toUTF8(s)
 	d := mime.WordDecoder{CharsetReader: charsetReader}
 	if t, err := d.DecodeHeader(s); err == nil {
 		s = t
 	}
-	return toUTF8(s)
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // toUTF8 takes text that is not UTF-8 as Windows-1252, in which every byte is a character.
@@ -204,11 +214,13 @@ func toUTF8(s string) string {
 }
 
 func parseAddresses(s string) []mail.Address {
+	s = toUTF8(s)
 	p := mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: charsetReader}}
 	if list, err := p.ParseList(s); err == nil {
 		out := make([]mail.Address, 0, min(len(list), maxRecipients))
 		for _, a := range list[:min(len(list), maxRecipients)] {
-			out = append(out, mail.Address{Name: toUTF8(a.Name), Address: toUTF8(a.Address)})
+			// Many programs put quotes around encoded words, and every reader decodes them.
+			out = append(out, mail.Address{Name: decodeHeader(strings.ToValidUTF8(a.Name, "\uFFFD")), Address: toUTF8(a.Address)})
 		}
 		return out
 	}
@@ -226,13 +238,15 @@ func parseAddresses(s string) []mail.Address {
 
 // parts is what a walk over a message's MIME tree found.
 type parts struct {
-	limit      int // bytes of each text
-	count      int
-	text, html *string
-	calendar   string // method=… of a text/calendar part, in capitals
-	partstat   string // of a calendar reply
-	status     string // Action: of a delivery report
-	attachment bool
+	limit          int // bytes of each text
+	count          int
+	text, html     *string
+	calendar       string // method=… of a text/calendar part, in capitals
+	partstat       string // of a calendar reply
+	classification string // CLASS of a calendar event, in capitals
+	described      string // DESCRIPTION of a calendar event
+	status         string // Action: of a delivery report
+	attachment     bool
 }
 
 func readParts(header []headerField, body []byte, limit int) *parts {
@@ -245,10 +259,7 @@ func (p *parts) walk(contentType, encoding, disposition string, body io.Reader, 
 	if p.count++; p.count > maxParts || depth > maxPartDepth {
 		return
 	}
-	media, params, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		media = "text/plain"
-	}
+	media, params := mediaType(contentType)
 	kind, dispositionParams, _ := mime.ParseMediaType(disposition)
 	if boundary := params["boundary"]; strings.HasPrefix(media, "multipart/") && boundary != "" {
 		r := multipart.NewReader(body, boundary)
@@ -285,7 +296,10 @@ func (p *parts) walk(contentType, encoding, disposition string, body io.Reader, 
 		s := read(max(p.limit, 64<<10)) // much of the beginning is style
 		p.html = &s
 	case media == "text/calendar" && p.calendar == "":
-		s := strings.ToUpper(read(64 << 10))
+		s := read(64 << 10)
+		p.described = description(s)
+		s = strings.ToUpper(s)
+		p.classification = lineValue(s, "CLASS:")
 		if p.calendar = strings.ToUpper(params["method"]); p.calendar == "" {
 			p.calendar = lineValue(s, "METHOD:")
 		}
@@ -296,6 +310,19 @@ func (p *parts) walk(contentType, encoding, disposition string, body io.Reader, 
 	case media == "message/delivery-status":
 		p.status = strings.ToLower(lineValue(strings.ToUpper(read(64<<10)), "ACTION:"))
 	}
+}
+
+// mediaType reads a Content-Type. One whose parameters are broken still says what kind it is; a broken kind is plain text.
+func mediaType(s string) (string, map[string]string) {
+	media, params, err := mime.ParseMediaType(s)
+	if err == nil {
+		return media, params
+	}
+	media, _, _ = strings.Cut(s, ";")
+	if media = strings.ToLower(strings.TrimSpace(media)); !strings.Contains(media, "/") {
+		media = "text/plain"
+	}
+	return media, params
 }
 
 // trimRune drops a UTF-8 character that a limit cut off.
@@ -310,6 +337,22 @@ func trimRune(b []byte) string {
 	}
 	return string(b)
 }
+
+// description is that of a calendar event: the body of a message that has no other ([MS-OXCICAL] 2.1.3.1.1.20.11).
+func description(s string) string {
+	s, _, _ = strings.Cut(s, "BEGIN:VALARM") // which describes itself
+	s = icalFold.ReplaceAllString(s, "")
+	if m := icalDescription.FindStringSubmatch(s); m != nil {
+		return icalEscapes.Replace(m[1])
+	}
+	return ""
+}
+
+var (
+	icalFold        = regexp.MustCompile(`\r?\n[ \t]`)
+	icalDescription = regexp.MustCompile(`(?im)^DESCRIPTION(?:;(?:"[^"\r\n]*"|[^":\r\n])*)?:([^\r\n]*)`)
+	icalEscapes     = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\N`, "\n", `\,`, ",", `\;`, ";")
+)
 
 func lineValue(s, name string) string {
 	for line := range strings.Lines(s) {
@@ -332,7 +375,7 @@ func transferDecoder(encoding string, r io.Reader) io.Reader {
 
 var (
 	tags   = regexp.MustCompile(`(?is)<(style|script|head)\b.*?</(style|script|head)\s*>|<!--.*?-->|<[^>]*>`)
-	breaks = regexp.MustCompile(`(?i)<(br|/p|/div|/tr|/li)\b[^>]*>`)
+	breaks = regexp.MustCompile(`(?i)<(br|/p|/div|/tr|/li|/h[1-6]|/t[dh])\b[^>]*>`)
 )
 
 // plain is the text of the message; of HTML, what is left without its tags.
@@ -343,7 +386,7 @@ func (p *parts) plain() string {
 	case p.html != nil:
 		return html.UnescapeString(tags.ReplaceAllString(breaks.ReplaceAllString(*p.html, "\n$0"), ""))
 	}
-	return ""
+	return p.described
 }
 
 // markup is the body as HTML.
@@ -374,9 +417,8 @@ func preview(s string) string {
 
 // classOf is the item class that Exchange would give the message ([MS-OXCMAIL] 2.2.3).
 func classOf(header []headerField, p *parts) string {
-	media, params, err := mime.ParseMediaType(fieldOf(header, "Content-Type"))
+	media, params := mediaType(fieldOf(header, "Content-Type"))
 	switch {
-	case err != nil:
 	case media == "application/pkcs7-mime" || media == "application/x-pkcs7-mime":
 		return "IPM.Note.SMIME"
 	case media == "multipart/signed":
@@ -397,6 +439,8 @@ func classOf(header []headerField, p *parts) string {
 		return "IPM.Schedule.Meeting.Request"
 	case "CANCEL":
 		return "IPM.Schedule.Meeting.Canceled"
+	case "COUNTER":
+		return "IPM.Schedule.Meeting.Resp.Tent"
 	case "REPLY":
 		switch p.partstat {
 		case "DECLINED":

@@ -188,7 +188,7 @@ func (s *Server) start(ctx context.Context, o Options) error {
 	}
 	s.SMTPAddr = smtpListener.Addr().String()
 	mailServer := newSMTP(x)
-	s.closers = append(s.closers, mailServer.Close)
+	s.closers = append(s.closers, mailServer.Close, smtpListener.Close) // Close misses a listener that Serve has not seen yet
 	s.running.Go(func() {
 		if err := mailServer.Serve(smtpListener); err != nil && !errors.Is(err, smtp.ErrServerClosed) {
 			s.logf("smtp: %v", err)
