@@ -183,8 +183,7 @@ func (c *pushConn) run() error {
 	for {
 		f, err := c.framer.ReadFrame()
 		if err != nil {
-			var se http2.StreamError
-			if errors.As(err, &se) {
+			if se, ok := errors.AsType[http2.StreamError](err); ok {
 				c.reset(se.StreamID, se.Code)
 				if err := c.flushIfIdle(); err != nil {
 					return err

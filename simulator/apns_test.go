@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -73,9 +74,7 @@ func goodPush(t *testing.T, s *Server) push {
 
 func (p push) with(header, value string) push {
 	h := map[string]string{}
-	for k, v := range p.header {
-		h[k] = v
-	}
+	maps.Copy(h, p.header)
 	h[header] = value
 	if value == "" {
 		delete(h, header)

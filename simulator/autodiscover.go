@@ -3,7 +3,6 @@ package simulator
 // Autodiscover, the plain XML (POX) form ([MS-OXDSCLI]).
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 )
@@ -74,7 +73,7 @@ func (x *exchange) serveAutodiscover(w http.ResponseWriter, r *http.Request) {
 	b.raw(`</Autodiscover>`)
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-	io.WriteString(w, string(b))
+	_, _ = w.Write(b)
 }
 
 func (x *exchange) autodiscoverError(b *markup, code int, text string) {

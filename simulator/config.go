@@ -5,6 +5,7 @@ package simulator
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -164,7 +165,7 @@ func (s *Server) domains() []string {
 
 // freeAddress is one on loopback that nobody listens on now.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

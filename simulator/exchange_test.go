@@ -21,9 +21,10 @@ func TestSchemaIsAtHandForTheTests(t *testing.T) {
 	if missing != "" {
 		t.Skip("no EWS message of these tests is validated: " + missing)
 	}
-	bad := &messages{list: [][]byte{[]byte(xmlDeclaration + envelopeStart + `<m:GetItem xmlns:m="` + nsMessages + `"/>` + envelopeEnd)}}
-	if wrong := bad.invalid(t, dir); !strings.Contains(wrong, "Missing child element") {
-		t.Errorf("a message that is wrong: %q", wrong)
+	bad := &messages{list: map[string]map[string]bool{}}
+	bad.add("x", "response", []byte(xmlDeclaration+envelopeStart+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+envelopeEnd))
+	if wrong, err := bad.invalid(dir); err != nil || !strings.Contains(wrong, "Missing child element") {
+		t.Errorf("a message that is wrong: %q, %v", wrong, err)
 	}
 }
 
@@ -145,7 +146,7 @@ func TestSubscriptionExpiresOnlyWithoutAStream(t *testing.T) {
 				t.Fatalf("a subscription that is in use: %s", w.Body)
 			}
 		}
-		time.Sleep(idleExpiry + time.Second) // the bubble's clock
+		<-time.After(idleExpiry + time.Second) // the bubble's clock
 		w, done = record(x, c.request(t.Context(), getStreamingEvents(30, id)))
 		<-done
 		if !strings.Contains(w.Body.String(), "ErrorSubscriptionNotFound") {

@@ -103,9 +103,6 @@ var faultTable = []faultKind{
 	{apnsDelay, "token seconds", "APNs answers `seconds` later."},
 }
 
-// immediate lists the faults that are done at once.
-var immediate = []string{streamFIN, streamRST, subscriptionsLost, serverRestart, apnsGoAway}
-
 // valued lists the faults whose seconds are not the time after which they are cleared.
 var valued = []string{exchangeDelay, apnsDelay, clockSkew, serverRestart}
 

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -9,7 +10,12 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if dir, missing := schema(); missing == "" {
+		dir, missing := schema()
+		if missing == "" {
+			if wrong, err := sent.invalid(dir); err != nil || wrong != "" {
+				fmt.Fprintf(os.Stderr, "--- FAIL: messages that are not valid against the EWS schema:\n%s%v\n", wrong, err)
+				code = 1
+			}
 			os.RemoveAll(dir)
 		}
 		os.Exit(code)

@@ -180,6 +180,7 @@ func fieldOf(fields []headerField, name string) string {
 
 // charsetReader decodes a charset by its name on the web, which covers those of mail.
 func charsetReader(charset string, input io.Reader) (io.Reader, error) {
+	charset, _, _ = strings.Cut(charset, "*") // RFC 2231 section 5: a language may follow
 	e, err := htmlindex.Get(charset)
 	if err != nil {
 		return nil, err
@@ -187,14 +188,28 @@ func charsetReader(charset string, input io.Reader) (io.Reader, error) {
 	return e.NewDecoder().Reader(input), nil
 }
 
-// decodeHeader decodes encoded words. What they hold that is not of their charset becomes U+FFFD, and spoils nothing else.
+var encodedWord = regexp.MustCompile(`=\?[^?\s]+\?[bBqQ]\?[^?]*\?=`)
+
+// decodeHeader decodes encoded words (RFC 2047). One that cannot be decoded stays as it is, and what one holds that is not of
+// its charset becomes U+FFFD; neither spoils the others. A character may be cut in two by words that follow each other.
 func decodeHeader(s string) string {
 	s = toUTF8(s)
 	d := mime.WordDecoder{CharsetReader: charsetReader}
-	if t, err := d.DecodeHeader(s); err == nil {
-		s = t
+	var b strings.Builder
+	last, decoded := 0, false
+	for _, at := range encodedWord.FindAllStringIndex(s, -1) {
+		word, err := d.Decode(s[at[0]:at[1]])
+		if err != nil {
+			continue
+		}
+		if gap := s[last:at[0]]; !decoded || strings.TrimSpace(gap) != "" {
+			b.WriteString(gap)
+		}
+		b.WriteString(word)
+		last, decoded = at[1], true
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	b.WriteString(s[last:])
+	return strings.ToValidUTF8(b.String(), "\uFFFD")
 }
 
 // toUTF8 takes text that is not UTF-8 as Windows-1252, in which every byte is a character.

@@ -290,7 +290,7 @@ func TestThousandsOfMailboxesAreHeardAtOnce(t *testing.T) {
 		}
 	}
 	deadline := time.After(soon)
-	for n := 0; n < mailboxes*each; n++ {
+	for n := range mailboxes * each {
 		select {
 		case <-heard:
 		case <-deadline:

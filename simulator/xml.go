@@ -46,7 +46,7 @@ func parseXML(r io.Reader) (*node, error) {
 	)
 	for {
 		token, err := d.Token()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
