@@ -87,7 +87,7 @@ type portalClient struct {
 const manyRequests = 10_000
 
 // writeFiles fills dir, and the fields of s that name its files.
-func (s *Server) writeFiles(dir string) error {
+func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (s *Server) writeFiles(dir string) error {
 	if err != nil {
 		return err
 	}
-	listen, err := freeAddress()
+	listen, err := freeAddress(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,8 +164,8 @@ func (s *Server) domains() []string {
 }
 
 // freeAddress is one on loopback that nobody listens on now.
-func freeAddress() (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+func freeAddress(ctx context.Context) (string, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

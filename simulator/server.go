@@ -206,7 +206,7 @@ func (s *Server) start(ctx context.Context, o Options) error {
 	if o.Dir == "" {
 		return nil
 	}
-	return s.writeFiles(o.Dir)
+	return s.writeFiles(ctx, o.Dir)
 }
 
 func (s *Server) listen(ctx context.Context) (net.Listener, error) {
