@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,6 +195,9 @@ var table = []Row{
 	// Everything else: a wrong guess costs a retry and a listing.
 	{Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, CatchUp: true, Meaning: "an error that mailbell does not know"},
 }
+
+// Rows returns the table, for who explains it and who tests the reactions to it.
+func Rows() []Row { return slices.Clone(table) }
 
 // known reports whether the table has an entry for the code itself.
 func known(code string) bool { return lookup(code, "").Code != codeUnknown }

@@ -42,11 +42,13 @@ type group struct {
 	key  groupKey
 	log  *zap.Logger
 	wake chan struct{} // a mailbox joined or left
+	deaf chan struct{} // the stream tells too little: it is to be replaced
 
 	mu      sync.Mutex
 	members map[*mailbox]struct{}
 	leaving []*subscriptions.Record // of mailboxes that left, with a subscription to give back
 	ended   bool
+	late    []time.Time  // when messages were found that the stream should have told of
 	fault   *fault.Error // why the stream is not open
 	next    time.Time    // when it is tried again
 
@@ -63,7 +65,7 @@ type group struct {
 
 func newGroup(a *account, k groupKey) *group {
 	return &group{
-		a: a, key: k, wake: make(chan struct{}, 1), members: map[*mailbox]struct{}{},
+		a: a, key: k, wake: make(chan struct{}, 1), deaf: make(chan struct{}, 1), members: map[*mailbox]struct{}{},
 		log: a.e.l.log.With(zap.String("exchange", a.e.Name), zap.String("account", a.Name)),
 	}
 }
@@ -93,10 +95,37 @@ func (g *group) remove(m *mailbox) {
 	g.poke()
 }
 
-func (g *group) poke() {
+func (g *group) poke() { signal(g.wake) }
+
+// signal leaves a signal where none waits yet.
+func signal(c chan struct{}) {
 	select {
-	case g.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
+	}
+}
+
+const (
+	// hintDelay is how old a message is that a stream has had the time to tell of.
+	hintDelay = time.Minute
+	// maxLate within lateWindow replace a stream: one may be a slip, two are a stream that is dead though it beats.
+	maxLate    = 2
+	lateWindow = time.Hour
+)
+
+// missedOne notes that a listing found a message that the stream should have told of.
+func (g *group) missedOne() {
+	now := time.Now()
+	g.mu.Lock()
+	g.late = slices.DeleteFunc(g.late, func(t time.Time) bool { return now.Sub(t) > lateWindow })
+	g.late = append(g.late, now)
+	dead := len(g.late) >= maxLate
+	if dead {
+		g.late = nil
+	}
+	g.mu.Unlock()
+	if dead {
+		signal(g.deaf)
 	}
 }
 
@@ -138,6 +167,11 @@ func (g *group) run(ctx context.Context) {
 		case <-alarm.C:
 		case <-g.wake:
 			sleep(ctx, settle)
+		case <-g.deaf:
+			if open != nil {
+				g.log.Warn("a stream is open and does not tell of new mail; it is replaced", zap.Int("mailboxes", len(open.by)))
+				open.spoilt, g.missed = true, true
+			}
 		case err := <-open.words():
 			open.spoilt = true
 			g.backOff(open.since, nil)
@@ -368,7 +402,9 @@ func (g *group) open(ctx context.Context, want map[string]*mailbox) (*reading, e
 	g.tell(nil, time.Time{})
 	for _, m := range want {
 		m.mu.Lock()
-		m.open = true
+		if !m.open {
+			m.open, m.since = true, r.since
+		}
 		m.mu.Unlock()
 	}
 	g.a.e.l.metrics.streams.Inc()

@@ -404,3 +404,159 @@ func TestAMailboxThatNoEntryCoversAnyMoreSaysSo(t *testing.T) {
 		}
 	})
 }
+
+func TestAStreamThatBeatsAndTellsNothingIsReplacedAtTheSecondMessage(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.enrol("a", alice)
+		w.enrol("b", bob)
+		w.pass(time.Hour)
+		streams := len(w.ex.streams)
+		var all []*message
+		w.ex.set(func() { w.ex.deafen = true })
+		unheard := w.ex.come(bob)
+		for range 2 {
+			all = append(all, w.ex.come(alice))
+			w.pass(5 * time.Minute)
+			w.l.boxes[w.book.Mailbox(alice)].markListing() // as the safety poll does
+			synctest.Wait()
+		}
+		w.pass(time.Second)
+		w.rang(1, "a", all...)
+		if len(w.ex.streams) == streams {
+			t.Error("the stream was not replaced")
+		}
+		w.rang(1, "b", unheard) // its members were listed at once
+	})
+}
+
+func TestMailFromBeforeTheStreamWasOpenIsNoSignOfADeadOne(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.enrol("a", alice)
+		w.pass(time.Hour)
+		w.stop()
+		var all []*message
+		for i := range 5 {
+			all = append(all, w.ex.come(alice, at(ago(time.Duration(2+i)*time.Minute))))
+		}
+		streams := len(w.ex.streams)
+		w.start()
+		w.pass(10 * time.Minute)
+		w.rang(1, "a", all...)
+		if got := len(w.ex.streams) - streams; got != 1 {
+			t.Errorf("%d streams were opened", got)
+		}
+	})
+}
+
+func TestNothingIsRungThatCannotBeWrittenDown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		for i := range 20 {
+			w.enrol(fmt.Sprint("d", i), address(i))
+		}
+		w.pass(time.Minute)
+		w.store.Fail(io.ErrUnexpectedEOF)
+		w.store.Close()
+		var all []*message
+		for i := range 20 {
+			all = append(all, w.ex.come(address(i)))
+			w.pass(time.Second)
+		}
+		rang := 0
+		for i, m := range all {
+			rang += len(w.apns.pushes(fmt.Sprint("d", i), w.key(fmt.Sprint("d", i), m)))
+		}
+		if rang > 1 {
+			t.Errorf("%d rang while the state was away: a kill now would ring them again", rang)
+		}
+		w.store.Reopen()
+		w.store.Fail(nil)
+		w.pass(time.Minute)
+		for i, m := range all {
+			w.rang(1, fmt.Sprint("d", i), m)
+		}
+	})
+}
+
+// Each row of the table of errors, met where a mailbox is subscribed, where its stream speaks of it, and where it is read: it
+// harms whom it concerns and nobody else, it is not asked again too often, and when it has passed all rings.
+func TestEveryErrorOfExchangeHarmsOnlyWhomItConcernsAndPasses(t *testing.T) {
+	for _, row := range ews.Rows() {
+		if row.Code == "" || row.Scope == fault.Message {
+			continue
+		}
+		err := func(ids ...string) error {
+			return &ews.Error{Row: row, Subscriptions: ids,
+				Fault: &fault.Error{Op: "test", Code: row.Code, Scope: row.Scope, Remedy: row.Remedy, After: row.After}}
+		}
+		alone := row.Scope <= fault.Mailbox
+		heals := 2*time.Hour + 5*time.Minute // what needs a person is tried hourly
+		t.Run(row.Code+" "+row.Text+" at Subscribe", func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.ex.subFail = map[string]error{alice: err()}
+				w.start()
+				w.enrol("b", bob)
+				w.enrol("a", alice)
+				w.pass(10 * time.Minute)
+				if alone {
+					m := w.ex.come(bob)
+					w.pass(time.Second)
+					w.rang(1, "b", m)
+				}
+				if tries := w.ex.tries; tries > 30 {
+					t.Errorf("%d calls of Subscribe within ten minutes", tries)
+				}
+				h := w.state(alice)
+				if h.State == subscriptions.Heard || h.Reason == "" || h.Next.IsZero() {
+					t.Errorf("state %s, reason %q, next try %v: nobody knows", h.State, h.Reason, h.Next)
+				}
+				w.ex.set(func() { w.ex.subFail = nil })
+				m := w.ex.come(alice)
+				w.pass(heals)
+				w.wantState(subscriptions.Heard, alice, bob)
+				w.rang(1, "a", m)
+			})
+		})
+		t.Run(row.Code+" "+row.Text+" in the stream", func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.start()
+				w.enrol("b", bob)
+				w.enrol("a", alice)
+				w.pass(time.Minute)
+				id := w.record(alice).Subscription
+				w.ex.streams[len(w.ex.streams)-1].words <- err(id)
+				w.pass(time.Minute)
+				m := w.ex.come(bob)
+				w.pass(5 * time.Second)
+				if alone || row.Scope == fault.Group {
+					w.rang(1, "b", m)
+				}
+				m = w.ex.come(alice)
+				w.pass(heals)
+				w.wantState(subscriptions.Heard, alice, bob)
+				w.rang(1, "a", m)
+			})
+		})
+		t.Run(row.Code+" "+row.Text+" at a read", func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.start()
+				w.enrol("b", bob)
+				w.enrol("a", alice)
+				w.pass(time.Minute)
+				w.ex.set(func() { w.ex.readFail = err() })
+				m := w.ex.come(alice)
+				w.pass(10 * time.Minute)
+				w.rang(0, "a", m)
+				if h := w.state(alice); h.State != subscriptions.Parked || h.Next.IsZero() {
+					t.Errorf("state %s, next try %v", h.State, h.Next)
+				}
+				w.ex.set(func() { w.ex.readFail = nil })
+				w.pass(heals)
+				w.rang(1, "a", m)
+				w.wantState(subscriptions.Heard, alice, bob)
+			})
+		})
+	}
+}

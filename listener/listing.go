@@ -186,10 +186,24 @@ func (m *mailbox) sort(list []shown, clock time.Time, hinted map[string]time.Tim
 			fresh = append(fresh, d)
 		}
 		if !hint {
-			m.l.metrics.recovered.Inc()
+			m.found(s.Received, clock)
 		}
 	}
 	return
+}
+
+// found counts a message that no hint came for, and tells the group where one should have come: its stream was open then.
+func (m *mailbox) found(received, clock time.Time) {
+	m.l.metrics.recovered.Inc()
+	m.mu.Lock()
+	g, open, since := m.group, m.open, m.since
+	m.mu.Unlock()
+	age := clock.Sub(received)
+	if g == nil || !open || age < hintDelay || age > time.Since(since) {
+		return
+	}
+	m.l.metrics.late.Inc()
+	g.missedOne()
 }
 
 // ringListed reads and rings what is fresh, newest first. Live mail that comes meanwhile goes before the next batch. pending

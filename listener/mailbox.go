@@ -47,8 +47,9 @@ type mailbox struct {
 	account   *account
 	place     mail.Place
 	group     *group
-	open      bool // its stream is open
-	listed    bool // a complete listing was done since it was last marked for one
+	open      bool      // its stream is open
+	since     time.Time // it is open, or was handed over, since then
+	listed    bool      // a complete listing was done since it was last marked for one
 	noRoom    bool
 	failing   *fault.Error // why it is parked
 	fails     int

@@ -12,6 +12,7 @@ type metrics struct {
 	outcomes  *prometheus.CounterVec
 	hints     prometheus.Counter
 	recovered prometheus.Counter
+	late      prometheus.Counter
 	listings  prometheus.Counter
 	streams   prometheus.Gauge
 }
@@ -28,6 +29,8 @@ func newMetrics(reg prometheus.Registerer, l *Listener) *metrics {
 			Name: "mailbell_hints_total", Help: "New mail that streams told of."}),
 		recovered: f.NewCounter(prometheus.CounterOpts{
 			Name: "mailbell_recovered_total", Help: "Messages that a listing found without a hint."}),
+		late: f.NewCounter(prometheus.CounterOpts{
+			Name: "mailbell_recovered_late_total", Help: "Messages that a listing found although their stream was open and should have told of them."}),
 		listings: f.NewCounter(prometheus.CounterOpts{
 			Name: "mailbell_listings_total", Help: "Complete listings of mailboxes."}),
 		streams: f.NewGauge(prometheus.GaugeOpts{

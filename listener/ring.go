@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -94,6 +95,9 @@ type bell struct {
 func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
 	if len(dues) == 0 {
 		return nil
+	}
+	if err := m.l.o.Book.Writable(ctx); err != nil { // else what rings now could ring again
+		return &fault.Error{Op: "state", Code: "state_away", Text: "the state cannot be written", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
 	}
 	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
 	record := m.box.Record()

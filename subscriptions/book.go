@@ -24,7 +24,8 @@ type Book struct {
 	store  Store
 	secret mail.Secret
 
-	enrolling sync.Mutex // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
+	failing   atomic.Bool // the last write failed
+	enrolling sync.Mutex  // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
 	mu        sync.RWMutex
 	devices   map[string]*Device
 	boxes     map[string]*Mailbox // by record id
@@ -91,6 +92,28 @@ func (b *Book) Secret() mail.Secret { return b.secret }
 
 // Ping asks the store.
 func (b *Book) Ping(ctx context.Context) error { return b.store.Ping(ctx) }
+
+// Writable says whether a write would have a chance, for who is about to do what only a write makes good: after one that failed,
+// the store is asked.
+func (b *Book) Writable(ctx context.Context) error {
+	if !b.failing.Load() {
+		return nil
+	}
+	err := b.store.Ping(ctx)
+	if err == nil {
+		b.failing.Store(false)
+	}
+	return err
+}
+
+// write writes, and remembers how that went.
+func (b *Book) write(ctx context.Context, c Change) error {
+	err := b.store.Write(ctx, c)
+	if failed := err != nil; failed != b.failing.Load() {
+		b.failing.Store(failed)
+	}
+	return err
+}
 
 // Device returns an enrolment.
 func (b *Book) Device(id string) (Device, bool) {
@@ -198,7 +221,7 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 		draft.Devices = append(draft.Devices, *d)
 	}
 	change(draft)
-	if err := m.book.store.Write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put}); err != nil {
+	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put}); err != nil {
 		return err
 	}
 	devices := was.devices
@@ -281,7 +304,7 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	if len(devices) >= MaxDevices {
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices", Detail: fmt.Sprintf("the mailbox has %d devices already, which is the most", MaxDevices)}
 	}
-	if err := b.store.Write(ctx, change); err != nil {
+	if err := b.write(ctx, change); err != nil {
 		return Enrolled{}, err
 	}
 	b.mu.Lock()
@@ -323,7 +346,7 @@ func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
 	} else {
 		change.Put = []*Record{r}
 	}
-	if err := b.store.Write(ctx, change); err != nil {
+	if err := b.write(ctx, change); err != nil {
 		return nil, err
 	}
 	m.now.Store(&standing{record: r, devices: devices})
@@ -384,7 +407,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 		change.PutDevices = append(change.PutDevices, &c)
 		r.Backdate(c.ID)
 	}
-	if err := b.store.Write(ctx, change); err != nil {
+	if err := b.write(ctx, change); err != nil {
 		return err
 	}
 	m.gone = true
