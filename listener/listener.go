@@ -191,9 +191,13 @@ func (l *Listener) Remove(ctx context.Context, id string) (bool, error) {
 // left ends what goes on for a device that a mailbox has no more, and the watch with the last one.
 func (l *Listener) left(box *subscriptions.Mailbox, device string) {
 	l.cut(box, device)
-	if len(box.Devices()) > 0 {
-		return
+	if len(box.Devices()) == 0 {
+		l.unwatch(box)
 	}
+}
+
+// unwatch ends the watch of a mailbox that has no device any more, unless one has come since.
+func (l *Listener) unwatch(box *subscriptions.Mailbox) {
 	l.mu.Lock()
 	m := l.boxes[box]
 	if m != nil && len(box.Devices()) == 0 {

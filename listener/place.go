@@ -2,7 +2,10 @@ package listener
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
@@ -29,7 +32,7 @@ func (m *mailbox) find(ctx context.Context) error {
 			return err
 		}
 		if joined { // another address of a mailbox that is heard already: its devices have gone over
-			m.l.left(m.box, "")
+			m.l.unwatch(m.box)
 			m.l.watch(same)
 			return nil
 		}
@@ -113,7 +116,8 @@ func (m *mailbox) relocate(ctx context.Context) {
 	}
 	g.remove(m)
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) { d.Place.Found, d.Subscription = time.Time{}, "" })
-	if err == nil {
-		m.markListing()
+	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) { // then it is tried once more where it was
+		m.l.log.Warn("a doubtful place could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
 	}
+	m.markListing()
 }
