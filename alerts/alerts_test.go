@@ -46,6 +46,8 @@ func TestPayloadIsTheContractWithTheApp(t *testing.T) {
 			`{"aps":{"alert":{"title":"Megan Bowen","body":"Lunch on Friday?"},` + end + `,` + ours + `}`},
 		"sender only": {Sender, Alert{Message: message(nil)},
 			`{"aps":{"alert":{"title":"Megan Bowen"},` + end + `,` + ours + `}`},
+		"of what is encrypted no preview is shown": {SenderSubjectPreview, Alert{Message: message(func(m *mail.Message) { m.Class = "IPM.Note.SMIME" })},
+			`{"aps":{"alert":{"title":"Megan Bowen","body":"Lunch on Friday?"},` + end + `,` + ours + `}`},
 		"generic shows nothing": {Generic, Alert{Message: message(nil)},
 			`{"aps":{"alert":{"loc-key":"MAILBELL_NEW_MAIL"},` + end + `,` + ours + `}`},
 		"a private message shows its sender alone": {SenderSubjectPreview, Alert{Message: message(func(m *mail.Message) { m.Private = true })},
@@ -161,7 +163,18 @@ func TestTextIsFitForALockedScreen(t *testing.T) {
 		"a flag stays together":                 {"123456789012345678🇨🇭🇨🇭", "123456789012345678…"},
 		"a skin tone stays on its hand":         {"123456789012345678👋🏽👋🏽", "123456789012345678…"},
 		"a variation stays with its sign":       {"123456789012345678❤\ufe0f❤\ufe0f", "123456789012345678…"},
-		"one letter under a heap of accents":    {"Z" + strings.Repeat("\u0301", 99), "Z" + strings.Repeat("\u0301", 18) + "…"},
+		"a heap of accents is levelled":         {"Z" + strings.Repeat("\u0301", 99) + "a\u0301", "Z" + strings.Repeat("\u0301", 8) + "a\u0301"},
+		"one chain of joiners is cut":           {"👩" + strings.Repeat("\u200d👩", 99), strings.Repeat("👩\u200d", 9) + "👩…"},
+		"joined consonants stay together":       {"123456789012345678क्षत्रिय", "123456789012345678…"},
+		"a Thai vowel stays with its consonant": {"123456789012345678น้ำใจ", "123456789012345678…"},
+		"a half-width voice mark stays":         {"123456789012345678ｶﾞﾗｽ", "123456789012345678…"},
+		"signs around Arabic numbers stay":      {"\u0600١٢", "\u0600١٢"},
+		"filler between words goes":             {"Sale\u034f \u200c \u00ad\u034f \u200d up", "Sale up"},
+		"what looks like nothing is nothing":    {"\u3164\u115f\uffa0\u034f", ""},
+		"a flag of a region stays":              {"🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"},
+		"text that is hidden in tags goes":      {"yes\U000e006e\U000e006f!", "yes!"},
+		"an empty isolate goes":                 {"a \u2066\u2067\u2069\u2069 b\u202b", "a b"},
+		"the space before an isolate stays out": {"ש \u2068Contoso\u2069 ש", "ש \u2068Contoso\u2069 ש"},
 		"an isolate that is cut is closed":      {"123456\u2067שלוםשלוםשלוםשלוםשלוםשלום\u2069", "123456\u2067שלוםשלוםשלום…\u2069"},
 		"an isolate that ended before is not":   {"\u2067של\u206912345678901234567890", "\u2067של\u20691234567890123456…"},
 		"an embedding at the cut is closed":     {"\u2067" + strings.Repeat("ש", 17) + "\u2069\u202a12345", "\u2067" + strings.Repeat("ש", 17) + "\u2069\u202a…\u202c"},
@@ -170,6 +183,23 @@ func TestTextIsFitForALockedScreen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := clean(test.in, 20); got != test.want {
+				t.Errorf("got %+q, want %+q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestAPreviewThatItsSourceCutEndsWithAWholeCharacter(t *testing.T) {
+	for name, test := range map[string]struct{ in, want string }{
+		"shorter than a source tells": {strings.Repeat("p", 252) + "👩", strings.Repeat("p", 252) + "👩"},
+		"cut within a family":         {strings.Repeat("p", 252) + "👨\u200d👩\u200d", strings.Repeat("p", 252) + "…"},
+		"cut within a pair":           {strings.Repeat("p", 255) + "\ufffd", strings.Repeat("p", 255) + "…"},
+		"cut by UTF-16 units":         {strings.Repeat("🎉", 128), strings.Repeat("🎉", 127) + "…"},
+		"cut by characters":           {strings.Repeat("🎉", 256), strings.Repeat("🎉", 255) + "…"},
+		"white space alone":           {strings.Repeat(" ", 256), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := previewOf(&mail.Message{Preview: test.in}); got != test.want {
 				t.Errorf("got %+q, want %+q", got, test.want)
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/mailbell/mailbell/mail"
 )
@@ -57,6 +58,7 @@ const (
 	maxTitle    = 100 // more than a locked screen shows in two lines
 	maxSubject  = 200 // more than a locked screen shows in four lines
 	maxPreview  = 256 // a source tells no more
+	cutPreview  = 255 // UTF-16 units from which a source has cut: Graph at 255, Exchange at 256
 	maxKeys     = 16  // of a summary: what an app lists before it says "and more"
 	maxWithItem = 500 // bytes with the item id: the id saves the app a search, but a long one costs every push its time
 )
@@ -137,8 +139,8 @@ func appendText(b []byte, a Alert, content Content) []byte {
 		if content >= SenderSubject && !m.Private {
 			body = clean(m.Subject, maxSubject)
 		}
-		if content >= SenderSubjectPreview && !m.Private {
-			if preview := clean(m.Preview, maxPreview); preview != "" {
+		if content >= SenderSubjectPreview && !m.Private && !encrypted(m.Class) {
+			if preview := previewOf(m); preview != "" {
 				subtitle, body = body, preview
 			}
 		}
@@ -153,6 +155,20 @@ func appendText(b []byte, a Alert, content Content) []byte {
 		}
 	}
 	return append(b[:start], b[start+1:]...) // without the first comma
+}
+
+// encrypted says whether the body of a message of this class is not text: encrypted, or signed in one blob. Exchange tells no
+// preview of it, other servers tell what they make of it.
+func encrypted(class string) bool {
+	const blob = "IPM.Note.SMIME" // MS-OXOSMIME 2.1.2.1; what is signed in clear is IPM.Note.SMIME.MultipartSigned
+	return strings.EqualFold(class, blob)
+}
+
+func previewOf(m *mail.Message) string {
+	if len(m.Preview) < cutPreview || len(utf16.Encode([]rune(m.Preview))) < cutPreview {
+		return clean(m.Preview, maxPreview)
+	}
+	return excerpt(m.Preview, maxPreview)
 }
 
 // appendMember adds a comma and a member of an object.

@@ -20,15 +20,23 @@ const (
 // maxNesting of embeddings and isolates: no text that is meant to be read nests deeper, and each has to be closed again.
 const maxNesting = 4
 
+// maxMarks on one letter: no script needs more, and a heap of accents covers the lines around it.
+const maxMarks = 8
+
 // Joiners, and the regional indicators of which two make a flag (UTS #51).
 const (
 	zeroWidthJoiner           = '\u200d'
 	zeroWidthNonJoiner        = '\u200c'
 	indicatorA, indicatorZ    = '\U0001f1e6', '\U0001f1ff'
 	skinLightest, skinDarkest = '\U0001f3fb', '\U0001f3ff'
+	blackFlag                 = '\U0001f3f4' // with tags behind it, the flag of a region
 	tagSpace, tagCancel       = '\U000e0020', '\U000e007f'
 	jamoVowel, jamoLast       = '\u1160', '\u11ff'
+	saraAm, saraAmLao         = '\u0e33', '\u0eb3' // vowels of Thai and Lao that stand with the consonant before
 )
+
+// linkers join two consonants of Devanagari, Bengali, Gujarati, Oriya, Telugu or Malayalam into one character (UAX #29, GB9c).
+const linkers = "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d"
 
 // clean repairs invalid UTF-8, turns every run of white space into one space, drops control characters and whatever could turn
 // the text around it, closes embeddings that were left open, and cuts after at most limit characters, with … for the rest.
@@ -37,7 +45,17 @@ func clean(s string, limit int) string {
 	if plain(s, limit) {
 		return s
 	}
-	c := cleaner{limit: limit}
+	return cleaned(s, limit, false)
+}
+
+// excerpt is clean for the beginning of a text that its source cut: by UTF-16 units, so perhaps within a character. What
+// stands at that cut goes.
+func excerpt(s string, limit int) string {
+	return cleaned(s, limit, true)
+}
+
+func cleaned(s string, limit int, cut bool) string {
+	c := cleaner{limit: limit, cut: cut}
 	for _, r := range s { // an invalid byte comes as U+FFFD
 		if !c.add(r) {
 			break
@@ -70,6 +88,7 @@ type cleaner struct {
 	open       nest
 	previous   rune
 	indicators int  // regional indicators in a row, so far
+	marks      int  // accents in a row, so far
 	visible    bool // something was written that shows
 	whole      fit  // the last place for … between clusters
 	torn       fit  // the last place for … at all
@@ -82,11 +101,27 @@ type fit struct {
 	open   nest
 }
 
-// nest is what closes the embeddings and isolates that are open, the innermost last; 0: its opening was dropped.
+// nest is the embeddings and isolates that are open, the innermost last. What opens one is written with the first character
+// that stands in it: none is empty, and the space before it stays outside.
 type nest struct {
-	closers [maxNesting]rune
+	openers [maxNesting]rune
 	depth   int
+	written int // of the depth, or left out for good
 }
+
+// closerOf is what closes the embedding or isolate that opener opens; 0: it opens none.
+func closerOf(opener rune) rune {
+	switch {
+	case isOverride(opener), opener == embedLeft, opener == embedRight:
+		return popFormatting
+	case opener >= firstIsolate && opener <= lastIsolate:
+		return popIsolate
+	}
+	return 0
+}
+
+// isOverride reports whether r makes text run against its own direction: it is left out, and so is what closes it.
+func isOverride(r rune) bool { return r == overrideLeft || r == overrideRight }
 
 // add takes the next character; false: the text is full.
 func (c *cleaner) add(r rune) bool {
@@ -94,23 +129,13 @@ func (c *cleaner) add(r rune) bool {
 	case unicode.IsSpace(r):
 		c.space = c.count > 0
 		return true
-	case r == overrideLeft, r == overrideRight:
-		c.enter(0)
-		return true
-	case r == embedLeft, r == embedRight:
-		if c.enter(popFormatting) {
-			c.out.WriteRune(r)
-		}
-		return true
-	case r >= firstIsolate && r <= lastIsolate:
-		if c.enter(popIsolate) {
-			c.out.WriteRune(r)
-		}
+	case closerOf(r) != 0:
+		c.enter(r)
 		return true
 	case r == popFormatting, r == popIsolate:
 		c.leave(r)
 		return true
-	case dropped(r):
+	case c.drops(r):
 		return true
 	}
 	if c.space {
@@ -119,18 +144,32 @@ func (c *cleaner) add(r rune) bool {
 			return false
 		}
 	}
-	return c.write(r)
+	return c.begin() && c.write(r)
 }
 
-// enter notes an opened embedding and reports whether it may be written.
-func (c *cleaner) enter(closer rune) bool {
-	if c.open.depth == maxNesting || c.count == c.limit {
-		return false
+// enter notes what is opened, up to a depth.
+func (c *cleaner) enter(opener rune) {
+	if c.open.depth < maxNesting {
+		c.open.openers[c.open.depth] = opener
+		c.open.depth++
 	}
-	c.open.closers[c.open.depth] = closer
-	c.open.depth++
-	c.count++
-	return closer != 0
+}
+
+// begin writes what was opened since the last character; false: the text is full.
+func (c *cleaner) begin() bool {
+	for ; c.open.written < c.open.depth; c.open.written++ {
+		opener := c.open.openers[c.open.written]
+		switch {
+		case isOverride(opener):
+		case c.count == c.limit:
+			c.cut = true
+			return false
+		default:
+			c.out.WriteRune(opener)
+			c.count++
+		}
+	}
+	return true
 }
 
 // leave closes the innermost embedding where the closer fits it; any other closer is dropped.
@@ -138,13 +177,17 @@ func (c *cleaner) leave(closer rune) {
 	if c.open.depth == 0 {
 		return
 	}
-	switch innermost := c.open.closers[c.open.depth-1]; {
-	case innermost == closer:
-		c.out.WriteRune(closer)
-		c.open.depth--
-	case innermost == 0 && closer == popFormatting:
-		c.open.depth--
+	innermost := c.open.openers[c.open.depth-1]
+	if closerOf(innermost) != closer {
+		return
 	}
+	if c.open.written == c.open.depth {
+		c.open.written--
+		if !isOverride(innermost) {
+			c.out.WriteRune(closer)
+		}
+	}
+	c.open.depth--
 }
 
 func (c *cleaner) write(r rune) bool {
@@ -163,10 +206,15 @@ func (c *cleaner) write(r rune) bool {
 	} else {
 		c.indicators = 0
 	}
+	if unicode.Is(unicode.M, r) {
+		c.marks++
+	} else {
+		c.marks = 0
+	}
 	c.out.WriteRune(r)
 	c.count++
 	c.previous = r
-	c.visible = c.visible || !unicode.Is(unicode.Cf, r)
+	c.visible = c.visible || !unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Prepended_Concatenation_Mark, r)
 	return true
 }
 
@@ -174,14 +222,16 @@ func (c *cleaner) write(r rune) bool {
 // flag is torn.
 func (c *cleaner) startsCluster(r rune) bool {
 	switch {
-	case r == zeroWidthJoiner, r == zeroWidthNonJoiner, c.previous == zeroWidthJoiner:
+	case r == zeroWidthJoiner, c.previous == zeroWidthJoiner:
 		return false
-	case r >= skinLightest && r <= skinDarkest, r >= tagSpace && r <= tagCancel, r >= jamoVowel && r <= jamoLast:
+	case r >= skinLightest && r <= skinDarkest, r >= jamoVowel && r <= jamoLast, r == saraAm, r == saraAmLao:
 		return false
 	case r >= indicatorA && r <= indicatorZ:
 		return c.indicators%2 == 0
+	case unicode.IsLetter(r) && strings.ContainsRune(linkers, c.previous), unicode.Is(unicode.Prepended_Concatenation_Mark, c.previous):
+		return false
 	}
-	return !unicode.IsMark(r)
+	return !unicode.In(r, unicode.M, unicode.Other_Grapheme_Extend)
 }
 
 func (c *cleaner) finish() string {
@@ -190,28 +240,33 @@ func (c *cleaner) finish() string {
 	}
 	s := c.out.String()
 	if c.cut {
-		if c.whole.length == 0 { // one cluster fills it all: no accents are worth that
+		if c.whole.length == 0 { // one cluster fills it all: no chain of joiners is worth that
 			c.whole = c.torn
 		}
 		s, c.open = strings.TrimRight(s[:c.whole.length], " ")+"…", c.whole.open
 	}
-	for i := c.open.depth - 1; i >= 0; i-- {
-		if closer := c.open.closers[i]; closer != 0 {
-			s += string(closer)
+	for i := c.open.written - 1; i >= 0; i-- {
+		if opener := c.open.openers[i]; !isOverride(opener) {
+			s += string(closerOf(opener))
 		}
 	}
 	return s
 }
 
-// dropped reports whether a character is left out: controls, characters that show nothing and carry no meaning in a line of
-// text, and what is no character at all.
-func dropped(r rune) bool {
-	switch r {
-	case zeroWidthJoiner, zeroWidthNonJoiner, '\u200e', '\u200f', '\u061c': // joiners and directional marks shape the text that they stand in
+// drops reports whether a character is left out: controls, characters that show nothing and carry no meaning where they stand,
+// and what is no character at all.
+func (c *cleaner) drops(r rune) bool {
+	switch {
+	case r == zeroWidthJoiner, r == zeroWidthNonJoiner: // they shape the word that they stand in; senders of newsletters fill lines with them
+		return c.count == 0 || c.space
+	case r == '\u200e', r == '\u200f', r == '\u061c': // directional marks shape the text around them
+		return false
+	case r >= tagSpace && r <= tagCancel: // the flags of England, Scotland, Wales; elsewhere hidden text
+		return c.previous != blackFlag && (c.previous < tagSpace || c.previous > tagCancel)
+	case unicode.Is(unicode.M, r) && c.marks == maxMarks:
+		return true
+	case unicode.Is(unicode.Prepended_Concatenation_Mark, r): // of class Cf, but they show: signs around Arabic and Syriac numbers
 		return false
 	}
-	if r >= tagSpace && r <= tagCancel { // the flags of England, Scotland, Wales
-		return false
-	}
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Noncharacter_Code_Point)
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Noncharacter_Code_Point)
 }

@@ -86,6 +86,37 @@ func TestHardMessagesShowWhatTheirGoldenFilesSay(t *testing.T) {
 	}
 }
 
+func TestEveryHardMessageIsExplained(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(messages, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for line := range strings.Lines(string(readme)) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 && !strings.ContainsAny(cells[1], "`") {
+			want = append(want, strings.Split(strings.TrimSpace(cells[1]), ", ")...)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(messages, "*.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		if message, ok := strings.CutSuffix(name, ".eml"); ok {
+			got = append(got, message)
+			if !slices.Contains(want, message) {
+				t.Errorf("README.md does not say what %s is", name)
+			}
+		}
+	}
+	for _, file := range files {
+		if message, ok := strings.CutSuffix(filepath.Base(file), ".alert.json"); ok && !slices.Contains(got, message) {
+			t.Errorf("%s has no message", file)
+		}
+	}
+}
+
 // readThem delivers the messages and reads them as the listener does. A listing has to know each by the same key.
 func readThem(t *testing.T, files []string) (read []*mail.Message) {
 	s, err := simulator.Start(t.Context(), simulator.Options{Addresses: []string{mailbox}})
