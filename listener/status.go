@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -70,7 +71,10 @@ func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time)
 	case m.subFault != nil:
 		return subscriptions.Parked, m.subFault.Error(), m.subNext
 	case !m.open:
-		if f, next := m.group.told(); f != nil {
+		switch f, next := m.group.told(); {
+		case f != nil && f.Scope >= fault.Account: // nothing can be read either
+			return subscriptions.Parked, f.Error(), next
+		case f != nil:
 			return subscriptions.Polled, f.Error(), next
 		}
 		return subscriptions.Resolving, "stream: being opened", time.Time{}

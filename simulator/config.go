@@ -83,6 +83,9 @@ type portalClient struct {
 	TokenFile string `yaml:"token_file"`
 }
 
+// perAccount is how many mailboxes the service gives an account.
+const perAccount = 1250
+
 // manyRequests is what the service may ask this server: it is not there to be spared.
 const manyRequests = 10_000
 
@@ -108,9 +111,11 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		Name: "simulator", Type: "exchange", ListenBy: "streaming", Domains: s.domains(), AutodiscoverURL: s.AutodiscoverURL,
 		TrustedHosts: []string{"127.0.0.1"}, CAFile: caFile, RequestsPerSecond: manyRequests,
 	}
-	account := listenerAccount{Name: "listener-01"}
-	account.Basic.Username, account.Basic.PasswordFile = s.Username, passwordFile
-	entry.ListenerAccounts = []listenerAccount{account}
+	for n := range max(1, (len(s.Mailboxes())+perAccount-1)/perAccount) {
+		account := listenerAccount{Name: fmt.Sprintf("listener-%02d", n+1)} // one here, as many to the service as it wants for them
+		account.Basic.Username, account.Basic.PasswordFile = s.Username, passwordFile
+		entry.ListenerAccounts = append(entry.ListenerAccounts, account)
+	}
 	config.Exchange = []exchangeEntry{entry}
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}
 	push.Token.KeyFile, push.Token.KeyID, push.Token.TeamID = pushKeyFile, s.KeyID, s.TeamID
