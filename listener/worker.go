@@ -252,14 +252,20 @@ func (m *mailbox) try(item string, hinted time.Time) (last, counted bool) {
 	return false, true
 }
 
+// writeAgain is between two tries of a write. It does not grow: what was accepted is to be written as soon as it can be, and
+// all that waits is tried in one commit.
+const writeAgain = 300 * time.Millisecond
+
 // write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end.
 func (m *mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)) error {
-	for n := 1; ; n++ {
+	for said := false; ; said = true {
 		err := m.box.Update(ctx, change)
 		if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) || ctx.Err() != nil {
 			return err
 		}
-		m.l.log.Error("the state could not be written; trying again", zap.String("mailbox", m.address()), zap.Error(err))
-		sleep(ctx, backOff(&fault.Error{Remedy: fault.Retry}, n))
+		if !said {
+			m.l.log.Error("the state could not be written; it is tried until it is", zap.String("mailbox", m.address()), zap.Error(err))
+		}
+		sleep(ctx, writeAgain)
 	}
 }

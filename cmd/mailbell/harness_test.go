@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -510,6 +511,27 @@ func (w *world) deliverTo(boxes ...*box) {
 			w.t.Fatal(err)
 		}
 	}
+}
+
+// underLoad delivers a message in every gap while deeds are done.
+func (w *world) underLoad(gap time.Duration, deeds func()) {
+	w.t.Helper()
+	stopped := make(chan struct{})
+	var delivery sync.WaitGroup
+	delivery.Go(func() {
+		for {
+			select {
+			case <-stopped:
+				return
+			default:
+				w.deliver()
+				pass(w.t, gap)
+			}
+		}
+	})
+	deeds()
+	close(stopped)
+	delivery.Wait()
 }
 
 // fault sets a fault of the simulator.

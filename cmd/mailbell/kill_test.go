@@ -50,25 +50,12 @@ func TestAGracefulStopUnderLoadLosesAndRepeatsNothing(t *testing.T) {
 	w.begin()
 	subscribed := w.sim.Counts().Requests["Subscribe"]
 
-	var delivery sync.WaitGroup
-	stopped := make(chan struct{})
-	delivery.Go(func() {
-		for {
-			select {
-			case <-stopped:
-				return
-			default:
-				w.deliver()
-				pass(t, 3*time.Millisecond)
-			}
+	w.underLoad(3*time.Millisecond, func() {
+		for range 3 {
+			pass(t, 400*time.Millisecond)
+			w.restart()
 		}
 	})
-	for range 3 {
-		pass(t, 400*time.Millisecond)
-		w.restart()
-	}
-	close(stopped)
-	delivery.Wait()
 	w.balance(0)
 
 	counts := w.sim.Counts()

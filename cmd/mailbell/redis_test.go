@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -68,36 +67,23 @@ func TestNothingIsLostWithTheStateInRedis(t *testing.T) {
 	w := newWorld(t, 10)
 	redis := w.inRedis()
 	w.begin()
-	var delivery sync.WaitGroup
-	stopped := make(chan struct{})
-	delivery.Go(func() {
-		for {
-			select {
-			case <-stopped:
-				return
-			default:
-				w.deliver()
-				pass(t, 60*time.Millisecond)
-			}
+	w.underLoad(60*time.Millisecond, func() {
+		pass(t, 300*time.Millisecond)
+		w.kill()
+		w.start()
+		for range 2 {
+			pass(t, 500*time.Millisecond)
+			redis.kill()
+			pass(t, time.Second)
+			redis.start()
 		}
-	})
-	pass(t, 300*time.Millisecond)
-	w.kill()
-	w.start()
-	for range 2 {
-		pass(t, 500*time.Millisecond)
+		pass(t, 2*time.Second)
 		redis.kill()
-		pass(t, time.Second)
+		w.kill()
 		redis.start()
-	}
-	pass(t, 2*time.Second)
-	redis.kill()
-	w.kill()
-	redis.start()
-	w.start()
-	pass(t, 300*time.Millisecond)
-	close(stopped)
-	delivery.Wait()
+		w.start()
+		pass(t, 300*time.Millisecond)
+	})
 	w.balance(2 * len(w.boxes)) // a message of every mailbox may be in flight at each kill
 }
 
