@@ -30,6 +30,7 @@ const (
 	shrink                        // again at once, with the smallest payload; once
 	slowDown                      // this device waits
 	hold                          // everything with this credential waits for a person
+	elsewhere                     // again in the other environment, once; a token that neither takes is quarantined
 )
 
 // whom an answer concerns.
@@ -38,7 +39,7 @@ type whom uint8
 const (
 	anAlert whom = iota + 1
 	aDevice
-	aKey
+	aCredential
 	theService
 )
 
@@ -55,16 +56,16 @@ type meaning struct {
 
 const (
 	ours   = "mailbell sent what APNs does not take; this is a defect of mailbell"
-	config = "token, topic and environment of the device do not belong together, or the topic of the configuration is not the key's"
+	config = "token, topic and environment of the device do not belong together, or the topic of the configuration is not the credential's"
 	away   = "APNs has a fault that passes"
 )
 
 // meanings is the table. A device that is refused stays enrolled: only a 410 says that it is gone for good, and only if it has
-// not enrolled again since.
+// not enrolled again since, and not many others fail with it (guard.go).
 var meanings = [...]meaning{
 	{http.StatusOK, "", aDevice, finish, subscriptions.Accepted, false, ""},
 
-	{http.StatusBadRequest, apns2.ReasonBadDeviceToken, aDevice, finish, subscriptions.Refused, false, config},
+	{http.StatusBadRequest, apns2.ReasonBadDeviceToken, aDevice, elsewhere, 0, false, config},
 	{http.StatusBadRequest, apns2.ReasonDeviceTokenNotForTopic, aDevice, finish, subscriptions.Refused, false, config},
 	{http.StatusBadRequest, apns2.ReasonTopicDisallowed, aDevice, finish, subscriptions.Refused, false, config},
 	{http.StatusBadRequest, apns2.ReasonBadTopic, aDevice, finish, subscriptions.Refused, false, config},
@@ -80,16 +81,16 @@ var meanings = [...]meaning{
 	{http.StatusBadRequest, apns2.ReasonIdleTimeout, theService, again, 0, true, "the connection was idle for too long"},
 	{http.StatusBadRequest, "", anAlert, finish, subscriptions.Refused, false, ours},
 
-	{http.StatusForbidden, apns2.ReasonExpiredProviderToken, aKey, renew, 0, true, "the provider token is too old; if it is new, the clock of this machine is wrong"},
-	{http.StatusForbidden, reasonUnrelatedKeyID, aKey, reconnect, 0, true, "the connection was opened with another key"},
-	{http.StatusForbidden, apns2.ReasonInvalidProviderToken, aKey, hold, 0, false, "key, key id and team id do not belong together, the key was revoked, or the clock of this machine is wrong"},
-	{http.StatusForbidden, apns2.ReasonMissingProviderToken, aKey, hold, 0, false, "no provider token came through; something between here and APNs takes it out"},
-	{http.StatusForbidden, reasonBadEnvironmentKeyID, aKey, hold, 0, false, "the key is for the other environment"},
-	{http.StatusForbidden, reasonBadEnvironmentKey, aKey, hold, 0, false, "the key is for the other environment"},
-	{http.StatusForbidden, apns2.ReasonBadCertificate, aKey, hold, 0, true, "the certificate is not valid"},
-	{http.StatusForbidden, apns2.ReasonBadCertificateEnvironment, aKey, hold, 0, true, "the certificate is for the other environment"},
-	{http.StatusForbidden, apns2.ReasonForbidden, aKey, hold, 0, false, "the key may not do this"},
-	{http.StatusForbidden, "", aKey, hold, 0, false, "APNs, or a proxy before it, does not let this key in"},
+	{http.StatusForbidden, apns2.ReasonExpiredProviderToken, aCredential, renew, 0, true, "the provider token is too old; if it is new, the clock of this machine is wrong"},
+	{http.StatusForbidden, reasonUnrelatedKeyID, aCredential, reconnect, 0, true, "the connection was opened with another key"},
+	{http.StatusForbidden, apns2.ReasonInvalidProviderToken, aCredential, hold, 0, false, "key, key id and team id do not belong together, the key was revoked, or the clock of this machine is wrong"},
+	{http.StatusForbidden, apns2.ReasonMissingProviderToken, aCredential, hold, 0, false, "no provider token came through; something between here and APNs takes it out"},
+	{http.StatusForbidden, reasonBadEnvironmentKeyID, aCredential, hold, 0, false, "the key is for the other environment"},
+	{http.StatusForbidden, reasonBadEnvironmentKey, aCredential, hold, 0, false, "the key is for the other environment"},
+	{http.StatusForbidden, apns2.ReasonBadCertificate, aCredential, hold, 0, true, "the certificate is not valid"},
+	{http.StatusForbidden, apns2.ReasonBadCertificateEnvironment, aCredential, hold, 0, true, "the certificate is for the other environment"},
+	{http.StatusForbidden, apns2.ReasonForbidden, aCredential, hold, 0, false, "the credential may not do this"},
+	{http.StatusForbidden, "", aCredential, hold, 0, false, "APNs, or a proxy before it, does not let this credential in"},
 
 	{http.StatusNotFound, apns2.ReasonBadPath, anAlert, finish, subscriptions.Refused, false, ours},
 	{http.StatusNotFound, "", anAlert, finish, subscriptions.Refused, false, ours},
@@ -104,7 +105,7 @@ var meanings = [...]meaning{
 	{http.StatusRequestEntityTooLarge, "", anAlert, shrink, 0, false, ours},
 
 	{http.StatusTooManyRequests, apns2.ReasonTooManyRequests, aDevice, slowDown, 0, false, "the device was rung too often"},
-	{http.StatusTooManyRequests, apns2.ReasonTooManyProviderTokenUpdates, aKey, keepToken, 0, true, "the key has signed too many tokens; another program may use it too"},
+	{http.StatusTooManyRequests, apns2.ReasonTooManyProviderTokenUpdates, aCredential, keepToken, 0, true, "the key has signed too many tokens; another program may use it too"},
 	{http.StatusTooManyRequests, "", aDevice, slowDown, 0, false, "the device was rung too often"},
 
 	{http.StatusInternalServerError, apns2.ReasonInternalServerError, theService, again, 0, true, away},

@@ -23,7 +23,7 @@ type outcome struct {
 	reason     string // of APNs; empty where it gave none
 	timestamp  time.Time
 	retryAfter time.Duration
-	bearer     string // the provider token that was sent
+	bearer     string // the provider token that was sent; empty: none, but a certificate
 	written    bool   // the request left
 	err        error  // no answer came; where the request left, APNs may have taken it
 }
@@ -71,7 +71,9 @@ func (t *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.out.bearer = t.gateway.credential.bearer()
 	signed := *req
 	signed.Header = maps.Clone(req.Header)
-	signed.Header["Authorization"] = []string{"bearer " + t.out.bearer}
+	if t.out.bearer != "" {
+		signed.Header["Authorization"] = []string{"bearer " + t.out.bearer}
+	}
 	signed.Header["User-Agent"] = []string{"mailbell"}
 	var r *reply
 	r, t.connection, t.out.written, t.out.err = t.gateway.pool.send(&signed, payload, t.allowed)

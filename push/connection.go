@@ -36,7 +36,7 @@ const (
 	// gate is how many requests are in flight on a connection: below the 1,000 streams that APNs is known to allow, so that
 	// a limit somewhat lower is not hit at every burst.
 	gate = 900
-	// maxConnections to one host with one key. Two carried 20,000 pushes a second in tests; more is for slow links.
+	// maxConnections to one host with one credential. Two carried 20,000 pushes a second in tests; more is for slow links.
 	maxConnections = 4
 	// answerTimeout is how long a request that was sent may stay without an answer before its connection is given up as
 	// stalled. APNs answers in tens of milliseconds.
@@ -83,13 +83,17 @@ type watcher interface {
 	disconnected(why string, answered bool)
 }
 
-// newPool makes a pool of connections to a URL of scheme https. Its lines dial them when they are needed.
-func newPool(u *url.URL, out proxy.Settings, watch watcher, closing <-chan struct{}, countError func(string)) *pool {
+// newPool makes a pool of connections to a URL of scheme https, with a client certificate unless that is nil. Its lines dial them
+// when they are needed.
+func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, watch watcher, closing <-chan struct{}, countError func(string)) *pool {
 	t := out.Transport()
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
 	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout, CountError: countError}
 	t.IdleConnTimeout = 0 // Apple wants connections kept open; the pings find those that died
+	if certificate != nil {
+		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
+	}
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
 		// TLS to a proxy passes here too. It sends no server name for an address.
 		toAPNs := s.ServerName == u.Hostname() || net.ParseIP(u.Hostname()) != nil
@@ -265,6 +269,10 @@ func reasonOf(err error) string {
 	}
 	if errors.Is(err, errStalled) {
 		return "stalled"
+	}
+	// With TLS 1.3, APNs looks at a client certificate when the connection stands already. The alert is a word of crypto/tls.
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return e.Err.Error()
 	}
 	return "cut"
 }

@@ -1,12 +1,16 @@
 package push
 
+// This file is what mailbell shows APNs to be let in: the provider token of a key, or a client certificate.
+
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/sideshow/apns2/token"
+	"go.uber.org/zap"
 )
 
 const (
@@ -23,15 +27,29 @@ type Key struct {
 	ID, Team string
 }
 
-// credential holds the one provider token of a key. Every connection of the process that uses the key shares it.
+func (k Key) isZero() bool { return len(k.P8) == 0 && k.ID == "" && k.Team == "" }
+
+// credential is a certificate, or a key with its one provider token. Every connection of the process that uses the key shares it.
 type credential struct {
-	p8    []byte
-	token token.Token // its own lock guards it and what is below
-	until time.Time   // no new token before this
+	certificate *tls.Certificate // nil: it is a key
+	p8          []byte
+	token       token.Token // its own lock guards it and what is below
+	until       time.Time   // no new token before this
 }
 
-// newCredential reads the key and signs the first token with it, so that a key that cannot sign is found at the start.
-func newCredential(k Key) (*credential, error) {
+// newCredential checks the credential of a topic, that it can sign too, so that one that cannot is found at the start.
+func newCredential(t Topic) (*credential, error) {
+	if t.Certificate == nil {
+		return newKey(t.Key)
+	}
+	if t.Certificate.Leaf == nil || t.Certificate.PrivateKey == nil {
+		return nil, errors.New("an APNs certificate needs its leaf, parsed, and its private key")
+	}
+	return &credential{certificate: t.Certificate}, nil
+}
+
+// newKey reads a key and signs the first token with it.
+func newKey(k Key) (*credential, error) {
 	if k.ID == "" || k.Team == "" {
 		return nil, errors.New("an APNs key needs its key id and the team id")
 	}
@@ -46,6 +64,30 @@ func newCredential(k Key) (*credential, error) {
 	return c, nil
 }
 
+// isOf reports whether a topic has this credential.
+func (c *credential) isOf(t Topic) bool {
+	if c.certificate != nil || t.Certificate != nil {
+		return c.certificate != nil && t.Certificate != nil && t.Certificate.Leaf != nil && c.certificate.Leaf.Equal(t.Certificate.Leaf)
+	}
+	return c.token.KeyID == t.Key.ID && c.token.TeamID == t.Key.Team
+}
+
+// name tells credentials apart in the log.
+func (c *credential) name() zap.Field {
+	if c.certificate != nil {
+		return zap.String("certificate", c.certificate.Leaf.Subject.CommonName)
+	}
+	return zap.String("key_id", c.token.KeyID)
+}
+
+// expires is when a certificate expires; zero: it is a key, which does not.
+func (c *credential) expires() time.Time {
+	if c.certificate == nil {
+		return time.Time{}
+	}
+	return c.certificate.Leaf.NotAfter
+}
+
 // sign makes a new token; the caller holds the lock, or nobody else has the credential yet.
 func (c *credential) sign(now time.Time) error {
 	if _, err := c.token.Generate(); err != nil {
@@ -56,8 +98,11 @@ func (c *credential) sign(now time.Time) error {
 }
 
 // bearer returns the token, renewed where it has grown old. A key that signed once signs again; should it not, the old token
-// is used until APNs refuses it.
+// is used until APNs refuses it. A certificate has none.
 func (c *credential) bearer() string {
+	if c.certificate != nil {
+		return ""
+	}
 	c.token.Lock()
 	defer c.token.Unlock()
 	now := time.Now()
@@ -70,6 +115,9 @@ func (c *credential) bearer() string {
 
 // renew answers a refusal of the token that was sent. It reports whether another one is to be had now: one made since, or a new one.
 func (c *credential) renew(sent string) bool {
+	if c.certificate != nil {
+		return false
+	}
 	c.token.Lock()
 	defer c.token.Unlock()
 	if c.token.Bearer != sent {

@@ -1,11 +1,15 @@
 package push
 
 import (
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -108,6 +112,178 @@ func TestTooManyTokensKeepsTheOldOne(t *testing.T) {
 	})
 }
 
+// withCertificate has one in place of the key.
+func withCertificate(c *tls.Certificate) func(*Options) {
+	return func(o *Options) { o.Topics[0].Key, o.Topics[0].Certificate = Key{}, c }
+}
+
+func TestCertificateIsShownInsteadOfAToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))
+		b := overMemory(t, nil, withCertificate(c))
+		b.apns.tls.ClientAuth = tls.RequireAnyClientCert
+		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+			t.Fatalf("got %+v", a)
+		}
+		requests, _, _, _ := b.apns.seen()
+		if _, signed := requests[0].header["authorization"]; signed {
+			t.Error("there is an authorization header")
+		}
+		if requests[0].header["apns-topic"] != topic || !c.Leaf.Equal(requests[0].client) {
+			t.Errorf("topic %q, certificate %v", requests[0].header["apns-topic"], requests[0].client)
+		}
+	})
+}
+
+func TestKeyShowsNoCertificateAndKeysAndCertificatesAreNotMixed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, other := clientCertificate(t, 1, time.Now().AddDate(1, 0, 0)), clientCertificate(t, 2, time.Now().AddDate(1, 0, 0))
+		b := overMemory(t, nil, func(o *Options) {
+			for name, c := range map[string]*tls.Certificate{"one": one, "one.more": one, "other": other} {
+				more := o.Topics[0]
+				more.Topic, more.Key, more.Certificate = name, Key{}, c
+				o.Topics = append(o.Topics, more)
+			}
+		})
+		b.apns.tls.ClientAuth = tls.RequestClientCert
+		if len(b.gateways) != 3 {
+			t.Errorf("%d gateways, want one for the key and one for each certificate", len(b.gateways))
+		}
+		for _, want := range []struct {
+			topic       string
+			certificate *tls.Certificate
+		}{{topic, nil}, {"one", one}, {"one.more", one}, {"other", other}} {
+			d := device(1)
+			d.Topic = want.topic
+			b.Ring(t.Context(), d, bell(1))
+			requests, _, _, _ := b.apns.seen()
+			got := requests[len(requests)-1]
+			if (got.header["authorization"] == "") != (want.certificate != nil) || got.header["apns-topic"] != want.topic ||
+				(got.client == nil) != (want.certificate == nil) || want.certificate != nil && !want.certificate.Leaf.Equal(got.client) {
+				t.Errorf("%s came with %v and the certificate %v", want.topic, got.header, got.client)
+			}
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 3 {
+			t.Errorf("%d connections, want 3", connections)
+		}
+	})
+}
+
+func TestAnswersAboutACertificate(t *testing.T) {
+	for reason, replaced := range map[string]bool{"BadCertificate": true, "BadCertificateEnvironment": true, "Forbidden": false,
+		"MissingProviderToken": false, "ExpiredProviderToken": true} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(arrived) act { return refuse(403, reason) }, withCertificate(clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))))
+				for range 2 {
+					if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
+						t.Errorf("got %+v", a)
+					}
+				}
+				if requests, _, _, _ := b.apns.seen(); len(requests) != 1 {
+					t.Errorf("%d alerts went out", len(requests))
+				}
+				b.apns.set(func(s *standIn) { s.decide = refuseProbe })
+				<-time.After(2 * time.Minute)
+				if diff := cmp.Diff([]string{topic + " production"}, b.readied()); diff != "" {
+					t.Error(diff)
+				}
+				if _, _, connections, _ := b.apns.seen(); (connections == 2) != replaced {
+					t.Errorf("%d connections, replaced should be %t", connections, replaced)
+				}
+			})
+		})
+	}
+}
+
+// A certificate that has expired is found out where it is used: it may be our clock that is wrong.
+func TestCertificateThatExpiredHoldsItsTopicAndNoOther(t *testing.T) {
+	for version, name := range map[uint16]string{tls.VersionTLS12: "TLS 1.2", tls.VersionTLS13: "TLS 1.3"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, nil, withCertificate(clientCertificate(t, 1, time.Now().Add(time.Hour))), func(o *Options) {
+					o.Topics = append(o.Topics, Topic{Topic: "other", Environment: production, URL: o.Topics[0].URL, Outbound: o.Topics[0].Outbound,
+						Key: Key{P8: p8(), ID: "ABCDE12345", Team: "FGHIJ67890"}})
+				})
+				b.apns.tls.MaxVersion, b.apns.tls.ClientAuth = version, tls.RequestClientCert
+				b.apns.tls.VerifyConnection = func(s tls.ConnectionState) error {
+					if len(s.PeerCertificates) > 0 && s.PeerCertificates[0].NotAfter.Before(time.Now()) {
+						return errors.New("expired")
+					}
+					return nil
+				}
+				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+					t.Errorf("before: %+v", a)
+				}
+				<-time.After(2 * time.Hour)
+				if a := b.Ring(t.Context(), device(1), bell(2)); a.Result != subscriptions.Accepted {
+					t.Errorf("over the connection that stands: %+v", a)
+				}
+				b.apns.cutAll()
+				synctest.Wait()
+				for range 2 { // the second time at once
+					if a := b.Ring(t.Context(), device(1), bell(3)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" {
+						t.Errorf("after: %+v", a)
+					}
+				}
+				if lines := b.logs.FilterMessage("nothing can be rung").All(); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()), "expired on 2000-01-01") {
+					t.Errorf("the log has %v", lines)
+				}
+				other := device(2)
+				other.Topic = "other"
+				if a := b.Ring(t.Context(), other, bell(1)); a.Result != subscriptions.Accepted {
+					t.Errorf("the other topic: %+v", a)
+				}
+			})
+		})
+	}
+}
+
+func TestCertificateThatTheHandshakeRefusesIsNamedInTheLog(t *testing.T) {
+	for version, name := range map[uint16]string{tls.VersionTLS12: "TLS 1.2", tls.VersionTLS13: "TLS 1.3"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, nil, withCertificate(clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))))
+				b.apns.tls.MaxVersion, b.apns.tls.ClientAuth = version, tls.RequireAnyClientCert
+				b.apns.tls.VerifyConnection = func(tls.ConnectionState) error { return errors.New("revoked") }
+				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
+					t.Errorf("got %+v", a)
+				}
+				var all strings.Builder
+				for _, e := range b.logs.All() {
+					fmt.Fprintln(&all, e.Message, e.ContextMap())
+				}
+				if !strings.Contains(all.String(), "tls: bad certificate") {
+					t.Errorf("no word of the certificate in\n%s", all.String())
+				}
+			})
+		})
+	}
+}
+
+func TestExpiryOfCertificatesIsAMetric(t *testing.T) {
+	first, last := time.Now().AddDate(0, 1, 0), time.Now().AddDate(1, 0, 0)
+	for name, order := range map[string][2]time.Time{"production first": {first, last}, "sandbox first": {last, first}} {
+		t.Run(name, func(t *testing.T) {
+			b := overSockets(t, nil, func(o *Options) {
+				key := o.Topics[0]
+				key.Topic = "with a key"
+				o.Topics = append(o.Topics, key)
+			}, withCertificate(clientCertificate(t, 1, order[0])), func(o *Options) {
+				both(o)
+				o.Topics[2].Certificate = clientCertificate(t, 2, order[1])
+			})
+			const metric = "mailbell_credential_expires_timestamp_seconds"
+			if got := b.metric(t, metric, "apns_certificate "+topic); got != float64(first.Unix()) {
+				t.Errorf("%s is %v, want %v", metric, got, first.Unix())
+			}
+			if got := b.metric(t, metric, "apns_certificate with a key"); got != 0 {
+				t.Errorf("a key expires at %v", got)
+			}
+		})
+	}
+}
+
 func TestNewNamesEveryTopicThatCannotWork(t *testing.T) {
 	good := Topic{Topic: "com.contoso.good", Environment: "production", Key: Key{P8: p8(), ID: "ABCDE12345", Team: "FGHIJ67890"}}
 	with := func(name string, change func(*Topic)) Topic {
@@ -116,6 +292,7 @@ func TestNewNamesEveryTopicThatCannotWork(t *testing.T) {
 		change(&c)
 		return c
 	}
+	certificate := clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))
 	broken := strings.Replace(string(p8()), "M", "N", 1)
 	_, err := New(Options{Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []Topic{good, good,
 		with("empty", func(c *Topic) { c.Key = Key{ID: "A", Team: "B"} }),
@@ -126,12 +303,17 @@ func TestNewNamesEveryTopicThatCannotWork(t *testing.T) {
 		with("path", func(c *Topic) { c.URL = "https://apns.example/3/device" }),
 		with("nowhere", func(c *Topic) { c.Environment = "staging" }),
 		with("greedy", func(c *Topic) { c.Connections = 5 }),
+		with("two credentials", func(c *Topic) { c.Certificate = certificate }),
+		with("no credential", func(c *Topic) { c.Key = Key{} }),
+		with("no leaf", func(c *Topic) { c.Key, c.Certificate = Key{}, &tls.Certificate{PrivateKey: certificate.PrivateKey} }),
+		with("no private key", func(c *Topic) { c.Key, c.Certificate = Key{}, &tls.Certificate{Leaf: certificate.Leaf} }),
 	}})
 	if err == nil {
 		t.Fatal("no error")
 	}
 	lines := strings.Split(err.Error(), "\n")
-	for i, want := range []string{`"com.contoso.good" (production): is there twice`, `"empty"`, `"broken"`, `"nameless"`, `"othersKey"`, `"plain"`, `"path"`, `"nowhere"`, `"greedy"`} {
+	for i, want := range []string{`"com.contoso.good" (production): is there twice`, `"empty"`, `"broken"`, `"nameless"`, `"othersKey"`, `"plain"`, `"path"`, `"nowhere"`, `"greedy"`,
+		`"two credentials" (production): has a key and a certificate`, `"no credential" (production): has neither a key nor a certificate`, `"no leaf"`, `"no private key"`} {
 		if i >= len(lines) || !strings.Contains(lines[i], want) {
 			t.Errorf("line %d of %q does not name %s", i, lines, want)
 		}

@@ -1,9 +1,9 @@
 package push
 
-// This file is one APNs host with one key, and whether anything can be rung through it.
+// This file is one APNs host with one credential, and whether anything can be rung through it.
 //
 // While it answers, alerts go through. When it does not, those under way are held and tried again (ring.go), for seconds. When it
-// has not answered for some seconds more, or refuses the key, it is shut: what comes then is turned away at once, so that a day
+// has not answered for some seconds more, or refuses the credential, it is shut: what comes then is turned away at once, so that a day
 // without APNs costs no memory, and a probe goes on asking. It opens with the first answer, and says so.
 
 import (
@@ -27,24 +27,32 @@ const (
 	// at all, the back-off of the connections sets the pace.
 	probeBase = time.Second
 	probeMax  = time.Minute
-	// probeKey is the pause between probes of a key that was refused: it takes a person to mend it.
-	probeKey = time.Minute
+	// probeRefused is the pause between probes of a credential that was refused: it takes a person to mend it.
+	probeRefused = time.Minute
 )
 
 // The reasons for which a gateway is shut, as answers name them.
 const (
 	reasonAway        = "topic_away"  // APNs cannot be reached, or answers with faults only
-	reasonCredentials = "credentials" // APNs refuses the key
+	reasonCredentials = "credentials" // APNs refuses the key or certificate
 )
 
-// probeToken names no device: every token has 64 digits or more. APNs looks at the provider token first and then refuses this one,
+// probeToken names no device: every token has 64 digits or more. APNs looks at the credential first and then refuses this one,
 // which tells all that a probe wants to know and rings nowhere.
 const probeToken = "00"
 
 // name of a topic in an environment, as devices are enrolled for it.
 type name struct{ topic, environment string }
 
-// gateway is one APNs host with one key.
+// elsewhere is the same topic in the other environment.
+func (n name) elsewhere() name {
+	if n.environment == production {
+		return name{n.topic, sandbox}
+	}
+	return name{n.topic, production}
+}
+
+// gateway is one APNs host with one credential.
 type gateway struct {
 	url         string
 	pool        *pool
@@ -54,6 +62,7 @@ type gateway struct {
 	ready       Readiness
 	log         *zap.Logger
 	metrics     *metrics
+	guard       guard
 	run         func(func(context.Context)) // runs a goroutine that the sender owns
 
 	mu          sync.Mutex
@@ -105,7 +114,7 @@ func (g *gateway) giveUp() (reason string) {
 	return g.shut
 }
 
-// close shuts the gateway because its key is refused.
+// close shuts the gateway because its credential is refused.
 func (g *gateway) close(text string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -153,7 +162,7 @@ func (g *gateway) state() (shut string, recovered <-chan struct{}) {
 	return g.shut, g.recovered
 }
 
-// admitted is asked directly before an alert goes out: none is sent with a key that was refused.
+// admitted is asked directly before an alert goes out: none is sent with a credential that was refused.
 func (g *gateway) admitted() error {
 	if shut, _ := g.state(); shut == reasonCredentials {
 		return errShut
@@ -161,7 +170,7 @@ func (g *gateway) admitted() error {
 	return nil
 }
 
-var errShut = errors.New("the key is refused")
+var errShut = errors.New("the credential is refused")
 
 func always() error { return nil }
 
@@ -177,7 +186,7 @@ func (g *gateway) probe(ctx context.Context) {
 			wait = 0
 		}
 		if shut == reasonCredentials {
-			wait = probeKey
+			wait = probeRefused
 		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait/2+1)):
@@ -191,7 +200,7 @@ func (g *gateway) probe(ctx context.Context) {
 			continue
 		}
 		switch m := meaningOf(out.status, out.reason); m.does {
-		case finish, shrink, slowDown:
+		case finish, shrink, slowDown, elsewhere:
 			g.worked()
 			return
 		case hold:
@@ -231,11 +240,14 @@ func (g *gateway) disconnected(why string, answered bool) {
 	}
 }
 
-// cutOff notes that there is no connection, or none that answers.
+// cutOff notes that there is no connection, or none that answers. With a certificate that has expired there will be none.
 func (g *gateway) cutOff() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.unreachable = true
+	if expired := g.credential.expires(); !expired.IsZero() && expired.Before(time.Now()) {
+		g.shutLocked(reasonCredentials, "the certificate expired on "+expired.UTC().Format(time.DateOnly))
+	}
 	if g.failing.IsZero() {
 		g.failing = time.Now()
 	}

@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"math"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,21 +13,26 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
+const answersWithFaults = "answers with faults"
+
+// waysToBeAway make APNs go away and come back.
+var waysToBeAway = map[string]func(*standIn, bool){
+	"cannot be reached":    func(s *standIn, away bool) { s.down = away },
+	"accepts and hangs up": func(s *standIn, away bool) { s.slams = away },
+	answersWithFaults: func(s *standIn, away bool) {
+		if s.decide = refuseProbe; away {
+			s.decide = func(arrived) act { return refuse(503, "ServiceUnavailable") }
+		}
+	},
+	"stalls": func(s *standIn, away bool) {
+		if s.decide = refuseProbe; away {
+			s.decide = func(arrived) act { return act{silent: true} }
+		}
+	},
+}
+
 func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testing.T) {
-	for name, away := range map[string]func(*standIn, bool){
-		"cannot be reached":    func(s *standIn, away bool) { s.down = away },
-		"accepts and hangs up": func(s *standIn, away bool) { s.slams = away },
-		"answers with faults": func(s *standIn, away bool) {
-			if s.decide = refuseProbe; away {
-				s.decide = func(arrived) act { return refuse(503, "ServiceUnavailable") }
-			}
-		},
-		"stalls": func(s *standIn, away bool) {
-			if s.decide = refuseProbe; away {
-				s.decide = func(arrived) act { return act{silent: true} }
-			}
-		},
-	} {
+	for name, away := range waysToBeAway {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, refuseProbe)
@@ -79,41 +85,148 @@ func refuseProbe(a arrived) act {
 	return act{}
 }
 
-// Many alerts wait for the connection, few wait longer and longer between their tries: both go with the first answer.
-func TestWhatIsHeldGoesOutWithTheFirstAnswerOfAnAPNsThatFailed(t *testing.T) {
+// slowly answers after a round trip.
+func slowly(roundTrip time.Duration, decide func(arrived) act) func(arrived) act {
+	return func(a arrived) act {
+		do := decide(a)
+		do.delay = roundTrip
+		return do
+	}
+}
+
+// readyAt notes when it is told that a topic is ready.
+type readyAt chan time.Time
+
+func (r readyAt) TopicReady(string, string) { r <- time.Now() }
+
+func TestAnHourWithoutAPNsGathersNothingAndItsFirstAnswerIsToldAtOnce(t *testing.T) {
 	const roundTrip = 50 * time.Millisecond
-	for name, test := range map[string]struct {
-		held    int
-		failing time.Duration
-	}{"many": {100, 4 * time.Second}, "few": {4, 21 * time.Second}} {
+	const calls = 20_000
+	for name, away := range waysToBeAway {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				back := time.Now().Add(test.failing)
-				b := overMemory(t, func(arrived) act {
-					do := act{delay: roundTrip}
-					if time.Now().Before(back) {
-						do.status = 503
+				ready := make(readyAt, 10)
+				b := overMemory(t, refuseProbe, func(o *Options) { o.Ready = ready })
+				b.Ring(t.Context(), device(0), bell(0))
+				b.apns.set(func(s *standIn) { away(s, true) })
+				b.apns.cutAll()
+				start := time.Now()
+				var all sync.WaitGroup
+				ring := func(n int) {
+					if a := b.Ring(t.Context(), device(n), bell(n)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
+						t.Errorf("got %+v", a)
 					}
-					return do
+				}
+				// They come at an even pace. In the first minute some are held, and all are given back before it ends.
+				const pace = time.Hour / calls
+				const first = int(time.Minute / pace)
+				for n := range first {
+					all.Go(func() { ring(n) })
+					<-time.After(pace)
+				}
+				all.Wait()
+				if took := time.Since(start); took > time.Minute {
+					t.Errorf("some were held for longer than %v", took-time.Minute)
+				}
+				goroutines, heap := runtime.NumGoroutine(), heapInUse()
+				for n := first; n < calls; n++ {
+					called := time.Now()
+					if ring(n); time.Since(called) != 0 {
+						t.Fatalf("an alert was held for %v", time.Since(called))
+					}
+					if n%10 == 0 {
+						<-time.After(10 * pace)
+					}
+				}
+				if now := runtime.NumGoroutine(); now > goroutines+10 { // those of a dial or a probe that is under way
+					t.Errorf("%d goroutines, %d an hour ago", now, goroutines)
+				}
+				if now := heapInUse(); now > heap+1<<20 {
+					t.Errorf("%d KiB more than an hour ago", (now-heap)>>10)
+				}
+				if len(ready) != 0 {
+					t.Error("it says that it is ready")
+				}
+
+				var asked time.Time
+				b.apns.set(func(s *standIn) {
+					away(s, false)
+					s.decide = func(a arrived) act {
+						if asked.IsZero() {
+							asked = time.Now()
+						}
+						return slowly(roundTrip, refuseProbe)(a)
+					}
 				})
-				answers := b.burst(t.Context(), test.held)
-				if diff := cmp.Diff(map[string]int{"accepted": test.held}, count(answers)); diff != "" {
+				back := time.Now()
+				told := <-ready
+				if took := told.Sub(asked); took > roundTrip+time.Millisecond {
+					t.Errorf("told %v after the first question that was answered, want its round trip", took)
+				}
+				if took := told.Sub(back); took > 2*time.Minute {
+					t.Errorf("told %v after APNs was back", took)
+				}
+				if diff := cmp.Diff(map[string]int{"accepted": 100}, count(b.burst(t.Context(), 100))); diff != "" {
 					t.Error(diff)
-				}
-				first, last := answers[0].At, answers[0].At
-				for _, a := range answers {
-					if a.At.Before(first) {
-						first = a.At
-					}
-					if a.At.After(last) {
-						last = a.At
-					}
-				}
-				if took := last.Sub(first); took > roundTrip+250*time.Millisecond {
-					t.Errorf("the last went out %v after the first answer", took)
 				}
 			})
 		})
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// Many alerts wait for the connection, few wait longer and longer between their tries: both go with the first answer.
+func TestWhatIsHeldGoesOutWithTheFirstAnswerOfAnAPNsThatFailed(t *testing.T) {
+	const roundTrip = 50 * time.Millisecond
+	for name, away := range waysToBeAway {
+		for load, test := range map[string]struct {
+			held    int
+			failing time.Duration
+		}{"many": {1000, 4 * time.Second}, "few": {4, 21 * time.Second}} {
+			t.Run(name+", "+load, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := overMemory(t, slowly(roundTrip, refuseProbe))
+					b.Ring(t.Context(), device(0), bell(0)) // the connection stands, and takes many
+					b.apns.set(func(s *standIn) { away(s, true) })
+					b.apns.cutAll()
+					var all sync.WaitGroup
+					all.Go(func() {
+						<-time.After(test.failing)
+						b.apns.set(func(s *standIn) {
+							away(s, false)
+							s.decide = slowly(roundTrip, refuseProbe)
+						})
+					})
+					answers := b.burst(t.Context(), test.held)
+					all.Wait()
+					got := count(answers)
+					if name != answersWithFaults && got["not_before topic_away"] == test.held {
+						return // the next dial came when none was held any more; had there been an answer, all would go
+					}
+					if diff := cmp.Diff(map[string]int{"accepted": test.held}, got); diff != "" {
+						t.Error(diff)
+					}
+					first, last := answers[0].At, answers[0].At
+					for _, a := range answers {
+						if a.At.Before(first) {
+							first = a.At
+						}
+						if a.At.After(last) {
+							last = a.At
+						}
+					}
+					if took := last.Sub(first); took > roundTrip+250*time.Millisecond {
+						t.Errorf("the last went out %v after the first answer", took)
+					}
+				})
+			})
+		}
 	}
 }
 

@@ -5,17 +5,20 @@
 //
 //   - ring.go: one alert, until it is settled.
 //   - answers.go: what each answer means; the one table.
-//   - gateway.go: an APNs host with a key, and whether anything can be rung through it.
-//   - attempt.go, connection.go, credential.go: one request; the HTTP/2 connections; the provider token.
+//   - gateway.go: an APNs host with a credential, and whether anything can be rung through it.
+//   - throttle.go, quarantine.go, guard.go: the devices that have to wait, that APNs takes nowhere, and that are not to be removed.
+//   - attempt.go, connection.go, credential.go: one request; the HTTP/2 connections; the provider token or the certificate.
 package push
 
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/mail"
@@ -25,15 +28,22 @@ import (
 	"go.uber.org/zap"
 )
 
-// Topic is an app in an environment, and how APNs is reached for it. Topics with the same URL and key share their connections,
-// those of the first of them.
+// The environments of APNs.
+const (
+	production = "production"
+	sandbox    = "sandbox"
+)
+
+// Topic is an app in an environment, and how APNs is reached for it. Topics with the same URL and credential share their
+// connections, those of the first of them. It has a key or a certificate, never both.
 type Topic struct {
 	Topic       string // the app's bundle id
 	Environment string // production or sandbox
 	URL         string // https://host[:port]; empty: Apple's of that environment
 	Key         Key
-	Connections int            // at most; 0: one
-	Outbound    proxy.Settings // trust roots and proxy
+	Certificate *tls.Certificate // for TLS, with its leaf parsed; nil: the key
+	Connections int              // at most; 0: one
+	Outbound    proxy.Settings   // trust roots and proxy
 }
 
 // Readiness is told when what could not be rung can be rung again. It must not wait for anything.
@@ -62,6 +72,7 @@ type Sender struct {
 	topics   map[name]*gateway
 	gateways []*gateway
 	throttle throttle
+	bad      quarantine
 
 	life context.Context // of all that the sender does
 	stop context.CancelFunc
@@ -72,11 +83,11 @@ type Sender struct {
 	rings   sync.WaitGroup // calls of Ring
 }
 
-// New checks the topics and signs a first token with each key. It connects to nothing: that is for the first alert.
+// New checks the topics and signs a first token with each key. A certificate that has expired holds its topics and no others. It connects to nothing: that is for the first alert.
 // The error names every topic that cannot work.
 func New(o Options) (*Sender, error) {
 	s := &Sender{secret: o.Secret, content: o.Content, send: o.Send, log: o.Log, metrics: newMetrics(o.Metrics), topics: make(map[name]*gateway),
-		throttle: newThrottle(), closing: make(chan struct{})}
+		throttle: newThrottle(), bad: newQuarantine(), closing: make(chan struct{})}
 	s.life, s.stop = context.WithCancel(context.Background())
 	var errs []error
 	for _, t := range o.Topics {
@@ -109,11 +120,17 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 	if err != nil {
 		return err
 	}
+	switch {
+	case t.Key.isZero() && t.Certificate == nil:
+		return errors.New("has neither a key nor a certificate")
+	case !t.Key.isZero() && t.Certificate != nil:
+		return errors.New("has a key and a certificate; it can have one of them")
+	}
 	var shared *credential
 	var g *gateway
 	for _, other := range s.gateways {
-		if c := other.credential; c.token.KeyID == t.Key.ID && c.token.TeamID == t.Key.Team {
-			shared = c
+		if other.credential.isOf(t) {
+			shared = other.credential
 			if other.url == u.String() {
 				g = other
 			}
@@ -121,7 +138,7 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 	}
 	switch {
 	case shared == nil:
-		if shared, err = newCredential(t.Key); err != nil {
+		if shared, err = newCredential(t); err != nil {
 			return err
 		}
 	case !bytes.Equal(shared.p8, t.Key.P8):
@@ -129,20 +146,36 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 	}
 	if g == nil {
 		g = &gateway{url: u.String(), credential: shared, ready: ready, metrics: s.metrics, recovered: make(chan struct{}),
-			log: s.log.With(zap.String("apns", u.Host), zap.String("key_id", t.Key.ID)),
+			guard: guard{devices: make(map[string]verdict)}, log: s.log.With(zap.String("apns", u.Host), shared.name()),
 			run: func(f func(context.Context)) { s.work.Go(func() { f(s.life) }) }}
-		g.pool = newPool(u, t.Outbound, g, s.closing, func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() })
+		g.pool = newPool(u, t.Outbound, t.Certificate, g, s.closing, func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() })
 		s.gateways = append(s.gateways, g)
 	}
 	g.topics = append(g.topics, n)
 	g.connections = max(g.connections, t.Connections, 1)
 	s.topics[n] = g
+	s.tellExpiry(n)
 	return nil
+}
+
+// tellExpiry tells when the certificate of a topic expires, of two environments the first.
+func (s *Sender) tellExpiry(n name) {
+	var first time.Time
+	for _, n := range []name{n, n.elsewhere()} {
+		if g := s.topics[n]; g != nil {
+			if at := g.credential.expires(); first.IsZero() || !at.IsZero() && at.Before(first) {
+				first = at
+			}
+		}
+	}
+	if !first.IsZero() {
+		s.metrics.expires.WithLabelValues("apns_certificate", n.topic).Set(float64(first.Unix()))
+	}
 }
 
 // address is where APNs is for a topic.
 func address(t Topic) (*url.URL, error) {
-	hosts := map[string]string{"production": apns2.HostProduction, "sandbox": apns2.HostDevelopment}
+	hosts := map[string]string{production: apns2.HostProduction, sandbox: apns2.HostDevelopment}
 	text, ok := hosts[t.Environment]
 	if !ok {
 		return nil, errors.New("its environment is neither production nor sandbox")

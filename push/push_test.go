@@ -79,8 +79,28 @@ func newBench(t testing.TB, s *standIn, url string, change ...func(*Options)) *b
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		b.Close(ctx)
+		for _, g := range b.gateways {
+			if g.under != 0 {
+				t.Errorf("%d alerts are counted as under way after the end", g.under)
+			}
+		}
 	})
 	return b
+}
+
+// both has a topic in both environments, production first.
+func both(o *Options) {
+	other := o.Topics[0]
+	other.Environment, other.URL = sandbox, "https://sandbox.apns.example"
+	o.Topics = append(o.Topics, other)
+}
+
+// in says for which environment of both a request is.
+func (a arrived) in() string {
+	if strings.HasPrefix(a.header[":authority"], "sandbox.") {
+		return sandbox
+	}
+	return production
 }
 
 var enrolled = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)

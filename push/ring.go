@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"math/rand/v2"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -43,10 +44,16 @@ const (
 	reasonThrottled  = "throttled"    // the device was rung too often
 	reasonStale      = "stale_410"    // APNs knows the token as gone from before the device enrolled again with it
 	reasonUnsendable = "not_sendable" // no request could be made of it
+	reasonQuarantine = "quarantined"  // APNs takes the device's token in no environment, and is not asked again yet
+	reasonHeld       = "removal_held" // APNs says that the device is gone, as it says of many others: it stays
 )
 
 // Ring sends an alert to a device and returns when it is settled, or cannot be now: when APNs or its way there is away, the device
 // was rung too often, or ctx ends. No attempt begins after ctx has ended.
+//
+// A device token that APNs calls bad is tried in the other environment, where the sender has the topic there too. Accepted there,
+// the answer names that environment; else APNs is not asked about the token again for an hour or more, unless the device enrols
+// again, and its alerts are refused. Gone is answered only while few devices are.
 //
 // The answer is NotBefore without a time where the sender tells when it is ready (Readiness); with one in all other cases. Ring
 // holds the alert for half a minute at most and queues nothing: who calls it bounds how many calls are open.
@@ -71,17 +78,20 @@ func (s *Sender) ring(ctx context.Context, d subscriptions.Device, b subscriptio
 	if until := s.throttle.until(d.ID); time.Now().Before(until) {
 		return notBefore(reasonThrottled, until)
 	}
+	if s.bad.holds(d) {
+		return subscriptions.Answer{Result: subscriptions.Refused, Reason: reasonQuarantine}
+	}
+	if refused := g.enter(); refused != "" {
+		return notBefore(refused, time.Time{})
+	}
+	r := ring{sender: s, gateway: g, device: d, bell: b, start: time.Now()}
+	defer func() { r.gateway.leave() }() // the one that it is at then
 	n, err := s.notification(d, b, s.content)
 	if err != nil {
 		s.log.Error("an alert cannot be built", zap.String("device", d.ID), zap.Error(err))
 		return subscriptions.Answer{Result: subscriptions.Refused, Reason: reasonUnsendable}
 	}
-	if refused := g.enter(); refused != "" {
-		return notBefore(refused, time.Time{})
-	}
-	defer g.leave()
-	r := ring{sender: s, gateway: g, device: d, bell: b, notification: n, start: time.Now()}
-	r.answer.PushID = n.ApnsID
+	r.notification, r.answer.PushID = n, n.ApnsID
 	return r.run(ctx)
 }
 
@@ -139,7 +149,7 @@ func uuid(id [16]byte) string {
 // ring is one alert under way.
 type ring struct {
 	sender       *Sender
-	gateway      *gateway
+	gateway      *gateway // of the device's environment, or of the other
 	device       subscriptions.Device
 	bell         subscriptions.Bell
 	notification *apns2.Notification
@@ -148,6 +158,7 @@ type ring struct {
 	unknown      bool // an attempt was sent and not answered: APNs may have taken the alert
 	shrunk       bool
 	reconnected  bool
+	moved        bool // the device's own environment does not know its token: this is about the other
 }
 
 // run tries until the alert is settled, or was held for too long.
@@ -228,30 +239,94 @@ func (r *ring) settle(out outcome) bool {
 		r.reconnected = true
 	case again:
 		r.gateway.failed()
+	case elsewhere:
+		r.gateway.worked()
+		return r.elsewhere(m)
 	}
 	return false
 }
 
-// finish fills the answer with a final result.
-func (r *ring) finish(m meaning, out outcome) {
-	r.answer.Result = m.result
-	switch m.result {
-	case subscriptions.Accepted:
-		r.answer.Reason = ""
-		r.sender.throttle.passed(r.device.ID)
-		return
-	case subscriptions.Gone:
-		// APNs knows the token as gone since then. A device that enrolled with it later has it back, so it stays; APNs
-		// tells a later time when it is gone again.
-		if !r.device.Enrolled.Before(out.timestamp) {
-			r.answer.Result, r.answer.Reason = subscriptions.Refused, reasonStale
-		}
+// elsewhere goes on in the other environment, or settles the alert; it reports whether it is settled. A refusal there does not
+// count for that gateway's guard: what one environment has wrong is not held against the devices of the other.
+func (r *ring) elsewhere(m meaning) bool {
+	if r.moved {
+		r.quarantine()
+		return true
 	}
-	r.sender.log.Warn("APNs refused an alert", zap.String("device", r.device.ID), zap.String("token", r.device.Token[:min(len(r.device.Token), shownOfToken)]),
-		zap.String("topic", r.device.Topic), zap.Int("status", out.status), zap.String("reason", r.answer.Reason), zap.String("because", m.text))
+	r.gateway.guarded(r.device.Token, m, true)
+	other := r.sender.topics[name{r.device.Topic, r.device.Environment}.elsewhere()]
+	if other == nil || other == r.gateway {
+		r.quarantine()
+		return true
+	}
+	r.moved = true
+	if shut := other.enter(); shut != "" {
+		r.notBefore(shut, time.Time{})
+		return true
+	}
+	r.gateway.leave()
+	r.gateway, r.unknown, r.reconnected = other, false, false // nothing is unknown: an attempt whose answer was lost cannot have rung
+	return false
 }
 
+// quarantine settles an alert whose token APNs takes nowhere. The device stays enrolled, whatever the other environment said.
+func (r *ring) quarantine() subscriptions.Answer {
+	until := r.sender.bad.begin(r.device)
+	r.answer.Result, r.answer.Reason, r.answer.Status = subscriptions.Refused, apns2.ReasonBadDeviceToken, http.StatusBadRequest
+	r.refused(config, zap.Time("not_asked_before", until))
+	return r.answer
+}
+
+// finish fills the answer with a final result.
+func (r *ring) finish(m meaning, out outcome) {
+	accepted := m.result == subscriptions.Accepted
+	if r.moved && !accepted {
+		r.quarantine()
+		return
+	}
+	mass := r.gateway.guarded(r.device.Token, m, m.concerns == aDevice && !accepted)
+	r.answer.Result = m.result
+	switch {
+	case accepted:
+		r.answer.Reason = ""
+		r.sender.throttle.passed(r.device.ID)
+		r.sender.bad.passed(r.device)
+		if r.moved {
+			r.answer.Environment = name{r.device.Topic, r.device.Environment}.elsewhere().environment
+			r.sender.log.Warn("a device token belongs to the other environment", append(r.fields(), zap.String("environment", r.answer.Environment))...)
+		}
+		return
+	case m.result == subscriptions.Gone && !r.device.Enrolled.Before(out.timestamp):
+		// APNs knows the token as gone since then. A device that enrolled with it later has it back, so it stays; APNs
+		// tells a later time when it is gone again.
+		r.answer.Result, r.answer.Reason = subscriptions.Refused, reasonStale
+	case m.result == subscriptions.Gone && mass:
+		r.answer.Result, r.answer.Reason = subscriptions.Refused, reasonHeld
+		r.sender.metrics.removals.Inc()
+	}
+	r.refused(m.text)
+}
+
+// refused logs an answer that is final.
+func (r *ring) refused(because string, more ...zap.Field) {
+	fields := append(r.fields(), zap.Int("status", r.answer.Status), zap.String("reason", r.answer.Reason), zap.String("because", because))
+	r.sender.log.Warn("APNs refused an alert", append(fields, more...)...)
+}
+
+// fields tell in the log whom it is about.
+func (r *ring) fields() []zap.Field {
+	return []zap.Field{zap.String("device", r.device.ID), zap.String("token", r.device.Token[:min(len(r.device.Token), shownOfToken)]),
+		zap.String("topic", r.device.Topic)}
+}
+
+// notBefore fills the answer of an alert that is not settled.
 func (r *ring) notBefore(reason string, next time.Time) subscriptions.Answer {
+	if r.moved && reason == reasonCredentials {
+		return r.quarantine() // there is no other environment, until a person mends it
+	}
+	if r.moved && next.IsZero() {
+		next = time.Now().Add(heldNext) // nobody tells the device when the other environment is ready
+	}
 	r.answer.Result, r.answer.Reason, r.answer.Next = subscriptions.NotBefore, reason, next
 	return r.answer
 }

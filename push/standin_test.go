@@ -35,6 +35,7 @@ type arrived struct {
 	header     map[string]string
 	payload    string
 	at         time.Time
+	client     *x509.Certificate // nil: it showed none
 }
 
 func (a arrived) token() string { return strings.TrimPrefix(a.header[":path"], "/3/device/") }
@@ -66,10 +67,11 @@ type standIn struct {
 	requests    []arrived
 	connections int
 	open        map[net.Conn]bool
-	refused     int  // streams over the limit
-	down        bool // dials fail
-	slams       bool // connections are accepted and closed
-	deaf        bool // bytes go nowhere: neither answers nor pings
+	refused     int    // streams over the limit
+	down        bool   // dials fail
+	downHost    string // dials to it fail
+	slams       bool   // connections are accepted and closed
+	deaf        bool   // bytes go nowhere: neither answers nor pings
 	serving     sync.WaitGroup
 }
 
@@ -79,7 +81,7 @@ var certificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 	if err != nil {
 		panic(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "apns"}, DNSNames: []string{"apns.example"},
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "apns"}, DNSNames: []string{"apns.example", "sandbox.apns.example"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC),
 		NotAfter: time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
@@ -94,6 +96,26 @@ var certificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 	pool.AddCert(parsed)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 })
+
+// clientCertificate is one as Apple issues it for an app: for push in both environments, for a year.
+func clientCertificate(t testing.TB, serial int64, until time.Time) *tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "Apple Push Services: " + topic},
+		NotBefore: until.AddDate(-1, 0, 0), NotAfter: until, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
 
 // p8 is an APNs key as Apple issues it.
 var p8 = sync.OnceValue(func() []byte {
@@ -141,9 +163,9 @@ func (s *standIn) listen() string {
 }
 
 // dial is a DialContext over memory.
-func (s *standIn) dial(context.Context, string, string) (net.Conn, error) {
+func (s *standIn) dial(_ context.Context, _, address string) (net.Conn, error) {
 	s.mu.Lock()
-	down := s.down
+	down := s.down || s.downHost != "" && strings.HasPrefix(address, s.downHost+":")
 	s.mu.Unlock()
 	if down {
 		return nil, errors.New("connection refused")
@@ -272,6 +294,9 @@ func (p *peer) frame(f http2.Frame) bool {
 			return p.framer.WriteRSTStream(f.StreamID, http2.ErrCodeRefusedStream) == nil
 		}
 		a := &arrived{connection: p.n, stream: f.StreamID, header: make(map[string]string)}
+		if shown := p.tls.ConnectionState().PeerCertificates; len(shown) > 0 {
+			a.client = shown[0]
+		}
 		for _, h := range f.Fields {
 			a.header[h.Name] = h.Value
 		}

@@ -39,11 +39,8 @@ func (t *throttle) slowDown(device string) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d, ok := t.devices[device]
-	if !ok && len(t.devices) >= maxThrottled {
-		for other := range t.devices {
-			delete(t.devices, other)
-			break
-		}
+	if !ok {
+		makeRoom(t.devices, maxThrottled)
 	}
 	wait := min(throttleBase<<min(d.times, 10), throttleMax)
 	d.times++
@@ -57,4 +54,15 @@ func (t *throttle) passed(device string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.devices, device)
+}
+
+// makeRoom forgets any one entry where there are as many as there may be.
+func makeRoom[K comparable, V any](entries map[K]V, most int) {
+	if len(entries) < most {
+		return
+	}
+	for k := range entries {
+		delete(entries, k)
+		return
+	}
 }
