@@ -4,6 +4,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"time"
 )
@@ -76,10 +77,11 @@ type Basic struct {
 // APNs is a topic in one of Apple's environments with the credential to push to it.
 type APNs struct {
 	Topic       string
-	Environment string         // Production or Sandbox
-	URL         string         // empty: Apple's of that environment
-	CA          *x509.CertPool // nil: the system's roots
-	Token       Token
+	Environment string           // Production or Sandbox
+	URL         string           // empty: Apple's of that environment
+	CA          *x509.CertPool   // nil: the system's roots
+	Token       Token            // or
+	Certificate *tls.Certificate // with its leaf parsed; nil: Token is set
 }
 
 // Token is the credential of token-based authentication with APNs.

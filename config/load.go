@@ -1,14 +1,18 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"software.sslmate.com/src/go-pkcs12"
 )
 
 // Load reads a configuration file and everything that it names. Its error is an Errors with every mistake that was found.
@@ -259,25 +263,70 @@ var (
 )
 
 func (o *object) apns() APNs {
-	o.require("topic", "token")
-	o.unavailable("certificate", "file", "password_file", "password_env")
+	o.require("topic")
 	a := APNs{
 		Topic:       o.text("topic", "", topic),
 		Environment: o.choice("environment", Production, []string{Production, Sandbox}),
 		URL:         o.text("url", "", httpsURL),
 		CA:          o.authorities("ca_file"),
 	}
-	if t := o.object("token"); o.has("token") {
+	t, c := o.object("token"), o.object("certificate")
+	switch {
+	case isSet(t.node) && isSet(c.node):
+		c.fail("token and certificate are both given: want one")
+	case !isSet(t.node) && !isSet(c.node) && !o.wrong:
+		o.get("token").fail("is required (or certificate)")
+	}
+	if t.asked = []string{"key_file", "key_env", "key_id", "team_id"}; isSet(t.node) {
 		t.require("key_id", "team_id")
 		a.Token = Token{
 			KeyPEM: t.signingKey("key"),
 			KeyID:  t.text("key_id", "", appleID),
 			TeamID: t.text("team_id", "", appleID),
 		}
-		t.end()
 	}
+	if c.asked = []string{"file", "password_file", "password_env"}; isSet(c.node) {
+		a.Certificate = c.certificate()
+	}
+	t.end()
+	c.end()
 	o.end()
 	return a
+}
+
+// certificate reads a client certificate with its key: a PFX file as OpenSSL and Windows write it, or both in PEM form.
+func (o *object) certificate() *tls.Certificate {
+	o.require("file")
+	data, v := o.contents("file")
+	var password Secret
+	if o.has("password_file") || o.has("password_env") {
+		password, _ = o.word("password")
+	}
+	if data == nil {
+		return nil
+	}
+	if bytes.Contains(data, []byte("-----BEGIN ")) {
+		c, err := tls.X509KeyPair(data, data)
+		if err != nil {
+			v.fail("is no pair of a certificate and its key in PEM form: %s", strings.TrimPrefix(err.Error(), "tls: "))
+			return nil
+		}
+		return &c
+	}
+	key, leaf, chain, err := pkcs12.DecodeChain(data, string(password))
+	switch {
+	case errors.Is(err, pkcs12.ErrIncorrectPassword):
+		v.fail("cannot be opened: its password is another one (password_file)")
+		return nil
+	case err != nil:
+		v.fail("is neither a PFX file nor PEM, or is damaged")
+		return nil
+	}
+	c := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	for _, ca := range chain {
+		c.Certificate = append(c.Certificate, ca.Raw)
+	}
+	return c
 }
 
 func (o *object) alerts() Alerts {

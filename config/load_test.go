@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"software.sslmate.com/src/go-pkcs12"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -74,8 +77,42 @@ func folder(t testing.TB) {
 	write("broken.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no certificate")}))
 	write("cert.pem", cert)
 	write("key.pem", p256)
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, encode := range map[string]func() ([]byte, error){
+		"apns.pfx":        func() ([]byte, error) { return pkcs12.Modern.Encode(k, leaf, nil, "pass word") },
+		"apns-chain.pfx":  func() ([]byte, error) { return pkcs12.Modern.Encode(k, leaf, []*x509.Certificate{leaf}, "pass word") },
+		"apns-legacy.pfx": func() ([]byte, error) { return pkcs12.Legacy.Encode(k, leaf, nil, "pass word") },
+	} {
+		data, err := encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(name, data)
+	}
+	write("apns.pem", slices.Concat(cert, p256))
 	write("large", make([]byte, maxFile+1))
 	t.Chdir(dir)
+}
+
+// tokenLine is the credential of good's topic.
+const tokenLine = "    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}"
+
+func TestACertificateForAPNsIsReadAsItIsWritten(t *testing.T) {
+	folder(t)
+	for _, file := range []string{"apns.pfx", "apns-chain.pfx", "apns-legacy.pfx", "apns.pem"} {
+		certificate := "    certificate: {file: " + file + ", password_file: secrets/svc-bell}"
+		c, err := load(t, strings.Replace(good, tokenLine, certificate, 1))
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if a := c.APNs[0]; a.Certificate == nil || a.Certificate.Leaf == nil || a.Certificate.PrivateKey == nil || a.Token.KeyPEM != "" {
+			t.Errorf("%s: %+v", file, a.Certificate)
+		}
+	}
 }
 
 // good is a configuration with nothing left out that must be given.
@@ -177,7 +214,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"no user name":      {`username: 'CONTOSO\svc-bell', `, "", "6: exchange[0].listener_accounts[0].basic.username: is required"},
 		"no password":       {`, password_file: secrets/svc-bell`, "", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)"},
 		"no topic":          {"topic: com.contoso.mail\n    token", "token", "8: apns[0].topic: is required"},
-		"no key for APNs":   {"    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\n", "", "8: apns[0].token: is required"},
+		"no key for APNs":   {"    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\n", "", "8: apns[0].token: is required (or certificate)"},
 		"no team":           {", team_id: FGHIJ67890", "", "9: apns[0].token.team_id: is required"},
 		"no role":           {"role: enrol, ", "", "12: portal.clients[0].role: is required"},
 		"no client's token": {", token_file: secrets/mdm", "", "12: portal.clients[0].token_file: is required (or token_env)"},
@@ -211,6 +248,12 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"p8 is a certificate":       {"secrets/apns.p8", "cert.pem", "9: apns[0].token.key_file: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
 		"p8 broken":                 {"secrets/apns.p8", "secrets/broken.p8", "9: apns[0].token.key_file: holds a private key that cannot be read: want the .p8 file from Apple"},
 		"p8 on another curve":       {"secrets/apns.p8", "secrets/p384.p8", "9: apns[0].token.key_file: holds another kind of private key: want an elliptic curve key on P-256, as the .p8 files from Apple are"},
+		"neither key nor cert":      {tokenLine, "", "8: apns[0].token: is required (or certificate)"},
+		"key and certificate":       {tokenLine, tokenLine + "\n    certificate: {file: apns.pem}", "10: apns[0].certificate: token and certificate are both given: want one"},
+		"PFX with another password": {tokenLine, "    certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "9: apns[0].certificate.file: cannot be opened: its password is another one (password_file)"},
+		"PFX that is none":          {tokenLine, "    certificate: {file: secrets/svc-bell}", "9: apns[0].certificate.file: is neither a PFX file nor PEM, or is damaged"},
+		"PEM without a key":         {tokenLine, "    certificate: {file: cert.pem}", "9: apns[0].certificate.file: is no pair of a certificate and its key in PEM form: found a certificate rather than a key in the PEM for the private key"},
+		"certificate without file":  {tokenLine, "    certificate: {password_file: secrets/svc-bell}", "9: apns[0].certificate.file: is required"},
 		"CA without certificate":    {"[contoso.com]", "[contoso.com]\n    ca_file: key.pem", "4: exchange[0].ca_file: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"},
 		"CA broken":                 {"[contoso.com]", "[contoso.com]\n    ca_file: broken.pem", "4: exchange[0].ca_file: holds a certificate that cannot be read: x509: malformed certificate"},
 		"TLS key of another":        {"", "tls: {cert_file: cert.pem, key_file: secrets/p384.p8}", "1: tls.cert_file: is no pair with its key: private key does not match public key"},
@@ -237,7 +280,6 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"account's certificate": {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {tenant_id: a, client_id: b, file: c}", "6: exchange[0].listener_accounts[0].certificate: not available in this version of mailbell: leave it out"},
 		"listener account":      {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: a, client_id: b, username: c, password_file: d}", "6: exchange[0].listener_accounts[0].listener_account: not available in this version of mailbell: leave it out"},
 		"proxy":                 {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy: not available in this version of mailbell: leave it out"},
-		"APNs certificate":      {"topic: com.contoso.mail", "topic: com.contoso.mail\n    certificate: {file: a.pfx}", "9: apns[0].certificate: not available in this version of mailbell: leave it out"},
 		"callbacks":             {"", "callbacks: {listen: 127.0.0.1:8443}", "1: callbacks: not available in this version of mailbell: leave it out"},
 		"callbacks with a typo": {"", "callbacks: {lisen: ''}", "1: callbacks.lisen: unknown key; did you mean listen?"},
 		"public URL":            {"", "public_url: https://mailbell.contoso.com", "1: public_url: not available in this version of mailbell: leave it out"},

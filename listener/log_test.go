@@ -813,6 +813,27 @@ func TestADeviceThatApnsDeclaredGoneIsRemoved(t *testing.T) {
 	})
 }
 
+func TestADeviceMovesToTheEnvironmentThatKnowsItsToken(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.enrol("a", alice)
+		w.apns.answer = func(_ context.Context, d subscriptions.Device, _ subscriptions.Bell) subscriptions.Answer {
+			if d.Environment == "production" {
+				return subscriptions.Answer{Result: subscriptions.Accepted, Environment: "sandbox", At: time.Now()}
+			}
+			return subscriptions.Answer{}
+		}
+		w.ex.come(alice)
+		synctest.Wait()
+		if d, _ := w.book.Device("a"); d.Environment != "sandbox" || d.Since.IsZero() {
+			t.Errorf("%+v", d)
+		}
+		m := w.ex.come(alice)
+		synctest.Wait()
+		w.rang(1, "a", m)
+	})
+}
+
 func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.start()

@@ -246,12 +246,31 @@ func (m *mailbox) push(b bell, enter func(a subscriptions.Answer)) {
 	m.note(b, a)
 	enter(a)
 	m.hungUp(b.device.ID, l)
+	if a.Environment != "" {
+		m.environment(*b.device, a.Environment)
+	}
 	if a.Result == subscriptions.Gone {
 		if _, err := m.l.Remove(m.l.working, b.device.ID); err != nil {
 			m.l.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
 		}
 	}
 	m.catchUpSoon()
+}
+
+// environment moves an enrolment to where APNs knows its token, unless it was changed meanwhile. It is tried again with the next
+// alert where it could not be written.
+func (m *mailbox) environment(was subscriptions.Device, environment string) {
+	err := m.box.Update(m.l.working, func(d *subscriptions.Draft) {
+		for _, device := range d.Devices {
+			if device.ID == was.ID && device.Token == was.Token && device.Environment == was.Environment {
+				device.Environment = environment
+				d.Put(device)
+			}
+		}
+	})
+	if err == nil {
+		m.l.log.Info("a device was enrolled for the wrong environment of APNs", zap.String("device", was.ID), zap.String("moved_to", environment))
+	}
 }
 
 // late enters an answer that came after the write that its message entered with, or one of a catch-up: one key more.

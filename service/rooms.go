@@ -89,8 +89,10 @@ func newSender(c *config.Config, secret mail.Secret, log *zap.Logger, metrics pr
 	topics := make([]push.Topic, len(c.APNs))
 	for i, a := range c.APNs {
 		topics[i] = push.Topic{
-			Topic: a.Topic, Environment: a.Environment, URL: a.URL, Outbound: proxy.Settings{Roots: a.CA},
-			Key: push.Key{P8: []byte(a.Token.KeyPEM), ID: a.Token.KeyID, Team: a.Token.TeamID},
+			Topic: a.Topic, Environment: a.Environment, URL: a.URL, Outbound: proxy.Settings{Roots: a.CA}, Certificate: a.Certificate,
+		}
+		if a.Certificate == nil {
+			topics[i].Key = push.Key{P8: []byte(a.Token.KeyPEM), ID: a.Token.KeyID, Team: a.Token.TeamID}
 		}
 	}
 	return push.New(push.Options{Topics: topics, Secret: secret, Content: content, Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready})
