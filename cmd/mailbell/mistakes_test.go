@@ -45,7 +45,7 @@ func TestEveryMistakeOfAConfigurationIsToldAtOnceAndNothingStarts(t *testing.T) 
 		{"    key_file: apns.p8\n", "    key_file: ca.pem\n", "apns[0].token.key_file"},                                                                 // a file that does not hold what it should
 		{"  - name: operator\n", "  - name: mdm\n", "portal.clients[1].name"},                                                                           // a name given twice
 		{"    role: admin\n", "    role: admin\n    token: 0123456789abcdef0123456789abcdef\n", "portal.clients[1].token"},                              // a secret in the file
-		{"  environment: production\n", "  environment: production\n  certificate: {file: ca.pem}\n", "apns[0].certificate"},                            // a part that is not built yet
+		{"  type: exchange\n", "  type: online\n", "exchange[0].type"},                                                                                  // a part that is not built yet
 		{"  path: mailbell.db\n", "  path: mailbell.db\n  path: other.db\n", "state.path"},                                                              // a key given twice
 		{"# Written by the mailbell simulator at its start; ports and secrets are new each time.\n", "public_url: http://bell.example\n", "public_url"}, // another one
 	}
