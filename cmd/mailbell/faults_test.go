@@ -127,9 +127,17 @@ func TestNothingIsLostWhenEventsAreDroppedInSilence(t *testing.T) {
 // Everything at once, and kills: the one that finds what nobody thought of.
 func TestNothingIsLostInAMixtureOfEverything(t *testing.T) {
 	t.Parallel()
+	t.Run("embedded", func(t *testing.T) { mixture(t, func(*world) {}) })
+	t.Run("redis", func(t *testing.T) { mixture(t, func(w *world) { w.inRedis() }) })
+}
+
+func mixture(t *testing.T, state func(w *world)) {
+	t.Helper()
+	t.Parallel()
 	const rounds, round = 12, 20 // messages
 	draw := dice(t)
 	w := newWorld(t, 9)
+	state(w)
 	w.begin()
 	cuts := 0
 	kill := stroke{"a kill", func(_ *testing.T, w *world) { w.kill(); w.start() }, true}

@@ -16,11 +16,15 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
 	dir := flags.String("dir", "", "write the CA certificate, the secrets and mailbell.yaml into this `folder`; default: a temporary one")
 	mailboxes := flags.Int("mailboxes", 5, "how many `mailboxes` there are")
+	personality := flags.String("personality", "", "whose server Exchange is like: empty, Microsoft's; or "+simulator.Gromox+", a `kind` that is not")
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
 	if *mailboxes < 0 {
 		return usageError{fmt.Errorf("mailbell simulate: -mailboxes %d: want 0 or more", *mailboxes)}
+	}
+	if *personality != "" && *personality != simulator.Gromox {
+		return usageError{fmt.Errorf("mailbell simulate: -personality %s: want %s, or nothing", *personality, simulator.Gromox)}
 	}
 	if *dir == "" {
 		temporary, err := os.MkdirTemp("", "mailbell-simulator-")
@@ -30,7 +34,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 		defer os.RemoveAll(temporary)
 		*dir = temporary
 	}
-	s, err := simulator.Start(ctx, simulator.Options{Dir: *dir, Mailboxes: *mailboxes, Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) }})
+	s, err := simulator.Start(ctx, simulator.Options{Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) }})
 	if err != nil {
 		return err
 	}
