@@ -66,17 +66,49 @@ func (s *apns) decide(use *tokenUse, st *pushStream) Alert {
 		r.apns["apns-id"] = strings.ToUpper(newGUID().String())
 	}
 	if f, ok := s.faults.hit(apnsAnswer, "", r.token); ok {
-		a.Status, a.Reason = f.Status, f.Reason
-		if a.Status == 0 {
-			a.Status = http.StatusInternalServerError
-		}
-		if a.Reason == "" && a.Status != http.StatusOK {
-			a.Reason = "InternalServerError"
+		a.Status, a.Reason = answerOfFault(f)
+		if a.Status == http.StatusServiceUnavailable {
+			st.retryAfter = max(seconds(f.Seconds), time.Second)
 		}
 		return a
 	}
 	a.Status, a.Reason = s.refusal(use, st)
 	return a
+}
+
+// refusals are the reasons that Apple names, the likeliest of each status first.
+var refusals = []struct {
+	status  int
+	reasons []string
+}{
+	{http.StatusInternalServerError, []string{"InternalServerError"}},
+	{http.StatusBadRequest, []string{"BadDeviceToken", "BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority", "BadTopic",
+		"DeviceTokenNotForTopic", "DuplicateHeaders", "IdleTimeout", "InvalidPushType", "MissingDeviceToken", "MissingTopic", "PayloadEmpty", "TopicDisallowed"}},
+	{http.StatusForbidden, []string{"InvalidProviderToken", "BadCertificate", "BadCertificateEnvironment", "BadEnvironmentKeyIdInToken", "BadEnvironmentKeyInToken",
+		"ExpiredProviderToken", "Forbidden", "MissingProviderToken", "UnrelatedKeyIdInToken"}},
+	{http.StatusNotFound, []string{"BadPath"}},
+	{http.StatusMethodNotAllowed, []string{"MethodNotAllowed"}},
+	{http.StatusGone, []string{"Unregistered", "ExpiredToken"}},
+	{http.StatusRequestEntityTooLarge, []string{"PayloadTooLarge"}},
+	{http.StatusTooManyRequests, []string{"TooManyRequests", "TooManyProviderTokenUpdates"}},
+	{http.StatusServiceUnavailable, []string{"ServiceUnavailable", "Shutdown"}},
+}
+
+// answerOfFault completes status and reason, the one by the other. What Apple does not name stays as it is asked for.
+func answerOfFault(f Fault) (status int, reason string) {
+	status, reason = f.Status, f.Reason
+	for _, r := range refusals {
+		if status == 0 && (reason == "" || slices.Contains(r.reasons, reason)) {
+			status = r.status
+		}
+		if status == r.status && reason == "" {
+			reason = r.reasons[0]
+		}
+	}
+	if status == 0 {
+		status = http.StatusInternalServerError
+	}
+	return status, reason
 }
 
 // refusal checks a request in Apple's order as far as it is known: the connection's right first, the device last.

@@ -70,6 +70,7 @@ type pushConn struct {
 	encoder  *hpack.Encoder
 	block    bytes.Buffer
 	streams  map[uint32]*pushStream
+	trusted  bool   // the last alert was accepted
 	limit    uint32 // of streams, in force
 	asked    uint32 // of streams, as last sent
 	acks     []uint32
@@ -80,6 +81,8 @@ type pushConn struct {
 	stalled  []*pushStream
 	greeted  bool // SETTINGS are sent
 	goneAway bool
+	buried   context.Context // of a dead connection, which is cut when it ends
+	exhume   context.CancelFunc
 	grace    *time.Timer // after a GOAWAY
 	ended    bool
 }
@@ -94,6 +97,8 @@ type pushStream struct {
 	rest    []byte // of the answer, while the window is shut
 	n       int    // number of the alert in the log
 	closed  bool
+
+	retryAfter time.Duration // 0: not told
 }
 
 func newAPNs(ctx context.Context, fs *faults, tokens *tokenChecker, topic string, log *alertLog, logf func(string, ...any)) *apns {
@@ -182,6 +187,9 @@ func (c *pushConn) run() error {
 	c.tls.SetDeadline(time.Time{})
 	for {
 		f, err := c.framer.ReadFrame()
+		if c.dead() {
+			return errDead
+		}
 		if err != nil {
 			if se, ok := errors.AsType[http2.StreamError](err); ok {
 				c.reset(se.StreamID, se.Code)
@@ -452,6 +460,9 @@ func (c *pushConn) answer(st *pushStream, a Alert) error {
 	field := func(name, value string) { c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value}) }
 	field(":status", strconv.Itoa(a.Status))
 	field("apns-id", a.Headers["apns-id"])
+	if st.retryAfter > 0 {
+		field("retry-after", wholeSeconds(st.retryAfter))
+	}
 	var body []byte
 	if !a.Accepted() {
 		field("content-type", "application/json")
@@ -473,12 +484,22 @@ func (c *pushConn) answer(st *pushStream, a Alert) error {
 	return c.sendBody(st)
 }
 
-// limitTo sends the stream limit that follows from a push; c.mu is held. A higher one holds at once, a lower one when the
-// client has acknowledged it.
+// limitTo sends the stream limit that follows from a push; c.mu is held.
 func (c *pushConn) limitTo(accepted bool) {
+	_, kept := c.s.faults.on(apnsLimitKept, "", "")
+	c.trusted = accepted || c.trusted && kept
+	c.tellLimit()
+}
+
+// tellLimit sends the stream limit where it has changed; c.mu is held. A higher one holds at once, a lower one when the
+// client has acknowledged it.
+func (c *pushConn) tellLimit() {
 	want := uint32(streamsAtFirst)
-	if accepted {
+	if c.trusted {
 		want = streamsTrusted
+		if f, ok := c.s.faults.on(apnsStreams, "", ""); ok {
+			want = uint32(max(f.Limit, streamsAtFirst))
+		}
 	}
 	if want == c.asked {
 		return
@@ -616,11 +637,74 @@ func (s *apns) goAwayAll() {
 	s.each(func(c *pushConn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.ended || c.goneAway || !c.greeted {
+		if c.ended || c.goneAway || !c.greeted || c.buried != nil {
 			return
 		}
 		c.grace = time.AfterFunc(goAwayGrace, c.cut)
 		c.goAway(http2.ErrCodeNo, `{"reason":"Shutdown"}`)
+	})
+}
+
+// goAwayAndClose sends GOAWAY on every connection and closes it in the same moment.
+func (s *apns) goAwayAndClose() {
+	s.each(func(c *pushConn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.ended || !c.greeted || c.buried != nil {
+			return
+		}
+		c.goAway(http2.ErrCodeNo, `{"reason":"Shutdown"}`)
+		c.tls.CloseWrite()
+		cut(c.raw, false)
+	})
+}
+
+var errDead = errors.New("the connection was dead")
+
+// grave is what a dead connection writes to: the answers in it count as lost.
+type grave struct{}
+
+func (grave) Write([]byte) (int, error) { return 0, errDead }
+
+// bury has the open connections die while the fault is set, and cuts those that are dead when it is not.
+func (s *apns) bury() {
+	_, die := s.faults.on(apnsDead, "", "")
+	s.each(func(c *pushConn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		switch {
+		case !die && c.buried != nil:
+			c.exhume()
+			c.cut()
+		case die && c.buried == nil && c.greeted && !c.ended:
+			c.buried, c.exhume = context.WithCancel(s.stop)
+			c.out.Reset(grave{})
+		}
+	})
+}
+
+// dead waits for the end of a connection that is dead, and reports whether it was.
+func (c *pushConn) dead() bool {
+	c.mu.Lock()
+	buried := c.buried
+	c.mu.Unlock()
+	if buried == nil {
+		return false
+	}
+	<-buried.Done()
+	return true
+}
+
+// tellLimit tells the open connections the stream limit as a fault has changed it.
+func (s *apns) tellLimit() {
+	s.each(func(c *pushConn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.ended || !c.greeted || c.goneAway {
+			return
+		}
+		c.tellLimit()
+		c.flush() // an error shows in the read loop too
 	})
 }
 

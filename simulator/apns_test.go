@@ -17,6 +17,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -557,6 +558,134 @@ func TestGoAwayAnswersWhatIsOpenAndClosesThen(t *testing.T) {
 		if err := s.SetFault(apnsGoAway, Fault{}); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestGoAwayThatClosesLosesTheAnswersInFlight(t *testing.T) {
+	s := start(t, Options{})
+	set(t, s, apnsDelay, Fault{Seconds: 60})
+	f := dialFrames(t, s)
+	f.until(limitIs(1))
+	id := f.push(goodPush(t, s))
+	if _, err := s.WaitAlerts(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	set(t, s, apnsGoAwayClose, Fault{})
+	g := f.until(func(fr http2.Frame) bool { _, ok := fr.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
+	if g.LastStreamID != id || g.ErrCode != http2.ErrCodeNo {
+		t.Errorf("GOAWAY %d %v", g.LastStreamID, g.ErrCode)
+	}
+	if fr, err := f.ReadFrame(); err != io.EOF {
+		t.Errorf("behind GOAWAY came %v, %v", fr, err)
+	}
+	waitFor(t, "the mark of a cut", func() bool { return s.Alerts(0)[0].Cut })
+	clearFault(t, s, apnsDelay)
+	if status, _, _ := goodPush(t, s).send(t, s, pushClient(t, s)); status != 200 {
+		t.Errorf("%d on a new connection", status)
+	}
+}
+
+func TestDeadConnectionIsNeitherReadNorWrittenNorClosed(t *testing.T) {
+	s := start(t, Options{})
+	f := dialFrames(t, s)
+	f.until(limitIs(1))
+	f.until(answerOf(f.push(goodPush(t, s)), "200"))
+	set(t, s, apnsDead, Fault{})
+	f.WritePing(false, [8]byte{1})
+	f.push(goodPush(t, s))
+	f.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if fr, err := f.ReadFrame(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a dead connection said %v, %v", fr, err)
+	}
+	if status, _, _ := goodPush(t, s).send(t, s, pushClient(t, s)); status != 200 {
+		t.Errorf("%d on a new connection", status)
+	}
+	if n := s.Counts().APNsOpen; n != 2 {
+		t.Errorf("%d connections are open, want the dead one and the new one", n)
+	}
+	for _, name := range []string{apnsGoAway, apnsGoAwayClose} {
+		set(t, s, name, Fault{}) // reaches the living only
+	}
+	waitFor(t, "the end of the new connection", func() bool { return s.Counts().APNsOpen == 1 })
+	clearFault(t, s, apnsDead)
+	waitFor(t, "the end of the dead connection", func() bool { return s.Counts().APNsOpen == 0 })
+	if list := s.Alerts(0); len(list) != 2 {
+		t.Errorf("%d alerts, want none from the dead connection", len(list)-2)
+	}
+	dialFrames(t, s).until(limitIs(1))
+	waitFor(t, "a connection", func() bool { return s.Counts().APNsOpen == 1 })
+	set(t, s, apnsDead, Fault{Seconds: 0.05})
+	waitFor(t, "the end by itself", func() bool { return s.Counts().APNsOpen == 0 })
+}
+
+func TestStreamLimitChangesWhileAConnectionIsOpen(t *testing.T) {
+	s := start(t, Options{})
+	f := dialFrames(t, s)
+	f.until(limitIs(1))
+	good := goodPush(t, s)
+	f.push(good)
+	f.until(limitIs(1000))
+	set(t, s, apnsStreams, Fault{Limit: 10})
+	f.until(limitIs(10))
+	bad := good
+	bad.path = "/3/device/00"
+	f.push(bad)
+	f.until(limitIs(1))
+	f.push(good)
+	f.until(limitIs(10))
+	set(t, s, apnsStreams, Fault{})
+	f.until(limitIs(1))
+	clearFault(t, s, apnsStreams)
+	f.until(limitIs(1000))
+	set(t, s, apnsLimitKept, Fault{})
+	id := f.push(bad)
+	f.until(func(fr http2.Frame) bool {
+		if n, ok := maxStreamsOf(fr); ok {
+			t.Errorf("the limit is %d after a refusal", n)
+		}
+		return answerOf(id, "400")(fr)
+	})
+	untrusted := dialFrames(t, s)
+	untrusted.until(limitIs(1)) // also then
+	clearFault(t, s, apnsLimitKept)
+	f.push(bad)
+	f.until(limitIs(1))
+}
+
+func TestEveryRefusalOfApplesCanBeHad(t *testing.T) {
+	s := start(t, Options{})
+	c := pushClient(t, s)
+	p := goodPush(t, s)
+	n := 0
+	for _, row := range refusals {
+		for i, reason := range row.reasons {
+			n++
+			given := []Fault{{Reason: reason}, {Status: row.status, Reason: reason}}
+			if i == 0 {
+				given = append(given, Fault{Status: row.status})
+			}
+			for _, f := range given {
+				set(t, s, apnsAnswer, f)
+				status, got, header := p.send(t, s, c)
+				if status != row.status || got != reason {
+					t.Errorf("%+v: answered %d %s", f, status, got)
+				}
+				if retry := header.Get("Retry-After"); (retry != "") != (status == 503) {
+					t.Errorf("%+v: Retry-After %q", f, retry)
+				}
+			}
+		}
+	}
+	if n != 33 {
+		t.Errorf("%d reasons, Apple's documentation has 33", n)
+	}
+	set(t, s, apnsAnswer, Fault{Reason: "Shutdown", Seconds: 4.5})
+	if _, _, header := p.send(t, s, c); header.Get("Retry-After") != "5" {
+		t.Errorf("Retry-After %q of 4.5 s", header.Get("Retry-After"))
+	}
+	set(t, s, apnsAnswer, Fault{Reason: "NoSuchReason"})
+	if status, reason, _ := p.send(t, s, c); status != 500 || reason != "NoSuchReason" {
+		t.Errorf("a reason that Apple does not have: %d %s", status, reason)
 	}
 }
 

@@ -50,6 +50,7 @@ type exchangeEntry struct {
 	TrustedHosts      []string          `yaml:"trusted_hosts"`
 	CAFile            string            `yaml:"ca_file"`
 	RequestsPerSecond int               `yaml:"requests_per_second"`
+	PerConnection     int               `yaml:"subscriptions_per_connection,omitempty"`
 	ListenerAccounts  []listenerAccount `yaml:"listener_accounts"`
 }
 
@@ -110,6 +111,9 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	entry := exchangeEntry{
 		Name: "simulator", Type: "exchange", ListenBy: "streaming", Domains: s.domains(), AutodiscoverURL: s.AutodiscoverURL,
 		TrustedHosts: []string{"127.0.0.1"}, CAFile: caFile, RequestsPerSecond: manyRequests,
+	}
+	if s.store.gromox {
+		entry.PerConnection = 1
 	}
 	for n := range max(1, (len(s.Mailboxes())+perAccount-1)/perAccount) {
 		account := listenerAccount{Name: fmt.Sprintf("listener-%02d", n+1)} // one here, as many to the service as it wants for them

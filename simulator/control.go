@@ -163,7 +163,7 @@ func (s *Server) putFault(w http.ResponseWriter, r *http.Request) {
 		d := json.NewDecoder(strings.NewReader(string(body)))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&f); err != nil {
-			problem(w, http.StatusBadRequest, "", "The body must be an object of mailbox, token, share, count, status, reason, seconds: "+err.Error())
+			problem(w, http.StatusBadRequest, "", "The body must be an object of mailbox, token, share, count, status, reason, seconds, limit: "+err.Error())
 			return
 		}
 		if _, err := d.Token(); err != io.EOF {

@@ -67,6 +67,7 @@ type exchange struct {
 	user      string // of the listener account
 	password  string
 	schema    bool // t:Notification
+	gromox    bool // the personality
 	heartbeat time.Duration
 	closing   <-chan struct{}
 
@@ -80,6 +81,8 @@ type exchange struct {
 	away      time.Time // no connection is taken before
 	requests  map[string]int
 	refused   int // 401s
+	calls     int // ever
+	lastSub   int // the newest subscription of a gromox
 }
 
 type mailbox struct {
@@ -114,7 +117,8 @@ func (b *mailbox) itemID(it *item) string { return itemID(b.guid, it.folder, it.
 
 func newExchange(o Options, fs *faults, closing <-chan struct{}) *exchange {
 	return &exchange{
-		clock: clock{fs}, faults: fs, logf: func(string, ...any) {}, onMessage: o.OnMessage, schema: o.SchemaForm, heartbeat: o.Heartbeat,
+		clock: clock{fs}, faults: fs, logf: func(string, ...any) {}, onMessage: o.OnMessage, schema: o.SchemaForm,
+		gromox: o.Personality == Gromox, heartbeat: o.Heartbeat,
 		closing: closing,
 		boxes:   map[string]*mailbox{}, aliases: map[string]string{}, redirects: map[string]Redirect{},
 		subs: map[string]*subscription{}, streams: map[*stream]struct{}{}, conns: map[net.Conn]struct{}{}, requests: map[string]int{},
@@ -223,11 +227,19 @@ func (x *exchange) deliver(to string, received time.Time, raw []byte) (string, e
 	} else if _, ok := x.faults.hit(eventsDoubled, b.address, ""); ok {
 		times = 2
 	}
+	events := []event{
+		{kind: createdEvent, at: now, folder: inbox, item: it.number, change: it.change},
+		{kind: newMailEvent, at: now, folder: inbox, item: it.number, change: it.change},
+		b.folderChanged(inbox, now),
+	}
+	if times > 0 && !b.holds() {
+		if _, ok := x.faults.on(eventsReordered, b.address, ""); ok {
+			x.holdBack(b, events...)
+			times = 0
+		}
+	}
 	for range times {
-		x.publish(b,
-			event{kind: createdEvent, at: now, folder: inbox, item: it.number, change: it.change},
-			event{kind: newMailEvent, at: now, folder: inbox, item: it.number, change: it.change},
-			b.folderChanged(inbox, now))
+		x.publish(b, events...)
 	}
 	x.mu.Unlock()
 	return id, nil

@@ -110,7 +110,7 @@ func (c *call) writeFolder(b *markup, kind folderKind, s folderShape) {
 			for _, tag := range s.extended {
 				switch {
 				case tag == commitTimeMax && !f.changed.IsZero():
-					b.raw(`<t:ExtendedProperty><t:ExtendedFieldURI PropertyTag="0x670a" PropertyType="SystemTime"/><t:Value>`, f.changed.Format(wireTime), `</t:Value></t:ExtendedProperty>`)
+					b.raw(`<t:ExtendedProperty><t:ExtendedFieldURI PropertyTag="0x670a" PropertyType="SystemTime"/><t:Value>`, c.x.wire(f.changed), `</t:Value></t:ExtendedProperty>`)
 				case tag == deletedTotal:
 					b.raw(`<t:ExtendedProperty><t:ExtendedFieldURI PropertyTag="0x670b" PropertyType="Integer"/><t:Value>`, strconv.Itoa(f.deleted), `</t:Value></t:ExtendedProperty>`)
 				}

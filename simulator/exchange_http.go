@@ -41,6 +41,7 @@ type call struct {
 	box          *mailbox // acted on; nil: the listener account without impersonation, which has none
 	impersonated bool
 	body         *node
+	number       int // of all calls
 }
 
 // operations write the ResponseMessages of their answer. GetStreamingEvents answers by itself.
@@ -55,7 +56,7 @@ var operations = map[string]func(*call, *markup) *soapFault{
 	"ConvertId":    (*call).convertID,
 }
 
-// soapFault is an answer with HTTP status 500.
+// soapFault is an answer with HTTP status 500, or 200 of a server that is not Microsoft's.
 type soapFault struct {
 	code, text string
 	backOff    time.Duration
@@ -112,6 +113,10 @@ func (x *exchange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost && path == "/ews/exchange.asmx" {
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "EWS takes POST.", http.StatusMethodNotAllowed)
+		return
+	}
+	if x.gromox && r.ContentLength < 0 {
+		w.WriteHeader(http.StatusLengthRequired)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
@@ -174,6 +179,8 @@ func (x *exchange) serveEWS(w http.ResponseWriter, r *http.Request, account stri
 	}
 	x.mu.Lock()
 	x.requests[c.operation]++
+	x.calls++
+	c.number = x.calls
 	x.mu.Unlock()
 	if c.faulty() {
 		return
@@ -274,12 +281,14 @@ func (c *call) faulty() bool {
 		}
 	}
 	if f, ok := fs.hit(serverBusy, at, ""); ok {
-		d := 10 * time.Second
-		if f.Seconds > 0 {
-			d = seconds(f.Seconds)
-		}
-		c.fault(&soapFault{code: "ErrorServerBusy", text: "The server cannot service this request right now. Try again later.", backOff: d})
+		c.busy(f)
 		return true
+	}
+	if c.box != nil {
+		if _, ok := fs.hit(mailboxMove, at, ""); ok {
+			c.answerCode(responseError{code: "ErrorMailboxMoveInProgress", text: "Mailbox move in progress. Try again later., Cannot open mailbox."})
+			return true
+		}
 	}
 	if c.box != nil {
 		if _, ok := fs.hit(mailboxUnknown, at, ""); ok {
@@ -294,10 +303,47 @@ func (c *call) faulty() bool {
 		}
 	}
 	if f, ok := fs.hit(exchangeAnswer, at, ""); ok {
-		c.answerCode(f)
+		if f.Status != 0 {
+			c.w.WriteHeader(f.Status)
+			return true
+		}
+		e := responseError{code: f.Reason, text: "An internal server error occurred. Try again later."}
+		if e.code == "" {
+			e.code = "ErrorInternalServerTransientError"
+		}
+		c.answerCode(e)
 		return true
 	}
 	return c.hostile()
+}
+
+// busy throttles, in one of the shapes that servers have for it.
+func (c *call) busy(f Fault) {
+	const (
+		code = "ErrorServerBusy"
+		text = "The server cannot service this request right now. Try again later."
+	)
+	d := 10 * time.Second
+	if f.Seconds > 0 {
+		d = seconds(f.Seconds)
+	}
+	switch f.Reason {
+	case busyMessage:
+		c.answerCode(responseError{code: code, text: text, values: [][2]string{{"BackOffMilliseconds", strconv.FormatInt(d.Milliseconds(), 10)}}})
+	case busyInner:
+		c.answerCode(responseError{code: "ErrorInternalServerError", text: "An internal server error occurred. The operation failed., " + text,
+			values: [][2]string{{"InnerErrorMessageText", text}, {"InnerErrorResponseCode", code}, {"InnerErrorDescriptiveLinkKey", "0"}}})
+	case busyHTTP:
+		c.w.Header().Set("Retry-After", wholeSeconds(d))
+		c.w.WriteHeader(http.StatusServiceUnavailable)
+	default:
+		c.fault(&soapFault{code: code, text: text, backOff: d})
+	}
+}
+
+// wholeSeconds is the form of Retry-After: rounded up, so that nobody comes early.
+func wholeSeconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
 // wait for d; false if the client went away meanwhile.
@@ -313,16 +359,14 @@ func (c *call) wait(d time.Duration) bool {
 	return false
 }
 
-// answerCode is the fault exchange_answer: every response message has that code.
-func (c *call) answerCode(f Fault) {
-	if f.Status != 0 {
-		c.w.WriteHeader(f.Status)
-		return
-	}
-	code := f.Reason
-	if code == "" {
-		code = "ErrorInternalServerTransientError"
-	}
+// responseError is what went wrong with one part of a request.
+type responseError struct {
+	code, text string
+	values     [][2]string // of its MessageXml: name and text
+}
+
+// answerCode answers with the same error in every response message.
+func (c *call) answerCode(e responseError) {
 	b := make(markup, 0, 1024)
 	b.raw(xmlDeclaration, envelopeStart, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
 	n := 1
@@ -330,17 +374,30 @@ func (c *call) answerCode(f Fault) {
 		n = max(1, len(ids.kids))
 	}
 	for range n {
-		b.responseError(c.operation+"ResponseMessage", code, "An internal server error occurred. Try again later.")
+		b.failure(c.operation+"ResponseMessage", e)
 	}
 	b.raw(`</m:ResponseMessages></m:`, c.operation, `Response>`, envelopeEnd)
 	c.answer(http.StatusOK, b)
 }
 
-// responseError writes a response message with an error, as samples of the protocol have it.
 func (b *markup) responseError(message, code, text string) {
+	b.failure(message, responseError{code: code, text: text})
+}
+
+// failure writes a response message with an error, as samples of the protocol have it.
+func (b *markup) failure(message string, e responseError) {
 	b.raw(`<m:`, message, ` ResponseClass="Error"><m:MessageText>`)
-	b.text(text)
-	b.raw(`</m:MessageText><m:ResponseCode>`, code, `</m:ResponseCode><m:DescriptiveLinkKey>0</m:DescriptiveLinkKey>`)
+	b.text(e.text)
+	b.raw(`</m:MessageText><m:ResponseCode>`, e.code, `</m:ResponseCode><m:DescriptiveLinkKey>0</m:DescriptiveLinkKey>`)
+	if len(e.values) > 0 {
+		b.raw(`<m:MessageXml>`)
+		for _, v := range e.values {
+			b.raw(`<t:Value Name="`, v[0], `">`)
+			b.text(v[1])
+			b.raw(`</t:Value>`)
+		}
+		b.raw(`</m:MessageXml>`)
+	}
 	switch message {
 	case "GetItemResponseMessage":
 		b.raw(`<m:Items/>`)
@@ -355,7 +412,13 @@ func (b *markup) success(message string) {
 	b.raw(`<m:`, message, ` ResponseClass="Success"><m:ResponseCode>NoError</m:ResponseCode>`)
 }
 
-func (c *call) fault(f *soapFault) { c.answer(http.StatusInternalServerError, f.envelope()) }
+func (c *call) fault(f *soapFault) {
+	if c.x.gromox {
+		c.answer(http.StatusOK, f.bare())
+		return
+	}
+	c.answer(http.StatusInternalServerError, f.envelope())
+}
 
 func (c *call) answer(status int, envelope []byte) {
 	if c.x.onMessage != nil {
@@ -489,6 +552,7 @@ func (x *exchange) restart(away time.Duration) {
 		s.box.subs = nil
 	}
 	clear(x.subs)
+	x.lastSub = 0
 	conns := make([]net.Conn, 0, len(x.conns))
 	for c := range x.conns {
 		conns = append(conns, c)

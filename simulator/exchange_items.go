@@ -69,8 +69,8 @@ var properties = []property{
 	{uri: "item:IsResend", find: true, write: constant("IsResend", "false")},
 	{uri: "item:IsUnmodified", find: true, write: constant("IsUnmodified", "true")},
 	{uri: "item:InternetMessageHeaders", write: writeHeaders},
-	{uri: "item:DateTimeSent", find: true, basic: true, write: func(b *markup, v *view) { b.element("t:DateTimeSent", v.it.sent().Format(wireTime)) }},
-	{uri: "item:DateTimeCreated", find: true, basic: true, write: func(b *markup, v *view) { b.element("t:DateTimeCreated", v.it.created.Format(wireTime)) }},
+	{uri: "item:DateTimeSent", find: true, basic: true, write: func(b *markup, v *view) { b.element("t:DateTimeSent", v.c.sentTime(v.it)) }},
+	{uri: "item:DateTimeCreated", find: true, basic: true, write: func(b *markup, v *view) { b.element("t:DateTimeCreated", v.c.x.wire(v.it.created)) }},
 	{uri: "item:DisplayCc", find: true, write: func(b *markup, v *view) { b.element("t:DisplayCc", displayNames(v.it.msg.cc)) }},
 	{uri: "item:DisplayTo", find: true, write: func(b *markup, v *view) { b.element("t:DisplayTo", displayNames(v.it.msg.to)) }},
 	{uri: "item:HasAttachments", find: true, basic: true, write: func(b *markup, v *view) {
@@ -79,7 +79,7 @@ var properties = []property{
 	{uri: "item:Culture", find: true, write: constant("Culture", "en-US")},
 	{uri: "item:EffectiveRights", find: true, write: func(b *markup, _ *view) { b.raw(effectiveRights) }},
 	{uri: "item:LastModifiedName", find: true, write: constant("LastModifiedName", "Microsoft Exchange")},
-	{uri: "item:LastModifiedTime", find: true, write: func(b *markup, v *view) { b.element("t:LastModifiedTime", v.it.created.Format(wireTime)) }},
+	{uri: "item:LastModifiedTime", find: true, write: func(b *markup, v *view) { b.element("t:LastModifiedTime", v.c.x.wire(v.it.created)) }},
 	{uri: "item:IsAssociated", find: true, write: constant("IsAssociated", "false")},
 	{uri: "item:ConversationId", find: true, write: func(b *markup, v *view) {
 		id := append([]byte{0, 3, 36, 0}, v.box.guid.String()...)
@@ -175,7 +175,7 @@ func writeReceived(b *markup, v *view) {
 			t = v.it.sent()
 		}
 	}
-	b.element("t:DateTimeReceived", t.Format(wireTime))
+	b.element("t:DateTimeReceived", v.c.receivedTime(t))
 }
 
 func writeBody(name string) func(*markup, *view) {

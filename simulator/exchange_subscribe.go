@@ -57,7 +57,8 @@ type subscription struct {
 	folders uint16 // a bit for each folderKind
 	kinds   uint8  // a bit for each eventKind
 	queue   []event
-	missed  bool // the queue was full
+	later   []event // held back, to come behind the next
+	missed  bool    // the queue was full
 	gone    bool
 	stream  *stream // that it is open on
 	used    time.Time
@@ -70,8 +71,9 @@ type stream struct {
 	subs    []*subscription
 	dirty   []*subscription // those with something to tell
 	errors  []streamError
-	replace bool // another connection took its subscriptions
-	cut     bool // by a fault: it ends without a word
+	refused []streamError // of ids in its request, where it goes on with the others
+	replace bool          // another connection took its subscriptions
+	cut     bool          // by a fault: it ends without a word
 	wake    chan struct{}
 
 	held []byte // written while silenced
@@ -93,15 +95,55 @@ func (s *stream) poke() {
 func (x *exchange) publish(b *mailbox, events ...event) {
 	for _, s := range b.subs {
 		for _, e := range events {
-			if !s.wants(e) {
-				continue
+			if s.wants(e) {
+				s.enqueue(e)
 			}
-			if len(s.queue) >= maxQueue {
-				s.queue, s.missed = nil, true
-			}
-			s.queue = append(s.queue, e)
 		}
+		s.release()
 		s.tell()
+	}
+}
+
+func (s *subscription) enqueue(e event) {
+	if len(s.queue) >= maxQueue {
+		s.queue, s.missed = nil, true
+	}
+	s.queue = append(s.queue, e)
+}
+
+// release queues what was held back.
+func (s *subscription) release() {
+	for _, e := range s.later {
+		s.enqueue(e)
+	}
+	s.later = nil
+}
+
+// holdBack keeps the events of one message until the next come; x.mu is held.
+func (x *exchange) holdBack(b *mailbox, events ...event) {
+	for _, s := range b.subs {
+		for _, e := range events {
+			if s.wants(e) {
+				s.later = append(s.later, e)
+			}
+		}
+	}
+}
+
+// holds reports whether events are held back for a mailbox.
+func (b *mailbox) holds() bool {
+	return slices.ContainsFunc(b.subs, func(s *subscription) bool { return len(s.later) > 0 })
+}
+
+// releaseEvents queues what is held back where that is no longer asked for.
+func (x *exchange) releaseEvents() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range x.subs {
+		if _, on := x.faults.on(eventsReordered, s.box.address, ""); !on {
+			s.release()
+			s.tell()
+		}
 	}
 }
 
@@ -125,7 +167,10 @@ func (s *subscription) tell() {
 }
 
 // forget drops a subscription; x.mu is held.
-func (x *exchange) forget(s *subscription) {
+func (x *exchange) forget(s *subscription) { x.drop(s, x.unknown(s.id)) }
+
+// drop drops a subscription and tells its stream why; x.mu is held.
+func (x *exchange) drop(s *subscription, why streamError) {
 	delete(x.subs, s.id)
 	s.gone = true
 	s.box.subs = slices.DeleteFunc(s.box.subs, func(o *subscription) bool { return o == s })
@@ -133,8 +178,22 @@ func (x *exchange) forget(s *subscription) {
 		s.stream = nil
 		st.subs = slices.DeleteFunc(st.subs, func(o *subscription) bool { return o == s })
 		st.dirty = slices.DeleteFunc(st.dirty, func(o *subscription) bool { return o == s })
-		st.errors = append(st.errors, streamError{"ErrorSubscriptionNotFound", notFoundText, []string{s.id}})
+		st.errors = append(st.errors, why)
 		st.poke()
+	}
+}
+
+// endMoved ends the subscriptions of mailboxes that begin to move.
+func (x *exchange) endMoved(f *activeFault) {
+	// As Microsoft's support recorded it.
+	text := "Subscription is invalid., This message indicates no more events will occur for this EventSink. Event = Event. TimeStamp = " +
+		x.clock.now().Format("1/2/2006 3:04:05 PM") + ". Event type = MailboxMoveStarted, Object Type = None, .ObjectId = "
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range x.subs {
+		if f.concerns(s.box.address, "") {
+			x.drop(s, streamError{"ErrorInvalidSubscription", text, []string{s.id}})
+		}
 	}
 }
 
@@ -232,6 +291,10 @@ func (c *call) subscribe(b *markup) *soapFault {
 	s.id = subscriptionID(mailboxServer, x.clock.now())
 	s.used = time.Now()
 	x.mu.Lock()
+	if x.gromox {
+		x.lastSub++
+		s.id = strconv.Itoa(x.lastSub)
+	}
 	x.expire(c.box)
 	full, removed := len(c.box.subs) >= maxSubscriptions, c.box.removed
 	if !full && !removed {
@@ -248,7 +311,8 @@ func (c *call) subscribe(b *markup) *soapFault {
 	}
 	c.bind()
 	b.success(message)
-	b.raw(`<m:SubscriptionId>`, s.id, `</m:SubscriptionId></m:`, message, `>`)
+	b.element(x.idElement("m:"), s.id)
+	b.raw(`</m:`, message, `>`)
 	return nil
 }
 
@@ -256,7 +320,7 @@ func (c *call) subscribe(b *markup) *soapFault {
 func (c *call) bind() {
 	const name = "X-BackEndOverrideCookie"
 	prefer := strings.EqualFold(c.r.Header.Get("X-PreferServerAffinity"), "true")
-	if _, err := c.r.Cookie(name); err == nil || !prefer || normal(c.r.Header.Get("X-AnchorMailbox")) != c.address() {
+	if _, err := c.r.Cookie(name); err == nil || c.x.gromox || !prefer || normal(c.r.Header.Get("X-AnchorMailbox")) != c.address() {
 		return
 	}
 	c.w.Header().Add("Set-Cookie", name+"="+mailboxServer+"~1941996295; path=/; secure; HttpOnly")
@@ -270,7 +334,7 @@ func (c *call) unsubscribe(b *markup) *soapFault {
 	}
 	c.x.mu.Lock()
 	s := c.x.subs[id]
-	mine := s != nil && s.owner == c.account
+	mine := s != nil && c.owns(s)
 	if mine {
 		c.x.forget(s)
 	}
@@ -285,6 +349,12 @@ func (c *call) unsubscribe(b *markup) *soapFault {
 		b.raw(`</m:`, message, `>`)
 	}
 	return nil
+}
+
+// owns reports whether the caller may use a subscription: whoever made it, or where the server is not Microsoft's, whoever
+// acts on its mailbox.
+func (c *call) owns(s *subscription) bool {
+	return s.owner == c.account && (!c.x.gromox || s.box == c.box)
 }
 
 const accessDeniedText = "Access is denied. Only the owner of the subscription may use it."
@@ -314,8 +384,8 @@ func (c *call) getStreamingEvents() {
 	out.run(time.Duration(minutes) * time.Minute)
 }
 
-// openStream attaches the subscriptions to a new stream, and takes them from older ones. It fails as a whole: the answer
-// then names those that are wrong.
+// openStream attaches the subscriptions to a new stream, and takes them from older ones. It fails as a whole, and the answer
+// names those that are wrong; a server that is not Microsoft's names them, and goes on with the others.
 func (c *call) openStream(ids []*node) (*stream, *streamError) {
 	x := c.x
 	st := &stream{conn: connOf(c.r), wake: make(chan struct{}, 1), budget: c.account + " " + c.address()}
@@ -327,17 +397,20 @@ func (c *call) openStream(ids []*node) (*stream, *streamError) {
 		switch {
 		case s == nil, s.stream == nil && time.Since(s.used) > idleExpiry:
 			unknown = append(unknown, n.value())
-		case s.owner != c.account:
+		case !c.owns(s):
 			foreign = append(foreign, n.value())
 		case !slices.Contains(st.subs, s):
 			st.subs = append(st.subs, s)
 		}
 	}
-	switch {
-	case len(foreign) > 0:
-		return nil, &streamError{"ErrorSubscriptionAccessDenied", accessDeniedText, foreign}
-	case len(unknown) > 0:
-		return nil, &streamError{"ErrorSubscriptionNotFound", notFoundText, unknown}
+	if len(foreign) > 0 {
+		st.refused = append(st.refused, streamError{"ErrorSubscriptionAccessDenied", accessDeniedText, foreign})
+	}
+	if len(unknown) > 0 {
+		st.refused = append(st.refused, x.unknown(unknown...))
+	}
+	if len(st.refused) > 0 && !x.gromox {
+		return nil, &st.refused[0]
 	}
 	for _, s := range st.subs {
 		if old := s.stream; old != nil && !old.replace {
@@ -396,12 +469,21 @@ func (o *streamWriter) run(limit time.Duration) {
 	defer over.Stop()
 	beat := time.NewTimer(x.heartbeat)
 	defer beat.Stop()
+	wake := o.st.wake
+	if x.gromox { // everything waits for the next heartbeat
+		wake = nil
+	}
+	for _, e := range o.st.refused {
+		if !o.send(x.streamEnvelope(nil, &e, "OK")) {
+			return
+		}
+	}
 	if !o.send(x.streamEnvelope(nil, nil, "OK")) {
 		return
 	}
 	for {
 		select {
-		case <-o.st.wake:
+		case <-wake:
 			more, ok := o.drain()
 			if !ok {
 				return
@@ -411,7 +493,7 @@ func (o *streamWriter) run(limit time.Duration) {
 			}
 			beat.Reset(x.heartbeat)
 		case <-beat.C:
-			if !o.send(x.streamEnvelope(nil, nil, "OK")) {
+			if x.gromox && !o.drainAll() || !o.send(x.streamEnvelope(nil, nil, "OK")) {
 				return
 			}
 			beat.Reset(x.heartbeat)
@@ -422,6 +504,15 @@ func (o *streamWriter) run(limit time.Duration) {
 			return
 		case <-x.closing:
 			return
+		}
+	}
+}
+
+// drainAll writes all that is queued; false if the stream is over.
+func (o *streamWriter) drainAll() bool {
+	for {
+		if more, ok := o.drain(); !ok || !more {
+			return ok
 		}
 	}
 }
@@ -462,7 +553,7 @@ func (o *streamWriter) drain() (more, ok bool) {
 			st.dirty = st.dirty[1:]
 		}
 	}
-	over := st.replace || len(st.subs) == 0 && len(st.errors) == 0
+	over := st.replace || len(st.subs) == 0 && len(st.errors) == 0 && !x.gromox
 	more = len(st.dirty) > 0 || len(st.errors) > 0
 	x.mu.Unlock()
 	status := ""
@@ -556,18 +647,21 @@ func (x *exchange) streamEnvelope(batch []notification, failure *streamError, st
 	if len(batch) > 0 {
 		b.raw(`<m:Notifications>`)
 		for _, n := range batch {
-			b.raw(`<`, p, `Notification><t:SubscriptionId>`, n.id, `</t:SubscriptionId>`)
+			b.raw(`<`, p, `Notification>`)
+			b.element(x.idElement("t:"), n.id)
 			for _, e := range n.events {
-				b.event(n.box, e)
+				b.event(n.box, e, x.eventTime(e))
 			}
 			b.raw(`</`, p, `Notification>`)
 		}
 		b.raw(`</m:Notifications>`)
+	} else if failure == nil && x.gromox {
+		b.raw(`<m:Notifications/>`)
 	}
 	if failure != nil && len(failure.ids) > 0 {
 		b.raw(`<m:ErrorSubscriptionIds>`)
 		for _, id := range failure.ids {
-			b.element(p+"SubscriptionId", id)
+			b.element(x.idElement(p), id)
 		}
 		b.raw(`</m:ErrorSubscriptionIds>`)
 	}
@@ -578,9 +672,9 @@ func (x *exchange) streamEnvelope(batch []notification, failure *streamError, st
 	return b
 }
 
-func (b *markup) event(box guid, e event) {
+func (b *markup) event(box guid, e event, at string) {
 	name := eventNames[e.kind]
-	b.raw(`<t:`, name, `><t:TimeStamp>`, e.at.Format(wireTime), `</t:TimeStamp>`)
+	b.raw(`<t:`, name, `><t:TimeStamp>`, at, `</t:TimeStamp>`)
 	if e.ofFolder {
 		b.id("FolderId", folderID(box, e.folder), changeKey(box, e.change))
 		b.id("ParentFolderId", folderID(box, folderTable[e.folder].parent), changeKey(box, 0))
@@ -597,9 +691,6 @@ func (b *markup) event(box guid, e event) {
 	}
 	b.raw(`</t:`, name, `>`)
 }
-
-// wireTime has whole seconds, as Exchange's; the store behind it is finer.
-const wireTime = "2006-01-02T15:04:05Z"
 
 func (b *markup) id(name, id, key string) {
 	b.raw(`<t:`, name, ` Id="`, id, `" ChangeKey="`, key, `"/>`)

@@ -24,6 +24,7 @@ type Fault struct {
 	Status  int     `json:"status,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"` // cleared after that time, where the row says nothing else
+	Limit   int     `json:"limit,omitempty"`
 }
 
 // FaultInfo describes a fault, and how it is set if it is.
@@ -49,12 +50,14 @@ const (
 	streamSilent         = "stream_silent"
 	eventsDropped        = "events_dropped"
 	eventsDoubled        = "events_doubled"
+	eventsReordered      = "events_reordered"
 	subscriptionsLost    = "subscriptions_lost"
 	wrongPassword        = "wrong_password"
 	mailboxUnknown       = "mailbox_unknown"
 	impersonationRefused = "impersonation_refused"
 	serverBusy           = "server_busy"
 	serverRestart        = "server_restart"
+	mailboxMove          = "mailbox_move"
 	exchangeAnswer       = "exchange_answer"
 	exchangeDelay        = "exchange_delay"
 	itemUnreadable       = "item_unreadable"
@@ -66,9 +69,21 @@ const (
 	answerControlChars   = "answer_control_chars"
 	apnsCut              = "apns_cut"
 	apnsGoAway           = "apns_goaway"
+	apnsGoAwayClose      = "apns_goaway_close"
+	apnsDead             = "apns_dead"
 	apnsStall            = "apns_stall"
 	apnsAnswer           = "apns_answer"
 	apnsDelay            = "apns_delay"
+	apnsStreams          = "apns_streams"
+	apnsLimitKept        = "apns_limit_kept"
+)
+
+// Shapes of server_busy, by its reason.
+const (
+	busyFault   = "fault"
+	busyMessage = "message"
+	busyInner   = "inner"
+	busyHTTP    = "http"
 )
 
 const often = "mailbox share count seconds"
@@ -81,12 +96,14 @@ var faultTable = []faultKind{
 	{streamSilent, "mailbox seconds", "Streams write nothing, not even heartbeats, while their connections stay open; what they would have written comes when the fault is cleared, or is gone with the connection."},
 	{eventsDropped, often, "A new message causes no events."},
 	{eventsDoubled, often, "A new message causes its events twice."},
+	{eventsReordered, "mailbox seconds", "The events of a new message come behind those of the next one for its mailbox, or when the fault is cleared."},
 	{subscriptionsLost, "mailbox share count", "At once: subscriptions are forgotten; their streams are told ErrorSubscriptionNotFound."},
 	{wrongPassword, often, "HTTP 401 to every request of EWS and Autodiscover; with a mailbox, to those that act on it."},
 	{mailboxUnknown, often, "EWS answers ErrorNonExistentMailbox, Autodiscover its error 500."},
 	{impersonationRefused, often, "EWS answers ErrorImpersonateUserDenied to requests that impersonate."},
-	{serverBusy, often, "EWS answers ErrorServerBusy with BackOffMilliseconds: the time left of `seconds`, or 10 s."},
+	{serverBusy, often + " reason", "EWS throttles, and asks for a back-off of the time left of `seconds`, or 10 s. `reason` is the shape: fault (that is also the default), a SOAP fault with BackOffMilliseconds; message, ErrorServerBusy in the response messages; inner, ErrorInternalServerError there, with ErrorServerBusy inside and no back-off; http, a bare HTTP 503 with Retry-After."},
 	{serverRestart, "seconds", "At once: all subscriptions are forgotten and all connections to Exchange cut; it accepts none for `seconds`."},
+	{mailboxMove, "mailbox seconds", "Mailboxes move: their subscriptions end with ErrorInvalidSubscription and the text of a move, and EWS answers ErrorMailboxMoveInProgress to what acts on them, until the fault is cleared. Autodiscover tells the same place as before."},
 	{exchangeAnswer, often + " status reason", "EWS answers every operation with the response code `reason` (ErrorInternalServerTransientError), or with the bare HTTP `status`."},
 	{exchangeDelay, "mailbox seconds", "EWS answers `seconds` later; streams are not delayed."},
 	{itemUnreadable, often + " reason", "GetItem answers the response code `reason` (ErrorItemCorrupt) for an item; listings still show it."},
@@ -98,9 +115,13 @@ var faultTable = []faultKind{
 	{answerControlChars, often, "Subjects in answers of EWS hold characters that XML does not allow, as references such as &#x1F; and as raw bytes."},
 	{apnsCut, "token share count", "Connections to APNs are closed, answers in flight are lost. Without share and count at once, all connections; else whenever it meets a request, which is taken, but not answered."},
 	{apnsGoAway, "", "At once: APNs asks every connection to go away, answers what it has, then closes."},
+	{apnsGoAwayClose, "", "At once: APNs asks every connection to go away and closes it there and then; requests in flight may have been taken, their answers are lost."},
+	{apnsDead, "seconds", "The connections to APNs that are open are dead: neither read nor written nor closed, and PING is not answered; new ones work. When the fault is cleared they are cut, and what was sent on them meanwhile never came."},
 	{apnsStall, "token seconds", "APNs reads requests but neither takes nor answers them until the fault is cleared; PING is answered."},
-	{apnsAnswer, "token share count seconds status reason", "APNs answers `status` (500) and `reason` (InternalServerError) instead of taking the alert."},
+	{apnsAnswer, "token share count seconds status reason", "APNs answers `status` and `reason` instead of taking the alert. Each follows from the other where Apple's table has it; without both it is 500 InternalServerError. A 410 comes with a timestamp: now, or that of Unregister; a 503 with Retry-After: the time left of `seconds`, or 1 s."},
 	{apnsDelay, "token seconds", "APNs answers `seconds` later."},
+	{apnsStreams, "seconds limit", "The stream limit of a connection (MAX_CONCURRENT_STREAMS) is `limit` (1) after an accepted alert, not 1000; open connections are told at once."},
+	{apnsLimitKept, "seconds", "A refused alert leaves the stream limit as it is. Without this fault the limit falls to 1 until the next accepted one, as at Apple."},
 }
 
 // valued lists the faults whose seconds are not the time after which they are cleared.
@@ -136,7 +157,7 @@ func (f Fault) check(name string) error {
 	takes := strings.Fields(row.fields)
 	for field, given := range map[string]bool{
 		"mailbox": f.Mailbox != "", "token": f.Token != "", "share": f.Share != 0, "count": f.Count != 0,
-		"status": f.Status != 0, "reason": f.Reason != "", "seconds": f.Seconds != 0,
+		"status": f.Status != 0, "reason": f.Reason != "", "seconds": f.Seconds != 0, "limit": f.Limit != 0,
 	} {
 		if given && !slices.Contains(takes, field) {
 			return &FaultError{name, field, "this fault does not take it"}
@@ -151,6 +172,10 @@ func (f Fault) check(name string) error {
 		return &FaultError{name, "seconds", fmt.Sprintf("must be above 0 and at most %d", int(maxFaultSeconds))}
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
 		return &FaultError{name, "status", "must be an HTTP status, 200 to 599"}
+	case f.Limit < 0 || f.Limit > math.MaxInt32:
+		return &FaultError{name, "limit", "must be above 0"}
+	case name == serverBusy && !slices.Contains([]string{"", busyFault, busyMessage, busyInner, busyHTTP}, f.Reason):
+		return &FaultError{name, "reason", "must be fault, message, inner or http"}
 	case name == exchangeAnswer && f.Reason != "" && f.Status != 0:
 		return &FaultError{name, "status", "goes without reason"}
 	case len(f.Reason) > 100 || strings.ContainsFunc(f.Reason, func(r rune) bool { return r < 'A' || r > 'z' || r > 'Z' && r < 'a' }):
@@ -326,6 +351,8 @@ func (s *Server) SetFault(name string, f Fault) error {
 		s.pushes.cutAll()
 	case name == apnsGoAway:
 		s.pushes.goAwayAll()
+	case name == apnsGoAwayClose:
+		s.pushes.goAwayAndClose()
 	case name == serverRestart:
 		s.store.restart(seconds(f.Seconds))
 	case name == subscriptionsLost:
@@ -334,6 +361,9 @@ func (s *Server) SetFault(name string, f Fault) error {
 		s.store.cutStreams(once, name == streamRST)
 	default:
 		s.faults.put(name, f)
+	}
+	if name == mailboxMove {
+		s.store.endMoved(once)
 	}
 	s.logf("fault %s", name)
 	return nil

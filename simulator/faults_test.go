@@ -122,6 +122,83 @@ func TestDroppedAndDoubledEvents(t *testing.T) {
 	}
 }
 
+func TestReorderedEventsComeBehindTheNextOrWhenTheFaultEnds(t *testing.T) {
+	s, a, _ := pair(t)
+	o := a.stream(a.subscribe(subscribeNewMail))
+	set(t, s, eventsReordered, Fault{Mailbox: a.mailbox})
+	first := deliver(t, s, a.mailbox, "first")
+	second := deliver(t, s, a.mailbox, "second")
+	if e := o.until("NewMailEvent"); !strings.Contains(e, second) || strings.Index(e, first) < strings.Index(e, second) {
+		t.Errorf("not the second before the first: %s", e)
+	}
+	third := deliver(t, s, a.mailbox, "third")
+	clearFault(t, s, eventsReordered)
+	if e := o.until("NewMailEvent"); strings.Count(e, "<t:NewMailEvent>") != 1 || !strings.Contains(e, third) {
+		t.Errorf("after the fault: %s", e)
+	}
+}
+
+func TestMailboxThatMovesEndsItsSubscriptionsAndRefusesCalls(t *testing.T) {
+	s, a, b := pair(t)
+	id := a.subscribe(subscribeNewMail)
+	o := a.stream(id, b.subscribe(subscribeNewMail))
+	set(t, s, mailboxMove, Fault{Mailbox: a.mailbox})
+	e := o.next()
+	for _, want := range []string{"<m:ResponseCode>ErrorInvalidSubscription<", "Event type = MailboxMoveStarted", id, ">OK<"} {
+		if !strings.Contains(e, want) {
+			t.Errorf("no %q in what the stream is told: %s", want, e)
+		}
+	}
+	for _, body := range []string{subscribeNewMail, getItem("x"), findItem(0, 1, "Descending"), getStreamingEvents(1, id)} {
+		a.must(body, "<m:ResponseCode>ErrorMailboxMoveInProgress<")
+	}
+	item := deliver(t, s, b.mailbox, "to one that stays")
+	o.until(item)
+	b.must(getItem(item), "NoError")
+	clearFault(t, s, mailboxMove)
+	a.must(getStreamingEvents(1, id), "ErrorSubscriptionNotFound")
+	o = a.stream(a.subscribe(subscribeNewMail))
+	o.until(deliver(t, s, a.mailbox, "moved"))
+	set(t, s, mailboxMove, Fault{Seconds: 0.05})
+	if e := o.next(); !strings.Contains(e, "ErrorInvalidSubscription") {
+		t.Errorf("a move of all: %s", e)
+	}
+	waitFor(t, "the end of the move", func() bool { _, text := a.call(subscribeNewMail); return strings.Contains(text, "NoError") })
+}
+
+func TestServerIsBusyInEveryShape(t *testing.T) {
+	s, a, _ := pair(t)
+	const value = `<t:Value Name="`
+	for shape, want := range map[string]struct {
+		status int
+		retry  string
+		text   []string
+	}{
+		"":          {500, "", []string{"<faultcode", "a:ErrorServerBusy", value + `BackOffMilliseconds">10000<`}},
+		busyFault:   {500, "", []string{"<faultcode", "a:ErrorServerBusy", value + `BackOffMilliseconds">10000<`}},
+		busyMessage: {200, "", []string{"<m:ResponseCode>ErrorServerBusy<", value + `BackOffMilliseconds">10000<`}},
+		busyInner:   {200, "", []string{"<m:ResponseCode>ErrorInternalServerError<", value + `InnerErrorResponseCode">ErrorServerBusy<`}},
+		busyHTTP:    {503, "10", nil},
+	} {
+		set(t, s, serverBusy, Fault{Reason: shape})
+		for _, body := range []string{subscribeNewMail, getItem("x"), findItem(0, 1, "Descending"), getStreamingEvents(1, "x")} {
+			resp, text := a.call(body)
+			if resp.StatusCode != want.status || resp.Header.Get("Retry-After") != want.retry || want.text == nil && text != "" {
+				t.Errorf("%q: %d, Retry-After %q: %s", shape, resp.StatusCode, resp.Header.Get("Retry-After"), text)
+			}
+			for _, w := range want.text {
+				if !strings.Contains(text, w) {
+					t.Errorf("%q: no %q in %s", shape, w, text)
+				}
+			}
+		}
+	}
+	set(t, s, serverBusy, Fault{Reason: busyHTTP, Seconds: 1.5})
+	if resp, _ := a.call(subscribeNewMail); resp.Header.Get("Retry-After") != "2" {
+		t.Errorf("Retry-After %q of 1.5 s", resp.Header.Get("Retry-After"))
+	}
+}
+
 func TestLostSubscriptionsAreToldToTheirStream(t *testing.T) {
 	s, a, b := pair(t)
 	idA, idB := a.subscribe(subscribeNewMail), b.subscribe(subscribeNewMail)
@@ -285,7 +362,8 @@ func TestEveryFaultIsListedAndChecked(t *testing.T) {
 	s, _, _ := pair(t)
 	all := s.Faults()
 	for _, name := range []string{"stream_fin", "stream_rst", "stream_half", "stream_silent", "events_dropped", "subscriptions_lost", "wrong_password", "mailbox_unknown",
-		"impersonation_refused", "server_busy", "server_restart", "apns_cut", "apns_stall", "apns_answer", "answer_garbage", "answer_huge", "answer_entities", "answer_control_chars"} {
+		"impersonation_refused", "server_busy", "server_restart", "apns_cut", "apns_stall", "apns_answer", "answer_garbage", "answer_huge", "answer_entities", "answer_control_chars",
+		"events_reordered", "mailbox_move", "apns_goaway", "apns_goaway_close", "apns_dead", "apns_streams", "apns_limit_kept"} {
 		if !slices.ContainsFunc(all, func(f FaultInfo) bool { return f.Name == name && len(f.Text) > 20 }) {
 			t.Errorf("%s is not listed", name)
 		}
@@ -304,6 +382,8 @@ func TestEveryFaultIsListedAndChecked(t *testing.T) {
 		"seconds without end":    {serverBusy, Fault{Seconds: 1e18}, "seconds"},
 		"a status that is none":  {apnsAnswer, Fault{Status: 42}, "status"},
 		"a reason that is none":  {apnsAnswer, Fault{Reason: `"}`}, "reason"},
+		"a shape that is none":   {serverBusy, Fault{Reason: "late"}, "reason"},
+		"a limit below 0":        {apnsStreams, Fault{Limit: -1}, "limit"},
 		"a status with a reason": {exchangeAnswer, Fault{Status: 503, Reason: "ErrorX"}, "status"},
 	} {
 		fe, ok := errors.AsType[*FaultError](s.SetFault(tc.fault, tc.f))

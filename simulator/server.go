@@ -36,12 +36,14 @@ const (
 
 // Options of Start. The zero value is a simulator without a mailbox.
 type Options struct {
-	Dir        string        // the CA certificate, the secrets and mailbell.yaml are written there; empty: nothing is written
-	Mailboxes  int           // how many are made up: user0001@contoso.example, user0002@…
-	Addresses  []string      // further mailboxes
-	Heartbeat  time.Duration // 0: DefaultHeartbeat
-	SchemaForm bool          // stream answers as the schema has them (t:Notification, t:SubscriptionId); real servers send m:
-	AlertLog   int           // the newest alerts that are kept; 0: DefaultAlertLog, below 0: none
+	Dir       string        // the CA certificate, the secrets and mailbell.yaml are written there; empty: nothing is written
+	Mailboxes int           // how many are made up: user0001@contoso.example, user0002@…
+	Addresses []string      // further mailboxes
+	Heartbeat time.Duration // 0: DefaultHeartbeat
+	// Personality is whose server Exchange is like: empty, Microsoft's; or Gromox.
+	Personality string
+	SchemaForm  bool // stream answers as the schema has them (t:Notification, t:SubscriptionId); real servers send m:
+	AlertLog    int  // the newest alerts that are kept; 0: DefaultAlertLog, below 0: none
 
 	// Logf tells what the simulator does, one line each; may be nil.
 	Logf func(format string, args ...any)
@@ -111,6 +113,9 @@ const (
 func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Mailboxes < 0 || o.Mailboxes > maxMadeUp {
 		return nil, fmt.Errorf("simulator: %d mailboxes: must be 0 to %d", o.Mailboxes, maxMadeUp)
+	}
+	if o.Personality != "" && o.Personality != Gromox {
+		return nil, fmt.Errorf("simulator: the personality %q: must be empty or %s", o.Personality, Gromox)
 	}
 	if o.Heartbeat <= 0 {
 		o.Heartbeat = DefaultHeartbeat
@@ -272,8 +277,14 @@ func (s *Server) faultChanged(name string) {
 	switch name {
 	case streamSilent:
 		s.store.wakeStreams()
+	case eventsReordered:
+		s.store.releaseEvents()
 	case apnsStall:
 		s.pushes.resume()
+	case apnsDead:
+		s.pushes.bury()
+	case apnsStreams:
+		s.pushes.tellLimit()
 	}
 }
 
