@@ -203,6 +203,9 @@ func (m *mailbox) catchUpOnce(ctx context.Context, ready []subscriptions.Behind)
 			return err
 		}
 	}
+	if err := m.writable(ctx); err != nil {
+		return err
+	}
 	var bells sync.WaitGroup
 	for _, o := range devices {
 		if len(o.old) > 0 && !o.stopped.Load() {
@@ -237,6 +240,9 @@ func (m *mailbox) ringOwed(ctx context.Context, record string, dues []due, rings
 	if len(items) == 0 {
 		return nil
 	}
+	if err := m.writable(ctx); err != nil {
+		return err
+	}
 	found, _, err := m.fetch(ctx, items)
 	if err != nil {
 		return err
@@ -270,7 +276,7 @@ func (m *mailbox) soundOwed(ctx context.Context, o *owed, b bell) {
 	}
 	defer func() { <-m.e.ringing }()
 	rung := false
-	m.push(b, func(a subscriptions.Answer) {
+	m.push(b, func() bool { return true }, func(a subscriptions.Answer) {
 		rung = a.Result != subscriptions.NotBefore
 		m.late(ctx, b, a)
 	})

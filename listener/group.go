@@ -26,6 +26,8 @@ const (
 	handOver = 5 * time.Second
 	// subscribing bounds the Subscribe and Unsubscribe calls of a group at once: below the 10 that Exchange 2010 allows an account.
 	subscribing = 8
+	// welcome bounds a Subscribe: while one mailbox hangs, its group does not reopen its stream.
+	welcome = 15 * time.Second
 	// lived is how long a stream has to have been open for its end to count as the first failure and not as one more.
 	lived     = 10 * time.Second
 	maxReopen = time.Minute
@@ -95,6 +97,14 @@ func (g *group) remove(m *mailbox) {
 	g.poke()
 }
 
+// leave has a subscription given back.
+func (g *group) leave(r *subscriptions.Record) {
+	g.mu.Lock()
+	g.leaving = append(g.leaving, r)
+	g.mu.Unlock()
+	g.poke()
+}
+
 func (g *group) poke() { signal(g.wake) }
 
 // signal leaves a signal where none waits yet.
@@ -158,7 +168,7 @@ func (g *group) run(ctx context.Context) {
 			open = opened
 			g.opened(want)
 		}
-		if !open.hears(want) {
+		if len(want) > 0 && !open.hears(want) {
 			retry = sooner(retry, g.reopen)
 		}
 		alarm := time.NewTimer(until(retry))
@@ -174,7 +184,10 @@ func (g *group) run(ctx context.Context) {
 			}
 		case err := <-open.words():
 			open.spoilt = true
-			g.backOff(open.since, nil)
+			g.backOff(open.since, fault.Of(err))
+			if soon := time.Now().Add(firstWait); g.reopen.After(soon) { // the server does its work: it has said what is wrong
+				g.reopen = soon
+			}
 			g.trouble(ctx, g.a.note(err), open.by)
 		case <-open.ended():
 			g.over(ctx, open)
@@ -313,12 +326,21 @@ func (g *group) subscribeOne(ctx context.Context, m *mailbox, a Affinity, cookie
 	if !due || ctx.Err() != nil {
 		return false
 	}
-	err := g.a.allowed()
+	err := m.writable(ctx) // what cannot be written down would be left behind at the server
+	if err == nil {
+		err = g.a.allowed()
+	}
 	if err == nil {
 		var id string
-		id, *cookie, err = g.a.Source.Subscribe(ctx, p, a)
+		short, cancel := context.WithTimeout(ctx, welcome)
+		id, *cookie, err = g.a.Source.Subscribe(short, p, a)
+		cancel()
 		if g.a.note(err) == nil {
-			err = m.box.Update(ctx, func(d *subscriptions.Draft) { d.Subscription, d.Subscribed = id, time.Now() })
+			if err = m.box.Update(ctx, func(d *subscriptions.Draft) { d.Subscription, d.Subscribed = id, time.Now() }); err != nil {
+				r := m.box.Record().Clone()
+				r.Subscription = id
+				g.leave(r)
+			}
 		}
 	}
 	if err != nil {
@@ -341,7 +363,7 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	m.mu.Lock()
 	m.subFails++
 	m.subFault, m.subNext = f, time.Now().Add(backOff(f, m.subFails))
-	poll := m.subFails == 1
+	first, poll := m.subFails == 1, !m.listed
 	m.mu.Unlock()
 	if poll {
 		m.markListing() // mail rings all the same
@@ -349,7 +371,7 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	if f.Scope < fault.Account { // else the account has said it, once for all
 		g.log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", m.address()), zap.Error(err))
 	}
-	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && !poll && g.moved(e.Row, m) {
+	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && !first && g.moved(e.Row, m) {
 		m.relocate(ctx) // not at its first failure: it was looked up just before
 	}
 }

@@ -77,6 +77,8 @@ type Listener struct {
 	deafen   context.CancelFunc
 	stop     context.CancelFunc
 	stopping atomic.Bool
+	placed   atomic.Bool
+	grace    time.Duration
 	tasks    sync.WaitGroup // groups and workers; grows only while mu is held and stopping is false
 
 	mu    sync.Mutex
@@ -85,7 +87,7 @@ type Listener struct {
 
 // New returns a listener that hears nothing yet.
 func New(o Options) *Listener {
-	l := &Listener{o: o, log: o.Log, boxes: map[*subscriptions.Mailbox]*mailbox{}}
+	l := &Listener{o: o, log: o.Log, boxes: map[*subscriptions.Mailbox]*mailbox{}, grace: grace}
 	l.hearing, l.deafen = context.WithCancel(context.Background())
 	l.working, l.stop = context.WithCancel(context.Background())
 	left := MaxAccounts
@@ -123,7 +125,7 @@ func (l *Listener) Close() {
 	}
 	l.mu.Unlock()
 	l.deafen()
-	late := time.AfterFunc(grace, l.stop)
+	late := time.AfterFunc(l.grace, l.stop)
 	for _, m := range boxes {
 		m.rest()
 	}

@@ -232,8 +232,11 @@ func (m *mailbox) ringListed(ctx context.Context, fresh []due) (pending bool, er
 		for _, item := range found {
 			d := by[item.ID]
 			d.message = item.Message
+			if item.Err == nil || gone(item.Err) {
+				m.readable(item.ID)
+			}
 			switch {
-			case r.Has(d.key): // a hint was quicker
+			case r.Has(d.key) || r.Has(m.itemKey(d.item)): // a hint was quicker
 			case gone(item.Err):
 				vanished = append(vanished, d)
 			case item.Err != nil && !m.giveUp(item, d):

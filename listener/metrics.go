@@ -39,6 +39,9 @@ func newMetrics(reg prometheus.Registerer, l *Listener) *metrics {
 }
 
 func (m *metrics) outcome(d subscriptions.Decision) {
+	if d.Outcome == "waiting" {
+		d.Reason = "unreadable" // its code is the server's, who could make up any number of them
+	}
 	m.outcomes.WithLabelValues(d.Outcome, d.Reason).Inc()
 }
 

@@ -32,11 +32,19 @@ type round struct {
 	all   chan struct{} // closed with the last answer
 
 	mu       sync.Mutex
-	closed   bool
+	closed   bool // no bell begins any more
+	written  bool // an answer is late from now on
 	accepted bool
 	left     int
 	done     map[mail.Key]map[string]struct{}
 	held     map[string]subscriptions.Answer // of devices that cannot be rung now
+	fresh    []answered                      // what came since the write was last tried
+}
+
+// answered is a bell with its answer.
+type answered struct {
+	bell
+	subscriptions.Answer
 }
 
 // begin says whether a bell may still begin: after the write the device is behind, and its catch-up rings it.
@@ -47,16 +55,17 @@ func (r *round) begin() bool {
 }
 
 // answer takes an answer in; false: it is late.
-func (r *round) answer(device string, keys []mail.Key, a subscriptions.Answer) bool {
+func (r *round) answer(b bell, a subscriptions.Answer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.written {
 		return false
 	}
+	r.fresh = append(r.fresh, answered{b, a})
 	if a.Result == subscriptions.NotBefore {
-		r.held[device] = a
+		r.held[b.device.ID] = a
 	} else {
-		r.settle(device, keys)
+		r.settle(b.device.ID, b.Keys)
 	}
 	if a.Result == subscriptions.Accepted && !r.accepted {
 		r.accepted = true
@@ -96,8 +105,8 @@ func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
 	if len(dues) == 0 {
 		return nil
 	}
-	if err := m.l.o.Book.Writable(ctx); err != nil { // else what rings now could ring again
-		return &fault.Error{Op: "state", Code: "state_away", Text: "the state cannot be written", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
+	if err := m.writable(ctx); err != nil {
+		return err
 	}
 	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
 	record := m.box.Record()
@@ -125,23 +134,43 @@ func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
 	}
 	m.send(ctx, rd, bells)
 
-	outcomes := make([]subscriptions.Outcome, len(dues))
-	for i, u := range dues {
-		outcomes[i] = subscriptions.Outcome{Key: u.key, Received: u.received, Done: rd.done[u.key]}
-	}
 	err := m.write(ctx, func(d *subscriptions.Draft) {
+		rd.mu.Lock()
+		defer rd.mu.Unlock()
+		rd.fresh = nil
+		outcomes := make([]subscriptions.Outcome, len(dues))
+		for i, u := range dues {
+			outcomes[i] = subscriptions.Outcome{Key: u.key, Received: u.received, Done: rd.done[u.key]}
+		}
 		d.Enter(outcomes, d.Devices, func(id string) (string, time.Time) { return m.why(rd, id) })
 	})
 	m.mu.Lock()
 	m.message = time.Now()
 	m.mu.Unlock()
-	if err == nil {
-		for id, a := range rd.held {
-			m.await(id, a)
-		}
-		m.catchUpSoon()
+	if err != nil {
+		return err
 	}
-	return err
+	rd.mu.Lock()
+	rd.written = true
+	fresh := rd.fresh
+	rd.mu.Unlock()
+	for _, a := range fresh { // they came between the last look at them and the end of the write
+		m.late(ctx, a.bell, a.Answer)
+	}
+	for id, a := range rd.held {
+		m.await(id, a)
+	}
+	m.catchUpSoon()
+	return nil
+}
+
+// writable says whether what is rung now could be written down; else it could ring again.
+func (m *mailbox) writable(ctx context.Context) error {
+	err := m.box.Writable(ctx)
+	if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) {
+		return err
+	}
+	return &fault.Error{Op: "state", Code: "state_away", Text: "the state cannot be written", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
 }
 
 // await has a device wait for the word that its topic is ready, which may have come since. The process that is started next need
@@ -226,20 +255,23 @@ func (m *mailbox) sound(ctx context.Context, rd *round, b bell) {
 		return
 	}
 	defer func() { <-m.e.ringing }()
-	if !rd.begin() {
-		return
-	}
-	m.push(b, func(a subscriptions.Answer) {
-		if !rd.answer(b.device.ID, b.Keys, a) {
+	m.push(b, rd.begin, func(a subscriptions.Answer) {
+		if !rd.answer(b, a) {
 			m.late(ctx, b, a)
 		}
 	})
 }
 
 // push rings a bell, if its device is still enrolled, and has its answer entered before another may ring the device.
-func (m *mailbox) push(b bell, enter func(a subscriptions.Answer)) {
+// begin is asked once the bell is counted: whoever looks then either sees it, or has kept it from beginning.
+func (m *mailbox) push(b bell, begin func() bool, enter func(a subscriptions.Answer)) {
 	l := m.dial(b.device.ID)
 	if l == nil {
+		return
+	}
+	if !begin() {
+		m.hungUp(b.device.ID, l)
+		m.catchUpSoon()
 		return
 	}
 	a := m.l.o.Ringer.Ring(l.ctx, *b.device, b.Bell)

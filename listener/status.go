@@ -117,9 +117,14 @@ func (l *Listener) watched() []*mailbox {
 
 // Placed says whether every mailbox has been tried once: the first placement is made.
 func (l *Listener) Placed() bool {
-	return !slices.ContainsFunc(l.watched(), func(m *mailbox) bool {
+	if l.placed.Load() {
+		return true // the first one; what is enrolled later is placed while the service is ready
+	}
+	all := !slices.ContainsFunc(l.watched(), func(m *mailbox) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return m.e != nil && m.group == nil && m.failing == nil && !m.noRoom
 	})
+	l.placed.Store(all)
+	return all
 }

@@ -53,17 +53,19 @@ func (m *mailbox) read(ctx context.Context, hints map[string]time.Time, doubted 
 		for _, item := range found {
 			d := due{item: item.ID, hinted: hints[item.ID]}
 			switch {
+			case item.Err == nil:
+				m.readable(item.ID)
+				d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
 			case gone(item.Err):
+				m.readable(item.ID)
 				m.decide(subscriptions.Decision{Outcome: "gone", Reason: "gone", At: time.Now()})
 				delete(hints, item.ID)
 				continue
-			case item.Err != nil && !m.giveUp(item, d):
+			case !m.giveUp(item, d):
 				delete(hints, item.ID) // tried again by itself
 				continue
-			case item.Err != nil:
-				d.key, d.received = m.itemKey(item.ID), clock
 			default:
-				d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
+				d.key, d.received = m.itemKey(item.ID), clock
 			}
 			switch {
 			case r.Has(d.key) || r.Has(m.itemKey(item.ID)):
@@ -218,6 +220,18 @@ func (m *mailbox) giveUp(item ews.Item, d due) bool {
 		m.l.log.Warn("a message cannot be read", zap.String("mailbox", m.address()), zap.Bool("rings_generically", last), zap.Error(f))
 	}
 	return last
+}
+
+// readable forgets the tries of an item that could be read in the end, or is gone.
+func (m *mailbox) readable(item string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.tries[item]; t != nil {
+		if t.again != nil {
+			t.again.Stop()
+		}
+		delete(m.tries, item)
+	}
 }
 
 // try counts a try, unless it came before its time.

@@ -110,10 +110,17 @@ func (s *Service) work(ctx context.Context) error {
 			return err
 		}
 		err = s.ring(ctx, store, lost)
-		if err != nil || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && lost == nil: // nobody else can mend a file
 			return err
+		case err != nil:
+			s.standby("", err)
+			wait(ctx, reopen)
+		default:
+			s.log.Error("another instance has taken the state over; standing by")
 		}
-		s.log.Error("another instance has taken the state over; standing by")
 	}
 }
 

@@ -3,8 +3,8 @@ package service
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
@@ -70,14 +70,20 @@ type redis struct {
 
 func (r *redis) hold(ctx context.Context, standby func(string, error)) (subscriptions.Store, <-chan struct{}, error) {
 	if r.held { // and lost
-		if err := r.store.Close(); err != nil {
+		if err := r.close(); err != nil {
 			return nil, nil, err
 		}
-		store, _, err := subscriptions.OpenRedis(ctx, r.options)
-		if err != nil {
-			return nil, nil, errors.Join(err, ctx.Err())
+		for r.store == nil { // it may be away, or be a replica for a moment: it was right at the start
+			store, _, err := subscriptions.OpenRedis(ctx, r.options)
+			if err == nil {
+				r.store = store
+				break
+			}
+			standby("", err)
+			if !wait(ctx, reopen) {
+				return nil, nil, ctx.Err()
+			}
 		}
-		r.store = store
 	}
 	r.held = true
 	if err := r.store.Hold(ctx, standby); err != nil {
@@ -86,4 +92,25 @@ func (r *redis) hold(ctx context.Context, standby func(string, error)) (subscrip
 	return r.store, r.store.Lost(), nil
 }
 
-func (r *redis) close() error { return r.store.Close() }
+func (r *redis) close() error {
+	if r.store == nil {
+		return nil
+	}
+	err := r.store.Close()
+	r.store = nil
+	return err
+}
+
+// reopen is between two tries of a state that is away.
+const reopen = 2 * time.Second
+
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

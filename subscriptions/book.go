@@ -30,7 +30,8 @@ type Book struct {
 	devices   map[string]*Device
 	boxes     map[string]*Mailbox // by record id
 	addresses map[string]*Mailbox
-	sorted    []string // device ids in order; nil after a change
+	unsureIDs map[string]string // by address: see recordID
+	sorted    []string          // device ids in order; nil after a change
 }
 
 // Mailbox is one mailbox of the book.
@@ -56,7 +57,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	b := &Book{store: store, secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}}
+	b := &Book{store: store, secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}, unsureIDs: map[string]string{}}
 	devices := map[string][]*Device{}
 	for _, d := range all.Devices {
 		b.devices[d.ID] = d
@@ -92,19 +93,6 @@ func (b *Book) Secret() mail.Secret { return b.secret }
 
 // Ping asks the store.
 func (b *Book) Ping(ctx context.Context) error { return b.store.Ping(ctx) }
-
-// Writable says whether a write would have a chance, for who is about to do what only a write makes good: after one that failed,
-// the store is asked.
-func (b *Book) Writable(ctx context.Context) error {
-	if !b.failing.Load() {
-		return nil
-	}
-	err := b.store.Ping(ctx)
-	if err == nil {
-		b.failing.Store(false)
-	}
-	return err
-}
 
 // write writes, and remembers how that went.
 func (b *Book) write(ctx context.Context, c Change) error {
@@ -207,11 +195,26 @@ type Draft struct {
 // Put changes one of the devices with the same write.
 func (d *Draft) Put(device Device) { d.put = append(d.put, &device) }
 
+// Writable says whether the record can be written, for who is about to do what only a write makes good: after a write that failed,
+// wherever, one is tried. A store that answers may take none all the same: its disk or its memory is full.
+func (m *Mailbox) Writable(ctx context.Context) error {
+	if err := m.book.store.Held(); err != nil {
+		return err
+	}
+	if !m.book.failing.Load() {
+		return nil
+	}
+	return m.Update(ctx, func(*Draft) {})
+}
+
 // Update makes one change of the record, durable before it returns: the one write that the rules of the log speak of.
 // change may be called once only; without an error nothing is shown that is not written.
 func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
+	if err := ctx.Err(); err != nil { // others were before, and took their time
+		return err
+	}
 	if m.gone {
 		return ErrNoMailbox
 	}
@@ -258,19 +261,21 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	m := b.Mailbox(e.Mailbox)
 	if m == nil {
 		m = &Mailbox{book: b}
-		r := &Record{ID: rand.Text()[:16], Addresses: []string{e.Mailbox}}
+		r := &Record{ID: b.recordID(e.Mailbox), Addresses: []string{e.Mailbox}}
 		if !since.IsZero() {
 			r.Start(since)
 		}
 		m.now.Store(&standing{record: r})
 	}
 	done := Enrolled{Mailbox: m, Created: !known}
-	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had
-		left, err := b.drop(ctx, old)
-		if err != nil {
-			return Enrolled{}, err
-		}
-		done.Left, known = left, false
+	var change Change
+	left := func() {}
+	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had, in the same write
+		done.Left = b.box(old.Record)
+		done.Left.writing.Lock()
+		defer done.Left.writing.Unlock()
+		change, left = b.leave(done.Left, old)
+		known = false
 	}
 	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Created: now, Since: since}
 	if known {
@@ -282,7 +287,8 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	was := m.now.Load()
 	r := was.record.Clone()
 	d.Record, d.Enrolled = r.ID, now
-	change := Change{Put: []*Record{r}, PutDevices: []*Device{d}}
+	change.Put = append(change.Put, r)
+	change.PutDevices = []*Device{d}
 	devices := make([]*Device, 0, len(was.devices)+1)
 	for _, o := range was.devices {
 		switch {
@@ -305,9 +311,12 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices", Detail: fmt.Sprintf("the mailbox has %d devices already, which is the most", MaxDevices)}
 	}
 	if err := b.write(ctx, change); err != nil {
+		b.unsure(e.Mailbox, r.ID)
 		return Enrolled{}, err
 	}
+	left()
 	b.mu.Lock()
+	delete(b.unsureIDs, e.Mailbox)
 	delete(b.devices, done.Ousted)
 	b.devices[d.ID] = d
 	b.sorted = nil
@@ -331,30 +340,38 @@ func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
 
 // drop removes a device from its mailbox. The caller holds enrolling.
 func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
-	b.mu.RLock()
-	m := b.boxes[d.Record]
-	b.mu.RUnlock()
+	m := b.box(d.Record)
 	m.writing.Lock()
 	defer m.writing.Unlock()
+	change, show := b.leave(m, d)
+	if err := b.write(ctx, change); err != nil {
+		return nil, err
+	}
+	show()
+	return m, nil
+}
+
+// leave is the change by which a device leaves its mailbox, and what shows it once it is written. The caller holds enrolling and m.writing.
+func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
 	was := m.now.Load()
 	devices := slices.DeleteFunc(slices.Clone(was.devices), func(o *Device) bool { return o.ID == d.ID })
 	r := was.record.Clone()
 	r.Remove(d.ID)
-	change := Change{DropDevices: []*Device{&d}}
+	change.DropDevices = []*Device{&d}
 	if len(devices) == 0 {
 		change.Drop = []string{r.ID}
 	} else {
 		change.Put = []*Record{r}
 	}
-	if err := b.write(ctx, change); err != nil {
-		return nil, err
-	}
-	m.now.Store(&standing{record: r, devices: devices})
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.devices, d.ID)
-	b.sorted = nil
-	if len(devices) == 0 {
+	return change, func() {
+		m.now.Store(&standing{record: r, devices: devices})
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.devices, d.ID)
+		b.sorted = nil
+		if len(devices) > 0 {
+			return
+		}
 		m.gone = true
 		delete(b.boxes, r.ID)
 		for _, a := range r.Addresses {
@@ -363,7 +380,34 @@ func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
 			}
 		}
 	}
-	return m, nil
+}
+
+func (b *Book) box(record string) *Mailbox {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.boxes[record]
+}
+
+// maxUnsure bounds the mailboxes whose first enrolment failed and may have been written all the same.
+const maxUnsure = 10_000
+
+// recordID is a new record's: random, or the one under which an enrolment was tried whose answer the store could not give. Were
+// it another each time, two records could ring one device from the next start on.
+func (b *Book) recordID(address string) string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if id := b.unsureIDs[address]; id != "" {
+		return id
+	}
+	return rand.Text()[:16]
+}
+
+func (b *Book) unsure(address, id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.boxes[id] == nil && len(b.unsureIDs) < maxUnsure {
+		b.unsureIDs[address] = id
+	}
 }
 
 // Name says that the mailbox has this primary address, as Autodiscover reports it. Where another mailbox of the book has it
@@ -405,7 +449,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 		c.Record = r.ID
 		devices = append(devices, &c)
 		change.PutDevices = append(change.PutDevices, &c)
-		r.Backdate(c.ID)
+		r.Backdate(c.ID, from.record.Outcomes)
 	}
 	if err := b.write(ctx, change); err != nil {
 		return err

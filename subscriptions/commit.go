@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 )
@@ -34,10 +35,8 @@ func newCommitter[T any](commit func([]T) []error) *committer[T] {
 // write queues a change for the next commit and waits for it, for as long as that takes: what is queued is committed.
 func (c *committer[T]) write(ctx context.Context, change T) error {
 	p := pending[T]{change, make(chan error, 1)}
-	select {
-	case <-c.closing: // a select takes any case that is ready
-		return errClosed
-	default:
+	if err := cmp.Or(ctx.Err(), c.open()); err != nil { // a select takes any case that is ready
+		return err
 	}
 	select {
 	case c.queue <- p:

@@ -175,6 +175,9 @@ func encode(c Change) (puts []entryPut, err error) {
 	return puts, err
 }
 
+// Held is always so: the file is locked.
+func (s *Embedded) Held() error { return nil }
+
 // Ping says whether the file is open.
 func (s *Embedded) Ping(context.Context) error { return s.committer.open() }
 

@@ -55,10 +55,11 @@ func (s *Redis) Hold(ctx context.Context, standby func(behind string, err error)
 	keys := []string{s.key("lock"), s.key("holders")}
 	said := ""
 	for {
+		asked := time.Now()
 		n, err := s.client.Eval(ctx, takeScript, keys, value, lockLife.Milliseconds()).Uint64()
 		if err == nil && n > 0 {
 			s.fence = n
-			s.keep(keys, value) //nolint:contextcheck // kept until Close, not for as long as the call
+			s.keep(keys, value, asked) //nolint:contextcheck // kept until Close, not for as long as the call
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -86,9 +87,25 @@ func (s *Redis) who(ctx context.Context) string {
 	return fmt.Sprintf("process %d on %s, since %s", h.PID, h.Host, h.Since.Format(time.RFC3339))
 }
 
-// keep renews the lock. While Redis does not answer the state is held on: who wants to follow needs the same Redis, and finds
-// the lock expired only when it is back; then the one who was quicker has it.
-func (s *Redis) keep(keys []string, value []byte) {
+// errStale says that the lock may have expired: another instance may hold the state by now.
+var errStale = errors.New("the lock of the state could not be renewed in time")
+
+// lockMargin is how long before the lock's end this instance rings no more, for what it has begun takes a while.
+const lockMargin = 2 * time.Second
+
+// Held says whether the lock has not expired, by our own clock: an instance that was frozen, or that alone does not reach Redis,
+// cannot be told that another has followed.
+func (s *Redis) Held() error {
+	if kept := s.kept.Load(); kept == nil || time.Since(*kept) > lockLife-lockMargin {
+		return errStale
+	}
+	return nil
+}
+
+// keep renews the lock. While Redis does not answer nothing is rung (Held), and when it is back the lock is taken again, unless
+// another instance was quicker.
+func (s *Redis) keep(keys []string, value []byte, since time.Time) {
+	s.kept.Store(&since)
 	var ctx context.Context
 	ctx, s.holding = context.WithCancel(context.Background())
 	s.held.Go(func() {
@@ -103,10 +120,14 @@ func (s *Redis) keep(keys []string, value []byte) {
 			case <-ctx.Done():
 				return
 			}
+			asked := time.Now()
 			kept, err := s.client.Eval(ctx, keepScript, keys, value, lockLife.Milliseconds(), s.fence).Int()
 			if err == nil && kept == 0 {
 				s.lose.Do(func() { close(s.lost) })
 				return
+			}
+			if err == nil {
+				s.kept.Store(&asked)
 			}
 		}
 	})

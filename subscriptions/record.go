@@ -268,10 +268,24 @@ func seconds(t time.Time) uint32 {
 	return uint32(min(max(t.Unix(), 0), math.MaxUint32))
 }
 
-// Backdate puts a device that came from another record at the beginning of the log: its catch-up then rings it for what came
-// since its enrolment and was dealt with here without it.
-func (r *Record) Backdate(device string) {
-	if len(r.Outcomes) > 0 {
-		r.Behind = append(r.Behind, Behind{Device: device, Number: r.Outcomes[0].Number - 1, Reason: "enrolled"})
+// Backdate puts a device that came from another record to where it stands in this log: what was dealt with there, up to the newest
+// message, counts as settled. Its catch-up then rings it for what came later, or since its enrolment, and was dealt with here without it.
+func (r *Record) Backdate(device string, there Outcomes) {
+	var dealt uint32
+	for _, e := range there {
+		dealt = max(dealt, e.Received)
+	}
+	b := Behind{Device: device, Reason: "enrolled"}
+	owed := false
+	for _, e := range r.Outcomes {
+		if e.Received <= dealt {
+			b.Rung = append(b.Rung, e.Key)
+		} else {
+			owed = true
+		}
+	}
+	if owed {
+		r.Behind = append(r.Behind, b)
+		r.level()
 	}
 }

@@ -205,13 +205,18 @@ func enterFor(r *Record, i int, at time.Time, rung string) {
 
 func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
 	r := started()
-	r.Backdate("x")
+	r.Backdate("x", nil)
 	if len(r.Behind) != 0 {
 		t.Error("behind an empty log")
 	}
 	enter(r, 1, noon)
-	r.Backdate("x")
+	r.Backdate("x", nil)
 	if b := r.BehindOf("x"); b == nil || len(r.Unsettled(b, r.End)) != 1 {
+		t.Errorf("behind is %+v", b)
+	}
+	enter(r, 2, noon.Add(time.Minute))
+	r.Backdate("y", Outcomes{{Key: 99, Number: 1, Received: seconds(noon)}}) // rung there for what was received until then
+	if b := r.BehindOf("y"); b == nil || len(r.Unsettled(b, r.End)) != 1 {
 		t.Errorf("behind is %+v", b)
 	}
 }

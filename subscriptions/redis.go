@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -40,9 +41,10 @@ type Redis struct {
 	client    *redis.Client
 	prefix    string
 	committer *committer[Change]
-	known     map[string]bool // ids in PREFIX:records; the committer's own
+	known     map[string]bool // ids in PREFIX:records; Load's, and then the committer's own
 
-	holding context.CancelFunc // ends the goroutine that keeps the lock
+	kept    atomic.Pointer[time.Time] // when the lock was renewed last
+	holding context.CancelFunc        // ends the goroutine that keeps the lock
 	held    sync.WaitGroup
 	fence   uint64
 	lost    chan struct{}
@@ -171,13 +173,17 @@ func (s *Redis) claim(ctx context.Context, ids []string, all *Contents) error {
 		if err != nil {
 			return err
 		}
-		if len(values) == 0 { // dropped, and the process ended before its id was
+		if len(values) == 0 { // dropped
+			if err := s.client.SRem(ctx, s.key("records"), ids[i]).Err(); err != nil {
+				return err
+			}
 			continue
 		}
 		r := new(Record)
 		if err := json.Unmarshal([]byte(values[0]), r); err != nil {
 			return fmt.Errorf("record %q cannot be read: %w", ids[i], err)
 		}
+		s.known[r.ID] = true
 		all.Records = append(all.Records, r)
 		for _, v := range values[1:] {
 			d := new(Device)
@@ -204,6 +210,9 @@ func (s *Redis) commit(batch []Change) []error {
 	p := s.client.Pipeline()
 	for i, c := range batch {
 		writes, err := s.writes(c)
+		if slices.ContainsFunc(writes, func(w *recordWrite) bool { return w.value != "" && !s.known[w.record] }) {
+			err = errors.Join(err, s.leading(ctx))
+		}
 		switch {
 		case err != nil:
 			errs[i] = err
@@ -239,6 +248,18 @@ func (s *Redis) commit(batch []Change) []error {
 		return nil
 	}
 	return errs
+}
+
+// leading says whether nobody has followed us. A new record has no number yet that could tell.
+func (s *Redis) leading(ctx context.Context) error {
+	n, err := s.client.Get(ctx, s.key("holders")).Uint64()
+	switch {
+	case err != nil && !errors.Is(err, redis.Nil): // a server that lost everything is filled again by keep
+		return err
+	case n > s.fence:
+		return s.told(errors.New(fenced))
+	}
+	return nil
 }
 
 // recordWrite is one call of writeScript.
@@ -280,16 +301,15 @@ func (s *Redis) writes(c Change) (list []*recordWrite, err error) {
 	return list, err
 }
 
-// queue puts a write into a pipeline: the id of a new record comes first into the set of all, that of a dropped one goes out last.
+// queue puts a write into a pipeline: the id of a new record comes into the set of all first.
 func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) *redis.Cmd {
 	if w.value != "" && !s.known[w.record] {
 		s.known[w.record] = true
 		p.SAdd(ctx, s.key("records"), w.record)
 	}
 	call := p.Eval(ctx, writeScript, s.recordKeys(w.record), append([]any{s.fence, w.value}, w.args...)...)
-	if w.value == "" {
+	if w.value == "" { // its id stays in the set until the next Load: taken out here, it would be gone also where the drop is refused
 		delete(s.known, w.record)
-		p.SRem(ctx, s.key("records"), w.record)
 	}
 	return call
 }

@@ -83,6 +83,9 @@ func (m *Memory) Write(ctx context.Context, c subscriptions.Change) error {
 
 var errClosed = errors.New("the store is closed")
 
+// Held is always so.
+func (m *Memory) Held() error { return nil }
+
 // Ping says whether it is open.
 func (m *Memory) Ping(context.Context) error {
 	m.mu.Lock()
