@@ -34,7 +34,7 @@ func commands() []command {
 	return []command{
 		{"run", "--config mailbell.yaml", "the service", run},
 		{"demo", "[--mailboxes 5] [--messages 10] [--exit]", "the real service against the simulator, nothing to install", demo},
-		{"simulate", "[--dir DIR] [--mailboxes 5]", "the simulator alone, for your own tests", simulate},
+		{"simulate", "[--dir DIR] [--mailboxes 5] [--personality gromox]", "the simulator alone, for your own tests", simulate},
 		{"version", "", "the version", version},
 		{"check", "", "", later},
 		{"why", "", "", later},
@@ -88,7 +88,7 @@ func usage(w io.Writer) {
 	fmt.Fprintln(w)
 	for _, c := range commands() {
 		if c.what != "" {
-			fmt.Fprintf(w, "    mailbell %-52s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.what)
+			fmt.Fprintf(w, "    mailbell %-60s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.what)
 		}
 	}
 	fmt.Fprintln(w)

@@ -17,6 +17,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	dir := flags.String("dir", "", "write the CA certificate, the secrets and mailbell.yaml into this `folder`; default: a temporary one")
 	mailboxes := flags.Int("mailboxes", 5, "how many `mailboxes` there are")
 	personality := flags.String("personality", "", "whose server Exchange is like: empty, Microsoft's; or "+simulator.Gromox+", a `kind` that is not")
+	schema := flags.Bool("schema-form", false, "write stream answers as the schema has them (t:Notification), and not as real servers do (m:Notification)")
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
@@ -34,7 +35,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 		defer os.RemoveAll(temporary)
 		*dir = temporary
 	}
-	s, err := simulator.Start(ctx, simulator.Options{Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) }})
+	s, err := simulator.Start(ctx, simulator.Options{Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) }})
 	if err != nil {
 		return err
 	}
