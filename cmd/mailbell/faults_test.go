@@ -68,6 +68,13 @@ var strokes = []stroke{
 	{"apns_cut", at("apns_cut", simulator.Fault{}), true},
 	{"apns_cut of what was taken", at("apns_cut", simulator.Fault{Count: 2}), true},
 	{"apns_goaway", at("apns_goaway", simulator.Fault{}), false},
+	{"apns_goaway_close", at("apns_goaway_close", simulator.Fault{}), true},
+	{"apns_dead", at("apns_dead", simulator.Fault{Seconds: 12}), false}, // nothing sent meanwhile is taken
+	{"apns_streams", at("apns_streams", simulator.Fault{Limit: 1, Seconds: 0.5}), false},
+	{"apns 503", at("apns_answer", simulator.Fault{Status: 503, Reason: "ServiceUnavailable", Count: 2}), false},
+	{"events_reordered", at("events_reordered", simulator.Fault{Seconds: 0.2}), false},
+	{"server_busy in a message", at("server_busy", simulator.Fault{Reason: "message", Seconds: 0.3}), false},
+	{"server_busy by HTTP", at("server_busy", simulator.Fault{Reason: "http", Seconds: 0.3}), false},
 	{"apns_stall", at("apns_stall", simulator.Fault{Seconds: 0.5}), false},
 	{"apns_answer", at("apns_answer", simulator.Fault{Count: 3}), false}, // 500 InternalServerError
 }
