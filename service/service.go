@@ -23,7 +23,6 @@ import (
 
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/portal"
-	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // Service is mailbell, built and not yet started.
@@ -102,18 +101,18 @@ func (s *Service) Run(ctx context.Context) error {
 // work holds the state and works, stands by where another instance has followed, and so on until ctx ends.
 func (s *Service) work(ctx context.Context) error {
 	for {
-		store, lost, err := s.state.hold(ctx, s.standby)
+		h, err := s.state.hold(ctx, s.standby)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		err = s.ring(ctx, store, lost)
+		err = s.ring(ctx, h)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && lost == nil: // nobody else can mend a file
+		case err != nil && h.lost == nil: // nobody else can mend a file
 			return err
 		case err != nil:
 			s.standby("", err)
@@ -138,19 +137,36 @@ func (s *Service) standby(behind string, err error) {
 }
 
 // ring works on a state until ctx ends, or another instance has it.
-func (s *Service) ring(ctx context.Context, store subscriptions.Store, lost <-chan struct{}) error {
-	r, err := build(ctx, s.config, store, s.log, s.version)
+func (s *Service) ring(ctx context.Context, h held) error {
+	r, err := build(ctx, s.config, h.store, s.log, s.version)
 	if err != nil {
 		return err
 	}
 	r.listener.Start()
 	s.answer(r.handler)
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
-	select {
-	case <-ctx.Done():
-		s.log.Info("mailbell is stopping")
-	case <-lost:
-		s.answer(portal.Standby("another instance has taken the state over"))
+	var again <-chan time.Time
+	rewrite := func() {
+		s.log.Warn("redis was started anew; all that it was told is written again")
+		again = nil
+		if err := r.book.Rewrite(ctx); err != nil {
+			s.log.Error("the state could not be written again; it is tried until it is", zap.Error(err))
+			again = time.After(reopen)
+		}
+	}
+	for working := true; working; {
+		select {
+		case <-ctx.Done():
+			s.log.Info("mailbell is stopping")
+			working = false
+		case <-h.lost:
+			s.answer(portal.Standby("another instance has taken the state over"))
+			working = false
+		case <-h.restarted:
+			rewrite()
+		case <-again:
+			rewrite()
+		}
 	}
 	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own
 	return nil

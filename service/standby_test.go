@@ -37,17 +37,17 @@ func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, lost, err := st.hold(t.Context(), func(string, error) {})
+	h, err := st.hold(t.Context(), func(string, error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Set(t.Context(), "mailbell:lock", "another's", 0)
-	<-lost
+	<-h.lost
 	_ = server.Process.Kill()
 	_ = server.Wait()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	if _, _, err := st.hold(ctx, func(string, error) {}); ctx.Err() == nil {
+	if _, err := st.hold(ctx, func(string, error) {}); ctx.Err() == nil {
 		t.Errorf("it does not wait for Redis, the process ends: %v", err)
 	}
 	defer func() {

@@ -15,10 +15,17 @@ import (
 
 // state is where the state is kept, and whose turn it is to work on it.
 type state interface {
-	// hold waits until this instance may work, and returns the store for that. lost is closed when another has followed.
-	hold(ctx context.Context, standby func(behind string, err error)) (store subscriptions.Store, lost <-chan struct{}, err error)
+	// hold waits until this instance may work.
+	hold(ctx context.Context, standby func(behind string, err error)) (held, error)
 	// close closes the store that was held last.
 	close() error
+}
+
+// held is a state that this instance may work on.
+type held struct {
+	store     subscriptions.Store
+	lost      <-chan struct{} // closed when another instance has followed; nil where none can
+	restarted <-chan struct{} // a signal: the store may have come back with less than it had
 }
 
 func openState(ctx context.Context, c config.State, log *zap.Logger) (state, error) {
@@ -55,8 +62,8 @@ func (q quiet) Printf(_ context.Context, format string, v ...any) {
 // file is the embedded store: whoever has opened it has it.
 type file struct{ *subscriptions.Embedded }
 
-func (f file) hold(context.Context, func(string, error)) (subscriptions.Store, <-chan struct{}, error) {
-	return f.Embedded, nil, nil
+func (f file) hold(context.Context, func(string, error)) (held, error) {
+	return held{store: f.Embedded}, nil
 }
 
 func (f file) close() error { return f.Close() }
@@ -68,10 +75,10 @@ type redis struct {
 	held    bool
 }
 
-func (r *redis) hold(ctx context.Context, standby func(string, error)) (subscriptions.Store, <-chan struct{}, error) {
+func (r *redis) hold(ctx context.Context, standby func(string, error)) (held, error) {
 	if r.held { // and lost
 		if err := r.close(); err != nil {
-			return nil, nil, err
+			return held{}, err
 		}
 		for r.store == nil { // it may be away, or be a replica for a moment: it was right at the start
 			store, _, err := subscriptions.OpenRedis(ctx, r.options)
@@ -81,15 +88,15 @@ func (r *redis) hold(ctx context.Context, standby func(string, error)) (subscrip
 			}
 			standby("", err)
 			if !wait(ctx, reopen) {
-				return nil, nil, ctx.Err()
+				return held{}, ctx.Err()
 			}
 		}
 	}
 	r.held = true
 	if err := r.store.Hold(ctx, standby); err != nil {
-		return nil, nil, err
+		return held{}, err
 	}
-	return r.store, r.store.Lost(), nil
+	return held{r.store, r.store.Lost(), r.store.Restarted()}, nil
 }
 
 func (r *redis) close() error {

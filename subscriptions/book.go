@@ -195,6 +195,21 @@ type Draft struct {
 // Put changes one of the devices with the same write.
 func (d *Draft) Put(device Device) { d.put = append(d.put, &device) }
 
+// Rewrite writes all that the book has once more, for a store that may have come back with less.
+func (b *Book) Rewrite(ctx context.Context) error {
+	for _, m := range b.Mailboxes() {
+		err := m.Update(ctx, func(d *Draft) {
+			for _, device := range d.Devices {
+				d.Put(device)
+			}
+		})
+		if err != nil && !errors.Is(err, ErrNoMailbox) {
+			return err
+		}
+	}
+	return nil
+}
+
 // Writable says whether the record can be written, for who is about to do what only a write makes good: after a write that failed,
 // wherever, one is tried. A store that answers may take none all the same: its disk or its memory is full.
 func (m *Mailbox) Writable(ctx context.Context) error {

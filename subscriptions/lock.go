@@ -106,6 +106,7 @@ func (s *Redis) Held() error {
 // another instance was quicker.
 func (s *Redis) keep(keys []string, value []byte, since time.Time) {
 	s.kept.Store(&since)
+	s.look(context.Background())
 	var ctx context.Context
 	ctx, s.holding = context.WithCancel(context.Background())
 	s.held.Go(func() {
@@ -128,10 +129,36 @@ func (s *Redis) keep(keys []string, value []byte, since time.Time) {
 			}
 			if err == nil {
 				s.kept.Store(&asked)
+				s.look(ctx)
 			}
 		}
 	})
 }
+
+// look sees whether the server was started anew since it was looked at last. One without an append-only file comes back with what
+// its last snapshot had; who holds the state has all of it in memory.
+func (s *Redis) look(ctx context.Context) {
+	info, err := s.client.InfoMap(ctx, "server").Result()
+	if err != nil {
+		return
+	}
+	was := s.server
+	if s.server = info["Server"]["run_id"]; was == "" || was == s.server {
+		return
+	}
+	if err := s.client.SetNX(ctx, s.key("secret"), s.secret[:], 0).Err(); err != nil {
+		s.server = was // the next look finds it again
+		return
+	}
+	s.forget.Store(true)
+	select {
+	case s.restarted <- struct{}{}:
+	default:
+	}
+}
+
+// Restarted has a signal when the server was started anew: what the book has is to be written again (Book.Rewrite).
+func (s *Redis) Restarted() <-chan struct{} { return s.restarted }
 
 // release gives the lock back, so that who stands by need not wait for its end.
 func (s *Redis) release() {

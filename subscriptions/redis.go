@@ -15,6 +15,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/mailbell/mailbell/mail"
 )
 
 const (
@@ -49,6 +51,11 @@ type Redis struct {
 	fence   uint64
 	lost    chan struct{}
 	lose    sync.Once
+
+	secret    mail.Secret
+	server    string        // the run id of the server; keep's own
+	restarted chan struct{} // holds one signal: the server was started anew, and may know less than it was told
+	forget    atomic.Bool   // the same, for the committer: known is not to be trusted
 }
 
 // RedisOptions say where the state is kept.
@@ -64,7 +71,7 @@ var ErrRedis = errors.New("redis")
 
 // OpenRedis connects, and looks whether the server keeps what it is given. warnings are for the log.
 func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string, err error) {
-	s = &Redis{prefix: o.Prefix, known: map[string]bool{}, lost: make(chan struct{})}
+	s = &Redis{prefix: o.Prefix, known: map[string]bool{}, lost: make(chan struct{}), restarted: make(chan struct{}, 1)}
 	s.client = redis.NewClient(&redis.Options{
 		Addr: o.Address, Username: o.Username, Password: o.Password, TLSConfig: o.TLS, ClientName: "mailbell",
 		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, ContextTimeoutEnabled: true,
@@ -145,6 +152,7 @@ func (s *Redis) Load(ctx context.Context) (all Contents, err error) {
 	if copy(all.Secret[:], secret) != len(all.Secret) {
 		return all, errors.New("the secret of the installation is damaged")
 	}
+	s.secret = all.Secret
 	ids, err := s.client.SMembers(ctx, s.key("records")).Result()
 	if err != nil {
 		return all, err
@@ -204,6 +212,9 @@ func (s *Redis) Write(ctx context.Context, c Change) error { return s.committer.
 func (s *Redis) commit(batch []Change) []error {
 	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 	defer cancel()
+	if s.forget.Swap(false) {
+		clear(s.known)
+	}
 	errs := make([]error, len(batch))
 	calls := make([]*redis.Cmd, len(batch))
 	var together []int
