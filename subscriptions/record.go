@@ -12,8 +12,7 @@ import (
 // Record is where one mailbox stands: the log of the package comment. It is written as one, and it is a value: the
 // methods below change a copy, which Mailbox.Update then makes durable.
 type Record struct {
-	ID           string     `json:"id"`    // random, made once; names the mailbox in keys, so that a renamed user keeps everything
-	Fence        uint64     `json:"fence"` // who may write; constant until several instances share the work
+	ID           string     `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
 	Addresses    []string   `json:"addresses"`
 	Account      string     `json:"account,omitempty"` // the listener account that hears it
 	Place        mail.Place `json:"place,omitzero"`

@@ -166,7 +166,7 @@ func same[T any](t *testing.T, got []*T, want ...*T) {
 func record(id string) *subscriptions.Record {
 	at := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
 	return &subscriptions.Record{
-		ID: id, Fence: 1, Addresses: []string{id + "@contoso.example"}, Account: "listener-01", Subscription: "JgBib/+=", Subscribed: at,
+		ID: id, Addresses: []string{id + "@contoso.example"}, Account: "listener-01", Subscription: "JgBib/+=", Subscribed: at,
 		Place:  mail.Place{Entry: "headquarters", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "g1", Primary: id + "@contoso.example", Found: at},
 		Listed: at.Unix(), Since: at.Add(-subscriptions.Window).Unix(), End: 2,
 		Outcomes: subscriptions.Outcomes{{Key: 1, Number: 1, Received: 5}, {Key: 1<<64 - 1, Number: 2, Received: 1<<32 - 1}},
