@@ -251,13 +251,11 @@ func (d *demonstration) deliver(i int) error {
 	s := &sent{box: b, at: time.Now(), rang: map[string]bool{}}
 	message := fmt.Sprintf("From: %s\r\nTo: <%s>\r\nSubject: %s\r\nDate: %s\r\nMessage-ID: <demo-%d@fabrikam.example>\r\n\r\nHello,\r\nthis is message %d of the demo.\r\n",
 		text.from, b.address, subject, s.at.Format(time.RFC1123Z), i+1, i+1)
-	d.mu.Lock()
+	d.mu.Lock() // over the delivery: an alert can be quicker than the item's id
+	defer d.mu.Unlock()
 	d.sent[subject] = s
-	d.mu.Unlock()
-	item, err := d.sim.Deliver(b.address, time.Time{}, []byte(message))
-	d.mu.Lock()
-	s.item = item
-	d.mu.Unlock()
+	var err error
+	s.item, err = d.sim.Deliver(b.address, time.Time{}, []byte(message))
 	return err
 }
 
