@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -326,13 +327,21 @@ func TestABusyServerIsLeftInPeaceForAsLongAsItAsks(t *testing.T) {
 
 // finder is an Autodiscover that knows aliases and moves.
 type finder struct {
+	mu      sync.Mutex
 	primary map[string]string
 	url     string
-	asked   int
+}
+
+// set changes what it knows.
+func (f *finder) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
 }
 
 func (f *finder) Find(_ context.Context, address string) (mail.Place, error) {
-	f.asked++
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	p := mail.Place{Entry: "hq", URL: f.url, Primary: address, Found: time.Now()}
 	if f.primary[address] != "" {
 		p.Primary = f.primary[address]
@@ -368,7 +377,7 @@ func TestAMailboxThatMovedIsFoundAgainAndKeepsItsPlace(t *testing.T) {
 		before := w.ex.come(alice)
 		w.pass(time.Minute)
 		id := w.record(alice).ID
-		f.url = "https://new.contoso.example/EWS/Exchange.asmx"
+		f.set(func() { f.url = "https://new.contoso.example/EWS/Exchange.asmx" })
 		moved := &ews.Error{Fault: &fault.Error{Op: "GetStreamingEvents", Code: "ErrorProxyRequestNotAllowed", Scope: fault.Mailbox, Remedy: fault.Retry},
 			Row: ews.Row{Code: "ErrorProxyRequestNotAllowed", Relocate: true, Resubscribe: true, CatchUp: true}, Subscriptions: []string{w.record(alice).Subscription}}
 		var missed *message

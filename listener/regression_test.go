@@ -135,7 +135,7 @@ func TestAMailboxThatMovedAndCannotBeSubscribedIsPolled(t *testing.T) {
 		w.ex.fails = moving // while it moves it can neither be subscribed nor listed
 		w.enrol("a", alice)
 		w.pass(9 * time.Minute) // the second failure: it is looked up again
-		f.url = "https://new.contoso.example/EWS/Exchange.asmx"
+		f.set(func() { f.url = "https://new.contoso.example/EWS/Exchange.asmx" })
 		w.ex.set(func() { // it has arrived, and the new server lets it be read, and not subscribed
 			w.ex.fails = nil
 			w.ex.subFail[alice] = subscribeError("ErrorExceededSubscriptionCount", false, fault.Wait, 30*time.Minute)
@@ -248,7 +248,7 @@ func cpu(t *testing.T) time.Duration {
 
 func TestTheFirstPlacementIsMadeOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
-		f := &slowFinder{finder{url: "https://mail.contoso.example/EWS/Exchange.asmx"}}
+		f := &slowFinder{finder: finder{url: "https://mail.contoso.example/EWS/Exchange.asmx"}}
 		w.entry = func(e *Entry) { e.URL = ""; e.Accounts[0].Finder = f }
 		w.start()
 		w.enrol("a", alice)
@@ -273,7 +273,7 @@ func TestAMailboxThatWasRenamedAndJoinedRingsNothingAgain(t *testing.T) {
 		w.start()
 		w.enrol("a", alice)
 		w.pass(25 * time.Hour)
-		f.primary[alice] = renamed // the old address stays as another one; the portal enrols a second phone under the new one
+		f.set(func() { f.primary[alice] = renamed }) // the old address stays as another one; the portal enrols a second phone under the new one
 		w.enrol("b", renamed)
 		w.pass(time.Minute)
 		var all []*message
