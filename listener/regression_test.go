@@ -358,3 +358,31 @@ func TestAStopIsBoundedWhereNothingAnswers(t *testing.T) {
 		t.Errorf("with writes that take a second each, closing took %v; they take five", took.Round(time.Second))
 	}
 }
+
+// A long listing reads live mail between its batches: what that has rung is not summed up too.
+func TestAMessageHintedWhileItsListingIsDealtWithIsNotSummedUpToo(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.enrol("a", alice)
+		w.pass(60 * time.Hour)
+		w.stop()
+		var fresh []*message
+		var old *message
+		w.ex.quietly(func() {
+			for i := range 2 * batch {
+				fresh = append(fresh, w.ex.come(alice, at(ago(time.Duration(i)*time.Minute))))
+			}
+			old = w.ex.come(alice, at(ago(3*time.Hour)))
+		})
+		w.apns.set(func() { w.apns.delay = 100 * time.Millisecond })
+		w.start()
+		w.pass(50 * time.Millisecond)
+		w.ex.hint(alice, old)
+		w.pass(time.Minute)
+		w.rang(1, "a", fresh...)
+		w.rang(1, "a", old)
+		if p := w.apns.pushes("a", w.key("a", old)); p[0].summary {
+			t.Error("the hint came too late to test anything")
+		}
+	})
+}

@@ -102,6 +102,8 @@ type bell struct {
 // ring rings the devices in step for messages, each by itself or all in one summary, and enters the outcome: one call and one
 // write (rules 2, 5, 6, 8). Reading never waits for APNs: another mailbox's worker goes on meanwhile.
 func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
+	record := m.box.Record()
+	dues = slices.DeleteFunc(dues, func(u due) bool { return record.Has(u.key) }) // live mail is read while a listing is dealt with
 	if len(dues) == 0 {
 		return nil
 	}
@@ -109,7 +111,6 @@ func (m *mailbox) ring(ctx context.Context, dues []due, summary bool) error {
 		return err
 	}
 	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
-	record := m.box.Record()
 	rd := &round{first: make(chan struct{}), all: make(chan struct{}), done: map[mail.Key]map[string]struct{}{}, held: map[string]subscriptions.Answer{}}
 	var bells []bell
 	for _, d := range m.box.Devices() {
