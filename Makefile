@@ -20,7 +20,7 @@ build: ## build ./mailbell: static, without paths of this machine
 
 test: packages ## run all tests with the race detector; installs what they need from Debian
 	@test -n "$(EWS_SCHEMA)" || echo 'The EWS schema is not here (EWS_SCHEMA): the tests that validate messages against it are skipped.'
-	$(GO) test -race -timeout 14m ./...
+	$(GO) test -race -count=1 -timeout 14m ./... # -count=1: the black-box tests build the program, which the test cache does not see
 
 packages:
 	@.ci/packages
