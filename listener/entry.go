@@ -178,10 +178,8 @@ func (e *entry) pick(had string) *account {
 	defer e.mu.Unlock()
 	var best *account
 	for _, a := range e.accounts {
-		a.mu.Lock()
-		load := a.load
-		a.mu.Unlock()
-		if load < e.MailboxesPerAccount && (a.Name == had || best == nil || best.Name != had && load < best.room()) {
+		load := a.mailboxes()
+		if load < e.MailboxesPerAccount && (a.Name == had || best == nil || best.Name != had && load < best.mailboxes()) {
 			best = a
 		}
 	}
@@ -193,7 +191,7 @@ func (e *entry) pick(had string) *account {
 	return best
 }
 
-func (a *account) room() int {
+func (a *account) mailboxes() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.load

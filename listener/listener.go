@@ -118,15 +118,11 @@ const grace = 12 * time.Second
 // found again at the next start. Subscriptions are kept for it.
 func (l *Listener) Close() {
 	l.mu.Lock()
-	l.stopping.Store(true)
-	boxes := make([]*mailbox, 0, len(l.boxes))
-	for _, m := range l.boxes {
-		boxes = append(boxes, m)
-	}
+	l.stopping.Store(true) // under mu: from now on nobody watches, and no task begins
 	l.mu.Unlock()
 	l.deafen()
 	late := time.AfterFunc(l.grace, l.stop)
-	for _, m := range boxes {
+	for _, m := range l.watched() {
 		m.rest()
 	}
 	l.tasks.Wait()
@@ -237,13 +233,7 @@ func (l *Listener) watch(box *subscriptions.Mailbox) {
 
 // TopicReady has the devices of a topic caught up that were behind because it was away. The sender calls it (rule 12).
 func (l *Listener) TopicReady(topic, environment string) {
-	l.mu.Lock()
-	boxes := make([]*mailbox, 0, len(l.boxes))
-	for _, m := range l.boxes {
-		boxes = append(boxes, m)
-	}
-	l.mu.Unlock()
-	for _, m := range boxes {
+	for _, m := range l.watched() {
 		m.topicReady(topic, environment)
 	}
 }
