@@ -417,7 +417,7 @@ func (c *pushConn) proceed(st *pushStream) error {
 	a := c.s.decide(&c.tokens, st)
 	st.n = c.s.log.add(a)
 	if _, ok := c.s.faults.hit(apnsCut, "", token); ok {
-		c.unsent = append(c.unsent, st)
+		c.s.log.markCut(st.n) // before the client can see it
 		c.cut()
 		return net.ErrClosed
 	}

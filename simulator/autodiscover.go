@@ -1,16 +1,11 @@
 package simulator
 
-// Autodiscover, the plain XML (POX) form ([MS-OXDSCLI]).
+// Autodiscover: which of its forms a request is for, and where an address leads. The answers stand in autodiscover_pox.go,
+// autodiscover_soap.go and autodiscover_json.go.
 
 import (
 	"net/http"
-	"strconv"
-)
-
-const (
-	nsAutodiscover         = "http://schemas.microsoft.com/exchange/autodiscover/responseschema/2006"
-	nsAutodiscoverResponse = "http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a"
-	nsAutodiscoverRequest  = "http://schemas.microsoft.com/exchange/autodiscover/outlook/requestschema/2006"
+	"strings"
 )
 
 // Redirect is an answer of Autodiscover that points elsewhere: to another address, or to another URL.
@@ -18,10 +13,10 @@ type Redirect struct {
 	Address, URL string
 }
 
-// SetRedirect has Autodiscover answer for an address with a redirect; the zero Redirect ends that. The address needs no
-// mailbox here.
+// SetRedirect has Autodiscover on premises answer for an address with a redirect; the zero Redirect ends that. The address
+// needs no mailbox here.
 func (s *Server) SetRedirect(address string, to Redirect) {
-	x := s.store
+	x := s.org.hosts[0]
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if to == (Redirect{}) {
@@ -31,85 +26,121 @@ func (s *Server) SetRedirect(address string, to Redirect) {
 	x.redirects[normal(address)] = to
 }
 
-func (x *exchange) serveAutodiscover(w http.ResponseWriter, r *http.Request) {
-	var request *node
-	if r.Method == http.MethodPost {
-		doc, err := parseXML(r.Body)
-		if err == nil && doc.name == "Autodiscover" && doc.space == nsAutodiscoverRequest {
-			request = doc.kid(nsAutodiscoverRequest, "Request")
+// Paths of Autodiscover, in lower case. V2 has the address behind the first form, or in its query.
+const (
+	poxPath  = "/autodiscover/autodiscover.xml"
+	soapPath = "/autodiscover/autodiscover.svc"
+	jsonPath = "/autodiscover/autodiscover.json"
+)
+
+func (x *exchange) serveAutodiscover(w http.ResponseWriter, r *http.Request, path string) {
+	if f, away := x.faults.on(autodiscoverAway, "", ""); away {
+		if f.Reason == answerClosed {
+			panic(http.ErrAbortHandler)
 		}
+		http.NotFound(w, r)
+		return
 	}
-	address := normal(request.kid(nsAutodiscoverRequest, "EMailAddress").value())
-	x.mu.Lock()
-	x.requests["Autodiscover"]++
-	redirect, redirected := x.redirects[address]
-	box := x.find(address)
-	x.mu.Unlock()
-	if f, on := x.faults.on(wrongPassword, address, ""); on && f.Mailbox != "" {
-		if _, hit := x.faults.hit(wrongPassword, address, ""); hit {
-			x.unauthorized(w)
+	v2 := path == jsonPath || strings.HasPrefix(path, jsonPath+"/v1.0/")
+	switch {
+	case x.name == Other, v2 && (!x.release.json || x.gromox), path == soapPath && (!x.release.soap || x.gromox),
+		!v2 && path != soapPath && path != poxPath:
+		http.NotFound(w, r)
+		return
+	case v2:
+		x.serveV2(w, r)
+		return
+	}
+	who, ok := x.enter(w, r)
+	if !ok {
+		return
+	}
+	if who.byToken {
+		if f, refused := x.faults.hit(autodiscoverRefused, "", ""); refused {
+			if f.Status == http.StatusUnauthorized {
+				x.unauthorized(w)
+				return
+			}
+			w.WriteHeader(http.StatusForbidden)
 			return
 		}
 	}
-	b := make(markup, 0, 2048)
-	b.raw(xmlDeclaration, `<Autodiscover xmlns="`, nsAutodiscover, `">`)
-	_, unknown := x.faults.hit(mailboxUnknown, address, "")
+	if path == soapPath {
+		x.serveSOAP(w, r)
+		return
+	}
+	x.servePOX(w, r)
+}
+
+// place is where Autodiscover says that an address leads.
+type place struct {
+	box      Mailbox  // here; zero: nowhere
+	redirect Redirect // elsewhere
+}
+
+func (p place) unknown() bool { return p.box.Address == "" && p.redirect == (Redirect{}) }
+
+// look finds the place of an address: on premises redirects what lives in the cloud to its address there, the cloud redirects
+// what lives on premises to Autodiscover there, form telling by which path. Nobody knows what lives at the other provider.
+func (x *exchange) look(address, form string) place {
+	if _, unknown := x.faults.hit(mailboxUnknown, address, ""); unknown {
+		return place{}
+	}
+	x.mu.Lock()
+	redirect, redirected := x.redirects[address]
+	x.mu.Unlock()
+	if redirected {
+		return place{redirect: redirect}
+	}
+	box, err := x.org.mailbox(address)
 	switch {
-	case address == "" || request.kid(nsAutodiscoverRequest, "AcceptableResponseSchema").value() != nsAutodiscoverResponse:
-		x.autodiscoverError(&b, 600, "Invalid Request")
-	case unknown || box == nil && !redirected:
-		x.autodiscoverError(&b, 500, "The email address can't be found.")
-	case redirect.URL != "":
-		b.raw(`<Response xmlns="`, nsAutodiscoverResponse, `"><Account><AccountType>email</AccountType><Action>redirectUrl</Action>`)
-		b.element("RedirectUrl", redirect.URL)
-		b.raw(`</Account></Response>`)
-	case redirected:
-		b.raw(`<Response xmlns="`, nsAutodiscoverResponse, `"><Account><Action>redirectAddr</Action>`)
-		b.element("RedirectAddr", redirect.Address)
-		b.raw(`</Account></Response>`)
-	default:
-		x.autodiscoverSettings(&b, box)
+	case err != nil:
+		return place{}
+	case box.Host == x.name:
+		return place{box: box}
+	case x.name == OnPremises && box.Host == Online && routing(box.Address) != address:
+		return place{redirect: Redirect{Address: routing(box.Address)}}
+	case x.name == Online && box.Host == OnPremises:
+		return place{redirect: Redirect{URL: x.org.hosts[0].url + form}}
 	}
-	b.raw(`</Autodiscover>`)
-	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-	_, _ = w.Write(b)
+	return place{}
 }
 
-func (x *exchange) autodiscoverError(b *markup, code int, text string) {
-	b.raw(`<Response xmlns="`, nsAutodiscover, `"><Error Time="`, x.clock.now().Format("15:04:05.0000000"), `" Id="4130155072"><ErrorCode>`,
-		strconv.Itoa(code), `</ErrorCode>`)
-	b.element("Message", text)
-	b.raw(`<DebugData/></Error></Response>`)
-}
-
-func (x *exchange) autodiscoverSettings(b *markup, box *mailbox) {
-	server := box.guid.String() + "@" + Domain
-	b.raw(`<Response xmlns="`, nsAutodiscoverResponse, `"><User>`)
-	b.element("DisplayName", box.address)
-	b.element("LegacyDN", legacyDN(box.address))
-	b.element("AutoDiscoverSMTPAddress", box.address)
-	b.raw(`<DeploymentId>50817eff-b925-4578-a0db-13bfc635e7a5</DeploymentId></User>`,
-		`<Account><AccountType>email</AccountType><Action>settings</Action><MicrosoftOnline>False</MicrosoftOnline>`)
-	for _, kind := range []string{"EXCH", "EXPR"} {
-		b.raw(`<Protocol><Type>`, kind, `</Type>`)
-		if kind == "EXCH" {
-			b.element("Server", server)
-		} else {
-			b.element("Server", x.host)
-		}
-		b.raw(`<ServerVersion>`, versionHex, `</ServerVersion>`)
-		b.element("ASUrl", x.url)
-		b.element("OOFUrl", x.url)
-		b.element("EwsUrl", x.url)
-		if kind == "EXPR" {
-			b.raw(`<SSL>On</SSL><AuthPackage>Basic</AuthPackage>`)
-			b.element("GroupingInformation", grouping)
-		}
-		b.raw(`</Protocol>`)
+// denied reports whether the fault wrong_password meets a request about a mailbox, and answers it then.
+func (x *exchange) denied(w http.ResponseWriter, address string) bool {
+	f, on := x.faults.on(wrongPassword, address, "")
+	if !on || f.Mailbox == "" {
+		return false
 	}
-	b.raw(`</Account></Response>`)
+	_, hit := x.faults.hit(wrongPassword, address, "")
+	if hit {
+		x.unauthorized(w)
+	}
+	return hit
 }
 
-// grouping is the value that all mailboxes of this server share.
-const grouping = "Default-First-Site-Name"
+// count counts a request.
+func (x *exchange) count(operation string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.requests[operation]++
+}
+
+// The value that all mailboxes of a host share: one site on premises, one unit in the cloud.
+const (
+	grouping       = "Default-First-Site-Name"
+	onlineGrouping = "SIMPR01-001"
+)
+
+func (x *exchange) grouping() string {
+	switch {
+	case x.name == Online:
+		return onlineGrouping
+	case !x.release.modern:
+		return ""
+	}
+	return grouping
+}
+
+// ewsURL is the URL of EWS.
+func (x *exchange) ewsURL() string { return x.url + "/EWS/Exchange.asmx" }

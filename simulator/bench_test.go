@@ -10,14 +10,14 @@ import (
 // BenchmarkMessage is what a message costs the simulator in EWS: delivery, its events, and one GetItem, without sockets.
 func BenchmarkMessage(b *testing.B) {
 	x := newExchange(Options{}, newFaults(func(string) {}), nil)
-	x.user, x.password = listenerName, "secret"
+	x.password.Store("secret")
 	const box = "user0001@contoso.example"
 	if err := x.addMailbox(box); err != nil {
 		b.Fatal(err)
 	}
 	sub := &subscription{id: "x", box: x.boxes[box], folders: 1 << inbox, kinds: 1 << newMailEvent}
 	x.boxes[box].subs = []*subscription{sub}
-	c := &ewsClient{user: x.user, password: x.password, mailbox: box, sid: "SmtpAddress"}
+	c := &ewsClient{user: listenerName, password: "secret", mailbox: box, sid: "SmtpAddress"}
 	raw := testMail("benchmark")
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {

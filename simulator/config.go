@@ -12,8 +12,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/goccy/go-yaml"
 )
@@ -23,6 +21,7 @@ const (
 	caFile       = "ca.pem"
 	configFile   = "mailbell.yaml"
 	passwordFile = "password"
+	secretFile   = "client-secret"
 	pushKeyFile  = "apns.p8"
 	enrolFile    = "mdm.token"
 	adminFile    = "operator.token"
@@ -39,27 +38,6 @@ type configuration struct {
 
 type stateConfig struct {
 	Path string `yaml:"path"`
-}
-
-type exchangeEntry struct {
-	Name              string            `yaml:"name"`
-	Type              string            `yaml:"type"`
-	ListenBy          string            `yaml:"listen_by"`
-	Domains           []string          `yaml:"domains"`
-	AutodiscoverURL   string            `yaml:"autodiscover_url"`
-	TrustedHosts      []string          `yaml:"trusted_hosts"`
-	CAFile            string            `yaml:"ca_file"`
-	RequestsPerSecond int               `yaml:"requests_per_second"`
-	PerConnection     int               `yaml:"subscriptions_per_connection,omitempty"`
-	ListenerAccounts  []listenerAccount `yaml:"listener_accounts"`
-}
-
-type listenerAccount struct {
-	Name  string `yaml:"name"`
-	Basic struct {
-		Username     string `yaml:"username"`
-		PasswordFile string `yaml:"password_file"`
-	} `yaml:"basic"`
 }
 
 type apnsEntry struct {
@@ -84,12 +62,6 @@ type portalClient struct {
 	TokenFile string `yaml:"token_file"`
 }
 
-// perAccount is how many mailboxes the service gives an account.
-const perAccount = 1250
-
-// manyRequests is what the service may ask this server: it is not there to be spared.
-const manyRequests = 10_000
-
 // writeFiles fills dir, and the fields of s that name its files.
 func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -108,19 +80,7 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		State:  stateConfig{Path: "mailbell.db"},
 		Portal: portalConfig{Clients: []portalClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
 	}
-	entry := exchangeEntry{
-		Name: "simulator", Type: "exchange", ListenBy: "streaming", Domains: s.domains(), AutodiscoverURL: s.AutodiscoverURL,
-		TrustedHosts: []string{"127.0.0.1"}, CAFile: caFile, RequestsPerSecond: manyRequests,
-	}
-	if s.store.gromox {
-		entry.PerConnection = 1
-	}
-	for n := range max(1, (len(s.Mailboxes())+perAccount-1)/perAccount) {
-		account := listenerAccount{Name: fmt.Sprintf("listener-%02d", n+1)} // one here, as many to the service as it wants for them
-		account.Basic.Username, account.Basic.PasswordFile = s.Username, passwordFile
-		entry.ListenerAccounts = append(entry.ListenerAccounts, account)
-	}
-	config.Exchange = []exchangeEntry{entry}
+	config.Exchange = s.exchangeEntries()
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}
 	push.Token.KeyFile, push.Token.KeyID, push.Token.TeamID = pushKeyFile, s.KeyID, s.TeamID
 	config.APNs = []apnsEntry{push}
@@ -129,18 +89,23 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		return fmt.Errorf("%s: %w", configFile, err)
 	}
 	text = append([]byte("# Written by the mailbell simulator at its start; ports and secrets are new each time.\n"), text...)
-	var errs []error
-	for _, f := range []struct {
+	type file struct {
 		name string
 		text []byte
-	}{
+	}
+	files := []file{
 		{caFile, s.CAPEM},
 		{passwordFile, []byte(s.Password + "\n")},
 		{pushKeyFile, s.APNsKeyPEM},
 		{enrolFile, []byte(rand.Text() + "\n")},
 		{adminFile, []byte(rand.Text() + "\n")},
 		{configFile, text},
-	} {
+	}
+	if s.org.hybrid() {
+		files = append(files, file{secretFile, []byte(s.ClientSecret + "\n")})
+	}
+	var errs []error
+	for _, f := range files {
 		errs = append(errs, writeFile(filepath.Join(dir, f.name), f.text))
 	}
 	s.CAFile = filepath.Join(dir, caFile)
@@ -159,17 +124,6 @@ func writeFile(name string, text []byte) error {
 		return err
 	}
 	return os.WriteFile(name, text, 0o600)
-}
-
-// domains of the mailboxes, at least Domain.
-func (s *Server) domains() []string {
-	list := []string{Domain}
-	for _, address := range s.Mailboxes() {
-		_, domain, _ := strings.Cut(address, "@")
-		list = append(list, domain)
-	}
-	slices.Sort(list)
-	return slices.Compact(list)
 }
 
 // freeAddress is one on loopback that nobody listens on now.
@@ -198,10 +152,12 @@ type Announcement struct {
 	APIURL          string   `json:"api_url"`
 	APITokenFile    string   `json:"api_token_file"`
 	Topic           string   `json:"topic"`
+	OnlineURL       string   `json:"online_url,omitempty"` // of a hybrid organisation
+	OtherURL        string   `json:"other_url,omitempty"`
 }
 
 // Announce says where everything is.
 func (s *Server) Announce() Announcement {
 	return Announcement{s.EWSURL, s.AutodiscoverURL, s.APNsURL, s.TokenURL, s.SMTPAddr, s.CAFile, s.Username, s.Password,
-		s.Mailboxes(), s.ConfigFile, s.ControlURL, s.APIURL, s.APITokenFile, s.Topic}
+		s.Mailboxes(), s.ConfigFile, s.ControlURL, s.APIURL, s.APITokenFile, s.Topic, s.OnlineURL, s.OtherURL}
 }

@@ -28,11 +28,13 @@ func (s *Server) control() http.Handler {
 	mux.HandleFunc("PUT /faults/{name}", s.putFault)
 	mux.HandleFunc("DELETE /faults/{name}", s.deleteFault)
 	mux.HandleFunc("GET /mailboxes", s.getMailboxes)
+	mux.HandleFunc("GET /mailboxes/{address}", s.getMailbox)
 	mux.HandleFunc("POST /mailboxes/{address}", s.postMailbox)
 	mux.HandleFunc("DELETE /mailboxes/{address}", s.deleteMailbox)
 	mux.HandleFunc("GET /counts", s.getCounts)
+	s.entra.control(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusNotFound, "", "There is POST /messages, GET /alerts, GET /faults, PUT and DELETE /faults/{name}, GET /mailboxes, POST and DELETE /mailboxes/{address}, GET /counts.")
+		problem(w, http.StatusNotFound, "", "There is POST /messages, GET /alerts, GET /faults, PUT and DELETE /faults/{name}, GET /mailboxes, GET, POST and DELETE /mailboxes/{address}, GET /counts, GET /entra, POST and DELETE /entra/secrets and /entra/certificates, PUT /entra/users.")
 	})
 	return loopbackOnly(mux)
 }
@@ -163,7 +165,7 @@ func (s *Server) putFault(w http.ResponseWriter, r *http.Request) {
 		d := json.NewDecoder(strings.NewReader(string(body)))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&f); err != nil {
-			problem(w, http.StatusBadRequest, "", "The body must be an object of mailbox, token, share, count, status, reason, seconds, limit: "+err.Error())
+			problem(w, http.StatusBadRequest, "", "The body must be an object of mailbox, host, token, share, count, status, reason, seconds, limit: "+err.Error())
 			return
 		}
 		if _, err := d.Token(); err != io.EOF {
@@ -190,29 +192,19 @@ func (s *Server) faultAnswer(w http.ResponseWriter, err error) {
 	}
 }
 
-func (s *Server) getMailboxes(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, map[string]any{"mailboxes": s.Mailboxes()})
-}
-
-func (s *Server) postMailbox(w http.ResponseWriter, r *http.Request) {
-	switch err := s.AddMailbox(r.PathValue("address")); {
-	case errors.Is(err, ErrMailboxExists):
-		problem(w, http.StatusConflict, "address", err.Error())
-	case err != nil:
-		problem(w, http.StatusUnprocessableEntity, "address", err.Error())
-	default:
-		w.WriteHeader(http.StatusCreated)
-	}
-}
-
-func (s *Server) deleteMailbox(w http.ResponseWriter, r *http.Request) {
-	if err := s.RemoveMailbox(r.PathValue("address")); err != nil {
-		problem(w, http.StatusNotFound, "address", "No mailbox has that address.")
+// getCounts counts; with host= of the hosts of Exchange only that one.
+func (s *Server) getCounts(w http.ResponseWriter, r *http.Request) {
+	if !noQuery(w, r, "host") {
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (s *Server) getCounts(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, s.Counts())
+	if !r.URL.Query().Has("host") {
+		reply(w, http.StatusOK, s.Counts())
+		return
+	}
+	c, err := s.CountsAt(r.URL.Query().Get("host"))
+	if err != nil {
+		problem(w, http.StatusUnprocessableEntity, "host", err.Error())
+		return
+	}
+	reply(w, http.StatusOK, c)
 }

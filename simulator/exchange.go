@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,19 +56,25 @@ func distinguishedFolder(name string) (folderKind, bool) {
 	return folderKind(max(i, 0)), i >= 0
 }
 
-// exchange is the state of the Exchange server. Everything behind mu is held for short moments only; items and messages
+// exchange is the state of one host of Exchange. Everything behind mu is held for short moments only; items and messages
 // never change, so they are written out without it.
 type exchange struct {
+	name      string        // OnPremises, Online or Other
+	org       *organisation // that it belongs to
+	release   release
+	open      string   // release.envelopeStart
+	servers   []string // the mailbox servers; none where the host does not tell
 	clock     clock
-	faults    *faults
+	faults    hostFaults
 	logf      func(string, ...any)
 	onMessage func(direction, operation string, envelope []byte)
-	url       string // of EWS
-	host      string
-	user      string // of the listener account
-	password  string
-	schema    bool // t:Notification
-	gromox    bool // the personality
+	url       string       // https://host:port, without a path
+	basic     bool         // one may sign in so
+	ntlm      *ntlmServer  // nil: not so
+	password  atomic.Value // a string; of the listener account and of every mailbox
+	tokens    *entra       // of Online
+	schema    bool         // t:Notification
+	gromox    bool         // the personality
 	heartbeat time.Duration
 	closing   <-chan struct{}
 
@@ -83,10 +90,13 @@ type exchange struct {
 	refused   int // 401s
 	calls     int // ever
 	lastSub   int // the newest subscription of a gromox
+	placed    int // mailboxes on servers, ever
 }
 
+// mailbox is a mailbox on its host. address and server change under exchange.mu.
 type mailbox struct {
 	address string
+	server  string
 	guid    guid
 	changes uint64 // counts up with every change; numbers items and change keys
 	items   map[uint64]*item
@@ -115,55 +125,49 @@ type item struct {
 
 func (b *mailbox) itemID(it *item) string { return itemID(b.guid, it.folder, it.number) }
 
+// newExchange makes an Exchange on premises that is the only host.
 func newExchange(o Options, fs *faults, closing <-chan struct{}) *exchange {
-	return &exchange{
-		clock: clock{fs}, faults: fs, logf: func(string, ...any) {}, onMessage: o.OnMessage, schema: o.SchemaForm,
-		gromox: o.Personality == Gromox, heartbeat: o.Heartbeat,
+	return newHost(OnPremises, &organisation{}, o, fs, closing)
+}
+
+// newHost makes a host and adds it to its organisation.
+func newHost(name string, org *organisation, o Options, fs *faults, closing <-chan struct{}) *exchange {
+	here := hostFaults{fs, name}
+	x := &exchange{
+		name: name, org: org, release: releaseOf(name, o.Personality), servers: serversOf(name, o.Servers),
+		clock: clock{here}, faults: here, logf: func(string, ...any) {}, onMessage: o.OnMessage, schema: o.SchemaForm,
+		gromox: name == OnPremises && o.Personality == Gromox, heartbeat: o.Heartbeat, basic: true,
 		closing: closing,
 		boxes:   map[string]*mailbox{}, aliases: map[string]string{}, redirects: map[string]Redirect{},
 		subs: map[string]*subscription{}, streams: map[*stream]struct{}{}, conns: map[net.Conn]struct{}{}, requests: map[string]int{},
 	}
-}
-
-func (x *exchange) closed() bool {
-	select {
-	case <-x.closing:
-		return true
-	default:
-		return false
-	}
+	x.open = x.release.envelopeStart()
+	org.hosts = append(org.hosts, x)
+	return x
 }
 
 // normal is the form in which addresses are compared.
 func normal(address string) string { return strings.ToLower(strings.TrimSpace(address)) }
 
-func (x *exchange) addMailbox(address string) error {
-	address = normal(address)
+func checkAddress(address string) error {
 	local, domain, ok := strings.Cut(address, "@")
 	if !ok || local == "" || domain == "" || strings.ContainsAny(address, " <>\"\t\r\n/") || len(address) > 254 {
 		return fmt.Errorf("%q is not a mail address", address)
+	}
+	return nil
+}
+
+func (x *exchange) addMailbox(address string) error {
+	address = normal(address)
+	if err := checkAddress(address); err != nil {
+		return err
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.find(address) != nil {
 		return fmt.Errorf("%s %w", address, ErrMailboxExists)
 	}
-	b := &mailbox{address: address, guid: newGUID(), items: map[uint64]*item{}}
-	x.boxes[address] = b
-	return nil
-}
-
-func (x *exchange) addAlias(alias, address string) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	b := x.boxes[normal(address)]
-	switch {
-	case b == nil:
-		return ErrNoMailbox
-	case x.find(normal(alias)) != nil:
-		return fmt.Errorf("%s %w", alias, ErrMailboxExists)
-	}
-	x.aliases[normal(alias)] = b.address
+	x.boxes[address] = &mailbox{address: address, server: x.nextServer(), guid: newGUID(), items: map[uint64]*item{}}
 	return nil
 }
 

@@ -52,7 +52,7 @@ type folderShape struct {
 	extended []string // property tags
 }
 
-func parseFolderShape(n *node) (folderShape, *soapFault) {
+func (r release) parseFolderShape(n *node) (folderShape, *soapFault) {
 	s := folderShape{want: map[string]bool{}}
 	switch n.at("BaseShape").value() {
 	case "IdOnly":
@@ -62,7 +62,7 @@ func parseFolderShape(n *node) (folderShape, *soapFault) {
 		}
 	case "AllProperties":
 		for _, uri := range folderURIs {
-			s.want[uri] = true
+			s.want[uri] = r.knows(uri)
 		}
 	default:
 		return s, badRequest("The 'BaseShape' element is invalid.")
@@ -72,6 +72,9 @@ func parseFolderShape(n *node) (folderShape, *soapFault) {
 		case "FieldURI":
 			if !fieldURI.MatchString(k.attr("FieldURI")) {
 				return s, badRequest("The 'FieldURI' attribute is invalid.")
+			}
+			if !r.knows(k.attr("FieldURI")) {
+				return s, unknownProperty(k.attr("FieldURI"))
 			}
 			s.want[k.attr("FieldURI")] = true
 		case "ExtendedFieldURI":
@@ -128,7 +131,7 @@ func (c *call) writeFolder(b *markup, kind folderKind, s folderShape) {
 
 func (c *call) getFolder(b *markup) *soapFault {
 	const message = "GetFolderResponseMessage"
-	shape, fault := parseFolderShape(c.body.kid(nsMessages, "FolderShape"))
+	shape, fault := c.x.release.parseFolderShape(c.body.kid(nsMessages, "FolderShape"))
 	if fault != nil {
 		return fault
 	}
@@ -152,7 +155,7 @@ func (c *call) getFolder(b *markup) *soapFault {
 
 func (c *call) findFolder(b *markup) *soapFault {
 	const message = "FindFolderResponseMessage"
-	shape, fault := parseFolderShape(c.body.kid(nsMessages, "FolderShape"))
+	shape, fault := c.x.release.parseFolderShape(c.body.kid(nsMessages, "FolderShape"))
 	if fault != nil {
 		return fault
 	}

@@ -5,7 +5,6 @@ package simulator
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -16,19 +15,9 @@ import (
 	"time"
 )
 
-// Version of the server that answers claim: Exchange Server SE.
-const (
-	serverVersion = `MajorVersion="15" MinorVersion="2" MajorBuildNumber="2562" MinorBuildNumber="17" Version="V2017_07_11"`
-	versionHex    = "73C28A02" // the same in Autodiscover's form
-)
-
 const (
 	xmlDeclaration = `<?xml version="1.0" encoding="utf-8"?>`
-	envelopeStart  = `<s:Envelope xmlns:s="` + nsSOAP + `"><s:Header><h:ServerVersionInfo ` + serverVersion +
-		` xmlns:h="` + nsTypes + `" xmlns="` + nsTypes + `" xmlns:xsd="http://www.w3.org/2001/XMLSchema"` +
-		` xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"/></s:Header>` +
-		`<s:Body xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema">`
-	envelopeEnd = `</s:Body></s:Envelope>`
+	envelopeEnd    = `</s:Body></s:Envelope>`
 )
 
 // call is one EWS request.
@@ -37,9 +26,11 @@ type call struct {
 	w            http.ResponseWriter
 	r            *http.Request
 	operation    string
-	account      string   // who signed in: the listener account, or a mailbox address
+	caller                // who signed in
 	box          *mailbox // acted on; nil: the listener account without impersonation, which has none
+	mailbox      string   // its address; of one that is not here, what was asked for
 	impersonated bool
+	server       string // the mailbox server that serves it
 	body         *node
 	number       int // of all calls
 }
@@ -94,84 +85,69 @@ func (x *exchange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Date", x.clock.httpDate())
 	h.Set("Server", "Microsoft-IIS/10.0")
 	h.Set("request-id", newGUID().String())
-	h.Set("X-FEServer", mailboxServer)
-	h.Set("X-BEServer", mailboxServer)
-	h.Set("X-CalculatedBETarget", mailboxServer)
+	if x.affine() {
+		h.Set("X-FEServer", shortName(x.servers[0]))
+	}
+	x.stick(w, r)
 	if id := r.Header.Get("client-request-id"); id != "" && len(id) <= 100 && strings.EqualFold(r.Header.Get("return-client-request-id"), "true") {
 		h.Set("client-request-id", id)
 	}
 	path := strings.ToLower(r.URL.Path)
-	if path != "/ews/exchange.asmx" && path != "/autodiscover/autodiscover.xml" {
+	switch {
+	case path == ewsPath:
+		x.serveEWS(w, r)
+	case strings.HasPrefix(path, "/autodiscover/"):
+		x.serveAutodiscover(w, r, path)
+	default:
 		http.NotFound(w, r)
-		return
 	}
-	account, ok := x.signIn(r)
+}
+
+// ewsPath is compared in lower case, as IIS does.
+const ewsPath = "/ews/exchange.asmx"
+
+// enter lets a request in whose sender is known and whose body can be read.
+func (x *exchange) enter(w http.ResponseWriter, r *http.Request) (caller, bool) {
+	who, ok := x.signIn(w, r)
 	if !ok {
-		x.unauthorized(w)
+		return caller{}, false
+	}
+	if x.gromox && r.ContentLength < 0 {
+		w.WriteHeader(http.StatusLengthRequired)
+		return caller{}, false
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+	return who, true
+}
+
+func (x *exchange) serveEWS(w http.ResponseWriter, r *http.Request) {
+	who, ok := x.enter(w, r)
+	if !ok {
 		return
 	}
-	if r.Method != http.MethodPost && path == "/ews/exchange.asmx" {
+	if _, blocked := x.faults.hit(ewsBlocked, "", ""); blocked {
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "EWS takes POST.", http.StatusMethodNotAllowed)
 		return
 	}
-	if x.gromox && r.ContentLength < 0 {
-		w.WriteHeader(http.StatusLengthRequired)
-		return
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-	if path == "/ews/exchange.asmx" {
-		x.serveEWS(w, r, account)
-		return
-	}
-	x.serveAutodiscover(w, r)
-}
-
-func (x *exchange) unauthorized(w http.ResponseWriter) {
-	x.mu.Lock()
-	x.refused++
-	x.mu.Unlock()
-	w.Header().Set("WWW-Authenticate", `Basic realm="`+x.host+`"`)
-	w.Header().Set("X-Powered-By", "ASP.NET")
-	w.WriteHeader(http.StatusUnauthorized)
-}
-
-// signIn checks Basic credentials: those of the listener account, or a mailbox's address with the same password.
-func (x *exchange) signIn(r *http.Request) (account string, ok bool) {
-	user, password, given := r.BasicAuth()
-	if !given || subtle.ConstantTimeCompare([]byte(password), []byte(x.password)) != 1 {
-		return "", false
-	}
-	account = normal(user)
-	_, name, _ := strings.Cut(x.user, `\`)
-	if strings.EqualFold(user, x.user) || account == strings.ToLower(name)+"@"+Domain {
-		account = x.user
-	} else {
-		x.mu.Lock()
-		b := x.find(account)
-		x.mu.Unlock()
-		if b == nil {
-			return "", false
-		}
-		account = b.address
-	}
-	if f, on := x.faults.on(wrongPassword, "", ""); on && f.Mailbox == "" {
-		if _, hit := x.faults.hit(wrongPassword, "", ""); hit {
-			return "", false
-		}
-	}
-	return account, true
-}
-
-func (x *exchange) serveEWS(w http.ResponseWriter, r *http.Request, account string) {
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	c := &call{x: x, w: w, r: r, account: account}
-	if f := c.parse(data); f != nil {
-		c.fault(f)
+	c := &call{x: x, w: w, r: r, caller: who}
+	fault := c.parse(data)
+	if status := c.misrouted(); status != 0 {
+		w.WriteHeader(status)
+		return
+	}
+	c.tellServer()
+	if fault != nil {
+		c.fault(fault)
 		return
 	}
 	if x.onMessage != nil {
@@ -195,7 +171,7 @@ func (x *exchange) serveEWS(w http.ResponseWriter, r *http.Request, account stri
 		return
 	}
 	b := make(markup, 0, 4096)
-	b.raw(xmlDeclaration, envelopeStart, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
+	b.raw(xmlDeclaration, x.open, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
 	if f := op(c, &b); f != nil {
 		c.fault(f)
 		return
@@ -222,23 +198,42 @@ func (c *call) parse(data []byte) *soapFault {
 	sid := header.at("ExchangeImpersonation", "ConnectingSID")
 	c.x.mu.Lock()
 	defer c.x.mu.Unlock()
+	fault := c.target(sid)
+	if c.box != nil {
+		c.mailbox = c.box.address
+	}
+	c.route()
+	version := header.at("RequestServerVersion").attr("Version")
+	if !c.x.release.takes(version) {
+		return &soapFault{code: "ErrorInvalidServerVersion", text: "The specified server version is invalid."}
+	}
+	if fault == nil && !streams(version) && (c.operation == "GetStreamingEvents" || c.body.kid(nsMessages, "StreamingSubscriptionRequest") != nil) {
+		return badRequest("The element 'StreamingSubscriptionRequest' is not in the schema of " + version + ".")
+	}
+	return fault
+}
+
+// target finds the mailbox that a call acts on; x.mu is held.
+func (c *call) target(sid *node) *soapFault {
 	if sid == nil {
+		c.mailbox = c.account
 		c.box = c.x.boxes[c.account] // nil for the listener account
+		if c.app {
+			return &soapFault{code: "ErrorInvalidExchangeImpersonationHeaderData", text: "ExchangeImpersonation SOAP header must be present for this type of OAuth token."}
+		}
 		return nil
 	}
 	c.impersonated = true
-	if c.account != c.x.user {
-		return &soapFault{code: "ErrorImpersonateUserDenied", text: "The account does not have permission to impersonate the requested user."}
+	if !c.impersonates {
+		return impersonationDenied()
 	}
-	var address string
 	for _, k := range sid.kids {
+		c.mailbox = normal(k.value())
 		switch k.name {
 		case "PrimarySmtpAddress":
-			address = normal(k.value())
-			c.box = c.x.boxes[address]
+			c.box = c.x.boxes[c.mailbox]
 		case "SmtpAddress", "PrincipalName":
-			address = normal(k.value())
-			c.box = c.x.find(address)
+			c.box = c.x.find(c.mailbox)
 		default:
 			return badRequest(fmt.Sprintf("The element '%s' is not supported in ConnectingSID.", k.name))
 		}
@@ -247,6 +242,28 @@ func (c *call) parse(data []byte) *soapFault {
 		return noMailbox()
 	}
 	return nil
+}
+
+// misrouted is the status that the front end of Exchange Online answers where the anchor mailbox of an app's call does not
+// lead it anywhere; 0 where it does.
+func (c *call) misrouted() int {
+	anchor := normal(c.r.Header.Get("X-AnchorMailbox"))
+	switch {
+	case !c.app:
+		return 0
+	case anchor == "":
+		return http.StatusInternalServerError
+	case anchor == c.mailbox:
+		return 0
+	}
+	if x, _ := c.x.org.lookUp(anchor); x == nil {
+		return http.StatusServiceUnavailable
+	}
+	return 0
+}
+
+func impersonationDenied() *soapFault {
+	return &soapFault{code: "ErrorImpersonateUserDenied", text: "The account does not have permission to impersonate the requested user."}
 }
 
 func noMailbox() *soapFault {
@@ -258,11 +275,8 @@ func (c *call) address() string {
 	if c.box == nil {
 		return ""
 	}
-	return c.box.address
+	return c.mailbox
 }
-
-// mailboxServer is what this server calls itself in headers, cookies and subscription ids.
-const mailboxServer = "ex01." + Domain
 
 // faulty answers in place of the operation where a fault says so.
 func (c *call) faulty() bool {
@@ -298,7 +312,7 @@ func (c *call) faulty() bool {
 	}
 	if c.impersonated {
 		if _, ok := fs.hit(impersonationRefused, at, ""); ok {
-			c.fault(&soapFault{code: "ErrorImpersonateUserDenied", text: "The account does not have permission to impersonate the requested user."})
+			c.fault(impersonationDenied())
 			return true
 		}
 	}
@@ -368,7 +382,7 @@ type responseError struct {
 // answerCode answers with the same error in every response message.
 func (c *call) answerCode(e responseError) {
 	b := make(markup, 0, 1024)
-	b.raw(xmlDeclaration, envelopeStart, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
+	b.raw(xmlDeclaration, c.x.open, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
 	n := 1
 	if ids := c.body.kid(nsMessages, "ItemIds"); ids != nil {
 		n = max(1, len(ids.kids))
@@ -469,7 +483,7 @@ func (c *call) hostile() bool {
 
 func (c *call) writeHuge() {
 	chunk := bytes.Repeat([]byte("A"), 64<<10)
-	if _, err := io.WriteString(c.w, xmlDeclaration+envelopeStart); err != nil {
+	if _, err := io.WriteString(c.w, xmlDeclaration+c.x.open); err != nil {
 		return
 	}
 	for range hugeAnswer / len(chunk) {
@@ -484,7 +498,7 @@ func (c *call) writeHuge() {
 type connKey struct{}
 
 func withConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
+	return context.WithValue(withNTLM(ctx), connKey{}, c)
 }
 
 func connOf(r *http.Request) net.Conn {
@@ -548,7 +562,6 @@ func (x *exchange) restart(away time.Duration) {
 	x.mu.Lock()
 	x.away = time.Now().Add(away)
 	for _, s := range x.subs {
-		s.gone = true
 		s.box.subs = nil
 	}
 	clear(x.subs)

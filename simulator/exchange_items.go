@@ -114,9 +114,9 @@ var properties = []property{
 	{uri: "message:IsResponseRequested", find: true, write: constant("IsResponseRequested", "false")},
 	{uri: "message:References", find: true, write: optional("References", func(m *message) string { return m.references })},
 	{uri: "message:ReplyTo", write: func(b *markup, v *view) { v.recipients(b, "ReplyTo", v.it.msg.replyTo) }},
-	{uri: "message:ReceivedBy", find: true, write: func(b *markup, v *view) { v.single(b, "ReceivedBy", mail.Address{Address: v.box.address}) }},
+	{uri: "message:ReceivedBy", find: true, write: func(b *markup, v *view) { v.single(b, "ReceivedBy", mail.Address{Address: v.c.address()}) }},
 	{uri: "message:ReceivedRepresenting", find: true, write: func(b *markup, v *view) {
-		v.single(b, "ReceivedRepresenting", mail.Address{Address: v.box.address})
+		v.single(b, "ReceivedRepresenting", mail.Address{Address: v.c.address()})
 	}},
 }
 
@@ -149,7 +149,7 @@ func writeSubject(b *markup, v *view) {
 	if v.find {
 		s = firstRunes(s, findSubject)
 	}
-	if _, ok := v.c.x.faults.hit(answerControlChars, v.box.address, ""); ok {
+	if _, ok := v.c.x.faults.hit(answerControlChars, v.c.address(), ""); ok {
 		b.raw(`<t:Subject>&#x1F;&#x0;`)
 		b.text(s)
 		b.raw("\x01\x0b&#xFFFE;</t:Subject>")
@@ -171,7 +171,7 @@ func firstRunes(s string, n int) string {
 func writeReceived(b *markup, v *view) {
 	t := v.it.received
 	if !v.find {
-		if _, ok := v.c.x.faults.on(receivedAsSent, v.box.address, ""); ok {
+		if _, ok := v.c.x.faults.on(receivedAsSent, v.c.address(), ""); ok {
 			t = v.it.sent()
 		}
 	}
@@ -273,7 +273,7 @@ var fieldURI = regexp.MustCompile(`^(folder|item|message|meeting|meetingRequest|
 
 // parseShape reads an ItemShape. A property that this server does not have is left out of the answer, as Exchange does with
 // one that the item does not have.
-func parseShape(n *node, find bool) (*shape, *soapFault) {
+func (r release) parseShape(n *node, find bool) (*shape, *soapFault) {
 	s := &shape{want: make([]bool, len(properties)), bodyType: n.at("BodyType").value()}
 	base := n.at("BaseShape").value()
 	for i, p := range properties {
@@ -282,7 +282,7 @@ func parseShape(n *node, find bool) (*shape, *soapFault) {
 		case "Default":
 			s.want[i] = p.basic && (p.find || !find)
 		case "AllProperties":
-			s.want[i] = p.uri != "item:MimeContent" && (p.find || !find)
+			s.want[i] = p.uri != "item:MimeContent" && (p.find || !find) && r.knows(p.uri)
 		default:
 			return nil, badRequest(fmt.Sprintf("The 'BaseShape' element is invalid: the value '%s' is not in the enumeration.", base))
 		}
@@ -301,6 +301,9 @@ func parseShape(n *node, find bool) (*shape, *soapFault) {
 		uri := k.attr("FieldURI")
 		if !fieldURI.MatchString(uri) {
 			return nil, badRequest(fmt.Sprintf("The 'FieldURI' attribute is invalid: the value '%s' is not in the enumeration.", uri))
+		}
+		if !r.knows(uri) {
+			return nil, unknownProperty(uri)
 		}
 		i := slices.IndexFunc(properties, func(p property) bool { return p.uri == uri })
 		if i < 0 {
@@ -340,7 +343,7 @@ func (v *view) write(b *markup) {
 
 func (c *call) getItem(b *markup) *soapFault {
 	const message = "GetItemResponseMessage"
-	shape, fault := parseShape(c.body.kid(nsMessages, "ItemShape"), false)
+	shape, fault := c.x.release.parseShape(c.body.kid(nsMessages, "ItemShape"), false)
 	if fault != nil {
 		return fault
 	}
@@ -351,7 +354,7 @@ func (c *call) getItem(b *markup) *soapFault {
 	for _, n := range ids {
 		it, code, text := c.item(n)
 		if code == "" {
-			if f, ok := c.x.faults.hit(itemUnreadable, c.box.address, ""); ok {
+			if f, ok := c.x.faults.hit(itemUnreadable, c.address(), ""); ok {
 				if code, text = f.Reason, "The item could not be read."; code == "" {
 					code = "ErrorItemCorrupt"
 				}
@@ -396,7 +399,7 @@ func (c *call) item(n *node) (it *item, code, text string) {
 // findItem lists one folder.
 func (c *call) findItem(b *markup) *soapFault {
 	const message = "FindItemResponseMessage"
-	shape, fault := parseShape(c.body.kid(nsMessages, "ItemShape"), true)
+	shape, fault := c.x.release.parseShape(c.body.kid(nsMessages, "ItemShape"), true)
 	if fault != nil {
 		return fault
 	}

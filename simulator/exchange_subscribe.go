@@ -9,19 +9,16 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
-// Limits of a server of 2016 and later.
+// Limits of every release.
 const (
-	maxIDs           = 200 // of a GetStreamingEvents request
-	maxSubscriptions = 5000
-	maxStreams       = 10 // HangingConnectionLimit, of an account or of the mailbox that it impersonates
-	maxEvents        = 50 // of an answer
-	maxQueue         = 10_000
-	idleExpiry       = 30 * time.Minute // without a stream; how long real servers wait is not documented
-	maxHeld          = 1 << 20          // bytes that a silenced stream keeps, as a socket's buffer would
+	maxIDs     = 200 // of a GetStreamingEvents request
+	maxEvents  = 50  // of an answer
+	maxQueue   = 10_000
+	idleExpiry = 30 * time.Minute // without a stream; how long real servers wait is not documented
+	maxHeld    = 1 << 20          // bytes that a silenced stream keeps, as a socket's buffer would
 )
 
 type eventKind uint8
@@ -54,12 +51,12 @@ type subscription struct {
 	id      string
 	owner   string // the account that made it
 	box     *mailbox
+	server  string // the mailbox server that it lives on
 	folders uint16 // a bit for each folderKind
 	kinds   uint8  // a bit for each eventKind
 	queue   []event
 	later   []event // held back, to come behind the next
 	missed  bool    // the queue was full
-	gone    bool
 	stream  *stream // that it is open on
 	used    time.Time
 }
@@ -172,7 +169,6 @@ func (x *exchange) forget(s *subscription) { x.drop(s, x.unknown(s.id)) }
 // drop drops a subscription and tells its stream why; x.mu is held.
 func (x *exchange) drop(s *subscription, why streamError) {
 	delete(x.subs, s.id)
-	s.gone = true
 	s.box.subs = slices.DeleteFunc(s.box.subs, func(o *subscription) bool { return o == s })
 	if st := s.stream; st != nil {
 		s.stream = nil
@@ -183,18 +179,35 @@ func (x *exchange) drop(s *subscription, why streamError) {
 	}
 }
 
+// moveText is what a stream is told when a mailbox begins to move, as Microsoft's support recorded it.
+func (x *exchange) moveText() string {
+	return "Subscription is invalid., This message indicates no more events will occur for this EventSink. Event = Event. TimeStamp = " +
+		x.clock.now().Format("1/2/2006 3:04:05 PM") + ". Event type = MailboxMoveStarted, Object Type = None, .ObjectId = "
+}
+
 // endMoved ends the subscriptions of mailboxes that begin to move.
 func (x *exchange) endMoved(f *activeFault) {
-	// As Microsoft's support recorded it.
-	text := "Subscription is invalid., This message indicates no more events will occur for this EventSink. Event = Event. TimeStamp = " +
-		x.clock.now().Format("1/2/2006 3:04:05 PM") + ". Event type = MailboxMoveStarted, Object Type = None, .ObjectId = "
+	text := x.moveText()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, s := range x.subs {
-		if f.concerns(s.box.address, "") {
+		if f.concerns(x.name, s.box.address, "") {
 			x.drop(s, streamError{"ErrorInvalidSubscription", text, []string{s.id}})
 		}
 	}
+}
+
+// endSubscriptions ends those of a mailbox. A stream is told why; or it is not, and never hears of the mailbox again. x.mu is held.
+func (x *exchange) endSubscriptions(b *mailbox, why streamError, silent bool) {
+	for _, s := range slices.Clone(b.subs) {
+		if silent {
+			delete(x.subs, s.id)
+			continue
+		}
+		why.ids = []string{s.id}
+		x.drop(s, why)
+	}
+	b.subs = nil
 }
 
 const notFoundText = "The specified subscription was not found."
@@ -212,7 +225,7 @@ func (x *exchange) loseSubscriptions(f *activeFault) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, s := range x.subs {
-		if f.concerns(s.box.address, "") && f.met() {
+		if f.concerns(x.name, s.box.address, "") && f.met() {
 			x.forget(s)
 		}
 	}
@@ -248,6 +261,8 @@ func (x *exchange) wakeStreams() {
 	}
 }
 
+const exceededText = "You have exceeded the available subscriptions for your account. Remove unnecessary subscriptions and try your request again."
+
 // subscribe makes a subscription. Pull and push are not served.
 func (c *call) subscribe(b *markup) *soapFault {
 	const message = "SubscribeResponseMessage"
@@ -256,7 +271,7 @@ func (c *call) subscribe(b *markup) *soapFault {
 		b.responseError(message, "ErrorInvalidSubscriptionRequest", "Only streaming subscriptions are served here.")
 		return nil
 	}
-	s := &subscription{owner: c.account, box: c.box}
+	s := &subscription{owner: c.account, box: c.box, server: c.server}
 	for _, t := range req.at("EventTypes").children() {
 		i := slices.Index(eventNames[:], t.value())
 		if i < 0 {
@@ -288,7 +303,11 @@ func (c *call) subscribe(b *markup) *soapFault {
 		s.folders |= 1 << kind
 	}
 	x := c.x
-	s.id = subscriptionID(mailboxServer, x.clock.now())
+	if _, none := x.faults.hit(subscriptionsNone, c.address(), ""); none {
+		b.responseError(message, "ErrorExceededSubscriptionCount", exceededText)
+		return nil
+	}
+	s.id = subscriptionID(c.server, x.clock.now())
 	s.used = time.Now()
 	x.mu.Lock()
 	if x.gromox {
@@ -296,7 +315,7 @@ func (c *call) subscribe(b *markup) *soapFault {
 		s.id = strconv.Itoa(x.lastSub)
 	}
 	x.expire(c.box)
-	full, removed := len(c.box.subs) >= maxSubscriptions, c.box.removed
+	full, removed := len(c.box.subs) >= x.release.perBox, c.box.removed
 	if !full && !removed {
 		c.box.subs = append(c.box.subs, s)
 		x.subs[s.id] = s
@@ -306,7 +325,7 @@ func (c *call) subscribe(b *markup) *soapFault {
 	case removed:
 		return noMailbox()
 	case full:
-		b.responseError(message, "ErrorExceededSubscriptionCount", "You have exceeded the available subscriptions for your account. Remove unnecessary subscriptions and try your request again.")
+		b.responseError(message, "ErrorExceededSubscriptionCount", exceededText)
 		return nil
 	}
 	c.bind()
@@ -314,16 +333,6 @@ func (c *call) subscribe(b *markup) *soapFault {
 	b.element(x.idElement("m:"), s.id)
 	b.raw(`</m:`, message, `>`)
 	return nil
-}
-
-// bind sends the cookie that ties a group to this server: to the anchor's own request only.
-func (c *call) bind() {
-	const name = "X-BackEndOverrideCookie"
-	prefer := strings.EqualFold(c.r.Header.Get("X-PreferServerAffinity"), "true")
-	if _, err := c.r.Cookie(name); err == nil || c.x.gromox || !prefer || normal(c.r.Header.Get("X-AnchorMailbox")) != c.address() {
-		return
-	}
-	c.w.Header().Add("Set-Cookie", name+"="+mailboxServer+"~1941996295; path=/; secure; HttpOnly")
 }
 
 func (c *call) unsubscribe(b *markup) *soapFault {
@@ -395,7 +404,7 @@ func (c *call) openStream(ids []*node) (*stream, *streamError) {
 	for _, n := range ids {
 		s := x.subs[n.value()]
 		switch {
-		case s == nil, s.stream == nil && time.Since(s.used) > idleExpiry:
+		case s == nil, s.stream == nil && time.Since(s.used) > idleExpiry, x.affine() && s.server != c.server:
 			unknown = append(unknown, n.value())
 		case !c.owns(s):
 			foreign = append(foreign, n.value())
@@ -426,7 +435,7 @@ func (c *call) openStream(ids []*node) (*stream, *streamError) {
 			open++
 		}
 	}
-	if open >= maxStreams {
+	if open >= x.release.streams {
 		return nil, &streamError{"ErrorExceededConnectionCount", "You have exceeded the available concurrent connections for your account. Try again once your other requests have completed.", nil}
 	}
 	x.streams[st] = struct{}{}
@@ -638,7 +647,7 @@ func (x *exchange) streamEnvelope(batch []notification, failure *streamError, st
 		p = "t:"
 	}
 	b := make(markup, 0, 1200+len(batch)*300)
-	b.raw(envelopeStart, `<m:GetStreamingEventsResponse xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages><m:GetStreamingEventsResponseMessage ResponseClass="`)
+	b.raw(x.open, `<m:GetStreamingEventsResponse xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages><m:GetStreamingEventsResponseMessage ResponseClass="`)
 	if failure != nil {
 		b.raw(`Error"><m:MessageText>`, failure.text, `</m:MessageText><m:ResponseCode>`, failure.code, `</m:ResponseCode><m:DescriptiveLinkKey>0</m:DescriptiveLinkKey>`)
 	} else {

@@ -22,7 +22,7 @@ func TestSchemaIsAtHandForTheTests(t *testing.T) {
 		t.Skip("no EWS message of these tests is validated: " + missing)
 	}
 	bad := &messages{list: map[string]map[string]bool{}}
-	bad.add("x", "response", []byte(xmlDeclaration+envelopeStart+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+envelopeEnd))
+	bad.add("x", "response", []byte(xmlDeclaration+releaseSE.envelopeStart()+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+envelopeEnd))
 	if wrong, err := bad.invalid(dir); err != nil || !strings.Contains(wrong, "Missing child element") {
 		t.Errorf("a message that is wrong: %q, %v", wrong, err)
 	}
@@ -98,11 +98,11 @@ func record(x *exchange, r *http.Request) (*httptest.ResponseRecorder, chan stru
 func bareExchange(t *testing.T) (*exchange, *ewsClient) {
 	t.Helper()
 	x := newExchange(Options{Heartbeat: DefaultHeartbeat}, newFaults(func(string) {}), t.Context().Done())
-	x.user, x.password = listenerName, "secret"
+	x.password.Store("secret")
 	if err := x.addMailbox("user0001@contoso.example"); err != nil {
 		t.Fatal(err)
 	}
-	return x, &ewsClient{t: t, user: x.user, password: x.password, mailbox: "user0001@contoso.example", sid: "SmtpAddress"}
+	return x, &ewsClient{t: t, user: listenerName, password: "secret", mailbox: "user0001@contoso.example", sid: "SmtpAddress"}
 }
 
 func (c *ewsClient) request(ctx context.Context, body string) *http.Request {
@@ -244,7 +244,7 @@ func TestAffinityCookieComesWithTheAnchorsSubscriptionOnly(t *testing.T) {
 		resp, _ := c.call(subscribeNewMail)
 		return resp.Header.Get("Set-Cookie")
 	}
-	if got := cookie(anchor, "true", anchor.mailbox); !strings.HasPrefix(got, "X-BackEndOverrideCookie=ex01.contoso.example~") {
+	if got := cookie(anchor, "true", anchor.mailbox); !strings.HasPrefix(got, "X-BackEndOverrideCookie=exch01.contoso.example~") {
 		t.Errorf("the anchor's cookie: %q", got)
 	}
 	if got := cookie(anchor, "false", anchor.mailbox); got != "" {
@@ -253,7 +253,7 @@ func TestAffinityCookieComesWithTheAnchorsSubscriptionOnly(t *testing.T) {
 	if got := cookie(member, "true", anchor.mailbox); got != "" {
 		t.Errorf("a member's cookie: %q", got)
 	}
-	anchor.header.Set("Cookie", "X-BackEndOverrideCookie=ex01.contoso.example~1")
+	anchor.header.Set("Cookie", "X-BackEndOverrideCookie=exch01.contoso.example~1")
 	if got := cookie(anchor, "true", anchor.mailbox); got != "" {
 		t.Errorf("a second cookie: %q", got)
 	}
@@ -371,7 +371,7 @@ func TestMoveChangesTheIDAndComesBackWithoutNewMail(t *testing.T) {
 	o := c.stream(c.subscribe(subscribeAll))
 	id := deliver(t, s, c.mailbox, "one")
 	o.until("NewMailEvent")
-	away, err := s.Move(c.mailbox, id, true)
+	away, err := s.MoveItem(c.mailbox, id, true)
 	if err != nil || away == id {
 		t.Fatalf("moved: %q, %v", away, err)
 	}
@@ -380,7 +380,7 @@ func TestMoveChangesTheIDAndComesBackWithoutNewMail(t *testing.T) {
 	}
 	c.must(getItem(id), "ErrorItemNotFound")
 	c.must(findItem(0, 10, "Descending"), `TotalItemsInView="0"`)
-	back, err := s.Move(c.mailbox, away, false)
+	back, err := s.MoveItem(c.mailbox, away, false)
 	if err != nil || back == id || back == away {
 		t.Fatalf("moved back: %q, %v", back, err)
 	}
@@ -395,7 +395,7 @@ func TestMoveChangesTheIDAndComesBackWithoutNewMail(t *testing.T) {
 	if err := s.Delete(c.mailbox, back); err != ErrNoItem {
 		t.Errorf("deleted twice: %v", err)
 	}
-	if _, err := s.Move("nobody@contoso.example", back, true); err != ErrNoMailbox {
+	if _, err := s.MoveItem("nobody@contoso.example", back, true); err != ErrNoMailbox {
 		t.Errorf("moved in no mailbox: %v", err)
 	}
 }

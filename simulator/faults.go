@@ -18,6 +18,7 @@ import (
 // the table. Without Share and Count it meets everything, until it is cleared.
 type Fault struct {
 	Mailbox string  `json:"mailbox,omitempty"` // only this one
+	Host    string  `json:"host,omitempty"`    // only this host of Exchange: OnPremises, Online or Other
 	Token   string  `json:"token,omitempty"`   // only this device
 	Share   float64 `json:"share,omitempty"`   // of the cases, above 0 to 1
 	Count   int     `json:"count,omitempty"`   // so many cases, then it is cleared
@@ -58,6 +59,12 @@ const (
 	serverBusy           = "server_busy"
 	serverRestart        = "server_restart"
 	mailboxMove          = "mailbox_move"
+	moveSilent           = "move_silent"
+	ewsBlocked           = "ews_blocked"
+	subscriptionsNone    = "subscriptions_none"
+	autodiscoverAway     = "autodiscover_away"
+	autodiscoverRefused  = "autodiscover_refused"
+	autodiscoverLimit    = "autodiscover_limit"
 	exchangeAnswer       = "exchange_answer"
 	exchangeDelay        = "exchange_delay"
 	itemUnreadable       = "item_unreadable"
@@ -86,33 +93,47 @@ const (
 	busyHTTP    = "http"
 )
 
-const often = "mailbox share count seconds"
+// answerClosed is the reason with which autodiscover_away closes connections.
+const answerClosed = "closed"
+
+const often = "mailbox host share count seconds"
 
 // faultTable has every fault. "At once" means that it is done when it is set and over with that.
 var faultTable = []faultKind{
-	{streamFIN, "mailbox share count", "At once: open streams end with a FIN, without ConnectionStatus Closed."},
-	{streamRST, "mailbox share count", "At once: open streams end with a TCP reset."},
+	{streamFIN, "mailbox host share count", "At once: open streams end with a FIN, without ConnectionStatus Closed."},
+	{streamRST, "mailbox host share count", "At once: open streams end with a TCP reset."},
 	{streamHalf, often, "The next envelope of a stream is cut off half-way and its connection closed; the events in it are gone."},
-	{streamSilent, "mailbox seconds", "Streams write nothing, not even heartbeats, while their connections stay open; what they would have written comes when the fault is cleared, or is gone with the connection."},
+	{streamSilent, "mailbox host seconds", "Streams write nothing, not even heartbeats, while their connections stay open; what they would have written comes when the fault is cleared, or is gone with the connection."},
 	{eventsDropped, often, "A new message causes no events."},
 	{eventsDoubled, often, "A new message causes its events twice."},
-	{eventsReordered, "mailbox seconds", "The events of a new message come behind those of the next one for its mailbox, or when the fault is cleared."},
-	{subscriptionsLost, "mailbox share count", "At once: subscriptions are forgotten; their streams are told ErrorSubscriptionNotFound."},
+	{eventsReordered, "mailbox host seconds", "The events of a new message come behind those of the next one for its mailbox, or when the fault is cleared."},
+	{subscriptionsLost, "mailbox host share count", "At once: subscriptions are forgotten; their streams are told ErrorSubscriptionNotFound."},
 	{wrongPassword, often, "HTTP 401 to every request of EWS and Autodiscover; with a mailbox, to those that act on it."},
 	{mailboxUnknown, often, "EWS answers ErrorNonExistentMailbox, Autodiscover its error 500."},
 	{impersonationRefused, often, "EWS answers ErrorImpersonateUserDenied to requests that impersonate."},
 	{serverBusy, often + " reason", "EWS throttles, and asks for a back-off of the time left of `seconds`, or 10 s. `reason` is the shape: fault (that is also the default), a SOAP fault with BackOffMilliseconds; message, ErrorServerBusy in the response messages; inner, ErrorInternalServerError there, with ErrorServerBusy inside and no back-off; http, a bare HTTP 503 with Retry-After."},
-	{serverRestart, "seconds", "At once: all subscriptions are forgotten and all connections to Exchange cut; it accepts none for `seconds`."},
-	{mailboxMove, "mailbox seconds", "Mailboxes move: their subscriptions end with ErrorInvalidSubscription and the text of a move, and EWS answers ErrorMailboxMoveInProgress to what acts on them, until the fault is cleared. Autodiscover tells the same place as before."},
+	{serverRestart, "host seconds", "At once: all subscriptions are forgotten and all connections to Exchange cut; it accepts none for `seconds`."},
+	{mailboxMove, "mailbox host seconds", "Mailboxes move: their subscriptions end with ErrorInvalidSubscription and the text of a move, and EWS answers ErrorMailboxMoveInProgress to what acts on them, until the fault is cleared. Autodiscover tells the same place as before."},
+	{moveSilent, often, "A mailbox that moves to another host or mailbox server ends its subscriptions without a word: its streams beat, and tell nothing of it any more. Otherwise they are told ErrorInvalidSubscription and the text of a move."},
+	{ewsBlocked, "host share count seconds", "EWS answers every call with HTTP 403 and no body, as Exchange Online does where the tenant has switched it off (EWSEnabled) or the app is not on its list (EwsAllowedAppIDs)."},
+	{subscriptionsNone, often, "Subscribe answers ErrorExceededSubscriptionCount, whatever there is: EWSMaxSubscriptions is 0 for the mailbox, which turns off every kind of notification."},
+	{autodiscoverAway, "host seconds reason", "Autodiscover is not there, V2 included: HTTP 404, or with the reason closed the connection ends without an answer."},
+	{autodiscoverRefused, "host share count seconds status", "Autodiscover answers HTTP `status` (403), or 401, to requests with a token, as to an app that has its rights by RBAC for Applications; V2 needs no token and answers."},
+	{autodiscoverLimit, "host seconds limit", "Autodiscover as SOAP takes `limit` (10) addresses of a request, not 100, and answers InvalidRequest to more."},
 	{exchangeAnswer, often + " status reason", "EWS answers every operation with the response code `reason` (ErrorInternalServerTransientError), or with the bare HTTP `status`."},
-	{exchangeDelay, "mailbox seconds", "EWS answers `seconds` later; streams are not delayed."},
+	{exchangeDelay, "mailbox host seconds", "EWS answers `seconds` later; streams are not delayed."},
 	{itemUnreadable, often + " reason", "GetItem answers the response code `reason` (ErrorItemCorrupt) for an item; listings still show it."},
-	{receivedAsSent, "mailbox", "GetItem tells the sender's Date as DateTimeReceived, as some servers do; listings tell it right."},
-	{clockSkew, "seconds", "The clock of Exchange is ahead by `seconds` (below 0: behind): HTTP Date, time stamps and received times."},
+	{receivedAsSent, "mailbox host", "GetItem tells the sender's Date as DateTimeReceived, as some servers do; listings tell it right."},
+	{clockSkew, "host seconds", "The clock of Exchange is ahead by `seconds` (below 0: behind): HTTP Date, time stamps and received times."},
 	{answerGarbage, often, "An answer of EWS that is not XML."},
 	{answerHuge, often, "An answer of EWS of 256 MiB: no client should read it to its end."},
 	{answerEntities, often, "An answer of EWS with a DTD and entities that unfold without end."},
 	{answerControlChars, often, "Subjects in answers of EWS hold characters that XML does not allow, as references such as &#x1F; and as raw bytes."},
+	{tokenAway, "share count seconds status", "The token service is away: it closes connections without an answer, or answers the bare HTTP `status`."},
+	{tokenSlow, "seconds", "The token service answers `seconds` later; without them it answers no request that comes meanwhile."},
+	{tokenRefused, "share count seconds reason", "The token service refuses with the error code `reason`, as AADSTS7000215; without one it is a transient error."},
+	{tokenShort, "seconds", "Access tokens that are issued now live for `seconds`, at least one."},
+	{tokensRevoked, "", "At once: Exchange Online takes none of the access tokens issued so far; new ones work."},
 	{apnsCut, "token share count", "Connections to APNs are closed, answers in flight are lost. Without share and count at once, all connections; else whenever it meets a request, which is taken, but not answered."},
 	{apnsGoAway, "", "At once: APNs asks every connection to go away, answers what it has, then closes."},
 	{apnsGoAwayClose, "", "At once: APNs asks every connection to go away and closes it there and then; requests in flight may have been taken, their answers are lost."},
@@ -125,7 +146,7 @@ var faultTable = []faultKind{
 }
 
 // valued lists the faults whose seconds are not the time after which they are cleared.
-var valued = []string{exchangeDelay, apnsDelay, clockSkew, serverRestart}
+var valued = []string{exchangeDelay, apnsDelay, clockSkew, serverRestart, tokenSlow, tokenShort}
 
 // FaultError says why a fault cannot be set.
 type FaultError struct {
@@ -156,7 +177,7 @@ func (f Fault) check(name string) error {
 	}
 	takes := strings.Fields(row.fields)
 	for field, given := range map[string]bool{
-		"mailbox": f.Mailbox != "", "token": f.Token != "", "share": f.Share != 0, "count": f.Count != 0,
+		"mailbox": f.Mailbox != "", "host": f.Host != "", "token": f.Token != "", "share": f.Share != 0, "count": f.Count != 0,
 		"status": f.Status != 0, "reason": f.Reason != "", "seconds": f.Seconds != 0, "limit": f.Limit != 0,
 	} {
 		if given && !slices.Contains(takes, field) {
@@ -164,6 +185,8 @@ func (f Fault) check(name string) error {
 		}
 	}
 	switch {
+	case f.Host != "" && !slices.Contains([]string{OnPremises, Online, Other}, f.Host):
+		return &FaultError{name, "host", "must be onpremises, online or other"}
 	case math.IsNaN(f.Share) || f.Share < 0 || f.Share > 1:
 		return &FaultError{name, "share", "must be above 0 and at most 1"}
 	case f.Count < 0:
@@ -176,8 +199,16 @@ func (f Fault) check(name string) error {
 		return &FaultError{name, "limit", "must be above 0"}
 	case name == serverBusy && !slices.Contains([]string{"", busyFault, busyMessage, busyInner, busyHTTP}, f.Reason):
 		return &FaultError{name, "reason", "must be fault, message, inner or http"}
+	case name == autodiscoverAway && f.Reason != "" && f.Reason != answerClosed:
+		return &FaultError{name, "reason", "must be closed"}
+	case name == autodiscoverRefused && f.Status != 0 && f.Status != http.StatusUnauthorized && f.Status != http.StatusForbidden:
+		return &FaultError{name, "status", "must be 401 or 403"}
 	case name == exchangeAnswer && f.Reason != "" && f.Status != 0:
 		return &FaultError{name, "status", "goes without reason"}
+	case name == tokenRefused:
+		if _, known := findAADSTS(f.Reason); f.Reason != "" && !known {
+			return &FaultError{name, "reason", "must be a code of Entra ID that this simulator knows, as AADSTS7000215"}
+		}
 	case len(f.Reason) > 100 || strings.ContainsFunc(f.Reason, func(r rune) bool { return r < 'A' || r > 'z' || r > 'Z' && r < 'a' }):
 		return &FaultError{name, "reason", "must be a name of letters"}
 	}
@@ -270,26 +301,48 @@ func (s *faults) close() {
 
 // on reports a fault that holds for the mailbox or token, without using up one of its cases.
 func (s *faults) on(name, mailbox, token string) (Fault, bool) {
+	return s.onAt("", name, mailbox, token)
+}
+
+// hit reports whether a fault meets this case, and counts it.
+func (s *faults) hit(name, mailbox, token string) (Fault, bool) {
+	return s.hitAt("", name, mailbox, token)
+}
+
+// hostFaults is the faults as a host of Exchange meets them.
+type hostFaults struct {
+	*faults
+	host string
+}
+
+func (s hostFaults) on(name, mailbox, token string) (Fault, bool) {
+	return s.onAt(s.host, name, mailbox, token)
+}
+
+func (s hostFaults) hit(name, mailbox, token string) (Fault, bool) {
+	return s.hitAt(s.host, name, mailbox, token)
+}
+
+func (s *faults) onAt(host, name, mailbox, token string) (Fault, bool) {
 	if s.set.Load() == 0 {
 		return Fault{}, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a, ok := s.active[name]
-	if !ok || !a.concerns(mailbox, token) {
+	if !ok || !a.concerns(host, mailbox, token) {
 		return Fault{}, false
 	}
 	return a.Fault, true
 }
 
-// hit reports whether a fault meets this case, and counts it.
-func (s *faults) hit(name, mailbox, token string) (Fault, bool) {
+func (s *faults) hitAt(host, name, mailbox, token string) (Fault, bool) {
 	if s.set.Load() == 0 {
 		return Fault{}, false
 	}
 	s.mu.Lock()
 	a, ok := s.active[name]
-	if !ok || !a.concerns(mailbox, token) || !a.met() {
+	if !ok || !a.concerns(host, mailbox, token) || !a.met() {
 		s.mu.Unlock()
 		return Fault{}, false
 	}
@@ -308,9 +361,11 @@ func (s *faults) hit(name, mailbox, token string) (Fault, bool) {
 	return f, true
 }
 
-func (a *activeFault) concerns(mailbox, token string) bool {
-	return (a.Mailbox == "" || a.Mailbox == mailbox) && (a.Token == "" || strings.EqualFold(a.Token, token))
+func (a *activeFault) concerns(host, mailbox, token string) bool {
+	return a.at(host) && (a.Mailbox == "" || a.Mailbox == mailbox) && (a.Token == "" || strings.EqualFold(a.Token, token))
 }
+
+func (a *activeFault) at(host string) bool { return a.Host == "" || a.Host == host }
 
 // met draws for Share and counts down Count.
 func (a *activeFault) met() bool {
@@ -353,20 +408,35 @@ func (s *Server) SetFault(name string, f Fault) error {
 		s.pushes.goAwayAll()
 	case name == apnsGoAwayClose:
 		s.pushes.goAwayAndClose()
-	case name == serverRestart:
-		s.store.restart(seconds(f.Seconds))
-	case name == subscriptionsLost:
-		s.store.loseSubscriptions(once)
-	case name == streamFIN || name == streamRST:
-		s.store.cutStreams(once, name == streamRST)
+	case name == tokensRevoked:
+		s.entra.revoke()
+	case slices.Contains([]string{serverRestart, subscriptionsLost, streamFIN, streamRST}, name):
+		for _, x := range s.org.hosts {
+			x.breakOnce(name, once)
+		}
 	default:
 		s.faults.put(name, f)
 	}
 	if name == mailboxMove {
-		s.store.endMoved(once)
+		for _, x := range s.org.hosts {
+			x.endMoved(once)
+		}
 	}
 	s.logf("fault %s", name)
 	return nil
+}
+
+// breakOnce does what a fault does at once.
+func (x *exchange) breakOnce(name string, f *activeFault) {
+	switch {
+	case !f.at(x.name):
+	case name == serverRestart:
+		x.restart(seconds(f.Seconds))
+	case name == subscriptionsLost:
+		x.loseSubscriptions(f)
+	default:
+		x.cutStreams(f, name == streamRST)
+	}
 }
 
 // ClearFault ends a fault. One that is not set is no mistake, an unknown name is a *FaultError.
@@ -402,7 +472,11 @@ func faultNames() []string {
 }
 
 // clock is the one of Exchange, which a fault can set wrong.
-type clock struct{ faults *faults }
+type clock struct {
+	faults interface {
+		on(name, mailbox, token string) (Fault, bool)
+	}
+}
 
 func (c clock) now() time.Time {
 	t := time.Now()

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,6 +159,9 @@ type ewsClient struct {
 	user, password string
 	mailbox        string // impersonated; empty: none
 	sid            string // the element of ConnectingSID
+	version        string // RequestServerVersion
+	url            string // of EWS
+	token          string // in place of user and password
 	header         http.Header
 }
 
@@ -165,7 +170,44 @@ func newClient(t *testing.T, s *Server, mailbox string) *ewsClient {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.RootCAs()}}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &ewsClient{t: t, s: s, http: &http.Client{Transport: tr}, user: s.Username, password: s.Password, mailbox: mailbox,
-		sid: "PrimarySmtpAddress", header: http.Header{}}
+		sid: "PrimarySmtpAddress", url: s.EWSURL, header: http.Header{}}
+}
+
+// onlineClient calls Exchange Online as the app.
+func onlineClient(t *testing.T, s *Server, mailbox string) *ewsClient {
+	t.Helper()
+	c := newClient(t, s, mailbox)
+	c.url, c.token = s.OnlineURL, accessToken(t, c.http, s, url.Values{"grant_type": {"client_credentials"}, "client_secret": {s.ClientSecret}})
+	c.header.Set("X-AnchorMailbox", mailbox)
+	return c
+}
+
+// otherClient calls the other provider.
+func otherClient(t *testing.T, s *Server, mailbox string) *ewsClient {
+	t.Helper()
+	c := newClient(t, s, mailbox)
+	c.url, c.user, c.version = s.OtherURL, s.OtherUsername, "Exchange2010_SP1"
+	return c
+}
+
+// accessToken has Entra ID issue one for Exchange Online.
+func accessToken(t *testing.T, client *http.Client, s *Server, form url.Values) string {
+	t.Helper()
+	form.Set("client_id", s.ClientID)
+	form.Set("scope", s.OnlineAutodiscoverURL+"/.default")
+	resp, err := client.PostForm(s.TokenURL, form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Token string `json:"access_token"`
+		Error string `json:"error_description"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Token == "" {
+		t.Fatalf("no token: %v, %s", err, answer.Error)
+	}
+	return answer.Token
 }
 
 func (c *ewsClient) envelope(body string) string {
@@ -173,8 +215,12 @@ func (c *ewsClient) envelope(body string) string {
 	if c.mailbox != "" {
 		who = `<t:ExchangeImpersonation><t:ConnectingSID><t:` + c.sid + `>` + c.mailbox + `</t:` + c.sid + `></t:ConnectingSID></t:ExchangeImpersonation>`
 	}
+	version := c.version
+	if version == "" {
+		version = "Exchange2013_SP1"
+	}
 	return xmlDeclaration + `<soap:Envelope xmlns:soap="` + nsSOAP + `" xmlns:t="` + nsTypes + `" xmlns:m="` + nsMessages +
-		`"><soap:Header><t:RequestServerVersion Version="Exchange2013_SP1"/>` + who + `</soap:Header><soap:Body>` + body + `</soap:Body></soap:Envelope>`
+		`"><soap:Header><t:RequestServerVersion Version="` + version + `"/>` + who + `</soap:Header><soap:Body>` + body + `</soap:Body></soap:Envelope>`
 }
 
 func (c *ewsClient) send(url, body string) (*http.Response, error) {
@@ -184,14 +230,18 @@ func (c *ewsClient) send(url, body string) (*http.Response, error) {
 	}
 	req.Header = c.header.Clone()
 	req.Header.Set("Content-Type", "text/xml; charset=utf-8")
-	req.SetBasicAuth(c.user, c.password)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	} else {
+		req.SetBasicAuth(c.user, c.password)
+	}
 	return c.http.Do(req)
 }
 
 // call sends a SOAP body and returns the whole answer.
 func (c *ewsClient) call(body string) (*http.Response, string) {
 	c.t.Helper()
-	resp, err := c.send(c.s.EWSURL, c.envelope(body))
+	resp, err := c.send(c.url, c.envelope(body))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -257,7 +307,7 @@ type openStream struct {
 // stream opens one and reads its first envelope.
 func (c *ewsClient) stream(ids ...string) *openStream {
 	c.t.Helper()
-	resp, err := c.send(c.s.EWSURL, c.envelope(getStreamingEvents(30, ids...)))
+	resp, err := c.send(c.url, c.envelope(getStreamingEvents(30, ids...)))
 	if err != nil {
 		c.t.Fatal(err)
 	}

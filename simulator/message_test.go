@@ -3,6 +3,7 @@ package simulator
 import (
 	"bytes"
 	"encoding/xml"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -132,7 +133,7 @@ func FuzzRequest(f *testing.F) {
 			t.Fatal("neither a document nor an error")
 		}
 		x, _ := bareExchange(t)
-		c := &call{x: x, account: x.user}
+		c := &call{x: x, r: httptest.NewRequest("POST", "/", nil), caller: caller{account: listenerName, impersonates: true}}
 		if c.parse(data) != nil {
 			return
 		}

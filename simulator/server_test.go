@@ -17,57 +17,6 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-func TestAutodiscover(t *testing.T) {
-	s, a, _ := pair(t)
-	if err := s.AddAlias("alias@contoso.example", a.mailbox); err != nil {
-		t.Fatal(err)
-	}
-	s.SetRedirect("moved@contoso.example", Redirect{Address: "moved@tenant.example"})
-	s.SetRedirect("far@contoso.example", Redirect{URL: "https://far.example/autodiscover/autodiscover.xml"})
-	ask := func(c *ewsClient, address string) (int, string) {
-		t.Helper()
-		resp, err := c.send(s.AutodiscoverURL, xmlDeclaration+`<Autodiscover xmlns="`+nsAutodiscoverRequest+`"><Request><EMailAddress>`+address+
-			`</EMailAddress><AcceptableResponseSchema>`+nsAutodiscoverResponse+`</AcceptableResponseSchema></Request></Autodiscover>`)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(text)
-	}
-	for address, want := range map[string]string{
-		"alias@contoso.example":  "<AutoDiscoverSMTPAddress>" + a.mailbox + "</AutoDiscoverSMTPAddress>",
-		" " + a.mailbox:          "<GroupingInformation>",
-		"nobody@contoso.example": "<ErrorCode>500</ErrorCode>",
-		"":                       "<ErrorCode>600</ErrorCode>",
-		"moved@contoso.example":  "<RedirectAddr>moved@tenant.example</RedirectAddr>",
-		"far@contoso.example":    "<RedirectUrl>https://far.example/autodiscover/autodiscover.xml</RedirectUrl>",
-	} {
-		if status, text := ask(a, address); status != 200 || !strings.Contains(text, want) {
-			t.Errorf("%q: %d %s", address, status, text)
-		}
-	}
-	_, text := ask(a, a.mailbox)
-	if _, expr, _ := strings.Cut(text, "<Type>EXPR</Type>"); !strings.Contains(expr, "<EwsUrl>"+s.EWSURL+"</EwsUrl>") || !strings.Contains(expr, "<GroupingInformation>") {
-		t.Errorf("the EXPR protocol: %s", text)
-	}
-	set(t, s, mailboxUnknown, Fault{Mailbox: a.mailbox, Count: 1})
-	if _, text := ask(a, a.mailbox); !strings.Contains(text, "<ErrorCode>500<") {
-		t.Errorf("an unknown mailbox: %s", text)
-	}
-	s.SetRedirect("moved@contoso.example", Redirect{})
-	if _, text := ask(a, "moved@contoso.example"); !strings.Contains(text, "<ErrorCode>500<") {
-		t.Errorf("after the redirect: %s", text)
-	}
-	a.password = "wrong"
-	if status, _ := ask(a, a.mailbox); status != 401 {
-		t.Errorf("a wrong password: %d", status)
-	}
-}
-
 func TestSMTPDeliversToKnownMailboxesOnly(t *testing.T) {
 	s, a, b := pair(t)
 	if err := smtp.SendMail(s.SMTPAddr, nil, "x@partner.example", []string{a.mailbox, strings.ToUpper(b.mailbox)}, testMail("by SMTP")); err != nil {
@@ -141,11 +90,29 @@ func TestControlAPI(t *testing.T) {
 		{"DELETE", "/faults/nope", "", 404, "stream_fin"},
 		{"POST", "/mailboxes/new@contoso.example", "", 201, ""},
 		{"POST", "/mailboxes/new@contoso.example", "", 409, "already"},
+		{"POST", "/mailboxes/new@contoso.example?alias=also@contoso.example", "", 200, `"aliases":["also@contoso.example"]`},
+		{"POST", "/mailboxes/new@contoso.example?alias=also@contoso.example", "", 409, `"field":"alias"`},
+		{"POST", "/mailboxes/new@contoso.example?alias=also", "", 422, `"field":"alias"`},
+		{"POST", "/mailboxes/nobody@contoso.example?alias=x@contoso.example", "", 404, `"field":"address"`},
+		{"POST", "/mailboxes/nobody@contoso.example?host=onpremises", "", 201, `"host":"onpremises","server":"exch01.contoso.example"`},
+		{"POST", "/mailboxes/nobody@contoso.example?host=onpremises", "", 200, `"host":"onpremises"`},
+		{"POST", "/mailboxes/nobody@contoso.example?host=online", "", 422, `"field":"host"`},
+		{"POST", "/mailboxes/nobody@contoso.example?host=online&server=x", "", 400, "one of"},
+		{"POST", "/mailboxes/nobody@contoso.example?hosts=online", "", 400, `"field":"hosts"`},
+		{"POST", "/mailboxes/nobody@contoso.example?server=exch01", "", 200, `"server":"exch01.contoso.example"`},
+		{"POST", "/mailboxes/nobody@contoso.example?server=exch02", "", 422, `"field":"server"`},
+		{"POST", "/mailboxes/nobody@contoso.example?primary=somebody@contoso.example", "", 200, `{"address":"somebody@contoso.example","aliases":["nobody@contoso.example"]`},
+		{"GET", "/mailboxes/nobody@contoso.example", "", 200, `{"address":"somebody@contoso.example"`},
+		{"DELETE", "/mailboxes/somebody@contoso.example", "", 204, ""},
+		{"GET", "/mailboxes/nobody@contoso.example", "", 404, `"field":"address"`},
 		{"POST", "/mailboxes/new", "", 422, "not a mail address"},
 		{"GET", "/mailboxes", "", 200, "new@contoso.example"},
 		{"DELETE", "/mailboxes/new@contoso.example", "", 204, ""},
 		{"DELETE", "/mailboxes/new@contoso.example", "", 404, "address"},
 		{"GET", "/counts", "", 200, `"open_streams":0`},
+		{"GET", "/counts?host=onpremises", "", 200, `"open_streams":0`},
+		{"GET", "/counts?host=online", "", 422, `"field":"host"`},
+		{"GET", "/entra", "", 200, s.ClientID},
 		{"GET", "/nope", "", 404, "POST /messages"},
 	} {
 		if status, text := control(t, s, step.method, step.path, step.body); status != step.status || !strings.Contains(text, step.want) {
@@ -211,17 +178,50 @@ func TestDirHasEverythingThatTheServiceNeedsAndNobodyElseMayReadIt(t *testing.T)
 		if err := json.Unmarshal(line, &said); err != nil {
 			t.Fatal(err)
 		}
-		for _, key := range []string{"ews_url", "autodiscover_url", "apns_url", "smtp", "ca_file", "username", "password", "mailboxes", "config", "control_url", "api_url", "api_token_file", "topic"} {
+		for _, key := range []string{"ews_url", "autodiscover_url", "apns_url", "smtp", "ca_file", "username", "password", "mailboxes", "config", "control_url", "api_url", "api_token_file", "topic", "token_url"} {
 			if v := fmt.Sprint(said[key]); v == "" || v == "<nil>" {
 				t.Errorf("%s is not announced", key)
 			}
 		}
-		if _, ok := said["token_url"]; !ok || len(said) != 14 {
+		if len(said) != 14 {
 			t.Errorf("announced: %s", line)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestDirOfAHybridOrganisationHasAnEntryForEachHost(t *testing.T) {
+	s := start(t, Options{Mailboxes: 3, Hybrid: true, Dir: t.TempDir()})
+	text, err := os.ReadFile(s.ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		Exchange []exchangeEntry `yaml:"exchange"`
+	}
+	if err := yaml.Unmarshal(text, &c); err != nil || len(c.Exchange) != 3 {
+		t.Fatalf("%d entries, %v: %s", len(c.Exchange), err, text)
+	}
+	here, cloud, other := c.Exchange[0], c.Exchange[1], c.Exchange[2]
+	if here.Name != "onpremises" || here.Type != "exchange" || here.AutodiscoverURL != s.AutodiscoverURL || here.ListenerAccounts[0].Basic.Username != s.Username {
+		t.Errorf("on premises: %+v", here)
+	}
+	secret := cloud.ListenerAccounts[0].ClientSecret
+	if cloud.Name != "online" || cloud.Type != "online" || cloud.Cloud != "custom" || cloud.CloudURLs.EWS != s.OnlineURL || cloud.CloudURLs.Autodiscover != s.OnlineAutodiscoverURL ||
+		cloud.CloudURLs.Authority != s.Authority || secret.TenantID != s.TenantID || secret.ClientID != s.ClientID || secret.Expires <= time.Now().Format(time.DateOnly) {
+		t.Errorf("online: %+v", cloud)
+	}
+	if other.Name != "other" || other.Type != "exchange" || other.EWSURL != s.OtherURL || other.AutodiscoverURL != "" || other.ListenerAccounts[0].Basic.Username != s.OtherUsername {
+		t.Errorf("other: %+v", other)
+	}
+	if got, err := os.ReadFile(filepath.Join(filepath.Dir(s.ConfigFile), secret.SecretFile)); err != nil || strings.TrimSpace(string(got)) != s.ClientSecret || strings.Contains(string(text), s.ClientSecret) {
+		t.Errorf("the client secret: %v", err)
+	}
+	line, err := json.Marshal(s.Announce())
+	if err != nil || !strings.Contains(string(line), `"online_url":"`+s.OnlineURL+`","other_url":"`+s.OtherURL+`"`) {
+		t.Errorf("announced: %s, %v", line, err)
 	}
 }
 
@@ -232,6 +232,8 @@ func TestStartRefusesWhatItCannotDo(t *testing.T) {
 	}
 	for name, o := range map[string]Options{
 		"mailboxes below 0":      {Mailboxes: -1},
+		"servers below 0":        {Servers: -1},
+		"a sign-in that is not":  {Auth: []string{AuthBasic, "kerberos"}},
 		"an address that is not": {Addresses: []string{"nobody"}},
 		"an address twice":       {Addresses: []string{"a@b.example", "A@B.example"}},
 		"a directory under file": {Dir: filepath.Join(file, "x")},

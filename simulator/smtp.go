@@ -17,8 +17,8 @@ const (
 	smtpUnknownUser = 550
 )
 
-func newSMTP(x *exchange) *smtp.Server {
-	s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &smtpSession{x: x}, nil }))
+func newSMTP(org *organisation) *smtp.Server {
+	s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &smtpSession{org: org}, nil }))
 	s.Domain = mailboxServer
 	s.ReadTimeout, s.WriteTimeout = smtpTimeout, smtpTimeout
 	s.MaxMessageBytes = maxMessage
@@ -29,17 +29,14 @@ func newSMTP(x *exchange) *smtp.Server {
 }
 
 type smtpSession struct {
-	x  *exchange
-	to []string
+	org *organisation
+	to  []string
 }
 
 func (s *smtpSession) Mail(string, *smtp.MailOptions) error { return nil }
 
 func (s *smtpSession) Rcpt(to string, _ *smtp.RcptOptions) error {
-	s.x.mu.Lock()
-	known := s.x.find(normal(to)) != nil
-	s.x.mu.Unlock()
-	if !known {
+	if x, _ := s.org.lookUp(to); x == nil {
 		return &smtp.SMTPError{Code: smtpUnknownUser, EnhancedCode: smtp.EnhancedCode{5, 1, 10}, Message: "RESOLVER.ADR.RecipientNotFound; Recipient not found by SMTP address lookup"}
 	}
 	s.to = append(s.to, to)
@@ -52,7 +49,7 @@ func (s *smtpSession) Data(r io.Reader) error {
 		return err
 	}
 	for _, to := range s.to {
-		if _, err := s.x.deliver(to, time.Time{}, raw); err != nil {
+		if _, err := s.org.deliver(to, time.Time{}, raw); err != nil {
 			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "the mailbox has gone"}
 		}
 	}

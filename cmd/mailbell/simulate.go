@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -16,7 +18,10 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
 	dir := flags.String("dir", "", "write the CA certificate, the secrets and mailbell.yaml into this `folder`; default: a temporary one")
 	mailboxes := flags.Int("mailboxes", 5, "how many `mailboxes` there are")
-	personality := flags.String("personality", "", "whose server Exchange is like: empty, Microsoft's; or "+simulator.Gromox+", a `kind` that is not")
+	personality := flags.String("personality", "", "which Exchange it is like: empty, Exchange Server SE; or another `kind`: "+kinds())
+	hybrid := flags.Bool("hybrid", false, "three Exchanges in one mail domain: on premises, Exchange Online with Entra ID, and another server")
+	signIn := flags.String("sign-in", simulator.AuthBasic, "how one signs in on premises: "+simulator.AuthBasic+" or "+simulator.AuthNTLM+" (a `way`)")
+	protection := flags.Bool("extended-protection", true, "have NTLM need channel binding")
 	schema := flags.Bool("schema-form", false, "write stream answers as the schema has them (t:Notification), and not as real servers do (m:Notification)")
 	if err := parse(flags, args, log); err != nil {
 		return err
@@ -24,8 +29,11 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	if *mailboxes < 0 {
 		return usageError{fmt.Errorf("mailbell simulate: -mailboxes %d: want 0 or more", *mailboxes)}
 	}
-	if *personality != "" && *personality != simulator.Gromox {
-		return usageError{fmt.Errorf("mailbell simulate: -personality %s: want %s, or nothing", *personality, simulator.Gromox)}
+	if !slices.Contains(simulator.Personalities(), *personality) {
+		return usageError{fmt.Errorf("mailbell simulate: -personality %s: want %s, or nothing", *personality, kinds())}
+	}
+	if *signIn != simulator.AuthBasic && *signIn != simulator.AuthNTLM {
+		return usageError{fmt.Errorf("mailbell simulate: -sign-in %s: want %s or %s", *signIn, simulator.AuthBasic, simulator.AuthNTLM)}
 	}
 	if *dir == "" {
 		temporary, err := os.MkdirTemp("", "mailbell-simulator-")
@@ -35,7 +43,10 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 		defer os.RemoveAll(temporary)
 		*dir = temporary
 	}
-	s, err := simulator.Start(ctx, simulator.Options{Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) }})
+	s, err := simulator.Start(ctx, simulator.Options{
+		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, Hybrid: *hybrid, Auth: []string{*signIn}, ExtendedProtection: *protection,
+		Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) },
+	})
 	if err != nil {
 		return err
 	}
@@ -44,4 +55,9 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	<-ctx.Done()
 	return s.Close()
+}
+
+// kinds are the personalities that have a name.
+func kinds() string {
+	return strings.Join(slices.DeleteFunc(simulator.Personalities(), func(p string) bool { return p == "" }), ", ")
 }
