@@ -42,5 +42,7 @@ type Place struct {
 	URL     string    `json:"url"`               // of EWS, the external one
 	Group   string    `json:"group,omitempty"`   // GroupingInformation: mailboxes that may share a stream
 	Primary string    `json:"primary,omitempty"` // the primary SMTP address, normalised
+	Server  string    `json:"server,omitempty"`  // the mailbox server, as the mailbox's own answers name it; empty: unknown
+	How     string    `json:"how,omitempty"`     // how that was learnt, in words: "Autodiscover (SOAP)", "ews_url"
 	Found   time.Time `json:"found"`             // when that was learnt
 }

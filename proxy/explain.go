@@ -3,11 +3,13 @@ package proxy
 // What went wrong with a connection, in words and as a type.
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -17,12 +19,14 @@ import (
 
 // The codes of what can go wrong with a connection, in fault.Error.Code. All concern the Server.
 const (
-	CodeCertificate = "certificate" // shown, and not trusted: Fix
-	CodeTLS         = "TLS"         // the handshake failed otherwise: Fix
-	CodeName        = "name"        // not found in DNS, or DNS did not answer: Wait
-	CodeConnect     = "connect"     // refused or unreachable: Wait
-	CodeTimeout     = "timeout"     // no answer in time: Wait
-	CodeNetwork     = "network"     // broke under way: Retry
+	CodeCertificate = "certificate"     // shown, and not trusted: Fix
+	CodeTLS         = "TLS"             // the handshake failed otherwise: Fix
+	CodeName        = "name"            // not found in DNS, or DNS did not answer: Wait
+	CodeConnect     = "connect"         // refused or unreachable: Wait
+	CodeTimeout     = "timeout"         // no answer in time: Wait
+	CodeNetwork     = "network"         // broke under way: Retry
+	CodeProxy       = "proxy"           // the proxy refuses, or is not the one that was configured: Fix; it cannot be reached, or cannot reach the server: Wait
+	CodePrivate     = "private address" // the host is not in the internet, and must be: Fix
 )
 
 const (
@@ -36,10 +40,13 @@ func Explain(op string, err error) *fault.Error {
 	if e, ok := errors.AsType[*fault.Error](err); ok {
 		return e
 	}
+	if e := socksRefusal(err); e != nil {
+		return e
+	}
 	e := &fault.Error{Op: op, Scope: fault.Server, Err: cleaned{err}}
 	switch cert, kind := failed(err); {
 	case kind == CodeCertificate:
-		e.Code, e.Remedy, e.Text = kind, fault.Fix, describe(cert)
+		e.Code, e.Remedy, e.Text = kind, fault.Fix, "the server's "+describe(cert, err)
 	case kind == CodeTLS:
 		e.Code, e.Remedy, e.Text = kind, fault.Fix, "no TLS connection could be agreed on"
 	case kind == CodeTimeout:
@@ -85,21 +92,80 @@ func failed(err error) (*x509.Certificate, string) {
 	return nil, CodeNetwork
 }
 
-// describe names what an administrator needs to know of a certificate that was refused.
-func describe(c *x509.Certificate) string {
+// describe names what an administrator needs to know of a certificate that was refused, and what is wrong with it.
+func describe(c *x509.Certificate, err error) string {
 	if c == nil {
-		return "the server's certificate is not trusted"
+		return "certificate is not trusted"
 	}
-	names := c.DNSNames
+	return Printable("certificate "+identity(c), 2*maxText) + ", is not trusted: " + Printable(flaw(c, err), 2*maxText)
+}
+
+// identity names a certificate: subject, names, issuer and dates.
+func identity(c *x509.Certificate) string {
+	return fmt.Sprintf("%q for %s, issued by %q, valid from %s to %s", Printable(c.Subject.String(), maxText/3), names(c), Printable(c.Issuer.String(), maxText/3),
+		c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))
+}
+
+func names(c *x509.Certificate) string {
+	names := slices.Clone(c.DNSNames)
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
 	}
-	more := ""
-	if len(names) > maxNames {
-		names, more = names[:maxNames], fmt.Sprintf(" and %d more", len(names)-maxNames)
+	switch {
+	case len(names) == 0:
+		return "no host name" // the common name has not counted for years (RFC 9525)
+	case len(names) > maxNames:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
 	}
-	return Printable(fmt.Sprintf("the server's certificate %q for %s%s, issued by %q, valid from %s to %s, is not trusted", c.Subject.String(),
-		strings.Join(names, ", "), more, c.Issuer.String(), c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly)), 2*maxText)
+	return strings.Join(names, ", ")
+}
+
+// flaw says in words what is wrong with a certificate.
+func flaw(c *x509.Certificate, err error) string {
+	if e, ok := errors.AsType[x509.HostnameError](err); ok {
+		return fmt.Sprintf("%s was asked for, and the certificate is for %s", Printable(e.Host, maxText/3), names(c))
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		at := "it"
+		if e.Cert != nil && !e.Cert.Equal(c) {
+			at = "the certificate of the authority " + identity(e.Cert)
+		}
+		switch e.Reason {
+		case x509.Expired:
+			if e.Cert == nil {
+				e.Cert = c
+			}
+			return at + untimely(e.Cert)
+		case x509.IncompatibleUsage:
+			return at + " is not meant for servers (extended key usage)"
+		}
+		return at + " is not valid: " + e.Error()
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
+		return "it cannot be verified"
+	}
+	// Where an authority's certificate has expired, crypto/x509 finds no chain and knows no authority.
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		for _, authority := range e.UnverifiedCertificates[1:] {
+			if now := time.Now(); now.After(authority.NotAfter) || now.Before(authority.NotBefore) {
+				return "the certificate of the authority " + identity(authority) + untimely(authority)
+			}
+		}
+	}
+	if bytes.Equal(c.RawIssuer, c.RawSubject) {
+		return "it was issued by itself: if it is the right one, put it into ca_file"
+	}
+	return "its authority is unknown: put the certificate of the one that issued it into ca_file, or let the server send those in between"
+}
+
+// untimely says how a certificate's dates are wrong.
+func untimely(c *x509.Certificate) string {
+	now := time.Now().UTC()
+	today := "this machine's clock says " + now.Format(time.DateOnly)
+	if now.Before(c.NotBefore) {
+		return fmt.Sprintf(" is not yet valid, but from %s on; %s: is it right?", c.NotBefore.UTC().Format(time.DateOnly), today)
+	}
+	return fmt.Sprintf(" expired on %s; %s", c.NotAfter.UTC().Format(time.DateOnly), today)
 }
 
 // Printable makes the words of a peer fit for an error: one line without control characters, of at most limit bytes.

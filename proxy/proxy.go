@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/expiry"
 )
 
 const (
@@ -33,17 +35,29 @@ const (
 
 // Settings of all connections to one kind of server. The zero value connects directly and trusts the system's roots.
 type Settings struct {
-	Roots *x509.CertPool                        // nil: the system's
+	Roots *x509.CertPool                        // of the server's certificate; nil: the system's
 	Proxy func(*http.Request) (*url.URL, error) // the proxy of a request; nil: none. The environment is never asked
+	// ProxyRoots are those of an https proxy's certificate; nil: the system's. They are not Roots: a ca_file speaks of one server, and
+	// the same proxy leads to many. (net/http alone would take Roots for both.)
+	ProxyRoots *x509.CertPool
+	// Seen is told the verified chain of every TLS connection that was made to a server, for the calendar of what expires; nil:
+	// nobody. host has no port. Of a server that is asked for by IP address, host is the first address in its certificate. The chain
+	// begins with the server's certificate; where there are several, it is the one that lasts longest. It must not wait for anything.
+	Seen func(host string, chain []*x509.Certificate)
+	// PublicOnly refuses to connect to addresses that are not of the internet: private, loopback, link-local and others (RFC 1918,
+	// 4193, 6598, 6890). An Exchange Online entry is never led into the network. The address that is dialled counts, so no DNS
+	// answer gets around it; behind a proxy, only a target that is named by its address is refused, and the proxy itself may be
+	// anywhere. The hosts in Except, those that the configuration names, are let through.
+	PublicOnly bool
+	Except     []string // without ports
 }
 
 // Transport returns a new transport, which shares nothing with any other: TLS 1.2 or later, HTTP/1.1 (a hanging EWS stream
 // wants a connection of its own, and NTLM cannot do without), no compression (it would hold back events). Bounding the time of an answer is
-// the caller's, by its context or by ResponseHeaderTimeout.
+// the caller's, by its context or by ResponseHeaderTimeout. Explain types its errors.
 func (s Settings) Transport() *http.Transport {
-	return &http.Transport{
-		Proxy:                  s.Proxy,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext,
+	t := &http.Transport{
+		DialContext:            s.dial,
 		TLSClientConfig:        &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,
@@ -51,6 +65,27 @@ func (s Settings) Transport() *http.Transport {
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxResponseHeader,
 	}
+	if s.Proxy != nil {
+		t.Proxy, t.OnProxyConnectResponse = s.through, refusal
+	}
+	if s.Seen != nil {
+		t.TLSClientConfig.VerifyConnection = s.tell
+	}
+	return t
+}
+
+// tell tells Seen of a connection. TLS to a proxy does not come here: it has a configuration of its own.
+func (s Settings) tell(state tls.ConnectionState) error {
+	if len(state.VerifiedChains) == 0 {
+		return nil
+	}
+	chain := slices.MaxFunc(state.VerifiedChains, func(a, b []*x509.Certificate) int { return expiry.Earliest(a).Compare(expiry.Earliest(b)) })
+	host := state.ServerName
+	if host == "" && len(chain[0].IPAddresses) > 0 { // no server name is sent for an address (RFC 6066)
+		host = chain[0].IPAddresses[0].String()
+	}
+	s.Seen(host, chain)
+	return nil
 }
 
 // LoadRoots reads a file of PEM certificates to trust instead of the system's roots.

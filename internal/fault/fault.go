@@ -47,7 +47,9 @@ type Error struct {
 	Scope  Scope
 	Remedy Remedy
 	After  time.Duration // not before this; 0: no word about it
-	Err    error         // the cause; may be nil
+	// Elsewhere: the mailbox does not live where it was asked for; the next exchange entry that covers it is asked.
+	Elsewhere bool
+	Err       error // the cause; may be nil
 }
 
 func (e *Error) Error() string {

@@ -1,0 +1,296 @@
+package proxy
+
+// The first hop of a connection that goes through a proxy, and what a proxy says when it does not let it through.
+//
+// net/http speaks to the proxy: CONNECT, a plain request, or SOCKS5. It leaves open, and that is done here:
+//
+//   - It dials a proxy and a server by the same function and does not say which of them an address is. So a proxy's URL is marked
+//     on its way through net/http.
+//   - TLS to an https proxy has the configuration of TLS to the server: its roots, its client certificate, its ALPN (an HTTP/2
+//     client would agree on HTTP/2 with the proxy and then speak HTTP/1.1) and its VerifyConnection. So for net/http an https proxy
+//     is an http one, and TLS to it is made here, by roots of its own.
+//   - It waits a minute for the answer to CONNECT, and for that of a SOCKS5 proxy for ever.
+//   - The errors do not name the proxy.
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+const (
+	// proxyTimeout bounds the way through a proxy, from the dial to its leave to go on: in that time it looks a name up and makes a
+	// connection of its own. It is below the ten seconds after which callers give up, so that the error names the proxy.
+	proxyTimeout = 8 * time.Second
+	// mark stands between the scheme of a proxy and its name, as in "https|proxy.contoso.com": no URL that was parsed has it in
+	// its host, so no server can be taken for a proxy.
+	mark = "|"
+	// parked is how soon a proxy that refuses is asked again: it takes a person, and each wrong password counts against an account
+	// that the directory would lock.
+	parked = 5 * time.Minute
+	// shortly is how soon one is that cannot be reached or cannot reach the server: its restart must not make mail late.
+	shortly = 5 * time.Second
+)
+
+// The ways in which a proxy is asked to connect, by their first byte. Whatever else is written is for beyond the proxy.
+const (
+	askConnect   = 'C'  // CONNECT (RFC 9110 section 9.3.6)
+	askSOCKS     = 0x05 // the greeting and the request of SOCKS5 (RFC 1928)
+	askSOCKSAuth = 0x01 // its user name and password (RFC 1929)
+)
+
+var errNoHost = errors.New("not the name of a host: it has a " + mark)
+
+// marked returns the URL of a proxy as it goes through net/http.
+func marked(u *url.URL) *url.URL {
+	m := *u
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"": "80", "http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	}
+	m.Host = net.JoinHostPort(u.Scheme+mark+u.Hostname(), port)
+	if m.Scheme == "https" {
+		m.Scheme = "http"
+	}
+	return &m
+}
+
+// unmarked splits an address that net/http dials; marked is false for one of a server.
+func unmarked(address string) (scheme, host, port string, marked bool, err error) {
+	host, port, err = net.SplitHostPort(address)
+	if s, name, ok := strings.Cut(host, mark); ok {
+		return s, name, port, true, err
+	}
+	return "", host, port, false, err
+}
+
+// addressKey is under which ClientConn leaves its address in the context.
+type addressKey struct{}
+
+// ClientConn is (*http.Transport).NewClientConn for a transport of these Settings. net/http asks for the proxy with the host
+// alone; a bypass may depend on the port.
+func ClientConn(ctx context.Context, t *http.Transport, scheme, address string) (*http.ClientConn, error) {
+	return t.NewClientConn(context.WithValue(ctx, addressKey{}, address), scheme, address)
+}
+
+// through is the transport's Proxy.
+func (s Settings) through(req *http.Request) (*url.URL, error) {
+	if strings.Contains(req.URL.Host, mark) {
+		return nil, errNoHost
+	}
+	if address, ok := req.Context().Value(addressKey{}).(string); ok {
+		req = &http.Request{Method: req.Method, URL: &url.URL{Scheme: req.URL.Scheme, Host: address, Path: "/"}}
+	}
+	u, err := s.Proxy(req)
+	if err != nil || u == nil {
+		return nil, err
+	}
+	if err := s.refuseLiteral(req); err != nil {
+		return nil, err
+	}
+	return marked(u), nil
+}
+
+// dial is the transport's DialContext: to a server, or to the proxy on the way to it.
+func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	scheme, host, port, isProxy, err := unmarked(address)
+	if err != nil {
+		return nil, err
+	}
+	if isProxy && s.Proxy == nil {
+		return nil, errNoHost
+	}
+	d := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	if !isProxy {
+		d.Control = s.control(host)
+		return d.DialContext(ctx, network, address)
+	}
+	began := time.Now()
+	proxy := net.JoinHostPort(host, port)
+	conn, err := d.DialContext(ctx, network, proxy)
+	if err != nil {
+		return nil, unreachable(proxy, err)
+	}
+	if scheme == "https" {
+		secure := tls.Client(conn, &tls.Config{RootCAs: s.ProxyRoots, ServerName: host, MinVersion: tls.VersionTLS12})
+		ctx, cancel := context.WithTimeout(ctx, min(handshakeTimeout, proxyTimeout-time.Since(began)))
+		defer cancel()
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, unreachable(proxy, err)
+		}
+		conn = secure
+	}
+	return newHop(conn, proxy, proxyTimeout-time.Since(began)), nil
+}
+
+// hop is a connection to a proxy. Until the proxy has let it through it is the proxy's, and its errors are.
+type hop struct {
+	net.Conn
+	proxy   string // host:port
+	giveUp  *time.Timer
+	expired atomic.Bool
+	beyond  atomic.Bool // what is written is for beyond the proxy
+	asked   byte        // the first byte of the last question to the proxy
+}
+
+// newHop makes a hop of a connection to the proxy at host:port, which is given up unless the proxy lets through in time.
+func newHop(conn net.Conn, proxy string, within time.Duration) *hop {
+	h := &hop{Conn: conn, proxy: proxy}
+	h.giveUp = time.AfterFunc(within, func() {
+		h.expired.Store(true)
+		conn.Close()
+	})
+	return h
+}
+
+// Write implements net.Conn, and notices when the proxy's part is over.
+func (h *hop) Write(b []byte) (int, error) {
+	if !h.beyond.Load() && len(b) > 0 {
+		switch b[0] {
+		case askConnect, askSOCKS, askSOCKSAuth:
+			h.asked = b[0]
+		default:
+			h.giveUp.Stop()
+			h.beyond.Store(true)
+		}
+	}
+	n, err := h.Conn.Write(b)
+	return n, h.explain(err)
+}
+
+// Read implements net.Conn.
+func (h *hop) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	if n > 0 && !h.beyond.Load() && h.asked == askConnect {
+		h.asked = 0 // only the beginning tells
+		if b[0] != 'H' {
+			return 0, proxyError(h.proxy, fault.Fix, "does not answer CONNECT in HTTP: is it a proxy of another kind?", nil)
+		}
+	}
+	return n, h.explain(err)
+}
+
+// Close implements net.Conn.
+func (h *hop) Close() error {
+	h.giveUp.Stop()
+	return h.Conn.Close()
+}
+
+func (h *hop) explain(err error) error {
+	switch {
+	case err == nil || h.beyond.Load():
+		return err
+	case h.expired.Load(), errors.Is(err, os.ErrDeadlineExceeded): // net/http sets deadlines for SOCKS5
+		return proxyError(h.proxy, fault.Wait, "did not answer in time", err)
+	}
+	return proxyError(h.proxy, fault.Wait, "closed the connection without an answer", err)
+}
+
+// proxyError is an error of a proxy: the one at host:port, and what it does or does not.
+func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fault.Error {
+	e := &fault.Error{Op: "connect", Code: CodeProxy, Scope: fault.Server, Remedy: remedy, After: shortly, Text: Printable("the proxy "+proxy+" "+what, 2*maxText)}
+	if remedy == fault.Fix {
+		e.After = parked
+	}
+	if cause != nil {
+		e.Err = cleaned{cause}
+	}
+	return e
+}
+
+// unreachable is the error of a proxy to which there is no connection.
+func unreachable(proxy string, err error) *fault.Error {
+	if cert, kind := failed(err); kind == CodeCertificate {
+		return proxyError(proxy, fault.Fix, "cannot be used: its "+describe(cert, err), err)
+	} else if kind == CodeTLS {
+		return proxyError(proxy, fault.Fix, "agrees on no TLS connection: is it one of the scheme http?", err)
+	} else if kind == CodeName {
+		return proxyError(proxy, fault.Wait, "cannot be reached: its name could not be looked up", err)
+	}
+	return proxyError(proxy, fault.Wait, "cannot be reached", err)
+}
+
+// refusal is the transport's OnProxyConnectResponse: what an HTTP proxy answered to CONNECT.
+func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	_, host, port, _, err := unmarked(via.Host)
+	if err != nil {
+		return err
+	}
+	remedy, what := fault.Fix, "does not connect to"
+	switch {
+	// tinyproxy once wanted a user name and password with 401, a server's own status.
+	case resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized:
+		what = wanted(via.User != nil, resp.Header) + " before it connects to"
+	case resp.StatusCode == http.StatusForbidden:
+		what = "does not let mailbell through to"
+	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusInternalServerError:
+		remedy, what = fault.Wait, "cannot reach"
+	}
+	reason := resp.Status
+	if squid := resp.Header.Get("X-Squid-Error"); squid != "" {
+		reason += ", " + squid // ERR_DNS_FAIL, ERR_CONNECT_FAIL: more than the status tells
+	}
+	return proxyError(net.JoinHostPort(host, port), remedy, fmt.Sprintf("%s %s: %s", what, req.Host, Printable(reason, maxText)), nil)
+}
+
+// wanted says what a proxy wants of who asks, from its challenges (RFC 9110 section 11.7.1).
+func wanted(given bool, answer http.Header) string {
+	var schemes []string
+	for _, c := range slices.Concat(answer.Values("Proxy-Authenticate"), answer.Values("Www-Authenticate")) {
+		scheme, _, _ := strings.Cut(strings.TrimSpace(c), " ")
+		schemes = append(schemes, scheme)
+	}
+	switch {
+	case len(schemes) > 0 && !slices.ContainsFunc(schemes, func(s string) bool { return strings.EqualFold(s, "Basic") }):
+		return "wants a sign-in by " + Printable(strings.Join(schemes, ", "), maxText/3) + ", and mailbell signs in to a proxy by Basic only,"
+	case given:
+		return "does not accept the user name and password"
+	}
+	return "wants a user name and password"
+}
+
+// The words of net/http's SOCKS5 client; its errors have no exported type or value. A test holds them against the Go that is used.
+const (
+	opSOCKS          = "socks connect"
+	textSOCKSReply   = "unknown error " // a reply field of RFC 1928 section 6, in words
+	textSOCKSRuleset = "connection not allowed by ruleset"
+	textSOCKSMethods = "no acceptable authentication methods"
+	textSOCKSAuth    = "username/password authentication failed"
+)
+
+// socksRefusal finds the refusal of a SOCKS5 proxy in an error of net/http; nil: there is none.
+func socksRefusal(err error) *fault.Error {
+	e, ok := errors.AsType[*net.OpError](err)
+	if !ok || e.Op != opSOCKS || e.Source == nil || e.Addr == nil || e.Err == nil {
+		return nil
+	}
+	text := e.Err.Error()
+	remedy, what := fault.Fix, "does not connect to"
+	reason, replied := strings.CutPrefix(text, textSOCKSReply)
+	switch {
+	case text == textSOCKSMethods:
+		what = "accepts none of the ways in which mailbell can sign in, before it connects to"
+	case text == textSOCKSAuth:
+		what = "does not accept the user name and password before it connects to"
+	case reason == textSOCKSRuleset:
+		what = "does not let mailbell through to"
+	case replied:
+		remedy, what = fault.Wait, "cannot reach"
+	}
+	return proxyError(e.Source.String(), remedy, what+" "+e.Addr.String()+": "+reason, nil)
+}
