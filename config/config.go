@@ -4,6 +4,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"time"
@@ -12,16 +13,31 @@ import (
 // Config is a configuration that is complete and checked: defaults are in place, secrets and certificates are loaded, paths
 // are relative to the working directory of the process.
 type Config struct {
+	File           string // this configuration's, as Load was given it
 	Listen         string // host:port of the portal
 	TLS            *TLS   // nil: the portal speaks plain HTTP
 	BehindTLSProxy bool   // plain HTTP beyond loopback is meant: a proxy in front of it ends TLS
 	State          State
 	Exchange       []Exchange // in the order in which they are asked for an address; never empty
+	Proxy          *Proxy     // nil: connections are made directly
 	APNs           []APNs     // never empty
 	Alerts         Alerts
 	Portal         Portal
 	Log            Log
+	Warnings       Errors // what is allowed and questioned
+	Files          []File // those that the configuration names
+	Sum            Sum    // of what this file and those held
 }
+
+// File is one that the configuration names.
+type File struct {
+	Key    string // exchange[0].listener_accounts[0].basic.password_file
+	Path   string // as it is opened
+	Secret bool   // it holds one: not for everybody to read
+}
+
+// Sum tells whether files hold what they held.
+type Sum [sha256.Size]byte
 
 // TLS is a certificate chain with its key, for tls.X509KeyPair: they are checked as a pair.
 type TLS struct {
@@ -45,14 +61,25 @@ type Redis struct {
 	Prefix   string         // of every key
 }
 
+// Proxy is the static proxy of every outbound connection.
+type Proxy struct {
+	URL      string // scheme://host:port; http, https, socks5 or socks5h
+	Username string // empty: it wants none
+	Password Secret
+	Bypass   []string // hosts that are reached directly: names, .suffixes, addresses, networks, each with :port or without
+}
+
 // Exchange is an Exchange organisation, or a part of one.
 type Exchange struct {
 	Name                       string
+	Type                       string         // OnPremises or Online
 	Domains                    []string       // lower case, ASCII form
 	EWSURL                     string         // empty: Autodiscover
 	AutodiscoverURL            string         // empty: found from the mail domain
 	TrustedHosts               []string       // lower case, ASCII form
 	CA                         *x509.CertPool // nil: the system's roots
+	MailboxServers             []string       // lower case, short or full names; empty: all
+	Cloud                      Cloud
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
 	ConnectionTimeout          time.Duration
@@ -62,16 +89,45 @@ type Exchange struct {
 	Accounts                   []Account // the listener accounts; never empty
 }
 
-// Account is a listener account: the identity under which mailboxes are listened to.
+// Account is a listener account: the identity under which mailboxes are listened to. It has one of its credentials.
 type Account struct {
-	Name  string
-	Basic *Basic
+	Name            string
+	Basic           *Password // RFC 7617
+	NTLM            *Password // MS-NLMP
+	ClientSecret    *App
+	Certificate     *App
+	ListenerAccount *ListenerAccount
 }
 
-// Basic is a credential for HTTP Basic authentication (RFC 7617).
-type Basic struct {
+// Password is a user with a password.
+type Password struct {
 	Username string
 	Password Secret
+}
+
+// App is an app registered in Entra ID, which signs in as itself: with a client secret, or with a certificate.
+type App struct {
+	Tenant      string // a GUID or a domain
+	ClientID    string // a GUID
+	Secret      Secret
+	Expires     time.Time        // of the secret, as the administrator says; zero: not said
+	Certificate *tls.Certificate // with its leaf parsed
+}
+
+// ListenerAccount is a user who signs in at Entra ID with a password, through a registered app that allows it.
+type ListenerAccount struct {
+	Tenant   string
+	ClientID string
+	Password
+}
+
+// Cloud says where one of Microsoft's clouds is.
+type Cloud struct {
+	EWS          string // the whole URL of Exchange.asmx
+	Autodiscover string // https://host
+	Authority    string // https://host, of Entra ID
+	Graph        string // https://host
+	Custom       bool   // it is none of Microsoft's
 }
 
 // APNs is a topic in one of Apple's environments with the credential to push to it.
@@ -122,6 +178,12 @@ const (
 	Sandbox    = "sandbox"
 )
 
+// The types of an exchange entry.
+const (
+	OnPremises = "exchange"
+	Online     = "online"
+)
+
 // What an alert shows of a message.
 const (
 	ContentGeneric              = "generic"
@@ -168,5 +230,6 @@ const (
 	minMaxAge            = time.Minute      // mail in transit is often older than seconds
 	maxMaxAge            = 24 * time.Hour   // beyond a day mail no longer rings
 	minToken             = 16               // characters of a client's token: fewer can be guessed
+	maxSecretMonths      = 24               // Entra ID gives no client secret for longer
 	maxName              = 64               // characters of a name: it stands in metrics, logs and answers
 )

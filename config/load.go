@@ -1,29 +1,42 @@
 package config
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
-	"software.sslmate.com/src/go-pkcs12"
+	"github.com/mailbell/mailbell/internal/certificate"
 )
 
 // Load reads a configuration file and everything that it names. Its error is an Errors with every mistake that was found.
 func Load(file string) (*Config, error) {
 	r := &reader{file: file, dir: filepath.Dir(file)}
-	data, err := readFile(file)
+	data, err := r.read(file)
 	if err != nil {
 		r.fail(1, "file", "%v", err)
 		return nil, r.errs
 	}
 	return r.load(data)
+}
+
+// Changed tells whether this file, or one of those that it names, holds something else than it was loaded with, or cannot be read
+// any more. What is changed while it is loaded is changed too.
+func (c *Config) Changed() bool {
+	r := &reader{}
+	if _, err := r.read(c.File); err != nil {
+		return true
+	}
+	for _, f := range c.Files {
+		if _, err := r.read(f.Path); err != nil {
+			return true
+		}
+	}
+	return r.sum != c.Sum
 }
 
 func (r *reader) load(data []byte) (*Config, error) {
@@ -37,6 +50,7 @@ func (r *reader) load(data []byte) (*Config, error) {
 		top.node = root
 	}
 	c := r.config(r.object(top))
+	c.File, c.Warnings, c.Files, c.Sum = r.file, r.warnings, r.files, r.sum
 	if len(r.errs) > 0 {
 		slices.SortStableFunc(r.errs, func(a, b Error) int { return cmp.Compare(a.Line, b.Line) })
 		return nil, r.errs
@@ -76,7 +90,7 @@ func (r *reader) config(o *object) *Config {
 	}
 	o.unavailable("public_url")
 	o.unavailable("callbacks", "listen", "tls")
-	o.unavailable("proxy", "url", "username", "password_file", "password_env", "bypass")
+	c.Proxy = o.object("proxy").proxy()
 	o.end()
 	return c
 }
@@ -185,20 +199,28 @@ var (
 	redisPrefix = matching(regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`), "1 to 64 characters of A-Z a-z 0-9 . _ : -")
 )
 
+// entryType reads the type of an exchange entry; "": what is there is none, and reported.
+func (o *object) entryType() string {
+	before := len(o.r.errs)
+	if t := o.choice("type", OnPremises, []string{OnPremises, Online}); len(o.r.errs) == before {
+		return t
+	}
+	return ""
+}
+
 func (o *object) exchange(accounts once) Exchange {
 	o.require("name", "domains", "listener_accounts")
-	o.choice("type", "exchange", []string{"exchange"}, "online")
 	o.choice("listen_by", "streaming", []string{"streaming"}, "push", "graph")
-	o.choice("cloud", "global", []string{"global"}, "gcc", "gcc-high", "dod", "china", "custom")
-	o.unavailable("cloud_urls", "ews", "autodiscover", "authority", "graph")
-	o.unavailable("mailbox_servers")
 	e := Exchange{
 		Name:                       o.text("name", "", name),
+		Type:                       o.entryType(),
 		Domains:                    o.texts("domains", domain),
 		EWSURL:                     o.text("ews_url", "", httpsURL),
 		AutodiscoverURL:            o.text("autodiscover_url", "", httpsURL),
 		TrustedHosts:               o.texts("trusted_hosts", hostName),
 		CA:                         o.authorities("ca_file"),
+		MailboxServers:             o.texts("mailbox_servers", hostName),
+		Cloud:                      o.cloud(),
 		MailboxesPerAccount:        o.integer("mailboxes_per_account", DefaultMailboxesPerAccount, 1, maxMailboxes),
 		SubscriptionsPerConnection: o.integer("subscriptions_per_connection", DefaultSubscriptionsPerConnection, 1, maxSubscriptions),
 		ConnectionTimeout:          o.duration("connection_timeout", DefaultConnectionTimeout, minConnectionTimeout, maxConnectionTimeout),
@@ -206,55 +228,16 @@ func (o *object) exchange(accounts once) Exchange {
 		RequestsPerSecond:          o.integer("requests_per_second", DefaultRequestsPerSecond, 1, maxRequestsPerSecond),
 		RequestsInFlight:           o.integer("requests_in_flight", DefaultRequestsInFlight, 1, maxRequestsInFlight),
 	}
+	if v := o.get("autodiscover_url"); e.Type == Online && isSet(v.node) {
+		v.fail("has no use with type: online: its cloud says where its Autodiscover is")
+	}
 	for _, l := range o.objects("listener_accounts") {
-		a := l.account()
+		a := l.account(e.Type, o.has("ews_url"))
 		e.Accounts = append(e.Accounts, a)
 		accounts.add(l.get("name"), a.Name)
 	}
 	o.end()
 	return e
-}
-
-func (o *object) account() Account {
-	o.require("name")
-	o.unavailable("ntlm", "username", "password_file", "password_env")
-	o.unavailable("client_secret", "tenant_id", "client_id", "secret_file", "secret_env", "expires")
-	o.unavailable("certificate", "tenant_id", "client_id", "file", "password_file", "password_env")
-	o.unavailable("listener_account", "tenant_id", "client_id", "username", "password_file", "password_env")
-	a := Account{Name: o.text("name", "", name)}
-	credentials := 0
-	for _, key := range []string{"basic", "ntlm", "client_secret", "certificate", "listener_account"} {
-		if o.has(key) {
-			credentials++
-		}
-	}
-	switch {
-	case credentials == 0 && !o.wrong:
-		o.get("basic").fail("is required: an account needs its credential")
-	case credentials > 1:
-		o.fail("several credentials: want one")
-	}
-	if b := o.object("basic"); o.has("basic") {
-		a.Basic = b.basic()
-	}
-	o.end()
-	return a
-}
-
-func (o *object) basic() *Basic {
-	o.require("username")
-	b := &Basic{Username: o.text("username", "", username)}
-	b.Password, _ = o.word("password")
-	o.end()
-	return b
-}
-
-// username checks what RFC 7617 section 2 allows: everything but a colon and control characters.
-func username(s string) (string, error) {
-	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == ':' }) {
-		return "", fmt.Errorf("a user name for Basic must not have a colon or a control character")
-	}
-	return s, nil
 }
 
 var (
@@ -298,6 +281,9 @@ func (o *object) apns() APNs {
 func (o *object) certificate() *tls.Certificate {
 	o.require("file")
 	data, v := o.contents("file")
+	if data != nil {
+		o.r.files[len(o.r.files)-1].Secret = true
+	}
 	var password Secret
 	if o.has("password_file") || o.has("password_env") {
 		password, _ = o.word("password")
@@ -305,26 +291,14 @@ func (o *object) certificate() *tls.Certificate {
 	if data == nil {
 		return nil
 	}
-	if bytes.Contains(data, []byte("-----BEGIN ")) {
-		c, err := tls.X509KeyPair(data, data)
-		if err != nil {
-			v.fail("is no pair of a certificate and its key in PEM form: %s", strings.TrimPrefix(err.Error(), "tls: "))
-			return nil
-		}
-		return &c
-	}
-	key, leaf, chain, err := pkcs12.DecodeChain(data, string(password))
+	c, err := certificate.Load(data, string(password))
 	switch {
-	case errors.Is(err, pkcs12.ErrIncorrectPassword):
+	case errors.Is(err, certificate.ErrPassword):
 		v.fail("cannot be opened: its password is another one (password_file)")
 		return nil
 	case err != nil:
-		v.fail("is neither a PFX file nor PEM, or is damaged")
+		v.fail("%v", err)
 		return nil
-	}
-	c := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
-	for _, ca := range chain {
-		c.Certificate = append(c.Certificate, ca.Raw)
 	}
 	return c
 }

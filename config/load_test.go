@@ -141,8 +141,15 @@ func load(t testing.TB, text string) (*Config, error) {
 func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 	folder(t)
 	t.Setenv("MAILBELL_TEST_EMPTY", "")
+	t.Setenv("MAILBELL_TEST_LONG", strings.Repeat("x", 256))
 	exchange, rest := good[:strings.Index(good, "apns:")], good[strings.Index(good, "apns:"):]
 	apns, portal := rest[:strings.Index(rest, "portal:")], rest[strings.Index(rest, "portal:"):]
+	account := good[strings.Index(good, "[contoso.com]"):strings.Index(good, "apns:")]
+	byApp := "\n    listener_accounts: [{name: app-01, client_secret: {" + registration + ", secret_file: secrets/svc-bell}}]\n"
+	many := ""
+	for n := range 1001 {
+		many += fmt.Sprintf("x%d,", n)
+	}
 	// In `good`, old is replaced by new; with old empty, new is put before it. Of wanted lines, only what follows the file is here.
 	tests := map[string]struct{ old, new, want string }{
 		"unknown key":                        {"", "lisen: x", "1: lisen: unknown key; did you mean listen?"},
@@ -209,8 +216,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"no name":           {"  - name: headquarters\n    domains", "  - domains", "2: exchange[0].name: is required"},
 		"no domains":        {"    domains: [contoso.com]\n", "", "2: exchange[0].domains: is required"},
 		"null is missing":   {"[contoso.com]", "~", "3: exchange[0].domains: is required"},
-		"no credential":     {"        basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}\n", "", "5: exchange[0].listener_accounts[0].basic: is required: an account needs its credential"},
-		"two credentials":   {"- name: listener-01", "- name: listener-01\n        ntlm: {username: x, password_file: y}", "5: exchange[0].listener_accounts[0]: several credentials: want one\n6: exchange[0].listener_accounts[0].ntlm: not available in this version of mailbell: leave it out"},
+		"no credential":     {"        basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}\n", "", "5: exchange[0].listener_accounts[0].basic: is required: an account needs its credential (basic, ntlm, client_secret, certificate, listener_account)"},
+		"two credentials":   {"- name: listener-01", "- name: listener-01\n        ntlm: {username: x, password_file: y}", "5: exchange[0].listener_accounts[0]: several credentials: want one"},
 		"no user name":      {`username: 'CONTOSO\svc-bell', `, "", "6: exchange[0].listener_accounts[0].basic.username: is required"},
 		"no password":       {`, password_file: secrets/svc-bell`, "", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)"},
 		"no topic":          {"topic: com.contoso.mail\n    token", "token", "8: apns[0].topic: is required"},
@@ -252,7 +259,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"key and certificate":       {tokenLine, tokenLine + "\n    certificate: {file: apns.pem}", "10: apns[0].certificate: token and certificate are both given: want one"},
 		"PFX with another password": {tokenLine, "    certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "9: apns[0].certificate.file: cannot be opened: its password is another one (password_file)"},
 		"PFX that is none":          {tokenLine, "    certificate: {file: secrets/svc-bell}", "9: apns[0].certificate.file: is neither a PFX file nor PEM, or is damaged"},
-		"PEM without a key":         {tokenLine, "    certificate: {file: cert.pem}", "9: apns[0].certificate.file: is no pair of a certificate and its key in PEM form: found a certificate rather than a key in the PEM for the private key"},
+		"PEM without a key":         {tokenLine, "    certificate: {file: cert.pem}", "9: apns[0].certificate.file: holds no private key: it is needed beside the certificate"},
 		"certificate without file":  {tokenLine, "    certificate: {password_file: secrets/svc-bell}", "9: apns[0].certificate.file: is required"},
 		"CA without certificate":    {"[contoso.com]", "[contoso.com]\n    ca_file: key.pem", "4: exchange[0].ca_file: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"},
 		"CA broken":                 {"[contoso.com]", "[contoso.com]\n    ca_file: broken.pem", "4: exchange[0].ca_file: holds a certificate that cannot be read: x509: malformed certificate"},
@@ -260,29 +267,44 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"state in no folder":        {"", "state: {path: var/mailbell.db}", "1: state.path: the folder var does not exist"},
 		"state is a folder":         {"", "state: {path: secrets}", "1: state.path: secrets is not a regular file"},
 
-		"Redis with a typo":     {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.addresses: is required\n1: state.redis.adresses: unknown key; did you mean addresses?"},
-		"Redis and a file":      {"", "state: {path: mailbell.db, redis: {addresses: [redis1:6379]}}", "1: state.path: the state is in a file or in Redis, never in both: leave out path or redis"},
-		"Redis without a port":  {"", "state: {redis: {addresses: [redis1]}}", `1: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1`},
-		"two single Redis":      {"", "state: {redis: {addresses: [redis1:6379, redis2:6379]}}", "1: state.redis.addresses: has 2 addresses: a single Redis has one"},
-		"Redis by sentinel":     {"", "state: {redis: {addresses: [redis1:26379], mode: sentinel}}", "1: state.redis.mode: not available in this version of mailbell: sentinel; want single"},
-		"Redis CA without TLS":  {"", "state: {redis: {addresses: [redis1:6379], ca_file: ca.pem}}", "1: state.redis.ca_file: has no use without tls: true"},
-		"Redis user, no secret": {"", "state: {redis: {addresses: [redis1:6379], username: bell}}", "1: state.redis.username: has no password: set password_file or password_env"},
-		"Redis prefix":          {"", `state: {redis: {addresses: [redis1:6379], prefix: "a b"}}`, `1: state.redis.prefix: want 1 to 64 characters of A-Z a-z 0-9 . _ : -, got "a b"`},
-		"Exchange Online":       {"[contoso.com]", "[contoso.com]\n    type: online", "4: exchange[0].type: not available in this version of mailbell: online; want exchange"},
-		"push":                  {"[contoso.com]", "[contoso.com]\n    listen_by: push", "4: exchange[0].listen_by: not available in this version of mailbell: push; want streaming"},
-		"Graph":                 {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming"},
-		"no way to listen":      {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, got pull"},
-		"cloud":                 {"[contoso.com]", "[contoso.com]\n    cloud: china", "4: exchange[0].cloud: not available in this version of mailbell: china; want global"},
-		"cloud URLs":            {"[contoso.com]", "[contoso.com]\n    cloud_urls: {ews: https://x}", "4: exchange[0].cloud_urls: not available in this version of mailbell: leave it out"},
-		"mailbox servers":       {"[contoso.com]", "[contoso.com]\n    mailbox_servers: [ex1]", "4: exchange[0].mailbox_servers: not available in this version of mailbell: leave it out"},
-		"NTLM":                  {"basic: {", "ntlm: {", "6: exchange[0].listener_accounts[0].ntlm: not available in this version of mailbell: leave it out"},
-		"client secret":         {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "client_secret: {tenant_id: a, client_id: b, secret_file: c, expires: 2027-05-01}", "6: exchange[0].listener_accounts[0].client_secret: not available in this version of mailbell: leave it out"},
-		"account's certificate": {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {tenant_id: a, client_id: b, file: c}", "6: exchange[0].listener_accounts[0].certificate: not available in this version of mailbell: leave it out"},
-		"listener account":      {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: a, client_id: b, username: c, password_file: d}", "6: exchange[0].listener_accounts[0].listener_account: not available in this version of mailbell: leave it out"},
-		"proxy":                 {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy: not available in this version of mailbell: leave it out"},
-		"callbacks":             {"", "callbacks: {listen: 127.0.0.1:8443}", "1: callbacks: not available in this version of mailbell: leave it out"},
-		"callbacks with a typo": {"", "callbacks: {lisen: ''}", "1: callbacks.lisen: unknown key; did you mean listen?"},
-		"public URL":            {"", "public_url: https://mailbell.contoso.com", "1: public_url: not available in this version of mailbell: leave it out"},
+		"Redis with a typo":           {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.addresses: is required\n1: state.redis.adresses: unknown key; did you mean addresses?"},
+		"Redis and a file":            {"", "state: {path: mailbell.db, redis: {addresses: [redis1:6379]}}", "1: state.path: the state is in a file or in Redis, never in both: leave out path or redis"},
+		"Redis without a port":        {"", "state: {redis: {addresses: [redis1]}}", `1: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1`},
+		"two single Redis":            {"", "state: {redis: {addresses: [redis1:6379, redis2:6379]}}", "1: state.redis.addresses: has 2 addresses: a single Redis has one"},
+		"Redis by sentinel":           {"", "state: {redis: {addresses: [redis1:26379], mode: sentinel}}", "1: state.redis.mode: not available in this version of mailbell: sentinel; want single"},
+		"Redis CA without TLS":        {"", "state: {redis: {addresses: [redis1:6379], ca_file: ca.pem}}", "1: state.redis.ca_file: has no use without tls: true"},
+		"Redis user, no secret":       {"", "state: {redis: {addresses: [redis1:6379], username: bell}}", "1: state.redis.username: has no password: set password_file or password_env"},
+		"Redis prefix":                {"", `state: {redis: {addresses: [redis1:6379], prefix: "a b"}}`, `1: state.redis.prefix: want 1 to 64 characters of A-Z a-z 0-9 . _ : -, got "a b"`},
+		"Exchange Online by password": {"[contoso.com]", "[contoso.com]\n    type: online", "7: exchange[0].listener_accounts[0].basic: Exchange Online takes tokens only: use client_secret or certificate"},
+		"push":                        {"[contoso.com]", "[contoso.com]\n    listen_by: push", "4: exchange[0].listen_by: not available in this version of mailbell: push; want streaming"},
+		"Graph":                       {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming"},
+		"no way to listen":            {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, got pull"},
+		"no such type":                {"[contoso.com]", "[contoso.com]\n    type: notes", "4: exchange[0].type: want one of exchange, online, got notes"},
+		"no such cloud":               {"[contoso.com]", "[contoso.com]\n    cloud: mars", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got mars"},
+		"cloud misspelt":              {"[contoso.com]", "[contoso.com]\n    cloud: costum\n    cloud_urls: {ews: https://x, autodiscover: https://y, authority: https://z}", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got costum"},
+		"type misspelt":               {account, "[contoso.com]\n    type: Online" + byApp, "4: exchange[0].type: want one of exchange, online, got Online"},
+		"token for a URL in clear":    {account, "[contoso.com]\n    ews_url: http://ex.contoso.com/" + byApp, "4: exchange[0].ews_url: want a URL that begins with https://"},
+		"Autodiscover of a cloud":     {account, "[contoso.com]\n    type: online\n    autodiscover_url: https://autodiscover.contoso.com/" + byApp, "5: exchange[0].autodiscover_url: has no use with type: online: its cloud says where its Autodiscover is"},
+		"cloud URLs":                  {"[contoso.com]", "[contoso.com]\n    cloud_urls: {ews: https://x}", "4: exchange[0].cloud_urls: has no use without cloud: custom"},
+		"custom cloud":                {"[contoso.com]", "[contoso.com]\n    cloud: custom", "2: exchange[0].cloud_urls: is required with cloud: custom"},
+		"half a cloud":                {"[contoso.com]", "[contoso.com]\n    cloud: custom\n    cloud_urls: {ews: https://x, authority: https://y/tenant, graf: z}", "5: exchange[0].cloud_urls.autodiscover: is required\n5: exchange[0].cloud_urls.authority: want a URL without a path: https://host\n5: exchange[0].cloud_urls.graf: unknown key; did you mean graph?"},
+		"mailbox servers":             {"[contoso.com]", "[contoso.com]\n    mailbox_servers: ['ex 1']", "4: exchange[0].mailbox_servers[0]: not a host name: want one as in mail.contoso.com, without scheme or port, got \"ex 1\""},
+		"NTLM without a domain":       {"basic: {username: 'CONTOSO\\svc-bell'", "ntlm: {username: svc-bell", "6: exchange[0].listener_accounts[0].ntlm.username: want a user as DOMAIN\\name or name@domain, got svc-bell"},
+		"client secret":               {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "client_secret: {tenant_id: common, client_id: b, secret_file: c, expires: May}", "6: exchange[0].listener_accounts[0].client_secret.tenant_id: want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got common\n6: exchange[0].listener_accounts[0].client_secret.client_id: want a GUID, as Entra ID shows it as the application (client) id, got b\n6: exchange[0].listener_accounts[0].client_secret.secret_file: c does not exist\n6: exchange[0].listener_accounts[0].client_secret.expires: want a day as in 2027-05-01, got May\n6: exchange[0].listener_accounts[0].client_secret: tokens for Exchange on premises (hybrid modern authentication) are made for one host: set ews_url, or type: online for Exchange Online"},
+		"account's certificate":       {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "6: exchange[0].listener_accounts[0].certificate.tenant_id: is required\n6: exchange[0].listener_accounts[0].certificate.client_id: is required\n6: exchange[0].listener_accounts[0].certificate.file: cannot be opened: its password is another one (password_file)\n6: exchange[0].listener_accounts[0].certificate: tokens for Exchange on premises (hybrid modern authentication) are made for one host: set ews_url, or type: online for Exchange Online"},
+		"listener account":            {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: contoso.com, client_id: 11111111-2222-3333-4444-555555555555, username: svc-bell, password_file: secrets/svc-bell}", "6: exchange[0].listener_accounts[0].listener_account.username: want a user principal name, as in svc-bell@contoso.com, got svc-bell\n6: exchange[0].listener_accounts[0].listener_account: tokens for Exchange on premises (hybrid modern authentication) are made for one host: set ews_url, or type: online for Exchange Online"},
+		"proxy with a secret":         {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy.url: a URL must not hold a user name or password: they are username and password_file"},
+		"proxy without a URL":         {"", "proxy: {username: u}", "1: proxy.url: is required\n1: proxy.password_file: is required (or password_env)"},
+		"proxy without a port":        {"", "proxy: {url: http://proxy}", "1: proxy.url: want a URL with a port: a proxy has no usual one"},
+		"proxy of another kind":       {"", "proxy: {url: ftp://proxy:21}", "1: proxy.url: want a URL that begins with http://, https://, socks5:// or socks5h://"},
+		"proxy of a long name":        {"", "proxy: {url: http://proxy:3128, username: " + strings.Repeat("u", 256) + ", password_file: secrets/svc-bell}", "1: proxy.username: want at most 255 bytes: SOCKS5 takes no more"},
+		"proxy with a long password":  {"", "proxy: {url: http://proxy:3128, username: u, password_env: MAILBELL_TEST_LONG}", "1: proxy.password_env: holds a password of 256 bytes: want at most 255, SOCKS5 takes no more"},
+		"proxy with many exceptions":  {"", "proxy: {url: http://proxy:3128, bypass: [" + many + "]}", "1: proxy.bypass: has 1001 entries: want at most 1000, use networks and .suffixes"},
+		"proxy of nobody":             {"", "proxy: {url: http://proxy:3128, password_file: secrets/svc-bell}", "1: proxy.username: is required where a password is given"},
+		"proxy's bypass":              {"", "proxy: {url: http://proxy:3128, bypass: ['a b']}", "1: proxy.bypass[0]: want a host name, .contoso.com for all hosts below it, an IP address or a network as in 10.0.0.0/8, with :port or without, got \"a b\""},
+		"callbacks":                   {"", "callbacks: {listen: 127.0.0.1:8443}", "1: callbacks: not available in this version of mailbell: leave it out"},
+		"callbacks with a typo":       {"", "callbacks: {lisen: ''}", "1: callbacks.lisen: unknown key; did you mean listen?"},
+		"public URL":                  {"", "public_url: https://mailbell.contoso.com", "1: public_url: not available in this version of mailbell: leave it out"},
 
 		"a list as the file":     {good, "- a\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
 		"a text as the file":     {good, "hello\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
@@ -411,17 +433,19 @@ log: {}
 	if err != nil {
 		t.Fatal(err)
 	}
+	missing.Sum, empty.Sum = Sum{}, Sum{}
 	if diff := cmp.Diff(missing, empty); diff != "" {
 		t.Errorf("missing and empty differ (-missing +empty):\n%s", diff)
 	}
 	want := &Config{
+		File:   "mailbell.yaml",
 		Listen: "127.0.0.1:8080",
 		State:  State{Path: "mailbell.db"},
 		Exchange: []Exchange{{
-			Name: "headquarters", Domains: []string{"contoso.com"},
+			Name: "headquarters", Type: OnPremises, Domains: []string{"contoso.com"}, Cloud: worldwide,
 			MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, ConnectionTimeout: 30 * time.Minute, SafetyPoll: 30 * time.Minute,
 			RequestsPerSecond: 100, RequestsInFlight: 256,
-			Accounts: []Account{{Name: "listener-01", Basic: &Basic{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
+			Accounts: []Account{{Name: "listener-01", Basic: &Password{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
 		}},
 		APNs: []APNs{{
 			Topic: "com.contoso.mail", Environment: "production",
@@ -430,6 +454,10 @@ log: {}
 		Alerts: Alerts{Content: "sender_subject", MaxAge: time.Hour, Send: true},
 		Portal: Portal{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}},
 		Log:    Log{Level: "info", Format: "json"},
+		Files: []File{
+			{"portal.clients[0].token_file", "secrets/mdm", true}, {"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true},
+			{"apns[0].token.key_file", "secrets/apns.p8", true},
+		},
 	}
 	if diff := cmp.Diff(want, missing, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -472,21 +500,27 @@ log: {level: debug, format: console}
 	if c.Exchange[0].CA == nil || c.APNs[0].CA == nil || c.TLS == nil || len(c.TLS.CertPEM) == 0 || c.TLS.KeyPEM == "" {
 		t.Fatalf("a file was not loaded: %+v", c)
 	}
-	c.Exchange[0].CA, c.APNs[0].CA, c.TLS, c.APNs[0].Token.KeyPEM = nil, nil, nil, ""
+	c.Exchange[0].CA, c.APNs[0].CA, c.TLS, c.APNs[0].Token.KeyPEM, c.Sum = nil, nil, nil, "", Sum{}
 	want := &Config{
+		File:   "mailbell.yaml",
 		Listen: "[::]:8443", BehindTLSProxy: true, State: State{Path: "secrets/state.db"},
 		Exchange: []Exchange{{
-			Name: "headquarters", Domains: []string{"contoso.com", "xn--bcher-kva.example"},
+			Name: "headquarters", Type: OnPremises, Domains: []string{"contoso.com", "xn--bcher-kva.example"}, Cloud: worldwide,
 			EWSURL: "https://ex.contoso.com/EWS/Exchange.asmx", AutodiscoverURL: "https://ex.contoso.com:8443/autodiscover/autodiscover.xml",
 			TrustedHosts:        []string{"ex2.contoso.com", "10.0.0.7"},
 			MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, ConnectionTimeout: time.Minute, SafetyPoll: 24 * time.Hour,
 			RequestsPerSecond: 100_000, RequestsInFlight: 1,
-			Accounts: []Account{{Name: "listener-01", Basic: &Basic{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
+			Accounts: []Account{{Name: "listener-01", Basic: &Password{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
 		}},
 		APNs:   []APNs{{Topic: "com.contoso.mail", Environment: "sandbox", URL: "https://127.0.0.1:2197", Token: Token{KeyID: "ABCDE12345", TeamID: "FGHIJ67890"}}},
 		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},
 		Portal: Portal{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}},
 		Log:    Log{Level: "debug", Format: "console"},
+		Files: []File{
+			{"tls.cert_file", "cert.pem", false}, {"tls.key_file", "key.pem", true}, {"exchange[0].ca_file", "ca.pem", false},
+			{"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true}, {"apns[0].ca_file", "ca.pem", false},
+			{"apns[0].token.key_file", "secrets/apns.p8", true},
+		},
 	}
 	if diff := cmp.Diff(want, c, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

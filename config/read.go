@@ -3,6 +3,7 @@ package config
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -29,6 +30,18 @@ type reader struct {
 	file string // as given
 	dir  string // what its paths are relative to
 	errs Errors
+
+	warnings Errors // what is allowed and questioned
+	files    []File // all that were read
+	sum      Sum    // of what they and the configuration file hold
+}
+
+// read returns the contents of a file, and adds them to the sum.
+func (r *reader) read(path string) ([]byte, error) {
+	data, err := readFile(path)
+	own := sha256.Sum256(data)
+	r.sum = sha256.Sum256(append(r.sum[:], own[:]...))
+	return data, err
 }
 
 func (r *reader) fail(line int, key, format string, args ...any) {
@@ -41,6 +54,11 @@ type value struct {
 	path string
 	line int
 	node ast.Node // nil: nothing, null or empty: the default
+}
+
+// warn questions a value that is allowed.
+func (v value) warn(format string, args ...any) {
+	v.r.warnings = append(v.r.warnings, Error{File: v.r.file, Line: v.line, Key: v.path, Text: fmt.Sprintf(format, args...)})
 }
 
 func (v value) fail(format string, args ...any) { v.r.fail(v.line, v.path, format, args...) }
@@ -414,7 +432,8 @@ func (o *object) contents(key string) ([]byte, value) {
 	if !ok {
 		return nil, v
 	}
-	data, err := readFile(path)
+	v.r.files = append(v.r.files, File{Key: v.path, Path: path})
+	data, err := v.r.read(path)
 	switch {
 	case err != nil:
 		v.fail("%s %v", shown(path), err)
@@ -430,6 +449,9 @@ func (o *object) contents(key string) ([]byte, value) {
 func (o *object) secret(name string) (Secret, value) {
 	file, env := name+"_file", name+"_env"
 	data, v := o.contents(file)
+	if data != nil {
+		o.r.files[len(o.r.files)-1].Secret = true
+	}
 	e := o.get(env)
 	variable, ok := e.text()
 	switch {
@@ -603,6 +625,18 @@ func httpsURL(s string) (string, error) {
 		}
 	}
 	return s, nil
+}
+
+// httpsHost checks the address of a host without a path.
+func httpsHost(s string) (string, error) {
+	s, err := httpsURL(s)
+	if err != nil {
+		return "", err
+	}
+	if u, err := url.Parse(s); err != nil || strings.Trim(u.Path, "/") != "" {
+		return "", fmt.Errorf("want a URL without a path: https://host")
+	}
+	return strings.TrimRight(s, "/"), nil
 }
 
 // matching checks a text against a form that is described in words.

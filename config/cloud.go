@@ -1,0 +1,61 @@
+package config
+
+// Microsoft's clouds, and where each of them is.
+
+import (
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// custom is the cloud that cloud_urls describes.
+const custom = "custom"
+
+// clouds are where Microsoft's clouds are: Get-CloudServiceEndpoint of microsoft/CSS-Exchange, and "National cloud deployments"
+// of Microsoft Graph. GCC shares the hosts of the worldwide cloud.
+var clouds = map[string]Cloud{
+	"global": worldwide,
+	"gcc":    worldwide,
+	"gcc-high": {"https://outlook.office365.us/EWS/Exchange.asmx", "https://autodiscover-s.office365.us",
+		"https://login.microsoftonline.us", "https://graph.microsoft.us", false},
+	"dod": {"https://outlook-dod.office365.us/EWS/Exchange.asmx", "https://autodiscover-s-dod.office365.us",
+		"https://login.microsoftonline.us", "https://dod-graph.microsoft.us", false},
+	"china": {"https://partner.outlook.cn/EWS/Exchange.asmx", "https://autodiscover-s.partner.outlook.cn",
+		"https://login.partner.microsoftonline.cn", "https://microsoftgraph.chinacloudapi.cn", false},
+}
+
+var worldwide = Cloud{"https://outlook.office365.com/EWS/Exchange.asmx", "https://autodiscover-s.outlook.com",
+	"https://login.microsoftonline.com", "https://graph.microsoft.com", false}
+
+// cloud reads cloud and cloud_urls of an exchange entry.
+func (o *object) cloud() Cloud {
+	before := len(o.r.errs)
+	chosen := o.choice("cloud", "global", append(slices.Sorted(maps.Keys(clouds)), custom))
+	urls := o.object("cloud_urls")
+	urls.asked = []string{"ews", "autodiscover", "authority", "graph"}
+	defer urls.end()
+	if chosen != custom {
+		if isSet(urls.node) && len(o.r.errs) == before { // else it is perhaps custom that was meant
+			urls.fail("has no use without cloud: custom")
+		}
+		return clouds[chosen]
+	}
+	if !isSet(urls.node) && !urls.wrong {
+		urls.fail("is required with cloud: custom")
+		return Cloud{}
+	}
+	urls.require("ews", "autodiscover", "authority")
+	c := Cloud{
+		EWS:          urls.text("ews", "", httpsURL),
+		Autodiscover: urls.text("autodiscover", "", httpsHost),
+		Authority:    urls.text("authority", "", httpsHost),
+		Graph:        urls.text("graph", "", httpsHost),
+		Custom:       true,
+	}
+	// Whoever names the host alone means EWS where it always is.
+	if u, err := url.Parse(c.EWS); err == nil && c.EWS != "" && strings.Trim(u.Path, "/") == "" {
+		c.EWS = u.Scheme + "://" + u.Host + "/EWS/Exchange.asmx"
+	}
+	return c
+}

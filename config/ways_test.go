@@ -1,0 +1,162 @@
+package config
+
+// The ways in: clouds, credentials and the proxy, as they arrive.
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	basicLine    = `basic: {username: 'CONTOSO\svc-bell', password_file: secrets/svc-bell}`
+	registration = `tenant_id: Contoso.onmicrosoft.com, client_id: 11111111-2222-3333-4444-555555555555`
+)
+
+func TestEachCredentialArrives(t *testing.T) {
+	folder(t)
+	const tenant, client = "contoso.onmicrosoft.com", "11111111-2222-3333-4444-555555555555"
+	for _, test := range []struct {
+		entry, line string
+		want        Account
+	}{
+		{"exchange", basicLine, Account{Basic: &Password{`CONTOSO\svc-bell`, "pass word"}}},
+		{"exchange", `ntlm: {username: svc-bell@contoso.com, password_file: secrets/svc-bell}`, Account{NTLM: &Password{"svc-bell@contoso.com", "pass word"}}},
+		{"online", `client_secret: {` + registration + `, secret_file: secrets/svc-bell}`, Account{ClientSecret: &App{Tenant: tenant, ClientID: client, Secret: "pass word"}}},
+		{"online", `client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: 2027-05-01}`,
+			Account{ClientSecret: &App{Tenant: tenant, ClientID: client, Secret: "pass word", Expires: time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC)}}},
+		{"online", `certificate: {` + registration + `, file: apns.pfx, password_file: secrets/svc-bell}`, Account{Certificate: &App{Tenant: tenant, ClientID: client}}},
+		{"online", `certificate: {` + registration + `, file: apns.pem}`, Account{Certificate: &App{Tenant: tenant, ClientID: client}}},
+		{"online", `listener_account: {` + registration + `, username: svc-bell@contoso.com, password_file: secrets/svc-bell}`,
+			Account{ListenerAccount: &ListenerAccount{tenant, client, Password{"svc-bell@contoso.com", "pass word"}}}},
+	} {
+		c, err := load(t, strings.NewReplacer("[contoso.com]", "[contoso.com]\n    type: "+test.entry, basicLine, test.line).Replace(good))
+		if err != nil {
+			t.Errorf("%s: %v", test.line, err)
+			continue
+		}
+		got := c.Exchange[0].Accounts[0]
+		if test.want.Certificate != nil {
+			if got.Certificate == nil || got.Certificate.Certificate == nil || got.Certificate.Certificate.Leaf == nil {
+				t.Errorf("%s: its certificate is not there", test.line)
+				continue
+			}
+			got.Certificate.Certificate = nil
+		}
+		test.want.Name = "listener-01"
+		if diff := cmp.Diff(test.want, got, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.line, diff)
+		}
+	}
+}
+
+func TestAChangeOfAnyFileIsSeen(t *testing.T) {
+	folder(t)
+	c, err := load(t, good+"tls: {cert_file: cert.pem, key_file: key.pem}\n")
+	if err != nil || c.Changed() {
+		t.Fatalf("%v, or changed at once", err)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{c.File, "cert.pem", "key.pem", "secrets/svc-bell", "secrets/mdm", "secrets/apns.p8"} {
+		held, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put := func(what string, want bool, do error) {
+			t.Helper()
+			if do != nil || c.Changed() != want {
+				t.Errorf("%s %s: %v, changed %t, want %t", name, what, do, !want, want)
+			}
+		}
+		put("holds more", true, os.WriteFile(name, append(slices.Clone(held), '\n'), 0o600))
+		put("is as it was", false, os.WriteFile(name, held, 0o600))
+		put("is gone", true, os.Rename(name, "away"))
+		put("is a link to what it held", false, os.Symlink(filepath.Join(dir, "away"), name))
+		put("is a link to another", true, errors.Join(os.WriteFile("next", []byte("next"), 0o600), os.Symlink(filepath.Join(dir, "next"), "link"), os.Rename("link", name)))
+		put("is back", false, errors.Join(os.Remove(name), os.Rename("away", name)))
+	}
+}
+
+func TestTwoFilesThatChangePlacesAreAChange(t *testing.T) {
+	folder(t)
+	c, err := load(t, strings.Replace(good, "clients:\n", "clients:\n    - {name: helpdesk, role: test, token_file: secrets/helpdesk}\n", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename("secrets/mdm", "secrets/x"), os.Rename("secrets/helpdesk", "secrets/mdm"), os.Rename("secrets/x", "secrets/helpdesk")); err != nil || !c.Changed() {
+		t.Errorf("%v, or not seen", err)
+	}
+}
+
+func TestACloudIsKnownByNameOrDescribed(t *testing.T) {
+	folder(t)
+	for line, want := range map[string]Cloud{
+		"cloud: ''":       worldwide,
+		"cloud: gcc":      worldwide,
+		"cloud: gcc-high": clouds["gcc-high"],
+		"cloud: dod":      clouds["dod"],
+		"cloud: china":    clouds["china"],
+		"cloud: custom\n    cloud_urls: {ews: https://ews.example/, autodiscover: https://ad.example, authority: https://login.example:8443/}": {
+			"https://ews.example/EWS/Exchange.asmx", "https://ad.example", "https://login.example:8443", "", true},
+		"cloud: custom\n    cloud_urls: {ews: https://ews.example/x.asmx, autodiscover: https://ad.example, authority: https://l.example, graph: https://g.example}": {
+			"https://ews.example/x.asmx", "https://ad.example", "https://l.example", "https://g.example", true},
+	} {
+		c, err := load(t, strings.Replace(good, "[contoso.com]", "[contoso.com]\n    "+line, 1))
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		if got := c.Exchange[0].Cloud; got != want {
+			t.Errorf("%s: %+v", line, got)
+		}
+	}
+}
+
+func TestTheProxyArrives(t *testing.T) {
+	folder(t)
+	for line, want := range map[string]*Proxy{
+		"proxy: {url: '', username: '', bypass: []}":     nil,
+		"proxy: {url: 'http://proxy.contoso.com:3128/'}": {URL: "http://proxy.contoso.com:3128"},
+		"proxy: {url: 'socks5://[::1]:1080', username: bell, password_file: secrets/svc-bell, bypass: [EX1.contoso.com, .Fabrikam.com, '*.example', '10.0.0.0/8', '192.0.2.1', 'ex2:8443', '[::1]:443']}": {
+			URL: "socks5://[::1]:1080", Username: "bell", Password: "pass word",
+			Bypass: []string{"ex1.contoso.com", ".fabrikam.com", ".example", "10.0.0.0/8", "192.0.2.1", "ex2:8443", "[::1]:443"}},
+	} {
+		c, err := load(t, good+line+"\n")
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		if diff := cmp.Diff(want, c.Proxy, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", line, diff)
+		}
+	}
+}
+
+func TestWhatIsAllowedAndDoubtfulIsQuestioned(t *testing.T) {
+	folder(t)
+	far := time.Now().AddDate(0, maxSecretMonths+1, 0).Format(time.DateOnly)
+	near := time.Now().AddDate(0, maxSecretMonths, 0).Format(time.DateOnly)
+	for line, want := range map[string]string{
+		`client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: ` + far + `}`:                "mailbell.yaml:7: exchange[0].listener_accounts[0].client_secret.expires: is more than 24 months ahead, and Entra ID gives no client secret for longer: is the day right?",
+		`client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: ` + near + `}`:               "",
+		`listener_account: {` + registration + `, username: svc-bell@contoso.com, password_file: secrets/svc-bell}`: "mailbell.yaml:7: exchange[0].listener_accounts[0].listener_account: Exchange Online has refused impersonation by a listener account since February 2025: use client_secret or certificate",
+	} {
+		c, err := load(t, strings.NewReplacer("[contoso.com]", "[contoso.com]\n    type: online", basicLine, line).Replace(good))
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		if got := c.Warnings.Error(); len(c.Warnings) == 0 && want != "" || len(c.Warnings) > 0 && got != want {
+			t.Errorf("%s: questioned with %q", line, got)
+		}
+	}
+}

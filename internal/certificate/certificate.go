@@ -1,0 +1,148 @@
+// Package certificate reads a certificate with its key from a file, as today's OpenSSL and Windows write it: PFX (PKCS #12,
+// RFC 7292), or PEM (RFC 7468).
+package certificate
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+
+	pkcs12 "software.sslmate.com/src/go-pkcs12"
+)
+
+// maxFile bounds a certificate file; one with a key and a long chain has some 20 KiB.
+const maxFile = 1 << 20
+
+// The errors that a person meets with a certificate file and may want to tell apart.
+var (
+	ErrPassword      = errors.New("the password does not open the key")
+	ErrNoKey         = errors.New("holds no private key: it is needed beside the certificate")
+	ErrNoCertificate = errors.New("holds no certificate: it is needed beside the key")
+	ErrKeyMismatch   = errors.New("the private key fits none of its certificates")
+)
+
+// Load reads the content of a file with a certificate and its private key: a PFX, or PEM with both, the key as PKCS #1, SEC 1
+// or PKCS #8, encrypted with the password or not. Certificates beside the one that the key fits are taken for its chain, in
+// the order in which they come. Leaf is set. A certificate that has expired is loaded: whom it is shown to decides.
+func Load(file []byte, password string) (*tls.Certificate, error) {
+	if len(file) > maxFile {
+		return nil, fmt.Errorf("larger than %d bytes: not a certificate file", maxFile)
+	}
+	load := loadPFX
+	if bytes.Contains(file, []byte("-----BEGIN ")) {
+		load = loadPEM
+	}
+	key, certificates, err := load(file, password)
+	if err != nil {
+		return nil, err
+	}
+	return keyPair(key, certificates)
+}
+
+// keyPair puts the certificate that a key fits before the others.
+func keyPair(key any, certificates []*x509.Certificate) (*tls.Certificate, error) {
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("its private key is of a kind that cannot sign")
+	}
+	c := &tls.Certificate{PrivateKey: key}
+	var chain [][]byte
+	for _, x := range certificates {
+		public, ok := x.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+		if c.Leaf == nil && ok && public.Equal(signer.Public()) {
+			c.Leaf = x
+		} else {
+			chain = append(chain, x.Raw)
+		}
+	}
+	if c.Leaf == nil {
+		return nil, ErrKeyMismatch
+	}
+	c.Certificate = append([][]byte{c.Leaf.Raw}, chain...)
+	return c, nil
+}
+
+func loadPFX(file []byte, password string) (key any, certificates []*x509.Certificate, err error) {
+	key, leaf, chain, err := pkcs12.DecodeChain(file, password)
+	switch {
+	case errors.Is(err, pkcs12.ErrIncorrectPassword), errors.Is(err, pkcs12.ErrDecryption):
+		return nil, nil, ErrPassword
+	case err != nil && strings.Contains(err.Error(), "private key missing"):
+		return nil, nil, ErrNoKey
+	case err != nil && strings.Contains(err.Error(), "certificate missing"):
+		return nil, nil, ErrNoCertificate
+	case err != nil:
+		return nil, nil, errors.New("is neither a PFX file nor PEM, or is damaged") // what the parser says helps nobody
+	}
+	return key, append([]*x509.Certificate{leaf}, chain...), nil
+}
+
+func loadPEM(file []byte, password string) (key any, certificates []*x509.Certificate, err error) {
+	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, nil, fmt.Errorf("a certificate cannot be read: %w", err)
+			}
+			certificates = append(certificates, c)
+			continue
+		}
+		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			continue
+		}
+		if key != nil {
+			return nil, nil, errors.New("holds several private keys: want one")
+		}
+		if key, err = loadKey(block, password); err != nil {
+			return nil, nil, err
+		}
+	}
+	switch {
+	case key == nil:
+		return nil, nil, ErrNoKey
+	case len(certificates) == 0:
+		return nil, nil, ErrNoCertificate
+	}
+	return key, certificates, nil
+}
+
+// loadKey reads the PEM block of a private key.
+func loadKey(block *pem.Block, password string) (key any, err error) {
+	der := block.Bytes
+	switch _, old := block.Headers["DEK-Info"]; {
+	case old:
+		//nolint:staticcheck // how OpenSSL wrote keys until 2021 (RFC 1423): weak, but no stronger for being refused
+		if der, err = x509.DecryptPEMBlock(block, []byte(password)); err != nil {
+			if errors.Is(err, x509.IncorrectPasswordError) {
+				return nil, ErrPassword
+			}
+			return nil, fmt.Errorf("the private key cannot be read: %w", err)
+		}
+	case block.Type == "ENCRYPTED PRIVATE KEY":
+		if der, err = decryptPKCS8(der, password); err != nil {
+			return nil, err
+		}
+	}
+	switch block.Type {
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(der)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(der)
+	case "PRIVATE KEY", "ENCRYPTED PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(der)
+	default:
+		return nil, fmt.Errorf("a private key of the kind %q is not understood", block.Type)
+	}
+	switch {
+	case err != nil && !bytes.Equal(der, block.Bytes):
+		return nil, ErrPassword // one wrong password in 256 leaves a padding that looks right
+	case err != nil:
+		return nil, fmt.Errorf("the private key cannot be read: %w", err)
+	}
+	return key, nil
+}
