@@ -3,6 +3,7 @@
 package auth
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 
@@ -14,6 +15,11 @@ type Credential interface {
 	// RoundTripper returns a new round tripper that signs in each request, over https only, on connections of its own.
 	// It keeps up to maxConns of them open per host; 0 leaves the default of proxy. It has a method CloseIdleConnections.
 	RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper
+	// Prepare gets what signing in needs from elsewhere, a token, and says with a *fault.Error why there is none. A user name
+	// and a password need nothing.
+	Prepare(ctx context.Context) error
+	// Close ends what the credential has under way, and waits for it. Round trippers are closed by CloseIdleConnections.
+	Close()
 }
 
 // hidden is what every way of writing a secret out shows.

@@ -23,14 +23,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestASecretIsShownByNoWayOfWriting(t *testing.T) {
 	s := Secret("hunter2")
-	b := Basic{Username: "u", Password: s}
+	b := NewBasic("u", s)
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "secret", s, "basic", b)
 	asJSON, err := json.Marshal(map[string]any{"s": s, "b": b})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, written := range []string{fmt.Sprint(s, b), fmt.Sprintf("%s %q %v %+v %#v %x %X", s, s, b, b, b, s, b), string(asJSON), log.String()} {
+	for _, written := range []string{fmt.Sprint(s, b), fmt.Sprintf("%s %q %v %+v %#v %x %X", s, s, b, b, b, s, any(b)), string(asJSON), log.String()} {
 		if strings.Contains(written, "hunter2") || strings.Contains(strings.ToLower(written), "68756e74657232") || !strings.Contains(written, "***") {
 			t.Errorf("%s", written)
 		}
@@ -55,7 +55,7 @@ func TestCredentialsGoOverHTTPSOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c Credential = Basic{Username: `CONTOSO\svc-bell`, Password: "pä:ss"}
+	c := NewBasic(`CONTOSO\svc-bell`, "pä:ss")
 	rt := c.RoundTripper(proxy.Settings{Roots: roots}, 8)
 	defer rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 

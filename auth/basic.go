@@ -3,9 +3,9 @@ package auth
 // Basic: a user name and password.
 
 import (
+	"context"
 	"net/http"
 
-	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -13,6 +13,13 @@ import (
 type Basic struct {
 	Username string // CONTOSO\svc-bell or svc-bell@contoso.com
 	Password Secret
+
+	tries *lockout // nil: not limited
+}
+
+// NewBasic returns the credential of an account, whose failed sign-ins are limited.
+func NewBasic(username string, password Secret) Credential {
+	return Basic{Username: username, Password: password, tries: &lockout{}}
 }
 
 // RoundTripper implements Credential. A request that is not https is refused before a connection is made.
@@ -24,22 +31,31 @@ func (b Basic) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
 	return &basic{Basic: b, Transport: t}
 }
 
+// Prepare implements Credential: nothing is needed.
+func (Basic) Prepare(context.Context) error { return nil }
+
+// Close implements Credential: nothing is under way.
+func (Basic) Close() {}
+
 type basic struct {
 	Basic
 	*http.Transport
 }
 
 func (b *basic) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" {
-		if req.Body != nil {
-			req.Body.Close()
-		}
-		return nil, &fault.Error{Op: "sign in", Code: "not https", Scope: fault.Account, Remedy: fault.Fix,
-			Text: "credentials are sent over https only, and " + req.URL.Host + " was to be asked over " + req.URL.Scheme}
+	if err := overTLS(req); err != nil {
+		return nil, err
+	}
+	done, err := b.tries.enter(req.Context())
+	if err != nil {
+		closeBody(req)
+		return nil, err
 	}
 	// RoundTrip must not change the request that it was given.
 	signed := *req
 	signed.Header = req.Header.Clone()
 	signed.SetBasicAuth(b.Username, string(b.Password))
-	return b.Transport.RoundTrip(&signed)
+	resp, err := b.Transport.RoundTrip(&signed)
+	done(signInOf(resp))
+	return resp, err
 }

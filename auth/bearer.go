@@ -1,0 +1,186 @@
+package auth
+
+// Requests with an access token (RFC 6750), and what a server says of one that it refuses.
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+const (
+	// maxDiscard is how much of an answer that nobody wants is read, so that its connection can be used again.
+	maxDiscard = 16 << 10
+	// maxServerText bounds a server's own words in an error.
+	maxServerText = 300
+)
+
+// codeRefused is what ews and autodiscover call an answer 401 too.
+const codeRefused = "HTTP 401"
+
+// oauth is a Credential that signs in with a token.
+type oauth struct {
+	tokens  *tokens
+	service *tokenService
+}
+
+// RoundTripper implements Credential. A token that the server refuses is replaced by a new one, once, and the request is sent again
+// if it has no body or GetBody. If that is refused too, the error is a *fault.Error with the Code "HTTP 401" and the server's reason.
+func (o *oauth) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
+	t := s.Transport()
+	if maxConns > 0 {
+		t.MaxIdleConnsPerHost = maxConns
+	}
+	return &bearer{tokens: o.tokens, Transport: t}
+}
+
+// Prepare implements Credential: it gets a token, if there is none that lives.
+func (o *oauth) Prepare(ctx context.Context) error {
+	_, err := o.tokens.get(ctx)
+	return err
+}
+
+// Close implements Credential.
+func (o *oauth) Close() {
+	o.tokens.close()
+	o.service.CloseIdleConnections()
+}
+
+type bearer struct {
+	*http.Transport
+	tokens *tokens
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := overTLS(req); err != nil {
+		return nil, err
+	}
+	ctx := req.Context()
+	value, err := b.tokens.get(ctx)
+	if err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	resp, err := b.send(req, value)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	discard(resp)
+	fresh, err := b.tokens.replace(ctx, value)
+	if errors.Is(err, errRefusedNew) || err == nil && !canRepeat(req) {
+		return nil, refusedToken(resp)
+	} else if err != nil {
+		return nil, err
+	}
+	repeated, err := repeat(req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err = b.send(repeated, fresh)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	discard(resp)
+	b.tokens.refused()
+	return nil, refusedToken(resp)
+}
+
+func (b *bearer) send(req *http.Request, value string) (*http.Response, error) {
+	// RoundTrip must not change the request that it was given.
+	signed := *req
+	signed.Header = req.Header.Clone()
+	if signed.Header == nil {
+		signed.Header = http.Header{}
+	}
+	signed.Header.Set("Authorization", "Bearer "+value)
+	return b.Transport.RoundTrip(&signed)
+}
+
+// overTLS refuses a request that would carry its credential in the clear.
+func overTLS(req *http.Request) error {
+	if req.URL.Scheme == "https" {
+		return nil
+	}
+	closeBody(req)
+	return &fault.Error{Op: "sign in", Code: "not https", Scope: fault.Account, Remedy: fault.Fix,
+		Text: "credentials are sent over https only, and " + req.URL.Host + " was to be asked over " + req.URL.Scheme}
+}
+
+// canRepeat reports whether a request can be sent once more.
+func canRepeat(req *http.Request) bool {
+	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// repeat returns a request that can be repeated, to be sent once more.
+func repeat(req *http.Request) (*http.Request, error) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return req, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	repeated := *req
+	repeated.Body = body
+	return &repeated, nil
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+// discard drops an answer so that its connection can be used again.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
+	resp.Body.Close()
+}
+
+// refusedToken is the error of an answer 401 to a token.
+func refusedToken(resp *http.Response) error {
+	return &fault.Error{Op: "sign in", Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: diagnosis(resp.Header)}
+}
+
+// diagnosis says in words why a server refuses a token, by its header x-ms-diagnostics:
+//
+//	2000003;reason="The audience claim value is invalid for current resource.";error_category="invalid_resource"
+//
+// The numbers are those of Exchange's OAuth error categories.
+func diagnosis(h http.Header) string {
+	said := h.Get("X-Ms-Diagnostics")
+	if said == "" {
+		return "the server does not accept the token, and does not say why: has the app, or the listener account, the right to EWS?"
+	}
+	number, _, _ := strings.Cut(said, ";")
+	text := "the server does not accept the token"
+	switch strings.TrimSpace(number) {
+	case "2000000":
+		text = "the server does not trust who issued the token: is the authority that of its cloud?"
+	case "2000001":
+		text = "the server does not accept the token, or it was revoked"
+	case "2000002":
+		text = "the server takes a new token for expired: is its clock right?"
+	case "2000003":
+		text = "the token is for another server: the cloud, or the URL of EWS, is not the one that the token was asked for"
+	case "2000004":
+		text = "the token is of another tenant than the mailbox"
+	case "2000005":
+		text = "the user of the token is not known to the server, or is disabled"
+	case "2000006":
+		text = "the app is not known to the server, or is blocked"
+	case "2000007":
+		text = "the server failed while it looked at the token"
+	case "2000008":
+		text = "the token does not have the right that the call needs: the app needs full_access_as_app or the role Application EWS.AccessAsApp for the mailbox, a listener account the permission EWS.AccessAsUser.All"
+	case "2000010":
+		text = "the server has OAuth turned off"
+	}
+	return text + "; it says: " + proxy.Printable(said, maxServerText)
+}

@@ -1,0 +1,139 @@
+package auth
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// ewsServer takes only the tokens that it is told to.
+type ewsServer struct {
+	*server
+	takes atomic.Value // string; what a token ends with
+	asked atomic.Int32
+}
+
+func newEWSServer(t *testing.T, takes, diagnostics string) *ewsServer {
+	s := &ewsServer{}
+	s.takes.Store(takes)
+	s.server = newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		s.asked.Add(1)
+		if body, err := io.ReadAll(r.Body); string(body) != "question" || err != nil {
+			t.Errorf("%q, %v", body, err)
+		}
+		if !strings.HasSuffix(r.Header.Get("Authorization"), s.takes.Load().(string)) {
+			w.Header().Set("X-Ms-Diagnostics", diagnostics)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(w, r.Header.Get("Authorization"))
+	})
+	return s
+}
+
+func newOAuth(t *testing.T, i *issuer) *oauth {
+	i.takes = time.Millisecond
+	o := &oauth{tokens: newTokens(i.fetch), service: &tokenService{Transport: proxy.Settings{}.Transport()}}
+	t.Cleanup(o.Close)
+	return o
+}
+
+func trip(t *testing.T, c Credential, s *server) http.RoundTripper {
+	rt := c.RoundTripper(proxy.Settings{Roots: s.roots}, 200)
+	t.Cleanup(func() { closeIdle(rt) })
+	return rt
+}
+
+func TestARefusedTokenIsReplacedOnceForAllWhoHadIt(t *testing.T) {
+	s := newEWSServer(t, "Bearer token 1", "")
+	i := &issuer{life: time.Hour}
+	o := newOAuth(t, i)
+	rt := trip(t, o, s.server)
+	if _, body, err := s.post(t, rt); body != "Bearer token 1" || err != nil {
+		t.Fatal(body, err)
+	}
+	s.takes.Store("Bearer token 2")
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			if code, body, err := s.post(t, rt); code != http.StatusOK || body != "Bearer token 2" || err != nil {
+				t.Errorf("%d %s, %v", code, body, err)
+			}
+		})
+	}
+	wg.Wait()
+	if i.asked.Load() != 2 {
+		t.Errorf("%d tokens were fetched", i.asked.Load())
+	}
+}
+
+func TestATokenThatIsRefusedAnewIsNotFetchedOnAndOn(t *testing.T) {
+	s := newEWSServer(t, "none", `2000003;reason="The audience claim value is invalid.";error_category="invalid_resource"`)
+	i := &issuer{life: time.Hour}
+	rt := trip(t, newOAuth(t, i), s.server)
+	for range 20 {
+		_, _, err := s.post(t, rt)
+		e := fault.Of(err)
+		if e.Code != "HTTP 401" || e.Scope != fault.Account || e.Remedy != fault.Fix || !strings.Contains(e.Text, "for another server") || !strings.Contains(e.Text, "invalid_resource") {
+			t.Fatalf("%+v", e)
+		}
+		if strings.Contains(err.Error(), "token 1") || strings.Contains(err.Error(), "token 2") {
+			t.Errorf("the error shows the token: %v", err)
+		}
+	}
+	if i.asked.Load() != 2 || s.asked.Load() != 21 {
+		t.Errorf("%d tokens, %d requests", i.asked.Load(), s.asked.Load())
+	}
+}
+
+func TestWhereNoNewTokenIsToBeHadTheReasonIsTheTokenServices(t *testing.T) {
+	s := newEWSServer(t, "token 1", "")
+	i := &issuer{life: time.Hour}
+	rt := trip(t, newOAuth(t, i), s.server)
+	if _, _, err := s.post(t, rt); err != nil {
+		t.Fatal(err)
+	}
+	s.takes.Store("none")
+	i.err = &fault.Error{Op: opToken, Code: "AADSTS7000222", Scope: fault.Account, Remedy: fault.Fix, Text: "the client secret has expired"}
+	if _, _, err := s.post(t, rt); fault.Of(err).Code != "AADSTS7000222" {
+		t.Error(err)
+	}
+	// And whoever has no reason to doubt the token goes on with it.
+	s.takes.Store("token 1")
+	if _, _, err := s.post(t, rt); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestATokenGoesOverHTTPSOnly(t *testing.T) {
+	i := &issuer{life: time.Hour}
+	rt := newOAuth(t, i).RoundTripper(proxy.Settings{}, 0)
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1/", strings.NewReader("x")))
+	if _, err := rt.RoundTrip(req); fault.Of(err).Code != "not https" || i.asked.Load() != 0 {
+		t.Error(err)
+	}
+}
+
+func TestWhyAServerRefusesATokenIsSaidInWords(t *testing.T) {
+	for _, c := range []struct{ header, want string }{
+		{"", "does not say why"},
+		{`2000000;reason="The token has an invalid signature.";error_category="invalid_signature"`, "does not trust"},
+		{`2000002;reason="The token has expired.";error_category="token_expired"`, "its clock"},
+		{`2000004;reason="x";error_category="invalid_tenant"`, "another tenant"},
+		{`2000008;reason="The token contains not enough scope to make this call.";error_category="invalid_grant"`, "full_access_as_app"},
+		{`4711;reason="something new"`, `"something new"`},
+		{strings.Repeat("x", 10_000), "…"},
+	} {
+		if got := diagnosis(http.Header{"X-Ms-Diagnostics": {c.header}}); !strings.Contains(got, c.want) || len(got) > 1000 {
+			t.Errorf("%.80s: %s", c.header, got)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package auth
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+func TestAWrongPasswordIsHeldBeforeItLocksTheAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		var sent atomic.Int32
+		var held atomic.Int32
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				done, err := l.enter(t.Context())
+				if err != nil {
+					if e := fault.Of(err); e.Code != CodeHeld || e.Scope != fault.Account || e.Remedy != fault.Wait || e.After <= 0 || e.After > holdFor {
+						t.Errorf("%+v", e)
+					}
+					held.Add(1)
+					return
+				}
+				sent.Add(1)
+				<-time.After(time.Second) // the server takes its time, and all the others are there meanwhile
+				done(refused)
+			})
+		}
+		wg.Wait()
+		if sent.Load() != maxRefusals || held.Load() != 64-maxRefusals {
+			t.Errorf("%d sent, %d held", sent.Load(), held.Load())
+		}
+	})
+}
+
+// directory counts as Active Directory does: each failure begins the observation window anew, and at the threshold it locks.
+type directory struct {
+	failed int
+	last   time.Time
+	locked bool
+}
+
+func (d *directory) refuse(threshold int, window time.Duration) {
+	if time.Since(d.last) >= window {
+		d.failed = 0
+	}
+	d.failed++
+	d.last = time.Now()
+	d.locked = d.locked || d.failed >= threshold
+}
+
+func TestAWrongPasswordIsTriedForDaysAndNeverLocksTheAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		var d directory
+		tries := 0
+		for begin := time.Now(); time.Since(begin) < 48*time.Hour; <-time.After(10 * time.Second) {
+			if done, err := l.enter(t.Context()); err == nil {
+				tries++
+				d.refuse(5, 30*time.Minute)
+				done(refused)
+			}
+			if d.locked {
+				t.Fatalf("locked after %d tries in %s", tries, time.Since(begin))
+			}
+		}
+		if tries < 48 {
+			t.Errorf("%d tries in two days: nobody finds out that it works again", tries)
+		}
+	})
+}
+
+func TestRefusalsOfRequestsUnderWayDoNotProlongTheHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		must(l.enter(t.Context()))(accepted)
+		var under []func(signIn)
+		for range 64 {
+			under = append(under, must(l.enter(t.Context())))
+		}
+		for _, done := range under {
+			done(refused)
+		}
+		_, err := l.enter(t.Context())
+		if e := fault.Of(err); e.Code != CodeHeld || e.After != holdFor {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+func TestAWebSiteThatAnswersWhoeverAsksSaysNothingOfAPassword(t *testing.T) {
+	var asked atomic.Int32
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1)%2 == 1 { // as Autodiscover does: the company's site, then Exchange
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	rt := trip(t, NewBasic("svc", "wrong"), s)
+	for range 20 {
+		_, _, _ = s.post(t, rt)
+	}
+	if asked.Load() != 2*maxRefusals {
+		t.Errorf("asked %d times", asked.Load())
+	}
+}
+
+func TestOnceThePasswordWorksNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		for range maxRefusals - 1 {
+			must(l.enter(t.Context()))(refused)
+		}
+		first := must(l.enter(t.Context()))
+		let := make(chan func(signIn))
+		for range 64 {
+			go func() { let <- must(l.enter(t.Context())) }()
+		}
+		synctest.Wait()
+		select {
+		case <-let:
+			t.Fatal("another went out before the first was answered")
+		default:
+		}
+		first(accepted)
+		for range 64 { // all are under way at the same time
+			(<-let)(unanswered)
+		}
+		// A yes has refilled what the refusals had used up.
+		for range maxRefusals {
+			must(l.enter(t.Context()))(refused)
+		}
+		if _, err := l.enter(t.Context()); fault.Of(err).Code != CodeHeld {
+			t.Error(err)
+		}
+	})
+}
+
+func TestATryWithoutAnAnswerLetsTheNextGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		for range 10 {
+			must(l.enter(t.Context()))(unanswered)
+		}
+		// But where the password is held it counts as a try.
+		for range maxRefusals {
+			must(l.enter(t.Context()))(refused)
+		}
+		<-time.After(holdFor)
+		must(l.enter(t.Context()))(unanswered)
+		if _, err := l.enter(t.Context()); fault.Of(err).Code != CodeHeld {
+			t.Error(err)
+		}
+		<-time.After(holdFor)
+		must(l.enter(t.Context()))(accepted)
+		must(l.enter(t.Context()))(accepted)
+	})
+}
+
+func TestWhoWaitsForTheFirstSignInWaitsNoLongerThanHeWants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		first := must(l.enter(t.Context()))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := l.enter(ctx)
+		if e := fault.Of(err); e.Scope != fault.Account || e.Remedy != fault.Wait {
+			t.Error(err)
+		}
+		first(accepted)
+	})
+}
+
+func TestAllRoundTrippersOfAPasswordShareItsTries(t *testing.T) {
+	var asked atomic.Int32
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	c := NewBasic("svc", "wrong")
+	var wg sync.WaitGroup
+	for range 8 {
+		rt := c.RoundTripper(proxy.Settings{Roots: s.roots}, 4)
+		defer closeIdle(rt)
+		for range 8 {
+			wg.Go(func() { _, _, _ = s.post(t, rt) })
+		}
+	}
+	wg.Wait()
+	if asked.Load() != maxRefusals {
+		t.Errorf("asked %d times", asked.Load())
+	}
+}
+
+func TestWhatASignInSaysOfThePassword(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		want   signIn
+	}{{200, accepted}, {204, accepted}, {302, unanswered}, {401, refused}, {403, unanswered}, {407, unanswered}, {500, accepted}, {503, unanswered}} {
+		if got := signInOf(&http.Response{StatusCode: c.status}); got != c.want {
+			t.Errorf("%d: %d", c.status, got)
+		}
+	}
+	if signInOf(nil) != unanswered {
+		t.Error("an answer that did not come")
+	}
+}
+
+// certificateFile is one that OpenSSL wrote; its password is bell-pass.
+func certificateFile(name string) []byte {
+	return must(os.ReadFile(filepath.Join("..", "internal", "certificate", "testdata", name)))
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}

@@ -1,0 +1,451 @@
+package auth
+
+// NTLM: a user name and a password that never travels. It signs in a connection and not a request (MS-NTHT), so the connections
+// are kept here, with one request at a time on each.
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/go-ntlmssp"
+	"golang.org/x/net/idna"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+const (
+	// maxTries bounds the new connections that one request is tried on: a server restarts, and a load balancer that closes them
+	// under way does so each time.
+	maxTries = 3
+	// maxOffer bounds a server's list of schemes in an error.
+	maxOffer = 100
+)
+
+// The codes of what can be wrong with a server's NTLM, in fault.Error.Code.
+const (
+	CodeNoNTLM = "NTLM not offered"
+	CodeNTLM   = "NTLM" // offered, and not gone through with
+)
+
+// ExtendedProtection is what may be wrong where a server answers 401 to a right password: on the wire the two are the same.
+const ExtendedProtection = "Extended Protection, which Exchange requires since 2019 CU14, refuses the right password too where a proxy or load balancer before the " +
+	"server ends TLS: the certificate that is shown to mailbell must be the very one that IIS has, or TLS must be passed through"
+
+// NTLM is a user name and a password for NTLMv2 over HTTP (MS-NLMP, MS-NTHT), with the channel binding of Extended Protection.
+type NTLM struct {
+	Username string // CONTOSO\svc-bell or svc-bell@contoso.com
+	Password Secret
+
+	tries *lockout // nil: not limited
+}
+
+// NewNTLM returns the credential of an account, whose failed sign-ins are limited.
+func NewNTLM(username string, password Secret) Credential {
+	return NTLM{Username: username, Password: password, tries: &lockout{}}
+}
+
+// RoundTripper implements Credential. At most maxConns connections are open, those to all hosts taken together; a request waits
+// for one until its context ends. It has its connection until the body of the answer was read to the end or closed, so whoever
+// holds streams open gives them room in maxConns.
+//
+// A server that does not offer NTLM is a *fault.Error with CodeNoNTLM; nothing weaker is tried. A sign-in that is refused is an
+// answer 401, as with Basic; ExtendedProtection tells why a right password may be. A request that is not https is refused before
+// a connection is made.
+func (n NTLM) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
+	t := s.Transport()
+	if maxConns <= 0 {
+		maxConns = t.MaxIdleConnsPerHost
+	}
+	return &ntlm{NTLM: n, transport: t, places: make(chan struct{}, maxConns)}
+}
+
+// Prepare implements Credential: nothing is needed.
+func (NTLM) Prepare(context.Context) error { return nil }
+
+// Close implements Credential: nothing is under way.
+func (NTLM) Close() {}
+
+// ntlm is a round tripper and its connections.
+type ntlm struct {
+	NTLM
+	transport *http.Transport // makes the connections, and keeps none
+	places    chan struct{}   // one is taken by each request that has a connection, or gets one
+
+	mu     sync.Mutex
+	busy   int         // the connections that requests have
+	idle   []*ntlmConn // signed in; the longest unused first
+	closed bool        // by CloseIdleConnections: what comes back is closed, until the next request
+}
+
+// ntlmConn is a connection. One request has it, or it is idle.
+type ntlmConn struct {
+	*http.ClientConn
+	route    route
+	signedIn bool
+	expiry   *time.Timer // of an idle one
+}
+
+// route is where a connection leads, and through what: once the proxy has changed, what was made before is not used any more.
+type route struct {
+	address string // host:port
+	via     string // the proxy's URL; empty: none
+}
+
+// RoundTrip implements http.RoundTripper. Where a connection breaks, what net/http takes for repeatable is sent again on a fresh one.
+func (n *ntlm) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := overTLS(req); err != nil {
+		return nil, err
+	}
+	call := &ntlmCall{Request: req}
+	defer call.close()
+	to, err := n.route(req)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case n.places <- struct{}{}:
+	case <-req.Context().Done():
+		return nil, waited(req.Context(), "sign in", fmt.Sprintf("all %d connections are in use", cap(n.places)))
+	}
+	c, resp, err := n.send(req.Context(), to, call)
+	if err != nil {
+		n.release(nil)
+		return nil, err
+	}
+	resp.Request = req
+	resp.Body = &ntlmBody{ReadCloser: resp.Body, done: sync.OnceFunc(func() { n.release(c) })}
+	return resp, nil
+}
+
+// send gets an answer: from a kept connection, else from a new one.
+func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *http.Response, error) {
+	if c := n.pick(to); c != nil {
+		resp, err := call.send(c, "")
+		switch {
+		case err == nil && resp.StatusCode == http.StatusUnauthorized && call.repeatable():
+			resp.Body.Close()
+			call.sent = false // the server has forgotten who this is, and has done nothing
+		case err == nil:
+			c.signedIn = resp.StatusCode != http.StatusUnauthorized
+			return c, resp, nil
+		case ctx.Err() != nil || !call.again():
+			c.Close()
+			return nil, nil, err
+		}
+		c.Close()
+	}
+	for try := 1; ; try++ {
+		done, err := n.tries.enter(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		made, err := proxy.ClientConn(ctx, n.transport, "https", to.address)
+		if err != nil {
+			done(unanswered)
+			return nil, nil, err
+		}
+		c := &ntlmConn{ClientConn: made, route: to}
+		resp, err := n.signIn(c, call)
+		ended := signInOf(resp)
+		if ended == accepted && !c.signedIn {
+			ended = unanswered // it answers the first leg, which has nothing of the password
+		}
+		done(ended)
+		if err == nil {
+			return c, resp, nil
+		}
+		c.Close()
+		if _, decided := errors.AsType[*fault.Error](err); decided || ctx.Err() != nil || !call.again() || try == maxTries {
+			return nil, nil, err
+		}
+	}
+}
+
+// route returns the way that a request has to go now.
+func (n *ntlm) route(req *http.Request) (route, error) {
+	host, err := idna.Punycode.ToASCII(req.URL.Hostname())
+	if err != nil {
+		return route{}, err
+	}
+	to := route{address: net.JoinHostPort(host, cmp.Or(req.URL.Port(), "443"))}
+	if n.transport.Proxy == nil {
+		return to, nil
+	}
+	via, err := n.transport.Proxy(req)
+	if via != nil {
+		to.via = via.String()
+	}
+	return to, err
+}
+
+// signIn sends a call on a new connection, which it signs in with it.
+func (n *ntlm) signIn(c *ntlmConn, call *ntlmCall) (*http.Response, error) {
+	authorization, other, err := n.handshake(c, call.Request)
+	if err != nil || other != nil {
+		return other, err
+	}
+	resp, err := call.send(c, authorization)
+	if err != nil {
+		return nil, err
+	}
+	c.signedIn = resp.StatusCode != http.StatusUnauthorized
+	return resp, nil
+}
+
+// handshake goes the first two legs and returns the header of the third, which is the call itself. The first has not the call's
+// body: it would be sent for nothing. An answer that has nothing to do with signing in, as a load balancer's 503, is returned.
+func (n *ntlm) handshake(c *ntlmConn, req *http.Request) (authorization string, other *http.Response, err error) {
+	negotiate, err := ntlmssp.NewNegotiateMessage("", "")
+	if err != nil {
+		return "", nil, err
+	}
+	wrong := &fault.Error{Op: "sign in", Scope: fault.Account, Remedy: fault.Fix}
+	for _, scheme := range []string{"NTLM", "Negotiate"} { // IIS takes the same messages by both
+		first := *req
+		first.Body, first.GetBody, first.ContentLength, first.TransferEncoding = http.NoBody, nil, 0, nil
+		first.Header = req.Header.Clone()
+		first.Header.Del("Content-Type")
+		first.Header.Set("Authorization", scheme+" "+base64.StdEncoding.EncodeToString(negotiate))
+		resp, err := c.RoundTrip(&first)
+		switch {
+		case err != nil:
+			return "", nil, err
+		case resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode != http.StatusUnauthorized:
+			return "", resp, nil
+		}
+		has := readOffers(resp.Header)
+		if challenge := has.challenge(scheme); challenge != nil && resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
+			if err := c.drain(resp); err != nil {
+				return "", nil, err
+			}
+			message, err := n.authenticate(negotiate, challenge, req.URL.Hostname(), resp.TLS.PeerCertificates[0])
+			if err != nil {
+				wrong.Code, wrong.Text, wrong.Err = CodeNTLM, "the challenge of "+req.URL.Host+" cannot be answered", err
+				return "", nil, wrong
+			}
+			return scheme + " " + base64.StdEncoding.EncodeToString(message), nil, nil
+		}
+		wrong.Code, wrong.Text = CodeNoNTLM, req.URL.Host+" does not offer NTLM but "+has.String()+"; nothing weaker is tried"
+		if has.scheme("NTLM") {
+			wrong.Code, wrong.Text = CodeNTLM, req.URL.Host+" offers NTLM, and has no challenge for its first message"
+		}
+		if scheme == "Negotiate" || !has.scheme("Negotiate") {
+			resp.Body.Close()
+			break
+		}
+		if err := c.drain(resp); err != nil {
+			return "", nil, err
+		}
+	}
+	return "", nil, wrong
+}
+
+// pick takes the kept connection of a route that was used last; nil if there is none, and then there is room for another.
+func (n *ntlm) pick(to route) (picked *ntlmConn) {
+	var drop []*ntlmConn
+	n.mu.Lock()
+	n.busy++
+	n.closed = false
+	for i := len(n.idle) - 1; picked == nil && i >= 0; i-- {
+		if n.idle[i].route != to {
+			continue
+		}
+		if c := n.remove(i); c.Reserve() == nil {
+			picked = c
+		} else {
+			drop = append(drop, c) // the server has closed it
+		}
+	}
+	for len(n.idle) > 0 && len(n.idle)+n.busy > cap(n.places) {
+		drop = append(drop, n.remove(0))
+	}
+	n.mu.Unlock()
+	closeAll(drop)
+	return picked
+}
+
+// release ends a request. Its connection, nil if it got none, is kept if it is signed in and can take another.
+func (n *ntlm) release(c *ntlmConn) {
+	defer func() { <-n.places }()
+	n.mu.Lock()
+	n.busy--
+	keep := c != nil && c.signedIn && !n.closed && c.Available() > 0
+	if keep {
+		c.expiry = time.AfterFunc(n.transport.IdleConnTimeout, func() { n.expire(c) })
+		n.idle = append(n.idle, c)
+	}
+	n.mu.Unlock()
+	if c != nil && !keep {
+		c.Close()
+	}
+}
+
+// expire closes a connection that was idle for too long.
+func (n *ntlm) expire(c *ntlmConn) {
+	n.mu.Lock()
+	i := slices.Index(n.idle, c)
+	if i >= 0 {
+		n.remove(i)
+	}
+	n.mu.Unlock()
+	if i >= 0 {
+		c.Close()
+	}
+}
+
+// remove takes an idle connection out. The caller holds mu.
+func (n *ntlm) remove(i int) *ntlmConn {
+	c := n.idle[i]
+	c.expiry.Stop()
+	n.idle = slices.Delete(n.idle, i, i+1)
+	return c
+}
+
+// CloseIdleConnections closes the connections that no request has; the others are closed as they come back, until the next request.
+func (n *ntlm) CloseIdleConnections() {
+	n.mu.Lock()
+	n.closed = true
+	var idle []*ntlmConn
+	for len(n.idle) > 0 {
+		idle = append(idle, n.remove(0))
+	}
+	n.mu.Unlock()
+	closeAll(idle)
+}
+
+func closeAll(conns []*ntlmConn) {
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// errHungUp is a sign-in that cannot go on, as its connection was closed.
+var errHungUp = errors.New("the server, or a load balancer before it, closes the connection in the middle of the NTLM sign-in")
+
+// drain drops an answer 401, so that the connection can be used on.
+func (c *ntlmConn) drain(resp *http.Response) error {
+	discard(resp)
+	if c.Available() == 0 {
+		return errHungUp
+	}
+	return nil
+}
+
+// ntlmCall is a request that may have to be sent more than once.
+type ntlmCall struct {
+	*http.Request
+	used bool // its body was
+	sent bool // the server may have acted on it
+}
+
+// send sends the request itself.
+func (c *ntlmCall) send(on *ntlmConn, authorization string) (*http.Response, error) {
+	r := c.Request
+	if c.used {
+		var err error
+		if r, err = repeat(r); err != nil {
+			return nil, err
+		}
+	}
+	if authorization != "" {
+		// RoundTrip must not change the request that it was given.
+		signed := *r
+		signed.Header = r.Header.Clone()
+		signed.Header.Set("Authorization", authorization)
+		r = &signed
+	}
+	c.used, c.sent = true, true
+	return on.RoundTrip(r)
+}
+
+// repeatable: it can be sent, again where it was sent before.
+func (c *ntlmCall) repeatable() bool { return !c.used || canRepeat(c.Request) }
+
+// again: it may be sent on another connection. The rules of what changes nothing are those of net/http.
+func (c *ntlmCall) again() bool {
+	if !c.sent {
+		return c.repeatable()
+	}
+	_, key := c.Header["Idempotency-Key"]
+	_, xKey := c.Header["X-Idempotency-Key"]
+	return c.repeatable() && (key || xKey || slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, c.Method))
+}
+
+// close closes the body of a request that was never sent; the others are closed by net/http.
+func (c *ntlmCall) close() {
+	if !c.used {
+		closeBody(c.Request)
+	}
+}
+
+// ntlmBody is the body of an answer, which gives the connection back at its end.
+type ntlmBody struct {
+	io.ReadCloser
+	done func()
+}
+
+func (b *ntlmBody) Read(p []byte) (int, error) {
+	got, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.done()
+	}
+	return got, err
+}
+
+func (b *ntlmBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.done()
+	return err
+}
+
+// offers are the schemes of a WWW-Authenticate header, with what follows each.
+type offers [][2]string
+
+// readOffers reads them from one line each or from a list. A comma within quotes makes up schemes that nobody asks for.
+func readOffers(h http.Header) (list offers) {
+	for _, line := range h.Values("WWW-Authenticate") {
+		for offer := range strings.SplitSeq(line, ",") {
+			scheme, rest, _ := strings.Cut(strings.TrimSpace(offer), " ")
+			list = append(list, [2]string{scheme, strings.TrimSpace(rest)})
+		}
+	}
+	return list
+}
+
+func (o offers) scheme(scheme string) bool {
+	return slices.ContainsFunc(o, func(offer [2]string) bool { return strings.EqualFold(offer[0], scheme) })
+}
+
+// challenge returns the CHALLENGE that comes with a scheme; nil if there is none, as where Negotiate stands for Kerberos.
+func (o offers) challenge(scheme string) []byte {
+	for _, offer := range o {
+		message, err := base64.StdEncoding.DecodeString(offer[1])
+		if strings.EqualFold(offer[0], scheme) && err == nil && bytes.HasPrefix(message, challengeStart) {
+			return message
+		}
+	}
+	return nil
+}
+
+func (o offers) String() string {
+	var names []string
+	for _, offer := range o {
+		names = append(names, offer[0])
+	}
+	if names == nil {
+		return "no sign-in at all"
+	}
+	return proxy.Printable(strings.Join(names, ", "), maxOffer)
+}

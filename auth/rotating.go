@@ -1,0 +1,357 @@
+package auth
+
+// A credential that is replaced while it is in use: the one before serves until the new one has worked.
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// candidateTries are between the tries of a new credential, the first of which is made at once; the last is repeated. A secret that
+// was just made works after a minute or so, and a password file is now and then written before the password is changed.
+var candidateTries = [...]time.Duration{time.Minute, 5 * time.Minute}
+
+// candidatePatience bounds how long a request waits for the token of a new credential before it goes out with the present one.
+const candidatePatience = 3 * time.Second
+
+// Rotating is a Credential whose inner one can be replaced. It is safe for concurrent use.
+type Rotating struct {
+	changed func(error)
+
+	mu      sync.Mutex
+	current *inner // nil after Close
+	next    *inner // offered, and has not worked yet; nil: none
+	closing sync.WaitGroup
+}
+
+// inner is one of the credentials. All but the first field are guarded by the mutex of its Rotating.
+type inner struct {
+	credential Credential
+	trips      map[*rotating]http.RoundTripper // made when they are needed first
+	users      int                             // round trips without an answer yet, and Prepare
+	retired    bool                            // closed when the last user is gone
+
+	trying  chan struct{} // closed when the try under way is over; nil: none is
+	failed  int           // tries
+	notTill time.Time     // the next try
+}
+
+// NewRotating returns a credential that is c until another one, by Offer, has worked. changed is told what becomes of that one: nil when
+// it has taken over, and why when it is refused. It may be called by several goroutines, and must not wait for anything.
+func NewRotating(c Credential, changed func(error)) *Rotating {
+	return &Rotating{changed: changed, current: newInner(c)}
+}
+
+func newInner(c Credential) *inner {
+	return &inner{credential: c, trips: map[*rotating]http.RoundTripper{}}
+}
+
+// Offer has c tried by the requests to come, one at a time, in place of an offer before. A request that it does not work for goes out
+// with the present credential. Once it has worked it is the present one, and the one before is closed; answers that are still being
+// read go on. The Rotating closes c.
+func (r *Rotating) Offer(c Credential) {
+	r.mu.Lock()
+	closed := r.current == nil
+	if !closed {
+		if r.next != nil {
+			r.retire(r.next)
+		}
+		r.next = newInner(c)
+	}
+	r.mu.Unlock()
+	if closed {
+		c.Close()
+	}
+}
+
+// RoundTripper implements Credential.
+func (r *Rotating) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
+	return &rotating{Rotating: r, settings: s, maxConns: maxConns}
+}
+
+// Prepare implements Credential: it prepares the present one, and the one offered. It is enough that one of them is prepared.
+func (r *Rotating) Prepare(ctx context.Context) error {
+	r.mu.Lock()
+	current, next := r.current, r.next
+	if current == nil {
+		r.mu.Unlock()
+		return errClosed
+	}
+	current.users++
+	if next != nil {
+		next.users++
+	}
+	r.mu.Unlock()
+	err := current.credential.Prepare(ctx)
+	r.done(current)
+	if next != nil {
+		if other := next.credential.Prepare(ctx); err != nil {
+			err = other
+		}
+		r.done(next)
+	}
+	return err
+}
+
+// Close implements Credential. What begins later is refused; what is under way it waits for.
+func (r *Rotating) Close() {
+	r.mu.Lock()
+	for _, i := range []*inner{r.current, r.next} {
+		if i != nil {
+			r.retire(i)
+		}
+	}
+	r.current, r.next = nil, nil
+	r.mu.Unlock()
+	r.closing.Wait()
+}
+
+// use begins to use the present credential, nil after Close; done ends it.
+func (r *Rotating) use() *inner {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current != nil {
+		r.current.users++
+	}
+	return r.current
+}
+
+func (r *Rotating) done(i *inner) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i.users--
+	if i.users == 0 && i.retired {
+		r.end(i)
+	}
+}
+
+// retire has a credential closed when nobody uses it any more. The mutex is held.
+func (r *Rotating) retire(i *inner) {
+	if i.retired {
+		return
+	}
+	i.retired = true
+	r.closing.Add(1)
+	if i.users == 0 {
+		r.end(i)
+	}
+}
+
+// end closes a credential, away from whoever used it last, since that waits for what the credential has under way. The mutex is held.
+func (r *Rotating) end(i *inner) {
+	trips := slices.Collect(maps.Values(i.trips))
+	go func() {
+		defer r.closing.Done()
+		i.credential.Close()
+		for _, t := range trips {
+			closeIdle(t)
+		}
+	}()
+}
+
+// due begins a try of the credential that is offered, if one is due; nil: none is.
+func (r *Rotating) due() *inner {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.next == nil || r.next.trying != nil || time.Now().Before(r.next.notTill) {
+		return nil
+	}
+	return r.begin()
+}
+
+// begin begins a try. The mutex is held.
+func (r *Rotating) begin() *inner {
+	r.next.trying = make(chan struct{})
+	r.next.users++
+	return r.next
+}
+
+// instead finds a credential to use instead of one that was refused: the one that has taken over meanwhile, or the one that is
+// offered, as a try and at once; nil: neither. A try that is under way it waits for, and makes no other then.
+func (r *Rotating) instead(ctx context.Context, refused *inner) (other *inner, isTry bool) {
+	for waited := false; ; waited = true {
+		r.mu.Lock()
+		if r.current != refused {
+			r.mu.Unlock()
+			return r.use(), false
+		}
+		if r.next == nil || waited && r.next.trying == nil {
+			r.mu.Unlock()
+			return nil, false
+		}
+		if r.next.trying == nil {
+			defer r.mu.Unlock()
+			return r.begin(), true
+		}
+		over := r.next.trying
+		r.mu.Unlock()
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// settle ends a try: the credential worked, was refused for a reason, or neither is known.
+func (r *Rotating) settle(i *inner, worked bool, refused error) {
+	r.mu.Lock()
+	now := time.Now()
+	took, tell := false, false
+	switch offered := r.next == i; {
+	case worked && offered:
+		r.retire(r.current)
+		r.current, r.next = i, nil
+		took = true
+	case offered && !now.Before(i.notTill):
+		tell = refused != nil
+		i.notTill = now.Add(candidateTries[min(i.failed, len(candidateTries)-1)])
+		i.failed++
+	}
+	close(i.trying)
+	i.trying = nil
+	r.mu.Unlock()
+	if took {
+		r.changed(nil)
+	} else if tell {
+		r.changed(refused)
+	}
+}
+
+// rotating is a round tripper of a Rotating.
+type rotating struct {
+	*Rotating
+	settings proxy.Settings
+	maxConns int
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (t *rotating) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, i := range []*inner{t.current, t.next} {
+		if i != nil && i.trips[t] != nil {
+			closeIdle(i.trips[t])
+		}
+	}
+}
+
+func closeIdle(t http.RoundTripper) {
+	if c, ok := t.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// RoundTrip implements http.RoundTripper. A request whose body can be read once only goes out with the present credential alone.
+func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
+	tried := false
+	if canRepeat(req) {
+		if offered := t.due(); offered != nil {
+			tried = true
+			if resp := t.try(offered, req); resp != nil {
+				closeBody(req)
+				return resp, nil
+			}
+		}
+	}
+	current := t.use()
+	if current == nil {
+		closeBody(req)
+		return nil, errClosed
+	}
+	resp, err := t.send(current, req)
+	if refusal(resp, err) == nil || tried || !canRepeat(req) {
+		return resp, err
+	}
+	other, isTry := t.instead(req.Context(), current)
+	if other == nil {
+		return resp, err
+	}
+	if isTry {
+		better := t.try(other, req)
+		if better == nil {
+			return resp, err
+		}
+		if resp != nil {
+			resp.Body.Close()
+		}
+		return better, nil
+	}
+	if resp != nil {
+		resp.Body.Close()
+	}
+	repeated, err := repeat(req)
+	if err != nil {
+		t.done(other)
+		return nil, err
+	}
+	return t.send(other, repeated)
+}
+
+// try sends a request with a credential that is offered; nil: it has not worked.
+func (t *rotating) try(offered *inner, req *http.Request) *http.Response {
+	resp, err := t.attempt(offered, req)
+	if err == nil && worked(resp) {
+		t.settle(offered, true, nil)
+		return resp
+	}
+	var why error
+	if e := refusal(resp, err); e != nil && e.Remedy == fault.Fix {
+		why = e
+	}
+	if resp != nil {
+		resp.Body.Close() // at the cost of its connection: to read it may take long, and the request is to go on
+	}
+	t.settle(offered, false, why)
+	return nil
+}
+
+// attempt sends a request with a credential once that has what it needs.
+func (t *rotating) attempt(offered *inner, req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), candidatePatience)
+	defer cancel()
+	err := offered.credential.Prepare(ctx)
+	if err == nil {
+		req, err = repeat(req)
+	}
+	if err != nil {
+		t.done(offered)
+		return nil, err
+	}
+	return t.send(offered, req)
+}
+
+// send sends a request with a credential, and ends its use.
+func (t *rotating) send(i *inner, req *http.Request) (*http.Response, error) {
+	defer t.done(i)
+	t.mu.Lock()
+	trip := i.trips[t]
+	if trip == nil {
+		trip = i.credential.RoundTripper(t.settings, t.maxConns)
+		i.trips[t] = trip
+	}
+	t.mu.Unlock()
+	return trip.RoundTrip(req)
+}
+
+// refusal is the error of a credential that does not work; nil: it may.
+func refusal(resp *http.Response, err error) *fault.Error {
+	if err == nil {
+		if resp.StatusCode == http.StatusUnauthorized {
+			return &fault.Error{Op: "sign in", Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: "the server does not accept the credential"}
+		}
+		return nil
+	}
+	if e, ok := errors.AsType[*fault.Error](err); ok && e.Scope == fault.Account {
+		return e
+	}
+	return nil
+}
