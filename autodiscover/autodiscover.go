@@ -1,8 +1,11 @@
-// Package autodiscover finds the place where a mailbox lives from its mail address, by POX Autodiscover. It keeps nothing.
+// Package autodiscover finds the place where a mailbox lives from its mail address: on premises by SOAP Autodiscover, in batches, and by POX where
+// that is all there is; in Exchange Online by Autodiscover V2. Of what it learns it keeps hints only, in memory, which cost a few requests when they
+// are lost: the endpoint that answers for a mail domain, how many users go into one request, and that a cloud's SOAP is refused.
 //
-// Sources: MS-OXDSCLI, and "Autodiscover for Exchange" with "Handling Autodiscover error messages" on Microsoft Learn.
+// Sources: MS-OXDSCLI, MS-OXWSADISC, and "Autodiscover for Exchange" with "Handling Autodiscover error messages" on Microsoft Learn.
 // What is stricter here than there: careless clients have handed whole companies' passwords to whoever owned autodiscover.TLD, so nothing
-// above the mail domain is asked, and credentials go over https only, to hosts that are allowed and whose certificate holds.
+// above the mail domain is asked, and credentials go over https only, to hosts that are allowed and whose certificate holds. What a server
+// says about how it would like to be signed in to is not listened to.
 package autodiscover
 
 import (
@@ -15,7 +18,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
@@ -30,17 +36,20 @@ const (
 // op names the operation in errors.
 const op = "Autodiscover"
 
-// The codes of errors that are ours; the others are proxy's, "HTTP 401" and "ErrorCode 500".
+// The codes of errors that are ours; the others are proxy's, "HTTP 401" and "ErrorCode InvalidUser".
 const (
-	CodeAddress  = "address"          // not a mail address: Mailbox, Fix
-	CodeHost     = "host not allowed" // credentials may not go where this leads: Mailbox, Fix
-	CodeLoop     = "loop"             // redirected in a circle, or too often: Mailbox, Fix
-	CodeNoURL    = "no EWS"           // the mailbox is known, and has no URL of EWS: Mailbox, Fix
-	CodeNowhere  = "nowhere"          // nothing at any candidate is Autodiscover: Server, Wait
-	CodeUnread   = "unparseable"      // an answer that cannot be understood: Server, Wait
-	codeNotAuto  = "not Autodiscover" // one candidate is something else; the next is asked
-	codeNoRecord = "no SRV record"    // likewise
-	codeAsked    = "asked before"     // likewise
+	CodeAddress   = "address"          // not a mail address: Mailbox, Fix
+	CodeHost      = "host not allowed" // credentials may not go where this leads: Mailbox, Fix
+	CodeLoop      = "loop"             // redirected in a circle, or too often: Mailbox, Fix
+	CodeNoURL     = "no EWS"           // the mailbox is known, and has no URL of EWS: Mailbox, Fix
+	CodeElsewhere = "elsewhere"        // the mailbox is said to live outside this entry: Mailbox, Fix, Elsewhere
+	CodeNowhere   = "nowhere"          // nothing at any candidate is Autodiscover: Server, Wait
+	CodeUnread    = "unparseable"      // an answer that cannot be understood: Server, Wait
+	CodeFault     = "SOAP fault"       // the server failed over a request: Server, Wait
+	codeRefused   = "HTTP 401"
+	codeNotAuto   = "not Autodiscover" // one candidate is something else; the next is asked
+	codeNoRecord  = "no SRV record"    // likewise
+	codeAsked     = "asked before"     // likewise
 )
 
 // Resolver looks up SRV records; *net.Resolver is one.
@@ -51,18 +60,36 @@ type Resolver interface {
 // Options of a Client.
 type Options struct {
 	HTTP         http.RoundTripper // authorised
-	Plain        http.RoundTripper // without credentials: for the one question that is asked over http
-	URL          string            // the whole URL of autodiscover.xml; empty: found from the mail domain
+	Plain        http.RoundTripper // without credentials: for the one question that is asked over http, and for Autodiscover V2
+	URL          string            // the whole URL of autodiscover.xml or .svc; the other of the two is asked too. Empty: found from the mail domain
 	TrustedHosts []string          // credentials may go here, beside the mail domain, the host of URL and Microsoft's clouds
 	Resolver     Resolver          // nil: the system's
 	Entry        string            // the exchange entry of the configuration: Place.Entry
 	UserAgent    string
+	Limit        *rate.Limiter // of all requests; nil: none
+
+	// Elsewhere reports whether mailboxes of a domain are another entry's: a redirect to an address there ends the search. Nil: none are.
+	Elsewhere func(domain string) bool
+
+	// Online: the entry is Exchange Online. Nothing is asked but the cloud, whose hosts are Microsoft's, those of Cloud and EWS, and
+	// TrustedHosts; what is said to live anywhere else is elsewhere. URL and Resolver are not used.
+	Online bool
+	Cloud  string // the base URL of the cloud's Autodiscover: https://autodiscover-s.outlook.com
+	EWS    string // the URL of the cloud's EWS: a mailbox on its host has exactly this URL
 }
 
-// Client asks Autodiscover. It is safe for concurrent use.
+// Client asks Autodiscover. It is safe for concurrent use, and made for thousands of searches at once.
 type Client struct {
 	o       Options
-	trusted map[string]bool // hosts, beside those of the mail domain
+	trusted map[string]bool // hosts, beside those of the mail domain; where Online: with their port, where that is not 443
+	turns   chan struct{}   // one for each request under way
+
+	mu        sync.Mutex
+	known     map[string]endpoint // by domain, of at most maxKnown
+	walks     map[string][]*walk  // by domain: those under way, the first first
+	queues    map[string]*queue   // by URL: those that are not empty
+	perBatch  int                 // users in one request
+	soapAgain time.Time           // not before this is the cloud's SOAP asked
 }
 
 // New returns a client.
@@ -70,12 +97,21 @@ func New(o Options) *Client {
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
 	}
-	c := &Client{o: o, trusted: map[string]bool{}}
+	c := &Client{
+		o: o, trusted: map[string]bool{}, turns: make(chan struct{}, maxInFlight),
+		known: map[string]endpoint{}, walks: map[string][]*walk{}, queues: map[string]*queue{}, perBatch: maxUsers,
+	}
 	for _, h := range slices.Concat(cloudHosts[:], o.TrustedHosts) {
 		c.trusted[strings.ToLower(h)] = true
 	}
-	if u, err := url.Parse(o.URL); err == nil && o.URL != "" {
-		c.trusted[strings.ToLower(u.Hostname())] = true
+	configured := []string{o.URL}
+	if o.Online {
+		configured = []string{o.Cloud, o.EWS}
+	}
+	for _, u := range configured {
+		if parsed, err := url.Parse(u); err == nil && u != "" {
+			c.trusted[c.host(parsed)] = true
+		}
 	}
 	return c
 }
@@ -89,18 +125,22 @@ var cloudHosts = [...]string{
 	"outlook.sovcloud.fr", "outlook.sovcloud.de",
 }
 
-// Find returns the place of the mailbox with this address: over all redirects, with the external URL of EWS and the primary address as they are told.
-// Its error is a *fault.Error: of the Mailbox where it is not known or lives where no credentials may go, of the Account where no candidate accepts the
-// credentials, else of the Server.
+// Find returns the place of the mailbox with this address: over all redirects, with the external URL of EWS (the internal one where there is no
+// external) and the primary address as they are told. Its error is a *fault.Error: of the Mailbox where it is not known (then with Elsewhere) or
+// lives where no credentials may go, of the Account where no candidate accepts the credentials, else of the Server.
 func (c *Client) Find(ctx context.Context, address string) (mail.Place, error) {
 	address, err := mail.ParseAddress(address)
 	if err != nil {
 		return mail.Place{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
 	}
 	s := &search{Client: c, home: mail.Domain(address), asked: map[string]bool{}}
+	look := s.look
+	if c.o.Online {
+		look = s.lookOnline
+	}
 	for seen := map[string]bool{}; !seen[address]; {
 		seen[address] = true
-		a, err := s.candidates(ctx, address)
+		a, err := look(ctx, address)
 		if err != nil {
 			return mail.Place{}, err
 		}
@@ -111,6 +151,9 @@ func (c *Client) Find(ctx context.Context, address string) (mail.Place, error) {
 			return mail.Place{}, err
 		}
 		address = a.redirectAddr
+		if domain := mail.Domain(address); domain != s.home && c.o.Elsewhere != nil && c.o.Elsewhere(domain) {
+			return mail.Place{}, elsewhere(fmt.Sprintf("the mailbox is redirected to the domain %q, which is another exchange entry's", printable(domain)))
+		}
 	}
 	return mail.Place{}, loop("the mail address is redirected in a circle")
 }
@@ -126,14 +169,15 @@ type search struct {
 	tried    []string     // what each candidate said, for the administrator
 }
 
-// candidates asks one candidate after the other until one answers for the address.
-func (s *search) candidates(ctx context.Context, address string) (answer, error) {
+// candidates asks one candidate after the other until one answers for the address, and returns which that was.
+func (s *search) candidates(ctx context.Context, address string) (answer, endpoint, *fault.Error) {
 	domain := mail.Domain(address)
 	var urls []func() []string // later ones are only made when they are needed
 	if s.o.URL != "" {
 		urls = append(urls, func() []string { return []string{s.o.URL} })
 	}
-	// A configured URL speaks for the entry's own domain; a mailbox that was sent elsewhere is looked for there too.
+	// A configured URL speaks for the entry's own domain; a mailbox that was sent elsewhere is looked for there too. Autodiscover V2 is no
+	// candidate: Exchange 2010 and 2013 have none, and that a host has it is no reason to trust it with credentials.
 	if s.o.URL == "" || domain != s.home {
 		urls = append(urls,
 			func() []string { return []string{autodiscoverURL("https", domain)} },
@@ -144,55 +188,107 @@ func (s *search) candidates(ctx context.Context, address string) (answer, error)
 	}
 	for _, candidates := range urls {
 		for _, u := range candidates() {
-			a, err := s.follow(ctx, u, address)
+			a, at, err := s.try(ctx, candidate(u), address)
 			if err == nil {
-				return a, nil
+				return a, at, nil
 			}
 			if ctx.Err() != nil {
-				return answer{}, &fault.Error{Op: op, Code: "cancelled", Scope: fault.Mailbox, Remedy: fault.Retry, Err: ctx.Err()}
+				return answer{}, endpoint{}, cancelled(ctx.Err())
 			}
-			s.failed(u, err)
-			if s.hops > maxHops || s.refusals >= maxRefusals {
-				return answer{}, s.verdict()
+			if s.exhausted() {
+				return answer{}, endpoint{}, s.verdict()
 			}
 		}
 	}
-	return answer{}, s.verdict()
+	return answer{}, endpoint{}, s.verdict()
 }
 
 func autodiscoverURL(scheme, host string) string {
-	return scheme + "://" + host + "/autodiscover/autodiscover.xml"
+	return scheme + "://" + host + poxPath
 }
 
-// follow asks at u, and where that sends it, until there is an answer for the address.
-func (s *search) follow(ctx context.Context, u, address string) (answer, *fault.Error) {
-	chain := map[string]bool{}
+// exhausted reports whether the search may ask no further candidate.
+func (s *search) exhausted() bool { return s.hops > maxHops || s.refusals >= maxRefusals }
+
+// try asks at e, and by POX at its sibling where SOAP is not to be had. It returns the endpoint that answered.
+func (s *search) try(ctx context.Context, e endpoint, address string) (answer, endpoint, *fault.Error) {
 	for {
-		if err := s.allowed(u); err != nil {
-			return answer{}, err
+		a, at, err := s.follow(ctx, e, address)
+		if err == nil {
+			return a, at, nil
 		}
-		key := u + " " + address
+		if ctx.Err() != nil {
+			return answer{}, endpoint{}, cancelled(ctx.Err())
+		}
+		s.failed(e.url, err)
+		if !ofOneUser(err) {
+			s.forget(s.domain(address), e)
+		}
+		sibling, ok := e.pox()
+		if !ok || !withoutSOAP(err) || s.exhausted() {
+			return answer{}, endpoint{}, err
+		}
+		e = sibling
+	}
+}
+
+// withoutSOAP reports whether POX may do better at the same host. A refusal of the credentials is none of that, nor a host that is away or
+// busy, nor an answer that speaks of the mailbox.
+func withoutSOAP(e *fault.Error) bool {
+	switch e.Code {
+	case codeNotAuto, CodeUnread, CodeFault, codeInvalidRequest, "HTTP 403", "HTTP 500":
+		return true
+	}
+	return false
+}
+
+// ofOneUser reports whether a failure may be this user's alone, and so says nothing about the others.
+func ofOneUser(e *fault.Error) bool {
+	return e.Scope == fault.Mailbox || e.Code == CodeUnread || e.Code == CodeFault || strings.HasPrefix(e.Code, errorCode(""))
+}
+
+// follow asks at e, and where that sends it, until there is an answer for the address. It returns the endpoint that answered, before it sent this
+// user elsewhere.
+func (s *search) follow(ctx context.Context, e endpoint, address string) (answer, endpoint, *fault.Error) {
+	chain := map[string]bool{}
+	at, personal := e, false
+	for {
+		if err := s.allowed(e.url); err != nil {
+			return answer{}, endpoint{}, err
+		}
+		key := e.url + " " + address
 		switch {
-		case chain[u]:
-			return answer{}, loop("the URL is redirected in a circle")
+		case chain[e.url]:
+			return answer{}, endpoint{}, loop("the URL is redirected in a circle")
 		case s.asked[key]:
-			return answer{}, &fault.Error{Op: op, Code: codeAsked, Scope: fault.Server, Remedy: fault.Wait}
+			return answer{}, endpoint{}, &fault.Error{Op: op, Code: codeAsked, Scope: fault.Server, Remedy: fault.Wait}
 		}
-		s.asked[key], chain[u] = true, true
-		a, err := s.ask(ctx, u, address)
+		s.asked[key], chain[e.url] = true, true
+		ask := s.askPOX
+		if e.soap {
+			ask = s.askSOAP
+		}
+		a, err := ask(ctx, e.url, address)
 		if err != nil {
-			if err.Code == "HTTP 401" {
+			if err.Code == codeRefused {
 				s.refusals++
 			}
-			return answer{}, err
+			return answer{}, endpoint{}, err
 		}
 		if a.redirectURL == "" {
-			return a, nil
+			a.how = e.String()
+			if a.schema != "" {
+				a.how += " (EWS up to " + a.schema + ")"
+			}
+			return a, at, nil
 		}
 		if err := s.hop(); err != nil {
-			return answer{}, err
+			return answer{}, endpoint{}, err
 		}
-		u = a.redirectURL
+		e = e.to(a.redirectURL)
+		if personal = personal || !a.moved; !personal {
+			at = e
+		}
 	}
 }
 
@@ -226,13 +322,25 @@ func (s *search) allowed(u string) *fault.Error {
 		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix,
 			Text: fmt.Sprintf("credentials are sent over https only, and %q is not", printable(parsed.Scheme+"://"+parsed.Host))}
 	}
-	host := strings.TrimSuffix(strings.ToLower(parsed.Hostname()), ".")
-	if host == s.home || strings.HasSuffix(host, "."+s.home) || s.trusted[host] {
+	host := s.host(parsed)
+	if s.trusted[host] || !s.o.Online && (host == s.home || strings.HasSuffix(host, "."+s.home)) {
 		return nil
 	}
+	text := "the mailbox is said to be served by %q, which is neither in its mail domain nor configured: "
+	if s.o.Online {
+		text = "the mailbox is said to be served by %q, which is neither of Microsoft's clouds nor configured: "
+	}
 	return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix,
-		Text: fmt.Sprintf("the mailbox is said to be served by %q, which is neither in its mail domain nor configured: "+
-			"if credentials may go there, add it to trusted_hosts", printable(host))}
+		Text: fmt.Sprintf(text+"if credentials may go there, add it to trusted_hosts", printable(host))}
+}
+
+// host returns the host of u as trusted has it. On premises a host is trusted as a whole; in a cloud on the port that was named.
+func (c *Client) host(u *url.URL) string {
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	if port := u.Port(); c.o.Online && port != "" && port != "443" {
+		return net.JoinHostPort(host, port)
+	}
+	return host
 }
 
 // hop counts a redirect.
@@ -247,9 +355,17 @@ func loop(text string) *fault.Error {
 	return &fault.Error{Op: op, Code: CodeLoop, Scope: fault.Mailbox, Remedy: fault.Fix, Text: text}
 }
 
+func elsewhere(text string) *fault.Error {
+	return &fault.Error{Op: op, Code: CodeElsewhere, Scope: fault.Mailbox, Remedy: fault.Fix, Text: text, Elsewhere: true}
+}
+
+func cancelled(err error) *fault.Error {
+	return &fault.Error{Op: op, Code: "cancelled", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
+}
+
 // failed notes why a candidate did not help.
 func (s *search) failed(candidate string, err *fault.Error) {
-	s.tried = append(s.tried, candidate+": "+err.Code)
+	s.tried = append(s.tried, printable(candidate)+": "+err.Code)
 	// Among equals the later speaks: it is the more special candidate, as a company's web site has the mail domain's bare name.
 	if s.best == nil || weight(err) >= weight(s.best) {
 		s.best = err
@@ -263,7 +379,7 @@ func weight(e *fault.Error) int {
 		return 4
 	case e.Code == CodeHost:
 		return 3
-	case e.Code == "HTTP 401":
+	case e.Code == codeRefused:
 		return 2
 	case e.Code == codeNotAuto, e.Code == codeNoRecord, e.Code == codeAsked, notFound(e):
 		return 0
@@ -296,7 +412,7 @@ func (s *search) place(a answer, address string) (mail.Place, error) {
 	if err := s.allowed(a.ewsURL); err != nil {
 		return mail.Place{}, err
 	}
-	p := mail.Place{Entry: s.o.Entry, URL: a.ewsURL, Group: a.group, Primary: address, Found: time.Now()}
+	p := mail.Place{Entry: s.o.Entry, URL: a.ewsURL, Group: a.group, Primary: address, Server: a.server, How: a.how, Found: time.Now()}
 	if primary, err := mail.ParseAddress(a.primary); err == nil {
 		p.Primary = primary
 	}

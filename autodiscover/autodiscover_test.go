@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,19 +31,23 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// reply is what a server of the test answers.
-type reply struct {
+// page is what a server of the test answers.
+type page struct {
 	status   int
 	body     string
 	location string
+	header   http.Header
 	err      error
 }
 
-// internet is a network of the test: answers by URL, and for POX by "URL address" where that is there. It notes what was asked.
+// internet is a network of the test: answers by URL, and for one address by "URL address" where that is there. A host that has any
+// page answers 404 at its others. It notes what was asked.
 type internet struct {
-	t     *testing.T
-	web   map[string]reply
-	srv   []*net.SRV
+	t   *testing.T
+	web map[string]page
+	srv []*net.SRV
+
+	mu    sync.Mutex
 	asked []string
 }
 
@@ -53,28 +58,40 @@ type roundTrip func(*http.Request) (*http.Response, error)
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func (n *internet) answer(r *http.Request, note, key string) (*http.Response, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.asked = append(n.asked, note)
-	re, ok := n.web[key]
+	p, ok := n.web[key]
 	if !ok {
-		re, ok = n.web[r.URL.String()]
+		p, ok = n.web[r.URL.String()]
 	}
 	if !ok {
-		re.err = notFoundErr
+		p.err = notFoundErr
+		for u := range n.web {
+			if strings.HasPrefix(u, r.URL.Scheme+"://"+r.URL.Host+"/") {
+				p = page{status: 404}
+			}
+		}
 	}
-	if re.err != nil {
-		return nil, re.err
+	if p.err != nil {
+		return nil, p.err
 	}
-	h := http.Header{}
-	if re.location != "" {
-		h.Set("Location", re.location)
+	h := p.header.Clone()
+	if h == nil {
+		h = http.Header{}
 	}
-	if re.status == 0 {
-		re.status = 200
+	if p.location != "" {
+		h.Set("Location", p.location)
 	}
-	return &http.Response{StatusCode: re.status, Header: h, Request: r, Body: io.NopCloser(strings.NewReader(re.body))}, nil
+	if p.status == 0 {
+		p.status = 200
+	}
+	return &http.Response{StatusCode: p.status, Header: h, Request: r, Body: io.NopCloser(strings.NewReader(p.body))}, nil
 }
 
 func (n *internet) LookupSRV(_ context.Context, service, proto, name string) (string, []*net.SRV, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.asked = append(n.asked, "SRV _"+service+"._"+proto+"."+name)
 	if n.srv == nil {
 		return "", nil, &net.DNSError{Err: "no such host", IsNotFound: true}
@@ -82,19 +99,32 @@ func (n *internet) LookupSRV(_ context.Context, service, proto, name string) (st
 	return "", n.srv, nil
 }
 
-// find asks for user@contoso.com.
-func (n *internet) find(o Options) (mail.Place, error) {
-	o.HTTP = roundTrip(func(r *http.Request) (*http.Response, error) {
-		if r.URL.Scheme != "https" || r.Method != http.MethodPost {
-			n.t.Errorf("credentials go to %s %s", r.Method, r.URL)
-		}
-		doc := etree.NewDocument()
-		if _, err := doc.ReadFrom(r.Body); err != nil {
-			n.t.Error(err)
-		}
-		address := doc.FindElement("/Autodiscover/Request/EMailAddress").Text()
-		return n.answer(r, "POST "+r.URL.String()+" "+address, r.URL.String()+" "+address)
-	})
+// RoundTrip is that of the authorised: it takes nothing but the two questions, over https.
+func (n *internet) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" || r.Method != http.MethodPost || r.Header.Get("Authorization") != "" {
+		n.t.Errorf("credentials go to %s %s %v", r.Method, r.URL, r.Header)
+	}
+	doc := etree.NewDocument()
+	if _, err := doc.ReadFrom(r.Body); err != nil {
+		n.t.Error(err)
+	}
+	if e := doc.FindElement("/Autodiscover/Request/EMailAddress"); e != nil {
+		return n.answer(r, "POX "+r.URL.String()+" "+e.Text(), r.URL.String()+" "+e.Text())
+	}
+	users := usersOf(doc)
+	return n.answer(r, "SOAP "+r.URL.String()+" "+users[0], r.URL.String()+" "+users[0])
+}
+
+// usersOf returns whom a GetUserSettings is about.
+func usersOf(doc *etree.Document) (users []string) {
+	for _, e := range doc.FindElements("/Envelope/Body/GetUserSettingsRequestMessage/Request/Users/User/Mailbox") {
+		users = append(users, e.Text())
+	}
+	return users
+}
+
+func (n *internet) client(o Options) *Client {
+	o.HTTP = n
 	o.Plain = roundTrip(func(r *http.Request) (*http.Response, error) {
 		if r.Method != http.MethodGet || r.Header.Get("Authorization") != "" {
 			n.t.Errorf("plain: %s %v", r.Method, r.Header)
@@ -102,7 +132,12 @@ func (n *internet) find(o Options) (mail.Place, error) {
 		return n.answer(r, "GET "+r.URL.String(), "")
 	})
 	o.Resolver, o.Entry = n, "headquarters"
-	return New(o).Find(n.t.Context(), "User@Contoso.com")
+	return New(o)
+}
+
+// find asks for user@contoso.com.
+func (n *internet) find(o Options) (mail.Place, error) {
+	return n.client(o).Find(n.t.Context(), "User@Contoso.com")
 }
 
 // settings is an answer with an EWS URL.
@@ -124,7 +159,7 @@ func redirectURL(to string) string {
 	return pox(`<Account><Action>redirectUrl</Action><RedirectUrl>` + to + `</RedirectUrl></Account>`)
 }
 
-func errorCode(code string) string {
+func poxError(code string) string {
 	return pox(`<Error Time="21:25:04" Id="1"><ErrorCode>` + code + `</ErrorCode><Message>text of
 the server</Message><DebugData/></Error>`)
 }
@@ -136,28 +171,51 @@ const (
 	mailURL = "https://mail.contoso.com/EWS/Exchange.asmx"
 	user    = " user@contoso.com"
 	srvName = "SRV _autodiscover._tcp.contoso.com"
+
+	bareSOAP  = "https://contoso.com/autodiscover/autodiscover.svc"
+	namedSOAP = "https://autodiscover.contoso.com/autodiscover/autodiscover.svc"
 )
 
+// both is SOAP and then POX at a host.
+func both(host string) []string {
+	return []string{"SOAP https://" + host + "/autodiscover/autodiscover.svc" + user, "POX https://" + host + "/autodiscover/autodiscover.xml" + user}
+}
+
 func TestCandidatesAreAskedInTheirOrderUntilOneAnswers(t *testing.T) {
-	good := reply{body: settings(mailURL)}
+	good := page{body: settings(mailURL)}
+	soapGood := page{body: soap(userSettings(mailURL))}
+	one, other := both("contoso.com"), both("autodiscover.contoso.com")
 	for name, c := range map[string]struct {
-		web   map[string]reply
+		web   map[string]page
 		srv   []*net.SRV
 		asked []string
+		how   string
 	}{
-		"the mail domain":   {map[string]reply{bare: good}, nil, []string{"POST " + bare + user}},
-		"autodiscover.":     {map[string]reply{named: good}, nil, []string{"POST " + bare + user, "POST " + named + user}},
-		"a web site before": {map[string]reply{bare: {body: "<!DOCTYPE html><html>"}, named: good}, nil, []string{"POST " + bare + user, "POST " + named + user}},
-		"404 before":        {map[string]reply{bare: {status: 404}, named: good}, nil, []string{"POST " + bare + user, "POST " + named + user}},
-		"401 before":        {map[string]reply{bare: {status: 401}, named: good}, nil, []string{"POST " + bare + user, "POST " + named + user}},
-		"a bad certificate before": {map[string]reply{bare: {err: &tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}, Host: "contoso.com"}}}, named: good}, nil,
-			[]string{"POST " + bare + user, "POST " + named + user}},
-		"an unknown address before": {map[string]reply{bare: {body: errorCode("500")}, named: good}, nil, []string{"POST " + bare + user, "POST " + named + user}},
-		"the plain redirect": {map[string]reply{plain: {status: 302, location: "https://mail.contoso.com/autodiscover/autodiscover.xml"}, "https://mail.contoso.com/autodiscover/autodiscover.xml": good}, nil,
-			[]string{"POST " + bare + user, "POST " + named + user, "GET " + plain, "POST https://mail.contoso.com/autodiscover/autodiscover.xml" + user}},
-		"SRV, the lowest priority first": {map[string]reply{"https://b.contoso.com/autodiscover/autodiscover.xml": good},
+		"the mail domain":       {map[string]page{bareSOAP: soapGood, bare: good}, nil, one[:1], "Autodiscover (SOAP) at contoso.com (EWS up to Exchange2013)"},
+		"autodiscover.":         {map[string]page{namedSOAP: soapGood, named: good}, nil, slices.Concat(one[:1], other[:1]), "Autodiscover (SOAP) at autodiscover.contoso.com (EWS up to Exchange2013)"},
+		"the mail domain, POX":  {map[string]page{bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"autodiscover., POX":    {map[string]page{named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"SOAP not allowed":      {map[string]page{bareSOAP: {status: 405}, bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"SOAP not published":    {map[string]page{bareSOAP: {status: 403}, bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"SOAP fails":            {map[string]page{bareSOAP: {status: 500}, bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"SOAP is a web site":    {map[string]page{bareSOAP: {body: "<html></html>"}, bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"SOAP is cut":           {map[string]page{bareSOAP: {body: "<Envelope>"}, bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"SOAP is too old":       {map[string]page{bareSOAP: {body: soapError("InvalidRequest")}, bare: good}, nil, one, "Autodiscover (POX) at contoso.com"},
+		"a web site before":     {map[string]page{bareSOAP: {body: "<!DOCTYPE html><html>"}, bare: {body: "<!DOCTYPE html><html>"}, named: good}, nil, slices.Concat(one, other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"404 before":            {map[string]page{bare: {status: 404}, named: good}, nil, slices.Concat(one, other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"401 before":            {map[string]page{bareSOAP: {status: 401}, bare: good, namedSOAP: soapGood}, nil, slices.Concat(one[:1], other[:1]), "Autodiscover (SOAP) at autodiscover.contoso.com (EWS up to Exchange2013)"},
+		"401 before, POX":       {map[string]page{bare: {status: 401}, named: good}, nil, slices.Concat(one, other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"503 before":            {map[string]page{bareSOAP: {status: 503}, bare: good, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"an unreachable before": {map[string]page{bareSOAP: {err: context.DeadlineExceeded}, bare: good, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"a bad certificate before": {map[string]page{bareSOAP: {err: &tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}, Host: "contoso.com"}}}, bare: good, named: good}, nil,
+			slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"an unknown address before":      {map[string]page{bareSOAP: {body: soap(userError("InvalidUser"))}, bare: good, namedSOAP: soapGood}, nil, slices.Concat(one[:1], other[:1]), "Autodiscover (SOAP) at autodiscover.contoso.com (EWS up to Exchange2013)"},
+		"an unknown address before, POX": {map[string]page{bare: {body: poxError("500")}, named: good}, nil, slices.Concat(one, other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"the plain redirect": {map[string]page{plain: {status: 302, location: "https://mail.contoso.com/autodiscover/autodiscover.xml"}, "https://mail.contoso.com/autodiscover/autodiscover.svc": soapGood}, nil,
+			slices.Concat(one[:1], other[:1], []string{"GET " + plain}, both("mail.contoso.com")[:1]), "Autodiscover (SOAP) at mail.contoso.com (EWS up to Exchange2013)"},
+		"SRV, the lowest priority first": {map[string]page{"https://b.contoso.com/autodiscover/autodiscover.xml": good},
 			[]*net.SRV{{Target: "c.contoso.com.", Port: 443, Priority: 20}, {Target: "d.contoso.com.", Port: 8443, Priority: 0}, {Target: "a.contoso.com.", Port: 443, Priority: 5}, {Target: "b.contoso.com.", Port: 443, Priority: 10}},
-			[]string{"POST " + bare + user, "POST " + named + user, "GET " + plain, srvName, "POST https://a.contoso.com/autodiscover/autodiscover.xml" + user, "POST https://b.contoso.com/autodiscover/autodiscover.xml" + user}},
+			slices.Concat(one[:1], other[:1], []string{"GET " + plain, srvName}, both("a.contoso.com")[:1], both("b.contoso.com")), "Autodiscover (POX) at b.contoso.com"},
 	} {
 		n := &internet{t: t, web: c.web, srv: c.srv}
 		p, err := n.find(Options{})
@@ -167,7 +225,7 @@ func TestCandidatesAreAskedInTheirOrderUntilOneAnswers(t *testing.T) {
 		if diff := cmp.Diff(c.asked, n.asked); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		want := mail.Place{Entry: "headquarters", URL: mailURL, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", Found: p.Found}
+		want := mail.Place{Entry: "headquarters", URL: mailURL, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: c.how, Found: p.Found}
 		if diff := cmp.Diff(want, p); diff != "" || time.Since(p.Found) > time.Minute {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -176,11 +234,15 @@ func TestCandidatesAreAskedInTheirOrderUntilOneAnswers(t *testing.T) {
 
 func TestRedirectsAreFollowed(t *testing.T) {
 	cloud := "https://autodiscover-s.outlook.com/autodiscover/autodiscover.xml"
-	for name, web := range map[string]map[string]reply{
+	for name, web := range map[string]map[string]page{
 		"HTTP 302 of a candidate":     {bare: {status: 302, location: "https://mail.contoso.com/x"}, "https://mail.contoso.com/x": {body: settings(mailURL)}},
 		"HTTP 307, a relative URL":    {bare: {status: 307, location: "/x"}, "https://contoso.com/x": {body: settings(mailURL)}},
 		"redirectUrl":                 {bare: {body: redirectURL("https://mail.contoso.com/x?a=1&amp;b=2")}, "https://mail.contoso.com/x?a=1&b=2": {body: settings(mailURL)}},
 		"redirectAddr, same domain":   {bare + user: {body: redirectAddr("Other@contoso.com")}, bare + " other@contoso.com": {body: settings(mailURL)}},
+		"HTTP 302 of SOAP":            {bareSOAP: {status: 302, location: "https://mail.contoso.com/x"}, "https://mail.contoso.com/x": {body: soap(userSettings(mailURL))}},
+		"HTTP 302 of SOAP to POX":     {bareSOAP: {status: 302, location: named}, named: {body: settings(mailURL)}},
+		"RedirectUrl":                 {bareSOAP: {body: soap(userRedirect("RedirectUrl", "https://mail.contoso.com/autodiscover/Autodiscover.svc"))}, "https://mail.contoso.com/autodiscover/Autodiscover.svc": {body: soap(userSettings(mailURL))}},
+		"RedirectAddress":             {bareSOAP + user: {body: soap(userRedirect("RedirectAddress", "Other@contoso.com"))}, bareSOAP + " other@contoso.com": {body: soap(userSettings(mailURL))}},
 		"redirectAddr to a subdomain": {bare: {body: redirectAddr("other@eu.contoso.com")}, "https://autodiscover.eu.contoso.com/autodiscover/autodiscover.xml": {body: settings(mailURL)}},
 		"redirectAddr to the cloud":   {bare: {body: redirectAddr("user@t.mail.onmicrosoft.com")}, "http://autodiscover.t.mail.onmicrosoft.com/autodiscover/autodiscover.xml": {status: 302, location: cloud}, cloud: {body: settings("https://outlook.office365.com/EWS/Exchange.asmx")}},
 	} {
@@ -192,17 +254,28 @@ func TestRedirectsAreFollowed(t *testing.T) {
 	}
 }
 
+func TestARedirectToNowhereIsNoAnswer(t *testing.T) {
+	n := &internet{t: t, web: map[string]page{bare: {body: redirectURL("")}, named: {body: settings(mailURL)}}}
+	if p, err := n.find(Options{}); err != nil || p.URL != mailURL {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 func TestAConfiguredURLIsTheOnlyCandidateOfItsDomain(t *testing.T) {
 	const configured = "https://exchange.corp.example/autodiscover/autodiscover.xml"
-	n := &internet{t: t, web: map[string]reply{configured: {body: settings("https://exchange.corp.example/EWS/Exchange.asmx")}}}
-	if p, err := n.find(Options{URL: configured}); err != nil || p.URL != "https://exchange.corp.example/EWS/Exchange.asmx" || len(n.asked) != 1 {
+	n := &internet{t: t, web: map[string]page{configured: {body: settings("https://exchange.corp.example/EWS/Exchange.asmx")}}}
+	if p, err := n.find(Options{URL: configured}); err != nil || p.URL != "https://exchange.corp.example/EWS/Exchange.asmx" || !slices.Equal(n.asked, both("exchange.corp.example")) {
 		t.Errorf("%+v, %v, %q", p, err, n.asked)
 	}
-	n = &internet{t: t, web: map[string]reply{configured: {status: 404}, bare: {body: settings(mailURL)}}}
-	if _, err := n.find(Options{URL: configured}); fault.Of(err).Code != CodeNowhere || len(n.asked) != 1 {
+	n = &internet{t: t, web: map[string]page{configured: {status: 404}, bare: {body: settings(mailURL)}}}
+	if _, err := n.find(Options{URL: configured}); fault.Of(err).Code != CodeNowhere || !slices.Equal(n.asked, both("exchange.corp.example")) {
 		t.Errorf("%v, %q", err, n.asked)
 	}
-	n = &internet{t: t, web: map[string]reply{configured + user: {body: redirectAddr("user@eu.contoso.com")}, configured + " user@eu.contoso.com": {body: errorCode("500")},
+	n = &internet{t: t, web: map[string]page{"https://exchange.corp.example/x": {body: settings("https://exchange.corp.example/EWS/Exchange.asmx")}}}
+	if p, err := n.find(Options{URL: "https://exchange.corp.example/x"}); err != nil || p.URL == "" || len(n.asked) != 1 {
+		t.Errorf("a name of its own: %+v, %v, %q", p, err, n.asked)
+	}
+	n = &internet{t: t, web: map[string]page{configured + user: {body: redirectAddr("user@eu.contoso.com")}, configured + " user@eu.contoso.com": {body: poxError("500")},
 		"https://eu.contoso.com/autodiscover/autodiscover.xml": {body: settings(mailURL)}}}
 	if p, err := n.find(Options{URL: configured}); err != nil || p.URL != mailURL {
 		t.Errorf("redirected to another domain: %+v, %v, %q", p, err, n.asked)
@@ -211,8 +284,8 @@ func TestAConfiguredURLIsTheOnlyCandidateOfItsDomain(t *testing.T) {
 
 func TestCredentialsGoNowhereElse(t *testing.T) {
 	evil := "https://autodiscover.evil.example/autodiscover/autodiscover.xml"
-	answered := reply{body: settings(mailURL)}
-	for name, web := range map[string]map[string]reply{
+	answered := page{body: settings(mailURL)}
+	for name, web := range map[string]map[string]page{
 		"HTTP 302":                        {bare: {status: 302, location: evil}, evil: answered},
 		"HTTP 302 to http":                {bare: {status: 302, location: "http://mail.contoso.com/x"}, "http://mail.contoso.com/x": answered},
 		"the plain redirect":              {plain: {status: 302, location: evil}, evil: answered},
@@ -222,6 +295,13 @@ func TestCredentialsGoNowhereElse(t *testing.T) {
 		"a name that only ends alike":     {bare: {body: redirectURL("https://evilcontoso.com/")}, "https://evilcontoso.com/": answered},
 		"redirectAddr":                    {bare: {body: redirectAddr("user@evil.example")}, "https://evil.example/autodiscover/autodiscover.xml": answered, evil: answered},
 		"redirectAddr, its plain":         {bare: {body: redirectAddr("user@evil.example")}, "http://autodiscover.evil.example/autodiscover/autodiscover.xml": {status: 302, location: evil}, evil: answered},
+		"HTTP 302 of SOAP":                {bareSOAP: {status: 302, location: evil}, evil: answered},
+		"RedirectUrl":                     {bareSOAP: {body: soap(userRedirect("RedirectUrl", evil))}, evil: answered},
+		"RedirectUrl to http":             {bareSOAP: {body: soap(userRedirect("RedirectUrl", "http://contoso.com/x"))}, "http://contoso.com/x": answered},
+		"RedirectAddress":                 {bareSOAP: {body: soap(userRedirect("RedirectAddress", "user@evil.example"))}, evil: answered},
+		"an EWS URL elsewhere, SOAP":      {bareSOAP: {body: soap(userSettings("https://mail.evil.example/EWS/Exchange.asmx"))}},
+		"an EWS URL over http, SOAP":      {bareSOAP: {body: soap(userSettings("http://mail.contoso.com/EWS/Exchange.asmx"))}},
+		"a private address":               {bare: {body: redirectURL("https://10.0.0.1/autodiscover/autodiscover.xml")}, "https://10.0.0.1/autodiscover/autodiscover.xml": answered},
 		"the domain above":                {bare: {body: redirectAddr("user@example")}, evil: answered},
 		"an EWS URL elsewhere":            {bare: {body: settings("https://mail.evil.example/EWS/Exchange.asmx")}},
 		"an EWS URL over http":            {bare: {body: settings("http://mail.contoso.com/EWS/Exchange.asmx")}},
@@ -234,7 +314,7 @@ func TestCredentialsGoNowhereElse(t *testing.T) {
 		n := &internet{t: t, web: web}
 		p, err := n.find(Options{})
 		for _, a := range n.asked {
-			if strings.HasPrefix(a, "POST") && !strings.HasPrefix(a, "POST https://contoso.com/") && !strings.HasPrefix(a, "POST https://autodiscover.contoso.com/") {
+			if _, to, ok := strings.Cut(a, "https://"); ok && !strings.HasPrefix(to, "contoso.com/") && !strings.HasPrefix(to, "autodiscover.contoso.com/") {
 				t.Errorf("%s: %s", name, a)
 			}
 		}
@@ -244,28 +324,31 @@ func TestCredentialsGoNowhereElse(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	n := &internet{t: t, srv: []*net.SRV{{Target: "autodiscover.evil.example.", Port: 443}}, web: map[string]reply{evil: answered}}
+	n := &internet{t: t, srv: []*net.SRV{{Target: "autodiscover.evil.example.", Port: 443}}, web: map[string]page{evil: answered}}
 	_, err := n.find(Options{})
 	if e := fault.Of(err); e.Code != CodeHost || e.Remedy != fault.Fix || e.Scope != fault.Mailbox || !strings.Contains(e.Text, `"autodiscover.evil.example"`) || !strings.Contains(e.Text, "trusted_hosts") {
 		t.Errorf("SRV: %v", err)
 	}
-	n = &internet{t: t, srv: n.srv, web: map[string]reply{evil: {body: settings("https://EWS.partner.example/x")}}}
+	n = &internet{t: t, srv: n.srv, web: map[string]page{evil: {body: settings("https://EWS.partner.example/x")}}}
 	if p, err := n.find(Options{TrustedHosts: []string{"Autodiscover.evil.example", "ews.partner.example"}}); err != nil || p.URL != "https://EWS.partner.example/x" {
 		t.Errorf("trusted: %+v, %v", p, err)
 	}
 }
 
 func TestARedirectInACircleEnds(t *testing.T) {
-	many := map[string]reply{bare: {status: 302, location: "https://contoso.com/0"}}
-	addresses := map[string]reply{bare + user: {body: redirectAddr("a0@contoso.com")}}
+	many := map[string]page{bare: {status: 302, location: "https://contoso.com/0"}}
+	addresses := map[string]page{bare + user: {body: redirectAddr("a0@contoso.com")}}
 	for i := range 30 {
 		a, b := strconv.Itoa(i), strconv.Itoa(i+1)
-		many["https://contoso.com/"+a] = reply{status: 302, location: "https://contoso.com/" + b}
-		addresses[bare+" a"+a+"@contoso.com"] = reply{body: redirectAddr("a" + b + "@contoso.com")}
+		many["https://contoso.com/"+a] = page{status: 302, location: "https://contoso.com/" + b}
+		addresses[bare+" a"+a+"@contoso.com"] = page{body: redirectAddr("a" + b + "@contoso.com")}
 	}
-	for name, web := range map[string]map[string]reply{
+	for name, web := range map[string]map[string]page{
 		"URL to itself":       {bare: {status: 302, location: bare}},
 		"two URLs":            {bare: {status: 302, location: named}, named: {body: redirectURL(bare)}},
+		"SOAP to itself":      {bareSOAP: {body: soap(userRedirect("RedirectUrl", bareSOAP))}},
+		"SOAP and POX":        {bareSOAP: {body: soap(userRedirect("RedirectUrl", bare))}, bare: {body: redirectURL(bareSOAP)}},
+		"SOAP's addresses":    {bareSOAP + user: {body: soap(userRedirect("RedirectAddress", "b@contoso.com"))}, bareSOAP + " b@contoso.com": {body: soap(userRedirect("RedirectAddress", "user@contoso.com"))}},
 		"address to itself":   {bare: {body: redirectAddr("USER@contoso.com")}},
 		"two addresses":       {bare + user: {body: redirectAddr("b@contoso.com")}, bare + " b@contoso.com": {body: redirectAddr("user@contoso.com")}},
 		"ever new URLs":       many,
@@ -274,44 +357,56 @@ func TestARedirectInACircleEnds(t *testing.T) {
 	} {
 		n := &internet{t: t, web: web}
 		_, err := n.find(Options{})
-		if e := fault.Of(err); e.Code != CodeLoop || e.Scope != fault.Mailbox || e.Remedy != fault.Fix || len(n.asked) > maxHops+5 {
+		if e := fault.Of(err); e.Code != CodeLoop || e.Scope != fault.Mailbox || e.Remedy != fault.Fix || len(n.asked) > 2*maxHops+5 {
 			t.Errorf("%s: %v, %d questions", name, err, len(n.asked))
 		}
 	}
 }
 
 func TestTheFailureThatSaysMostIsReported(t *testing.T) {
-	cert := reply{err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}, UnverifiedCertificates: []*x509.Certificate{{DNSNames: []string{"mail.contoso.com"}}}}}
-	timeout := reply{err: context.DeadlineExceeded}
+	cert := page{err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}, UnverifiedCertificates: []*x509.Certificate{{DNSNames: []string{"mail.contoso.com"}}}}}
+	timeout := page{err: context.DeadlineExceeded}
 	for name, c := range map[string]struct {
-		web    map[string]reply
+		web    map[string]page
 		code   string
 		scope  fault.Scope
 		remedy fault.Remedy
 	}{
-		"unknown mailbox":            {map[string]reply{bare: {body: errorCode("500")}, named: {status: 401}}, "ErrorCode 500", fault.Mailbox, fault.Fix},
-		"unknown user, in words":     {map[string]reply{bare: {body: errorCode("InvalidUser")}}, "ErrorCode InvalidUser", fault.Mailbox, fault.Fix},
-		"no settings":                {map[string]reply{named: {body: errorCode("602")}}, "ErrorCode 602", fault.Mailbox, fault.Fix},
-		"a bad request":              {map[string]reply{named: {body: errorCode("600")}}, "ErrorCode 600", fault.Server, fault.Fix},
-		"an error of the server":     {map[string]reply{named: {body: errorCode("603")}}, "ErrorCode 603", fault.Server, fault.Wait},
-		"401 everywhere":             {map[string]reply{bare: {status: 401}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
-		"401 and a web site":         {map[string]reply{bare: {status: 404}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
-		"503":                        {map[string]reply{named: {status: 503}}, "HTTP 503", fault.Server, fault.Wait},
-		"403":                        {map[string]reply{named: {status: 403}}, "HTTP 403", fault.Account, fault.Fix},
-		"a bad certificate":          {map[string]reply{bare: timeout, named: cert}, "certificate", fault.Server, fault.Fix},
-		"no answer":                  {map[string]reply{bare: cert, named: timeout}, "timeout", fault.Server, fault.Wait},
+		"unknown mailbox":            {map[string]page{bare: {body: poxError("500")}, named: {status: 401}}, "ErrorCode 500", fault.Mailbox, fault.Fix},
+		"unknown user, in words":     {map[string]page{bare: {body: poxError("InvalidUser")}}, "ErrorCode InvalidUser", fault.Mailbox, fault.Fix},
+		"no settings":                {map[string]page{named: {body: poxError("602")}}, "ErrorCode 602", fault.Mailbox, fault.Fix},
+		"a bad request":              {map[string]page{named: {body: poxError("600")}}, "ErrorCode 600", fault.Server, fault.Fix},
+		"an error of the server":     {map[string]page{named: {body: poxError("603")}}, "ErrorCode 603", fault.Server, fault.Wait},
+		"401 everywhere":             {map[string]page{bare: {status: 401}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
+		"401 and a web site":         {map[string]page{bare: {status: 404}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
+		"503":                        {map[string]page{named: {status: 503}}, "HTTP 503", fault.Server, fault.Wait},
+		"403":                        {map[string]page{named: {status: 403}}, "HTTP 403", fault.Account, fault.Fix},
+		"unknown mailbox, SOAP":      {map[string]page{bareSOAP: {body: soap(userError("InvalidUser"))}}, "ErrorCode InvalidUser", fault.Mailbox, fault.Fix},
+		"unknown domain, SOAP":       {map[string]page{bareSOAP: {body: soap(userError("InvalidDomain"))}}, "ErrorCode InvalidDomain", fault.Mailbox, fault.Fix},
+		"busy, SOAP":                 {map[string]page{bareSOAP: {body: soapError("ServerBusy")}}, "ErrorCode ServerBusy", fault.Server, fault.Wait},
+		"busy for the user, SOAP":    {map[string]page{bareSOAP: {body: soap(userError("ServerBusy"))}}, "ErrorCode ServerBusy", fault.Server, fault.Wait},
+		"an error of SOAP's server":  {map[string]page{bareSOAP: {body: soap(userError("InternalServerError"))}}, "ErrorCode InternalServerError", fault.Server, fault.Wait},
+		"a SOAP fault":               {map[string]page{bareSOAP: {status: 500, body: soapFault}}, CodeFault, fault.Server, fault.Wait},
+		"no EWS, SOAP":               {map[string]page{bareSOAP: {body: soap(userSettings(""))}}, CodeNoURL, fault.Mailbox, fault.Fix},
+		"nobody answered for":        {map[string]page{bareSOAP: {body: soap()}}, CodeUnread, fault.Server, fault.Wait},
+		"two answered for":           {map[string]page{bareSOAP: {body: soap(userSettings(mailURL), userSettings(mailURL))}}, CodeUnread, fault.Server, fault.Wait},
+		"a bad certificate":          {map[string]page{bareSOAP: timeout, namedSOAP: cert}, "certificate", fault.Server, fault.Fix},
+		"no answer":                  {map[string]page{bareSOAP: cert, namedSOAP: timeout}, "timeout", fault.Server, fault.Wait},
 		"nothing":                    {nil, CodeNowhere, fault.Server, fault.Wait},
-		"web sites":                  {map[string]reply{bare: {body: "<html></html>"}, named: {body: "hello"}, plain: {body: "x"}}, CodeNowhere, fault.Server, fault.Wait},
-		"a broken answer":            {map[string]reply{named: {body: "<Autodiscover>"}}, CodeUnread, fault.Server, fault.Wait},
-		"an answer beyond the bound": {map[string]reply{named: {body: "<Autodiscover>" + strings.Repeat(" ", maxAnswer)}}, CodeUnread, fault.Server, fault.Wait},
-		"no EWS":                     {map[string]reply{named: {body: pox(`<Account><Action>settings</Action></Account>`)}}, CodeNoURL, fault.Mailbox, fault.Fix},
-		"an unknown action":          {map[string]reply{named: {body: pox(`<Account><Action>dance</Action></Account>`)}}, CodeUnread, fault.Server, fault.Wait},
+		"web sites":                  {map[string]page{bare: {body: "<html></html>"}, named: {body: "hello"}, plain: {body: "x"}}, CodeNowhere, fault.Server, fault.Wait},
+		"a broken answer":            {map[string]page{named: {body: "<Autodiscover>"}}, CodeUnread, fault.Server, fault.Wait},
+		"an answer beyond the bound": {map[string]page{named: {body: "<Autodiscover>" + strings.Repeat(" ", maxAnswer)}}, CodeUnread, fault.Server, fault.Wait},
+		"no EWS":                     {map[string]page{named: {body: pox(`<Account><Action>settings</Action></Account>`)}}, CodeNoURL, fault.Mailbox, fault.Fix},
+		"an unknown action":          {map[string]page{named: {body: pox(`<Account><Action>dance</Action></Account>`)}}, CodeUnread, fault.Server, fault.Wait},
 	} {
 		n := &internet{t: t, web: c.web}
 		_, err := n.find(Options{})
 		e, ok := errors.AsType[*fault.Error](err)
 		if !ok || e.Code != c.code || e.Scope != c.scope || e.Remedy != c.remedy || e.Text == "" || strings.ContainsAny(err.Error(), "\n") {
 			t.Errorf("%s: %v", name, err)
+		}
+		if unknown := c.scope == fault.Mailbox && c.code != CodeNoURL && c.code != "ErrorCode 602"; ok && e.Elsewhere != unknown {
+			t.Errorf("%s: elsewhere is %v", name, e.Elsewhere)
 		}
 		if c.code != CodeNoURL && !strings.Contains(err.Error(), srvName[4:]) {
 			t.Errorf("%s: what was asked is not told: %v", name, err)
@@ -320,17 +415,60 @@ func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 }
 
 func TestAWrongPasswordIsNotTriedOnAndOn(t *testing.T) {
-	var records []*net.SRV
-	web := map[string]reply{bare: {status: 401}, named: {status: 401}}
-	for _, h := range []string{"a", "b", "c", "d", "e", "f"} {
-		records = append(records, &net.SRV{Target: h + ".contoso.com.", Port: 443})
-		web["https://"+h+".contoso.com/autodiscover/autodiscover.xml"] = reply{status: 401}
+	for _, name := range []string{"autodiscover.svc", "autodiscover.xml"} { // where SOAP is there, POX is not tried after it
+		var records []*net.SRV
+		web := map[string]page{}
+		for _, h := range []string{"", "autodiscover.", "a.", "b.", "c.", "d.", "e."} {
+			records = append(records, &net.SRV{Target: h + "contoso.com.", Port: 443})
+			web["https://"+h+"contoso.com/autodiscover/"+name] = page{status: 401, header: http.Header{"Www-Authenticate": {`Basic realm="x"`, "NTLM", "Negotiate"}}}
+		}
+		n := &internet{t: t, web: web, srv: records} // and it sees to it that nothing is signed in by other means
+		_, err := n.find(Options{})
+		n.asked = slices.DeleteFunc(n.asked, func(a string) bool { return !strings.Contains(a, name+" ") })
+		if e := fault.Of(err); e.Code != codeRefused || e.Scope != fault.Account || len(n.asked) != maxRefusals {
+			t.Errorf("%v, %q", err, n.asked)
+		}
 	}
-	n := &internet{t: t, web: web, srv: records}
-	_, err := n.find(Options{})
-	n.asked = slices.DeleteFunc(n.asked, func(a string) bool { return !strings.HasPrefix(a, "POST") })
-	if e := fault.Of(err); e.Code != "HTTP 401" || len(n.asked) != maxRefusals {
-		t.Errorf("%v, %q", err, n.asked)
+}
+
+func TestNothingAboveTheMailDomainIsAsked(t *testing.T) {
+	for _, domain := range []string{"contoso.co.uk", "mail.contoso.co.uk", "contoso.example"} {
+		n := &internet{t: t}
+		_, err := n.client(Options{}).Find(t.Context(), "user@"+domain)
+		if fault.Of(err).Code != CodeNowhere || len(n.asked) == 0 {
+			t.Errorf("%s: %v, %q", domain, err, n.asked)
+		}
+		for _, a := range n.asked {
+			host := strings.TrimPrefix(a, "SRV _autodiscover._tcp.")
+			if _, rest, ok := strings.Cut(a, "://"); ok {
+				host, _, _ = strings.Cut(rest, "/")
+			}
+			if host != domain && host != "autodiscover."+domain {
+				t.Errorf("%s: %s is asked", domain, a)
+			}
+		}
+	}
+}
+
+func TestARedirectToAnotherEntrysDomainIsThatEntrys(t *testing.T) {
+	for name, web := range map[string]map[string]page{
+		"POX":  {bare: {body: redirectAddr("user@t.mail.onmicrosoft.com")}},
+		"SOAP": {bareSOAP: {body: soap(userRedirect("RedirectAddress", "user@t.mail.onmicrosoft.com"))}},
+	} {
+		n := &internet{t: t, web: web}
+		_, err := n.find(Options{Elsewhere: func(domain string) bool { return domain == "t.mail.onmicrosoft.com" || domain == "contoso.com" }})
+		e := fault.Of(err)
+		if e.Code != CodeElsewhere || !e.Elsewhere || e.Scope != fault.Mailbox || !strings.Contains(e.Text, `"t.mail.onmicrosoft.com"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.Contains(e.Error(), "user@") || len(n.asked) > 2 {
+			t.Errorf("%s: %v, %q", name, err, n.asked)
+		}
+	}
+	// Several entries share the mail domain: a redirect within it is no reason to go elsewhere.
+	n := &internet{t: t, web: map[string]page{bareSOAP + user: {body: soap(userRedirect("RedirectAddress", "other@contoso.com"))}, bareSOAP + " other@contoso.com": {body: soap(userSettings(mailURL))}}}
+	if p, err := n.find(Options{Elsewhere: func(string) bool { return true }}); err != nil || p.URL != mailURL {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 
@@ -346,6 +484,7 @@ func TestASearchEndsWithItsContext(t *testing.T) {
 	n := &internet{t: t}
 	c := New(Options{Resolver: n, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
 		cancel()
+		<-r.Context().Done() // who asked has gone: nobody waits for the answer
 		return nil, r.Context().Err()
 	})})
 	if _, err := c.Find(ctx, "user@contoso.com"); !errors.Is(err, context.Canceled) || len(n.asked) != 0 {
@@ -356,6 +495,10 @@ func TestASearchEndsWithItsContext(t *testing.T) {
 func TestTheServersCertificateIsVerified(t *testing.T) {
 	var url string
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".svc") {
+			http.NotFound(w, r)
+			return
+		}
 		if u, p, _ := r.BasicAuth(); u != "svc" || p != "pass" || r.UserAgent() != "mailbell/test" || r.Header.Get("X-AnchorMailbox") != "user@contoso.com" || r.ContentLength <= 0 {
 			t.Errorf("%v", r.Header)
 		}
@@ -382,7 +525,7 @@ func TestTheServersCertificateIsVerified(t *testing.T) {
 
 func TestOfficialSamplesAreUnderstood(t *testing.T) {
 	for name, want := range map[string]answer{
-		"44": {ewsURL: "https://mail.contoso.com/EWS/Exchange.asmx", primary: "mara@contoso.com"},
+		"44": {ewsURL: "https://mail.contoso.com/EWS/Exchange.asmx", primary: "mara@contoso.com"}, // its server is the mailbox itself
 		"45": {redirectAddr: "elvin@mail.contoso.com"},
 	} {
 		got, err := parse(sample(t, name))
@@ -397,9 +540,16 @@ func TestOfficialSamplesAreUnderstood(t *testing.T) {
 
 func sample(t testing.TB, name string) []byte {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join("..", "testdata", "ews", name+"-*.xml"))
-	if err != nil || len(found) != 1 {
-		t.Fatalf("sample %s: %v %v", name, found, err)
+	var found []string
+	for _, folder := range []string{"testdata", filepath.Join("..", "testdata", "ews")} {
+		here, err := filepath.Glob(filepath.Join(folder, name+"-*.xml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, here...)
+	}
+	if len(found) != 1 {
+		t.Fatalf("sample %s: %v", name, found)
 	}
 	b, err := os.ReadFile(found[0])
 	if err != nil {
@@ -414,10 +564,11 @@ func TestTheExternalURLComesFirst(t *testing.T) {
 	}
 	web := `<Protocol><Type>WEB</Type><External><OWAUrl>o</OWAUrl><Protocol><Type>EXPR</Type><ASUrl>web</ASUrl></Protocol></External><Internal><Protocol><ASUrl>inside</ASUrl></Protocol></Internal></Protocol>`
 	for in, want := range map[string]answer{
-		protocol("EXCH", "in", "g1") + protocol("EXPR", "out", "g2"):  {ewsURL: "out", group: "g2"},
-		protocol("EXCH", "in", "g1") + protocol("EXPR", "", ""):       {ewsURL: "in", group: "g1"},
-		protocol("exch", "in", "g1") + protocol("EXPR", "", "g2"):     {ewsURL: "in", group: "g2"},
-		protocol("EXPR", "out", "g") + protocol("EXPR", "later", "h"): {ewsURL: "out", group: "g"},
+		`<Protocol><Type>EXCH</Type><Server>MBX-1.contoso.com</Server><EwsUrl>in</EwsUrl></Protocol>`: {ewsURL: "in", server: "MBX-1.contoso.com"},
+		protocol("EXCH", "in", "g1") + protocol("EXPR", "out", "g2"):                                  {ewsURL: "out", group: "g2"},
+		protocol("EXCH", "in", "g1") + protocol("EXPR", "", ""):                                       {ewsURL: "in", group: "g1"},
+		protocol("exch", "in", "g1") + protocol("EXPR", "", "g2"):                                     {ewsURL: "in", group: "g2"},
+		protocol("EXPR", "out", "g") + protocol("EXPR", "later", "h"):                                 {ewsURL: "out", group: "g"},
 		web:                              {ewsURL: "web"},
 		web + protocol("EXCH", "in", ""): {ewsURL: "in"},
 		`<Protocol><Type>WEB</Type><Internal><Protocol><ASUrl>i</ASUrl></Protocol></Internal></Protocol>`: {ewsURL: "i"},

@@ -1,0 +1,173 @@
+package autodiscover
+
+// Endpoints, and which of them answers for a mail domain: thousands of searches must not ask all candidates each.
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+)
+
+const (
+	soapPath = "/autodiscover/autodiscover.svc"
+	poxPath  = "/autodiscover/autodiscover.xml"
+)
+
+// maxKnown bounds the endpoints that are remembered: an entry has a handful of domains, and a hostile server can name as many as it likes.
+const maxKnown = 1000
+
+// maxWalks bounds the searches that ask the candidates of a domain at once, where one of them has found its own user not: one after the
+// other, thousands of users that are not here would hold up everybody for hours, and all at once they would be felt.
+const maxWalks = 8
+
+// endpoint is a URL and the protocol that is spoken there.
+type endpoint struct {
+	url  string
+	soap bool // else POX
+}
+
+// candidate is the endpoint to ask first where u is a candidate: SOAP, of which POX is the sibling. A URL with a name of its own is POX.
+func candidate(u string) endpoint {
+	if base, ok := cutName(u); ok {
+		return endpoint{base + ".svc", true}
+	}
+	return endpoint{url: u}
+}
+
+// pox returns the sibling of a SOAP endpoint.
+func (e endpoint) pox() (endpoint, bool) {
+	base, ok := cutName(e.url)
+	return endpoint{url: base + ".xml"}, ok && e.soap
+}
+
+// to returns the endpoint to which a redirect from e leads: its name says what it speaks, else it speaks what e does.
+func (e endpoint) to(u string) endpoint {
+	if _, ok := cutName(u); ok {
+		return endpoint{u, strings.EqualFold(u[len(u)-len(".svc"):], ".svc")}
+	}
+	return endpoint{u, e.soap}
+}
+
+// cutName cuts the extension off the URL of an autodiscover.svc or autodiscover.xml.
+func cutName(u string) (base string, ok bool) {
+	lower := strings.ToLower(u)
+	if !strings.HasSuffix(lower, "/autodiscover.svc") && !strings.HasSuffix(lower, "/autodiscover.xml") {
+		return "", false
+	}
+	return u[:len(u)-len(".svc")], true
+}
+
+// String tells in words who was asked how.
+func (e endpoint) String() string {
+	how := "Autodiscover (POX) at "
+	if e.soap {
+		how = "Autodiscover (SOAP) at "
+	}
+	return how + hostOf(e.url)
+}
+
+// hostOf returns the host of a URL, for people.
+func hostOf(u string) string {
+	parsed, err := url.Parse(u)
+	if err != nil {
+		return ""
+	}
+	return printable(parsed.Host)
+}
+
+// walk is a search that asks the candidates of a domain, one after the other. Others of that domain wait for what it finds.
+type walk struct {
+	done chan struct{}
+	err  *fault.Error // when done: why nobody can be found there; nil: the others look for themselves
+}
+
+// domain is the key under which an endpoint for address is known. What one mail domain may be led to, another may not.
+func (s *search) domain(address string) string { return s.home + " " + mail.Domain(address) }
+
+// look asks the endpoint that is known to answer for the domain of address; where there is none, it asks the candidates, or waits for
+// the search that does. Where the known endpoint fails, the candidates are asked.
+func (s *search) look(ctx context.Context, address string) (answer, *fault.Error) {
+	domain, failed, waited := s.domain(address), false, false
+	for {
+		known, w, mine := s.turn(domain, waited)
+		switch {
+		case known.url != "":
+			clear(s.asked) // what others have found to be good meanwhile is worth another try
+			a, _, err := s.try(ctx, known, address)
+			switch {
+			case err == nil:
+				return a, nil
+			case ctx.Err() != nil:
+				return answer{}, cancelled(ctx.Err())
+			// It failed for this user alone, or again after others found it to be good: that is the answer. So is a refusal where the
+			// credentials were good before: other candidates would only add to the failed sign-ins.
+			case ofOneUser(err), failed, err.Scope == fault.Account, s.exhausted():
+				return answer{}, s.verdict()
+			}
+			failed = true
+		case mine:
+			a, at, err := s.candidates(ctx, address)
+			s.walked(domain, w, at, err)
+			return a, err
+		default:
+			select {
+			case <-w.done:
+				if w.err != nil {
+					err := *w.err
+					return answer{}, &err
+				}
+				waited = true
+			case <-ctx.Done():
+				return answer{}, cancelled(ctx.Err())
+			}
+		}
+	}
+}
+
+// turn returns the endpoint that is known for the domain; else a walk that is under way there; else a new one, which is the caller's.
+// Who has waited for one in vain has one beside others.
+func (c *Client) turn(domain string, waited bool) (known endpoint, w *walk, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known, ok := c.known[domain]; ok {
+		return known, nil, false
+	}
+	if under := c.walks[domain]; len(under) > 0 && !(waited && len(under) < maxWalks) {
+		return endpoint{}, under[0], false
+	}
+	w = &walk{done: make(chan struct{})}
+	c.walks[domain] = append(c.walks[domain], w)
+	return endpoint{}, w, true
+}
+
+// walked ends a walk: at answered, or err says why none did.
+func (c *Client) walked(domain string, w *walk, at endpoint, err *fault.Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		if len(c.known) >= maxKnown {
+			clear(c.known)
+		}
+		c.known[domain] = at
+	} else if !ofOneUser(err) {
+		w.err = err
+	}
+	c.walks[domain] = slices.DeleteFunc(c.walks[domain], func(other *walk) bool { return other == w })
+	if len(c.walks[domain]) == 0 {
+		delete(c.walks, domain)
+	}
+	close(w.done)
+}
+
+// forget drops an endpoint that failed, unless another one has taken its place.
+func (c *Client) forget(domain string, e endpoint) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[domain] == e {
+		delete(c.known, domain)
+	}
+}

@@ -1,0 +1,118 @@
+package autodiscover
+
+// One request, in its turn, and what its HTTP status means.
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+const (
+	// askTimeout bounds one question: the server asks its directory, which may take seconds after it started.
+	askTimeout = 20 * time.Second
+	maxAnswer  = 1 << 20 // bytes; a real answer of POX has up to 30 KiB, one of SOAP for 50 users up to 100 KiB
+	maxWords   = 200     // bytes of a server's own words in an error
+	// maxInFlight bounds the requests under way: enough to hide the network's delay, too few to be felt by a server whose users are at work.
+	maxInFlight = 16
+)
+
+// result is what came back, as far as it matters here.
+type result struct {
+	status   int
+	location string // of a redirect, absolute; empty: none, or none that can be understood
+	body     []byte // not that of a redirect; longer than maxAnswer where it is too long
+}
+
+// request sends a request when its turn has come, and reads the answer. It follows nothing.
+func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u string, header http.Header, body []byte) (result, *fault.Error) {
+	select {
+	case c.turns <- struct{}{}:
+		defer func() { <-c.turns }()
+	case <-ctx.Done():
+		return result{}, cancelled(ctx.Err())
+	}
+	if c.o.Limit != nil {
+		if err := c.o.Limit.Wait(ctx); err != nil {
+			return result{}, cancelled(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
+	if err != nil {
+		return result{}, &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "a URL that is not valid was named"}
+	}
+	req.Header = header
+	req.Header.Set("User-Agent", c.o.UserAgent)
+	resp, err := by.RoundTrip(req)
+	if err != nil {
+		return result{}, proxy.Explain(op, err)
+	}
+	defer resp.Body.Close()
+	if redirects(resp.StatusCode) {
+		r := result{status: resp.StatusCode}
+		if to, err := resp.Location(); err == nil {
+			r.location = to.String()
+		}
+		return r, nil
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return result{}, proxy.Explain(op, err)
+	}
+	return result{status: resp.StatusCode, body: answer}, nil
+}
+
+// post asks an XML question, with credentials; u must be allowed.
+func (c *Client) post(ctx context.Context, u, anchor, action string, question []byte) (result, *fault.Error) {
+	header := http.Header{}
+	header.Set("Content-Type", "text/xml; charset=utf-8")
+	header.Set("X-AnchorMailbox", anchor)
+	if action != "" {
+		header.Set("SOAPAction", `"`+action+`"`)
+	}
+	return c.request(ctx, c.o.HTTP, http.MethodPost, u, header, question)
+}
+
+// refusal types a status that brings no answer to an XML question; nil: it does, or it redirects.
+func refusal(code int) *fault.Error {
+	switch {
+	case code == http.StatusOK, redirects(code):
+		return nil
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return status(code, fault.Account, fault.Fix)
+	case code >= 500, code == http.StatusTooManyRequests:
+		return status(code, fault.Server, fault.Wait)
+	}
+	return &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: fmt.Sprintf("HTTP %d", code)}
+}
+
+// status types an answer by its HTTP status.
+func status(code int, scope fault.Scope, remedy fault.Remedy) *fault.Error {
+	return &fault.Error{Op: op, Code: fmt.Sprintf("HTTP %d", code), Scope: scope, Remedy: remedy, Text: http.StatusText(code)}
+}
+
+func redirects(code int) bool {
+	switch code {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
+}
+
+// moved is the answer of a server that redirects everybody.
+func (r result) moved() (answer, *fault.Error) {
+	if r.location == "" {
+		return answer{}, status(r.status, fault.Server, fault.Wait)
+	}
+	return answer{redirectURL: r.location, moved: true}, nil
+}
+
+func printable(s string) string { return proxy.Printable(s, maxWords) }

@@ -1,0 +1,128 @@
+package autodiscover
+
+// Exchange Online: Autodiscover V2, which answers everybody in JSON, says whether a mailbox lives there ("GET
+// /autodiscover/autodiscover.json/v1.0/{address}?Protocol=EWS"); SOAP tells the rest, where the credential may ask it.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// soapPause is how long a cloud's SOAP is left alone after it refused: tokens of RBAC for Applications are never let in, and asking again with
+// each mailbox would be a request in vain; what was away for another reason is back within the hour.
+const soapPause = time.Hour
+
+const v2Path = "/autodiscover/autodiscover.json/v1.0/"
+
+// lookOnline finds a mailbox in the cloud.
+func (s *search) lookOnline(ctx context.Context, address string) (answer, *fault.Error) {
+	a, err := s.askV2(ctx, address)
+	if err != nil {
+		return answer{}, err
+	}
+	s.mu.Lock()
+	pausing := time.Now().Before(s.soapAgain)
+	s.mu.Unlock()
+	if pausing {
+		return a, nil
+	}
+	more, _, err := s.follow(ctx, endpoint{strings.TrimSuffix(s.o.Cloud, "/") + soapPath, true}, address)
+	switch {
+	case ctx.Err() != nil:
+		return answer{}, cancelled(ctx.Err())
+	case err == nil && more.redirectAddr != "":
+		return more, nil
+	case err == nil:
+		more.ewsURL, more.server = a.ewsURL, ""
+		return more, nil
+	case err.Elsewhere: // V2 has been seen to answer for addresses that nobody has
+		return answer{}, err
+	case !ofOneUser(err):
+		s.mu.Lock()
+		s.soapAgain = time.Now().Add(soapPause)
+		s.mu.Unlock()
+	}
+	return a, nil
+}
+
+// askV2 asks the cloud for the URL of EWS, without credentials.
+func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Error) {
+	u := strings.TrimSuffix(s.o.Cloud, "/") + v2Path + url.PathEscape(address) + "?Protocol=EWS"
+	for seen := map[string]bool{}; !seen[u]; {
+		seen[u] = true
+		r, err := s.request(ctx, s.o.Plain, http.MethodGet, u, http.Header{"Accept": {"application/json"}}, nil)
+		if err != nil {
+			return answer{}, err
+		}
+		if !redirects(r.status) {
+			named, err := parseV2(r.status, r.body)
+			if err != nil {
+				return answer{}, err
+			}
+			ews, err := s.inCloud(named)
+			if err != nil {
+				return answer{}, err
+			}
+			if configured, err := url.Parse(s.o.EWS); err == nil && s.host(configured) == s.host(ews) {
+				named = s.o.EWS // written one way, so that its mailboxes are one group
+			}
+			return answer{ewsURL: named, how: "Autodiscover V2 at " + hostOf(u)}, nil
+		}
+		if err := s.hop(); err != nil {
+			return answer{}, err
+		}
+		to, err := s.inCloud(r.location)
+		if err != nil {
+			return answer{}, err
+		}
+		u = to.String()
+	}
+	return answer{}, loop("the URL is redirected in a circle")
+}
+
+// inCloud returns the URL that the cloud named where that is the cloud's too. Nothing else is followed: it is where a mailbox lives that is
+// not in the cloud.
+func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Hostname() == "" || parsed.User != nil {
+		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the cloud names a URL that is not valid"}
+	}
+	if !s.trusted[s.host(parsed)] {
+		return nil, elsewhere(fmt.Sprintf("the cloud says that the mailbox is served by %q, which is not of the cloud", printable(parsed.Host)))
+	}
+	return parsed, s.allowed(u)
+}
+
+// parseV2 reads an answer of Autodiscover V2: the URL of EWS, or why there is none.
+func parseV2(code int, body []byte) (string, *fault.Error) {
+	if len(body) > maxAnswer {
+		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: fmt.Sprintf("an answer of more than %d bytes", maxAnswer)}
+	}
+	var a struct {
+		URL          string `json:"Url"`
+		ErrorCode    string
+		ErrorMessage string
+	}
+	err := json.Unmarshal(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")), &a)
+	switch {
+	case code == http.StatusNotFound:
+		e := status(code, fault.Mailbox, fault.Fix)
+		e.Text, e.Elsewhere = quoted("the cloud knows no mailbox with this address", a.ErrorCode), true
+		return "", e
+	case err == nil && a.ErrorCode != "":
+		return "", told(a.ErrorCode, a.ErrorMessage)
+	case code != http.StatusOK:
+		return "", status(code, fault.Server, fault.Wait) // nobody was to sign in: a 401 is none of the account's
+	case err != nil || a.URL == "":
+		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the cloud's answer cannot be understood"}
+	}
+	return a.URL, nil
+}

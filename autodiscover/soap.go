@@ -1,0 +1,183 @@
+package autodiscover
+
+// GetUserSettings: one question of SOAP Autodiscover for several users, and its answer (MS-OXWSADISC section 3.1.4.4).
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/beevik/etree"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+)
+
+const (
+	nsSettings = "http://schemas.microsoft.com/exchange/2010/Autodiscover"
+	nsAddress  = "http://www.w3.org/2005/08/addressing"
+	nsSOAP     = "http://schemas.xmlsoap.org/soap/envelope/"
+	soapAction = nsSettings + "/Autodiscover/GetUserSettings"
+	// soapVersion is that of the documentation's example: GroupingInformation is younger than Exchange 2010.
+	soapVersion = "Exchange2013"
+)
+
+// codeOrder is the code of an answer in which the users stand in another order than in the question.
+const codeOrder = "order"
+
+// The settings that are asked for.
+const (
+	settingExternal = "ExternalEwsUrl"
+	settingInternal = "InternalEwsUrl"
+	settingSchemas  = "EwsSupportedSchemas" // "Exchange2007, …, Exchange2013"
+	settingGroup    = "GroupingInformation"
+	settingPrimary  = "AutoDiscoverSMTPAddress"
+	settingServer   = "InternalMailboxServer"
+)
+
+// reply is what is said about one user: one of the two.
+type reply struct {
+	answer
+	err *fault.Error
+}
+
+// getUserSettings asks at u for users, with credentials; u must be allowed. It returns as many replies, in their order, or an
+// error that concerns all of them.
+func (c *Client) getUserSettings(ctx context.Context, u string, users []string) ([]reply, *fault.Error) {
+	question, err := soapQuestion(u, users)
+	if err != nil {
+		return nil, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
+	}
+	r, failed := c.post(ctx, u, users[0], soapAction, question)
+	if failed != nil {
+		return nil, failed
+	}
+	if redirects(r.status) {
+		a, failed := r.moved()
+		return slices.Repeat([]reply{{answer: a}}, len(users)), failed
+	}
+	failed = refusal(r.status)
+	if r.status == http.StatusInternalServerError { // the status of a SOAP fault
+		if _, e := parseSOAP(r.body, users); e != nil && e.Code == CodeFault {
+			failed = e
+		}
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return parseSOAP(r.body, users)
+}
+
+// soapQuestion is the request for the settings of users.
+func soapQuestion(u string, users []string) ([]byte, error) {
+	doc := etree.NewDocument()
+	doc.CreateProcInst("xml", `version="1.0" encoding="utf-8"`)
+	envelope := doc.CreateElement("soap:Envelope")
+	envelope.CreateAttr("xmlns:a", nsSettings)
+	envelope.CreateAttr("xmlns:wsa", nsAddress)
+	envelope.CreateAttr("xmlns:soap", nsSOAP)
+	header := envelope.CreateElement("soap:Header")
+	header.CreateElement("a:RequestedServerVersion").SetText(soapVersion)
+	header.CreateElement("wsa:Action").SetText(soapAction)
+	header.CreateElement("wsa:To").SetText(u)
+	request := envelope.CreateElement("soap:Body").CreateElement("a:GetUserSettingsRequestMessage").CreateElement("a:Request")
+	list := request.CreateElement("a:Users")
+	for _, address := range users {
+		list.CreateElement("a:User").CreateElement("a:Mailbox").SetText(address)
+	}
+	settings := request.CreateElement("a:RequestedSettings")
+	for _, name := range []string{settingExternal, settingInternal, settingSchemas, settingGroup, settingPrimary, settingServer} {
+		settings.CreateElement("a:Setting").SetText(name)
+	}
+	return doc.WriteToBytes()
+}
+
+// parseSOAP reads the answer to a question for users: a reply for each, in their order, or an error that concerns them all.
+//
+// An answer does not name whom it is about: it stands where the user stood in the question. So an answer with more or fewer of them
+// is believed in nothing (Microsoft's own client takes fewer as the first ones), and nor is one that has a user's primary address where
+// another user was.
+func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
+	root, err := document(b)
+	if err != nil {
+		code := CodeUnread
+		if !bytes.Contains(b, []byte("Envelope")) {
+			code = codeNotAuto // a web site
+		}
+		return nil, &fault.Error{Op: op, Code: code, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer cannot be understood", Err: err}
+	}
+	if root.Tag != "Envelope" {
+		return nil, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is something else"}
+	}
+	body := child(root, "Body")
+	if f := child(body, "Fault"); f != nil {
+		return nil, &fault.Error{Op: op, Code: CodeFault, Scope: fault.Server, Remedy: fault.Wait, Text: quoted("an error within the server", text(f, "faultstring"))}
+	}
+	response := child(child(body, "GetUserSettingsResponseMessage"), "Response")
+	if response == nil {
+		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer has no response"}
+	}
+	if code := text(response, "ErrorCode"); code != "" && code != "NoError" {
+		return nil, told(code, text(response, "ErrorMessage"))
+	}
+	answers := children(child(response, "UserResponses"), "UserResponse")
+	if len(answers) != len(users) {
+		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
+			Text: fmt.Sprintf("it answers for %d users where it was asked for %d", len(answers), len(users))}
+	}
+	replies := make([]reply, 0, len(users))
+	for i, user := range users {
+		r := userReply(answers[i])
+		replies = append(replies, r)
+		if r.primary != "" && r.primary != user && slices.Contains(users, r.primary) {
+			return nil, &fault.Error{Op: op, Code: codeOrder, Scope: fault.Server, Remedy: fault.Wait, Text: "it answers for the users in another order than it was asked"}
+		}
+	}
+	return replies, nil
+}
+
+// userReply reads a UserResponse. Settings that are missing, for which there may be a UserSettingError, are none.
+func userReply(e *etree.Element) reply {
+	target := text(e, "RedirectTarget")
+	switch code := text(e, "ErrorCode"); code {
+	case "", "NoError":
+	case "RedirectAddress":
+		address, err := mail.ParseAddress(target)
+		if err != nil {
+			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it redirects to something that is not a mail address", Err: err}}
+		}
+		return reply{answer: answer{redirectAddr: address}}
+	case "RedirectUrl":
+		if target == "" {
+			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it redirects nowhere"}}
+		}
+		return reply{answer: answer{redirectURL: target}}
+	default:
+		return reply{err: told(code, text(e, "ErrorMessage"))}
+	}
+	settings := map[string]string{}
+	for _, s := range children(child(e, "UserSettings"), "UserSetting") {
+		name := text(s, "Name")
+		settings[name] = cmp.Or(settings[name], text(s, "Value"))
+	}
+	a := answer{ewsURL: cmp.Or(settings[settingExternal], settings[settingInternal]), group: settings[settingGroup], server: mailboxServer(settings[settingServer])}
+	if p, err := mail.ParseAddress(settings[settingPrimary]); err == nil {
+		a.primary = p
+	}
+	if list := strings.FieldsFunc(settings[settingSchemas], func(r rune) bool { return r == ',' || r == ' ' }); len(list) > 0 {
+		a.schema = printable(list[len(list)-1])
+	}
+	return reply{answer: a}
+}
+
+// mailboxServer returns the name of a mailbox server. Since Exchange 2013 what is told as such is the mailbox itself, as GUID@domain.
+func mailboxServer(told string) string {
+	if strings.Contains(told, "@") {
+		return ""
+	}
+	return printable(told)
+}
