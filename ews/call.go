@@ -32,7 +32,7 @@ type parser struct {
 // operation is one call: its name, what it sends, and how its answer is read.
 type operation struct {
 	name        string
-	body        func(*bytes.Buffer)
+	body        func(b *bytes.Buffer, version string)
 	read        bool   // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 	unparseable string // the code of an answer that cannot be understood
 	// message reads one response message, which was just entered; it returns what is wrong with it, or nil.
@@ -47,12 +47,31 @@ func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, er
 	case <-ctx.Done():
 		return a, fmt.Errorf("%s: %w", op.name, ctx.Err())
 	}
+	version := c.o.Dialect.Version()
+	a, err = c.ask(ctx, t, op, version)
+	if version != version2010 && refuses(err) {
+		a, err = c.ask(ctx, t, op, version2010)
+		c.o.Dialect.older(err)
+	}
+	return a, err
+}
+
+// ask is one request of a call.
+func (c *Client) ask(ctx context.Context, t Target, op operation, version string) (a Answer, err error) {
+	if version == version2010 {
+		select {
+		case c.few <- struct{}{}:
+			defer func() { <-c.few }()
+		case <-ctx.Done():
+			return a, fmt.Errorf("%s: %w", op.name, ctx.Err())
+		}
+	}
 	if err := c.wait(ctx, op.name); err != nil {
 		return a, err
 	}
 	timed, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
-	resp, a, err := c.send(ctx, timed, t, op) //nolint:bodyclose // receive closes it
+	resp, a, err := c.send(ctx, timed, t, op, version) //nolint:bodyclose // receive closes it
 	if err == nil {
 		err = c.receive(ctx, timed, resp, op)
 	}
@@ -75,9 +94,9 @@ func (c *Client) wait(ctx context.Context, op string) error {
 }
 
 // send makes the request under timed, which ends with ctx or before it, and returns the answer with status 200, its body unread. Any other status is an error.
-func (c *Client) send(ctx, timed context.Context, t Target, op operation) (*http.Response, Answer, error) {
+func (c *Client) send(ctx, timed context.Context, t Target, op operation, version string) (*http.Response, Answer, error) {
 	a := Answer{RequestID: requestID()}
-	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(c.envelope(t, op.body)))
+	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(envelope(version, t, op.body)))
 	if err != nil {
 		return nil, a, newError(op.name, CodeURL, "", 0, nil)
 	}
@@ -94,10 +113,11 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation) (*http
 	if anchor != "" {
 		h.Set("X-AnchorMailbox", anchor)
 	}
-	if t.Affinity {
+	// A 2010 knows neither.
+	if t.Affinity && version != version2010 {
 		h.Set("X-PreferServerAffinity", "true")
 	}
-	if t.Cookie != "" {
+	if t.Cookie != "" && version != version2010 {
 		h.Set("Cookie", overrideCookie+"="+t.Cookie)
 	}
 	if op.read {

@@ -3,6 +3,7 @@ package ews
 // The table of errors: what each means, whom it concerns and what to do about it.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Row struct {
 	Relocate    bool          // the mailbox may live elsewhere now: ask Autodiscover again
 	DropCookie  bool          // the group's cookie leads to the wrong server: subscribe its anchor anew
 	CatchUp     bool          // events may be lost: list the mailbox
+	Elsewhere   bool          // the mailbox does not live here: fault.Error.Elsewhere
 	Meaning     string        // for the administrator
 }
 
@@ -41,6 +43,7 @@ const (
 	CodeRedirect          = "redirect"           // HTTP 3xx
 	CodeURL               = "URL"                // of EWS, not valid
 	CodeFault             = "SOAP fault"         // one without a code of EWS
+	codeHeld              = "sign-in held"       // by the credential, before anything is sent
 	codeUnknown           = ""                   // the row of everything that has none
 )
 
@@ -134,7 +137,7 @@ var table = []Row{
 		Meaning: "the server could not pass the call on to the one that holds the subscription"},
 	{Code: "ErrorCrossSiteRequest", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Relocate: true, DropCookie: true, CatchUp: true,
 		Meaning: "the mailbox is in another site, which has its own URL"},
-	{Code: "ErrorNonExistentMailbox", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Relocate: true,
+	{Code: "ErrorNonExistentMailbox", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Relocate: true, Elsewhere: true,
 		Meaning: "the server knows no mailbox with this address; it may have moved to another Exchange"},
 
 	// Permissions.
@@ -150,7 +153,8 @@ var table = []Row{
 	{Code: "ErrorOrganizationAccessBlocked", Scope: fault.Account, Remedy: fault.Fix, After: hourly, Meaning: "the organisation is blocked: its tenant is to be removed"},
 
 	// Our requests.
-	{Code: "ErrorInvalidServerVersion", Scope: fault.Server, Remedy: fault.Fix, After: hourly, Meaning: "the server is older than the version that was asked for (RequestServerVersion)"},
+	{Code: codeVersion, Scope: fault.Server, Remedy: fault.Fix, After: hourly, // of Exchange2010_SP1, which is asked for last: see Dialect
+		Meaning: "the server is older than Exchange 2010 SP1: it has no streaming notifications, without which mailbell cannot listen"},
 	{Code: "ErrorIncorrectSchemaVersion", Scope: fault.Server, Remedy: fault.Fix, After: hourly, Meaning: "the server does not know what was asked for in this RequestServerVersion"},
 	{Code: "ErrorSchemaValidation", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the server does not understand the request: it may be older than the RequestServerVersion"},
 	{Code: "ErrorInvalidRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the server does not accept the request"},
@@ -171,7 +175,9 @@ var table = []Row{
 
 	// HTTP, where no answer of EWS came with it.
 	{Code: "HTTP 401", Scope: fault.Account, Remedy: fault.Fix, After: later, Meaning: "the server does not accept the user name or password"},
-	{Code: "HTTP 403", Scope: fault.Account, Remedy: fault.Fix, After: hourly, Meaning: "the account may not use EWS: a policy blocks it (EWSEnabled, EwsAllowList, EwsBlockList)"},
+	{Code: "HTTP 403", Scope: fault.Account, Remedy: fault.Fix, After: hourly,
+		Meaning: "a policy blocks EWS: look at EWSEnabled of the organisation and of the mailbox, at EwsAllowedAppIDs (is the app's id on it?), and at " +
+			"EwsApplicationAccessPolicy with EwsAllowList or EwsBlockList (which know mailbell by its user agent)"},
 	{Code: "HTTP 404", Scope: fault.Server, Remedy: fault.Fix, After: later, Relocate: true, Meaning: "there is no EWS at this URL"},
 	{Code: "HTTP 429", Scope: fault.Account, Remedy: fault.Wait, After: soon, Meaning: "the server throttles the account"},
 	{Code: "HTTP 500", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server failed, or X-AnchorMailbox led to the wrong one"},
@@ -191,6 +197,12 @@ var table = []Row{
 	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Relocate: true, Meaning: "the server cannot be reached"},
 	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, CatchUp: true, Meaning: "the server did not answer in time"},
 	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, CatchUp: true, Meaning: "the connection broke"},
+	{Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the proxy refused the connection, or could not make it"},
+	{Code: proxy.CodePrivate, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Meaning: "the server's name leads to a private address, where an entry of the cloud is never led"},
+
+	// Signing in.
+	{Code: codeHeld, Scope: fault.Account, Remedy: fault.Wait, After: later,
+		Meaning: "sign-ins failed, and the next is held back so that the account is not locked out"},
 
 	// Everything else: a wrong guess costs a retry and a listing.
 	{Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, CatchUp: true, Meaning: "an error that mailbell does not know"},
@@ -229,7 +241,7 @@ func (e *Error) Unwrap() error { return e.Fault }
 func newError(op, code, text string, told time.Duration, cause error) *Error {
 	row := lookup(code, text)
 	row.Code = code
-	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Err: cause}
+	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Elsewhere: row.Elsewhere, Err: cause}
 	if told > 0 {
 		f.After = min(told, maxBackOff)
 	}
@@ -277,20 +289,21 @@ func contentError(op, unparseable string, cause error) *Error {
 	return newError(op, unparseable, "", 0, cause)
 }
 
-// connError types an error of the connection. The caller's own end of the context is nobody's fault and stays what it is.
+// connError types an error of the connection. The caller's own end of the context is nobody's fault and stays what it is, and an error
+// that is typed already, as the refusal of a credential or a proxy is, keeps its scope and its remedy.
 func connError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", op, ctx.Err())
 	}
 	f := proxy.Explain(op, err)
-	row := lookup(f.Code, "")
-	if !known(f.Code) {
-		// A credential's refusal: it has its own scope and remedy.
-		return &Error{Fault: f, Row: Row{Code: f.Code, Scope: f.Scope, Remedy: f.Remedy, After: f.After, Meaning: f.Text}}
+	row := Row{Code: f.Code, Meaning: f.Text}
+	if known(f.Code) {
+		row = lookup(f.Code, "")
 	}
-	if f.After == 0 {
+	if _, typed := errors.AsType[*fault.Error](err); !typed {
 		f.After = row.After
 	}
+	row.Scope, row.Remedy, row.After = f.Scope, f.Remedy, f.After
 	return &Error{Fault: f, Row: row}
 }
 
@@ -304,7 +317,9 @@ func httpError(op string, resp *http.Response, now time.Time) *Error {
 		return e
 	}
 	code := fmt.Sprintf("HTTP %d", resp.StatusCode)
-	return newError(op, code, resp.Header.Get("X-Ms-Diagnostics"), retryAfter(resp.Header, now), nil)
+	// x-ms-diagnostics says why a token was refused, and X-EWS-Policy-Reason whose policy blocks EWS at Exchange Online.
+	said := cmp.Or(resp.Header.Get("X-Ms-Diagnostics"), resp.Header.Get("X-Ews-Policy-Reason"))
+	return newError(op, code, said, retryAfter(resp.Header, now), nil)
 }
 
 // retryAfter reads Retry-After (RFC 9110 section 10.2.3), which is seconds or a date; 0: none, or not to be understood.

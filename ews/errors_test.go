@@ -262,6 +262,10 @@ func TestErrorsOfTheConnectionAreTyped(t *testing.T) {
 		proxy.CodeConnect:     {&net.OpError{Op: "dial", Err: errors.New("connection refused")}, fault.Wait, fault.Server},
 		proxy.CodeTimeout:     {context.DeadlineExceeded, fault.Wait, fault.Server},
 		proxy.CodeNetwork:     {io.ErrUnexpectedEOF, fault.Retry, fault.Server},
+		proxy.CodeProxy:       {&fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait}, fault.Wait, fault.Server}, // its own remedy counts
+		proxy.CodePrivate:     {&fault.Error{Op: "connect", Code: proxy.CodePrivate, Scope: fault.Server, Remedy: fault.Fix}, fault.Fix, fault.Server},
+		codeHeld:              {&fault.Error{Op: "sign in", Code: codeHeld, Scope: fault.Account, Remedy: fault.Wait, After: 17 * time.Second}, fault.Wait, fault.Account},
+		"AADSTS7000215":       {&fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}, fault.Fix, fault.Account},
 		"not https":           {&fault.Error{Op: "sign in", Code: "not https", Scope: fault.Account, Remedy: fault.Fix}, fault.Fix, fault.Account},
 	} {
 		c2 := New(Options{HTTP: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })})
@@ -272,6 +276,18 @@ func TestErrorsOfTheConnectionAreTyped(t *testing.T) {
 		}
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s: the cause is lost", code)
+		}
+		if typed, ok := c.err.(*fault.Error); ok && (e.Fault != typed || e.Row.After != typed.After) {
+			t.Errorf("%s: what was typed is no longer what it was: %+v", code, e)
+		}
+	}
+}
+
+func TestAPolicyThatBlocksEWSIsNamedWithItsSettings(t *testing.T) {
+	err := answers(403, "").Unsubscribe(t.Context(), target, "x")
+	for _, setting := range []string{"EWSEnabled", "EwsAllowedAppIDs", "EwsApplicationAccessPolicy"} {
+		if !strings.Contains(err.Error(), setting) {
+			t.Errorf("%s is not named: %v", setting, err)
 		}
 	}
 }
@@ -291,5 +307,13 @@ func TestAServersWordsAreBoundedAndPrintable(t *testing.T) {
 		if name != "message" && e.Fault.Code != CodeFault {
 			t.Errorf("%s: what is no code of EWS became one: %q", name, e.Fault.Code)
 		}
+	}
+}
+
+func TestWhosePolicyBlocksEWSIsTold(t *testing.T) {
+	resp := &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{"X-Ews-Policy-Reason": {"EWS is disabled for this tenant.\r\n\x1b[31m"}}}
+	e := httpError("GetFolder", resp, time.Now())
+	if text := e.Error(); e.Fault.Scope != fault.Account || !strings.Contains(text, "EWS is disabled for this tenant.") || strings.ContainsAny(text, "\r\n\x1b") {
+		t.Errorf("%q", text)
 	}
 }

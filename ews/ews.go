@@ -8,6 +8,7 @@ package ews
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +21,6 @@ const (
 	defaultSilence = 90 * time.Second
 	// defaultInFlight bounds the calls at once: beyond it Exchange queues, and each holds a connection and a buffer.
 	defaultInFlight = 256
-	defaultVersion  = "Exchange2013_SP1" // what every supported server understands
 )
 
 // Limiter spreads calls over time; *rate.Limiter of golang.org/x/time is one.
@@ -36,13 +36,14 @@ type Options struct {
 	Silence   time.Duration     // a stream without a byte for this long is dead; 0: 90 s
 	Limit     Limiter           // waited for before each request; nil: none
 	InFlight  int               // calls at once, streams not counted; 0: 256
-	Version   string            // RequestServerVersion; "": Exchange2013_SP1
+	Dialect   *Dialect          // shared by the clients of the same servers; nil: this client's own
 }
 
 // Client calls EWS. It is safe for concurrent use.
 type Client struct {
 	o       Options
 	slots   chan struct{} // one per call in flight
+	few     chan struct{} // the same, where the server is a 2010
 	parsers sync.Pool     // of *parser: their buffers are used again
 }
 
@@ -57,10 +58,10 @@ func New(o Options) *Client {
 	if o.InFlight <= 0 {
 		o.InFlight = defaultInFlight
 	}
-	if o.Version == "" {
-		o.Version = defaultVersion
+	if o.Dialect == nil {
+		o.Dialect = &Dialect{}
 	}
-	return &Client{o: o, slots: make(chan struct{}, o.InFlight)}
+	return &Client{o: o, slots: make(chan struct{}, o.InFlight), few: make(chan struct{}, min(o.InFlight, inFlight2010))}
 }
 
 // Target says where an operation runs and on whose behalf.
@@ -76,9 +77,19 @@ type Target struct {
 type Answer struct {
 	ServerTime   time.Time // the server's clock: its Date header, whole seconds; zero: it sent none
 	Began, Ended time.Time // ours: before the request, and when the answer was read
-	Backend      string    // the mailbox server that answered, where Exchange says so
+	Backend      string    // X-CalculatedBETarget: the mailbox server that answered, where Exchange says so
 	Cookie       string    // X-BackEndOverrideCookie as this answer set it; "": it did not
 	RequestID    string    // client-request-id: what to look for in the server's logs
+}
+
+// Server is the mailbox server that answered: the backend, else the one that the override cookie leads to (<server>~<number>). Empty:
+// nobody said.
+func (a Answer) Server() string {
+	if a.Backend != "" {
+		return a.Backend
+	}
+	server, _, _ := strings.Cut(a.Cookie, "~")
+	return server
 }
 
 // Notifications are what one envelope of a stream brought. Without events it is a heartbeat.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -17,7 +16,7 @@ import (
 // MaxItems is how many items one GetItem may ask for: Microsoft advises no more, as a batch may run one minute.
 const MaxItems = 10
 
-// GetItem reads up to MaxItems messages of t.Mailbox, with sender and preview, and returns one Item for each id, in their order. An error of one item is in that
+// GetItem reads up to MaxItems messages of t.Mailbox, with sender and preview (none from Exchange 2010), and returns one Item for each id, in their order. An error of one item is in that
 // Item and concerns at most the mailbox. What concerns all of them alike is the error of the call: an *Error, or that of ctx. An answer that cannot be
 // understood is one with the code CodeUnparseableItem and the scope of a message: asked for one by one, the others can be read.
 func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, Answer, error) {
@@ -30,7 +29,7 @@ func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, A
 	good := 0
 	a, err := c.call(ctx, t, operation{
 		name: op, unparseable: CodeUnparseableItem, read: true,
-		body: getItem(ids, c.hasPreview()),
+		body: getItem(ids),
 		message: func(s *scanner) *problem {
 			m, p := itemMessage(s)
 			if len(items) == len(ids) {
@@ -83,11 +82,6 @@ func hasMessageError(items []Item) bool {
 		}
 	}
 	return false
-}
-
-// hasPreview reports whether the version that is asked for knows item:Preview.
-func (c *Client) hasPreview() bool {
-	return !strings.HasPrefix(c.o.Version, "Exchange2007") && !strings.HasPrefix(c.o.Version, "Exchange2010")
 }
 
 // itemMessage reads a GetItemResponseMessage.

@@ -24,6 +24,9 @@ const (
 		`<t:EventTypes><t:EventType>NewMailEvent</t:EventType></t:EventTypes>` +
 		`</m:StreamingSubscriptionRequest></m:Subscribe>`
 
+	getFolder = `<m:GetFolder><m:FolderShape><t:BaseShape>IdOnly</t:BaseShape></m:FolderShape>` +
+		`<m:FolderIds>` + inbox + `</m:FolderIds></m:GetFolder>`
+
 	itemFields = `<t:FieldURI FieldURI="item:ItemClass"/>` +
 		`<t:FieldURI FieldURI="item:Subject"/>` +
 		`<t:FieldURI FieldURI="item:Sensitivity"/>` +
@@ -44,34 +47,37 @@ const (
 		`<t:FieldURI FieldURI="message:InternetMessageId"/>`
 )
 
-// envelope puts the header that c and t ask for before a body.
-func (c *Client) envelope(t Target, body func(*bytes.Buffer)) []byte {
+// envelope puts the header with a version, and what t asks for, before a body.
+func envelope(version string, t Target, body func(b *bytes.Buffer, version string)) []byte {
 	var b bytes.Buffer
 	b.Grow(2 << 10) // most requests
-	b.WriteString(envelopeOpen + `<t:RequestServerVersion Version="`)
-	escape(&b, c.o.Version)
-	b.WriteString(`"/>`)
+	b.WriteString(envelopeOpen + `<t:RequestServerVersion Version="` + version + `"/>`)
 	if t.Mailbox != "" {
 		b.WriteString(`<t:ExchangeImpersonation><t:ConnectingSID><t:PrimarySmtpAddress>`)
 		escape(&b, t.Mailbox)
 		b.WriteString(`</t:PrimarySmtpAddress></t:ConnectingSID></t:ExchangeImpersonation>`)
 	}
 	b.WriteString(`</soap:Header><soap:Body>`)
-	body(&b)
+	body(&b, version)
 	b.WriteString(envelopeClose)
 	return b.Bytes()
 }
 
-func unsubscribe(id string) func(*bytes.Buffer) {
-	return func(b *bytes.Buffer) {
+// fixed is a body that is the same for everyone.
+func fixed(body string) func(*bytes.Buffer, string) {
+	return func(b *bytes.Buffer, _ string) { b.WriteString(body) }
+}
+
+func unsubscribe(id string) func(*bytes.Buffer, string) {
+	return func(b *bytes.Buffer, _ string) {
 		b.WriteString(`<m:Unsubscribe><m:SubscriptionId>`)
 		escape(b, id)
 		b.WriteString(`</m:SubscriptionId></m:Unsubscribe>`)
 	}
 }
 
-func getStreamingEvents(ids []string, minutes int) func(*bytes.Buffer) {
-	return func(b *bytes.Buffer) {
+func getStreamingEvents(ids []string, minutes int) func(*bytes.Buffer, string) {
+	return func(b *bytes.Buffer, _ string) {
 		b.WriteString(`<m:GetStreamingEvents><m:SubscriptionIds>`)
 		for _, id := range ids {
 			b.WriteString(`<t:SubscriptionId>`)
@@ -82,10 +88,10 @@ func getStreamingEvents(ids []string, minutes int) func(*bytes.Buffer) {
 	}
 }
 
-func getItem(ids []string, preview bool) func(*bytes.Buffer) {
-	return func(b *bytes.Buffer) {
+func getItem(ids []string) func(*bytes.Buffer, string) {
+	return func(b *bytes.Buffer, version string) {
 		b.WriteString(`<m:GetItem><m:ItemShape><t:BaseShape>IdOnly</t:BaseShape><t:AdditionalProperties>` + itemFields)
-		if preview {
+		if version != version2010 {
 			b.WriteString(itemPreview)
 		}
 		b.WriteString(`</t:AdditionalProperties></m:ItemShape><m:ItemIds>`)
@@ -99,8 +105,8 @@ func getItem(ids []string, preview bool) func(*bytes.Buffer) {
 }
 
 // findItem has no restriction: one would cap the page at 250 and, at first, be slow (EWS throttling, EWSFindCountLimit).
-func findItem(offset, most int) func(*bytes.Buffer) {
-	return func(b *bytes.Buffer) {
+func findItem(offset, most int) func(*bytes.Buffer, string) {
+	return func(b *bytes.Buffer, _ string) {
 		b.WriteString(`<m:FindItem Traversal="Shallow"><m:ItemShape><t:BaseShape>IdOnly</t:BaseShape>` +
 			`<t:AdditionalProperties>` + listFields + `</t:AdditionalProperties></m:ItemShape>` +
 			`<m:IndexedPageItemView MaxEntriesReturned="` + strconv.Itoa(most) + `" Offset="` + strconv.Itoa(offset) + `" BasePoint="Beginning"/>` +

@@ -52,16 +52,28 @@ func (c *Client) GetStreamingEvents(ctx context.Context, t Target, ids []string,
 	if len(ids) == 0 || len(ids) > MaxSubscriptions {
 		return nil, fmt.Errorf("%s: %d subscriptions, want 1 to %d", op, len(ids), MaxSubscriptions)
 	}
+	minutes := min(max(int((timeout+time.Minute-1)/time.Minute), 1), maxMinutes)
+	version := c.o.Dialect.Version()
+	s, err := c.stream(ctx, t, ids, minutes, version)
+	if version != version2010 && refuses(err) {
+		s, err = c.stream(ctx, t, ids, minutes, version2010)
+		c.o.Dialect.older(err)
+	}
+	return s, err
+}
+
+// stream is one request for a stream.
+func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int, version string) (*Stream, error) {
+	const op = "GetStreamingEvents"
 	if err := c.wait(ctx, op); err != nil {
 		return nil, err
 	}
-	minutes := min(max(int((timeout+time.Minute-1)/time.Minute), 1), maxMinutes)
 	timed, release := context.WithTimeoutCause(ctx, time.Duration(minutes)*time.Minute+overtime, errOverdue)
 	own, cancel := context.WithCancelCause(timed)
 	s := &Stream{ctx: ctx, own: own, cancel: cancel, release: release, ids: ids}
 	s.body.limit = c.o.Silence
 	s.body.timer = time.AfterFunc(c.o.Timeout, func() { cancel(errSilent) })
-	resp, a, err := c.send(ctx, own, t, operation{name: op, body: getStreamingEvents(ids, minutes)}) //nolint:bodyclose // Stream.Close closes it
+	resp, a, err := c.send(ctx, own, t, operation{name: op, body: getStreamingEvents(ids, minutes)}, version) //nolint:bodyclose // Stream.Close closes it
 	if err != nil {
 		if errors.Is(context.Cause(own), errSilent) {
 			err = newError(op, proxy.CodeTimeout, "", 0, nil)

@@ -387,10 +387,9 @@ func BenchmarkHeartbeat(b *testing.B) {
 }
 
 func BenchmarkRequest(b *testing.B) {
-	c := New(Options{})
 	b.ReportAllocs()
 	for b.Loop() {
-		if !bytes.Contains(c.envelope(target, getItem([]string{strings.Repeat("A", 150)}, true)), []byte("GetItem")) {
+		if !bytes.Contains(envelope(version2013, target, getItem([]string{strings.Repeat("A", 150)})), []byte("GetItem")) {
 			b.Fatal("no request")
 		}
 	}

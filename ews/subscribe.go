@@ -12,7 +12,7 @@ import (
 func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
 		name: "Subscribe", unparseable: CodeUnparseableAnswer,
-		body: func(b *bytes.Buffer) { b.WriteString(subscribe) },
+		body: fixed(subscribe),
 		message: func(s *scanner) *problem {
 			p := begin(s)
 			for at := s.depth; s.child(at); {

@@ -85,19 +85,26 @@ func (m *mailbox) topicReady(topic, environment string) {
 // catchUp catches up the devices whose time has come, outside the mailbox's own worker, until there are none.
 func (m *mailbox) catchUp(ctx context.Context) {
 	var err error
+	e := m.entry()
 	select {
-	case m.e.catching <- struct{}{}:
+	case e.catching <- struct{}{}:
 		for {
 			ready := m.readyDevices()
 			if len(ready) == 0 || m.l.stopping.Load() {
 				break
 			}
+			_, there := m.where()
 			if err = m.catchUpOnce(ctx, ready); err != nil {
+				if _, now := m.where(); now != there { // it has moved meanwhile
+					err = soon(err)
+				} else {
+					err = m.doubted(ctx, err)
+				}
 				m.postpone(ctx, ready, err)
 				break
 			}
 		}
-		<-m.e.catching
+		<-e.catching
 	case <-m.l.hearing.Done():
 	}
 	m.mu.Lock()
@@ -268,13 +275,14 @@ func (m *mailbox) ringOwed(ctx context.Context, record string, dues []due, rings
 
 // soundOwed rings one bell of a catch-up; its answer is written at once.
 func (m *mailbox) soundOwed(ctx context.Context, o *owed, b bell) {
+	e := m.entry()
 	select {
-	case m.e.ringing <- struct{}{}:
+	case e.ringing <- struct{}{}:
 	case <-ctx.Done():
 		o.stopped.Store(true)
 		return
 	}
-	defer func() { <-m.e.ringing }()
+	defer func() { <-e.ringing }()
 	rung := false
 	m.push(b, func() bool { return true }, func(a subscriptions.Answer) {
 		rung = a.Result != subscriptions.NotBefore

@@ -3,6 +3,7 @@ package listener
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -33,11 +34,12 @@ type entry struct {
 	ringing  chan struct{}
 	catching chan struct{}
 	skew     atomic.Pointer[time.Duration] // the server's clock minus ours, as the last answer showed it
-	waiting  atomic.Int32                  // mailboxes that found no room at an account
+	turn     atomic.Uint32                 // of the accounts: who is asked where a mailbox lives
 
-	mu     sync.Mutex
-	marked []*mailbox // ready for a worker, first in first out; each at most once
-	active int
+	mu      sync.Mutex
+	marked  []*mailbox // ready for a worker, first in first out; each at most once
+	active  int
+	waiting []*mailbox // that found no room at an account, first in first out; each at most once
 }
 
 func newEntry(l *Listener, e *Entry, accounts int) *entry {
@@ -112,6 +114,8 @@ type account struct {
 	*Account
 	e *entry
 
+	streams atomic.Int32 // open
+
 	mu      sync.Mutex
 	load    int // mailboxes
 	groups  map[groupKey][]*group
@@ -172,23 +176,75 @@ func (a *account) note(err error) error {
 	return err
 }
 
-// pick finds the account for a mailbox: the one that it had, where there is room, else the one with the most room.
-func (e *entry) pick(had string) *account {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var best *account
+// asker is the account that asks where a mailbox lives, which costs no room: the one that it had, else one after the other, and rather one
+// that can work.
+func (e *entry) asker(had string) *account {
+	first := slices.IndexFunc(e.accounts, func(a *account) bool { return a.Name == had })
+	if first < 0 {
+		first = int(e.turn.Add(1)) % len(e.accounts)
+	}
+	for i := range e.accounts {
+		if a := e.accounts[(first+i)%len(e.accounts)]; a.state().Blocked == "" {
+			return a
+		}
+	}
+	return e.accounts[first]
+}
+
+// room finds the account for a mailbox: the one that it had, where there is room, else the one with the most room; nil: all are full. It is
+// called with mu held.
+func (e *entry) room(had string) (best *account) {
 	for _, a := range e.accounts {
 		load := a.mailboxes()
 		if load < e.MailboxesPerAccount && (a.Name == had || best == nil || best.Name != had && load < best.mailboxes()) {
 			best = a
 		}
 	}
-	if best != nil {
-		best.mu.Lock()
-		best.load++
-		best.mu.Unlock()
-	}
 	return best
+}
+
+// take gives a mailbox room at an account; nil: it is in the queue for some.
+func (e *entry) take(m *mailbox, had string) *account {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.room(had)
+	if a == nil {
+		e.waiting = append(e.waiting, m)
+		return nil
+	}
+	a.charge(1)
+	return a
+}
+
+// full is the error of a mailbox that found no room.
+func (e *entry) full() *fault.Error {
+	return &fault.Error{Op: "place", Code: codeNoCapacity, Scope: fault.Mailbox, Remedy: fault.Fix,
+		Text: fmt.Sprintf("every listener account of %s has its %d mailboxes", e.Name, e.MailboxesPerAccount)}
+}
+
+// release gives a mailbox's room at an account back: to the one that has waited for it the longest.
+func (e *entry) release(a *account) {
+	for {
+		e.mu.Lock()
+		if len(e.waiting) == 0 {
+			a.charge(-1)
+			e.mu.Unlock()
+			return
+		}
+		next := e.waiting[0]
+		e.waiting = slices.Delete(e.waiting, 0, 1)
+		e.mu.Unlock()
+		if next.offer(a) {
+			return
+		}
+	}
+}
+
+// quit takes a mailbox out of the queue for room.
+func (e *entry) quit(m *mailbox) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiting = slices.DeleteFunc(e.waiting, func(o *mailbox) bool { return o == m })
 }
 
 func (a *account) mailboxes() int {
@@ -197,25 +253,27 @@ func (a *account) mailboxes() int {
 	return a.load
 }
 
-// release gives a mailbox's place at an account back, and wakes one that waits for it.
-func (e *entry) release(a *account) {
+func (a *account) charge(n int) {
 	a.mu.Lock()
-	a.load--
+	defer a.mu.Unlock()
+	a.load += n
+}
+
+// changed takes in that the account's credential was replaced: what waits for the account is tried at once.
+func (a *account) changed() {
+	a.mu.Lock()
+	a.blocked, a.again = nil, 0
+	var groups []*group
+	for _, list := range a.groups {
+		groups = append(groups, list...)
+	}
 	a.mu.Unlock()
-	if e.waiting.Load() == 0 {
-		return
+	for _, m := range a.e.l.watched() {
+		m.accountChanged(a)
 	}
-	var next *mailbox
-	e.l.mu.Lock()
-	for _, m := range e.l.boxes {
-		if m.e == e && m.waits() {
-			next = m
-			break
-		}
-	}
-	e.l.mu.Unlock()
-	if next != nil {
-		next.retryNow()
+	for _, g := range groups {
+		g.anew.Store(true)
+		g.poke()
 	}
 }
 

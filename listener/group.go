@@ -55,6 +55,7 @@ type group struct {
 	next    time.Time    // when it is tried again
 
 	beat atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
+	anew atomic.Bool  // the account has a new credential: nothing is waited for
 
 	// The goroutine's own.
 	affinity Affinity
@@ -84,14 +85,15 @@ func (g *group) add(m *mailbox) bool {
 	return true
 }
 
-func (g *group) remove(m *mailbox) {
+// remove takes a mailbox out; r is its record from when it was in.
+func (g *group) remove(m *mailbox, r *subscriptions.Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, ok := g.members[m]; !ok {
 		return
 	}
 	delete(g.members, m)
-	if r := m.box.Record(); r.Subscription != "" {
+	if r.Subscription != "" {
 		g.leaving = append(g.leaving, r)
 	}
 	g.poke()
@@ -151,6 +153,9 @@ func (g *group) run(ctx context.Context) {
 		if ctx.Err() != nil || g.finish() {
 			return
 		}
+		if g.anew.Swap(false) {
+			g.reopen = time.Time{}
+		}
 		want, retry := g.subscribe(ctx)
 		if ctx.Err() != nil {
 			return
@@ -158,7 +163,7 @@ func (g *group) run(ctx context.Context) {
 		if len(want) > 0 && !open.hears(want) && !time.Now().Before(g.reopen) {
 			opened, err := g.open(ctx, want)
 			if err != nil {
-				if !g.another(err, len(want)) {
+				if !g.astray(ctx, err, want) && !g.another(err, len(want)) {
 					g.trouble(ctx, err, want)
 				}
 				continue
@@ -182,13 +187,15 @@ func (g *group) run(ctx context.Context) {
 				g.log.Warn("a stream is open and does not tell of new mail; it is replaced", zap.Int("mailboxes", len(open.by)))
 				open.spoilt, g.missed = true, true
 			}
-		case err := <-open.words():
+		case <-open.words():
 			open.spoilt = true
-			g.backOff(open.since, fault.Of(err))
-			if soon := time.Now().Add(firstWait); g.reopen.After(soon) { // the server does its work: it has said what is wrong
-				g.reopen = soon
+			for i, err := range open.said() {
+				if i == 0 {
+					g.backOff(open.since, fault.Of(err))
+					g.soon() // the server does its work: it has said what is wrong
+				}
+				g.trouble(ctx, g.a.note(err), open.by)
 			}
-			g.trouble(ctx, g.a.note(err), open.by)
 		case <-open.ended():
 			g.over(ctx, open)
 			open = nil
@@ -323,7 +330,7 @@ func (g *group) subscribeOne(ctx context.Context, m *mailbox, a Affinity, cookie
 	m.mu.Lock()
 	p, due := m.place, !time.Now().Before(m.subNext)
 	m.mu.Unlock()
-	if !due || ctx.Err() != nil {
+	if !due || p.URL != g.key.url || ctx.Err() != nil { // it may be on its way to another: these credentials go nowhere else
 		return false
 	}
 	err := m.writable(ctx) // what cannot be written down would be left behind at the server
@@ -336,10 +343,19 @@ func (g *group) subscribeOne(ctx context.Context, m *mailbox, a Affinity, cookie
 		id, *cookie, err = g.a.Source.Subscribe(short, p, a)
 		cancel()
 		if g.a.note(err) == nil {
-			if err = m.box.Update(ctx, func(d *subscriptions.Draft) { d.Subscription, d.Subscribed = id, time.Now() }); err != nil {
+			member := true
+			err = m.box.Update(ctx, func(d *subscriptions.Draft) {
+				if member = g.has(m); member {
+					d.Subscription, d.Subscribed = id, time.Now()
+				}
+			})
+			if err != nil || !member {
 				r := m.box.Record().Clone()
-				r.Subscription = id
+				r.Subscription, r.Place = id, p
 				g.leave(r)
+			}
+			if !member { // it left meanwhile
+				return false
 			}
 		}
 	}
@@ -363,7 +379,7 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	m.mu.Lock()
 	m.subFails++
 	m.subFault, m.subNext = f, time.Now().Add(backOff(f, m.subFails))
-	first, poll := m.subFails == 1, !m.listed
+	poll := !m.listed
 	m.mu.Unlock()
 	if poll {
 		m.markListing() // mail rings all the same
@@ -371,8 +387,13 @@ func (g *group) refused(ctx context.Context, m *mailbox, err error) {
 	if f.Scope < fault.Account { // else the account has said it, once for all
 		g.log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", m.address()), zap.Error(err))
 	}
-	if e, ok := errors.AsType[*ews.Error](err); ok && e.Row.Relocate && !first && g.moved(e.Row, m) {
-		m.relocate(ctx) // not at its first failure: it was looked up just before
+	e, ok := errors.AsType[*ews.Error](err)
+	switch {
+	case !ok:
+	case m.doubts(e.Row, g.fails):
+		m.relocate(ctx)
+	case m.doubtsLater(e.Row): // the listing meets the same error, and waits until it may be doubted
+		m.markListing()
 	}
 }
 
@@ -392,6 +413,27 @@ func (g *group) another(err error, members int) bool {
 	g.missed = true
 	g.reopen = time.Now().Add(firstRetry)
 	g.log.Info("a stream is tried as another mailbox", zap.Error(err))
+	return true
+}
+
+// astray looks up the member again that the stream was to be opened as, where the server says that it does not live there. The others go on.
+func (g *group) astray(ctx context.Context, err error, want map[string]*mailbox) bool {
+	e, ok := errors.AsType[*ews.Error](err)
+	if !ok || !e.Row.Elsewhere || ctx.Err() != nil {
+		return false
+	}
+	switch m := g.as(want); {
+	case m.doubts(e.Row, g.fails):
+		g.reopen = time.Now().Add(firstRetry)
+		m.relocate(ctx)
+	case m.doubtsLater(e.Row): // meanwhile as another, where there is one
+		g.reopen = time.Now().Add(firstWait)
+		g.turn++
+		m.markListing()
+	default:
+		return false
+	}
+	g.missed = true
 	return true
 }
 
@@ -415,11 +457,12 @@ func (g *group) open(ctx context.Context, want map[string]*mailbox) (*reading, e
 	m.mu.Lock()
 	p := m.place
 	m.mu.Unlock()
+	p.URL = g.key.url // it may be on its way to another: these credentials go nowhere else
 	s, err := g.a.Source.Stream(ctx, p, Affinity{Anchor: p.Primary, Cookie: g.affinity.Cookie}, ids(want))
 	if g.a.note(err) != nil {
 		return nil, err
 	}
-	r := &reading{g: g, stream: s, by: want, since: time.Now(), word: make(chan error, 1), end: make(chan struct{})}
+	r := &reading{g: g, stream: s, by: want, since: time.Now(), word: make(chan struct{}, 1), end: make(chan struct{})}
 	g.beat.Store(r.since.UnixNano())
 	g.tell(nil, time.Time{})
 	for _, m := range want {
@@ -430,6 +473,7 @@ func (g *group) open(ctx context.Context, want map[string]*mailbox) (*reading, e
 		m.mu.Unlock()
 	}
 	g.a.e.l.metrics.streams.Inc()
+	g.a.streams.Add(1)
 	go r.run()
 	return r, nil
 }
@@ -512,6 +556,13 @@ func (g *group) backOff(since time.Time, f *fault.Error) {
 	g.tell(f, g.reopen)
 }
 
+// soon shortens the wait for the next try.
+func (g *group) soon() {
+	if soon := time.Now().Add(firstWait); g.reopen.After(soon) {
+		g.reopen = soon
+	}
+}
+
 // tell keeps why the stream is not open, for who asks.
 func (g *group) tell(f *fault.Error, next time.Time) {
 	g.mu.Lock()
@@ -553,29 +604,15 @@ func (g *group) trouble(ctx context.Context, err error, by map[string]*mailbox) 
 			continue
 		}
 		switch {
-		case e.Row.Relocate && g.moved(e.Row, m):
+		case m.doubts(e.Row, g.fails):
 			m.relocate(ctx)
+			g.soon() // what is left is not at fault, and it may come back
 		case e.Row.Resubscribe: // listed once it has a new one
 			m.lose(ctx, id)
 		case e.Row.CatchUp && len(e.Subscriptions) > 0:
 			m.markListing()
 		}
 	}
-}
-
-const (
-	// doubtful is how long a place is taken as true however its server fails, and so often has it to have failed in a row:
-	// a server that restarts must not have every mailbox looked up.
-	doubtful  = time.Hour
-	manyFails = 5
-)
-
-// moved says whether an error is a reason to look a mailbox up again.
-func (g *group) moved(r ews.Row, m *mailbox) bool {
-	m.mu.Lock()
-	age := time.Since(m.place.Found)
-	m.mu.Unlock()
-	return g.a.e.URL == "" && (r.Scope < fault.Server || g.fails > manyFails && age > doubtful)
 }
 
 // lose forgets a subscription that the server does not know any more.
@@ -605,24 +642,30 @@ type reading struct {
 	stream Stream
 	by     map[string]*mailbox // by subscription
 	since  time.Time
-	heard  atomic.Bool // something came
-	spoilt bool        // the server named a bad id: nobody knows whether the good ones are still served
-	word   chan error  // such a word; more of them say nothing new
+	heard  atomic.Bool   // something came
+	spoilt bool          // the server named a bad id: nobody knows whether the good ones are still served
+	word   chan struct{} // such words have come
 	end    chan struct{}
 	err    error // how it ended, once end is closed; io.EOF: clean, on the server's word
+
+	mu  sync.Mutex
+	bad []error // those words, at most one for each subscription
 }
 
 func (r *reading) run() {
 	defer r.g.a.e.l.metrics.streams.Dec()
+	defer r.g.a.streams.Add(-1)
 	defer close(r.end)
 	defer r.stream.Close()
 	for {
 		n, err := r.stream.Next()
 		if e, ok := errors.AsType[*ews.Error](err); ok && len(e.Subscriptions) > 0 {
-			select {
-			case r.word <- err:
-			default:
+			r.mu.Lock()
+			if len(r.bad) < ews.MaxSubscriptions {
+				r.bad = append(r.bad, err)
 			}
+			r.mu.Unlock()
+			signal(r.word)
 			continue
 		}
 		if err != nil {
@@ -653,11 +696,20 @@ func (r *reading) hears(want map[string]*mailbox) bool {
 	return !r.spoilt
 }
 
-func (r *reading) words() <-chan error {
+func (r *reading) words() <-chan struct{} {
 	if r == nil {
 		return nil
 	}
 	return r.word
+}
+
+// said takes the words that have come; there may be none left.
+func (r *reading) said() []error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	said := r.bad
+	r.bad = nil
+	return said
 }
 
 func (r *reading) ended() <-chan struct{} {

@@ -20,8 +20,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -50,8 +49,10 @@ type Options struct {
 // Entry is an exchange entry of the configuration.
 type Entry struct {
 	Name                       string
-	Domains                    []string
-	URL                        string // of EWS, where it is configured; else the accounts have a Finder
+	Domains                    []string     // several entries may have a domain: they are asked in their order
+	URL                        string       // of EWS, where it is configured; else the accounts have a Finder
+	MailboxServers             []string     // only their mailboxes are heard, by short or full names; none: all
+	Dialect                    *ews.Dialect // of the accounts' clients, for who asks; may be nil
 	Accounts                   []Account
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
@@ -141,29 +142,25 @@ func (l *Listener) begin() bool {
 	return true
 }
 
-// entryOf returns the entry of a mailbox: the first that has its mail domain, or the pinned one, where it has it; nil for none.
-func (l *Listener) entryOf(address, pinned string) *entry {
-	for _, e := range l.entries {
-		if (pinned == e.Name || pinned == "") && slices.ContainsFunc(e.Domains, func(d string) bool { return strings.EqualFold(d, mail.Domain(address)) }) {
-			return e
-		}
-	}
-	return nil
-}
-
 // Enrol enrols a device and has its mailbox heard.
 func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
-	entry := l.entryOf(e.Mailbox, e.Exchange)
+	entries := pin(l.covering(e.Mailbox), e.Exchange)
 	switch {
-	case entry == nil && e.Exchange != "":
-		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "exchange", Code: "not_covered",
+	case len(entries) == 0 && e.Exchange != "":
+		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "exchange", Code: codeNotCovered,
 			Detail: fmt.Sprintf("the configuration has no exchange entry %q with the domain %s", e.Exchange, mail.Domain(e.Mailbox))}
-	case entry == nil:
-		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: "not_covered",
+	case len(entries) == 0:
+		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: codeNotCovered,
 			Detail: "no exchange entry of the configuration has the domain " + mail.Domain(e.Mailbox)}
 	}
 	now := time.Now()
-	done, err := l.o.Book.Enrol(ctx, e, now, entry.enrolment(now))
+	var since time.Time // not known before the first listing, where nobody knows yet whose clock counts
+	if home := l.home(e.Mailbox); home != nil {
+		since = home.enrolment(now)
+	} else if len(entries) == 1 {
+		since = entries[0].enrolment(now)
+	}
+	done, err := l.o.Book.Enrol(ctx, e, now, since)
 	if err != nil {
 		return subscriptions.Device{}, false, err
 	}
@@ -208,10 +205,7 @@ func (l *Listener) unwatch(box *subscriptions.Mailbox) {
 }
 
 func (l *Listener) cut(box *subscriptions.Mailbox, device string) {
-	l.mu.Lock()
-	m := l.boxes[box]
-	l.mu.Unlock()
-	if m != nil {
+	if m := l.mailbox(box); m != nil {
 		m.hangUp(device)
 	}
 }
@@ -222,12 +216,45 @@ func (l *Listener) watch(box *subscriptions.Mailbox) {
 	m, known := l.boxes[box]
 	devices := box.Devices() // under mu: left looks there too, so that neither misses the other
 	if !known && !l.stopping.Load() && len(devices) > 0 {
-		m = newMailbox(l, box, l.entryOf(devices[0].Mailbox, devices[0].Exchange))
+		m = newMailbox(l, box)
 		l.boxes[box] = m
 	}
 	l.mu.Unlock()
 	if m != nil {
+		m.cover(l.working)
 		m.markListing()
+	}
+}
+
+// mailbox returns the watch of a mailbox of the book; nil: it has none.
+func (l *Listener) mailbox(box *subscriptions.Mailbox) *mailbox {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.boxes[box]
+}
+
+// home is the entry that has the mailbox with this address; nil while none is known to.
+func (l *Listener) home(address string) *entry {
+	m := l.mailbox(l.o.Book.Mailbox(address))
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.place.URL == "" {
+		return nil
+	}
+	return m.e
+}
+
+// AccountChanged says that the credential of a listener account was replaced: what was refused is tried again at once.
+func (l *Listener) AccountChanged(exchange, account string) {
+	for _, e := range l.entries {
+		for _, a := range e.accounts {
+			if e.Name == exchange && a.Name == account {
+				a.changed()
+			}
+		}
 	}
 }
 

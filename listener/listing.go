@@ -133,7 +133,7 @@ func (m *mailbox) page(ctx context.Context, offset, limit int) (Page, time.Time,
 	if a.note(err) != nil {
 		return Page{}, time.Time{}, err
 	}
-	return page, m.e.tell(page.Clock), nil
+	return page, m.answered(a, page.Clock), nil
 }
 
 // start gives the record and the devices that enrolled before the server's clock was known their place on it (rule 5).

@@ -30,10 +30,12 @@ const (
 // mailbox is a mailbox at work. Its marks are the set of rule 7: what came since a worker last took them.
 type mailbox struct {
 	l   *Listener
-	e   *entry // nil: no exchange entry covers it any more
 	box *subscriptions.Mailbox
 
 	mu sync.Mutex
+	// e is the entry whose workers serve it: the one that has it, or that it waits for room at, else the first that covers it; nil: none
+	// does. It changes in a turn only, while the mailbox is in no worker's queue.
+	e *entry
 	// marks
 	hints map[string]time.Time // item id -> when it was hinted
 	list  bool
@@ -44,13 +46,15 @@ type mailbox struct {
 	poll            *time.Timer // the safety poll
 	closed          bool
 	// how it is heard
-	account   *account
-	place     mail.Place
+	asked     []*entry   // who was asked for it, or would have been, when it was last looked for
+	account   *account   // of e
+	place     mail.Place // at e; zero: not known
+	lost      time.Time  // it had a place, and has been looked for since then; zero: it has one, or never had
 	group     *group
-	open      bool      // its stream is open
-	since     time.Time // it is open, or was handed over, since then
-	listed    bool      // a complete listing was done since it was last marked for one
-	noRoom    bool
+	open      bool         // its stream is open
+	since     time.Time    // it is open, or was handed over, since then
+	listed    bool         // a complete listing was done since it was last marked for one
+	waits     bool         // in the queue of e for room at an account
 	failing   *fault.Error // why it is parked
 	fails     int
 	subFault  *fault.Error // why it has no subscription
@@ -77,8 +81,21 @@ type line struct {
 	calls   sync.WaitGroup // the same, to wait for
 }
 
-func newMailbox(l *Listener, box *subscriptions.Mailbox, e *entry) *mailbox {
-	return &mailbox{l: l, e: e, box: box, lines: map[string]*line{}}
+func newMailbox(l *Listener, box *subscriptions.Mailbox) *mailbox {
+	m := &mailbox{l: l, box: box, lines: map[string]*line{}}
+	s := l.search(box)
+	for _, e := range s.entries {
+		if m.e == nil || e.Name == s.known.Entry {
+			m.e = e
+		}
+	}
+	return m
+}
+
+func (m *mailbox) entry() *entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.e
 }
 
 // hint marks the mailbox: it may have this new item.
@@ -107,7 +124,7 @@ func (m *mailbox) markListing() {
 
 // ready queues a marked mailbox, unless it is at work, queued, or backing off. It is called with mu held and releases it.
 func (m *mailbox) ready() {
-	wait := time.Until(m.notBefore)
+	wait, e := time.Until(m.notBefore), m.e
 	queue := !m.queued && !m.running && !m.closed && m.e != nil && wait <= 0
 	if queue {
 		m.queued = true
@@ -116,7 +133,7 @@ func (m *mailbox) ready() {
 	}
 	m.mu.Unlock()
 	if queue {
-		m.e.ready(m)
+		e.ready(m)
 	}
 }
 
@@ -150,8 +167,13 @@ func (m *mailbox) serve(ctx context.Context) {
 
 	var err error
 	if !placed {
-		err = m.find(m.l.hearing)                //nolint:contextcheck // placing ends with hearing, before what is being rung
-		list = m.box.Record().Subscription != "" // else the group marks it once it has one: subscribe, then list (rule 11)
+		was := m.box.Record().Place.Entry
+		err = m.find(m.l.hearing) //nolint:contextcheck // placing ends with hearing, before what is being rung
+		r := m.box.Record()
+		if r.Place.Entry != was { // another Exchange has other ids for the same items, and is listed
+			clear(hints)
+		}
+		list = r.Subscription != "" // else the group marks it once it has one: subscribe, then list (rule 11)
 	}
 	doubted := map[string]due{}
 	if err == nil {
@@ -160,6 +182,10 @@ func (m *mailbox) serve(ctx context.Context) {
 	if list = list || len(doubted) > 0 || m.box.Record().Crowded(); err == nil && list {
 		err = m.listInbox(ctx, hints, doubted)
 	}
+	if err == nil && m.strayed() {
+		m.relocate(ctx)
+	}
+	err = m.doubted(ctx, err)
 
 	m.mu.Lock()
 	m.running = false
@@ -204,7 +230,11 @@ func (m *mailbox) rate(err error) {
 	m.fails++
 	m.failing = fault.Of(err)
 	m.notBefore = time.Now().Add(backOff(m.failing, m.fails))
-	if m.fails == 1 && m.failing.Scope <= fault.Mailbox { // what concerns more is said once, by the account or the group
+	switch {
+	case m.fails > 1 || m.failing.Scope > fault.Mailbox: // what concerns more is said once, by the account or the group
+	case m.failing.Code == codeOutOfScope: // as it is configured
+		m.l.log.Info("a mailbox is out of scope", zap.String("mailbox", m.address()), zap.String("reason", m.failing.Text))
+	default:
 		m.l.log.Warn("a mailbox is parked", zap.String("mailbox", m.address()), zap.Time("next_try", m.notBefore), zap.Error(err))
 	}
 }
@@ -218,6 +248,20 @@ func (m *mailbox) answers() {
 	}
 	m.mu.Unlock()
 	if waits {
+		m.retryNow()
+	}
+}
+
+// accountChanged has what failed for an account be tried at once, also where it was only asked where the mailbox lives.
+func (m *mailbox) accountChanged(a *account) {
+	m.mu.Lock()
+	concerned := m.account == a || m.account == nil && m.e == a.e
+	failed := concerned && m.failing != nil && m.failing.Scope == fault.Account
+	if concerned && m.subFault != nil && m.subFault.Scope == fault.Account {
+		m.subNext = time.Time{}
+	}
+	m.mu.Unlock()
+	if failed {
 		m.retryNow()
 	}
 }
@@ -247,6 +291,12 @@ func (m *mailbox) completed() {
 	defer m.mu.Unlock()
 	m.listing = time.Now()
 	m.listed = !m.list
+	if f := m.subFault; f != nil && f.Elsewhere && m.group != nil { // it lives here after all: it was away, and has come back
+		if again := time.Now().Add(min(firstWait<<min(m.subFails, 10), maxWait)); again.Before(m.subNext) {
+			m.subNext = again
+			m.group.poke()
+		}
+	}
 	if m.closed {
 		return
 	}
@@ -279,8 +329,8 @@ func (m *mailbox) rest() {
 func (m *mailbox) close() {
 	m.rest()
 	m.mu.Lock()
-	group, account, waited := m.group, m.account, m.noRoom
-	m.group, m.account, m.noRoom, m.open = nil, nil, false, false
+	group := m.group
+	m.group, m.open = nil, false
 	var lines []*line
 	for id, l := range m.lines {
 		delete(m.lines, id)
@@ -292,14 +342,9 @@ func (m *mailbox) close() {
 		l.calls.Wait()
 	}
 	if group != nil {
-		group.remove(m)
+		group.remove(m, m.box.Record())
 	}
-	if account != nil {
-		m.e.release(account)
-	}
-	if waited {
-		m.e.waiting.Add(-1)
-	}
+	m.leave()
 }
 
 // dial returns the line to a device for one more bell; nil when the device is no longer enrolled. hungUp ends the bell.
@@ -350,10 +395,4 @@ func (m *mailbox) pushing(device string) bool {
 	defer m.mu.Unlock()
 	l := m.lines[device]
 	return l != nil && l.pushing > 0
-}
-
-func (m *mailbox) waits() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.noRoom
 }

@@ -250,12 +250,13 @@ func again(a subscriptions.Answer) time.Time {
 // sound rings one bell and takes its answer in, however late it comes.
 func (m *mailbox) sound(ctx context.Context, rd *round, b bell) {
 	defer rd.leave()
+	e := m.entry()
 	select {
-	case m.e.ringing <- struct{}{}:
+	case e.ringing <- struct{}{}:
 	case <-ctx.Done():
 		return
 	}
-	defer func() { <-m.e.ringing }()
+	defer func() { <-e.ringing }()
 	m.push(b, rd.begin, func(a subscriptions.Answer) {
 		if !rd.answer(b, a) {
 			m.late(ctx, b, a)

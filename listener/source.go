@@ -11,6 +11,9 @@ import (
 
 // Source is one listener account's way to the mailboxes of an Exchange: EWS here.
 type Source interface {
+	// Look looks whether the mailbox lives at a place, and names its server as far as the answer does. Where it lives elsewhere, the
+	// *fault.Error says so.
+	Look(ctx context.Context, p mail.Place) (server string, err error)
 	Read(ctx context.Context, p mail.Place, items []string) ([]ews.Item, Clock, error)
 	List(ctx context.Context, p mail.Place, offset, limit int) (Page, error)
 	Subscribe(ctx context.Context, p mail.Place, a Affinity) (id string, cookie string, err error)
@@ -30,10 +33,11 @@ type Affinity struct {
 	Cookie string // X-BackEndOverrideCookie
 }
 
-// Clock is what an answer tells about the server's time.
+// Clock is what an answer tells about its server: the time above all.
 type Clock struct {
-	Server time.Time // its Date; zero: it told none
-	Ours   time.Time // the middle of the call
+	Server  time.Time // its Date; zero: it told none
+	Ours    time.Time // the middle of the call
+	Backend string    // the name of the mailbox server; empty: it told none
 }
 
 // Page is a part of the Inbox, newest first by received time.
@@ -69,7 +73,13 @@ func grouped(p mail.Place, a Affinity) ews.Target {
 }
 
 func clock(a ews.Answer) Clock {
-	return Clock{Server: a.ServerTime, Ours: a.Began.Add(a.Ended.Sub(a.Began) / 2)}
+	return Clock{Server: a.ServerTime, Ours: a.Began.Add(a.Ended.Sub(a.Began) / 2), Backend: a.Server()}
+}
+
+// Look is GetFolder of the Inbox, with affinity: then the override cookie names the server where nothing else does.
+func (e EWS) Look(ctx context.Context, p mail.Place) (string, error) {
+	a, err := e.Client.GetFolder(ctx, ews.Target{URL: p.URL, Mailbox: p.Primary, Affinity: true})
+	return a.Server(), err
 }
 
 // Read is GetItem.

@@ -1,7 +1,6 @@
 package listener
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -27,9 +26,7 @@ func (m *mailbox) decide(list ...subscriptions.Decision) {
 
 // Hearing says how a mailbox of the book is heard.
 func (l *Listener) Hearing(box *subscriptions.Mailbox) subscriptions.Hearing {
-	l.mu.Lock()
-	m := l.boxes[box]
-	l.mu.Unlock()
+	m := l.mailbox(box)
 	if m == nil {
 		return subscriptions.Hearing{State: subscriptions.Resolving}
 	}
@@ -60,8 +57,10 @@ func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time)
 	switch {
 	case m.e == nil:
 		return subscriptions.Parked, "not_covered: no exchange entry of the configuration covers this address", time.Time{}
-	case m.noRoom:
-		return subscriptions.NoCapacity, fmt.Sprintf("no_capacity: every listener account of %s has its %d mailboxes", m.e.Name, m.e.MailboxesPerAccount), m.notBefore
+	case m.waits:
+		return subscriptions.NoCapacity, m.e.full().Code + ": " + m.e.full().Text, m.notBefore
+	case m.failing != nil && m.failing.Code == codeOutOfScope:
+		return subscriptions.OutOfScope, m.failing.Code + ": " + m.failing.Text, m.notBefore
 	case m.failing != nil:
 		return subscriptions.Parked, m.failing.Error(), m.notBefore
 	case m.group == nil:
@@ -80,6 +79,9 @@ func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time)
 		return subscriptions.Resolving, "stream: being opened", time.Time{}
 	case !m.listed:
 		return subscriptions.Resolving, "listing: under way", time.Time{}
+	}
+	if len(m.e.MailboxServers) > 0 && m.place.Server == "" {
+		return subscriptions.Heard, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}
 	}
 	return subscriptions.Heard, "", time.Time{}
 }
@@ -105,6 +107,51 @@ func (l *Listener) Count() map[subscriptions.State]int {
 	return n
 }
 
+// Load is what an exchange entry has to do.
+type Load struct {
+	Exchange string
+	Version  string // the RequestServerVersion that is spoken with its servers; empty: its Dialect is not known here
+	Waiting  int    // mailboxes that wait for room
+	Accounts []AccountLoad
+}
+
+// AccountLoad is what a listener account has to do.
+type AccountLoad struct {
+	Name      string
+	Mailboxes int
+	Streams   int       // open
+	Blocked   string    // why the account cannot work; empty: it can
+	Next      time.Time // when that is tried again
+}
+
+// Load says what each exchange entry has to do, in the order of the configuration.
+func (l *Listener) Load() []Load {
+	list := make([]Load, len(l.entries))
+	for i, e := range l.entries {
+		list[i] = Load{Exchange: e.Name}
+		if e.Dialect != nil {
+			list[i].Version = e.Dialect.Version()
+		}
+		e.mu.Lock()
+		list[i].Waiting = len(e.waiting)
+		e.mu.Unlock()
+		for _, a := range e.accounts {
+			list[i].Accounts = append(list[i].Accounts, a.state())
+		}
+	}
+	return list
+}
+
+func (a *account) state() AccountLoad {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := AccountLoad{Name: a.Name, Mailboxes: a.load, Streams: int(a.streams.Load())}
+	if a.blocked != nil {
+		s.Blocked, s.Next = a.blocked.Error(), a.until
+	}
+	return s
+}
+
 func (l *Listener) watched() []*mailbox {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,7 +170,7 @@ func (l *Listener) Placed() bool {
 	all := !slices.ContainsFunc(l.watched(), func(m *mailbox) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.e != nil && m.group == nil && m.failing == nil && !m.noRoom
+		return m.e != nil && m.group == nil && m.failing == nil && !m.waits
 	})
 	l.placed.Store(all)
 	return all

@@ -162,7 +162,7 @@ func (m *mailbox) fetch(ctx context.Context, items []string) (found []ews.Item, 
 		return found, clock, err
 	}
 	if len(items) == 1 {
-		return []ews.Item{{ID: items[0], Err: err}}, m.e.now(), nil
+		return []ews.Item{{ID: items[0], Err: err}}, m.entry().now(), nil
 	}
 	for _, item := range items {
 		one, at, err := m.fetch(ctx, []string{item})
@@ -191,13 +191,27 @@ func (m *mailbox) call(ctx context.Context, items []string) ([]ews.Item, time.Ti
 			return nil, time.Time{}, a.note(item.Err)
 		}
 	}
-	return found, m.e.tell(c), nil
+	return found, m.answered(a, c), nil
 }
 
+// where is who reads the mailbox, and where; nil: it has no place.
 func (m *mailbox) where() (*account, mail.Place) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.place.URL == "" {
+		return nil, mail.Place{}
+	}
 	return m.account, m.place
+}
+
+// answered takes in what an answer tells of its server, and returns that server's clock.
+func (m *mailbox) answered(a *account, c Clock) time.Time {
+	m.mu.Lock()
+	if c.Backend != "" && m.account == a && m.place.URL != "" {
+		m.place.Server = c.Backend
+	}
+	m.mu.Unlock()
+	return a.e.tell(c)
 }
 
 // tries of an item that cannot be read while its mailbox can (rule 9).

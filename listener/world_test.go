@@ -42,6 +42,7 @@ type world struct {
 	apns  *apns
 	poll  time.Duration
 	entry func(e *Entry) // changes the exchange entry before the start
+	also  []Entry        // further exchange entries
 }
 
 // inWorld runs a test in fake time, with a service that has not been started.
@@ -75,7 +76,7 @@ func (w *world) start() {
 	if w.entry != nil {
 		w.entry(&e)
 	}
-	w.l = New(Options{Book: w.book, Ringer: w.apns, MaxAge: time.Hour, Log: zap.NewNop(), Entries: []Entry{e}})
+	w.l = New(Options{Book: w.book, Ringer: w.apns, MaxAge: time.Hour, Log: zap.NewNop(), Entries: append([]Entry{e}, w.also...)})
 	w.l.Start()
 	synctest.Wait()
 }
@@ -191,14 +192,20 @@ func (w *world) noDuplicates() {
 
 // exchange is the Source.
 type exchange struct {
+	t        *testing.T
+	url      string // of its entry: credentials that come for another have gone astray
 	mu       sync.Mutex
 	boxes    map[string]*inbox
+	homes    map[string]bool   // the mailboxes that live here; nil: all do
+	servers  map[string]string // the mailbox server of each, as answers name it
+	looks    int
 	skew     time.Duration // its clock minus ours
 	n        int
 	lists    int
-	onList   func(offset int) // called before a page is answered, without the lock
-	deafen   bool             // hints are dropped
-	fails    error            // every call
+	onList   func(offset int)     // called before a page is answered, without the lock
+	onSub    func(mailbox string) // called before the answer to a Subscribe comes, without the lock
+	deafen   bool                 // hints are dropped
+	fails    error                // every call
 	readFail error
 	subFail  map[string]error
 	tries    int // calls of Subscribe
@@ -238,12 +245,14 @@ func (e *exchange) box(address string) *inbox {
 	return e.boxes[address]
 }
 
+func (e *exchange) itemID() string { return fmt.Sprintf("%s item-%04d", e.url, e.n) }
+
 // come delivers a message; change may say when it was received and so on.
 func (e *exchange) come(address string, change ...func(m *message)) *message {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.n++
-	m := &message{id: fmt.Sprintf("item-%04d", e.n), internetID: fmt.Sprintf("<%d@fabrikam.example>", e.n), subject: fmt.Sprint("No. ", e.n),
+	m := &message{id: e.itemID(), internetID: fmt.Sprintf("<%d%s@fabrikam.example>", e.n, e.url), subject: fmt.Sprint("No. ", e.n),
 		received: e.now().Truncate(time.Second), sent: e.now().Add(-time.Second)}
 	for _, f := range change {
 		f(m)
@@ -309,19 +318,44 @@ func (e *exchange) back(address string, m *message) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.n++
-	m.id = fmt.Sprintf("item-%04d", e.n)
+	m.id = e.itemID()
 	b := e.box(address)
 	b.items = append(b.items, m)
 }
 
-func (e *exchange) clock() Clock {
-	return Clock{Server: e.now().Truncate(time.Second), Ours: time.Now()}
+func (e *exchange) clock(p mail.Place) Clock {
+	return Clock{Server: e.now().Truncate(time.Second), Ours: time.Now(), Backend: e.servers[p.Primary]}
+}
+
+// row is an error of the table, by its code and the text that it is known by.
+func row(code, text string) *ews.Error {
+	rows := ews.Rows()
+	r := rows[slices.IndexFunc(rows, func(r ews.Row) bool { return r.Code == code && r.Text == text })]
+	return &ews.Error{Row: r, Fault: &fault.Error{Op: "test", Code: code, Text: r.Meaning, Scope: r.Scope, Remedy: r.Remedy, After: r.After, Elsewhere: r.Elsewhere}}
+}
+
+// refuses says why a call for a mailbox fails; nil: it does not.
+func (e *exchange) refuses(p mail.Place) error {
+	if e.url != "" && p.URL != e.url {
+		e.t.Errorf("%s was asked with the credentials for %s", p.URL, e.url)
+	}
+	if e.fails == nil && e.homes != nil && !e.homes[p.Primary] {
+		return row("ErrorNonExistentMailbox", "")
+	}
+	return e.fails
+}
+
+func (e *exchange) Look(_ context.Context, p mail.Place) (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.looks++
+	return e.servers[p.Primary], e.refuses(p)
 }
 
 func (e *exchange) Read(_ context.Context, p mail.Place, items []string) (list []ews.Item, _ Clock, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := cmp.Or(e.fails, e.readFail); err != nil {
+	if err := cmp.Or(e.refuses(p), e.readFail); err != nil {
 		return nil, Clock{}, err
 	}
 	for _, id := range items {
@@ -340,7 +374,7 @@ func (e *exchange) Read(_ context.Context, p mail.Place, items []string) (list [
 			list = append(list, ews.Item{ID: id, Message: &msg})
 		}
 	}
-	return list, e.clock(), nil
+	return list, e.clock(p), nil
 }
 
 func itemError(code string, r fault.Remedy) error {
@@ -357,12 +391,12 @@ func (e *exchange) List(_ context.Context, p mail.Place, offset, limit int) (Pag
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lists++
-	if e.fails != nil {
-		return Page{}, e.fails
+	if err := e.refuses(p); err != nil {
+		return Page{}, err
 	}
 	items := slices.Clone(e.box(p.Primary).items)
 	slices.SortStableFunc(items, func(a, b *message) int { return b.received.Compare(a.received) })
-	page := Page{Clock: e.clock()}
+	page := Page{Clock: e.clock(p)}
 	for i := offset; i < len(items) && i < offset+limit; i++ {
 		page.Messages = append(page.Messages, items[i].tell())
 	}
@@ -372,9 +406,15 @@ func (e *exchange) List(_ context.Context, p mail.Place, offset, limit int) (Pag
 
 func (e *exchange) Subscribe(_ context.Context, p mail.Place, _ Affinity) (string, string, error) {
 	e.mu.Lock()
+	f := e.onSub
+	e.mu.Unlock()
+	if f != nil {
+		defer f(p.Primary)
+	}
+	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.tries++
-	if err := e.fails; err != nil {
+	if err := e.refuses(p); err != nil {
 		return "", "", err
 	}
 	if err := e.subFail[p.Primary]; err != nil {
@@ -382,7 +422,7 @@ func (e *exchange) Subscribe(_ context.Context, p mail.Place, _ Affinity) (strin
 	}
 	e.n++
 	b := e.box(p.Primary)
-	b.sub, b.queue = fmt.Sprint("sub-", e.n), nil
+	b.sub, b.queue = fmt.Sprint(e.url, "sub-", e.n), nil
 	if e.subs == nil {
 		e.subs = map[string]*inbox{}
 	}
@@ -390,19 +430,22 @@ func (e *exchange) Subscribe(_ context.Context, p mail.Place, _ Affinity) (strin
 	return b.sub, "cookie", nil
 }
 
-func (e *exchange) Unsubscribe(_ context.Context, _ mail.Place, id string) error {
+func (e *exchange) Unsubscribe(_ context.Context, p mail.Place, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.refuses(p); err != nil {
+		return err
+	}
 	e.unsubs = append(e.unsubs, id)
 	delete(e.subs, id)
 	return nil
 }
 
-func (e *exchange) Stream(_ context.Context, _ mail.Place, _ Affinity, ids []string) (Stream, error) {
+func (e *exchange) Stream(_ context.Context, p mail.Place, _ Affinity, ids []string) (Stream, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.fails != nil {
-		return nil, e.fails
+	if err := e.refuses(p); err != nil {
+		return nil, err
 	}
 	s := &stream{e: e, events: make(chan ews.Notifications, 10_000), words: make(chan error, 10), closed: make(chan struct{}), ids: slices.Clone(ids)}
 	var lost []string
