@@ -81,6 +81,16 @@ func TestPayloadIsTheContractWithTheApp(t *testing.T) {
 	}
 }
 
+func TestATestIsAboutNoMessageAndShowsTheAppsOwnWords(t *testing.T) {
+	const want = `{"aps":{"alert":{"loc-key":"MAILBELL_TEST"},"sound":"default","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"test","d":"phone-1"}}`
+	for _, content := range []Content{Generic, SenderSubjectPreview} {
+		got, err := Payload(Alert{Test: true, Device: "phone-1"}, content)
+		if err != nil || string(got) != want {
+			t.Errorf("%v: got %s, want %s: %v", content, got, want, err)
+		}
+	}
+}
+
 func TestSummaryCountsAllAndNamesTheNewestSixteen(t *testing.T) {
 	var keys []mail.Key
 	var names []string

@@ -22,6 +22,7 @@ const (
 	Mail    Kind = "mail"
 	Meeting Kind = "meeting"
 	Summary Kind = "summary"
+	Test    Kind = "test" // asked for by an administrator; about no message
 )
 
 // Source says by which interface the item id is to be used: the member s.
@@ -38,18 +39,20 @@ type Alert struct {
 	Message *mail.Message // nil: nothing is known of it, or several are summed up
 	Keys    []mail.Key    // newest first; one, or for a summary all
 	Summary bool
+	Test    bool   // a test notification: it needs its Device only
 	Device  string // the id of the enrolment
 	Source  Source // of the item id
 	Thread  string // groups alerts on the screen: opaque, the same for one conversation; may be empty
 }
 
-// ErrNoKey is returned for an alert that is about no message.
+// ErrNoKey is returned for an alert that is about no message, and no test.
 var ErrNoKey = errors.New("an alert needs the key of a message")
 
 // Words in the app's own language: keys of its Localizable.strings.
 const (
 	locNewMail = "MAILBELL_NEW_MAIL"
 	locSummary = "MAILBELL_SUMMARY" // its one argument is the number of messages
+	locTest    = "MAILBELL_TEST"
 )
 
 // Bounds. With them a payload is always under the 4096 bytes of APNs: 560 characters of 6 bytes at the worst, and 500 around them.
@@ -67,6 +70,8 @@ const (
 func (a Alert) Kind() Kind {
 	const meeting = "IPM.Schedule.Meeting." // MS-OXOCAL 2.2.4.1 and following: requests, responses, cancellations
 	switch {
+	case a.Test:
+		return Test
 	case a.Summary:
 		return Summary
 	case a.Message != nil && len(a.Message.Class) > len(meeting) && strings.EqualFold(a.Message.Class[:len(meeting)], meeting):
@@ -78,7 +83,7 @@ func (a Alert) Kind() Kind {
 // Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows, and
 // outside the text of the alert it never holds an address, a subject or a message id.
 func Payload(a Alert, content Content) ([]byte, error) {
-	if len(a.Keys) == 0 {
+	if len(a.Keys) == 0 && !a.Test {
 		return nil, ErrNoKey
 	}
 	b := make([]byte, 0, 640)
@@ -91,7 +96,9 @@ func Payload(a Alert, content Content) ([]byte, error) {
 	b = append(b, `,"category":"MAIL","mutable-content":1},"mailbell":{"v":`...)
 	b = strconv.AppendInt(b, version, 10)
 	b = appendMember(b, "k", string(a.Kind()))
-	if a.Summary {
+	switch {
+	case a.Test:
+	case a.Summary:
 		b = append(b, `,"n":`...)
 		b = strconv.AppendInt(b, int64(len(a.Keys)), 10)
 		b = append(b, `,"ms":[`...)
@@ -102,7 +109,7 @@ func Payload(a Alert, content Content) ([]byte, error) {
 			b = appendString(b, k.String())
 		}
 		b = append(b, ']')
-	} else {
+	default:
 		b = appendMember(b, "m", a.Keys[0].String())
 	}
 	b = appendMember(b, "d", a.Device)
@@ -124,7 +131,10 @@ func appendItem(b []byte, a Alert) []byte {
 
 // appendText adds the members of aps.alert.
 func appendText(b []byte, a Alert, content Content) []byte {
-	if a.Summary {
+	switch {
+	case a.Test:
+		return append(b, `"loc-key":"`+locTest+`"`...)
+	case a.Summary:
 		b = append(b, `"loc-key":"`+locSummary+`","loc-args":["`...)
 		b = strconv.AppendInt(b, int64(len(a.Keys)), 10)
 		return append(b, `"]`...)

@@ -5,6 +5,7 @@ package push
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -19,8 +20,9 @@ const maxRetryAfter = time.Hour
 
 // outcome is what became of one attempt.
 type outcome struct {
-	status     int    // 0: no answer came
-	reason     string // of APNs; empty where it gave none
+	status     int     // 0: no answer came
+	access     *access // that it went by
+	reason     string  // of APNs; empty where it gave none
 	timestamp  time.Time
 	retryAfter time.Duration
 	bearer     string // the provider token that was sent; empty: none, but a certificate
@@ -30,8 +32,17 @@ type outcome struct {
 
 // attempt sends a notification once, if allowed does not object directly before it would go out.
 func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) outcome {
-	t := carrier{gateway: g, allowed: allowed}
-	client := apns2.Client{Host: g.url, HTTPClient: &http.Client{
+	for {
+		out := g.access.Load().attempt(ctx, n, allowed)
+		if !errors.Is(out.err, errLeft) { // else it waited for its turn, and another credential serves by now
+			return out
+		}
+	}
+}
+
+func (a *access) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) outcome {
+	t := carrier{access: a, allowed: allowed, out: outcome{access: a}}
+	client := apns2.Client{Host: a.gateway.url, HTTPClient: &http.Client{
 		Transport:     &t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -46,7 +57,7 @@ func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed fu
 	if err == nil { // else the body was not of APNs, and the status has to do
 		out.reason, out.timestamp = r.Reason, r.Timestamp.Time
 	}
-	g.metrics.answered(out.status, out.reason)
+	a.gateway.metrics.answered(out.status, out.reason)
 	if meaningOf(out.status, out.reason).replace {
 		t.connection.retire("replaced after " + label(out.reason))
 	}
@@ -56,7 +67,7 @@ func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed fu
 // carrier is the http.RoundTripper of one attempt. It signs the request, sends it on one of our connections, and keeps what apns2
 // drops of the answer.
 type carrier struct {
-	gateway    *gateway
+	access     *access
 	allowed    func() error
 	connection *connection // that the answer came on
 	out        outcome
@@ -68,7 +79,7 @@ func (t *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.out.bearer = t.gateway.credential.bearer()
+	t.out.bearer = t.access.credential.bearer()
 	signed := *req
 	signed.Header = maps.Clone(req.Header)
 	if t.out.bearer != "" {
@@ -76,7 +87,7 @@ func (t *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	signed.Header["User-Agent"] = []string{"mailbell"}
 	var r *reply
-	r, t.connection, t.out.written, t.out.err = t.gateway.pool.send(&signed, payload, t.allowed)
+	r, t.connection, t.out.written, t.out.err = t.access.pool.send(&signed, payload, t.allowed)
 	if t.out.err != nil {
 		return nil, t.out.err
 	}

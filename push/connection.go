@@ -63,6 +63,7 @@ const (
 var (
 	errStalled = errors.New("no answer in time, though the connection is alive")
 	errClosed  = errors.New("the sender is closed")
+	errLeft    = errors.New("these connections are not used any more")
 )
 
 // pool gives out the turns on all connections to one host.
@@ -73,6 +74,7 @@ type pool struct {
 	waiting      atomic.Int32     // who waits for a turn
 	wanted       chan struct{}    // holds one signal: somebody waits since now
 	closing      <-chan struct{}  // closed: no turn is waited for any more
+	left         chan struct{}    // closed: likewise, as other connections have taken over
 	watch        watcher
 }
 
@@ -84,8 +86,8 @@ type watcher interface {
 }
 
 // newPool makes a pool of connections to a URL of scheme https, with a client certificate unless that is nil. Its lines dial them
-// when they are needed.
-func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, watch watcher, closing <-chan struct{}, countError func(string)) *pool {
+// when they are needed. Who makes it sets watch before the first line.
+func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closing <-chan struct{}, countError func(string)) *pool {
 	t := out.Transport()
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
@@ -94,20 +96,35 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, watch
 	if certificate != nil {
 		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
 	}
+	seen := t.TLSClientConfig.VerifyConnection
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
-		// TLS to a proxy passes here too. It sends no server name for an address.
-		toAPNs := s.ServerName == u.Hostname() || net.ParseIP(u.Hostname()) != nil
-		if toAPNs && s.NegotiatedProtocol != "h2" {
+		if s.NegotiatedProtocol != "h2" {
 			return errors.New("the server does not speak HTTP/2: something between here and APNs ends TLS")
 		}
-		return nil
+		if seen == nil {
+			return nil
+		}
+		return seen(s)
 	}
 	host := u.Host
 	if u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), "443")
 	}
-	return &pool{scheme: u.Scheme, host: host, transport: t, turns: make(chan *connection), wanted: make(chan struct{}, 1),
-		closing: closing, watch: watch}
+	return poolOf(u.Scheme, host, t, closing)
+}
+
+func poolOf(scheme, host string, t *http.Transport, closing <-chan struct{}) *pool {
+	return &pool{scheme: scheme, host: host, transport: t, turns: make(chan *connection), wanted: make(chan struct{}, 1), closing: closing, left: make(chan struct{})}
+}
+
+// with makes a pool that connects in the same way with another client certificate; nil: none.
+func (p *pool) with(certificate *tls.Certificate) *pool {
+	t := p.transport.Clone()
+	t.TLSClientConfig.Certificates = nil
+	if certificate != nil {
+		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
+	}
+	return poolOf(p.scheme, p.host, t, p.closing)
 }
 
 // line keeps one connection until ctx ends: it dials when one is wanted, or when the last one failed, serves it until it has to
@@ -179,7 +196,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (p *pool) dial(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	cc, err := p.transport.NewClientConn(ctx, p.scheme, p.host)
+	cc, err := proxy.ClientConn(ctx, p.transport, p.scheme, p.host)
 	if err != nil {
 		return nil, proxy.Explain("connect to APNs", err)
 	}
@@ -205,6 +222,8 @@ func (p *pool) turn(ctx context.Context) (*connection, error) {
 		return nil, ctx.Err()
 	case <-p.closing:
 		return nil, errClosed
+	case <-p.left:
+		return nil, errLeft
 	}
 }
 

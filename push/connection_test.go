@@ -286,7 +286,7 @@ func TestErrorsOfNetHTTPReadAsExpected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := newPool(u, proxy.Settings{Roots: s.pool}, nil, nil, nil, nil)
+		p := newPool(u, proxy.Settings{Roots: s.pool}, nil, nil, nil)
 		cc, err := p.transport.NewClientConn(t.Context(), "https", u.Host)
 		if err != nil {
 			t.Fatal(err)

@@ -11,9 +11,9 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/sideshow/apns2"
 	"go.uber.org/zap"
 )
 
@@ -55,17 +55,18 @@ func (n name) elsewhere() name {
 // gateway is one APNs host with one credential.
 type gateway struct {
 	url         string
-	pool        *pool
-	credential  *credential
-	connections int // at most
+	access      atomic.Pointer[access] // by which alerts go out
+	connections int                    // at most
 	topics      []name
 	ready       Readiness
 	log         *zap.Logger
 	metrics     *metrics
 	guard       guard
+	life        context.Context             // of the sender
 	run         func(func(context.Context)) // runs a goroutine that the sender owns
 
 	mu          sync.Mutex
+	offered     *access       // a new one that has to prove itself; nil: none
 	under       int           // alerts under way
 	failing     time.Time     // since when nothing was answered, while something was tried; zero: it answers
 	unreachable bool          // there is no connection, and the last one was not had or answered nothing
@@ -114,11 +115,44 @@ func (g *gateway) giveUp() (reason string) {
 	return g.shut
 }
 
-// close shuts the gateway because its credential is refused.
-func (g *gateway) close(text string) {
+// close shuts the gateway because its credential is refused. It reports whether it did: what was refused may have been replaced
+// meanwhile.
+func (g *gateway) close(refused *access, text string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !refused.serves() {
+		return false
+	}
 	g.shutLocked(reasonCredentials, text)
+	return true
+}
+
+// offer gives a new credential the chance to prove itself; one that was offered before and has not yet is forgotten.
+func (g *gateway) offer(a *access) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.offered != nil {
+		g.offered.stop()
+	}
+	if g.offered = a; a != nil {
+		a.start()
+		g.run(func(context.Context) { a.prove() })
+	}
+}
+
+// take has alerts go out by a credential that has worked, unless another was offered meanwhile.
+func (g *gateway) take(a *access) {
+	g.mu.Lock()
+	if g.offered != a {
+		g.mu.Unlock()
+		return
+	}
+	old := g.access.Swap(a)
+	g.offered, g.unreachable = nil, false
+	g.mu.Unlock()
+	old.leave()
+	g.log.Info("alerts go out with a new credential", a.credential.name())
+	g.worked()
 }
 
 func (g *gateway) shutLocked(reason, text string) {
@@ -127,7 +161,7 @@ func (g *gateway) shutLocked(reason, text string) {
 	}
 	probing := g.shut != ""
 	g.shut = reason
-	g.log.Error("nothing can be rung", zap.String("reason", reason), zap.String("because", text))
+	g.log.Error("nothing can be rung", g.access.Load().credential.name(), zap.String("reason", reason), zap.String("because", text))
 	if !probing {
 		g.run(g.probe)
 	}
@@ -195,7 +229,7 @@ func (g *gateway) probe(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		out := g.attempt(ctx, &apns2.Notification{DeviceToken: probeToken, Topic: g.topics[0].topic, Priority: apns2.PriorityHigh, Payload: []byte(`{"aps":{}}`)}, always)
+		out := g.attempt(ctx, probeOf(g.topics[0].topic), always)
 		if out.status == 0 {
 			continue
 		}
@@ -204,20 +238,17 @@ func (g *gateway) probe(ctx context.Context) {
 			g.worked()
 			return
 		case hold:
-			g.close(m.text)
+			g.close(out.access, m.text)
 		case renew:
-			g.credential.renew(out.bearer)
+			out.access.credential.renew(out.bearer)
 		case keepToken:
-			g.credential.keep()
+			out.access.credential.keep()
 		}
 	}
 }
 
-// connected, notConnected and disconnected tell of the connections (watcher).
-
-func (g *gateway) connected() {
-	g.metrics.dials.WithLabelValues("connected").Inc()
-	g.metrics.connections.Inc()
+// reached notes that there is a connection.
+func (g *gateway) reached() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.unreachable = false
@@ -226,26 +257,12 @@ func (g *gateway) connected() {
 	}
 }
 
-func (g *gateway) notConnected(err error) {
-	g.metrics.dials.WithLabelValues("failed").Inc()
-	g.log.Warn("APNs cannot be reached", zap.Error(err))
-	g.cutOff()
-}
-
-func (g *gateway) disconnected(why string, answered bool) {
-	g.metrics.connections.Dec()
-	g.log.Info("connection to APNs ended", zap.String("because", why), zap.Bool("answered", answered))
-	if !answered {
-		g.cutOff()
-	}
-}
-
 // cutOff notes that there is no connection, or none that answers. With a certificate that has expired there will be none.
-func (g *gateway) cutOff() {
+func (g *gateway) cutOff(c *credential) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.unreachable = true
-	if expired := g.credential.expires(); !expired.IsZero() && expired.Before(time.Now()) {
+	if expired := c.expires(); !expired.IsZero() && expired.Before(time.Now()) {
 		g.shutLocked(reasonCredentials, "the certificate expired on "+expired.UTC().Format(time.DateOnly))
 	}
 	if g.failing.IsZero() {

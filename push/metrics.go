@@ -15,7 +15,6 @@ type metrics struct {
 	http2Errors *prometheus.CounterVec
 	resent      prometheus.Counter
 	removals    prometheus.Counter
-	expires     *prometheus.GaugeVec
 	seconds     prometheus.Histogram
 }
 
@@ -33,8 +32,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Alerts sent again without knowing whether APNs had taken them before."}),
 		removals: f.NewCounter(prometheus.CounterOpts{Name: "mailbell_removals_held_total",
 			Help: "Devices that APNs called gone and that stay enrolled, because many failed alike."}),
-		expires: f.NewGaugeVec(prometheus.GaugeOpts{Name: "mailbell_credential_expires_timestamp_seconds",
-			Help: "When a credential expires, in seconds since 1970."}, []string{"kind", "topic"}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "mailbell_apns_push_seconds",
 			Help:    "From an alert's turn to ring to the answer that settled it, with waiting and repeats.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}),

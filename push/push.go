@@ -8,6 +8,8 @@
 //   - gateway.go: an APNs host with a credential, and whether anything can be rung through it.
 //   - throttle.go, quarantine.go, guard.go: the devices that have to wait, that APNs takes nowhere, and that are not to be removed.
 //   - attempt.go, connection.go, credential.go: one request; the HTTP/2 connections; the provider token or the certificate.
+//   - access.go: a credential with its connections, and how a new one takes over.
+//   - trial.go: one alert, or none, to see whether APNs lets us in.
 package push
 
 import (
@@ -17,8 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/mail"
@@ -100,9 +102,7 @@ func New(o Options) (*Sender, error) {
 		return nil, err
 	}
 	for _, g := range s.gateways {
-		for range g.connections {
-			s.work.Go(func() { g.pool.line(s.life) })
-		}
+		g.access.Load().start()
 	}
 	return s, nil
 }
@@ -120,17 +120,14 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case t.Key.isZero() && t.Certificate == nil:
-		return errors.New("has neither a key nor a certificate")
-	case !t.Key.isZero() && t.Certificate != nil:
-		return errors.New("has a key and a certificate; it can have one of them")
+	if err := hasOne(t); err != nil {
+		return err
 	}
 	var shared *credential
 	var g *gateway
 	for _, other := range s.gateways {
-		if other.credential.isOf(t) {
-			shared = other.credential
+		if c := other.access.Load().credential; c.isOf(t) {
+			shared = c
 			if other.url == u.String() {
 				g = other
 			}
@@ -145,32 +142,88 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 		return errors.New("has another key file than a topic before it with the same key id")
 	}
 	if g == nil {
-		g = &gateway{url: u.String(), credential: shared, ready: ready, metrics: s.metrics, recovered: make(chan struct{}),
-			guard: guard{devices: make(map[string]verdict)}, log: s.log.With(zap.String("apns", u.Host), shared.name()),
-			run: func(f func(context.Context)) { s.work.Go(func() { f(s.life) }) }}
-		g.pool = newPool(u, t.Outbound, t.Certificate, g, s.closing, func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() })
+		g = &gateway{url: u.String(), ready: ready, metrics: s.metrics, recovered: make(chan struct{}), guard: guard{devices: make(map[string]verdict)},
+			log: s.log.With(zap.String("apns", u.Host)), life: s.life, run: func(f func(context.Context)) { s.work.Go(func() { f(s.life) }) }}
+		g.access.Store(newAccess(g, shared, newPool(u, t.Outbound, t.Certificate, s.closing, func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() })))
 		s.gateways = append(s.gateways, g)
 	}
 	g.topics = append(g.topics, n)
 	g.connections = max(g.connections, t.Connections, 1)
 	s.topics[n] = g
-	s.tellExpiry(n)
 	return nil
 }
 
-// tellExpiry tells when the certificate of a topic expires, of two environments the first.
-func (s *Sender) tellExpiry(n name) {
-	var first time.Time
-	for _, n := range []name{n, n.elsewhere()} {
-		if g := s.topics[n]; g != nil {
-			if at := g.credential.expires(); first.IsZero() || !at.IsZero() && at.Before(first) {
-				first = at
-			}
+// Update offers the topics new keys or certificates. An old one serves until its new one has worked at APNs; one that APNs refuses,
+// or that cannot be tried yet, is told in the log and tried again, less and less often. Nothing that is being rung is lost. A topic
+// with the credential that it has stays as it is, and what was offered before is forgotten. Only the credential of a topic can be
+// replaced; an error names every topic that another change is asked for, and then nothing is offered.
+func (s *Sender) Update(topics []Topic) error {
+	offers := make(map[*gateway]*credential)
+	var fresh []*credential
+	var errs []error
+	for _, t := range topics {
+		if err := s.offer(t, offers, &fresh); err != nil {
+			errs = append(errs, fmt.Errorf("apns topic %q (%s): %w", t.Topic, t.Environment, err))
 		}
 	}
-	if !first.IsZero() {
-		s.metrics.expires.WithLabelValues("apns_certificate", n.topic).Set(float64(first.Unix()))
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
+	if !s.begin() {
+		return errClosed
+	}
+	defer s.rings.Done()
+	for _, g := range s.gateways {
+		old := g.access.Load()
+		switch c := offers[g]; c {
+		case nil:
+		case old.credential:
+			g.offer(nil)
+		default:
+			g.offer(newAccess(g, c, old.pool.with(c.certificate)))
+		}
+	}
+	return nil
+}
+
+// offer finds the credential of a topic among those that serve and those that are new, or makes it.
+func (s *Sender) offer(t Topic, offers map[*gateway]*credential, fresh *[]*credential) error {
+	g := s.topics[name{t.Topic, t.Environment}]
+	if g == nil {
+		return errors.New("is new: it takes a restart")
+	}
+	if err := hasOne(t); err != nil {
+		return err
+	}
+	known := slices.Clone(*fresh)
+	for _, g := range s.gateways {
+		known = append(known, g.access.Load().credential)
+	}
+	i := slices.IndexFunc(known, func(c *credential) bool { return c.isOf(t) && bytes.Equal(c.p8, t.Key.P8) })
+	if i < 0 {
+		c, err := newCredential(t)
+		if err != nil {
+			return err
+		}
+		known, i = []*credential{c}, 0
+		*fresh = append(*fresh, c)
+	}
+	if other := offers[g]; other != nil && other != known[i] {
+		return errors.New("has another credential than a topic that it shared one with: it takes a restart")
+	}
+	offers[g] = known[i]
+	return nil
+}
+
+// hasOne reports what is wrong with the choice of a key or a certificate.
+func hasOne(t Topic) error {
+	switch {
+	case t.Key.isZero() && t.Certificate == nil:
+		return errors.New("has neither a key nor a certificate")
+	case !t.Key.isZero() && t.Certificate != nil:
+		return errors.New("has a key and a certificate; it can have one of them")
+	}
+	return nil
 }
 
 // address is where APNs is for a topic.

@@ -51,7 +51,7 @@ func overMemory(t *testing.T, decide func(arrived) act, change ...func(*Options)
 	s := newStandIn(t, decide)
 	b := newBench(t, s, "https://apns.example", change...)
 	for _, g := range b.gateways {
-		g.pool.transport.DialContext = s.dial
+		g.access.Load().pool.transport.DialContext = s.dial
 	}
 	return b
 }

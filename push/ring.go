@@ -208,7 +208,7 @@ func (r *ring) settle(out outcome) bool {
 	r.answer.Reason = label(out.reason)
 	does := m.does
 	switch {
-	case does == reconnect && r.reconnected, does == renew && !r.gateway.credential.renew(out.bearer):
+	case does == reconnect && r.reconnected, does == renew && !out.access.credential.renew(out.bearer):
 		does = hold
 	case does == shrink && r.shrunk:
 		does, m.result = finish, subscriptions.Refused
@@ -223,9 +223,10 @@ func (r *ring) settle(out outcome) bool {
 		r.notBefore(reasonThrottled, r.sender.throttle.slowDown(r.device.ID))
 		return true
 	case hold:
-		r.gateway.close(m.text)
-		r.notBefore(reasonCredentials, time.Time{})
-		return true
+		if r.gateway.close(out.access, m.text) {
+			r.notBefore(reasonCredentials, time.Time{})
+			return true
+		}
 	case shrink:
 		r.gateway.worked()
 		r.shrunk = true
@@ -233,7 +234,7 @@ func (r *ring) settle(out outcome) bool {
 			r.notification = n
 		}
 	case keepToken:
-		r.gateway.credential.keep()
+		out.access.credential.keep()
 		r.gateway.failed()
 	case reconnect:
 		r.reconnected = true
