@@ -58,16 +58,17 @@ type caller struct {
 	hash [sha256.Size]byte
 }
 
-func callers(clients []Client) []caller {
+// SetClients replaces the clients that may use the API; requests under way go on.
+func (p *Portal) SetClients(clients []Client) {
 	list := make([]caller, len(clients))
 	for i, c := range clients {
 		list[i] = caller{name: c.Name, role: c.Role, hash: sha256.Sum256([]byte(c.Token))}
 	}
-	return list
+	p.callers.Store(&list)
 }
 
 // authenticate finds the caller by its bearer token. All tokens are compared, hashed first, so that the time taken tells nothing.
-func (p *portal) authenticate(r *http.Request) (caller, error) {
+func (p *Portal) authenticate(r *http.Request) (caller, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
 		return caller{}, errNoToken
@@ -78,15 +79,16 @@ func (p *portal) authenticate(r *http.Request) (caller, error) {
 	}
 	hash := sha256.Sum256([]byte(strings.TrimSpace(token)))
 	found := -1
-	for i := range p.callers {
-		if subtle.ConstantTimeCompare(hash[:], p.callers[i].hash[:]) == 1 {
+	callers := *p.callers.Load()
+	for i := range callers {
+		if subtle.ConstantTimeCompare(hash[:], callers[i].hash[:]) == 1 {
 			found = i
 		}
 	}
 	if found < 0 {
 		return caller{}, errBadToken
 	}
-	return p.callers[found], nil
+	return callers[found], nil
 }
 
 // allowed is the Allow header of a path.

@@ -41,7 +41,7 @@ type device struct {
 	NextTry     time.Time `json:"next_try,omitzero"`
 }
 
-func (p *portal) show(d subscriptions.Device) device {
+func (p *Portal) show(d subscriptions.Device) device {
 	state, reason, next := p.Enrolments.Standing(d.ID)
 	return device{
 		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
@@ -56,7 +56,7 @@ func change(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
 
-func (p *portal) enrol(r *http.Request, who caller) (answer, error) {
+func (p *Portal) enrol(r *http.Request, who caller) (answer, error) {
 	body, err := readBody(r)
 	if err != nil {
 		return answer{}, err
@@ -78,7 +78,7 @@ func (p *portal) enrol(r *http.Request, who caller) (answer, error) {
 	return answer{http.StatusOK, p.show(d)}, nil
 }
 
-func (p *portal) device(r *http.Request, _ caller) (answer, error) {
+func (p *Portal) device(r *http.Request, _ caller) (answer, error) {
 	d, ok := p.Enrolments.Device(r.PathValue("id"))
 	if !ok {
 		return answer{}, errNoDevice
@@ -86,7 +86,7 @@ func (p *portal) device(r *http.Request, _ caller) (answer, error) {
 	return answer{http.StatusOK, p.show(d)}, nil
 }
 
-func (p *portal) remove(r *http.Request, who caller) (answer, error) {
+func (p *Portal) remove(r *http.Request, who caller) (answer, error) {
 	id := r.PathValue("id")
 	ctx, cancel := change(r)
 	defer cancel()
@@ -106,7 +106,7 @@ type devicePage struct {
 	Next    string   `json:"next,omitempty"` // the after of the next page
 }
 
-func (p *portal) devices(r *http.Request, _ caller) (answer, error) {
+func (p *Portal) devices(r *http.Request, _ caller) (answer, error) {
 	q, err := readQuery(r, "mailbox", "after", "limit")
 	if err != nil {
 		return answer{}, err

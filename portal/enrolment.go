@@ -30,6 +30,8 @@ const (
 // idForm is an enrolment's id. It is the portal's choice, and stands in paths.
 var idForm = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
 
+const wantID = "want 1 to 128 characters of A-Z a-z 0-9 . _ : @ -"
+
 // topicForm is an app's bundle id; nameForm an exchange entry's name. The configuration holds the ones that exist.
 var (
 	topicForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
@@ -131,19 +133,27 @@ func (f *form) text(name string, required bool, check func(string) (string, erro
 	return s
 }
 
-// end reports the fields that are left over.
-func (f *form) end() {
+// refuseLater reports the fields of later versions.
+func (f *form) refuseLater() {
 	for _, name := range later {
 		if f.take(name) != nil {
 			f.fail(name, codeNotAvailable, "not available in this version of mailbell: leave it out")
 		}
 	}
+}
+
+// end reports the fields that are left over, and returns what is wrong; nil: nothing.
+func (f *form) end() error {
 	for _, name := range slices.Sorted(maps.Keys(f.fields)) {
 		if utf8.RuneCountInString(name) > maxShown {
 			name = string([]rune(name)[:maxShown]) + "…"
 		}
 		f.fail(name, codeUnknown, "there is no such field")
 	}
+	if len(f.errs) > 0 {
+		return invalid(f.errs...)
+	}
+	return nil
 }
 
 // readEnrolment checks everything about an enrolment that needs no configuration, and reports all that is wrong at once.
@@ -154,7 +164,7 @@ func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 	}
 	f := &form{fields: fields}
 	if !idForm.MatchString(id) {
-		f.fail("id", codeInvalid, "want 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
+		f.fail("id", codeInvalid, wantID)
 	}
 	e := subscriptions.Enrolment{
 		ID:          id,
@@ -164,9 +174,9 @@ func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 		Environment: f.text("environment", false, matching(environmentForm, "want production or sandbox")),
 		Exchange:    f.text("exchange", false, matching(nameForm, "want the name of an exchange entry of the configuration")),
 	}
-	f.end()
-	if len(f.errs) > 0 {
-		return subscriptions.Enrolment{}, invalid(f.errs...)
+	f.refuseLater()
+	if err := f.end(); err != nil {
+		return subscriptions.Enrolment{}, err
 	}
 	return e, nil
 }

@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -33,6 +34,8 @@ type place struct {
 	URL      string    `json:"url"`
 	Group    string    `json:"group,omitempty"`
 	Primary  string    `json:"primary,omitempty"`
+	Server   string    `json:"server"`
+	How      string    `json:"how,omitempty"`
 	Found    time.Time `json:"found,omitzero"`
 }
 
@@ -47,7 +50,7 @@ type decision struct {
 	Status   int       `json:"apns_status,omitempty"`
 }
 
-func (p *portal) mailbox(r *http.Request, _ caller) (answer, error) {
+func (p *Portal) mailbox(r *http.Request, _ caller) (answer, error) {
 	address, err := mail.ParseAddress(r.PathValue("address"))
 	if err != nil {
 		return answer{}, errNoMailbox
@@ -63,7 +66,8 @@ func (p *portal) mailbox(r *http.Request, _ caller) (answer, error) {
 		Devices: make([]string, len(devices)), Decisions: make([]decision, len(h.Decisions)),
 	}
 	if h.Place != (mail.Place{}) {
-		m.Place = &place{Exchange: h.Place.Entry, URL: h.Place.URL, Group: h.Place.Group, Primary: h.Place.Primary, Found: h.Place.Found.UTC()}
+		m.Place = &place{Exchange: h.Place.Entry, URL: h.Place.URL, Group: h.Place.Group, Primary: h.Place.Primary,
+			Server: cmp.Or(h.Place.Server, "unknown"), How: h.Place.How, Found: h.Place.Found.UTC()}
 	}
 	for i, d := range devices {
 		m.Devices[i] = d.ID
@@ -102,7 +106,7 @@ var states = []subscriptions.State{
 	subscriptions.NoCapacity, subscriptions.OutOfScope, subscriptions.Parked,
 }
 
-func (p *portal) mailboxes(r *http.Request, _ caller) (answer, error) {
+func (p *Portal) mailboxes(r *http.Request, _ caller) (answer, error) {
 	q, err := readQuery(r, "state", "after", "limit")
 	if err != nil {
 		return answer{}, err
@@ -129,13 +133,34 @@ func (p *portal) mailboxes(r *http.Request, _ caller) (answer, error) {
 
 // status is the service at a glance.
 type status struct {
-	Version    string                      `json:"version"`
-	Started    time.Time                   `json:"started"`
-	Uptime     int64                       `json:"uptime_seconds"`
-	Ready      bool                        `json:"ready"`
-	Reason     string                      `json:"reason,omitempty"`
-	Mailboxes  map[subscriptions.State]int `json:"mailboxes"`
-	StateStore stateStore                  `json:"state_store"`
+	Version     string                      `json:"version"`
+	Started     time.Time                   `json:"started"`
+	Uptime      int64                       `json:"uptime_seconds"`
+	Ready       bool                        `json:"ready"`
+	Reason      string                      `json:"reason,omitempty"`
+	Mailboxes   map[subscriptions.State]int `json:"mailboxes"`
+	Accounts    []account                   `json:"accounts"`
+	Credentials []credential                `json:"credentials"`
+	StateStore  stateStore                  `json:"state_store"`
+}
+
+// account is a listener account and its load.
+type account struct {
+	Exchange  string    `json:"exchange"`
+	Name      string    `json:"name"`
+	Kind      string    `json:"kind"`
+	Mailboxes int       `json:"mailboxes"`
+	Capacity  int       `json:"capacity"`
+	Streams   int       `json:"streams"`
+	Reason    string    `json:"reason,omitempty"`
+	NextTry   time.Time `json:"next_try,omitzero"`
+}
+
+// credential is what expires.
+type credential struct {
+	Kind    string    `json:"kind"`
+	Name    string    `json:"name"`
+	Expires time.Time `json:"expires"`
 }
 
 type stateStore struct {
@@ -146,13 +171,21 @@ type stateStore struct {
 // pingTimeout bounds the question to the state store: an answer that takes longer is as good as none.
 const pingTimeout = 2 * time.Second
 
-func (p *portal) status(r *http.Request, _ caller) (answer, error) {
+func (p *Portal) status(r *http.Request, _ caller) (answer, error) {
 	if _, err := readQuery(r); err != nil {
 		return answer{}, err
 	}
 	s := status{
 		Version: p.Version, Started: p.started.UTC(), Uptime: int64(time.Since(p.started).Seconds()),
 		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: stateStore{Reachable: true},
+	}
+	c := p.Status()
+	s.Accounts, s.Credentials = make([]account, len(c.Accounts)), make([]credential, len(c.Credentials))
+	for i, a := range c.Accounts {
+		s.Accounts[i] = account{a.Exchange, a.Name, a.Kind, a.Mailboxes, a.Capacity, a.Streams, a.Reason, a.Next.UTC()}
+	}
+	for i, e := range c.Credentials {
+		s.Credentials[i] = credential{e.Kind, e.Name, e.At.UTC()}
 	}
 	counts := p.Mailboxes.Count()
 	for _, state := range states {

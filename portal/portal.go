@@ -1,4 +1,4 @@
-// Package portal is HTTP in: the enrolment API, "why no bell?", status, health and metrics.
+// Package portal is HTTP in: the enrolment API, the test notification, "why no bell?", status, health and metrics.
 // openapi.yaml describes it; every error under /v1 is a problem of RFC 9457.
 package portal
 
@@ -6,12 +6,15 @@ import (
 	"context"
 	_ "embed"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -49,6 +52,24 @@ type MailboxLine struct {
 	Devices int
 }
 
+// Condition is what the rooms behind the portal say of themselves, for the status.
+type Condition struct {
+	Accounts    []Account
+	Credentials []expiry.Entry // the first to expire first
+}
+
+// Account is a listener account and its load.
+type Account struct {
+	Exchange  string // the exchange entry of the configuration
+	Name      string
+	Kind      string // as the configuration calls its credential: basic, ntlm, client_secret, certificate, listener_account
+	Mailboxes int
+	Capacity  int       // of mailboxes
+	Streams   int       // open
+	Reason    string    // why nothing is asked by it now, throttled or refused: a code, then words; empty: all is well
+	Next      time.Time // the next try then; zero: none is waited for
+}
+
 // Options are what the portal is made of; all are needed.
 type Options struct {
 	Clients    []Client
@@ -56,6 +77,8 @@ type Options struct {
 	Mailboxes  Mailboxes
 	Ready      func() error                // nil once the state is reachable and the first placement is made
 	Ping       func(context.Context) error // asks the state store
+	Test       func(ctx context.Context, device string) check.Report
+	Status     func() Condition
 	Gatherer   prometheus.Gatherer
 	Log        *zap.Logger
 	Version    string
@@ -78,15 +101,22 @@ type answer struct {
 	body   any
 }
 
-type portal struct {
+// Portal answers calls.
+type Portal struct {
 	Options
-	callers []caller
+	callers atomic.Pointer[[]caller]
+	tests   tests
 	started time.Time
+	handler http.Handler
 }
 
-// New returns the portal's handler.
-func New(o Options) http.Handler {
-	p := &portal{Options: o, callers: callers(o.Clients), started: time.Now()}
+// ServeHTTP implements http.Handler.
+func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.ServeHTTP(w, r) }
+
+// New returns a portal.
+func New(o Options) *Portal {
+	p := &Portal{Options: o, tests: newTests(), started: time.Now()}
+	p.SetClients(o.Clients)
 	mux := http.NewServeMux()
 	for path, methods := range p.routes() {
 		mux.Handle(path, p.api(methods))
@@ -101,10 +131,11 @@ func New(o Options) http.Handler {
 		mux.Handle(later, refusal(errNotBuilt))
 	}
 	mux.Handle("/", refusal(errNoPath))
-	return p.guarded(mux)
+	p.handler = p.guarded(mux)
+	return p
 }
 
-func (p *portal) routes() routes {
+func (p *Portal) routes() routes {
 	return routes{
 		"/v1/devices/{id}": {
 			http.MethodPut:    {changeDevices, p.enrol},
@@ -115,14 +146,12 @@ func (p *portal) routes() routes {
 		"/v1/mailboxes/{address}": {http.MethodGet: {readAll, p.mailbox}},
 		"/v1/mailboxes":           {http.MethodGet: {readAll, p.mailboxes}},
 		"/v1/status":              {http.MethodGet: {readAll, p.status}},
-		"/v1/test-notifications":  {http.MethodPost: {testDevices, p.notBuilt}},
+		"/v1/test-notifications":  {http.MethodPost: {testDevices, p.test}},
 	}
 }
 
-func (p *portal) notBuilt(*http.Request, caller) (answer, error) { return answer{}, errNotBuilt }
-
 // api answers one path of the API.
-func (p *portal) api(methods map[string]route) http.Handler {
+func (p *Portal) api(methods map[string]route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, err := p.authenticate(r)
 		if err != nil {
@@ -157,7 +186,7 @@ func (p *portal) api(methods map[string]route) http.Handler {
 }
 
 // guarded sets the headers of every answer, keeps the mux from redirecting, and turns a panic into a problem.
-func (p *portal) guarded(mux http.Handler) http.Handler {
+func (p *Portal) guarded(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
@@ -182,7 +211,7 @@ func (p *portal) guarded(mux http.Handler) http.Handler {
 	})
 }
 
-func (p *portal) metrics() http.Handler {
+func (p *Portal) metrics() http.Handler {
 	h := promhttp.HandlerFor(p.Gatherer, promhttp.HandlerOpts{})
 	return reading(func(w http.ResponseWriter, r *http.Request) {
 		who, err := p.authenticate(r)
@@ -198,7 +227,7 @@ func (p *portal) metrics() http.Handler {
 }
 
 // ready tells a load balancer yes or no. It needs no token, so the reason is in /v1/status and not here.
-func (p *portal) ready() http.Handler {
+func (p *Portal) ready() http.Handler {
 	return reading(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		if err := p.Ready(); err != nil {

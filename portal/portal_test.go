@@ -23,6 +23,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -112,7 +114,7 @@ func (b *book) Mailbox(address string) (subscriptions.Hearing, []subscriptions.D
 	}
 	return subscriptions.Hearing{
 		State: subscriptions.Parked, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01",
-		Place:      mail.Place{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", Found: noon},
+		Place:      mail.Place{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", How: "ews_url", Found: noon},
 		Subscribed: noon, LastHeartbeat: noon, LastHint: noon, LastListing: noon, LastMessage: noon,
 		Decisions: []subscriptions.Decision{
 			{Key: mail.Key{2}, Outcome: "settled", Reason: "before_enrolment", Came: noon, At: noon},
@@ -145,10 +147,11 @@ func (b *book) Count() map[subscriptions.State]int {
 // desk is a portal with its book, its log, and what it is told about readiness.
 type desk struct {
 	*book
-	handler http.Handler
+	handler *Portal
 	log     *observer.ObservedLogs
 	ready   error
 	ping    error
+	tested  []string // devices
 }
 
 func newDesk(t testing.TB) *desk {
@@ -162,6 +165,16 @@ func newDesk(t testing.TB) *desk {
 		Enrolments: d.book, Mailboxes: d.book, Gatherer: registry, Log: zap.New(core), Version: "1.2.3",
 		Ready: func() error { return d.ready },
 		Ping:  func(context.Context) error { return d.ping },
+		Test: func(_ context.Context, device string) check.Report {
+			d.tested = append(d.tested, device)
+			return check.Report{Steps: []check.Step{{Name: "enrolment", OK: true}, {Name: "place", MS: 7, Error: "Autodiscover: nowhere", Advice: "look"}}}
+		},
+		Status: func() Condition {
+			return Condition{
+				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", Next: noon}},
+				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
+			}
+		},
 	})
 	return d
 }
@@ -324,27 +337,32 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
-			a := d.ask(t, enrolToken, "PUT", test.path, test.body)
-			var p problem
-			if err := json.NewDecoder(a.Body).Decode(&p); err != nil {
-				t.Fatal(err)
-			}
-			var errs []string
-			for _, e := range p.Errors {
-				errs = append(errs, e.Field+" "+e.Code)
-				if e.Detail == "" {
-					t.Errorf("%s has no detail", e.Field)
-				}
-			}
-			got := strings.Join(errs, ", ")
-			if a.StatusCode != test.status || got != test.errs {
-				t.Errorf("%d %s, want %d %s", a.StatusCode, got, test.status, test.errs)
+			want := strings.TrimSpace(fmt.Sprint(test.status, " ", test.errs))
+			if got := told(t, d.ask(t, enrolToken, "PUT", test.path, test.body)); got != want {
+				t.Errorf("%s, want %s", got, want)
 			}
 			if len(d.devices) != 0 {
 				t.Error("it was enrolled")
 			}
 		})
 	}
+}
+
+// told returns the status of a problem, and the fields and codes of its errors.
+func told(t testing.TB, a *http.Response) string {
+	t.Helper()
+	var p problem
+	if err := json.NewDecoder(a.Body).Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	var errs []string
+	for _, e := range p.Errors {
+		errs = append(errs, e.Field+" "+e.Code)
+		if e.Detail == "" {
+			t.Errorf("%s has no detail", e.Field)
+		}
+	}
+	return strings.TrimSpace(fmt.Sprint(a.StatusCode, " ", strings.Join(errs, ", ")))
 }
 
 func TestABodyOfWrongFieldsDoesNotComeBackLarger(t *testing.T) {
@@ -388,7 +406,7 @@ func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
 		{"GET", "/v1/mailboxes", 403, 200, 200, 200},
 		{"GET", "/v1/status", 403, 200, 200, 200},
 		{"GET", "/metrics", 403, 200, 200, 200},
-		{"POST", "/v1/test-notifications", 403, 403, 501, 501},
+		{"POST", "/v1/test-notifications", 403, 403, 422, 422},
 		{"DELETE", "/v1/devices/phone", 204, 403, 403, 204},
 	}
 	for _, c := range calls {
@@ -444,7 +462,6 @@ func TestPathsAndMethodsThatAreNotThereAreProblemsToo(t *testing.T) {
 func TestWhatIsNotBuiltYetSaysSo(t *testing.T) {
 	d := newDesk(t)
 	want := `{"status": 501, "title": "Not Implemented", "detail": "not available in this version of mailbell"}`
-	is(t, d.ask(t, adminToken, "POST", "/v1/test-notifications", `{"device": "phone"}`), 501, want)
 	for _, target := range []string{"/admin", "/admin/", "/admin/mailboxes", "/callbacks/ews/secret", "/callbacks/graph/secret"} {
 		is(t, d.ask(t, "", "POST", target, ""), 501, want)
 	}
@@ -516,7 +533,8 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 	const at = `"2026-03-01T12:00:00Z"`
 	rung := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "rung", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f", "apns_status": 200}`
 	want := `{"address": "ann@contoso.com", "state": "parked", "reason": "HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
-		"place": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com", "found": ` + at + `},
+		"place": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com",
+			"server": "unknown", "how": "ews_url", "found": ` + at + `},
 		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + rung + `,
 		"devices": ["phone"],
 		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "settled", "reason": "before_enrolment", "received": ` + at + `, "decided": ` + at + `}, ` + rung + `]}`
@@ -550,6 +568,9 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	want := status{
 		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: stateStore{Error: "disk full"},
 		Mailboxes: map[subscriptions.State]int{"resolving": 0, "heard": 1, "polled": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "parked": 2},
+		Accounts: []account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
+			Reason: "HTTP 401: no", NextTry: noon}},
+		Credentials: []credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

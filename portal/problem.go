@@ -39,22 +39,23 @@ const (
 
 // The errors of the API.
 var (
-	errNotJSON     = newProblem(http.StatusBadRequest, "the body is not JSON: want one object, in UTF-8, and nothing behind it")
-	errTwice       = newProblem(http.StatusBadRequest, "the body names a field twice")
-	errQuery       = newProblem(http.StatusBadRequest, "the query cannot be read: want name=value pairs, percent-encoded")
-	errBroken      = newProblem(http.StatusBadRequest, "the body ended early")
-	errNoToken     = newProblem(http.StatusUnauthorized, "a bearer token is needed")
-	errBadToken    = newProblem(http.StatusUnauthorized, "the bearer token is not that of a client in the configuration")
-	errForbidden   = newProblem(http.StatusForbidden, "the role of this client does not allow it")
-	errNoPath      = newProblem(http.StatusNotFound, "there is nothing at this path; /openapi.yaml lists what there is")
-	errNoDevice    = newProblem(http.StatusNotFound, "there is no device with this id: never enrolled, removed, taken over by another id, or declared gone by APNs")
-	errNoMailbox   = newProblem(http.StatusNotFound, "no device is enrolled for this address")
-	errMethod      = newProblem(http.StatusMethodNotAllowed, "the Allow header lists the methods of this path")
-	errTooLarge    = newProblem(http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB")
-	errContentType = newProblem(http.StatusUnsupportedMediaType, "want Content-Type: application/json")
-	errPanic       = newProblem(http.StatusInternalServerError, "a defect in mailbell; its log says where")
-	errNotBuilt    = newProblem(http.StatusNotImplemented, "not available in this version of mailbell")
-	errState       = newProblem(http.StatusServiceUnavailable, "the state store did not take it: try again")
+	errNotJSON      = newProblem(http.StatusBadRequest, "the body is not JSON: want one object, in UTF-8, and nothing behind it")
+	errTwice        = newProblem(http.StatusBadRequest, "the body names a field twice")
+	errQuery        = newProblem(http.StatusBadRequest, "the query cannot be read: want name=value pairs, percent-encoded")
+	errBroken       = newProblem(http.StatusBadRequest, "the body ended early")
+	errNoToken      = newProblem(http.StatusUnauthorized, "a bearer token is needed")
+	errBadToken     = newProblem(http.StatusUnauthorized, "the bearer token is not that of a client in the configuration")
+	errForbidden    = newProblem(http.StatusForbidden, "the role of this client does not allow it")
+	errNoPath       = newProblem(http.StatusNotFound, "there is nothing at this path; /openapi.yaml lists what there is")
+	errNoDevice     = newProblem(http.StatusNotFound, "there is no device with this id: never enrolled, removed, taken over by another id, or declared gone by APNs")
+	errNoMailbox    = newProblem(http.StatusNotFound, "no device is enrolled for this address")
+	errMethod       = newProblem(http.StatusMethodNotAllowed, "the Allow header lists the methods of this path")
+	errTooLarge     = newProblem(http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB")
+	errContentType  = newProblem(http.StatusUnsupportedMediaType, "want Content-Type: application/json")
+	errPanic        = newProblem(http.StatusInternalServerError, "a defect in mailbell; its log says where")
+	errTooManyTests = newProblem(http.StatusTooManyRequests, "a device is tested once in ten seconds")
+	errNotBuilt     = newProblem(http.StatusNotImplemented, "not available in this version of mailbell")
+	errState        = newProblem(http.StatusServiceUnavailable, "the state store did not take it: try again")
 )
 
 func newProblem(status int, detail string) *problem {
@@ -93,7 +94,7 @@ func (p *problem) write(w http.ResponseWriter) {
 }
 
 // fail answers with an error. One that the API does not know comes from the state store.
-func (p *portal) fail(w http.ResponseWriter, r *http.Request, err error) {
+func (p *Portal) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if pr, ok := errors.AsType[*problem](err); ok {
 		pr.write(w)
 		return

@@ -1,0 +1,367 @@
+package check
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/autodiscover"
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
+	"github.com/mailbell/mailbell/simulator"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// exchange asks an Exchange with what a test gives it, and returns what comes back.
+func exchange(t *testing.T, out proxy.Settings, url string) error {
+	t.Helper()
+	signed := auth.Basic{Username: "svc-bell", Password: "secret"}.RoundTripper(out, 0)
+	defer signed.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+	_, err := ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test", Timeout: 20 * time.Second}).GetFolder(t.Context(), ews.Target{URL: url, Mailbox: ann})
+	return err
+}
+
+// shown is a server that shows a certificate for the given names, valid until then, and the authority that issued it.
+func shown(t *testing.T, name string, until time.Time) (url string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: until.AddDate(-1, 0, 0), NotAfter: until}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	roots = x509.NewCertPool()
+	roots.AddCert(leaf)
+	return strings.Replace(s.URL, "127.0.0.1", "localhost", 1) + "/EWS/Exchange.asmx", roots
+}
+
+// through is the way through a proxy that answers CONNECT with a status.
+func through(t *testing.T, address string) proxy.Settings {
+	t.Helper()
+	via, err := proxy.ParseVia(address, "", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var static proxy.Static
+	static.Set(via)
+	return proxy.Settings{Proxy: static.For}
+}
+
+func refusingProxy(t *testing.T, status int) proxy.Settings {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	t.Cleanup(s.Close)
+	return through(t, s.URL)
+}
+
+// closed is an address where nothing listens.
+func closed(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+const ewsPath = "/EWS/Exchange.asmx"
+
+// token asks an Entra ID that refuses with a code.
+func token(t *testing.T, code string) error {
+	t.Helper()
+	w := newWorld(t, "")
+	w.fault(t, "token_refused", simulator.Fault{Reason: code})
+	c, err := auth.NewApp(auth.App{Authority: w.sim.Authority, Tenant: w.sim.TenantID, ClientID: w.sim.ClientID, Scope: "https://outlook.office365.com/.default",
+		Secret: auth.Secret(w.sim.ClientSecret), Outbound: w.out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return c.Prepare(t.Context())
+}
+
+// apns asks an APNs that answers with a reason.
+func apns(t *testing.T, f simulator.Fault) error {
+	t.Helper()
+	w := newWorld(t, "")
+	w.fault(t, "apns_answer", f)
+	return w.sender.Probe(t.Context(), w.sim.Topic, "production")
+}
+
+// refusingRedis answers each command with an error, as a Redis does that wants a password.
+func refusingRedis(t *testing.T, said string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		serving.Wait()
+	})
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer c.Close()
+				commands := bufio.NewScanner(c)
+				for commands.Scan() {
+					if strings.HasPrefix(commands.Text(), "*") { // each begins with the number of its words
+						io.WriteString(c, "-"+said+"\r\n")
+					}
+				}
+			})
+		}
+	})
+	return l.Addr().String()
+}
+
+func redis(ctx context.Context, o subscriptions.RedisOptions) error {
+	s, _, err := subscriptions.OpenRedis(ctx, o)
+	if err == nil {
+		s.Close()
+	}
+	return err
+}
+
+// TestEachBreakageIsNamedAndHasItsRemedy breaks what can be broken, for each as it shows.
+func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
+	online := Circumstances{Step: StepSignIn, Online: true, Kind: KindClientSecret}
+	signIn := Circumstances{Step: StepSignIn, Kind: KindBasic}
+	for _, c := range []struct {
+		name string
+		at   Circumstances
+		err  func(t *testing.T) error
+		want string
+		do   string // a word of the remedy
+	}{
+		{"an expired client secret", online, func(t *testing.T) error { return token(t, "AADSTS7000222") }, "the client secret has expired", "Make a new client secret"},
+		{"a wrong client secret", online, func(t *testing.T) error { return token(t, "AADSTS7000215") }, "the client secret is wrong", "not its id"},
+		{"a wrong tenant", online, func(t *testing.T) error { return token(t, "AADSTS90002") }, "the tenant is unknown", "tenant_id"},
+		{"an unknown app", online, func(t *testing.T) error { return token(t, "AADSTS700016") }, "the app is unknown in this tenant", "client_id"},
+		{"a certificate that is not registered", online, func(t *testing.T) error { return token(t, "AADSTS700027") }, "the certificate is not registered for the app", "Upload"},
+		{"EWS blocked at Exchange Online", online, func(t *testing.T) error {
+			w := newWorld(t, "")
+			w.fault(t, "ews_blocked", simulator.Fault{})
+			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			return err
+		}, "Exchange Online blocks EWS for this app", "EwsAllowedAppIDs"},
+		{"a listener account at Exchange Online", Circumstances{Step: StepImpersonation, Online: true, Kind: KindListenerAccount}, func(t *testing.T) error {
+			w := newWorld(t, "")
+			w.fault(t, "impersonation_refused", simulator.Fault{})
+			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			return err
+		}, "a listener account cannot impersonate at Exchange Online", "client_secret or certificate"},
+		{"a proxy that wants a password", signIn, func(t *testing.T) error {
+			return exchange(t, refusingProxy(t, 407), "https://ex.contoso.example"+ewsPath)
+		},
+			"the proxy wants a user name and password, or does not accept them", "proxy.username"},
+		{"a proxy that wants one with tinyproxy's 401", signIn, func(t *testing.T) error {
+			return exchange(t, refusingProxy(t, 401), "https://ex.contoso.example"+ewsPath)
+		},
+			"the proxy wants a user name and password, or does not accept them", "proxy.username"},
+		{"a proxy that refuses", signIn, func(t *testing.T) error {
+			return exchange(t, refusingProxy(t, 403), "https://ex.contoso.example"+ewsPath)
+		},
+			"the proxy does not let mailbell through", "CONNECT"},
+		{"a proxy that does not get through", signIn, func(t *testing.T) error {
+			return exchange(t, refusingProxy(t, 503), "https://ex.contoso.example"+ewsPath)
+		},
+			"the proxy does not get through to the server", "its log"},
+		{"a proxy that is not there", signIn, func(t *testing.T) error {
+			return exchange(t, through(t, "http://"+closed(t)), "https://ex.contoso.example"+ewsPath)
+		},
+			"the proxy cannot be reached", "proxy.url"},
+		{"a certificate for another name", signIn, func(t *testing.T) error {
+			url, roots := shown(t, "mail.contoso.example", time.Now().AddDate(0, 6, 0))
+			return exchange(t, proxy.Settings{Roots: roots}, url)
+		}, "the server's certificate is for other names", "ews_url"},
+		{"a certificate that has expired", signIn, func(t *testing.T) error {
+			url, roots := shown(t, "localhost", time.Now().AddDate(0, -1, 0))
+			return exchange(t, proxy.Settings{Roots: roots}, url)
+		}, "the server's certificate, or one of its chain, has expired", "Renew"},
+		{"a certificate of an unknown issuer", signIn, func(t *testing.T) error {
+			url, _ := shown(t, "localhost", time.Now().AddDate(0, 6, 0))
+			return exchange(t, proxy.Settings{Roots: x509.NewCertPool()}, url)
+		}, "the server's certificate is of an unknown issuer", "ca_file"},
+		{"a name that DNS has not", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://ex.invalid"+ewsPath) }, "the host name is not in DNS", "nslookup"},
+		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+closed(t)+ewsPath) }, "the connection is refused", "firewall"},
+		{"a wrong password", signIn, func(t *testing.T) error {
+			w := newWorld(t, "not the password")
+			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			return err
+		}, "the user name or password is wrong", "password_file"},
+		{"Extended Protection behind what ends TLS", Circumstances{Step: StepSignIn, Kind: KindNTLM}, func(t *testing.T) error {
+			w := newWorld(t, "not the password")
+			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			return err
+		}, "NTLM is refused: a wrong password, or Extended Protection behind something that ends TLS", "Extended Protection"},
+		{"a server without streaming", Circumstances{Step: StepSubscription}, func(*testing.T) error {
+			return &fault.Error{Op: "Subscribe", Code: "ErrorInvalidServerVersion", Remedy: fault.Fix}
+		},
+			"the server has no streaming notifications", "2010 SP1"},
+		{"no Autodiscover", Circumstances{Step: StepPlace, Kind: KindBasic}, func(t *testing.T) error {
+			w := newWorld(t, "")
+			w.fault(t, "autodiscover_away", simulator.Fault{})
+			_, err := w.finder.Find(t.Context(), ann)
+			return err
+		}, "there is no Autodiscover", "autodiscover_url"},
+		{"a redirect to a host that is not trusted", Circumstances{Step: StepPlace, Kind: KindBasic}, func(t *testing.T) error {
+			w := newWorld(t, "")
+			w.sim.SetRedirect(ann, simulator.Redirect{URL: "https://autodiscover.evil.example/autodiscover/autodiscover.xml"})
+			_, err := w.finder.Find(t.Context(), ann)
+			return err
+		}, "Autodiscover leads to a host that is not trusted", "trusted_hosts"},
+		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepPlace, Kind: KindBasic}, func(t *testing.T) error {
+			w := newWorld(t, "")
+			_, err := w.finder.Find(t.Context(), "nobody@contoso.example")
+			return err
+		}, "the mailbox is unknown there", "Get-Recipient"},
+		{"a wrong APNs key", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return apns(t, simulator.Fault{Reason: "InvalidProviderToken"}) }, "the APNs key is wrong", "key_id"},
+		{"a sandbox key at production", Circumstances{Step: StepAPNs}, func(t *testing.T) error {
+			return apns(t, simulator.Fault{Status: 403, Reason: "BadEnvironmentKeyInToken"})
+		},
+			"the APNs key or certificate is for the other environment", "sandbox"},
+		{"a clock that is wrong, at APNs", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return apns(t, simulator.Fault{Reason: "ExpiredProviderToken"}) }, "the clock of this machine is wrong", "NTP"},
+		{"something else in APNs' place", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return &fault.Error{Op: "APNs", Code: "HTTP 403", Remedy: fault.Fix} },
+			"something between here and APNs answers in its place, or refuses", "ends TLS"},
+		{"a state file that is locked", Circumstances{Step: stepState}, func(t *testing.T) error {
+			file := filepath.Join(t.TempDir(), "mailbell.db")
+			first, err := subscriptions.OpenEmbedded(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer first.Close()
+			_, err = subscriptions.OpenEmbedded(file)
+			return err
+		}, "a running mailbell holds the state file", "POST /v1/test-notifications"},
+		{"a state file without its folder", Circumstances{Step: stepState}, func(t *testing.T) error {
+			_, err := subscriptions.OpenEmbedded(filepath.Join(t.TempDir(), "none", "mailbell.db"))
+			return err
+		}, "the state cannot be opened", "state.path"},
+		{"a wrong password for Redis", Circumstances{Step: stepState}, func(t *testing.T) error {
+			address := refusingRedis(t, "WRONGPASS invalid username-password pair or user is disabled.")
+			return redis(t.Context(), subscriptions.RedisOptions{Address: address, Password: "wrong", Prefix: "mailbell"})
+		}, "Redis does not accept the password", "password_file"},
+		{"no password for Redis", Circumstances{Step: stepState}, func(t *testing.T) error {
+			return redis(t.Context(), subscriptions.RedisOptions{Address: refusingRedis(t, "NOAUTH Authentication required."), Prefix: "mailbell"})
+		}, "Redis does not accept the password", "password_file"},
+		{"a Redis that is not there", Circumstances{Step: stepState}, func(t *testing.T) error {
+			return redis(t.Context(), subscriptions.RedisOptions{Address: closed(t), Prefix: "mailbell"})
+		}, "Redis cannot be reached", "state.redis"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := c.err(t)
+			if err == nil {
+				t.Fatal("nothing broke")
+			}
+			if b := Advise(err, c.at); b.Name != c.want || !strings.Contains(b.Do, c.do) {
+				t.Errorf("%v\nis named %q, want %q; the remedy is %q, want %q in it", err, b.Name, c.want, b.Do, c.do)
+			}
+		})
+	}
+}
+
+func TestWhateverElseHappensHasAnAdvice(t *testing.T) {
+	for _, err := range []error{errors.New("anything"), &fault.Error{Code: "ErrorNeverHeardOf", Remedy: fault.Wait}, &fault.Error{Code: "ErrorNeverHeardOf", Remedy: fault.Fix}, context.Canceled} {
+		if b := Advise(err, Circumstances{}); b.Name == "" || b.Do == "" {
+			t.Errorf("%v: %+v", err, b)
+		}
+	}
+	all := Breakages()
+	last := all[len(all)-1]
+	if last.when.codes != nil || last.when.texts != nil || last.when.remedy != 0 {
+		t.Errorf("the last line of the table does not fit everything: %+v", last)
+	}
+}
+
+func TestEachCodeOfExchangeThatNeedsAPersonHasAnAdviceOfItsOwn(t *testing.T) {
+	for _, row := range ews.Rows() {
+		if row.Remedy != fault.Fix || row.Scope == fault.Message || row.Code == "" {
+			continue
+		}
+		err := &fault.Error{Op: "x", Code: row.Code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy}
+		if b := Advise(err, Circumstances{}); strings.HasPrefix(b.Name, "something") {
+			t.Errorf("%s (%s) has the advice of whatever else", row.Code, row.Meaning)
+		}
+	}
+	for _, code := range []string{autodiscover.CodeHost, autodiscover.CodeLoop, autodiscover.CodeNoURL, autodiscover.CodeNowhere, autodiscover.CodeElsewhere} {
+		if b := Advise(&fault.Error{Code: code, Remedy: fault.Fix}, Circumstances{Step: StepPlace}); strings.HasPrefix(b.Name, "something") {
+			t.Errorf("%s has the advice of whatever else", code)
+		}
+	}
+}
+
+// The page that explains the checks has the table as it is; -update writes it anew.
+func TestThePageHasEachBreakage(t *testing.T) {
+	file := filepath.Join("..", "docs", "check.md")
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const head = "| what is wrong | how it shows | what to do |\n| --- | --- | --- |\n"
+	before, _, ok := strings.Cut(string(page), head)
+	if !ok {
+		t.Fatal("docs/check.md has no table")
+	}
+	table, seen := head, map[string]bool{}
+	for _, b := range Breakages() {
+		if seen[b.Name] {
+			t.Errorf("%q is there twice", b.Name)
+		}
+		seen[b.Name] = true
+		table += "| " + b.Name + " | " + b.See + " | " + b.Do + " |\n"
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(before+table), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if diff := cmp.Diff(before+table, string(page)); diff != "" {
+		t.Errorf("docs/check.md has not the table as it is (-want +got):\n%s", diff)
+	}
+	for _, s := range Steps() {
+		if !strings.Contains(string(page), "`"+s+"`") {
+			t.Errorf("docs/check.md lacks the step %s", s)
+		}
+	}
+}

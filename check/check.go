@@ -1,0 +1,575 @@
+// Package check tries everything that the service needs, and says in words what is wrong and what to do about it.
+//
+//   - way.go: the whole way of one alert, step by step; the command line and the API walk the same one.
+//   - check.go: everything else that an installation needs, one check after the other.
+//   - advice.go: what goes wrong in practice, how it shows, and its remedy; the one table.
+//   - plan.go: what an installation of so many mailboxes needs, and how to set up Exchange for it.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// State is how a check went.
+type State string
+
+// The states.
+const (
+	OK      State = "ok"
+	Warning State = "warning" // it works, and somebody should look at it
+	Failed  State = "failed"
+	Skipped State = "skipped" // not tried, and why
+)
+
+// Result is what one check found: one line.
+type Result struct {
+	Name   string // "exchange headquarters: TLS"
+	State  State
+	Took   time.Duration // 0: nothing was waited for
+	Tried  string        // what was tried
+	Found  string        // what is worth knowing where all is well: where a mailbox lives
+	Error  string        // what came back; for a check that was skipped, why; empty where all is well
+	Advice string        // what to do about it
+}
+
+// The kinds of listener accounts, as the configuration calls them.
+const (
+	KindBasic           = "basic"
+	KindNTLM            = "ntlm"
+	KindClientSecret    = "client_secret"
+	KindCertificate     = "certificate"
+	KindListenerAccount = "listener_account"
+)
+
+// Installation is what a configuration leads to, built and not started, for Run to try.
+type Installation struct {
+	Config  string   // its file
+	Doubts  []string // what the configuration itself is questioned for: an expires that is too far ahead
+	Files   []File
+	Proxy   string // host:port of the static proxy; empty: none
+	Entries []Entry
+	Topics  []Topic
+	APNs    Prober
+	State   *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
+	Running *Running              // nil: none
+	Expiry  func() []expiry.Entry // as known after the checks before: the chains that servers showed are among them
+	// Way finds mailboxes; its Enrolments and Push are needed only to go to a test alert.
+	Way Way
+	// NoEnrolments says why there are no enrolments to look into; nil: there are.
+	NoEnrolments error
+}
+
+// Attempt is what came of something that had to be tried before everything else.
+type Attempt struct {
+	Took time.Duration
+	Err  error
+}
+
+// Running is the mailbell that runs with the same configuration. It has the state, so that it is who looks devices up and rings
+// them.
+type Running struct {
+	At    string // where it answers
+	State error  // why it does not reach its state; nil: it does
+	// Test has it go the whole way for a device. Its error says why it has not set out.
+	Test func(ctx context.Context, device string) (Report, error)
+}
+
+// File is one that the configuration names.
+type File struct {
+	Key    string // exchange[0].listener_accounts[0].basic.password_file
+	Path   string
+	Secret bool // not for everybody to read
+}
+
+// Entry is an exchange entry.
+type Entry struct {
+	Name     string
+	Online   bool
+	Domains  []string
+	EWS      string         // its URL; empty: told by Autodiscover
+	Hosts    []string       // host:port of what is configured or sure to be asked: EWS, Autodiscover, the authority
+	Outbound proxy.Settings // as its accounts connect
+	Accounts []Account
+}
+
+// Account is a listener account.
+type Account struct {
+	Name       string
+	Kind       string
+	Credential auth.Credential
+	Exchange   Exchange
+	Finder     Finder // nil: the URL of EWS is configured
+}
+
+// Finder finds where a mailbox lives; *autodiscover.Client is one.
+type Finder interface {
+	Find(ctx context.Context, address string) (mail.Place, error)
+}
+
+// Topic is an apns entry.
+type Topic struct {
+	Topic, Environment string
+	Host               string         // host:port of APNs
+	Outbound           proxy.Settings // as it is connected to
+}
+
+// Prober asks APNs whether it takes the credential of a topic; *push.Sender is one. Its error is a *fault.Error.
+type Prober interface {
+	Probe(ctx context.Context, topic, environment string) error
+}
+
+const (
+	// checkTimeout bounds one check: longer than any connection and answer take, short enough to be watched.
+	checkTimeout = 30 * time.Second
+	// maxSkew is how far a server's clock may be from ours. Beyond it Kerberos, and with it Exchange's own domain, refuses tickets,
+	// and Entra ID signed requests.
+	maxSkew = 5 * time.Minute
+	// stranger is who Autodiscover is asked for where no mailbox is given: that nobody has this address is an answer too.
+	stranger = "mailbell-check"
+	// openToAll is the permission that a file with a secret must not have.
+	openToAll = 0o004
+)
+
+// codeClock is the code of a clock that is wrong.
+const codeClock = "clock"
+
+// Run tries everything, for a mailbox and a device where they are given, and tells each result as it comes. It reports whether
+// nothing failed.
+func (in Installation) Run(ctx context.Context, mailbox, device string, tell func(Result)) bool {
+	r := &runner{Installation: in, tellAll: tell, advised: map[string]string{}, mailbox: mailbox}
+	r.configuration()
+	if in.Proxy != "" {
+		r.reachProxy(ctx)
+	}
+	for _, e := range in.Entries {
+		r.reach(ctx, "exchange "+e.Name, e)
+	}
+	r.clocks()
+	if mailbox != "" {
+		r.locate(ctx)
+	}
+	for _, e := range in.Entries {
+		r.entry(ctx, e)
+	}
+	r.state()
+	for _, t := range in.Topics {
+		r.topic(ctx, t)
+	}
+	r.expiries()
+	if device != "" {
+		r.ring(ctx, device)
+	}
+	return !r.failed
+}
+
+// runner is one run.
+type runner struct {
+	Installation
+	tellAll func(Result)
+	failed  bool
+	advised map[string]string // the name of the result that gave an advice first
+	mailbox string
+	at      Location // of the mailbox; without an account: not found, or none is given
+	skews   []skew
+}
+
+// skew is how far the clock of a host is ahead of ours.
+type skew struct {
+	host string
+	by   time.Duration
+}
+
+// doubt is an error of what works and should be looked at.
+type doubt struct{ error }
+
+func (d doubt) Unwrap() error { return d.error }
+
+// omitted is why something was not tried.
+type omitted string
+
+func (o omitted) Error() string { return string(o) }
+
+// try does one check, and tells its result.
+func (r *runner) try(ctx context.Context, name, tried string, c Circumstances, check func(context.Context) error) bool {
+	return r.find(ctx, name, tried, c, func(ctx context.Context) (string, error) { return "", check(ctx) })
+}
+
+// find does one check that has something to tell where all is well.
+func (r *runner) find(ctx context.Context, name, tried string, c Circumstances, check func(context.Context) (found string, err error)) bool {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	began := time.Now()
+	found, err := check(ctx)
+	return r.told(Result{Name: name, Took: time.Since(began), Tried: tried, Found: found}, c, err)
+}
+
+// tell tells a result, and reports whether it is good.
+func (r *runner) tell(name, tried string, took time.Duration, c Circumstances, err error) bool {
+	return r.told(Result{Name: name, Took: took, Tried: tried}, c, err)
+}
+
+// told completes a result by its error and tells it.
+func (r *runner) told(result Result, c Circumstances, err error) bool {
+	result.State = OK
+	if err != nil {
+		result.State, result.Error, result.Advice = Failed, err.Error(), Advise(err, c).Do
+		if _, ok := errors.AsType[doubt](err); ok {
+			result.State = Warning
+		}
+		if why, ok := errors.AsType[omitted](err); ok {
+			result.State, result.Error, result.Advice = Skipped, "", string(why)
+		}
+	}
+	r.say(result)
+	return result.State == OK || result.State == Warning
+}
+
+// say passes a result on. An advice that was given before is not given at length again.
+func (r *runner) say(result Result) {
+	r.failed = r.failed || result.State == Failed
+	if first, given := r.advised[result.Advice]; given {
+		result.Advice = "As above: " + first + "."
+	} else if result.Advice != "" {
+		r.advised[result.Advice] = result.Name
+	}
+	r.tellAll(result)
+}
+
+// configuration tells what is known of it, and looks at its files.
+func (r *runner) configuration() {
+	r.tell("configuration", "reading "+r.Config, 0, Circumstances{}, nil)
+	for _, d := range r.Doubts {
+		r.say(Result{Name: "configuration", State: Warning, Tried: "reading " + r.Config, Error: d, Advice: "Look at the key that is named."})
+	}
+	wrong := false
+	for _, f := range r.Files {
+		began := time.Now()
+		if err := readable(f); err != nil {
+			wrong = true
+			r.tellFile(f, time.Since(began), err)
+		}
+	}
+	if !wrong {
+		r.tell("files", fmt.Sprintf("reading the %d files that the configuration names", len(r.Files)), 0, Circumstances{}, nil)
+	}
+}
+
+func (r *runner) tellFile(f File, took time.Duration, err error) {
+	result := Result{Name: "file " + f.Key, State: Failed, Took: took, Tried: "reading " + f.Path, Error: err.Error(),
+		Advice: "Have the file readable for the user that mailbell runs as."}
+	if _, ok := errors.AsType[doubt](err); ok {
+		result.State, result.Advice = Warning, "It holds a secret: chmod 600 "+f.Path+"."
+	}
+	r.say(result)
+}
+
+// readable reports why a file cannot be read, or can be by too many.
+func readable(f File) error {
+	file, err := os.Open(f.Path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	i, err := file.Stat()
+	switch {
+	case err != nil:
+		return err
+	case i.IsDir():
+		return errors.New("it is a folder")
+	case f.Secret && i.Mode().Perm()&openToAll != 0:
+		return doubt{errors.New("everybody on this machine can read it")}
+	}
+	return nil
+}
+
+// reachProxy connects to the proxy. Whether it lets mailbell through is seen with the hosts behind it.
+func (r *runner) reachProxy(ctx context.Context) {
+	r.try(ctx, "proxy", "connecting to "+r.Proxy, Circumstances{Step: stepProxy}, func(ctx context.Context) error {
+		c, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, "tcp", r.Proxy)
+		if err != nil {
+			return &fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait, Text: "the proxy " + r.Proxy + " cannot be reached", Err: err}
+		}
+		return c.Close()
+	})
+}
+
+// reach looks up the hosts of an entry and connects to them.
+func (r *runner) reach(ctx context.Context, name string, e Entry) {
+	t := e.Outbound.Transport()
+	defer t.CloseIdleConnections()
+	for _, host := range e.Hosts {
+		if !r.lookUp(ctx, name, host, e.Outbound) {
+			continue
+		}
+		r.try(ctx, name+": TLS "+host, "connecting to "+host+" and verifying its certificate", Circumstances{Online: e.Online}, func(ctx context.Context) error {
+			return r.greet(ctx, t, host)
+		})
+	}
+}
+
+// lookUp looks a host up, where that is not the proxy's part.
+func (r *runner) lookUp(ctx context.Context, name, host string, out proxy.Settings) bool {
+	bare, _, err := net.SplitHostPort(host)
+	if err != nil {
+		bare = host
+	}
+	if net.ParseIP(bare) != nil {
+		return true
+	}
+	if out.Proxy != nil {
+		if via, err := out.Proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: host}}); err == nil && via != nil {
+			return true // it looks the name up
+		}
+	}
+	return r.try(ctx, name+": DNS "+bare, "looking up "+bare, Circumstances{}, func(ctx context.Context) error {
+		if _, err := net.DefaultResolver.LookupHost(ctx, bare); err != nil {
+			return proxy.Explain("look up", err)
+		}
+		return nil
+	})
+}
+
+// greet asks a host for anything at all. Whatever it answers over TLS will do; its Date is kept.
+func (r *runner) greet(ctx context.Context, t http.RoundTripper, host string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+host+"/", nil)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return proxy.Explain("connect to "+host, err)
+	}
+	resp.Body.Close()
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		ours := began.Add(time.Since(began) / 2)
+		r.skews = append(r.skews, skew{host, date.Sub(ours)})
+	}
+	return nil
+}
+
+// clocks compares the clocks of the servers with ours.
+func (r *runner) clocks() {
+	if len(r.skews) == 0 {
+		return
+	}
+	var wrong []string
+	for _, s := range r.skews {
+		if s.by.Abs() > maxSkew {
+			where := "ahead of"
+			if s.by < 0 {
+				where = "behind"
+			}
+			wrong = append(wrong, fmt.Sprintf("%s is %s %s this machine's", s.host, s.by.Abs().Round(time.Second), where))
+		}
+	}
+	var err error
+	if wrong != nil {
+		err = doubt{&fault.Error{Op: "compare clocks", Code: codeClock, Scope: fault.Server, Remedy: fault.Fix, Text: "the clock of " + strings.Join(wrong, ", that of ")}}
+	}
+	r.tell("clock", "comparing the Date of the servers with this machine's clock", 0, Circumstances{}, err)
+}
+
+// locate finds the mailbox.
+func (r *runner) locate(ctx context.Context) {
+	r.find(ctx, "mailbox "+r.mailbox+": place", tries[StepPlace], Circumstances{Step: StepPlace}, func(ctx context.Context) (string, error) {
+		var err error
+		if r.at, err = r.Way.Locate(ctx, r.mailbox, ""); err != nil {
+			return "", err
+		}
+		p := r.at.Place
+		found := fmt.Sprintf("it lives in the entry %s, at %s, by %s", p.Entry, p.URL, p.How)
+		if p.Server != "" {
+			found += "; its server is " + p.Server
+		}
+		if p.Primary != "" && !strings.EqualFold(p.Primary, r.mailbox) {
+			found += "; its primary address is " + p.Primary
+		}
+		return found, nil
+	})
+}
+
+// state tells whether the state can be had, here or by the mailbell that runs.
+func (r *runner) state() {
+	c := Circumstances{Step: stepState}
+	switch {
+	case r.State != nil:
+		r.tell("state", "opening the state store", r.State.Took, c, r.State.Err)
+	case r.Running != nil:
+		r.told(Result{Name: "state", Tried: "asking the mailbell that runs at " + r.Running.At, Found: "it is held by the mailbell that runs at " + r.Running.At}, c, r.Running.State)
+	}
+}
+
+// entry tries the accounts of an entry.
+func (r *runner) entry(ctx context.Context, e Entry) {
+	name := "exchange " + e.Name
+	if e.EWS == "" && len(e.Accounts) > 0 && e.Accounts[0].Finder != nil {
+		r.autodiscover(ctx, name, e)
+	}
+	for _, a := range e.Accounts {
+		c := Circumstances{Online: e.Online, Kind: a.Kind}
+		name := name + ": account " + a.Name
+		if e.Online && a.Kind == KindListenerAccount {
+			r.tell(name, "looking at its credential", 0, c, doubt{&fault.Error{Op: "listener_account", Code: "ErrorImpersonateUserDenied", Scope: fault.Account, Remedy: fault.Fix,
+				Text: "impersonation by it has been gone since February 2025: use client_secret or certificate"}})
+		}
+		if a.Kind != KindBasic && a.Kind != KindNTLM {
+			c.Step = StepCredential
+			if !r.try(ctx, name+": token", "getting a token", c, func(ctx context.Context) error { return prepare(ctx, a.Credential) }) {
+				continue
+			}
+		}
+		r.account(ctx, name, e, a, c)
+	}
+}
+
+// autodiscover asks for the mailbox, or for somebody whom nobody knows.
+func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
+	address, known := r.mailbox, slices.Contains(e.Domains, mail.Domain(r.mailbox))
+	if !known {
+		if len(e.Domains) == 0 {
+			return
+		}
+		address = stranger + "@" + e.Domains[0]
+	}
+	a := e.Accounts[0]
+	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepPlace, Online: e.Online, Kind: a.Kind}, func(ctx context.Context) error {
+		_, err := a.Finder.Find(ctx, address)
+		f := fault.Of(err)
+		switch {
+		case err == nil:
+			return nil
+		case f.Elsewhere, !known && f.Scope == fault.Mailbox && slices.Contains(unknownMailbox, f.Code):
+			return nil // it answers, and that is the answer
+		}
+		return err
+	})
+}
+
+// account signs in, and does what hearing needs, where the mailbox lives in this entry.
+func (r *runner) account(ctx context.Context, name string, e Entry, a Account, c Circumstances) {
+	if r.at.Place.Entry == e.Name && r.at.Place.URL != "" {
+		ctx, cancel := context.WithTimeout(ctx, wayTimeout)
+		defer cancel()
+		w := &walk{ctx: ctx, at: Location{Account: a, Place: r.at.Place, Online: e.Online}}
+		w.told = func(step string, took time.Duration, err error) {
+			c.Step = step
+			r.tell(name+": "+step, tries[step]+" for "+r.mailbox, took, c, err)
+		}
+		w.open()
+		return
+	}
+	c.Step = StepSignIn
+	if e.EWS == "" {
+		r.tell(name+": "+StepSignIn, "", 0, c, r.nowhereToSignIn(e))
+		return
+	}
+	r.try(ctx, name+": "+StepSignIn, "signing in at "+e.EWS, c, func(ctx context.Context) error {
+		if _, err := a.Exchange.GetFolder(ctx, ews.Target{URL: e.EWS}); err != nil && !answered(err) {
+			return err
+		}
+		return nil
+	})
+}
+
+// nowhereToSignIn says why no sign-in is tried where Autodiscover tells its URL: no mailbox has led here.
+func (r *runner) nowhereToSignIn(e Entry) omitted {
+	const tells = "Autodiscover tells for a mailbox where to sign in. "
+	switch {
+	case r.mailbox == "":
+		return tells + "Name one of this entry: --mailbox ADDRESS."
+	case r.at.Place.Entry == "":
+		return tells + "Where " + omitted(r.mailbox) + " lives was not found."
+	}
+	return tells + omitted(r.mailbox) + " lives in the entry " + omitted(r.at.Place.Entry) + "; name one of the entry " + omitted(e.Name) + "."
+}
+
+// topic asks APNs whether it takes the credential of a topic.
+func (r *runner) topic(ctx context.Context, t Topic) {
+	name := "apns " + t.Topic + " " + t.Environment
+	if t.Host != "" && !r.lookUp(ctx, name, t.Host, t.Outbound) {
+		return
+	}
+	r.try(ctx, name, "showing APNs the credential", Circumstances{Step: StepAPNs}, func(ctx context.Context) error { return r.APNs.Probe(ctx, t.Topic, t.Environment) })
+}
+
+// expiries tells what expires soon, or has.
+func (r *runner) expiries() {
+	if r.Expiry == nil {
+		return
+	}
+	list, now := r.Expiry(), time.Now()
+	soon := false
+	for _, e := range list {
+		left := e.At.Sub(now)
+		if left > expiry.Soon {
+			continue
+		}
+		soon = true
+		result := Result{Name: "expiry " + e.Kind + " " + e.Name, State: Warning, Tried: "looking into the calendar of what expires",
+			Error: "expires on " + e.At.UTC().Format(time.DateOnly), Advice: "Have it renewed before that day; mailbell takes up a changed file by itself."}
+		if left <= 0 {
+			result.State, result.Error, result.Advice = Failed, "expired on "+e.At.UTC().Format(time.DateOnly), "Renew it."
+		}
+		r.say(result)
+	}
+	if !soon {
+		first := "nothing that expires is known"
+		if len(list) > 0 {
+			first = fmt.Sprintf("the first of %d to expire is %s %s, on %s", len(list), list[0].Kind, list[0].Name, list[0].At.UTC().Format(time.DateOnly))
+		}
+		r.told(Result{Name: "expiry", Tried: "looking into the calendar of what expires", Found: first}, Circumstances{}, nil)
+	}
+}
+
+// ring goes the whole way to a test alert, or has the mailbell that runs go it.
+func (r *runner) ring(ctx context.Context, device string) {
+	name, by := "device "+device, ""
+	var report Report
+	switch {
+	case r.Running != nil:
+		by = ", by the mailbell that runs at " + r.Running.At
+		began := time.Now()
+		var err error
+		if report, err = r.Running.Test(ctx, device); err != nil {
+			r.tell(name, "a test notification"+by, time.Since(began), Circumstances{}, err)
+			return
+		}
+	case r.NoEnrolments != nil:
+		r.tell(name+": "+StepEnrolment, tries[StepEnrolment], 0, Circumstances{Step: stepState}, r.NoEnrolments)
+		return
+	default:
+		report = r.Way.Walk(ctx, device)
+	}
+	for _, s := range report.Steps {
+		took := max(time.Duration(s.MS)*time.Millisecond, time.Nanosecond) // 0 is less than a millisecond
+		result := Result{Name: name + ": " + s.Name, State: OK, Took: took, Tried: tries[s.Name] + by, Error: s.Error, Advice: s.Advice}
+		if !s.OK {
+			result.State = Failed
+		}
+		r.say(result)
+	}
+}
+
+// tries says in words what the steps of the way do.
+var tries = map[string]string{
+	StepEnrolment: "looking the device up", StepPlace: "finding where the mailbox lives", StepCredential: "getting what signing in needs",
+	StepSignIn: "signing in", StepImpersonation: "opening the Inbox as the mailbox", StepSubscription: "subscribing to new mail",
+	StepRead: "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
+}

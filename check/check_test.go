@@ -1,0 +1,225 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/simulator"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// installation is a world as a configuration builds it; EWS is found by Autodiscover.
+func (w *world) installation(t *testing.T) Installation {
+	t.Helper()
+	secret := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Installation{
+		Config: "mailbell.yaml", Files: []File{{Key: "password_file", Path: secret, Secret: true}},
+		Entries: []Entry{{Name: "headquarters", Domains: []string{simulator.Domain}, Hosts: []string{host(t, w.sim.AutodiscoverURL)}, Outbound: w.out, Accounts: []Account{w.account}}},
+		Topics:  []Topic{{Topic: w.sim.Topic, Environment: "production", Host: host(t, w.sim.APNsURL), Outbound: w.out}},
+		APNs:    w.sender, Way: w.looking(),
+		State: &Attempt{},
+		Expiry: func() []expiry.Entry {
+			return []expiry.Entry{{Kind: expiry.TLS, Name: "portal", At: time.Now().AddDate(0, 6, 0)}}
+		},
+	}
+}
+
+// run returns the results as "state name", and all of them.
+func run(t *testing.T, in Installation, mailbox, device string) (lines []string, all map[string]Result, fine bool) {
+	t.Helper()
+	all = map[string]Result{}
+	fine = in.Run(t.Context(), mailbox, device, func(r Result) {
+		lines = append(lines, fmt.Sprint(r.State, " ", r.Name))
+		all[r.Name] = r
+		if (r.State == Failed || r.State == Warning) && (r.Error == "" || r.Advice == "") || r.State == Skipped && r.Advice == "" || r.Tried == "" && r.State != Skipped {
+			t.Errorf("half a result: %+v", r)
+		}
+	})
+	return lines, all, fine
+}
+
+func TestEverythingIsTriedInOrderAndTheWholeWayForAMailboxAndADevice(t *testing.T) {
+	w := newWorld(t, "")
+	at := host(t, w.sim.AutodiscoverURL)
+	lines, _, fine := run(t, w.installation(t), ann, "phone")
+	const account = "ok exchange headquarters: account listener-01: "
+	want := []string{"ok configuration", "ok files", "ok exchange headquarters: TLS " + at, "ok clock", "ok mailbox " + ann + ": place", "ok exchange headquarters: Autodiscover",
+		account + "sign_in", account + "impersonation", account + "subscription", account + "read", "ok state", "ok apns com.contoso.mail production", "ok expiry"}
+	for _, s := range Steps() {
+		want = append(want, "ok device phone: "+s)
+	}
+	if diff := cmp.Diff(want, lines); diff != "" || !fine {
+		t.Errorf("fine: %v (-want +got):\n%s", fine, diff)
+	}
+	if alerts := w.sim.Alerts(0); !slices.ContainsFunc(alerts, func(a simulator.Alert) bool { return a.Status == 200 }) {
+		t.Errorf("no alert came: %+v", alerts)
+	}
+}
+
+func TestWithoutAMailboxAutodiscoverIsAskedForNobodyAndNoPhoneRings(t *testing.T) {
+	w := newWorld(t, "")
+	lines, all, fine := run(t, w.installation(t), "", "")
+	if !fine || !slices.Contains(lines, "ok exchange headquarters: Autodiscover") || !slices.Contains(lines, "skipped exchange headquarters: account listener-01: sign_in") {
+		t.Errorf("fine: %v, %v", fine, lines)
+	}
+	if r := all["exchange headquarters: account listener-01: sign_in"]; !strings.Contains(r.Advice, "--mailbox") {
+		t.Errorf("it does not say what would have it tried: %+v", r)
+	}
+	in := w.installation(t)
+	in.Entries[0].EWS = w.sim.EWSURL
+	if lines, _, fine = run(t, in, "", ""); !fine || !slices.Contains(lines, "ok exchange headquarters: account listener-01: sign_in") {
+		t.Errorf("with a URL the account signs in: fine %v, %v", fine, lines)
+	}
+	for _, a := range w.sim.Alerts(0) {
+		if a.Status == 200 {
+			t.Errorf("a phone rang: %+v", a)
+		}
+	}
+}
+
+func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
+	ahead := time.Now().Add(10 * 24 * time.Hour)
+	for _, c := range []struct {
+		name    string
+		arrange func(*testing.T, *world, *Installation)
+		line    string
+		says    string
+		advice  string
+		fine    bool
+	}{
+		{"a wrong password", func(t *testing.T, w *world, in *Installation) {
+			in.Entries[0].EWS = w.sim.EWSURL
+			w.fault(t, "wrong_password", simulator.Fault{})
+		}, "failed exchange headquarters: account listener-01: sign_in", "HTTP 401", "password_file", false},
+		{"no Autodiscover", func(t *testing.T, w *world, in *Installation) { w.fault(t, "autodiscover_away", simulator.Fault{}) },
+			"failed exchange headquarters: Autodiscover", "nowhere", "autodiscover_url", false},
+		{"a host that is not in DNS", func(_ *testing.T, _ *world, in *Installation) { in.Entries[0].Hosts = []string{"ex.invalid:443"} },
+			"failed exchange headquarters: DNS ex.invalid", "name", "nslookup", false},
+		{"a host that does not listen", func(t *testing.T, _ *world, in *Installation) { in.Entries[0].Hosts = []string{closed(t)} },
+			"failed exchange headquarters: TLS", "connect", "firewall", false},
+		{"a clock that is wrong", func(t *testing.T, w *world, in *Installation) {
+			w.fault(t, "clock_skew", simulator.Fault{Seconds: 3600})
+		},
+			"warning clock", "ahead of this machine's", "NTP", true},
+		{"a proxy that is not there", func(t *testing.T, _ *world, in *Installation) { in.Proxy = closed(t) }, "failed proxy", "cannot be reached", "proxy.url", false},
+		{"a configuration that is questioned", func(_ *testing.T, _ *world, in *Installation) {
+			in.Doubts = []string{"expires is more than 24 months ahead"}
+		},
+			"warning configuration", "24 months", "key", true},
+		{"a file that is gone", func(_ *testing.T, _ *world, in *Installation) { in.Files[0].Path += ".gone" }, "failed file password_file", "no such file", "readable", false},
+		{"a secret for everybody to read", func(t *testing.T, _ *world, in *Installation) {
+			if err := os.Chmod(in.Files[0].Path, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "warning file password_file", "everybody", "chmod 600", true},
+		{"a state that is locked", func(_ *testing.T, _ *world, in *Installation) {
+			in.State.Err = fmt.Errorf("state file: %w", subscriptions.ErrInUse)
+		}, "failed state", "in use", "POST /v1/test-notifications", false},
+		{"a wrong APNs key", func(t *testing.T, w *world, _ *Installation) {
+			w.fault(t, "apns_answer", simulator.Fault{Reason: "InvalidProviderToken"})
+		},
+			"failed apns com.contoso.mail production", "InvalidProviderToken", "key_id", false},
+		{"what expires soon", func(_ *testing.T, _ *world, in *Installation) {
+			in.Expiry = func() []expiry.Entry { return []expiry.Entry{{Kind: expiry.ClientSecret, Name: "app-01", At: ahead}} }
+		}, "warning expiry client_secret app-01", "expires on " + ahead.UTC().Format(time.DateOnly), "renewed", true},
+		{"what has expired", func(_ *testing.T, _ *world, in *Installation) {
+			in.Expiry = func() []expiry.Entry {
+				return []expiry.Entry{{Kind: expiry.APNsCertificate, Name: "com.contoso.mail", At: time.Now()}}
+			}
+		}, "failed expiry apns_certificate com.contoso.mail", "expired on", "Renew", false},
+		{"a listener account at Exchange Online", func(_ *testing.T, w *world, in *Installation) {
+			in.Entries[0].Online, in.Entries[0].EWS, in.Entries[0].Accounts[0].Kind = true, w.sim.EWSURL, KindListenerAccount
+		}, "warning exchange headquarters: account listener-01", "February 2025", "client_secret or certificate", true},
+		{"no token", func(_ *testing.T, _ *world, in *Installation) {
+			a := &in.Entries[0].Accounts[0]
+			a.Kind, a.Credential = KindClientSecret, refusing{err: &fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}}
+		}, "failed exchange headquarters: account listener-01: token", "AADSTS7000215", "not its id", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, "")
+			in := w.installation(t)
+			c.arrange(t, w, &in)
+			var lines []string
+			var found *Result
+			fine := in.Run(t.Context(), "", "", func(r Result) {
+				line := fmt.Sprint(r.State, " ", r.Name)
+				if lines = append(lines, line); strings.HasPrefix(line, c.line) && found == nil {
+					found = &r
+				}
+			})
+			if found == nil || fine != c.fine {
+				t.Fatalf("fine is %v, want %v; there is no %q in %v", fine, c.fine, c.line, lines)
+			}
+			if !strings.Contains(found.Error, c.says) || !strings.Contains(found.Advice, c.advice) {
+				t.Errorf("%+v; want %q and %q in it", *found, c.says, c.advice)
+			}
+		})
+	}
+}
+
+func TestAMailbellThatRunsIsAskedForItsStateAndForTheDevice(t *testing.T) {
+	w := newWorld(t, "")
+	in := w.installation(t)
+	in.State = nil
+	asked := ""
+	in.Running = &Running{At: "127.0.0.1:8080", Test: func(_ context.Context, device string) (Report, error) {
+		asked = device
+		return Report{OK: true, Steps: []Step{{Name: StepEnrolment, OK: true}, {Name: StepAPNs, OK: true, MS: 3}}}, nil
+	}}
+	lines, all, fine := run(t, in, "", "phone")
+	if !fine || asked != "phone" || !strings.Contains(all["state"].Found, "127.0.0.1:8080") {
+		t.Errorf("fine: %v, asked for %q, %+v", fine, asked, all["state"])
+	}
+	if want := []string{"ok device phone: enrolment", "ok device phone: apns"}; !slices.Equal(lines[len(lines)-2:], want) || all["device phone: apns"].Took != 3*time.Millisecond {
+		t.Errorf("got %v, want %v at the end", lines, want)
+	}
+	in.Running.State = errors.New("dial tcp 127.0.0.1:6379: connect: connection refused")
+	in.Running.Test = func(context.Context, string) (Report, error) {
+		return Report{}, &fault.Error{Op: "test notification", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix}
+	}
+	_, all, fine = run(t, in, "", "phone")
+	if r := all["state"]; fine || r.State != Failed || r.Advice != doOf(t, "Redis cannot be reached") {
+		t.Errorf("fine: %v, %+v", fine, r)
+	}
+	if r := all["device phone"]; r.State != Failed || r.Advice != doOf(t, "the device is not enrolled") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestAnAdviceIsGivenAtLengthOnce(t *testing.T) {
+	w := newWorld(t, "")
+	in := w.installation(t)
+	in.Entries[0].EWS = w.sim.EWSURL
+	second := w.account
+	second.Name = "listener-02"
+	in.Entries[0].Accounts = append(in.Entries[0].Accounts, second)
+	w.fault(t, "wrong_password", simulator.Fault{})
+	_, all, _ := run(t, in, "", "")
+	if r := all["exchange headquarters: account listener-02: sign_in"]; r.State != Failed || r.Advice != "As above: exchange headquarters: account listener-01: sign_in." {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestADeviceThatCannotBeLookedUpSaysWhy(t *testing.T) {
+	w := newWorld(t, "")
+	in := w.installation(t)
+	in.NoEnrolments = fmt.Errorf("state file: %w", subscriptions.ErrInUse)
+	_, all, fine := run(t, in, "", "phone")
+	if r := all["device phone: enrolment"]; fine || r.State != Failed || r.Advice != doOf(t, "a running mailbell holds the state file") {
+		t.Errorf("fine: %v, %+v", fine, r)
+	}
+}

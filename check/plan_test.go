@@ -1,0 +1,78 @@
+package check
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden plan anew")
+
+func TestThePlanIsTheOneThatStandsInTheGoldenFile(t *testing.T) {
+	got := Plan(20_000, []PlanEntry{
+		{Name: "headquarters", MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 256, Accounts: []PlanAccount{
+			{Name: "listener-01", Kind: KindBasic, Username: `CONTOSO\svc-bell`},
+			{Name: "listener-02", Kind: KindNTLM, Username: `CONTOSO\svc-o'bell`},
+			{Name: "listener-03", Kind: KindNTLM, Username: `CONTOSO\svc-bell`},
+		}},
+		{Name: "cloud", Online: true, MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 256, Accounts: []PlanAccount{
+			{Name: "app-01", Kind: KindClientSecret, ClientID: "11111111-2222-3333-4444-555555555555"},
+			{Name: "app-02", Kind: KindCertificate, ClientID: "11111111-2222-3333-4444-555555555555"},
+			{Name: "old", Kind: KindListenerAccount, Username: "svc@contoso.com"},
+		}},
+	})
+	golden := filepath.Join("testdata", "plan.txt")
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("(-want +got; -update writes it anew):\n%s", diff)
+	}
+}
+
+func TestAPlanCountsWhatIsNeeded(t *testing.T) {
+	entry := PlanEntry{Name: "x", MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 10, Accounts: []PlanAccount{{Name: "a", Kind: KindNTLM, Username: "u"}}}
+	for _, c := range []struct {
+		mailboxes int
+		want      []string
+	}{
+		{1, []string{"accounts   1,", "enough", "streams    at least 1,", "at most 128 MiB, 192 MiB in a burst", "-EwsMaxConcurrency 27"}},
+		{1250, []string{"accounts   1,", "streams    at least 7,"}},
+		{1251, []string{"accounts   2,", "add 1"}},
+		{15_000, []string{"accounts   12,", "streams    at least 75,", "at most 128 MiB"}},
+		{15_001, []string{"accounts   13,", "instances  2:", "at most 129 MiB"}},
+		{143_000, []string{"at most 1128 MiB, 1192 MiB"}},
+	} {
+		got := Plan(c.mailboxes, []PlanEntry{entry})
+		for _, want := range c.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%d mailboxes: no %q in\n%s", c.mailboxes, want, got)
+			}
+		}
+		if strings.Contains(strings.ToLower(got), "unlimited\n") {
+			t.Error("something is unlimited")
+		}
+	}
+}
+
+// What stands in the configuration must not become a command.
+func TestNothingInAPlanGetsOutOfItsQuotes(t *testing.T) {
+	evil := "x'; Remove-Mailbox *; '\u2019 $(calc) `n"
+	got := Plan(1, []PlanEntry{{Name: evil, MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, RequestsInFlight: 1, Accounts: []PlanAccount{{Name: "a", Kind: KindNTLM, Username: evil}}}})
+	if !strings.Contains(got, "-User 'x''; Remove-Mailbox *; ''\u2019\u2019 $(calc) `n'") {
+		t.Errorf("not quoted:\n%s", got)
+	}
+	if name := limit("mailbell " + strings.Repeat("é", 100)); len([]rune(name)) != maxName {
+		t.Errorf("a name of %d characters", len([]rune(name)))
+	}
+}

@@ -1,0 +1,227 @@
+package check
+
+// This file is the whole way of one alert: for one mailbox and one device, step by step, as it really goes. The command line and
+// the API walk it with the same code. It moves nothing: what it subscribes it gives back, what it reads stays unread, and what
+// APNs says of the test is told and has no consequence.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// The steps of the way, in their order.
+const (
+	StepEnrolment     = "enrolment"     // the device is enrolled, for this mailbox
+	StepPlace         = "place"         // where the mailbox lives, and by which account it is heard
+	StepCredential    = "credential"    // a token, where the account needs one
+	StepSignIn        = "sign_in"       // the server lets the account in
+	StepImpersonation = "impersonation" // and lets it act as the mailbox
+	StepSubscription  = "subscription"  // a subscription, given back at once
+	StepRead          = "read"          // a listing of one message, and that message
+	StepDecide        = "decide"        // the alert that is to be sent
+	StepAPNs          = "apns"          // APNs accepts it
+)
+
+// Steps lists them.
+func Steps() []string {
+	return []string{StepEnrolment, StepPlace, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepRead, StepDecide, StepAPNs}
+}
+
+// The bounds of a walk. An answer of the API has to be there within a minute.
+const (
+	wayTimeout    = 45 * time.Second // the whole way
+	giveBackAfter = 5 * time.Second  // to give the subscription back, also where the way's own time is over
+)
+
+// Exchange is what an account can do at a server; *ews.Client is one.
+type Exchange interface {
+	GetFolder(ctx context.Context, t ews.Target) (ews.Answer, error)
+	Subscribe(ctx context.Context, t ews.Target) (id string, a ews.Answer, err error)
+	Unsubscribe(ctx context.Context, t ews.Target, id string) error
+	FindItem(ctx context.Context, t ews.Target, offset, most int) (ews.Listing, error)
+	GetItem(ctx context.Context, t ews.Target, ids []string) ([]ews.Item, ews.Answer, error)
+}
+
+// Location is where a mailbox lives and how it is reached.
+type Location struct {
+	Account Account
+	Place   mail.Place
+	Online  bool // Exchange Online, where other things go wrong than on premises
+}
+
+// Enrolments are looked up; *subscriptions.Book is one.
+type Enrolments interface {
+	Device(id string) (subscriptions.Device, bool)
+}
+
+// Tester sends a test to a device, whatever else it holds back; *push.Sender is one. Its error is a *fault.Error and says why
+// the test was not accepted; the answer then still has what APNs said.
+type Tester interface {
+	Test(ctx context.Context, d subscriptions.Device, payload []byte) (subscriptions.Answer, error)
+}
+
+// Way is what the whole way needs.
+type Way struct {
+	Enrolments Enrolments
+	// Locate says where placing a mailbox would lead now, and changes nothing. exchange pins the entry; empty: none.
+	Locate func(ctx context.Context, address, exchange string) (Location, error)
+	Push   Tester
+}
+
+// Step is one step that was tried.
+type Step struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	MS     int64  `json:"ms"`
+	Error  string `json:"error,omitempty"`
+	Advice string `json:"advice,omitempty"`
+}
+
+// Report is how far the way went: the steps that were tried, of which only the last can have failed.
+type Report struct {
+	OK    bool   `json:"ok"`
+	Steps []Step `json:"steps"`
+}
+
+// Walk goes the way for a device, to an alert on it. It ends with the first step that fails.
+func (w Way) Walk(ctx context.Context, device string) Report {
+	ctx, cancel := context.WithTimeout(ctx, wayTimeout)
+	defer cancel()
+	r := &walk{ctx: ctx, way: w}
+	d, ok := subscriptions.Device{}, false
+	if !r.step(StepEnrolment, func() (err error) {
+		if d, ok = w.Enrolments.Device(device); !ok {
+			return errNotEnrolled
+		}
+		return nil
+	}) {
+		return r.report
+	}
+	if !r.place(d.Mailbox, d.Exchange) || !r.step(StepCredential, func() error { return prepare(ctx, r.at.Account.Credential) }) || !r.open() {
+		return r.report
+	}
+	var payload []byte
+	r.report.OK = r.step(StepDecide, func() (err error) {
+		payload, err = alerts.Payload(alerts.Alert{Test: true, Device: d.ID}, alerts.Generic)
+		return err
+	}) && r.step(StepAPNs, func() error {
+		_, err := w.Push.Test(ctx, d, payload)
+		return err
+	})
+	return r.report
+}
+
+var errNotEnrolled = &fault.Error{Op: "enrolment", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix,
+	Text: "no device is enrolled with this id"}
+
+// walk is one walk under way.
+type walk struct {
+	ctx    context.Context // of the one call that the walk lasts
+	way    Way
+	at     Location
+	told   func(step string, took time.Duration, err error) // of each step; nil: nobody
+	report Report
+}
+
+// step tries one step and reports whether it went well.
+func (w *walk) step(name string, try func() error) bool {
+	began := time.Now()
+	err := w.ctx.Err()
+	if err == nil {
+		err = try()
+	}
+	w.tell(name, time.Since(began), err)
+	return err == nil
+}
+
+// tell notes what became of a step.
+func (w *walk) tell(name string, took time.Duration, err error) {
+	s := Step{Name: name, OK: err == nil, MS: took.Milliseconds()}
+	if err != nil {
+		s.Error, s.Advice = err.Error(), Advise(err, w.circumstances(name)).Do
+		if errors.Is(err, context.DeadlineExceeded) && w.ctx.Err() != nil {
+			s.Error = fmt.Sprintf("the way took longer than %s: %s", wayTimeout, s.Error)
+		}
+	}
+	w.report.Steps = append(w.report.Steps, s)
+	if w.told != nil {
+		w.told(name, took, err)
+	}
+}
+
+func (w *walk) circumstances(step string) Circumstances {
+	return Circumstances{Step: step, Online: w.at.Online, Kind: w.at.Account.Kind}
+}
+
+// place finds where the mailbox lives.
+func (w *walk) place(address, exchange string) bool {
+	return w.step(StepPlace, func() (err error) {
+		w.at, err = w.way.Locate(w.ctx, address, exchange)
+		return err
+	})
+}
+
+// open signs in and does what hearing the mailbox needs.
+func (w *walk) open() bool {
+	a, t := w.at.Account, ews.Target{URL: w.at.Place.URL, Mailbox: w.at.Place.Primary}
+	return w.knock(a.Exchange, t) &&
+		w.step(StepSubscription, func() error { return subscribe(w.ctx, a.Exchange, t) }) &&
+		w.step(StepRead, func() error { return read(w.ctx, a.Exchange, t) })
+}
+
+// knock tells sign_in and impersonation by one call: what EWS itself answers, it answers to who is signed in.
+func (w *walk) knock(x Exchange, t ews.Target) bool {
+	began := time.Now()
+	_, err := x.GetFolder(w.ctx, t)
+	took := time.Since(began)
+	if err != nil && !answered(err) {
+		w.tell(StepSignIn, took, err)
+		return false
+	}
+	w.tell(StepSignIn, took, nil)
+	w.tell(StepImpersonation, 0, err)
+	return err == nil
+}
+
+// answered reports whether an error is a word of EWS itself: whoever gets one is signed in.
+func answered(err error) bool { return strings.HasPrefix(fault.Of(err).Code, "Error") }
+
+func prepare(ctx context.Context, c auth.Credential) error { return c.Prepare(ctx) }
+
+// subscribe makes a subscription and gives it back.
+func subscribe(ctx context.Context, x Exchange, t ews.Target) error {
+	id, _, err := x.Subscribe(ctx, t)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackAfter)
+	defer cancel()
+	return x.Unsubscribe(ctx, t, id)
+}
+
+// read lists one message and reads it, where there is one. Of what it reads nothing is kept.
+func read(ctx context.Context, x Exchange, t ews.Target) error {
+	l, err := x.FindItem(ctx, t, 0, 1)
+	if err != nil || len(l.Messages) == 0 {
+		return err
+	}
+	items, _, err := x.GetItem(ctx, t, []string{l.Messages[0].ItemID})
+	if err != nil {
+		return err
+	}
+	// One that was moved or cannot be read says nothing against the way to the mailbox.
+	if e := items[0].Err; e != nil && fault.Of(e).Scope > fault.Message {
+		return e
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/autodiscover"
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
+	"github.com/mailbell/mailbell/push"
+	"github.com/mailbell/mailbell/simulator"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const ann = "ann@contoso.example"
+
+// world is an installation before a simulator.
+type world struct {
+	sim     *simulator.Server
+	out     proxy.Settings
+	client  *ews.Client
+	finder  *autodiscover.Client
+	sender  *push.Sender
+	account Account
+	devices map[string]subscriptions.Device
+}
+
+// Device implements Enrolments.
+func (w *world) Device(id string) (subscriptions.Device, bool) {
+	d, ok := w.devices[id]
+	return d, ok
+}
+
+func newWorld(t *testing.T, password string) *world {
+	t.Helper()
+	sim, err := simulator.Start(context.Background(), simulator.Options{Addresses: []string{ann}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if password == "" {
+		password = sim.Password
+	}
+	w := &world{sim: sim, out: proxy.Settings{Roots: sim.RootCAs()}}
+	credential := auth.Basic{Username: sim.Username, Password: auth.Secret(password)}
+	signed, plain := credential.RoundTripper(w.out, 0), w.out.Transport()
+	w.client = ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})
+	w.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, TrustedHosts: []string{"127.0.0.1"}, Entry: "headquarters", UserAgent: "mailbell/test"})
+	w.account = Account{Name: "listener-01", Kind: KindBasic, Credential: credential, Exchange: w.client, Finder: w.finder}
+	w.sender, err = push.New(push.Options{Send: true, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []push.Topic{{Topic: sim.Topic, Environment: "production",
+		URL: sim.APNsURL, Key: push.Key{P8: sim.APNsKeyPEM, ID: sim.KeyID, Team: sim.TeamID}, Outbound: w.out}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.devices = map[string]subscriptions.Device{"phone": {ID: "phone", Mailbox: ann, Token: strings.Repeat("ab", 32), Topic: sim.Topic, Environment: "production"}}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		w.sender.Close(ctx)
+		signed.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+		plain.CloseIdleConnections()
+		if err := sim.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// way knows where the mailbox lives, as a listener does that hears it.
+func (w *world) way() Way {
+	return Way{Enrolments: w, Push: w.sender, Locate: func(context.Context, string, string) (Location, error) {
+		return Location{Account: w.account, Place: mail.Place{Entry: "headquarters", URL: w.sim.EWSURL, Primary: ann}}, nil
+	}}
+}
+
+// looking asks Autodiscover, as a check does.
+func (w *world) looking() Way {
+	way := w.way()
+	way.Locate = func(ctx context.Context, address, _ string) (Location, error) {
+		p, err := w.finder.Find(ctx, address)
+		return Location{Account: w.account, Place: p}, err
+	}
+	return way
+}
+
+func (w *world) fault(t *testing.T, name string, f simulator.Fault) {
+	t.Helper()
+	if err := w.sim.SetFault(name, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// names are the steps of a report, those that failed with an exclamation mark.
+func names(r Report) (list []string) {
+	for _, s := range r.Steps {
+		if !s.OK {
+			s.Name += "!"
+		}
+		list = append(list, s.Name)
+	}
+	return list
+}
+
+func TestTheWholeWayEndsInATestAlertAndMovesNothing(t *testing.T) {
+	w := newWorld(t, "")
+	if _, err := w.sim.Deliver(ann, time.Time{}, []byte("From: bob@contoso.example\r\nSubject: secret plan\r\n\r\nHi.\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	for _, way := range []Way{w.way(), w.looking()} {
+		r := way.Walk(t.Context(), "phone")
+		if diff := cmp.Diff(Steps(), names(r)); diff != "" || !r.OK {
+			t.Fatalf("%+v (-want +got):\n%s", r, diff)
+		}
+	}
+	alerts := w.sim.Alerts(0)
+	if len(alerts) != 2 || alerts[0].Status != 200 {
+		t.Fatalf("got %+v", alerts)
+	}
+	const want = `{"aps":{"alert":{"loc-key":"MAILBELL_TEST"},"sound":"default","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"test","d":"phone"}}`
+	if got := string(alerts[0].Payload); got != want {
+		t.Errorf("the phone gets\n%s, want\n%s", got, want)
+	}
+	if alive, _ := w.sim.Subscriptions(ann); alive != 0 {
+		t.Errorf("%d subscriptions are left over", alive)
+	}
+}
+
+func TestTheWayEndsAtTheFirstStepThatFails(t *testing.T) {
+	for _, c := range []struct {
+		name, fault string
+		set         simulator.Fault
+		last        string // the step that fails
+		says        string // the error
+		named       string // the breakage whose remedy is advised
+	}{
+		{"a wrong password", "wrong_password", simulator.Fault{}, StepSignIn, "HTTP 401", "the user name or password is wrong"},
+		{"no right to impersonate", "impersonation_refused", simulator.Fault{}, StepImpersonation, "ErrorImpersonateUserDenied", "the account may not impersonate the mailbox"},
+		{"a mailbox that is unknown", "mailbox_unknown", simulator.Fault{}, StepImpersonation, "ErrorNonExistentMailbox", "the mailbox is unknown there"},
+		{"EWS blocked", "exchange_answer", simulator.Fault{Status: 403}, StepSignIn, "HTTP 403", "EWS is blocked for the account or the mailbox"},
+		{"no EWS there", "exchange_answer", simulator.Fault{Status: 404}, StepSignIn, "HTTP 404", "there is no EWS at this URL"},
+		{"throttled", "server_busy", simulator.Fault{}, StepImpersonation, "ErrorServerBusy", "the server throttles"},
+		{"a move", "mailbox_move", simulator.Fault{}, StepImpersonation, "ErrorMailboxMoveInProgress", "the mailbox is being moved, or its database is offline"},
+		{"EWSMaxSubscriptions 0", "subscriptions_none", simulator.Fault{}, StepSubscription, "ErrorExceededSubscriptionCount", "subscriptions are forbidden, or used up"},
+		{"a wrong APNs key", "apns_answer", simulator.Fault{Reason: "InvalidProviderToken"}, StepAPNs, "InvalidProviderToken", "the APNs key is wrong"},
+		{"a sandbox key at production", "apns_answer", simulator.Fault{Status: 403, Reason: "BadEnvironmentKeyInToken"}, StepAPNs, "BadEnvironmentKeyInToken", "the APNs key or certificate is for the other environment"},
+		{"a sandbox token at production", "apns_answer", simulator.Fault{Reason: "BadDeviceToken"}, StepAPNs, "BadDeviceToken", "the device token is not of this environment"},
+		{"an app that was removed", "apns_answer", simulator.Fault{Reason: "Unregistered"}, StepAPNs, "Unregistered", "the app was removed from the device, or has a new token"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, "")
+			w.fault(t, c.fault, c.set)
+			r := w.way().Walk(t.Context(), "phone")
+			var want []string
+			for _, s := range Steps() {
+				if want = append(want, s); s == c.last {
+					break
+				}
+			}
+			want[len(want)-1] += "!"
+			if diff := cmp.Diff(want, names(r)); diff != "" || r.OK {
+				t.Fatalf("%+v (-want +got):\n%s", r, diff)
+			}
+			last := r.Steps[len(r.Steps)-1]
+			if !strings.Contains(last.Error, c.says) || last.Advice != doOf(t, c.named) {
+				t.Errorf("it says %q and advises %q", last.Error, last.Advice)
+			}
+			if alerts := w.sim.Alerts(0); c.last != StepAPNs && len(alerts) != 0 {
+				t.Errorf("the phone rang: %+v", alerts)
+			}
+		})
+	}
+}
+
+// doOf is the remedy of a breakage.
+func doOf(t *testing.T, name string) string {
+	t.Helper()
+	for _, b := range Breakages() {
+		if b.Name == name {
+			return b.Do
+		}
+	}
+	t.Fatalf("there is no breakage %q", name)
+	return ""
+}
+
+func TestAWayThatCannotBeginOrLeadsNowhereSaysSo(t *testing.T) {
+	w := newWorld(t, "not the password")
+	r := w.way().Walk(t.Context(), "nobody")
+	if diff := cmp.Diff([]string{"enrolment!"}, names(r)); diff != "" || !strings.Contains(r.Steps[0].Error, "not_enrolled") || r.Steps[0].Advice != doOf(t, "the device is not enrolled") {
+		t.Errorf("%+v\n%s", r, diff)
+	}
+	r = w.looking().Walk(t.Context(), "phone") // Autodiscover wants the password first
+	if diff := cmp.Diff([]string{"enrolment", "place!"}, names(r)); diff != "" || r.Steps[1].Advice != doOf(t, "the user name or password is wrong") {
+		t.Errorf("%+v\n%s", r, diff)
+	}
+	way := w.way()
+	way.Locate = func(ctx context.Context, _, _ string) (Location, error) { return Location{}, ctx.Err() }
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := way.Walk(ended, "phone"); r.OK || len(r.Steps) != 1 || !strings.Contains(r.Steps[0].Error, "canceled") {
+		t.Errorf("for somebody who has hung up: %+v", r)
+	}
+}
+
+func TestAMessageThatCannotBeReadSaysNothingAgainstTheWay(t *testing.T) {
+	w := newWorld(t, "")
+	if _, err := w.sim.Deliver(ann, time.Time{}, []byte("Subject: hi\r\n\r\nHi.\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	w.fault(t, "item_unreadable", simulator.Fault{})
+	if r := w.way().Walk(t.Context(), "phone"); !r.OK {
+		t.Errorf("%+v", r)
+	}
+}
+
+// refusing is a credential without a token.
+type refusing struct {
+	auth.Basic
+	err error
+}
+
+func (r refusing) Prepare(context.Context) error { return r.err }
+
+func TestWithoutATokenNobodySignsIn(t *testing.T) {
+	w := newWorld(t, "")
+	w.account.Credential = refusing{err: errors.New("token: AADSTS7000222: the secret has expired")}
+	r := w.way().Walk(t.Context(), "phone")
+	if diff := cmp.Diff([]string{"enrolment", "place", "credential!"}, names(r)); diff != "" || r.Steps[2].Advice != doOf(t, "the client secret has expired") {
+		t.Errorf("%+v\n%s", r, diff)
+	}
+}
+
+func host(t *testing.T, text string) string {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Host
+}
