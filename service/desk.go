@@ -9,17 +9,12 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/config"
-	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/portal"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // desk is what the portal is given: the book to read, and the listener to enrol with, for it hears at once what is enrolled.
-type desk struct {
-	book     *subscriptions.Book
-	listener *listener.Listener
-	topics   []config.APNs
-}
+type desk struct{ *rooms }
 
 func (d *desk) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
 	if err := d.topic(&e); err != nil {
@@ -108,3 +103,20 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 }
 
 func (d *desk) Count() map[subscriptions.State]int { return d.listener.Count() }
+
+// condition is how the accounts and credentials stand.
+func (d *desk) condition() portal.Condition {
+	c := portal.Condition{Credentials: d.service.calendar.List()}
+	for _, e := range d.listener.Load() {
+		for _, a := range e.Accounts {
+			account := portal.Account{
+				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, Reason: a.Blocked, Next: a.Next,
+			}
+			if own := d.links.find(e.Exchange, a.Name); own != nil {
+				account.Kind, account.Capacity = kind(own.config.Load()), own.entry.MailboxesPerAccount
+			}
+			c.Accounts = append(c.Accounts, account)
+		}
+	}
+	return c
+}

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/service"
@@ -79,7 +80,9 @@ type world struct {
 	client  *http.Client
 	devices map[string]string // by mailbox
 	owed    map[string]string // devices, by the subject that has to ring there
-	stop    func()            // of the running service
+	service *service.Service  // that runs
+	log     *observer.ObservedLogs
+	stop    func()
 	url     string
 }
 
@@ -113,12 +116,15 @@ func newWorld(t *testing.T, personality string) *world {
 func (w *world) start() {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	log := zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), zapcore.Lock(zapcore.AddSync(w.t.Output())), zap.InfoLevel))
-	s, err := service.Open(ctx, w.config, log, "test")
+	core, observed := observer.New(zap.InfoLevel)
+	w.log = observed
+	core = zapcore.NewTee(core, zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), zapcore.Lock(zapcore.AddSync(w.t.Output())), zap.InfoLevel))
+	s, err := service.Open(ctx, w.config, zap.New(core), "test")
 	if err != nil {
 		cancel()
 		w.t.Fatal(err)
 	}
+	w.service = s
 	w.url = "http://" + s.Address().String()
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

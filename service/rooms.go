@@ -3,23 +3,19 @@ package service
 import (
 	"context"
 	"errors"
-	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"github.com/mailbell/mailbell/alerts"
-	"github.com/mailbell/mailbell/auth"
-	"github.com/mailbell/mailbell/autodiscover"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
-	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/portal"
-	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -32,38 +28,103 @@ type rooms struct {
 	book     *subscriptions.Book
 	sender   *push.Sender
 	listener *listener.Listener
-	handler  http.Handler
-	idle     []interface{ CloseIdleConnections() }
+	links    *links
+	topics   []config.APNs
+	portal   *portal.Portal
+	service  *Service
 }
 
-// build makes the rooms. Nothing has begun yet but reading the state.
-func build(ctx context.Context, c *config.Config, store subscriptions.Store, log *zap.Logger, version string) (*rooms, error) {
-	r := &rooms{}
+// build makes the rooms after the newest configuration. Nothing has begun yet but reading the state.
+func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
+	c := s.current()
+	r := &rooms{service: s, topics: c.APNs}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.calendar)
+	s.enterDates(c)
+	if r.links, err = s.links(c); err != nil {
+		return nil, err
+	}
 	ready := &readiness{}
-	if r.sender, err = newSender(c, r.book.Secret(), log.Named("push"), registry, ready); err != nil {
+	if r.sender, err = s.newSender(c, r.book.Secret(), s.log.Named("push"), registry, ready); err != nil {
+		r.links.close()
 		return nil, err
 	}
 	r.listener = listener.New(listener.Options{
-		Book: r.book, Ringer: r.sender, Entries: r.entries(c, version), MaxAge: c.Alerts.MaxAge, Log: log.Named("listener"), Metrics: registry,
+		Book: r.book, Ringer: r.sender, Entries: r.links.entries, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("listener"), Metrics: registry,
 	})
 	ready.listener = r.listener
 
-	clients := make([]portal.Client, len(c.Portal.Clients))
-	for i, p := range c.Portal.Clients {
-		clients[i] = portal.Client{Name: p.Name, Role: portal.Role(p.Role), Token: string(p.Token)}
-	}
-	desk := &desk{book: r.book, listener: r.listener, topics: c.APNs}
-	r.handler = portal.New(portal.Options{
-		Clients: clients, Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Log: log.Named("portal"), Version: version,
+	desk := &desk{rooms: r}
+	r.portal = portal.New(portal.Options{
+		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Log: s.log.Named("portal"), Version: s.version,
+		Test: r.way().Walk, Status: desk.condition,
 	})
 	return r, nil
+}
+
+func clients(c *config.Config) []portal.Client {
+	list := make([]portal.Client, len(c.Portal.Clients))
+	for i, p := range c.Portal.Clients {
+		list[i] = portal.Client{Name: p.Name, Role: portal.Role(p.Role), Token: string(p.Token)}
+	}
+	return list
+}
+
+// update takes up what c has changed and needs no restart for. It may be told the same twice.
+func (r *rooms) update(c *config.Config) {
+	log := r.service.log
+	r.service.enterDates(c)
+	r.portal.SetClients(clients(c))
+	for _, x := range c.Exchange {
+		for _, a := range x.Accounts {
+			had := r.links.find(x.Name, a.Name)
+			if had == nil || sameCredential(*had.config.Load(), a) {
+				continue
+			}
+			fields := []zap.Field{zap.String("exchange", x.Name), zap.String("account", a.Name)}
+			if !sameHosts(had.entry, x) { // it is perhaps not for those that are asked until then
+				log.Warn("a changed credential waits for the restart, since the hosts of its exchange entry have changed too", fields...)
+				continue
+			}
+			credential, err := newCredential(had.entry, a, had.outbound)
+			if err != nil {
+				log.Error("the changed credential cannot work; the one before it goes on", append(fields, zap.Error(err))...)
+				continue
+			}
+			had.config.Store(&a)
+			log.Info("a credential was changed; it takes over once it has worked", fields...)
+			had.credential.Offer(credential)
+			r.listener.AccountChanged(x.Name, a.Name)
+		}
+	}
+	var topics []config.APNs // the others wait for the restart
+	for _, a := range c.APNs {
+		if slices.ContainsFunc(r.topics, func(had config.APNs) bool { return sameTopic(had, a) }) {
+			topics = append(topics, a)
+		}
+	}
+	if err := r.sender.Update(r.service.topics(topics)); err != nil {
+		log.Error("the changed credentials for APNs cannot work; those before them go on", zap.Error(err))
+	}
+}
+
+// way is the whole way to an alert, for whoever tests it.
+func (r *rooms) way() check.Way {
+	return check.Way{Enrolments: r.book, Locate: r.locate, Push: r.sender}
+}
+
+// locate says where placing a mailbox would lead now.
+func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Location, error) {
+	l, err := r.listener.Locate(ctx, address, exchange)
+	if err != nil {
+		return check.Location{}, err
+	}
+	a := r.links.find(l.Entry, l.Account)
+	return check.Location{Account: a.forCheck(), Place: l.Place, Online: a.entry.Type == config.Online}, nil
 }
 
 // readiness passes the sender's word on to the listener, which is made after it.
@@ -71,66 +132,27 @@ type readiness struct{ listener *listener.Listener }
 
 func (r *readiness) TopicReady(topic, environment string) { r.listener.TopicReady(topic, environment) }
 
-// checkKeys finds a key that cannot sign before anything is begun.
-func checkKeys(c *config.Config) error {
-	s, err := newSender(c, mail.Secret{}, zap.NewNop(), nil, nil)
+// checkKeys finds a key that cannot sign, and a credential that cannot work, before anything is begun.
+func (s *Service) checkKeys(c *config.Config) error {
+	sender, err := s.newSender(c, mail.Secret{}, zap.NewNop(), nil, nil)
 	if err != nil {
 		return err
 	}
-	s.Close(context.Background()) // it has sent nothing
+	sender.Close(context.Background()) // it has sent nothing
+	l, err := s.links(c)
+	if err != nil {
+		return err
+	}
+	l.close()
 	return nil
 }
 
-func newSender(c *config.Config, secret mail.Secret, log *zap.Logger, metrics prometheus.Registerer, ready push.Readiness) (*push.Sender, error) {
+func (s *Service) newSender(c *config.Config, secret mail.Secret, log *zap.Logger, metrics prometheus.Registerer, ready push.Readiness) (*push.Sender, error) {
 	content, err := alerts.ParseContent(c.Alerts.Content)
 	if err != nil {
 		return nil, err
 	}
-	topics := make([]push.Topic, len(c.APNs))
-	for i, a := range c.APNs {
-		topics[i] = push.Topic{
-			Topic: a.Topic, Environment: a.Environment, URL: a.URL, Outbound: proxy.Settings{Roots: a.CA}, Certificate: a.Certificate,
-		}
-		if a.Certificate == nil {
-			topics[i].Key = push.Key{P8: []byte(a.Token.KeyPEM), ID: a.Token.KeyID, Team: a.Token.TeamID}
-		}
-	}
-	return push.New(push.Options{Topics: topics, Secret: secret, Content: content, Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready})
-}
-
-func (r *rooms) entries(c *config.Config, version string) []listener.Entry {
-	entries := make([]listener.Entry, len(c.Exchange))
-	for i, x := range c.Exchange {
-		entries[i] = listener.Entry{
-			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, SafetyPoll: x.SafetyPoll,
-			MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
-		}
-		// Both limits are the entry's: its accounts share the rate, and have equal parts of what may be in flight.
-		limit := rate.NewLimiter(rate.Limit(x.RequestsPerSecond), x.RequestsPerSecond)
-		inFlight := max(1, x.RequestsInFlight/len(x.Accounts))
-		outbound := proxy.Settings{Roots: x.CA}
-		for _, a := range x.Accounts {
-			credential := auth.Basic{Username: a.Basic.Username, Password: auth.Secret(a.Basic.Password)}
-			authorised := credential.RoundTripper(outbound, inFlight)
-			plain := outbound.Transport()
-			r.idle = append(r.idle, plain)
-			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
-				r.idle = append(r.idle, c)
-			}
-			agent := "mailbell/" + version
-			account := listener.Account{Name: a.Name, Source: listener.EWS{
-				Client:            ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, InFlight: inFlight}),
-				ConnectionTimeout: x.ConnectionTimeout,
-			}}
-			if x.EWSURL == "" {
-				account.Finder = autodiscover.New(autodiscover.Options{
-					HTTP: authorised, Plain: plain, URL: x.AutodiscoverURL, TrustedHosts: x.TrustedHosts, Entry: x.Name, UserAgent: agent,
-				})
-			}
-			entries[i].Accounts = append(entries[i].Accounts, account)
-		}
-	}
-	return entries
+	return push.New(push.Options{Topics: s.topics(c.APNs), Secret: secret, Content: content, Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready})
 }
 
 // ready: the state is reachable and the first placement made, whatever Exchange and APNs do.
@@ -152,7 +174,5 @@ func (r *rooms) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
 	r.sender.Close(ctx)
-	for _, c := range r.idle {
-		c.CloseIdleConnections()
-	}
+	r.links.close()
 }

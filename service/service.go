@@ -16,36 +16,49 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/portal"
+	"github.com/mailbell/mailbell/proxy"
 )
 
 // Service is mailbell, built and not yet started.
 type Service struct {
-	config  *config.Config
-	log     *zap.Logger
-	version string
-	state   state
-	socket  net.Listener
-	tls     *tls.Config
-	handler atomic.Pointer[http.Handler]
-	first   chan struct{} // closed with the first handler: until then, calls wait in the socket
+	log      *zap.Logger
+	version  string
+	state    state
+	socket   net.Listener
+	proxy    *proxy.Static // of every outbound connection
+	calendar *expiry.Calendar
+	handler  atomic.Pointer[http.Handler]
+	first    chan struct{} // closed with the first handler: until then, calls wait in the socket
+
+	configuration atomic.Pointer[config.Config] // the newest
+	certificate   atomic.Pointer[tls.Certificate]
+	look          chan struct{} // the files may have changed
+	changed       chan struct{} // the configuration has
 }
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{config: c, log: log, version: version, first: make(chan struct{})}
+	s := &Service{log: log, version: version, first: make(chan struct{}), proxy: &proxy.Static{}, calendar: expiry.New(log.Named("expiry")),
+		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	s.configuration.Store(c)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if err := checkKeys(c); err != nil { //nolint:contextcheck // it asks nobody
+	for _, w := range c.Warnings {
+		log.Warn("the configuration is questioned", zap.Error(w))
+	}
+	if err := s.use(c); err != nil { //nolint:contextcheck // it asks nobody
 		return s, err
 	}
 	if s.state, err = openState(ctx, c.State, log.Named("state")); err != nil {
@@ -54,18 +67,24 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 	if s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
 		return s, fmt.Errorf("listen: %w", err)
 	}
-	if c.TLS != nil {
-		pair, err := tls.X509KeyPair(c.TLS.CertPEM, []byte(c.TLS.KeyPEM))
-		if err != nil {
-			return s, fmt.Errorf("tls: %w", err)
-		}
-		s.tls = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	}
 	return s, nil
 }
 
 // Address is where the portal listens.
 func (s *Service) Address() net.Addr { return s.socket.Addr() }
+
+// current is the newest configuration.
+func (s *Service) current() *config.Config { return s.configuration.Load() }
+
+// tls is how the portal speaks TLS; nil: it does not.
+func (s *Service) tls() *tls.Config {
+	if s.certificate.Load() == nil {
+		return nil
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return s.certificate.Load(), nil
+	}}
+}
 
 // answer has calls answered by h from now on.
 func (s *Service) answer(h http.Handler) {
@@ -93,8 +112,12 @@ func (s *Service) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		s.answer(portal.Standby("stopping"))
 	}
-	served := portal.Serve(ctx, s.socket, s, s.tls, s.log.Named("portal"))
+	var besides sync.WaitGroup
+	besides.Go(func() { s.watch(ctx) })
+	besides.Go(func() { s.calendar.Run(ctx) })
+	served := portal.Serve(ctx, s.socket, s, s.tls(), s.log.Named("portal"))
 	stop()
+	besides.Wait()
 	return errors.Join(served, <-worked, s.close())
 }
 
@@ -138,12 +161,12 @@ func (s *Service) standby(behind string, err error) {
 
 // ring works on a state until ctx ends, or another instance has it.
 func (s *Service) ring(ctx context.Context, h held) error {
-	r, err := build(ctx, s.config, h.store, s.log, s.version)
+	r, err := s.build(ctx, h.store)
 	if err != nil {
 		return err
 	}
 	r.listener.Start()
-	s.answer(r.handler)
+	s.answer(r.portal)
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
 	var again <-chan time.Time
 	rewrite := func() {
@@ -166,6 +189,8 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			rewrite()
 		case <-again:
 			rewrite()
+		case <-s.changed:
+			r.update(s.current())
 		}
 	}
 	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own

@@ -36,10 +36,7 @@ func openState(ctx context.Context, c config.State, log *zap.Logger) (state, err
 		}
 		return file{s}, nil
 	}
-	o := subscriptions.RedisOptions{Address: c.Redis.Address, Username: c.Redis.Username, Password: string(c.Redis.Password), Prefix: c.Redis.Prefix}
-	if c.Redis.TLS {
-		o.TLS = &tls.Config{RootCAs: c.Redis.CA, MinVersion: tls.VersionTLS12}
-	}
+	o := redisOptions(c.Redis)
 	// The library has one logger for the process. What it says there comes back as an error of ours, too.
 	goredis.SetLogger(quiet{log})
 	store, warnings, err := subscriptions.OpenRedis(ctx, o)
@@ -50,6 +47,14 @@ func openState(ctx context.Context, c config.State, log *zap.Logger) (state, err
 		log.Warn(w)
 	}
 	return &redis{options: o, store: store}, nil
+}
+
+func redisOptions(c *config.Redis) subscriptions.RedisOptions {
+	o := subscriptions.RedisOptions{Address: c.Address, Username: c.Username, Password: string(c.Password), Prefix: c.Prefix}
+	if c.TLS {
+		o.TLS = &tls.Config{RootCAs: c.CA, MinVersion: tls.VersionTLS12}
+	}
+	return o
 }
 
 // quiet is the library's logger: for who looks closely.

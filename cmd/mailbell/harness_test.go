@@ -247,9 +247,16 @@ type box struct {
 // newWorld starts a simulator with so many mailboxes. No service runs yet.
 func newWorld(t *testing.T, mailboxes int) *world {
 	t.Helper()
+	return newWorldOf(t, simulator.Options{Mailboxes: mailboxes})
+}
+
+// newWorldOf starts a simulator of another kind.
+func newWorldOf(t *testing.T, o simulator.Options) *world {
+	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{}, Timeout: soon}}
+	o.Dir = w.dir
 	var err error
-	if w.sim, err = simulator.Start(context.Background(), simulator.Options{Dir: w.dir, Mailboxes: mailboxes}); err != nil {
+	if w.sim, err = simulator.Start(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -569,11 +576,17 @@ func (w *world) rung(within time.Duration) {
 // rung by then.
 func (w *world) atRest() {
 	w.t.Helper()
-	eventually(w.t, atLast, "no device is behind", func() bool {
-		var page struct{ Devices []struct{ State string } }
+	var page struct {
+		Devices []struct{ ID, State, Reason string }
+	}
+	if !waitUntil(w.t.Context(), atLast, func() bool {
+		page.Devices = nil
 		w.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
-		return !slices.ContainsFunc(page.Devices, func(d struct{ State string }) bool { return d.State != "heard" })
-	})
+		page.Devices = slices.DeleteFunc(page.Devices, func(d struct{ ID, State, Reason string }) bool { return d.State == "heard" })
+		return len(page.Devices) == 0
+	}) {
+		w.t.Fatalf("not at rest within %v: %+v", atLast, page.Devices)
+	}
 }
 
 // balance is the end of most tests: nothing was lost, nothing rang twice, and repeats stay within their bound.

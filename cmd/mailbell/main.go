@@ -34,10 +34,11 @@ func commands() []command {
 	return []command{
 		{"run", "--config mailbell.yaml", "the service", run},
 		{"demo", "[--mailboxes 5] [--messages 10] [--exit]", "the real service against the simulator, nothing to install", demo},
-		{"simulate", "[--dir DIR] [--mailboxes 5] [--personality gromox]", "the simulator alone, for your own tests", simulate},
+		{"simulate", "[--dir DIR] [--mailboxes 5] [--hybrid] [--personality KIND]", "the simulator alone, for your own tests", simulate},
+		{"check", "--config mailbell.yaml [--mailbox ADDRESS] [--device ID]", "tries everything that the service will need; to a test alert", checkAll},
+		{"check", "--config mailbell.yaml --plan N", "what N mailboxes need, and how to set up Exchange", checkAll},
+		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why no bell? asks the running service", why},
 		{"version", "", "the version", version},
-		{"check", "", "", later},
-		{"why", "", "", later},
 		{"explain", "", "", later},
 		{"bench", "", "", later},
 		{"import", "", "", later},
@@ -102,14 +103,37 @@ func later(context.Context, []string, io.Writer, io.Writer) error {
 
 // parse parses the flags of a command; arguments beside them are a mistake.
 func parse(flags *flag.FlagSet, args []string, log io.Writer) error {
+	rest, err := parseAll(flags, args, log)
+	if err == nil && len(rest) > 0 {
+		err = usageError{fmt.Errorf("mailbell %s: %q is not an option", flags.Name(), rest[0])}
+	}
+	return err
+}
+
+// parseOne parses the flags of a command and the one argument that stands before, between or behind them.
+func parseOne(flags *flag.FlagSet, args []string, log io.Writer, what string) (string, error) {
+	rest, err := parseAll(flags, args, log)
+	if err == nil && len(rest) != 1 {
+		err = usageError{fmt.Errorf("mailbell %s: want %s", flags.Name(), what)}
+	}
+	if err != nil {
+		return "", err
+	}
+	return rest[0], nil
+}
+
+// parseAll parses the flags of a command, and returns the arguments beside them.
+func parseAll(flags *flag.FlagSet, args []string, log io.Writer) (rest []string, err error) {
 	flags.SetOutput(log)
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return err
-	} else if err != nil {
-		return usageError{fmt.Errorf("mailbell %s: the command line is wrong", flags.Name())} // flag has said what
+	for {
+		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		} else if err != nil {
+			return nil, usageError{fmt.Errorf("mailbell %s: the command line is wrong", flags.Name())} // flag has said what
+		}
+		if flags.NArg() == 0 {
+			return rest, nil
+		}
+		rest, args = append(rest, flags.Arg(0)), flags.Args()[1:]
 	}
-	if flags.NArg() > 0 {
-		return usageError{fmt.Errorf("mailbell %s: %q is not an option", flags.Name(), flags.Arg(0))}
-	}
-	return nil
 }

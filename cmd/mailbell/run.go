@@ -4,8 +4,12 @@ import (
 	"context"
 	"flag"
 	"io"
+	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync"
+	"syscall"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -29,7 +33,25 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return s.Run(ctx)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	ctx, cancel := context.WithCancel(ctx)
+	var reload sync.WaitGroup
+	reload.Go(func() {
+		for {
+			select {
+			case <-hup:
+				s.Reload()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err = s.Run(ctx)
+	cancel()
+	reload.Wait()
+	return err
 }
 
 // newLog logs to w: one JSON object a line, or for a person at a terminal. There is no sampling: a line that says who enrolled is

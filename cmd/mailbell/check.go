@@ -1,0 +1,152 @@
+package main
+
+// check tries everything that the service will need.
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/service"
+)
+
+const (
+	maxPlan       = 1_000_000       // mailboxes: more than any organisation has is a slip of the keyboard
+	statusTimeout = 5 * time.Second // for a running service to say how it is; it answers from memory, and pings its state
+)
+
+// errChecks says that the checks have found something; what it is stands on standard output.
+var errChecks = errors.New("something is not right: see above")
+
+func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	file := flags.String("config", "mailbell.yaml", "the configuration `file`")
+	mailbox := flags.String("mailbox", "", "go the whole way for the mailbox with this `address`")
+	device := flags.String("device", "", "go on to a test alert on the device with this `id`")
+	plan := flags.Int("plan", 0, "print what `N` mailboxes need, and how to set up Exchange for them")
+	if err := parse(flags, args, log); err != nil {
+		return err
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if given["plan"] && (given["mailbox"] || given["device"]) {
+		return usageError{errors.New("mailbell check: -plan goes without -mailbox and -device: it only prints")}
+	}
+	if given["device"] && *device == "" {
+		return usageError{errors.New("mailbell check: -device is empty")}
+	}
+	if given["mailbox"] {
+		var err error
+		if *mailbox, err = mail.ParseAddress(*mailbox); err != nil {
+			return usageError{fmt.Errorf("mailbell check: -mailbox: %w", err)}
+		}
+	}
+	c, err := config.Load(*file)
+	if err != nil {
+		return usageError{err}
+	}
+	if given["plan"] {
+		if *plan < 1 || *plan > maxPlan {
+			return usageError{fmt.Errorf("mailbell check: -plan %d: want 1 to %d mailboxes", *plan, maxPlan)}
+		}
+		_, err := io.WriteString(out, service.Plan(c, *plan))
+		return err
+	}
+	fine := true
+	tell := func(r check.Result) {
+		fine = fine && r.State != check.Failed
+		show(out, r)
+	}
+	if err := service.Check(ctx, c, running(ctx, c), zap.NewNop(), buildVersion(), *mailbox, *device, tell); err != nil {
+		return err
+	}
+	if !fine {
+		return errChecks
+	}
+	return nil
+}
+
+// running asks for the service that runs with c; nil: none answers.
+func running(ctx context.Context, c *config.Config) *check.Running {
+	ask, err := newClient(c, config.RoleTest, config.RoleAdmin, config.RoleRead)
+	if err != nil {
+		return nil
+	}
+	var status struct {
+		StateStore struct {
+			Reachable bool   `json:"reachable"`
+			Error     string `json:"error"`
+		} `json:"state_store"`
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	if err := ask.call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
+		return nil
+	}
+	r := &check.Running{At: c.Listen, Test: func(ctx context.Context, device string) (check.Report, error) { return test(ctx, c, device) }}
+	if !status.StateStore.Reachable {
+		r.State = errors.New(status.StateStore.Error)
+	}
+	return r
+}
+
+// test has the service ring a device.
+func test(ctx context.Context, c *config.Config, device string) (report check.Report, err error) {
+	ask, err := newClient(c, config.RoleTest, config.RoleAdmin)
+	if err != nil {
+		return report, &fault.Error{Op: "test notification", Code: "no client", Scope: fault.Server, Remedy: fault.Fix, Text: err.Error() + ": test or admin"}
+	}
+	err = ask.call(ctx, http.MethodPost, "/v1/test-notifications", map[string]string{"device": device}, &report)
+	if p, ok := errors.AsType[*problem](err); ok {
+		f := &fault.Error{Op: "test notification", Code: fmt.Sprint("HTTP ", p.Status), Scope: fault.Mailbox, Remedy: fault.Fix, Text: p.Error()}
+		switch p.Status {
+		case http.StatusNotFound:
+			f.Code = "not_enrolled"
+		case http.StatusTooManyRequests:
+			f.Code, f.Remedy = "too_soon", fault.Retry
+		}
+		err = f
+	}
+	return report, err
+}
+
+// show shows one result: a line, and below it what is to be said of it.
+func show(out io.Writer, r check.Result) {
+	fmt.Fprintf(out, "%-8s %6s  %s\n", r.State, took(r.Took), r.Name)
+	lines := []struct{ name, text string }{{"tried", r.Tried}, {"came back", r.Error}, {"do", r.Advice}}
+	switch r.State {
+	case check.OK:
+		lines = []struct{ name, text string }{{"found", r.Found}}
+	case check.Skipped:
+		lines = []struct{ name, text string }{{"why", r.Advice}}
+	}
+	for _, l := range lines {
+		if l.text != "" {
+			fmt.Fprintf(out, "%17s%-10s %s\n", "", l.name+":", strings.ReplaceAll(l.text, "\n", "\n"+strings.Repeat(" ", 28)))
+		}
+	}
+}
+
+// took is a time in at most six characters; empty: nothing was waited for.
+func took(d time.Duration) string {
+	switch {
+	case d == 0:
+		return ""
+	case d < time.Millisecond:
+		return "<1ms"
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(100 * time.Millisecond).String()
+}

@@ -1,0 +1,133 @@
+package main
+
+// The API of the service that runs with a configuration, for commands that ask it.
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/config"
+)
+
+const (
+	// askTimeout bounds a question to the service; a test notification goes the whole way and has a minute.
+	askTimeout = time.Minute
+	maxAnswer  = 4 << 20 // bytes; a mailbox with its devices and decisions has some ten kilobytes
+)
+
+// client asks the service that runs with a configuration, as one of its clients.
+type client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// errNoClient says that the configuration lets nobody ask.
+var errNoClient = errors.New("none of portal.clients has a role for it")
+
+// newClient returns a client with one of these roles. The service is asked where it listens; where that is every address, on loopback.
+func newClient(c *config.Config, roles ...string) (*client, error) {
+	i := slices.IndexFunc(c.Portal.Clients, func(p config.Client) bool { return slices.Contains(roles, p.Role) })
+	if i < 0 {
+		return nil, errNoClient
+	}
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	t := &http.Transport{}
+	scheme := "http"
+	if c.TLS != nil {
+		scheme = "https"
+		pair, err := tls.X509KeyPair(c.TLS.CertPEM, []byte(c.TLS.KeyPEM))
+		if err != nil {
+			return nil, err
+		}
+		// It is the configuration's own certificate that is expected, whatever name and authority it has.
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, //nolint:gosec // compared below, to the byte
+			VerifyConnection: func(s tls.ConnectionState) error {
+				if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(pair.Leaf) {
+					return errors.New("it is not the certificate of the configuration")
+				}
+				return nil
+			}}
+	}
+	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: string(c.Portal.Clients[i].Token),
+		http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
+}
+
+// problem is an error of the API (RFC 9457).
+type problem struct {
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	Errors []struct {
+		Field  string `json:"field"`
+		Detail string `json:"detail"`
+	} `json:"errors"` // the fields that are wrong; mostly none
+}
+
+func (p *problem) Error() string {
+	if len(p.Errors) > 0 {
+		return p.Errors[0].Field + ": " + p.Errors[0].Detail // no command sends more than one
+	}
+	if p.Detail != "" {
+		return p.Detail
+	}
+	return p.Title
+}
+
+// call asks the service; answer is what its JSON is read into.
+func (c *client) call(ctx context.Context, method, path string, body, answer any) error {
+	var r io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		r = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, r) //nolint:gosec // the configuration says where the service is
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req) //nolint:gosec // as above
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		return fmt.Errorf("the service at %s does not answer; does it run, and with this configuration? (%w)", c.base, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		p := &problem{Status: resp.StatusCode, Title: resp.Status}
+		_ = json.Unmarshal(data, p) // a proxy's page is none; the status says enough then
+		p.Status = resp.StatusCode
+		return p
+	}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("what answers at %s is not mailbell: %w", c.base, err)
+	}
+	return nil
+}

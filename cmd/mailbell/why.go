@@ -1,0 +1,185 @@
+package main
+
+// "Why did this phone not ring?" in the terminal, from the running service.
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/mailbell/mailbell/config"
+)
+
+// told is what GET /v1/mailboxes/{address} tells, as far as it is shown.
+type told struct {
+	Address string    `json:"address"`
+	State   string    `json:"state"`
+	Reason  string    `json:"reason"`
+	NextTry time.Time `json:"next_try"`
+	Account string    `json:"account"`
+	Place   *struct {
+		Exchange string    `json:"exchange"`
+		URL      string    `json:"url"`
+		Group    string    `json:"group"`
+		Primary  string    `json:"primary"`
+		Server   string    `json:"server"`
+		How      string    `json:"how"`
+		Found    time.Time `json:"found"`
+	} `json:"place"`
+	Subscribed    time.Time `json:"subscribed"`
+	LastHeartbeat time.Time `json:"last_heartbeat"`
+	LastHint      time.Time `json:"last_hint"`
+	LastListing   time.Time `json:"last_listing"`
+	LastMessage   time.Time `json:"last_message"`
+	Devices       []string  `json:"devices"`
+	Decisions     []struct {
+		Message  string    `json:"message"`
+		Device   string    `json:"device"`
+		Outcome  string    `json:"outcome"`
+		Reason   string    `json:"reason"`
+		Received time.Time `json:"received"`
+		Decided  time.Time `json:"decided"`
+		APNsID   string    `json:"apns_id"`
+		Status   int       `json:"apns_status"`
+	} `json:"decisions"`
+}
+
+// device is what GET /v1/devices/{id} tells, as far as it is shown.
+type device struct {
+	ID      string    `json:"id"`
+	Mailbox string    `json:"mailbox"`
+	State   string    `json:"state"`
+	Reason  string    `json:"reason"`
+	NextTry time.Time `json:"next_try"`
+}
+
+func why(ctx context.Context, args []string, out, log io.Writer) error {
+	flags := flag.NewFlagSet("why", flag.ContinueOnError)
+	file := flags.String("config", "mailbell.yaml", "the configuration `file` of the running service")
+	subject, err := parseOne(flags, args, log, "the address of a mailbox, or the id of a device")
+	if err == nil && strings.TrimSpace(subject) == "" {
+		err = usageError{errors.New("mailbell why: the address or id is empty")}
+	}
+	if err != nil {
+		return err
+	}
+	c, err := config.Load(*file)
+	if err != nil {
+		return usageError{err}
+	}
+	ask, err := newClient(c, config.RoleRead, config.RoleTest, config.RoleAdmin)
+	if err != nil {
+		return usageError{fmt.Errorf("%s: %w: read, test or admin", *file, err)}
+	}
+	// An id may look like an address: a device is looked for first.
+	var d device
+	err = ask.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(subject), nil, &d)
+	isDevice := err == nil
+	if p, ok := errors.AsType[*problem](err); err != nil && (!ok || p.Status != http.StatusNotFound) {
+		return err
+	}
+	address := subject
+	if isDevice {
+		address = d.Mailbox
+	}
+	var m told
+	if err := ask.call(ctx, http.MethodGet, "/v1/mailboxes/"+url.PathEscape(address), nil, &m); err != nil {
+		if p, ok := errors.AsType[*problem](err); ok && p.Status == http.StatusNotFound {
+			return fmt.Errorf("no device is enrolled with the id %s or for a mailbox of this address: nothing can ring", subject)
+		}
+		return err
+	}
+	now := time.Now()
+	if isDevice {
+		fmt.Fprintf(out, "device %s: %s\n\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
+	}
+	m.print(out, now, d.ID)
+	return nil
+}
+
+// print shows a mailbox, with the decisions for one device or, where that is empty, for all.
+func (m *told) print(out io.Writer, now time.Time, only string) {
+	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(m.State, m.Reason, m.NextTry, now))
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "  %s\t%s\n", name, value)
+		}
+	}
+	if p := m.Place; p != nil {
+		line("lives at", p.URL)
+		line("entry", p.Exchange)
+		found := p.How
+		if !p.Found.IsZero() {
+			found = strings.TrimSpace(found + ", " + ago(p.Found, now))
+		}
+		line("found by", found)
+		server := p.Server
+		if server == "" {
+			server = "unknown"
+		}
+		line("server", server)
+		line("group", p.Group)
+		if p.Primary != m.Address {
+			line("primary address", p.Primary)
+		}
+	}
+	line("listener account", m.Account)
+	line("subscribed", ago(m.Subscribed, now))
+	line("last heartbeat", ago(m.LastHeartbeat, now))
+	line("last hint", ago(m.LastHint, now))
+	line("last listing", ago(m.LastListing, now))
+	line("last message", ago(m.LastMessage, now))
+	line("devices", strings.Join(m.Devices, ", "))
+	w.Flush()
+	shown := 0
+	for _, d := range m.Decisions {
+		if only != "" && d.Device != "" && d.Device != only {
+			continue
+		}
+		if shown == 0 {
+			fmt.Fprintf(out, "\ndecisions, the newest first:\n")
+			fmt.Fprintln(w, "  DECIDED\tMESSAGE\tDEVICE\tOUTCOME\tREASON\tAPNS\tAPNS-ID")
+		}
+		shown++
+		status := ""
+		if d.Status != 0 {
+			status = fmt.Sprint(d.Status)
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, d.APNsID)
+	}
+	switch {
+	case shown == 0 && len(m.Decisions) > 0:
+		fmt.Fprintf(out, "\nno decision for this device among the newest of its mailbox\n")
+	case shown == 0:
+		fmt.Fprintf(out, "\nno decision since the service was started: no new message was seen\n")
+	}
+	w.Flush()
+}
+
+// standing is a state in one line.
+func standing(state, reason string, next, now time.Time) string {
+	s := state
+	if reason != "" {
+		s += ", " + reason
+	}
+	if !next.IsZero() {
+		s += "; tried again in " + max(next.Sub(now), 0).Round(time.Second).String()
+	}
+	return s
+}
+
+// ago is how long ago something was; empty: never.
+func ago(at, now time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return max(now.Sub(at), 0).Round(time.Second).String() + " ago"
+}

@@ -1,0 +1,181 @@
+package main_test
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mailbell/mailbell/simulator"
+)
+
+// A good installation, with and without a service that runs: everything is well, it is said where a mailbox lives, and the phone
+// rings.
+func TestCheckOfAGoodInstallation(t *testing.T) {
+	t.Parallel()
+	w := newWorldOf(t, simulator.Options{Mailboxes: 3, Hybrid: true})
+	w.start()
+	token := w.enrol(w.boxes[1], "phone")
+	w.heard()
+	everything := []string{"--mailbox", second, "--device", "phone"}
+	for _, c := range []struct {
+		name  string
+		run   func()
+		state string
+	}{
+		{"while the service runs", func() {}, "it is held by the mailbell that runs at " + strings.TrimPrefix(w.url, "http://")},
+		{"while it does not", w.stop, ""},
+	} {
+		c.run()
+		before := len(alertsOf(w.sim, token))
+		code, results, said := w.check(everything...)
+		if code != 0 {
+			t.Fatalf("%s: exit code %d:\n%s", c.name, code, said)
+		}
+		named := func(name string) result {
+			i := slices.IndexFunc(results, func(r result) bool { return r.name == name })
+			if i < 0 {
+				t.Fatalf("%s: no %q in\n%s", c.name, name, said)
+			}
+			return results[i]
+		}
+		if r := named("mailbox " + second + ": place"); !strings.Contains(r.found, "it lives in the entry online, at "+w.sim.OnlineURL+", by Autodiscover") {
+			t.Errorf("%s: it does not say where it lives: %+v", c.name, r)
+		}
+		if r := named("state"); r.state != "ok" || r.found != c.state {
+			t.Errorf("%s: want %q: %+v", c.name, c.state, r)
+		}
+		if r := named("exchange onpremises: account listener-01: sign_in"); r.state != "skipped" || !strings.Contains(r.why, "lives in the entry online") {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+		for _, name := range []string{"exchange online: account online-01: read", "exchange other: account other-01: sign_in", "device phone: apns"} {
+			if r := named(name); r.state != "ok" || r.took == "" {
+				t.Errorf("%s: %+v", c.name, r)
+			}
+		}
+		if results[len(results)-1].name != "device phone: apns" {
+			t.Errorf("%s: the phone is not last:\n%s", c.name, said)
+		}
+		if n := len(alertsOf(w.sim, token)); n != before+1 {
+			t.Errorf("%s: %d alerts, want one", c.name, n-before)
+		}
+	}
+}
+
+// The service says no to what it is asked for: that is told with what to do, and the rest is tried.
+func TestCheckTellsWhyTheServiceDoesNotRing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	w.begin()
+	w.enrol(w.boxes[0], "phone")
+	for _, c := range []struct{ device, says, advice string }{
+		{"phone", "", ""},
+		{"phone", "once in ten seconds", "Try again"},
+		{"nobodys", "not_enrolled", "PUT /v1/devices/{id}"},
+		{"nobody's", "device: want 1 to 128 characters", ""},
+	} {
+		code, results, said := w.check("--device", c.device)
+		last := results[len(results)-1]
+		if (code == 0) != (c.says == "") || !strings.HasPrefix(last.name, "device "+c.device) || !strings.Contains(last.cameBack, c.says) || !strings.Contains(last.do, c.advice) {
+			t.Errorf("exit code %d; want %q and %q at the end of\n%s", code, c.says, c.advice, said)
+		}
+	}
+}
+
+func TestThePlanNamesWhatIsConfigured(t *testing.T) {
+	t.Parallel()
+	w := newWorldOf(t, simulator.Options{Mailboxes: 3, Hybrid: true})
+	p := launch(t, "check", "--config", w.config, "--plan", "4000")
+	if code := p.wait(refusal); code != 0 {
+		t.Fatalf("exit code %d: %s", code, p.stderr())
+	}
+	out := p.stdout()
+	for _, want := range []string{
+		"4000 mailboxes", "accounts   4, of 1250 mailboxes each; the configuration has 1: add 3", "streams    at least 20", "at most 128 MiB",
+		"exchange onpremises (on premises)", "exchange online (Exchange Online)", "exchange other (on premises)",
+		`-Role 'ApplicationImpersonation' -User 'CONTOSO\svc-bell' -CustomRecipientWriteScope 'mailbell onpremises'`,
+		"-EwsMaxSubscriptions 2500", `Set-ThrottlingPolicyAssociation -Identity 'svc-bell@contoso.example'`,
+		"$app = '" + w.sim.ClientID + "'", "-Role 'Application EWS.AccessAsApp' -CustomResourceScope 'mailbell online'", "-EwsAllowedAppIDs",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(strings.ToLower(out), "-ewsmaxsubscriptions unlimited") {
+		t.Error("an unlimited policy")
+	}
+	w.noSecret(out)
+}
+
+func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"check", "--plan", "0"}, "want 1 to 1000000 mailboxes"},
+		{[]string{"check", "--plan", "many"}, "invalid value"},
+		{[]string{"check", "--plan", "10", "--mailbox", first}, "-plan goes without"},
+		{[]string{"check", "--mailbox", "ann"}, "not a mail address"},
+		{[]string{"check", "--mailbox", ""}, "not a mail address"},
+		{[]string{"check", "--device", ""}, "-device is empty"},
+		{[]string{"check", first}, "is not an option"},
+		{[]string{"why"}, "want the address of a mailbox, or the id of a device"},
+		{[]string{"why", ""}, "is empty"},
+		{[]string{"why", first, second}, "want the address of a mailbox, or the id of a device"},
+	} {
+		if said := refused(t, 2, refusal, append(c.args, "--config", w.config)...); !strings.Contains(said, c.says) {
+			t.Errorf("%v: want %q in %s", c.args, c.says, said)
+		}
+	}
+}
+
+func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
+	t.Parallel()
+	w := newWorldOf(t, simulator.Options{Mailboxes: 3, Hybrid: true})
+	if said := refused(t, 1, refusal, "why", "--config", w.config, second); !strings.Contains(said, "does not answer; does it run, and with this configuration?") {
+		t.Errorf("the service is down: %s", said)
+	}
+	w.start()
+	b := w.boxes[1]
+	w.enrol(b, "phone")
+	w.heard()
+	ask := func(subject string) string {
+		t.Helper()
+		p := launch(t, "why", "--config", w.config, subject)
+		if code := p.wait(refusal); code != 0 {
+			t.Errorf("why %s: exit code %d: %s", subject, code, p.stderr())
+		}
+		return p.stdout()
+	}
+	has := func(out string, forms ...string) {
+		t.Helper()
+		for _, form := range forms {
+			if !regexp.MustCompile("(?m)^" + form + "$").MatchString(out) {
+				t.Errorf("no line %q in\n%s", form, out)
+			}
+		}
+	}
+	out := ask(second)
+	has(out, "mailbox "+second+": heard", "  lives at +"+w.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
+		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "  devices +phone", "no decision since the service was started: no new message was seen")
+	w.deliverTo(b)
+	w.rung(soon)
+	w.atRest()
+	const header, rang = "  DECIDED +MESSAGE +DEVICE +OUTCOME +REASON +APNS +APNS-ID", `  [0-9]+s ago +\S+ +phone +rung +200 +\S+`
+	has(ask(second), "decisions, the newest first:", header, rang)
+	out = ask("phone")
+	has(out, "device phone: heard", "mailbox "+second+": heard", "  last message +[0-9]+s ago", header, rang)
+	if strings.Contains(out, "Travel desk") || strings.Contains(out, "fabrikam") || strings.Contains(out, "Ticket") {
+		t.Errorf("it tells of the content:\n%s", out)
+	}
+	w.enrol(b, "tablet") // after the message
+	w.atRest()
+	has(ask("tablet"), "device tablet: heard", "no decision for this device among the newest of its mailbox")
+	for _, unknown := range []string{"nobodys-phone", nobody} {
+		if said := refused(t, 1, refusal, "why", "--config", w.config, unknown); !strings.Contains(said, unknown+" or for a mailbox of this address: nothing can ring") {
+			t.Errorf("%s: %s", unknown, said)
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package service
+
+// What `mailbell check` tries: everything that a configuration leads to, built as the service builds it, and not started.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// stateTimeout bounds opening the state for a check: the file's lock is waited for 2 s, and a Redis that is there answers in
+// milliseconds.
+const stateTimeout = 10 * time.Second
+
+// Check tries everything that c needs, for a mailbox and a device where they are given, and tells each result as it comes. Where a
+// mailbell runs with c, the state is its own and so are the devices. Its error says that nothing could be tried.
+func Check(ctx context.Context, c *config.Config, running *check.Running, log *zap.Logger, version, mailbox, device string, tell func(check.Result)) error {
+	s := &Service{log: log, version: version, proxy: &proxy.Static{}, calendar: expiry.New(log)}
+	s.configuration.Store(c)
+	v, err := via(c.Proxy)
+	if err != nil {
+		return err
+	}
+	s.proxy.Set(v)
+	s.enterDates(c)
+	if c.TLS != nil {
+		if err := s.useTLS(c); err != nil {
+			return err
+		}
+	}
+	sender, err := s.newSender(c, mail.Secret{}, log, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer sender.Close(context.WithoutCancel(ctx))
+	l, err := s.links(c)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+
+	// The state is read once, for the check of it and to look the device up. It is not kept open: a service may be about to start.
+	book, err := subscriptions.Open(ctx, nowhere{})
+	if err != nil {
+		return err
+	}
+	var state *check.Attempt
+	var doubts []string
+	if running == nil || c.State.Redis != nil {
+		began := time.Now()
+		var read *subscriptions.Book
+		read, doubts, err = readBook(ctx, c.State)
+		state = &check.Attempt{Took: time.Since(began), Err: err}
+		if read != nil {
+			book = read
+		}
+	}
+	r := &rooms{service: s, links: l, sender: sender, book: book}
+	r.listener = listener.New(listener.Options{Book: book, Ringer: sender, Entries: l.entries, MaxAge: c.Alerts.MaxAge, Log: log})
+	defer r.listener.Close()
+
+	in := check.Installation{
+		Config:  c.File,
+		State:   state,
+		Running: running,
+		Expiry:  s.calendar.List,
+		APNs:    sender,
+		Way:     r.way(),
+	}
+	switch {
+	case err != nil:
+		in.NoEnrolments = err
+	case c.State.Redis != nil:
+		in.NoEnrolments = errors.New("what is enrolled in Redis is known to the running mailbell alone, and none answers at " + c.Listen)
+	}
+	in.Doubts = doubts
+	for _, w := range c.Warnings {
+		in.Doubts = append(in.Doubts, w.Error())
+	}
+	for _, f := range c.Files {
+		in.Files = append(in.Files, check.File{Key: f.Key, Path: f.Path, Secret: f.Secret})
+	}
+	if c.Proxy != nil {
+		if u, err := url.Parse(c.Proxy.URL); err == nil {
+			in.Proxy = u.Host
+		}
+	}
+	for _, x := range c.Exchange {
+		e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Hosts: hosts(x), Outbound: s.outbound(x)}
+		for _, a := range l.accounts {
+			if a.entry.Name == x.Name {
+				e.Accounts = append(e.Accounts, a.forCheck())
+			}
+		}
+		in.Entries = append(in.Entries, e)
+	}
+	for _, t := range s.topics(c.APNs) {
+		u, err := url.Parse(t.URL)
+		if err != nil || t.URL == "" {
+			u = &url.URL{Host: apnsHosts[t.Environment]}
+		}
+		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostPort(u), Outbound: t.Outbound})
+	}
+	in.Run(ctx, mailbox, device, tell)
+	return nil
+}
+
+// forCheck is the account as check knows it.
+func (a *account) forCheck() check.Account {
+	return check.Account{Name: a.name, Kind: kind(a.config.Load()), Credential: a.credential, Exchange: a.client, Finder: a.finder}
+}
+
+// apnsHosts are Apple's.
+var apnsHosts = map[string]string{config.Production: "api.push.apple.com", config.Sandbox: "api.sandbox.push.apple.com"}
+
+// hosts are those of an entry that are configured or sure to be asked.
+func hosts(x config.Exchange) (list []string) {
+	urls := []string{x.EWSURL, x.AutodiscoverURL}
+	token := slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Basic == nil && a.NTLM == nil })
+	if x.Type == config.Online {
+		urls = append(urls, x.Cloud.Autodiscover)
+		if x.EWSURL == "" {
+			urls = append(urls, x.Cloud.EWS)
+		}
+	}
+	if token {
+		urls = append(urls, x.Cloud.Authority)
+	}
+	for _, text := range urls {
+		if u, err := url.Parse(text); err == nil && text != "" && !slices.Contains(list, hostPort(u)) {
+			list = append(list, hostPort(u))
+		}
+	}
+	return list
+}
+
+func hostPort(u *url.URL) string {
+	if u.Port() != "" {
+		return u.Host
+	}
+	return net.JoinHostPort(u.Hostname(), "443")
+}
+
+// readBook reads the state and changes nothing: a file that does not exist yet is not made, its folder has to take one; and what is
+// in Redis belongs to whoever holds it. Then there is no book.
+func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, doubts []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	if c.Redis != nil {
+		store, doubts, err := subscriptions.OpenRedis(ctx, redisOptions(c.Redis))
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, doubts, store.Close()
+	}
+	if _, err := os.Stat(c.Path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, writable(filepath.Dir(c.Path))
+	}
+	store, err := subscriptions.OpenEmbedded(c.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	book, err = subscriptions.Open(ctx, store)
+	if err = errors.Join(err, store.Close()); err != nil {
+		return nil, nil, err
+	}
+	return book, nil, nil
+}
+
+// nowhere is a state with nothing in it, for a book where the real one cannot be read.
+type nowhere struct{}
+
+var errNowhere = errors.New("there is no state to write to")
+
+func (nowhere) Load(context.Context) (subscriptions.Contents, error) {
+	return subscriptions.Contents{}, nil
+}
+func (nowhere) Write(context.Context, subscriptions.Change) error { return errNowhere }
+func (nowhere) Held() error                                       { return nil }
+func (nowhere) Ping(context.Context) error                        { return nil }
+func (nowhere) Close() error                                      { return nil }
+
+// writable reports why no file can be made in a folder.
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".mailbell-check-*")
+	if err != nil {
+		return fmt.Errorf("the state cannot be made: %w", err)
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
+
+// Plan says what n mailboxes need, and how to set up Exchange for them.
+func Plan(c *config.Config, n int) string {
+	entries := make([]check.PlanEntry, len(c.Exchange))
+	for i, x := range c.Exchange {
+		entries[i] = check.PlanEntry{
+			Name: x.Name, Online: x.Type == config.Online, EWS: x.EWSURL != "", MailboxesPerAccount: x.MailboxesPerAccount,
+			SubscriptionsPerConnection: x.SubscriptionsPerConnection, RequestsInFlight: x.RequestsInFlight,
+		}
+		for _, a := range x.Accounts {
+			p := check.PlanAccount{Name: a.Name, Kind: kind(&a)}
+			switch {
+			case a.Basic != nil:
+				p.Username = a.Basic.Username
+			case a.NTLM != nil:
+				p.Username = a.NTLM.Username
+			case a.ClientSecret != nil:
+				p.ClientID = a.ClientSecret.ClientID
+			case a.Certificate != nil:
+				p.ClientID = a.Certificate.ClientID
+			case a.ListenerAccount != nil:
+				p.Username, p.ClientID = a.ListenerAccount.Username, a.ListenerAccount.ClientID
+			}
+			entries[i].Accounts = append(entries[i].Accounts, p)
+		}
+	}
+	return check.Plan(n, entries)
+}

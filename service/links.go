@@ -1,0 +1,267 @@
+package service
+
+// The ways out of an installation: the accounts of its exchange entries with their credentials and clients, and the topics.
+// Making them connects to nothing.
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/autodiscover"
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/proxy"
+	"github.com/mailbell/mailbell/push"
+)
+
+// links are the ways out.
+type links struct {
+	entries  []listener.Entry
+	accounts []*account
+	idle     []interface{ CloseIdleConnections() }
+}
+
+// account is a listener account with what it works with.
+type account struct {
+	name       string
+	entry      config.Exchange
+	config     atomic.Pointer[config.Account] // its credential as it was offered last
+	outbound   proxy.Settings
+	credential *auth.Rotating
+	client     *ews.Client
+	finder     check.Finder // nil: the URL of EWS is configured
+}
+
+// via is the proxy that c describes; nil: none.
+func via(c *config.Proxy) (*proxy.Via, error) {
+	if c == nil {
+		return nil, nil
+	}
+	v, err := proxy.ParseVia(c.URL, c.Username, string(c.Password), c.Bypass)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	return v, nil
+}
+
+// outbound is how an entry's accounts connect.
+func (s *Service) outbound(x config.Exchange) proxy.Settings {
+	out := proxy.Settings{Roots: x.CA, Proxy: s.proxy.For, Seen: s.seen}
+	if x.Type == config.Online {
+		out.PublicOnly = true
+		named := []string{x.EWSURL, x.AutodiscoverURL}
+		if x.Cloud.Custom {
+			named = append(named, x.Cloud.EWS, x.Cloud.Autodiscover, x.Cloud.Authority)
+		}
+		for _, u := range named {
+			if h := host(u); h != "" {
+				out.Except = append(out.Except, h)
+			}
+		}
+		out.Except = append(out.Except, x.TrustedHosts...)
+	}
+	return out
+}
+
+// seen enters into the calendar when a server's certificates expire.
+func (s *Service) seen(host string, chain []*x509.Certificate) {
+	s.calendar.Set(expiry.Server, host, expiry.Earliest(chain))
+}
+
+func host(u string) string {
+	parsed, err := url.Parse(u)
+	if err != nil {
+		return ""
+	}
+	return parsed.Hostname()
+}
+
+// links makes the ways out of c.
+func (s *Service) links(c *config.Config) (*links, error) {
+	l := &links{}
+	agent := "mailbell/" + s.version
+	for i, x := range c.Exchange {
+		entry := listener.Entry{
+			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
+			MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
+		}
+		// All limits are the entry's: its accounts share the rates, and have equal parts of what may be in flight.
+		limit := rate.NewLimiter(rate.Limit(x.RequestsPerSecond), x.RequestsPerSecond)
+		inFlight := max(1, x.RequestsInFlight/len(x.Accounts))
+		entry.Dialect = &ews.Dialect{}
+		out := s.outbound(x)
+		for _, a := range x.Accounts {
+			link := &account{name: a.Name, entry: x, outbound: out}
+			link.config.Store(&a)
+			credential, err := newCredential(x, a, out)
+			if err != nil {
+				l.close()
+				return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
+			}
+			log := s.log.Named("auth").With(zap.String("exchange", x.Name), zap.String("account", a.Name))
+			link.credential = auth.NewRotating(credential, func(err error) {
+				if err != nil {
+					log.Error("the changed credential was refused; the one before it goes on", zap.Error(err))
+					return
+				}
+				log.Info("the changed credential works and has taken over")
+			})
+			// A stream has a connection of its own, beside those of the calls; at the worst each mailbox has one.
+			authorised := link.credential.RoundTripper(out, inFlight+x.MailboxesPerAccount)
+			plain := out.Transport()
+			l.idle = append(l.idle, plain)
+			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
+				l.idle = append(l.idle, c)
+			}
+			link.client = ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, InFlight: inFlight, Dialect: entry.Dialect})
+			to := listener.Account{Name: a.Name, Source: listener.EWS{Client: link.client, ConnectionTimeout: x.ConnectionTimeout}}
+			if x.EWSURL == "" {
+				o := autodiscover.Options{
+					HTTP: authorised, Plain: plain, URL: x.AutodiscoverURL, TrustedHosts: x.TrustedHosts, Entry: x.Name, UserAgent: agent, Limit: limit,
+					Elsewhere: elsewhere(c.Exchange, i),
+				}
+				if x.Type == config.Online {
+					o.Online, o.Cloud, o.EWS = true, x.Cloud.Autodiscover, x.Cloud.EWS
+				}
+				finder := autodiscover.New(o)
+				to.Finder, link.finder = finder, finder
+			}
+			entry.Accounts = append(entry.Accounts, to)
+			l.accounts = append(l.accounts, link)
+		}
+		l.entries = append(l.entries, entry)
+	}
+	return l, nil
+}
+
+// elsewhere tells whether a mail domain is another entry's and not that of the ith.
+func elsewhere(entries []config.Exchange, i int) func(domain string) bool {
+	return func(domain string) bool {
+		has := func(x config.Exchange) bool { return slices.Contains(x.Domains, domain) }
+		return !has(entries[i]) && slices.ContainsFunc(entries, has)
+	}
+}
+
+// find returns an account by its entry and name.
+func (l *links) find(entry, name string) *account {
+	for _, a := range l.accounts {
+		if a.entry.Name == entry && a.name == name {
+			return a
+		}
+	}
+	return nil
+}
+
+// close ends what is under way, and closes the connections.
+func (l *links) close() {
+	for _, a := range l.accounts {
+		if a.credential != nil {
+			a.credential.Close()
+		}
+	}
+	for _, c := range l.idle {
+		c.CloseIdleConnections()
+	}
+}
+
+// newCredential makes the credential of an account.
+func newCredential(x config.Exchange, a config.Account, out proxy.Settings) (auth.Credential, error) {
+	app := func(c *config.App) auth.App {
+		return auth.App{Authority: x.Cloud.Authority, Tenant: c.Tenant, ClientID: c.ClientID, Scope: scope(x), Outbound: out}
+	}
+	switch {
+	case a.NTLM != nil:
+		return auth.NewNTLM(a.NTLM.Username, auth.Secret(a.NTLM.Password)), nil
+	case a.ClientSecret != nil:
+		o := app(a.ClientSecret)
+		o.Secret = auth.Secret(a.ClientSecret.Secret)
+		return auth.NewApp(o)
+	case a.Certificate != nil:
+		o := app(a.Certificate)
+		o.Certificate = a.Certificate.Certificate
+		return auth.NewApp(o)
+	case a.ListenerAccount != nil:
+		l := a.ListenerAccount
+		return auth.NewListenerAccount(auth.ListenerAccount{Authority: x.Cloud.Authority, Tenant: l.Tenant, ClientID: l.ClientID, Scope: scope(x),
+			Username: l.Username, Password: auth.Secret(l.Password.Password), Outbound: out})
+	}
+	return auth.NewBasic(a.Basic.Username, auth.Secret(a.Basic.Password)), nil
+}
+
+// scope is what tokens are asked for: all that the app may do at the host of EWS. Every cloud builds it so.
+func scope(x config.Exchange) string {
+	to := x.Cloud.EWS
+	if x.EWSURL != "" {
+		to = x.EWSURL
+	}
+	u, err := url.Parse(to)
+	if err != nil { // config has checked it
+		return ""
+	}
+	return "https://" + strings.TrimSuffix(strings.ToLower(u.Host), ":443") + "/.default"
+}
+
+// kind is how the configuration calls an account's credential.
+func kind(a *config.Account) string {
+	switch {
+	case a.NTLM != nil:
+		return check.KindNTLM
+	case a.ClientSecret != nil:
+		return check.KindClientSecret
+	case a.Certificate != nil:
+		return check.KindCertificate
+	case a.ListenerAccount != nil:
+		return check.KindListenerAccount
+	}
+	return check.KindBasic
+}
+
+// topics are apns entries as push wants them.
+func (s *Service) topics(list []config.APNs) []push.Topic {
+	topics := make([]push.Topic, len(list))
+	for i, a := range list {
+		topics[i] = push.Topic{
+			Topic: a.Topic, Environment: a.Environment, URL: a.URL, Outbound: proxy.Settings{Roots: a.CA, Proxy: s.proxy.For, Seen: s.seen}, Certificate: a.Certificate,
+		}
+		if a.Certificate == nil {
+			topics[i].Key = push.Key{P8: []byte(a.Token.KeyPEM), ID: a.Token.KeyID, Team: a.Token.TeamID}
+		}
+	}
+	return topics
+}
+
+// enterDates enters into the calendar what the configuration knows of.
+func (s *Service) enterDates(c *config.Config) {
+	for _, x := range c.Exchange {
+		for _, a := range x.Accounts {
+			var secret, certificate time.Time // zero: there is none, or none any more
+			switch {
+			case a.ClientSecret != nil:
+				secret = a.ClientSecret.Expires
+			case a.Certificate != nil:
+				certificate = a.Certificate.Certificate.Leaf.NotAfter
+			}
+			s.calendar.Set(expiry.ClientSecret, a.Name, secret)
+			s.calendar.Set(expiry.Certificate, a.Name, certificate)
+		}
+	}
+	for _, a := range c.APNs {
+		var certificate time.Time
+		if a.Certificate != nil {
+			certificate = a.Certificate.Leaf.NotAfter
+		}
+		s.calendar.Set(expiry.APNsCertificate, a.Topic+" "+a.Environment, certificate)
+	}
+}
