@@ -18,9 +18,10 @@ const (
 	// maxRefusals in a row is how often a password is refused before it is held: Active Directory usually locks an account at 5 to 10
 	// within 10 to 30 minutes, and somebody else may have used some of them up.
 	maxRefusals = 3
-	// holdFor is how long a password is held then: a directory that was away for a moment, and refused a right one, costs no more.
+	// holdFor is how long a password is held then: a directory that was away for a moment, and refused a right one, costs no more. One
+	// that has worked is held no longer later on: Active Directory does not count the passwords before the current one.
 	holdFor = 5 * time.Minute
-	// holdOn is between the tries from then on. Active Directory forgets failures only where none was added for as long as its
+	// holdOn is between the tries of one that has never worked, from then on. Active Directory forgets failures only where none was added for as long as its
 	// observation window, of 30 minutes at most as a rule: tries that follow each other more closely add up to every threshold. So
 	// the most that it ever counts is maxRefusals and one.
 	holdOn = 31 * time.Minute
@@ -46,6 +47,7 @@ const (
 type lockout struct {
 	mu     sync.Mutex
 	works  bool          // the last answer was a yes
+	proven bool          // one was
 	failed int           // refusals since the last yes
 	next   time.Time     // not before this; zero until failed has reached maxRefusals
 	trying chan struct{} // closed when the one try is over; nil: there is none
@@ -79,8 +81,8 @@ func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
 	}
 	if left := time.Until(l.next); left > 0 {
 		return nil, nil, &fault.Error{Op: "sign in", Code: CodeHeld, Scope: fault.Account, Remedy: fault.Wait, After: left,
-			Text: fmt.Sprintf("user name or password were refused %d times in a row; so that the account is not locked out, they are tried again in %s, and then once every %s",
-				l.failed, max(left.Round(time.Second), time.Second), holdOn)}
+			Text: fmt.Sprintf("user name or password were refused %d times in a row; so that the account is not locked out, they are tried again in %s",
+				l.failed, max(left.Round(time.Second), time.Second))}
 	}
 	if l.trying != nil {
 		return nil, l.trying, nil
@@ -96,7 +98,7 @@ func (l *lockout) leave(s signIn, trying chan struct{}) {
 	defer l.mu.Unlock()
 	switch s {
 	case accepted:
-		l.works, l.failed, l.next = true, 0, time.Time{}
+		l.works, l.proven, l.failed, l.next = true, true, 0, time.Time{}
 	case refused:
 		l.works = false
 		l.failed++
@@ -104,7 +106,7 @@ func (l *lockout) leave(s signIn, trying chan struct{}) {
 	// Refusals of what was under way when the hold began do not prolong it. A try that was not answered may have been counted over there.
 	if now := time.Now(); l.failed >= maxRefusals && !now.Before(l.next) {
 		hold := holdFor
-		if s == refused && !l.next.IsZero() {
+		if s == refused && !l.proven && !l.next.IsZero() {
 			hold = holdOn
 		}
 		l.next = now.Add(hold)

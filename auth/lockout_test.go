@@ -80,6 +80,24 @@ func TestAWrongPasswordIsTriedForDaysAndNeverLocksTheAccount(t *testing.T) {
 	})
 }
 
+func TestAPasswordThatHasWorkedIsTriedEveryFiveMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		must(l.enter(t.Context()))(accepted)
+		for range maxRefusals {
+			must(l.enter(t.Context()))(refused)
+		}
+		for n := range 10 {
+			_, err := l.enter(t.Context())
+			if e := fault.Of(err); e.Code != CodeHeld || e.After != holdFor {
+				t.Fatalf("hold %d: %+v", n, e)
+			}
+			<-time.After(holdFor)
+			must(l.enter(t.Context()))(refused)
+		}
+	})
+}
+
 func TestRefusalsOfRequestsUnderWayDoNotProlongTheHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l lockout
