@@ -103,9 +103,12 @@ type Entry struct {
 	Online   bool
 	Domains  []string
 	EWS      string         // its URL; empty: told by Autodiscover
-	Hosts    []string       // host:port of what is configured or sure to be asked: EWS, Autodiscover, the authority
-	Outbound proxy.Settings // as its accounts connect
-	Accounts []Account
+	Hosts    []string       // host:port of what is configured or sure to be asked: EWS, Autodiscover
+	Outbound proxy.Settings // as its accounts connect to them
+	// Authority is host:port of Entra ID; empty: no account needs it. It is connected to by Tokens.
+	Authority string
+	Tokens    proxy.Settings
+	Accounts  []Account
 }
 
 // Account is a listener account.
@@ -311,16 +314,24 @@ func (r *runner) reachProxy(ctx context.Context) {
 
 // reach looks up the hosts of an entry and connects to them.
 func (r *runner) reach(ctx context.Context, name string, e Entry) {
-	t := e.Outbound.Transport()
-	defer t.CloseIdleConnections()
 	for _, host := range e.Hosts {
-		if !r.lookUp(ctx, name, host, e.Outbound) {
-			continue
-		}
-		r.try(ctx, name+": TLS "+host, "connecting to "+host+" and verifying its certificate", Circumstances{Online: e.Online}, func(ctx context.Context) error {
-			return r.greet(ctx, t, host)
-		})
+		r.shake(ctx, name, host, e.Online, e.Outbound)
 	}
+	if e.Authority != "" {
+		r.shake(ctx, name, e.Authority, e.Online, e.Tokens)
+	}
+}
+
+// shake looks a host up and connects to it.
+func (r *runner) shake(ctx context.Context, name, host string, online bool, out proxy.Settings) {
+	if !r.lookUp(ctx, name, host, out) {
+		return
+	}
+	t := out.Transport()
+	defer t.CloseIdleConnections()
+	r.try(ctx, name+": TLS "+host, "connecting to "+host+" and verifying its certificate", Circumstances{Online: online}, func(ctx context.Context) error {
+		return r.greet(ctx, t, host)
+	})
 }
 
 // lookUp looks a host up, where that is not the proxy's part.

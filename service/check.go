@@ -104,6 +104,10 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	for _, x := range c.Exchange {
 		e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Hosts: hosts(x), Outbound: s.outbound(x)}
+		e.Tokens = forTokens(x, e.Outbound)
+		if u, err := url.Parse(x.Cloud.Authority); err == nil && slices.ContainsFunc(x.Accounts, byToken) {
+			e.Authority = hostPort(u)
+		}
 		for _, a := range l.accounts {
 			if a.entry.Name == x.Name {
 				e.Accounts = append(e.Accounts, a.forCheck())
@@ -130,18 +134,16 @@ func (a *account) forCheck() check.Account {
 // apnsHosts are Apple's.
 var apnsHosts = map[string]string{config.Production: "api.push.apple.com", config.Sandbox: "api.sandbox.push.apple.com"}
 
-// hosts are those of an entry that are configured or sure to be asked.
+func byToken(a config.Account) bool { return a.Basic == nil && a.NTLM == nil }
+
+// hosts are those of an entry that are configured or sure to be asked, beside Entra ID's.
 func hosts(x config.Exchange) (list []string) {
 	urls := []string{x.EWSURL, x.AutodiscoverURL}
-	token := slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Basic == nil && a.NTLM == nil })
 	if x.Type == config.Online {
 		urls = append(urls, x.Cloud.Autodiscover)
 		if x.EWSURL == "" {
 			urls = append(urls, x.Cloud.EWS)
 		}
-	}
-	if token {
-		urls = append(urls, x.Cloud.Authority)
 	}
 	for _, text := range urls {
 		if u, err := url.Parse(text); err == nil && text != "" && !slices.Contains(list, hostPort(u)) {

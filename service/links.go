@@ -31,6 +31,7 @@ type links struct {
 	entries  []listener.Entry
 	accounts []*account
 	idle     []interface{ CloseIdleConnections() }
+	worked   chan struct{} // a signal: a changed credential has taken over
 }
 
 // account is a listener account with what it works with.
@@ -40,6 +41,7 @@ type account struct {
 	config     atomic.Pointer[config.Account] // its credential as it was offered last
 	outbound   proxy.Settings
 	credential *auth.Rotating
+	worked     atomic.Bool // the changed credential has taken over, and that is not dealt with yet
 	client     *ews.Client
 	finder     check.Finder // nil: the URL of EWS is configured
 }
@@ -75,6 +77,15 @@ func (s *Service) outbound(x config.Exchange) proxy.Settings {
 	return out
 }
 
+// forTokens is how the token service is connected to: ca_file is about the Exchange servers, and Entra ID's certificates are
+// the public's, unless the whole cloud is another.
+func forTokens(x config.Exchange, out proxy.Settings) proxy.Settings {
+	if !x.Cloud.Custom {
+		out.Roots = nil
+	}
+	return out
+}
+
 // seen enters into the calendar when a server's certificates expire.
 func (s *Service) seen(host string, chain []*x509.Certificate) {
 	s.calendar.Set(expiry.Server, host, expiry.Earliest(chain))
@@ -90,7 +101,7 @@ func host(u string) string {
 
 // links makes the ways out of c.
 func (s *Service) links(c *config.Config) (*links, error) {
-	l := &links{}
+	l := &links{worked: make(chan struct{}, 1)}
 	agent := "mailbell/" + s.version
 	for i, x := range c.Exchange {
 		entry := listener.Entry{
@@ -117,6 +128,11 @@ func (s *Service) links(c *config.Config) (*links, error) {
 					return
 				}
 				log.Info("the changed credential works and has taken over")
+				link.worked.Store(true)
+				select {
+				case l.worked <- struct{}{}:
+				default: // it is about to be dealt with
+				}
 			})
 			// A stream has a connection of its own, beside those of the calls; at the worst each mailbox has one.
 			authorised := link.credential.RoundTripper(out, inFlight+x.MailboxesPerAccount)
@@ -178,6 +194,7 @@ func (l *links) close() {
 
 // newCredential makes the credential of an account.
 func newCredential(x config.Exchange, a config.Account, out proxy.Settings) (auth.Credential, error) {
+	out = forTokens(x, out)
 	app := func(c *config.App) auth.App {
 		return auth.App{Authority: x.Cloud.Authority, Tenant: c.Tenant, ClientID: c.ClientID, Scope: scope(x), Outbound: out}
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -431,6 +432,51 @@ func TestACredentialForOtherHostsIsNotSentToTheOnesInUse(t *testing.T) {
 	}
 }
 
+func TestWhatWasRefusedIsTriedOnceTheNewCredentialHasTakenOver(t *testing.T) {
+	d := newDesktop(t)
+	r := d.rooms()
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if _, password, _ := req.BasicAuth(); password != "the second one" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	authorised := r.links.accounts[0].credential.RoundTripper(proxy.Settings{Roots: roots}, 1)
+	defer (&http.Client{Transport: authorised}).CloseIdleConnections()
+	ask := func(want int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := authorised.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Fatalf("%d, want %d", resp.StatusCode, want)
+		}
+	}
+	ask(http.StatusUnauthorized)
+	d.write("password", "the second one")
+	r.update(d.load())
+	if len(r.links.worked) != 0 {
+		t.Error("it has not worked yet")
+	}
+	ask(http.StatusOK)
+	if len(r.links.worked) != 1 || !r.links.accounts[0].worked.Load() {
+		t.Fatal("nobody is told that it works")
+	}
+	<-r.links.worked
+	r.tookOver()
+	if r.links.accounts[0].worked.Load() {
+		t.Error("it is dealt with again and again")
+	}
+}
+
 func TestAKeyIsReplacedAlsoWhereATopicWaitsForARestart(t *testing.T) {
 	d := newDesktop(t)
 	r := d.rooms()
@@ -623,6 +669,16 @@ func TestACloudIsInTheInternetUnlessItIsConfigured(t *testing.T) {
 	} {
 		if out := d.outbound(test.entry); out.PublicOnly != test.public || !slices.Equal(out.Except, test.except) {
 			t.Errorf("%s: public %t, except %q", name, out.PublicOnly, out.Except)
+		}
+	}
+}
+
+func TestEntraIDIsTrustedByThePublicsRootsUnlessTheCloudIsAnother(t *testing.T) {
+	own := x509.NewCertPool()
+	for _, custom := range []bool{false, true} {
+		x := config.Exchange{CA: own, Cloud: config.Cloud{Custom: custom}}
+		if got := forTokens(x, proxy.Settings{Roots: own}); (got.Roots == own) != custom {
+			t.Errorf("a custom cloud: %v; the entry's ca_file counts: %v", custom, got.Roots == own)
 		}
 	}
 }

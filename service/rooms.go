@@ -112,6 +112,16 @@ func (r *rooms) update(c *config.Config) {
 	}
 }
 
+// tookOver has what was refused under the credentials before be tried at once: some of it was asked before the new one was offered, and
+// answered after.
+func (r *rooms) tookOver() {
+	for _, a := range r.links.accounts {
+		if a.worked.Swap(false) {
+			r.listener.AccountChanged(a.entry.Name, a.name)
+		}
+	}
+}
+
 // way is the whole way to an alert, for whoever tests it.
 func (r *rooms) way() check.Way {
 	return check.Way{Enrolments: r.book, Locate: r.locate, Push: r.sender}

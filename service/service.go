@@ -191,6 +191,8 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			rewrite()
 		case <-s.changed:
 			r.update(s.current())
+		case <-r.links.worked:
+			r.tookOver()
 		}
 	}
 	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own
