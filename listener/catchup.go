@@ -95,7 +95,7 @@ func (m *mailbox) catchUp(ctx context.Context) {
 			}
 			_, there := m.where()
 			if err = m.catchUpOnce(ctx, ready); err != nil {
-				if _, now := m.where(); now != there { // it has moved meanwhile
+				if _, now := m.where(); now.Entry != there.Entry || now.URL != there.URL { // it has moved meanwhile
 					err = soon(err)
 				} else {
 					err = m.doubted(ctx, err)

@@ -152,7 +152,7 @@ func (a *account) allowed() error {
 
 // note takes in how a call ended.
 func (a *account) note(err error) error {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // of ours: the server has said nothing
 		return err
 	}
 	var f *fault.Error

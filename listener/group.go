@@ -372,7 +372,7 @@ func (g *group) subscribeOne(ctx context.Context, m *mailbox, a Affinity, cookie
 
 // refused notes that a mailbox could not be subscribed. It is still listed at its safety poll.
 func (g *group) refused(ctx context.Context, m *mailbox, err error) {
-	if ctx.Err() != nil || errors.Is(err, subscriptions.ErrNoMailbox) {
+	if ctx.Err() != nil || !g.has(m) || errors.Is(err, subscriptions.ErrNoMailbox) { // it left meanwhile
 		return
 	}
 	f := fault.Of(err)
@@ -427,7 +427,11 @@ func (g *group) astray(ctx context.Context, err error, want map[string]*mailbox)
 		g.reopen = time.Now().Add(firstRetry)
 		m.relocate(ctx)
 	case m.doubtsLater(e.Row): // meanwhile as another, where there is one
-		g.reopen = time.Now().Add(firstWait)
+		wait := firstRetry
+		if g.tried++; g.tried >= len(want) { // as each of them
+			g.tried, wait = 0, firstWait
+		}
+		g.reopen = time.Now().Add(wait)
 		g.turn++
 		m.markListing()
 	default:

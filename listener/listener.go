@@ -188,6 +188,8 @@ func (l *Listener) left(box *subscriptions.Mailbox, device string) {
 	l.cut(box, device)
 	if len(box.Devices()) == 0 {
 		l.unwatch(box)
+	} else if m := l.mailbox(box); m != nil {
+		m.cover(l.working) // it may have been the one that pinned it
 	}
 }
 
@@ -255,6 +257,18 @@ func (l *Listener) AccountChanged(exchange, account string) {
 				a.changed()
 			}
 		}
+	}
+}
+
+// WayChanged says that connections go another way from now on, by another proxy: what failed on its way is tried again at once.
+func (l *Listener) WayChanged() {
+	for _, e := range l.entries {
+		for _, a := range e.accounts {
+			a.changed()
+		}
+	}
+	for _, m := range l.watched() {
+		m.answers()
 	}
 }
 

@@ -3,6 +3,7 @@ package listener
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,7 @@ type mailbox struct {
 	list  bool
 	// whose turn it is
 	queued, running bool
+	woken           bool        // what it fails of may have ended within this turn: it does not back off
 	notBefore       time.Time   // back-off
 	retry           *time.Timer // when notBefore is over
 	poll            *time.Timer // the safety poll
@@ -137,9 +139,10 @@ func (m *mailbox) ready() {
 	}
 }
 
-// retryNow ends a back-off.
+// retryNow ends a back-off, also the one that a turn under way is about to begin.
 func (m *mailbox) retryNow() {
 	m.mu.Lock()
+	m.woken = m.running
 	if m.retry != nil {
 		m.retry.Stop()
 		m.retry = nil
@@ -157,7 +160,11 @@ func (m *mailbox) serve(ctx context.Context) {
 	m.mu.Lock()
 	hints, list, placed := m.hints, m.list, m.group != nil
 	m.hints, m.list = nil, false
-	m.queued, m.running = false, true
+	m.queued, m.running, m.woken = false, true, false
+	if m.retry != nil { // this is it
+		m.retry.Stop()
+		m.retry = nil
+	}
 	if m.closed {
 		m.running = false
 		m.mu.Unlock()
@@ -169,11 +176,12 @@ func (m *mailbox) serve(ctx context.Context) {
 	if !placed {
 		was := m.box.Record().Place.Entry
 		err = m.find(m.l.hearing) //nolint:contextcheck // placing ends with hearing, before what is being rung
+		m.cover(ctx)              // it may have been pinned meanwhile
 		r := m.box.Record()
 		if r.Place.Entry != was { // another Exchange has other ids for the same items, and is listed
 			clear(hints)
 		}
-		list = r.Subscription != "" // else the group marks it once it has one: subscribe, then list (rule 11)
+		list = r.Subscription != "" || m.unsubscribable() // else the group marks it once it has one: subscribe, then list (rule 11)
 	}
 	doubted := map[string]due{}
 	if err == nil {
@@ -229,7 +237,10 @@ func (m *mailbox) rate(err error) {
 	}
 	m.fails++
 	m.failing = fault.Of(err)
-	m.notBefore = time.Now().Add(backOff(m.failing, m.fails))
+	m.notBefore = time.Now()
+	if !m.woken {
+		m.notBefore = m.notBefore.Add(backOff(m.failing, m.fails))
+	}
 	switch {
 	case m.fails > 1 || m.failing.Scope > fault.Mailbox: // what concerns more is said once, by the account or the group
 	case m.failing.Code == codeOutOfScope: // as it is configured
@@ -237,6 +248,13 @@ func (m *mailbox) rate(err error) {
 	default:
 		m.l.log.Warn("a mailbox is parked", zap.String("mailbox", m.address()), zap.Time("next_try", m.notBefore), zap.Error(err))
 	}
+}
+
+// unsubscribable says whether its group does not try to subscribe it yet.
+func (m *mailbox) unsubscribable() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Now().Before(m.subNext)
 }
 
 // answers tells the mailbox that its server answers: what failed because it did not is tried at once.
@@ -255,7 +273,7 @@ func (m *mailbox) answers() {
 // accountChanged has what failed for an account be tried at once, also where it was only asked where the mailbox lives.
 func (m *mailbox) accountChanged(a *account) {
 	m.mu.Lock()
-	concerned := m.account == a || m.account == nil && m.e == a.e
+	concerned := m.account == a || m.group == nil && slices.Contains(m.asked, a.e)
 	failed := concerned && m.failing != nil && m.failing.Scope == fault.Account
 	if concerned && m.subFault != nil && m.subFault.Scope == fault.Account {
 		m.subNext = time.Time{}

@@ -26,10 +26,10 @@ const (
 	// confirmed is how long after it was found a place is not doubted: where two servers contradict each other, each look-up would
 	// have the next one made at once.
 	confirmed = 30 * time.Second
-	// doubtful is how long a place is taken as true however its server fails, and so often has it to have failed in a row:
-	// a server that restarts must not have every mailbox looked up.
+	// doubtful is how long a place is taken as true however its server fails, and so often has it to have failed in a row, which takes
+	// ten minutes or more: a server that restarts must not have every mailbox looked up.
 	doubtful  = time.Hour
-	manyFails = 5
+	manyFails = 20
 	// moving is how long a mailbox that had a place and is nowhere is looked for every few minutes: it is on its way. Then it takes a person.
 	moving = time.Hour
 )
@@ -120,7 +120,8 @@ func (s *search) asks() bool {
 }
 
 // run returns the first entry that has the mailbox, and its place there. "Not here" (fault.Error.Elsewhere) has the next one asked; any
-// other error does not: while an entry cannot say, no other may take what is perhaps its own.
+// other error does not: while an entry cannot say, no other may take what is perhaps its own. A mailbox that has only not been looked up
+// for long stays meanwhile where it was.
 func (s *search) run(ctx context.Context) (*entry, mail.Place, error) {
 	if len(s.entries) == 0 {
 		return nil, mail.Place{}, &fault.Error{Op: "place", Code: codeNotCovered, Text: "no exchange entry of the configuration covers this address",
@@ -129,10 +130,14 @@ func (s *search) run(ctx context.Context) (*entry, mail.Place, error) {
 	if e := s.entries[0]; !s.asks() {
 		return e, mail.Place{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}, nil
 	}
+	var home *entry // where it was found last, and nothing was said against it
 	for _, e := range s.entries {
-		if e.Name == s.known.Entry && (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && time.Since(s.known.Found) < placeAge {
-			return e, s.known, nil
+		if e.Name == s.known.Entry && (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && !s.known.Found.IsZero() {
+			home = e
 		}
+	}
+	if home != nil && time.Since(s.known.Found) < placeAge {
+		return home, s.known, nil
 	}
 	var said []*fault.Error // of each entry: why it has not got it
 	for _, e := range s.entries {
@@ -148,6 +153,9 @@ func (s *search) run(ctx context.Context) (*entry, mail.Place, error) {
 			told := *f
 			told.Text = "exchange " + e.Name + ": " + f.Text
 			f = &told
+		}
+		if !f.Elsewhere && home != nil { // nobody can say better
+			return home, s.known, nil
 		}
 		if !f.Elsewhere {
 			return nil, mail.Place{}, f
@@ -307,11 +315,16 @@ func (m *mailbox) unplaced(err error) error {
 		return err
 	}
 	m.leave()
-	if m.box.Record().Place.URL == "" || f.Code == codeOutOfScope {
-		return f
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.box.Record().Place.URL == "" || f.Code == codeOutOfScope {
+		if m.fails == 0 && len(m.asked) > 1 { // it may have moved from one to the other between the questions
+			again := *f
+			again.Remedy, again.After = fault.Wait, confirmed
+			return &again
+		}
+		return f
+	}
 	if m.lost.IsZero() {
 		m.lost = time.Now()
 	}
@@ -349,6 +362,7 @@ func (m *mailbox) board(e *entry, had string) (*account, error) {
 	switch {
 	case closed:
 		m.leave()
+		e.quit(m) // that may have been done before it was in the queue
 		if a != nil {
 			e.release(a)
 		}
@@ -527,8 +541,8 @@ func (m *mailbox) relocate(ctx context.Context) {
 	}
 }
 
-// cover sees to it that the mailbox is at an entry that covers it, as its devices are enrolled now: one may have been pinned. It is
-// marked after it.
+// cover sees to it that the mailbox is looked for, and heard, at the entries that cover it as its devices are enrolled now: one may have
+// been pinned.
 func (m *mailbox) cover(ctx context.Context) {
 	s := m.l.search(m.box)
 	m.mu.Lock()
@@ -537,11 +551,12 @@ func (m *mailbox) cover(ctx context.Context) {
 		m.e = s.entries[0]
 	}
 	placed := m.group != nil
-	if !placed && !slices.Equal(m.asked, s.entries) { // what it waits for was said by others
-		m.notBefore = time.Time{}
-	}
+	others := m.asked != nil && !slices.Equal(m.asked, s.entries)
 	m.mu.Unlock()
-	if placed && !slices.Contains(s.entries, e) {
+	switch {
+	case placed && !slices.Contains(s.entries, e):
 		m.relocate(ctx)
+	case !placed && others: // what it waits for was said by those
+		m.retryNow()
 	}
 }

@@ -204,6 +204,7 @@ type exchange struct {
 	lists    int
 	onList   func(offset int)     // called before a page is answered, without the lock
 	onSub    func(mailbox string) // called before the answer to a Subscribe comes, without the lock
+	onLook   func(mailbox string) // the same, to a Look
 	deafen   bool                 // hints are dropped
 	fails    error                // every call
 	readFail error
@@ -346,6 +347,12 @@ func (e *exchange) refuses(p mail.Place) error {
 }
 
 func (e *exchange) Look(_ context.Context, p mail.Place) (string, error) {
+	e.mu.Lock()
+	f := e.onLook
+	e.mu.Unlock()
+	if f != nil {
+		defer f(p.Primary)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.looks++

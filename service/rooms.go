@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"time"
 
@@ -30,6 +31,7 @@ type rooms struct {
 	listener *listener.Listener
 	links    *links
 	topics   []config.APNs
+	proxy    *config.Proxy // that the listener was last told of
 	portal   *portal.Portal
 	service  *Service
 }
@@ -37,7 +39,7 @@ type rooms struct {
 // build makes the rooms after the newest configuration. Nothing has begun yet but reading the state.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
-	r := &rooms{service: s, topics: c.APNs}
+	r := &rooms{service: s, topics: c.APNs, proxy: c.Proxy}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
@@ -79,6 +81,10 @@ func (r *rooms) update(c *config.Config) {
 	log := r.service.log
 	r.service.enterDates(c)
 	r.portal.SetClients(clients(c))
+	if !reflect.DeepEqual(r.proxy, c.Proxy) {
+		r.proxy = c.Proxy
+		r.listener.WayChanged()
+	}
 	for _, x := range c.Exchange {
 		for _, a := range x.Accounts {
 			had := r.links.find(x.Name, a.Name)

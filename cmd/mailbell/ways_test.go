@@ -69,8 +69,7 @@ func TestEverythingGoesThroughTheProxy(t *testing.T) {
 			}
 			w.secret("proxy-password", proxytest.Password)
 			w.reload()
-			w.restart() // which ends every back-off
-			w.heard()
+			eventually(t, atLast, "all are heard", func() bool { return len(w.mailboxes("heard")) == len(w.boxes) })
 			for range 3 {
 				w.deliverTo(w.boxes...)
 			}
