@@ -19,7 +19,8 @@ type Alert struct {
 	Payload json.RawMessage   `json:"payload"` // a JSON string where the client did not send JSON
 	Status  int               `json:"status"`
 	Reason  string            `json:"reason,omitempty"` // APNs' own, of a refusal
-	// Cut says that the connection ended before the answer was written: the client cannot know what became of the alert.
+	// Cut says that the connection was cut before the answer was written, or within a second after: the client perhaps does not know
+	// what became of the alert.
 	Cut bool `json:"cut,omitempty"`
 }
 

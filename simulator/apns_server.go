@@ -14,6 +14,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -78,6 +79,8 @@ type pushConn struct {
 	initial  int64 // to send, of a new stream
 	blocked  []*pushStream
 	unsent   []*pushStream // answered, not yet flushed
+	sent     []sentAnswer  // flushed within sentDoubt, in order
+	severed  atomic.Int64  // when it was cut with no word, in nanoseconds since 1970; 0: it was not
 	stalled  []*pushStream
 	greeted  bool // SETTINGS are sent
 	goneAway bool
@@ -234,6 +237,13 @@ func (c *pushConn) flush() error {
 	}
 	err := c.out.Flush()
 	if err == nil {
+		now := time.Now()
+		for len(c.sent) > 0 && now.Sub(c.sent[0].at) > sentDoubt {
+			c.sent = c.sent[1:]
+		}
+		for _, st := range c.unsent {
+			c.sent = append(c.sent, sentAnswer{st.n, now})
+		}
 		c.unsent = c.unsent[:0]
 		if c.grace != nil && len(c.streams) == 0 {
 			c.closeWrite() // all is answered; the client closes its half
@@ -593,8 +603,19 @@ func (c *pushConn) refuse(code http2.ErrCode) {
 
 // cut ends the connection with no word.
 func (c *pushConn) cut() {
+	c.severed.CompareAndSwap(0, time.Now().UnixNano())
 	cut(c.raw, true)
 }
+
+// sentAnswer is an answer that was written to the connection.
+type sentAnswer struct {
+	n  int // the alert
+	at time.Time
+}
+
+// sentDoubt is how long an answer that was written may lie in the client's socket unread, on a machine that is busy: a reset of the
+// connection throws it away there.
+const sentDoubt = time.Second
 
 // end marks what was taken and not answered.
 func (c *pushConn) end() {
@@ -613,6 +634,13 @@ func (c *pushConn) end() {
 	}
 	for _, st := range c.blocked {
 		c.s.log.markCut(st.n)
+	}
+	if at := c.severed.Load(); at != 0 {
+		for _, a := range c.sent {
+			if time.Unix(0, at).Sub(a.at) <= sentDoubt {
+				c.s.log.markCut(a.n)
+			}
+		}
 	}
 	c.tls.NetConn().Close()
 }
