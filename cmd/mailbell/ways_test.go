@@ -132,6 +132,30 @@ func TestNothingIsLostWhileMailboxesMoveBetweenThreeExchanges(t *testing.T) {
 	}
 }
 
+// The same with the service killed in between: whatever it was about, the record has where the mailbox stands.
+func TestNothingIsLostWhileMailboxesMoveAndTheServiceIsKilled(t *testing.T) {
+	t.Parallel()
+	w := newWorldOf(t, simulator.Options{Mailboxes: 6, Hybrid: true})
+	w.begin()
+	draw := dice(t)
+	hosts := []string{simulator.OnPremises, simulator.Online, simulator.Other}
+	const kills = 4
+	w.underLoad(20*time.Millisecond, func() {
+		for range kills {
+			for range 3 {
+				b := w.boxes[draw.IntN(len(w.boxes))]
+				if err := w.sim.Move(b.address, hosts[draw.IntN(len(hosts))]); err != nil {
+					t.Error(err)
+				}
+				pass(t, time.Duration(draw.IntN(300))*time.Millisecond)
+			}
+			w.kill()
+			w.start()
+		}
+	})
+	w.balance(kills * 8) // a message of every device may be in flight at each kill
+}
+
 // secret writes a file beside the configuration.
 func (w *world) secret(name, value string) {
 	w.t.Helper()
