@@ -414,7 +414,7 @@ func (c *pushConn) endOfRequest(id uint32) error {
 
 // proceed takes or refuses a request and answers it, unless a fault stalls it, loses the answer or holds it up; c.mu is held.
 func (c *pushConn) proceed(st *pushStream) error {
-	if st.closed {
+	if st.closed || c.ended || c.buried != nil { // a stalled request may be resumed while its connection ends: it never came
 		return nil
 	}
 	token := st.request.token

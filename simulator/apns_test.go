@@ -764,3 +764,20 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 		}
 	}
 }
+
+func TestWhatStalledOnAConnectionThatDiedOrEndedIsNotTaken(t *testing.T) {
+	for _, first := range []string{apnsStall, apnsDead} { // is cleared first
+		s := start(t, Options{})
+		set(t, s, apnsStall, Fault{})
+		f := dialFrames(t, s)
+		f.push(goodPush(t, s))
+		f.WritePing(false, [8]byte{1})
+		f.until(func(fr http2.Frame) bool { _, ok := fr.(*http2.PingFrame); return ok })
+		set(t, s, apnsDead, Fault{})
+		clearFault(t, s, first)
+		clearFault(t, s, map[string]string{apnsStall: apnsDead, apnsDead: apnsStall}[first])
+		if n := len(s.Alerts(0)); n != 0 {
+			t.Errorf("%s was cleared first: %d alerts were taken on a connection that had died", first, n)
+		}
+	}
+}
