@@ -22,6 +22,15 @@ type Credential interface {
 	Close()
 }
 
+// keeping is the transport of a round tripper that signs in each request: it keeps up to maxConns connections open.
+func keeping(s proxy.Settings, maxConns int) *http.Transport {
+	t := s.Transport()
+	if maxConns > 0 {
+		t.MaxIdleConnsPerHost = maxConns
+	}
+	return t
+}
+
 // hidden is what every way of writing a secret out shows.
 const hidden = "***"
 

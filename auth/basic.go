@@ -24,11 +24,7 @@ func NewBasic(username string, password Secret) Credential {
 
 // RoundTripper implements Credential. A request that is not https is refused before a connection is made.
 func (b Basic) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
-	t := s.Transport()
-	if maxConns > 0 {
-		t.MaxIdleConnsPerHost = maxConns
-	}
-	return &basic{Basic: b, Transport: t}
+	return &basic{Basic: b, Transport: keeping(s, maxConns)}
 }
 
 // Prepare implements Credential: nothing is needed.

@@ -32,11 +32,7 @@ type oauth struct {
 // RoundTripper implements Credential. A token that the server refuses is replaced by a new one, once, and the request is sent again
 // if it has no body or GetBody. If that is refused too, the error is a *fault.Error with the Code "HTTP 401" and the server's reason.
 func (o *oauth) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
-	t := s.Transport()
-	if maxConns > 0 {
-		t.MaxIdleConnsPerHost = maxConns
-	}
-	return &bearer{tokens: o.tokens, Transport: t}
+	return &bearer{tokens: o.tokens, Transport: keeping(s, maxConns)}
 }
 
 // Prepare implements Credential: it gets a token, if there is none that lives.

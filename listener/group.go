@@ -16,6 +16,7 @@ import (
 
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -181,7 +182,7 @@ func (g *group) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-alarm.C:
 		case <-g.wake:
-			sleep(ctx, settle)
+			pause.For(ctx, settle)
 		case <-g.deaf:
 			if open != nil {
 				g.log.Warn("a stream is open and does not tell of new mail; it is replaced", zap.Int("mailboxes", len(open.by)))
@@ -220,15 +221,6 @@ func sooner(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // finish ends an empty group.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
@@ -204,7 +205,7 @@ func TestASubscriptionThatCannotBeWrittenDownIsNotMadeAgainAndAgain(t *testing.T
 type slowFinder struct{ finder }
 
 func (f *slowFinder) Find(ctx context.Context, address string) (mail.Place, error) {
-	sleep(ctx, 30*time.Second)
+	pause.For(ctx, 30*time.Second)
 	return f.finder.Find(ctx, address)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -294,6 +295,6 @@ func (m *mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)
 		if !said {
 			m.l.log.Error("the state could not be written; it is tried until it is", zap.String("mailbox", m.address()), zap.Error(err))
 		}
-		sleep(ctx, writeAgain)
+		pause.For(ctx, writeAgain)
 	}
 }

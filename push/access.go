@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/sideshow/apns2"
 	"go.uber.org/zap"
@@ -160,7 +161,7 @@ func (a *access) prove() {
 		if out.status != 0 && meaningOf(out.status, out.reason).does == renew {
 			a.credential.renew(out.bearer)
 		}
-		if !pause(a.life, wait) {
+		if !pause.For(a.life, wait) {
 			return
 		}
 	}

@@ -28,6 +28,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
 	"golang.org/x/net/http2"
 )
@@ -140,12 +141,12 @@ func (p *pool) line(ctx context.Context) {
 				return
 			}
 		}
-		if failures == 0 && !pause(ctx, redialSpacing-time.Since(dialled)) {
+		if failures == 0 && !pause.For(ctx, redialSpacing-time.Since(dialled)) {
 			return
 		}
 		var c *connection
 		for c == nil {
-			if !pause(ctx, redialDelay(failures)) {
+			if !pause.For(ctx, redialDelay(failures)) {
 				return
 			}
 			dialled = time.Now()
@@ -176,21 +177,6 @@ func redialDelay(failures int) time.Duration {
 		return 0
 	}
 	return rand.N(min(redialBase<<min(failures-1, 10), redialMax))
-}
-
-// pause waits for d and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func (p *pool) dial(ctx context.Context) (*connection, error) {

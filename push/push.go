@@ -116,7 +116,7 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 	if t.Connections < 0 || t.Connections > maxConnections {
 		return fmt.Errorf("has %d connections; there can be %d", t.Connections, maxConnections)
 	}
-	u, err := address(t)
+	u, err := t.Address()
 	if err != nil {
 		return err
 	}
@@ -226,8 +226,8 @@ func hasOne(t Topic) error {
 	return nil
 }
 
-// address is where APNs is for a topic.
-func address(t Topic) (*url.URL, error) {
+// Address is where APNs is for the topic: https and the host, with its port where that is another than 443.
+func (t Topic) Address() (*url.URL, error) {
 	hosts := map[string]string{production: apns2.HostProduction, sandbox: apns2.HostDevelopment}
 	text, ok := hosts[t.Environment]
 	if !ok {

@@ -116,9 +116,9 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 		in.Entries = append(in.Entries, e)
 	}
 	for _, t := range s.topics(c.APNs) {
-		u, err := url.Parse(t.URL)
-		if err != nil || t.URL == "" {
-			u = &url.URL{Host: apnsHosts[t.Environment]}
+		u, err := t.Address()
+		if err != nil { // the sender has checked it
+			return err
 		}
 		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostPort(u), Outbound: t.Outbound})
 	}
@@ -130,9 +130,6 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 func (a *account) forCheck() check.Account {
 	return check.Account{Name: a.name, Kind: kind(a.config.Load()), Credential: a.credential, Exchange: a.client, Finder: a.finder}
 }
-
-// apnsHosts are Apple's.
-var apnsHosts = map[string]string{config.Production: "api.push.apple.com", config.Sandbox: "api.sandbox.push.apple.com"}
 
 func byToken(a config.Account) bool { return a.Basic == nil && a.NTLM == nil }
 

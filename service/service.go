@@ -24,6 +24,7 @@ import (
 
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/portal"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -139,7 +140,7 @@ func (s *Service) work(ctx context.Context) error {
 			return err
 		case err != nil:
 			s.standby("", err)
-			wait(ctx, reopen)
+			pause.For(ctx, reopen)
 		default:
 			s.log.Error("another instance has taken the state over; standing by")
 		}

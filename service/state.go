@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -92,7 +93,7 @@ func (r *redis) hold(ctx context.Context, standby func(string, error)) (held, er
 				break
 			}
 			standby("", err)
-			if !wait(ctx, reopen) {
+			if !pause.For(ctx, reopen) {
 				return held{}, ctx.Err()
 			}
 		}
@@ -115,14 +116,3 @@ func (r *redis) close() error {
 
 // reopen is between two tries of a state that is away.
 const reopen = 2 * time.Second
-
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -18,28 +18,14 @@ import (
 
 // A removal that a followed instance tries is refused as a whole.
 func TestARefusedRemovalOfAFollowedInstanceLeavesTheRecordWhereItIs(t *testing.T) {
-	s := startRedis(t)
-	first := s.open(t)
-	defer first.Close()
-	b, err := subscriptions.Open(t.Context(), first)
-	if err != nil {
-		t.Fatal(err)
-	}
-	enrol(t, b, "d1", alice, "aa")
-	c := redis.NewClient(&redis.Options{Addr: s.address})
-	defer c.Close()
-	c.Del(t.Context(), "mailbell:lock") // as if it had expired while the first was frozen
-	second := s.open(t)
-	if _, err := subscriptions.Open(t.Context(), second); err != nil {
-		t.Fatal(err)
-	}
+	s, _, b, second := followed(t)
 	if _, _, err := b.Remove(t.Context(), "d1"); !errors.Is(err, subscriptions.ErrFollowed) {
 		t.Fatalf("%v", err)
 	}
 	second.Close()
 	third := s.open(t)
 	defer third.Close()
-	if b, err = subscriptions.Open(t.Context(), third); err != nil || b.Mailbox(alice) == nil {
+	if b, err := subscriptions.Open(t.Context(), third); err != nil || b.Mailbox(alice) == nil {
 		t.Errorf("%v: a removal that was refused has lost the mailbox with all its devices", err)
 	}
 }

@@ -166,11 +166,12 @@ func TestASecondInstanceStandsByAndTakesOverWithinFifteenSeconds(t *testing.T) {
 	}
 }
 
-func TestAnInstanceThatWasFollowedWritesNoMore(t *testing.T) {
-	t.Parallel()
-	s := startRedis(t)
-	first := s.open(t)
-	defer first.Close()
+// followed is a server with an instance that has a mailbox with a device, and a second one that has taken its state over.
+func followed(t *testing.T) (s *server, first *subscriptions.Redis, b *subscriptions.Book, second *subscriptions.Redis) {
+	t.Helper()
+	s = startRedis(t)
+	first = s.open(t)
+	t.Cleanup(func() { first.Close() })
 	b, err := subscriptions.Open(t.Context(), first)
 	if err != nil {
 		t.Fatal(err)
@@ -179,11 +180,17 @@ func TestAnInstanceThatWasFollowedWritesNoMore(t *testing.T) {
 	c := redis.NewClient(&redis.Options{Addr: s.address})
 	defer c.Close()
 	c.Del(t.Context(), "mailbell:lock") // as if it had expired while the first was frozen
-	second := s.open(t)
-	defer second.Close()
+	second = s.open(t)
 	if _, err := subscriptions.Open(t.Context(), second); err != nil {
 		t.Fatal(err)
 	}
+	return s, first, b, second
+}
+
+func TestAnInstanceThatWasFollowedWritesNoMore(t *testing.T) {
+	t.Parallel()
+	_, first, b, second := followed(t)
+	defer second.Close()
 	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); !errors.Is(err, subscriptions.ErrFollowed) {
 		t.Errorf("the first still writes: %v", err)
 	}

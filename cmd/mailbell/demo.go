@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/service"
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -137,7 +138,7 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 		if err := d.deliver(i); err != nil {
 			return err
 		}
-		if !wait(ctx, pace) {
+		if !pause.For(ctx, pace) {
 			return nil
 		}
 	}
@@ -155,23 +156,12 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 		"  the service's log:   %s\n\n",
 		d.sim.SMTPAddr, d.boxes[0].address, d.sim.APITokenFile, d.sim.APIURL, d.boxes[0].address,
 		d.sim.APITokenFile, d.sim.APIURL, d.boxes[0].address, 42, d.sim.ControlURL, d.sim.ControlURL, d.sim.APITokenFile, d.sim.APIURL, logName)
-	for i := messages; wait(ctx, nowAndThen); i++ {
+	for i := messages; pause.For(ctx, nowAndThen); i++ {
 		if err := d.deliver(i); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func wait(ctx context.Context, t time.Duration) bool {
-	timer := time.NewTimer(t)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func (d *demonstration) say(format string, a ...any) {
@@ -228,7 +218,7 @@ func (d *demonstration) heard(ctx context.Context) error {
 		if n == len(d.boxes) {
 			return nil
 		}
-		if !wait(ctx, 20*time.Millisecond) {
+		if !pause.For(ctx, 20*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
