@@ -64,7 +64,7 @@ type Options struct {
 	URL          string            // the whole URL of autodiscover.xml or .svc; the other of the two is asked too. Empty: found from the mail domain
 	TrustedHosts []string          // credentials may go here, beside the mail domain, the host of URL and Microsoft's clouds
 	Resolver     Resolver          // nil: the system's
-	Entry        string            // the exchange entry of the configuration: Place.Entry
+	Entry        string            // the exchange entry of the configuration: Location.Entry
 	UserAgent    string
 	Limit        *rate.Limiter // of all requests; nil: none
 
@@ -128,10 +128,10 @@ var cloudHosts = [...]string{
 // Find returns the place of the mailbox with this address: over all redirects, with the external URL of EWS (the internal one where there is no
 // external) and the primary address as they are told. Its error is a *fault.Error: of the Mailbox where it is not known (then with Elsewhere) or
 // lives where no credentials may go, of the Account where no candidate accepts the credentials, else of the Server.
-func (c *Client) Find(ctx context.Context, address string) (mail.Place, error) {
+func (c *Client) Find(ctx context.Context, address string) (mail.Location, error) {
 	address, err := mail.ParseAddress(address)
 	if err != nil {
-		return mail.Place{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
+		return mail.Location{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
 	}
 	s := &search{Client: c, home: mail.Domain(address), asked: map[string]bool{}}
 	look := s.look
@@ -142,20 +142,20 @@ func (c *Client) Find(ctx context.Context, address string) (mail.Place, error) {
 		seen[address] = true
 		a, err := look(ctx, address)
 		if err != nil {
-			return mail.Place{}, err
+			return mail.Location{}, err
 		}
 		if a.redirectAddr == "" {
 			return s.place(a, address)
 		}
 		if err := s.hop(); err != nil {
-			return mail.Place{}, err
+			return mail.Location{}, err
 		}
 		address = a.redirectAddr
 		if domain := mail.Domain(address); domain != s.home && c.o.Elsewhere != nil && c.o.Elsewhere(domain) {
-			return mail.Place{}, elsewhere(fmt.Sprintf("the mailbox is redirected to the domain %q, which is another exchange entry's", printable(domain)))
+			return mail.Location{}, elsewhere(fmt.Sprintf("the mailbox is redirected to the domain %q, which is another exchange entry's", printable(domain)))
 		}
 	}
-	return mail.Place{}, loop("the mail address is redirected in a circle")
+	return mail.Location{}, loop("the mail address is redirected in a circle")
 }
 
 // search is the work on one address.
@@ -405,14 +405,14 @@ func (s *search) verdict() *fault.Error {
 }
 
 // place makes the place out of the settings that were told for address.
-func (s *search) place(a answer, address string) (mail.Place, error) {
+func (s *search) place(a answer, address string) (mail.Location, error) {
 	if a.ewsURL == "" {
-		return mail.Place{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the server knows the mailbox, and names no URL of EWS for it"}
+		return mail.Location{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the server knows the mailbox, and names no URL of EWS for it"}
 	}
 	if err := s.allowed(a.ewsURL); err != nil {
-		return mail.Place{}, err
+		return mail.Location{}, err
 	}
-	p := mail.Place{Entry: s.o.Entry, URL: a.ewsURL, Group: a.group, Primary: address, Server: a.server, How: a.how, Found: time.Now()}
+	p := mail.Location{Entry: s.o.Entry, URL: a.ewsURL, Group: a.group, Primary: address, Server: a.server, How: a.how, Found: time.Now()}
 	if primary, err := mail.ParseAddress(a.primary); err == nil {
 		p.Primary = primary
 	}

@@ -136,7 +136,7 @@ func (n *internet) client(o Options) *Client {
 }
 
 // find asks for user@contoso.com.
-func (n *internet) find(o Options) (mail.Place, error) {
+func (n *internet) find(o Options) (mail.Location, error) {
 	return n.client(o).Find(n.t.Context(), "User@Contoso.com")
 }
 
@@ -225,7 +225,7 @@ func TestCandidatesAreAskedInTheirOrderUntilOneAnswers(t *testing.T) {
 		if diff := cmp.Diff(c.asked, n.asked); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		want := mail.Place{Entry: "headquarters", URL: mailURL, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: c.how, Found: p.Found}
+		want := mail.Location{Entry: "headquarters", URL: mailURL, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: c.how, Found: p.Found}
 		if diff := cmp.Diff(want, p); diff != "" || time.Since(p.Found) > time.Minute {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}

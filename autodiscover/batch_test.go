@@ -98,7 +98,7 @@ func (s *server) search(ctx context.Context, c *Client, users []string) []error 
 	var all sync.WaitGroup
 	for i, u := range users {
 		all.Go(func() {
-			var p mail.Place
+			var p mail.Location
 			p, errs[i] = c.Find(ctx, u)
 			if want := "https://" + strings.Replace(u, "@", ".", 1) + "/EWS/Exchange.asmx"; errs[i] == nil && (p.URL != want || p.Primary != u) {
 				s.t.Errorf("%s is told %+v", u, p)

@@ -27,7 +27,7 @@ func v2(ews string) page {
 	return page{body: `{"Protocol":"EWS","Url":"` + ews + `"}`}
 }
 
-func (n *internet) findOnline(o Options) (mail.Place, error) {
+func (n *internet) findOnline(o Options) (mail.Location, error) {
 	o.Online, o.Cloud, o.EWS = true, cloud, cloudEWS
 	return n.find(o)
 }
@@ -35,25 +35,25 @@ func (n *internet) findOnline(o Options) (mail.Place, error) {
 func TestInTheCloudV2TellsWhereAndSOAPTheGroup(t *testing.T) {
 	for name, c := range map[string]struct {
 		web  map[string]page
-		want mail.Place
+		want mail.Location
 	}{
 		"both": {map[string]page{cloudV2: v2("https://outlook.office365.com/ews/exchange.asmx"), cloudSOAP: {body: soap(userSettings("https://mail.contoso.com/EWS/Exchange.asmx"))}},
-			mail.Place{URL: cloudEWS, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: "Autodiscover (SOAP) at autodiscover-s.outlook.com (EWS up to Exchange2013)"}},
+			mail.Location{URL: cloudEWS, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: "Autodiscover (SOAP) at autodiscover-s.outlook.com (EWS up to Exchange2013)"}},
 		"SOAP refuses the token": {map[string]page{cloudV2: v2(cloudEWS), cloudSOAP: {status: 401}},
-			mail.Place{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
+			mail.Location{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
 		"SOAP forbids": {map[string]page{cloudV2: v2(cloudEWS), cloudSOAP: {status: 403}},
-			mail.Place{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
+			mail.Location{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
 		"SOAP is gone": {map[string]page{cloudV2: v2(cloudEWS), cloudSOAP: {status: 404}},
-			mail.Place{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
+			mail.Location{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
 		"SOAP fails for the user": {map[string]page{cloudV2: v2(cloudEWS), cloudSOAP: {body: soap(userError("InternalServerError"))}},
-			mail.Place{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
+			mail.Location{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
 		"SOAP leads astray": {map[string]page{cloudV2: v2(cloudEWS), cloudSOAP: {body: soap(userRedirect("RedirectUrl", "https://autodiscover.contoso.com/autodiscover/autodiscover.svc"))}, namedSOAP: {body: soap(userSettings(mailURL))}},
-			mail.Place{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
+			mail.Location{URL: cloudEWS, Primary: "user@contoso.com", How: "Autodiscover V2 at autodiscover-s.outlook.com"}},
 		"redirected within the clouds": {map[string]page{cloudV2: {status: 302, location: "https://outlook.office365.us/autodiscover/autodiscover.json?Email=x"}, "https://outlook.office365.us/autodiscover/autodiscover.json?Email=x": v2("https://outlook.office365.us/EWS/Exchange.asmx")},
-			mail.Place{URL: "https://outlook.office365.us/EWS/Exchange.asmx", Primary: "user@contoso.com", How: "Autodiscover V2 at outlook.office365.us"}},
+			mail.Location{URL: "https://outlook.office365.us/EWS/Exchange.asmx", Primary: "user@contoso.com", How: "Autodiscover V2 at outlook.office365.us"}},
 		"another address in the cloud": {map[string]page{cloudV2: v2(cloudEWS), cloudSOAP + user: {body: soap(userRedirect("RedirectAddress", "user@t.onmicrosoft.com"))},
 			strings.Replace(cloudV2, "contoso.com", "t.onmicrosoft.com", 1): v2(cloudEWS), cloudSOAP: {body: soap(userSettings(cloudEWS))}},
-			mail.Place{URL: cloudEWS, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: "Autodiscover (SOAP) at autodiscover-s.outlook.com (EWS up to Exchange2013)"}},
+			mail.Location{URL: cloudEWS, Group: "Default-First-Site-Name", Primary: "primary@contoso.com", How: "Autodiscover (SOAP) at autodiscover-s.outlook.com (EWS up to Exchange2013)"}},
 	} {
 		n := &internet{t: t, web: c.web}
 		p, err := n.findOnline(Options{})
@@ -100,7 +100,7 @@ func TestWhatTheCloudDoesNotHaveIsElsewhere(t *testing.T) {
 		n := &internet{t: t, web: c.web}
 		p, err := n.findOnline(Options{})
 		e := fault.Of(err)
-		if e.Code != c.code || e.Elsewhere != c.elsewhere || p != (mail.Place{}) || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error(), "user@") {
+		if e.Code != c.code || e.Elsewhere != c.elsewhere || p != (mail.Location{}) || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error(), "user@") {
 			t.Errorf("%s: %+v, %v", name, p, err)
 		}
 		if c.elsewhere != (e.Scope == fault.Mailbox) && c.code != CodeHost && c.code != CodeLoop || e.Scope == fault.Account {

@@ -87,7 +87,7 @@ func TestInAHybridOrganisationEachMailboxIsFoundWhereItLives(t *testing.T) {
 		t.Helper()
 		p, err := c.Find(t.Context(), user+"@"+simulator.Domain)
 		if url == "" {
-			if e := fault.Of(err); !e.Elsewhere || e.Scope != fault.Mailbox || p != (mail.Place{}) {
+			if e := fault.Of(err); !e.Elsewhere || e.Scope != fault.Mailbox || p != (mail.Location{}) {
 				t.Errorf("%s: %+v, %v", user, p, err)
 			}
 			return

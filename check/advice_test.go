@@ -240,19 +240,19 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			return &fault.Error{Op: "Subscribe", Code: "ErrorInvalidServerVersion", Remedy: fault.Fix}
 		},
 			"the server has no streaming notifications", "2010 SP1"},
-		{"no Autodiscover", Circumstances{Step: StepPlace, Kind: KindBasic}, func(t *testing.T) error {
+		{"no Autodiscover", Circumstances{Step: StepLocation, Kind: KindBasic}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			w.fault(t, "autodiscover_away", simulator.Fault{})
 			_, err := w.finder.Find(t.Context(), ann)
 			return err
 		}, "there is no Autodiscover", "autodiscover_url"},
-		{"a redirect to a host that is not trusted", Circumstances{Step: StepPlace, Kind: KindBasic}, func(t *testing.T) error {
+		{"a redirect to a host that is not trusted", Circumstances{Step: StepLocation, Kind: KindBasic}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			w.sim.SetRedirect(ann, simulator.Redirect{URL: "https://autodiscover.evil.example/autodiscover/autodiscover.xml"})
 			_, err := w.finder.Find(t.Context(), ann)
 			return err
 		}, "Autodiscover leads to a host that is not trusted", "trusted_hosts"},
-		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepPlace, Kind: KindBasic}, func(t *testing.T) error {
+		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepLocation, Kind: KindBasic}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			_, err := w.finder.Find(t.Context(), "nobody@contoso.example")
 			return err
@@ -326,7 +326,7 @@ func TestEachCodeOfExchangeThatNeedsAPersonHasAnAdviceOfItsOwn(t *testing.T) {
 		}
 	}
 	for _, code := range []string{autodiscover.CodeHost, autodiscover.CodeLoop, autodiscover.CodeNoURL, autodiscover.CodeNowhere, autodiscover.CodeElsewhere} {
-		if b := Advise(&fault.Error{Code: code, Remedy: fault.Fix}, Circumstances{Step: StepPlace}); strings.HasPrefix(b.Name, "something") {
+		if b := Advise(&fault.Error{Code: code, Remedy: fault.Fix}, Circumstances{Step: StepLocation}); strings.HasPrefix(b.Name, "something") {
 			t.Errorf("%s has the advice of whatever else", code)
 		}
 	}

@@ -122,7 +122,7 @@ type Account struct {
 
 // Finder finds where a mailbox lives; *autodiscover.Client is one.
 type Finder interface {
-	Find(ctx context.Context, address string) (mail.Place, error)
+	Find(ctx context.Context, address string) (mail.Location, error)
 }
 
 // Topic is an apns entry.
@@ -188,7 +188,7 @@ type runner struct {
 	failed  bool
 	advised map[string]string // the name of the result that gave an advice first
 	mailbox string
-	at      Location // of the mailbox; without an account: not found, or none is given
+	at      Route // of the mailbox; without an account: not found, or none is given
 	skews   []skew
 }
 
@@ -399,12 +399,12 @@ func (r *runner) clocks() {
 
 // locate finds the mailbox.
 func (r *runner) locate(ctx context.Context) {
-	r.find(ctx, "mailbox "+r.mailbox+": place", tries[StepPlace], Circumstances{Step: StepPlace}, func(ctx context.Context) (string, error) {
+	r.find(ctx, "mailbox "+r.mailbox+": place", tries[StepLocation], Circumstances{Step: StepLocation}, func(ctx context.Context) (string, error) {
 		var err error
 		if r.at, err = r.Way.Locate(ctx, r.mailbox, ""); err != nil {
 			return "", err
 		}
-		p := r.at.Place
+		p := r.at.Location
 		found := fmt.Sprintf("it lives in the entry %s, at %s, by %s", p.Entry, p.URL, p.How)
 		if p.Server != "" {
 			found += "; its server is " + p.Server
@@ -460,7 +460,7 @@ func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
 		address = stranger + "@" + e.Domains[0]
 	}
 	a := e.Accounts[0]
-	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepPlace, Online: e.Online, Kind: a.Kind}, func(ctx context.Context) error {
+	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepLocation, Online: e.Online, Kind: a.Kind}, func(ctx context.Context) error {
 		_, err := a.Finder.Find(ctx, address)
 		f := fault.Of(err)
 		switch {
@@ -475,10 +475,10 @@ func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
 
 // account signs in, and does what hearing needs, where the mailbox lives in this entry.
 func (r *runner) account(ctx context.Context, name string, e Entry, a Account, c Circumstances) {
-	if r.at.Place.Entry == e.Name && r.at.Place.URL != "" {
+	if r.at.Location.Entry == e.Name && r.at.Location.URL != "" {
 		ctx, cancel := context.WithTimeout(ctx, wayTimeout)
 		defer cancel()
-		w := &walk{ctx: ctx, at: Location{Account: a, Place: r.at.Place, Online: e.Online}}
+		w := &walk{ctx: ctx, at: Route{Account: a, Location: r.at.Location, Online: e.Online}}
 		w.told = func(step string, took time.Duration, err error) {
 			c.Step = step
 			r.tell(name+": "+step, tries[step]+" for "+r.mailbox, took, c, err)
@@ -505,10 +505,10 @@ func (r *runner) nowhereToSignIn(e Entry) omitted {
 	switch {
 	case r.mailbox == "":
 		return tells + "Name one of this entry: --mailbox ADDRESS."
-	case r.at.Place.Entry == "":
+	case r.at.Location.Entry == "":
 		return tells + "Where " + omitted(r.mailbox) + " lives was not found."
 	}
-	return tells + omitted(r.mailbox) + " lives in the entry " + omitted(r.at.Place.Entry) + "; name one of the entry " + omitted(e.Name) + "."
+	return tells + omitted(r.mailbox) + " lives in the entry " + omitted(r.at.Location.Entry) + "; name one of the entry " + omitted(e.Name) + "."
 }
 
 // topic asks APNs whether it takes the credential of a topic.
@@ -580,7 +580,7 @@ func (r *runner) ring(ctx context.Context, device string) {
 
 // tries says in words what the steps of the way do.
 var tries = map[string]string{
-	StepEnrolment: "looking the device up", StepPlace: "finding where the mailbox lives", StepCredential: "getting what signing in needs",
+	StepEnrolment: "looking the device up", StepLocation: "finding where the mailbox lives", StepCredential: "getting what signing in needs",
 	StepSignIn: "signing in", StepImpersonation: "opening the Inbox as the mailbox", StepSubscription: "subscribing to new mail",
 	StepRead: "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
 }

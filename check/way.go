@@ -22,7 +22,7 @@ import (
 // The steps of the way, in their order.
 const (
 	StepEnrolment     = "enrolment"     // the device is enrolled, for this mailbox
-	StepPlace         = "place"         // where the mailbox lives, and by which account it is heard
+	StepLocation      = "location"      // where the mailbox lives, and by which account it is heard
 	StepCredential    = "credential"    // a token, where the account needs one
 	StepSignIn        = "sign_in"       // the server lets the account in
 	StepImpersonation = "impersonation" // and lets it act as the mailbox
@@ -34,7 +34,7 @@ const (
 
 // Steps lists them.
 func Steps() []string {
-	return []string{StepEnrolment, StepPlace, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepRead, StepDecide, StepAPNs}
+	return []string{StepEnrolment, StepLocation, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepRead, StepDecide, StepAPNs}
 }
 
 // The bounds of a walk. An answer of the API has to be there within a minute.
@@ -52,11 +52,11 @@ type Exchange interface {
 	GetItem(ctx context.Context, t ews.Target, ids []string) ([]ews.Item, ews.Answer, error)
 }
 
-// Location is where a mailbox lives and how it is reached.
-type Location struct {
-	Account Account
-	Place   mail.Place
-	Online  bool // Exchange Online, where other things go wrong than on premises
+// Route is where a mailbox lives and how it is reached.
+type Route struct {
+	Account  Account
+	Location mail.Location
+	Online   bool // Exchange Online, where other things go wrong than on premises
 }
 
 // Enrolments are looked up; *subscriptions.Book is one.
@@ -74,7 +74,7 @@ type Tester interface {
 type Way struct {
 	Enrolments Enrolments
 	// Locate says where placing a mailbox would lead now, and changes nothing. exchange pins the entry; empty: none.
-	Locate func(ctx context.Context, address, exchange string) (Location, error)
+	Locate func(ctx context.Context, address, exchange string) (Route, error)
 	Push   Tester
 }
 
@@ -128,7 +128,7 @@ var errNotEnrolled = &fault.Error{Op: "enrolment", Code: "not_enrolled", Scope: 
 type walk struct {
 	ctx    context.Context // of the one call that the walk lasts
 	way    Way
-	at     Location
+	at     Route
 	told   func(step string, took time.Duration, err error) // of each step; nil: nobody
 	report Report
 }
@@ -165,7 +165,7 @@ func (w *walk) circumstances(step string) Circumstances {
 
 // place finds where the mailbox lives.
 func (w *walk) place(address, exchange string) bool {
-	return w.step(StepPlace, func() (err error) {
+	return w.step(StepLocation, func() (err error) {
 		w.at, err = w.way.Locate(w.ctx, address, exchange)
 		return err
 	})
@@ -173,7 +173,7 @@ func (w *walk) place(address, exchange string) bool {
 
 // open signs in and does what hearing the mailbox needs.
 func (w *walk) open() bool {
-	a, t := w.at.Account, ews.Target{URL: w.at.Place.URL, Mailbox: w.at.Place.Primary}
+	a, t := w.at.Account, ews.Target{URL: w.at.Location.URL, Mailbox: w.at.Location.Primary}
 	return w.knock(a.Exchange, t) &&
 		w.step(StepSubscription, func() error { return subscribe(w.ctx, a.Exchange, t) }) &&
 		w.step(StepRead, func() error { return read(w.ctx, a.Exchange, t) })

@@ -77,17 +77,17 @@ func newWorld(t *testing.T, password string) *world {
 
 // way knows where the mailbox lives, as a listener does that hears it.
 func (w *world) way() Way {
-	return Way{Enrolments: w, Push: w.sender, Locate: func(context.Context, string, string) (Location, error) {
-		return Location{Account: w.account, Place: mail.Place{Entry: "headquarters", URL: w.sim.EWSURL, Primary: ann}}, nil
+	return Way{Enrolments: w, Push: w.sender, Locate: func(context.Context, string, string) (Route, error) {
+		return Route{Account: w.account, Location: mail.Location{Entry: "headquarters", URL: w.sim.EWSURL, Primary: ann}}, nil
 	}}
 }
 
 // looking asks Autodiscover, as a check does.
 func (w *world) looking() Way {
 	way := w.way()
-	way.Locate = func(ctx context.Context, address, _ string) (Location, error) {
+	way.Locate = func(ctx context.Context, address, _ string) (Route, error) {
 		p, err := w.finder.Find(ctx, address)
-		return Location{Account: w.account, Place: p}, err
+		return Route{Account: w.account, Location: p}, err
 	}
 	return way
 }
@@ -199,11 +199,11 @@ func TestAWayThatCannotBeginOrLeadsNowhereSaysSo(t *testing.T) {
 		t.Errorf("%+v\n%s", r, diff)
 	}
 	r = w.looking().Walk(t.Context(), "phone") // Autodiscover wants the password first
-	if diff := cmp.Diff([]string{"enrolment", "place!"}, names(r)); diff != "" || r.Steps[1].Advice != doOf(t, "the user name or password is wrong") {
+	if diff := cmp.Diff([]string{"enrolment", "location!"}, names(r)); diff != "" || r.Steps[1].Advice != doOf(t, "the user name or password is wrong") {
 		t.Errorf("%+v\n%s", r, diff)
 	}
 	way := w.way()
-	way.Locate = func(ctx context.Context, _, _ string) (Location, error) { return Location{}, ctx.Err() }
+	way.Locate = func(ctx context.Context, _, _ string) (Route, error) { return Route{}, ctx.Err() }
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if r := way.Walk(ended, "phone"); r.OK || len(r.Steps) != 1 || !strings.Contains(r.Steps[0].Error, "canceled") {
@@ -234,7 +234,7 @@ func TestWithoutATokenNobodySignsIn(t *testing.T) {
 	w := newWorld(t, "")
 	w.account.Credential = refusing{err: errors.New("token: AADSTS7000222: the secret has expired")}
 	r := w.way().Walk(t.Context(), "phone")
-	if diff := cmp.Diff([]string{"enrolment", "place", "credential!"}, names(r)); diff != "" || r.Steps[2].Advice != doOf(t, "the client secret has expired") {
+	if diff := cmp.Diff([]string{"enrolment", "location", "credential!"}, names(r)); diff != "" || r.Steps[2].Advice != doOf(t, "the client secret has expired") {
 		t.Errorf("%+v\n%s", r, diff)
 	}
 }

@@ -22,7 +22,7 @@ type Config struct {
 	Proxy          *Proxy     // nil: connections are made directly
 	APNs           []APNs     // never empty
 	Alerts         Alerts
-	Portal         Portal
+	API            API
 	Log            Log
 	Warnings       Errors // what is allowed and questioned
 	Files          []File // those that the configuration names
@@ -154,8 +154,8 @@ type Alerts struct {
 	Send    bool // false: decide and record, send nothing
 }
 
-// Portal says who may use the HTTP API.
-type Portal struct {
+// API says who may use the HTTP API.
+type API struct {
 	Clients []Client // never empty
 }
 

@@ -67,7 +67,7 @@ func (r *reader) config(o *object) *Config {
 		BehindTLSProxy: o.boolean("behind_tls_proxy", false),
 		State:          o.object("state").state(),
 		Alerts:         o.object("alerts").alerts(),
-		Portal:         o.object("portal").portal(),
+		API:            o.object("api").api(),
 		Log:            o.object("log").log(),
 	}
 	if !isSet(t.node) && !c.BehindTLSProxy && !loopback(c.Listen) {
@@ -312,9 +312,9 @@ func (o *object) alerts() Alerts {
 	}
 }
 
-func (o *object) portal() Portal {
+func (o *object) api() API {
 	o.require("clients")
-	var p Portal
+	var p API
 	names, tokens := once{}, map[Secret]string{}
 	for _, e := range o.objects("clients") {
 		e.require("name", "role")

@@ -125,7 +125,7 @@ const good = `exchange:
 apns:
   - topic: com.contoso.mail
     token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}
-portal:
+api:
   clients:
     - {name: mdm, role: enrol, token_file: secrets/mdm}
 `
@@ -143,7 +143,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 	t.Setenv("MAILBELL_TEST_EMPTY", "")
 	t.Setenv("MAILBELL_TEST_LONG", strings.Repeat("x", 256))
 	exchange, rest := good[:strings.Index(good, "apns:")], good[strings.Index(good, "apns:"):]
-	apns, portal := rest[:strings.Index(rest, "portal:")], rest[strings.Index(rest, "portal:"):]
+	apns, apiPart := rest[:strings.Index(rest, "api:")], rest[strings.Index(rest, "api:"):]
 	account := good[strings.Index(good, "[contoso.com]"):strings.Index(good, "apns:")]
 	byApp := "\n    listener_accounts: [{name: app-01, client_secret: {" + registration + ", secret_file: secrets/svc-bell}}]\n"
 	many := ""
@@ -153,6 +153,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 	// In `good`, old is replaced by new; with old empty, new is put before it. Of wanted lines, only what follows the file is here.
 	tests := map[string]struct{ old, new, want string }{
 		"unknown key":                        {"", "lisen: x", "1: lisen: unknown key; did you mean listen?"},
+		"the former name of api":             {"api:", "portal:", "1: api.clients: is required\n10: portal: unknown key; did you mean api?"},
 		"unknown key like no other":          {"", "wibble: x", "1: wibble: unknown key"},
 		"unknown key that would break lines": {"", `"a\nb": x`, `1: "a\nb": unknown key`},
 		"unknown key deep inside":            {"password_file", "password", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)\n6: exchange[0].listener_accounts[0].basic.password: unknown key; did you mean password_file?"},
@@ -163,7 +164,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"list instead of a text":         {"name: headquarters", "name: [headquarters]", "2: exchange[0].name: wrong type: want a text, got a list"},
 		"number instead of a text":       {"ABCDE12345", "1234567890", "9: apns[0].token.key_id: wrong type: want a text, got a number; put it in quotes"},
 		"text instead of keys":           {"", "alerts: loud", "1: alerts: wrong type: want keys with values, got a text"},
-		"text instead of keys in a list": {"- {name: mdm, role: enrol, token_file: secrets/mdm}", "- mdm", "12: portal.clients[0]: wrong type: want keys with values, got a text"},
+		"text instead of keys in a list": {"- {name: mdm, role: enrol, token_file: secrets/mdm}", "- mdm", "12: api.clients[0]: wrong type: want keys with values, got a text"},
 		"text instead of a number":       {"[contoso.com]", "[contoso.com]\n    requests_per_second: many", "4: exchange[0].requests_per_second: wrong type: want a whole number, got a text"},
 		"fraction":                       {"[contoso.com]", "[contoso.com]\n    requests_per_second: 1.5", "4: exchange[0].requests_per_second: wrong type: want a whole number, got a number"},
 		"text instead of a switch":       {"", "alerts: {send: yes}", "1: alerts.send: wrong type: want true or false, got a text"},
@@ -184,7 +185,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"unknown content":        {"", "alerts: {content: everything}", "1: alerts.content: want one of generic, sender, sender_subject, sender_subject_preview, got everything"},
 		"unknown level":          {"", "log: {level: loud}", "1: log.level: want one of debug, info, warn, error, got loud"},
 		"unknown format":         {"", "log: {format: xml}", "1: log.format: want one of json, console, got xml"},
-		"unknown role":           {"role: enrol", "role: enroll", "12: portal.clients[0].role: want one of enrol, read, test, admin, got enroll"},
+		"unknown role":           {"role: enrol", "role: enroll", "12: api.clients[0].role: want one of enrol, read, test, admin, got enroll"},
 		"unknown environment":    {"topic: com.contoso.mail", "topic: com.contoso.mail\n    environment: staging", "9: apns[0].environment: want one of production, sandbox, got staging"},
 		"bad name":               {"headquarters", "head quarters", `2: exchange[0].name: want a name of 1 to 64 characters of A-Z a-z 0-9 . _ : @ -, got "head quarters"`},
 		"bad topic":              {"com.contoso.mail", "com/contoso", `8: apns[0].topic: want the app's bundle id, as in com.contoso.mail, got com/contoso`},
@@ -211,8 +212,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"no exchange":       {exchange, "", "1: exchange: is required"},
 		"empty exchange":    {exchange, "exchange: []\n", "1: exchange: is required"},
 		"no apns":           {apns, "", "1: apns: is required"},
-		"no portal":         {portal, "", "1: portal.clients: is required"},
-		"no clients":        {"    - {name: mdm, role: enrol, token_file: secrets/mdm}", "", "11: portal.clients: is required"},
+		"no api":            {apiPart, "", "1: api.clients: is required"},
+		"no clients":        {"    - {name: mdm, role: enrol, token_file: secrets/mdm}", "", "11: api.clients: is required"},
 		"no name":           {"  - name: headquarters\n    domains", "  - domains", "2: exchange[0].name: is required"},
 		"no domains":        {"    domains: [contoso.com]\n", "", "2: exchange[0].domains: is required"},
 		"null is missing":   {"[contoso.com]", "~", "3: exchange[0].domains: is required"},
@@ -223,17 +224,17 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"no topic":          {"topic: com.contoso.mail\n    token", "token", "8: apns[0].topic: is required"},
 		"no key for APNs":   {"    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\n", "", "8: apns[0].token: is required (or certificate)"},
 		"no team":           {", team_id: FGHIJ67890", "", "9: apns[0].token.team_id: is required"},
-		"no role":           {"role: enrol, ", "", "12: portal.clients[0].role: is required"},
-		"no client's token": {", token_file: secrets/mdm", "", "12: portal.clients[0].token_file: is required (or token_env)"},
+		"no role":           {"role: enrol, ", "", "12: api.clients[0].role: is required"},
+		"no client's token": {", token_file: secrets/mdm", "", "12: api.clients[0].token_file: is required (or token_env)"},
 		"no certificate":    {"", "tls: {key_file: key.pem}", "1: tls.cert_file: is required"},
 		"no key for TLS":    {"", "tls: {cert_file: cert.pem}", "1: tls.key_file: is required (or key_env)"},
 
 		"exchange name twice": {"apns:\n", "  - {name: headquarters, domains: [b.com], listener_accounts: [{name: l2, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].name: headquarters is given twice; first in line 2"},
 		"account name twice":  {"apns:\n", "  - {name: branch, domains: [b.com], listener_accounts: [{name: listener-01, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].listener_accounts[0].name: listener-01 is given twice; first in line 5"},
 		"domain twice":        {"[contoso.com]", "[contoso.com, CONTOSO.com]", "3: exchange[0].domains[1]: contoso.com is given twice"},
-		"topic twice":         {"portal:", "  - {topic: com.contoso.mail, environment: production, token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}}\nportal:", "10: apns[1].topic: com.contoso.mail (production) is given twice; first in line 8"},
-		"client name twice":   {"    - {name: mdm,", "    - {name: mdm, role: test, token_file: secrets/helpdesk}\n    - {name: mdm,", "13: portal.clients[1].name: mdm is given twice; first in line 12"},
-		"token twice":         {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/mdm}\n    - {name: mdm,", "13: portal.clients[1].token_file: holds the same token as the client helpdesk"},
+		"topic twice":         {"api:", "  - {topic: com.contoso.mail, environment: production, token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}}\napi:", "10: apns[1].topic: com.contoso.mail (production) is given twice; first in line 8"},
+		"client name twice":   {"    - {name: mdm,", "    - {name: mdm, role: test, token_file: secrets/helpdesk}\n    - {name: mdm,", "13: api.clients[1].name: mdm is given twice; first in line 12"},
+		"token twice":         {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: holds the same token as the client helpdesk"},
 
 		"file missing":              {"secrets/svc-bell", "secrets/nobody", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist"},
 		"file is a folder":          {"secrets/svc-bell", "secrets", "6: exchange[0].listener_accounts[0].basic.password_file: secrets is a folder"},
@@ -249,8 +250,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"variable empty":            {"password_file: secrets/svc-bell", "password_env: MAILBELL_TEST_EMPTY", "6: exchange[0].listener_accounts[0].basic.password_env: the environment variable MAILBELL_TEST_EMPTY is empty"},
 		"a secret as variable":      {"password_file: secrets/svc-bell", "password_env: hunter2!", "6: exchange[0].listener_accounts[0].basic.password_env: not the name of an environment variable"},
 		"file and variable":         {"password_file: secrets/svc-bell", "password_file: secrets/svc-bell, password_env: HOME", "6: exchange[0].listener_accounts[0].basic.password_env: password_file and password_env are both given: want one"},
-		"token too short":           {"secrets/mdm", "secrets/short", "12: portal.clients[0].token_file: holds a token of 15 characters: want at least 16"},
-		"token with a space":        {"secrets/mdm", "secrets/spaced", "12: portal.clients[0].token_file: holds a token that no Authorization header can carry: want visible ASCII characters without spaces"},
+		"token too short":           {"secrets/mdm", "secrets/short", "12: api.clients[0].token_file: holds a token of 15 characters: want at least 16"},
+		"token with a space":        {"secrets/mdm", "secrets/spaced", "12: api.clients[0].token_file: holds a token that no Authorization header can carry: want visible ASCII characters without spaces"},
 		"p8 without PEM":            {"secrets/apns.p8", "secrets/svc-bell", "9: apns[0].token.key_file: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
 		"p8 is a certificate":       {"secrets/apns.p8", "cert.pem", "9: apns[0].token.key_file: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
 		"p8 broken":                 {"secrets/apns.p8", "secrets/broken.p8", "9: apns[0].token.key_file: holds a private key that cannot be read: want the .p8 file from Apple"},
@@ -308,8 +309,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 
 		"a list as the file":     {good, "- a\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
 		"a text as the file":     {good, "hello\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
-		"empty file":             {good, "", "1: exchange: is required\n1: apns: is required\n1: portal.clients: is required"},
-		"comments alone":         {good, "# nothing\n", "1: exchange: is required\n1: apns: is required\n1: portal.clients: is required"},
+		"empty file":             {good, "", "1: exchange: is required\n1: apns: is required\n1: api.clients: is required"},
+		"comments alone":         {good, "# nothing\n", "1: exchange: is required\n1: apns: is required\n1: api.clients: is required"},
 		"tab":                    {"\n    domains", "\n\tdomains", `3: yaml: found character '\t' that cannot start any token`},
 		"quote left open":        {"'CONTOSO\\svc-bell'", "'CONTOSO\\svc-bell", "6: yaml: could not find end character of single-quoted text"},
 		"bracket left open":      {"[contoso.com]", "[contoso.com", "4: yaml: ',' or ']' must be specified"},
@@ -363,7 +364,7 @@ exchange:
       - name: listener-01
         basic: {username: bell, password_file: secrets/nobody}
 state: {redis: {addresses: [redis1]}}
-portal:
+api:
   clients:
     - {name: mdm, role: enrol, token_file: secrets/short}
 log: {levl: info}
@@ -375,7 +376,7 @@ mailbell.yaml:4: exchange[0].safety_pol: unknown key; did you mean safety_poll?
 mailbell.yaml:5: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 0
 mailbell.yaml:8: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist
 mailbell.yaml:9: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1
-mailbell.yaml:12: portal.clients[0].token_file: holds a token of 15 characters: want at least 16
+mailbell.yaml:12: api.clients[0].token_file: holds a token of 15 characters: want at least 16
 mailbell.yaml:13: log.levl: unknown key; did you mean level?`
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -452,10 +453,10 @@ log: {}
 			Token: Token{KeyPEM: missing.APNs[0].Token.KeyPEM, KeyID: "ABCDE12345", TeamID: "FGHIJ67890"},
 		}},
 		Alerts: Alerts{Content: "sender_subject", MaxAge: time.Hour, Send: true},
-		Portal: Portal{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}},
+		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}},
 		Log:    Log{Level: "info", Format: "json"},
 		Files: []File{
-			{"portal.clients[0].token_file", "secrets/mdm", true}, {"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true},
+			{"api.clients[0].token_file", "secrets/mdm", true}, {"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true},
 			{"apns[0].token.key_file", "secrets/apns.p8", true},
 		},
 	}
@@ -514,7 +515,7 @@ log: {level: debug, format: console}
 		}},
 		APNs:   []APNs{{Topic: "com.contoso.mail", Environment: "sandbox", URL: "https://127.0.0.1:2197", Token: Token{KeyID: "ABCDE12345", TeamID: "FGHIJ67890"}}},
 		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},
-		Portal: Portal{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}},
+		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}},
 		Log:    Log{Level: "debug", Format: "console"},
 		Files: []File{
 			{"tls.cert_file", "cert.pem", false}, {"tls.key_file", "key.pem", true}, {"exchange[0].ca_file", "ca.pem", false},
@@ -622,7 +623,7 @@ apns:
     token: {key_file: secrets/apns.p8, key_env: A, key_id: ABCDE12345, team_id: FGHIJ67890}
     certificate: {file: a, password_file: b}
 alerts: {content: sender_subject, max_age: 1h, send: true}
-portal:
+api:
   clients:
     - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A}
 log: {level: info, format: json}

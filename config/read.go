@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -175,6 +176,9 @@ func (o *object) require(keys ...string) {
 	}
 }
 
+// renamed are the keys that had another name before the first release.
+var renamed = map[string]string{"portal": "api"}
+
 // end reports the keys that nothing asked for.
 func (o *object) end() {
 	for _, key := range slices.Sorted(maps.Keys(o.values)) {
@@ -182,7 +186,7 @@ func (o *object) end() {
 			continue
 		}
 		free := slices.DeleteFunc(slices.Clone(o.asked), o.has)
-		if near := similar(key, free); near != "" {
+		if near := cmp.Or(renamed[key], similar(key, free)); near != "" {
 			o.values[key].fail("unknown key; did you mean %s?", near)
 		} else {
 			o.values[key].fail("unknown key")

@@ -83,8 +83,8 @@ func (e *exchange) looked() int {
 func (w *world) at(entry string, mailboxes ...string) {
 	w.t.Helper()
 	for _, m := range mailboxes {
-		if h := w.wantState(subscriptions.Heard, m); h.Place.Entry != entry || h.Account == "" {
-			w.t.Errorf("%s is at %q by %q; want %s", m, h.Place.Entry, h.Account, entry)
+		if h := w.wantState(subscriptions.Listening, m); h.Location.Entry != entry || h.Account == "" {
+			w.t.Errorf("%s is at %q by %q; want %s", m, h.Location.Entry, h.Account, entry)
 		}
 	}
 }
@@ -139,7 +139,7 @@ func TestOneEntryWithAURLIsTakenAsItIsConfigured(t *testing.T) {
 		w.ex.set(func() { w.ex.readFail = row("ErrorNonExistentMailbox", "") })
 		m := w.ex.come(alice)
 		w.pass(10 * time.Minute)
-		w.wantState(subscriptions.Parked, alice)
+		w.wantState(subscriptions.Failing, alice)
 		w.ex.set(func() { w.ex.readFail = nil })
 		w.pass(75 * time.Minute)
 		w.at("hq", alice)
@@ -192,7 +192,7 @@ func TestAnEnrolmentThatPinsItsEntryIsLookedForThereOnly(t *testing.T) {
 		enrol("a", alice, "cloud")
 		w.at("cloud", alice)
 		enrol("b", bob, "cloud")
-		if h := w.wantState(subscriptions.Parked, bob); !strings.Contains(h.Reason, "ErrorNonExistentMailbox") {
+		if h := w.wantState(subscriptions.Failing, bob); !strings.Contains(h.Reason, "ErrorNonExistentMailbox") {
 			t.Errorf("%+v", h)
 		}
 		enrol("b", bob, "") // the pin is taken off
@@ -220,7 +220,7 @@ func TestWhileAnEntryCannotSayNoOtherIsAsked(t *testing.T) {
 				w.start()
 				w.enrol("a", alice)
 				w.pass(8 * time.Minute)
-				h := w.wantState(subscriptions.Parked, alice)
+				h := w.wantState(subscriptions.Failing, alice)
 				if cloud.looked() > 0 || h.Next.IsZero() || !strings.Contains(h.Reason, "hq") && name != "not typed" {
 					t.Errorf("%d looks in the cloud; %+v", cloud.looked(), h)
 				}
@@ -238,7 +238,7 @@ func TestAMailboxThatNoEntryHasIsParkedWithWhatEachHasSaid(t *testing.T) {
 		w.start()
 		w.enrol("a", alice)
 		w.pass(time.Minute)
-		h := w.wantState(subscriptions.Parked, alice)
+		h := w.wantState(subscriptions.Failing, alice)
 		for _, want := range []string{"mailbox_unknown", "hq", "cloud", "ErrorNonExistentMailbox"} {
 			if !strings.Contains(h.Reason, want) {
 				t.Errorf("%q does not say %s", h.Reason, want)
@@ -391,7 +391,7 @@ func TestASubscriptionThatIsAnsweredAfterItsMailboxMovedIsNotTakenForItsNewOne(t
 		hq.move(alice, cloud)
 		w.l.mailbox(w.book.Mailbox(alice)).markListing() // as a hint or the safety poll does
 		w.pass(5 * time.Second)
-		w.wantState(subscriptions.Heard, alice)
+		w.wantState(subscriptions.Listening, alice)
 		close(answer)
 		w.pass(time.Minute)
 		w.at("cloud", alice)
@@ -563,12 +563,12 @@ func TestAMailboxOnItsWayIsLookedForEveryFewMinutesAndAfterAnHourHourly(t *testi
 		hq.end(errReset)
 		for range 11 {
 			w.pass(5 * time.Minute)
-			if h := w.wantState(subscriptions.Parked, alice); time.Until(h.Next) > 5*time.Minute {
+			if h := w.wantState(subscriptions.Failing, alice); time.Until(h.Next) > 5*time.Minute {
 				t.Errorf("the next try is in %v", time.Until(h.Next))
 			}
 		}
 		w.pass(15 * time.Minute)
-		if h := w.wantState(subscriptions.Parked, alice); time.Until(h.Next) < 40*time.Minute || h.Account != "" {
+		if h := w.wantState(subscriptions.Failing, alice); time.Until(h.Next) < 40*time.Minute || h.Account != "" {
 			t.Errorf("after an hour the next try is in %v, and it has the account %q", time.Until(h.Next), h.Account)
 		}
 		nowhere.move(alice, cloud)
@@ -592,7 +592,7 @@ func TestAMailboxThatMovesToAFullEntryWaitsThereForRoom(t *testing.T) {
 		hq.end(errReset)
 		m := cloud.come(alice)
 		w.pass(10 * time.Minute)
-		if h := w.wantState(subscriptions.NoCapacity, alice); !strings.Contains(h.Reason, "cloud") {
+		if h := w.wantState(subscriptions.WaitingForCapacity, alice); !strings.Contains(h.Reason, "cloud") {
 			t.Errorf("%+v", h)
 		}
 		load := w.l.Load()
@@ -623,7 +623,7 @@ func TestAMailboxThatMovesWhileTheFirstEntryCannotSayWaitsAndDoesNotJump(t *test
 		cloud.end(errReset)
 		m := hq.come(alice)
 		w.pass(20 * time.Minute)
-		w.wantState(subscriptions.Parked, alice)
+		w.wantState(subscriptions.Failing, alice)
 		if cloud.looked() > looks {
 			t.Error("the second entry was asked while the first could not say")
 		}
@@ -665,16 +665,16 @@ func TestRoomIsGivenInTheOrderOfWaiting(t *testing.T) {
 			w.enrol(fmt.Sprint("d", i), address(i))
 		}
 		w.pass(time.Minute)
-		w.wantState(subscriptions.NoCapacity, address(2), address(3), address(4), address(5))
+		w.wantState(subscriptions.WaitingForCapacity, address(2), address(3), address(4), address(5))
 		w.remove("d2") // the first in the queue goes
 		w.remove("d0") // and one that was heard
 		w.pass(5 * time.Second)
-		w.wantState(subscriptions.Heard, address(1), address(3))
-		w.wantState(subscriptions.NoCapacity, address(4), address(5))
+		w.wantState(subscriptions.Listening, address(1), address(3))
+		w.wantState(subscriptions.WaitingForCapacity, address(4), address(5))
 		w.remove("d1")
 		w.remove("d3")
 		w.pass(5 * time.Second)
-		w.wantState(subscriptions.Heard, address(4), address(5))
+		w.wantState(subscriptions.Listening, address(4), address(5))
 		if l := w.l.Load()[0]; l.Waiting != 0 || l.Accounts[0].Mailboxes != 2 {
 			t.Errorf("%+v", l)
 		}
@@ -693,14 +693,14 @@ func TestOnlyTheMailboxesOfTheConfiguredServersAreHeard(t *testing.T) {
 					w.enrol(m, m)
 				}
 				w.pass(time.Minute)
-				if h := w.wantState(subscriptions.Heard, alice, carol); h.Place.Server != "EX03" || h.Reason != "" {
+				if h := w.wantState(subscriptions.Listening, alice, carol); h.Location.Server != "EX03" || h.Reason != "" {
 					t.Errorf("%+v", h)
 				}
 				h := w.wantState(subscriptions.OutOfScope, bob)
 				if !strings.Contains(h.Reason, "ex02.contoso.example") || time.Until(h.Next) > 75*time.Minute || h.Next.IsZero() {
 					t.Errorf("%+v", h)
 				}
-				if h := w.wantState(subscriptions.Heard, dave); h.Place.Server != "" || !strings.Contains(h.Reason, "server_unknown") {
+				if h := w.wantState(subscriptions.Listening, dave); h.Location.Server != "" || !strings.Contains(h.Reason, "server_unknown") {
 					t.Errorf("an unknown server: %+v", h)
 				}
 				if n := w.l.Load()[0].Accounts[0].Mailboxes; n != 3 {
@@ -715,7 +715,7 @@ func TestOnlyTheMailboxesOfTheConfiguredServersAreHeard(t *testing.T) {
 					t.Errorf("%+v", h)
 				}
 				w.pass(75 * time.Minute)
-				w.wantState(subscriptions.Heard, bob)
+				w.wantState(subscriptions.Listening, bob)
 			})
 		})
 	}
@@ -754,11 +754,11 @@ func TestLocateSaysWhatPlacingWouldSayAndChangesNothing(t *testing.T) {
 		before, load := w.record(alice), fmt.Sprint(w.l.Load())
 		for range 2 {
 			l, err := w.l.Locate(t.Context(), alice, "")
-			if err != nil || l.Entry != "cloud" || l.Account != "cloud-01" || l.Place.URL != cloud.url || l.Place.Primary != alice {
+			if err != nil || l.Entry != "cloud" || l.Account != "cloud-01" || l.Location.URL != cloud.url || l.Location.Primary != alice {
 				t.Errorf("%+v, %v", l, err)
 			}
 		}
-		if w.record(alice) != before || fmt.Sprint(w.l.Load()) != load || w.state(alice).Place.Entry != "hq" {
+		if w.record(alice) != before || fmt.Sprint(w.l.Load()) != load || w.state(alice).Location.Entry != "hq" {
 			t.Error("it has changed something")
 		}
 		if l, err := w.l.Locate(t.Context(), bob, ""); err != nil || l.Entry != "cloud" {
@@ -793,7 +793,7 @@ func TestANewCredentialIsTriedAtOnce(t *testing.T) {
 		w.ex.end(errReset)
 		w.enrol("new", bob)
 		w.pass(90 * time.Minute)
-		w.wantState(subscriptions.Parked, address(0))
+		w.wantState(subscriptions.Failing, address(0))
 		if a := w.l.Load()[0].Accounts[0]; !strings.Contains(a.Blocked, "ErrorAccessDenied") || a.Next.IsZero() || a.Streams != 0 || a.Mailboxes != 21 {
 			t.Errorf("%+v", a)
 		}
@@ -822,7 +822,7 @@ func TestANewCredentialOfTheEntryThatIsAskedPlacesItsMailboxesAtOnce(t *testing.
 		w.start()
 		w.enrol("a", alice)
 		w.pass(time.Minute)
-		w.wantState(subscriptions.Parked, alice)
+		w.wantState(subscriptions.Failing, alice)
 		hq.set(func() { hq.fails = nil })
 		w.l.AccountChanged("hq", "listener-01")
 		w.pass(5 * time.Second)
@@ -837,7 +837,7 @@ type impersonation struct {
 	names []string
 }
 
-func (i *impersonation) List(ctx context.Context, p mail.Place, offset, limit int) (Page, error) {
+func (i *impersonation) List(ctx context.Context, p mail.Location, offset, limit int) (Page, error) {
 	i.mu.Lock()
 	i.names = append(i.names, p.Primary)
 	i.mu.Unlock()
@@ -872,7 +872,7 @@ func TestARenamedUserIsImpersonatedByTheNewNameAndKeepsTheMailbox(t *testing.T) 
 		w.pass(time.Second)
 		w.rang(1, "a", before, m, last)
 		w.rang(1, "new", last)
-		if w.book.Mailbox(alice) != w.book.Mailbox(renamed) || w.record(alice).ID != id || w.state(alice).Place.Primary != renamed {
+		if w.book.Mailbox(alice) != w.book.Mailbox(renamed) || w.record(alice).ID != id || w.state(alice).Location.Primary != renamed {
 			t.Errorf("%+v", w.record(alice))
 		}
 		if last := source.names[len(source.names)-1]; last != renamed {
@@ -907,7 +907,7 @@ func TestEveryAddressOfAMailboxIsTried(t *testing.T) {
 		m := cloud.come(other)
 		w.pass(time.Minute)
 		w.at("cloud", alice)
-		if p := w.state(alice).Place.Primary; p != other {
+		if p := w.state(alice).Location.Primary; p != other {
 			t.Errorf("it is impersonated as %s", p)
 		}
 		w.rang(1, "a", m)
@@ -917,9 +917,9 @@ func TestEveryAddressOfAMailboxIsTried(t *testing.T) {
 // domains is an Autodiscover that notes whom it was asked for.
 type domains struct{ asked []string }
 
-func (d *domains) Find(_ context.Context, address string) (mail.Place, error) {
+func (d *domains) Find(_ context.Context, address string) (mail.Location, error) {
 	d.asked = append(d.asked, address)
-	return mail.Place{}, &fault.Error{Op: "Autodiscover", Code: "InvalidUser", Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
+	return mail.Location{}, &fault.Error{Op: "Autodiscover", Code: "InvalidUser", Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
 }
 
 func TestAutodiscoverIsAskedForTheDomainsOfItsEntryOnly(t *testing.T) {
@@ -1040,7 +1040,7 @@ func TestAnEntryWhoseAccountsAnotherInstanceOwnsSaysThatThereIsNoRoom(t *testing
 		w.start()
 		w.enrol("a", alice)
 		w.pass(time.Minute)
-		w.wantState(subscriptions.NoCapacity, alice)
+		w.wantState(subscriptions.WaitingForCapacity, alice)
 	})
 }
 

@@ -218,7 +218,7 @@ func (e *entry) take(m *mailbox, had string) *account {
 
 // full is the error of a mailbox that found no room.
 func (e *entry) full() *fault.Error {
-	return &fault.Error{Op: "place", Code: codeNoCapacity, Scope: fault.Mailbox, Remedy: fault.Fix,
+	return &fault.Error{Op: "location", Code: codeNoCapacity, Scope: fault.Mailbox, Remedy: fault.Fix,
 		Text: fmt.Sprintf("every listener account of %s has its %d mailboxes", e.Name, e.MailboxesPerAccount)}
 }
 
@@ -278,7 +278,7 @@ func (a *account) changed() {
 }
 
 // join puts a mailbox into a group with room, and begins one where there is none.
-func (a *account) join(m *mailbox, p mail.Place) *group {
+func (a *account) join(m *mailbox, p mail.Location) *group {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k := groupKey{url: p.URL, group: p.Group}

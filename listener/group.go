@@ -250,7 +250,7 @@ func (g *group) part(ctx context.Context) {
 			if g.a.allowed() != nil {
 				return nil
 			}
-			if err := g.a.note(g.a.Source.Unsubscribe(ctx, r.Place, r.Subscription)); err != nil {
+			if err := g.a.note(g.a.Source.Unsubscribe(ctx, r.Location, r.Subscription)); err != nil {
 				g.log.Info("a subscription was not given back; it expires at the server", zap.String("mailbox", r.Addresses[0]), zap.Error(err))
 			}
 			return nil
@@ -343,7 +343,7 @@ func (g *group) subscribeOne(ctx context.Context, m *mailbox, a Affinity, cookie
 			})
 			if err != nil || !member {
 				r := m.box.Record().Clone()
-				r.Subscription, r.Place = id, p
+				r.Subscription, r.Location = id, p
 				g.leave(r)
 			}
 			if !member { // it left meanwhile

@@ -50,7 +50,7 @@ func TestAMailboxJoinsAStreamWithoutAListingOfTheOthers(t *testing.T) {
 			t.Errorf("%d listings; want that of the new one", got)
 		}
 		for i := range 51 {
-			w.wantState(subscriptions.Heard, address(i))
+			w.wantState(subscriptions.Listening, address(i))
 			m := w.ex.come(address(i))
 			synctest.Wait()
 			w.rang(1, fmt.Sprint("d", i), m)
@@ -91,7 +91,7 @@ func TestAfterACleanEndNothingIsListedAndAfterAnyOtherEverything(t *testing.T) {
 				if got := w.ex.lists - lists; got != test.lists {
 					t.Errorf("%d listings, want %d", got, test.lists)
 				}
-				w.wantState(subscriptions.Heard, alice, bob)
+				w.wantState(subscriptions.Listening, alice, bob)
 				m := w.ex.come(bob)
 				synctest.Wait()
 				w.rang(1, "b", m)
@@ -124,7 +124,7 @@ func TestOneLostSubscriptionNeverSilencesItsGroup(t *testing.T) {
 		w.ex.quietly(func() { missed = w.ex.come(alice) })
 		w.ex.forget(alice)
 		w.pass(5 * time.Second)
-		w.wantState(subscriptions.Heard, alice, bob)
+		w.wantState(subscriptions.Listening, alice, bob)
 		w.rang(1, "a", missed)
 		if got := w.ex.lists - lists; got != 1 {
 			t.Errorf("%d listings; want that of the lost one", got)
@@ -155,12 +155,12 @@ func TestSubscriptionsAreReopenedAfterARestartAndListed(t *testing.T) { // rule 
 		if w.ex.tries != tries {
 			t.Errorf("%d new subscriptions; the old ones are good", w.ex.tries-tries)
 		}
-		w.wantState(subscriptions.Heard, alice, bob)
+		w.wantState(subscriptions.Listening, alice, bob)
 		w.stop()
 		w.ex.forget(bob)
 		w.start()
 		w.pass(time.Second)
-		w.wantState(subscriptions.Heard, alice, bob)
+		w.wantState(subscriptions.Listening, alice, bob)
 		if w.ex.tries != tries+1 {
 			t.Errorf("%d new subscriptions; one was lost", w.ex.tries-tries)
 		}
@@ -232,13 +232,13 @@ func TestWithoutCapacityAMailboxWaitsAndSaysSo(t *testing.T) {
 		w.enrol("a", alice)
 		w.enrol("b", bob)
 		w.pass(time.Second)
-		w.wantState(subscriptions.Heard, alice)
-		if h := w.wantState(subscriptions.NoCapacity, bob); !strings.Contains(h.Reason, "no_capacity") {
+		w.wantState(subscriptions.Listening, alice)
+		if h := w.wantState(subscriptions.WaitingForCapacity, bob); !strings.Contains(h.Reason, "no_capacity") {
 			t.Errorf("%+v", h)
 		}
 		w.remove("a")
 		w.pass(5 * time.Second)
-		w.wantState(subscriptions.Heard, bob)
+		w.wantState(subscriptions.Listening, bob)
 		m := w.ex.come(bob)
 		synctest.Wait()
 		w.rang(1, "b", m)
@@ -256,8 +256,8 @@ func TestAMailboxThatMayNotBeSubscribedHarmsOnlyItselfAndIsPolled(t *testing.T) 
 		w.enrol("a", alice)
 		w.enrol("b", bob)
 		w.pass(time.Second)
-		w.wantState(subscriptions.Heard, bob)
-		h := w.wantState(subscriptions.Polled, alice)
+		w.wantState(subscriptions.Listening, bob)
+		h := w.wantState(subscriptions.Polling, alice)
 		if !strings.Contains(h.Reason, "ErrorImpersonateUserDenied") || time.Until(h.Next) < 30*time.Minute || time.Until(h.Next) > 2*time.Hour {
 			t.Errorf("reason %q, next try in %v", h.Reason, time.Until(h.Next))
 		}
@@ -266,7 +266,7 @@ func TestAMailboxThatMayNotBeSubscribedHarmsOnlyItselfAndIsPolled(t *testing.T) 
 		w.rang(1, "a", m)
 		w.ex.set(func() { w.ex.subFail = nil })
 		w.pass(2 * time.Hour)
-		w.wantState(subscriptions.Heard, alice)
+		w.wantState(subscriptions.Listening, alice)
 	})
 }
 
@@ -284,7 +284,7 @@ func TestAWrongPasswordIsTriedByOneAtATimeAndHealsWithinFiveMinutes(t *testing.T
 		})
 		w.ex.end(errReset)
 		w.pass(time.Hour)
-		h := w.wantState(subscriptions.Parked, address(0))
+		h := w.wantState(subscriptions.Failing, address(0))
 		if !strings.Contains(h.Reason, "401") || h.Next.IsZero() || time.Until(h.Next) > 6*time.Minute {
 			t.Errorf("reason %q, next try in %v", h.Reason, time.Until(h.Next))
 		}
@@ -298,7 +298,7 @@ func TestAWrongPasswordIsTriedByOneAtATimeAndHealsWithinFiveMinutes(t *testing.T
 		w.ex.set(func() { w.ex.fails = nil })
 		w.pass(7 * time.Minute)
 		for i, m := range all {
-			w.wantState(subscriptions.Heard, address(i))
+			w.wantState(subscriptions.Listening, address(i))
 			w.rang(1, fmt.Sprint("d", i), m)
 		}
 	})
@@ -340,11 +340,11 @@ func (f *finder) set(change func()) {
 	change()
 }
 
-func (f *finder) Find(_ context.Context, address string) (mail.Place, error) {
+func (f *finder) Find(_ context.Context, address string) (mail.Location, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked++
-	p := mail.Place{Entry: "hq", URL: f.url, Primary: address, Found: time.Now()}
+	p := mail.Location{Entry: "hq", URL: f.url, Primary: address, Found: time.Now()}
 	if f.primary[address] != "" {
 		p.Primary = f.primary[address]
 	}
@@ -366,7 +366,7 @@ func TestTwoAddressesOfOneMailboxShareItsSubscriptionAndEachDeviceRingsOnce(t *t
 		w.pass(time.Second)
 		w.rang(1, "a", m)
 		w.rang(1, "s", m)
-		w.wantState(subscriptions.Heard, alice)
+		w.wantState(subscriptions.Listening, alice)
 	})
 }
 
@@ -386,9 +386,9 @@ func TestAMailboxThatMovedIsFoundAgainAndKeepsItsPlace(t *testing.T) {
 		w.ex.quietly(func() { missed = w.ex.come(alice) })
 		w.ex.streams[len(w.ex.streams)-1].words <- moved
 		w.pass(30 * time.Second)
-		h := w.wantState(subscriptions.Heard, alice)
-		if h.Place.URL != f.url || w.record(alice).ID != id {
-			t.Errorf("%+v", h.Place)
+		h := w.wantState(subscriptions.Listening, alice)
+		if h.Location.URL != f.url || w.record(alice).ID != id {
+			t.Errorf("%+v", h.Location)
 		}
 		w.rang(1, "a", before, missed)
 	})
@@ -401,7 +401,7 @@ func TestAMailboxThatNoEntryCoversAnyMoreSaysSo(t *testing.T) {
 		w.stop()
 		w.entry = func(e *Entry) { e.Domains = []string{"fabrikam.example"} }
 		w.start()
-		if h := w.wantState(subscriptions.Parked, alice); !strings.Contains(h.Reason, "not_covered") {
+		if h := w.wantState(subscriptions.Failing, alice); !strings.Contains(h.Reason, "not_covered") {
 			t.Errorf("%+v", h)
 		}
 		if _, _, err := w.l.Enrol(t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: bob}); err == nil {
@@ -520,13 +520,13 @@ func TestEveryErrorOfExchangeHarmsOnlyWhomItConcernsAndPasses(t *testing.T) {
 					t.Errorf("%d calls of Subscribe within ten minutes", tries)
 				}
 				h := w.state(alice)
-				if h.State == subscriptions.Heard || h.Reason == "" || h.Next.IsZero() {
+				if h.State == subscriptions.Listening || h.Reason == "" || h.Next.IsZero() {
 					t.Errorf("state %s, reason %q, next try %v: nobody knows", h.State, h.Reason, h.Next)
 				}
 				w.ex.set(func() { w.ex.subFail = nil })
 				m := w.ex.come(alice)
 				w.pass(heals)
-				w.wantState(subscriptions.Heard, alice, bob)
+				w.wantState(subscriptions.Listening, alice, bob)
 				w.rang(1, "a", m)
 			})
 		})
@@ -546,7 +546,7 @@ func TestEveryErrorOfExchangeHarmsOnlyWhomItConcernsAndPasses(t *testing.T) {
 				}
 				m = w.ex.come(alice)
 				w.pass(heals)
-				w.wantState(subscriptions.Heard, alice, bob)
+				w.wantState(subscriptions.Listening, alice, bob)
 				w.rang(1, "a", m)
 			})
 		})
@@ -560,13 +560,13 @@ func TestEveryErrorOfExchangeHarmsOnlyWhomItConcernsAndPasses(t *testing.T) {
 				m := w.ex.come(alice)
 				w.pass(10 * time.Minute)
 				w.rang(0, "a", m)
-				if h := w.state(alice); h.State != subscriptions.Parked || h.Next.IsZero() {
+				if h := w.state(alice); h.State != subscriptions.Failing || h.Next.IsZero() {
 					t.Errorf("state %s, next try %v", h.State, h.Next)
 				}
 				w.ex.set(func() { w.ex.readFail = nil })
 				w.pass(heals)
 				w.rang(1, "a", m)
-				w.wantState(subscriptions.Heard, alice, bob)
+				w.wantState(subscriptions.Listening, alice, bob)
 			})
 		})
 	}

@@ -32,7 +32,7 @@ func TestAHintRingsTheDevicesOfItsMailboxOnly(t *testing.T) {
 		w.rang(1, "a1", m)
 		w.rang(1, "a2", m)
 		w.rang(0, "b1", m)
-		if h := w.l.Hearing(w.book.Mailbox(alice)); h.State != subscriptions.Heard || h.LastHint.IsZero() {
+		if h := w.l.Hearing(w.book.Mailbox(alice)); h.State != subscriptions.Listening || h.LastHint.IsZero() {
 			t.Errorf("%+v", h)
 		}
 	})

@@ -48,10 +48,10 @@ type mailbox struct {
 	poll            *time.Timer // the safety poll
 	closed          bool
 	// how it is heard
-	asked     []*entry   // who was asked for it, or would have been, when it was last looked for
-	account   *account   // of e
-	place     mail.Place // at e; zero: not known
-	lost      time.Time  // it had a place, and has been looked for since then; zero: it has one, or never had
+	asked     []*entry      // who was asked for it, or would have been, when it was last looked for
+	account   *account      // of e
+	place     mail.Location // at e; zero: not known
+	lost      time.Time     // it had a place, and has been looked for since then; zero: it has one, or never had
 	group     *group
 	open      bool         // its stream is open
 	since     time.Time    // it is open, or was handed over, since then
@@ -174,11 +174,11 @@ func (m *mailbox) serve(ctx context.Context) {
 
 	var err error
 	if !placed {
-		was := m.box.Record().Place.Entry
+		was := m.box.Record().Location.Entry
 		err = m.find(m.l.hearing) //nolint:contextcheck // placing ends with hearing, before what is being rung
 		m.cover(ctx)              // it may have been pinned meanwhile
 		r := m.box.Record()
-		if r.Place.Entry != was { // another Exchange has other ids for the same items, and is listed
+		if r.Location.Entry != was { // another Exchange has other ids for the same items, and is listed
 			clear(hints)
 		}
 		list = r.Subscription != "" || m.unsubscribable() // else the group marks it once it has one: subscribe, then list (rule 11)

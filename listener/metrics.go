@@ -54,8 +54,8 @@ func (s states) Describe(ch chan<- *prometheus.Desc) { ch <- stateDesc }
 
 func (s states) Collect(ch chan<- prometheus.Metric) {
 	n := s.l.Count()
-	for _, state := range []subscriptions.State{subscriptions.Resolving, subscriptions.Heard, subscriptions.Polled,
-		subscriptions.NoCapacity, subscriptions.OutOfScope, subscriptions.Parked} {
+	for _, state := range []subscriptions.State{subscriptions.Resolving, subscriptions.Listening, subscriptions.Polling,
+		subscriptions.WaitingForCapacity, subscriptions.OutOfScope, subscriptions.Failing} {
 		ch <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, float64(n[state]), string(state))
 	}
 }

@@ -51,7 +51,7 @@ func TestAPinEndsWithItsDevice(t *testing.T) {
 		w.pinned("a", alice, "cloud")
 		w.pinned("b", alice, "")
 		w.pass(time.Minute)
-		w.wantState(subscriptions.Parked, alice)
+		w.wantState(subscriptions.Failing, alice)
 		w.remove("a")
 		w.pass(time.Minute)
 		w.at("hq", alice)
@@ -69,7 +69,7 @@ func TestANewCredentialOfAnEntryThatIsOnlyAskedPlacesTheMailboxesOfTheOthers(t *
 		hq.set(func() { hq.fails = row("ErrorAccessDenied", "") })
 		cloud.speaks(w.record(alice).Subscription, row("ErrorInvalidSubscription", "MailboxMove"))
 		w.pass(10 * time.Minute)
-		w.wantState(subscriptions.Parked, alice)
+		w.wantState(subscriptions.Failing, alice)
 		hq.set(func() { hq.fails = nil })
 		w.l.AccountChanged("hq", "listener-01")
 		w.pass(10 * time.Second)
@@ -338,7 +338,7 @@ func TestRoomIsNeitherLostNorGivenTwiceHoweverMailboxesComeAndGo(t *testing.T) {
 				for i := range n {
 					if enrolled[i] {
 						want[where[i]]++
-						if h := w.state(address(i)); h.State != subscriptions.Heard && h.State != subscriptions.NoCapacity {
+						if h := w.state(address(i)); h.State != subscriptions.Listening && h.State != subscriptions.WaitingForCapacity {
 							t.Errorf("%s %s %s", address(i), h.State, h.Reason)
 						}
 					}
@@ -372,7 +372,7 @@ func TestAnotherWayOutIsTriedAtOnce(t *testing.T) {
 		w.start()
 		w.enrol("a", alice)
 		w.pass(10 * time.Minute)
-		if h := w.l.Hearing(w.book.Mailbox(alice)); h.State == subscriptions.Heard {
+		if h := w.l.Hearing(w.book.Mailbox(alice)); h.State == subscriptions.Listening {
 			t.Fatalf("heard through a proxy that refuses")
 		}
 		w.ex.set(func() { w.ex.fails = nil })
@@ -380,7 +380,7 @@ func TestAnotherWayOutIsTriedAtOnce(t *testing.T) {
 		w.l.WayChanged()
 		w.pass(time.Second)
 		w.rang(1, "a", m)
-		if h := w.l.Hearing(w.book.Mailbox(alice)); h.State != subscriptions.Heard {
+		if h := w.l.Hearing(w.book.Mailbox(alice)); h.State != subscriptions.Listening {
 			t.Errorf("%s, %s", h.State, h.Reason)
 		}
 	})

@@ -83,11 +83,11 @@ func sameServer(a, b string) bool {
 
 // search is the search for the place of one mailbox.
 type search struct {
-	covering  []*entry   // what covers it
-	entries   []*entry   // what is asked of these, in their order: all, or the one that it is pinned to
-	addresses []string   // that it is known under, the primary one first
-	known     mail.Place // where it was found last; zero: it is to be found anew
-	account   string     // the listener account that it had
+	covering  []*entry      // what covers it
+	entries   []*entry      // what is asked of these, in their order: all, or the one that it is pinned to
+	addresses []string      // that it is known under, the primary one first
+	known     mail.Location // where it was found last; zero: it is to be found anew
+	account   string        // the listener account that it had
 }
 
 // search returns the search for a mailbox of the book. It is covered by the entries of all the addresses that its devices were enrolled
@@ -99,10 +99,10 @@ func (l *Listener) search(box *subscriptions.Mailbox) search {
 	for _, d := range box.Devices() {
 		enrolled, pinned = append(enrolled, d.Mailbox), cmp.Or(pinned, d.Exchange)
 	}
-	s := search{covering: l.covering(enrolled...), known: r.Place, account: r.Account}
+	s := search{covering: l.covering(enrolled...), known: r.Location, account: r.Account}
 	s.entries = pin(s.covering, pinned)
-	if r.Place.Primary != "" {
-		s.addresses = append(s.addresses, r.Place.Primary)
+	if r.Location.Primary != "" {
+		s.addresses = append(s.addresses, r.Location.Primary)
 	}
 	for _, a := range r.Addresses {
 		if !slices.Contains(s.addresses, a) {
@@ -122,13 +122,13 @@ func (s *search) asks() bool {
 // run returns the first entry that has the mailbox, and its place there. "Not here" (fault.Error.Elsewhere) has the next one asked; any
 // other error does not: while an entry cannot say, no other may take what is perhaps its own. A mailbox that has only not been looked up
 // for long stays meanwhile where it was.
-func (s *search) run(ctx context.Context) (*entry, mail.Place, error) {
+func (s *search) run(ctx context.Context) (*entry, mail.Location, error) {
 	if len(s.entries) == 0 {
-		return nil, mail.Place{}, &fault.Error{Op: "place", Code: codeNotCovered, Text: "no exchange entry of the configuration covers this address",
+		return nil, mail.Location{}, &fault.Error{Op: "location", Code: codeNotCovered, Text: "no exchange entry of the configuration covers this address",
 			Scope: fault.Mailbox, Remedy: fault.Fix}
 	}
 	if e := s.entries[0]; !s.asks() {
-		return e, mail.Place{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}, nil
+		return e, mail.Location{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}, nil
 	}
 	var home *entry // where it was found last, and nothing was said against it
 	for _, e := range s.entries {
@@ -142,7 +142,7 @@ func (s *search) run(ctx context.Context) (*entry, mail.Place, error) {
 	var said []*fault.Error // of each entry: why it has not got it
 	for _, e := range s.entries {
 		if len(e.accounts) == 0 { // another instance has them
-			return e, mail.Place{Entry: e.Name}, nil
+			return e, mail.Location{Entry: e.Name}, nil
 		}
 		p, err := s.ask(ctx, e)
 		if err == nil {
@@ -158,11 +158,11 @@ func (s *search) run(ctx context.Context) (*entry, mail.Place, error) {
 			return home, s.known, nil
 		}
 		if !f.Elsewhere {
-			return nil, mail.Place{}, f
+			return nil, mail.Location{}, f
 		}
 		said = append(said, f)
 	}
-	return nil, mail.Place{}, nowhere(said)
+	return nil, mail.Location{}, nowhere(said)
 }
 
 // nowhere is the error of a mailbox that no entry has, with what each has said.
@@ -170,7 +170,7 @@ func nowhere(said []*fault.Error) *fault.Error {
 	if len(said) == 1 {
 		return said[0]
 	}
-	e := &fault.Error{Op: "place", Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
+	e := &fault.Error{Op: "location", Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
 	words := make([]string, len(said))
 	for i, f := range said {
 		if f.Code == codeOutOfScope {
@@ -183,7 +183,7 @@ func nowhere(said []*fault.Error) *fault.Error {
 }
 
 // ask asks an entry whether it has the mailbox, under one address after the other.
-func (s *search) ask(ctx context.Context, e *entry) (p mail.Place, err error) {
+func (s *search) ask(ctx context.Context, e *entry) (p mail.Location, err error) {
 	a := e.asker(s.account)
 	var first error
 	for _, address := range s.addresses {
@@ -199,7 +199,7 @@ func (s *search) ask(ctx context.Context, e *entry) (p mail.Place, err error) {
 		}
 	}
 	if first == nil {
-		return p, &fault.Error{Op: "place", Code: codeNotCovered, Text: "the mailbox is known under addresses of other domains only",
+		return p, &fault.Error{Op: "location", Code: codeNotCovered, Text: "the mailbox is known under addresses of other domains only",
 			Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
 	}
 	return p, first
@@ -207,16 +207,16 @@ func (s *search) ask(ctx context.Context, e *entry) (p mail.Place, err error) {
 
 // locate asks one entry for one address: by Autodiscover, or where its URL is configured by looking at the Inbox. Where mailbox_servers
 // are configured, the mailbox's own answer names its server; that of an Exchange 2010 does not, and Autodiscover has.
-func (a *account) locate(ctx context.Context, address string) (mail.Place, error) {
+func (a *account) locate(ctx context.Context, address string) (mail.Location, error) {
 	if err := a.allowed(); err != nil {
-		return mail.Place{}, err
+		return mail.Location{}, err
 	}
-	p := mail.Place{URL: a.e.URL, Primary: address, How: "ews_url", Found: time.Now()}
+	p := mail.Location{URL: a.e.URL, Primary: address, How: "ews_url", Found: time.Now()}
 	if a.e.URL == "" {
 		var err error
 		p, err = a.Finder.Find(ctx, address)
 		if a.note(err) != nil {
-			return mail.Place{}, err
+			return mail.Location{}, err
 		}
 	}
 	p.Entry = a.e.Name
@@ -225,32 +225,32 @@ func (a *account) locate(ctx context.Context, address string) (mail.Place, error
 	}
 	server, err := a.Source.Look(ctx, p)
 	if a.note(err) != nil {
-		return mail.Place{}, err
+		return mail.Location{}, err
 	}
 	p.Server = cmp.Or(server, p.Server)
 	if !a.e.serves(p.Server) {
-		return mail.Place{}, &fault.Error{Op: "place", Code: codeOutOfScope, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true,
+		return mail.Location{}, &fault.Error{Op: "location", Code: codeOutOfScope, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true,
 			Text: fmt.Sprintf("the mailbox is on the server %s, which is not among the mailbox_servers of %s", p.Server, a.e.Name)}
 	}
 	return p, nil
 }
 
-// Location is where a mailbox would be heard.
-type Location struct {
-	Entry   string // the exchange entry
-	Account string // the listener account: the mailbox's own, else the one that it would be given
-	Place   mail.Place
+// Route is where a mailbox would be heard.
+type Route struct {
+	Entry    string // the exchange entry
+	Account  string // the listener account: the mailbox's own, else the one that it would be given
+	Location mail.Location
 }
 
 // Locate says what placing a mailbox would say now. It asks anew and changes nothing. exchange pins the entry; empty: as the devices of
-// the mailbox are enrolled, or none. Its error is a *fault.Error; with the code no_capacity the Location says where there is no room.
-func (l *Listener) Locate(ctx context.Context, address, exchange string) (Location, error) {
+// the mailbox are enrolled, or none. Its error is a *fault.Error; with the code no_capacity the Route says where there is no room.
+func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route, error) {
 	s := search{covering: l.covering(address), addresses: []string{address}}
 	s.entries = s.covering
 	var own *account
 	if box := l.o.Book.Mailbox(address); box != nil {
 		s = l.search(box)
-		s.known = mail.Place{}
+		s.known = mail.Location{}
 		if m := l.mailbox(box); m != nil {
 			own, _ = m.where()
 		}
@@ -260,9 +260,9 @@ func (l *Listener) Locate(ctx context.Context, address, exchange string) (Locati
 	}
 	e, p, err := s.run(ctx)
 	if err != nil {
-		return Location{}, fault.Of(err)
+		return Route{}, fault.Of(err)
 	}
-	loc := Location{Entry: e.Name, Place: p}
+	loc := Route{Entry: e.Name, Location: p}
 	if own != nil && own.e == e {
 		loc.Account = own.Name
 		return loc, nil
@@ -282,7 +282,7 @@ func (m *mailbox) find(ctx context.Context) error {
 	s := m.l.search(m.box)
 	m.mu.Lock()
 	if m.asked = s.entries; !m.lost.IsZero() {
-		s.known = mail.Place{}
+		s.known = mail.Location{}
 	}
 	m.mu.Unlock()
 	e, p, err := s.run(ctx)
@@ -317,7 +317,7 @@ func (m *mailbox) unplaced(err error) error {
 	m.leave()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.box.Record().Place.URL == "" || f.Code == codeOutOfScope {
+	if m.box.Record().Location.URL == "" || f.Code == codeOutOfScope {
 		if m.fails == 0 && len(m.asked) > 1 { // it may have moved from one to the other between the questions
 			again := *f
 			again.Remedy, again.After = fault.Wait, confirmed
@@ -377,7 +377,7 @@ func (m *mailbox) board(e *entry, had string) (*account, error) {
 func (m *mailbox) leave() {
 	m.mu.Lock()
 	e, a, waits := m.e, m.account, m.waits
-	m.account, m.waits, m.place = nil, false, mail.Place{}
+	m.account, m.waits, m.place = nil, false, mail.Location{}
 	m.mu.Unlock()
 	switch {
 	case a != nil:
@@ -402,15 +402,15 @@ func (m *mailbox) offer(a *account) bool {
 }
 
 // settleAt writes down where a mailbox lives, and has it join a group there.
-func (m *mailbox) settleAt(ctx context.Context, a *account, p mail.Place) error {
+func (m *mailbox) settleAt(ctx context.Context, a *account, p mail.Location) error {
 	r := m.box.Record()
-	moved := r.Account != a.Name || r.Place.Entry != p.Entry || r.Place.URL != p.URL
-	if moved || p != r.Place {
+	moved := r.Account != a.Name || r.Location.Entry != p.Entry || r.Location.URL != p.URL
+	if moved || p != r.Location {
 		err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 			if moved { // an id belongs to the account and the place that made it
 				d.Subscription = ""
 			}
-			d.Place, d.Account = p, a.Name
+			d.Location, d.Account = p, a.Name
 		})
 		if err != nil {
 			return err
@@ -418,7 +418,7 @@ func (m *mailbox) settleAt(ctx context.Context, a *account, p mail.Place) error 
 	}
 	m.mu.Lock()
 	m.place, m.lost = p, time.Time{}
-	if moved || p.Primary != r.Place.Primary { // what was wrong before was wrong elsewhere
+	if moved || p.Primary != r.Location.Primary { // what was wrong before was wrong elsewhere
 		m.subFault, m.subFails, m.subNext = nil, 0, time.Time{}
 	}
 	m.mu.Unlock()
@@ -517,7 +517,7 @@ func (m *mailbox) relocate(ctx context.Context) {
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 		if here() {
 			r = d.Clone()
-			d.Place.Found, d.Subscription = time.Time{}, ""
+			d.Location.Found, d.Subscription = time.Time{}, ""
 		}
 	})
 	if ctx.Err() != nil {

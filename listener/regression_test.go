@@ -143,7 +143,7 @@ func TestAMailboxThatMovedAndCannotBeSubscribedIsPolled(t *testing.T) {
 		})
 		m := w.ex.come(alice)
 		w.pass(12 * time.Hour)
-		if h := w.state(alice); h.State != subscriptions.Polled {
+		if h := w.state(alice); h.State != subscriptions.Polling {
 			t.Errorf("%s: %s; last listing %v", h.State, h.Reason, h.LastListing)
 		}
 		if n := len(w.apns.pushes("a", w.key("a", m))); n == 0 {
@@ -204,7 +204,7 @@ func TestASubscriptionThatCannotBeWrittenDownIsNotMadeAgainAndAgain(t *testing.T
 
 type slowFinder struct{ finder }
 
-func (f *slowFinder) Find(ctx context.Context, address string) (mail.Place, error) {
+func (f *slowFinder) Find(ctx context.Context, address string) (mail.Location, error) {
 	pause.For(ctx, 30*time.Second)
 	return f.finder.Find(ctx, address)
 }

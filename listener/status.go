@@ -34,7 +34,7 @@ func (l *Listener) Hearing(box *subscriptions.Mailbox) subscriptions.Hearing {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := subscriptions.Hearing{
-		Place: m.place, LastHint: m.hinted, LastListing: m.listing, LastMessage: m.message,
+		Location: m.place, LastHint: m.hinted, LastListing: m.listing, LastMessage: m.message,
 	}
 	if r.Subscription != "" {
 		h.Subscribed = r.Subscribed
@@ -56,34 +56,34 @@ func (l *Listener) Hearing(box *subscriptions.Mailbox) subscriptions.Hearing {
 func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time) {
 	switch {
 	case m.e == nil:
-		return subscriptions.Parked, "not_covered: no exchange entry of the configuration covers this address", time.Time{}
+		return subscriptions.Failing, "not_covered: no exchange entry of the configuration covers this address", time.Time{}
 	case m.waits:
-		return subscriptions.NoCapacity, m.e.full().Code + ": " + m.e.full().Text, m.notBefore
+		return subscriptions.WaitingForCapacity, m.e.full().Code + ": " + m.e.full().Text, m.notBefore
 	case m.failing != nil && m.failing.Code == codeOutOfScope:
 		return subscriptions.OutOfScope, m.failing.Code + ": " + m.failing.Text, m.notBefore
 	case m.failing != nil:
-		return subscriptions.Parked, m.failing.Error(), m.notBefore
+		return subscriptions.Failing, m.failing.Error(), m.notBefore
 	case m.group == nil:
 		return subscriptions.Resolving, "", time.Time{}
 	case m.subFault != nil && m.listed:
-		return subscriptions.Polled, m.subFault.Error(), m.subNext
+		return subscriptions.Polling, m.subFault.Error(), m.subNext
 	case m.subFault != nil:
-		return subscriptions.Parked, m.subFault.Error(), m.subNext
+		return subscriptions.Failing, m.subFault.Error(), m.subNext
 	case !m.open:
 		switch f, next := m.group.told(); {
 		case f != nil && f.Scope >= fault.Account: // nothing can be read either
-			return subscriptions.Parked, f.Error(), next
+			return subscriptions.Failing, f.Error(), next
 		case f != nil:
-			return subscriptions.Polled, f.Error(), next
+			return subscriptions.Polling, f.Error(), next
 		}
 		return subscriptions.Resolving, "stream: being opened", time.Time{}
 	case !m.listed:
 		return subscriptions.Resolving, "listing: under way", time.Time{}
 	}
 	if len(m.e.MailboxServers) > 0 && m.place.Server == "" {
-		return subscriptions.Heard, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}
+		return subscriptions.Listening, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}
 	}
-	return subscriptions.Heard, "", time.Time{}
+	return subscriptions.Listening, "", time.Time{}
 }
 
 // Standing says how one device stands: as its mailbox does, or behind with its own reason.

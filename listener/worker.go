@@ -196,11 +196,11 @@ func (m *mailbox) call(ctx context.Context, items []string) ([]ews.Item, time.Ti
 }
 
 // where is who reads the mailbox, and where; nil: it has no place.
-func (m *mailbox) where() (*account, mail.Place) {
+func (m *mailbox) where() (*account, mail.Location) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.place.URL == "" {
-		return nil, mail.Place{}
+		return nil, mail.Location{}
 	}
 	return m.account, m.place
 }

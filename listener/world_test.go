@@ -324,7 +324,7 @@ func (e *exchange) back(address string, m *message) {
 	b.items = append(b.items, m)
 }
 
-func (e *exchange) clock(p mail.Place) Clock {
+func (e *exchange) clock(p mail.Location) Clock {
 	return Clock{Server: e.now().Truncate(time.Second), Ours: time.Now(), Backend: e.servers[p.Primary]}
 }
 
@@ -336,7 +336,7 @@ func row(code, text string) *ews.Error {
 }
 
 // refuses says why a call for a mailbox fails; nil: it does not.
-func (e *exchange) refuses(p mail.Place) error {
+func (e *exchange) refuses(p mail.Location) error {
 	if e.url != "" && p.URL != e.url {
 		e.t.Errorf("%s was asked with the credentials for %s", p.URL, e.url)
 	}
@@ -346,7 +346,7 @@ func (e *exchange) refuses(p mail.Place) error {
 	return e.fails
 }
 
-func (e *exchange) Look(_ context.Context, p mail.Place) (string, error) {
+func (e *exchange) Look(_ context.Context, p mail.Location) (string, error) {
 	e.mu.Lock()
 	f := e.onLook
 	e.mu.Unlock()
@@ -359,7 +359,7 @@ func (e *exchange) Look(_ context.Context, p mail.Place) (string, error) {
 	return e.servers[p.Primary], e.refuses(p)
 }
 
-func (e *exchange) Read(_ context.Context, p mail.Place, items []string) (list []ews.Item, _ Clock, _ error) {
+func (e *exchange) Read(_ context.Context, p mail.Location, items []string) (list []ews.Item, _ Clock, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := cmp.Or(e.refuses(p), e.readFail); err != nil {
@@ -388,7 +388,7 @@ func itemError(code string, r fault.Remedy) error {
 	return &ews.Error{Fault: &fault.Error{Op: "GetItem", Code: code, Scope: fault.Message, Remedy: r}, Row: ews.Row{Code: code, Scope: fault.Message, Remedy: r}}
 }
 
-func (e *exchange) List(_ context.Context, p mail.Place, offset, limit int) (Page, error) {
+func (e *exchange) List(_ context.Context, p mail.Location, offset, limit int) (Page, error) {
 	e.mu.Lock()
 	f := e.onList
 	e.mu.Unlock()
@@ -411,7 +411,7 @@ func (e *exchange) List(_ context.Context, p mail.Place, offset, limit int) (Pag
 	return page, nil
 }
 
-func (e *exchange) Subscribe(_ context.Context, p mail.Place, _ Affinity) (string, string, error) {
+func (e *exchange) Subscribe(_ context.Context, p mail.Location, _ Affinity) (string, string, error) {
 	e.mu.Lock()
 	f := e.onSub
 	e.mu.Unlock()
@@ -437,7 +437,7 @@ func (e *exchange) Subscribe(_ context.Context, p mail.Place, _ Affinity) (strin
 	return b.sub, "cookie", nil
 }
 
-func (e *exchange) Unsubscribe(_ context.Context, p mail.Place, id string) error {
+func (e *exchange) Unsubscribe(_ context.Context, p mail.Location, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.refuses(p); err != nil {
@@ -448,7 +448,7 @@ func (e *exchange) Unsubscribe(_ context.Context, p mail.Place, id string) error
 	return nil
 }
 
-func (e *exchange) Stream(_ context.Context, p mail.Place, _ Affinity, ids []string) (Stream, error) {
+func (e *exchange) Stream(_ context.Context, p mail.Location, _ Affinity, ids []string) (Stream, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.refuses(p); err != nil {

@@ -36,8 +36,8 @@ const (
 	High
 )
 
-// Place is where a mailbox lives, as Autodiscover or the configuration tells it.
-type Place struct {
+// Location is where a mailbox lives, as Autodiscover or the configuration tells it.
+type Location struct {
 	Entry   string    `json:"entry"`             // the exchange entry of the configuration
 	URL     string    `json:"url"`               // of EWS, the external one
 	Group   string    `json:"group,omitempty"`   // GroupingInformation: mailboxes that may share a stream

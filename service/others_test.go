@@ -184,7 +184,7 @@ func (w *world) heard() {
 	w.t.Helper()
 	w.eventually("every mailbox is heard", func() bool {
 		var page struct{ Mailboxes []struct{ Address string } }
-		w.call(http.MethodGet, "/v1/mailboxes?limit=1000&state=heard", nil, &page)
+		w.call(http.MethodGet, "/v1/mailboxes?limit=1000&state=listening", nil, &page)
 		return len(page.Mailboxes) == len(w.devices)
 	})
 }
@@ -282,7 +282,7 @@ func (w *world) balance() {
 	w.eventually("no device is behind", func() bool {
 		var page struct{ Devices []struct{ State string } }
 		w.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
-		return len(page.Devices) == mailboxes && !slices.ContainsFunc(page.Devices, func(d struct{ State string }) bool { return d.State != "heard" })
+		return len(page.Devices) == mailboxes && !slices.ContainsFunc(page.Devices, func(d struct{ State string }) bool { return d.State != "listening" })
 	})
 	rang, strays := w.times()
 	for subject, n := range rang {

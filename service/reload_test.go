@@ -44,7 +44,7 @@ apns:
   - topic: com.contoso.mail
     url: https://127.0.0.1:1
     token: {key_file: apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}
-portal:
+api:
   clients:
     - {name: mdm, role: admin, token_file: mdm.token}
 `
@@ -155,7 +155,7 @@ func watched(t *testing.T, f func(t *testing.T, d *desktop)) {
 }
 
 // token is that of the portal's client.
-func (d *desktop) token() string { return string(d.current().Portal.Clients[0].Token) }
+func (d *desktop) token() string { return string(d.current().API.Clients[0].Token) }
 
 const mistakes = "the configuration was changed and has mistakes; it goes on as it was"
 
@@ -232,7 +232,7 @@ func TestAMistakeChangesNothingAndIsReportedOnce(t *testing.T) {
 		}, func(d *desktop) { d.write("long", "x") }},
 		"a key file that contradicts another": {func(d *desktop) {
 			d.write("other.p8", signingKey(d.t))
-			d.edit("portal:", "  - topic: com.contoso.calendar\n    token: {key_file: other.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\nportal:")
+			d.edit("api:", "  - topic: com.contoso.calendar\n    token: {key_file: other.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\napi:")
 		}, func(d *desktop) {
 			key, err := os.ReadFile(filepath.Join(d.dir, "apns.p8"))
 			if err != nil {
@@ -481,7 +481,7 @@ func TestAKeyIsReplacedAlsoWhereATopicWaitsForARestart(t *testing.T) {
 	d := newDesktop(t)
 	r := d.rooms()
 	d.write("apns.p8", signingKey(t))
-	d.edit("portal:", "  - topic: com.contoso.calendar\n    token: {key_file: apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\nportal:")
+	d.edit("api:", "  - topic: com.contoso.calendar\n    token: {key_file: apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\napi:")
 	r.update(d.load())
 	if said := d.said(); slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, "cannot work") }) {
 		t.Errorf("said %q", said)
@@ -614,7 +614,7 @@ func TestAChangeWhileStandingByIsUsedWhenTheStateIsTakenOver(t *testing.T) {
 		d.write("mdm.token", token)
 		d.write("password", token)
 		s.Reload()
-		eventually("the change is seen", func() bool { return string(s.current().Portal.Clients[0].Token) == token })
+		eventually("the change is seen", func() bool { return string(s.current().API.Clients[0].Token) == token })
 		lost := make(chan struct{})
 		state.next <- lost
 		eventually("the new token is good", func() bool { return status(token) == http.StatusOK })

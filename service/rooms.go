@@ -12,11 +12,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/mail"
-	"github.com/mailbell/mailbell/portal"
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -32,7 +32,7 @@ type rooms struct {
 	links    *links
 	topics   []config.APNs
 	proxy    *config.Proxy // that the listener was last told of
-	portal   *portal.Portal
+	api      *api.API
 	service  *Service
 }
 
@@ -61,17 +61,17 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	ready.listener = r.listener
 
 	desk := &desk{rooms: r}
-	r.portal = portal.New(portal.Options{
-		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Log: s.log.Named("portal"), Version: s.version,
+	r.api = api.New(api.Options{
+		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Log: s.log.Named("api"), Version: s.version,
 		Test: r.way().Walk, Status: desk.condition,
 	})
 	return r, nil
 }
 
-func clients(c *config.Config) []portal.Client {
-	list := make([]portal.Client, len(c.Portal.Clients))
-	for i, p := range c.Portal.Clients {
-		list[i] = portal.Client{Name: p.Name, Role: portal.Role(p.Role), Token: string(p.Token)}
+func clients(c *config.Config) []api.Client {
+	list := make([]api.Client, len(c.API.Clients))
+	for i, p := range c.API.Clients {
+		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token)}
 	}
 	return list
 }
@@ -80,7 +80,7 @@ func clients(c *config.Config) []portal.Client {
 func (r *rooms) update(c *config.Config) {
 	log := r.service.log
 	r.service.enterDates(c)
-	r.portal.SetClients(clients(c))
+	r.api.SetClients(clients(c))
 	if !reflect.DeepEqual(r.proxy, c.Proxy) {
 		r.proxy = c.Proxy
 		r.listener.WayChanged()
@@ -134,13 +134,13 @@ func (r *rooms) way() check.Way {
 }
 
 // locate says where placing a mailbox would lead now.
-func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Location, error) {
+func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Route, error) {
 	l, err := r.listener.Locate(ctx, address, exchange)
 	if err != nil {
-		return check.Location{}, err
+		return check.Route{}, err
 	}
 	a := r.links.find(l.Entry, l.Account)
-	return check.Location{Account: a.forCheck(), Place: l.Place, Online: a.entry.Type == config.Online}, nil
+	return check.Route{Account: a.forCheck(), Location: l.Location, Online: a.entry.Type == config.Online}, nil
 }
 
 // readiness passes the sender's word on to the listener, which is made after it.

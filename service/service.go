@@ -22,10 +22,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/pause"
-	"github.com/mailbell/mailbell/portal"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -111,12 +111,12 @@ func (s *Service) Run(ctx context.Context) error {
 	select {
 	case <-s.first:
 	case <-ctx.Done():
-		s.answer(portal.Standby("stopping"))
+		s.answer(api.Standby("stopping"))
 	}
 	var besides sync.WaitGroup
 	besides.Go(func() { s.watch(ctx) })
 	besides.Go(func() { s.calendar.Run(ctx) })
-	served := portal.Serve(ctx, s.socket, s, s.tls(), s.log.Named("portal"))
+	served := api.Serve(ctx, s.socket, s, s.tls(), s.log.Named("api"))
 	stop()
 	besides.Wait()
 	return errors.Join(served, <-worked, s.close())
@@ -157,7 +157,7 @@ func (s *Service) standby(behind string, err error) {
 		why = "the state cannot be reached"
 	}
 	s.log.Warn(why, zap.Error(err))
-	s.answer(portal.Standby(why))
+	s.answer(api.Standby(why))
 }
 
 // ring works on a state until ctx ends, or another instance has it.
@@ -167,7 +167,7 @@ func (s *Service) ring(ctx context.Context, h held) error {
 		return err
 	}
 	r.listener.Start()
-	s.answer(r.portal)
+	s.answer(r.api)
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
 	var again <-chan time.Time
 	rewrite := func() {
@@ -184,7 +184,7 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			s.log.Info("mailbell is stopping")
 			working = false
 		case <-h.lost:
-			s.answer(portal.Standby("another instance has taken the state over"))
+			s.answer(api.Standby("another instance has taken the state over"))
 			working = false
 		case <-h.restarted:
 			rewrite()

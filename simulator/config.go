@@ -33,7 +33,7 @@ type configuration struct {
 	State    stateConfig     `yaml:"state"`
 	Exchange []exchangeEntry `yaml:"exchange"`
 	APNs     []apnsEntry     `yaml:"apns"`
-	Portal   portalConfig    `yaml:"portal"`
+	API      apiConfig       `yaml:"api"`
 }
 
 type stateConfig struct {
@@ -52,11 +52,11 @@ type apnsEntry struct {
 	} `yaml:"token"`
 }
 
-type portalConfig struct {
-	Clients []portalClient `yaml:"clients"`
+type apiConfig struct {
+	Clients []apiClient `yaml:"clients"`
 }
 
-type portalClient struct {
+type apiClient struct {
 	Name      string `yaml:"name"`
 	Role      string `yaml:"role"`
 	TokenFile string `yaml:"token_file"`
@@ -78,7 +78,7 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	config := configuration{
 		Listen: listen,
 		State:  stateConfig{Path: "mailbell.db"},
-		Portal: portalConfig{Clients: []portalClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
+		API:    apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
 	}
 	config.Exchange = s.exchangeEntries()
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}

@@ -12,17 +12,17 @@ import (
 // Record is where one mailbox stands: the log of the package comment. It is written as one, and it is a value: the
 // methods below change a copy, which Mailbox.Update then makes durable.
 type Record struct {
-	ID           string     `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
-	Addresses    []string   `json:"addresses"`
-	Account      string     `json:"account,omitempty"` // the listener account that hears it
-	Place        mail.Place `json:"place,omitzero"`
-	Subscription string     `json:"subscription,omitempty"` // kept over a restart (rule 11)
-	Subscribed   time.Time  `json:"subscribed,omitzero"`
-	Listed       int64      `json:"listed"` // Unix seconds: the greatest received time that a complete listing has dealt with
-	Since        int64      `json:"since"`  // Unix seconds: back to where listings read; moved by complete listings only
-	End          uint32     `json:"end"`    // the number of the newest entry ever made
-	Outcomes     Outcomes   `json:"outcomes,omitempty"`
-	Behind       []Behind   `json:"behind,omitempty"`
+	ID           string        `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
+	Addresses    []string      `json:"addresses"`
+	Account      string        `json:"account,omitempty"` // the listener account that hears it
+	Location     mail.Location `json:"location,omitzero"`
+	Subscription string        `json:"subscription,omitempty"` // kept over a restart (rule 11)
+	Subscribed   time.Time     `json:"subscribed,omitzero"`
+	Listed       int64         `json:"listed"` // Unix seconds: the greatest received time that a complete listing has dealt with
+	Since        int64         `json:"since"`  // Unix seconds: back to where listings read; moved by complete listings only
+	End          uint32        `json:"end"`    // the number of the newest entry ever made
+	Outcomes     Outcomes      `json:"outcomes,omitempty"`
+	Behind       []Behind      `json:"behind,omitempty"`
 }
 
 // Entry says that a message has its outcome.

@@ -9,14 +9,14 @@ import (
 // State of a mailbox, as the API tells it.
 type State string
 
-// The states of DESIGN section 4. Heard means both: its stream is open and its listing done.
+// The states of DESIGN section 4. Listening means both: its stream is open and its listing done.
 const (
-	Resolving  State = "resolving" // being placed: Autodiscover, subscription or first listing under way
-	Heard      State = "heard"
-	Polled     State = "polled" // cannot be subscribed, or its stream is being reopened: listed at intervals
-	NoCapacity State = "waiting_for_capacity"
-	OutOfScope State = "out_of_scope"
-	Parked     State = "parked"
+	Resolving          State = "resolving" // being placed: Autodiscover, subscription or first listing under way
+	Listening          State = "listening"
+	Polling            State = "polling" // cannot be subscribed, or its stream is being reopened: listed at intervals
+	WaitingForCapacity State = "waiting_for_capacity"
+	OutOfScope         State = "out_of_scope"
+	Failing            State = "failing"
 )
 
 // Hearing says how a mailbox is heard, for "why did this phone not ring?". It never holds content.
@@ -24,7 +24,7 @@ type Hearing struct {
 	State         State
 	Reason        string    // a code, then words; empty where all is well
 	Next          time.Time // the next try; zero: none is waited for
-	Place         mail.Place
+	Location      mail.Location
 	Account       string // the listener account
 	Subscribed    time.Time
 	LastHeartbeat time.Time

@@ -33,11 +33,11 @@ type client struct {
 }
 
 // errNoClient says that the configuration lets nobody ask.
-var errNoClient = errors.New("none of portal.clients has a role for it")
+var errNoClient = errors.New("none of api.clients has a role for it")
 
 // newClient returns a client with one of these roles. The service is asked where it listens; where that is every address, on loopback.
 func newClient(c *config.Config, roles ...string) (*client, error) {
-	i := slices.IndexFunc(c.Portal.Clients, func(p config.Client) bool { return slices.Contains(roles, p.Role) })
+	i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return slices.Contains(roles, p.Role) })
 	if i < 0 {
 		return nil, errNoClient
 	}
@@ -65,7 +65,7 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 				return nil
 			}}
 	}
-	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: string(c.Portal.Clients[i].Token),
+	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: string(c.API.Clients[i].Token),
 		http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
 }
 

@@ -207,7 +207,7 @@ func (d *demonstration) heard(ctx context.Context) error {
 				Mailboxes []struct{ Address string } `json:"mailboxes"`
 				Next      string                     `json:"next"`
 			}
-			if err := d.call(ctx, http.MethodGet, "/v1/mailboxes?state=heard&limit=1000&after="+after, nil, &page); err != nil {
+			if err := d.call(ctx, http.MethodGet, "/v1/mailboxes?state=listening&limit=1000&after="+after, nil, &page); err != nil {
 				return err
 			}
 			n += len(page.Mailboxes)

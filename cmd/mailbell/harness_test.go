@@ -462,7 +462,7 @@ func (w *world) heard() {
 	for _, b := range w.boxes {
 		n += min(1, len(b.devices))
 	}
-	eventually(w.t, soon, fmt.Sprintf("%d mailboxes are heard", n), func() bool { return len(w.mailboxes("heard")) == n })
+	eventually(w.t, soon, fmt.Sprintf("%d mailboxes are heard", n), func() bool { return len(w.mailboxes("listening")) == n })
 }
 
 // begin starts the service with all devices, and waits until they are heard.
@@ -582,7 +582,7 @@ func (w *world) atRest() {
 	if !waitUntil(w.t.Context(), atLast, func() bool {
 		page.Devices = nil
 		w.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
-		page.Devices = slices.DeleteFunc(page.Devices, func(d struct{ ID, State, Reason string }) bool { return d.State == "heard" })
+		page.Devices = slices.DeleteFunc(page.Devices, func(d struct{ ID, State, Reason string }) bool { return d.State == "listening" })
 		return len(page.Devices) == 0
 	}) {
 		w.t.Fatalf("not at rest within %v: %+v", atLast, page.Devices)

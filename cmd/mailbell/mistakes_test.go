@@ -43,8 +43,8 @@ func TestEveryMistakeOfAConfigurationIsToldAtOnceAndNothingStarts(t *testing.T) 
 		{"      password_file: password\n", "      password_file: nowhere\n", "exchange[0].listener_accounts[0].basic.password_file"}, // a file that is missing
 		{"  trusted_hosts:\n", "  connection_timeout: 31m\n  trusted_hosts:\n", "exchange[0].connection_timeout"},                     // over its limit
 		{"    key_file: apns.p8\n", "    key_file: ca.pem\n", "apns[0].token.key_file"},                                               // a file that does not hold what it should
-		{"  - name: operator\n", "  - name: mdm\n", "portal.clients[1].name"},                                                         // a name given twice
-		{"    role: admin\n", "    role: admin\n    token: 0123456789abcdef0123456789abcdef\n", "portal.clients[1].token"},            // a secret in the file
+		{"  - name: operator\n", "  - name: mdm\n", "api.clients[1].name"},                                                            // a name given twice
+		{"    role: admin\n", "    role: admin\n    token: 0123456789abcdef0123456789abcdef\n", "api.clients[1].token"},               // a secret in the file
 		{"  type: exchange\n", "  type: notes\n", "exchange[0].type"},
 		{"  path: mailbell.db\n", "  path: mailbell.db\n  path: other.db\n", "state.path"},                                                              // a key given twice
 		{"# Written by the mailbell simulator at its start; ports and secrets are new each time.\n", "public_url: http://bell.example\n", "public_url"}, // another one

@@ -83,7 +83,7 @@ func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {
 	w.fault("wrong_password", simulator.Fault{})
 	w.fault("stream_rst", simulator.Fault{})
 	all()
-	eventually(t, soon, "a mailbox is parked", func() bool { return len(w.mailboxes("parked")) > 0 })
+	eventually(t, soon, "a mailbox is parked", func() bool { return len(w.mailboxes("failing")) > 0 })
 
 	stranger := "f00dfeedf00dfeedf00dfeedf00dfeed"
 	secretBody := []byte(`{"mailbox":"` + w.boxes[0].address + `","token":"` + tokens[0] + `","topic":7,"tokenn":"` + tokens[1] + `"}`)

@@ -30,7 +30,7 @@ func TestAWrongPasswordParksWithAReasonAndHeals(t *testing.T) {
 		var m mailbox
 		eventually(t, soon, b.address+" is parked", func() bool {
 			m = w.mailbox(b)
-			return m.State == "parked"
+			return m.State == "failing"
 		})
 		if !strings.Contains(m.Reason, "401") {
 			t.Errorf("%s: reason %q, want one that tells of the password", b.address, m.Reason)
@@ -70,7 +70,7 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 				var m mailbox
 				eventually(t, soon, "the sick mailbox says so", func() bool {
 					m = w.mailbox(b)
-					return m.State == "parked" || m.State == "polled"
+					return m.State == "failing" || m.State == "polling"
 				})
 				if m.Reason == "" || !m.NextTry.After(time.Now()) {
 					t.Errorf("%s: %q, next try %v; want a reason and a time", m.State, m.Reason, m.NextTry)
@@ -83,14 +83,14 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 				w.othersRing(b)
 				var since time.Time // when the others were heard, and stayed so: a stream that breaks at once is none
 				if !waitUntil(t.Context(), soon, func() bool {
-					if len(w.mailboxes("heard")) < len(w.boxes)-1 {
+					if len(w.mailboxes("listening")) < len(w.boxes)-1 {
 						since = time.Time{}
 					} else if since.IsZero() {
 						since = time.Now()
 					}
 					return !since.IsZero() && time.Since(since) > steady
 				}) {
-					t.Errorf("%v after the stream was cut, only %v are heard", soon, w.mailboxes("heard"))
+					t.Errorf("%v after the stream was cut, only %v are heard", soon, w.mailboxes("listening"))
 				}
 				w.othersRing(b)
 				w.clear(name)
@@ -246,7 +246,7 @@ func TestAHostileAnswerHarmsOnlyItsMailbox(t *testing.T) {
 func (w *world) complains(b *box) bool {
 	w.t.Helper()
 	m := w.mailbox(b)
-	if m.State != "heard" && m.Reason != "" && !strings.HasPrefix(m.Reason, "listing: under way") {
+	if m.State != "listening" && m.Reason != "" && !strings.HasPrefix(m.Reason, "listing: under way") {
 		return true
 	}
 	for _, d := range m.Decisions {

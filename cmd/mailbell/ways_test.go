@@ -62,14 +62,14 @@ func TestEverythingGoesThroughTheProxy(t *testing.T) {
 			// Nothing gets out but through the proxy, which is asked with a wrong password.
 			eventually(t, soon, "the proxy is named as who refuses", func() bool {
 				m := w.mailbox(w.boxes[0])
-				return m.State == "parked" && strings.Contains(m.Reason, "proxy") && strings.Contains(m.Reason, strings.SplitN(url, "//", 2)[1])
+				return m.State == "failing" && strings.Contains(m.Reason, "proxy") && strings.Contains(m.Reason, strings.SplitN(url, "//", 2)[1])
 			})
 			if log := w.service().stderr(); strings.Contains(log, proxytest.Password) || strings.Contains(log, "a wrong one") {
 				t.Error("the proxy's password is in the log")
 			}
 			w.secret("proxy-password", proxytest.Password)
 			w.reload()
-			eventually(t, atLast, "all are heard", func() bool { return len(w.mailboxes("heard")) == len(w.boxes) })
+			eventually(t, atLast, "all are heard", func() bool { return len(w.mailboxes("listening")) == len(w.boxes) })
 			for range 3 {
 				w.deliverTo(w.boxes...)
 			}
@@ -124,10 +124,10 @@ func TestNothingIsLostWhileMailboxesMoveBetweenThreeExchanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var m struct{ Place struct{ Exchange string } }
+		var m struct{ Location struct{ Exchange string } }
 		w.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m)
-		if m.Place.Exchange != at.Host {
-			t.Errorf("%s is heard at %s and lives at %s", b.address, m.Place.Exchange, at.Host)
+		if m.Location.Exchange != at.Host {
+			t.Errorf("%s is heard at %s and lives at %s", b.address, m.Location.Exchange, at.Host)
 		}
 	}
 }
@@ -233,7 +233,7 @@ func TestAChangedPasswordIsTakenUpWithoutARestart(t *testing.T) {
 	w.sim.SetPassword("the renewed one")
 	w.fault("stream_rst", simulator.Fault{})
 	w.deliverTo(w.boxes...)
-	eventually(t, soon, "the old password parks", func() bool { return len(w.mailboxes("parked")) > 0 })
+	eventually(t, soon, "the old password parks", func() bool { return len(w.mailboxes("failing")) > 0 })
 	w.secret("password", "the renewed one")
 	w.reload()
 	w.balance(0)

@@ -19,12 +19,12 @@ import (
 
 // told is what GET /v1/mailboxes/{address} tells, as far as it is shown.
 type told struct {
-	Address string    `json:"address"`
-	State   string    `json:"state"`
-	Reason  string    `json:"reason"`
-	NextTry time.Time `json:"next_try"`
-	Account string    `json:"account"`
-	Place   *struct {
+	Address  string    `json:"address"`
+	State    string    `json:"state"`
+	Reason   string    `json:"reason"`
+	NextTry  time.Time `json:"next_try"`
+	Account  string    `json:"account"`
+	Location *struct {
 		Exchange string    `json:"exchange"`
 		URL      string    `json:"url"`
 		Group    string    `json:"group"`
@@ -32,7 +32,7 @@ type told struct {
 		Server   string    `json:"server"`
 		How      string    `json:"how"`
 		Found    time.Time `json:"found"`
-	} `json:"place"`
+	} `json:"location"`
 	Subscribed    time.Time `json:"subscribed"`
 	LastHeartbeat time.Time `json:"last_heartbeat"`
 	LastHint      time.Time `json:"last_hint"`
@@ -113,7 +113,7 @@ func (m *told) print(out io.Writer, now time.Time, only string) {
 			fmt.Fprintf(w, "  %s\t%s\n", name, value)
 		}
 	}
-	if p := m.Place; p != nil {
+	if p := m.Location; p != nil {
 		line("lives at", p.URL)
 		line("entry", p.Exchange)
 		found := p.How

@@ -158,7 +158,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 		}
 	}
 	out := ask(second)
-	has(out, "mailbox "+second+": heard", "  lives at +"+w.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
+	has(out, "mailbox "+second+": listening", "  lives at +"+w.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
 		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "  devices +phone", "no decision since the service was started: no new message was seen")
 	w.deliverTo(b)
 	w.rung(soon)
@@ -166,13 +166,13 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	const header, rang = "  DECIDED +MESSAGE +DEVICE +OUTCOME +REASON +APNS +APNS-ID", `  [0-9]+s ago +\S+ +phone +rung +200 +\S+`
 	has(ask(second), "decisions, the newest first:", header, rang)
 	out = ask("phone")
-	has(out, "device phone: heard", "mailbox "+second+": heard", "  last message +[0-9]+s ago", header, rang)
+	has(out, "device phone: listening", "mailbox "+second+": listening", "  last message +[0-9]+s ago", header, rang)
 	if strings.Contains(out, "Travel desk") || strings.Contains(out, "fabrikam") || strings.Contains(out, "Ticket") {
 		t.Errorf("it tells of the content:\n%s", out)
 	}
 	w.enrol(b, "tablet") // after the message
 	w.atRest()
-	has(ask("tablet"), "device tablet: heard", "no decision for this device among the newest of its mailbox")
+	has(ask("tablet"), "device tablet: listening", "no decision for this device among the newest of its mailbox")
 	for _, unknown := range []string{"nobodys-phone", nobody} {
 		if said := refused(t, 1, refusal, "why", "--config", w.config, unknown); !strings.Contains(said, unknown+" or for a mailbox of this address: nothing can ring") {
 			t.Errorf("%s: %s", unknown, said)

@@ -24,7 +24,7 @@ const all = "*"
 // internal/…. A room is in it from the day it exists.
 var mayImport = map[string][]string{
 	"cmd":           {all},
-	"service":       {"alerts", "auth", "autodiscover", "check", "config", "ews", "listener", "mail", "portal", "proxy", "push", "simulator", "subscriptions"},
+	"service":       {"alerts", "api", "auth", "autodiscover", "check", "config", "ews", "listener", "mail", "proxy", "push", "simulator", "subscriptions"},
 	"config":        {},
 	"mail":          {},
 	"proxy":         {},
@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"subscriptions": {"mail"},
 	"alerts":        {"mail"},
 	"push":          {"alerts", "mail", "proxy", "subscriptions"},
-	"portal":        {"check", "mail", "subscriptions"},
+	"api":           {"check", "mail", "subscriptions"},
 	"check":         {"alerts", "auth", "autodiscover", "ews", "mail", "proxy", "push", "subscriptions"},
 	"simulator":     {}, // it has wire code of its own, so that one mistake cannot hide on both sides
 	"internal":      {},

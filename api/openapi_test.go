@@ -1,4 +1,4 @@
-package portal
+package api
 
 import (
 	"net/http"
@@ -78,7 +78,7 @@ func documented(t testing.TB, method, target string, status int) {
 
 func TestEveryCallIsDescribedAndEveryDescriptionIsACall(t *testing.T) {
 	var calls []string
-	for path, methods := range (&Portal{}).routes() {
+	for path, methods := range (&API{}).routes() {
 		for method := range methods {
 			calls = append(calls, method+" "+path)
 		}
@@ -102,7 +102,7 @@ func TestEveryCallIsDescribedAndEveryDescriptionIsACall(t *testing.T) {
 func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 	schemas := contract(t).Components.Schemas
 	for name, answer := range map[string]any{
-		"Device": device{}, "DevicePage": devicePage{}, "Mailbox": mailbox{}, "Place": place{}, "Decision": decision{},
+		"Device": device{}, "DevicePage": devicePage{}, "Mailbox": mailbox{}, "Location": location{}, "Decision": decision{},
 		"MailboxPage": mailboxPage{}, "MailboxLine": mailboxLine{}, "Status": status{}, "StateStore": stateStore{},
 		"Account": account{}, "Credential": credential{}, "Report": check.Report{}, "Step": check.Step{},
 		"Problem": problem{}, "FieldError": fieldError{},

@@ -1,6 +1,6 @@
-// Package portal is HTTP in: the enrolment API, the test notification, "why no bell?", status, health and metrics.
+// Package api is HTTP in: the enrolment API, the test notification, "why no bell?", status, health and metrics.
 // openapi.yaml describes it; every error under /v1 is a problem of RFC 9457.
-package portal
+package api
 
 import (
 	"context"
@@ -52,7 +52,7 @@ type MailboxLine struct {
 	Devices int
 }
 
-// Condition is what the rooms behind the portal say of themselves, for the status.
+// Condition is what the rooms behind the API say of themselves, for the status.
 type Condition struct {
 	Accounts    []Account
 	Credentials []expiry.Entry // the first to expire first
@@ -70,7 +70,7 @@ type Account struct {
 	Next      time.Time // the next try then; zero: none is waited for
 }
 
-// Options are what the portal is made of; all are needed.
+// Options are what the API is made of; all are needed.
 type Options struct {
 	Clients    []Client
 	Enrolments Enrolments
@@ -101,8 +101,8 @@ type answer struct {
 	body   any
 }
 
-// Portal answers calls.
-type Portal struct {
+// API answers calls.
+type API struct {
 	Options
 	callers atomic.Pointer[[]caller]
 	tests   tests
@@ -111,55 +111,55 @@ type Portal struct {
 }
 
 // ServeHTTP implements http.Handler.
-func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.ServeHTTP(w, r) }
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
 
-// New returns a portal.
-func New(o Options) *Portal {
-	p := &Portal{Options: o, tests: newTests(), started: time.Now()}
-	p.SetClients(o.Clients)
+// New returns an API.
+func New(o Options) *API {
+	a := &API{Options: o, tests: newTests(), started: time.Now()}
+	a.SetClients(o.Clients)
 	mux := http.NewServeMux()
-	for path, methods := range p.routes() {
-		mux.Handle(path, p.api(methods))
+	for path, methods := range a.routes() {
+		mux.Handle(path, a.api(methods))
 	}
-	mux.Handle("/v1/", p.api(nil))
-	mux.Handle("/v1", p.api(nil))
-	mux.Handle("/metrics", p.metrics())
+	mux.Handle("/v1/", a.api(nil))
+	mux.Handle("/v1", a.api(nil))
+	mux.Handle("/metrics", a.metrics())
 	mux.Handle("/healthz", text("ok\n"))
-	mux.Handle("/readyz", p.ready())
+	mux.Handle("/readyz", a.ready())
 	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
 	for _, later := range []string{"/admin", "/admin/", "/callbacks", "/callbacks/"} {
 		mux.Handle(later, refusal(errNotBuilt))
 	}
 	mux.Handle("/", refusal(errNoPath))
-	p.handler = p.guarded(mux)
-	return p
+	a.handler = a.guarded(mux)
+	return a
 }
 
-func (p *Portal) routes() routes {
+func (a *API) routes() routes {
 	return routes{
 		"/v1/devices/{id}": {
-			http.MethodPut:    {changeDevices, p.enrol},
-			http.MethodGet:    {readDevices, p.device},
-			http.MethodDelete: {changeDevices, p.remove},
+			http.MethodPut:    {changeDevices, a.enrol},
+			http.MethodGet:    {readDevices, a.device},
+			http.MethodDelete: {changeDevices, a.remove},
 		},
-		"/v1/devices":             {http.MethodGet: {readDevices, p.devices}},
-		"/v1/mailboxes/{address}": {http.MethodGet: {readAll, p.mailbox}},
-		"/v1/mailboxes":           {http.MethodGet: {readAll, p.mailboxes}},
-		"/v1/status":              {http.MethodGet: {readAll, p.status}},
-		"/v1/test-notifications":  {http.MethodPost: {testDevices, p.test}},
+		"/v1/devices":             {http.MethodGet: {readDevices, a.devices}},
+		"/v1/mailboxes/{address}": {http.MethodGet: {readAll, a.mailbox}},
+		"/v1/mailboxes":           {http.MethodGet: {readAll, a.mailboxes}},
+		"/v1/status":              {http.MethodGet: {readAll, a.status}},
+		"/v1/test-notifications":  {http.MethodPost: {testDevices, a.test}},
 	}
 }
 
 // api answers one path of the API.
-func (p *Portal) api(methods map[string]route) http.Handler {
+func (a *API) api(methods map[string]route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := p.authenticate(r)
+		who, err := a.authenticate(r)
 		if err != nil {
-			p.fail(w, r, err)
+			a.fail(w, r, err)
 			return
 		}
 		if methods == nil {
-			p.fail(w, r, errNoPath)
+			a.fail(w, r, errNoPath)
 			return
 		}
 		method := r.Method
@@ -169,24 +169,24 @@ func (p *Portal) api(methods map[string]route) http.Handler {
 		to, ok := methods[method]
 		if !ok {
 			w.Header().Set("Allow", allowed(methods))
-			p.fail(w, r, errMethod)
+			a.fail(w, r, errMethod)
 			return
 		}
 		if !who.role.may(to.needs) {
-			p.fail(w, r, errForbidden)
+			a.fail(w, r, errForbidden)
 			return
 		}
-		a, err := to.answer(r, who)
+		done, err := to.answer(r, who)
 		if err != nil {
-			p.fail(w, r, err)
+			a.fail(w, r, err)
 			return
 		}
-		write(w, a.status, "application/json", a.body)
+		write(w, done.status, "application/json", done.body)
 	})
 }
 
 // guarded sets the headers of every answer, keeps the mux from redirecting, and turns a panic into a problem.
-func (p *Portal) guarded(mux http.Handler) http.Handler {
+func (a *API) guarded(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
@@ -199,7 +199,7 @@ func (p *Portal) guarded(mux http.Handler) http.Handler {
 				panic(v)
 			default:
 				// The value itself could hold anything of the request: only where it came from is logged.
-				p.Log.Error("panic while answering", zap.String("method", r.Method), zap.Stack("stack"))
+				a.Log.Error("panic while answering", zap.String("method", r.Method), zap.Stack("stack"))
 				errPanic.write(w)
 			}
 		}()
@@ -211,15 +211,15 @@ func (p *Portal) guarded(mux http.Handler) http.Handler {
 	})
 }
 
-func (p *Portal) metrics() http.Handler {
-	h := promhttp.HandlerFor(p.Gatherer, promhttp.HandlerOpts{})
+func (a *API) metrics() http.Handler {
+	h := promhttp.HandlerFor(a.Gatherer, promhttp.HandlerOpts{})
 	return reading(func(w http.ResponseWriter, r *http.Request) {
-		who, err := p.authenticate(r)
+		who, err := a.authenticate(r)
 		switch {
 		case err != nil:
-			p.fail(w, r, err)
+			a.fail(w, r, err)
 		case !who.role.may(readAll):
-			p.fail(w, r, errForbidden)
+			a.fail(w, r, errForbidden)
 		default:
 			h.ServeHTTP(w, r)
 		}
@@ -227,10 +227,10 @@ func (p *Portal) metrics() http.Handler {
 }
 
 // ready tells a load balancer yes or no. It needs no token, so the reason is in /v1/status and not here.
-func (p *Portal) ready() http.Handler {
+func (a *API) ready() http.Handler {
 	return reading(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		if err := p.Ready(); err != nil {
+		if err := a.Ready(); err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			_, _ = w.Write([]byte("not ready: /v1/status says why\n"))
 			return

@@ -1,4 +1,4 @@
-package portal
+package api
 
 // This file is the test notification: the whole way of an alert, on the running service.
 
@@ -54,27 +54,27 @@ func (t *tests) begin(device string, now time.Time) (wait time.Duration) {
 }
 
 // test goes the way for a device, or for the first device of a mailbox, by id.
-func (p *Portal) test(r *http.Request, who caller) (answer, error) {
+func (a *API) test(r *http.Request, who caller) (answer, error) {
 	device, address, err := readTest(r)
 	if err != nil {
 		return answer{}, err
 	}
 	if address != "" {
-		_, devices, ok := p.Mailboxes.Mailbox(address)
+		_, devices, ok := a.Mailboxes.Mailbox(address)
 		if !ok || len(devices) == 0 {
 			return answer{}, errNoMailbox
 		}
 		device = slices.MinFunc(devices, func(a, b subscriptions.Device) int { return strings.Compare(a.ID, b.ID) }).ID
-	} else if _, ok := p.Enrolments.Device(device); !ok {
+	} else if _, ok := a.Enrolments.Device(device); !ok {
 		return answer{}, errNoDevice
 	}
-	if wait := p.tests.begin(device, time.Now()); wait > 0 {
+	if wait := a.tests.begin(device, time.Now()); wait > 0 {
 		busy := *errTooManyTests
 		busy.retryAfter = strconv.Itoa(int((wait + time.Second - 1) / time.Second))
 		return answer{}, &busy
 	}
-	report := p.Test(r.Context(), device)
-	p.Log.Info("test notification", zap.String("client", who.name), zap.String("device", device), zap.Bool("ok", report.OK))
+	report := a.Test(r.Context(), device)
+	a.Log.Info("test notification", zap.String("client", who.name), zap.String("device", device), zap.Bool("ok", report.OK))
 	return answer{http.StatusOK, report}, nil
 }
 

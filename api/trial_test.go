@@ -1,4 +1,4 @@
-package portal
+package api
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 )
 
 const failedWay = `{"ok": false, "steps": [{"name": "enrolment", "ok": true, "ms": 0},
-	{"name": "place", "ok": false, "ms": 7, "error": "Autodiscover: nowhere", "advice": "look"}]}`
+	{"name": "location", "ok": false, "ms": 7, "error": "Autodiscover: nowhere", "advice": "look"}]}`
 
 func TestATestGoesTheWayForADeviceOrTheFirstOfAMailboxAndIsNoErrorWhenAStepFails(t *testing.T) {
 	d := newDesk(t)

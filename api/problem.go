@@ -1,4 +1,4 @@
-package portal
+package api
 
 import (
 	"context"
@@ -94,7 +94,7 @@ func (p *problem) write(w http.ResponseWriter) {
 }
 
 // fail answers with an error. One that the API does not know comes from the state store.
-func (p *Portal) fail(w http.ResponseWriter, r *http.Request, err error) {
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if pr, ok := errors.AsType[*problem](err); ok {
 		pr.write(w)
 		return
@@ -103,7 +103,7 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, err error) {
 		invalid(fieldError{Field: f.Field, Code: f.Code, Detail: f.Detail}).write(w)
 		return
 	}
-	p.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
+	a.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
 	errState.write(w)
 }
 

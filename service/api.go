@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
-	"github.com/mailbell/mailbell/portal"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -77,7 +77,7 @@ func (d *desk) Mailbox(address string) (subscriptions.Hearing, []subscriptions.D
 	return d.listener.Hearing(m), devices, true
 }
 
-func (d *desk) List(state subscriptions.State, after string, limit int) (list []portal.MailboxLine, next string) {
+func (d *desk) List(state subscriptions.State, after string, limit int) (list []api.MailboxLine, next string) {
 	boxes := d.book.Mailboxes()
 	address := func(m *subscriptions.Mailbox) string { return m.Record().Addresses[0] }
 	slices.SortFunc(boxes, func(a, b *subscriptions.Mailbox) int { return cmp.Compare(address(a), address(b)) })
@@ -95,7 +95,7 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 		if len(list) == limit {
 			return list, list[limit-1].Address
 		}
-		list = append(list, portal.MailboxLine{
+		list = append(list, api.MailboxLine{
 			Address: address(m), State: h.State, Reason: h.Reason, Next: h.Next, Account: h.Account, Devices: len(m.Devices()),
 		})
 	}
@@ -105,11 +105,11 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 func (d *desk) Count() map[subscriptions.State]int { return d.listener.Count() }
 
 // condition is how the accounts and credentials stand.
-func (d *desk) condition() portal.Condition {
-	c := portal.Condition{Credentials: d.service.calendar.List()}
+func (d *desk) condition() api.Condition {
+	c := api.Condition{Credentials: d.service.calendar.List()}
 	for _, e := range d.listener.Load() {
 		for _, a := range e.Accounts {
-			account := portal.Account{
+			account := api.Account{
 				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, Reason: a.Blocked, Next: a.Next,
 			}
 			if own := d.links.find(e.Exchange, a.Name); own != nil {

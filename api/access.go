@@ -1,4 +1,4 @@
-package portal
+package api
 
 import (
 	"crypto/sha256"
@@ -59,16 +59,16 @@ type caller struct {
 }
 
 // SetClients replaces the clients that may use the API; requests under way go on.
-func (p *Portal) SetClients(clients []Client) {
+func (a *API) SetClients(clients []Client) {
 	list := make([]caller, len(clients))
 	for i, c := range clients {
 		list[i] = caller{name: c.Name, role: c.Role, hash: sha256.Sum256([]byte(c.Token))}
 	}
-	p.callers.Store(&list)
+	a.callers.Store(&list)
 }
 
 // authenticate finds the caller by its bearer token. All tokens are compared, hashed first, so that the time taken tells nothing.
-func (p *Portal) authenticate(r *http.Request) (caller, error) {
+func (a *API) authenticate(r *http.Request) (caller, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
 		return caller{}, errNoToken
@@ -79,7 +79,7 @@ func (p *Portal) authenticate(r *http.Request) (caller, error) {
 	}
 	hash := sha256.Sum256([]byte(strings.TrimSpace(token)))
 	found := -1
-	callers := *p.callers.Load()
+	callers := *a.callers.Load()
 	for i := range callers {
 		if subtle.ConstantTimeCompare(hash[:], callers[i].hash[:]) == 1 {
 			found = i

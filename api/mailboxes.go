@@ -1,8 +1,9 @@
-package portal
+package api
 
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -18,7 +19,7 @@ type mailbox struct {
 	Reason        string     `json:"reason,omitempty"`
 	NextTry       time.Time  `json:"next_try,omitzero"`
 	Account       string     `json:"account,omitempty"`
-	Place         *place     `json:"place,omitempty"`
+	Location      *location  `json:"location,omitempty"`
 	Subscribed    time.Time  `json:"subscribed,omitzero"`
 	LastHeartbeat time.Time  `json:"last_heartbeat,omitzero"`
 	LastHint      time.Time  `json:"last_hint,omitzero"`
@@ -29,7 +30,7 @@ type mailbox struct {
 	Decisions     []decision `json:"decisions"`
 }
 
-type place struct {
+type location struct {
 	Exchange string    `json:"exchange"`
 	URL      string    `json:"url"`
 	Group    string    `json:"group,omitempty"`
@@ -50,12 +51,12 @@ type decision struct {
 	Status   int       `json:"apns_status,omitempty"`
 }
 
-func (p *Portal) mailbox(r *http.Request, _ caller) (answer, error) {
+func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 	address, err := mail.ParseAddress(r.PathValue("address"))
 	if err != nil {
 		return answer{}, errNoMailbox
 	}
-	h, devices, ok := p.Mailboxes.Mailbox(address)
+	h, devices, ok := a.Mailboxes.Mailbox(address)
 	if !ok {
 		return answer{}, errNoMailbox
 	}
@@ -65,9 +66,9 @@ func (p *Portal) mailbox(r *http.Request, _ caller) (answer, error) {
 		LastListing: h.LastListing.UTC(), LastMessage: h.LastMessage.UTC(),
 		Devices: make([]string, len(devices)), Decisions: make([]decision, len(h.Decisions)),
 	}
-	if h.Place != (mail.Place{}) {
-		m.Place = &place{Exchange: h.Place.Entry, URL: h.Place.URL, Group: h.Place.Group, Primary: h.Place.Primary,
-			Server: cmp.Or(h.Place.Server, "unknown"), How: h.Place.How, Found: h.Place.Found.UTC()}
+	if h.Location != (mail.Location{}) {
+		m.Location = &location{Exchange: h.Location.Entry, URL: h.Location.URL, Group: h.Location.Group, Primary: h.Location.Primary,
+			Server: cmp.Or(h.Location.Server, "unknown"), How: h.Location.How, Found: h.Location.Found.UTC()}
 	}
 	for i, d := range devices {
 		m.Devices[i] = d.ID
@@ -102,11 +103,16 @@ type mailboxLine struct {
 
 // states are those that a list of mailboxes can be asked for.
 var states = []subscriptions.State{
-	subscriptions.Resolving, subscriptions.Heard, subscriptions.Polled,
-	subscriptions.NoCapacity, subscriptions.OutOfScope, subscriptions.Parked,
+	subscriptions.Resolving, subscriptions.Listening, subscriptions.Polling,
+	subscriptions.WaitingForCapacity, subscriptions.OutOfScope, subscriptions.Failing,
 }
 
-func (p *Portal) mailboxes(r *http.Request, _ caller) (answer, error) {
+// renamedStates are those that had another name before the first release.
+var renamedStates = map[string]subscriptions.State{
+	"heard": subscriptions.Listening, "polled": subscriptions.Polling, "parked": subscriptions.Failing,
+}
+
+func (a *API) mailboxes(r *http.Request, _ caller) (answer, error) {
 	q, err := readQuery(r, "state", "after", "limit")
 	if err != nil {
 		return answer{}, err
@@ -114,7 +120,11 @@ func (p *Portal) mailboxes(r *http.Request, _ caller) (answer, error) {
 	var errs []fieldError
 	state := subscriptions.State(q.Get("state"))
 	if state != "" && !slices.Contains(states, state) {
-		errs = append(errs, fieldError{"state", codeInvalid, "want resolving, heard, polled, waiting_for_capacity, out_of_scope or parked"})
+		detail := "want resolving, listening, polling, waiting_for_capacity, out_of_scope or failing"
+		if now := renamedStates[q.Get("state")]; now != "" {
+			detail += fmt.Sprintf("; did you mean %s?", now)
+		}
+		errs = append(errs, fieldError{"state", codeInvalid, detail})
 	}
 	limit, err := readLimit(q)
 	if err != nil {
@@ -123,7 +133,7 @@ func (p *Portal) mailboxes(r *http.Request, _ caller) (answer, error) {
 	if len(errs) > 0 {
 		return answer{}, invalid(errs...)
 	}
-	list, next := p.Mailboxes.List(state, q.Get("after"), limit)
+	list, next := a.Mailboxes.List(state, q.Get("after"), limit)
 	page := mailboxPage{Mailboxes: make([]mailboxLine, len(list)), Next: next}
 	for i, l := range list {
 		page.Mailboxes[i] = mailboxLine{Address: l.Address, State: string(l.State), Reason: l.Reason, NextTry: l.Next.UTC(), Account: l.Account, Devices: l.Devices}
@@ -171,15 +181,15 @@ type stateStore struct {
 // pingTimeout bounds the question to the state store: an answer that takes longer is as good as none.
 const pingTimeout = 2 * time.Second
 
-func (p *Portal) status(r *http.Request, _ caller) (answer, error) {
+func (a *API) status(r *http.Request, _ caller) (answer, error) {
 	if _, err := readQuery(r); err != nil {
 		return answer{}, err
 	}
 	s := status{
-		Version: p.Version, Started: p.started.UTC(), Uptime: int64(time.Since(p.started).Seconds()),
+		Version: a.Version, Started: a.started.UTC(), Uptime: int64(time.Since(a.started).Seconds()),
 		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: stateStore{Reachable: true},
 	}
-	c := p.Status()
+	c := a.Status()
 	s.Accounts, s.Credentials = make([]account, len(c.Accounts)), make([]credential, len(c.Credentials))
 	for i, a := range c.Accounts {
 		s.Accounts[i] = account{a.Exchange, a.Name, a.Kind, a.Mailboxes, a.Capacity, a.Streams, a.Reason, a.Next.UTC()}
@@ -187,16 +197,16 @@ func (p *Portal) status(r *http.Request, _ caller) (answer, error) {
 	for i, e := range c.Credentials {
 		s.Credentials[i] = credential{e.Kind, e.Name, e.At.UTC()}
 	}
-	counts := p.Mailboxes.Count()
+	counts := a.Mailboxes.Count()
 	for _, state := range states {
 		s.Mailboxes[state] = counts[state]
 	}
-	if err := p.Ready(); err != nil {
+	if err := a.Ready(); err != nil {
 		s.Ready, s.Reason = false, err.Error()
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 	defer cancel()
-	if err := p.Ping(ctx); err != nil {
+	if err := a.Ping(ctx); err != nil {
 		s.StateStore = stateStore{Error: err.Error()}
 	}
 	return answer{http.StatusOK, s}, nil

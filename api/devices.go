@@ -1,4 +1,4 @@
-package portal
+package api
 
 import (
 	"context"
@@ -41,8 +41,8 @@ type device struct {
 	NextTry     time.Time `json:"next_try,omitzero"`
 }
 
-func (p *Portal) show(d subscriptions.Device) device {
-	state, reason, next := p.Enrolments.Standing(d.ID)
+func (a *API) show(d subscriptions.Device) device {
+	state, reason, next := a.Enrolments.Standing(d.ID)
 	return device{
 		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
 		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange,
@@ -56,7 +56,7 @@ func change(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
 
-func (p *Portal) enrol(r *http.Request, who caller) (answer, error) {
+func (a *API) enrol(r *http.Request, who caller) (answer, error) {
 	body, err := readBody(r)
 	if err != nil {
 		return answer{}, err
@@ -67,36 +67,36 @@ func (p *Portal) enrol(r *http.Request, who caller) (answer, error) {
 	}
 	ctx, cancel := change(r)
 	defer cancel()
-	d, created, err := p.Enrolments.Enrol(ctx, e)
+	d, created, err := a.Enrolments.Enrol(ctx, e)
 	if err != nil {
 		return answer{}, err
 	}
-	p.Log.Info("device enrolled", zap.String("client", who.name), zap.String("device", d.ID), zap.Bool("new", created))
+	a.Log.Info("device enrolled", zap.String("client", who.name), zap.String("device", d.ID), zap.Bool("new", created))
 	if created {
-		return answer{http.StatusCreated, p.show(d)}, nil
+		return answer{http.StatusCreated, a.show(d)}, nil
 	}
-	return answer{http.StatusOK, p.show(d)}, nil
+	return answer{http.StatusOK, a.show(d)}, nil
 }
 
-func (p *Portal) device(r *http.Request, _ caller) (answer, error) {
-	d, ok := p.Enrolments.Device(r.PathValue("id"))
+func (a *API) device(r *http.Request, _ caller) (answer, error) {
+	d, ok := a.Enrolments.Device(r.PathValue("id"))
 	if !ok {
 		return answer{}, errNoDevice
 	}
-	return answer{http.StatusOK, p.show(d)}, nil
+	return answer{http.StatusOK, a.show(d)}, nil
 }
 
-func (p *Portal) remove(r *http.Request, who caller) (answer, error) {
+func (a *API) remove(r *http.Request, who caller) (answer, error) {
 	id := r.PathValue("id")
 	ctx, cancel := change(r)
 	defer cancel()
-	switch was, err := p.Enrolments.Remove(ctx, id); {
+	switch was, err := a.Enrolments.Remove(ctx, id); {
 	case err != nil:
 		return answer{}, err
 	case !was:
 		return answer{}, errNoDevice
 	}
-	p.Log.Info("device removed", zap.String("client", who.name), zap.String("device", id))
+	a.Log.Info("device removed", zap.String("client", who.name), zap.String("device", id))
 	return answer{status: http.StatusNoContent}, nil
 }
 
@@ -106,7 +106,7 @@ type devicePage struct {
 	Next    string   `json:"next,omitempty"` // the after of the next page
 }
 
-func (p *Portal) devices(r *http.Request, _ caller) (answer, error) {
+func (a *API) devices(r *http.Request, _ caller) (answer, error) {
 	q, err := readQuery(r, "mailbox", "after", "limit")
 	if err != nil {
 		return answer{}, err
@@ -125,10 +125,10 @@ func (p *Portal) devices(r *http.Request, _ caller) (answer, error) {
 	if len(errs) > 0 {
 		return answer{}, invalid(errs...)
 	}
-	list, next := p.Enrolments.Devices(mailbox, q.Get("after"), limit)
+	list, next := a.Enrolments.Devices(mailbox, q.Get("after"), limit)
 	page := devicePage{Devices: make([]device, len(list)), Next: next}
 	for i, d := range list {
-		page.Devices[i] = p.show(d)
+		page.Devices[i] = a.show(d)
 	}
 	return answer{http.StatusOK, page}, nil
 }

@@ -1,4 +1,4 @@
-package portal
+package api
 
 import (
 	"bytes"
@@ -104,7 +104,7 @@ func (b *book) Standing(id string) (state, reason string, next time.Time) {
 	if id == "quiet" {
 		return "behind", "throttled", noon.Add(time.Minute)
 	}
-	return "heard", "", time.Time{}
+	return "listening", "", time.Time{}
 }
 
 func (b *book) Mailbox(address string) (subscriptions.Hearing, []subscriptions.Device, bool) {
@@ -113,8 +113,8 @@ func (b *book) Mailbox(address string) (subscriptions.Hearing, []subscriptions.D
 		return subscriptions.Hearing{}, nil, false
 	}
 	return subscriptions.Hearing{
-		State: subscriptions.Parked, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01",
-		Place:      mail.Place{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", How: "ews_url", Found: noon},
+		State: subscriptions.Failing, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01",
+		Location:   mail.Location{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", How: "ews_url", Found: noon},
 		Subscribed: noon, LastHeartbeat: noon, LastHint: noon, LastListing: noon, LastMessage: noon,
 		Decisions: []subscriptions.Decision{
 			{Key: mail.Key{2}, Outcome: "settled", Reason: "before_enrolment", Came: noon, At: noon},
@@ -125,9 +125,9 @@ func (b *book) Mailbox(address string) (subscriptions.Hearing, []subscriptions.D
 
 func (b *book) List(state subscriptions.State, after string, limit int) (list []MailboxLine, next string) {
 	for _, l := range []MailboxLine{
-		{Address: "ann@contoso.com", State: subscriptions.Heard, Account: "listener-01", Devices: 2},
-		{Address: "bob@contoso.com", State: subscriptions.Parked, Reason: "ErrorMailboxMoveInProgress", Next: noon, Devices: 1},
-		{Address: "eve@contoso.com", State: subscriptions.Parked, Devices: 1},
+		{Address: "ann@contoso.com", State: subscriptions.Listening, Account: "listener-01", Devices: 2},
+		{Address: "bob@contoso.com", State: subscriptions.Failing, Reason: "ErrorMailboxMoveInProgress", Next: noon, Devices: 1},
+		{Address: "eve@contoso.com", State: subscriptions.Failing, Devices: 1},
 	} {
 		if l.Address <= after || state != "" && l.State != state {
 			continue
@@ -141,13 +141,13 @@ func (b *book) List(state subscriptions.State, after string, limit int) (list []
 }
 
 func (b *book) Count() map[subscriptions.State]int {
-	return map[subscriptions.State]int{subscriptions.Heard: 1, subscriptions.Parked: 2}
+	return map[subscriptions.State]int{subscriptions.Listening: 1, subscriptions.Failing: 2}
 }
 
 // desk is a portal with its book, its log, and what it is told about readiness.
 type desk struct {
 	*book
-	handler *Portal
+	handler *API
 	log     *observer.ObservedLogs
 	ready   error
 	ping    error
@@ -167,7 +167,7 @@ func newDesk(t testing.TB) *desk {
 		Ping:  func(context.Context) error { return d.ping },
 		Test: func(_ context.Context, device string) check.Report {
 			d.tested = append(d.tested, device)
-			return check.Report{Steps: []check.Step{{Name: "enrolment", OK: true}, {Name: "place", MS: 7, Error: "Autodiscover: nowhere", Advice: "look"}}}
+			return check.Report{Steps: []check.Step{{Name: "enrolment", OK: true}, {Name: "location", MS: 7, Error: "Autodiscover: nowhere", Advice: "look"}}}
 		},
 		Status: func() Condition {
 			return Condition{
@@ -237,7 +237,7 @@ func is(t testing.TB, a *http.Response, status int, want string) {
 }
 
 const phone = `{"id": "phone", "mailbox": "ann@contoso.com", "token": "9c1d2e3f", "topic": "com.contoso.mail", "environment": "sandbox",
-	"created": "2026-03-01T12:00:00Z", "enrolled": "2026-03-01T12:00:00Z", "state": "heard"}`
+	"created": "2026-03-01T12:00:00Z", "enrolled": "2026-03-01T12:00:00Z", "state": "listening"}`
 
 func TestAnEnrolmentIsNewThenSameThenReadThenRemovedThenGone(t *testing.T) {
 	d := newDesk(t)
@@ -292,7 +292,7 @@ func TestWhatMayBeLeftOutIsForTheConfigurationToDecide(t *testing.T) {
 func TestADeviceThatIsBehindSaysWhyAndUntilWhen(t *testing.T) {
 	d := newDesk(t)
 	is(t, d.ask(t, adminToken, "PUT", "/v1/devices/quiet", enrolment), 201,
-		strings.NewReplacer(`"phone"`, `"quiet"`, `"heard"`, `"behind", "reason": "throttled", "next_try": "2026-03-01T12:01:00Z"`).Replace(phone))
+		strings.NewReplacer(`"phone"`, `"quiet"`, `"listening"`, `"behind", "reason": "throttled", "next_try": "2026-03-01T12:01:00Z"`).Replace(phone))
 }
 
 func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
@@ -532,8 +532,8 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
 	const at = `"2026-03-01T12:00:00Z"`
 	rung := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "rung", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f", "apns_status": 200}`
-	want := `{"address": "ann@contoso.com", "state": "parked", "reason": "HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
-		"place": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com",
+	want := `{"address": "ann@contoso.com", "state": "failing", "reason": "HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
+		"location": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com",
 			"server": "unknown", "how": "ews_url", "found": ` + at + `},
 		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + rung + `,
 		"devices": ["phone"],
@@ -546,11 +546,11 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 func TestMailboxesAreListedByState(t *testing.T) {
 	d := newDesk(t)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?limit=1", ""), 200,
-		`{"mailboxes": [{"address": "ann@contoso.com", "state": "heard", "account": "listener-01", "devices": 2}], "next": "ann@contoso.com"}`)
-	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=parked&after=ann@contoso.com", ""), 200,
-		`{"mailboxes": [{"address": "bob@contoso.com", "state": "parked", "reason": "ErrorMailboxMoveInProgress", "next_try": "2026-03-01T12:00:00Z", "devices": 1},
-			{"address": "eve@contoso.com", "state": "parked", "devices": 1}]}`)
-	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=polled", ""), 200, `{"mailboxes": []}`)
+		`{"mailboxes": [{"address": "ann@contoso.com", "state": "listening", "account": "listener-01", "devices": 2}], "next": "ann@contoso.com"}`)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=failing&after=ann@contoso.com", ""), 200,
+		`{"mailboxes": [{"address": "bob@contoso.com", "state": "failing", "reason": "ErrorMailboxMoveInProgress", "next_try": "2026-03-01T12:00:00Z", "devices": 1},
+			{"address": "eve@contoso.com", "state": "failing", "devices": 1}]}`)
+	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=polling", ""), 200, `{"mailboxes": []}`)
 }
 
 func TestStatusSaysWhyItIsNotReady(t *testing.T) {
@@ -567,7 +567,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	s.Started, s.Uptime = time.Time{}, 0
 	want := status{
 		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: stateStore{Error: "disk full"},
-		Mailboxes: map[subscriptions.State]int{"resolving": 0, "heard": 1, "polled": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "parked": 2},
+		Mailboxes: map[subscriptions.State]int{"resolving": 0, "listening": 1, "polling": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "failing": 2},
 		Accounts: []account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
 			Reason: "HTTP 401: no", NextTry: noon}},
 		Credentials: []credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
