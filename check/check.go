@@ -399,7 +399,7 @@ func (r *runner) clocks() {
 
 // locate finds the mailbox.
 func (r *runner) locate(ctx context.Context) {
-	r.find(ctx, "mailbox "+r.mailbox+": place", tries[StepLocation], Circumstances{Step: StepLocation}, func(ctx context.Context) (string, error) {
+	r.find(ctx, "mailbox "+r.mailbox+": location", tries[StepLocation], Circumstances{Step: StepLocation}, func(ctx context.Context) (string, error) {
 		var err error
 		if r.at, err = r.Way.Locate(ctx, r.mailbox, ""); err != nil {
 			return "", err

@@ -47,7 +47,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 	ntlm := simulator.Options{Mailboxes: 1, Auth: []string{simulator.AuthNTLM}, ExtendedProtection: true}
 	old := simulator.Options{Mailboxes: 1, Personality: simulator.Exchange2007}
 	const account, online, app, apns = "failed exchange simulator: account listener-01: ", "failed exchange online: account online-01: ", "failed exchange online: account online-01: token", "failed apns com.contoso.mail production"
-	const place, tlsTo, token, nameAndPassword = "failed mailbox " + first + ": place", "failed exchange simulator: TLS ", "AADSTS7000222", "proxy.username and proxy.password_file"
+	const place, tlsTo, token, nameAndPassword = "failed mailbox " + first + ": location", "failed exchange simulator: TLS ", "AADSTS7000222", "proxy.username and proxy.password_file"
 	for _, b := range []struct {
 		name    string
 		options simulator.Options
@@ -108,8 +108,8 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		// Autodiscover.
 		{"no Autodiscover", one, fault("autodiscover_away", simulator.Fault{}), nil, 1, "failed exchange simulator: Autodiscover", "nowhere", "autodiscover_url"},
 		{"Autodiscover leads to a host that is not trusted", one, leadAstray, to(first), 1, place, "evil.example", "trusted_hosts"},
-		{"a mailbox that nobody has", one, nil, to(nobody), 1, "failed mailbox " + nobody + ": place", "InvalidUser", "Get-Recipient"},
-		{"a domain that no entry has", one, nil, to("ann@fabrikam.example"), 1, "failed mailbox ann@fabrikam.example: place", "not_covered", "domains of an exchange entry"},
+		{"a mailbox that nobody has", one, nil, to(nobody), 1, "failed mailbox " + nobody + ": location", "InvalidUser", "Get-Recipient"},
+		{"a domain that no entry has", one, nil, to("ann@fabrikam.example"), 1, "failed mailbox ann@fabrikam.example: location", "not_covered", "domains of an exchange entry"},
 		{"a server that is not listened to", one, edited("  domains:\n", "  mailbox_servers: [EX99]\n  domains:\n"), to(first), 1, place, "out_of_scope", "mailbox_servers"},
 
 		// What Exchange says.

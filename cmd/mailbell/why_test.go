@@ -39,7 +39,7 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 			}
 			return results[i]
 		}
-		if r := named("mailbox " + second + ": place"); !strings.Contains(r.found, "it lives in the entry online, at "+w.sim.OnlineURL+", by Autodiscover") {
+		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it lives in the entry online, at "+w.sim.OnlineURL+", by Autodiscover") {
 			t.Errorf("%s: it does not say where it lives: %+v", c.name, r)
 		}
 		if r := named("state"); r.state != "ok" || r.found != c.state {
