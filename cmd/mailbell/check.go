@@ -52,14 +52,14 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 			return usageError{fmt.Errorf("mailbell check: -mailbox: %w", err)}
 		}
 	}
+	if given["plan"] && (*plan < 1 || *plan > maxPlan) {
+		return usageError{fmt.Errorf("mailbell check: -plan %d: want 1 to %d mailboxes", *plan, maxPlan)}
+	}
 	c, err := config.Load(*file)
 	if err != nil {
-		return usageError{err}
+		return configError{err}
 	}
 	if given["plan"] {
-		if *plan < 1 || *plan > maxPlan {
-			return usageError{fmt.Errorf("mailbell check: -plan %d: want 1 to %d mailboxes", *plan, maxPlan)}
-		}
 		_, err := io.WriteString(out, service.Plan(c, *plan))
 		return err
 	}

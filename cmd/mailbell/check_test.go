@@ -51,7 +51,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 	for _, b := range []struct {
 		name    string
 		options simulator.Options
-		prepare func(w *world)
+		prepare func(inst *installation)
 		args    []string
 		code    int
 		line    string // the state of a check, and how its name begins
@@ -71,8 +71,8 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		// Entra ID, and Exchange Online.
 		{"the client secret has expired", hybrid, expiredSecret, nil, 1, app, token, "Make a new client secret"},
 		{"the client secret is wrong", hybrid, wrote("client-secret", "not-the-secret"), nil, 1, app, "AADSTS7000215", "not its id"},
-		{"the wrong tenant", hybrid, func(w *world) { w.edit(w.sim.TenantID, "11111111-2222-3333-4444-555555555555") }, nil, 1, app, "AADSTS90002", "tenant_id"},
-		{"an unknown app", hybrid, func(w *world) { w.edit(w.sim.ClientID, "11111111-2222-3333-4444-555555555555") }, nil, 1, app, "AADSTS700016", "client_id"},
+		{"the wrong tenant", hybrid, func(inst *installation) { inst.edit(inst.sim.TenantID, "11111111-2222-3333-4444-555555555555") }, nil, 1, app, "AADSTS90002", "tenant_id"},
+		{"an unknown app", hybrid, func(inst *installation) { inst.edit(inst.sim.ClientID, "11111111-2222-3333-4444-555555555555") }, nil, 1, app, "AADSTS700016", "client_id"},
 		{"a certificate that is not registered", hybrid, unregisteredCertificate, nil, 1, app, "AADSTS700027", "Upload the certificate"},
 		{"this machine's clock is too far off for a token", hybrid, fault("token_refused", simulator.Fault{Reason: "AADSTS700024"}), nil, 1, app, "AADSTS700024", "NTP"},
 		{"a second factor is asked for", hybrid, all(listenerAccount, fault("token_refused", simulator.Fault{Reason: "AADSTS50076"})), nil, 1, app, "AADSTS50076", "second factor"},
@@ -93,15 +93,15 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 
 		// Names, connections and certificates.
 		{"a host that is not in DNS", one, ewsAt("https://ews.contoso.invalid/EWS/Exchange.asmx"), nil, 1, "failed exchange simulator: DNS ews.contoso.invalid", "name", "nslookup"},
-		{"a host that refuses the connection", one, func(w *world) { ewsAt("https://" + closed(w.t) + "/EWS/Exchange.asmx")(w) }, nil, 1, tlsTo, "refused", "Nothing listens"},
+		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + closed(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "Nothing listens"},
 		{"a certificate for other names", one, shows(trusted, func(_, leaf *x509.Certificate) {
 			leaf.IPAddresses, leaf.DNSNames = nil, []string{"mail.contoso.example"}
 		}), nil, 1, tlsTo, "mail.contoso.example", "give the server a certificate with this name"},
 		{"an expired certificate", one, shows(trusted, func(_, leaf *x509.Certificate) { leaf.NotAfter = time.Now().Add(-24 * time.Hour) }), nil, 1, tlsTo, "expired on", "Renew the certificate"},
 		{"an expired chain", one, shows(trusted, func(chain, _ *x509.Certificate) { chain.NotAfter = time.Now().Add(-24 * time.Hour) }), nil, 1, tlsTo, "expired on", "Renew the certificate"},
 		{"an unknown issuer", one, shows(!trusted, func(_, _ *x509.Certificate) {}), nil, 1, tlsTo, "Contoso intermediate CA", "ca_file"},
-		{"what speaks no TLS", one, func(w *world) {
-			ewsAt(strings.Replace(w.sim.ControlURL, "http:", "https:", 1) + "/EWS/Exchange.asmx")(w)
+		{"what speaks no TLS", one, func(inst *installation) {
+			ewsAt(strings.Replace(inst.sim.ControlURL, "http:", "https:", 1) + "/EWS/Exchange.asmx")(inst)
 		}, nil, 1, tlsTo, "TLS", "Is the port one of TLS at all?"},
 		{"a clock that is an hour off", one, fault("clock_skew", simulator.Fault{Seconds: 3600}), nil, 0, "warning clock", "ahead of this machine's", "NTP"},
 
@@ -124,7 +124,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"a wrong key id", one, edited("key_id: SIM1234567", "key_id: SIM7654321"), nil, 1, apns, "InvalidProviderToken", "key_id"},
 		{"a key of the other environment", one, fault("apns_answer", simulator.Fault{Reason: "BadEnvironmentKeyInToken"}), nil, 1, apns, "BadEnvironmentKeyInToken", "sandbox or production"},
 		{"APNs refuses the time of the token", one, fault("apns_answer", simulator.Fault{Reason: "ExpiredProviderToken"}), nil, 1, apns, "ExpiredProviderToken", "NTP"},
-		{"APNs is away", one, func(w *world) { w.edit(w.sim.APNsURL, "https://"+closed(w.t)) }, nil, 1, apns, "refused", "Nothing listens"},
+		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+closed(inst.t)) }, nil, 1, apns, "refused", "Nothing listens"},
 		{"a sandbox token at production", one, tokenRefused("BadDeviceToken"), ring, 1, "failed device phone: apns", "BadDeviceToken", "Xcode"},
 		{"an app that was removed", one, tokenRefused("Unregistered"), ring, 1, "failed device phone: apns", "Unregistered", "Open the app"},
 		{"a device that is not enrolled", one, nil, ring, 1, "failed device phone: enrolment", "not_enrolled", "PUT /v1/devices/{id}"},
@@ -132,29 +132,29 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 
 		// The state.
 		{"another mailbell has the state file", one, locked, nil, 1, "failed state", "in use by another process", "two services need a state file each"},
-		{"the folder of the state is not there", one, edited("path: mailbell.db", "path: nowhere/mailbell.db"), nil, 2, "", "state.path", ""},
+		{"the folder of the state is not there", one, edited("path: mailbell.db", "path: nowhere/mailbell.db"), nil, misconfigured, "", "state.path", ""},
 		{"the state file is none", one, wrote("mailbell.db", strings.Repeat("not a state file\n", 1000)), nil, 1, "failed state", "mailbell.db", "state.path"},
 		{"Redis wants a password", one, redisWith(""), nil, 1, "failed state", "NOAUTH", "state.redis.username"},
 		{"Redis does not accept the password", one, redisWith("not-the-password"), nil, 1, "failed state", "WRONGPASS", "state.redis.username"},
-		{"Redis is away", one, func(w *world) { w.edit("path: mailbell.db", "redis: {addresses: ["+closed(w.t)+"]}") }, nil, 1, "failed state", "refused", "state.redis.addresses"},
+		{"Redis is away", one, func(inst *installation) { inst.edit("path: mailbell.db", "redis: {addresses: ["+closed(inst.t)+"]}") }, nil, 1, "failed state", "refused", "state.redis.addresses"},
 
 		// The configuration and its files.
-		{"a secret for everybody to read", one, func(w *world) { w.chmod("password", 0o644) }, nil, 0, "warning file exchange[0].listener_accounts[0].basic.password_file", "everybody", "chmod 600"},
-		{"a file that is not there", one, edited("password_file: password", "password_file: nowhere"), nil, 2, "", "password_file", ""},
-		{"a key that is none", one, edited("listen_by:", "listen_buy:"), nil, 2, "", "listen_buy", ""},
-		{"an address that is none", one, nil, to("ann"), 2, "", "not a mail address", ""},
+		{"a secret for everybody to read", one, func(inst *installation) { inst.chmod("password", 0o644) }, nil, 0, "warning file exchange[0].listener_accounts[0].basic.password_file", "everybody", "chmod 600"},
+		{"a file that is not there", one, edited("password_file: password", "password_file: nowhere"), nil, misconfigured, "", "password_file", ""},
+		{"a key that is none", one, edited("listen_by:", "listen_buy:"), nil, misconfigured, "", "listen_buy", ""},
+		{"an address that is none", one, nil, to("ann"), misused, "", "not a mail address", ""},
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorldOf(t, b.options)
+			inst := install(t, b.options)
 			if b.prepare != nil {
-				b.prepare(w)
+				b.prepare(inst)
 			}
-			code, results, said := w.check(b.args...)
+			code, results, said := inst.check(b.args...)
 			if code != b.code {
 				t.Errorf("exit code %d, want %d:\n%s", code, b.code, said)
 			}
-			if b.code == 2 {
+			if b.code == misused || b.code == misconfigured {
 				if len(results) > 0 || !strings.Contains(said, b.says) {
 					t.Errorf("want nothing tried, and %q in\n%s", b.says, said)
 				}
@@ -175,9 +175,9 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 type result struct{ state, took, name, tried, found, cameBack, do, why string }
 
 // check runs `mailbell check`, and looks for what holds of every output: its form, the time that it took, and no secret.
-func (w *world) check(args ...string) (code int, results []result, said string) {
-	w.t.Helper()
-	p := launch(w.t, append([]string{"check", "--config", w.config}, args...)...)
+func (inst *installation) check(args ...string) (code int, results []result, said string) {
+	inst.t.Helper()
+	p := launch(inst.t, append([]string{"check", "--config", inst.config}, args...)...)
 	code = p.wait(checkTime)
 	out := p.stdout()
 	said = out + p.stderr()
@@ -189,7 +189,7 @@ func (w *world) check(args ...string) (code int, results []result, said string) 
 		}
 		m := detailForm.FindStringSubmatch(line)
 		if m == nil || results == nil {
-			w.t.Errorf("%q is neither a check nor what is told of one", line)
+			inst.t.Errorf("%q is neither a check nor what is told of one", line)
 			continue
 		}
 		r := &results[len(results)-1]
@@ -200,17 +200,17 @@ func (w *world) check(args ...string) (code int, results []result, said string) 
 		switch {
 		case r.state == "failed" || r.state == "warning":
 			if r.tried == "" || r.cameBack == "" || r.do == "" {
-				w.t.Errorf("half a result: %+v", r)
+				inst.t.Errorf("half a result: %+v", r)
 			}
 		case r.state == "skipped" && r.why == "":
-			w.t.Errorf("it does not say why: %+v", r)
+			inst.t.Errorf("it does not say why: %+v", r)
 		}
 		if before := told[r.do]; r.do != "" && before != "" && !strings.HasPrefix(r.do, "As above: ") {
-			w.t.Errorf("%s and %s advise the same at length: %s", before, r.name, r.do)
+			inst.t.Errorf("%s and %s advise the same at length: %s", before, r.name, r.do)
 		}
 		told[r.do] = r.name
 	}
-	w.noSecret(said)
+	inst.noSecret(said)
 	return code, results, said
 }
 
@@ -220,23 +220,23 @@ var (
 )
 
 // noSecret fails where a text has anything of a file that only its owner may read, but for the configuration.
-func (w *world) noSecret(text string) {
-	w.t.Helper()
-	files, err := os.ReadDir(w.dir)
+func (inst *installation) noSecret(text string) {
+	inst.t.Helper()
+	files, err := os.ReadDir(inst.dir)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	for _, f := range files {
 		if f.IsDir() || slices.Contains([]string{".yaml", ".db"}, filepath.Ext(f.Name())) || f.Name() == "ca.pem" {
 			continue
 		}
-		content, err := os.ReadFile(filepath.Join(w.dir, f.Name()))
+		content, err := os.ReadFile(filepath.Join(inst.dir, f.Name()))
 		if err != nil {
-			w.t.Fatal(err)
+			inst.t.Fatal(err)
 		}
 		for line := range strings.Lines(string(content)) {
 			if line = strings.TrimSpace(line); line != "" && strings.Contains(text, line) {
-				w.t.Errorf("%s is in the output: %s", f.Name(), text)
+				inst.t.Errorf("%s is in the output: %s", f.Name(), text)
 			}
 		}
 	}
@@ -248,30 +248,36 @@ var ring = []string{"--device", "phone"}
 
 // What breaks an installation.
 
-func all(deeds ...func(*world)) func(*world) {
-	return func(w *world) {
+func all(deeds ...func(*installation)) func(*installation) {
+	return func(inst *installation) {
 		for _, do := range deeds {
-			do(w)
+			do(inst)
 		}
 	}
 }
 
-func wrote(name, value string) func(*world)          { return func(w *world) { w.secret(name, value) } }
-func edited(from, to string) func(*world)            { return func(w *world) { w.edit(from, to) } }
-func added(yaml string) func(*world)                 { return func(w *world) { w.extend(yaml) } }
-func fault(n string, f simulator.Fault) func(*world) { return func(w *world) { w.fault(n, f) } }
+func wrote(name, value string) func(*installation) {
+	return func(inst *installation) { inst.secret(name, value) }
+}
+func edited(from, to string) func(*installation) {
+	return func(inst *installation) { inst.edit(from, to) }
+}
+func added(yaml string) func(*installation) { return func(inst *installation) { inst.extend(yaml) } }
+func fault(n string, f simulator.Fault) func(*installation) {
+	return func(inst *installation) { inst.fault(n, f) }
+}
 
 // ewsAt configures a URL of EWS, or a path on the server, in place of Autodiscover.
-func ewsAt(ews string) func(*world) {
-	return func(w *world) {
+func ewsAt(ews string) func(*installation) {
+	return func(inst *installation) {
 		if strings.HasPrefix(ews, "/") {
-			ews = strings.TrimSuffix(w.sim.EWSURL, "/EWS/Exchange.asmx") + ews
+			ews = strings.TrimSuffix(inst.sim.EWSURL, "/EWS/Exchange.asmx") + ews
 		}
-		w.edit("  autodiscover_url: "+w.sim.AutodiscoverURL+"\n", "  ews_url: "+ews+"\n")
+		inst.edit("  autodiscover_url: "+inst.sim.AutodiscoverURL+"\n", "  ews_url: "+ews+"\n")
 	}
 }
 
-func atEWS(w *world) { ewsAt("/EWS/Exchange.asmx")(w) }
+func atEWS(inst *installation) { ewsAt("/EWS/Exchange.asmx")(inst) }
 
 // closed is an address that nothing listens at.
 func closed(t testing.TB) string {
@@ -285,16 +291,16 @@ func closed(t testing.TB) string {
 }
 
 // through has everything go through a proxy, with the password of the file proxy-password.
-func through(scheme string, start func(testing.TB) string) func(*world) {
-	return func(w *world) {
-		if _, err := os.Stat(filepath.Join(w.dir, "proxy-password")); err != nil {
-			w.secret("proxy-password", proxytest.Password)
+func through(scheme string, start func(testing.TB) string) func(*installation) {
+	return func(inst *installation) {
+		if _, err := os.Stat(filepath.Join(inst.dir, "proxy-password")); err != nil {
+			inst.secret("proxy-password", proxytest.Password)
 		}
-		w.extend(fmt.Sprintf("proxy: {url: %q, username: %s, password_file: proxy-password}\n", scheme+start(w.t), proxytest.Username))
+		inst.extend(fmt.Sprintf("proxy: {url: %q, username: %s, password_file: proxy-password}\n", scheme+start(inst.t), proxytest.Username))
 	}
 }
 
-func throughSquid(w *world) { through("http://", proxytest.Squid)(w) }
+func throughSquid(inst *installation) { through("http://", proxytest.Squid)(inst) }
 
 func refusingSOCKS(t testing.TB) string {
 	s := proxytest.StartSOCKS(t)
@@ -302,55 +308,55 @@ func refusingSOCKS(t testing.TB) string {
 	return s.Address
 }
 
-func (w *world) chmod(name string, mode os.FileMode) {
-	if err := os.Chmod(filepath.Join(w.dir, name), mode); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) chmod(name string, mode os.FileMode) {
+	if err := os.Chmod(filepath.Join(inst.dir, name), mode); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // expiredSecret is one that Entra ID knows.
-func expiredSecret(w *world) {
-	w.control(http.MethodPost, "/entra/secrets", map[string]any{"secret": "the-expired-secret", "expires": time.Now().Add(-time.Hour)})
-	w.secret("client-secret", "the-expired-secret")
+func expiredSecret(inst *installation) {
+	inst.control(http.MethodPost, "/entra/secrets", map[string]any{"secret": "the-expired-secret", "expires": time.Now().Add(-time.Hour)})
+	inst.secret("client-secret", "the-expired-secret")
 }
 
 // expires is the line of the configuration.
 var expires = regexp.MustCompile(`(?m)^ +expires: .*\n`)
 
-func expiring(days int) func(*world) {
-	return func(w *world) {
-		w.write(expires.ReplaceAllString(w.configText(), "      expires: "+time.Now().AddDate(0, 0, days).Format(time.DateOnly)+"\n"))
+func expiring(days int) func(*installation) {
+	return func(inst *installation) {
+		inst.write(expires.ReplaceAllString(inst.configText(), "      expires: "+time.Now().AddDate(0, 0, days).Format(time.DateOnly)+"\n"))
 	}
 }
 
-func listenerAccount(w *world) {
-	w.write(expires.ReplaceAllString(w.configText(), ""))
-	w.edit("    client_secret:\n", "    listener_account:\n")
-	w.edit("      secret_file: client-secret\n", "      username: svc-bell@contoso.example\n      password_file: password\n")
+func listenerAccount(inst *installation) {
+	inst.write(expires.ReplaceAllString(inst.configText(), ""))
+	inst.edit("    client_secret:\n", "    listener_account:\n")
+	inst.edit("      secret_file: client-secret\n", "      username: svc-bell@contoso.example\n      password_file: password\n")
 }
 
-func unregisteredCertificate(w *world) {
+func unregisteredCertificate(inst *installation) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	c := template("mailbell")
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
-	w.secret("app", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))+privateKey(w.t, key))
-	w.write(expires.ReplaceAllString(w.configText(), ""))
-	w.edit("    client_secret:\n", "    certificate:\n")
-	w.edit("      secret_file: client-secret\n", "      file: app\n")
+	inst.secret("app", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))+privateKey(inst.t, key))
+	inst.write(expires.ReplaceAllString(inst.configText(), ""))
+	inst.edit("    client_secret:\n", "    certificate:\n")
+	inst.edit("      secret_file: client-secret\n", "      file: app\n")
 }
 
-func anotherPushKey(w *world) {
+func anotherPushKey(inst *installation) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
-	w.secret("apns.p8", privateKey(w.t, key))
+	inst.secret("apns.p8", privateKey(inst.t, key))
 }
 
 func privateKey(t *testing.T, key any) string {
@@ -363,43 +369,43 @@ func privateKey(t *testing.T, key any) string {
 }
 
 // enrolled enrols the device phone with a service that runs no more.
-func enrolled(w *world) { tokenRefused("")(w) }
+func enrolled(inst *installation) { tokenRefused("")(inst) }
 
 // tokenRefused enrols it likewise; APNs refuses its token, if a reason is given.
-func tokenRefused(reason string) func(*world) {
-	return func(w *world) {
-		w.start()
-		token := w.enrol(w.boxes[0], "phone")
-		w.stop()
+func tokenRefused(reason string) func(*installation) {
+	return func(inst *installation) {
+		inst.start()
+		token := inst.enrol(inst.boxes[0], "phone")
+		inst.stop()
 		if reason != "" {
-			w.fault("apns_answer", simulator.Fault{Token: token, Reason: reason})
+			inst.fault("apns_answer", simulator.Fault{Token: token, Reason: reason})
 		}
 	}
 }
 
 // locked leaves the state to a service that listens elsewhere.
-func locked(w *world) {
-	w.start()
-	w.edit("listen: "+strings.TrimPrefix(w.url, "http://"), "listen: "+quietAddress(w.t))
+func locked(inst *installation) {
+	inst.start()
+	inst.edit("listen: "+strings.TrimPrefix(inst.url, "http://"), "listen: "+quietAddress(inst.t))
 }
 
 // redisWith has the state in a Redis with a password, and the configuration another one, or none.
-func redisWith(password string) func(*world) {
-	return func(w *world) {
-		r := w.inRedis()
+func redisWith(password string) func(*installation) {
+	return func(inst *installation) {
+		r := inst.inRedis()
 		c, err := net.Dial("tcp", "127.0.0.1:"+r.port)
 		if err != nil {
-			w.t.Fatal(err)
+			inst.t.Fatal(err)
 		}
 		defer c.Close()
 		fmt.Fprint(c, "CONFIG SET requirepass the-password\r\n")
 		answer := make([]byte, 3)
 		if _, err := io.ReadFull(c, answer); err != nil || string(answer) != "+OK" {
-			w.t.Fatalf("%v: %s", err, answer)
+			inst.t.Fatalf("%v: %s", err, answer)
 		}
 		if password != "" {
-			w.secret("redis-password", password)
-			w.edit("redis: {", "redis: {password_file: redis-password, ")
+			inst.secret("redis-password", password)
+			inst.edit("redis: {", "redis: {password_file: redis-password, ")
 		}
 	}
 }
@@ -416,8 +422,8 @@ func template(name string) *x509.Certificate {
 
 // serve starts a server, and returns its address. Its chain is a root, which ca_file has too where it is trusted, an intermediate
 // authority and its own certificate, of which the last two can be changed.
-func (w *world) serve(trust bool, change func(intermediate, leaf *x509.Certificate), h http.Handler) (url string) {
-	w.t.Helper()
+func (inst *installation) serve(trust bool, change func(intermediate, leaf *x509.Certificate), h http.Handler) (url string) {
+	inst.t.Helper()
 	root, intermediate, leaf := template("Contoso root CA"), template("Contoso intermediate CA"), template("127.0.0.1")
 	for _, ca := range []*x509.Certificate{root, intermediate} {
 		ca.IPAddresses, ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = nil, true, true, x509.KeyUsageCertSign
@@ -425,50 +431,52 @@ func (w *world) serve(trust bool, change func(intermediate, leaf *x509.Certifica
 	change(intermediate, leaf)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // one will do for all
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	sign := func(c, by *x509.Certificate) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, c, by, &key.PublicKey, key)
 		if err != nil {
-			w.t.Fatal(err)
+			inst.t.Fatal(err)
 		}
 		return der
 	}
 	if trust {
 		rootPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sign(root, root)})
-		if err := os.WriteFile(w.sim.CAFile, append(slices.Clone(w.sim.CAPEM), rootPEM...), 0o600); err != nil {
-			w.t.Fatal(err)
+		if err := os.WriteFile(inst.sim.CAFile, append(slices.Clone(inst.sim.CAPEM), rootPEM...), 0o600); err != nil {
+			inst.t.Fatal(err)
 		}
 	}
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{sign(leaf, intermediate), sign(intermediate, root)}, PrivateKey: key}}}
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
-	w.t.Cleanup(s.Close)
+	inst.t.Cleanup(s.Close)
 	return s.URL
 }
 
 func good(_, _ *x509.Certificate) {}
 
 // shows has EWS at a server with such a certificate.
-func shows(trust bool, change func(intermediate, leaf *x509.Certificate)) func(*world) {
-	return func(w *world) { ewsAt(w.serve(trust, change, http.NotFoundHandler()) + "/EWS/Exchange.asmx")(w) }
+func shows(trust bool, change func(intermediate, leaf *x509.Certificate)) func(*installation) {
+	return func(inst *installation) {
+		ewsAt(inst.serve(trust, change, http.NotFoundHandler()) + "/EWS/Exchange.asmx")(inst)
+	}
 }
 
 // endTLS has EWS behind a proxy with a certificate of its own.
-func endTLS(w *world) {
-	server, err := url.Parse(w.sim.EWSURL)
+func endTLS(inst *installation) {
+	server, err := url.Parse(inst.sim.EWSURL)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	server.Path = ""
-	t := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.sim.RootCAs()}, MaxConnsPerHost: 1} // NTLM signs in a connection
-	w.t.Cleanup(t.CloseIdleConnections)
-	ewsAt(w.serve(trusted, good, &httputil.ReverseProxy{Transport: t, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(server) }}) + "/EWS/Exchange.asmx")(w)
+	t := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: inst.sim.RootCAs()}, MaxConnsPerHost: 1} // NTLM signs in a connection
+	inst.t.Cleanup(t.CloseIdleConnections)
+	ewsAt(inst.serve(trusted, good, &httputil.ReverseProxy{Transport: t, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(server) }}) + "/EWS/Exchange.asmx")(inst)
 }
 
 // leadAstray has Autodiscover redirect to a host that is nobody's.
-func leadAstray(w *world) {
-	away := w.serve(trusted, good, http.RedirectHandler("https://evil.example/autodiscover/autodiscover.xml", http.StatusFound))
-	w.edit(w.sim.AutodiscoverURL, away+"/autodiscover/autodiscover.xml")
+func leadAstray(inst *installation) {
+	away := inst.serve(trusted, good, http.RedirectHandler("https://evil.example/autodiscover/autodiscover.xml", http.StatusFound))
+	inst.edit(inst.sim.AutodiscoverURL, away+"/autodiscover/autodiscover.xml")
 }

@@ -12,55 +12,55 @@ import (
 
 func TestANewDeviceIsHeardWithinSecondsWithoutARestart(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3)
-	w.start()
-	w.enrol(w.boxes[0], "first")
-	w.heard()
-	w.deliverTo(w.boxes[0])
-	w.rung(soon)
+	inst := install(t, simulator.Options{Mailboxes: 3})
+	inst.start()
+	inst.enrol(inst.boxes[0], "first")
+	inst.awaitListening()
+	inst.deliverTo(inst.boxes[0])
+	inst.awaitAlerts(soon)
 
 	began := time.Now()
-	w.enrol(w.boxes[1], "second")
-	w.deliverTo(w.boxes[1]) // nobody listens to it yet
-	w.rung(soon)
+	inst.enrol(inst.boxes[1], "second")
+	inst.deliverTo(inst.boxes[1]) // nobody listens to it yet
+	inst.awaitAlerts(soon)
 	if took := time.Since(began); took > 10*time.Second { // some hundred milliseconds, on an idle machine
 		t.Errorf("a new device rang after %v, want seconds", took)
 	}
-	w.heard()
-	w.enrol(w.boxes[0], "third") // of a mailbox in use: rings for everything after, and nothing from before
-	w.deliverTo(w.boxes...)
-	w.balance(0)
+	inst.awaitListening()
+	inst.enrol(inst.boxes[0], "third") // of a mailbox in use: rings for everything after, and nothing from before
+	inst.deliverTo(inst.boxes...)
+	inst.balance(0)
 }
 
 func TestTheLastDeviceGivesTheSubscriptionBack(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2)
-	w.start()
-	b := w.boxes[0]
+	inst := install(t, simulator.Options{Mailboxes: 2})
+	inst.start()
+	b := inst.boxes[0]
 	for _, id := range []string{"one", "two"} {
-		w.enrol(b, id)
+		inst.enrol(b, id)
 	}
-	w.enrol(w.boxes[1], "other")
-	w.heard()
-	w.remove(b, "one")
-	w.deliverTo(w.boxes...)
-	w.rung(soon)
-	if alive, heard := w.sim.Subscriptions(b.address); alive != 1 || heard != 1 {
+	inst.enrol(inst.boxes[1], "other")
+	inst.awaitListening()
+	inst.remove(b, "one")
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
+	if alive, heard := inst.sim.Subscriptions(b.address); alive != 1 || heard != 1 {
 		t.Errorf("after the first of two devices went: %d subscriptions, %d open; want one, open", alive, heard)
 	}
-	w.remove(b, "two")
+	inst.remove(b, "two")
 	eventually(t, soon, "the subscription is given back", func() bool {
-		alive, _ := w.sim.Subscriptions(b.address)
+		alive, _ := inst.sim.Subscriptions(b.address)
 		return alive == 0
 	})
-	if n := w.sim.Counts().Requests["Unsubscribe"]; n != 1 {
+	if n := inst.sim.Counts().Requests["Unsubscribe"]; n != 1 {
 		t.Errorf("%d calls of Unsubscribe, want 1", n)
 	}
-	if status := w.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, nil); status != http.StatusNotFound {
+	if status := inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, nil); status != http.StatusNotFound {
 		t.Errorf("a mailbox without devices answers %d, want 404", status)
 	}
-	w.deliverTo(w.boxes...)
-	w.balance(0)
+	inst.deliverTo(inst.boxes...)
+	inst.balance(0)
 }
 
 // underWay is how long an alert that had left mailbell before a DELETE was answered may lie in a socket until APNs counts it.
@@ -69,11 +69,11 @@ const underWay = 500 * time.Millisecond
 func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 	t.Parallel()
 	const rounds = 25
-	w := newWorld(t, 1)
-	w.start()
-	b := w.boxes[0]
-	w.enrol(b, "stays")
-	w.heard()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.start()
+	b := inst.boxes[0]
+	inst.enrol(b, "stays")
+	inst.awaitListening()
 
 	delivered := map[string]time.Time{} // by subject
 	var delivery sync.WaitGroup
@@ -85,9 +85,9 @@ func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 				return
 			default:
 			}
-			subject := fmt.Sprintf("Ticket %04d was answered", w.ledger.count()+1)
+			subject := fmt.Sprintf("Ticket %04d was answered", inst.ledger.count()+1)
 			delivered[subject] = time.Now()
-			w.deliverTo(&box{b.address, []string{"stays"}})
+			inst.deliverTo(&box{b.address, []string{"stays"}})
 			pass(t, 2*time.Millisecond)
 		}
 	})
@@ -95,21 +95,21 @@ func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 	for i := range rounds {
 		victim := &box{address: b.address}
 		id := fmt.Sprintf("goes-%d", i)
-		token := w.enrol(victim, id)
-		eventually(t, soon, "the device rings", func() bool { return len(alertsOf(w.sim, token)) > 0 })
-		w.remove(victim, id)
+		token := inst.enrol(victim, id)
+		eventually(t, soon, "the device rings", func() bool { return len(alertsOf(inst.sim, token)) > 0 })
+		inst.remove(victim, id)
 		removed[token] = time.Now()
-		if status := w.call(http.MethodDelete, "/v1/devices/"+id, nil, nil); status != http.StatusNotFound {
+		if status := inst.call(http.MethodDelete, "/v1/devices/"+id, nil, nil); status != http.StatusNotFound {
 			t.Errorf("the second DELETE: %d, want 404", status)
 		}
 	}
 	close(over)
 	delivery.Wait()
-	w.rung(soon)
-	w.atRest()
+	inst.awaitAlerts(soon)
+	inst.awaitRest()
 	rang := 0
 	for token, at := range removed {
-		for _, a := range alertsOf(w.sim, token) {
+		for _, a := range alertsOf(inst.sim, token) {
 			rang++
 			p, err := read(a)
 			if came := delivered[p.APS.Alert.Body]; err != nil || came.After(at) {
@@ -121,7 +121,7 @@ func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 		}
 	}
 	t.Logf("%d alerts on %d devices that were removed", rang, len(removed))
-	for b := range w.ledger.owed {
+	for b := range inst.ledger.owed {
 		if b.device != "stays" {
 			t.Fatalf("%s is owed to %s", b.subject, b.device)
 		}
@@ -141,23 +141,23 @@ func alertsOf(sim *simulator.Server, token string) (list []simulator.Alert) {
 // An alert that is tried again and again is not tried any more once its device was removed; the others of its mailbox ring.
 func TestNoAlertIsTriedAgainAfterADeviceWasRemoved(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
-	w.start()
-	b := w.boxes[0]
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.start()
+	b := inst.boxes[0]
 	victim := &box{address: b.address}
-	token := w.enrol(victim, "goes")
-	w.enrol(b, "stays")
-	w.heard()
-	w.fault("apns_answer", simulator.Fault{Token: token, Status: http.StatusServiceUnavailable, Reason: "ServiceUnavailable"})
-	w.deliver()
-	eventually(t, soon, "APNs has refused it twice", func() bool { return len(alertsOf(w.sim, token)) >= 2 })
-	w.remove(victim, "goes")
+	token := inst.enrol(victim, "goes")
+	inst.enrol(b, "stays")
+	inst.awaitListening()
+	inst.fault("apns_answer", simulator.Fault{Token: token, Status: http.StatusServiceUnavailable, Reason: "ServiceUnavailable"})
+	inst.deliver()
+	eventually(t, soon, "APNs has refused it twice", func() bool { return len(alertsOf(inst.sim, token)) >= 2 })
+	inst.remove(victim, "goes")
 	at := time.Now()
-	w.clear("apns_answer")
-	w.deliver()
-	w.rung(soon)
+	inst.clear("apns_answer")
+	inst.deliver()
+	inst.awaitAlerts(soon)
 	pass(t, 4*time.Second) // two pauses of the retries
-	for _, a := range alertsOf(w.sim, token) {
+	for _, a := range alertsOf(inst.sim, token) {
 		if late := a.At.Sub(at); late > underWay || a.Accepted() {
 			t.Errorf("an alert was tried %v after its device was removed, and answered %d", late, a.Status)
 		}

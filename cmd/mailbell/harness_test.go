@@ -124,7 +124,8 @@ type process struct {
 	began    time.Time
 	out, log string // files: standard output, and standard error
 	ended    chan struct{}
-	code     int // once ended is closed
+	status   syscall.WaitStatus // once ended is closed
+	code     int                // likewise; -1: a signal ended it
 }
 
 // launch starts mailbell. A process that still runs at the end of the test is stopped, and has to stop well.
@@ -153,6 +154,7 @@ func launch(t *testing.T, args ...string) *process {
 	}
 	go func() {
 		_ = p.cmd.Wait() // the exit code tells all
+		p.status, _ = p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 		p.code = p.cmd.ProcessState.ExitCode()
 		close(p.ended)
 	}()
@@ -224,8 +226,8 @@ func (p *process) cleanup() {
 	}
 }
 
-// world is a simulator, and a service that runs against it.
-type world struct {
+// installation is a simulator, and a service that runs against it.
+type installation struct {
 	t      *testing.T
 	sim    *simulator.Server
 	dir    string // of the configuration, the secrets and the state
@@ -244,41 +246,35 @@ type box struct {
 	devices []string
 }
 
-// newWorld starts a simulator with so many mailboxes. No service runs yet.
-func newWorld(t *testing.T, mailboxes int) *world {
+// install starts a simulator, and has it write a configuration. No service runs yet.
+func install(t *testing.T, o simulator.Options) *installation {
 	t.Helper()
-	return newWorldOf(t, simulator.Options{Mailboxes: mailboxes})
-}
-
-// newWorldOf starts a simulator of another kind.
-func newWorldOf(t *testing.T, o simulator.Options) *world {
-	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{}, Timeout: soon}}
-	o.Dir = w.dir
+	inst := &installation{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{}, Timeout: soon}}
+	o.Dir = inst.dir
 	var err error
-	if w.sim, err = simulator.Start(context.Background(), o); err != nil {
+	if inst.sim, err = simulator.Start(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		w.client.CloseIdleConnections()
-		if err := w.sim.Close(); err != nil {
+		inst.client.CloseIdleConnections()
+		if err := inst.sim.Close(); err != nil {
 			t.Errorf("closing the simulator: %v", err)
 		}
 	})
-	w.ledger = newLedger(w.sim)
-	w.config = w.sim.ConfigFile
+	inst.ledger = newLedger(inst.sim)
+	inst.config = inst.sim.ConfigFile
 	listen := quietAddress(t)
-	w.edit("listen: "+strings.TrimPrefix(w.sim.APIURL, "http://"), "listen: "+listen)
-	w.url = "http://" + listen
-	token, err := os.ReadFile(w.sim.APITokenFile)
+	inst.edit("listen: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "listen: "+listen)
+	inst.url = "http://" + listen
+	token, err := os.ReadFile(inst.sim.APITokenFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.token = strings.TrimSpace(string(token))
-	for _, address := range w.sim.Mailboxes() {
-		w.boxes = append(w.boxes, &box{address: address})
+	inst.token = strings.TrimSpace(string(token))
+	for _, address := range inst.sim.Mailboxes() {
+		inst.boxes = append(inst.boxes, &box{address: address})
 	}
-	return w
+	return inst
 }
 
 // quietAddress is one that no outgoing connection takes while the service is down: below the ports that Linux gives to those.
@@ -296,124 +292,140 @@ func quietAddress(t *testing.T) string {
 }
 
 // edit replaces the one place of old in the configuration.
-func (w *world) edit(old, replacement string) {
-	w.t.Helper()
-	text := w.configText()
+func (inst *installation) edit(old, replacement string) {
+	inst.t.Helper()
+	text := inst.configText()
 	if n := strings.Count(text, old); n != 1 {
-		w.t.Fatalf("%q is %d times in the configuration, want once:\n%s", old, n, text)
+		inst.t.Fatalf("%q is %d times in the configuration, want once:\n%s", old, n, text)
 	}
-	w.write(strings.Replace(text, old, replacement, 1))
+	inst.write(strings.Replace(text, old, replacement, 1))
 }
 
 // extend adds top-level keys to the configuration.
-func (w *world) extend(yaml string) {
-	w.t.Helper()
-	w.write(w.configText() + yaml)
+func (inst *installation) extend(yaml string) {
+	inst.t.Helper()
+	inst.write(inst.configText() + yaml)
 }
 
-func (w *world) configText() string {
-	w.t.Helper()
-	text, err := os.ReadFile(w.config)
+func (inst *installation) configText() string {
+	inst.t.Helper()
+	text, err := os.ReadFile(inst.config)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	return string(text)
 }
 
-func (w *world) write(config string) {
-	w.t.Helper()
-	if err := os.WriteFile(w.config, []byte(config), 0o600); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) write(config string) {
+	inst.t.Helper()
+	if err := os.WriteFile(inst.config, []byte(config), 0o600); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // start starts the service and waits until it is ready.
-func (w *world) start() *process {
-	w.t.Helper()
-	p := launch(w.t, "run", "--config", w.config)
-	w.runs = append(w.runs, p)
-	eventually(w.t, soon, "the service is ready", func() bool {
-		if !p.running() {
-			w.t.Fatalf("the service ended with %d:\n%s", p.code, p.stderr())
-		}
-		resp, err := w.client.Get(w.url + "/readyz")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		io.Copy(io.Discard, resp.Body)
-		return resp.StatusCode == http.StatusOK
-	})
+func (inst *installation) start() *process {
+	inst.t.Helper()
+	p := launch(inst.t, "run", "--config", inst.config)
+	inst.runs = append(inst.runs, p)
+	inst.awaitReady(p)
 	return p
 }
 
-func (w *world) service() *process { return w.runs[len(w.runs)-1] }
+// awaitReady waits until a service that was started is ready.
+func (inst *installation) awaitReady(p *process) {
+	inst.t.Helper()
+	eventually(inst.t, soon, "the service is ready", func() bool {
+		if !p.running() {
+			inst.t.Fatalf("the service ended with %d:\n%s", p.code, p.stderr())
+		}
+		status, _ := inst.readiness(inst.url)
+		return status == http.StatusOK
+	})
+}
+
+// readiness asks a service whether it is ready; 0: nobody answers.
+func (inst *installation) readiness(url string) (status int, text string) {
+	inst.t.Helper()
+	resp, err := inst.client.Get(url + "/readyz")
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(answer)
+}
+
+func (inst *installation) service() *process { return inst.runs[len(inst.runs)-1] }
 
 // kill ends the service with SIGKILL, and waits until the simulator has seen the end of its connections: what comes to APNs
 // from then on is of the next process.
-func (w *world) kill() {
-	w.t.Helper()
+func (inst *installation) kill() {
+	inst.t.Helper()
 	from := time.Now()
-	p := w.service()
+	p := inst.service()
 	if err := p.cmd.Process.Kill(); err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	p.wait(soon)
-	w.client.CloseIdleConnections()
-	eventually(w.t, soon, "APNs has seen the end of the connections", func() bool { return w.sim.Counts().APNsOpen == 0 })
-	w.ledger.killed(from, time.Now())
+	inst.client.CloseIdleConnections()
+	eventually(inst.t, soon, "APNs has seen the end of the connections", func() bool { return inst.sim.Counts().APNsOpen == 0 })
+	inst.ledger.killed(from, time.Now())
 }
 
 // stop ends the service with SIGTERM: in time, with exit code 0.
-func (w *world) stop() {
-	w.t.Helper()
-	if code := w.service().terminate(); code != 0 {
-		w.t.Fatalf("exit code %d after SIGTERM, want 0", code)
+func (inst *installation) stop() {
+	inst.t.Helper()
+	if code := inst.service().terminate(); code != 0 {
+		inst.t.Fatalf("exit code %d after SIGTERM, want 0", code)
 	}
-	w.client.CloseIdleConnections()
+	inst.client.CloseIdleConnections()
 }
 
 // restart stops the service and starts it anew, which ends every back-off.
-func (w *world) restart() {
-	w.t.Helper()
-	w.stop()
-	w.start()
+func (inst *installation) restart() {
+	inst.t.Helper()
+	inst.stop()
+	inst.start()
 }
 
 // call calls the API and returns the status; the answer is decoded into into, unless that is nil.
-func (w *world) call(method, path string, body, into any) int {
-	w.t.Helper()
-	status, answer := w.raw(method, path, w.token, body)
+func (inst *installation) call(method, path string, body, into any) int {
+	inst.t.Helper()
+	status, answer := inst.raw(method, path, inst.token, body)
 	if into != nil && status < 300 {
 		if err := json.Unmarshal(answer, into); err != nil {
-			w.t.Fatalf("%s %s: %v in %s", method, path, err, answer)
+			inst.t.Fatalf("%s %s: %v in %s", method, path, err, answer)
 		}
 	}
 	return status
 }
 
 // raw calls with any bearer token; the body is a []byte as it is, or anything that JSON can be made of.
-func (w *world) raw(method, path, token string, body any) (status int, answer []byte) {
-	w.t.Helper()
+func (inst *installation) raw(method, path, token string, body any) (status int, answer []byte) {
+	inst.t.Helper()
 	data, ok := body.([]byte)
 	if !ok && body != nil {
 		var err error
 		if data, err = json.Marshal(body); err != nil {
-			w.t.Fatal(err)
+			inst.t.Fatal(err)
 		}
 	}
-	req, err := http.NewRequestWithContext(w.t.Context(), method, w.url+path, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(inst.t.Context(), method, inst.url+path, bytes.NewReader(data))
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := w.client.Do(req)
+	resp, err := inst.client.Do(req)
 	if err != nil {
-		w.t.Fatalf("%s %s: %v", method, path, err)
+		inst.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer resp.Body.Close()
 	if answer, err = io.ReadAll(resp.Body); err != nil {
-		w.t.Fatalf("%s %s: %v", method, path, err)
+		inst.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	return resp.StatusCode, answer
 }
@@ -426,59 +438,60 @@ func deviceToken() string {
 }
 
 // enrol enrols one more device for a mailbox, and returns its token.
-func (w *world) enrol(b *box, id string) (token string) {
-	w.t.Helper()
+func (inst *installation) enrol(b *box, id string) (token string) {
+	inst.t.Helper()
 	token = deviceToken()
-	if status := w.call(http.MethodPut, "/v1/devices/"+id, map[string]string{"mailbox": b.address, "token": token}, nil); status != http.StatusCreated {
-		w.t.Fatalf("enrolling %s: %d, want 201", id, status)
+	if status := inst.call(http.MethodPut, "/v1/devices/"+id, map[string]string{"mailbox": b.address, "token": token}, nil); status != http.StatusCreated {
+		inst.t.Fatalf("enrolling %s: %d, want 201", id, status)
 	}
 	b.devices = append(b.devices, id)
 	return token
 }
 
 // remove ends an enrolment.
-func (w *world) remove(b *box, id string) {
-	w.t.Helper()
-	if status := w.call(http.MethodDelete, "/v1/devices/"+id, nil, nil); status != http.StatusNoContent {
-		w.t.Fatalf("removing %s: %d, want 204", id, status)
+func (inst *installation) remove(b *box, id string) {
+	inst.t.Helper()
+	if status := inst.call(http.MethodDelete, "/v1/devices/"+id, nil, nil); status != http.StatusNoContent {
+		inst.t.Fatalf("removing %s: %d, want 204", id, status)
 	}
 	b.devices = slices.DeleteFunc(slices.Clone(b.devices), func(d string) bool { return d == id })
 }
 
 // enrolAll gives every mailbox a device, and every third one two.
-func (w *world) enrolAll() {
-	w.t.Helper()
-	for i, b := range w.boxes {
+func (inst *installation) enrolAll() {
+	inst.t.Helper()
+	for i, b := range inst.boxes {
 		for n := range 1 + i%3/2 {
-			w.enrol(b, fmt.Sprintf("phone-%02d-%c", i+1, 'a'+n))
+			inst.enrol(b, fmt.Sprintf("phone-%02d-%c", i+1, 'a'+n))
 		}
 	}
 }
 
-// heard waits until every mailbox with a device is heard.
-func (w *world) heard() {
-	w.t.Helper()
+// awaitListening waits until every mailbox with a device is listened to.
+func (inst *installation) awaitListening() {
+	inst.t.Helper()
 	n := 0
-	for _, b := range w.boxes {
+	for _, b := range inst.boxes {
 		n += min(1, len(b.devices))
 	}
-	eventually(w.t, soon, fmt.Sprintf("%d mailboxes are heard", n), func() bool { return len(w.mailboxes("listening")) == n })
+	eventually(inst.t, soon, fmt.Sprintf("%d mailboxes are listened to", n), func() bool { return len(inst.mailboxes("listening")) == n })
 }
 
-// begin starts the service with all devices, and waits until they are heard.
-func (w *world) begin() {
-	w.t.Helper()
-	w.start()
-	w.enrolAll()
-	w.heard()
+// startWithDevices starts the service, enrols a device for every mailbox and a second one for every third, and waits until all are
+// listened to.
+func (inst *installation) startWithDevices() {
+	inst.t.Helper()
+	inst.start()
+	inst.enrolAll()
+	inst.awaitListening()
 }
 
 // mailboxes are the addresses of those in a state.
-func (w *world) mailboxes(state string) (addresses []string) {
-	w.t.Helper()
+func (inst *installation) mailboxes(state string) (addresses []string) {
+	inst.t.Helper()
 	var page struct{ Mailboxes []struct{ Address string } }
-	if status := w.call(http.MethodGet, "/v1/mailboxes?limit=1000&state="+state, nil, &page); status != http.StatusOK {
-		w.t.Fatalf("listing mailboxes: %d", status)
+	if status := inst.call(http.MethodGet, "/v1/mailboxes?limit=1000&state="+state, nil, &page); status != http.StatusOK {
+		inst.t.Fatalf("listing mailboxes: %d", status)
 	}
 	for _, m := range page.Mailboxes {
 		addresses = append(addresses, m.Address)
@@ -494,35 +507,35 @@ type mailbox struct {
 	Decisions []struct{ Device, Outcome, Reason string }
 }
 
-func (w *world) mailbox(b *box) (m mailbox) {
-	w.t.Helper()
-	if status := w.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m); status != http.StatusOK {
-		w.t.Fatalf("GET /v1/mailboxes/%s: %d", b.address, status)
+func (inst *installation) mailbox(b *box) (m mailbox) {
+	inst.t.Helper()
+	if status := inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m); status != http.StatusOK {
+		inst.t.Fatalf("GET /v1/mailboxes/%s: %d", b.address, status)
 	}
 	return m
 }
 
 // deliver delivers the next message, dealt round robin.
-func (w *world) deliver() {
-	w.t.Helper()
-	w.deliverTo(w.boxes[w.ledger.count()%len(w.boxes)])
+func (inst *installation) deliver() {
+	inst.t.Helper()
+	inst.deliverTo(inst.boxes[inst.ledger.count()%len(inst.boxes)])
 }
 
-func (w *world) deliverTo(boxes ...*box) {
-	w.t.Helper()
+func (inst *installation) deliverTo(boxes ...*box) {
+	inst.t.Helper()
 	for _, b := range boxes {
-		subject := w.ledger.expect(b.devices)
+		subject := inst.ledger.expect(b.devices)
 		message := fmt.Sprintf("From: Travel desk <travel@fabrikam.example>\r\nTo: <%s>\r\nSubject: %s\r\nDate: %s\r\nMessage-ID: <%s@fabrikam.example>\r\n\r\nHello.\r\n",
 			b.address, subject, time.Now().Format(time.RFC1123Z), strings.ReplaceAll(subject, " ", "-"))
-		if _, err := w.sim.Deliver(b.address, time.Time{}, []byte(message)); err != nil {
-			w.t.Fatal(err)
+		if _, err := inst.sim.Deliver(b.address, time.Time{}, []byte(message)); err != nil {
+			inst.t.Fatal(err)
 		}
 	}
 }
 
 // underLoad delivers a message in every gap while deeds are done.
-func (w *world) underLoad(gap time.Duration, deeds func()) {
-	w.t.Helper()
+func (inst *installation) underLoad(gap time.Duration, deeds func()) {
+	inst.t.Helper()
 	stopped := make(chan struct{})
 	var delivery sync.WaitGroup
 	delivery.Go(func() {
@@ -531,8 +544,8 @@ func (w *world) underLoad(gap time.Duration, deeds func()) {
 			case <-stopped:
 				return
 			default:
-				w.deliver()
-				pass(w.t, gap)
+				inst.deliver()
+				pass(inst.t, gap)
 			}
 		}
 	})
@@ -542,67 +555,68 @@ func (w *world) underLoad(gap time.Duration, deeds func()) {
 }
 
 // fault sets a fault of the simulator.
-func (w *world) fault(name string, f simulator.Fault) {
-	w.t.Helper()
-	if err := w.sim.SetFault(name, f); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) fault(name string, f simulator.Fault) {
+	inst.t.Helper()
+	if err := inst.sim.SetFault(name, f); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
-func (w *world) clear(name string) {
-	w.t.Helper()
-	if err := w.sim.ClearFault(name); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) clear(name string) {
+	inst.t.Helper()
+	if err := inst.sim.ClearFault(name); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // clearAll ends every fault.
-func (w *world) clearAll() {
-	w.t.Helper()
-	for _, f := range w.sim.Faults() {
-		w.clear(f.Name)
+func (inst *installation) clearAll() {
+	inst.t.Helper()
+	for _, f := range inst.sim.Faults() {
+		inst.clear(f.Name)
 	}
 }
 
-// rung waits until every message has rung on every device that was to hear it.
-func (w *world) rung(within time.Duration) {
-	w.t.Helper()
-	if lost := w.ledger.await(w.t.Context(), within); len(lost) > 0 {
-		w.t.Fatalf("lost %d of %d: not rung within %v: %v", len(lost), w.ledger.count(), within, lost[:min(len(lost), 20)])
+// awaitAlerts waits until APNs has accepted an alert for every message on every device that was enrolled for it.
+func (inst *installation) awaitAlerts(within time.Duration) {
+	inst.t.Helper()
+	if lost := inst.ledger.await(inst.t.Context(), within); len(lost) > 0 {
+		inst.t.Fatalf("lost %d of %d: not accepted within %v: %v", len(lost), inst.ledger.count(), within, lost[:min(len(lost), 20)])
 	}
 }
 
-// atRest waits until nothing is left to be done: every mailbox is heard and no device is behind. Whatever would ring again has
-// rung by then.
-func (w *world) atRest() {
-	w.t.Helper()
+// awaitRest waits until nothing is left to be done: every mailbox is listened to and no device is behind. Whatever would be sent
+// again has been
+// by then.
+func (inst *installation) awaitRest() {
+	inst.t.Helper()
 	var page struct {
 		Devices []struct{ ID, State, Reason string }
 	}
-	if !waitUntil(w.t.Context(), atLast, func() bool {
+	if !waitUntil(inst.t.Context(), atLast, func() bool {
 		page.Devices = nil
-		w.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
+		inst.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
 		page.Devices = slices.DeleteFunc(page.Devices, func(d struct{ ID, State, Reason string }) bool { return d.State == "listening" })
 		return len(page.Devices) == 0
 	}) {
-		w.t.Fatalf("not at rest within %v: %+v", atLast, page.Devices)
+		inst.t.Fatalf("not at rest within %v: %+v", atLast, page.Devices)
 	}
 }
 
 // balance is the end of most tests: nothing was lost, nothing rang twice, and repeats stay within their bound.
-func (w *world) balance(maxResent int) {
-	w.t.Helper()
-	w.rung(atLast)
-	w.atRest()
-	s := w.ledger.sum()
-	w.t.Logf("%d messages, %d alerts, %d resent", w.ledger.count(), s.alerts, s.resent)
+func (inst *installation) balance(maxResent int) {
+	inst.t.Helper()
+	inst.awaitAlerts(atLast)
+	inst.awaitRest()
+	s := inst.ledger.sum()
+	inst.t.Logf("%d messages, %d alerts, %d resent", inst.ledger.count(), s.alerts, s.resent)
 	if len(s.duplicates) > 0 {
-		w.t.Errorf("%d duplicates: %s", len(s.duplicates), strings.Join(s.duplicates[:min(len(s.duplicates), 20)], "\n"))
+		inst.t.Errorf("%d duplicates: %s", len(s.duplicates), strings.Join(s.duplicates[:min(len(s.duplicates), 20)], "\n"))
 	}
 	if len(s.strays) > 0 {
-		w.t.Errorf("%d alerts that nobody waits for: %s", len(s.strays), strings.Join(s.strays[:min(len(s.strays), 20)], "\n"))
+		inst.t.Errorf("%d alerts that nobody waits for: %s", len(s.strays), strings.Join(s.strays[:min(len(s.strays), 20)], "\n"))
 	}
 	if s.resent > maxResent {
-		w.t.Errorf("resent %d, want at most %d", s.resent, maxResent)
+		inst.t.Errorf("resent %d, want at most %d", s.resent, maxResent)
 	}
 }

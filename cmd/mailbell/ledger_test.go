@@ -16,17 +16,17 @@ type ledger struct {
 
 	mu       sync.Mutex
 	messages int
-	owed     map[bell]struct{} // every bell that has to ring
+	owed     map[alert]struct{} // every alert that APNs has to accept
 	kills    []span
 }
 
-// bell is one message on one device.
-type bell struct{ subject, device string }
+// alert is one message on one device.
+type alert struct{ subject, device string }
 
 type span struct{ from, to time.Time }
 
 func newLedger(sim *simulator.Server) *ledger {
-	return &ledger{sim: sim, owed: map[bell]struct{}{}}
+	return &ledger{sim: sim, owed: map[alert]struct{}{}}
 }
 
 // expect enters a message that is about to be delivered, and returns its subject.
@@ -36,7 +36,7 @@ func (l *ledger) expect(devices []string) (subject string) {
 	l.messages++
 	subject = fmt.Sprintf("Ticket %04d was answered", l.messages)
 	for _, d := range devices {
-		l.owed[bell{subject, d}] = struct{}{}
+		l.owed[alert{subject, d}] = struct{}{}
 	}
 	return subject
 }
@@ -71,22 +71,22 @@ func read(a simulator.Alert) (p payload, err error) {
 }
 
 // await waits until nothing is owed any more, and returns what still is.
-func (l *ledger) await(ctx context.Context, within time.Duration) (lost []bell) {
+func (l *ledger) await(ctx context.Context, within time.Duration) (lost []alert) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	rung := map[bell]struct{}{}
+	accepted := map[alert]struct{}{}
 	for n := 0; ; {
 		alerts, err := l.sim.WaitAlerts(ctx, n)
 		for _, a := range alerts {
 			n = a.N
 			if p, err := read(a); err == nil && a.Accepted() {
-				rung[bell{p.APS.Alert.Body, p.Mailbell.D}] = struct{}{}
+				accepted[alert{p.APS.Alert.Body, p.Mailbell.D}] = struct{}{}
 			}
 		}
 		lost = lost[:0]
 		l.mu.Lock()
 		for b := range l.owed {
-			if _, ok := rung[b]; !ok {
+			if _, ok := accepted[b]; !ok {
 				lost = append(lost, b)
 			}
 		}
@@ -110,13 +110,13 @@ type sums struct {
 func (l *ledger) sum() (s sums) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before := map[bell]simulator.Alert{}
+	before := map[alert]simulator.Alert{}
 	for _, a := range l.sim.Alerts(0) {
 		if !a.Accepted() {
 			continue
 		}
 		p, err := read(a)
-		b := bell{p.APS.Alert.Body, p.Mailbell.D}
+		b := alert{p.APS.Alert.Body, p.Mailbell.D}
 		first, again := before[b]
 		before[b] = a
 		_, owed := l.owed[b]

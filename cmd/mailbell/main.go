@@ -14,11 +14,13 @@ import (
 	"syscall"
 )
 
-// Exit codes.
+// Exit codes. A wrong configuration has one of its own, for a service manager is not to start the service again with it; 2 would
+// not do, for a Go program that panics exits with 2, and is to be started again.
 const (
-	done   = 0 // or stopped by SIGTERM or SIGINT
-	failed = 1 // it ran, and something failed
-	misled = 2 // the command line or the configuration is wrong
+	done          = 0  // or stopped by SIGTERM or SIGINT
+	failed        = 1  // it ran, and something failed
+	misused       = 2  // the command line is wrong
+	misconfigured = 78 // the configuration is wrong: EX_CONFIG of sysexits.h
 )
 
 // command is one of mailbell's commands.
@@ -27,8 +29,11 @@ type command struct {
 	run                   func(ctx context.Context, args []string, out, log io.Writer) error
 }
 
-// usageError says that the command line or the configuration is wrong: nothing was started.
+// usageError says that the command line is wrong: nothing was started.
 type usageError struct{ error }
+
+// configError says that the configuration is wrong: nothing was started.
+type configError struct{ error }
 
 func commands() []command {
 	return []command{
@@ -56,7 +61,7 @@ func main() {
 func call(ctx context.Context, args []string, out, log io.Writer) int {
 	if len(args) == 0 {
 		usage(log)
-		return misled
+		return misused
 	}
 	if slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
 		usage(out)
@@ -67,12 +72,16 @@ func call(ctx context.Context, args []string, out, log io.Writer) int {
 	if i < 0 {
 		fmt.Fprintf(log, "mailbell: there is no command %q\n", args[0])
 		usage(log)
-		return misled
+		return misused
 	}
 	err := all[i].run(ctx, args[1:], out, log)
 	if _, wrong := errors.AsType[usageError](err); wrong {
 		fmt.Fprintln(log, err)
-		return misled
+		return misused
+	}
+	if _, wrong := errors.AsType[configError](err); wrong {
+		fmt.Fprintln(log, err)
+		return misconfigured
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -93,7 +102,7 @@ func usage(w io.Writer) {
 		}
 	}
 	fmt.Fprintln(w)
-	fmt.Fprintln(w, "Exit codes: 0 done, or stopped; 1 it ran and something failed; 2 the command line or the configuration is wrong.")
+	fmt.Fprintln(w, "Exit codes: 0 done, or stopped; 1 it ran and something failed; 2 the command line is wrong; 78 the configuration is wrong.")
 }
 
 // later refuses the commands that belong to mailbell and are not in this version.

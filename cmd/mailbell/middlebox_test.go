@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/mailbell/mailbell/simulator"
 )
 
 // middlebox stands between mailbell and Exchange, as firewalls do: it can forget its connections, so that the client learns that
@@ -95,16 +97,16 @@ func (m *middlebox) forget() {
 // A server that does not know that a stream was cut goes on taking events out of its queues for it, until it is opened anew.
 func TestNothingIsLostWhenOnlyOneSideLearnsOfACut(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 4)
-	m := newMiddlebox(t, strings.TrimSuffix(strings.TrimPrefix(w.sim.EWSURL, "https://"), "/EWS/Exchange.asmx"))
-	w.edit("  autodiscover_url: "+w.sim.AutodiscoverURL+"\n", "  ews_url: https://"+m.l.Addr().String()+"/EWS/Exchange.asmx\n")
-	w.begin()
+	inst := install(t, simulator.Options{Mailboxes: 4})
+	m := newMiddlebox(t, strings.TrimSuffix(strings.TrimPrefix(inst.sim.EWSURL, "https://"), "/EWS/Exchange.asmx"))
+	inst.edit("  autodiscover_url: "+inst.sim.AutodiscoverURL+"\n", "  ews_url: https://"+m.l.Addr().String()+"/EWS/Exchange.asmx\n")
+	inst.startWithDevices()
 	for range 4 {
 		m.forget()
 		for range 20 {
-			w.deliver()
+			inst.deliver()
 			pass(t, 40*time.Millisecond)
 		}
 	}
-	w.balance(0)
+	inst.balance(0)
 }

@@ -9,6 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mailbell/mailbell/simulator"
+)
+
+// The exit codes of DESIGN section 4, but for 0.
+const (
+	failed        = 1  // it ran, and something failed
+	misused       = 2  // the command line is wrong
+	misconfigured = 78 // the configuration is wrong
 )
 
 // refusal is how long a wrong command line or configuration may take to be refused: a second, and room for a machine that runs
@@ -34,8 +43,8 @@ func refused(t *testing.T, code int, within time.Duration, args ...string) strin
 
 func TestEveryMistakeOfAConfigurationIsToldAtOnceAndNothingStarts(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
-	listen := strings.TrimPrefix(w.url, "http://")
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	listen := strings.TrimPrefix(inst.url, "http://")
 	mistakes := []struct{ old, wrong, key string }{
 		{"listen: " + listen + "\n", "listen: " + listen + "\nlissten: " + listen + "\n", "lissten"},                                  // an unknown key
 		{"  listen_by: streaming\n", "  listen_by: telepathy\n", "exchange[0].listen_by"},                                             // no such choice
@@ -49,17 +58,17 @@ func TestEveryMistakeOfAConfigurationIsToldAtOnceAndNothingStarts(t *testing.T) 
 		{"  path: mailbell.db\n", "  path: mailbell.db\n  path: other.db\n", "state.path"},                                                              // a key given twice
 		{"# Written by the mailbell simulator at its start; ports and secrets are new each time.\n", "public_url: http://bell.example\n", "public_url"}, // another one
 	}
-	text := w.configText()
+	text := inst.configText()
 	for _, m := range mistakes {
 		if strings.Count(text, m.old) != 1 {
 			t.Fatalf("%q is not once in\n%s", m.old, text)
 		}
 		text = strings.Replace(text, m.old, m.wrong, 1)
 	}
-	w.write(text)
+	inst.write(text)
 
-	said := refused(t, 2, refusal, "run", "--config", w.config)
-	form := regexp.MustCompile(`^` + regexp.QuoteMeta(w.config) + `:(\d+): ([^: ]+): (\S.*)$`)
+	said := refused(t, misconfigured, refusal, "run", "--config", inst.config)
+	form := regexp.MustCompile(`^` + regexp.QuoteMeta(inst.config) + `:(\d+): ([^: ]+): (\S.*)$`)
 	found := map[string]string{} // the line that is told, by key
 	for line := range strings.Lines(said) {
 		m := form.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
@@ -88,46 +97,46 @@ func TestEveryMistakeOfAConfigurationIsToldAtOnceAndNothingStarts(t *testing.T) 
 	if len(found) > 0 {
 		t.Errorf("told of more than the mistakes: %v", found)
 	}
-	nothingStarted(t, w)
+	nothingStarted(t, inst)
 	if strings.Contains(said, "0123456789abcdef") {
 		t.Errorf("a secret is shown:\n%s", said)
 	}
 }
 
 // nothingStarted says that there is no state file, and nobody at the port.
-func nothingStarted(t *testing.T, w *world) {
+func nothingStarted(t *testing.T, inst *installation) {
 	t.Helper()
-	if files, err := filepath.Glob(filepath.Join(w.dir, "*.db*")); err != nil || len(files) > 0 {
+	if files, err := filepath.Glob(filepath.Join(inst.dir, "*.db*")); err != nil || len(files) > 0 {
 		t.Errorf("state files were made: %v %v", files, err)
 	}
-	l, err := net.Listen("tcp", strings.TrimPrefix(w.url, "http://"))
+	l, err := net.Listen("tcp", strings.TrimPrefix(inst.url, "http://"))
 	if err != nil {
 		t.Errorf("the port is not free: %v", err)
 	} else {
 		l.Close()
 	}
-	if c := w.sim.Counts(); len(c.Requests) > 0 || c.APNsEver > 0 {
+	if c := inst.sim.Counts(); len(c.Requests) > 0 || c.APNsEver > 0 {
 		t.Errorf("servers were asked: %+v", c)
 	}
 }
 
 func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
+	inst := install(t, simulator.Options{Mailboxes: 1})
 	for name, text := range map[string]string{
 		"empty":             "",
 		"not YAML":          "listen: [\n",
 		"not UTF-8":         "listen: \xff\n",
 		"a list":            "- listen\n",
-		"a second one":      w.configText() + "---\nlisten: 127.0.0.1:1\n",
+		"a second one":      inst.configText() + "---\nlisten: 127.0.0.1:1\n",
 		"a bomb of anchors": "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n",
 		"deep":              strings.Repeat("[", 100_000) + "\n",
 		"huge":              "listen: " + strings.Repeat("x", 2<<20) + "\n",
 	} {
-		w.write(text)
-		said := refused(t, 2, refusal, "run", "--config", w.config)
+		inst.write(text)
+		said := refused(t, misconfigured, refusal, "run", "--config", inst.config)
 		for line := range strings.Lines(said) {
-			if !strings.HasPrefix(line, w.config+":") || len(line) > 1000 {
+			if !strings.HasPrefix(line, inst.config+":") || len(line) > 1000 {
 				t.Errorf("%s: %.200q: want FILE:LINE: KEY: text", name, line)
 			}
 		}
@@ -135,13 +144,13 @@ func TestAConfigurationThatIsNoneIsRefused(t *testing.T) {
 			t.Errorf("%s: nothing is said", name)
 		}
 	}
-	if err := os.Remove(w.config); err != nil {
+	if err := os.Remove(inst.config); err != nil {
 		t.Fatal(err)
 	}
-	if said := refused(t, 2, refusal, "run", "--config", w.config); !strings.HasPrefix(said, w.config+":1: file: ") {
+	if said := refused(t, misconfigured, refusal, "run", "--config", inst.config); !strings.HasPrefix(said, inst.config+":1: file: ") {
 		t.Errorf("a file that is missing: %q", said)
 	}
-	nothingStarted(t, w)
+	nothingStarted(t, inst)
 }
 
 func TestACommandLineThatIsWrongIsRefused(t *testing.T) {
@@ -158,7 +167,7 @@ func TestACommandLineThatIsWrongIsRefused(t *testing.T) {
 		{"version", "--short"},
 		{"bench"}, // not built yet: said, and not ignored
 	} {
-		if said := refused(t, 2, refusal, args...); said == "" {
+		if said := refused(t, misused, refusal, args...); said == "" {
 			t.Errorf("mailbell %s: nothing is said", strings.Join(args, " "))
 		}
 	}
@@ -166,35 +175,35 @@ func TestACommandLineThatIsWrongIsRefused(t *testing.T) {
 
 func TestASecondProcessOnTheSameStateEndsAndNamesIt(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
-	w.begin()
-	second := filepath.Join(w.dir, "second.yaml")
-	text := strings.Replace(w.configText(), strings.TrimPrefix(w.url, "http://"), quietAddress(t), 1)
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.startWithDevices()
+	second := filepath.Join(inst.dir, "second.yaml")
+	text := strings.Replace(inst.configText(), strings.TrimPrefix(inst.url, "http://"), quietAddress(t), 1)
 	if err := os.WriteFile(second, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	said := refused(t, 1, 5*time.Second, "run", "--config", second)
-	if !strings.Contains(said, filepath.Join(w.dir, "mailbell.db")) || strings.Count(strings.TrimSpace(said), "\n") > 0 {
+	said := refused(t, failed, 5*time.Second, "run", "--config", second)
+	if !strings.Contains(said, filepath.Join(inst.dir, "mailbell.db")) || strings.Count(strings.TrimSpace(said), "\n") > 0 {
 		t.Errorf("said %q: want one line that names the state file", said)
 	}
-	w.deliver() // the first goes on
-	w.balance(0)
+	inst.deliver() // the first goes on
+	inst.balance(0)
 }
 
 func TestAPortThatIsTakenIsNamed(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
-	address := strings.TrimPrefix(w.url, "http://")
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	address := strings.TrimPrefix(inst.url, "http://")
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	said := refused(t, 1, refusal, "run", "--config", w.config)
+	said := refused(t, failed, refusal, "run", "--config", inst.config)
 	if !strings.Contains(said, address) || !strings.Contains(said, "in use") || strings.Count(strings.TrimSpace(said), "\n") > 0 {
 		t.Errorf("said %q: want one line that names the address", said)
 	}
-	if c := w.sim.Counts(); len(c.Requests) > 0 || c.APNsEver > 0 {
+	if c := inst.sim.Counts(); len(c.Requests) > 0 || c.APNsEver > 0 {
 		t.Errorf("servers were asked: %+v", c)
 	}
 }

@@ -20,40 +20,40 @@ import (
 // No secret and no mail content in a log line, an error, a metric or the state; device tokens in the state only.
 func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 5)
-	w.extend("log: {level: debug}\n")
+	inst := install(t, simulator.Options{Mailboxes: 5})
+	inst.extend("log: {level: debug}\n")
 	tokens := []string{}
-	w.start()
-	for i, b := range w.boxes {
-		tokens = append(tokens, w.enrol(b, fmt.Sprintf("phone-%d", i)))
+	inst.start()
+	for i, b := range inst.boxes {
+		tokens = append(tokens, inst.enrol(b, fmt.Sprintf("phone-%d", i)))
 	}
-	w.heard()
+	inst.awaitListening()
 
 	// What a log is most likely to tell of: everything that goes wrong.
 	var told bytes.Buffer // what the API answered
 	ask := func(method, path, token string, body any) {
-		_, answer := w.raw(method, path, token, body)
+		_, answer := inst.raw(method, path, token, body)
 		told.Write(answer)
 	}
 	mail := func(b *box) { // the same subject and sender each time: they are what is searched for
-		n := w.ledger.count()
-		w.ledger.expect(nil)
+		n := inst.ledger.count()
+		inst.ledger.expect(nil)
 		message := fmt.Sprintf("From: \"Zephyrine Quill\" <zephyrine.quill@sender.example>\r\nReply-To: reply.quill@sender.example\r\nTo: <%s>\r\nSubject: Xylophone merger papers %d\r\nMessage-ID: <quill-%d@sender.example>\r\nDate: %s\r\n\r\nBodkin and its text.\r\n",
 			b.address, n, n, time.Now().Format(time.RFC1123Z))
-		if _, err := w.sim.Deliver(b.address, time.Time{}, []byte(message)); err != nil {
+		if _, err := inst.sim.Deliver(b.address, time.Time{}, []byte(message)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	all := func() {
-		for _, b := range w.boxes {
+		for _, b := range inst.boxes {
 			mail(b)
 		}
 	}
 	all()
-	eventually(t, soon, "mail rings", func() bool { return w.sim.Counts().Accepted >= len(w.boxes) })
-	w.sim.Unregister(tokens[4], time.Now().Add(time.Hour)) // 410: the device goes
-	mail(w.boxes[4])
-	eventually(t, soon, "the device has gone", func() bool { return w.call(http.MethodGet, "/v1/devices/phone-4", nil, nil) == http.StatusNotFound })
+	eventually(t, soon, "mail rings", func() bool { return inst.sim.Counts().Accepted >= len(inst.boxes) })
+	inst.sim.Unregister(tokens[4], time.Now().Add(time.Hour)) // 410: the device goes
+	mail(inst.boxes[4])
+	eventually(t, soon, "the device has gone", func() bool { return inst.call(http.MethodGet, "/v1/devices/phone-4", nil, nil) == http.StatusNotFound })
 	for _, f := range []struct {
 		name string
 		set  simulator.Fault
@@ -63,53 +63,53 @@ func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {
 		{"apns_answer", simulator.Fault{Count: 2}},
 		{"apns_cut", simulator.Fault{}},
 		{"apns_cut", simulator.Fault{Count: 2}},
-		{"item_unreadable", simulator.Fault{Mailbox: w.boxes[1].address}},
-		{"answer_control_chars", simulator.Fault{Mailbox: w.boxes[1].address}},
-		{"answer_entities", simulator.Fault{Mailbox: w.boxes[2].address}},
-		{"answer_garbage", simulator.Fault{Mailbox: w.boxes[2].address}},
+		{"item_unreadable", simulator.Fault{Mailbox: inst.boxes[1].address}},
+		{"answer_control_chars", simulator.Fault{Mailbox: inst.boxes[1].address}},
+		{"answer_entities", simulator.Fault{Mailbox: inst.boxes[2].address}},
+		{"answer_garbage", simulator.Fault{Mailbox: inst.boxes[2].address}},
 		{"stream_half", simulator.Fault{Count: 1}},
 		{"stream_rst", simulator.Fault{}},
-		{"mailbox_unknown", simulator.Fault{Mailbox: w.boxes[3].address}},
+		{"mailbox_unknown", simulator.Fault{Mailbox: inst.boxes[3].address}},
 	} {
-		w.fault(f.name, f.set)
+		inst.fault(f.name, f.set)
 		all()
 		pass(t, 150*time.Millisecond)
-		ask(http.MethodGet, "/v1/mailboxes", w.token, nil)
-		w.clear(f.name)
+		ask(http.MethodGet, "/v1/mailboxes", inst.token, nil)
+		inst.clear(f.name)
 	}
-	w.kill()
-	w.start()
+	inst.kill()
+	inst.start()
 	all()
-	w.fault("wrong_password", simulator.Fault{})
-	w.fault("stream_rst", simulator.Fault{})
+	inst.fault("wrong_password", simulator.Fault{})
+	inst.fault("stream_rst", simulator.Fault{})
 	all()
-	eventually(t, soon, "a mailbox is parked", func() bool { return len(w.mailboxes("failing")) > 0 })
+	eventually(t, soon, "a mailbox is parked", func() bool { return len(inst.mailboxes("failing")) > 0 })
 
 	stranger := "f00dfeedf00dfeedf00dfeedf00dfeed"
-	secretBody := []byte(`{"mailbox":"` + w.boxes[0].address + `","token":"` + tokens[0] + `","topic":7,"tokenn":"` + tokens[1] + `"}`)
-	ask(http.MethodPut, "/v1/devices/phone-0", w.token, secretBody)
+	secretBody := []byte(`{"mailbox":"` + inst.boxes[0].address + `","token":"` + tokens[0] + `","topic":7,"tokenn":"` + tokens[1] + `"}`)
+	ask(http.MethodPut, "/v1/devices/phone-0", inst.token, secretBody)
 	ask(http.MethodPut, "/v1/devices/phone-0", stranger, secretBody)
-	ask(http.MethodPut, "/v1/devices/phone-0", w.token, secretBody[:len(secretBody)/2])
-	ask(http.MethodPut, "/v1/devices/phone-9", w.token, map[string]string{"mailbox": "quill@elsewhere.example", "token": tokens[2]})
-	ask(http.MethodGet, "/v1/devices/"+tokens[3], w.token, nil)
+	ask(http.MethodPut, "/v1/devices/phone-0", inst.token, secretBody[:len(secretBody)/2])
+	ask(http.MethodPut, "/v1/devices/phone-9", inst.token, map[string]string{"mailbox": "quill@elsewhere.example", "token": tokens[2]})
+	ask(http.MethodGet, "/v1/devices/"+tokens[3], inst.token, nil)
 	for _, path := range []string{"/metrics", "/v1/status", "/v1/devices", "/v1/devices/phone-0", "/v1/mailboxes", "/healthz", "/readyz", "/openapi.yaml", "/", "/v1/nothing"} {
-		ask(http.MethodGet, path, w.token, nil)
+		ask(http.MethodGet, path, inst.token, nil)
 		ask(http.MethodGet, path, stranger, nil)
 	}
-	for _, b := range w.boxes {
-		ask(http.MethodGet, "/v1/mailboxes/"+b.address, w.token, nil)
+	for _, b := range inst.boxes {
+		ask(http.MethodGet, "/v1/mailboxes/"+b.address, inst.token, nil)
 	}
-	w.stop()
+	inst.stop()
 
 	file := func(name string) string {
-		text, err := os.ReadFile(filepath.Join(w.dir, name))
+		text, err := os.ReadFile(filepath.Join(inst.dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return strings.TrimSpace(string(text))
 	}
 	places := map[string]string{"an answer of the API": told.String(), "the state": file("mailbell.db")}
-	for i, p := range w.runs {
+	for i, p := range inst.runs {
 		places[fmt.Sprintf("the log of run %d", i+1)] = p.stderr() + p.stdout()
 	}
 	for name, text := range places {
@@ -117,12 +117,12 @@ func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {
 			t.Errorf("%s is empty: the search would find nothing", name)
 		}
 	}
-	key, _ := pem.Decode(w.sim.APNsKeyPEM)
+	key, _ := pem.Decode(inst.sim.APNsKeyPEM)
 	secrets := map[string]string{
 		"the subject": "Xylophone", "the sender's name": "Zephyrine", "the sender's address": "quill@sender", "the text": "Bodkin",
-		"the Message-ID": "quill-", "the password": w.sim.Password, "the APNs key": string(key.Bytes), "the APNs key in base64": strings.Split(string(w.sim.APNsKeyPEM), "\n")[1],
-		"the token of operator": w.token, "the token of mdm": file("mdm.token"), "a bearer token": stranger,
-		"the credentials": base64.StdEncoding.EncodeToString([]byte(w.sim.Username + ":" + w.sim.Password)),
+		"the Message-ID": "quill-", "the password": inst.sim.Password, "the APNs key": string(key.Bytes), "the APNs key in base64": strings.Split(string(inst.sim.APNsKeyPEM), "\n")[1],
+		"the token of operator": inst.token, "the token of mdm": file("mdm.token"), "a bearer token": stranger,
+		"the credentials": base64.StdEncoding.EncodeToString([]byte(inst.sim.Username + ":" + inst.sim.Password)),
 	}
 	for what, secret := range secrets {
 		for name, text := range places {

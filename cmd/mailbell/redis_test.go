@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mailbell/mailbell/simulator"
 )
 
 // redisServer is a real redis-server with an append-only file.
@@ -19,18 +21,18 @@ type redisServer struct {
 	cmd  *exec.Cmd
 }
 
-// inRedis puts the state of a world into a Redis of its own.
-func (w *world) inRedis() *redisServer {
-	w.t.Helper()
+// inRedis puts the state of an installation into a Redis of its own.
+func (inst *installation) inRedis() *redisServer {
+	inst.t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
-		w.t.Skip("redis-server is not installed: `make test` installs it")
+		inst.t.Skip("redis-server is not installed: `make test` installs it")
 	}
-	address := quietAddress(w.t)
+	address := quietAddress(inst.t)
 	_, port, _ := net.SplitHostPort(address)
-	r := &redisServer{t: w.t, port: port, dir: w.t.TempDir()}
-	w.t.Cleanup(r.kill)
+	r := &redisServer{t: inst.t, port: port, dir: inst.t.TempDir()}
+	inst.t.Cleanup(r.kill)
 	r.start()
-	w.edit("path: mailbell.db", fmt.Sprintf("redis: {addresses: [%q]}", address))
+	inst.edit("path: mailbell.db", fmt.Sprintf("redis: {addresses: [%q]}", address))
 	return r
 }
 
@@ -64,13 +66,13 @@ func (r *redisServer) kill() {
 // The kills with Redis: of mailbell, of Redis, and of both at once, while mail arrives. A lock outlives its holder by ten seconds.
 func TestNothingIsLostWithTheStateInRedis(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 10)
-	redis := w.inRedis()
-	w.begin()
-	w.underLoad(60*time.Millisecond, func() {
+	inst := install(t, simulator.Options{Mailboxes: 10})
+	redis := inst.inRedis()
+	inst.startWithDevices()
+	inst.underLoad(60*time.Millisecond, func() {
 		pass(t, 300*time.Millisecond)
-		w.kill()
-		w.start()
+		inst.kill()
+		inst.start()
 		for range 2 {
 			pass(t, 500*time.Millisecond)
 			redis.kill()
@@ -79,48 +81,39 @@ func TestNothingIsLostWithTheStateInRedis(t *testing.T) {
 		}
 		pass(t, 2*time.Second)
 		redis.kill()
-		w.kill()
+		inst.kill()
 		redis.start()
-		w.start()
+		inst.start()
 		pass(t, 300*time.Millisecond)
 	})
-	w.balance(2 * len(w.boxes)) // a message of every mailbox may be in flight at each kill
+	inst.balance(2 * len(inst.boxes)) // a message of every mailbox may be in flight at each kill
 }
 
 // A second instance says that it stands by, and takes over within 15 s; mail that came in between rings once.
 func TestASecondInstanceTakesOver(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 5)
-	w.inRedis()
-	w.begin()
-	w.deliver()
-	w.rung(soon)
+	inst := install(t, simulator.Options{Mailboxes: 5})
+	inst.inRedis()
+	inst.startWithDevices()
+	inst.deliver()
+	inst.awaitAlerts(soon)
 
-	first := strings.TrimPrefix(w.url, "http://")
+	first := strings.TrimPrefix(inst.url, "http://")
 	second := quietAddress(t)
-	w.edit("listen: "+first, "listen: "+second)
-	p := launch(t, "run", "--config", w.config)
+	inst.edit("listen: "+first, "listen: "+second)
+	p := launch(t, "run", "--config", inst.config)
 	eventually(t, soon, "the second says behind whom it stands", func() bool {
-		resp, err := w.client.Get("http://" + second + "/readyz")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), fmt.Sprint("process ", w.service().cmd.Process.Pid))
+		status, text := inst.readiness("http://" + second)
+		return status == http.StatusServiceUnavailable && strings.Contains(text, fmt.Sprint("process ", inst.service().cmd.Process.Pid))
 	})
-	w.kill()
+	inst.kill()
 	for range 20 {
-		w.deliver()
+		inst.deliver()
 	}
-	w.runs, w.url = append(w.runs, p), "http://"+second
+	inst.runs, inst.url = append(inst.runs, p), "http://"+second
 	eventually(t, 15*time.Second, "the second has taken over", func() bool {
-		resp, err := w.client.Get(w.url + "/readyz")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		status, _ := inst.readiness(inst.url)
+		return status == http.StatusOK
 	})
-	w.balance(len(w.boxes))
+	inst.balance(len(inst.boxes))
 }

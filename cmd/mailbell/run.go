@@ -27,7 +27,7 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	}
 	c, err := config.Load(*file)
 	if err != nil {
-		return usageError{err}
+		return configError{err}
 	}
 	s, err := service.Open(ctx, c, newLog(c.Log, log), buildVersion())
 	if err != nil {

@@ -21,15 +21,15 @@ const passing = 5 * time.Minute
 
 func TestAWrongPasswordParksWithAReasonAndHeals(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3)
-	w.begin()
-	w.fault("wrong_password", simulator.Fault{})
-	w.fault("stream_rst", simulator.Fault{})
-	w.deliverTo(w.boxes...)
-	for _, b := range w.boxes {
+	inst := install(t, simulator.Options{Mailboxes: 3})
+	inst.startWithDevices()
+	inst.fault("wrong_password", simulator.Fault{})
+	inst.fault("stream_rst", simulator.Fault{})
+	inst.deliverTo(inst.boxes...)
+	for _, b := range inst.boxes {
 		var m mailbox
 		eventually(t, soon, b.address+" is parked", func() bool {
-			m = w.mailbox(b)
+			m = inst.mailbox(b)
 			return m.State == "failing"
 		})
 		if !strings.Contains(m.Reason, "401") {
@@ -40,12 +40,12 @@ func TestAWrongPasswordParksWithAReasonAndHeals(t *testing.T) {
 		}
 	}
 	// The account is not locked out: it is tried once for all its mailboxes.
-	if n := w.sim.Counts().Unauthorized; n > 2*len(w.boxes) {
+	if n := inst.sim.Counts().Unauthorized; n > 2*len(inst.boxes) {
 		t.Errorf("%d tries with a wrong password", n)
 	}
-	w.clear("wrong_password")
-	w.restart() // as an administrator does; else the next try may be minutes away
-	w.balance(0)
+	inst.clear("wrong_password")
+	inst.restart() // as an administrator does; else the next try may be minutes away
+	inst.balance(0)
 }
 
 // steady is how long mailboxes have to be heard in a row to count as heard again.
@@ -58,55 +58,55 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 		for who, sick := range map[string]int{"anchor": 0, "member": 2} {
 			t.Run(name+" of the "+who, func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, 4)
-				w.start()
-				for i, b := range w.boxes { // one after the other: the first to be heard is the anchor
-					w.enrol(b, fmt.Sprintf("phone-%d", i))
-					w.heard()
+				inst := install(t, simulator.Options{Mailboxes: 4})
+				inst.start()
+				for i, b := range inst.boxes { // one after the other: the first to be heard is the anchor
+					inst.enrol(b, fmt.Sprintf("phone-%d", i))
+					inst.awaitListening()
 				}
-				b := w.boxes[sick]
-				w.fault(name, simulator.Fault{Mailbox: b.address})
-				w.deliverTo(w.boxes...)
+				b := inst.boxes[sick]
+				inst.fault(name, simulator.Fault{Mailbox: b.address})
+				inst.deliverTo(inst.boxes...)
 				var m mailbox
 				eventually(t, soon, "the sick mailbox says so", func() bool {
-					m = w.mailbox(b)
+					m = inst.mailbox(b)
 					return m.State == "failing" || m.State == "polling"
 				})
 				if m.Reason == "" || !m.NextTry.After(time.Now()) {
 					t.Errorf("%s: %q, next try %v; want a reason and a time", m.State, m.Reason, m.NextTry)
 				}
-				w.othersRing(b)
-				asked := func() int { return w.sim.Counts().Requests["GetStreamingEvents"] }
+				inst.othersRing(b)
+				asked := func() int { return inst.sim.Counts().Requests["GetStreamingEvents"] }
 				before := asked()
-				w.fault("stream_rst", simulator.Fault{})
+				inst.fault("stream_rst", simulator.Fault{})
 				eventually(t, soon, "the stream is asked for anew", func() bool { return asked() > before })
-				w.othersRing(b)
+				inst.othersRing(b)
 				var since time.Time // when the others were heard, and stayed so: a stream that breaks at once is none
 				if !waitUntil(t.Context(), soon, func() bool {
-					if len(w.mailboxes("listening")) < len(w.boxes)-1 {
+					if len(inst.mailboxes("listening")) < len(inst.boxes)-1 {
 						since = time.Time{}
 					} else if since.IsZero() {
 						since = time.Now()
 					}
 					return !since.IsZero() && time.Since(since) > steady
 				}) {
-					t.Errorf("%v after the stream was cut, only %v are heard", soon, w.mailboxes("listening"))
+					t.Errorf("%v after the stream was cut, only %v are heard", soon, inst.mailboxes("listening"))
 				}
-				w.othersRing(b)
-				w.clear(name)
-				w.restart()
-				w.balance(0)
+				inst.othersRing(b)
+				inst.clear(name)
+				inst.restart()
+				inst.balance(0)
 			})
 		}
 	}
 }
 
 // othersRing delivers to all mailboxes but one, until new mail rings there at once. What was delivered to the one is not waited for.
-func (w *world) othersRing(but *box) {
-	w.t.Helper()
+func (inst *installation) othersRing(but *box) {
+	inst.t.Helper()
 	var others []*box
 	devices := map[string]bool{}
-	for _, b := range w.boxes {
+	for _, b := range inst.boxes {
 		if b != but {
 			others = append(others, b)
 			for _, d := range b.devices {
@@ -114,12 +114,12 @@ func (w *world) othersRing(but *box) {
 			}
 		}
 	}
-	w.deliverTo(others...)
+	inst.deliverTo(others...)
 	began := time.Now()
-	var waits []bell
-	if !waitUntil(w.t.Context(), soon, func() bool {
+	var waits []alert
+	if !waitUntil(inst.t.Context(), soon, func() bool {
 		waits = waits[:0]
-		for _, b := range w.ledger.await(w.t.Context(), glance) {
+		for _, b := range inst.ledger.await(inst.t.Context(), glance) {
 			if devices[b.device] {
 				waits = append(waits, b)
 			}
@@ -128,10 +128,10 @@ func (w *world) othersRing(but *box) {
 	}) {
 		states := []string{}
 		for _, b := range others {
-			m := w.mailbox(b)
+			m := inst.mailbox(b)
 			states = append(states, fmt.Sprintf("%s is %s (%s), next try %v", b.address, m.State, m.Reason, m.NextTry))
 		}
-		w.t.Errorf("others do not ring after %v: %v\n%s", time.Since(began), waits, strings.Join(states, "\n"))
+		inst.t.Errorf("others do not ring after %v: %v\n%s", time.Since(began), waits, strings.Join(states, "\n"))
 	}
 }
 
@@ -155,22 +155,22 @@ var hostile = []struct{ name, header string }{
 
 func TestAHostileSenderHarmsNobody(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3)
-	w.start()
-	w.enrolAll()
-	target := &box{address: w.boxes[0].address}
-	token := w.enrol(target, "target")
-	w.heard()
+	inst := install(t, simulator.Options{Mailboxes: 3})
+	inst.start()
+	inst.enrolAll()
+	target := &box{address: inst.boxes[0].address}
+	token := inst.enrol(target, "target")
+	inst.awaitListening()
 
 	for i, h := range hostile {
-		sendMail(t, w.sim.SMTPAddr, target.address, h.header+"\r\n\r\n\x00\x01 body \xff\r\n")
-		eventually(t, soon, h.name+" rings", func() bool { return len(alertsOf(w.sim, token)) == i+1 })
-		w.deliverTo(w.boxes[1:]...)
+		sendMail(t, inst.sim.SMTPAddr, target.address, h.header+"\r\n\r\n\x00\x01 body \xff\r\n")
+		eventually(t, soon, h.name+" rings", func() bool { return len(alertsOf(inst.sim, token)) == i+1 })
+		inst.deliverTo(inst.boxes[1:]...)
 	}
-	w.rung(soon)
-	w.atRest()
+	inst.awaitAlerts(soon)
+	inst.awaitRest()
 	seen := map[string]bool{}
-	for i, a := range alertsOf(w.sim, token) {
+	for i, a := range alertsOf(inst.sim, token) {
 		p, err := read(a)
 		if err != nil || !a.Accepted() || seen[a.Headers["apns-collapse-id"]] {
 			t.Errorf("%s: status %d %s, %v, rung before %v", hostile[min(i, len(hostile)-1)].name, a.Status, a.Reason, err, seen[a.Headers["apns-collapse-id"]])
@@ -206,46 +206,46 @@ func TestAHostileAnswerHarmsOnlyItsMailbox(t *testing.T) {
 	for _, name := range []string{"answer_garbage", "answer_huge", "answer_entities", "answer_control_chars"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, 4)
-			w.begin()
-			sick := w.boxes[1]
-			w.fault(name, simulator.Fault{Mailbox: sick.address})
+			inst := install(t, simulator.Options{Mailboxes: 4})
+			inst.startWithDevices()
+			sick := inst.boxes[1]
+			inst.fault(name, simulator.Fault{Mailbox: sick.address})
 			if name == "answer_control_chars" { // the subject is shown without them, and another one: it is counted by hand
-				w.deliverTo(&box{address: sick.address})
-				eventually(t, soon, "it rings all the same", func() bool { return w.sim.Counts().Accepted == 1 })
-				p, err := read(w.sim.Alerts(0)[0])
+				inst.deliverTo(&box{address: sick.address})
+				eventually(t, soon, "it rings all the same", func() bool { return inst.sim.Counts().Accepted == 1 })
+				p, err := read(inst.sim.Alerts(0)[0])
 				if text := p.APS.Alert.Body; err != nil || text == "" || strings.ContainsFunc(text, unicode.IsControl) {
 					t.Errorf("shown as %q (%v)", text, err)
 				}
-				w.othersRing(sick)
-				w.clear(name)
-				w.deliverTo(w.boxes...)
-				w.rung(soon)
+				inst.othersRing(sick)
+				inst.clear(name)
+				inst.deliverTo(inst.boxes...)
+				inst.awaitAlerts(soon)
 				return
 			}
-			w.deliverTo(w.boxes...)
-			w.othersRing(sick)
-			if !waitUntil(t.Context(), soon/4, func() bool { return w.complains(sick) }) {
-				t.Errorf("a message did not ring, and the mailbox does not say why: %+v", w.mailbox(sick))
+			inst.deliverTo(inst.boxes...)
+			inst.othersRing(sick)
+			if !waitUntil(t.Context(), soon/4, func() bool { return inst.complains(sick) }) {
+				t.Errorf("a message did not ring, and the mailbox does not say why: %+v", inst.mailbox(sick))
 			}
-			w.fault("stream_rst", simulator.Fault{}) // and all are listed
-			w.othersRing(sick)
-			if !waitUntil(t.Context(), soon/4, func() bool { return w.complains(sick) }) {
-				t.Errorf("the mailbox cannot be listed, and does not say why: %+v", w.mailbox(sick))
+			inst.fault("stream_rst", simulator.Fault{}) // and all are listed
+			inst.othersRing(sick)
+			if !waitUntil(t.Context(), soon/4, func() bool { return inst.complains(sick) }) {
+				t.Errorf("the mailbox cannot be listed, and does not say why: %+v", inst.mailbox(sick))
 			}
-			if peak := peakMemory(t, w.service()); peak > maxMemory {
+			if peak := peakMemory(t, inst.service()); peak > maxMemory {
 				t.Errorf("%d MiB of memory at the peak, want at most %d", peak>>20, maxMemory>>20)
 			}
-			w.clear(name)
-			w.balance(0) // by itself
+			inst.clear(name)
+			inst.balance(0) // by itself
 		})
 	}
 }
 
 // complains says whether GET /v1/mailboxes/{address} tells that something is wrong there: by its state, or with a message.
-func (w *world) complains(b *box) bool {
-	w.t.Helper()
-	m := w.mailbox(b)
+func (inst *installation) complains(b *box) bool {
+	inst.t.Helper()
+	m := inst.mailbox(b)
 	if m.State != "listening" && m.Reason != "" && !strings.HasPrefix(m.Reason, "listing: under way") {
 		return true
 	}

@@ -28,15 +28,15 @@ func TestMailRingsByEachWayIn(t *testing.T) {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()
 			way.options.Mailboxes = 6
-			w := newWorldOf(t, way.options)
-			w.begin()
+			inst := install(t, way.options)
+			inst.startWithDevices()
 			for range 5 {
-				w.deliverTo(w.boxes...)
+				inst.deliverTo(inst.boxes...)
 			}
-			w.rung(atLast)
-			w.restart()
-			w.deliverTo(w.boxes...)
-			w.balance(0)
+			inst.awaitAlerts(atLast)
+			inst.restart()
+			inst.deliverTo(inst.boxes...)
+			inst.balance(0)
 		})
 	}
 }
@@ -54,78 +54,78 @@ func TestEverythingGoesThroughTheProxy(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			url := kind.start(t)
-			w := newWorldOf(t, simulator.Options{Mailboxes: 6, Hybrid: true})
-			w.secret("proxy-password", "a wrong one")
-			w.extend(fmt.Sprintf("proxy: {url: %q, username: %s, password_file: proxy-password}\n", url, proxytest.Username))
-			w.start()
-			w.enrolAll()
+			inst := install(t, simulator.Options{Mailboxes: 6, Hybrid: true})
+			inst.secret("proxy-password", "a wrong one")
+			inst.extend(fmt.Sprintf("proxy: {url: %q, username: %s, password_file: proxy-password}\n", url, proxytest.Username))
+			inst.start()
+			inst.enrolAll()
 			// Nothing gets out but through the proxy, which is asked with a wrong password.
 			eventually(t, soon, "the proxy is named as who refuses", func() bool {
-				m := w.mailbox(w.boxes[0])
+				m := inst.mailbox(inst.boxes[0])
 				return m.State == "failing" && strings.Contains(m.Reason, "proxy") && strings.Contains(m.Reason, strings.SplitN(url, "//", 2)[1])
 			})
-			if log := w.service().stderr(); strings.Contains(log, proxytest.Password) || strings.Contains(log, "a wrong one") {
+			if log := inst.service().stderr(); strings.Contains(log, proxytest.Password) || strings.Contains(log, "a wrong one") {
 				t.Error("the proxy's password is in the log")
 			}
-			w.secret("proxy-password", proxytest.Password)
-			w.reload()
-			eventually(t, atLast, "all are heard", func() bool { return len(w.mailboxes("listening")) == len(w.boxes) })
+			inst.secret("proxy-password", proxytest.Password)
+			inst.reload()
+			eventually(t, atLast, "all are heard", func() bool { return len(inst.mailboxes("listening")) == len(inst.boxes) })
 			for range 3 {
-				w.deliverTo(w.boxes...)
+				inst.deliverTo(inst.boxes...)
 			}
-			w.balance(0)
+			inst.balance(0)
 		})
 	}
 }
 
 func TestAProxyIsChangedWithoutARestart(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3)
+	inst := install(t, simulator.Options{Mailboxes: 3})
 	first, second := proxytest.StartSOCKS(t), proxytest.StartSOCKS(t)
-	w.secret("proxy-password", proxytest.Password)
+	inst.secret("proxy-password", proxytest.Password)
 	line := func(s *proxytest.SOCKS) string {
 		return fmt.Sprintf("proxy: {url: 'socks5://%s', username: %s, password_file: proxy-password}\n", s.Address, proxytest.Username)
 	}
-	w.extend(line(first))
-	w.begin()
-	w.deliverTo(w.boxes...)
-	w.rung(soon)
+	inst.extend(line(first))
+	inst.startWithDevices()
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
 	if len(second.Asked()) > 0 {
 		t.Error("the second proxy was asked before it was configured")
 	}
-	w.edit(line(first), line(second))
-	w.reload()
-	w.fault("stream_rst", simulator.Fault{})
+	inst.edit(line(first), line(second))
+	inst.reload()
+	inst.fault("stream_rst", simulator.Fault{})
 	eventually(t, soon, "the second proxy is asked", func() bool { return len(second.Asked()) > 0 })
-	w.heard()
-	w.deliverTo(w.boxes...)
-	w.balance(0)
+	inst.awaitListening()
+	inst.deliverTo(inst.boxes...)
+	inst.balance(0)
 }
 
 // Mailboxes move between three Exchanges while mail arrives, each more than once, and back.
 func TestNothingIsLostWhileMailboxesMoveBetweenThreeExchanges(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, simulator.Options{Mailboxes: 6, Hybrid: true})
-	w.begin()
+	inst := install(t, simulator.Options{Mailboxes: 6, Hybrid: true})
+	inst.startWithDevices()
 	draw := dice(t)
 	hosts := []string{simulator.OnPremises, simulator.Online, simulator.Other}
-	w.underLoad(20*time.Millisecond, func() {
+	inst.underLoad(20*time.Millisecond, func() {
 		for range 12 {
-			b := w.boxes[draw.IntN(len(w.boxes))]
-			if err := w.sim.Move(b.address, hosts[draw.IntN(len(hosts))]); err != nil {
+			b := inst.boxes[draw.IntN(len(inst.boxes))]
+			if err := inst.sim.Move(b.address, hosts[draw.IntN(len(hosts))]); err != nil {
 				t.Error(err)
 			}
 			pass(t, time.Duration(draw.IntN(500))*time.Millisecond)
 		}
 	})
-	w.balance(0)
-	for _, b := range w.boxes {
-		at, err := w.sim.Mailbox(b.address)
+	inst.balance(0)
+	for _, b := range inst.boxes {
+		at, err := inst.sim.Mailbox(b.address)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var m struct{ Location struct{ Exchange string } }
-		w.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m)
+		inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m)
 		if m.Location.Exchange != at.Host {
 			t.Errorf("%s is heard at %s and lives at %s", b.address, m.Location.Exchange, at.Host)
 		}
@@ -135,117 +135,117 @@ func TestNothingIsLostWhileMailboxesMoveBetweenThreeExchanges(t *testing.T) {
 // The same with the service killed in between: whatever it was about, the record has where the mailbox stands.
 func TestNothingIsLostWhileMailboxesMoveAndTheServiceIsKilled(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, simulator.Options{Mailboxes: 6, Hybrid: true})
-	w.begin()
+	inst := install(t, simulator.Options{Mailboxes: 6, Hybrid: true})
+	inst.startWithDevices()
 	draw := dice(t)
 	hosts := []string{simulator.OnPremises, simulator.Online, simulator.Other}
 	const kills = 4
-	w.underLoad(20*time.Millisecond, func() {
+	inst.underLoad(20*time.Millisecond, func() {
 		for range kills {
 			for range 3 {
-				b := w.boxes[draw.IntN(len(w.boxes))]
-				if err := w.sim.Move(b.address, hosts[draw.IntN(len(hosts))]); err != nil {
+				b := inst.boxes[draw.IntN(len(inst.boxes))]
+				if err := inst.sim.Move(b.address, hosts[draw.IntN(len(hosts))]); err != nil {
 					t.Error(err)
 				}
 				pass(t, time.Duration(draw.IntN(300))*time.Millisecond)
 			}
-			w.kill()
-			w.start()
+			inst.kill()
+			inst.start()
 		}
 	})
-	w.balance(kills * 8) // a message of every device may be in flight at each kill
+	inst.balance(kills * 8) // a message of every device may be in flight at each kill
 }
 
 // secret writes a file beside the configuration.
-func (w *world) secret(name, value string) {
-	w.t.Helper()
-	if err := os.WriteFile(filepath.Join(w.dir, name), []byte(value+"\n"), 0o600); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) secret(name, value string) {
+	inst.t.Helper()
+	if err := os.WriteFile(filepath.Join(inst.dir, name), []byte(value+"\n"), 0o600); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // reload has the service look at its files.
-func (w *world) reload() {
-	w.t.Helper()
-	if err := w.service().cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) reload() {
+	inst.t.Helper()
+	if err := inst.service().cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // control calls the simulator's control API.
-func (w *world) control(method, path string, body any) {
-	w.t.Helper()
+func (inst *installation) control(method, path string, body any) {
+	inst.t.Helper()
 	data, err := json.Marshal(body)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(w.t.Context(), method, w.sim.ControlURL+path, strings.NewReader(string(data)))
+	req, err := http.NewRequestWithContext(inst.t.Context(), method, inst.sim.ControlURL+path, strings.NewReader(string(data)))
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
-	resp, err := w.client.Do(req)
+	resp, err := inst.client.Do(req)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		w.t.Fatalf("%s %s: %s", method, path, resp.Status)
+		inst.t.Fatalf("%s %s: %s", method, path, resp.Status)
 	}
 }
 
 func TestAChangedClientSecretIsTakenUpWithoutARestart(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, simulator.Options{Mailboxes: 6, Hybrid: true})
-	w.begin()
-	w.deliverTo(w.boxes...)
-	w.rung(soon)
+	inst := install(t, simulator.Options{Mailboxes: 6, Hybrid: true})
+	inst.startWithDevices()
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
 	const renewed = "the-renewed-secret"
 	// The file has it before Entra ID does: the old one goes on.
-	w.secret("client-secret", renewed)
-	w.reload()
-	w.fault("stream_rst", simulator.Fault{})
+	inst.secret("client-secret", renewed)
+	inst.reload()
+	inst.fault("stream_rst", simulator.Fault{})
 	eventually(t, soon, "the log says that the new one is refused", func() bool {
-		return strings.Contains(w.service().stderr(), "the changed credential was refused")
+		return strings.Contains(inst.service().stderr(), "the changed credential was refused")
 	})
-	w.heard()
-	w.deliverTo(w.boxes...)
-	w.rung(soon)
+	inst.awaitListening()
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
 	// Now Entra ID has it too, and forgets the old one with all its tokens.
-	w.control(http.MethodPost, "/entra/secrets", map[string]string{"secret": renewed})
-	w.control(http.MethodDelete, "/entra/secrets", map[string]string{"secret": w.sim.ClientSecret})
-	w.fault("tokens_revoked", simulator.Fault{})
-	w.deliverTo(w.boxes...)
+	inst.control(http.MethodPost, "/entra/secrets", map[string]string{"secret": renewed})
+	inst.control(http.MethodDelete, "/entra/secrets", map[string]string{"secret": inst.sim.ClientSecret})
+	inst.fault("tokens_revoked", simulator.Fault{})
+	inst.deliverTo(inst.boxes...)
 	eventually(t, passing, "the log says that the new one works", func() bool {
-		return strings.Contains(w.service().stderr(), "works and has taken over")
+		return strings.Contains(inst.service().stderr(), "works and has taken over")
 	})
-	w.balance(0)
-	if log := w.service().stderr(); strings.Contains(log, renewed) || strings.Contains(log, w.sim.ClientSecret) {
+	inst.balance(0)
+	if log := inst.service().stderr(); strings.Contains(log, renewed) || strings.Contains(log, inst.sim.ClientSecret) {
 		t.Error("a secret is in the log")
 	}
 }
 
 func TestAChangedPasswordIsTakenUpWithoutARestart(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3)
-	w.begin()
-	w.deliverTo(w.boxes...)
-	w.rung(soon)
-	w.sim.SetPassword("the renewed one")
-	w.fault("stream_rst", simulator.Fault{})
-	w.deliverTo(w.boxes...)
-	eventually(t, soon, "the old password parks", func() bool { return len(w.mailboxes("failing")) > 0 })
-	w.secret("password", "the renewed one")
-	w.reload()
-	w.balance(0)
+	inst := install(t, simulator.Options{Mailboxes: 3})
+	inst.startWithDevices()
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
+	inst.sim.SetPassword("the renewed one")
+	inst.fault("stream_rst", simulator.Fault{})
+	inst.deliverTo(inst.boxes...)
+	eventually(t, soon, "the old password parks", func() bool { return len(inst.mailboxes("failing")) > 0 })
+	inst.secret("password", "the renewed one")
+	inst.reload()
+	inst.balance(0)
 }
 
 func TestAMistakeInAChangedConfigurationChangesNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2)
-	w.begin()
-	w.edit("listen_by:", "listen_buy:")
-	w.reload()
-	eventually(t, soon, "the mistake is in the log", func() bool { return strings.Contains(w.service().stderr(), "unknown key") })
-	w.deliverTo(w.boxes...)
-	w.balance(0)
+	inst := install(t, simulator.Options{Mailboxes: 2})
+	inst.startWithDevices()
+	inst.edit("listen_by:", "listen_buy:")
+	inst.reload()
+	eventually(t, soon, "the mistake is in the log", func() bool { return strings.Contains(inst.service().stderr(), "unknown key") })
+	inst.deliverTo(inst.boxes...)
+	inst.balance(0)
 }

@@ -72,11 +72,11 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	c, err := config.Load(*file)
 	if err != nil {
-		return usageError{err}
+		return configError{err}
 	}
 	ask, err := newClient(c, config.RoleRead, config.RoleTest, config.RoleAdmin)
 	if err != nil {
-		return usageError{fmt.Errorf("%s: %w: read, test or admin", *file, err)}
+		return configError{fmt.Errorf("%s: %w: read, test or admin", *file, err)}
 	}
 	// An id may look like an address: a device is looked for first.
 	var d device

@@ -13,22 +13,22 @@ import (
 // rings.
 func TestCheckOfAGoodInstallation(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, simulator.Options{Mailboxes: 3, Hybrid: true})
-	w.start()
-	token := w.enrol(w.boxes[1], "phone")
-	w.heard()
+	inst := install(t, simulator.Options{Mailboxes: 3, Hybrid: true})
+	inst.start()
+	token := inst.enrol(inst.boxes[1], "phone")
+	inst.awaitListening()
 	everything := []string{"--mailbox", second, "--device", "phone"}
 	for _, c := range []struct {
 		name  string
 		run   func()
 		state string
 	}{
-		{"while the service runs", func() {}, "it is held by the mailbell that runs at " + strings.TrimPrefix(w.url, "http://")},
-		{"while it does not", w.stop, ""},
+		{"while the service runs", func() {}, "it is held by the mailbell that runs at " + strings.TrimPrefix(inst.url, "http://")},
+		{"while it does not", inst.stop, ""},
 	} {
 		c.run()
-		before := len(alertsOf(w.sim, token))
-		code, results, said := w.check(everything...)
+		before := len(alertsOf(inst.sim, token))
+		code, results, said := inst.check(everything...)
 		if code != 0 {
 			t.Fatalf("%s: exit code %d:\n%s", c.name, code, said)
 		}
@@ -39,7 +39,7 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 			}
 			return results[i]
 		}
-		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it lives in the entry online, at "+w.sim.OnlineURL+", by Autodiscover") {
+		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it lives in the entry online, at "+inst.sim.OnlineURL+", by Autodiscover") {
 			t.Errorf("%s: it does not say where it lives: %+v", c.name, r)
 		}
 		if r := named("state"); r.state != "ok" || r.found != c.state {
@@ -56,7 +56,7 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 		if results[len(results)-1].name != "device phone: apns" {
 			t.Errorf("%s: the phone is not last:\n%s", c.name, said)
 		}
-		if n := len(alertsOf(w.sim, token)); n != before+1 {
+		if n := len(alertsOf(inst.sim, token)); n != before+1 {
 			t.Errorf("%s: %d alerts, want one", c.name, n-before)
 		}
 	}
@@ -65,16 +65,16 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 // The service says no to what it is asked for: that is told with what to do, and the rest is tried.
 func TestCheckTellsWhyTheServiceDoesNotRing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
-	w.begin()
-	w.enrol(w.boxes[0], "phone")
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.startWithDevices()
+	inst.enrol(inst.boxes[0], "phone")
 	for _, c := range []struct{ device, says, advice string }{
 		{"phone", "", ""},
 		{"phone", "once in ten seconds", "Try again"},
 		{"nobodys", "not_enrolled", "PUT /v1/devices/{id}"},
 		{"nobody's", "device: want 1 to 128 characters", ""},
 	} {
-		code, results, said := w.check("--device", c.device)
+		code, results, said := inst.check("--device", c.device)
 		last := results[len(results)-1]
 		if (code == 0) != (c.says == "") || !strings.HasPrefix(last.name, "device "+c.device) || !strings.Contains(last.cameBack, c.says) || !strings.Contains(last.do, c.advice) {
 			t.Errorf("exit code %d; want %q and %q at the end of\n%s", code, c.says, c.advice, said)
@@ -84,8 +84,8 @@ func TestCheckTellsWhyTheServiceDoesNotRing(t *testing.T) {
 
 func TestThePlanNamesWhatIsConfigured(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, simulator.Options{Mailboxes: 3, Hybrid: true})
-	p := launch(t, "check", "--config", w.config, "--plan", "4000")
+	inst := install(t, simulator.Options{Mailboxes: 3, Hybrid: true})
+	p := launch(t, "check", "--config", inst.config, "--plan", "4000")
 	if code := p.wait(refusal); code != 0 {
 		t.Fatalf("exit code %d: %s", code, p.stderr())
 	}
@@ -95,7 +95,7 @@ func TestThePlanNamesWhatIsConfigured(t *testing.T) {
 		"exchange onpremises (on premises)", "exchange online (Exchange Online)", "exchange other (on premises)",
 		`-Role 'ApplicationImpersonation' -User 'CONTOSO\svc-bell' -CustomRecipientWriteScope 'mailbell onpremises'`,
 		"-EwsMaxSubscriptions 2500", `Set-ThrottlingPolicyAssociation -Identity 'svc-bell@contoso.example'`,
-		"$app = '" + w.sim.ClientID + "'", "-Role 'Application EWS.AccessAsApp' -CustomResourceScope 'mailbell online'", "-EwsAllowedAppIDs",
+		"$app = '" + inst.sim.ClientID + "'", "-Role 'Application EWS.AccessAsApp' -CustomResourceScope 'mailbell online'", "-EwsAllowedAppIDs",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -104,12 +104,13 @@ func TestThePlanNamesWhatIsConfigured(t *testing.T) {
 	if strings.Contains(strings.ToLower(out), "-ewsmaxsubscriptions unlimited") {
 		t.Error("an unlimited policy")
 	}
-	w.noSecret(out)
+	inst.noSecret(out)
 }
 
 func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 1)
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.edit("listen_by:", "listen_buy:") // the command line is what is told of, and not the configuration
 	for _, c := range []struct {
 		args []string
 		says string
@@ -125,7 +126,7 @@ func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
 		{[]string{"why", ""}, "is empty"},
 		{[]string{"why", first, second}, "want the address of a mailbox, or the id of a device"},
 	} {
-		if said := refused(t, 2, refusal, append(c.args, "--config", w.config)...); !strings.Contains(said, c.says) {
+		if said := refused(t, misused, refusal, append(c.args, "--config", inst.config)...); !strings.Contains(said, c.says) {
 			t.Errorf("%v: want %q in %s", c.args, c.says, said)
 		}
 	}
@@ -133,17 +134,17 @@ func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
 
 func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, simulator.Options{Mailboxes: 3, Hybrid: true})
-	if said := refused(t, 1, refusal, "why", "--config", w.config, second); !strings.Contains(said, "does not answer; does it run, and with this configuration?") {
+	inst := install(t, simulator.Options{Mailboxes: 3, Hybrid: true})
+	if said := refused(t, failed, refusal, "why", "--config", inst.config, second); !strings.Contains(said, "does not answer; does it run, and with this configuration?") {
 		t.Errorf("the service is down: %s", said)
 	}
-	w.start()
-	b := w.boxes[1]
-	w.enrol(b, "phone")
-	w.heard()
+	inst.start()
+	b := inst.boxes[1]
+	inst.enrol(b, "phone")
+	inst.awaitListening()
 	ask := func(subject string) string {
 		t.Helper()
-		p := launch(t, "why", "--config", w.config, subject)
+		p := launch(t, "why", "--config", inst.config, subject)
 		if code := p.wait(refusal); code != 0 {
 			t.Errorf("why %s: exit code %d: %s", subject, code, p.stderr())
 		}
@@ -158,11 +159,11 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 		}
 	}
 	out := ask(second)
-	has(out, "mailbox "+second+": listening", "  lives at +"+w.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
+	has(out, "mailbox "+second+": listening", "  lives at +"+inst.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
 		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "  devices +phone", "no decision since the service was started: no new message was seen")
-	w.deliverTo(b)
-	w.rung(soon)
-	w.atRest()
+	inst.deliverTo(b)
+	inst.awaitAlerts(soon)
+	inst.awaitRest()
 	const header, rang = "  DECIDED +MESSAGE +DEVICE +OUTCOME +REASON +APNS +APNS-ID", `  [0-9]+s ago +\S+ +phone +rung +200 +\S+`
 	has(ask(second), "decisions, the newest first:", header, rang)
 	out = ask("phone")
@@ -170,11 +171,11 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	if strings.Contains(out, "Travel desk") || strings.Contains(out, "fabrikam") || strings.Contains(out, "Ticket") {
 		t.Errorf("it tells of the content:\n%s", out)
 	}
-	w.enrol(b, "tablet") // after the message
-	w.atRest()
+	inst.enrol(b, "tablet") // after the message
+	inst.awaitRest()
 	has(ask("tablet"), "device tablet: listening", "no decision for this device among the newest of its mailbox")
 	for _, unknown := range []string{"nobodys-phone", nobody} {
-		if said := refused(t, 1, refusal, "why", "--config", w.config, unknown); !strings.Contains(said, unknown+" or for a mailbox of this address: nothing can ring") {
+		if said := refused(t, failed, refusal, "why", "--config", inst.config, unknown); !strings.Contains(said, unknown+" or for a mailbox of this address: nothing can ring") {
 			t.Errorf("%s: %s", unknown, said)
 		}
 	}
