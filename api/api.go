@@ -42,32 +42,10 @@ type Mailboxes interface {
 	Count() map[subscriptions.State]int
 }
 
-// MailboxLine is a mailbox in a list.
-type MailboxLine struct {
-	Address string
-	State   subscriptions.State
-	Reason  string
-	Next    time.Time // the next try; zero: none is waited for
-	Account string    // the listener account
-	Devices int
-}
-
 // Condition is what the rooms behind the API say of themselves, for the status.
 type Condition struct {
 	Accounts    []Account
 	Credentials []expiry.Entry // the first to expire first
-}
-
-// Account is a listener account and its load.
-type Account struct {
-	Exchange  string // the exchange entry of the configuration
-	Name      string
-	Kind      string // as the configuration calls its credential: basic, ntlm, client_secret, certificate, listener_account
-	Mailboxes int
-	Capacity  int       // of mailboxes
-	Streams   int       // open
-	Reason    string    // why nothing is asked by it now, throttled or refused: a code, then words; empty: all is well
-	Next      time.Time // the next try then; zero: none is waited for
 }
 
 // Options are what the API is made of; all are needed.
@@ -260,6 +238,6 @@ func reading(h http.HandlerFunc) http.Handler {
 	})
 }
 
-func refusal(pr *problem) http.Handler {
+func refusal(pr *Problem) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { pr.write(w) })
 }

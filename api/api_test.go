@@ -126,7 +126,7 @@ func (b *book) Mailbox(address string) (subscriptions.Hearing, []subscriptions.D
 func (b *book) List(state subscriptions.State, after string, limit int) (list []MailboxLine, next string) {
 	for _, l := range []MailboxLine{
 		{Address: "ann@contoso.com", State: subscriptions.Listening, Account: "listener-01", Devices: 2},
-		{Address: "bob@contoso.com", State: subscriptions.Failing, Reason: "ErrorMailboxMoveInProgress", Next: noon, Devices: 1},
+		{Address: "bob@contoso.com", State: subscriptions.Failing, Reason: "ErrorMailboxMoveInProgress", NextTry: noon, Devices: 1},
 		{Address: "eve@contoso.com", State: subscriptions.Failing, Devices: 1},
 	} {
 		if l.Address <= after || state != "" && l.State != state {
@@ -171,7 +171,7 @@ func newDesk(t testing.TB) *desk {
 		},
 		Status: func() Condition {
 			return Condition{
-				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", Next: noon}},
+				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", NextTry: noon}},
 				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
 			}
 		},
@@ -204,7 +204,7 @@ func (d *desk) ask(t testing.TB, token, method, target, body string, headers ...
 		t.Errorf("%s %s: more than 8 characters of a device token in %s", method, target, all)
 	}
 	if strings.HasPrefix(target, "/v1") && a.StatusCode >= 400 {
-		var p problem
+		var p Problem
 		if err := json.Unmarshal(all, &p); err != nil || a.Header.Get("Content-Type") != "application/problem+json" ||
 			p.Status != a.StatusCode || p.Title != http.StatusText(p.Status) || p.Detail == "" {
 			t.Errorf("%s %s: not a problem: %d %s %s", method, target, a.StatusCode, a.Header, all)
@@ -351,7 +351,7 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 // told returns the status of a problem, and the fields and codes of its errors.
 func told(t testing.TB, a *http.Response) string {
 	t.Helper()
-	var p problem
+	var p Problem
 	if err := json.NewDecoder(a.Body).Decode(&p); err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +372,7 @@ func TestABodyOfWrongFieldsDoesNotComeBackLarger(t *testing.T) {
 	}
 	d := newDesk(t)
 	a := d.ask(t, enrolToken, "PUT", "/v1/devices/phone", "{"+body.String()[1:]+"}")
-	var p problem
+	var p Problem
 	if err := json.NewDecoder(a.Body).Decode(&p); err != nil || len(p.Errors) != maxErrors {
 		t.Errorf("%v: %d errors, want %d", err, len(p.Errors), maxErrors)
 	}
@@ -478,7 +478,7 @@ func TestDevicesArePagedThroughByID(t *testing.T) {
 		var ids []string
 		for after := ""; ; {
 			a := d.ask(t, enrolToken, "GET", "/v1/devices?"+query+"&after="+after, "")
-			var page devicePage
+			var page DevicePage
 			if err := json.NewDecoder(a.Body).Decode(&page); err != nil || page.Devices == nil {
 				t.Fatal(err, "or no list")
 			}
@@ -511,7 +511,7 @@ func TestAWrongQueryIsRefusedByName(t *testing.T) {
 		"/v1/status?verbose=1":            "verbose unknown",
 	} {
 		a := d.ask(t, adminToken, "GET", target, "")
-		var p problem
+		var p Problem
 		if err := json.NewDecoder(a.Body).Decode(&p); err != nil {
 			t.Fatal(err)
 		}
@@ -557,7 +557,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	d := newDesk(t)
 	d.ready, d.ping = errors.New("the mailboxes are being placed"), errors.New("disk full")
 	a := d.ask(t, readToken, "GET", "/v1/status", "")
-	var s status
+	var s Status
 	if err := json.NewDecoder(a.Body).Decode(&s); err != nil {
 		t.Fatal(err)
 	}
@@ -565,12 +565,12 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 		t.Errorf("started %v, uptime %d", s.Started, s.Uptime)
 	}
 	s.Started, s.Uptime = time.Time{}, 0
-	want := status{
-		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: stateStore{Error: "disk full"},
+	want := Status{
+		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: StateStore{Error: "disk full"},
 		Mailboxes: map[subscriptions.State]int{"resolving": 0, "listening": 1, "polling": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "failing": 2},
-		Accounts: []account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
+		Accounts: []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
 			Reason: "HTTP 401: no", NextTry: noon}},
-		Credentials: []credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
+		Credentials: []Credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -664,7 +664,7 @@ func FuzzEnrolment(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id string, body []byte) {
 		e, err := readEnrolment(id, body)
 		if err != nil {
-			p, ok := errors.AsType[*problem](err)
+			p, ok := errors.AsType[*Problem](err)
 			if !ok || p.Status != 400 && p.Status != 422 || (p.Status == 422) != (len(p.Errors) > 0) || len(p.Errors) > maxErrors {
 				t.Fatalf("%#v", err)
 			}

@@ -25,25 +25,9 @@ const (
 	shownToken = 8 // characters of a device token in answers: enough to tell two apart, too few to ring one
 )
 
-// device is an enrolment as the API shows it.
-type device struct {
-	ID          string    `json:"id"`
-	Mailbox     string    `json:"mailbox"`
-	Token       string    `json:"token"`
-	Topic       string    `json:"topic"`
-	Environment string    `json:"environment"`
-	Exchange    string    `json:"exchange,omitempty"`
-	Created     time.Time `json:"created,omitzero"`
-	Enrolled    time.Time `json:"enrolled,omitzero"`
-	Since       time.Time `json:"since,omitzero"`
-	State       string    `json:"state"`
-	Reason      string    `json:"reason,omitempty"`
-	NextTry     time.Time `json:"next_try,omitzero"`
-}
-
-func (a *API) show(d subscriptions.Device) device {
+func (a *API) show(d subscriptions.Device) Device {
 	state, reason, next := a.Enrolments.Standing(d.ID)
-	return device{
+	return Device{
 		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
 		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange,
 		Created: d.Created.UTC(), Enrolled: d.Enrolled.UTC(), Since: d.Since.UTC(),
@@ -100,33 +84,27 @@ func (a *API) remove(r *http.Request, who caller) (answer, error) {
 	return answer{status: http.StatusNoContent}, nil
 }
 
-// devicePage is a page of the devices.
-type devicePage struct {
-	Devices []device `json:"devices"`
-	Next    string   `json:"next,omitempty"` // the after of the next page
-}
-
 func (a *API) devices(r *http.Request, _ caller) (answer, error) {
 	q, err := readQuery(r, "mailbox", "after", "limit")
 	if err != nil {
 		return answer{}, err
 	}
-	var errs []fieldError
+	var errs []FieldError
 	mailbox := q.Get("mailbox")
 	if mailbox != "" {
 		if mailbox, err = mail.ParseAddress(mailbox); err != nil {
-			errs = append(errs, fieldError{"mailbox", codeInvalid, err.Error()})
+			errs = append(errs, FieldError{"mailbox", codeInvalid, err.Error()})
 		}
 	}
 	limit, err := readLimit(q)
 	if err != nil {
-		errs = append(errs, fieldError{"limit", codeInvalid, err.Error()})
+		errs = append(errs, FieldError{"limit", codeInvalid, err.Error()})
 	}
 	if len(errs) > 0 {
 		return answer{}, invalid(errs...)
 	}
 	list, next := a.Enrolments.Devices(mailbox, q.Get("after"), limit)
-	page := devicePage{Devices: make([]device, len(list)), Next: next}
+	page := DevicePage{Devices: make([]Device, len(list)), Next: next}
 	for i, d := range list {
 		page.Devices[i] = a.show(d)
 	}

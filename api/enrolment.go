@@ -70,7 +70,7 @@ func readObject(data []byte) (map[string]json.RawMessage, error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, invalid(fieldError{Field: "body", Code: codeWrongType, Detail: "want an object"})
+		return nil, invalid(FieldError{Field: "body", Code: codeWrongType, Detail: "want an object"})
 	}
 	fields := map[string]json.RawMessage{}
 	for d.More() {
@@ -94,12 +94,12 @@ func readObject(data []byte) (map[string]json.RawMessage, error) {
 // form is a body whose fields are taken out one by one. What is left over in the end is unknown.
 type form struct {
 	fields map[string]json.RawMessage
-	errs   []fieldError
+	errs   []FieldError
 }
 
 func (f *form) fail(field, code, detail string) {
 	if len(f.errs) < maxErrors {
-		f.errs = append(f.errs, fieldError{field, code, detail})
+		f.errs = append(f.errs, FieldError{field, code, detail})
 	}
 }
 

@@ -102,10 +102,10 @@ func TestEveryCallIsDescribedAndEveryDescriptionIsACall(t *testing.T) {
 func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 	schemas := contract(t).Components.Schemas
 	for name, answer := range map[string]any{
-		"Device": device{}, "DevicePage": devicePage{}, "Mailbox": mailbox{}, "Location": location{}, "Decision": decision{},
-		"MailboxPage": mailboxPage{}, "MailboxLine": mailboxLine{}, "Status": status{}, "StateStore": stateStore{},
-		"Account": account{}, "Credential": credential{}, "Report": check.Report{}, "Step": check.Step{},
-		"Problem": problem{}, "FieldError": fieldError{},
+		"Device": Device{}, "DevicePage": DevicePage{}, "Mailbox": Mailbox{}, "Location": Location{}, "Decision": Decision{},
+		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{},
+		"Account": Account{}, "Credential": Credential{}, "Report": check.Report{}, "Step": check.Step{},
+		"Problem": Problem{}, "FieldError": FieldError{},
 	} {
 		var fields, required, properties []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(answer)) {
@@ -144,7 +144,7 @@ func TestEveryFieldOfAnEnrolmentIsDescribedAndNoOther(t *testing.T) {
 	for property := range s.Properties {
 		properties = append(properties, property)
 		_, err := readEnrolment("phone", []byte(`{"`+property+`": 1}`))
-		if p, ok := err.(*problem); !ok || !slices.ContainsFunc(p.Errors, func(e fieldError) bool { return e.Field == property && e.Code == codeWrongType }) {
+		if p, ok := err.(*Problem); !ok || !slices.ContainsFunc(p.Errors, func(e FieldError) bool { return e.Field == property && e.Code == codeWrongType }) {
 			t.Errorf("%s is described and not read: %v", property, err)
 		}
 	}

@@ -11,24 +11,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// problem is an error as the API tells it (RFC 9457). Its type is about:blank, so the title is that of the status.
-type problem struct {
-	Status       int          `json:"status"`
-	Title        string       `json:"title"`
-	Detail       string       `json:"detail"`
-	Errors       []fieldError `json:"errors,omitempty"`
-	authenticate string       // the WWW-Authenticate header (RFC 6750 section 3)
-	retryAfter   string       // seconds
-}
-
-// fieldError says what is wrong with one field, query parameter or part of the path.
-type fieldError struct {
-	Field  string `json:"field"`
-	Code   string `json:"code"`
-	Detail string `json:"detail"`
-}
-
-// The codes of fieldError, beside those of subscriptions.FieldError.
+// The codes of FieldError, beside those of subscriptions.FieldError.
 const (
 	codeRequired     = "required"
 	codeUnknown      = "unknown"
@@ -58,8 +41,8 @@ var (
 	errState        = newProblem(http.StatusServiceUnavailable, "the state store did not take it: try again")
 )
 
-func newProblem(status int, detail string) *problem {
-	p := &problem{Status: status, Title: http.StatusText(status), Detail: detail}
+func newProblem(status int, detail string) *Problem {
+	p := &Problem{Status: status, Title: http.StatusText(status), Detail: detail}
 	switch status {
 	case http.StatusUnauthorized:
 		p.authenticate = `Bearer realm="mailbell"`
@@ -72,7 +55,7 @@ func newProblem(status int, detail string) *problem {
 }
 
 // invalid is the answer to fields that are wrong.
-func invalid(errs ...fieldError) *problem {
+func invalid(errs ...FieldError) *Problem {
 	p := newProblem(http.StatusUnprocessableEntity, "one field is wrong: errors says which")
 	if len(errs) > 1 {
 		p.Detail = "several fields are wrong: errors says which"
@@ -81,9 +64,7 @@ func invalid(errs ...fieldError) *problem {
 	return p
 }
 
-func (p *problem) Error() string { return p.Detail }
-
-func (p *problem) write(w http.ResponseWriter) {
+func (p *Problem) write(w http.ResponseWriter) {
 	if p.authenticate != "" {
 		w.Header().Set("WWW-Authenticate", p.authenticate)
 	}
@@ -95,12 +76,12 @@ func (p *problem) write(w http.ResponseWriter) {
 
 // fail answers with an error. One that the API does not know comes from the state store.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if pr, ok := errors.AsType[*problem](err); ok {
+	if pr, ok := errors.AsType[*Problem](err); ok {
 		pr.write(w)
 		return
 	}
 	if f, ok := errors.AsType[*subscriptions.FieldError](err); ok {
-		invalid(fieldError{Field: f.Field, Code: f.Code, Detail: f.Detail}).write(w)
+		invalid(FieldError{Field: f.Field, Code: f.Code, Detail: f.Detail}).write(w)
 		return
 	}
 	a.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))

@@ -96,7 +96,7 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 			return list, list[limit-1].Address
 		}
 		list = append(list, api.MailboxLine{
-			Address: address(m), State: h.State, Reason: h.Reason, Next: h.Next, Account: h.Account, Devices: len(m.Devices()),
+			Address: address(m), State: h.State, Reason: h.Reason, NextTry: h.Next, Account: h.Account, Devices: len(m.Devices()),
 		})
 	}
 	return list, ""
@@ -110,7 +110,7 @@ func (d *desk) condition() api.Condition {
 	for _, e := range d.listener.Load() {
 		for _, a := range e.Accounts {
 			account := api.Account{
-				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, Reason: a.Blocked, Next: a.Next,
+				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, Reason: a.Blocked, NextTry: a.Next,
 			}
 			if own := d.links.find(e.Exchange, a.Name); own != nil {
 				account.Kind, account.Capacity = kind(own.config.Load()), own.entry.MailboxesPerAccount

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/fault"
@@ -83,12 +84,7 @@ func running(ctx context.Context, c *config.Config) *check.Running {
 	if err != nil {
 		return nil
 	}
-	var status struct {
-		StateStore struct {
-			Reachable bool   `json:"reachable"`
-			Error     string `json:"error"`
-		} `json:"state_store"`
-	}
+	var status api.Status
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	if err := ask.call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
@@ -108,7 +104,7 @@ func test(ctx context.Context, c *config.Config, device string) (report check.Re
 		return report, &fault.Error{Op: "test notification", Code: "no client", Scope: fault.Server, Remedy: fault.Fix, Text: err.Error() + ": test or admin"}
 	}
 	err = ask.call(ctx, http.MethodPost, "/v1/test-notifications", map[string]string{"device": device}, &report)
-	if p, ok := errors.AsType[*problem](err); ok {
+	if p, ok := errors.AsType[*api.Problem](err); ok {
 		f := &fault.Error{Op: "test notification", Code: fmt.Sprint("HTTP ", p.Status), Scope: fault.Mailbox, Remedy: fault.Fix, Text: p.Error()}
 		switch p.Status {
 		case http.StatusNotFound:

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 )
 
@@ -69,28 +70,7 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 		http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
 }
 
-// problem is an error of the API (RFC 9457).
-type problem struct {
-	Status int    `json:"status"`
-	Title  string `json:"title"`
-	Detail string `json:"detail"`
-	Errors []struct {
-		Field  string `json:"field"`
-		Detail string `json:"detail"`
-	} `json:"errors"` // the fields that are wrong; mostly none
-}
-
-func (p *problem) Error() string {
-	if len(p.Errors) > 0 {
-		return p.Errors[0].Field + ": " + p.Errors[0].Detail // no command sends more than one
-	}
-	if p.Detail != "" {
-		return p.Detail
-	}
-	return p.Title
-}
-
-// call asks the service; answer is what its JSON is read into.
+// call asks the service; answer is what its JSON is read into. An error of the API is an *api.Problem.
 func (c *client) call(ctx context.Context, method, path string, body, answer any) error {
 	var r io.Reader
 	if body != nil {
@@ -121,7 +101,7 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 		return err
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
-		p := &problem{Status: resp.StatusCode, Title: resp.Status}
+		p := &api.Problem{Status: resp.StatusCode, Title: resp.Status}
 		_ = json.Unmarshal(data, p) // a proxy's page is none; the status says enough then
 		p.Status = resp.StatusCode
 		return p

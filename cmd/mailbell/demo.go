@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,10 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/service"
@@ -63,6 +62,9 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if d.api, err = newClient(c, config.RoleAdmin); err != nil {
+		return err
+	}
 	logFile, err := os.Create(filepath.Join(dir, "mailbell.log"))
 	if err != nil {
 		return err
@@ -85,9 +87,9 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 // demonstration keeps book of what was delivered and what rang.
 type demonstration struct {
 	sim   *simulator.Server
+	api   *client // of the service, which enrols as an MDM portal does
 	out   io.Writer
 	json  bool
-	token string
 	boxes []*demoBox
 	more  chan struct{} // an alert rang
 
@@ -113,17 +115,12 @@ type sent struct {
 
 // play enrols, delivers and shows.
 func (d *demonstration) play(ctx context.Context, messages int, logName string) error {
-	token, err := os.ReadFile(d.sim.APITokenFile)
-	if err != nil {
-		return err
-	}
-	d.token = strings.TrimSpace(string(token))
 	for i, address := range d.sim.Mailboxes() {
 		b := &demoBox{address: address}
 		for n := range 1 + (i%3)/2 { // every third has two
 			id := fmt.Sprintf("demo-%04d-%c", i+1, 'a'+n)
 			body := map[string]string{"mailbox": address, "token": fmt.Sprintf("%062x%02x", i+1, n)}
-			if err := d.call(ctx, http.MethodPut, "/v1/devices/"+id, body, nil); err != nil {
+			if err := d.api.call(ctx, http.MethodPut, "/v1/devices/"+id, body, &api.Device{}); err != nil {
 				return err
 			}
 			b.devices = append(b.devices, id)
@@ -170,44 +167,13 @@ func (d *demonstration) say(format string, a ...any) {
 	}
 }
 
-// call calls the API of the service, as an MDM portal does.
-func (d *demonstration) call(ctx context.Context, method, path string, body, answer any) error {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, method, d.sim.APIURL+path, bytes.NewReader(data))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+d.token)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
-	}
-	if answer == nil {
-		_, err = io.Copy(io.Discard, resp.Body)
-		return err
-	}
-	return json.NewDecoder(resp.Body).Decode(answer)
-}
-
 // heard waits until every mailbox is heard.
 func (d *demonstration) heard(ctx context.Context) error {
 	for began := time.Now(); time.Since(began) < placeWait; {
 		n := 0
 		for after := ""; ; {
-			var page struct {
-				Mailboxes []struct{ Address string } `json:"mailboxes"`
-				Next      string                     `json:"next"`
-			}
-			if err := d.call(ctx, http.MethodGet, "/v1/mailboxes?state=listening&limit=1000&after="+after, nil, &page); err != nil {
+			var page api.MailboxPage
+			if err := d.api.call(ctx, http.MethodGet, "/v1/mailboxes?state=listening&limit=1000&after="+after, nil, &page); err != nil {
 				return err
 			}
 			n += len(page.Mailboxes)

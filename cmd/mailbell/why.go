@@ -14,51 +14,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 )
-
-// told is what GET /v1/mailboxes/{address} tells, as far as it is shown.
-type told struct {
-	Address  string    `json:"address"`
-	State    string    `json:"state"`
-	Reason   string    `json:"reason"`
-	NextTry  time.Time `json:"next_try"`
-	Account  string    `json:"account"`
-	Location *struct {
-		Exchange string    `json:"exchange"`
-		URL      string    `json:"url"`
-		Group    string    `json:"group"`
-		Primary  string    `json:"primary"`
-		Server   string    `json:"server"`
-		How      string    `json:"how"`
-		Found    time.Time `json:"found"`
-	} `json:"location"`
-	Subscribed    time.Time `json:"subscribed"`
-	LastHeartbeat time.Time `json:"last_heartbeat"`
-	LastHint      time.Time `json:"last_hint"`
-	LastListing   time.Time `json:"last_listing"`
-	LastMessage   time.Time `json:"last_message"`
-	Devices       []string  `json:"devices"`
-	Decisions     []struct {
-		Message  string    `json:"message"`
-		Device   string    `json:"device"`
-		Outcome  string    `json:"outcome"`
-		Reason   string    `json:"reason"`
-		Received time.Time `json:"received"`
-		Decided  time.Time `json:"decided"`
-		APNsID   string    `json:"apns_id"`
-		Status   int       `json:"apns_status"`
-	} `json:"decisions"`
-}
-
-// device is what GET /v1/devices/{id} tells, as far as it is shown.
-type device struct {
-	ID      string    `json:"id"`
-	Mailbox string    `json:"mailbox"`
-	State   string    `json:"state"`
-	Reason  string    `json:"reason"`
-	NextTry time.Time `json:"next_try"`
-}
 
 func why(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("why", flag.ContinueOnError)
@@ -79,19 +37,19 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 		return configError{fmt.Errorf("%s: %w: read, test or admin", *file, err)}
 	}
 	// An id may look like an address: a device is looked for first.
-	var d device
+	var d api.Device
 	err = ask.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(subject), nil, &d)
 	isDevice := err == nil
-	if p, ok := errors.AsType[*problem](err); err != nil && (!ok || p.Status != http.StatusNotFound) {
+	if p, ok := errors.AsType[*api.Problem](err); err != nil && (!ok || p.Status != http.StatusNotFound) {
 		return err
 	}
 	address := subject
 	if isDevice {
 		address = d.Mailbox
 	}
-	var m told
+	var m api.Mailbox
 	if err := ask.call(ctx, http.MethodGet, "/v1/mailboxes/"+url.PathEscape(address), nil, &m); err != nil {
-		if p, ok := errors.AsType[*problem](err); ok && p.Status == http.StatusNotFound {
+		if p, ok := errors.AsType[*api.Problem](err); ok && p.Status == http.StatusNotFound {
 			return fmt.Errorf("no device is enrolled with the id %s or for a mailbox of this address: nothing can ring", subject)
 		}
 		return err
@@ -100,13 +58,13 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	if isDevice {
 		fmt.Fprintf(out, "device %s: %s\n\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
 	}
-	m.print(out, now, d.ID)
+	printMailbox(out, m, now, d.ID)
 	return nil
 }
 
-// print shows a mailbox, with the decisions for one device or, where that is empty, for all.
-func (m *told) print(out io.Writer, now time.Time, only string) {
-	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(m.State, m.Reason, m.NextTry, now))
+// printMailbox shows a mailbox, with the decisions for one device or, where that is empty, for all.
+func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
+	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(string(m.State), m.Reason, m.NextTry, now))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
@@ -121,11 +79,7 @@ func (m *told) print(out io.Writer, now time.Time, only string) {
 			found = strings.TrimSpace(found + ", " + ago(p.Found, now))
 		}
 		line("found by", found)
-		server := p.Server
-		if server == "" {
-			server = "unknown"
-		}
-		line("server", server)
+		line("server", p.Server)
 		line("group", p.Group)
 		if p.Primary != m.Address {
 			line("primary address", p.Primary)

@@ -1,0 +1,155 @@
+package api
+
+// This file is what the calls under /v1 answer. openapi.yaml describes it to other programs; mailbell's own commands, which ask the
+// running service, read these types.
+
+import (
+	"time"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Device is an enrolment as the API shows it.
+type Device struct {
+	ID          string    `json:"id"`
+	Mailbox     string    `json:"mailbox"`
+	Token       string    `json:"token"` // the first characters of it
+	Topic       string    `json:"topic"`
+	Environment string    `json:"environment"`
+	Exchange    string    `json:"exchange,omitempty"`
+	Created     time.Time `json:"created,omitzero"`
+	Enrolled    time.Time `json:"enrolled,omitzero"`
+	Since       time.Time `json:"since,omitzero"`
+	State       string    `json:"state"`
+	Reason      string    `json:"reason,omitempty"`
+	NextTry     time.Time `json:"next_try,omitzero"`
+}
+
+// DevicePage is a page of the devices.
+type DevicePage struct {
+	Devices []Device `json:"devices"`
+	Next    string   `json:"next,omitempty"` // the after of the next page
+}
+
+// Mailbox answers "why did this phone not ring?".
+type Mailbox struct {
+	Address       string              `json:"address"`
+	State         subscriptions.State `json:"state"`
+	Reason        string              `json:"reason,omitempty"`
+	NextTry       time.Time           `json:"next_try,omitzero"`
+	Account       string              `json:"account,omitempty"` // the listener account
+	Location      *Location           `json:"location,omitempty"`
+	Subscribed    time.Time           `json:"subscribed,omitzero"`
+	LastHeartbeat time.Time           `json:"last_heartbeat,omitzero"`
+	LastHint      time.Time           `json:"last_hint,omitzero"`
+	LastListing   time.Time           `json:"last_listing,omitzero"`
+	LastMessage   time.Time           `json:"last_message,omitzero"`
+	LastAlert     *Decision           `json:"last_alert,omitempty"`
+	Devices       []string            `json:"devices"`   // their ids
+	Decisions     []Decision          `json:"decisions"` // the newest first
+}
+
+// Location is where a mailbox lives.
+type Location struct {
+	Exchange string    `json:"exchange"` // the exchange entry of the configuration
+	URL      string    `json:"url"`
+	Group    string    `json:"group,omitempty"`
+	Primary  string    `json:"primary,omitempty"`
+	Server   string    `json:"server"` // unknown, where nothing has told it
+	How      string    `json:"how,omitempty"`
+	Found    time.Time `json:"found,omitzero"`
+}
+
+// Decision is what became of a message, for one device or, where Device is empty, for all of the mailbox.
+type Decision struct {
+	Message  string    `json:"message"` // its key
+	Device   string    `json:"device,omitempty"`
+	Outcome  string    `json:"outcome"`
+	Reason   string    `json:"reason,omitempty"`
+	Received time.Time `json:"received,omitzero"`
+	Decided  time.Time `json:"decided,omitzero"`
+	APNsID   string    `json:"apns_id,omitempty"`
+	Status   int       `json:"apns_status,omitempty"`
+}
+
+// MailboxPage is a page of the mailboxes.
+type MailboxPage struct {
+	Mailboxes []MailboxLine `json:"mailboxes"`
+	Next      string        `json:"next,omitempty"` // the after of the next page
+}
+
+// MailboxLine is a mailbox in a list.
+type MailboxLine struct {
+	Address string              `json:"address"`
+	State   subscriptions.State `json:"state"`
+	Reason  string              `json:"reason,omitempty"`
+	NextTry time.Time           `json:"next_try,omitzero"` // zero: none is waited for
+	Account string              `json:"account,omitempty"` // the listener account
+	Devices int                 `json:"devices"`
+}
+
+// Status is the service at a glance.
+type Status struct {
+	Version     string                      `json:"version"`
+	Started     time.Time                   `json:"started"`
+	Uptime      int64                       `json:"uptime_seconds"`
+	Ready       bool                        `json:"ready"`
+	Reason      string                      `json:"reason,omitempty"` // why it is not ready
+	Mailboxes   map[subscriptions.State]int `json:"mailboxes"`
+	Accounts    []Account                   `json:"accounts"`
+	Credentials []Credential                `json:"credentials"`
+	StateStore  StateStore                  `json:"state_store"`
+}
+
+// Account is a listener account and its load.
+type Account struct {
+	Exchange  string    `json:"exchange"` // the exchange entry of the configuration
+	Name      string    `json:"name"`
+	Kind      string    `json:"kind"` // as the configuration calls its credential: basic, ntlm, client_secret, certificate, listener_account
+	Mailboxes int       `json:"mailboxes"`
+	Capacity  int       `json:"capacity"`          // of mailboxes
+	Streams   int       `json:"streams"`           // open
+	Reason    string    `json:"reason,omitempty"`  // why nothing is asked by it now, throttled or refused: a code, then words; empty: all is well
+	NextTry   time.Time `json:"next_try,omitzero"` // zero: none is waited for
+}
+
+// Credential is what expires.
+type Credential struct {
+	Kind    string    `json:"kind"`
+	Name    string    `json:"name"`
+	Expires time.Time `json:"expires"`
+}
+
+// StateStore says whether the state can be reached.
+type StateStore struct {
+	Reachable bool   `json:"reachable"`
+	Error     string `json:"error,omitempty"`
+}
+
+// Problem is an error as the API tells it (RFC 9457). Its type is about:blank, so the title is that of the status.
+type Problem struct {
+	Status       int          `json:"status"`
+	Title        string       `json:"title"`
+	Detail       string       `json:"detail"`
+	Errors       []FieldError `json:"errors,omitempty"` // the fields that are wrong
+	authenticate string       // the WWW-Authenticate header (RFC 6750 section 3)
+	retryAfter   string       // the Retry-After header: seconds
+}
+
+// FieldError says what is wrong with one field, query parameter or part of the path.
+type FieldError struct {
+	Field  string `json:"field"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// Error is the most that can be said in one line: the first field that is wrong, else the detail, else the title.
+func (p *Problem) Error() string {
+	switch {
+	case len(p.Errors) > 0:
+		return p.Errors[0].Field + ": " + p.Errors[0].Detail
+	case p.Detail != "":
+		return p.Detail
+	}
+	return p.Title
+}
