@@ -105,7 +105,7 @@ type Status struct {
 type Account struct {
 	Exchange  string    `json:"exchange"` // the exchange entry of the configuration
 	Name      string    `json:"name"`
-	Kind      string    `json:"kind"` // as the configuration calls its credential: basic, ntlm, client_secret, certificate, listener_account
+	Kind      string    `json:"kind"` // its authentication method, as the configuration calls it
 	Mailboxes int       `json:"mailboxes"`
 	Capacity  int       `json:"capacity"`          // of mailboxes
 	Streams   int       `json:"streams"`           // open

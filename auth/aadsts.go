@@ -78,7 +78,7 @@ func tokenRefusal(status int, h http.Header, body []byte, secrets ...Secret) *fa
 	code, said := parseRefusal(body)
 	for _, s := range secrets {
 		if s != "" {
-			code, said = strings.ReplaceAll(code, string(s), hidden), strings.ReplaceAll(said, string(s), hidden)
+			code, said = strings.ReplaceAll(code, string(s), s.String()), strings.ReplaceAll(said, string(s), s.String())
 		}
 	}
 	e := &fault.Error{Op: opToken, Code: proxy.Printable(code, maxCode), Scope: fault.Account, Remedy: fault.Fix, Text: aadsts[code]}

@@ -4,9 +4,9 @@ package auth
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -31,14 +31,5 @@ func keeping(s proxy.Settings, maxConns int) *http.Transport {
 	return t
 }
 
-// hidden is what every way of writing a secret out shows.
-const hidden = "***"
-
 // Secret is a password or key. No way of formatting or encoding it shows it; string(s) does.
-type Secret string
-
-func (Secret) String() string               { return hidden }
-func (Secret) GoString() string             { return hidden }
-func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(hidden) }
+type Secret = credential.Secret

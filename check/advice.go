@@ -10,6 +10,7 @@ import (
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -27,7 +28,7 @@ type Breakage struct {
 type Circumstances struct {
 	Step   string // of the way, or the name of a check
 	Online bool   // at Exchange Online
-	Kind   string // of the listener account
+	Method string // the authentication method of the listener account
 }
 
 // The steps that only the general checks have.
@@ -38,13 +39,13 @@ const (
 
 // evidence is what a breakage is known by: all that is given has to fit.
 type evidence struct {
-	codes  []string // one of them is the fault's code
-	texts  []string // one of them is in the error's text
-	steps  []string // it was met at one of them
-	kinds  []string // with an account of one of these kinds
-	where  place
-	is     error // it wraps this one
-	remedy fault.Remedy
+	codes   []string // one of them is the fault's code
+	texts   []string // one of them is in the error's text
+	steps   []string // it was met at one of them
+	methods []string // with an account of one of these authentication methods
+	where   place
+	is      error // it wraps this one
+	remedy  fault.Remedy
 }
 
 // place is where Exchange is.
@@ -61,7 +62,7 @@ func (e evidence) fits(err error, f *fault.Error, c Circumstances) bool {
 	return (e.codes == nil || slices.Contains(e.codes, f.Code)) &&
 		(e.texts == nil || slices.ContainsFunc(e.texts, func(t string) bool { return strings.Contains(text, t) })) &&
 		(e.steps == nil || slices.Contains(e.steps, c.Step)) &&
-		(e.kinds == nil || slices.Contains(e.kinds, c.Kind)) &&
+		(e.methods == nil || slices.Contains(e.methods, c.Method)) &&
 		(e.where == anywhere || (e.where == online) == c.Online) &&
 		(e.is == nil || errors.Is(err, e.is)) &&
 		(e.remedy == 0 || e.remedy == f.Remedy)
@@ -135,7 +136,7 @@ var breakages = []Breakage{
 	// Exchange Online has said good-bye to these.
 	{"a listener account cannot impersonate at Exchange Online", "the account is a listener_account, the entry is online; ErrorImpersonateUserDenied, ErrorAccessDenied, HTTP 403",
 		"Impersonation by a user has been gone there since February 2025: use client_secret or certificate, with the role Application EWS.AccessAsApp (mailbell check --plan prints the commands).",
-		evidence{where: online, kinds: []string{KindListenerAccount}, codes: []string{"ErrorImpersonateUserDenied", "ErrorImpersonationDenied", "ErrorImpersonationFailed", "ErrorAccessDenied", "HTTP 403"}}},
+		evidence{where: online, methods: []string{credential.ListenerAccount}, codes: []string{"ErrorImpersonateUserDenied", "ErrorImpersonationDenied", "ErrorImpersonationFailed", "ErrorAccessDenied", "HTTP 403"}}},
 	{"EWS is switched off at Exchange Online", "HTTP 403 with X-EWS-Policy-Reason: EWS is disabled for this user or tenant",
 		"Set-OrganizationConfig -EwsEnabled $true, and Set-CASMailbox -EwsEnabled $true for the mailbox; and put the app id on EwsAllowedAppIDs. EWS in Exchange Online ends on 2027-04-01.",
 		evidence{where: online, codes: []string{"HTTP 403"}, texts: []string{"is disabled"}}},
@@ -206,7 +207,7 @@ var breakages = []Breakage{
 		evidence{codes: []string{auth.CodeHeld}}},
 	{"NTLM is refused: a wrong password, or Extended Protection behind something that ends TLS", "HTTP 401 after the handshake of NTLM, with ntlm",
 		"Sign in by hand with the same name and password (DOMAIN\\user). If that works, a load balancer or proxy ends TLS on the way and Extended Protection (on by default since Exchange 2019 CU14) refuses: let TLS pass through, or give both the same certificate, or set ExtendedProtectionTokenChecking of the EWS virtual directory to None (Allow is not enough: a binding that is sent is looked at), or use basic.",
-		evidence{where: onPremises, codes: []string{wrongPassword, auth.CodeNTLM}, kinds: []string{KindNTLM}}},
+		evidence{where: onPremises, codes: []string{wrongPassword, auth.CodeNTLM}, methods: []string{credential.NTLM}}},
 	{"the server does not offer NTLM", "code NTLM not offered",
 		"Set-WebServicesVirtualDirectory -WindowsAuthentication $true (and Set-AutodiscoverVirtualDirectory), or use basic. mailbell never goes over to Basic by itself.",
 		evidence{codes: []string{auth.CodeNoNTLM}}},

@@ -28,6 +28,7 @@ import (
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/simulator"
@@ -166,8 +167,8 @@ func redis(ctx context.Context, o subscriptions.RedisOptions) error {
 
 // TestEachBreakageIsNamedAndHasItsRemedy breaks what can be broken, for each as it shows.
 func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
-	online := Circumstances{Step: StepSignIn, Online: true, Kind: KindClientSecret}
-	signIn := Circumstances{Step: StepSignIn, Kind: KindBasic}
+	online := Circumstances{Step: StepSignIn, Online: true, Method: credential.ClientSecret}
+	signIn := Circumstances{Step: StepSignIn, Method: credential.Basic}
 	for _, c := range []struct {
 		name string
 		at   Circumstances
@@ -186,7 +187,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
 			return err
 		}, "Exchange Online blocks EWS for this app", "EwsAllowedAppIDs"},
-		{"a listener account at Exchange Online", Circumstances{Step: StepImpersonation, Online: true, Kind: KindListenerAccount}, func(t *testing.T) error {
+		{"a listener account at Exchange Online", Circumstances{Step: StepImpersonation, Online: true, Method: credential.ListenerAccount}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			w.fault(t, "impersonation_refused", simulator.Fault{})
 			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
@@ -231,7 +232,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
 			return err
 		}, "the user name or password is wrong", "password_file"},
-		{"Extended Protection behind what ends TLS", Circumstances{Step: StepSignIn, Kind: KindNTLM}, func(t *testing.T) error {
+		{"Extended Protection behind what ends TLS", Circumstances{Step: StepSignIn, Method: credential.NTLM}, func(t *testing.T) error {
 			w := newWorld(t, "not the password")
 			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
 			return err
@@ -240,19 +241,19 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			return &fault.Error{Op: "Subscribe", Code: "ErrorInvalidServerVersion", Remedy: fault.Fix}
 		},
 			"the server has no streaming notifications", "2010 SP1"},
-		{"no Autodiscover", Circumstances{Step: StepLocation, Kind: KindBasic}, func(t *testing.T) error {
+		{"no Autodiscover", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			w.fault(t, "autodiscover_away", simulator.Fault{})
 			_, err := w.finder.Find(t.Context(), ann)
 			return err
 		}, "there is no Autodiscover", "autodiscover_url"},
-		{"a redirect to a host that is not trusted", Circumstances{Step: StepLocation, Kind: KindBasic}, func(t *testing.T) error {
+		{"a redirect to a host that is not trusted", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			w.sim.SetRedirect(ann, simulator.Redirect{URL: "https://autodiscover.evil.example/autodiscover/autodiscover.xml"})
 			_, err := w.finder.Find(t.Context(), ann)
 			return err
 		}, "Autodiscover leads to a host that is not trusted", "trusted_hosts"},
-		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepLocation, Kind: KindBasic}, func(t *testing.T) error {
+		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
 			w := newWorld(t, "")
 			_, err := w.finder.Find(t.Context(), "nobody@contoso.example")
 			return err

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
@@ -47,15 +48,6 @@ type Result struct {
 	Error  string        // what came back; for a check that was skipped, why; empty where all is well
 	Advice string        // what to do about it
 }
-
-// The kinds of listener accounts, as the configuration calls them.
-const (
-	KindBasic           = "basic"
-	KindNTLM            = "ntlm"
-	KindClientSecret    = "client_secret"
-	KindCertificate     = "certificate"
-	KindListenerAccount = "listener_account"
-)
 
 // Installation is what a configuration leads to, built and not started, for Run to try.
 type Installation struct {
@@ -114,7 +106,8 @@ type Entry struct {
 // Account is a listener account.
 type Account struct {
 	Name       string
-	Kind       string
+	Method     string // its authentication method, as the configuration calls it
+	ByToken    bool   // its credential gets tokens of Entra ID
 	Credential auth.Credential
 	Exchange   Exchange
 	Finder     Finder // nil: the URL of EWS is configured
@@ -434,13 +427,13 @@ func (r *runner) entry(ctx context.Context, e Entry) {
 		r.autodiscover(ctx, name, e)
 	}
 	for _, a := range e.Accounts {
-		c := Circumstances{Online: e.Online, Kind: a.Kind}
+		c := Circumstances{Online: e.Online, Method: a.Method}
 		name := name + ": account " + a.Name
-		if e.Online && a.Kind == KindListenerAccount {
+		if e.Online && a.Method == credential.ListenerAccount {
 			r.tell(name, "looking at its credential", 0, c, doubt{&fault.Error{Op: "listener_account", Code: "ErrorImpersonateUserDenied", Scope: fault.Account, Remedy: fault.Fix,
 				Text: "impersonation by it has been gone since February 2025: use client_secret or certificate"}})
 		}
-		if a.Kind != KindBasic && a.Kind != KindNTLM {
+		if a.ByToken {
 			c.Step = StepCredential
 			if !r.try(ctx, name+": token", "getting a token", c, func(ctx context.Context) error { return prepare(ctx, a.Credential) }) {
 				continue
@@ -460,7 +453,7 @@ func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
 		address = stranger + "@" + e.Domains[0]
 	}
 	a := e.Accounts[0]
-	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepLocation, Online: e.Online, Kind: a.Kind}, func(ctx context.Context) error {
+	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepLocation, Online: e.Online, Method: a.Method}, func(ctx context.Context) error {
 		_, err := a.Finder.Find(ctx, address)
 		f := fault.Of(err)
 		switch {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/simulator"
@@ -134,7 +135,9 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 		},
 			"failed apns com.contoso.mail production", "InvalidProviderToken", "key_id", false},
 		{"what expires soon", func(_ *testing.T, _ *world, in *Installation) {
-			in.Expiry = func() []expiry.Entry { return []expiry.Entry{{Kind: expiry.ClientSecret, Name: "app-01", At: ahead}} }
+			in.Expiry = func() []expiry.Entry {
+				return []expiry.Entry{{Kind: credential.ClientSecret, Name: "app-01", At: ahead}}
+			}
 		}, "warning expiry client_secret app-01", "expires on " + ahead.UTC().Format(time.DateOnly), "renewed", true},
 		{"what has expired", func(_ *testing.T, _ *world, in *Installation) {
 			in.Expiry = func() []expiry.Entry {
@@ -142,11 +145,11 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 			}
 		}, "failed expiry apns_certificate com.contoso.mail", "expired on", "Renew", false},
 		{"a listener account at Exchange Online", func(_ *testing.T, w *world, in *Installation) {
-			in.Entries[0].Online, in.Entries[0].EWS, in.Entries[0].Accounts[0].Kind = true, w.sim.EWSURL, KindListenerAccount
+			in.Entries[0].Online, in.Entries[0].EWS, in.Entries[0].Accounts[0].Method = true, w.sim.EWSURL, credential.ListenerAccount
 		}, "warning exchange headquarters: account listener-01", "February 2025", "client_secret or certificate", true},
 		{"no token", func(_ *testing.T, _ *world, in *Installation) {
 			a := &in.Entries[0].Accounts[0]
-			a.Kind, a.Credential = KindClientSecret, refusing{err: &fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}}
+			a.Method, a.ByToken, a.Credential = credential.ClientSecret, true, refusing{err: &fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}}
 		}, "failed exchange headquarters: account listener-01: token", "AADSTS7000215", "not its id", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

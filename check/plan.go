@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/mailbell/mailbell/internal/credential"
 )
 
 // What mailbell needs of memory: bounds that its benchmark holds, and no promise of the machine's.
@@ -44,9 +46,9 @@ type PlanEntry struct {
 // PlanAccount is what a plan has to know of a listener account.
 type PlanAccount struct {
 	Name     string
-	Kind     string
-	Username string // of basic, ntlm and listener_account
-	ClientID string // of client_secret and certificate
+	Method   string // its authentication method, as the configuration calls it
+	Username string // empty: an app signs in as itself
+	ClientID string // empty: nothing is asked of Entra ID
 }
 
 // Plan returns what an installation needs for so many mailboxes, entry by entry: as if all of them lived there.
@@ -114,7 +116,7 @@ Set-ThrottlingPolicyAssociation -Identity %s -ThrottlingPolicy %s
 	if more := accounts - len(e.Accounts); more > 0 {
 		fmt.Fprintf(b, "\n# The same two lines for each of the %d accounts that are to be added.\n", more)
 	}
-	if slices.ContainsFunc(e.Accounts, func(a PlanAccount) bool { return a.Kind == KindBasic }) {
+	if slices.ContainsFunc(e.Accounts, func(a PlanAccount) bool { return a.Method == credential.Basic }) {
 		b.WriteString("\n# Basic authentication, which is off by default.\nGet-WebServicesVirtualDirectory | Set-WebServicesVirtualDirectory -BasicAuthentication $true\n")
 		if !e.EWS {
 			b.WriteString("Get-AutodiscoverVirtualDirectory | Set-AutodiscoverVirtualDirectory -BasicAuthentication $true\n")
@@ -147,7 +149,7 @@ func (e PlanEntry) online(b *strings.Builder) {
 	var apps []PlanAccount // the first account of each app
 	for _, a := range e.Accounts {
 		switch {
-		case a.Kind == KindListenerAccount:
+		case a.Method == credential.ListenerAccount:
 			fmt.Fprintf(b, "# %s is a listener account. Impersonation by it has been gone from Exchange Online since February 2025:\n# give it client_secret or certificate instead.\n\n", comment(a.Name))
 		case a.ClientID != "" && !slices.ContainsFunc(apps, func(known PlanAccount) bool { return known.ClientID == a.ClientID }):
 			apps = append(apps, a)

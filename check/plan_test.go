@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/internal/credential"
 )
 
 var update = flag.Bool("update", false, "write the golden plan anew")
@@ -15,14 +17,14 @@ var update = flag.Bool("update", false, "write the golden plan anew")
 func TestThePlanIsTheOneThatStandsInTheGoldenFile(t *testing.T) {
 	got := Plan(20_000, []PlanEntry{
 		{Name: "headquarters", MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 256, Accounts: []PlanAccount{
-			{Name: "listener-01", Kind: KindBasic, Username: `CONTOSO\svc-bell`},
-			{Name: "listener-02", Kind: KindNTLM, Username: `CONTOSO\svc-o'bell`},
-			{Name: "listener-03", Kind: KindNTLM, Username: `CONTOSO\svc-bell`},
+			{Name: "listener-01", Method: credential.Basic, Username: `CONTOSO\svc-bell`},
+			{Name: "listener-02", Method: credential.NTLM, Username: `CONTOSO\svc-o'bell`},
+			{Name: "listener-03", Method: credential.NTLM, Username: `CONTOSO\svc-bell`},
 		}},
 		{Name: "cloud", Online: true, MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 256, Accounts: []PlanAccount{
-			{Name: "app-01", Kind: KindClientSecret, ClientID: "11111111-2222-3333-4444-555555555555"},
-			{Name: "app-02", Kind: KindCertificate, ClientID: "11111111-2222-3333-4444-555555555555"},
-			{Name: "old", Kind: KindListenerAccount, Username: "svc@contoso.com"},
+			{Name: "app-01", Method: credential.ClientSecret, ClientID: "11111111-2222-3333-4444-555555555555"},
+			{Name: "app-02", Method: credential.Certificate, ClientID: "11111111-2222-3333-4444-555555555555"},
+			{Name: "old", Method: credential.ListenerAccount, Username: "svc@contoso.com"},
 		}},
 	})
 	golden := filepath.Join("testdata", "plan.txt")
@@ -41,7 +43,7 @@ func TestThePlanIsTheOneThatStandsInTheGoldenFile(t *testing.T) {
 }
 
 func TestAPlanCountsWhatIsNeeded(t *testing.T) {
-	entry := PlanEntry{Name: "x", MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 10, Accounts: []PlanAccount{{Name: "a", Kind: KindNTLM, Username: "u"}}}
+	entry := PlanEntry{Name: "x", MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 10, Accounts: []PlanAccount{{Name: "a", Method: credential.NTLM, Username: "u"}}}
 	for _, c := range []struct {
 		mailboxes int
 		want      []string
@@ -68,7 +70,7 @@ func TestAPlanCountsWhatIsNeeded(t *testing.T) {
 // What stands in the configuration must not become a command.
 func TestNothingInAPlanGetsOutOfItsQuotes(t *testing.T) {
 	evil := "x'; Remove-Mailbox *; '\u2019 $(calc) `n"
-	got := Plan(1, []PlanEntry{{Name: evil, MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, RequestsInFlight: 1, Accounts: []PlanAccount{{Name: "a", Kind: KindNTLM, Username: evil}}}})
+	got := Plan(1, []PlanEntry{{Name: evil, MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, RequestsInFlight: 1, Accounts: []PlanAccount{{Name: "a", Method: credential.NTLM, Username: evil}}}})
 	if !strings.Contains(got, "-User 'x''; Remove-Mailbox *; ''\u2019\u2019 $(calc) `n'") {
 		t.Errorf("not quoted:\n%s", got)
 	}

@@ -160,7 +160,7 @@ func (w *walk) tell(name string, took time.Duration, err error) {
 }
 
 func (w *walk) circumstances(step string) Circumstances {
-	return Circumstances{Step: step, Online: w.at.Online, Kind: w.at.Account.Kind}
+	return Circumstances{Step: step, Online: w.at.Online, Method: w.at.Account.Method}
 }
 
 // place finds where the mailbox lives.

@@ -15,6 +15,7 @@ import (
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
@@ -51,11 +52,11 @@ func newWorld(t *testing.T, password string) *world {
 		password = sim.Password
 	}
 	w := &world{sim: sim, out: proxy.Settings{Roots: sim.RootCAs()}}
-	credential := auth.Basic{Username: sim.Username, Password: auth.Secret(password)}
-	signed, plain := credential.RoundTripper(w.out, 0), w.out.Transport()
+	signIn := auth.Basic{Username: sim.Username, Password: auth.Secret(password)}
+	signed, plain := signIn.RoundTripper(w.out, 0), w.out.Transport()
 	w.client = ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})
 	w.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, TrustedHosts: []string{"127.0.0.1"}, Entry: "headquarters", UserAgent: "mailbell/test"})
-	w.account = Account{Name: "listener-01", Kind: KindBasic, Credential: credential, Exchange: w.client, Finder: w.finder}
+	w.account = Account{Name: "listener-01", Method: credential.Basic, Credential: signIn, Exchange: w.client, Finder: w.finder}
 	w.sender, err = push.New(push.Options{Send: true, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []push.Topic{{Topic: sim.Topic, Environment: "production",
 		URL: sim.APNsURL, Key: push.Key{P8: sim.APNsKeyPEM, ID: sim.KeyID, Team: sim.TeamID}, Outbound: w.out}}})
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/credential"
 )
 
 // Config is a configuration that is complete and checked: defaults are in place, secrets and certificates are loaded, paths
@@ -89,37 +91,14 @@ type Exchange struct {
 	Accounts                   []Account // the listener accounts; never empty
 }
 
-// Account is a listener account: the identity under which mailboxes are listened to. It has one of its credentials.
+// Account is a listener account: the identity under which mailboxes are listened to.
 type Account struct {
-	Name            string
-	Basic           *Password // RFC 7617
-	NTLM            *Password // MS-NLMP
-	ClientSecret    *App
-	Certificate     *App
-	ListenerAccount *ListenerAccount
+	Name       string
+	Credential credential.Description
 }
 
-// Password is a user with a password.
-type Password struct {
-	Username string
-	Password Secret
-}
-
-// App is an app registered in Entra ID, which signs in as itself: with a client secret, or with a certificate.
-type App struct {
-	Tenant      string // a GUID or a domain
-	ClientID    string // a GUID
-	Secret      Secret
-	Expires     time.Time        // of the secret, as the administrator says; zero: not said
-	Certificate *tls.Certificate // with its leaf parsed
-}
-
-// ListenerAccount is a user who signs in at Entra ID with a password, through a registered app that allows it.
-type ListenerAccount struct {
-	Tenant   string
-	ClientID string
-	Password
-}
+// Secret is a value that must not be seen. However it is printed, it shows as ***; string(s) is its value.
+type Secret = credential.Secret
 
 // Cloud says where one of Microsoft's clouds is.
 type Cloud struct {
@@ -230,6 +209,5 @@ const (
 	minMaxAge            = time.Minute      // mail in transit is often older than seconds
 	maxMaxAge            = 24 * time.Hour   // beyond a day mail no longer rings
 	minToken             = 16               // characters of a client's token: fewer can be guessed
-	maxSecretMonths      = 24               // Entra ID gives no client secret for longer
 	maxName              = 64               // characters of a name: it stands in metrics, logs and answers
 )

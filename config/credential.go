@@ -5,94 +5,124 @@ package config
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/credential"
 )
 
-// credentials are the keys of which a listener account has one.
-var credentials = []string{"basic", "ntlm", "client_secret", "certificate", "listener_account"}
+// method is an authentication method.
+type method struct {
+	name      string // its key
+	byToken   bool   // of Entra ID
+	read      func(*object) credential.Description
+	notOnline string // why it is questioned at Exchange Online; empty: it is not
+}
+
+// methods are the authentication methods, of which a listener account has one. A new one is a line here, what reads its keys, and a case
+// in auth.New.
+var methods = []method{
+	{name: credential.Basic, read: func(o *object) credential.Description { return o.password(username) }},
+	{name: credential.NTLM, read: func(o *object) credential.Description { return o.password(ntlmUser) }},
+	{name: credential.ClientSecret, byToken: true, read: (*object).clientSecret},
+	{name: credential.Certificate, byToken: true, read: (*object).appCertificate},
+	{name: credential.ListenerAccount, byToken: true, read: (*object).listenerAccount,
+		notOnline: "Exchange Online has refused impersonation by a listener account since February 2025: use client_secret or certificate"},
+}
+
+// AuthenticationMethods are the keys of all authentication methods.
+func AuthenticationMethods() []string {
+	names := make([]string, len(methods))
+	for i, m := range methods {
+		names[i] = m.name
+	}
+	return names
+}
 
 // account reads a listener account of an entry. Where its type is not known, nothing is said about what fits it. byURL: the
 // entry has a URL of EWS.
 func (o *object) account(entryType string, byURL bool) Account {
+	defer o.end()
 	o.require("name")
 	a := Account{Name: o.text("name", "", name)}
-	given := ""
-	for _, key := range credentials {
-		switch {
-		case !o.has(key):
-		case given != "":
-			o.fail("several credentials: want one")
-		default:
-			given = key
-		}
-		o.asked = append(o.asked, key)
-	}
-	c := o.object(given)
-	switch given {
-	case "":
+	names := AuthenticationMethods()
+	o.asked = append(o.asked, names...)
+	given := slices.DeleteFunc(slices.Clone(methods), func(m method) bool { return !o.has(m.name) })
+	if len(given) == 0 {
 		if !o.wrong {
-			o.get("basic").fail("is required: an account needs its credential (%s)", strings.Join(credentials, ", "))
+			o.get(names[0]).fail("is required: an account needs an authentication method (%s)", strings.Join(names, ", "))
 		}
-	case "basic":
-		a.Basic = c.password(username)
-	case "ntlm":
-		a.NTLM = c.password(ntlmUser)
-	case "client_secret":
-		a.ClientSecret = c.clientSecret()
-	case "certificate":
-		a.Certificate = c.app()
-		a.Certificate.Certificate = c.certificate()
-	case "listener_account":
-		a.ListenerAccount = &ListenerAccount{Tenant: c.tenant(), ClientID: c.clientID(), Password: *c.password(principal)}
-		if entryType == Online {
-			c.warn("Exchange Online has refused impersonation by a listener account since February 2025: use client_secret or certificate")
-		}
+		return a
 	}
-	switch given {
-	case "basic", "ntlm":
-		if entryType == Online {
-			c.fail("Exchange Online takes tokens only: use client_secret or certificate")
-		}
-	case "client_secret", "certificate", "listener_account":
-		if entryType == OnPremises && !byURL {
-			c.fail("tokens for Exchange on premises (hybrid modern authentication) are made for one host: set ews_url, or type: online for Exchange Online")
-		}
+	if len(given) > 1 {
+		o.fail("several authentication methods: want one")
+	}
+	m, c := given[0], o.object(given[0].name)
+	a.Credential = m.read(c)
+	a.Credential.Method = m.name
+	switch {
+	case entryType == Online && !m.byToken:
+		c.fail("Exchange Online takes tokens only: use client_secret or certificate")
+	case entryType == Online && m.notOnline != "":
+		c.warn("%s", m.notOnline)
+	case entryType == OnPremises && m.byToken && !byURL:
+		c.fail("tokens for Exchange on premises (hybrid modern authentication) are made for one host: set ews_url, or type: online for Exchange Online")
 	}
 	c.end()
-	o.end()
 	return a
 }
 
-// password reads a user and its password. What else the mapping has is read by the caller.
-func (o *object) password(user func(string) (string, error)) *Password {
+// password reads a user and its password.
+func (o *object) password(user func(string) (string, error)) credential.Description {
 	o.require("username")
-	p := &Password{Username: o.text("username", "", user)}
-	p.Password, _ = o.word("password")
-	return p
+	d := credential.Description{Username: o.text("username", "", user)}
+	d.Secret, _ = o.word("password")
+	return d
 }
 
 // app reads which app it is.
-func (o *object) app() *App { return &App{Tenant: o.tenant(), ClientID: o.clientID()} }
+func (o *object) app() credential.Description {
+	return credential.Description{Tenant: o.tenant(), ClientID: o.clientID()}
+}
 
-func (o *object) clientSecret() *App {
-	a := o.app()
-	a.Secret, _ = o.word("secret")
+func (o *object) clientSecret() credential.Description {
+	d := o.app()
+	d.Secret, _ = o.word("secret")
 	v := o.get("expires")
 	text, ok := v.text()
 	if !ok {
-		return a
+		return d
 	}
 	day, err := time.Parse(time.DateOnly, text)
 	if err != nil {
 		v.fail("want a day as in 2027-05-01, got %s", quoted(text))
-		return a
+		return d
 	}
-	if a.Expires = day; day.After(time.Now().AddDate(0, maxSecretMonths, 1)) {
+	d.Expires = day
+	if day.After(time.Now().AddDate(0, maxSecretMonths, 1)) {
 		v.warn("is more than %d months ahead, and Entra ID gives no client secret for longer: is the day right?", maxSecretMonths)
 	}
-	return a
+	return d
 }
+
+func (o *object) appCertificate() credential.Description {
+	d := o.app()
+	d.Certificate = o.certificate()
+	if d.Certificate != nil {
+		d.Expires = d.Certificate.Leaf.NotAfter
+	}
+	return d
+}
+
+func (o *object) listenerAccount() credential.Description {
+	d := o.password(principal)
+	d.Tenant, d.ClientID = o.tenant(), o.clientID()
+	return d
+}
+
+// maxSecretMonths is how far ahead a client secret can end: Entra ID gives none for longer.
+const maxSecretMonths = 24
 
 func (o *object) tenant() string {
 	o.require("tenant_id")

@@ -21,6 +21,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/internal/credential"
 	"go.uber.org/goleak"
 
 	"software.sslmate.com/src/go-pkcs12"
@@ -209,25 +211,25 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"secret in a URL":        {"[contoso.com]", "[contoso.com]\n    autodiscover_url: https://svc:hunter2@ex.contoso.com/", "4: exchange[0].autodiscover_url: a URL must not hold a user name or password"},
 		"secret in the APNs URL": {"topic: com.contoso.mail", "topic: com.contoso.mail\n    url: https://u@apns", "9: apns[0].url: a URL must not hold a user name or password"},
 
-		"no exchange":       {exchange, "", "1: exchange: is required"},
-		"empty exchange":    {exchange, "exchange: []\n", "1: exchange: is required"},
-		"no apns":           {apns, "", "1: apns: is required"},
-		"no api":            {apiPart, "", "1: api.clients: is required"},
-		"no clients":        {"    - {name: mdm, role: enrol, token_file: secrets/mdm}", "", "11: api.clients: is required"},
-		"no name":           {"  - name: headquarters\n    domains", "  - domains", "2: exchange[0].name: is required"},
-		"no domains":        {"    domains: [contoso.com]\n", "", "2: exchange[0].domains: is required"},
-		"null is missing":   {"[contoso.com]", "~", "3: exchange[0].domains: is required"},
-		"no credential":     {"        basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}\n", "", "5: exchange[0].listener_accounts[0].basic: is required: an account needs its credential (basic, ntlm, client_secret, certificate, listener_account)"},
-		"two credentials":   {"- name: listener-01", "- name: listener-01\n        ntlm: {username: x, password_file: y}", "5: exchange[0].listener_accounts[0]: several credentials: want one"},
-		"no user name":      {`username: 'CONTOSO\svc-bell', `, "", "6: exchange[0].listener_accounts[0].basic.username: is required"},
-		"no password":       {`, password_file: secrets/svc-bell`, "", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)"},
-		"no topic":          {"topic: com.contoso.mail\n    token", "token", "8: apns[0].topic: is required"},
-		"no key for APNs":   {"    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\n", "", "8: apns[0].token: is required (or certificate)"},
-		"no team":           {", team_id: FGHIJ67890", "", "9: apns[0].token.team_id: is required"},
-		"no role":           {"role: enrol, ", "", "12: api.clients[0].role: is required"},
-		"no client's token": {", token_file: secrets/mdm", "", "12: api.clients[0].token_file: is required (or token_env)"},
-		"no certificate":    {"", "tls: {key_file: key.pem}", "1: tls.cert_file: is required"},
-		"no key for TLS":    {"", "tls: {cert_file: cert.pem}", "1: tls.key_file: is required (or key_env)"},
+		"no exchange":                {exchange, "", "1: exchange: is required"},
+		"empty exchange":             {exchange, "exchange: []\n", "1: exchange: is required"},
+		"no apns":                    {apns, "", "1: apns: is required"},
+		"no api":                     {apiPart, "", "1: api.clients: is required"},
+		"no clients":                 {"    - {name: mdm, role: enrol, token_file: secrets/mdm}", "", "11: api.clients: is required"},
+		"no name":                    {"  - name: headquarters\n    domains", "  - domains", "2: exchange[0].name: is required"},
+		"no domains":                 {"    domains: [contoso.com]\n", "", "2: exchange[0].domains: is required"},
+		"null is missing":            {"[contoso.com]", "~", "3: exchange[0].domains: is required"},
+		"no authentication method":   {"        basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}\n", "", "5: exchange[0].listener_accounts[0].basic: is required: an account needs an authentication method (basic, ntlm, client_secret, certificate, listener_account)"},
+		"two authentication methods": {"- name: listener-01", "- name: listener-01\n        ntlm: {username: x, password_file: y}", "5: exchange[0].listener_accounts[0]: several authentication methods: want one"},
+		"no user name":               {`username: 'CONTOSO\svc-bell', `, "", "6: exchange[0].listener_accounts[0].basic.username: is required"},
+		"no password":                {`, password_file: secrets/svc-bell`, "", "6: exchange[0].listener_accounts[0].basic.password_file: is required (or password_env)"},
+		"no topic":                   {"topic: com.contoso.mail\n    token", "token", "8: apns[0].topic: is required"},
+		"no key for APNs":            {"    token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}\n", "", "8: apns[0].token: is required (or certificate)"},
+		"no team":                    {", team_id: FGHIJ67890", "", "9: apns[0].token.team_id: is required"},
+		"no role":                    {"role: enrol, ", "", "12: api.clients[0].role: is required"},
+		"no client's token":          {", token_file: secrets/mdm", "", "12: api.clients[0].token_file: is required (or token_env)"},
+		"no certificate":             {"", "tls: {key_file: key.pem}", "1: tls.cert_file: is required"},
+		"no key for TLS":             {"", "tls: {cert_file: cert.pem}", "1: tls.key_file: is required (or key_env)"},
 
 		"exchange name twice": {"apns:\n", "  - {name: headquarters, domains: [b.com], listener_accounts: [{name: l2, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].name: headquarters is given twice; first in line 2"},
 		"account name twice":  {"apns:\n", "  - {name: branch, domains: [b.com], listener_accounts: [{name: listener-01, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].listener_accounts[0].name: listener-01 is given twice; first in line 5"},
@@ -446,7 +448,7 @@ log: {}
 			Name: "headquarters", Type: OnPremises, Domains: []string{"contoso.com"}, Cloud: worldwide,
 			MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, ConnectionTimeout: 30 * time.Minute, SafetyPoll: 30 * time.Minute,
 			RequestsPerSecond: 100, RequestsInFlight: 256,
-			Accounts: []Account{{Name: "listener-01", Basic: &Password{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
+			Accounts: []Account{{Name: "listener-01", Credential: credential.Description{Method: "basic", Username: `CONTOSO\svc-bell`, Secret: "pass word"}}},
 		}},
 		APNs: []APNs{{
 			Topic: "com.contoso.mail", Environment: "production",
@@ -511,7 +513,7 @@ log: {level: debug, format: console}
 			TrustedHosts:        []string{"ex2.contoso.com", "10.0.0.7"},
 			MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, ConnectionTimeout: time.Minute, SafetyPoll: 24 * time.Hour,
 			RequestsPerSecond: 100_000, RequestsInFlight: 1,
-			Accounts: []Account{{Name: "listener-01", Basic: &Password{Username: `CONTOSO\svc-bell`, Password: "pass word"}}},
+			Accounts: []Account{{Name: "listener-01", Credential: credential.Description{Method: "basic", Username: `CONTOSO\svc-bell`, Secret: "pass word"}}},
 		}},
 		APNs:   []APNs{{Topic: "com.contoso.mail", Environment: "sandbox", URL: "https://127.0.0.1:2197", Token: Token{KeyID: "ABCDE12345", TeamID: "FGHIJ67890"}}},
 		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},

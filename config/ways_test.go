@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mailbell/mailbell/internal/credential"
 )
 
 const (
@@ -24,32 +26,38 @@ func TestEachCredentialArrives(t *testing.T) {
 	const tenant, client = "contoso.onmicrosoft.com", "11111111-2222-3333-4444-555555555555"
 	for _, test := range []struct {
 		entry, line string
-		want        Account
+		want        credential.Description
 	}{
-		{"exchange", basicLine, Account{Basic: &Password{`CONTOSO\svc-bell`, "pass word"}}},
-		{"exchange", `ntlm: {username: svc-bell@contoso.com, password_file: secrets/svc-bell}`, Account{NTLM: &Password{"svc-bell@contoso.com", "pass word"}}},
-		{"online", `client_secret: {` + registration + `, secret_file: secrets/svc-bell}`, Account{ClientSecret: &App{Tenant: tenant, ClientID: client, Secret: "pass word"}}},
+		{"exchange", basicLine, credential.Description{Method: "basic", Username: `CONTOSO\svc-bell`, Secret: "pass word"}},
+		{"exchange", `ntlm: {username: svc-bell@contoso.com, password_file: secrets/svc-bell}`,
+			credential.Description{Method: "ntlm", Username: "svc-bell@contoso.com", Secret: "pass word"}},
+		{"online", `client_secret: {` + registration + `, secret_file: secrets/svc-bell}`,
+			credential.Description{Method: "client_secret", Tenant: tenant, ClientID: client, Secret: "pass word"}},
 		{"online", `client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: 2027-05-01}`,
-			Account{ClientSecret: &App{Tenant: tenant, ClientID: client, Secret: "pass word", Expires: time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC)}}},
-		{"online", `certificate: {` + registration + `, file: apns.pfx, password_file: secrets/svc-bell}`, Account{Certificate: &App{Tenant: tenant, ClientID: client}}},
-		{"online", `certificate: {` + registration + `, file: apns.pem}`, Account{Certificate: &App{Tenant: tenant, ClientID: client}}},
+			credential.Description{Method: "client_secret", Tenant: tenant, ClientID: client, Secret: "pass word", Expires: time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC)}},
+		{"online", `certificate: {` + registration + `, file: apns.pfx, password_file: secrets/svc-bell}`,
+			credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
+		{"online", `certificate: {` + registration + `, file: apns.pem}`, credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
 		{"online", `listener_account: {` + registration + `, username: svc-bell@contoso.com, password_file: secrets/svc-bell}`,
-			Account{ListenerAccount: &ListenerAccount{tenant, client, Password{"svc-bell@contoso.com", "pass word"}}}},
+			credential.Description{Method: "listener_account", Tenant: tenant, ClientID: client, Username: "svc-bell@contoso.com", Secret: "pass word"}},
 	} {
 		c, err := load(t, strings.NewReplacer("[contoso.com]", "[contoso.com]\n    type: "+test.entry, basicLine, test.line).Replace(good))
 		if err != nil {
 			t.Errorf("%s: %v", test.line, err)
 			continue
 		}
-		got := c.Exchange[0].Accounts[0]
-		if test.want.Certificate != nil {
-			if got.Certificate == nil || got.Certificate.Certificate == nil || got.Certificate.Certificate.Leaf == nil {
-				t.Errorf("%s: its certificate is not there", test.line)
+		account := c.Exchange[0].Accounts[0]
+		got := account.Credential
+		if test.want.Method == "certificate" {
+			if got.Certificate == nil || got.Certificate.Leaf == nil || !got.Expires.Equal(got.Certificate.Leaf.NotAfter) {
+				t.Errorf("%s: its certificate is not there, or nobody says when it expires", test.line)
 				continue
 			}
-			got.Certificate.Certificate = nil
+			got.Certificate, got.Expires = nil, time.Time{}
 		}
-		test.want.Name = "listener-01"
+		if account.Name != "listener-01" {
+			t.Errorf("%s: the account's name is %q", test.line, account.Name)
+		}
 		if diff := cmp.Diff(test.want, got, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.line, diff)
 		}

@@ -113,7 +113,7 @@ func (d *desk) condition() api.Condition {
 				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, Reason: a.Blocked, NextTry: a.Next,
 			}
 			if own := d.links.find(e.Exchange, a.Name); own != nil {
-				account.Kind, account.Capacity = kind(own.config.Load()), own.entry.MailboxesPerAccount
+				account.Kind, account.Capacity = own.described.Load().Method, own.entry.MailboxesPerAccount
 			}
 			c.Accounts = append(c.Accounts, account)
 		}

@@ -105,7 +105,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	for _, x := range c.Exchange {
 		e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Hosts: hosts(x), Outbound: s.outbound(x)}
 		e.Tokens = forTokens(x, e.Outbound)
-		if u, err := url.Parse(x.Cloud.Authority); err == nil && slices.ContainsFunc(x.Accounts, byToken) {
+		if u, err := url.Parse(x.Cloud.Authority); err == nil && slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() }) {
 			e.Authority = hostPort(u)
 		}
 		for _, a := range l.accounts {
@@ -128,10 +128,9 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 
 // forCheck is the account as check knows it.
 func (a *account) forCheck() check.Account {
-	return check.Account{Name: a.name, Kind: kind(a.config.Load()), Credential: a.credential, Exchange: a.client, Finder: a.finder}
+	d := a.described.Load()
+	return check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.client, Finder: a.finder}
 }
-
-func byToken(a config.Account) bool { return a.Basic == nil && a.NTLM == nil }
 
 // hosts are those of an entry that are configured or sure to be asked, beside Entra ID's.
 func hosts(x config.Exchange) (list []string) {
@@ -215,19 +214,8 @@ func Plan(c *config.Config, n int) string {
 			SubscriptionsPerConnection: x.SubscriptionsPerConnection, RequestsInFlight: x.RequestsInFlight,
 		}
 		for _, a := range x.Accounts {
-			p := check.PlanAccount{Name: a.Name, Kind: kind(&a)}
-			switch {
-			case a.Basic != nil:
-				p.Username = a.Basic.Username
-			case a.NTLM != nil:
-				p.Username = a.NTLM.Username
-			case a.ClientSecret != nil:
-				p.ClientID = a.ClientSecret.ClientID
-			case a.Certificate != nil:
-				p.ClientID = a.Certificate.ClientID
-			case a.ListenerAccount != nil:
-				p.Username, p.ClientID = a.ListenerAccount.Username, a.ListenerAccount.ClientID
-			}
+			d := a.Credential
+			p := check.PlanAccount{Name: a.Name, Method: d.Method, Username: d.Username, ClientID: d.ClientID}
 			entries[i].Accounts = append(entries[i].Accounts, p)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/proxy"
@@ -38,7 +39,7 @@ type links struct {
 type account struct {
 	name       string
 	entry      config.Exchange
-	config     atomic.Pointer[config.Account] // its credential as it was offered last
+	described  atomic.Pointer[credential.Description] // as it was offered last
 	outbound   proxy.Settings
 	credential *auth.Rotating
 	worked     atomic.Bool // the changed credential has taken over, and that is not dealt with yet
@@ -115,14 +116,14 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		out := s.outbound(x)
 		for _, a := range x.Accounts {
 			link := &account{name: a.Name, entry: x, outbound: out}
-			link.config.Store(&a)
-			credential, err := newCredential(x, a, out)
+			link.described.Store(&a.Credential)
+			signIn, err := newCredential(x, a.Credential, out)
 			if err != nil {
 				l.close()
 				return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
 			}
 			log := s.log.Named("auth").With(zap.String("exchange", x.Name), zap.String("account", a.Name))
-			link.credential = auth.NewRotating(credential, func(err error) {
+			link.credential = auth.NewRotating(signIn, func(err error) {
 				if err != nil {
 					log.Error("the changed credential was refused; the one before it goes on", zap.Error(err))
 					return
@@ -192,29 +193,9 @@ func (l *links) close() {
 	}
 }
 
-// newCredential makes the credential of an account.
-func newCredential(x config.Exchange, a config.Account, out proxy.Settings) (auth.Credential, error) {
-	out = forTokens(x, out)
-	app := func(c *config.App) auth.App {
-		return auth.App{Authority: x.Cloud.Authority, Tenant: c.Tenant, ClientID: c.ClientID, Scope: scope(x), Outbound: out}
-	}
-	switch {
-	case a.NTLM != nil:
-		return auth.NewNTLM(a.NTLM.Username, auth.Secret(a.NTLM.Password)), nil
-	case a.ClientSecret != nil:
-		o := app(a.ClientSecret)
-		o.Secret = auth.Secret(a.ClientSecret.Secret)
-		return auth.NewApp(o)
-	case a.Certificate != nil:
-		o := app(a.Certificate)
-		o.Certificate = a.Certificate.Certificate
-		return auth.NewApp(o)
-	case a.ListenerAccount != nil:
-		l := a.ListenerAccount
-		return auth.NewListenerAccount(auth.ListenerAccount{Authority: x.Cloud.Authority, Tenant: l.Tenant, ClientID: l.ClientID, Scope: scope(x),
-			Username: l.Username, Password: auth.Secret(l.Password.Password), Outbound: out})
-	}
-	return auth.NewBasic(a.Basic.Username, auth.Secret(a.Basic.Password)), nil
+// newCredential makes what an account of an entry signs in with.
+func newCredential(x config.Exchange, d credential.Description, out proxy.Settings) (auth.Credential, error) {
+	return auth.New(d, auth.TokenService{Authority: x.Cloud.Authority, Scope: scope(x), Outbound: forTokens(x, out)})
 }
 
 // scope is what tokens are asked for: all that the app may do at the host of EWS. Every cloud builds it so.
@@ -228,21 +209,6 @@ func scope(x config.Exchange) string {
 		return ""
 	}
 	return "https://" + strings.TrimSuffix(strings.ToLower(u.Host), ":443") + "/.default"
-}
-
-// kind is how the configuration calls an account's credential.
-func kind(a *config.Account) string {
-	switch {
-	case a.NTLM != nil:
-		return check.KindNTLM
-	case a.ClientSecret != nil:
-		return check.KindClientSecret
-	case a.Certificate != nil:
-		return check.KindCertificate
-	case a.ListenerAccount != nil:
-		return check.KindListenerAccount
-	}
-	return check.KindBasic
 }
 
 // topics are apns entries as push wants them.
@@ -263,15 +229,13 @@ func (s *Service) topics(list []config.APNs) []push.Topic {
 func (s *Service) enterDates(c *config.Config) {
 	for _, x := range c.Exchange {
 		for _, a := range x.Accounts {
-			var secret, certificate time.Time // zero: there is none, or none any more
-			switch {
-			case a.ClientSecret != nil:
-				secret = a.ClientSecret.Expires
-			case a.Certificate != nil:
-				certificate = a.Certificate.Certificate.Leaf.NotAfter
+			for _, method := range config.AuthenticationMethods() {
+				var expires time.Time // zero: it does not, or it is not the account's method, any more
+				if method == a.Credential.Method {
+					expires = a.Credential.Expires
+				}
+				s.calendar.Set(method, a.Name, expires)
 			}
-			s.calendar.Set(expiry.ClientSecret, a.Name, secret)
-			s.calendar.Set(expiry.Certificate, a.Name, certificate)
 		}
 	}
 	for _, a := range c.APNs {

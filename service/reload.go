@@ -5,7 +5,6 @@ package service
 // so that a mistake in it is reported as at the start, and changes nothing.
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -142,30 +141,6 @@ func samePool(a, b *x509.CertPool) bool {
 		return a == b
 	}
 	return a.Equal(b)
-}
-
-// sameCredential compares the values of two accounts' credentials.
-func sameCredential(a, b config.Account) bool {
-	certificate := func(x config.Account) (raw []byte) {
-		if x.Certificate != nil && x.Certificate.Certificate != nil {
-			raw = x.Certificate.Certificate.Leaf.Raw
-		}
-		return raw
-	}
-	same := bytes.Equal(certificate(a), certificate(b))
-	for _, x := range []*config.Account{&a, &b} {
-		if x.Certificate != nil {
-			c := *x.Certificate
-			c.Certificate = nil
-			x.Certificate = &c
-		}
-		if x.ClientSecret != nil {
-			c := *x.ClientSecret
-			c.Expires = time.Time{} // for the calendar alone
-			x.ClientSecret = &c
-		}
-	}
-	return same && reflect.DeepEqual(a, b)
 }
 
 // useTLS has new connections to the portal shown the certificate of c.

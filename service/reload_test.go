@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -290,7 +291,7 @@ func TestAPairIsTakenUpOnceBothFilesAreThere(t *testing.T) {
 		d.write("password", "of the other one")
 		d.Reload()
 		synctest.Wait()
-		if a := d.current().Exchange[0].Accounts[0].Basic; !d.tookUp() || a.Username != `CONTOSO\svc-ring` || a.Password != "of the other one" {
+		if a := d.current().Exchange[0].Accounts[0].Credential; !d.tookUp() || a.Username != `CONTOSO\svc-ring` || a.Secret != "of the other one" {
 			t.Errorf("%s", a.Username)
 		}
 	})
@@ -514,7 +515,7 @@ func TestTheCalendarForgetsACredentialThatIsReplacedByOneOfAnotherKind(t *testin
 	d.edit("basic: {username: 'CONTOSO\\svc-bell', password_file: password}",
 		"client_secret: {tenant_id: contoso.com, client_id: 11111111-2222-3333-4444-555555555555, secret_file: password, expires: 2027-05-01}")
 	d.enterDates(d.load())
-	if list := d.calendar.List(); len(list) != 1 || list[0].Kind != expiry.ClientSecret || list[0].Name != "listener-01" {
+	if list := d.calendar.List(); len(list) != 1 || list[0].Kind != credential.ClientSecret || list[0].Name != "listener-01" {
 		t.Fatalf("%v", list)
 	}
 	d.enterDates(basic)
@@ -680,5 +681,22 @@ func TestEntraIDIsTrustedByThePublicsRootsUnlessTheCloudIsAnother(t *testing.T) 
 		if got := forTokens(x, proxy.Settings{Roots: own}); (got.Roots == own) != custom {
 			t.Errorf("a custom cloud: %v; the entry's ca_file counts: %v", custom, got.Roots == own)
 		}
+	}
+}
+
+func TestEachAuthenticationMethodOfTheConfigurationIsOneOfAuths(t *testing.T) {
+	x := config.Exchange{Cloud: config.Cloud{EWS: "https://outlook.office365.com/EWS/Exchange.asmx", Authority: "https://login.microsoftonline.com"}}
+	for _, method := range config.AuthenticationMethods() {
+		// What else the description lacks is another error.
+		c, err := newCredential(x, credential.Description{Method: method}, proxy.Settings{})
+		if err != nil && strings.Contains(err.Error(), "authentication method") {
+			t.Errorf("%s: %v", method, err)
+		}
+		if c != nil {
+			c.Close()
+		}
+	}
+	if _, err := newCredential(x, credential.Description{Method: "kerberos"}, proxy.Settings{}); err == nil {
+		t.Error("one that nobody knows makes a credential")
 	}
 }

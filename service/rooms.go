@@ -88,7 +88,7 @@ func (r *rooms) update(c *config.Config) {
 	for _, x := range c.Exchange {
 		for _, a := range x.Accounts {
 			had := r.links.find(x.Name, a.Name)
-			if had == nil || sameCredential(*had.config.Load(), a) {
+			if had == nil || had.described.Load().Same(a.Credential) {
 				continue
 			}
 			fields := []zap.Field{zap.String("exchange", x.Name), zap.String("account", a.Name)}
@@ -96,12 +96,12 @@ func (r *rooms) update(c *config.Config) {
 				log.Warn("a changed credential waits for the restart, since the hosts of its exchange entry have changed too", fields...)
 				continue
 			}
-			credential, err := newCredential(had.entry, a, had.outbound)
+			credential, err := newCredential(had.entry, a.Credential, had.outbound)
 			if err != nil {
 				log.Error("the changed credential cannot work; the one before it goes on", append(fields, zap.Error(err))...)
 				continue
 			}
-			had.config.Store(&a)
+			had.described.Store(&a.Credential)
 			log.Info("a credential was changed; it takes over once it has worked", fields...)
 			had.credential.Offer(credential)
 			r.listener.AccountChanged(x.Name, a.Name)

@@ -14,10 +14,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// The kinds of what expires.
+// The kinds of what expires. What a listener account signs in with is of the kind of its authentication method.
 const (
-	ClientSecret    = "client_secret"    // of an app registration; the date is the configuration's
-	Certificate     = "certificate"      // of an app registration
 	APNsCertificate = "apns_certificate" // named by its topic
 	TLS             = "tls"              // the portal's own
 	Server          = "server"           // the first to expire of the chain that a server shows, named by its host

@@ -14,6 +14,8 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/mailbell/mailbell/internal/credential"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,7 +54,7 @@ func running(t *testing.T) (*Calendar, *observer.ObservedLogs) {
 func TestItWarnsThirtySevenAndOneDaysAheadAndOnTheDayOnceEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, log := running(t)
-		c.Set(ClientSecret, "listener-01", time.Now().Add(40*day))
+		c.Set(credential.ClientSecret, "listener-01", time.Now().Add(40*day))
 		for _, step := range []struct {
 			after time.Duration
 			want  []string
@@ -96,11 +98,11 @@ func TestWhatIsRenewedStartsAnewAndWhatIsGoneIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, log := running(t)
 		c.Set(APNsCertificate, "com.contoso.mail", time.Now().Add(20*day))
-		c.Set(Certificate, "app-01", time.Now().Add(35*day))
+		c.Set(credential.Certificate, "app-01", time.Now().Add(35*day))
 		synctest.Wait()
 		lines(log)
 		c.Set(APNsCertificate, "com.contoso.mail", time.Now().Add(365*day))
-		c.Set(Certificate, "app-01", time.Time{})
+		c.Set(credential.Certificate, "app-01", time.Time{})
 		<-time.After(330 * day)
 		synctest.Wait()
 		if got := lines(log); len(got) != 0 {
@@ -120,8 +122,8 @@ func TestTheListAndTheMetricHaveTheFirstFirst(t *testing.T) {
 	c.Set(TLS, "portal", noon.Add(day))
 	c.Set(Server, "b.contoso.com", noon)
 	c.Set(Server, "a.contoso.com", noon)
-	c.Set(ClientSecret, "gone", noon)
-	c.Set(ClientSecret, "gone", time.Time{})
+	c.Set(credential.ClientSecret, "gone", noon)
+	c.Set(credential.ClientSecret, "gone", time.Time{})
 	want := []Entry{{Server, "a.contoso.com", noon}, {Server, "b.contoso.com", noon}, {TLS, "portal", noon.Add(day)}}
 	if diff := cmp.Diff(want, c.List()); diff != "" {
 		t.Error(diff)
