@@ -7,8 +7,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -94,7 +94,7 @@ func tokenRefusal(status int, h http.Header, body []byte, secrets ...Secret) *fa
 	}
 	switch {
 	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError, status == http.StatusRequestTimeout, passing(code):
-		e.Remedy, e.After = fault.Wait, min(retryAfter(h), maxRetryAfter)
+		e.Remedy, e.After = fault.Wait, backoff.RetryAfter(h, maxRetryAfter)
 		if code == "" {
 			e.Text = "the token service is away: " + http.StatusText(status)
 		}
@@ -123,16 +123,4 @@ func parseRefusal(body []byte) (code, said string) {
 		}
 	}
 	return answer.Error, said
-}
-
-// retryAfter reads the header of that name (RFC 9110 section 10.2.3); 0: no word of it.
-func retryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return max(0, time.Until(at))
-	}
-	return 0
 }

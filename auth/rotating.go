@@ -11,13 +11,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// candidateTries are between the tries of a new credential, the first of which is made at once; the last is repeated. A secret that
-// was just made works after a minute or so, and a password file is now and then written before the password is changed.
-var candidateTries = [...]time.Duration{time.Minute, 5 * time.Minute}
+// candidateTries are between the tries of a new credential, the first of which is made at once. A secret that was just made works after
+// a minute or so, and a password file is now and then written before the password is changed.
+var candidateTries = backoff.Policy{First: time.Minute, Max: 5 * time.Minute}
 
 // candidatePatience bounds how long a request waits for the token of a new credential before it goes out with the present one.
 const candidatePatience = 3 * time.Second
@@ -213,8 +214,8 @@ func (r *Rotating) settle(i *inner, worked bool, refused error) {
 		took = true
 	case offered && !now.Before(i.notTill):
 		tell = refused != nil
-		i.notTill = now.Add(candidateTries[min(i.failed, len(candidateTries)-1)])
 		i.failed++
+		i.notTill = now.Add(candidateTries.Wait(i.failed, 0))
 	}
 	close(i.trying)
 	i.trying = nil

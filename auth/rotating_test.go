@@ -162,7 +162,7 @@ func TestTheOldCredentialServesUntilTheNewOneWorks(t *testing.T) {
 			}
 			<-time.After(time.Second)
 		}
-		// At once, after a minute, and then every five.
+		// At once, after a minute, two more and four more, each with a jitter.
 		if got := strings.Count(r.wasAsked(), "new"); got != 4 {
 			t.Errorf("%d tries in twelve minutes", got)
 		}
@@ -170,7 +170,7 @@ func TestTheOldCredentialServesUntilTheNewOneWorks(t *testing.T) {
 			t.Errorf("%v", r.told)
 		}
 		r.takes["new"] = 200
-		<-time.After(5 * time.Minute)
+		<-time.After(375 * time.Second) // five minutes and their jitter
 		if got := r.ask(t); got != "200 new question" || r.told[4] != nil {
 			t.Error(got, r.told)
 		}
@@ -257,7 +257,7 @@ func TestWhatSaysNothingOfANewCredentialLeavesTheOldOne(t *testing.T) {
 					t.Error(r.told)
 				}
 				fresh.why, r.takes["new"], r.fails["new"], r.page = nil, 200, nil, false
-				<-time.After(time.Minute)
+				<-time.After(75 * time.Second) // a minute and its jitter
 				if got := r.ask(t); got != "200 new question" {
 					t.Error(got)
 				}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -19,7 +20,7 @@ import (
 const (
 	// tokenTimeout bounds one fetch, the discovery of the end points before it included. Entra ID answers within a second or two.
 	tokenTimeout = 15 * time.Second
-	// renewBefore the end of a token, the next is fetched: time for a dozen tries. renewSpread is added at random, so that the
+	// renewBefore the end of a token, the next is fetched: time for ten tries. renewSpread is added at random, so that the
 	// accounts of an installation do not all ask at once.
 	renewBefore = 5 * time.Minute
 	renewSpread = time.Minute
@@ -38,8 +39,8 @@ const (
 // opToken is the Op of what goes wrong with a token.
 const opToken = "get a token"
 
-// tokenRetries are between the tries of a fetch that may come right by itself; the last is repeated.
-var tokenRetries = [...]time.Duration{time.Second, 5 * time.Second, 15 * time.Second, time.Minute}
+// tokenRetries are between the tries of a fetch that may come right by itself.
+var tokenRetries = backoff.Policy{First: time.Second, Max: time.Minute}
 
 // token is an access token.
 type token struct {
@@ -189,8 +190,8 @@ func (t *tokens) fly(f *flight) {
 		t.renewAt(renewalOf(got, now))
 	} else {
 		t.failure = fault.Of(err)
-		pause := pauseAfter(t.failure, t.failures)
 		t.failures++
+		pause := pauseAfter(t.failure, t.failures)
 		t.next = now.Add(pause)
 		if t.failure.After == 0 {
 			told := *t.failure
@@ -234,14 +235,13 @@ func renewalOf(t token, now time.Time) time.Time {
 	return at
 }
 
-// pauseAfter is how long no token is fetched after a failure, which was preceded by others in a row.
-func pauseAfter(e *fault.Error, before int) time.Duration {
-	pause := tokenRetries[min(before, len(tokenRetries)-1)]
+// pauseAfter is how long no token is fetched after so many failures in a row, the last of which is e.
+func pauseAfter(e *fault.Error, failures int) time.Duration {
+	asked := min(e.After, maxRetryAfter)
 	if e.Remedy == fault.Fix {
-		pause = fixRetry
+		return backoff.Jitter(max(fixRetry, asked))
 	}
-	pause = max(pause, min(e.After, maxRetryAfter))
-	return pause + rand.N(pause/5)
+	return tokenRetries.Wait(failures, asked)
 }
 
 // String keeps the token out of whatever is printed.

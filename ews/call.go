@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/backoff"
 )
 
 const (
@@ -149,7 +151,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 
 // refused reads an answer with another status than 200: a SOAP fault where the body has one, else the status speaks.
 func (c *Client) refused(ctx context.Context, resp *http.Response, op string) error {
-	status := httpError(op, resp, time.Now())
+	status := httpError(op, resp)
 	if status.Row.Code == CodeRedirect {
 		resp.Body.Close()
 		return status
@@ -159,8 +161,8 @@ func (c *Client) refused(ctx context.Context, resp *http.Response, op string) er
 	_ = c.documents(resp.Body, func(s *scanner) error {
 		if p, _ := responses(s, plainMessage); p != nil && said == nil {
 			said = p.error(op)
-			if told := retryAfter(resp.Header, time.Now()); p.backOff == 0 && told > 0 {
-				said.Fault.After = min(told, maxBackOff)
+			if told := backoff.RetryAfter(resp.Header, maxBackOff); p.backOff == 0 && told > 0 {
+				said.Fault.After = told
 			}
 		}
 		return s.err

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -308,7 +309,7 @@ func connError(ctx context.Context, op string, err error) error {
 }
 
 // httpError types an answer by its status alone.
-func httpError(op string, resp *http.Response, now time.Time) *Error {
+func httpError(op string, resp *http.Response) *Error {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		e := newError(op, CodeRedirect, "", 0, nil)
 		if to, err := resp.Location(); err == nil {
@@ -319,24 +320,5 @@ func httpError(op string, resp *http.Response, now time.Time) *Error {
 	code := fmt.Sprintf("HTTP %d", resp.StatusCode)
 	// x-ms-diagnostics says why a token was refused, and X-EWS-Policy-Reason whose policy blocks EWS at Exchange Online.
 	said := cmp.Or(resp.Header.Get("X-Ms-Diagnostics"), resp.Header.Get("X-Ews-Policy-Reason"))
-	return newError(op, code, said, retryAfter(resp.Header, now), nil)
-}
-
-// retryAfter reads Retry-After (RFC 9110 section 10.2.3), which is seconds or a date; 0: none, or not to be understood.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	v := h.Get("Retry-After")
-	if v == "" {
-		return 0
-	}
-	if s, err := time.ParseDuration(v + "s"); err == nil {
-		return max(s, 0)
-	}
-	at, err := http.ParseTime(v)
-	if err != nil {
-		return 0
-	}
-	if date, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = date // the server's clock on both sides
-	}
-	return max(at.Sub(now), 0)
+	return newError(op, code, said, backoff.RetryAfter(resp.Header, maxBackOff), nil)
 }

@@ -312,7 +312,7 @@ func TestAServersWordsAreBoundedAndPrintable(t *testing.T) {
 
 func TestWhosePolicyBlocksEWSIsTold(t *testing.T) {
 	resp := &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{"X-Ews-Policy-Reason": {"EWS is disabled for this tenant.\r\n\x1b[31m"}}}
-	e := httpError("GetFolder", resp, time.Now())
+	e := httpError("GetFolder", resp)
 	if text := e.Error(); e.Fault.Scope != fault.Account || !strings.Contains(text, "EWS is disabled for this tenant.") || strings.ContainsAny(text, "\r\n\x1b") {
 		t.Errorf("%q", text)
 	}
