@@ -332,7 +332,9 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	left()
 	b.mu.Lock()
 	delete(b.unsureIDs, e.Mailbox)
-	delete(b.devices, done.Ousted)
+	for _, o := range change.DropDevices {
+		delete(b.devices, o.ID)
+	}
 	b.devices[d.ID] = d
 	b.sorted = nil
 	b.mu.Unlock()

@@ -40,6 +40,7 @@ func open(t *testing.T, file string) subscriptions.Store {
 }
 
 func TestASecondProcessOnTheFileIsToldWithinFiveSeconds(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "mailbell.db")
 	s := open(t, file)
 	defer s.Close()

@@ -128,6 +128,9 @@ func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
 }
 
 func TestASecondInstanceStandsByAndTakesOverWithinFifteenSeconds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for the end of a lock, 10 s")
+	}
 	t.Parallel()
 	s := startRedis(t)
 	first := s.open(t)

@@ -1,0 +1,297 @@
+package subscriptions_test
+
+// Changes of the book: one at a time, durable before they show, and whole.
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+// during is a store that calls something while a change is being written, once.
+type during struct {
+	storetest.Memory
+	call func()
+}
+
+func (s *during) Write(ctx context.Context, c subscriptions.Change) error {
+	if call := s.call; call != nil {
+		s.call = nil
+		call()
+	}
+	return s.Memory.Write(ctx, c)
+}
+
+func onMemory(t *testing.T, s subscriptions.Store) *subscriptions.Book {
+	t.Helper()
+	b, err := subscriptions.Open(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// While a change is written, no other change of the mailbox begins: it would be made to a record that is the one before, and
+// whichever of the two was shown last would undo the other.
+func TestOneChangeOfAMailboxAtATime(t *testing.T) {
+	for name, change := range map[string]func(t *testing.T, b *subscriptions.Book) error{
+		"a record": func(t *testing.T, b *subscriptions.Book) error {
+			return b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed++ })
+		},
+		"an enrolment": func(t *testing.T, b *subscriptions.Book) error {
+			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: alice, Token: "bb"}, noon, noon)
+			return err
+		},
+		"a device that leaves": func(t *testing.T, b *subscriptions.Book) error {
+			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d0", Mailbox: bob, Token: "aa"}, noon, noon)
+			return err
+		},
+		"a removal": func(t *testing.T, b *subscriptions.Book) error {
+			_, _, err := b.Remove(t.Context(), "d0")
+			return err
+		},
+		"two mailboxes that are one": func(t *testing.T, b *subscriptions.Book) error {
+			_, _, err := b.Name(t.Context(), b.Mailbox(bob), alice)
+			return err
+		},
+		"one that joins another": func(t *testing.T, b *subscriptions.Book) error {
+			_, _, err := b.Name(t.Context(), b.Mailbox(alice), bob)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &during{}
+			b := onMemory(t, s)
+			enrol(t, b, "d0", alice, "aa")
+			enrol(t, b, "d1", alice, "cc")
+			enrol(t, b, "d9", bob, "zz")
+			m := b.Mailbox(alice)
+			var begun atomic.Bool
+			over := make(chan error)
+			s.call = func() {
+				go func() {
+					over <- m.Update(t.Context(), func(d *subscriptions.Draft) {
+						begun.Store(true)
+						d.Listed++
+					})
+				}()
+				for range 10_000 { // nothing holds the other change up but the lock
+					runtime.Gosched()
+				}
+				if begun.Load() {
+					t.Error("a change began while another was being written")
+				}
+			}
+			before := m.Record().Listed
+			if err := change(t, b); err != nil {
+				t.Error(err)
+			}
+			want := before + 1
+			if name == "a record" {
+				want++
+			}
+			err := <-over
+			if name == "one that joins another" {
+				if !errors.Is(err, subscriptions.ErrNoMailbox) {
+					t.Errorf("a change of what has become part of another mailbox: %v", err)
+				}
+				return
+			}
+			if got := m.Record().Listed; err != nil || got != want {
+				t.Errorf("%v: listed is %d, want %d: a change was undone", err, got, want)
+			}
+		})
+	}
+}
+
+// Ids and tokens move between mailboxes: two enrolments at once could each take the device for new.
+func TestOneEnrolmentAtATime(t *testing.T) {
+	for name, other := range map[string]func(t *testing.T, b *subscriptions.Book) error{
+		"an enrolment": func(t *testing.T, b *subscriptions.Book) error {
+			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}, noon, noon)
+			return err
+		},
+		"a removal": func(t *testing.T, b *subscriptions.Book) error {
+			_, _, err := b.Remove(t.Context(), "d0")
+			return err
+		},
+		"two mailboxes that are one": func(t *testing.T, b *subscriptions.Book) error {
+			_, _, err := b.Name(t.Context(), b.Mailbox(bob), alice)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &during{}
+			b := onMemory(t, s)
+			enrol(t, b, "d0", alice, "zz")
+			enrol(t, b, "d9", bob, "yy")
+			over := make(chan error, 1)
+			s.call = func() {
+				ended := false
+				go func() { over <- other(t, b) }()
+				for range 10_000 {
+					runtime.Gosched()
+					ended = ended || len(over) > 0
+				}
+				if ended {
+					t.Error("it ended while an enrolment was being written")
+				}
+			}
+			if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: "carol@contoso.example", Token: "aa"}, noon, noon); err != nil {
+				t.Error(err)
+			}
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+			rung := 0
+			for _, m := range b.Mailboxes() {
+				for _, d := range m.Devices() {
+					if d.ID == "d1" {
+						rung++
+					}
+				}
+			}
+			if rung != 1 {
+				t.Errorf("the device is in %d mailboxes", rung)
+			}
+		})
+	}
+}
+
+func TestAnEnrolmentWhoseAnswerWasLostKeepsItsRecord(t *testing.T) {
+	s := &storetest.Memory{}
+	b := onMemory(t, written{s})
+	e := subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}
+	for range 2 { // written, and not known to be
+		if _, err := b.Enrol(t.Context(), e, noon, noon); err == nil {
+			t.Fatal("it has an answer")
+		}
+	}
+	if n := len(onMemory(t, s).Mailboxes()); n != 1 {
+		t.Errorf("after a restart %d mailboxes ring the one device", n)
+	}
+}
+
+// written is a store that writes, and cannot say so.
+type written struct{ *storetest.Memory }
+
+func (s written) Write(ctx context.Context, c subscriptions.Change) error {
+	return errors.Join(errors.New("the connection broke"), s.Memory.Write(ctx, c))
+}
+
+func TestAMailboxIsWritableAgainOnceAWriteGoesThrough(t *testing.T) {
+	s := &counting{}
+	b := onMemory(t, s)
+	enrol(t, b, "d1", alice, "aa")
+	m := b.Mailbox(alice)
+	writes := s.writes
+	if err := m.Writable(t.Context()); err != nil || s.writes != writes {
+		t.Errorf("%v after %d writes: where nothing has failed, none is tried", err, s.writes-writes)
+	}
+	full := errors.New("disk full")
+	s.Fail(full)
+	if err := m.Update(t.Context(), func(*subscriptions.Draft) {}); !errors.Is(err, full) {
+		t.Fatal(err)
+	}
+	if err := m.Writable(t.Context()); !errors.Is(err, full) {
+		t.Errorf("the disk is still full: %v", err)
+	}
+	s.Fail(nil)
+	for range 2 {
+		if err := m.Writable(t.Context()); err != nil {
+			t.Errorf("the disk has room again: %v", err)
+		}
+	}
+	if s.writes != writes+3 {
+		t.Errorf("%d writes: once one has gone through none is tried", s.writes-writes)
+	}
+	s.held = errors.New("followed")
+	if err := m.Writable(t.Context()); !errors.Is(err, s.held) {
+		t.Errorf("the state is another's: %v", err)
+	}
+}
+
+// counting is a store that counts its writes.
+type counting struct {
+	storetest.Memory
+	writes int
+	held   error
+}
+
+func (s *counting) Held() error { return s.held }
+
+func (s *counting) Write(ctx context.Context, c subscriptions.Change) error {
+	s.writes++
+	return s.Memory.Write(ctx, c)
+}
+
+func TestAChangeWhoseCallerHasGoneIsNotMade(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "aa")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := b.Mailbox(alice).Update(ctx, func(*subscriptions.Draft) { t.Error("it was begun") })
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestADevicePutWithAChangeIsTheOneThatIsShown(t *testing.T) {
+	b, reopen := book(t)
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", alice, "bb")
+	before := b.Mailbox(alice).Devices()
+	err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) {
+		changed := d.Devices[1]
+		changed.Environment = "sandbox"
+		d.Put(changed)
+	})
+	if err != nil || before[1].Environment != "production" {
+		t.Fatalf("%v: a list that was handed out has changed: %+v", err, before[1])
+	}
+	for _, b := range []*subscriptions.Book{b, reopen()} {
+		d, _ := b.Device("d2")
+		of, ok := b.Mailbox(alice).Device("d2")
+		other, _ := b.Mailbox(alice).Device("d1")
+		if d.Environment != "sandbox" || !ok || of.Environment != "sandbox" || other.Environment != "production" {
+			t.Errorf("%+v, of the mailbox %+v", d, of)
+		}
+		if d, ok := b.Mailbox(alice).Device("d3"); ok || d != nil {
+			t.Errorf("a device that is not enrolled: %+v", d)
+		}
+	}
+}
+
+func TestAllIsWrittenOnceMoreForAStoreThatForgot(t *testing.T) {
+	s := &replaced{Store: &storetest.Memory{}}
+	b := onMemory(t, s)
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", bob, "bb")
+	enrol(t, b, "d3", bob, "cc")
+	behind(t, b.Mailbox(alice), "d1")
+	forgot := &storetest.Memory{}
+	onMemory(t, forgot)
+	s.Store = forgot
+	if err := b.Rewrite(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again := onMemory(t, forgot)
+	if len(again.Mailboxes()) != 2 || len(again.Mailbox(bob).Devices()) != 2 || again.Mailbox(alice).Record().BehindOf("d1") == nil {
+		t.Errorf("%d mailboxes are there", len(again.Mailboxes()))
+	}
+	s.Store = &storetest.Memory{}
+	onMemory(t, s)
+	full := errors.New("memory full")
+	s.Store.(*storetest.Memory).Fail(full)
+	if err := b.Rewrite(t.Context()); !errors.Is(err, full) {
+		t.Errorf("what could not be written is not known: %v", err)
+	}
+}
+
+// replaced is a store whose server was started anew without what it had.
+type replaced struct{ subscriptions.Store }

@@ -1,0 +1,172 @@
+package subscriptions
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+func TestACommitIsBoundedHoweverManyWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sizes []int
+		began, free := make(chan struct{}), make(chan struct{})
+		c := newCommitter(func(batch []int) []error {
+			if len(sizes) == 0 {
+				close(began)
+				<-free // the first commit takes its time, and all the others come meanwhile
+			}
+			sizes = append(sizes, len(batch))
+			return nil
+		})
+		var all sync.WaitGroup
+		write := func() {
+			all.Go(func() {
+				if err := c.write(t.Context(), 0); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		write()
+		<-began
+		for range 2000 {
+			write()
+		}
+		synctest.Wait()
+		close(free)
+		all.Wait()
+		c.close()
+		written := 0
+		for _, n := range sizes {
+			written += n
+		}
+		if written != 2001 || sizes[0] != 1 || slices.Max(sizes) != 512 {
+			t.Errorf("%d changes in commits of %v: what waits goes together, and no more than 512", written, sizes)
+		}
+	})
+}
+
+func TestEachChangeOfACommitHasItsOwnError(t *testing.T) {
+	bad := errors.New("the second is bad")
+	synctest.Test(t, func(t *testing.T) {
+		first := true
+		began, free := make(chan struct{}), make(chan struct{})
+		c := newCommitter(func(batch []int) []error {
+			if first {
+				first = false
+				close(began)
+				<-free
+				return nil
+			}
+			errs := make([]error, len(batch))
+			for i, change := range batch {
+				if change == 2 {
+					errs[i] = bad
+				}
+			}
+			return errs
+		})
+		defer c.close()
+		var all sync.WaitGroup
+		all.Go(func() { _ = c.write(t.Context(), 0) })
+		<-began
+		for i, want := range []error{1: nil, 2: bad, 3: nil} {
+			all.Go(func() {
+				if err := c.write(t.Context(), i); !errors.Is(err, want) {
+					t.Errorf("change %d: %v, want %v", i, err, want)
+				}
+			})
+		}
+		synctest.Wait()
+		close(free)
+		all.Wait()
+	})
+}
+
+func TestWhatIsQueuedWhenTheStoreClosesIsCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var written []int
+		began, free := make(chan struct{}), make(chan struct{})
+		c := newCommitter(func(batch []int) []error {
+			if len(written) == 0 {
+				close(began)
+				<-free
+			}
+			written = append(written, batch...)
+			return nil
+		})
+		errs := make(chan error, 2)
+		go func() { errs <- c.write(t.Context(), 1) }()
+		<-began
+		go func() { errs <- c.write(t.Context(), 2) }()
+		synctest.Wait()
+		closed := make(chan struct{})
+		go func() {
+			c.close()
+			close(closed)
+		}()
+		synctest.Wait()
+		if err := c.open(); err == nil {
+			t.Error("a store that is being closed is open")
+		}
+		if err := c.write(t.Context(), 3); !errors.Is(err, errClosed) {
+			t.Errorf("a change after the end: %v", err)
+		}
+		close(free)
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		<-closed
+		if !slices.Equal(written, []int{1, 2}) {
+			t.Errorf("written is %v", written)
+		}
+	})
+}
+
+func TestWhoHasGoneIsNotQueued(t *testing.T) {
+	c := newCommitter(func([]int) []error {
+		t.Error("it was committed")
+		return nil
+	})
+	defer c.close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.write(ctx, 1); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestWhoWaitsForRoomInTheQueueGoesWhenHeWants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		c := newCommitter(func([]int) []error {
+			<-free
+			return nil
+		})
+		var all sync.WaitGroup
+		for range 1 + maxCommit { // one is under way, the rest fill the queue
+			all.Go(func() { _ = c.write(t.Context(), 0) })
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error)
+		go func() { left <- c.write(ctx, 1) }()
+		synctest.Wait()
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		go func() { left <- c.write(t.Context(), 1) }()
+		synctest.Wait()
+		all.Go(c.close)
+		if err := <-left; !errors.Is(err, errClosed) {
+			t.Errorf("one that waits for room while the store closes: %v", err)
+		}
+		close(free)
+		all.Wait()
+	})
+}
