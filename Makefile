@@ -10,7 +10,7 @@ EWS_SCHEMA := $(abspath $(or $(EWS_SCHEMA),$(wildcard ../shared/ews-schema)))
 export EWS_SCHEMA
 
 .DEFAULT_GOAL := help
-.PHONY: help build test packages lint fuzz bench demo release clean
+.PHONY: help build test packages lint fuzz mutate bench demo release clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=1m for longer)
 			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
 		done; \
 	done
+
+mutate: ## change the operators of a room one by one and see its tests fail: make mutate ROOM=subscriptions
+	@cd .ci/mutate && $(GO) run . $(ROOM)
 
 bench: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -53,6 +53,9 @@ type oidc struct {
 // newOIDC starts one whose tokens live for some seconds. It has an app by the secret "right", and one by the certificate.
 func newOIDC(t *testing.T, seconds int, certificate *tls.Certificate) *oidc {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it starts a node")
+	}
 	dir := filepath.Join("testdata", "oidc")
 	const oldest = 20 // oidc-provider wants 22, and works with it
 	if out, err := exec.Command("node", "-p", "parseInt(process.versions.node)").Output(); err != nil {
