@@ -202,8 +202,9 @@ func (r *Rotating) instead(ctx context.Context, refused *inner) (other *inner, i
 	}
 }
 
-// settle ends a try: the credential worked, was refused for a reason, or neither is known.
-func (r *Rotating) settle(i *inner, worked bool, refused error) {
+// settle ends a try: the credential worked, was refused for a reason, or neither is known. Its next try is not before the moment that
+// the reason names: until then it would not be made, since the credential keeps to its own pause.
+func (r *Rotating) settle(i *inner, worked bool, refused *fault.Error) {
 	r.mu.Lock()
 	now := time.Now()
 	took, tell := false, false
@@ -213,9 +214,13 @@ func (r *Rotating) settle(i *inner, worked bool, refused error) {
 		r.current, r.next = i, nil
 		took = true
 	case offered && !now.Before(i.notTill):
-		tell = refused != nil
+		asked := time.Duration(0)
+		if refused != nil {
+			tell = refused.Remedy == fault.Fix
+			asked = refused.After
+		}
 		i.failed++
-		i.notTill = now.Add(candidateTries.Wait(i.failed, 0))
+		i.notTill = now.Add(candidateTries.Wait(i.failed, asked))
 	}
 	close(i.trying)
 	i.trying = nil
@@ -304,10 +309,7 @@ func (t *rotating) try(offered *inner, req *http.Request) *http.Response {
 		t.settle(offered, true, nil)
 		return resp
 	}
-	var why error
-	if e := refusal(resp, err); e != nil && e.Remedy == fault.Fix {
-		why = e
-	}
+	why := refusal(resp, err)
 	if resp != nil {
 		resp.Body.Close() // at the cost of its connection: to read it may take long, and the request is to go on
 	}

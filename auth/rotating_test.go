@@ -177,6 +177,44 @@ func TestTheOldCredentialServesUntilTheNewOneWorks(t *testing.T) {
 	})
 }
 
+// issued is a credential whose secret a token service may not know yet.
+type issued struct {
+	*password
+	tokens *tokens
+}
+
+func (i *issued) Prepare(ctx context.Context) error {
+	_, err := i.tokens.get(ctx)
+	return err
+}
+
+func (i *issued) Close() {
+	i.tokens.close()
+	i.password.Close()
+}
+
+// A secret in the file before Entra ID knows it: the pause of its tokens, which is a minute and a little, does not cost it the try that is
+// due after a minute.
+func TestANewSecretThatTheTokenServiceLearnsOfLaterTakesOverWithinTwoMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotation(t)
+		service := &issuer{life: time.Hour, err: &fault.Error{Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}}
+		r.takes["new"] = http.StatusOK
+		r.Offer(&issued{r.credential("new"), newTokens(service.fetch)})
+		if got := r.ask(t); got != "200 old question" || len(r.told) != 1 {
+			t.Fatal(got, r.told)
+		}
+		service.err = nil
+		begin := time.Now()
+		for r.ask(t) != "200 new question" {
+			if time.Since(begin) > 2*time.Minute {
+				t.Fatalf("the old one still serves after %v: %v", time.Since(begin), r.told)
+			}
+			<-time.After(time.Second)
+		}
+	})
+}
+
 func TestWhereTheOldCredentialIsRefusedTheNewOneIsTriedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRotation(t)
