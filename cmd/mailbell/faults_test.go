@@ -119,18 +119,6 @@ func TestNothingIsLostWhenAPNsStallsForLong(t *testing.T) {
 	inst.balance(0) // APNs took none of them before
 }
 
-// A hint that was lost without a trace is found by the safety poll.
-func TestNothingIsLostWhenEventsAreDroppedInSilence(t *testing.T) {
-	t.Parallel()
-	inst := install(t, simulator.Options{Mailboxes: 3})
-	inst.edit("  requests_per_second: 10000\n", "  requests_per_second: 10000\n  safety_poll: 1m\n")
-	inst.startWithDevices()
-	inst.fault("events_dropped", simulator.Fault{Count: len(inst.boxes)})
-	inst.deliverTo(inst.boxes...)
-	inst.clear("events_dropped")
-	inst.balance(0)
-}
-
 // Everything at once, and kills: the one that finds what nobody thought of.
 func TestNothingIsLostInAMixtureOfEverything(t *testing.T) {
 	t.Parallel()
