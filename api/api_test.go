@@ -25,6 +25,7 @@ import (
 
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -671,7 +672,7 @@ func FuzzEnrolment(f *testing.F) {
 			return
 		}
 		if len(e.Token)%2 != 0 || len(e.Token) < minToken || len(e.Token) > maxToken || e.Token != strings.ToLower(e.Token) ||
-			e.Mailbox == "" || e.ID != id || !idForm.MatchString(id) || !slices.Contains([]string{"", "production", "sandbox"}, e.Environment) {
+			e.Mailbox == "" || e.ID != id || !pattern.Device.Matches(id) || !slices.Contains([]string{"", "production", "sandbox"}, e.Environment) {
 			t.Fatalf("passed: %+v", e)
 		}
 		if again, err := mail.ParseAddress(e.Mailbox); err != nil || again != e.Mailbox {

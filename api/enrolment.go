@@ -10,11 +10,11 @@ import (
 	"maps"
 	"mime"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -27,18 +27,8 @@ const (
 	maxToken  = 200      // Apple: "variable length", and at most 100 bytes so far
 )
 
-// idForm is an enrolment's id. It is the portal's choice, and stands in paths.
-var idForm = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
-
-const wantID = "want 1 to 128 characters of A-Z a-z 0-9 . _ : @ -"
-
-// topicForm is an app's bundle id; nameForm an exchange entry's name. The configuration holds the ones that exist.
-var (
-	topicForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`)
-	nameForm  = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,64}$`)
-
-	environmentForm = regexp.MustCompile(`^(production|sandbox)$`)
-)
+// environment is one of APNs.
+var environment = pattern.New(`^(production|sandbox)$`, "production or sandbox")
 
 // later are the fields that the contract has and this version has not.
 var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key", "label"}
@@ -163,16 +153,16 @@ func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 		return subscriptions.Enrolment{}, err
 	}
 	f := &form{fields: fields}
-	if !idForm.MatchString(id) {
-		f.fail("id", codeInvalid, wantID)
+	if _, err := pattern.Device.Check(id); err != nil {
+		f.fail("id", codeInvalid, err.Error())
 	}
 	e := subscriptions.Enrolment{
 		ID:          id,
 		Mailbox:     f.text("mailbox", true, mail.ParseAddress),
 		Token:       f.text("token", true, deviceToken),
-		Topic:       f.text("topic", false, matching(topicForm, "want the app's bundle id, as in com.contoso.mail")),
-		Environment: f.text("environment", false, matching(environmentForm, "want production or sandbox")),
-		Exchange:    f.text("exchange", false, matching(nameForm, "want the name of an exchange entry of the configuration")),
+		Topic:       f.text("topic", false, pattern.Topic.Check),
+		Environment: f.text("environment", false, environment.Check),
+		Exchange:    f.text("exchange", false, pattern.Name.Check),
 	}
 	f.refuseLater()
 	if err := f.end(); err != nil {
@@ -187,13 +177,4 @@ func deviceToken(s string) (string, error) {
 		return "", fmt.Errorf("want the device token in hex: an even number of %d to %d characters of 0-9 a-f", minToken, maxToken)
 	}
 	return strings.ToLower(s), nil
-}
-
-func matching(form *regexp.Regexp, words string) func(string) (string, error) {
-	return func(s string) (string, error) {
-		if !form.MatchString(s) {
-			return "", errors.New(words)
-		}
-		return s, nil
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -89,7 +90,7 @@ func readTest(r *http.Request) (device, address string, err error) {
 		return "", "", err
 	}
 	f := &form{fields: fields}
-	device, address = f.text("device", false, matching(idForm, wantID)), f.text("mailbox", false, mail.ParseAddress)
+	device, address = f.text("device", false, pattern.Device.Check), f.text("mailbox", false, mail.ParseAddress)
 	switch {
 	case len(f.errs) > 0:
 	case device == "" && address == "":

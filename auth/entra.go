@@ -12,9 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
@@ -23,6 +21,8 @@ import (
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/public"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -170,27 +170,23 @@ func expiredCertificate(e *fault.Error, c *tls.Certificate) error {
 // typed and hold no secret.
 type tokenService struct {
 	*http.Transport
-	host   string
-	secret Secret
+	host    string // as the authority's URL has it, for messages
+	address string // host:port
+	secret  Secret
 }
-
-var (
-	tenantGUID   = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
-	tenantDomain = regexp.MustCompile(`^[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]*[0-9A-Za-z])?)+$`)
-)
 
 // newTokenService checks which authority and tenant it is, and returns their URL too.
 func newTokenService(authority, tenant string, out proxy.Settings, secret Secret) (*tokenService, string, error) {
 	u, err := url.Parse(authority)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+	if err != nil || u.Scheme != "https" || hostname.Of(u) == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 		return nil, "", errors.New("the authority is the URL of a token service without a path, as in https://login.microsoftonline.com")
 	}
-	// "common" and its like are for people who sign in, and an address is no domain.
-	if _, err := netip.ParseAddr(tenant); err == nil || !tenantGUID.MatchString(tenant) && !tenantDomain.MatchString(tenant) {
+	// "common" and its like are for people who sign in: they are neither a GUID nor a domain.
+	if _, isDomain := hostname.ParseDomain(tenant); !isDomain && !pattern.GUID.Matches(tenant) {
 		return nil, "", fmt.Errorf("want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got %q", proxy.Printable(tenant, maxServerText))
 	}
 	host := strings.ToLower(u.Host)
-	return &tokenService{Transport: out.Transport(), host: host, secret: secret}, "https://" + host + "/" + strings.ToLower(tenant), nil
+	return &tokenService{Transport: out.Transport(), host: host, address: hostname.Address(u), secret: secret}, "https://" + host + "/" + strings.ToLower(tenant), nil
 }
 
 func checkScope(scope string) error {
@@ -203,7 +199,7 @@ func checkScope(scope string) error {
 
 // Do implements MSAL's HTTPClient. It follows no redirect.
 func (s *tokenService) Do(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" || !strings.EqualFold(req.URL.Host, s.host) {
+	if req.URL.Scheme != "https" || hostname.Address(req.URL) != s.address {
 		closeBody(req)
 		return nil, &fault.Error{Op: opToken, Code: "other host", Scope: fault.Account, Remedy: fault.Fix,
 			Text: s.host + " names " + proxy.Printable(req.URL.Host, maxServerText) + " to sign in at, and credentials go to the configured authority only; for a user this means that its domain is federated, which a listener account must not be"}

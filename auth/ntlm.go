@@ -5,13 +5,11 @@ package auth
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,9 +17,9 @@ import (
 	"time"
 
 	"github.com/Azure/go-ntlmssp"
-	"golang.org/x/net/idna"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -173,13 +171,14 @@ func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *
 	}
 }
 
+var errNoHost = errors.New("the URL of the request has no host")
+
 // route returns the way that a request has to go now.
 func (n *ntlm) route(req *http.Request) (route, error) {
-	host, err := idna.Punycode.ToASCII(req.URL.Hostname())
-	if err != nil {
-		return route{}, err
+	to := route{address: hostname.Address(req.URL)}
+	if to.address == "" {
+		return route{}, errNoHost
 	}
-	to := route{address: net.JoinHostPort(host, cmp.Or(req.URL.Port(), "443"))}
 	if n.transport.Proxy == nil {
 		return to, nil
 	}

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -101,15 +102,19 @@ func New(o Options) *Client {
 		o: o, trusted: map[string]bool{}, turns: make(chan struct{}, maxInFlight),
 		known: map[string]endpoint{}, walks: map[string][]*walk{}, queues: map[string]*queue{}, perBatch: maxUsers,
 	}
-	for _, h := range slices.Concat(cloudHosts[:], o.TrustedHosts) {
-		c.trusted[strings.ToLower(h)] = true
-	}
 	configured := []string{o.URL}
 	if o.Online {
 		configured = []string{o.Cloud, o.EWS}
 	}
+	for _, h := range slices.Concat(cloudHosts[:], o.TrustedHosts) {
+		if host, ok := hostname.Parse(h); ok {
+			c.trusted[host] = true
+		} else { // with a port
+			configured = append(configured, "https://"+h)
+		}
+	}
 	for _, u := range configured {
-		if parsed, err := url.Parse(u); err == nil && u != "" {
+		if parsed, err := url.Parse(u); err == nil && hostname.Of(parsed) != "" {
 			c.trusted[c.host(parsed)] = true
 		}
 	}
@@ -302,8 +307,8 @@ func (s *search) srv(ctx context.Context, domain string) (urls []string) {
 	records = slices.Clone(records)
 	slices.SortStableFunc(records, func(a, b *net.SRV) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, r := range records {
-		host := strings.TrimSuffix(r.Target, ".")
-		if r.Port != 443 || host == "" {
+		host, ok := hostname.Parse(r.Target)
+		if r.Port != 443 || !ok {
 			s.failed("_autodiscover._tcp."+domain, &fault.Error{Op: op, Code: codeNoRecord, Text: "only port 443 is asked"})
 			continue
 		}
@@ -316,14 +321,14 @@ func (s *search) srv(ctx context.Context, domain string) (urls []string) {
 func (s *search) allowed(u string) *fault.Error {
 	parsed, err := url.Parse(u)
 	switch {
-	case err != nil || parsed.Hostname() == "" || parsed.User != nil:
+	case err != nil || hostname.Of(parsed) == "" || parsed.User != nil:
 		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "a URL that is not valid was named"}
 	case parsed.Scheme != "https":
 		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix,
 			Text: fmt.Sprintf("credentials are sent over https only, and %q is not", printable(parsed.Scheme+"://"+parsed.Host))}
 	}
 	host := s.host(parsed)
-	if s.trusted[host] || !s.o.Online && (host == s.home || strings.HasSuffix(host, "."+s.home)) {
+	if s.trusted[host] || !s.o.Online && hostname.Within(host, s.home) {
 		return nil
 	}
 	text := "the mailbox is said to be served by %q, which is neither in its mail domain nor configured: "
@@ -336,7 +341,7 @@ func (s *search) allowed(u string) *fault.Error {
 
 // host returns the host of u as trusted has it. On premises a host is trusted as a whole; in a cloud on the port that was named.
 func (c *Client) host(u *url.URL) string {
-	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	host := hostname.Of(u)
 	if port := u.Port(); c.o.Online && port != "" && port != "443" {
 		return net.JoinHostPort(host, port)
 	}

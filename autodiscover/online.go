@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/hostname"
 )
 
 // soapPause is how long a cloud's SOAP is left alone after it refused: tokens of RBAC for Applications are never let in, and asking again with
@@ -92,7 +93,7 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 // not in the cloud.
 func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
 	parsed, err := url.Parse(u)
-	if err != nil || parsed.Hostname() == "" || parsed.User != nil {
+	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
 		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the cloud names a URL that is not valid"}
 	}
 	if !s.trusted[s.host(parsed)] {

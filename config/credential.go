@@ -4,12 +4,12 @@ package config
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/credential"
+	"github.com/mailbell/mailbell/internal/pattern"
 )
 
 // method is an authentication method.
@@ -45,7 +45,7 @@ func AuthenticationMethods() []string {
 func (o *object) account(entryType string, byURL bool) Account {
 	defer o.end()
 	o.require("name")
-	a := Account{Name: o.text("name", "", name)}
+	a := Account{Name: o.text("name", "", matching(pattern.Name))}
 	names := AuthenticationMethods()
 	o.asked = append(o.asked, names...)
 	given := slices.DeleteFunc(slices.Clone(methods), func(m method) bool { return !o.has(m.name) })
@@ -131,14 +131,12 @@ func (o *object) tenant() string {
 
 func (o *object) clientID() string {
 	o.require("client_id")
-	return o.text("client_id", "", matching(guid, "a GUID, as Entra ID shows it as the application (client) id"))
+	return o.text("client_id", "", matching(pattern.GUID))
 }
-
-var guid = regexp.MustCompile(`^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$`)
 
 // tenant checks which tenant it is: "common" and its like are for people who sign in, not for programs.
 func tenant(s string) (string, error) {
-	if guid.MatchString(s) {
+	if pattern.GUID.Matches(s) {
 		return strings.ToLower(s), nil
 	}
 	if d, err := domain(s); err == nil {
@@ -156,6 +154,6 @@ func username(s string) (string, error) {
 }
 
 var (
-	ntlmUser  = matching(regexp.MustCompile(`^[^\\@\x00-\x1f\x7f]+(\\[^\\@\x00-\x1f\x7f]+|@[^\\@\x00-\x1f\x7f]+)$`), `a user as DOMAIN\name or name@domain`)
-	principal = matching(regexp.MustCompile(`^[^\\@\s]+@[^\\@\s]+$`), "a user principal name, as in svc-bell@contoso.com")
+	ntlmUser  = matching(pattern.New(`^[^\\@\x00-\x1f\x7f]+(\\[^\\@\x00-\x1f\x7f]+|@[^\\@\x00-\x1f\x7f]+)$`, `a user as DOMAIN\name or name@domain`))
+	principal = matching(pattern.New(`^[^\\@\s]+@[^\\@\s]+$`, "a user principal name, as in svc-bell@contoso.com"))
 )

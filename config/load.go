@@ -6,11 +6,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/mailbell/mailbell/internal/certificate"
+	"github.com/mailbell/mailbell/internal/pattern"
 )
 
 // Load reads a configuration file and everything that it names. Its error is an Errors with every mistake that was found.
@@ -110,9 +110,6 @@ func (seen once) add(v value, name string) {
 	seen[name] = v.line
 }
 
-// name of an entry: it stands in metrics, logs and answers.
-var name = matching(regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,64}$`), "a name of 1 to 64 characters of A-Z a-z 0-9 . _ : @ -")
-
 func (o *object) tls() *TLS {
 	defer o.end()
 	if !isSet(o.node) {
@@ -195,8 +192,8 @@ func (o *object) redis() *Redis {
 }
 
 var (
-	redisUser   = matching(regexp.MustCompile(`^[^\s\x00-\x1f]{1,128}$`), "the name of an ACL user, without spaces")
-	redisPrefix = matching(regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`), "1 to 64 characters of A-Z a-z 0-9 . _ : -")
+	redisUser   = matching(pattern.New(`^[^\s\x00-\x1f]{1,128}$`, "the name of an ACL user, without spaces"))
+	redisPrefix = matching(pattern.New(`^[A-Za-z0-9._:-]{1,64}$`, "1 to 64 characters of A-Z a-z 0-9 . _ : -"))
 )
 
 // entryType reads the type of an exchange entry; "": what is there is none, and reported.
@@ -212,7 +209,7 @@ func (o *object) exchange(accounts once) Exchange {
 	o.require("name", "domains", "listener_accounts")
 	o.choice("listen_by", "streaming", []string{"streaming"}, "push", "graph")
 	e := Exchange{
-		Name:                       o.text("name", "", name),
+		Name:                       o.text("name", "", matching(pattern.Name)),
 		Type:                       o.entryType(),
 		Domains:                    o.texts("domains", domain),
 		EWSURL:                     o.text("ews_url", "", httpsURL),
@@ -240,15 +237,13 @@ func (o *object) exchange(accounts once) Exchange {
 	return e
 }
 
-var (
-	topic   = matching(regexp.MustCompile(`^[A-Za-z0-9._-]{1,255}$`), "the app's bundle id, as in com.contoso.mail")
-	appleID = matching(regexp.MustCompile(`^[A-Z0-9]{10}$`), "10 capital letters and digits, as Apple's developer portal shows it")
-)
+// appleID is the id of a key or a team.
+var appleID = matching(pattern.New(`^[A-Z0-9]{10}$`, "10 capital letters and digits, as Apple's developer portal shows it"))
 
 func (o *object) apns() APNs {
 	o.require("topic")
 	a := APNs{
-		Topic:       o.text("topic", "", topic),
+		Topic:       o.text("topic", "", matching(pattern.Topic)),
 		Environment: o.choice("environment", Production, []string{Production, Sandbox}),
 		URL:         o.text("url", "", httpsURL),
 		CA:          o.authorities("ca_file"),
@@ -319,7 +314,7 @@ func (o *object) api() API {
 	for _, e := range o.objects("clients") {
 		e.require("name", "role")
 		c := Client{
-			Name: e.text("name", "", name),
+			Name: e.text("name", "", matching(pattern.Name)),
 			Role: e.choice("role", "", []string{RoleEnrol, RoleRead, RoleTest, RoleAdmin}),
 		}
 		var v value

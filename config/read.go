@@ -23,7 +23,9 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
-	"golang.org/x/net/idna"
+
+	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/internal/pattern"
 )
 
 // reader collects the mistakes of one file while its mappings are read.
@@ -584,28 +586,23 @@ func loopback(address string) bool {
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
-// hostName checks the name or IP address of a host and returns its ASCII form.
+// hostName checks the name or IP address of a host and returns the form in which hosts are compared.
 func hostName(s string) (string, error) {
-	if net.ParseIP(s) != nil {
-		return s, nil
-	}
-	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(s, "."))
-	if err != nil || ascii == "" || len(ascii) > maxHost {
+	host, ok := hostname.Parse(s)
+	if !ok {
 		return "", fmt.Errorf("not a host name: want one as in mail.contoso.com, without scheme or port, got %s", quoted(s))
 	}
-	return strings.ToLower(ascii), nil
+	return host, nil
 }
 
-// domain checks a mail domain and returns its ASCII form.
+// domain checks a mail domain and returns the form in which domains are compared.
 func domain(s string) (string, error) {
-	ascii, err := hostName(s)
-	if err != nil || net.ParseIP(s) != nil || !strings.Contains(ascii, ".") && ascii != "localhost" {
+	name, ok := hostname.ParseDomain(s)
+	if !ok {
 		return "", fmt.Errorf("not a mail domain: want one as in contoso.com, got %s", quoted(s))
 	}
-	return ascii, nil
+	return name, nil
 }
-
-const maxHost = 253 // characters of a host name: RFC 1035 section 2.3.4, less the length bytes at its ends
 
 // httpsURL checks an address that credentials are sent to. The text itself is in no error: it could hold a secret.
 func httpsURL(s string) (string, error) {
@@ -620,13 +617,11 @@ func httpsURL(s string) (string, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return "", fmt.Errorf("want a URL without ? and #")
 	}
-	if _, err := hostName(u.Hostname()); err != nil {
+	if hostname.Of(u) == "" {
 		return "", fmt.Errorf("want a URL with a host name: https://host/path")
 	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "", fmt.Errorf("a port of a URL is 1 to 65535")
-		}
+	if port := u.Port(); port != "" && !hostname.IsPort(port) {
+		return "", fmt.Errorf("a port of a URL is 1 to 65535")
 	}
 	return s, nil
 }
@@ -643,11 +638,11 @@ func httpsHost(s string) (string, error) {
 	return strings.TrimRight(s, "/"), nil
 }
 
-// matching checks a text against a form that is described in words.
-func matching(form *regexp.Regexp, words string) func(string) (string, error) {
+// matching checks a text against a pattern.
+func matching(p pattern.Pattern) func(string) (string, error) {
 	return func(s string) (string, error) {
-		if !form.MatchString(s) {
-			return "", fmt.Errorf("want %s, got %s", words, quoted(s))
+		if !p.Matches(s) {
+			return "", fmt.Errorf("want %s, got %s", p.Words, quoted(s))
 		}
 		return s, nil
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/net/idna"
+	"github.com/mailbell/mailbell/internal/hostname"
 )
 
 // ErrAddress is wrapped by every error of ParseAddress.
@@ -30,14 +30,11 @@ func ParseAddress(s string) (string, error) {
 	case strings.ContainsFunc(local, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`<>()[]\,;:"`, r) }):
 		return "", fmt.Errorf("%w: its local part has a character that is not allowed", ErrAddress)
 	}
-	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(domain, "."))
-	if again, wrong := idna.Lookup.ToASCII(ascii); wrong != nil || again != ascii {
-		err = ErrAddress // an address has one form
-	}
-	if err != nil || strings.Contains("."+ascii+".", "..") || !strings.Contains(ascii, ".") && ascii != "localhost" {
+	domain, ok = hostname.ParseDomain(domain)
+	if !ok {
 		return "", fmt.Errorf("%w: its domain is not a domain name", ErrAddress)
 	}
-	return strings.ToLower(local) + "@" + strings.ToLower(ascii), nil
+	return strings.ToLower(local) + "@" + domain, nil
 }
 
 // Domain returns the part of a parsed address behind the @.

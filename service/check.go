@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
@@ -106,7 +106,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 		e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Hosts: hosts(x), Outbound: s.outbound(x)}
 		e.Tokens = forTokens(x, e.Outbound)
 		if u, err := url.Parse(x.Cloud.Authority); err == nil && slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() }) {
-			e.Authority = hostPort(u)
+			e.Authority = hostname.Address(u)
 		}
 		for _, a := range l.accounts {
 			if a.entry.Name == x.Name {
@@ -120,7 +120,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 		if err != nil { // the sender has checked it
 			return err
 		}
-		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostPort(u), Outbound: t.Outbound})
+		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostname.Address(u), Outbound: t.Outbound})
 	}
 	in.Run(ctx, mailbox, device, tell)
 	return nil
@@ -142,18 +142,11 @@ func hosts(x config.Exchange) (list []string) {
 		}
 	}
 	for _, text := range urls {
-		if u, err := url.Parse(text); err == nil && text != "" && !slices.Contains(list, hostPort(u)) {
-			list = append(list, hostPort(u))
+		if u, err := url.Parse(text); err == nil && text != "" && !slices.Contains(list, hostname.Address(u)) {
+			list = append(list, hostname.Address(u))
 		}
 	}
 	return list
-}
-
-func hostPort(u *url.URL) string {
-	if u.Port() != "" {
-		return u.Host
-	}
-	return net.JoinHostPort(u.Hostname(), "443")
 }
 
 // readBook reads the state and changes nothing: a file that does not exist yet is not made, its folder has to take one; and what is

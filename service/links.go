@@ -22,6 +22,7 @@ import (
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
@@ -97,7 +98,7 @@ func host(u string) string {
 	if err != nil {
 		return ""
 	}
-	return parsed.Hostname()
+	return hostname.Of(parsed)
 }
 
 // links makes the ways out of c.
@@ -208,7 +209,7 @@ func scope(x config.Exchange) string {
 	if err != nil { // config has checked it
 		return ""
 	}
-	return "https://" + strings.TrimSuffix(strings.ToLower(u.Host), ":443") + "/.default"
+	return "https://" + strings.TrimSuffix(hostname.Address(u), ":443") + "/.default"
 }
 
 // topics are apns entries as push wants them.

@@ -1,0 +1,109 @@
+// Package hostname says what the name of a host is, and when two names are one: for the configuration, for where credentials may go, and
+// for what the proxy is passed by.
+package hostname
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"golang.org/x/net/idna"
+)
+
+const (
+	longest   = 253 // characters of a name: RFC 1035 section 2.3.4, less the length bytes at its ends
+	localhost = "localhost"
+)
+
+// Parse returns a host name or IP address in the one form in which hosts are compared and asked for: in lower case, without the dot of the
+// root, in ASCII (RFC 5891); an IPv4 address within IPv6 is one of IPv4. It reports false for what is no host. An underscore, which some
+// networks have in names of servers, is taken.
+func Parse(s string) (string, bool) {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return ip.Unmap().String(), ip.Zone() == ""
+	}
+	s = strings.ToLower(strings.TrimSuffix(s, "."))
+	if strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) {
+		ascii, err := idna.Lookup.ToASCII(s)
+		if err != nil {
+			return "", false
+		}
+		s = ascii
+	}
+	if s == "" || len(s) > longest || strings.Contains("."+s+".", "..") || strings.ContainsFunc(s, outside) {
+		return "", false
+	}
+	return s, true
+}
+
+// outside reports a character that no name has.
+func outside(r rune) bool {
+	return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '.' || r == '_')
+}
+
+// ParseDomain returns a domain of mail or of a tenant in the form of Parse: a name of DNS, which has no underscore, of two labels or more;
+// or localhost.
+func ParseDomain(s string) (string, bool) {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return "", false
+	}
+	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(s, "."))
+	if err != nil {
+		return "", false
+	}
+	// What becomes another name with a second look has no one form.
+	again, err := idna.Lookup.ToASCII(ascii)
+	if err != nil || again != ascii {
+		return "", false
+	}
+	name, ok := Parse(ascii)
+	return name, ok && (strings.Contains(name, ".") || name == localhost)
+}
+
+// Of returns the host of a URL in the form of Parse; empty where it has none.
+func Of(u *url.URL) string {
+	host, _ := Parse(u.Hostname())
+	return host
+}
+
+// Address returns host:port of an https or http URL, with the usual port where it names none; empty where it has no host.
+func Address(u *url.URL) string {
+	host := Of(u)
+	if host == "" {
+		return ""
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// IsPort reports whether s is the number of a port that can be connected to.
+func IsPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n != 0
+}
+
+// Within reports whether a host is a domain or below it; both in the form of Parse.
+func Within(host, domain string) bool { return host == domain || Below(host, domain) }
+
+// Below reports whether a host is below a domain, which it is not itself; both in the form of Parse.
+func Below(host, domain string) bool {
+	above, ok := strings.CutSuffix(host, "."+domain)
+	return ok && above != "" && domain != ""
+}
+
+// SameServer compares the names of two servers, without case: by their first label where one of them has no more.
+func SameServer(a, b string) bool {
+	a, b = strings.TrimSuffix(a, "."), strings.TrimSuffix(b, ".")
+	shortA, _, longA := strings.Cut(a, ".")
+	shortB, _, longB := strings.Cut(b, ".")
+	if longA && longB {
+		return strings.EqualFold(a, b)
+	}
+	return strings.EqualFold(shortA, shortB)
+}
