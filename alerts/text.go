@@ -262,7 +262,7 @@ func (c *cleaner) drops(r rune) bool {
 	case r == '\u200e', r == '\u200f', r == '\u061c': // directional marks shape the text around them
 		return false
 	case r >= tagSpace && r <= tagCancel: // the flags of England, Scotland, Wales; elsewhere hidden text
-		return c.previous != blackFlag && (c.previous < tagSpace || c.previous > tagCancel)
+		return c.previous != blackFlag && (c.previous < tagSpace || c.previous >= tagCancel)
 	case unicode.Is(unicode.M, r) && c.marks == maxMarks:
 		return true
 	case unicode.Is(unicode.Prepended_Concatenation_Mark, r): // of class Cf, but they show: signs around Arabic and Syriac numbers
