@@ -101,7 +101,7 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		{adminFile, []byte(rand.Text() + "\n")},
 		{configFile, text},
 	}
-	if s.org.hybrid() {
+	if s.options.Hybrid {
 		files = append(files, file{secretFile, []byte(s.ClientSecret + "\n")})
 	}
 	var errs []error

@@ -62,18 +62,17 @@ const manyRequests = 10_000
 
 // exchangeEntries describes the hosts.
 func (s *Server) exchangeEntries() []exchangeEntry {
-	first := s.org.hosts[0]
 	password := &passwordOf{s.Username, passwordFile}
 	account := listenerAccount{Name: "listener", Basic: password}
-	if !first.basic {
+	if auth := s.options.Auth; len(auth) > 0 && !slices.Contains(auth, AuthBasic) {
 		account = listenerAccount{Name: "listener", NTLM: password}
 	}
 	here := s.entry("simulator", account)
 	here.AutodiscoverURL = s.AutodiscoverURL
-	if first.gromox {
+	if s.options.Personality == Gromox {
 		here.PerConnection = 1
 	}
-	if !s.org.hybrid() {
+	if !s.options.Hybrid {
 		return []exchangeEntry{here}
 	}
 	here.Name = OnPremises

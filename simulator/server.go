@@ -17,20 +17,17 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
-)
 
-// Domain is the mail domain of the mailboxes that Start makes up. It is reserved (RFC 2606).
-const Domain = "contoso.example"
-
-// Bounds and defaults.
-const (
-	DefaultHeartbeat = 45 * time.Second // of a stream; what clients of real servers expect
-	DefaultAlertLog  = 100_000          // alerts kept, about 1 KiB each
+	"github.com/mailbell/mailbell/simulator/apns"
+	"github.com/mailbell/mailbell/simulator/control"
+	"github.com/mailbell/mailbell/simulator/entra"
+	"github.com/mailbell/mailbell/simulator/exchange"
+	"github.com/mailbell/mailbell/simulator/faults"
+	"github.com/mailbell/mailbell/simulator/internal/authority"
 )
 
 // Options of Start. The zero value is a simulator without a mailbox.
@@ -40,7 +37,7 @@ type Options struct {
 	Addresses []string // further mailboxes, on premises
 	// Hybrid starts two more hosts of Exchange, Online and Other. The mailboxes that are made up are dealt to the three in turn.
 	Hybrid    bool
-	Heartbeat time.Duration // 0: DefaultHeartbeat
+	Heartbeat time.Duration // 0: exchange.DefaultHeartbeat
 	// Personality is which Exchange it is like, on premises: empty, Exchange Server SE; or one of Personalities.
 	Personality string
 	// Servers is how many mailbox servers are on premises, EXCH01.contoso.example and so on; the mailboxes are dealt to them in
@@ -53,7 +50,7 @@ type Options struct {
 	ExtendedProtection bool
 
 	SchemaForm bool // stream answers as the schema has them (t:Notification, t:SubscriptionId); real servers send m:
-	AlertLog   int  // the newest alerts that are kept; 0: DefaultAlertLog, below 0: none
+	AlertLog   int  // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
 
 	// Logf tells what the simulator does, one line each; may be nil.
 	Logf func(format string, args ...any)
@@ -63,15 +60,6 @@ type Options struct {
 	// OnAlert sees every alert as it is recorded, one call at a time, before its answer is sent. May be nil.
 	OnAlert func(Alert)
 }
-
-// ErrNoMailbox is returned for an address that has no mailbox here.
-var ErrNoMailbox = errors.New("no such mailbox")
-
-// ErrMailboxExists is wrapped by the error for an address that is taken.
-var ErrMailboxExists = errors.New("has a mailbox already")
-
-// ErrNoItem is returned for an item id that its mailbox does not hold.
-var ErrNoItem = errors.New("no such item")
 
 // Server is a running simulator. Its fields are set by Start and only read afterwards.
 type Server struct {
@@ -103,11 +91,12 @@ type Server struct {
 	APITokenFile string // of the client with the role admin
 
 	logf   func(string, ...any)
-	faults *faults
-	org    *organisation
-	entra  *entra
-	pushes *apns
+	faults *faults.Registry
+	org    *exchange.Organisation
+	tenant *entra.Tenant
+	pushes *apns.Server
 
+	options    Options
 	secretEnds time.Time // ClientSecret
 
 	end      sync.Once
@@ -121,10 +110,9 @@ type Server struct {
 
 // Names and limits of what Start makes up.
 const (
-	topic        = "com.contoso.mail"
-	keyID        = "SIM1234567"
-	teamID       = "CONTOSO123"
-	listenerName = `CONTOSO\svc-bell`
+	topic  = "com.contoso.mail"
+	keyID  = "SIM1234567"
+	teamID = "CONTOSO123"
 
 	headerTime = 30 * time.Second // for the head of a request
 	idleTime   = 5 * time.Minute  // of a connection without one
@@ -137,19 +125,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Mailboxes < 0 || o.Mailboxes > maxMadeUp {
 		return nil, fmt.Errorf("simulator: %d mailboxes: must be 0 to %d", o.Mailboxes, maxMadeUp)
 	}
-	if !slices.Contains(Personalities(), o.Personality) {
-		return nil, fmt.Errorf("simulator: the personality %q: must be empty%s", o.Personality, strings.Join(Personalities(), ", "))
-	}
-	if o.Servers < 0 || o.Servers > maxServers {
-		return nil, fmt.Errorf("simulator: %d mailbox servers: must be 0 to %d", o.Servers, maxServers)
-	}
-	if i := slices.IndexFunc(o.Auth, func(way string) bool { return way != AuthBasic && way != AuthNTLM }); i >= 0 {
-		return nil, fmt.Errorf("simulator: the way to sign in %q: must be %s or %s", o.Auth[i], AuthBasic, AuthNTLM)
-	}
-	if o.Heartbeat <= 0 {
-		o.Heartbeat = DefaultHeartbeat
-	}
-	s := &Server{Username: listenerName, Password: rand.Text(), Topic: topic, KeyID: keyID, TeamID: teamID, logf: o.Logf}
+	s := &Server{Username: exchange.ListenerName, Password: rand.Text(), Topic: topic, KeyID: keyID, TeamID: teamID, logf: o.Logf, options: o}
 	if s.logf == nil {
 		s.logf = func(string, ...any) {}
 	}
@@ -163,37 +139,35 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 }
 
 func (s *Server) start(ctx context.Context, o Options) error {
-	ca, err := newCA()
+	ca, err := authority.New()
 	if err != nil {
 		return err
 	}
-	certificate, err := ca.issue()
+	certificate, err := ca.Issue()
 	if err != nil {
 		return err
 	}
-	pushKey, keyPEM, err := newPushKey()
-	if err != nil {
-		return err
-	}
-	s.CAPEM, s.APNsKeyPEM = ca.pem, keyPEM
+	s.CAPEM = ca.PEM
 
 	inner, stop := context.WithCancel(ctx)
 	s.stop, s.ended = stop, inner.Done()
-	s.faults = newFaults(s.faultChanged)
-	tokens := &tokenChecker{key: pushKey, keyID: keyID, team: teamID, issued: map[string]time.Time{}}
-	s.pushes = newAPNs(inner, s.faults, tokens, topic, newAlertLog(o.AlertLog, o.OnAlert), s.logf)
+	s.faults = faults.New(slices.Concat(exchange.Faults(), entra.Faults(), apns.Faults())...)
+	s.pushes, err = apns.New(inner, apns.Options{
+		Topic: topic, KeyID: keyID, TeamID: teamID, AlertLog: o.AlertLog, Faults: s.faults, Logf: s.logf, OnAlert: o.OnAlert,
+	})
+	if err != nil {
+		return err
+	}
+	s.APNsKeyPEM = s.pushes.KeyPEM()
 	if err := s.startEntra(inner, certificate); err != nil {
 		return err
 	}
 	if err := s.startHosts(inner, o, ca); err != nil {
 		return err
 	}
-	hosts := []string{OnPremises}
-	if o.Hybrid {
-		hosts = append(hosts, Online, Other)
-	}
+	hosts := s.org.Hosts()
 	for i := range o.Mailboxes {
-		if err := s.AddMailboxAt(fmt.Sprintf("user%04d@%s", i+1, Domain), hosts[i%len(hosts)]); err != nil {
+		if err := s.AddMailboxAt(fmt.Sprintf("user%04d@%s", i+1, Domain), hosts[i%len(hosts)].Name()); err != nil {
 			return err
 		}
 	}
@@ -209,17 +183,14 @@ func (s *Server) start(ctx context.Context, o Options) error {
 	}
 	s.APNsURL = "https://" + push.Addr().String()
 	s.closers = append(s.closers, push.Close)
-	s.running.Go(func() {
-		s.pushes.serve(tls.NewListener(push, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}}))
-		s.pushes.running.Wait()
-	})
+	s.running.Go(func() { s.pushes.Serve(push, certificate) })
 
 	smtpListener, err := s.listen(inner)
 	if err != nil {
 		return err
 	}
 	s.SMTPAddr = smtpListener.Addr().String()
-	mailServer := newSMTP(s.org)
+	mailServer := s.org.SMTP()
 	s.closers = append(s.closers, mailServer.Close, smtpListener.Close) // Close misses a listener that Serve has not seen yet
 	s.running.Go(func() {
 		if err := mailServer.Serve(smtpListener); err != nil && !errors.Is(err, smtp.ErrServerClosed) {
@@ -227,12 +198,13 @@ func (s *Server) start(ctx context.Context, o Options) error {
 		}
 	})
 
-	control, err := s.listen(inner)
+	l, err := s.listen(inner)
 	if err != nil {
 		return err
 	}
-	s.ControlURL = "http://" + control.Addr().String()
-	s.serveHTTP(control, &http.Server{Handler: s.control(), BaseContext: func(net.Listener) context.Context { return inner }})
+	s.ControlURL = "http://" + l.Addr().String()
+	calls := control.New(control.Parts{Mailboxes: s, Alerts: s, Faults: s, Counts: s, Tenant: s.tenant})
+	s.serveHTTP(l, &http.Server{Handler: calls, BaseContext: func(net.Listener) context.Context { return inner }})
 
 	context.AfterFunc(inner, s.shut)
 	if o.Dir == "" {
@@ -245,10 +217,10 @@ func (s *Server) start(ctx context.Context, o Options) error {
 func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) error {
 	s.ClientSecret, s.secretEnds = rand.Text(), time.Now().Add(secretLife).UTC()
 	var err error
-	s.entra, err = newEntra(entraOptions{
+	s.tenant, err = entra.New(entra.Options{
 		Domains: []string{Domain, RoutingDomain}, FullAccess: true, PublicClient: true, Consent: true,
-		Secrets: []entraSecret{{Value: s.ClientSecret, Expires: s.secretEnds}},
-		Users:   []entraUser{{Address: listenerAddress, Password: s.Password}},
+		Secrets: []entra.Secret{{Value: s.ClientSecret, Expires: s.secretEnds}},
+		Users:   []entra.User{{Address: exchange.ListenerAddress, Password: s.Password}},
 		Faults:  s.faults, Stop: ctx.Done(),
 	})
 	if err != nil {
@@ -258,10 +230,10 @@ func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) er
 	if err != nil {
 		return err
 	}
-	s.TenantID, s.ClientID = s.entra.tenant, s.entra.clientID
+	s.TenantID, s.ClientID = s.tenant.ID(), s.tenant.ClientID()
 	s.Authority = "https://" + l.Addr().String()
 	s.TokenURL = s.Authority + "/" + s.TenantID + "/oauth2/v2.0/token"
-	s.serveHTTP(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}}), &http.Server{Handler: s.entra})
+	s.serveHTTP(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}}), &http.Server{Handler: s.tenant})
 	return nil
 }
 
@@ -269,44 +241,47 @@ func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) er
 const secretLife = 180 * 24 * time.Hour
 
 // startHosts starts the hosts of Exchange.
-func (s *Server) startHosts(ctx context.Context, o Options, ca *authority) error {
-	s.org = &organisation{}
-	names := []string{OnPremises}
-	if o.Hybrid {
-		names = append(names, Online, Other)
+func (s *Server) startHosts(ctx context.Context, o Options, ca *authority.Authority) error {
+	var err error
+	s.org, err = exchange.New(exchange.Options{
+		Hybrid: o.Hybrid, Heartbeat: o.Heartbeat, Personality: o.Personality, Servers: o.Servers, Auth: o.Auth,
+		ExtendedProtection: o.ExtendedProtection, SchemaForm: o.SchemaForm,
+		Password: s.Password, Tokens: s.tenant, Faults: s.faults, Closing: ctx.Done(), Logf: s.logf, OnMessage: o.OnMessage,
+	})
+	if err != nil {
+		return err
 	}
-	for _, name := range names {
-		x := newHost(name, s.org, o, s.faults, ctx.Done())
-		l, err := s.listen(ctx)
-		if err != nil {
+	for _, host := range s.org.Hosts() {
+		if err := s.startHost(ctx, host, ca); err != nil {
 			return err
 		}
-		x.logf, x.tokens = s.logf, s.entra
-		x.password.Store(s.Password)
-		x.url = "https://" + l.Addr().String()
-		certificate, err := ca.issue()
-		if err != nil {
-			return err
-		}
-		switch ews := x.url + "/EWS/Exchange.asmx"; name {
-		case OnPremises:
-			s.EWSURL, s.AutodiscoverURL = ews, x.url+"/autodiscover/autodiscover.xml"
-		case Online:
-			s.OnlineURL, s.OnlineAutodiscoverURL = ews, x.url
-			s.entra.addResource(x.url)
-		case Other:
-			s.OtherURL, s.OtherUsername = ews, listenerAddress
-		}
-		if name == OnPremises && len(o.Auth) > 0 {
-			if err := x.takeSignIns(o, certificate); err != nil {
-				return err
-			}
-		}
-		var http1 http.Protocols
-		http1.SetHTTP1(true)
-		s.serveHTTP(tls.NewListener(awayListener{l, x}, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}}),
-			&http.Server{Handler: x, ConnContext: withConn, ConnState: x.track, Protocols: &http1})
 	}
+	return nil
+}
+
+func (s *Server) startHost(ctx context.Context, host *exchange.Host, ca *authority.Authority) error {
+	certificate, err := ca.Issue()
+	if err != nil {
+		return err
+	}
+	l, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	server, secure, err := host.Listen(l, certificate)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	switch host.Name() {
+	case OnPremises:
+		s.EWSURL, s.AutodiscoverURL = host.EWSURL(), host.AutodiscoverURL()
+	case Online:
+		s.OnlineURL, s.OnlineAutodiscoverURL = host.EWSURL(), host.URL()
+		s.tenant.AddResource(host.URL())
+	case Other:
+		s.OtherURL, s.OtherUsername = host.EWSURL(), exchange.ListenerAddress
+	}
+	s.serveHTTP(secure, server)
 	return nil
 }
 
@@ -357,7 +332,7 @@ func (w logWriter) Write(p []byte) (int, error) {
 func (s *Server) shut() {
 	s.end.Do(func() {
 		s.stop()
-		s.faults.close()
+		s.faults.Close()
 		var errs []error
 		for _, c := range s.closers {
 			if err := c(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -377,189 +352,9 @@ func (s *Server) Close() error {
 	return s.failed
 }
 
-// faultChanged looks at what waited for a fault to end.
-func (s *Server) faultChanged(name string) {
-	switch name {
-	case streamSilent:
-		for _, x := range s.org.hosts {
-			x.wakeStreams()
-		}
-	case eventsReordered:
-		for _, x := range s.org.hosts {
-			x.releaseEvents()
-		}
-	case apnsStall:
-		s.pushes.resume()
-	case apnsDead:
-		s.pushes.bury()
-	case apnsStreams:
-		s.pushes.tellLimit()
-	}
-}
-
 // RootCAs is a pool that trusts this simulator and nothing else.
 func (s *Server) RootCAs() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(s.CAPEM)
 	return pool
-}
-
-// Mailboxes lists the primary addresses on all hosts, sorted.
-func (s *Server) Mailboxes() []string { return s.org.list() }
-
-// Mailbox says where a mailbox lives. The error is ErrNoMailbox.
-func (s *Server) Mailbox(address string) (Mailbox, error) { return s.org.mailbox(address) }
-
-// AddMailbox makes a mailbox, on premises. The error wraps ErrMailboxExists, or says that the address is none.
-func (s *Server) AddMailbox(address string) error { return s.AddMailboxAt(address, OnPremises) }
-
-// AddMailboxAt makes a mailbox on a host. The error wraps ErrNoHost or ErrMailboxExists, or says that the address is none. Its
-// user has an account in Entra ID too, with Password.
-func (s *Server) AddMailboxAt(address, host string) error {
-	if err := s.org.addMailbox(address, host); err != nil {
-		return err
-	}
-	s.entra.setUser(entraUser{Address: address, Password: s.Password})
-	return nil
-}
-
-// RemoveMailbox removes a mailbox with everything in it and its subscriptions. The error is ErrNoMailbox.
-func (s *Server) RemoveMailbox(address string) error { return s.org.removeMailbox(address) }
-
-// AddAlias gives a mailbox a further address: for delivery, for Autodiscover, which answers with the primary one, and for
-// impersonation by SmtpAddress, but not by PrimarySmtpAddress. The error is ErrNoMailbox, wraps ErrMailboxExists, or says that
-// the alias is no address.
-func (s *Server) AddAlias(alias, address string) error { return s.org.addAlias(alias, address) }
-
-// Rename gives a mailbox another primary address; the one that it had stays as an alias. The error is ErrNoMailbox, wraps
-// ErrMailboxExists, or says that the address is none.
-func (s *Server) Rename(address, primary string) error {
-	if err := s.org.rename(address, primary); err != nil {
-		return err
-	}
-	s.entra.setUser(entraUser{Address: primary, Password: s.Password})
-	return nil
-}
-
-// SetPassword changes the password that every host takes with a user name, as an administrator of the directory does.
-func (s *Server) SetPassword(password string) {
-	for _, x := range s.org.hosts {
-		x.password.Store(password)
-	}
-}
-
-// Move brings a mailbox to another host: its messages are there at the same received times under new item ids, what arrives
-// from now on is delivered there, its subscriptions end. The old host knows the mailbox no more. One that lives there already
-// stays as it is. The error is ErrNoMailbox or wraps ErrNoHost.
-func (s *Server) Move(address, host string) error { return s.org.move(address, host) }
-
-// MoveServer brings a mailbox to another mailbox server of its host, by the server's short or full name: its subscriptions end,
-// its item ids stay. The error is ErrNoMailbox or wraps ErrNoServer.
-func (s *Server) MoveServer(address, server string) error { return s.org.moveServer(address, server) }
-
-// Deliver puts a message (RFC 5322) into an Inbox, as at the given time; the zero time is now. The message is kept and must not
-// be changed afterwards. The error is ErrNoMailbox, or says that the message is too large.
-func (s *Server) Deliver(to string, received time.Time, rfc5322 []byte) (itemID string, err error) {
-	return s.org.deliver(to, received, rfc5322)
-}
-
-// Delete removes an item for good. The error is ErrNoMailbox or ErrNoItem.
-func (s *Server) Delete(to, itemID string) error {
-	return s.org.at(to, func(x *exchange) error { return x.deleteItem(to, itemID) })
-}
-
-// MoveItem moves an item to the Archive folder (away), or back to the Inbox, and returns its new id.
-func (s *Server) MoveItem(to, itemID string, away bool) (newID string, err error) {
-	folder := inbox
-	if away {
-		folder = archive
-	}
-	err = s.org.at(to, func(x *exchange) error {
-		newID, err = x.moveItem(to, itemID, folder)
-		return err
-	})
-	return newID, err
-}
-
-// MarkRead marks an item as read or unread.
-func (s *Server) MarkRead(to, itemID string, read bool) error {
-	return s.org.at(to, func(x *exchange) error { return x.markRead(to, itemID, read) })
-}
-
-// Unregister has APNs answer 410 Unregistered for a device token, with the time since when; the zero time ends that.
-func (s *Server) Unregister(token string, since time.Time) {
-	s.pushes.mu.Lock()
-	defer s.pushes.mu.Unlock()
-	if since.IsZero() {
-		delete(s.pushes.unregistered, strings.ToLower(token))
-		return
-	}
-	s.pushes.unregistered[strings.ToLower(token)] = since
-}
-
-// Counts is what has happened, and what is open.
-type Counts struct {
-	Requests       map[string]int `json:"requests"`        // ever, by EWS operation, and Autodiscover, GetUserSettings, AutodiscoverV2
-	Unauthorized   int            `json:"unauthorized"`    // answers 401, ever
-	OpenStreams    int            `json:"open_streams"`    // GetStreamingEvents
-	Subscriptions  int            `json:"subscriptions"`   // alive
-	Tokens         int            `json:"tokens"`          // issued by the token service, ever
-	TokensRefused  int            `json:"tokens_refused"`  // requests that it answered with an error
-	APNsOpen       int            `json:"apns_open"`       // connections
-	APNsEver       int            `json:"apns_ever"`       // connections
-	RefusedStreams int            `json:"refused_streams"` // of APNs, over its limit
-	Accepted       int            `json:"accepted"`        // alerts
-	Refused        int            `json:"refused"`         // alerts
-}
-
-// Counts counts, on all hosts of Exchange.
-func (s *Server) Counts() Counts { return s.counts(s.org.hosts...) }
-
-// CountsAt counts, but of the hosts of Exchange only on the one of that name. The error wraps ErrNoHost.
-func (s *Server) CountsAt(host string) (Counts, error) {
-	x := s.org.host(host)
-	if x == nil {
-		return Counts{}, fmt.Errorf("%q: %w", host, ErrNoHost)
-	}
-	return s.counts(x), nil
-}
-
-func (s *Server) counts(hosts ...*exchange) Counts {
-	c := Counts{Requests: map[string]int{}}
-	for _, x := range hosts {
-		x.mu.Lock()
-		for operation, n := range x.requests {
-			c.Requests[operation] += n
-		}
-		c.Unauthorized += x.refused
-		c.OpenStreams += len(x.streams)
-		c.Subscriptions += len(x.subs)
-		x.mu.Unlock()
-	}
-	tokens := s.entra.count()
-	c.Tokens, c.TokensRefused = tokens.Issued, tokens.Refused
-	s.pushes.mu.Lock()
-	c.APNsOpen, c.APNsEver, c.RefusedStreams = len(s.pushes.conns), s.pushes.connections, s.pushes.refused
-	s.pushes.mu.Unlock()
-	c.Accepted, c.Refused = s.pushes.log.counts()
-	return c
-}
-
-// Subscriptions counts those of a mailbox: all that are alive, and how many of them a stream is open on.
-func (s *Server) Subscriptions(address string) (alive, heard int) {
-	s.org.mu.RLock()
-	defer s.org.mu.RUnlock()
-	x, primary := s.org.home(address)
-	if x == nil {
-		return 0, 0
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	b := x.boxes[primary]
-	for _, sub := range b.subs {
-		if sub.stream != nil {
-			heard++
-		}
-	}
-	return len(b.subs), heard
 }

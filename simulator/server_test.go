@@ -1,13 +1,12 @@
 package simulator
 
 import (
-	"bufio"
+	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/smtp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,125 +14,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"go.uber.org/goleak"
 )
-
-func TestSMTPDeliversToKnownMailboxesOnly(t *testing.T) {
-	s, a, b := pair(t)
-	if err := smtp.SendMail(s.SMTPAddr, nil, "x@partner.example", []string{a.mailbox, strings.ToUpper(b.mailbox)}, testMail("by SMTP")); err != nil {
-		t.Fatal(err)
-	}
-	a.must(findItem(0, 1, "Descending"), "<t:Subject>by SMTP</t:Subject>")
-	b.must(findItem(0, 1, "Descending"), "<t:Subject>by SMTP</t:Subject>")
-	if err := smtp.SendMail(s.SMTPAddr, nil, "x@partner.example", []string{"nobody@contoso.example"}, testMail("x")); err == nil || !strings.HasPrefix(err.Error(), "550") {
-		t.Errorf("an unknown mailbox: %v", err)
-	}
-}
-
-// control calls the control API.
-func control(t *testing.T, s *Server, method, path, body string, header ...string) (int, string) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, s.ControlURL+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(header); i += 2 {
-		if r.Header.Set(header[i], header[i+1]); header[i] == "Host" {
-			r.Host = header[i+1]
-		}
-	}
-	tr := &http.Transport{}
-	defer tr.CloseIdleConnections()
-	resp, err := tr.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if kind := resp.Header.Get("Content-Type"); resp.StatusCode >= 400 && kind != "application/problem+json" {
-		t.Errorf("%s %s: %d as %q", method, path, resp.StatusCode, kind)
-	}
-	return resp.StatusCode, string(text)
-}
-
-func TestControlAPI(t *testing.T) {
-	s, a, _ := pair(t)
-	for _, step := range []struct {
-		method, path, body string
-		status             int
-		want               string
-	}{
-		{"POST", "/messages?to=" + a.mailbox + "&received=2026-11-22T09:00:00Z", "Subject: x\r\n\r\n", 200, `{"item_id":"AAMk`},
-		{"POST", "/messages?to=nobody@contoso.example", "Subject: x\r\n\r\n", 404, `"field":"to"`},
-		{"POST", "/messages", "", 404, `"field":"to"`},
-		{"POST", "/messages?to=" + a.mailbox + "&received=now", "", 400, `"field":"received"`},
-		{"POST", "/messages?to=" + a.mailbox + "&recieved=x", "", 400, `"field":"recieved"`},
-		{"GET", "/alerts", "", 200, ""},
-		{"GET", "/alerts?after=-1", "", 400, `"field":"after"`},
-		{"GET", "/alerts?wait=61", "", 400, `"field":"wait"`},
-		{"GET", "/alerts?wait=NaN", "", 400, `"field":"wait"`},
-		{"GET", "/alerts?after=0&wait=0.01", "", 200, ""},
-		{"GET", "/faults", "", 200, `"name":"stream_fin","text":"`},
-		{"PUT", "/faults/events_dropped", `{"mailbox":"` + a.mailbox + `","share":0.5,"count":3}`, 204, ""},
-		{"GET", "/faults", "", 200, `"set":{"mailbox":"` + a.mailbox + `","share":0.5,"count":3}`},
-		{"DELETE", "/faults/events_dropped", "", 204, ""},
-		{"DELETE", "/faults/events_dropped", "", 204, ""},
-		{"PUT", "/faults/stream_rst", "", 204, ""},
-		{"PUT", "/faults/stream_rst", `{"share":2}`, 422, `"field":"share"`},
-		{"PUT", "/faults/stream_rst", `{"token":"a"}`, 422, `"field":"token"`},
-		{"PUT", "/faults/stream_rst", `{"mailboxes":1}`, 400, "unknown field"},
-		{"PUT", "/faults/stream_rst", `{} {}`, 400, "behind"},
-		{"PUT", "/faults/stream_rst", `[]`, 400, "object"},
-		{"PUT", "/faults/nope", "", 404, "stream_fin"},
-		{"DELETE", "/faults/nope", "", 404, "stream_fin"},
-		{"POST", "/mailboxes/new@contoso.example", "", 201, ""},
-		{"POST", "/mailboxes/new@contoso.example", "", 409, "already"},
-		{"POST", "/mailboxes/new@contoso.example?alias=also@contoso.example", "", 200, `"aliases":["also@contoso.example"]`},
-		{"POST", "/mailboxes/new@contoso.example?alias=also@contoso.example", "", 409, `"field":"alias"`},
-		{"POST", "/mailboxes/new@contoso.example?alias=also", "", 422, `"field":"alias"`},
-		{"POST", "/mailboxes/nobody@contoso.example?alias=x@contoso.example", "", 404, `"field":"address"`},
-		{"POST", "/mailboxes/nobody@contoso.example?host=onpremises", "", 201, `"host":"onpremises","server":"exch01.contoso.example"`},
-		{"POST", "/mailboxes/nobody@contoso.example?host=onpremises", "", 200, `"host":"onpremises"`},
-		{"POST", "/mailboxes/nobody@contoso.example?host=online", "", 422, `"field":"host"`},
-		{"POST", "/mailboxes/nobody@contoso.example?host=online&server=x", "", 400, "one of"},
-		{"POST", "/mailboxes/nobody@contoso.example?hosts=online", "", 400, `"field":"hosts"`},
-		{"POST", "/mailboxes/nobody@contoso.example?server=exch01", "", 200, `"server":"exch01.contoso.example"`},
-		{"POST", "/mailboxes/nobody@contoso.example?server=exch02", "", 422, `"field":"server"`},
-		{"POST", "/mailboxes/nobody@contoso.example?primary=somebody@contoso.example", "", 200, `{"address":"somebody@contoso.example","aliases":["nobody@contoso.example"]`},
-		{"GET", "/mailboxes/nobody@contoso.example", "", 200, `{"address":"somebody@contoso.example"`},
-		{"DELETE", "/mailboxes/somebody@contoso.example", "", 204, ""},
-		{"GET", "/mailboxes/nobody@contoso.example", "", 404, `"field":"address"`},
-		{"POST", "/mailboxes/new", "", 422, "not a mail address"},
-		{"GET", "/mailboxes", "", 200, "new@contoso.example"},
-		{"DELETE", "/mailboxes/new@contoso.example", "", 204, ""},
-		{"DELETE", "/mailboxes/new@contoso.example", "", 404, "address"},
-		{"GET", "/counts", "", 200, `"open_streams":0`},
-		{"GET", "/counts?host=onpremises", "", 200, `"open_streams":0`},
-		{"GET", "/counts?host=online", "", 422, `"field":"host"`},
-		{"GET", "/entra", "", 200, s.ClientID},
-		{"GET", "/nope", "", 404, "POST /messages"},
-	} {
-		if status, text := control(t, s, step.method, step.path, step.body); status != step.status || !strings.Contains(text, step.want) {
-			t.Errorf("%s %s %s: %d %s", step.method, step.path, step.body, status, text)
-		}
-	}
-	goodPush(t, s).send(t, s, pushClient(t, s))
-	_, text := control(t, s, "GET", "/alerts?after=0", "")
-	var a1 map[string]any
-	if err := json.Unmarshal([]byte(text), &a1); err != nil || a1["n"] != 1.0 || a1["token"] != deviceToken || a1["status"] != 200.0 || a1["payload"] == nil || a1["headers"] == nil || a1["at"] == nil {
-		t.Errorf("an alert is told as %s, %v", text, err)
-	}
-	if _, text := control(t, s, "GET", "/alerts?after=1", ""); text != "" {
-		t.Errorf("after the last: %s", text)
-	}
-	for _, header := range [][]string{{"Origin", "https://evil.example"}, {"Host", "evil.example"}} {
-		if status, _ := control(t, s, "GET", "/alerts", "", header...); status != 403 {
-			t.Errorf("%v: %d", header, status)
-		}
-	}
-}
 
 func TestDirHasEverythingThatTheServiceNeedsAndNobodyElseMayReadIt(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
@@ -245,58 +127,83 @@ func TestStartRefusesWhatItCannotDo(t *testing.T) {
 	}
 }
 
-func TestDeliveryNamesWhatIsWrong(t *testing.T) {
-	s, a, _ := pair(t)
-	if _, err := s.Deliver("nobody@contoso.example", time.Time{}, nil); !errors.Is(err, ErrNoMailbox) {
-		t.Errorf("%v", err)
-	}
-	if _, err := s.Deliver(a.mailbox, time.Time{}, make([]byte, maxMessage+1)); err == nil {
-		t.Error("a message over the limit is taken")
-	}
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestThousandsOfMailboxesAreHeardAtOnce(t *testing.T) {
-	const mailboxes, each = 2000, 3
-	s, err := Start(t.Context(), Options{Mailboxes: mailboxes}) // not validated: it is many
+// start runs a simulator for one test.
+func start(t *testing.T, o Options) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	var ids []string
-	c := newClient(t, s, "")
-	for _, address := range s.Mailboxes() {
-		c.mailbox = address
-		ids = append(ids, c.subscribe(subscribeNewMail))
-	}
-	heard := make(chan int, mailboxes)
-	for at := 0; at < len(ids); at += maxIDs {
-		c.mailbox = s.Mailboxes()[at]
-		o := c.stream(ids[at : at+maxIDs]...)
-		go func() {
-			r := bufio.NewReaderSize(o.resp.Body, 1<<16)
-			for n := 0; n < maxIDs*each; {
-				line, err := r.ReadString('>')
-				if err != nil {
-					break
-				}
-				if line == "<t:NewMailEvent>" {
-					n++
-					heard <- 1
-				}
-			}
-		}()
-	}
-	for range each {
-		for _, address := range s.Mailboxes() {
-			deliver(t, s, address, "x")
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
 		}
+	})
+	return s
+}
+
+// ews sends a call on a mailbox.
+func ews(t *testing.T, s *Server, client *http.Client, mailbox, body string) *http.Response {
+	t.Helper()
+	const types, messages = "http://schemas.microsoft.com/exchange/services/2006/types", "http://schemas.microsoft.com/exchange/services/2006/messages"
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.EWSURL, strings.NewReader(
+		`<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" xmlns:t="`+types+`" xmlns:m="`+messages+`"><s:Header>`+
+			`<t:RequestServerVersion Version="Exchange2013_SP1"/><t:ExchangeImpersonation><t:ConnectingSID><t:PrimarySmtpAddress>`+mailbox+
+			`</t:PrimarySmtpAddress></t:ConnectingSID></t:ExchangeImpersonation></s:Header><s:Body>`+body+`</s:Body></s:Envelope>`))
+	if err != nil {
+		t.Fatal(err)
 	}
-	deadline := time.After(soon)
-	for n := range mailboxes * each {
-		select {
-		case <-heard:
-		case <-deadline:
-			t.Fatalf("%d of %d events within %v", n, mailboxes*each, soon)
-		}
+	r.SetBasicAuth(s.Username, s.Password)
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func TestCloseEndsOpenStreams(t *testing.T) {
+	s, err := Start(t.Context(), Options{Mailboxes: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.RootCAs()}}
+	defer tr.CloseIdleConnections()
+	client, mailbox := &http.Client{Transport: tr}, s.Mailboxes()[0]
+	resp := ews(t, s, client, mailbox, `<m:Subscribe><m:StreamingSubscriptionRequest SubscribeToAllFolders="true"><t:EventTypes>`+
+		`<t:EventType>NewMailEvent</t:EventType></t:EventTypes></m:StreamingSubscriptionRequest></m:Subscribe>`)
+	answer, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(answer), "<m:SubscriptionId>")
+	id, _, found := strings.Cut(rest, "</m:SubscriptionId>")
+	if !found {
+		t.Fatalf("no subscription: %s", answer)
+	}
+	resp = ews(t, s, client, mailbox, `<m:GetStreamingEvents><m:SubscriptionIds><t:SubscriptionId>`+id+
+		`</t:SubscriptionId></m:SubscriptionIds><m:ConnectionTimeout>30</m:ConnectionTimeout></m:GetStreamingEvents>`)
+	defer resp.Body.Close()
+	if n := s.Counts().OpenStreams; resp.StatusCode != http.StatusOK || n != 1 {
+		t.Fatalf("%d streams are open, status %d", n, resp.StatusCode)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if told, _ := io.ReadAll(resp.Body); strings.Contains(string(told), ">Closed<") { // cut off, or at its end
+		t.Errorf("the stream ends as if its time were over: %s", told)
+	}
+	if c, err := net.Dial("tcp", s.SMTPAddr); err == nil {
+		c.Close()
+		t.Error("something still listens")
+	}
+}
+
+func TestConfigurationSignsInAsTheServerAsksFor(t *testing.T) {
+	s := start(t, Options{Auth: []string{AuthNTLM}})
+	if e := s.exchangeEntries()[0].ListenerAccounts[0]; e.Basic != nil || e.NTLM.Username != s.Username {
+		t.Errorf("the configuration has the account %+v", e)
 	}
 }

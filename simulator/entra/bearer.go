@@ -1,0 +1,104 @@
+package entra
+
+// What Exchange Online says to an access token: the checks of [MS-XOAUTH], with headers as real servers send them.
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Bearer is what a valid access token says.
+type Bearer struct {
+	App       string   // its client id
+	Delegated bool     // for a user, not app-only
+	User      string   // the address, of a delegated one
+	Roles     []string // of an app-only one
+}
+
+// Refusal is what Exchange Online answers to a request whose token is missing or does not do. There is no body.
+type Refusal struct {
+	Status int // 401; 403 where the token is good, but grants nothing here
+	Header http.Header
+}
+
+// Write answers it.
+func (b *Refusal) Write(w http.ResponseWriter) {
+	maps.Copy(w.Header(), b.Header)
+	w.WriteHeader(b.Status)
+}
+
+// diagnostics is why a token is refused: the header x-ms-diagnostics, without which one cannot tell.
+type diagnostics struct {
+	code             string
+	reason, category string
+}
+
+// Reasons of Exchange. Those for a bad signature, audience and form are as public captures have them.
+var (
+	badSignature  = diagnostics{"2000000", "The token has an invalid signature.", "invalid_signature"}
+	unreadable    = diagnostics{"2000001", "OAuth token submitted with the request cannot be parsed.", "invalid_token"}
+	tokenRevoked  = diagnostics{"2000001", "The token has been revoked.", "invalid_token"}
+	tokenTooOld   = diagnostics{"2000002", "The token has expired.", "token_expired"}
+	tokenTooYoung = diagnostics{"2000002", "The token is not yet valid.", "token_expired"}
+	nothingHere   = diagnostics{"2000008", "The token contains not enough scope to make this call.", "invalid_grant"}
+)
+
+func wrongAudience(audience string) diagnostics {
+	return diagnostics{"2000003", "The audience claim value is invalid '" + audience + "'.", "invalid_resource"}
+}
+
+// challenge is what Exchange Online asks for. It names Basic too, which it refuses: a client must not fall for that.
+const challenge = `Bearer client_id="` + exchangeAppID + `", trusted_issuers="00000001-0000-0000-c000-000000000000@*", ` +
+	`token_types="app_asserted_user_v1 service_asserted_app_v1", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize"`
+
+// refuseBearer is an answer 401 because of a token.
+func refuseBearer(d diagnostics) *Refusal {
+	return &Refusal{http.StatusUnauthorized, http.Header{
+		"Www-Authenticate": {challenge + `, error="invalid_token"`, `Basic Realm=""`},
+		"X-Ms-Diagnostics": {d.String()},
+	}}
+}
+
+func (d diagnostics) String() string {
+	return d.code + `;reason="` + d.reason + `";error_category="` + d.category + `"`
+}
+
+// Check looks at the access token of a request to Exchange, whose host goes by the name audience; any other name of Exchange
+// Online does as well.
+func (e *Tenant) Check(r *http.Request, audience string, now time.Time) (Bearer, *Refusal) {
+	scheme, token, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return Bearer{}, &Refusal{http.StatusUnauthorized, http.Header{"Www-Authenticate": {challenge, `Basic Realm=""`}}}
+	}
+	t, ok := parseJWS(strings.TrimSpace(token))
+	var c accessClaims
+	if !ok || json.Unmarshal(t.claims, &c) != nil {
+		return Bearer{}, refuseBearer(unreadable)
+	}
+	if !t.verify(&e.key.PublicKey) {
+		return Bearer{}, refuseBearer(badSignature)
+	}
+	generation, ok := tokenGeneration(c.ID)
+	e.mu.Lock()
+	current := e.generation
+	e.mu.Unlock()
+	resource := e.resourceOf(c.Audience)
+	switch {
+	case !ok: // an ID token, which is nobody's key
+		return Bearer{}, refuseBearer(unreadable)
+	case now.Unix() >= c.Until:
+		return Bearer{}, refuseBearer(tokenTooOld)
+	case now.Add(clockLeeway).Unix() < c.From:
+		return Bearer{}, refuseBearer(tokenTooYoung)
+	case resource == "" || resource != e.resourceOf(audience):
+		return Bearer{}, refuseBearer(wrongAudience(c.Audience))
+	case generation != current:
+		return Bearer{}, refuseBearer(tokenRevoked)
+	case len(c.Roles) == 0 && c.Scopes == "":
+		return Bearer{}, &Refusal{http.StatusForbidden, http.Header{"X-Ms-Diagnostics": {nothingHere.String()}}}
+	}
+	return Bearer{App: c.AppID, Delegated: c.Scopes != "", User: c.UPN, Roles: c.Roles}, nil
+}

@@ -1,0 +1,16 @@
+// Package answer writes what the servers of a simulator answer in JSON.
+package answer
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// JSON answers with a status and v, in which <, > and & stand as they are.
+func JSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.Encode(v)
+}

@@ -1,0 +1,180 @@
+package simulator
+
+// The parts of a simulator, as tests and programs reach them by its Server.
+
+import (
+	"context"
+	"time"
+
+	"github.com/mailbell/mailbell/simulator/apns"
+	"github.com/mailbell/mailbell/simulator/control"
+	"github.com/mailbell/mailbell/simulator/entra"
+	"github.com/mailbell/mailbell/simulator/exchange"
+	"github.com/mailbell/mailbell/simulator/faults"
+)
+
+// Alert is a request to APNs as it was taken or refused.
+type Alert = apns.Alert
+
+// Fault says whom a fault meets and how often.
+type Fault = faults.Fault
+
+// Redirect is an answer of Autodiscover that points elsewhere.
+type Redirect = exchange.Redirect
+
+// Domain is the mail domain of the mailboxes that Start makes up; by RoutingDomain Exchange Online is reached whatever the mail
+// domain's DNS says.
+const (
+	Domain        = exchange.Domain
+	RoutingDomain = exchange.RoutingDomain
+)
+
+// The hosts of Exchange. Without Options.Hybrid there is only OnPremises.
+const (
+	OnPremises = exchange.OnPremises
+	Online     = exchange.Online
+	Other      = exchange.Other
+)
+
+// Ways to sign in to the Exchange on premises, as in Options.Auth.
+const (
+	AuthBasic = exchange.AuthBasic
+	AuthNTLM  = exchange.AuthNTLM
+)
+
+// What Options.Personality takes beside empty, which is Exchange Server SE.
+const (
+	Gromox       = exchange.Gromox
+	Exchange2010 = exchange.Exchange2010
+	Exchange2007 = exchange.Exchange2007
+)
+
+// Personalities lists what Options.Personality takes.
+func Personalities() []string { return exchange.Personalities() }
+
+// Mailboxes lists the primary addresses on all hosts, sorted.
+func (s *Server) Mailboxes() []string { return s.org.Mailboxes() }
+
+// Mailbox says where a mailbox lives. The error is exchange.ErrNoMailbox.
+func (s *Server) Mailbox(address string) (exchange.Mailbox, error) { return s.org.Mailbox(address) }
+
+// AddMailbox makes a mailbox, on premises. The error wraps exchange.ErrMailboxExists, or says that the address is none.
+func (s *Server) AddMailbox(address string) error { return s.AddMailboxAt(address, OnPremises) }
+
+// AddMailboxAt makes a mailbox on a host. The error wraps exchange.ErrNoHost or exchange.ErrMailboxExists, or says that
+// the address is none. Its user has an account in Entra ID too, with Password.
+func (s *Server) AddMailboxAt(address, host string) error {
+	if err := s.org.AddMailbox(address, host); err != nil {
+		return err
+	}
+	s.tenant.SetUser(entra.User{Address: address, Password: s.Password})
+	return nil
+}
+
+// RemoveMailbox removes a mailbox with everything in it and its subscriptions. The error is exchange.ErrNoMailbox.
+func (s *Server) RemoveMailbox(address string) error { return s.org.RemoveMailbox(address) }
+
+// AddAlias gives a mailbox a further address: for delivery, for Autodiscover, which answers with the primary one, and for
+// impersonation by SmtpAddress, but not by PrimarySmtpAddress. The error is exchange.ErrNoMailbox, wraps
+// exchange.ErrMailboxExists, or says that the alias is no address.
+func (s *Server) AddAlias(alias, address string) error { return s.org.AddAlias(alias, address) }
+
+// Rename gives a mailbox another primary address; the one that it had stays as an alias. The error is exchange.ErrNoMailbox, wraps
+// exchange.ErrMailboxExists, or says that the address is none.
+func (s *Server) Rename(address, primary string) error {
+	if err := s.org.Rename(address, primary); err != nil {
+		return err
+	}
+	s.tenant.SetUser(entra.User{Address: primary, Password: s.Password})
+	return nil
+}
+
+// SetPassword changes the password that every host takes with a user name, as an administrator of the directory does.
+func (s *Server) SetPassword(password string) { s.org.SetPassword(password) }
+
+// Move brings a mailbox to another host: its messages are there at the same received times under new item ids, what arrives
+// from now on is delivered there, its subscriptions end. The old host knows the mailbox no more. One that lives there already
+// stays as it is. The error is exchange.ErrNoMailbox or wraps exchange.ErrNoHost.
+func (s *Server) Move(address, host string) error { return s.org.Move(address, host) }
+
+// MoveServer brings a mailbox to another mailbox server of its host, by the server's short or full name: its subscriptions end,
+// its item ids stay. The error is exchange.ErrNoMailbox or wraps exchange.ErrNoServer.
+func (s *Server) MoveServer(address, server string) error { return s.org.MoveServer(address, server) }
+
+// Deliver puts a message (RFC 5322) into an Inbox, as at the given time; the zero time is now. The message is kept and must not
+// be changed afterwards. The error is exchange.ErrNoMailbox, or says that the message is too large.
+func (s *Server) Deliver(to string, received time.Time, rfc5322 []byte) (itemID string, err error) {
+	return s.org.Deliver(to, received, rfc5322)
+}
+
+// Delete removes an item for good. The error is exchange.ErrNoMailbox or exchange.ErrNoItem.
+func (s *Server) Delete(to, itemID string) error {
+	return s.org.Delete(to, itemID)
+}
+
+// MoveItem moves an item to the Archive folder (away), or back to the Inbox, and returns its new id.
+func (s *Server) MoveItem(to, itemID string, away bool) (newID string, err error) {
+	return s.org.MoveItem(to, itemID, away)
+}
+
+// MarkRead marks an item as read or unread.
+func (s *Server) MarkRead(to, itemID string, read bool) error {
+	return s.org.MarkRead(to, itemID, read)
+}
+
+// Unregister has APNs answer 410 Unregistered for a device token, with the time since when; the zero time ends that.
+func (s *Server) Unregister(token string, since time.Time) { s.pushes.Unregister(token, since) }
+
+// SetRedirect has Autodiscover on premises answer for an address with a redirect; the zero Redirect ends that. The address
+// needs no mailbox here.
+func (s *Server) SetRedirect(address string, to Redirect) { s.org.SetRedirect(address, to) }
+
+// Subscriptions counts those of a mailbox: all that are alive, and how many of them a stream is open on.
+func (s *Server) Subscriptions(address string) (alive, heard int) {
+	return s.org.Subscriptions(address)
+}
+
+// Alerts returns the kept alerts with a number above after, refused ones too.
+func (s *Server) Alerts(after int) []Alert { return s.pushes.Alerts(after) }
+
+// WaitAlerts waits until there is an alert with a number above after, and returns all of them. The error is the context's.
+func (s *Server) WaitAlerts(ctx context.Context, after int) ([]Alert, error) {
+	return s.pushes.WaitAlerts(ctx, after)
+}
+
+// SetFault sets a fault, in place of an earlier one of that name, or does it at once where the table says so. A mistake is
+// a *faults.Error.
+func (s *Server) SetFault(name string, f Fault) error {
+	if err := s.faults.Set(name, f); err != nil {
+		return err
+	}
+	s.logf("fault %s", name)
+	return nil
+}
+
+// ClearFault ends a fault. One that is not set is no mistake, an unknown name is a *faults.Error.
+func (s *Server) ClearFault(name string) error { return s.faults.Clear(name) }
+
+// Faults lists every fault, with a sentence each, and how it is set.
+func (s *Server) Faults() []faults.Info { return s.faults.List() }
+
+// Counts counts, on all hosts of Exchange.
+func (s *Server) Counts() control.Counts { return s.counts(s.org.Counts()) }
+
+// CountsAt counts, but of the hosts of Exchange only on the one of that name. The error wraps exchange.ErrNoHost.
+func (s *Server) CountsAt(host string) (control.Counts, error) {
+	c, err := s.org.CountsAt(host)
+	if err != nil {
+		return control.Counts{}, err
+	}
+	return s.counts(c), nil
+}
+
+func (s *Server) counts(mail exchange.Counts) control.Counts {
+	tokens, pushes := s.tenant.Count(), s.pushes.Counts()
+	return control.Counts{
+		Requests: mail.Requests, Unauthorized: mail.Unauthorized, OpenStreams: mail.OpenStreams, Subscriptions: mail.Subscriptions,
+		Tokens: tokens.Issued, TokensRefused: tokens.Refused,
+		APNsOpen: pushes.Open, APNsEver: pushes.Ever, RefusedStreams: pushes.RefusedStreams, Accepted: pushes.Accepted, Refused: pushes.Refused,
+	}
+}
