@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/hostname"
 )
 
 // notPublic are the networks that are not of the internet, beyond those that net/netip knows by itself: the IANA registries of
@@ -49,9 +50,9 @@ func public(a netip.Addr) bool {
 
 // letThrough reports whether a host may be anywhere.
 func (s Settings) letThrough(host string) bool {
-	host, _ = hostName(host)
+	host, _ = hostname.Parse(host)
 	return !s.PublicOnly || slices.ContainsFunc(s.Except, func(e string) bool {
-		e, ok := hostName(e)
+		e, ok := hostname.Parse(e)
 		return ok && e == host
 	})
 }

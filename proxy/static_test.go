@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mailbell/mailbell/internal/staticproxy"
 	"github.com/mailbell/mailbell/proxy/proxytest"
 )
 
@@ -105,7 +106,7 @@ func TestAProxyIsReadAsItIsMeant(t *testing.T) {
 }
 
 func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
-	long := strings.Repeat("x", maxCredential+1)
+	long := strings.Repeat("x", staticproxy.MaxCredential+1)
 	for name, c := range map[string]struct {
 		address, username, password string
 		bypass                      []string
@@ -116,19 +117,19 @@ func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
 		"a password in it":         {"http://bell:wrong-password@proxy:3128", "", "", nil, "must not hold a user name or password"},
 		"a broken one with it":     {"http://bell:wrong-password%@proxy:3128", "", "", nil, "want scheme://host:port"},
 		"another scheme":           {"socks4://proxy:1080", "", "", nil, "begins with http://, https://, socks5:// or socks5h://"},
-		"a path":                   {"http://proxy:3128/proxy.pac", "", "", nil, "has no path"},
-		"a query":                  {"http://proxy:3128?x=wrong-password", "", "", nil, "has no path"},
-		"no port":                  {"http://proxy", "", "", nil, "has a port"},
-		"no port in figures":       {"http://proxy:0", "", "", nil, "has a port"},
-		"too large a port":         {"http://proxy:65536", "", "", nil, "has a port"},
-		"no host":                  {"http://:3128", "", "", nil, "has a host name or an IP address"},
-		"a strange host":           {"http://pro(xy:3128", "", "", nil, "has a host name or an IP address"},
+		"a path":                   {"http://proxy:3128/proxy.pac", "", "", nil, "without a path"},
+		"a query":                  {"http://proxy:3128?x=wrong-password", "", "", nil, "without a path"},
+		"no port":                  {"http://proxy", "", "", nil, "with a port"},
+		"no port in figures":       {"http://proxy:0", "", "", nil, "with a port"},
+		"too large a port":         {"http://proxy:65536", "", "", nil, "with a port"},
+		"no host":                  {"http://:3128", "", "", nil, "with a host name"},
+		"a strange host":           {"http://pro(xy:3128", "", "", nil, "with a host name"},
 		"a password of nobody":     {"http://proxy:3128", "", "wrong-password", nil, "wants a user name"},
-		"a colon in the user":      {"http://proxy:3128", "a:b", "wrong-password", nil, "has no colon"},
-		"a line break":             {"http://proxy:3128", "bell", "wrong-password\n", nil, "no control characters"},
+		"a colon in the user":      {"http://proxy:3128", "a:b", "wrong-password", nil, "must not have a colon"},
+		"a line break":             {"http://proxy:3128", "bell", "wrong-password\n", nil, "must not have a control character"},
 		"too long a user":          {"http://proxy:3128", long, "", nil, "at most 255 bytes"},
 		"too long a password":      {"http://proxy:3128", "bell", long, nil, "at most 255 bytes"},
-		"an empty bypass":          {"http://proxy:3128", "", "", []string{""}, `bypass: want a host name, .contoso.com for all hosts below it, an IP address or a network as in 10.0.0.0/8, got ""`},
+		"an empty bypass":          {"http://proxy:3128", "", "", []string{""}, `bypass: want a host name, .contoso.com for all hosts below it, an IP address or a network as in 10.0.0.0/8, with :port or without, got ""`},
 		"a bypass of everything":   {"http://proxy:3128", "", "", []string{"*"}, `got "*"`},
 		"a star in the middle":     {"http://proxy:3128", "", "", []string{"ex*.contoso.com"}, "got"},
 		"a URL":                    {"http://proxy:3128", "", "", []string{"https://contoso.com"}, "got"},
@@ -137,7 +138,7 @@ func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
 		"a port out of range":      {"http://proxy:3128", "", "", []string{"contoso.com:0"}, "got"},
 		"an address below nothing": {"http://proxy:3128", "", "", []string{"..contoso.com"}, "got"},
 		"two hosts in one":         {"http://proxy:3128", "", "", []string{"a.contoso.com,b.contoso.com"}, "got"},
-		"too many":                 {"http://proxy:3128", "", "", make([]string, maxBypass+1), "use networks and .suffixes"},
+		"too many":                 {"http://proxy:3128", "", "", make([]string, staticproxy.MaxBypass+1), "use networks and .suffixes"},
 	} {
 		v, err := ParseVia(c.address, c.username, c.password, c.bypass)
 		if v != nil || err == nil || !strings.Contains(err.Error(), c.want) {
@@ -234,23 +235,6 @@ func FuzzParseVia(f *testing.F) {
 		}
 		if v.bypasses(host, port) && len(list) == 0 {
 			t.Errorf("%s is listed nowhere", host)
-		}
-		for _, r := range v.direct {
-			one := r.port
-			if one == "" {
-				one = "443"
-			}
-			switch {
-			case r.network.IsValid():
-				host = r.network.Addr().String()
-			case strings.HasPrefix(r.name, "."):
-				host = "a" + r.name
-			default:
-				host = r.name
-			}
-			if !v.bypasses(host, one) {
-				t.Errorf("%s:%s is listed by %+v, and goes through the proxy", host, one, r)
-			}
 		}
 	})
 }
