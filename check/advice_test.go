@@ -106,10 +106,10 @@ const ewsPath = "/EWS/Exchange.asmx"
 // token asks an Entra ID that refuses with a code.
 func token(t *testing.T, code string) error {
 	t.Helper()
-	w := newWorld(t, "")
-	w.fault(t, "token_refused", simulator.Fault{Reason: code})
-	c, err := auth.NewApp(auth.App{Authority: w.sim.Authority, Tenant: w.sim.TenantID, ClientID: w.sim.ClientID, Scope: "https://outlook.office365.com/.default",
-		Secret: auth.Secret(w.sim.ClientSecret), Outbound: w.out})
+	s := simulate(t, "")
+	s.fault(t, "token_refused", simulator.Fault{Reason: code})
+	c, err := auth.NewApp(auth.App{Authority: s.sim.Authority, Tenant: s.sim.TenantID, ClientID: s.sim.ClientID, Scope: "https://outlook.office365.com/.default",
+		Secret: auth.Secret(s.sim.ClientSecret), Outbound: s.out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,9 +120,9 @@ func token(t *testing.T, code string) error {
 // apns asks an APNs that answers with a reason.
 func apns(t *testing.T, f simulator.Fault) error {
 	t.Helper()
-	w := newWorld(t, "")
-	w.fault(t, "apns_answer", f)
-	return w.sender.Probe(t.Context(), w.sim.Topic, "production")
+	s := simulate(t, "")
+	s.fault(t, "apns_answer", f)
+	return s.sender.Probe(t.Context(), s.sim.Topic, "production")
 }
 
 // refusingRedis answers each command with an error, as a Redis does that wants a password.
@@ -182,15 +182,15 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		{"an unknown app", online, func(t *testing.T) error { return token(t, "AADSTS700016") }, "the app is unknown in this tenant", "client_id"},
 		{"a certificate that is not registered", online, func(t *testing.T) error { return token(t, "AADSTS700027") }, "the certificate is not registered for the app", "Upload"},
 		{"EWS blocked at Exchange Online", online, func(t *testing.T) error {
-			w := newWorld(t, "")
-			w.fault(t, "ews_blocked", simulator.Fault{})
-			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			s := simulate(t, "")
+			s.fault(t, "ews_blocked", simulator.Fault{})
+			_, err := s.client.GetFolder(t.Context(), ews.Target{URL: s.sim.EWSURL, Mailbox: ann})
 			return err
 		}, "Exchange Online blocks EWS for this app", "EwsAllowedAppIDs"},
 		{"a listener account at Exchange Online", Circumstances{Step: StepImpersonation, Online: true, Method: credential.ListenerAccount}, func(t *testing.T) error {
-			w := newWorld(t, "")
-			w.fault(t, "impersonation_refused", simulator.Fault{})
-			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			s := simulate(t, "")
+			s.fault(t, "impersonation_refused", simulator.Fault{})
+			_, err := s.client.GetFolder(t.Context(), ews.Target{URL: s.sim.EWSURL, Mailbox: ann})
 			return err
 		}, "a listener account cannot impersonate at Exchange Online", "client_secret or certificate"},
 		{"a proxy that wants a password", signIn, func(t *testing.T) error {
@@ -228,13 +228,13 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		{"a name that DNS has not", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://ex.invalid"+ewsPath) }, "the host name is not in DNS", "nslookup"},
 		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+closed(t)+ewsPath) }, "the connection is refused", "firewall"},
 		{"a wrong password", signIn, func(t *testing.T) error {
-			w := newWorld(t, "not the password")
-			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			s := simulate(t, "not the password")
+			_, err := s.client.GetFolder(t.Context(), ews.Target{URL: s.sim.EWSURL, Mailbox: ann})
 			return err
 		}, "the user name or password is wrong", "password_file"},
 		{"Extended Protection behind what ends TLS", Circumstances{Step: StepSignIn, Method: credential.NTLM}, func(t *testing.T) error {
-			w := newWorld(t, "not the password")
-			_, err := w.client.GetFolder(t.Context(), ews.Target{URL: w.sim.EWSURL, Mailbox: ann})
+			s := simulate(t, "not the password")
+			_, err := s.client.GetFolder(t.Context(), ews.Target{URL: s.sim.EWSURL, Mailbox: ann})
 			return err
 		}, "NTLM is refused: a wrong password, or Extended Protection behind something that ends TLS", "Extended Protection"},
 		{"a server without streaming", Circumstances{Step: StepSubscription}, func(*testing.T) error {
@@ -242,20 +242,20 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		},
 			"the server has no streaming notifications", "2010 SP1"},
 		{"no Autodiscover", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
-			w := newWorld(t, "")
-			w.fault(t, "autodiscover_away", simulator.Fault{})
-			_, err := w.finder.Find(t.Context(), ann)
+			s := simulate(t, "")
+			s.fault(t, "autodiscover_away", simulator.Fault{})
+			_, err := s.finder.Find(t.Context(), ann)
 			return err
 		}, "there is no Autodiscover", "autodiscover_url"},
 		{"a redirect to a host that is not trusted", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
-			w := newWorld(t, "")
-			w.sim.SetRedirect(ann, simulator.Redirect{URL: "https://autodiscover.evil.example/autodiscover/autodiscover.xml"})
-			_, err := w.finder.Find(t.Context(), ann)
+			s := simulate(t, "")
+			s.sim.SetRedirect(ann, simulator.Redirect{URL: "https://autodiscover.evil.example/autodiscover/autodiscover.xml"})
+			_, err := s.finder.Find(t.Context(), ann)
 			return err
 		}, "Autodiscover leads to a host that is not trusted", "trusted_hosts"},
 		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
-			w := newWorld(t, "")
-			_, err := w.finder.Find(t.Context(), "nobody@contoso.example")
+			s := simulate(t, "")
+			_, err := s.finder.Find(t.Context(), "nobody@contoso.example")
 			return err
 		}, "the mailbox is unknown there", "Get-Recipient"},
 		{"a wrong APNs key", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return apns(t, simulator.Fault{Reason: "InvalidProviderToken"}) }, "the APNs key is wrong", "key_id"},

@@ -20,8 +20,8 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// installation is a world as a configuration builds it; EWS is found by Autodiscover.
-func (w *world) installation(t *testing.T) Installation {
+// installation is all of it as a configuration builds it; EWS is found by Autodiscover.
+func (s *simulated) installation(t *testing.T) Installation {
 	t.Helper()
 	secret := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
@@ -29,9 +29,9 @@ func (w *world) installation(t *testing.T) Installation {
 	}
 	return Installation{
 		Config: "mailbell.yaml", Files: []File{{Key: "password_file", Path: secret, Secret: true}},
-		Entries: []Entry{{Name: "headquarters", Domains: []string{simulator.Domain}, Hosts: []string{host(t, w.sim.AutodiscoverURL)}, Outbound: w.out, Accounts: []Account{w.account}}},
-		Topics:  []Topic{{Topic: w.sim.Topic, Environment: "production", Host: host(t, w.sim.APNsURL), Outbound: w.out}},
-		APNs:    w.sender, Way: w.looking(),
+		Entries: []Entry{{Name: "headquarters", Domains: []string{simulator.Domain}, Hosts: []string{host(t, s.sim.AutodiscoverURL)}, Outbound: s.out, Accounts: []Account{s.account}}},
+		Topics:  []Topic{{Topic: s.sim.Topic, Environment: "production", Host: host(t, s.sim.APNsURL), Outbound: s.out}},
+		APNs:    s.sender, Way: s.looking(),
 		State: &Attempt{},
 		Expiry: func() []expiry.Entry {
 			return []expiry.Entry{{Kind: expiry.TLS, Name: "portal", At: time.Now().AddDate(0, 6, 0)}}
@@ -54,9 +54,9 @@ func run(t *testing.T, in Installation, mailbox, device string) (lines []string,
 }
 
 func TestEverythingIsTriedInOrderAndTheWholeWayForAMailboxAndADevice(t *testing.T) {
-	w := newWorld(t, "")
-	at := host(t, w.sim.AutodiscoverURL)
-	lines, _, fine := run(t, w.installation(t), ann, "phone")
+	s := simulate(t, "")
+	at := host(t, s.sim.AutodiscoverURL)
+	lines, _, fine := run(t, s.installation(t), ann, "phone")
 	const account = "ok exchange headquarters: account listener-01: "
 	want := []string{"ok configuration", "ok files", "ok exchange headquarters: TLS " + at, "ok clock", "ok mailbox " + ann + ": location", "ok exchange headquarters: Autodiscover",
 		account + "sign_in", account + "impersonation", account + "subscription", account + "read", "ok state", "ok apns com.contoso.mail production", "ok expiry"}
@@ -66,26 +66,26 @@ func TestEverythingIsTriedInOrderAndTheWholeWayForAMailboxAndADevice(t *testing.
 	if diff := cmp.Diff(want, lines); diff != "" || !fine {
 		t.Errorf("fine: %v (-want +got):\n%s", fine, diff)
 	}
-	if alerts := w.sim.Alerts(0); !slices.ContainsFunc(alerts, func(a simulator.Alert) bool { return a.Status == 200 }) {
+	if alerts := s.sim.Alerts(0); !slices.ContainsFunc(alerts, func(a simulator.Alert) bool { return a.Status == 200 }) {
 		t.Errorf("no alert came: %+v", alerts)
 	}
 }
 
 func TestWithoutAMailboxAutodiscoverIsAskedForNobodyAndNoPhoneRings(t *testing.T) {
-	w := newWorld(t, "")
-	lines, all, fine := run(t, w.installation(t), "", "")
+	s := simulate(t, "")
+	lines, all, fine := run(t, s.installation(t), "", "")
 	if !fine || !slices.Contains(lines, "ok exchange headquarters: Autodiscover") || !slices.Contains(lines, "skipped exchange headquarters: account listener-01: sign_in") {
 		t.Errorf("fine: %v, %v", fine, lines)
 	}
 	if r := all["exchange headquarters: account listener-01: sign_in"]; !strings.Contains(r.Advice, "--mailbox") {
 		t.Errorf("it does not say what would have it tried: %+v", r)
 	}
-	in := w.installation(t)
-	in.Entries[0].EWS = w.sim.EWSURL
+	in := s.installation(t)
+	in.Entries[0].EWS = s.sim.EWSURL
 	if lines, _, fine = run(t, in, "", ""); !fine || !slices.Contains(lines, "ok exchange headquarters: account listener-01: sign_in") {
 		t.Errorf("with a URL the account signs in: fine %v, %v", fine, lines)
 	}
-	for _, a := range w.sim.Alerts(0) {
+	for _, a := range s.sim.Alerts(0) {
 		if a.Status == 200 {
 			t.Errorf("a phone rang: %+v", a)
 		}
@@ -96,66 +96,66 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 	ahead := time.Now().Add(10 * 24 * time.Hour)
 	for _, c := range []struct {
 		name    string
-		arrange func(*testing.T, *world, *Installation)
+		arrange func(*testing.T, *simulated, *Installation)
 		line    string
 		says    string
 		advice  string
 		fine    bool
 	}{
-		{"a wrong password", func(t *testing.T, w *world, in *Installation) {
-			in.Entries[0].EWS = w.sim.EWSURL
-			w.fault(t, "wrong_password", simulator.Fault{})
+		{"a wrong password", func(t *testing.T, s *simulated, in *Installation) {
+			in.Entries[0].EWS = s.sim.EWSURL
+			s.fault(t, "wrong_password", simulator.Fault{})
 		}, "failed exchange headquarters: account listener-01: sign_in", "HTTP 401", "password_file", false},
-		{"no Autodiscover", func(t *testing.T, w *world, in *Installation) { w.fault(t, "autodiscover_away", simulator.Fault{}) },
+		{"no Autodiscover", func(t *testing.T, s *simulated, in *Installation) { s.fault(t, "autodiscover_away", simulator.Fault{}) },
 			"failed exchange headquarters: Autodiscover", "nowhere", "autodiscover_url", false},
-		{"a host that is not in DNS", func(_ *testing.T, _ *world, in *Installation) { in.Entries[0].Hosts = []string{"ex.invalid:443"} },
+		{"a host that is not in DNS", func(_ *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{"ex.invalid:443"} },
 			"failed exchange headquarters: DNS ex.invalid", "name", "nslookup", false},
-		{"a host that does not listen", func(t *testing.T, _ *world, in *Installation) { in.Entries[0].Hosts = []string{closed(t)} },
+		{"a host that does not listen", func(t *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{closed(t)} },
 			"failed exchange headquarters: TLS", "connect", "firewall", false},
-		{"a clock that is wrong", func(t *testing.T, w *world, in *Installation) {
-			w.fault(t, "clock_skew", simulator.Fault{Seconds: 3600})
+		{"a clock that is wrong", func(t *testing.T, s *simulated, in *Installation) {
+			s.fault(t, "clock_skew", simulator.Fault{Seconds: 3600})
 		},
 			"warning clock", "ahead of this machine's", "NTP", true},
-		{"a proxy that is not there", func(t *testing.T, _ *world, in *Installation) { in.Proxy = closed(t) }, "failed proxy", "cannot be reached", "proxy.url", false},
-		{"a configuration that is questioned", func(_ *testing.T, _ *world, in *Installation) {
+		{"a proxy that is not there", func(t *testing.T, _ *simulated, in *Installation) { in.Proxy = closed(t) }, "failed proxy", "cannot be reached", "proxy.url", false},
+		{"a configuration that is questioned", func(_ *testing.T, _ *simulated, in *Installation) {
 			in.Doubts = []string{"expires is more than 24 months ahead"}
 		},
 			"warning configuration", "24 months", "key", true},
-		{"a file that is gone", func(_ *testing.T, _ *world, in *Installation) { in.Files[0].Path += ".gone" }, "failed file password_file", "no such file", "readable", false},
-		{"a secret for everybody to read", func(t *testing.T, _ *world, in *Installation) {
+		{"a file that is gone", func(_ *testing.T, _ *simulated, in *Installation) { in.Files[0].Path += ".gone" }, "failed file password_file", "no such file", "readable", false},
+		{"a secret for everybody to read", func(t *testing.T, _ *simulated, in *Installation) {
 			if err := os.Chmod(in.Files[0].Path, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}, "warning file password_file", "everybody", "chmod 600", true},
-		{"a state that is locked", func(_ *testing.T, _ *world, in *Installation) {
+		{"a state that is locked", func(_ *testing.T, _ *simulated, in *Installation) {
 			in.State.Err = fmt.Errorf("state file: %w", subscriptions.ErrInUse)
 		}, "failed state", "in use", "POST /v1/test-notifications", false},
-		{"a wrong APNs key", func(t *testing.T, w *world, _ *Installation) {
-			w.fault(t, "apns_answer", simulator.Fault{Reason: "InvalidProviderToken"})
+		{"a wrong APNs key", func(t *testing.T, s *simulated, _ *Installation) {
+			s.fault(t, "apns_answer", simulator.Fault{Reason: "InvalidProviderToken"})
 		},
 			"failed apns com.contoso.mail production", "InvalidProviderToken", "key_id", false},
-		{"what expires soon", func(_ *testing.T, _ *world, in *Installation) {
+		{"what expires soon", func(_ *testing.T, _ *simulated, in *Installation) {
 			in.Expiry = func() []expiry.Entry {
 				return []expiry.Entry{{Kind: credential.ClientSecret, Name: "app-01", At: ahead}}
 			}
 		}, "warning expiry client_secret app-01", "expires on " + ahead.UTC().Format(time.DateOnly), "renewed", true},
-		{"what has expired", func(_ *testing.T, _ *world, in *Installation) {
+		{"what has expired", func(_ *testing.T, _ *simulated, in *Installation) {
 			in.Expiry = func() []expiry.Entry {
 				return []expiry.Entry{{Kind: expiry.APNsCertificate, Name: "com.contoso.mail", At: time.Now()}}
 			}
 		}, "failed expiry apns_certificate com.contoso.mail", "expired on", "Renew", false},
-		{"a listener account at Exchange Online", func(_ *testing.T, w *world, in *Installation) {
-			in.Entries[0].Online, in.Entries[0].EWS, in.Entries[0].Accounts[0].Method = true, w.sim.EWSURL, credential.ListenerAccount
+		{"a listener account at Exchange Online", func(_ *testing.T, s *simulated, in *Installation) {
+			in.Entries[0].Online, in.Entries[0].EWS, in.Entries[0].Accounts[0].Method = true, s.sim.EWSURL, credential.ListenerAccount
 		}, "warning exchange headquarters: account listener-01", "February 2025", "client_secret or certificate", true},
-		{"no token", func(_ *testing.T, _ *world, in *Installation) {
+		{"no token", func(_ *testing.T, _ *simulated, in *Installation) {
 			a := &in.Entries[0].Accounts[0]
 			a.Method, a.ByToken, a.Credential = credential.ClientSecret, true, refusing{err: &fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}}
 		}, "failed exchange headquarters: account listener-01: token", "AADSTS7000215", "not its id", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, "")
-			in := w.installation(t)
-			c.arrange(t, w, &in)
+			s := simulate(t, "")
+			in := s.installation(t)
+			c.arrange(t, s, &in)
 			var lines []string
 			var found *Result
 			fine := in.Run(t.Context(), "", "", func(r Result) {
@@ -175,8 +175,8 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 }
 
 func TestAMailbellThatRunsIsAskedForItsStateAndForTheDevice(t *testing.T) {
-	w := newWorld(t, "")
-	in := w.installation(t)
+	s := simulate(t, "")
+	in := s.installation(t)
 	in.State = nil
 	asked := ""
 	in.Running = &Running{At: "127.0.0.1:8080", Test: func(_ context.Context, device string) (Report, error) {
@@ -204,13 +204,13 @@ func TestAMailbellThatRunsIsAskedForItsStateAndForTheDevice(t *testing.T) {
 }
 
 func TestAnAdviceIsGivenAtLengthOnce(t *testing.T) {
-	w := newWorld(t, "")
-	in := w.installation(t)
-	in.Entries[0].EWS = w.sim.EWSURL
-	second := w.account
+	s := simulate(t, "")
+	in := s.installation(t)
+	in.Entries[0].EWS = s.sim.EWSURL
+	second := s.account
 	second.Name = "listener-02"
 	in.Entries[0].Accounts = append(in.Entries[0].Accounts, second)
-	w.fault(t, "wrong_password", simulator.Fault{})
+	s.fault(t, "wrong_password", simulator.Fault{})
 	_, all, _ := run(t, in, "", "")
 	if r := all["exchange headquarters: account listener-02: sign_in"]; r.State != Failed || r.Advice != "As above: exchange headquarters: account listener-01: sign_in." {
 		t.Errorf("%+v", r)
@@ -218,8 +218,8 @@ func TestAnAdviceIsGivenAtLengthOnce(t *testing.T) {
 }
 
 func TestADeviceThatCannotBeLookedUpSaysWhy(t *testing.T) {
-	w := newWorld(t, "")
-	in := w.installation(t)
+	s := simulate(t, "")
+	in := s.installation(t)
 	in.NoEnrolments = fmt.Errorf("state file: %w", subscriptions.ErrInUse)
 	_, all, fine := run(t, in, "", "phone")
 	if r := all["device phone: enrolment"]; fine || r.State != Failed || r.Advice != doOf(t, "a running mailbell holds the state file") {

@@ -25,8 +25,8 @@ import (
 
 const ann = "ann@contoso.example"
 
-// world is an installation before a simulator.
-type world struct {
+// simulated is what the checks go through: clients and an account of a simulator, and a device.
+type simulated struct {
 	sim     *simulator.Server
 	out     proxy.Settings
 	client  *ews.Client
@@ -37,12 +37,12 @@ type world struct {
 }
 
 // Device implements Enrolments.
-func (w *world) Device(id string) (subscriptions.Device, bool) {
-	d, ok := w.devices[id]
+func (s *simulated) Device(id string) (subscriptions.Device, bool) {
+	d, ok := s.devices[id]
 	return d, ok
 }
 
-func newWorld(t *testing.T, password string) *world {
+func simulate(t *testing.T, password string) *simulated {
 	t.Helper()
 	sim, err := simulator.Start(context.Background(), simulator.Options{Addresses: []string{ann}})
 	if err != nil {
@@ -51,51 +51,51 @@ func newWorld(t *testing.T, password string) *world {
 	if password == "" {
 		password = sim.Password
 	}
-	w := &world{sim: sim, out: proxy.Settings{Roots: sim.RootCAs()}}
+	s := &simulated{sim: sim, out: proxy.Settings{Roots: sim.RootCAs()}}
 	signIn := auth.Basic{Username: sim.Username, Password: auth.Secret(password)}
-	signed, plain := signIn.RoundTripper(w.out, 0), w.out.Transport()
-	w.client = ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})
-	w.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, TrustedHosts: []string{"127.0.0.1"}, Entry: "headquarters", UserAgent: "mailbell/test"})
-	w.account = Account{Name: "listener-01", Method: credential.Basic, Credential: signIn, Exchange: w.client, Finder: w.finder}
-	w.sender, err = push.New(push.Options{Send: true, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []push.Topic{{Topic: sim.Topic, Environment: "production",
-		URL: sim.APNsURL, Key: push.Key{P8: sim.APNsKeyPEM, ID: sim.KeyID, Team: sim.TeamID}, Outbound: w.out}}})
+	signed, plain := signIn.RoundTripper(s.out, 0), s.out.Transport()
+	s.client = ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})
+	s.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, TrustedHosts: []string{"127.0.0.1"}, Entry: "headquarters", UserAgent: "mailbell/test"})
+	s.account = Account{Name: "listener-01", Method: credential.Basic, Credential: signIn, Exchange: s.client, Finder: s.finder}
+	s.sender, err = push.New(push.Options{Send: true, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []push.Topic{{Topic: sim.Topic, Environment: "production",
+		URL: sim.APNsURL, Key: push.Key{P8: sim.APNsKeyPEM, ID: sim.KeyID, Team: sim.TeamID}, Outbound: s.out}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.devices = map[string]subscriptions.Device{"phone": {ID: "phone", Mailbox: ann, Token: strings.Repeat("ab", 32), Topic: sim.Topic, Environment: "production"}}
+	s.devices = map[string]subscriptions.Device{"phone": {ID: "phone", Mailbox: ann, Token: strings.Repeat("ab", 32), Topic: sim.Topic, Environment: "production"}}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		w.sender.Close(ctx)
+		s.sender.Close(ctx)
 		signed.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 		plain.CloseIdleConnections()
 		if err := sim.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return w
+	return s
 }
 
 // way knows where the mailbox lives, as a listener does that hears it.
-func (w *world) way() Way {
-	return Way{Enrolments: w, Push: w.sender, Locate: func(context.Context, string, string) (Route, error) {
-		return Route{Account: w.account, Location: mail.Location{Entry: "headquarters", URL: w.sim.EWSURL, Primary: ann}}, nil
+func (s *simulated) way() Way {
+	return Way{Enrolments: s, Push: s.sender, Locate: func(context.Context, string, string) (Route, error) {
+		return Route{Account: s.account, Location: mail.Location{Entry: "headquarters", URL: s.sim.EWSURL, Primary: ann}}, nil
 	}}
 }
 
 // looking asks Autodiscover, as a check does.
-func (w *world) looking() Way {
-	way := w.way()
+func (s *simulated) looking() Way {
+	way := s.way()
 	way.Locate = func(ctx context.Context, address, _ string) (Route, error) {
-		p, err := w.finder.Find(ctx, address)
-		return Route{Account: w.account, Location: p}, err
+		p, err := s.finder.Find(ctx, address)
+		return Route{Account: s.account, Location: p}, err
 	}
 	return way
 }
 
-func (w *world) fault(t *testing.T, name string, f simulator.Fault) {
+func (s *simulated) fault(t *testing.T, name string, f simulator.Fault) {
 	t.Helper()
-	if err := w.sim.SetFault(name, f); err != nil {
+	if err := s.sim.SetFault(name, f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -112,17 +112,17 @@ func names(r Report) (list []string) {
 }
 
 func TestTheWholeWayEndsInATestAlertAndMovesNothing(t *testing.T) {
-	w := newWorld(t, "")
-	if _, err := w.sim.Deliver(ann, time.Time{}, []byte("From: bob@contoso.example\r\nSubject: secret plan\r\n\r\nHi.\r\n")); err != nil {
+	s := simulate(t, "")
+	if _, err := s.sim.Deliver(ann, time.Time{}, []byte("From: bob@contoso.example\r\nSubject: secret plan\r\n\r\nHi.\r\n")); err != nil {
 		t.Fatal(err)
 	}
-	for _, way := range []Way{w.way(), w.looking()} {
+	for _, way := range []Way{s.way(), s.looking()} {
 		r := way.Walk(t.Context(), "phone")
 		if diff := cmp.Diff(Steps(), names(r)); diff != "" || !r.OK {
 			t.Fatalf("%+v (-want +got):\n%s", r, diff)
 		}
 	}
-	alerts := w.sim.Alerts(0)
+	alerts := s.sim.Alerts(0)
 	if len(alerts) != 2 || alerts[0].Status != 200 {
 		t.Fatalf("got %+v", alerts)
 	}
@@ -130,7 +130,7 @@ func TestTheWholeWayEndsInATestAlertAndMovesNothing(t *testing.T) {
 	if got := string(alerts[0].Payload); got != want {
 		t.Errorf("the phone gets\n%s, want\n%s", got, want)
 	}
-	if alive, _ := w.sim.Subscriptions(ann); alive != 0 {
+	if alive, _ := s.sim.Subscriptions(ann); alive != 0 {
 		t.Errorf("%d subscriptions are left over", alive)
 	}
 }
@@ -157,9 +157,9 @@ func TestTheWayEndsAtTheFirstStepThatFails(t *testing.T) {
 		{"an app that was removed", "apns_answer", simulator.Fault{Reason: "Unregistered"}, StepAPNs, "Unregistered", "the app was removed from the device, or has a new token"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, "")
-			w.fault(t, c.fault, c.set)
-			r := w.way().Walk(t.Context(), "phone")
+			s := simulate(t, "")
+			s.fault(t, c.fault, c.set)
+			r := s.way().Walk(t.Context(), "phone")
 			var want []string
 			for _, s := range Steps() {
 				if want = append(want, s); s == c.last {
@@ -174,7 +174,7 @@ func TestTheWayEndsAtTheFirstStepThatFails(t *testing.T) {
 			if !strings.Contains(last.Error, c.says) || last.Advice != doOf(t, c.named) {
 				t.Errorf("it says %q and advises %q", last.Error, last.Advice)
 			}
-			if alerts := w.sim.Alerts(0); c.last != StepAPNs && len(alerts) != 0 {
+			if alerts := s.sim.Alerts(0); c.last != StepAPNs && len(alerts) != 0 {
 				t.Errorf("the phone rang: %+v", alerts)
 			}
 		})
@@ -194,16 +194,16 @@ func doOf(t *testing.T, name string) string {
 }
 
 func TestAWayThatCannotBeginOrLeadsNowhereSaysSo(t *testing.T) {
-	w := newWorld(t, "not the password")
-	r := w.way().Walk(t.Context(), "nobody")
+	s := simulate(t, "not the password")
+	r := s.way().Walk(t.Context(), "nobody")
 	if diff := cmp.Diff([]string{"enrolment!"}, names(r)); diff != "" || !strings.Contains(r.Steps[0].Error, "not_enrolled") || r.Steps[0].Advice != doOf(t, "the device is not enrolled") {
 		t.Errorf("%+v\n%s", r, diff)
 	}
-	r = w.looking().Walk(t.Context(), "phone") // Autodiscover wants the password first
+	r = s.looking().Walk(t.Context(), "phone") // Autodiscover wants the password first
 	if diff := cmp.Diff([]string{"enrolment", "location!"}, names(r)); diff != "" || r.Steps[1].Advice != doOf(t, "the user name or password is wrong") {
 		t.Errorf("%+v\n%s", r, diff)
 	}
-	way := w.way()
+	way := s.way()
 	way.Locate = func(ctx context.Context, _, _ string) (Route, error) { return Route{}, ctx.Err() }
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -213,12 +213,12 @@ func TestAWayThatCannotBeginOrLeadsNowhereSaysSo(t *testing.T) {
 }
 
 func TestAMessageThatCannotBeReadSaysNothingAgainstTheWay(t *testing.T) {
-	w := newWorld(t, "")
-	if _, err := w.sim.Deliver(ann, time.Time{}, []byte("Subject: hi\r\n\r\nHi.\r\n")); err != nil {
+	s := simulate(t, "")
+	if _, err := s.sim.Deliver(ann, time.Time{}, []byte("Subject: hi\r\n\r\nHi.\r\n")); err != nil {
 		t.Fatal(err)
 	}
-	w.fault(t, "item_unreadable", simulator.Fault{})
-	if r := w.way().Walk(t.Context(), "phone"); !r.OK {
+	s.fault(t, "item_unreadable", simulator.Fault{})
+	if r := s.way().Walk(t.Context(), "phone"); !r.OK {
 		t.Errorf("%+v", r)
 	}
 }
@@ -232,9 +232,9 @@ type refusing struct {
 func (r refusing) Prepare(context.Context) error { return r.err }
 
 func TestWithoutATokenNobodySignsIn(t *testing.T) {
-	w := newWorld(t, "")
-	w.account.Credential = refusing{err: errors.New("token: AADSTS7000222: the secret has expired")}
-	r := w.way().Walk(t.Context(), "phone")
+	s := simulate(t, "")
+	s.account.Credential = refusing{err: errors.New("token: AADSTS7000222: the secret has expired")}
+	r := s.way().Walk(t.Context(), "phone")
 	if diff := cmp.Diff([]string{"enrolment", "location", "credential!"}, names(r)); diff != "" || r.Steps[2].Advice != doOf(t, "the client secret has expired") {
 		t.Errorf("%+v\n%s", r, diff)
 	}

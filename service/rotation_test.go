@@ -25,53 +25,53 @@ import (
 )
 
 // configure has the configuration file listen on a free port, and replaces old in it.
-func (w *world) configure(old, replacement string) {
-	w.t.Helper()
-	text, err := os.ReadFile(w.sim.ConfigFile)
+func (inst *installation) configure(old, replacement string) {
+	inst.t.Helper()
+	text, err := os.ReadFile(inst.sim.ConfigFile)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
-	changed := strings.Replace(string(text), "listen: "+strings.TrimPrefix(w.sim.APIURL, "http://"), "listen: 127.0.0.1:0", 1)
+	changed := strings.Replace(string(text), "listen: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "listen: 127.0.0.1:0", 1)
 	if !strings.Contains(changed, old) {
-		w.t.Fatalf("there is no %q", old)
+		inst.t.Fatalf("there is no %q", old)
 	}
-	w.write(filepath.Base(w.sim.ConfigFile), strings.Replace(changed, old, replacement, 1))
+	inst.write(filepath.Base(inst.sim.ConfigFile), strings.Replace(changed, old, replacement, 1))
 }
 
 // write writes a file beside the configuration.
-func (w *world) write(name, text string) {
-	w.t.Helper()
-	if err := os.WriteFile(filepath.Join(filepath.Dir(w.sim.ConfigFile), name), []byte(text), 0o600); err != nil {
-		w.t.Fatal(err)
+func (inst *installation) write(name, text string) {
+	inst.t.Helper()
+	if err := os.WriteFile(filepath.Join(filepath.Dir(inst.sim.ConfigFile), name), []byte(text), 0o600); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // load reads the configuration for the next start.
-func (w *world) load() {
-	w.t.Helper()
+func (inst *installation) load() {
+	inst.t.Helper()
 	var err error
-	if w.config, err = config.Load(w.sim.ConfigFile); err != nil {
-		w.t.Fatal(err)
+	if inst.config, err = config.Load(inst.sim.ConfigFile); err != nil {
+		inst.t.Fatal(err)
 	}
 }
 
 // says waits until the log says it for the nth time.
-func (w *world) says(what string, n int) {
-	w.t.Helper()
-	w.eventually(fmt.Sprintf("the log says for the %dth time: %s", n, what), func() bool { return w.log.FilterMessage(what).Len() >= n })
+func (inst *installation) says(what string, n int) {
+	inst.t.Helper()
+	inst.eventually(fmt.Sprintf("the log says for the %dth time: %s", n, what), func() bool { return inst.log.FilterMessage(what).Len() >= n })
 }
 
 // status is that of a call with a token.
-func (w *world) status(token string) int {
-	w.t.Helper()
-	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.url+"/v1/status", nil)
+func (inst *installation) status(token string) int {
+	inst.t.Helper()
+	req, err := http.NewRequestWithContext(inst.t.Context(), http.MethodGet, inst.url+"/v1/status", nil)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := w.client.Do(req)
+	resp, err := inst.client.Do(req)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	resp.Body.Close()
 	return resp.StatusCode
@@ -81,25 +81,25 @@ const tookOver = "the changed credential works and has taken over"
 
 func TestAPasswordIsChangedTimeAfterTime(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "")
-	w.start()
-	w.enrol()
-	w.heard()
-	w.deliver()
+	inst := install(t, "")
+	inst.start()
+	inst.enrol()
+	inst.awaitListening()
+	inst.deliver()
 	for n := range 3 {
-		w.write("password", "a wrong one\n") // and at once, before it was tried or after, the right one
-		w.service.Reload()
+		inst.write("password", "a wrong one\n") // and at once, before it was tried or after, the right one
+		inst.service.Reload()
 		password := fmt.Sprintf("the %dth", n+2)
-		w.sim.SetPassword(password)
-		w.write("password", password+"\n")
-		w.service.Reload()
-		w.fault("stream_rst", simulator.Fault{})
-		w.deliver()
-		w.says(tookOver, n+1)
-		w.rung()
+		inst.sim.SetPassword(password)
+		inst.write("password", password+"\n")
+		inst.service.Reload()
+		inst.fault("stream_rst", simulator.Fault{})
+		inst.deliver()
+		inst.says(tookOver, n+1)
+		inst.awaitAlerts()
 	}
-	w.balance()
-	for _, l := range w.log.All() {
+	inst.balance()
+	for _, l := range inst.log.All() {
 		if text := fmt.Sprint(l.Message, l.ContextMap()); strings.Contains(text, "a wrong one") || strings.Contains(text, "the 3th") {
 			t.Errorf("a password is in the log: %s", text)
 		}
@@ -108,66 +108,66 @@ func TestAPasswordIsChangedTimeAfterTime(t *testing.T) {
 
 func TestAPortalsTokenIsChanged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "")
-	w.start()
+	inst := install(t, "")
+	inst.start()
 	for n := range 2 {
-		old, renewed := w.token, fmt.Sprintf("the-renewed-token-%d", n)
-		w.write(filepath.Base(w.sim.APITokenFile), renewed+"\n")
-		w.service.Reload()
-		w.eventually("the new token is good", func() bool { return w.status(renewed) == http.StatusOK })
-		if got := w.status(old); got != http.StatusUnauthorized {
+		old, renewed := inst.token, fmt.Sprintf("the-renewed-token-%d", n)
+		inst.write(filepath.Base(inst.sim.APITokenFile), renewed+"\n")
+		inst.service.Reload()
+		inst.eventually("the new token is good", func() bool { return inst.status(renewed) == http.StatusOK })
+		if got := inst.status(old); got != http.StatusUnauthorized {
 			t.Errorf("the old token is answered with %d", got)
 		}
-		w.token = renewed
+		inst.token = renewed
 	}
-	w.write("another", "the-token-of-another")
-	w.configure("clients:\n", "clients:\n  - {name: another, role: read, token_file: another}\n")
-	w.service.Reload()
-	w.eventually("a new client is let in", func() bool { return w.status("the-token-of-another") == http.StatusOK })
+	inst.write("another", "the-token-of-another")
+	inst.configure("clients:\n", "clients:\n  - {name: another, role: read, token_file: another}\n")
+	inst.service.Reload()
+	inst.eventually("a new client is let in", func() bool { return inst.status("the-token-of-another") == http.StatusOK })
 }
 
 func TestTheProxyIsChanged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "")
-	w.start()
-	w.enrol()
-	w.heard()
-	w.deliver()
-	w.rung()
+	inst := install(t, "")
+	inst.start()
+	inst.enrol()
+	inst.awaitListening()
+	inst.deliver()
+	inst.awaitAlerts()
 	first, second := proxytest.StartSOCKS(t), proxytest.StartSOCKS(t)
 	line := func(s *proxytest.SOCKS) string {
 		return fmt.Sprintf("proxy: {url: 'socks5://%s', username: %s, password_file: proxy-password}\nlisten: ", s.Address, proxytest.Username)
 	}
-	w.write("proxy-password", proxytest.Password)
+	inst.write("proxy-password", proxytest.Password)
 	through := func(s *proxytest.SOCKS) {
 		t.Helper()
-		w.service.Reload()
+		inst.service.Reload()
 		before := len(s.Asked())
-		w.eventually("the proxy is asked", func() bool {
-			w.fault("stream_rst", simulator.Fault{})
-			w.heard()
+		inst.eventually("the proxy is asked", func() bool {
+			inst.fault("stream_rst", simulator.Fault{})
+			inst.awaitListening()
 			return len(s.Asked()) > before
 		})
-		w.deliver()
-		w.rung()
+		inst.deliver()
+		inst.awaitAlerts()
 	}
-	w.configure("listen: ", line(first))
+	inst.configure("listen: ", line(first))
 	through(first)
-	w.configure(line(first), line(second))
+	inst.configure(line(first), line(second))
 	through(second)
-	w.balance()
+	inst.balance()
 }
 
 func TestThePortalsCertificateIsChanged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "")
-	cert, key := w.certificate("one")
-	w.write("portal.pem", cert)
-	w.write("portal.key", key)
-	w.configure("listen: ", "tls: {cert_file: portal.pem, key_file: portal.key}\nlisten: ")
-	w.load()
-	w.start()
-	address := strings.TrimPrefix(w.url, "http://")
+	inst := install(t, "")
+	cert, key := inst.certificate("one")
+	inst.write("portal.pem", cert)
+	inst.write("portal.key", key)
+	inst.configure("listen: ", "tls: {cert_file: portal.pem, key_file: portal.key}\nlisten: ")
+	inst.load()
+	inst.start()
+	address := strings.TrimPrefix(inst.url, "http://")
 	shown := func() string {
 		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 		c, err := dialer.DialContext(t.Context(), "tcp", address)
@@ -181,51 +181,51 @@ func TestThePortalsCertificateIsChanged(t *testing.T) {
 		t.Fatal(got)
 	}
 	for n, name := range []string{"two", "three"} {
-		cert, key := w.certificate(name)
-		w.write("portal.pem", cert) // which is no pair with its key
-		w.service.Reload()
-		w.says("the configuration was changed and has mistakes; it goes on as it was", n+1)
+		cert, key := inst.certificate(name)
+		inst.write("portal.pem", cert) // which is no pair with its key
+		inst.service.Reload()
+		inst.says("the configuration was changed and has mistakes; it goes on as it was", n+1)
 		if got := shown(); got == name {
 			t.Error("half of a pair is taken up")
 		}
-		w.write("portal.key", key)
-		w.service.Reload()
-		w.eventually("the new certificate is shown", func() bool { return shown() == name })
+		inst.write("portal.key", key)
+		inst.service.Reload()
+		inst.eventually("the new certificate is shown", func() bool { return shown() == name })
 	}
 }
 
 // certificate makes a certificate and its key, in PEM form.
-func (w *world) certificate(name string) (cert, key string) {
-	w.t.Helper()
+func (inst *installation) certificate(name string) (cert, key string) {
+	inst.t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
-		w.t.Fatal(err)
+		inst.t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
 func TestAMistakeInAFileThatChangedHarmsNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "")
-	w.start()
-	w.enrol()
-	w.heard()
-	w.write("password", "")
-	w.write(filepath.Base(w.sim.APITokenFile), "a-token-that-is-not-taken-up")
-	w.service.Reload()
-	w.says("the configuration was changed and has mistakes; it goes on as it was", 1)
-	w.deliver()
-	w.fault("stream_rst", simulator.Fault{})
-	w.deliver()
-	w.rung()
-	w.balance() // with the token as it was
+	inst := install(t, "")
+	inst.start()
+	inst.enrol()
+	inst.awaitListening()
+	inst.write("password", "")
+	inst.write(filepath.Base(inst.sim.APITokenFile), "a-token-that-is-not-taken-up")
+	inst.service.Reload()
+	inst.says("the configuration was changed and has mistakes; it goes on as it was", 1)
+	inst.deliver()
+	inst.fault("stream_rst", simulator.Fault{})
+	inst.deliver()
+	inst.awaitAlerts()
+	inst.balance() // with the token as it was
 }
