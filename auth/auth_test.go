@@ -1,15 +1,13 @@
 package auth
 
 import (
+	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,14 +45,8 @@ func TestCredentialsGoOverHTTPSOnly(t *testing.T) {
 	})
 	srv := httptest.NewTLSServer(handler)
 	defer srv.Close()
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	roots, err := proxy.LoadRoots(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
 	c := NewBasic(`CONTOSO\svc-bell`, "pä:ss")
 	rt := c.RoundTripper(proxy.Settings{Roots: roots}, 8)
 	defer rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()

@@ -34,6 +34,7 @@ import (
 	"golang.org/x/crypto/md4" //nolint:staticcheck // what NTLM hashes a password with
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -538,33 +539,22 @@ func newFront(t *testing.T, p *peer) front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				defer c.Close()
-				back, err := tls.Dial("tcp", p.Listener.Addr().String(), &tls.Config{RootCAs: p.settings.Roots, ServerName: "example.com"})
-				if err != nil {
-					return
-				}
-				defer back.Close()
-				running.Go(func() {
-					io.Copy(c, back)
-					c.Close()
-				})
-				io.Copy(back, c)
-			})
+	tcptest.Serve(t, l, func(c net.Conn) {
+		back, err := tls.Dial("tcp", p.Listener.Addr().String(), &tls.Config{RootCAs: p.settings.Roots, ServerName: "example.com"})
+		if err != nil {
+			return
 		}
+		defer back.Close()
+		var answers sync.WaitGroup
+		answers.Go(func() {
+			io.Copy(c, back)
+			c.Close()
+		})
+		io.Copy(back, c)
+		back.Close()
+		answers.Wait()
 	})
-	t.Cleanup(func() {
-		l.Close()
-		p.CloseClientConnections()
-		running.Wait()
-	})
+	t.Cleanup(p.CloseClientConnections)
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
 	return front{"https://" + l.Addr().String(), proxy.Settings{Roots: roots}}

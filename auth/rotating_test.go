@@ -115,6 +115,20 @@ func (r *rotation) ask(t *testing.T) string {
 	return fmt.Sprint(resp.StatusCode, " ", string(must(io.ReadAll(resp.Body))))
 }
 
+// askAtOnce has many ask at once, each of which wants this answer.
+func (r *rotation) askAtOnce(t *testing.T, many int, want string) {
+	t.Helper()
+	var asking sync.WaitGroup
+	for range many {
+		asking.Go(func() {
+			if got := r.ask(t); got != want {
+				t.Error(got)
+			}
+		})
+	}
+	asking.Wait()
+}
+
 func (r *rotation) wasAsked() string {
 	r.memory.mu.Lock()
 	defer r.memory.mu.Unlock()
@@ -223,15 +237,7 @@ func TestWhereTheOldCredentialIsRefusedTheNewOneIsTriedAtOnce(t *testing.T) {
 		r.wasAsked()
 		r.takes["old"], r.takes["new"] = 0, 200
 		r.answer = time.Second
-		var wg sync.WaitGroup
-		for range 50 {
-			wg.Go(func() {
-				if got := r.ask(t); got != "200 new question" {
-					t.Error(got)
-				}
-			})
-		}
-		wg.Wait()
+		r.askAtOnce(t, 50, "200 new question")
 		if got := r.wasAsked(); strings.Count(got, "old") != 50 || strings.Count(got, "new") != 50 {
 			t.Error(got)
 		}
@@ -244,15 +250,7 @@ func TestWhereNeitherWorksOneOfManyTriesTheNewOne(t *testing.T) {
 		r.Offer(r.credential("new"))
 		r.takes["old"] = 0
 		r.answer = time.Second
-		var wg sync.WaitGroup
-		for range 50 {
-			wg.Go(func() {
-				if got := r.ask(t); got != "401 old question" {
-					t.Error(got)
-				}
-			})
-		}
-		wg.Wait()
+		r.askAtOnce(t, 50, "401 old question")
 		if got := strings.Count(r.wasAsked(), "new"); got > 2 {
 			t.Errorf("%d tries", got)
 		}

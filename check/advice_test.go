@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +29,7 @@ import (
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/simulator"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -90,17 +90,6 @@ func refusingProxy(t *testing.T, status int) proxy.Settings {
 	return through(t, s.URL)
 }
 
-// closed is an address where nothing listens.
-func closed(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 const ewsPath = "/EWS/Exchange.asmx"
 
 // token asks an Entra ID that refuses with a code.
@@ -128,30 +117,13 @@ func apns(t *testing.T, f simulator.Fault) error {
 // refusingRedis answers each command with an error, as a Redis does that wants a password.
 func refusingRedis(t *testing.T, said string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var serving sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		serving.Wait()
-	})
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
+	l := tcptest.Listen(t)
+	tcptest.Serve(t, l, func(c net.Conn) {
+		commands := bufio.NewScanner(c)
+		for commands.Scan() {
+			if strings.HasPrefix(commands.Text(), "*") { // each begins with the number of its words
+				io.WriteString(c, "-"+said+"\r\n")
 			}
-			serving.Go(func() {
-				defer c.Close()
-				commands := bufio.NewScanner(c)
-				for commands.Scan() {
-					if strings.HasPrefix(commands.Text(), "*") { // each begins with the number of its words
-						io.WriteString(c, "-"+said+"\r\n")
-					}
-				}
-			})
 		}
 	})
 	return l.Addr().String()
@@ -210,7 +182,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		},
 			"the proxy does not get through to the server", "its log"},
 		{"a proxy that is not there", signIn, func(t *testing.T) error {
-			return exchange(t, through(t, "http://"+closed(t)), "https://ex.contoso.example"+ewsPath)
+			return exchange(t, through(t, "http://"+tcptest.Closed(t)), "https://ex.contoso.example"+ewsPath)
 		},
 			"the proxy cannot be reached", "proxy.url"},
 		{"a certificate for another name", signIn, func(t *testing.T) error {
@@ -226,7 +198,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			return exchange(t, proxy.Settings{Roots: x509.NewCertPool()}, url)
 		}, "the server's certificate is of an unknown issuer", "ca_file"},
 		{"a name that DNS has not", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://ex.invalid"+ewsPath) }, "the host name is not in DNS", "nslookup"},
-		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+closed(t)+ewsPath) }, "the connection is refused", "firewall"},
+		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+tcptest.Closed(t)+ewsPath) }, "the connection is refused", "firewall"},
 		{"a wrong password", signIn, func(t *testing.T) error {
 			s := simulate(t, "not the password")
 			_, err := s.client.GetFolder(t.Context(), ews.Target{URL: s.sim.EWSURL, Mailbox: ann})
@@ -288,7 +260,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			return redis(t.Context(), subscriptions.RedisOptions{Address: refusingRedis(t, "NOAUTH Authentication required."), Prefix: "mailbell"})
 		}, "Redis does not accept the password", "password_file"},
 		{"a Redis that is not there", Circumstances{Step: stepState}, func(t *testing.T) error {
-			return redis(t.Context(), subscriptions.RedisOptions{Address: closed(t), Prefix: "mailbell"})
+			return redis(t.Context(), subscriptions.RedisOptions{Address: tcptest.Closed(t), Prefix: "mailbell"})
 		}, "Redis cannot be reached", "state.redis"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -46,17 +46,7 @@ func get(t *testing.T, s Settings, to string) (string, error) {
 	t.Helper()
 	tr := s.Transport()
 	defer tr.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, to, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := tr.RoundTrip(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	return string(b), err
+	return read(tr.RoundTrip(request(t, to)))
 }
 
 func TestAServerOfTheRootsIsTrustedAndNoOther(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy/proxytest"
 )
 
@@ -336,25 +337,10 @@ func TestSOCKSRefusalsAreNamedAsTheirs(t *testing.T) {
 // answering is a proxy that answers whatever comes first with the same bytes, and closes the connection.
 func answering(t *testing.T, answer string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Read(make([]byte, 4096))
-			_, _ = io.WriteString(c, answer)
-			c.Close()
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		serving.Wait()
+	l := tcptest.Listen(t)
+	tcptest.Serve(t, l, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 4096))
+		_, _ = io.WriteString(c, answer)
 	})
 	return l.Addr().String()
 }

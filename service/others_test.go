@@ -55,9 +55,7 @@ func TestServersOfEveryKindLoseNothingAndRingNothingTwice(t *testing.T) {
 			t.Run(name+" "+personality, func(t *testing.T) {
 				t.Parallel()
 				inst := install(t, personality)
-				inst.start()
-				inst.enrol()
-				inst.awaitListening()
+				inst.startWithDevices()
 				inst.deliver()
 				bad(inst)
 				inst.deliver()
@@ -169,6 +167,14 @@ func (inst *installation) call(method, path string, body, into any) {
 			inst.t.Fatal(err)
 		}
 	}
+}
+
+// startWithDevices starts the service, enrols a device for every mailbox and waits until all are listened to.
+func (inst *installation) startWithDevices() {
+	inst.t.Helper()
+	inst.start()
+	inst.enrol()
+	inst.awaitListening()
 }
 
 func (inst *installation) enrol() {

@@ -82,9 +82,7 @@ const tookOver = "the changed credential works and has taken over"
 func TestAPasswordIsChangedTimeAfterTime(t *testing.T) {
 	t.Parallel()
 	inst := install(t, "")
-	inst.start()
-	inst.enrol()
-	inst.awaitListening()
+	inst.startWithDevices()
 	inst.deliver()
 	for n := range 3 {
 		inst.write("password", "a wrong one\n") // and at once, before it was tried or after, the right one
@@ -129,9 +127,7 @@ func TestAPortalsTokenIsChanged(t *testing.T) {
 func TestTheProxyIsChanged(t *testing.T) {
 	t.Parallel()
 	inst := install(t, "")
-	inst.start()
-	inst.enrol()
-	inst.awaitListening()
+	inst.startWithDevices()
 	inst.deliver()
 	inst.awaitAlerts()
 	first, second := proxytest.StartSOCKS(t), proxytest.StartSOCKS(t)
@@ -216,9 +212,7 @@ func (inst *installation) certificate(name string) (cert, key string) {
 func TestAMistakeInAFileThatChangedHarmsNothing(t *testing.T) {
 	t.Parallel()
 	inst := install(t, "")
-	inst.start()
-	inst.enrol()
-	inst.awaitListening()
+	inst.startWithDevices()
 	inst.write("password", "")
 	inst.write(filepath.Base(inst.sim.APITokenFile), "a-token-that-is-not-taken-up")
 	inst.service.Reload()

@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy/proxytest"
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -88,12 +89,12 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"tinyproxy is told a wrong password", one, all(wrote("proxy-password", "not-the-password"), through("http://", proxytest.Tinyproxy)), nil, 1, tlsTo, "401", nameAndPassword},
 		{"squid does not let through", one, all(ewsAt("https://"+proxytest.Forbidden+"/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "403", "proxy.bypass"},
 		{"a SOCKS5 server does not let through", one, through("socks5://", refusingSOCKS), nil, 1, tlsTo, "ruleset", "proxy.bypass"},
-		{"the proxy is away", one, through("http://", closed), nil, 1, "failed proxy", "cannot be reached", "proxy.url"},
+		{"the proxy is away", one, through("http://", tcptest.Closed), nil, 1, "failed proxy", "cannot be reached", "proxy.url"},
 		{"the proxy does not reach the server", one, all(ewsAt("https://127.0.0.1:1/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "503", "its log says why"},
 
 		// Names, connections and certificates.
 		{"a host that is not in DNS", one, ewsAt("https://ews.contoso.invalid/EWS/Exchange.asmx"), nil, 1, "failed exchange simulator: DNS ews.contoso.invalid", "name", "nslookup"},
-		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + closed(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "Nothing listens"},
+		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + tcptest.Closed(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "Nothing listens"},
 		{"a certificate for other names", one, shows(trusted, func(_, leaf *x509.Certificate) {
 			leaf.IPAddresses, leaf.DNSNames = nil, []string{"mail.contoso.example"}
 		}), nil, 1, tlsTo, "mail.contoso.example", "give the server a certificate with this name"},
@@ -124,7 +125,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"a wrong key id", one, edited("key_id: SIM1234567", "key_id: SIM7654321"), nil, 1, apns, "InvalidProviderToken", "key_id"},
 		{"a key of the other environment", one, fault("apns_answer", simulator.Fault{Reason: "BadEnvironmentKeyInToken"}), nil, 1, apns, "BadEnvironmentKeyInToken", "sandbox or production"},
 		{"APNs refuses the time of the token", one, fault("apns_answer", simulator.Fault{Reason: "ExpiredProviderToken"}), nil, 1, apns, "ExpiredProviderToken", "NTP"},
-		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+closed(inst.t)) }, nil, 1, apns, "refused", "Nothing listens"},
+		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Closed(inst.t)) }, nil, 1, apns, "refused", "Nothing listens"},
 		{"a sandbox token at production", one, tokenRefused("BadDeviceToken"), ring, 1, "failed device phone: apns", "BadDeviceToken", "Xcode"},
 		{"an app that was removed", one, tokenRefused("Unregistered"), ring, 1, "failed device phone: apns", "Unregistered", "Open the app"},
 		{"a device that is not enrolled", one, nil, ring, 1, "failed device phone: enrolment", "not_enrolled", "PUT /v1/devices/{id}"},
@@ -136,7 +137,9 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"the state file is none", one, wrote("mailbell.db", strings.Repeat("not a state file\n", 1000)), nil, 1, "failed state", "mailbell.db", "state.path"},
 		{"Redis wants a password", one, redisWith(""), nil, 1, "failed state", "NOAUTH", "state.redis.username"},
 		{"Redis does not accept the password", one, redisWith("not-the-password"), nil, 1, "failed state", "WRONGPASS", "state.redis.username"},
-		{"Redis is away", one, func(inst *installation) { inst.edit("path: mailbell.db", "redis: {addresses: ["+closed(inst.t)+"]}") }, nil, 1, "failed state", "refused", "state.redis.addresses"},
+		{"Redis is away", one, func(inst *installation) {
+			inst.edit("path: mailbell.db", "redis: {addresses: ["+tcptest.Closed(inst.t)+"]}")
+		}, nil, 1, "failed state", "refused", "state.redis.addresses"},
 
 		// The configuration and its files.
 		{"a secret for everybody to read", one, func(inst *installation) { inst.chmod("password", 0o644) }, nil, 0, "warning file exchange[0].listener_accounts[0].basic.password_file", "everybody", "chmod 600"},
@@ -278,17 +281,6 @@ func ewsAt(ews string) func(*installation) {
 }
 
 func atEWS(inst *installation) { ewsAt("/EWS/Exchange.asmx")(inst) }
-
-// closed is an address that nothing listens at.
-func closed(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	return l.Addr().String()
-}
 
 // through has everything go through a proxy, with the password of the file proxy-password.
 func through(scheme string, start func(testing.TB) string) func(*installation) {

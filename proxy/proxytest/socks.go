@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+
+	"github.com/mailbell/mailbell/internal/tcptest"
 )
 
 // SOCKS is a SOCKS5 server (RFC 1928) with user name and password (RFC 1929), CONNECT and host names alone.
@@ -41,37 +43,9 @@ const (
 // StartSOCKS starts a server.
 func StartSOCKS(t testing.TB) *SOCKS {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := tcptest.Listen(t)
 	s := &SOCKS{Address: l.Addr().String(), names: make(map[string]string)}
-	var serving sync.WaitGroup
-	open := make(map[net.Conn]bool)
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s.mu.Lock()
-			open[c] = true
-			s.mu.Unlock()
-			serving.Go(func() {
-				defer c.Close()
-				s.serve(t.Context(), c)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		s.mu.Lock()
-		for c := range open {
-			c.Close()
-		}
-		s.mu.Unlock()
-		serving.Wait()
-	})
+	tcptest.Serve(t, l, func(c net.Conn) { s.serve(t.Context(), c) })
 	return s
 }
 

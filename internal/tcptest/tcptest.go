@@ -1,0 +1,73 @@
+// Package tcptest has the servers on loopback that tests of several rooms need: what stands between two ends, or in the place of one.
+package tcptest
+
+import (
+	"net"
+	"sync"
+	"testing"
+)
+
+// Listen listens at a free port until the end of the test.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// Serve has each connection to l served by a goroutine of its own, and closes it when that returns. At the end of the test the listener
+// and all connections are closed, and whoever serves them is waited for.
+func Serve(t testing.TB, l net.Listener, serve func(net.Conn)) {
+	t.Helper()
+	var (
+		serving sync.WaitGroup
+		mu      sync.Mutex
+		open    = map[net.Conn]bool{}
+		ended   bool
+	)
+	one := func(c net.Conn) {
+		mu.Lock()
+		open[c] = true
+		late := ended
+		mu.Unlock()
+		if !late {
+			serve(c)
+		}
+		mu.Lock()
+		delete(open, c)
+		mu.Unlock()
+		_ = c.Close()
+	}
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { one(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		ended = true
+		for c := range open {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		serving.Wait()
+	})
+}
+
+// Closed is an address where nothing listens.
+func Closed(t testing.TB) string {
+	t.Helper()
+	l := Listen(t)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return l.Addr().String()
+}
