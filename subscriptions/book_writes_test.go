@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
@@ -295,3 +296,108 @@ func TestAllIsWrittenOnceMoreForAStoreThatForgot(t *testing.T) {
 
 // replaced is a store whose server was started anew without what it had.
 type replaced struct{ subscriptions.Store }
+
+func TestOneTokenOnTwoTopicsOrEnvironmentsIsTwoDevices(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	for _, e := range []subscriptions.Enrolment{
+		{ID: "d1", Topic: "com.contoso.mail", Environment: "production"},
+		{ID: "d2", Topic: "com.contoso.beta", Environment: "production"},
+		{ID: "d3", Topic: "com.contoso.mail", Environment: "sandbox"},
+	} {
+		e.Mailbox, e.Token = alice, "aa"
+		if done, err := b.Enrol(t.Context(), e, noon, noon); err != nil || done.Ousted != "" {
+			t.Errorf("%s: %v, ousted %q", e.ID, err, done.Ousted)
+		}
+	}
+	if n := len(b.Mailbox(alice).Devices()); n != 3 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "aa")
+	later := noon.Add(time.Hour)
+	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: alice, Token: "bb", Topic: "com.contoso.mail", Environment: "production"}, later, later); err != nil {
+		t.Fatal(err)
+	}
+	done := enrol(t, b, "d2", alice, "aa")
+	if done.Ousted != "d1" || !done.Device.Since.Equal(later) || !done.Device.Created.Equal(later) || done.Created || done.Left != nil {
+		t.Errorf("%+v: it has been there since %v", done, later)
+	}
+}
+
+func TestAMailboxWaitsForTheServersClockWhereThatIsNotKnown(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}, noon, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.Mailbox(alice).Record(); r.Started() {
+		t.Errorf("it reads back to %v", time.Unix(r.Since, 0).UTC())
+	}
+}
+
+func TestAMailboxIsFoundByThePrimaryAddressThatItTurnedOutToHave(t *testing.T) {
+	b, reopen := book(t)
+	const primary = "alice.smith@contoso.example"
+	enrol(t, b, "d1", alice, "aa")
+	m := b.Mailbox(alice)
+	for range 2 {
+		if same, joined, err := b.Name(t.Context(), m, primary); same != m || joined || err != nil {
+			t.Fatal(joined, err)
+		}
+	}
+	for _, b := range []*subscriptions.Book{b, reopen()} {
+		m := b.Mailbox(alice)
+		if m == nil || b.Mailbox(primary) != m || len(m.Record().Addresses) != 2 {
+			t.Errorf("its addresses are %v", m.Record().Addresses)
+		}
+	}
+}
+
+func TestANameThatIsNotWrittenDoesNotShow(t *testing.T) {
+	s := &storetest.Memory{}
+	b := onMemory(t, s)
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", bob, "bb")
+	full := errors.New("disk full")
+	s.Fail(full)
+	if _, _, err := b.Name(t.Context(), b.Mailbox(alice), "new@contoso.example"); !errors.Is(err, full) || b.Mailbox("new@contoso.example") != nil {
+		t.Errorf("%v, and the name shows", err)
+	}
+	if _, _, err := b.Name(t.Context(), b.Mailbox(alice), bob); !errors.Is(err, full) || b.Mailbox(alice) == b.Mailbox(bob) {
+		t.Errorf("%v, and the two are one", err)
+	}
+}
+
+func TestAMailboxThatIsGoneIsJoinedToNone(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", bob, "bb")
+	gone := b.Mailbox(alice)
+	if _, _, err := b.Remove(t.Context(), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Name(t.Context(), gone, bob); !errors.Is(err, subscriptions.ErrNoMailbox) {
+		t.Error(err)
+	}
+	if n := len(b.Mailbox(bob).Devices()); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+func TestAPageOfNoDevicesIsEmpty(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "aa")
+	for _, mailbox := range []string{"", alice} {
+		if list, next := b.Devices(mailbox, "", 0); len(list) != 0 || next != "" {
+			t.Errorf("%v, %q", list, next)
+		}
+		if list, next := b.Devices(mailbox, "d1", 1); len(list) != 0 || next != "" {
+			t.Errorf("behind the last: %v, %q", list, next)
+		}
+	}
+	if list, _ := b.Devices(bob, "", 1); len(list) != 0 {
+		t.Errorf("of a mailbox that nobody has enrolled: %v", list)
+	}
+}

@@ -3,7 +3,9 @@ package subscriptions
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -83,6 +85,29 @@ func TestEachChangeOfACommitHasItsOwnError(t *testing.T) {
 		close(free)
 		all.Wait()
 	})
+}
+
+func TestABadChangeDoesNotFailThoseThatAreCommittedWithIt(t *testing.T) {
+	s, err := OpenEmbedded(filepath.Join(t.TempDir(), "mailbell.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	good, bad := &Record{ID: "good"}, &Record{ID: strings.Repeat("x", 1<<16)} // longer than a key of the file can be
+	var batch [][]entryPut
+	for _, r := range []*Record{good, bad, {ID: "other"}} {
+		puts, err := encode(Change{Put: []*Record{r}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch = append(batch, puts)
+	}
+	if errs := s.commit(batch); len(errs) != 3 || errs[0] != nil || errs[1] == nil || errs[2] != nil {
+		t.Errorf("errors %v, want one for the second alone", errs)
+	}
+	if all, err := s.Load(t.Context()); err != nil || len(all.Records) != 2 {
+		t.Errorf("%d records, %v", len(all.Records), err)
+	}
 }
 
 func TestWhatIsQueuedWhenTheStoreClosesIsCommitted(t *testing.T) {

@@ -86,8 +86,66 @@ func TestAStateFileThatIsNoneIsRefusedAndKept(t *testing.T) {
 }
 
 func TestAFolderThatDoesNotExistIsNamed(t *testing.T) {
-	_, err := subscriptions.OpenEmbedded(filepath.Join(t.TempDir(), "none", "mailbell.db"))
-	if err == nil || !strings.Contains(err.Error(), "folder does not exist") {
-		t.Errorf("error %v", err)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{"none", "file"} {
+		_, err := subscriptions.OpenEmbedded(filepath.Join(dir, folder, "mailbell.db"))
+		if err == nil || !strings.Contains(err.Error(), "folder does not exist") {
+			t.Errorf("%s: error %v", folder, err)
+		}
+	}
+	if _, err := subscriptions.OpenEmbedded(dir); err == nil || strings.Contains(err.Error(), "folder does not exist") {
+		t.Errorf("what is no file, in a folder that exists: %v", err)
+	}
+}
+
+func TestTheStateFileIsForItsOwnerAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mailbell.db")
+	open(t, file).Close()
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v: device tokens are in it", info.Mode(), err)
+	}
+}
+
+func TestADamagedStateIsNamedAndNotStartedFrom(t *testing.T) {
+	for name, c := range map[string]struct{ bucket, key, value, says string }{
+		"a record":             {"records", "r1", "{", `records "r1"`},
+		"a device":             {"devices", "d1", "[]", `devices "d1"`},
+		"the secret":           {"meta", "secret", "short", "secret"},
+		"a device without one": {"devices", "d1", `{"id":"d1","record":"r7"}`, "the record r7 of 1 devices is missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "mailbell.db")
+			open(t, file).Close()
+			db, err := bbolt.Open(file, 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(c.bucket)).Put([]byte(c.key), []byte(c.value)) }); err != nil {
+				t.Fatal(err)
+			}
+			db.Close()
+			s := open(t, file)
+			defer s.Close()
+			if _, err := subscriptions.Open(t.Context(), s); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v; want one that says %q", err, c.says)
+			}
+		})
+	}
+}
+
+func TestARecordWithoutADeviceIsNotThere(t *testing.T) {
+	s := &storetest.Memory{}
+	if _, err := s.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{{ID: "r1", Addresses: []string{alice}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if b := onMemory(t, s); len(b.Mailboxes()) != 0 || b.Mailbox(alice) != nil {
+		t.Error("a mailbox that nobody is alerted for is listened to")
 	}
 }

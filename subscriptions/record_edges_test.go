@@ -1,0 +1,125 @@
+package subscriptions
+
+import (
+	"testing"
+	"time"
+)
+
+func TestACrowdedLogIsDueForAListing(t *testing.T) {
+	r := started()
+	for i := range 512 {
+		if r.Crowded() {
+			t.Fatalf("crowded by %d entries", i)
+		}
+		enter(r, i, noon)
+	}
+	if !r.Crowded() {
+		t.Error("512 entries, and no listing is due")
+	}
+}
+
+func TestTheEntryThatSinceIsTakenFromStays(t *testing.T) {
+	r := started()
+	for i := range 256 {
+		enter(r, i, noon.Add(time.Duration(i+1)*time.Second))
+	}
+	r.Complete(nil, noon.Add(time.Hour))
+	if want := noon.Add(time.Second).Unix(); r.Since != want || len(r.Outcomes) != 256 {
+		t.Errorf("since is %d and %d entries are left; want the 256th newest, %d, and all of them", r.Since, len(r.Outcomes), want)
+	}
+	few := started()
+	for i := range 255 {
+		enter(few, i, noon.Add(time.Duration(i+1)*time.Second))
+	}
+	few.Complete(nil, noon.Add(time.Hour))
+	if few.Since != noon.Unix() {
+		t.Errorf("255 entries moved since to %d", few.Since)
+	}
+}
+
+func TestWhatIsDatedOfThisVerySecondCounts(t *testing.T) {
+	r := started()
+	at := noon.Add(time.Hour)
+	enter(r, 1, at)
+	r.Complete([]Shown{{key(1), at}}, at)
+	if r.Listed != at.Unix() {
+		t.Error("a message of this second does not move listed")
+	}
+	crowd := started()
+	for i := range 256 {
+		enter(crowd, i, at)
+	}
+	crowd.Complete(nil, at)
+	if crowd.Since != at.Unix() {
+		t.Error("256 messages of this second are taken for ones of the future")
+	}
+}
+
+func TestOnlyWhatIsOlderThanSinceExpires(t *testing.T) {
+	r := started()
+	second := noon.Add(30 * time.Hour)
+	r.Enter([]Outcome{{Key: key(1), Received: second.Add(-Window)}, {Key: key(2), Received: second}}, devices("a"), because)
+	if expired := r.Complete([]Shown{{key(2), second}}, second); expired != 0 || len(r.Outcomes) != 2 {
+		t.Errorf("%d expired, %d left: one of a day ago to the second is within the day", expired, len(r.Outcomes))
+	}
+	r.Enter([]Outcome{{Key: key(3), Received: second.Add(time.Second)}}, devices("a", "b"), because)
+	if expired := r.Complete([]Shown{{key(3), second.Add(time.Second)}}, second.Add(time.Second)); expired != 1 || r.Has(key(1)) {
+		t.Errorf("%d expired: want one, for the one device that was owed it", expired)
+	}
+}
+
+func TestARecordThatIsBehindForOneDeviceSaysSoForThatOne(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a", "b"), because)
+	later := noon.Add(time.Hour)
+	r.Hold("b", "throttled", later)
+	r.Hold("c", "throttled", later)
+	if a, b := r.BehindOf("a"), r.BehindOf("b"); !a.Next.Equal(noon) || !b.Next.Equal(later) {
+		t.Errorf("%+v, %+v", a, b)
+	}
+	r.Remove("a")
+	if r.BehindOf("a") != nil || r.BehindOf("b") == nil {
+		t.Errorf("%+v: a device that was removed is forgotten, and no other", r.Behind)
+	}
+}
+
+func TestARecordKnowsTheServersClockOnlyOnceItIsSet(t *testing.T) {
+	r := &Record{}
+	if r.Started() {
+		t.Error("it is started without a clock")
+	}
+	r.Start(noon)
+	if !r.Started() {
+		t.Error("it is not started")
+	}
+}
+
+func TestADateBeyondWhat32BitsHoldIsCut(t *testing.T) {
+	for _, c := range []struct {
+		at   time.Time
+		want uint32
+	}{
+		{time.Unix(-1, 0), 0}, {time.Time{}, 0}, {time.Unix(1, 0), 1}, {time.Unix(1<<32-1, 0), 1<<32 - 1}, {time.Unix(1<<32, 0), 1<<32 - 1},
+	} {
+		if got := seconds(c.at); got != c.want {
+			t.Errorf("%v: %d, want %d", c.at, got, c.want)
+		}
+	}
+}
+
+func TestALogThatIsCutOffIsAnError(t *testing.T) {
+	full, err := Outcomes{{Key: 1, Number: 2, Received: 3}, {Key: 4, Number: 5, Received: 6}}.MarshalBinary()
+	if err != nil || len(full) != 32 {
+		t.Fatalf("%d bytes, %v", len(full), err)
+	}
+	for n := range full {
+		var o Outcomes
+		if err := o.UnmarshalBinary(full[:n]); (err == nil) != (n == 0 || n == 16) {
+			t.Errorf("%d bytes: %v, %v", n, o, err)
+		}
+	}
+	var o Outcomes
+	if err := o.UnmarshalText([]byte("?")); err == nil {
+		t.Errorf("what is no base64 is taken for %v", o)
+	}
+}
