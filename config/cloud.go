@@ -9,6 +9,15 @@ import (
 	"strings"
 )
 
+// Cloud says where one of Microsoft's clouds is.
+type Cloud struct {
+	EWS          string // the whole URL of Exchange.asmx
+	Autodiscover string // https://host
+	Authority    string // https://host, of Entra ID
+	Graph        string // https://host
+	Custom       bool   // it is none of Microsoft's
+}
+
 // custom is the cloud that cloud_urls describes.
 const custom = "custom"
 
@@ -32,25 +41,30 @@ var worldwide = Cloud{"https://outlook.office365.com/EWS/Exchange.asmx", "https:
 func (o *object) cloud() Cloud {
 	before := len(o.r.errs)
 	chosen := o.choice("cloud", "global", append(slices.Sorted(maps.Keys(clouds)), custom))
-	urls := o.object("cloud_urls")
-	urls.asked = []string{"ews", "autodiscover", "authority", "graph"}
-	defer urls.end()
-	if chosen != custom {
-		if isSet(urls.node) && len(o.r.errs) == before { // else it is perhaps custom that was meant
-			urls.fail("has no use without cloud: custom")
-		}
-		return clouds[chosen]
-	}
-	if !isSet(urls.node) && !urls.wrong {
+	urls, given := o.optional("cloud_urls")
+	switch {
+	case chosen == custom && !given && !urls.wrong:
 		urls.fail("is required with cloud: custom")
-		return Cloud{}
+	case chosen != custom && given && len(o.r.errs) == before: // else it is perhaps custom that was meant
+		urls.fail("has no use without cloud: custom")
 	}
-	urls.require("ews", "autodiscover", "authority")
+	urls.absent = urls.absent || chosen != custom
+	described := urls.cloudURLs()
+	if chosen == custom {
+		return described
+	}
+	return clouds[chosen]
+}
+
+// cloudURLs reads where a cloud is that is none of Microsoft's.
+func (o *object) cloudURLs() Cloud {
+	defer o.end()
+	o.require("ews", "autodiscover", "authority")
 	c := Cloud{
-		EWS:          urls.text("ews", "", httpsURL),
-		Autodiscover: urls.text("autodiscover", "", httpsHost),
-		Authority:    urls.text("authority", "", httpsHost),
-		Graph:        urls.text("graph", "", httpsHost),
+		EWS:          o.text("ews", "", httpsURL),
+		Autodiscover: o.text("autodiscover", "", httpsHost),
+		Authority:    o.text("authority", "", httpsHost),
+		Graph:        o.text("graph", "", httpsHost),
 		Custom:       true,
 	}
 	// Whoever names the host alone means EWS where it always is.

@@ -12,6 +12,12 @@ import (
 	"github.com/mailbell/mailbell/internal/pattern"
 )
 
+// Account is a listener account: the identity under which mailboxes are listened to.
+type Account struct {
+	Name       string
+	Credential credential.Description
+}
+
 // method is an authentication method.
 type method struct {
 	name      string // its key

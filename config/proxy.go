@@ -8,32 +8,40 @@ import (
 	"github.com/mailbell/mailbell/internal/staticproxy"
 )
 
+// Proxy is the static proxy of every outbound connection.
+type Proxy struct {
+	URL      string // scheme://host:port; http, https, socks5 or socks5h
+	Username string // empty: it wants none
+	Password Secret
+	Bypass   []string // hosts that are reached directly: names, .suffixes, addresses, networks, each with :port or without
+}
+
+// proxy reads the section; nil where it is left out.
 func (o *object) proxy() *Proxy {
-	defer o.end()
-	if !isSet(o.node) {
-		o.asked = []string{"url", "username", "password_file", "password_env", "bypass"}
-		return nil
-	}
-	o.require("url")
+	section, given := o.optional("proxy")
+	defer section.end()
+	section.require("url")
 	p := &Proxy{
-		URL:      o.text("url", "", proxyURL),
-		Username: o.text("username", "", proxyUser),
-		Bypass:   o.texts("bypass", bypass),
+		URL:      section.text("url", "", proxyURL),
+		Username: section.text("username", "", proxyUser),
+		Bypass:   section.texts("bypass", bypass),
 	}
-	if v := o.get("bypass"); len(p.Bypass) > staticproxy.MaxBypass {
+	if v := section.get("bypass"); len(p.Bypass) > staticproxy.MaxBypass {
 		v.fail("has %d entries: want at most %d, use networks and .suffixes", len(p.Bypass), staticproxy.MaxBypass)
 	}
-	switch given := o.has("password_file") || o.has("password_env"); {
-	case given && !o.has("username"):
-		o.get("username").fail("is required where a password is given")
-		fallthrough
-	case given, p.Username != "":
-		var v value
-		if p.Password, v = o.word("password"); len(p.Password) > staticproxy.MaxCredential {
-			v.fail("holds a password of %d bytes: want at most %d, SOCKS5 takes no more", len(p.Password), staticproxy.MaxCredential)
-		}
-	default:
-		o.asked = append(o.asked, "password_file", "password_env")
+	password, v := section.optionalWord("password")
+	p.Password = password
+	named := v.node != nil
+	switch {
+	case named && !section.has("username"):
+		section.get("username").fail("is required where a password is given")
+	case !named && p.Username != "":
+		v.fail("is required (or password_env)")
+	case len(password) > staticproxy.MaxCredential:
+		v.fail("holds a password of %d bytes: want at most %d, SOCKS5 takes no more", len(password), staticproxy.MaxCredential)
+	}
+	if !given {
+		return nil
 	}
 	return p
 }

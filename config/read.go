@@ -2,30 +2,18 @@ package config
 
 import (
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"maps"
-	"net"
-	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
-
-	"github.com/mailbell/mailbell/internal/hostname"
-	"github.com/mailbell/mailbell/internal/pattern"
 )
 
 // reader collects the mistakes of one file while its mappings are read.
@@ -72,6 +60,7 @@ type object struct {
 	values map[string]value
 	asked  []string
 	wrong  bool // not a mapping, which is reported already
+	absent bool // a section that is left out: nothing in it is required
 }
 
 func (r *reader) object(v value) *object {
@@ -139,6 +128,9 @@ func kind(n ast.Node) string {
 	return "something else"
 }
 
+// maxName is how many characters of a word of the file an error shows.
+const maxName = 64
+
 // plain is what a key or a choice may be shown as it stands.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,64}$`)
 
@@ -172,7 +164,7 @@ func (o *object) has(key string) bool { return o.values[key].node != nil }
 // require reports each of the keys that is missing or empty.
 func (o *object) require(keys ...string) {
 	for _, key := range keys {
-		if v := o.get(key); v.node == nil && !o.wrong {
+		if v := o.get(key); v.node == nil && !o.wrong && !o.absent {
 			v.fail("is required")
 		}
 	}
@@ -226,6 +218,14 @@ func isSet(n ast.Node) bool {
 
 // object returns the mapping under a key; an empty one where there is none.
 func (o *object) object(key string) *object { return o.r.object(o.get(key)) }
+
+// optional returns a section that may be left out, and whether it is given. Where it is left out it is read all the same, since its keys
+// may be there and empty.
+func (o *object) optional(key string) (section *object, given bool) {
+	section = o.object(key)
+	section.absent = !isSet(section.node)
+	return section, !section.absent && !section.wrong
+}
 
 // list returns the entries of a list, empty ones too.
 func (o *object) list(key string) []value {
@@ -412,238 +412,4 @@ func short(d time.Duration) string {
 		s = s[:len(s)-2]
 	}
 	return s
-}
-
-// file returns a path, relative to the working directory instead of the configuration file.
-func (v value) file() (string, bool) {
-	s, ok := v.text()
-	if ok && !filepath.IsAbs(s) {
-		s = filepath.Join(v.r.dir, s)
-	}
-	return s, ok
-}
-
-// shown is a path as an error shows it, in one line.
-func shown(path string) string {
-	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return strconv.Quote(path)
-	}
-	return path
-}
-
-// contents returns what the file under a key holds; nil where none is named or it is reported as unreadable or empty.
-func (o *object) contents(key string) ([]byte, value) {
-	v := o.get(key)
-	path, ok := v.file()
-	if !ok {
-		return nil, v
-	}
-	v.r.files = append(v.r.files, File{Key: v.path, Path: path})
-	data, err := v.r.read(path)
-	switch {
-	case err != nil:
-		v.fail("%s %v", shown(path), err)
-	case len(strings.TrimSpace(string(data))) == 0:
-		v.fail("%s is empty", shown(path))
-	default:
-		return data, v
-	}
-	return nil, v
-}
-
-// secret returns the secret that key_file or key_env names, and where it was named; "" where it is reported as missing or wrong.
-func (o *object) secret(name string) (Secret, value) {
-	file, env := name+"_file", name+"_env"
-	data, v := o.contents(file)
-	if data != nil {
-		o.r.files[len(o.r.files)-1].Secret = true
-	}
-	e := o.get(env)
-	variable, ok := e.text()
-	switch {
-	case o.has(file) && o.has(env):
-		e.fail("%s and %s are both given: want one", file, env)
-		return "", e
-	case o.has(file):
-		return Secret(strings.TrimRight(string(data), "\r\n")), v
-	case !ok:
-		if !o.has(env) && !o.wrong {
-			v.fail("is required (or %s)", env)
-		}
-		return "", v
-	case !variableName.MatchString(variable):
-		// It could be the secret itself: it is not shown.
-		e.fail("not the name of an environment variable")
-		return "", e
-	}
-	s, set := os.LookupEnv(variable)
-	switch {
-	case !set:
-		e.fail("the environment variable %s is not set", variable)
-	case strings.TrimSpace(s) == "":
-		e.fail("the environment variable %s is empty", variable)
-	default:
-		return Secret(strings.TrimRight(s, "\r\n")), e
-	}
-	return "", e
-}
-
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-
-// word returns a secret of one line: a password or token, not a key file.
-func (o *object) word(name string) (Secret, value) {
-	s, v := o.secret(name)
-	switch {
-	case s == "":
-	case !utf8.ValidString(string(s)):
-		v.fail("holds text that is not UTF-8")
-	case strings.HasPrefix(string(s), "\ufeff"):
-		v.fail("begins with a byte order mark: save it as UTF-8 without one")
-	case strings.ContainsAny(string(s), "\r\n"):
-		v.fail("holds more than one line")
-	case strings.ContainsFunc(string(s), func(r rune) bool { return r < ' ' || r == 0x7f }):
-		v.fail("holds a control character")
-	default:
-		return s, v
-	}
-	return "", v
-}
-
-// authorities returns the certificates of the PEM file under a key; nil where none is named.
-func (o *object) authorities(key string) *x509.CertPool {
-	data, v := o.contents(key)
-	if data == nil {
-		return nil
-	}
-	pool := x509.NewCertPool()
-	found := false
-	for {
-		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			v.fail("holds a certificate that cannot be read: %v", err)
-			return nil
-		}
-		pool.AddCert(c)
-		found = true
-	}
-	if !found {
-		v.fail("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
-		return nil
-	}
-	return pool
-}
-
-// signingKey returns Apple's .p8 file as it is, once it is known to hold what it should.
-func (o *object) signingKey(name string) Secret {
-	s, v := o.secret(name)
-	if s == "" {
-		return ""
-	}
-	block, _ := pem.Decode([]byte(s))
-	if block == nil || block.Type != "PRIVATE KEY" {
-		v.fail("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple")
-		return ""
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		v.fail("holds a private key that cannot be read: want the .p8 file from Apple")
-		return ""
-	}
-	if ec, ok := key.(*ecdsa.PrivateKey); !ok || ec.Curve != elliptic.P256() {
-		v.fail("holds another kind of private key: want an elliptic curve key on P-256, as the .p8 files from Apple are")
-		return ""
-	}
-	return s
-}
-
-// address checks host:port.
-func address(s string) (string, error) {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return "", fmt.Errorf("not an address: want host:port, as in 127.0.0.1:8080, got %s", quoted(s))
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return "", fmt.Errorf("not a port: want 0 to 65535, got %s", quoted(port))
-	}
-	if host != "" && net.ParseIP(host) == nil {
-		if _, err := hostName(host); err != nil {
-			return "", err
-		}
-	}
-	return s, nil
-}
-
-// loopback tells whether an address can only be reached from this machine.
-func loopback(address string) bool {
-	host, _, _ := net.SplitHostPort(address)
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
-}
-
-// hostName checks the name or IP address of a host and returns the form in which hosts are compared.
-func hostName(s string) (string, error) {
-	host, ok := hostname.Parse(s)
-	if !ok {
-		return "", fmt.Errorf("not a host name: want one as in mail.contoso.com, without scheme or port, got %s", quoted(s))
-	}
-	return host, nil
-}
-
-// domain checks a mail domain and returns the form in which domains are compared.
-func domain(s string) (string, error) {
-	name, ok := hostname.ParseDomain(s)
-	if !ok {
-		return "", fmt.Errorf("not a mail domain: want one as in contoso.com, got %s", quoted(s))
-	}
-	return name, nil
-}
-
-// httpsURL checks an address that credentials are sent to. The text itself is in no error: it could hold a secret.
-func httpsURL(s string) (string, error) {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("not a URL: want https://host/path")
-	case u.User != nil:
-		return "", fmt.Errorf("a URL must not hold a user name or password")
-	case u.Scheme != "https":
-		return "", fmt.Errorf("want a URL that begins with https://")
-	case u.RawQuery != "" || u.Fragment != "":
-		return "", fmt.Errorf("want a URL without ? and #")
-	}
-	if hostname.Of(u) == "" {
-		return "", fmt.Errorf("want a URL with a host name: https://host/path")
-	}
-	if port := u.Port(); port != "" && !hostname.IsPort(port) {
-		return "", fmt.Errorf("a port of a URL is 1 to 65535")
-	}
-	return s, nil
-}
-
-// httpsHost checks the address of a host without a path.
-func httpsHost(s string) (string, error) {
-	s, err := httpsURL(s)
-	if err != nil {
-		return "", err
-	}
-	if u, err := url.Parse(s); err != nil || strings.Trim(u.Path, "/") != "" {
-		return "", fmt.Errorf("want a URL without a path: https://host")
-	}
-	return strings.TrimRight(s, "/"), nil
-}
-
-// matching checks a text against a pattern.
-func matching(p pattern.Pattern) func(string) (string, error) {
-	return func(s string) (string, error) {
-		if !p.Matches(s) {
-			return "", fmt.Errorf("want %s, got %s", p.Words, quoted(s))
-		}
-		return s, nil
-	}
 }

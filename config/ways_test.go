@@ -37,7 +37,7 @@ func TestEachCredentialArrives(t *testing.T) {
 			credential.Description{Method: "client_secret", Tenant: tenant, ClientID: client, Secret: "pass word", Expires: time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC)}},
 		{"online", `certificate: {` + registration + `, file: apns.pfx, password_file: secrets/svc-bell}`,
 			credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
-		{"online", `certificate: {` + registration + `, file: apns.pem}`, credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
+		{"online", `certificate: {` + registration + `, file: apns.pem, password_file: "", password_env: ""}`, credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
 		{"online", `listener_account: {` + registration + `, username: svc-bell@contoso.com, password_file: secrets/svc-bell}`,
 			credential.Description{Method: "listener_account", Tenant: tenant, ClientID: client, Username: "svc-bell@contoso.com", Secret: "pass word"}},
 	} {

@@ -1,0 +1,38 @@
+package config
+
+// What an alert shows, and when there is one.
+
+import "time"
+
+// Alerts says what an alert shows and when there is one.
+type Alerts struct {
+	Content string // one of the Content… names
+	MaxAge  time.Duration
+	Send    bool // false: decide and record, send nothing
+}
+
+// What an alert shows of a message.
+const (
+	ContentGeneric              = "generic"
+	ContentSender               = "sender"
+	ContentSenderSubject        = "sender_subject"
+	ContentSenderSubjectPreview = "sender_subject_preview"
+)
+
+// The defaults and bounds of alerts.
+const (
+	defaultContent = ContentSenderSubject // what a mail app shows on the lock screen
+
+	defaultMaxAge = time.Hour      // an older alert wakes nobody in time: many become one summary
+	minMaxAge     = time.Minute    // mail in transit is often older than seconds
+	maxMaxAge     = 24 * time.Hour // beyond a day there is no alert any more
+)
+
+func (o *object) alerts() Alerts {
+	defer o.end()
+	return Alerts{
+		Content: o.choice("content", defaultContent, []string{ContentGeneric, ContentSender, ContentSenderSubject, ContentSenderSubjectPreview}),
+		MaxAge:  o.duration("max_age", defaultMaxAge, minMaxAge, maxMaxAge),
+		Send:    o.boolean("send", true),
+	}
+}

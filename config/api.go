@@ -1,0 +1,63 @@
+package config
+
+// Who may use the HTTP API.
+
+import (
+	"strings"
+
+	"github.com/mailbell/mailbell/internal/pattern"
+)
+
+// API says who may use the HTTP API.
+type API struct {
+	Clients []Client // never empty
+}
+
+// Client is a program or person with a bearer token.
+type Client struct {
+	Name  string
+	Role  string // one of the Role… names
+	Token Secret
+}
+
+// The roles of the API's clients.
+const (
+	RoleEnrol = "enrol"
+	RoleRead  = "read"
+	RoleTest  = "test"
+	RoleAdmin = "admin"
+)
+
+// minToken is how many characters a client's token has at least: fewer can be guessed.
+const minToken = 16
+
+func (o *object) api() API {
+	o.require("clients")
+	var p API
+	names, tokens := once{}, map[Secret]string{}
+	for _, e := range o.objects("clients") {
+		e.require("name", "role")
+		c := Client{
+			Name: e.text("name", "", matching(pattern.Name)),
+			Role: e.choice("role", "", []string{RoleEnrol, RoleRead, RoleTest, RoleAdmin}),
+		}
+		var v value
+		c.Token, v = e.word("token")
+		switch other, twice := tokens[c.Token]; {
+		case c.Token == "":
+		case len(c.Token) < minToken:
+			v.fail("holds a token of %d characters: want at least %d", len(c.Token), minToken)
+		case strings.ContainsFunc(string(c.Token), func(r rune) bool { return r <= ' ' || r > '~' }):
+			v.fail("holds a token that no Authorization header can carry: want visible ASCII characters without spaces")
+		case twice:
+			v.fail("holds the same token as the client %s", other)
+		default:
+			tokens[c.Token] = c.Name
+		}
+		names.add(e.get("name"), c.Name)
+		p.Clients = append(p.Clients, c)
+		e.end()
+	}
+	o.end()
+	return p
+}

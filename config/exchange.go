@@ -1,0 +1,101 @@
+package config
+
+// The entries of exchange: an Exchange organisation each, or a part of one. Its cloud is in cloud.go, its accounts' credentials are in
+// credential.go.
+
+import (
+	"crypto/x509"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/pattern"
+)
+
+// Exchange is an Exchange organisation, or a part of one.
+type Exchange struct {
+	Name                       string
+	Type                       string         // OnPremises or Online
+	Domains                    []string       // lower case, ASCII form
+	EWSURL                     string         // empty: Autodiscover
+	AutodiscoverURL            string         // empty: found from the mail domain
+	TrustedHosts               []string       // lower case, ASCII form
+	CA                         *x509.CertPool // nil: the system's roots
+	MailboxServers             []string       // lower case, short or full names; empty: all
+	Cloud                      Cloud
+	MailboxesPerAccount        int
+	SubscriptionsPerConnection int
+	ConnectionTimeout          time.Duration
+	SafetyPoll                 time.Duration
+	RequestsPerSecond          int
+	RequestsInFlight           int
+	Accounts                   []Account // the listener accounts; never empty
+}
+
+// The types of an exchange entry.
+const (
+	OnPremises = "exchange"
+	Online     = "online"
+)
+
+// The defaults and bounds of an entry.
+const (
+	defaultMailboxesPerAccount = maxMailboxes // fewer only spreads the load
+	maxMailboxes               = 1250         // a listener account's documented share: more and its budget is used up by reopening streams
+
+	defaultSubscriptionsPerConnection = maxSubscriptions // the fewer connections, the further the account's budget reaches
+	maxSubscriptions                  = 200              // subscription ids that GetStreamingEvents takes ([MS-OXWSNTIF])
+
+	defaultConnectionTimeout = maxConnectionTimeout // each end of a stream costs a reopening
+	minConnectionTimeout     = time.Minute          // GetStreamingEvents counts whole minutes, from 1 …
+	maxConnectionTimeout     = 30 * time.Minute     // … to 30
+
+	defaultSafetyPoll = 30 * time.Minute // mail whose hint was lost is told of within the hour of max_age
+	minSafetyPoll     = time.Minute      // more often would be polling, which is what streams replace
+	maxSafetyPoll     = 24 * time.Hour   // beyond a day there is no alert any more
+
+	defaultRequestsPerSecond = 100     // 15,000 mailboxes are subscribed in minutes; a server of two cores stays calm
+	maxRequestsPerSecond     = 100_000 // more than a farm of Exchange servers answers: a slip of the keyboard
+
+	defaultRequestsInFlight = 256    // 100 requests a second at up to 2.5 s each
+	maxRequestsInFlight     = 10_000 // each is a goroutine and, over HTTP/1.1, a connection
+)
+
+// entryType reads the type of an exchange entry; "": what is there is none, and reported.
+func (o *object) entryType() string {
+	before := len(o.r.errs)
+	if t := o.choice("type", OnPremises, []string{OnPremises, Online}); len(o.r.errs) == before {
+		return t
+	}
+	return ""
+}
+
+func (o *object) exchange(accounts once) Exchange {
+	o.require("name", "domains", "listener_accounts")
+	o.choice("listen_by", "streaming", []string{"streaming"}, "push", "graph")
+	e := Exchange{
+		Name:                       o.text("name", "", matching(pattern.Name)),
+		Type:                       o.entryType(),
+		Domains:                    o.texts("domains", domain),
+		EWSURL:                     o.text("ews_url", "", httpsURL),
+		AutodiscoverURL:            o.text("autodiscover_url", "", httpsURL),
+		TrustedHosts:               o.texts("trusted_hosts", hostName),
+		CA:                         o.authorities("ca_file"),
+		MailboxServers:             o.texts("mailbox_servers", hostName),
+		Cloud:                      o.cloud(),
+		MailboxesPerAccount:        o.integer("mailboxes_per_account", defaultMailboxesPerAccount, 1, maxMailboxes),
+		SubscriptionsPerConnection: o.integer("subscriptions_per_connection", defaultSubscriptionsPerConnection, 1, maxSubscriptions),
+		ConnectionTimeout:          o.duration("connection_timeout", defaultConnectionTimeout, minConnectionTimeout, maxConnectionTimeout),
+		SafetyPoll:                 o.duration("safety_poll", defaultSafetyPoll, minSafetyPoll, maxSafetyPoll),
+		RequestsPerSecond:          o.integer("requests_per_second", defaultRequestsPerSecond, 1, maxRequestsPerSecond),
+		RequestsInFlight:           o.integer("requests_in_flight", defaultRequestsInFlight, 1, maxRequestsInFlight),
+	}
+	if v := o.get("autodiscover_url"); e.Type == Online && isSet(v.node) {
+		v.fail("has no use with type: online: its cloud says where its Autodiscover is")
+	}
+	for _, l := range o.objects("listener_accounts") {
+		a := l.account(e.Type, o.has("ews_url"))
+		e.Accounts = append(e.Accounts, a)
+		accounts.add(l.get("name"), a.Name)
+	}
+	o.end()
+	return e
+}
