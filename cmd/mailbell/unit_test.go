@@ -46,7 +46,7 @@ func readUnit(t *testing.T) unit {
 // restarts says whether systemd starts a service anew that ended so (systemd.service(5), Restart= and RestartPreventExitStatus=).
 func (u unit) restarts(t *testing.T, end syscall.WaitStatus) bool {
 	t.Helper()
-	for _, status := range strings.Fields(u["Service.RestartPreventExitStatus"]) {
+	for status := range strings.FieldsSeq(u["Service.RestartPreventExitStatus"]) {
 		code, err := strconv.Atoi(status)
 		if err != nil {
 			t.Fatalf("RestartPreventExitStatus=%s: this test reads numbers only", status)
