@@ -1,6 +1,6 @@
 package config
 
-// The ways in: clouds, credentials and the proxy, as they arrive.
+// The sections as they arrive: clouds, credentials and the proxy.
 
 import (
 	"errors"
