@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -279,5 +280,40 @@ func TestItemsOfAnOfficialSampleAreUnderstood(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got[0]); diff != "" || !strings.HasSuffix(got[0].From.Address, "@contoso.com") {
 		t.Errorf("(-want +got):\n%s\n%+v", diff, got[0].From)
+	}
+}
+
+func TestARequestIDIsARandomUUID(t *testing.T) {
+	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	kinds := map[byte]bool{}
+	for range 200 {
+		id := requestID()
+		if !form.MatchString(id) {
+			t.Fatalf("%s is no UUID of version 4", id)
+		}
+		kinds[id[15]], kinds[id[20]] = true, true
+	}
+	if len(kinds) != 16 {
+		t.Errorf("the digits beside version and variant take %d values", len(kinds))
+	}
+}
+
+func TestOfSeveralErrorsTheFirstSpeaks(t *testing.T) {
+	two := failure("Unsubscribe", "ErrorAccessDenied", "x", "") + failure("Unsubscribe", "ErrorServerBusy", "x", "")
+	for name, body := range map[string]string{
+		"then another":   response("Unsubscribe", two),
+		"then a success": response("Unsubscribe", failure("Unsubscribe", "ErrorAccessDenied", "x", "")+success("Unsubscribe", "")),
+		"after one":      response("Unsubscribe", success("Unsubscribe", "")+failure("Unsubscribe", "ErrorAccessDenied", "x", "")),
+	} {
+		if err := answers(200, body).Unsubscribe(t.Context(), target, "x"); fault.Of(err).Code != "ErrorAccessDenied" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAnEmptyTextTakesNoneAway(t *testing.T) {
+	body := response("Unsubscribe", failure("Unsubscribe", "ErrorAccessDenied", "Access is denied.", "<m:Message> </m:Message>"))
+	if err := answers(200, body).Unsubscribe(t.Context(), target, "x"); !strings.Contains(err.Error(), "Access is denied.") {
+		t.Error(err)
 	}
 }

@@ -317,3 +317,68 @@ func TestWhosePolicyBlocksEWSIsTold(t *testing.T) {
 		t.Errorf("%q", text)
 	}
 }
+
+func TestHowLongToWaitWhereTheServerSaysNothing(t *testing.T) {
+	for code, want := range map[string]time.Duration{
+		"ErrorADUnavailable": 5 * time.Second, "ErrorServerBusy": time.Minute, "ErrorMailboxMoveInProgress": 4 * time.Minute,
+		"ErrorExceededSubscriptionCount": 30 * time.Minute, "ErrorImpersonateUserDenied": time.Hour, "ErrorSubscriptionNotFound": 0,
+	} {
+		err := answers(500, soapFaultOf("a:"+code, "x", "")).Unsubscribe(t.Context(), target, "x")
+		if f := fault.Of(err); f.Code != code || f.After != want {
+			t.Errorf("%s: %v, want %v", f.Code, f.After, want)
+		}
+	}
+}
+
+func TestWhatAServerAsksForIsBounded(t *testing.T) {
+	const days = "864000"
+	for name, c := range map[string]*Client{
+		"HTTP":    answers(503, "", "Retry-After", days),
+		"a fault": answers(503, soapFaultOf("a:ErrorServerBusy", "x", ""), "Retry-After", days),
+		"a message": answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorServerBusy", "x",
+			`<m:MessageXml><t:Value Name="BackOffMilliseconds">864000000</t:Value></m:MessageXml>`))),
+	} {
+		if got := fault.Of(c.Unsubscribe(t.Context(), target, "x")).After; got != time.Hour {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	// The fault's own number is the closer one.
+	c := answers(500, sample(t, "34"), "Retry-After", "9")
+	if got := fault.Of(c.Unsubscribe(t.Context(), target, "x")).After; got != 297749*time.Millisecond {
+		t.Errorf("a fault with a number and Retry-After: %v", got)
+	}
+}
+
+func TestAnErrorWithinAnotherCountsWhereItIsKnown(t *testing.T) {
+	for inner, want := range map[string]string{"ErrorServerBusy": "ErrorServerBusy", "ErrorFromTheYear2030": "ErrorInternalServerError", "": "ErrorInternalServerError"} {
+		body := response("Unsubscribe", failure("Unsubscribe", "ErrorInternalServerError", "x",
+			`<m:MessageXml><t:Value Name="InnerErrorResponseCode">`+inner+`</t:Value></m:MessageXml>`))
+		if got := fault.Of(answers(200, body).Unsubscribe(t.Context(), target, "x")).Code; got != want {
+			t.Errorf("%q: %s, want %s", inner, got, want)
+		}
+	}
+}
+
+func TestWhatACodeOfEWSLooksLike(t *testing.T) {
+	for s, want := range map[string]bool{
+		"ErrorItemNotFound": true, "ErrorazAZ09": true, "Error" + strings.Repeat("x", 75): true, "Error" + strings.Repeat("x", 76): false,
+		"itemNotFound": false, "": false, "Error`": false, "Error{": false, "Error@": false, "Error[": false, "Error/": false, "Error:": false, "Errorä": false,
+	} {
+		if got := isCode(s); got != want {
+			t.Errorf("%q: %v", s, got)
+		}
+	}
+}
+
+func TestEveryRedirectIsOne(t *testing.T) {
+	for status, want := range map[int]string{299: "HTTP 299", 300: CodeRedirect, 302: CodeRedirect, 399: CodeRedirect, 400: "HTTP 400"} {
+		err := answers(status, "", "Location", "https://elsewhere.example/").Unsubscribe(t.Context(), target, "x")
+		f := fault.Of(err)
+		if f.Code != want {
+			t.Errorf("%d: %v", status, err)
+		}
+		if want == CodeRedirect && (!strings.Contains(f.Text, "elsewhere.example") || !strings.Contains(f.Text, "is not followed")) {
+			t.Errorf("%d: %s", status, f.Text)
+		}
+	}
+}

@@ -183,3 +183,65 @@ func FuzzFramer(f *testing.F) {
 		}
 	})
 }
+
+func TestALargeBufferDoesNotWaitForTheNextEnvelope(t *testing.T) {
+	for size, kept := range map[int]bool{64 << 10: true, 64<<10 + 1: false} {
+		f := &framer{buf: make([]byte, size)}
+		f.reset(strings.NewReader(""))
+		if (f.buf != nil) != kept {
+			t.Errorf("of %d bytes: kept is %v", size, f.buf != nil)
+		}
+		s := &scanner{buf: make([]byte, size)}
+		s.reset(nil)
+		if (s.buf != nil) != kept {
+			t.Errorf("text of %d bytes: kept is %v", size, s.buf != nil)
+		}
+	}
+	large := "<Envelope>" + strings.Repeat("x", 100<<10) + "</Envelope>"
+	for doc, kept := range map[string]bool{large: false, "<Envelope>" + strings.Repeat("x", 20<<10) + "</Envelope>": true} {
+		f := &framer{}
+		f.reset(io.MultiReader(strings.NewReader(doc), strings.NewReader("<Envelope/>")))
+		for range 2 {
+			if _, err := f.next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if (len(f.buf) > firstBuffer) != kept {
+			t.Errorf("after an envelope of %d bytes the next one waits in %d", len(doc), len(f.buf))
+		}
+	}
+}
+
+// idle is a reader that brings nothing and says nothing.
+type idle struct{ reads int }
+
+func (r *idle) Read([]byte) (int, error) { r.reads++; return 0, nil }
+
+func TestAReaderThatBringsNothingIsGivenUp(t *testing.T) {
+	r := &idle{}
+	f := &framer{}
+	f.reset(r)
+	if _, err := f.next(); !errors.Is(err, io.ErrNoProgress) || r.reads != 100 {
+		t.Errorf("after %d reads: %v", r.reads, err)
+	}
+	// For once it may: the rest comes later.
+	f.reset(io.MultiReader(strings.NewReader("<Envelope>"), iotest.DataErrReader(strings.NewReader("</Envelope>"))))
+	if _, err := f.next(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAMarkAtTheEndOfAStreamIsNoDocument(t *testing.T) {
+	f := &framer{}
+	f.reset(strings.NewReader("<Envelope/>\r\n\xef\xbb\xbf"))
+	if _, err := f.next(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.next(); err != io.EOF {
+		t.Errorf("a byte order mark at the end: %v", err)
+	}
+	f.reset(strings.NewReader("< s:Envelope></s:Envelope>"))
+	if _, err := f.next(); !errors.As(err, new(foreign)) {
+		t.Errorf("a tag without a name: %v", err)
+	}
+}

@@ -161,7 +161,8 @@ func TestAListingTellsWhereItEnds(t *testing.T) {
 	for root, want := range map[string][3]any{
 		`IndexedPagingOffset="12" TotalItemsInView="20" IncludesLastItemInRange="false"`: {false, 12, 20},
 		`IndexedPagingOffset="12" TotalItemsInView="12" IncludesLastItemInRange="true"`:  {true, 12, 12},
-		`TotalItemsInView="12"`: {false, 12, 12},
+		`TotalItemsInView="12"`:                                                        {false, 12, 12},
+		`IndexedPagingOffset="10" TotalItemsInView="12"`:                               {false, 12, 12}, // not moved on: it would be asked for on and on
 		`TotalItemsInView="-1" IndexedPagingOffset="x" IncludesLastItemInRange="true"`: {true, 12, 0},
 	} {
 		body := response("FindItem", success("FindItem", `<m:RootFolder `+root+`><t:Items>`+item("a")+item("b")+`</t:Items></m:RootFolder>`))
@@ -219,6 +220,79 @@ func BenchmarkGetItem(b *testing.B) {
 		responses(&s, func(s *scanner) (p *problem) { m, p = itemMessage(s); return p })
 		if s.err != nil || m == nil || m.InternetID == "" {
 			b.Fatal(s.err)
+		}
+	}
+}
+
+func TestOneThatCanBeReadIsReadThoughTheOthersCannot(t *testing.T) {
+	good := success("GetItem", `<m:Items><t:Message><t:ItemId Id="a"/></t:Message></m:Items>`)
+	moving := failure("GetItem", "ErrorMailboxMoveInProgress", "x", "<m:Items/>")
+	for name, messages := range map[string]string{"before": good + moving, "behind": moving + good} {
+		items, _, err := answers(200, response("GetItem", messages)).GetItem(t.Context(), target, []string{"a", "b"})
+		if err != nil || len(items) != 2 || (items[0].Message == nil) == (items[1].Message == nil) {
+			t.Errorf("%s: %+v, %v", name, items, err)
+		}
+	}
+	items, _, err := answers(200, response("GetItem", good+good)).GetItem(t.Context(), target, []string{"a", "b"})
+	if err != nil || items[0].Message == nil || items[1].Message == nil {
+		t.Errorf("both: %+v, %v", items, err)
+	}
+}
+
+func TestTenItemsAreAskedForAtOnceAndNoMore(t *testing.T) {
+	var ids []string
+	body := ""
+	for range 10 {
+		ids = append(ids, "a")
+		body += success("GetItem", `<m:Items><t:Message><t:ItemId Id="a"/></t:Message></m:Items>`)
+	}
+	c := answers(200, response("GetItem", body))
+	if items, _, err := c.GetItem(t.Context(), target, ids); err != nil || len(items) != 10 {
+		t.Errorf("%d items, %v", len(items), err)
+	}
+	for _, ids := range [][]string{nil, append(ids, "a")} {
+		if _, _, err := c.GetItem(t.Context(), target, ids); err == nil || errors.As(err, new(*Error)) {
+			t.Errorf("%d ids: %v", len(ids), err)
+		}
+	}
+}
+
+func TestWhetherAMessageIsReadIsReadInEitherSpelling(t *testing.T) {
+	for text, want := range map[string]bool{"true": true, "1": true, " true\n": true, "false": false, "0": false, "": false} {
+		s := &scanner{doc: []byte("<Message><IsRead>" + text + "</IsRead></Message>")}
+		var m mail.Message
+		s.child(0)
+		message(s, &m)
+		if m.Read != want || s.err != nil {
+			t.Errorf("%q: %v, %v", text, m.Read, s.err)
+		}
+	}
+}
+
+// Servers add elements to their answers that are in no schema.
+func TestElementsThatNobodyKnowsAreNoAnswer(t *testing.T) {
+	const more = `<m:News><t:Items><t:Message><t:ItemId Id="not this"/></t:Message></t:Items></m:News>`
+	folder := `<m:RootFolder IncludesLastItemInRange="true"><t:Items><t:Message><t:ItemId Id="a"/></t:Message></t:Items></m:RootFolder>`
+	for _, payload := range []string{more + folder, folder + more} {
+		l, err := answers(200, response("FindItem", success("FindItem", payload))).FindItem(t.Context(), target, 0, 10)
+		if err != nil || len(l.Messages) != 1 || l.Messages[0].ItemID != "a" || !l.Last {
+			t.Errorf("%+v, %v", l, err)
+		}
+	}
+	if _, err := answers(200, response("FindItem", success("FindItem", more))).FindItem(t.Context(), target, 0, 10); fault.Of(err).Code != CodeUnparseableAnswer {
+		t.Errorf("no listing at all: %v", err)
+	}
+	item := `<m:Items><t:Message><t:ItemId Id="a"/></t:Message></m:Items>`
+	for _, payload := range []string{more + item, item + more} {
+		items, _, err := answers(200, response("GetItem", success("GetItem", payload))).GetItem(t.Context(), target, []string{"asked"})
+		if err != nil || items[0].Message == nil || items[0].Message.ItemID != "a" {
+			t.Errorf("%+v, %v", items, err)
+		}
+	}
+	id := `<m:SubscriptionId>right</m:SubscriptionId>`
+	for _, payload := range []string{more + id, id + more, id + `<m:Watermark>wrong</m:Watermark>`} {
+		if got, _, err := answers(200, response("Subscribe", success("Subscribe", payload))).Subscribe(t.Context(), target); got != "right" || err != nil {
+			t.Errorf("%q, %v", got, err)
 		}
 	}
 }

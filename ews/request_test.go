@@ -163,3 +163,16 @@ func TestMoreThanTheServerTakesIsNotAsked(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatGoesIntoARequestIsEscaped(t *testing.T) {
+	for s, want := range map[string]string{
+		"AAMkAD+/= ~": "AAMkAD+/= ~", `a b&<>"'`: "a b&amp;&lt;&gt;&#34;&#39;", "\n": "&#10;", "\x01": "\uFFFD", "\x1f": "\uFFFD", "é": "é", "\xff": "\uFFFD", "\x7f": "\x7f", "": "",
+		"\uFFFE": "\uFFFD",
+	} {
+		var b bytes.Buffer
+		escape(&b, s)
+		if b.String() != want {
+			t.Errorf("%q became %q, want %q", s, b.String(), want)
+		}
+	}
+}
