@@ -39,7 +39,7 @@ func TestWhatATokenServiceRefusesIsSaidInWords(t *testing.T) {
 		{"a code without words", 400, nil, entraSays(123456, "invalid_request", "Something new."), "AADSTS123456", fault.Fix, "the token service says: Something new.", 0},
 		{"a hiccup of Entra ID", 400, nil, entraSays(90033, "temporarily_unavailable", "Try again."), "AADSTS90033", fault.Wait, "away for a moment", 0},
 		{"throttling", 429, http.Header{"Retry-After": {"30"}}, "", "HTTP 429", fault.Wait, "away", 30 * time.Second},
-		{"throttling for years", 429, http.Header{"Retry-After": {"99999999"}}, "", "HTTP 429", fault.Wait, "away", maxRetryAfter},
+		{"throttling for years", 429, http.Header{"Retry-After": {"99999999"}}, "", "HTTP 429", fault.Wait, "away", 10 * time.Minute},
 		{"a server that is down", 503, http.Header{"Retry-After": {"soon"}}, "<html>down</html>", "HTTP 503", fault.Wait, "Service Unavailable", 0},
 		{"another service", 404, nil, "<html>not here</html>", "HTTP 404", fault.Fix, "no token service", 0},
 		{"a redirect", 302, nil, "", "HTTP 302", fault.Fix, "no token service", 0},
@@ -74,4 +74,19 @@ func FuzzTokenRefusal(f *testing.F) {
 			t.Errorf("%q", text)
 		}
 	})
+}
+
+func TestACodeOfTheTokenServiceIsShort(t *testing.T) {
+	if code, _ := parseRefusal([]byte(`{"error":"invalid_client","error_description":"AADSTS` + strings.Repeat("7", 34) + `: x"}`)); code != "AADSTS"+strings.Repeat("7", 34) {
+		t.Errorf("as long as it may be: %s", code)
+	}
+	if code, _ := parseRefusal([]byte(`{"error":"invalid_client","error_description":"AADSTS` + strings.Repeat("7", 35) + `: x"}`)); code != "invalid_client" {
+		t.Errorf("longer than any: %s", code)
+	}
+	if code, said := parseRefusal([]byte(`{"error":"invalid_client","error_description":"AADSTS: x"}`)); code != "invalid_client" || said != "AADSTS: x" {
+		t.Errorf("without a number: %s, %s", code, said)
+	}
+	if e := tokenRefusal(400, nil, []byte(`{"error":"`+strings.Repeat("x", 1000)+`"}`)); len(e.Code) > 50 {
+		t.Errorf("a code of %d bytes", len(e.Code))
+	}
 }

@@ -137,3 +137,11 @@ func TestWhyAServerRefusesATokenIsSaidInWords(t *testing.T) {
 		}
 	}
 }
+
+func TestOfAnAnswerThatNobodyWantsLittleIsRead(t *testing.T) {
+	body := strings.NewReader(strings.Repeat("x", 1<<20))
+	discard(&http.Response{Body: io.NopCloser(body)})
+	if read := 1<<20 - body.Len(); read != 16<<10 {
+		t.Errorf("%d bytes", read)
+	}
+}

@@ -263,7 +263,7 @@ func TestAListenerAccountIsNotLockedOutByItsWrongPassword(t *testing.T) {
 		o.tokens.next, last = time.Time{}, o.tokens.failure
 		o.tokens.mu.Unlock()
 	}
-	if s.asked.Load() != maxRefusals || last.Code != CodeHeld {
+	if s.asked.Load() != 3 || last.Code != CodeHeld {
 		t.Errorf("%d sign-ins, %v", s.asked.Load(), last)
 	}
 }
@@ -310,5 +310,15 @@ func TestWhatCannotWorkIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 	}
 	if _, err := json.Marshal(good.Secret); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAnAnswerOfTheTokenServiceIsBounded(t *testing.T) {
+	s := newSTS(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, strings.Repeat(" ", 1<<20))
+		issue(w, "behind a megabyte")
+	})
+	if e := fault.Of(s.app(t, "hunter2").Prepare(t.Context())); e == nil || e.Remedy != fault.Wait || !strings.Contains(e.Text, "not understood") {
+		t.Errorf("%+v", e)
 	}
 }

@@ -470,3 +470,36 @@ func TestAStreamUnderTheOldCredentialGoesOn(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestANewCredentialThatIsRefusedIsTriedOnEveryFiveMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotation(t)
+		r.Offer(r.credential("new"))
+		for begin := time.Now(); time.Since(begin) < 3*time.Hour; <-time.After(10 * time.Second) {
+			r.ask(t)
+		}
+		// Each pause may be a quarter longer.
+		if got := strings.Count(r.wasAsked(), "new"); got < 28 || got > 39 {
+			t.Errorf("%d tries in three hours", got)
+		}
+	})
+}
+
+// hanging is a credential whose token service does not answer.
+type hanging struct{ *password }
+
+func (hanging) Prepare(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestATokenServiceThatHangsHoldsARequestUpForThreeSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotation(t)
+		r.Offer(hanging{r.credential("new")})
+		begin := time.Now()
+		if got := r.ask(t); got != "200 old question" || time.Since(begin) != 3*time.Second {
+			t.Errorf("after %v: %s", time.Since(begin), got)
+		}
+	})
+}

@@ -101,7 +101,7 @@ func TestATokenIsRenewedBeforeItEndsAndNobodyWaits(t *testing.T) {
 		life            time.Duration
 		earliest, ahead time.Duration // before its end
 	}{
-		{"of an hour", time.Hour, renewBefore + renewSpread, renewBefore},
+		{"of an hour", time.Hour, 6 * time.Minute, 5 * time.Minute},
 		{"of three seconds", 3 * time.Second, 600 * time.Millisecond, 600 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -232,7 +232,7 @@ func TestATokenServiceThatWantsToBeAskedAgainAtOnceIsNotAskedOnAndOn(t *testing.
 				defer k.close()
 				must(k.get(t.Context()))
 				<-time.After(50 * time.Minute)
-				if n := i.asked.Load(); n < 2 || n > 1+renewShare {
+				if n := i.asked.Load(); n < 2 || n > 6 {
 					t.Errorf("%d requests", n)
 				}
 			})
@@ -261,5 +261,40 @@ func TestATokenIsShownByNoWayOfWriting(t *testing.T) {
 	k := token{value: "eyJ-secret", expires: time.Now()}
 	if s := fmt.Sprintf("%v %+v %#v %s", k, k, k, k); strings.Contains(s, "secret") {
 		t.Error(s)
+	}
+}
+
+func TestAccountsDoNotAllRenewTheirTokensAtOnce(t *testing.T) {
+	now := time.Now()
+	least, most := time.Hour, time.Duration(0)
+	for range 1000 {
+		before := time.Hour - renewalOf(token{value: "x", expires: now.Add(time.Hour)}, now).Sub(now)
+		least, most = min(least, before), max(most, before)
+	}
+	if least < 5*time.Minute || most > 6*time.Minute || most-least < 45*time.Second {
+		t.Errorf("a thousand tokens are renewed %v to %v before their end", least, most)
+	}
+}
+
+func TestAccountsThatAreRefusedDoNotAllAskAgainAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		e           *fault.Error
+		failures    int
+		least, most time.Duration
+	}{
+		{&fault.Error{Remedy: fault.Fix}, 1, time.Minute, 75 * time.Second},
+		{&fault.Error{Remedy: fault.Fix, After: 1000 * time.Hour}, 1, 10 * time.Minute, 11 * time.Minute},
+		{&fault.Error{Remedy: fault.Wait, After: 1000 * time.Hour}, 1, 10 * time.Minute, 11 * time.Minute},
+		{&fault.Error{Remedy: fault.Wait}, 1, time.Second, 1250 * time.Millisecond},
+		{&fault.Error{Remedy: fault.Wait}, 100, time.Minute, 75 * time.Second},
+	} {
+		least, most := 1000*time.Hour, time.Duration(0)
+		for range 1000 {
+			pause := pauseAfter(c.e, c.failures)
+			least, most = min(least, pause), max(most, pause)
+		}
+		if least < c.least || most > c.most || most-least < (c.most-c.least)/2 {
+			t.Errorf("%v after %d failures: %v to %v, want all of %v to %v", c.e.Remedy, c.failures, least, most, c.least, c.most)
+		}
 	}
 }

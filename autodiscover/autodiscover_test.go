@@ -357,7 +357,7 @@ func TestARedirectInACircleEnds(t *testing.T) {
 	} {
 		n := &internet{t: t, web: web}
 		_, err := n.find(Options{})
-		if e := fault.Of(err); e.Code != CodeLoop || e.Scope != fault.Mailbox || e.Remedy != fault.Fix || len(n.asked) > 2*maxHops+5 {
+		if e := fault.Of(err); e.Code != CodeLoop || e.Scope != fault.Mailbox || e.Remedy != fault.Fix || len(n.asked) > 25 {
 			t.Errorf("%s: %v, %d questions", name, err, len(n.asked))
 		}
 	}
@@ -395,7 +395,7 @@ func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 		"nothing":                    {nil, CodeNowhere, fault.Server, fault.Wait},
 		"web sites":                  {map[string]page{bare: {body: "<html></html>"}, named: {body: "hello"}, plain: {body: "x"}}, CodeNowhere, fault.Server, fault.Wait},
 		"a broken answer":            {map[string]page{named: {body: "<Autodiscover>"}}, CodeUnread, fault.Server, fault.Wait},
-		"an answer beyond the bound": {map[string]page{named: {body: "<Autodiscover>" + strings.Repeat(" ", maxAnswer)}}, CodeUnread, fault.Server, fault.Wait},
+		"an answer beyond the bound": {map[string]page{named: {body: "<Autodiscover>" + strings.Repeat(" ", 1<<20)}}, CodeUnread, fault.Server, fault.Wait},
 		"no EWS":                     {map[string]page{named: {body: pox(`<Account><Action>settings</Action></Account>`)}}, CodeNoURL, fault.Mailbox, fault.Fix},
 		"an unknown action":          {map[string]page{named: {body: pox(`<Account><Action>dance</Action></Account>`)}}, CodeUnread, fault.Server, fault.Wait},
 	} {
@@ -425,7 +425,7 @@ func TestAWrongPasswordIsNotTriedOnAndOn(t *testing.T) {
 		n := &internet{t: t, web: web, srv: records} // and it sees to it that nothing is signed in by other means
 		_, err := n.find(Options{})
 		n.asked = slices.DeleteFunc(n.asked, func(a string) bool { return !strings.Contains(a, name+" ") })
-		if e := fault.Of(err); e.Code != codeRefused || e.Scope != fault.Account || len(n.asked) != maxRefusals {
+		if e := fault.Of(err); e.Code != codeRefused || e.Scope != fault.Account || len(n.asked) != 3 {
 			t.Errorf("%v, %q", err, n.asked)
 		}
 	}
@@ -592,8 +592,8 @@ func TestAHostileAnswerHarmsNothing(t *testing.T) {
 	for in, want := range map[string]string{
 		`<!DOCTYPE Autodiscover [<!ENTITY a "b">]>` + pox(""): "DTD",
 		string(named("&lol;")):                                "entity",
-		"<Autodiscover>" + strings.Repeat("<a>", maxDepth) + strings.Repeat("</a>", maxDepth) + "</Autodiscover>": "depth",
-		`<?xml version="1.0" encoding="utf-16"?><Autodiscover/>`:                                                  "encoding",
+		"<Autodiscover>" + strings.Repeat("<a>", 32) + strings.Repeat("</a>", 32) + "</Autodiscover>": "depth",
+		`<?xml version="1.0" encoding="utf-16"?><Autodiscover/>`:                                      "encoding",
 		"":    "",
 		"<a>": "",
 	} {

@@ -317,3 +317,43 @@ func TestAnEmptyTextTakesNoneAway(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestWithoutSettingsCallsHaveTheirBoundsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, most atomic.Int32
+		c := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			most.Store(max(most.Load(), now.Add(1)))
+			defer now.Add(-1)
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})})
+		began := time.Now()
+		done := make(chan error)
+		for range 300 {
+			go func() {
+				_, _, err := c.Subscribe(t.Context(), target)
+				done <- err
+			}()
+		}
+		if err := <-done; fault.Of(err).Code != proxy.CodeTimeout || time.Since(began) != 60*time.Second || most.Load() != 256 {
+			t.Errorf("after %v, of %d calls at once: %v", time.Since(began), most.Load(), err)
+		}
+		for range 299 {
+			<-done
+		}
+	})
+}
+
+func TestBehindAnAnswerLittleIsRead(t *testing.T) {
+	body := strings.NewReader(sample(t, "02") + strings.Repeat(" ", 1<<20))
+	size := body.Len()
+	c := New(Options{HTTP: roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(body)}, nil
+	})})
+	if _, _, err := c.Subscribe(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	if read := size - body.Len(); read > 16<<10 {
+		t.Errorf("%d bytes", read)
+	}
+}

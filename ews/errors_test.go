@@ -213,10 +213,10 @@ func TestAThrottlingServerIsObeyedInEveryShape(t *testing.T) {
 		"503, Retry-After":          {answers(503, "<html>busy", "Retry-After", "17"), "HTTP 503", fault.Server, 17 * time.Second},
 		"503, Retry-After a date":   {answers(503, "", "Date", "Sun, 22 Nov 2026 10:00:00 GMT", "Retry-After", "Sun, 22 Nov 2026 10:02:00 GMT"), "HTTP 503", fault.Server, 2 * time.Minute},
 		"503, Retry-After wrong":    {answers(503, "", "Retry-After", "-3"), "HTTP 503", fault.Server, time.Minute},
-		"503, Retry-After for days": {answers(503, "", "Retry-After", "864000"), "HTTP 503", fault.Server, maxBackOff},
+		"503, Retry-After for days": {answers(503, "", "Retry-After", "864000"), "HTTP 503", fault.Server, time.Hour},
 		"503, a fault, Retry-After": {answers(503, soapFaultOf("a:ErrorServerBusy", "x", ""), "Retry-After", "9"), "ErrorServerBusy", fault.Mailbox, 9 * time.Second},
 		"429":                       {answers(429, "", "Retry-After", "5"), "HTTP 429", fault.Account, 5 * time.Second},
-		"a mistaken number":         {answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorServerBusy", "x", strings.Replace(backOff, "297749", "4000000000", 1)))), "ErrorServerBusy", fault.Mailbox, maxBackOff},
+		"a mistaken number":         {answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorServerBusy", "x", strings.Replace(backOff, "297749", "4000000000", 1)))), "ErrorServerBusy", fault.Mailbox, time.Hour},
 		"no number":                 {answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorServerBusy", "x", strings.Replace(backOff, "297749", "soon", 1)))), "ErrorServerBusy", fault.Mailbox, time.Minute},
 	} {
 		err := c.client.Unsubscribe(t.Context(), target, "x")
@@ -301,7 +301,7 @@ func TestAServersWordsAreBoundedAndPrintable(t *testing.T) {
 	} {
 		err := c.Unsubscribe(t.Context(), target, "x")
 		e, ok := errors.AsType[*Error](err)
-		if !ok || len(err.Error()) > 3*maxServerText || strings.ContainsFunc(err.Error(), func(r rune) bool { return r < ' ' || r == '\u202e' }) || !strings.Contains(err.Error(), "second") {
+		if !ok || len(err.Error()) > 900 || strings.ContainsFunc(err.Error(), func(r rune) bool { return r < ' ' || r == '\u202e' }) || !strings.Contains(err.Error(), "second") {
 			t.Errorf("%s: %q", name, err)
 		}
 		if name != "message" && e.Fault.Code != CodeFault {

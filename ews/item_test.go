@@ -2,6 +2,8 @@ package ews
 
 import (
 	"errors"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -119,7 +121,7 @@ func TestAnAnswerThatCannotBeUnderstoodIsTyped(t *testing.T) {
 		"cut off":                {response("GetItem", item)[:600], CodeUnparseableItem, fault.Message},
 		"more answers than ids":  {response("GetItem", success("GetItem", "<m:Items/>")+success("GetItem", "<m:Items/>")), CodeUnparseableItem, fault.Message},
 		"no response message":    {soap("<m:GetItemResponse/>"), CodeUnparseableItem, fault.Message},
-		"beyond the bound":       {response("GetItem", item+strings.Repeat("x", maxEnvelope)), CodeUnparseableItem, fault.Message},
+		"beyond the bound":       {response("GetItem", item+strings.Repeat("x", 4<<20)), CodeUnparseableItem, fault.Message},
 		"a DTD":                  {`<!DOCTYPE x [<!ENTITY a "secret">]>` + soap(""), CodeUnparseableItem, fault.Message},
 		"a login page":           {"<!DOCTYPE html><html><body>secret</body></html>", CodeUnparseableItem, fault.Message},
 		"a login page, XHTML":    {"<html><body>secret</body></html>", CodeForeign, fault.Server},
@@ -198,7 +200,7 @@ func FuzzAnswers(f *testing.F) {
 				continue
 			}
 			e, ok := errors.AsType[*Error](err)
-			if !ok || e.Fault.Scope == 0 || e.Fault.Remedy == 0 || e.Fault.Code == "" || len(err.Error()) > 4*maxServerText+300 {
+			if !ok || e.Fault.Scope == 0 || e.Fault.Remedy == 0 || e.Fault.Code == "" || len(err.Error()) > 1500 {
 				t.Fatalf("%#v", err)
 			}
 		}
@@ -293,6 +295,20 @@ func TestElementsThatNobodyKnowsAreNoAnswer(t *testing.T) {
 	for _, payload := range []string{more + id, id + more, id + `<m:Watermark>wrong</m:Watermark>`} {
 		if got, _, err := answers(200, response("Subscribe", success("Subscribe", payload))).Subscribe(t.Context(), target); got != "right" || err != nil {
 			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+func TestAPageIsOfOneToAThousandMessages(t *testing.T) {
+	var asked string
+	c := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		b, _ := io.ReadAll(r.Body)
+		asked = string(b)
+		return nil, io.ErrUnexpectedEOF
+	})})
+	for most, want := range map[int]string{-1: "1", 0: "1", 1: "1", 1000: "1000", 1001: "1000", 5000: "1000"} {
+		if _, err := c.FindItem(t.Context(), target, -3, most); err == nil || !strings.Contains(asked, `MaxEntriesReturned="`+want+`" Offset="0"`) {
+			t.Errorf("%d: %v, %s", most, err, asked)
 		}
 	}
 }

@@ -394,3 +394,16 @@ func BenchmarkRequest(b *testing.B) {
 		}
 	}
 }
+
+func TestAStreamHasOneToTwoHundredSubscriptions(t *testing.T) {
+	c := answers(200, streaming(heartbeat))
+	for n, ok := range map[int]bool{0: false, 1: true, 200: true, 201: false} {
+		s, err := c.GetStreamingEvents(t.Context(), target, make([]string, n), time.Minute)
+		if (err == nil) != ok {
+			t.Errorf("%d: %v", n, err)
+		}
+		if s != nil {
+			s.Close()
+		}
+	}
+}
