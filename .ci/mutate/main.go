@@ -64,11 +64,15 @@ func run(room string) error {
 	if err != nil {
 		return err
 	}
-	files, err := results(here, root, room, list.only)
+	sources, err := parse(filepath.Join(root, room)) // as they are mutated: somebody may work on them meanwhile
 	if err != nil {
 		return err
 	}
-	return list.judge(filepath.Join(root, room), files)
+	files, err := results(here, root, room, others(sources, list.only))
+	if err != nil {
+		return err
+	}
+	return list.judge(sources, files)
 }
 
 // list is a file live/ROOM: lines that are not indented name a mutant, those below say why it lives; "only:" names the files that
@@ -113,8 +117,8 @@ type file struct {
 	} `json:"mutations"`
 }
 
-// results runs gremlins in a room.
-func results(here, root, room string, only []string) ([]file, error) {
+// results runs gremlins in a room, but for some of its files.
+func results(here, root, room string, without []string) ([]file, error) {
 	dir, err := os.MkdirTemp("", "mutate-")
 	if err != nil {
 		return nil, err
@@ -131,14 +135,8 @@ func results(here, root, room string, only []string) ([]file, error) {
 	answer := filepath.Join(dir, "answer.json")
 	args := []string{"unleash", "--output", answer, fmt.Sprint("--workers=", workers), fmt.Sprint("--timeout-coefficient=", coefficient)}
 	args = append(args, more...)
-	if len(only) > 0 {
-		others, err := others(filepath.Join(root, room), only)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range others {
-			args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(name)+"$")
-		}
+	for _, name := range without {
+		args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(name)+"$")
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -164,28 +162,23 @@ func command(dir, name string, args ...string) *exec.Cmd {
 	return c
 }
 
-// others are the files of a room that are not in its sample.
-func others(room string, sample []string) (names []string, err error) {
-	err = fs.WalkDir(os.DirFS(room), ".", func(name string, _ fs.DirEntry, err error) error {
-		if filepath.Ext(name) == ".go" && !strings.HasSuffix(name, "_test.go") && !slices.Contains(sample, name) {
+// others are the files of a room that are not in its sample; none where it has no sample.
+func others(sources map[string]*source, sample []string) (names []string) {
+	for name := range sources {
+		if len(sample) > 0 && !slices.Contains(sample, name) {
 			names = append(names, name)
 		}
-		return err
-	})
-	return names, err
+	}
+	return names
 }
 
 // judge compares what lives with the list.
-func (l *list) judge(room string, files []file) error {
+func (l *list) judge(sources map[string]*source, files []file) error {
 	count := map[string]int{}
 	seen := map[string]string{} // the status of each mutant: gremlins makes some of them twice, under two names
 	for _, f := range files {
-		source, err := parse(filepath.Join(room, f.Name))
-		if err != nil {
-			return err
-		}
 		for _, m := range f.Mutations {
-			text, err := source.mutant(m.Type, m.Line, m.Column)
+			text, err := sources[f.Name].mutant(m.Type, m.Line, m.Column)
 			if err != nil {
 				return err
 			}
@@ -244,14 +237,23 @@ type source struct {
 	tree  *ast.File
 }
 
-func parse(path string) (*source, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	s := &source{name: filepath.Base(path), lines: strings.Split(string(data), "\n"), set: token.NewFileSet()}
-	s.tree, err = parser.ParseFile(s.set, path, data, parser.SkipObjectResolution)
-	return s, err
+// parse reads the files of a room, by their names in it.
+func parse(room string) (map[string]*source, error) {
+	sources := map[string]*source{}
+	err := fs.WalkDir(os.DirFS(room), ".", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(room, name))
+		if err != nil {
+			return err
+		}
+		s := &source{name: name, lines: strings.Split(string(data), "\n"), set: token.NewFileSet()}
+		s.tree, err = parser.ParseFile(s.set, name, data, parser.SkipObjectResolution)
+		sources[name] = s
+		return err
+	})
+	return sources, err
 }
 
 // mutations are those of gremlins: what stands in the place of a token.
