@@ -194,6 +194,8 @@ var table = []Row{
 	// The connection. One that broke while a stream was being opened may have taken events out of their queues.
 	{Code: proxy.CodeCertificate, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the server's certificate is not trusted"},
 	{Code: proxy.CodeTLS, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "no TLS connection could be agreed on"},
+	{Code: proxy.CodePlain, Scope: fault.Server, Remedy: fault.Retry, After: shortly, Meaning: "the server answers in plain text where TLS was expected: it may have too many connections"},
+	{Code: proxy.CodeSecure, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the server speaks TLS, and was asked in plain text"},
 	{Code: proxy.CodeName, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server's name could not be looked up"},
 	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Relocate: true, Meaning: "the server cannot be reached"},
 	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, CatchUp: true, Meaning: "the server did not answer in time"},
@@ -301,7 +303,7 @@ func connError(ctx context.Context, op string, err error) error {
 	if known(f.Code) {
 		row = lookup(f.Code, "")
 	}
-	if _, typed := errors.AsType[*fault.Error](err); !typed {
+	if _, typed := errors.AsType[*fault.Error](err); !typed && f.After == 0 {
 		f.After = row.After
 	}
 	row.Scope, row.Remedy, row.After = f.Scope, f.Remedy, f.After

@@ -21,6 +21,8 @@ import (
 const (
 	CodeCertificate = "certificate"     // shown, and not trusted: Fix
 	CodeTLS         = "TLS"             // the handshake failed otherwise: Fix
+	CodePlain       = "plain text"      // where TLS was expected: Retry, for a server says so that has too many connections; Fix: it has no TLS at this port
+	CodeSecure      = "TLS unexpected"  // where plain text was: Fix
 	CodeName        = "name"            // not found in DNS, or DNS did not answer: Wait
 	CodeConnect     = "connect"         // refused or unreachable: Wait
 	CodeTimeout     = "timeout"         // no answer in time: Wait
@@ -41,6 +43,11 @@ func Explain(op string, err error) *fault.Error {
 		return e
 	}
 	if e := socksRefusal(err); e != nil {
+		return e
+	}
+	if m, ok := errors.AsType[*mismatch](err); ok {
+		e := m.fault()
+		e.Op, e.Scope = op, fault.Server
 		return e
 	}
 	e := &fault.Error{Op: op, Scope: fault.Server, Err: cleaned{err}}

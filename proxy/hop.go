@@ -114,7 +114,11 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 	d := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	if !isProxy {
 		d.Control = s.control(host)
-		return d.DialContext(ctx, network, address)
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &opening{Conn: conn}, nil
 	}
 	began := time.Now()
 	proxy := net.JoinHostPort(host, port)
@@ -123,7 +127,7 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, unreachable(proxy, err)
 	}
 	if scheme == "https" {
-		secure := tls.Client(conn, &tls.Config{RootCAs: s.ProxyRoots, ServerName: host, MinVersion: tls.VersionTLS12})
+		secure := tls.Client(&opening{Conn: conn}, &tls.Config{RootCAs: s.ProxyRoots, ServerName: host, MinVersion: tls.VersionTLS12})
 		ctx, cancel := context.WithTimeout(ctx, min(handshakeTimeout, proxyTimeout-time.Since(began)))
 		defer cancel()
 		if err := secure.HandshakeContext(ctx); err != nil {
@@ -132,7 +136,7 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 		}
 		conn = secure
 	}
-	return newHop(conn, proxy, proxyTimeout-time.Since(began)), nil
+	return &opening{Conn: newHop(conn, proxy, proxyTimeout-time.Since(began)), proxy: proxy}, nil
 }
 
 // hop is a connection to a proxy. Until the proxy has let it through it is the proxy's, and its errors are.
@@ -175,7 +179,11 @@ func (h *hop) Read(b []byte) (int, error) {
 	n, err := h.Conn.Read(b)
 	if n > 0 && !h.beyond.Load() && h.asked == askConnect {
 		h.asked = 0 // only the beginning tells
-		if b[0] != 'H' {
+		switch b[0] {
+		case 'H':
+		case recordAlert, recordHandshake:
+			return 0, proxyError(h.proxy, fault.Fix, inTLS, nil)
+		default:
 			return 0, proxyError(h.proxy, fault.Fix, "does not answer CONNECT in HTTP: is it a proxy of another kind?", nil)
 		}
 	}
@@ -212,6 +220,12 @@ func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fa
 
 // unreachable is the error of a proxy to which there is no connection.
 func unreachable(proxy string, err error) *fault.Error {
+	if m, ok := errors.AsType[*mismatch](err); ok {
+		if m.refusesTLS() {
+			return proxyError(proxy, fault.Fix, "agrees on no TLS connection: is it one of the scheme http?", m)
+		}
+		return proxyError(proxy, fault.Wait, "answers in plain text where TLS was expected", m)
+	}
 	if cert, kind := failed(err); kind == CodeCertificate {
 		return proxyError(proxy, fault.Fix, "cannot be used: its "+describe(cert, err), err)
 	} else if kind == CodeTLS {

@@ -98,7 +98,7 @@ func TestWhatIsWrongWithAConnectionIsNamed(t *testing.T) {
 	closed.Close()
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	for to, want := range map[string]string{"https://" + closed.Addr().String(): CodeConnect, "https://" + plain.Listener.Addr().String(): CodeTLS} {
+	for to, want := range map[string]string{"https://" + closed.Addr().String(): CodeConnect, "https://" + plain.Listener.Addr().String(): CodePlain} {
 		_, err := get(t, Settings{}, to)
 		if e := Explain("x", err); e.Code != want || e.Scope != fault.Server {
 			t.Errorf("%s: %v, want %s", to, e, want)
