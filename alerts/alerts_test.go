@@ -2,7 +2,6 @@ package alerts
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -63,17 +62,14 @@ func TestPayloadIsTheContractWithTheApp(t *testing.T) {
 			`{"aps":{"alert":{"title":"Megan Bowen","body":"Q\u0026A \"\u003c1\u003e\" \\ über 🎉"},` + end + `,` + ours + `}`},
 		"a meeting says so": {SenderSubject, Alert{Message: message(func(m *mail.Message) { m.Class = "ipm.schedule.Meeting.Request" })},
 			`{"aps":{"alert":{"title":"Megan Bowen","body":"Lunch on Friday?"},` + end + `,` + strings.Replace(ours, `"mail"`, `"meeting"`, 1) + `}`},
-		"what could not be read rings generically": {SenderSubject, Alert{},
+		"what could not be read leads to a generic alert": {SenderSubject, Alert{},
 			`{"aps":{"alert":{"loc-key":"MAILBELL_NEW_MAIL"},` + end + `,"mailbell":{"v":1,"k":"mail","m":"AQAAAAAAAAAAAAAAAAAAAA","d":"phone-1"}}`},
 		"a long item id is left out": {SenderSubject, Alert{Message: message(func(m *mail.Message) { m.ItemID = strings.Repeat("A", 300) })},
 			`{"aps":{"alert":{"title":"Megan Bowen","body":"Lunch on Friday?"},` + end + `,"mailbell":{"v":1,"k":"mail","m":"AQAAAAAAAAAAAAAAAAAAAA","d":"phone-1"}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			test.alert.Keys, test.alert.Device, test.alert.Source, test.alert.Thread = []mail.Key{key(1)}, "phone-1", EWS, "tHrEaD"
-			got, err := Payload(test.alert, test.content)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.alert.Keys, test.alert.Device, test.alert.Source, test.alert.Thread = []mail.Key{key(1)}, "phone-1", mail.EWS, "tHrEaD"
+			got := Payload(test.alert, test.content)
 			if diff := cmp.Diff(test.want, string(got)); diff != "" {
 				t.Error(diff)
 			}
@@ -84,9 +80,9 @@ func TestPayloadIsTheContractWithTheApp(t *testing.T) {
 func TestATestIsAboutNoMessageAndShowsTheAppsOwnWords(t *testing.T) {
 	const want = `{"aps":{"alert":{"loc-key":"MAILBELL_TEST"},"sound":"default","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"test","d":"phone-1"}}`
 	for _, content := range []Content{Generic, SenderSubjectPreview} {
-		got, err := Payload(Alert{Test: true, Device: "phone-1"}, content)
-		if err != nil || string(got) != want {
-			t.Errorf("%v: got %s, want %s: %v", content, got, want, err)
+		got := Payload(Alert{Test: true, Device: "phone-1"}, content)
+		if string(got) != want {
+			t.Errorf("%v: got %s, want %s", content, got, want)
 		}
 	}
 }
@@ -100,10 +96,7 @@ func TestSummaryCountsAllAndNamesTheNewestSixteen(t *testing.T) {
 			names = append(names, `"`+keys[i].String()+`"`)
 		}
 	}
-	got, err := Payload(Alert{Keys: keys, Summary: true, Device: "phone-1"}, SenderSubject)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := Payload(Alert{Keys: keys, Summary: true, Device: "phone-1"}, SenderSubject)
 	want := `{"aps":{"alert":{"loc-key":"MAILBELL_SUMMARY","loc-args":["40"]},"sound":"default","category":"MAIL","mutable-content":1},` +
 		`"mailbell":{"v":1,"k":"summary","n":40,"ms":[` + strings.Join(names, ",") + `],"d":"phone-1"}}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
@@ -111,20 +104,11 @@ func TestSummaryCountsAllAndNamesTheNewestSixteen(t *testing.T) {
 	}
 }
 
-func TestAlertWithoutKeyIsAnError(t *testing.T) {
-	if _, err := Payload(Alert{Message: message(nil)}, SenderSubject); !errors.Is(err, ErrNoKey) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestItemIDStaysWithinFiveHundredBytes(t *testing.T) {
 	last := 0
 	for n := range 400 {
-		a := Alert{Message: message(func(m *mail.Message) { m.ItemID = strings.Repeat("A", n+1) }), Keys: []mail.Key{key(1)}, Device: "phone-1", Source: EWS}
-		got, err := Payload(a, SenderSubject)
-		if err != nil {
-			t.Fatal(err)
-		}
+		a := Alert{Message: message(func(m *mail.Message) { m.ItemID = strings.Repeat("A", n+1) }), Keys: []mail.Key{key(1)}, Device: "phone-1", Source: mail.EWS}
+		got := Payload(a, SenderSubject)
 		if len(got) > maxWithItem {
 			t.Fatalf("%d bytes with an item id of %d", len(got), n+1)
 		}
@@ -222,11 +206,8 @@ func FuzzPayload(f *testing.F) {
 	f.Add(strings.Repeat("<", 500), strings.Repeat("\u2066\u2069", 500), strings.Repeat("🇨🇭", 500), strings.Repeat("A", 152))
 	f.Fuzz(func(t *testing.T, from, subject, preview, item string) {
 		m := &mail.Message{From: mail.Mailbox{Name: from}, Subject: subject, Preview: preview, ItemID: item}
-		a := Alert{Message: m, Keys: []mail.Key{key(1)}, Device: strings.Repeat("d", 128), Source: EWS, Thread: "tHrEaD"}
-		got, err := Payload(a, SenderSubjectPreview)
-		if err != nil {
-			t.Fatal(err)
-		}
+		a := Alert{Message: m, Keys: []mail.Key{key(1)}, Device: strings.Repeat("d", 128), Source: mail.EWS, Thread: "tHrEaD"}
+		got := Payload(a, SenderSubjectPreview)
 		if len(got) >= 4096 || !utf8.Valid(got) {
 			t.Fatalf("%d bytes, valid %t", len(got), utf8.Valid(got))
 		}
@@ -250,19 +231,16 @@ func FuzzPayload(f *testing.F) {
 }
 
 func BenchmarkPayload(b *testing.B) {
-	a := Alert{Message: message(nil), Keys: []mail.Key{key(1)}, Device: "phone-1", Source: EWS, Thread: "tHrEaD"}
+	a := Alert{Message: message(nil), Keys: []mail.Key{key(1)}, Device: "phone-1", Source: mail.EWS, Thread: "tHrEaD"}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Payload(a, SenderSubject); err != nil {
-			b.Fatal(err)
-		}
+		Payload(a, SenderSubject)
 	}
 }
 
 func ExamplePayload() {
 	m := &mail.Message{ItemID: "AAMkAD=", From: mail.Mailbox{Name: "Megan Bowen"}, Subject: "Lunch?"}
-	payload, err := Payload(Alert{Message: m, Keys: []mail.Key{{1}}, Device: "phone-1", Source: EWS}, SenderSubject)
-	fmt.Println(string(payload), err)
+	fmt.Println(string(Payload(Alert{Message: m, Keys: []mail.Key{{1}}, Device: "phone-1", Source: mail.EWS}, SenderSubject)))
 	// Output:
-	// {"aps":{"alert":{"title":"Megan Bowen","body":"Lunch?"},"sound":"default","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"mail","m":"AQAAAAAAAAAAAAAAAAAAAA","d":"phone-1","i":"AAMkAD=","s":"ews"}} <nil>
+	// {"aps":{"alert":{"title":"Megan Bowen","body":"Lunch?"},"sound":"default","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"mail","m":"AQAAAAAAAAAAAAAAAAAAAA","d":"phone-1","i":"AAMkAD=","s":"ews"}}
 }

@@ -6,7 +6,6 @@
 package alerts
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -25,28 +24,16 @@ const (
 	Test    Kind = "test" // asked for by an administrator; about no message
 )
 
-// Source says by which interface the item id is to be used: the member s.
-type Source string
-
-// The sources.
-const (
-	EWS   Source = "ews"
-	Graph Source = "graph"
-)
-
 // Alert is what an alert tells.
 type Alert struct {
 	Message *mail.Message // nil: nothing is known of it, or several are summed up
-	Keys    []mail.Key    // newest first; one, or for a summary all
+	Keys    []mail.Key    // newest first; one, or for a summary all, or for a test none
 	Summary bool
-	Test    bool   // a test notification: it needs its Device only
-	Device  string // the id of the enrolment
-	Source  Source // of the item id
-	Thread  string // groups alerts on the screen: opaque, the same for one conversation; may be empty
+	Test    bool        // a test notification: it needs its Device only
+	Device  string      // the id of the enrolment
+	Source  mail.Source // of the item id
+	Thread  string      // groups alerts on the screen: opaque, the same for one conversation; may be empty
 }
-
-// ErrNoKey is returned for an alert that is about no message, and no test.
-var ErrNoKey = errors.New("an alert needs the key of a message")
 
 // Words in the app's own language: keys of its Localizable.strings.
 const (
@@ -82,10 +69,7 @@ func (a Alert) Kind() Kind {
 
 // Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows, and
 // outside the text of the alert it never holds an address, a subject or a message id.
-func Payload(a Alert, content Content) ([]byte, error) {
-	if len(a.Keys) == 0 && !a.Test {
-		return nil, ErrNoKey
-	}
+func Payload(a Alert, content Content) []byte {
 	b := make([]byte, 0, 640)
 	b = append(b, `{"aps":{"alert":{`...)
 	b = appendText(b, a, content)
@@ -109,11 +93,11 @@ func Payload(a Alert, content Content) ([]byte, error) {
 			b = appendString(b, k.String())
 		}
 		b = append(b, ']')
-	default:
+	case len(a.Keys) > 0:
 		b = appendMember(b, "m", a.Keys[0].String())
 	}
 	b = appendMember(b, "d", a.Device)
-	return append(appendItem(b, a), '}', '}'), nil
+	return append(appendItem(b, a), '}', '}')
 }
 
 // appendItem adds the members i and s where the whole payload stays short with them.

@@ -6,23 +6,24 @@ package api
 import (
 	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // Device is an enrolment as the API shows it.
 type Device struct {
-	ID          string    `json:"id"`
-	Mailbox     string    `json:"mailbox"`
-	Token       string    `json:"token"` // the first characters of it
-	Topic       string    `json:"topic"`
-	Environment string    `json:"environment"`
-	Exchange    string    `json:"exchange,omitempty"`
-	Created     time.Time `json:"created,omitzero"`
-	Enrolled    time.Time `json:"enrolled,omitzero"`
-	Since       time.Time `json:"since,omitzero"`
-	State       string    `json:"state"`
-	Reason      string    `json:"reason,omitempty"`
-	NextTry     time.Time `json:"next_try,omitzero"`
+	ID          string              `json:"id"`
+	Mailbox     string              `json:"mailbox"`
+	Token       string              `json:"token"` // the first characters of it
+	Topic       string              `json:"topic"`
+	Environment string              `json:"environment"`
+	Exchange    string              `json:"exchange,omitempty"`
+	Created     time.Time           `json:"created,omitzero"`
+	Enrolled    time.Time           `json:"enrolled,omitzero"`
+	Since       time.Time           `json:"since,omitzero"`
+	State       subscriptions.State `json:"state"`
+	Reason      string              `json:"reason,omitempty"`
+	NextTry     time.Time           `json:"next_try,omitzero"`
 }
 
 // DevicePage is a page of the devices.
@@ -62,14 +63,16 @@ type Location struct {
 
 // Decision is what became of a message, for one device or, where Device is empty, for all of the mailbox.
 type Decision struct {
-	Message  string    `json:"message"` // its key
-	Device   string    `json:"device,omitempty"`
-	Outcome  string    `json:"outcome"`
-	Reason   string    `json:"reason,omitempty"`
-	Received time.Time `json:"received,omitzero"`
-	Decided  time.Time `json:"decided,omitzero"`
-	APNsID   string    `json:"apns_id,omitempty"`
-	Status   int       `json:"apns_status,omitempty"`
+	Message     string          `json:"message"` // its key
+	Device      string          `json:"device,omitempty"`
+	Outcome     outcome.Outcome `json:"outcome"`
+	Reason      outcome.Reason  `json:"reason,omitempty"`
+	Code        string          `json:"code,omitempty"`        // what the server answered, where the outcome is waiting
+	Explanation string          `json:"explanation,omitempty"` // the sentence of the reason
+	Received    time.Time       `json:"received,omitzero"`
+	Decided     time.Time       `json:"decided,omitzero"`
+	APNsID      string          `json:"apns_id,omitempty"`
+	Status      int             `json:"apns_status,omitempty"`
 }
 
 // MailboxPage is a page of the mailboxes.

@@ -29,13 +29,13 @@ type Enrolments interface {
 	// Devices pages by id; mailbox is a parsed address, empty for all. next is empty at the end.
 	Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string)
 	// Standing of one device: its mailbox's state, or behind with its own reason and next try.
-	Standing(id string) (state, reason string, next time.Time)
+	Standing(id string) (state subscriptions.State, reason string, next time.Time)
 }
 
-// Mailboxes say how they are heard.
+// Mailboxes say how they are listened to.
 type Mailboxes interface {
 	// Mailbox of a parsed address. false: no device is enrolled for it.
-	Mailbox(address string) (h subscriptions.Hearing, devices []subscriptions.Device, ok bool)
+	Mailbox(address string) (s subscriptions.Status, devices []subscriptions.Device, ok bool)
 	// List pages by address; state empty for all. next is empty at the end.
 	List(state subscriptions.State, after string, limit int) (list []MailboxLine, next string)
 	// Count is how many mailboxes are in each state.

@@ -25,6 +25,7 @@ import (
 
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -101,25 +102,25 @@ func (b *book) Devices(mailbox, after string, limit int) (list []subscriptions.D
 	return list, ""
 }
 
-func (b *book) Standing(id string) (state, reason string, next time.Time) {
+func (b *book) Standing(id string) (state subscriptions.State, reason string, next time.Time) {
 	if id == "quiet" {
 		return "behind", "throttled", noon.Add(time.Minute)
 	}
 	return "listening", "", time.Time{}
 }
 
-func (b *book) Mailbox(address string) (subscriptions.Hearing, []subscriptions.Device, bool) {
+func (b *book) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
 	devices, _ := b.Devices(address, "", 1000)
 	if len(devices) == 0 {
-		return subscriptions.Hearing{}, nil, false
+		return subscriptions.Status{}, nil, false
 	}
-	return subscriptions.Hearing{
+	return subscriptions.Status{
 		State: subscriptions.Failing, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01",
 		Location:   mail.Location{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", How: "ews_url", Found: noon},
 		Subscribed: noon, LastHeartbeat: noon, LastHint: noon, LastListing: noon, LastMessage: noon,
 		Decisions: []subscriptions.Decision{
-			{Key: mail.Key{2}, Outcome: "settled", Reason: "before_enrolment", Came: noon, At: noon},
-			{Key: mail.Key{1}, Device: devices[0].ID, Outcome: "rung", Came: noon, At: noon, PushID: "0c5f", Status: 200},
+			{Key: mail.Key{2}, Outcome: outcome.NotSent, Reason: outcome.BeforeEnrolment, Came: noon, At: noon},
+			{Key: mail.Key{1}, Device: devices[0].ID, Outcome: outcome.Accepted, Came: noon, At: noon, PushID: mail.PushID{0x0c, 0x5f}, Status: 200},
 		},
 	}, devices, true
 }
@@ -523,13 +524,13 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 404, "")
 	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
 	const at = `"2026-03-01T12:00:00Z"`
-	rung := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "rung", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f", "apns_status": 200}`
+	accepted := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "accepted", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f0000-0000-0000-0000-000000000000", "apns_status": 200}`
 	want := `{"address": "ann@contoso.com", "state": "failing", "reason": "HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
 		"location": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com",
 			"server": "unknown", "how": "ews_url", "found": ` + at + `},
-		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + rung + `,
+		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + accepted + `,
 		"devices": ["phone"],
-		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "settled", "reason": "before_enrolment", "received": ` + at + `, "decided": ` + at + `}, ` + rung + `]}`
+		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "not_sent", "reason": "before_enrolment", "explanation": "It was received before the device was enrolled.", "received": ` + at + `, "decided": ` + at + `}, ` + accepted + `]}`
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ANN%40Contoso.COM", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann", ""), 404, "")

@@ -17,40 +17,34 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 	if err != nil {
 		return answer{}, errNoMailbox
 	}
-	h, devices, ok := a.Mailboxes.Mailbox(address)
+	s, devices, ok := a.Mailboxes.Mailbox(address)
 	if !ok {
 		return answer{}, errNoMailbox
 	}
 	m := Mailbox{
-		Address: address, State: h.State, Reason: h.Reason, NextTry: h.Next.UTC(), Account: h.Account,
-		Subscribed: h.Subscribed.UTC(), LastHeartbeat: h.LastHeartbeat.UTC(), LastHint: h.LastHint.UTC(),
-		LastListing: h.LastListing.UTC(), LastMessage: h.LastMessage.UTC(),
-		Devices: make([]string, len(devices)), Decisions: make([]Decision, len(h.Decisions)),
+		Address: address, State: s.State, Reason: s.Reason, NextTry: s.Next.UTC(), Account: s.Account,
+		Subscribed: s.Subscribed.UTC(), LastHeartbeat: s.LastHeartbeat.UTC(), LastHint: s.LastHint.UTC(),
+		LastListing: s.LastListing.UTC(), LastMessage: s.LastMessage.UTC(),
+		Devices: make([]string, len(devices)), Decisions: make([]Decision, len(s.Decisions)),
 	}
-	if h.Location != (mail.Location{}) {
-		m.Location = &Location{Exchange: h.Location.Entry, URL: h.Location.URL, Group: h.Location.Group, Primary: h.Location.Primary,
-			Server: cmp.Or(h.Location.Server, "unknown"), How: h.Location.How, Found: h.Location.Found.UTC()}
+	if s.Location != (mail.Location{}) {
+		m.Location = &Location{Exchange: s.Location.Entry, URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
+			Server: cmp.Or(s.Location.Server, "unknown"), How: s.Location.How, Found: s.Location.Found.UTC()}
 	}
 	for i, d := range devices {
 		m.Devices[i] = d.ID
 	}
 	slices.Sort(m.Devices)
-	for i, d := range h.Decisions {
+	for i, d := range s.Decisions {
 		m.Decisions[i] = Decision{
-			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason,
-			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID, Status: d.Status,
+			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(),
+			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status,
 		}
 		if m.LastAlert == nil && d.Status != 0 {
 			m.LastAlert = &m.Decisions[i]
 		}
 	}
 	return answer{http.StatusOK, m}, nil
-}
-
-// states are those that a list of mailboxes can be asked for.
-var states = []subscriptions.State{
-	subscriptions.Resolving, subscriptions.Listening, subscriptions.Polling,
-	subscriptions.WaitingForCapacity, subscriptions.OutOfScope, subscriptions.Failing,
 }
 
 // renamedStates are those that had another name before the first release.
@@ -65,7 +59,7 @@ func (a *API) mailboxes(r *http.Request, _ caller) (answer, error) {
 	}
 	var errs []FieldError
 	state := subscriptions.State(q.Get("state"))
-	if state != "" && !slices.Contains(states, state) {
+	if state != "" && !slices.Contains(subscriptions.States(), state) {
 		detail := "want resolving, listening, polling, waiting_for_capacity, out_of_scope or failing"
 		if now := renamedStates[q.Get("state")]; now != "" {
 			detail += fmt.Sprintf("; did you mean %s?", now)
@@ -109,7 +103,7 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 		s.Credentials[i] = Credential{e.Kind, e.Name, e.At.UTC()}
 	}
 	counts := a.Mailboxes.Count()
-	for _, state := range states {
+	for _, state := range subscriptions.States() {
 		s.Mailboxes[state] = counts[state]
 	}
 	if err := a.Ready(); err != nil {

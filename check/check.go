@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/auth"
-	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
@@ -485,7 +484,7 @@ func (r *runner) account(ctx context.Context, name string, e Entry, a Account, c
 		return
 	}
 	r.try(ctx, name+": "+StepSignIn, "signing in at "+e.EWS, c, func(ctx context.Context) error {
-		if _, err := a.Exchange.GetFolder(ctx, ews.Target{URL: e.EWS}); err != nil && !answered(err) {
+		if err := a.Exchange.Look(ctx, mail.Location{URL: e.EWS}); err != nil && !answered(err) {
 			return err
 		}
 		return nil

@@ -6,6 +6,7 @@ package check
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/auth"
-	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -22,7 +22,7 @@ import (
 // The steps of the way, in their order.
 const (
 	StepEnrolment     = "enrolment"     // the device is enrolled, for this mailbox
-	StepLocation      = "location"      // where the mailbox lives, and by which account it is heard
+	StepLocation      = "location"      // where the mailbox lives, and by which account it is listened to
 	StepCredential    = "credential"    // a token, where the account needs one
 	StepSignIn        = "sign_in"       // the server lets the account in
 	StepImpersonation = "impersonation" // and lets it act as the mailbox
@@ -43,13 +43,15 @@ const (
 	giveBackAfter = 5 * time.Second  // to give the subscription back, also where the way's own time is over
 )
 
-// Exchange is what an account can do at a server; *ews.Client is one.
+// Exchange is what a listener account does with a mailbox at its location, as the service does it. Its errors are *fault.Error.
 type Exchange interface {
-	GetFolder(ctx context.Context, t ews.Target) (ews.Answer, error)
-	Subscribe(ctx context.Context, t ews.Target) (id string, a ews.Answer, err error)
-	Unsubscribe(ctx context.Context, t ews.Target, id string) error
-	FindItem(ctx context.Context, t ews.Target, offset, most int) (ews.Listing, error)
-	GetItem(ctx context.Context, t ews.Target, ids []string) ([]ews.Item, ews.Answer, error)
+	// Look looks at the Inbox. Without a primary address it is the account's own.
+	Look(ctx context.Context, at mail.Location) error
+	Subscribe(ctx context.Context, at mail.Location) (id string, err error)
+	Unsubscribe(ctx context.Context, at mail.Location, id string) error
+	// Newest is the item id of the newest message; empty where the Inbox has none.
+	Newest(ctx context.Context, at mail.Location) (item string, err error)
+	Read(ctx context.Context, at mail.Location, item string) error
 }
 
 // Route is where a mailbox lives and how it is reached.
@@ -67,7 +69,7 @@ type Enrolments interface {
 // Tester sends a test to a device, whatever else it holds back; *push.Sender is one. Its error is a *fault.Error and says why
 // the test was not accepted; the answer then still has what APNs said.
 type Tester interface {
-	Test(ctx context.Context, d subscriptions.Device, payload []byte) (subscriptions.Answer, error)
+	Test(ctx context.Context, n subscriptions.Notification) (subscriptions.Answer, error)
 }
 
 // Way is what the whole way needs.
@@ -110,15 +112,32 @@ func (w Way) Walk(ctx context.Context, device string) Report {
 	if !r.place(d.Mailbox, d.Exchange) || !r.step(StepCredential, func() error { return prepare(ctx, r.at.Account.Credential) }) || !r.open() {
 		return r.report
 	}
-	var payload []byte
-	r.report.OK = r.step(StepDecide, func() (err error) {
-		payload, err = alerts.Payload(alerts.Alert{Test: true, Device: d.ID}, alerts.Generic)
-		return err
+	var n subscriptions.Notification
+	r.report.OK = r.step(StepDecide, func() error {
+		n = testOf(&d)
+		return nil
 	}) && r.step(StepAPNs, func() error {
-		_, err := w.Push.Test(ctx, d, payload)
+		_, err := w.Push.Test(ctx, n)
 		return err
 	})
 	return r.report
+}
+
+// testExpires is how long APNs keeps a test for a phone that is off: whoever asked for it is looking at the phone.
+const testExpires = 10 * time.Minute
+
+// testOf is a test notification for a device. A later one replaces it on the screen.
+func testOf(d *subscriptions.Device) subscriptions.Notification {
+	var key mail.Key
+	copy(key[:], "test")
+	n := subscriptions.Notification{
+		Device: d.ID, Phone: d.Phone(), Enrolled: d.Enrolled, CollapseID: key.String(), Expires: time.Now().Add(testExpires),
+		Payload: alerts.Payload(alerts.Alert{Test: true, Device: d.ID}, alerts.Generic),
+	}
+	rand.Read(n.PushID[:])
+	n.PushID[6] = n.PushID[6]&0x0f | 0x40 // version and variant of RFC 9562: a random id
+	n.PushID[8] = n.PushID[8]&0x3f | 0x80
+	return n
 }
 
 var errNotEnrolled = &fault.Error{Op: "enrolment", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix,
@@ -171,18 +190,18 @@ func (w *walk) place(address, exchange string) bool {
 	})
 }
 
-// open signs in and does what hearing the mailbox needs.
+// open signs in and does what listening to the mailbox needs.
 func (w *walk) open() bool {
-	a, t := w.at.Account, ews.Target{URL: w.at.Location.URL, Mailbox: w.at.Location.Primary}
-	return w.knock(a.Exchange, t) &&
-		w.step(StepSubscription, func() error { return subscribe(w.ctx, a.Exchange, t) }) &&
-		w.step(StepRead, func() error { return read(w.ctx, a.Exchange, t) })
+	x, at := w.at.Account.Exchange, w.at.Location
+	return w.knock(x, at) &&
+		w.step(StepSubscription, func() error { return subscribe(w.ctx, x, at) }) &&
+		w.step(StepRead, func() error { return read(w.ctx, x, at) })
 }
 
 // knock tells sign_in and impersonation by one call: what EWS itself answers, it answers to who is signed in.
-func (w *walk) knock(x Exchange, t ews.Target) bool {
+func (w *walk) knock(x Exchange, at mail.Location) bool {
 	began := time.Now()
-	_, err := x.GetFolder(w.ctx, t)
+	err := x.Look(w.ctx, at)
 	took := time.Since(began)
 	if err != nil && !answered(err) {
 		w.tell(StepSignIn, took, err)
@@ -199,29 +218,25 @@ func answered(err error) bool { return strings.HasPrefix(fault.Of(err).Code, "Er
 func prepare(ctx context.Context, c auth.Credential) error { return c.Prepare(ctx) }
 
 // subscribe makes a subscription and gives it back.
-func subscribe(ctx context.Context, x Exchange, t ews.Target) error {
-	id, _, err := x.Subscribe(ctx, t)
+func subscribe(ctx context.Context, x Exchange, at mail.Location) error {
+	id, err := x.Subscribe(ctx, at)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackAfter)
 	defer cancel()
-	return x.Unsubscribe(ctx, t, id)
+	return x.Unsubscribe(ctx, at, id)
 }
 
 // read lists one message and reads it, where there is one. Of what it reads nothing is kept.
-func read(ctx context.Context, x Exchange, t ews.Target) error {
-	l, err := x.FindItem(ctx, t, 0, 1)
-	if err != nil || len(l.Messages) == 0 {
+func read(ctx context.Context, x Exchange, at mail.Location) error {
+	item, err := x.Newest(ctx, at)
+	if err != nil || item == "" {
 		return err
 	}
-	items, _, err := x.GetItem(ctx, t, []string{l.Messages[0].ItemID})
-	if err != nil {
-		return err
+	err = x.Read(ctx, at, item)
+	if err != nil && fault.Of(err).Scope <= fault.Message { // one that was moved or cannot be read says nothing against the way to the mailbox
+		return nil
 	}
-	// One that was moved or cannot be read says nothing against the way to the mailbox.
-	if e := items[0].Err; e != nil && fault.Of(e).Scope > fault.Message {
-		return e
-	}
-	return nil
+	return err
 }

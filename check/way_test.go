@@ -29,11 +29,46 @@ const ann = "ann@contoso.example"
 type simulated struct {
 	sim     *simulator.Server
 	out     proxy.Settings
-	client  *ews.Client
+	client  calls
 	finder  *autodiscover.Client
 	sender  *push.Sender
 	account Account
 	devices map[string]subscriptions.Device
+}
+
+// calls is the calls of a check, by EWS.
+type calls struct{ *ews.Client }
+
+func target(at mail.Location) ews.Target { return ews.Target{URL: at.URL, Mailbox: at.Primary} }
+
+func (x calls) Look(ctx context.Context, at mail.Location) error {
+	_, err := x.GetFolder(ctx, target(at))
+	return err
+}
+
+func (x calls) Subscribe(ctx context.Context, at mail.Location) (string, error) {
+	id, _, err := x.Client.Subscribe(ctx, target(at))
+	return id, err
+}
+
+func (x calls) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
+	return x.Client.Unsubscribe(ctx, target(at), id)
+}
+
+func (x calls) Newest(ctx context.Context, at mail.Location) (string, error) {
+	l, err := x.FindItem(ctx, target(at), 0, 1)
+	if err != nil || len(l.Messages) == 0 {
+		return "", err
+	}
+	return l.Messages[0].ItemID, nil
+}
+
+func (x calls) Read(ctx context.Context, at mail.Location, item string) error {
+	items, _, err := x.GetItem(ctx, target(at), []string{item})
+	if err != nil {
+		return err
+	}
+	return items[0].Err
 }
 
 // Device implements Enrolments.
@@ -54,7 +89,7 @@ func simulate(t *testing.T, password string) *simulated {
 	s := &simulated{sim: sim, out: proxy.Settings{Roots: sim.RootCAs()}}
 	signIn := auth.Basic{Username: sim.Username, Password: auth.Secret(password)}
 	signed, plain := signIn.RoundTripper(s.out, 0), s.out.Transport()
-	s.client = ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})
+	s.client = calls{ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})}
 	s.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, TrustedHosts: []string{"127.0.0.1"}, Entry: "headquarters", UserAgent: "mailbell/test"})
 	s.account = Account{Name: "listener-01", Method: credential.Basic, Credential: signIn, Exchange: s.client, Finder: s.finder}
 	s.sender, err = push.New(push.Options{Send: true, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []push.Topic{{Topic: sim.Topic, Environment: "production",

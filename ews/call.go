@@ -152,7 +152,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 // refused reads an answer with another status than 200: a SOAP fault where the body has one, else the status speaks.
 func (c *Client) refused(ctx context.Context, resp *http.Response, op string) error {
 	status := httpError(op, resp)
-	if status.Row.Code == CodeRedirect {
+	if status.Fault.Code == CodeRedirect {
 		resp.Body.Close()
 		return status
 	}

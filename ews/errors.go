@@ -19,17 +19,16 @@ import (
 
 // Row is the entry of an error in the table: what it means and what to do about it.
 type Row struct {
-	Code        string // the response code of EWS, "HTTP 503", one of proxy's codes, or one of our own below
-	Text        string // the entry holds only where the server's text has this in it; "": always
-	Scope       fault.Scope
-	Remedy      fault.Remedy
-	After       time.Duration // how long to wait where the server says nothing
-	Resubscribe bool          // the subscription is lost: a new one is needed
-	Relocate    bool          // the mailbox may live elsewhere now: ask Autodiscover again
-	DropCookie  bool          // the group's cookie leads to the wrong server: subscribe its anchor anew
-	CatchUp     bool          // events may be lost: list the mailbox
-	Elsewhere   bool          // the mailbox does not live here: fault.Error.Elsewhere
-	Meaning     string        // for the administrator
+	Code   string // the response code of EWS, "HTTP 503", one of proxy's codes, or one of our own below
+	Text   string // the entry holds only where the server's text has this in it; "": always
+	Scope  fault.Scope
+	Remedy fault.Remedy
+	After  time.Duration // how long to wait where the server says nothing
+
+	// What follows from it: the fields of fault.Error with these names.
+	Elsewhere, Moved, Gone, Missed, Unsubscribed, Misled, Superseded bool
+
+	Meaning string // for the administrator
 }
 
 // Our own codes, for what EWS has no word for.
@@ -66,39 +65,39 @@ const (
 // recorded (David-Barrett-MS/EWSStreamingNotificationSample).
 var table = []Row{
 	// The subscription is gone.
-	{Code: "ErrorSubscriptionNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorSubscriptionNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription expired, or the server restarted, or another server answered than the one that holds it"},
-	{Code: "ErrorInvalidSubscription", Text: "MailboxMove", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+	{Code: "ErrorInvalidSubscription", Text: "MailboxMove", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the mailbox is being moved, which ends its subscription"},
-	{Code: "ErrorInvalidSubscription", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorInvalidSubscription", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription expired, or the server is restarting"},
-	{Code: "ErrorExpiredSubscription", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorExpiredSubscription", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription expired at the server"},
-	{Code: "ErrorSubscriptionUnsubscribed", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorSubscriptionUnsubscribed", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription was given back"},
-	{Code: "ErrorEventNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorEventNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the events of the subscription were deleted at the server"},
-	{Code: "ErrorInvalidWatermark", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorInvalidWatermark", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the server no longer knows where the subscription stands"},
-	{Code: "ErrorReadEventsFailed", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, Relocate: true, CatchUp: true,
+	{Code: "ErrorReadEventsFailed", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the events of the subscription cannot be read"},
-	{Code: "ErrorSubscriptionAccessDenied", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, CatchUp: true,
+	{Code: "ErrorSubscriptionAccessDenied", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription belongs to another account"},
-	{Code: "ErrorMissedNotificationEvents", Scope: fault.Mailbox, Remedy: fault.Retry, CatchUp: true,
+	{Code: "ErrorMissedNotificationEvents", Scope: fault.Mailbox, Remedy: fault.Retry, Missed: true,
 		Meaning: "events were lost; the subscription goes on"},
 
 	// The stream.
-	{Code: "ErrorNewEventStreamConnectionOpened", Scope: fault.Group, Remedy: fault.Wait, After: soon, CatchUp: true,
+	{Code: "ErrorNewEventStreamConnectionOpened", Scope: fault.Group, Remedy: fault.Wait, After: soon, Missed: true, Superseded: true,
 		Meaning: "another connection reads the same subscriptions: does a second mailbell use this account?"},
-	{Code: "ErrorExceededConnectionCount", Scope: fault.Group, Remedy: fault.Wait, After: soon, CatchUp: true,
+	{Code: "ErrorExceededConnectionCount", Scope: fault.Group, Remedy: fault.Wait, After: soon, Missed: true,
 		Meaning: "too many streams are open for the mailbox or account that they are charged to (HangingConnectionLimit)"},
-	{Code: CodeSilent, Scope: fault.Group, Remedy: fault.Retry, CatchUp: true,
+	{Code: CodeSilent, Scope: fault.Group, Remedy: fault.Retry, Missed: true,
 		Meaning: "the stream brought neither events nor heartbeats: the connection is dead"},
-	{Code: CodeOverdue, Scope: fault.Group, Remedy: fault.Retry, CatchUp: true,
+	{Code: CodeOverdue, Scope: fault.Group, Remedy: fault.Retry, Missed: true,
 		Meaning: "the server did not end the stream when its time was over"},
-	{Code: CodeCut, Scope: fault.Group, Remedy: fault.Retry, CatchUp: true,
+	{Code: CodeCut, Scope: fault.Group, Remedy: fault.Retry, Missed: true,
 		Meaning: "the stream ended in the middle: a restart, or something between here and the server cut it"},
-	{Code: CodeUnparseableStream, Scope: fault.Group, Remedy: fault.Retry, After: shortly, CatchUp: true,
+	{Code: CodeUnparseableStream, Scope: fault.Group, Remedy: fault.Retry, After: shortly, Missed: true,
 		Meaning: "the stream brought something that cannot be understood"},
 
 	// Subscribing.
@@ -122,23 +121,23 @@ var table = []Row{
 	{Code: "ErrorInternalServerError", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "an error within the server"},
 
 	// Where the mailbox lives.
-	{Code: "ErrorProxyRequestNotAllowed", Scope: fault.Mailbox, Remedy: fault.Retry, Resubscribe: true, Relocate: true, DropCookie: true, CatchUp: true,
+	{Code: "ErrorProxyRequestNotAllowed", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Moved: true, Misled: true, Missed: true,
 		Meaning: "the mailbox moved to another site"},
-	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Resubscribe: true, Relocate: true, CatchUp: true,
+	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the mailbox is being moved, or was moved already"},
-	{Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+	{Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the mailbox database is offline"},
-	{Code: "ErrorMailboxFailover", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+	{Code: "ErrorMailboxFailover", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the mailbox database is failing over to another server"},
-	{Code: "ErrorConnectionFailed", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, CatchUp: true,
+	{Code: "ErrorConnectionFailed", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the server cannot reach the mailbox database"},
-	{Code: "ErrorNoRespondingCASInDestinationSite", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Relocate: true, DropCookie: true, CatchUp: true,
+	{Code: "ErrorNoRespondingCASInDestinationSite", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Moved: true, Misled: true, Missed: true,
 		Meaning: "no server answers in the site of the mailbox"},
-	{Code: "ErrorProxiedSubscriptionCallFailure", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, Relocate: true, DropCookie: true, CatchUp: true,
+	{Code: "ErrorProxiedSubscriptionCallFailure", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Unsubscribed: true, Moved: true, Misled: true, Missed: true,
 		Meaning: "the server could not pass the call on to the one that holds the subscription"},
-	{Code: "ErrorCrossSiteRequest", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Relocate: true, DropCookie: true, CatchUp: true,
+	{Code: "ErrorCrossSiteRequest", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Moved: true, Misled: true, Missed: true,
 		Meaning: "the mailbox is in another site, which has its own URL"},
-	{Code: "ErrorNonExistentMailbox", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Relocate: true, Elsewhere: true,
+	{Code: "ErrorNonExistentMailbox", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Elsewhere: true,
 		Meaning: "the server knows no mailbox with this address; it may have moved to another Exchange"},
 
 	// Permissions.
@@ -161,7 +160,7 @@ var table = []Row{
 	{Code: "ErrorInvalidRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the server does not accept the request"},
 
 	// Items.
-	{Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Meaning: "the message is gone, or was moved to another folder"},
+	{Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true, Meaning: "the message is gone, or was moved to another folder"},
 	{Code: "ErrorItemCorrupt", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is damaged"},
 	{Code: "ErrorCorruptData", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is damaged"},
 	{Code: "ErrorContentConversionFailed", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the server cannot convert the message"},
@@ -179,15 +178,15 @@ var table = []Row{
 	{Code: "HTTP 403", Scope: fault.Account, Remedy: fault.Fix, After: hourly,
 		Meaning: "a policy blocks EWS: look at EWSEnabled of the organisation and of the mailbox, at EwsAllowedAppIDs (is the app's id on it?), and at " +
 			"EwsApplicationAccessPolicy with EwsAllowList or EwsBlockList (which know mailbell by its user agent)"},
-	{Code: "HTTP 404", Scope: fault.Server, Remedy: fault.Fix, After: later, Relocate: true, Meaning: "there is no EWS at this URL"},
+	{Code: "HTTP 404", Scope: fault.Server, Remedy: fault.Fix, After: later, Moved: true, Meaning: "there is no EWS at this URL"},
 	{Code: "HTTP 429", Scope: fault.Account, Remedy: fault.Wait, After: soon, Meaning: "the server throttles the account"},
-	{Code: "HTTP 500", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server failed, or X-AnchorMailbox led to the wrong one"},
-	{Code: "HTTP 502", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server behind the load balancer does not answer"},
-	{Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server is restarting or overloaded"},
-	{Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server behind the load balancer does not answer in time"},
-	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Relocate: true, Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
-	{Code: CodeURL, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Relocate: true, Meaning: "the URL of EWS is not valid"},
-	{Code: CodeForeign, Scope: fault.Server, Remedy: fault.Wait, After: soon, CatchUp: true, Meaning: "something else than EWS answers at this URL: a login page, a proxy or a load balancer"},
+	{Code: "HTTP 500", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true, Meaning: "the server failed, or X-AnchorMailbox led to the wrong one"},
+	{Code: "HTTP 502", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true, Meaning: "the server behind the load balancer does not answer"},
+	{Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true, Meaning: "the server is restarting or overloaded"},
+	{Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true, Meaning: "the server behind the load balancer does not answer in time"},
+	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
+	{Code: CodeURL, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "the URL of EWS is not valid"},
+	{Code: CodeForeign, Scope: fault.Server, Remedy: fault.Wait, After: soon, Missed: true, Meaning: "something else than EWS answers at this URL: a login page, a proxy or a load balancer"},
 	{Code: CodeUnparseableAnswer, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server's answer cannot be understood"},
 	{Code: CodeFault, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the server refused the request without a code of EWS"},
 
@@ -196,10 +195,10 @@ var table = []Row{
 	{Code: proxy.CodeTLS, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "no TLS connection could be agreed on"},
 	{Code: proxy.CodePlain, Scope: fault.Server, Remedy: fault.Retry, After: shortly, Meaning: "the server answers in plain text where TLS was expected: it may have too many connections"},
 	{Code: proxy.CodeSecure, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the server speaks TLS, and was asked in plain text"},
-	{Code: proxy.CodeName, Scope: fault.Server, Remedy: fault.Wait, After: soon, Relocate: true, Meaning: "the server's name could not be looked up"},
-	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Relocate: true, Meaning: "the server cannot be reached"},
-	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, CatchUp: true, Meaning: "the server did not answer in time"},
-	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, CatchUp: true, Meaning: "the connection broke"},
+	{Code: proxy.CodeName, Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true, Meaning: "the server's name could not be looked up"},
+	{Code: proxy.CodeConnect, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Moved: true, Meaning: "the server cannot be reached"},
+	{Code: proxy.CodeTimeout, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Missed: true, Meaning: "the server did not answer in time"},
+	{Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Retry, After: shortly, Missed: true, Meaning: "the connection broke"},
 	{Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Fix, After: later, Meaning: "the proxy refused the connection, or could not make it"},
 	{Code: proxy.CodePrivate, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Meaning: "the server's name leads to a private address, where an entry of the cloud is never led"},
 
@@ -208,7 +207,7 @@ var table = []Row{
 		Meaning: "sign-ins failed, and the next is held back so that the account is not locked out"},
 
 	// Everything else: a wrong guess costs a retry and a listing.
-	{Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Resubscribe: true, CatchUp: true, Meaning: "an error that mailbell does not know"},
+	{Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Unsubscribed: true, Missed: true, Meaning: "an error that mailbell does not know"},
 }
 
 // Rows returns the table, for who explains it and who tests the reactions to it.
@@ -229,10 +228,8 @@ func lookup(code, text string) Row {
 
 // Error is an error of a call, an item or a stream. In the chain that it wraps is the *fault.Error.
 type Error struct {
-	Fault         *fault.Error
-	Row           Row
-	Subscriptions []string // the ids that it concerns (ErrorSubscriptionIds); none: the whole call or stream
-	RequestID     string   // client-request-id: what to look for in the server's logs; "": no request was made
+	Fault     *fault.Error
+	RequestID string // client-request-id: what to look for in the server's logs; "": no request was made
 }
 
 func (e *Error) Error() string { return e.Fault.Error() }
@@ -243,15 +240,21 @@ func (e *Error) Unwrap() error { return e.Fault }
 // newError makes an error of its row. told is what the server said of how long to wait; 0: nothing.
 func newError(op, code, text string, told time.Duration, cause error) *Error {
 	row := lookup(code, text)
-	row.Code = code
-	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Elsewhere: row.Elsewhere, Err: cause}
+	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Err: cause}
+	row.follow(f)
 	if told > 0 {
 		f.After = min(told, maxBackOff)
 	}
 	if text = proxy.Printable(text, maxServerText); text != "" {
 		f.Text += fmt.Sprintf("; the server says: %q", text)
 	}
-	return &Error{Fault: f, Row: row}
+	return &Error{Fault: f}
+}
+
+// follow notes in an error what follows from it.
+func (r *Row) follow(f *fault.Error) {
+	f.Elsewhere, f.Moved, f.Gone = r.Elsewhere, r.Moved, r.Gone
+	f.Missed, f.Unsubscribed, f.Misled, f.Superseded = r.Missed, r.Unsubscribed, r.Misled, r.Superseded
 }
 
 // problem is what an envelope says went wrong.
@@ -272,7 +275,7 @@ func (p *problem) error(op string) *Error {
 		code, p.text = CodeFault, p.code+" "+p.text
 	}
 	e := newError(op, code, p.text, p.backOff, nil)
-	e.Subscriptions = p.ids
+	e.Fault.Subscriptions = p.ids
 	return e
 }
 
@@ -292,22 +295,21 @@ func contentError(op, unparseable string, cause error) *Error {
 	return newError(op, unparseable, "", 0, cause)
 }
 
-// connError types an error of the connection. The caller's own end of the context is nobody's fault and stays what it is, and an error
-// that is typed already, as the refusal of a credential or a proxy is, keeps its scope and its remedy.
+// connError types an error of the connection. The caller's own end of the context is nobody's fault and stays what it is, and so does an
+// error that is typed already, as the refusal of a credential or a proxy is.
 func connError(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", op, ctx.Err())
 	}
 	f := proxy.Explain(op, err)
-	row := Row{Code: f.Code, Meaning: f.Text}
-	if known(f.Code) {
-		row = lookup(f.Code, "")
+	if _, typed := errors.AsType[*fault.Error](err); !typed && known(f.Code) {
+		row := lookup(f.Code, "")
+		if f.After == 0 {
+			f.After = row.After
+		}
+		row.follow(f)
 	}
-	if _, typed := errors.AsType[*fault.Error](err); !typed && f.After == 0 {
-		f.After = row.After
-	}
-	row.Scope, row.Remedy, row.After = f.Scope, f.Remedy, f.After
-	return &Error{Fault: f, Row: row}
+	return &Error{Fault: f}
 }
 
 // httpError types an answer by its status alone.

@@ -20,21 +20,26 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// The flags of a row, as the table of the test writes them.
+// What follows from an error, as the table of the test writes it.
 const (
-	sub = 1 << iota // Resubscribe
-	loc             // Relocate
-	ck              // DropCookie
-	cat             // CatchUp
+	sub = 1 << iota // Unsubscribed
+	loc             // Moved
+	ck              // Misled
+	cat             // Missed
+	els             // Elsewhere
+	gon             // Gone
+	sup             // Superseded
 )
 
-func flags(r Row) (f int) {
-	for bit, set := range map[int]bool{sub: r.Resubscribe, loc: r.Relocate, ck: r.DropCookie, cat: r.CatchUp} {
+func flags(f *fault.Error) (flags int) {
+	for bit, set := range map[int]bool{
+		sub: f.Unsubscribed, loc: f.Moved, ck: f.Misled, cat: f.Missed, els: f.Elsewhere, gon: f.Gone, sup: f.Superseded,
+	} {
 		if set {
-			f |= bit
+			flags |= bit
 		}
 	}
-	return f
+	return flags
 }
 
 // reactions is what the documentation says of each error: whom it concerns, what to do, what else follows.
@@ -55,7 +60,7 @@ var reactions = []struct {
 	{"ErrorReadEventsFailed", "", fault.Mailbox, fault.Retry, sub | loc | cat},
 	{"ErrorSubscriptionAccessDenied", "", fault.Mailbox, fault.Retry, sub | cat},
 	{"ErrorMissedNotificationEvents", "", fault.Mailbox, fault.Retry, cat},
-	{"ErrorNewEventStreamConnectionOpened", "", fault.Group, fault.Wait, cat},
+	{"ErrorNewEventStreamConnectionOpened", "", fault.Group, fault.Wait, cat | sup},
 	{"ErrorExceededConnectionCount", "", fault.Group, fault.Wait, cat},
 	{"ErrorExceededSubscriptionCount", "", fault.Mailbox, fault.Wait, 0},
 	{"ErrorSubscriptionDelegateAccessNotSupported", "", fault.Mailbox, fault.Fix, 0},
@@ -77,7 +82,7 @@ var reactions = []struct {
 	{"ErrorNoRespondingCASInDestinationSite", "", fault.Mailbox, fault.Wait, loc | ck | cat},
 	{"ErrorProxiedSubscriptionCallFailure", "", fault.Mailbox, fault.Wait, sub | loc | ck | cat},
 	{"ErrorCrossSiteRequest", "", fault.Mailbox, fault.Wait, loc | ck | cat},
-	{"ErrorNonExistentMailbox", "", fault.Mailbox, fault.Fix, loc},
+	{"ErrorNonExistentMailbox", "", fault.Mailbox, fault.Fix, loc | els},
 	{"ErrorImpersonateUserDenied", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorImpersonationDenied", "", fault.Account, fault.Fix, 0},
 	{"ErrorImpersonationFailed", "", fault.Mailbox, fault.Wait, 0},
@@ -91,7 +96,7 @@ var reactions = []struct {
 	{"ErrorIncorrectSchemaVersion", "", fault.Server, fault.Fix, 0},
 	{"ErrorSchemaValidation", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorInvalidRequest", "", fault.Mailbox, fault.Fix, 0},
-	{"ErrorItemNotFound", "", fault.Message, fault.GiveUp, 0},
+	{"ErrorItemNotFound", "", fault.Message, fault.GiveUp, gon},
 	{"ErrorItemCorrupt", "", fault.Message, fault.Retry, 0},
 	{"ErrorCorruptData", "", fault.Message, fault.Retry, 0},
 	{"ErrorContentConversionFailed", "", fault.Message, fault.Retry, 0},
@@ -115,11 +120,11 @@ func TestEachErrorOfTheServerHasItsReaction(t *testing.T) {
 		} {
 			err := c.Unsubscribe(t.Context(), target, "x")
 			e, ok := errors.AsType[*Error](err)
-			if !ok || e.Fault.Code != want.code || e.Fault.Scope != want.scope || e.Fault.Remedy != want.remedy || flags(e.Row) != want.flags || e.Fault.Op != "Unsubscribe" {
-				t.Errorf("%s, %s: %v (%v, %v, %04b); want %v, %v, %04b", want.code, how, err, e.Fault.Scope, e.Fault.Remedy, flags(e.Row), want.scope, want.remedy, want.flags)
+			if !ok || e.Fault.Code != want.code || e.Fault.Scope != want.scope || e.Fault.Remedy != want.remedy || flags(e.Fault) != want.flags || e.Fault.Op != "Unsubscribe" {
+				t.Errorf("%s, %s: %v (%v, %v, %04b); want %v, %v, %04b", want.code, how, err, e.Fault.Scope, e.Fault.Remedy, flags(e.Fault), want.scope, want.remedy, want.flags)
 				continue
 			}
-			if e.Fault.Text == "" || e.Row.Meaning == "" || want.text != "" && !strings.Contains(e.Error(), want.text[:20]) {
+			if e.Fault.Text == "" || want.text != "" && !strings.Contains(e.Error(), want.text[:20]) {
 				t.Errorf("%s, %s: %q", want.code, how, e.Error())
 			}
 			if fault.Of(err) != e.Fault {
@@ -184,7 +189,7 @@ func TestWhatMicrosoftsSupportObservedIsUnderstood(t *testing.T) {
 		}
 		found++
 		row := lookup(m[1], m[2])
-		if !row.Resubscribe || !row.CatchUp || relocate && !row.Relocate {
+		if !row.Unsubscribed || !row.Missed || relocate && !row.Moved {
 			t.Errorf("%s %q: %+v", m[1], m[2], row)
 		}
 	}
@@ -239,7 +244,7 @@ func TestAnAnswerWithoutEWSSpeaksByItsStatus(t *testing.T) {
 		for _, body := range []string{"", "<html><p>no</html>", soap("<other/>"), strings.Repeat("x", 100000), sample(t, "19")} {
 			err := answers(status, body).Unsubscribe(t.Context(), target, "x")
 			e, ok := errors.AsType[*Error](err)
-			if !ok || e.Fault.Code != "HTTP "+strconv.Itoa(status) || e.Row.Code != e.Fault.Code || e.Fault.Scope != want.scope || e.Fault.Remedy != want.remedy || flags(e.Row) != want.flags {
+			if !ok || e.Fault.Code != "HTTP "+strconv.Itoa(status) || e.Fault.Scope != want.scope || e.Fault.Remedy != want.remedy || flags(e.Fault) != want.flags {
 				t.Errorf("%d %.20q: %v", status, body, err)
 			}
 		}
@@ -255,29 +260,30 @@ func TestErrorsOfTheConnectionAreTyped(t *testing.T) {
 		err    error
 		remedy fault.Remedy
 		scope  fault.Scope
+		flags  int
 	}{
-		proxy.CodeCertificate: {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, fault.Fix, fault.Server},
-		proxy.CodeTLS:         {tls.AlertError(40), fault.Fix, fault.Server},
-		proxy.CodeName:        {&net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "mail.contoso.com", IsNotFound: true}}, fault.Wait, fault.Server},
-		proxy.CodeConnect:     {&net.OpError{Op: "dial", Err: errors.New("connection refused")}, fault.Wait, fault.Server},
-		proxy.CodeTimeout:     {context.DeadlineExceeded, fault.Wait, fault.Server},
-		proxy.CodeNetwork:     {io.ErrUnexpectedEOF, fault.Retry, fault.Server},
-		proxy.CodeProxy:       {&fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait}, fault.Wait, fault.Server}, // its own remedy counts
-		proxy.CodePrivate:     {&fault.Error{Op: "connect", Code: proxy.CodePrivate, Scope: fault.Server, Remedy: fault.Fix}, fault.Fix, fault.Server},
-		codeHeld:              {&fault.Error{Op: "sign in", Code: codeHeld, Scope: fault.Account, Remedy: fault.Wait, After: 17 * time.Second}, fault.Wait, fault.Account},
-		"AADSTS7000215":       {&fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}, fault.Fix, fault.Account},
-		"not https":           {&fault.Error{Op: "sign in", Code: "not https", Scope: fault.Account, Remedy: fault.Fix}, fault.Fix, fault.Account},
+		proxy.CodeCertificate: {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, fault.Fix, fault.Server, 0},
+		proxy.CodeTLS:         {tls.AlertError(40), fault.Fix, fault.Server, 0},
+		proxy.CodeName:        {&net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "mail.contoso.com", IsNotFound: true}}, fault.Wait, fault.Server, loc},
+		proxy.CodeConnect:     {&net.OpError{Op: "dial", Err: errors.New("connection refused")}, fault.Wait, fault.Server, loc},
+		proxy.CodeTimeout:     {context.DeadlineExceeded, fault.Wait, fault.Server, cat},
+		proxy.CodeNetwork:     {io.ErrUnexpectedEOF, fault.Retry, fault.Server, cat},
+		proxy.CodeProxy:       {&fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait}, fault.Wait, fault.Server, 0}, // its own remedy counts
+		proxy.CodePrivate:     {&fault.Error{Op: "connect", Code: proxy.CodePrivate, Scope: fault.Server, Remedy: fault.Fix}, fault.Fix, fault.Server, 0},
+		codeHeld:              {&fault.Error{Op: "sign in", Code: codeHeld, Scope: fault.Account, Remedy: fault.Wait, After: 17 * time.Second}, fault.Wait, fault.Account, 0},
+		"AADSTS7000215":       {&fault.Error{Op: "token", Code: "AADSTS7000215", Scope: fault.Account, Remedy: fault.Fix}, fault.Fix, fault.Account, 0},
+		"not https":           {&fault.Error{Op: "sign in", Code: "not https", Scope: fault.Account, Remedy: fault.Fix}, fault.Fix, fault.Account, 0},
 	} {
 		c2 := New(Options{HTTP: roundTrip(func(*http.Request) (*http.Response, error) { return nil, c.err })})
 		err := c2.Unsubscribe(t.Context(), target, "x")
 		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Fault.Code != code || e.Row.Code != code || e.Fault.Remedy != c.remedy || e.Fault.Scope != c.scope || e.Row.Remedy != c.remedy || e.Row.Scope != c.scope {
+		if !ok || e.Fault.Code != code || e.Fault.Remedy != c.remedy || e.Fault.Scope != c.scope || flags(e.Fault) != c.flags {
 			t.Errorf("%s: %v, %+v", code, err, e)
 		}
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s: the cause is lost", code)
 		}
-		if typed, ok := c.err.(*fault.Error); ok && (e.Fault != typed || e.Row.After != typed.After) {
+		if typed, ok := c.err.(*fault.Error); ok && e.Fault != typed {
 			t.Errorf("%s: what was typed is no longer what it was: %+v", code, e)
 		}
 	}

@@ -96,7 +96,7 @@ func TestOneSickItemHarmsOnlyItself(t *testing.T) {
 func TestWhatConcernsAllItemsIsAnErrorOfTheCall(t *testing.T) {
 	moving := failure("GetItem", "ErrorMailboxMoveInProgress", "x", "<m:Items/>")
 	_, _, err := answers(200, response("GetItem", moving+moving)).GetItem(t.Context(), target, []string{"a", "b"})
-	if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Scope != fault.Mailbox || !e.Row.Relocate || e.RequestID == "" {
+	if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Scope != fault.Mailbox || !e.Fault.Moved || e.RequestID == "" {
 		t.Errorf("all: %v", err)
 	}
 	gone := failure("GetItem", "ErrorItemNotFound", "x", "<m:Items/>")

@@ -93,7 +93,7 @@ func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int
 
 // Next blocks for the next envelope and returns what it brought: events, or nothing where it was a heartbeat. Errors:
 //   - io.EOF after the server has ended the stream as it should: open it again with the same ids;
-//   - an *Error with Subscriptions concerns these, and the stream may go on; the events that came along were returned before;
+//   - an *Error whose Fault has Subscriptions concerns these, and the stream may go on; the events that came along were returned before;
 //   - any other *Error, or that of the context: the stream is over, and events may be lost.
 func (s *Stream) Next() (Notifications, error) {
 	if len(s.pending) > 0 {
@@ -141,9 +141,9 @@ func (s *Stream) Next() (Notifications, error) {
 func (s *Stream) said(p *problem) error {
 	e := p.error("GetStreamingEvents")
 	e.RequestID = s.RequestID
-	if len(e.Subscriptions) == 0 {
+	if len(e.Fault.Subscriptions) == 0 {
 		if len(s.ids) == 1 {
-			e.Subscriptions = slices.Clone(s.ids)
+			e.Fault.Subscriptions = slices.Clone(s.ids)
 		}
 		e.Fault.Scope = max(e.Fault.Scope, fault.Group)
 	}

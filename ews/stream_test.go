@@ -61,7 +61,7 @@ func play(t *testing.T, body string, ids ...string) (events []Event, beats int, 
 		}
 		if err != nil {
 			errs = append(errs, err)
-			if e, ok := errors.AsType[*Error](err); !ok || len(e.Subscriptions) == 0 && e.Row.Code != "ErrorServerBusy" {
+			if e, ok := errors.AsType[*Error](err); !ok || len(e.Fault.Subscriptions) == 0 && e.Fault.Code != "ErrorServerBusy" {
 				return events, beats, errs
 			}
 		}
@@ -81,7 +81,7 @@ func TestAnOfficialCaptureOfAStreamIsUnderstood(t *testing.T) {
 		t.Errorf("%+v, %d, %v", events, beats, errs)
 	}
 	_, _, errs = play(t, sample(t, "05"), "a")
-	if e, ok := errors.AsType[*Error](errs[0]); !ok || e.Fault.Code != "ErrorInvalidSubscription" || !slices.Equal(e.Subscriptions, []string{"a"}) || errs[1] != io.EOF {
+	if e, ok := errors.AsType[*Error](errs[0]); !ok || e.Fault.Code != "ErrorInvalidSubscription" || !slices.Equal(e.Fault.Subscriptions, []string{"a"}) || errs[1] != io.EOF {
 		t.Errorf("%v", errs)
 	}
 }
@@ -119,7 +119,7 @@ func TestALostSubscriptionIsReportedWithItsIDAndTheStreamMayGoOn(t *testing.T) {
 			t.Fatalf("%v, %v", events, errs)
 		}
 		e, ok := errors.AsType[*Error](errs[0])
-		if !ok || !slices.Equal(e.Subscriptions, []string{"s1", "s2"}) || e.Fault.Scope != fault.Mailbox || !e.Row.Resubscribe || !e.Row.CatchUp || e.RequestID == "" {
+		if !ok || !slices.Equal(e.Fault.Subscriptions, []string{"s1", "s2"}) || e.Fault.Scope != fault.Mailbox || !e.Fault.Unsubscribed || !e.Fault.Missed || e.RequestID == "" {
 			t.Errorf("%+v", e)
 		}
 	}
@@ -142,7 +142,7 @@ func TestEventsThatComeWithAnErrorAreNotLost(t *testing.T) {
 
 func TestAnErrorThatNamesNoSubscriptionConcernsTheGroup(t *testing.T) {
 	_, _, errs := play(t, streamFault("ErrorInvalidSubscription", ended), "s1", "s2")
-	if e, ok := errors.AsType[*Error](errs[0]); !ok || len(e.Subscriptions) != 0 || e.Fault.Scope != fault.Group {
+	if e, ok := errors.AsType[*Error](errs[0]); !ok || len(e.Fault.Subscriptions) != 0 || e.Fault.Scope != fault.Group {
 		t.Errorf("%+v", errs[0])
 	}
 	_, _, errs = play(t, sample(t, "34")+streaming(ended), "s1", "s2")
@@ -163,7 +163,7 @@ func TestAStreamThatEndsWithoutClosedMayHaveLostEvents(t *testing.T) {
 	} {
 		_, _, errs := play(t, c.body, "s1")
 		e, ok := errors.AsType[*Error](errs[len(errs)-1])
-		if !ok || e.Fault.Code != c.code || !e.Row.CatchUp || e.Fault.Scope < fault.Group {
+		if !ok || e.Fault.Code != c.code || !e.Fault.Missed || e.Fault.Scope < fault.Group {
 			t.Errorf("%s: %v", name, errs)
 		}
 	}
@@ -252,7 +252,7 @@ func TestASilentStreamIsDead(t *testing.T) {
 		waiting := time.Now()
 		_, err = s.Next()
 		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Fault.Code != CodeSilent || e.Fault.Scope != fault.Group || !e.Row.CatchUp || time.Since(waiting) != 90*time.Second {
+		if !ok || e.Fault.Code != CodeSilent || e.Fault.Scope != fault.Group || !e.Fault.Missed || time.Since(waiting) != 90*time.Second {
 			t.Errorf("after %v and %v: %v", waiting.Sub(began), time.Since(waiting), err)
 		}
 		if _, again := s.Next(); again != err {

@@ -1,25 +1,23 @@
-// Package listener keeps mailboxes heard, reads them, and has their devices rung. It is where the log of the mailboxes
-// (package subscriptions) is worked off:
+// Package listener is about listener accounts: which mailbox is listened to where and how. It finds where a mailbox lives, gives it room at
+// an account there, has that account listen for new mail, and has the inbox read the mailbox through a link. What is not listened to says
+// why, and when that is tried again.
 //
-//	hint (stream, timer, start, a device that is ready again) -> the mailbox is marked -> one worker reads it
-//	    -> decides and rings -> records what is done
+//	mailbox.go    one followed mailbox: where it is looked for, and what it has there
+//	lookup.go     where a mailbox lives: which entries are asked, and what they say
+//	lookups.go    who looks up, within a bound
+//	placement.go  room at the accounts of an entry, and who waits for some
+//	account.go    what is wrong with an account, and who may try it
+//	link.go       how the inbox reads a mailbox at its location, and what its errors say about that
+//	listening.go  the seam to the kinds of listening, each a folder of its own: package streaming
+//	enrolment.go  devices come and go
+//	status.go     what is asked about all this
 //
-// A hint is never believed to be the mail, and never queued: the set of marked mailboxes is all there is (rule 7). Whatever
-// goes wrong on the way ends in a mark, so there is one way to recover and not five.
-//
-//	place.go    where a mailbox lives, and which account and group hear it
-//	group.go    the subscriptions that share a stream, and the stream
-//	mailbox.go  marks, back-off, standing
-//	worker.go   reading what a hint names
-//	listing.go  the complete listing
-//	ring.go     ringing the devices in step, and the one write of the outcome
-//	catchup.go  the devices that are behind
+// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for two: Listener.mu
+// is held while a mailbox is opened in the inbox, and Listener.enrolling over a change of the book.
 package listener
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +26,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/ews"
-	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -39,9 +39,8 @@ const MaxAccounts = 12
 // Options of a Listener.
 type Options struct {
 	Book    *subscriptions.Book
-	Ringer  Ringer
+	Inbox   *inbox.Inbox // it is closed after the Listener
 	Entries []Entry
-	MaxAge  time.Duration // older mail is summed up (rule 8)
 	Log     *zap.Logger
 	Metrics prometheus.Registerer
 }
@@ -51,7 +50,7 @@ type Entry struct {
 	Name                       string
 	Domains                    []string     // several entries may have a domain: they are asked in their order
 	URL                        string       // of EWS, where it is configured; else the accounts have a Finder
-	MailboxServers             []string     // only their mailboxes are heard, by short or full names; none: all
+	MailboxServers             []string     // only their mailboxes are listened to, by short or full names; none: all
 	Dialect                    *ews.Dialect // of the accounts' clients, for who asks; may be nil
 	Accounts                   []Account
 	MailboxesPerAccount        int
@@ -61,144 +60,115 @@ type Entry struct {
 
 // Account is a listener account.
 type Account struct {
-	Name   string
-	Source Source
-	Finder Finder
+	Name    string
+	Source  Source
+	Streams streaming.Server
+	Finder  Finder
 }
 
-// Listener hears the mailboxes of a book.
+// Listener follows the mailboxes of a book.
 type Listener struct {
-	o       Options
-	log     *zap.Logger
-	metrics *metrics
-	entries []*entry
-
-	hearing  context.Context // streams and placing: ends first
-	working  context.Context // reads, alerts and writes: ends when what is in flight has had its time
-	deafen   context.CancelFunc
+	o        Options
+	log      *zap.Logger
+	entries  []*entry
+	known    *lookups        // of mailboxes whose location nobody has to be asked for
+	looking  context.Context // of the look-ups
 	stop     context.CancelFunc
 	stopping atomic.Bool
-	placed   atomic.Bool
-	grace    time.Duration
-	tasks    sync.WaitGroup // groups and workers; grows only while mu is held and stopping is false
+	located  atomic.Bool    // every mailbox has been looked up once
+	tasks    sync.WaitGroup // look-ups; grows only while mu is held and stopping is false
 
-	mu    sync.Mutex
-	boxes map[*subscriptions.Mailbox]*mailbox
+	// enrolling is held over a change of the book, so that a device that is gone is told from one that has enrolled anew.
+	enrolling sync.Mutex
+
+	mu       sync.Mutex
+	followed map[*subscriptions.Mailbox]*mailbox
 }
 
-// New returns a listener that hears nothing yet.
+// New returns a listener that follows nothing yet.
 func New(o Options) *Listener {
-	l := &Listener{o: o, log: o.Log, boxes: map[*subscriptions.Mailbox]*mailbox{}, grace: grace}
-	l.hearing, l.deafen = context.WithCancel(context.Background())
-	l.working, l.stop = context.WithCancel(context.Background())
+	l := &Listener{o: o, log: o.Log, followed: map[*subscriptions.Mailbox]*mailbox{}}
+	l.looking, l.stop = context.WithCancel(context.Background())
+	l.known = newLookups(l, maxKnown)
+	metrics := streaming.NewMetrics(o.Metrics)
 	left := MaxAccounts
 	for i := range o.Entries {
-		e := newEntry(l, &o.Entries[i], left)
+		e := newEntry(l, &o.Entries[i], left, metrics)
 		if more := len(e.Accounts) - len(e.accounts); more > 0 {
 			l.log.Warn("listener accounts are left unused: an instance owns 12 at most", zap.String("exchange", e.Name), zap.Int("unused", more))
 		}
 		left -= len(e.accounts)
 		l.entries = append(l.entries, e)
 	}
-	l.metrics = newMetrics(o.Metrics, l)
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(states{l})
+	}
 	return l
 }
 
-// Start watches every mailbox of the book.
+// Start follows every mailbox of the book.
 func (l *Listener) Start() {
 	for _, b := range l.o.Book.Mailboxes() {
-		l.watch(b)
+		l.follow(b)
 	}
 }
 
-// grace is how long what is in flight may take at a stop: the longest wait for APNs and the write behind it, well within the
-// 30 s that a supervisor is told to allow.
-const grace = 12 * time.Second
-
-// Close stops hearing: no hint is taken any more, what is being rung is finished and written within a bound, and the rest is
-// found again at the next start. Subscriptions are kept for it.
+// Close ends look-ups and listening: no hint comes any more. Subscriptions are kept for the next start. The inbox is closed after it.
 func (l *Listener) Close() {
 	l.mu.Lock()
-	l.stopping.Store(true) // under mu: from now on nobody watches, and no task begins
+	l.stopping.Store(true) // under mu: from now on nobody is followed, and no look-up begins
 	l.mu.Unlock()
-	l.deafen()
-	late := time.AfterFunc(l.grace, l.stop)
-	for _, m := range l.watched() {
+	l.stop()
+	for _, m := range l.mailboxes() {
 		m.rest()
 	}
+	for _, e := range l.entries {
+		for _, a := range e.accounts {
+			a.listening.Close()
+		}
+	}
 	l.tasks.Wait()
-	late.Stop()
-	l.stop()
 }
 
-// begin counts a task in, unless the listener is stopping.
-func (l *Listener) begin() bool {
+// run runs a look-up, unless the listener is stopping.
+func (l *Listener) run(task func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopping.Load() {
 		return false
 	}
-	l.tasks.Add(1)
+	l.tasks.Go(task)
 	return true
 }
 
-// Enrol enrols a device and has its mailbox heard.
-func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
-	entries := pin(l.covering(e.Mailbox), e.Exchange)
-	switch {
-	case len(entries) == 0 && e.Exchange != "":
-		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "exchange", Code: codeNotCovered,
-			Detail: fmt.Sprintf("the configuration has no exchange entry %q with the domain %s", e.Exchange, mail.Domain(e.Mailbox))}
-	case len(entries) == 0:
-		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: codeNotCovered,
-			Detail: "no exchange entry of the configuration has the domain " + mail.Domain(e.Mailbox)}
-	}
-	now := time.Now()
-	var since time.Time // not known before the first listing, where nobody knows yet whose clock counts
-	if home := l.home(e.Mailbox); home != nil {
-		since = home.enrolment(now)
-	} else if len(entries) == 1 {
-		since = entries[0].enrolment(now)
-	}
-	done, err := l.o.Book.Enrol(ctx, e, now, since)
-	if err != nil {
-		return subscriptions.Device{}, false, err
-	}
-	if done.Ousted != "" {
-		l.cut(done.Mailbox, done.Ousted)
-	}
-	if done.Left != nil {
-		l.left(done.Left, e.ID)
-	}
-	l.watch(done.Mailbox)
-	return done.Device, done.Created, nil
-}
-
-// Remove ends an enrolment. No alert for the device begins after it has returned.
-func (l *Listener) Remove(ctx context.Context, id string) (bool, error) {
-	box, ok, err := l.o.Book.Remove(ctx, id)
-	if ok {
-		l.left(box, id)
-	}
-	return ok, err
-}
-
-// left ends what goes on for a device that a mailbox has no more, and the watch with the last one.
-func (l *Listener) left(box *subscriptions.Mailbox, device string) {
-	l.cut(box, device)
-	if len(box.Devices()) == 0 {
-		l.unwatch(box)
-	} else if m := l.mailbox(box); m != nil {
-		m.cover(l.working) // it may have been the one that pinned it
-	}
-}
-
-// unwatch ends the watch of a mailbox that has no device any more, unless one has come since.
-func (l *Listener) unwatch(box *subscriptions.Mailbox) {
+// follow follows a mailbox that has a device. It returns nil where it has none, or all ends; known: it was followed already.
+func (l *Listener) follow(box *subscriptions.Mailbox) (m *mailbox, known bool) {
 	l.mu.Lock()
-	m := l.boxes[box]
+	m, known = l.followed[box]
+	devices := box.Devices() // under mu: unfollow looks there too, so that neither misses the other
+	if !known && !l.stopping.Load() && len(devices) > 0 {
+		m = newMailbox(l, box)
+		l.followed[box] = m
+	}
+	l.mu.Unlock()
+	switch {
+	case m == nil:
+	case known:
+		m.cover()
+	default:
+		m.seek()
+	}
+	return m, known
+}
+
+// unfollow ends that for a mailbox that has no device any more, unless one has come since.
+func (l *Listener) unfollow(box *subscriptions.Mailbox) {
+	l.mu.Lock()
+	m := l.followed[box]
 	if m != nil && len(box.Devices()) == 0 {
-		delete(l.boxes, box)
+		delete(l.followed, box)
+	} else {
+		m = nil
 	}
 	l.mu.Unlock()
 	if m != nil {
@@ -206,47 +176,21 @@ func (l *Listener) unwatch(box *subscriptions.Mailbox) {
 	}
 }
 
-func (l *Listener) cut(box *subscriptions.Mailbox, device string) {
-	if m := l.mailbox(box); m != nil {
-		m.hangUp(device)
-	}
-}
-
-// watch has a mailbox heard, or has a further device of it served.
-func (l *Listener) watch(box *subscriptions.Mailbox) {
-	l.mu.Lock()
-	m, known := l.boxes[box]
-	devices := box.Devices() // under mu: left looks there too, so that neither misses the other
-	if !known && !l.stopping.Load() && len(devices) > 0 {
-		m = newMailbox(l, box)
-		l.boxes[box] = m
-	}
-	l.mu.Unlock()
-	if m != nil {
-		m.cover(l.working)
-		m.markListing()
-	}
-}
-
-// mailbox returns the watch of a mailbox of the book; nil: it has none.
+// mailbox returns a mailbox that is followed; nil: it is not.
 func (l *Listener) mailbox(box *subscriptions.Mailbox) *mailbox {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.boxes[box]
+	return l.followed[box]
 }
 
-// home is the entry that has the mailbox with this address; nil while none is known to.
-func (l *Listener) home(address string) *entry {
-	m := l.mailbox(l.o.Book.Mailbox(address))
-	if m == nil {
-		return nil
+func (l *Listener) mailboxes() []*mailbox {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*mailbox, 0, len(l.followed))
+	for _, m := range l.followed {
+		list = append(list, m)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.place.URL == "" {
-		return nil
-	}
-	return m.e
+	return list
 }
 
 // AccountChanged says that the credential of a listener account was replaced: what was refused is tried again at once.
@@ -254,29 +198,31 @@ func (l *Listener) AccountChanged(exchange, account string) {
 	for _, e := range l.entries {
 		for _, a := range e.accounts {
 			if e.Name == exchange && a.Name == account {
-				a.changed()
+				l.retry(a)
 			}
 		}
 	}
 }
 
-// WayChanged says that connections go another way from now on, by another proxy: what failed on its way is tried again at once.
-func (l *Listener) WayChanged() {
+// ConnectionsChanged says that connections are made another way from now on, by another proxy: what failed is tried again at once.
+func (l *Listener) ConnectionsChanged() {
 	for _, e := range l.entries {
 		for _, a := range e.accounts {
-			a.changed()
+			l.retry(a)
 		}
 	}
-	for _, m := range l.watched() {
-		m.answers()
+	for _, m := range l.mailboxes() {
+		m.retry(func(f *fault.Error) bool { return f.Scope == fault.Server })
 	}
 }
 
-// TopicReady has the devices of a topic caught up that were behind because it was away. The sender calls it (rule 12).
-func (l *Listener) TopicReady(topic, environment string) {
-	for _, m := range l.watched() {
-		m.topicReady(topic, environment)
+// retry has what waits for an account tried at once.
+func (l *Listener) retry(a *account) {
+	a.unblock()
+	for _, m := range l.mailboxes() {
+		if m.concerns(a) {
+			m.retry(func(f *fault.Error) bool { return f.Scope == fault.Account })
+		}
 	}
+	a.listening.Retry()
 }
-
-var errStopping = errors.New("mailbell is stopping")

@@ -1,416 +1,387 @@
 package listener
 
+// A followed mailbox: where it is looked for, and what it has there.
+
 import (
 	"context"
-	"math/rand/v2"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 const (
-	// maxHints bounds the items that a mailbox remembers from hints (rule 7): beyond it a listing is cheaper.
-	maxHints = 64
-	// maxDecisions is how many decisions are shown of a mailbox.
-	maxDecisions = 50
-
-	firstRetry = 250 * time.Millisecond
-	maxRetry   = 30 * time.Second // for what passes within seconds
-	firstWait  = 5 * time.Second
-	maxWait    = 4 * time.Minute // what can pass by itself is tried within five minutes, jitter included,
-	person     = time.Hour       // what needs a person hourly
-	maxJitter  = time.Minute
+	// confirmed is how long after it was found a location is not doubted: where two servers contradict each other, each look-up would
+	// have the next one made at once.
+	confirmed = 30 * time.Second
+	// moving is how long a mailbox that had a location and is nowhere is looked for every few minutes: it is on its way. Then it takes a
+	// person.
+	moving = time.Hour
 )
 
-// mailbox is a mailbox at work. Its marks are the set of rule 7: what came since a worker last took them.
+// mailbox is a mailbox that is followed. One look-up at a time finds its location, gives it a seat and has it listened to; everybody else
+// asks for a look-up.
 type mailbox struct {
-	l   *Listener
-	box *subscriptions.Mailbox
+	l    *Listener
+	box  *subscriptions.Mailbox
+	work *inbox.Mailbox
 
-	mu sync.Mutex
-	// e is the entry whose workers serve it: the one that has it, or that it waits for room at, else the first that covers it; nil: none
-	// does. It changes in a turn only, while the mailbox is in no worker's queue.
-	e *entry
-	// marks
-	hints map[string]time.Time // item id -> when it was hinted
-	list  bool
-	// whose turn it is
-	queued, running bool
-	woken           bool        // what it fails of may have ended within this turn: it does not back off
-	notBefore       time.Time   // back-off
-	retry           *time.Timer // when notBefore is over
-	poll            *time.Timer // the safety poll
-	closed          bool
-	// how it is heard
-	asked     []*entry      // who was asked for it, or would have been, when it was last looked for
-	account   *account      // of e
-	place     mail.Location // at e; zero: not known
-	lost      time.Time     // it had a place, and has been looked for since then; zero: it has one, or never had
-	group     *group
-	open      bool         // its stream is open
-	since     time.Time    // it is open, or was handed over, since then
-	listed    bool         // a complete listing was done since it was last marked for one
-	waits     bool         // in the queue of e for room at an account
-	failing   *fault.Error // why it is parked
-	fails     int
-	subFault  *fault.Error // why it has no subscription
-	subNext   time.Time
-	subFails  int
-	hinted    time.Time
-	listing   time.Time
-	message   time.Time
-	tries     map[string]*tries // items that could not be read, by id
-	decisions []subscriptions.Decision
-	newest    int // index of the newest decision, once there are maxDecisions
-	// devices
-	lines    map[string]*line
-	awaiting map[string]time.Time // devices whose sender tells when they can be rung again -> when they are tried all the same
-	catching bool
-	catchup  *time.Timer
-}
+	mu         sync.Mutex
+	due        bool         // a look-up is asked for
+	busy       bool         // one is queued or under way
+	doubted    bool         // its location is to be given up before
+	closed     bool         // it has no device any more
+	lost       time.Time    // it had a location, and has been looked for since then; zero: it has one, or never had
+	asked      []*entry     // who was asked for it, or would have been, when it was last looked up; nil: it never was
+	failing    *fault.Error // why the last look-up failed
+	outOfScope bool         // it did because of mailbox_servers
+	failures   int          // in a row
+	next       time.Time    // the next one
+	wake       *time.Timer  // at next
 
-// line is what goes on for one device. It ends when the device is removed: then no alert begins any more.
-type line struct {
-	ctx     context.Context
-	cancel  context.CancelFunc
-	pushing int            // bells without an answer
-	calls   sync.WaitGroup // the same, to wait for
+	// What follows is changed by the look-up under way only, and where there is none by close.
+
+	entry   *entry     // where it has a seat or waits for one; nil: nowhere
+	account *account   // of its seat; nil: it waits for one
+	link    *link      // nil: its location is not known
+	member  membership // at host, whether it has joined or not
+	host    *account
 }
 
 func newMailbox(l *Listener, box *subscriptions.Mailbox) *mailbox {
-	m := &mailbox{l: l, box: box, lines: map[string]*line{}}
-	s := l.search(box)
-	for _, e := range s.entries {
-		if m.e == nil || e.Name == s.known.Entry {
-			m.e = e
-		}
-	}
-	return m
+	return &mailbox{l: l, box: box, work: l.o.Inbox.Open(box)}
 }
 
-func (m *mailbox) entry() *entry {
+func (m *mailbox) address() string { return m.box.Record().Addresses[0] }
+
+// linked is how the mailbox is read; nil: its location is not known.
+func (m *mailbox) linked() *link {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.e
+	return m.link
 }
 
-// hint marks the mailbox: it may have this new item.
-func (m *mailbox) hint(item string, at time.Time) {
+// search is the search for the mailbox as its devices are enrolled now.
+func (m *mailbox) search() search {
+	s := m.l.search(m.box)
 	m.mu.Lock()
-	m.hinted = at
-	switch _, known := m.hints[item]; {
-	case known:
-	case len(m.hints) >= maxHints:
-		m.list = true
-	default:
-		if m.hints == nil {
-			m.hints = map[string]time.Time{}
-		}
-		m.hints[item] = at
+	defer m.mu.Unlock()
+	if !m.lost.IsZero() {
+		s.known = mail.Location{}
 	}
-	m.ready()
+	return s
 }
 
-// markListing marks the mailbox: anything may have come.
-func (m *mailbox) markListing() {
+// seek asks for a look-up, without further waiting.
+func (m *mailbox) seek() {
 	m.mu.Lock()
-	m.list, m.listed = true, false
-	m.ready()
+	queue := m.ask()
+	m.mu.Unlock()
+	if queue {
+		m.queue()
+	}
 }
 
-// ready queues a marked mailbox, unless it is at work, queued, or backing off. It is called with mu held and releases it.
-func (m *mailbox) ready() {
-	wait, e := time.Until(m.notBefore), m.e
-	queue := !m.queued && !m.running && !m.closed && m.e != nil && wait <= 0
-	if queue {
-		m.queued = true
-	} else if wait > 0 && !m.closed && m.retry == nil {
-		m.retry = time.AfterFunc(wait, m.retryNow)
+// ask notes that a look-up is asked for, and says whether the mailbox is to be queued. It is called with mu held.
+func (m *mailbox) ask() (queue bool) {
+	m.due = true
+	m.noBackOff()
+	queue = !m.busy && !m.closed
+	m.busy = m.busy || queue
+	return queue
+}
+
+func (m *mailbox) noBackOff() {
+	m.next = time.Time{}
+	if m.wake != nil {
+		m.wake.Stop()
+		m.wake = nil
+	}
+}
+
+// queue has the mailbox looked up by those who do that for the entry that is asked first, or where nobody is asked by others.
+func (m *mailbox) queue() {
+	s := m.search()
+	if _, ok := s.settled(); ok {
+		m.l.known.add(m)
+		return
+	}
+	s.entries[0].lookups.add(m)
+}
+
+// relocate has the mailbox looked up again, for it may live elsewhere than this link leads. It does nothing where it is looked up already.
+func (m *mailbox) relocate(k *link) {
+	m.mu.Lock()
+	queue := false
+	if m.link == k && !m.doubted {
+		m.doubted = true
+		if m.lost.IsZero() {
+			m.lost = time.Now()
+		}
+		queue = m.ask()
 	}
 	m.mu.Unlock()
 	if queue {
-		e.ready(m)
+		m.queue()
 	}
 }
 
-// retryNow ends a back-off, also the one that a turn under way is about to begin.
-func (m *mailbox) retryNow() {
+// cover has the mailbox looked up where other entries than before are to have it: a pin may have come or gone with a device.
+func (m *mailbox) cover() {
+	s := m.search()
 	m.mu.Lock()
-	m.woken = m.running
-	if m.retry != nil {
-		m.retry.Stop()
-		m.retry = nil
+	k := m.link
+	others := m.asked != nil && !slices.Equal(m.asked, s.entries)
+	m.mu.Unlock()
+	switch {
+	case k != nil && !slices.Contains(s.entries, k.account.entry):
+		m.relocate(k)
+	case k == nil && others: // what it waits for was said by those
+		m.seek()
 	}
-	m.notBefore = time.Time{}
-	if !m.list && len(m.hints) == 0 && m.group != nil {
+}
+
+// concerns says whether what is wrong with an account may keep the mailbox from being read, or from being found.
+func (m *mailbox) concerns(a *account) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.account == a || m.link == nil && slices.Contains(m.asked, a.entry)
+}
+
+// retry has what failed tried at once, where the reason fits.
+func (m *mailbox) retry(fits func(*fault.Error) bool) {
+	m.mu.Lock()
+	failing := m.failing
+	m.mu.Unlock()
+	if failing != nil && fits(failing) {
+		m.seek()
+	}
+	m.work.Retry(fits)
+}
+
+// lookUp is one look-up.
+func (m *mailbox) lookUp(ctx context.Context) {
+	k, closed := m.begin()
+	if k != nil {
+		m.giveUp(ctx, k)
+	}
+	var found answered
+	if !closed {
+		found = m.find(ctx)
+	}
+	m.end(ctx, found)
+}
+
+// begin begins a look-up. It returns the link that is to be given up; nil: there is none.
+func (m *mailbox) begin() (k *link, closed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k = m.link
+	m.link, m.due, m.doubted = nil, false, false
+	return k, m.closed
+}
+
+// giveUp ends reading and listening at a location. The subscription is given back where it was made.
+func (m *mailbox) giveUp(ctx context.Context, k *link) {
+	m.work.Detach()
+	k.member.Leave()
+	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+		d.Location.Found, d.Subscription = time.Time{}, ""
+	})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, subscriptions.ErrNoMailbox) { // the next start will look where it was
+		m.l.log.Warn("a doubtful location could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
+	}
+}
+
+// find finds the mailbox, gives it a seat and has it listened to.
+func (m *mailbox) find(ctx context.Context) answered {
+	s := m.search()
+	m.mu.Lock()
+	m.asked = append([]*entry{}, s.entries...)
+	m.mu.Unlock()
+	found := s.run(ctx)
+	if found.err != nil {
+		return m.missing(found)
+	}
+	a := m.seat(found.entry, s.account)
+	if a == nil {
+		return answered{err: found.entry.full()}
+	}
+	if found.at.Primary != m.address() {
+		same, joined, err := m.l.o.Book.Name(ctx, m.box, found.at.Primary)
+		if err != nil {
+			return answered{err: fault.Of(err)}
+		}
+		if joined { // another address of a mailbox that is followed already: its devices have gone over
+			m.l.unfollow(m.box)
+			m.l.arrived(same)
+			return found
+		}
+	}
+	if err := m.settle(ctx, a, found.at); err != nil {
+		return answered{err: fault.Of(err)}
+	}
+	return found
+}
+
+// missing says what it means that a mailbox was not found. One that no entry has gives its seat back; one that had a location until now is
+// on its way, and looked for again soon.
+func (m *mailbox) missing(found answered) answered {
+	if !found.err.Elsewhere {
+		return found
+	}
+	m.unseat()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := *found.err
+	found.err = &f
+	switch {
+	case m.box.Record().Location.URL == "" || found.outOfScope:
+		if m.failures == 0 && len(m.asked) > 1 { // it may have moved from one to the other between the questions
+			f.Remedy, f.After = fault.Wait, confirmed
+		}
+		return found
+	case m.lost.IsZero():
+		m.lost = time.Now()
+	}
+	if time.Since(m.lost) <= moving {
+		f.Remedy, f.After = fault.Wait, 0
+	}
+	return found
+}
+
+// seat gives the mailbox a seat at an entry; nil: it waits for one. What it had at another goes back.
+func (m *mailbox) seat(e *entry, had string) *account {
+	m.mu.Lock()
+	elsewhere := m.entry != nil && m.entry != e
+	m.mu.Unlock()
+	if elsewhere {
+		m.unseat()
+	}
+	a := e.seats.take(m, had)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.entry, m.account = e, a
+	return a
+}
+
+// unseat gives back the mailbox's seat, or ends its wait for one. Whoever gets the seat is looked up.
+func (m *mailbox) unseat() {
+	m.mu.Lock()
+	e := m.entry
+	m.entry, m.account = nil, nil
+	m.mu.Unlock()
+	if e == nil {
+		return
+	}
+	if next := e.seats.leave(m); next != nil {
+		next.seek()
+	}
+}
+
+// settle writes down where the mailbox lives, and has it read and listened to there.
+func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) error {
+	r := m.box.Record()
+	if moved := r.Account != a.Name || r.Location.Entry != at.Entry || r.Location.URL != at.URL; moved || at != r.Location {
+		err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+			if moved { // an id belongs to the account and the location that made it
+				d.Subscription = ""
+			}
+			d.Location, d.Account = at, a.Name
+		})
+		if err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	if m.host != a {
+		m.host, m.member = a, a.listening.member(m)
+	}
+	k := &link{m: m, account: a, member: m.member, at: at, server: at.Server}
+	m.link, m.lost = k, time.Time{}
+	m.mu.Unlock()
+	m.work.Attach(k)
+	k.member.Join(at)
+	return nil
+}
+
+// end ends a look-up: the next one is made at once if it is asked for meanwhile, and after a back-off if this one failed.
+func (m *mailbox) end(ctx context.Context, found answered) {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		m.cleanUp()
+		return
+	}
+	if ctx.Err() != nil {
 		m.mu.Unlock()
 		return
 	}
-	m.ready()
-}
-
-// serve is one turn of a worker: it takes the marks, and what could not be done goes back to them.
-func (m *mailbox) serve(ctx context.Context) {
-	m.mu.Lock()
-	hints, list, placed := m.hints, m.list, m.group != nil
-	m.hints, m.list = nil, false
-	m.queued, m.running, m.woken = false, true, false
-	if m.retry != nil { // this is it
-		m.retry.Stop()
-		m.retry = nil
-	}
-	if m.closed {
-		m.running = false
-		m.mu.Unlock()
-		return
-	}
-	m.mu.Unlock()
-
-	var err error
-	if !placed {
-		was := m.box.Record().Location.Entry
-		err = m.find(m.l.hearing) //nolint:contextcheck // placing ends with hearing, before what is being rung
-		m.cover(ctx)              // it may have been pinned meanwhile
-		r := m.box.Record()
-		if r.Location.Entry != was { // another Exchange has other ids for the same items, and is listed
-			clear(hints)
+	f := found.err
+	m.failing, m.outOfScope = f, found.outOfScope
+	again := m.due && (f != nil || m.doubted)
+	m.due, m.busy = again, again
+	if f == nil {
+		m.failures = 0
+	} else {
+		m.failures++
+		if !again && len(m.asked) > 0 { // where no entry covers it, a restart with another configuration is waited for
+			wait := f.Pause(m.failures)
+			m.next, m.wake = time.Now().Add(wait), time.AfterFunc(wait, m.seek)
 		}
-		list = r.Subscription != "" || m.unsubscribable() // else the group marks it once it has one: subscribe, then list (rule 11)
 	}
-	doubted := map[string]due{}
-	if err == nil {
-		err = m.read(ctx, hints, doubted)
-	}
-	if list = list || len(doubted) > 0 || m.box.Record().Crowded(); err == nil && list {
-		err = m.listInbox(ctx, hints, doubted)
-	}
-	if err == nil && m.strayed() {
-		m.relocate(ctx)
-	}
-	err = m.doubted(ctx, err)
-
-	m.mu.Lock()
-	m.running = false
-	if err != nil {
-		m.putBack(hints, list || !placed)
-	}
-	m.rate(err)
-	if m.list || len(m.hints) > 0 {
-		m.ready()
-		return
-	}
+	first, next := m.failures == 1, m.next
 	m.mu.Unlock()
-}
-
-// putBack returns marks that could not be served. It is called with mu held.
-func (m *mailbox) putBack(hints map[string]time.Time, list bool) {
-	m.list = m.list || list
-	for item, at := range m.hints {
-		if hints == nil {
-			hints = map[string]time.Time{}
-		}
-		hints[item] = at
-	}
-	if m.hints = hints; len(hints) > maxHints {
-		m.hints, m.list = nil, true
-	}
-	if m.list {
-		m.listed = false
-	}
-}
-
-// rate sets the back-off after a turn. It is called with mu held.
-func (m *mailbox) rate(err error) {
-	if err == nil {
-		m.failing, m.fails = nil, 0
-		return
-	}
-	if m.l.stopping.Load() || m.closed {
-		m.notBefore = time.Now().Add(person) // nothing is tried any more
-		return
-	}
-	m.fails++
-	m.failing = fault.Of(err)
-	m.notBefore = time.Now()
-	if !m.woken {
-		m.notBefore = m.notBefore.Add(backOff(m.failing, m.fails))
+	switch {
+	case again:
+		m.queue()
+	case f == nil:
+		m.cover() // it may have been pinned meanwhile
 	}
 	switch {
-	case m.fails > 1 || m.failing.Scope > fault.Mailbox: // what concerns more is said once, by the account or the group
-	case m.failing.Code == codeOutOfScope: // as it is configured
-		m.l.log.Info("a mailbox is out of scope", zap.String("mailbox", m.address()), zap.String("reason", m.failing.Text))
+	case f == nil || !first || f.Scope > fault.Mailbox: // what concerns more is said once, by the account
+	case found.outOfScope: // as it is configured
+		m.l.log.Info("a mailbox is out of scope", zap.String("mailbox", m.address()), zap.String("reason", f.Text))
 	default:
-		m.l.log.Warn("a mailbox is parked", zap.String("mailbox", m.address()), zap.Time("next_try", m.notBefore), zap.Error(err))
+		m.l.log.Warn("a mailbox cannot be located", zap.String("mailbox", m.address()), zap.Time("next_try", next), zap.Error(f))
 	}
 }
 
-// unsubscribable says whether its group does not try to subscribe it yet.
-func (m *mailbox) unsubscribable() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return time.Now().Before(m.subNext)
-}
-
-// answers tells the mailbox that its server answers: what failed because it did not is tried at once.
-func (m *mailbox) answers() {
-	m.mu.Lock()
-	waits := m.failing != nil && m.failing.Scope == fault.Server
-	if m.subFault != nil && m.subFault.Scope == fault.Server {
-		m.subNext = time.Time{}
-	}
-	m.mu.Unlock()
-	if waits {
-		m.retryNow()
-	}
-}
-
-// accountChanged has what failed for an account be tried at once, also where it was only asked where the mailbox lives.
-func (m *mailbox) accountChanged(a *account) {
-	m.mu.Lock()
-	concerned := m.account == a || m.group == nil && slices.Contains(m.asked, a.e)
-	failed := concerned && m.failing != nil && m.failing.Scope == fault.Account
-	if concerned && m.subFault != nil && m.subFault.Scope == fault.Account {
-		m.subNext = time.Time{}
-	}
-	m.mu.Unlock()
-	if failed {
-		m.retryNow()
-	}
-}
-
-// backOff is how long to wait after the nth failure in a row, with a jitter so that mailboxes that failed together do not come back together.
-func backOff(f *fault.Error, n int) time.Duration {
-	var d time.Duration
-	switch {
-	case f.Scope == fault.Account: // the account itself says who may try, and when
-		d = firstBlock
-	case f.Remedy == fault.Retry:
-		d = min(firstRetry<<min(n-1, 10), maxRetry)
-	case f.Remedy == fault.Wait:
-		d = min(firstWait<<min(n-1, 10), maxWait)
-	default:
-		d = person
-	}
-	if f.After > 0 && (f.After > d || f.Scope == fault.Account || f.Remedy == fault.Fix) {
-		d = f.After
-	}
-	return d + rand.N(min(d/4, maxJitter)+1)
-}
-
-// completed notes a complete listing, and when the next one is due if no hint comes: the safety poll, for a subscription can die in silence.
-func (m *mailbox) completed() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.listing = time.Now()
-	m.listed = !m.list
-	if f := m.subFault; f != nil && f.Elsewhere && m.group != nil { // it lives here after all: it was away, and has come back
-		if again := time.Now().Add(min(firstWait<<min(m.subFails, 10), maxWait)); again.Before(m.subNext) {
-			m.subNext = again
-			m.group.poke()
-		}
-	}
-	if m.closed {
-		return
-	}
-	wait := m.e.SafetyPoll - rand.N(m.e.SafetyPoll/8+1)
-	if m.poll == nil {
-		m.poll = time.AfterFunc(wait, m.markListing)
-		return
-	}
-	m.poll.Reset(wait)
-}
-
-// rest stops the timers: nothing is marked any more.
+// rest stops the timer, for all ends.
 func (m *mailbox) rest() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, t := range []*time.Timer{m.retry, m.poll, m.catchup} {
-		if t != nil {
-			t.Stop()
-		}
-	}
-	for _, t := range m.tries {
-		if t.again != nil {
-			t.again.Stop()
-		}
-	}
-	m.closed = true
+	m.noBackOff()
 }
 
-// close ends the watch of a mailbox that has no device any more: its subscription is given back.
+// close ends following a mailbox that has no device any more. A look-up under way cleans up after itself.
 func (m *mailbox) close() {
-	m.rest()
 	m.mu.Lock()
-	group := m.group
-	m.group, m.open = nil, false
-	var lines []*line
-	for id, l := range m.lines {
-		delete(m.lines, id)
-		lines = append(lines, l)
-	}
+	m.closed = true
+	m.noBackOff()
+	busy := m.busy
 	m.mu.Unlock()
-	for _, l := range lines {
-		l.cancel()
-		l.calls.Wait()
+	m.work.Close()
+	if !busy {
+		m.cleanUp()
 	}
-	if group != nil {
-		group.remove(m, m.box.Record())
-	}
-	m.leave()
 }
 
-// dial returns the line to a device for one more bell; nil when the device is no longer enrolled. hungUp ends the bell.
-func (m *mailbox) dial(device string) *line {
+// cleanUp gives back what the mailbox has: its subscription, and its seat.
+func (m *mailbox) cleanUp() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.box.Device(device); !ok || m.l.stopping.Load() {
-		return nil
-	}
-	l := m.lines[device]
-	if l == nil {
-		l = &line{}
-		l.ctx, l.cancel = context.WithCancel(m.l.working)
-		m.lines[device] = l
-	}
-	l.pushing++
-	l.calls.Add(1)
-	return l
-}
-
-func (m *mailbox) hungUp(device string, l *line) {
-	m.mu.Lock()
-	l.pushing--
-	if l.pushing == 0 && m.lines[device] == l { // idle devices cost nothing
-		l.cancel()
-		delete(m.lines, device)
-	}
+	member := m.member
+	m.link, m.member, m.host = nil, nil, nil
 	m.mu.Unlock()
-	l.calls.Done()
-}
-
-// hangUp ends what goes on for a device that is removed, and waits for its end.
-func (m *mailbox) hangUp(device string) {
-	m.mu.Lock()
-	l := m.lines[device]
-	delete(m.lines, device)
-	delete(m.awaiting, device)
-	m.mu.Unlock()
-	if l != nil {
-		l.cancel()
-		l.calls.Wait()
+	if member != nil {
+		member.Leave()
 	}
-}
-
-// pushing says whether a device has bells without an answer.
-func (m *mailbox) pushing(device string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	l := m.lines[device]
-	return l != nil && l.pushing > 0
+	m.unseat()
 }

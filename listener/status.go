@@ -1,110 +1,135 @@
 package listener
 
+// What is asked about the mailboxes and accounts. Status is read, not pushed.
+
 import (
 	"slices"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// decide keeps a decision for whoever asks why a phone did not ring, and counts it.
-func (m *mailbox) decide(list ...subscriptions.Decision) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, d := range list {
-		m.l.metrics.outcome(d)
-		if len(m.decisions) < maxDecisions {
-			m.decisions = append(m.decisions, d)
-			m.newest = len(m.decisions) - 1
-			continue
-		}
-		m.newest = (m.newest + 1) % maxDecisions
-		m.decisions[m.newest] = d
-	}
-}
-
-// Hearing says how a mailbox of the book is heard.
-func (l *Listener) Hearing(box *subscriptions.Mailbox) subscriptions.Hearing {
+// Status says how a mailbox of the book is listened to.
+func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 	m := l.mailbox(box)
 	if m == nil {
-		return subscriptions.Hearing{State: subscriptions.Resolving}
+		return subscriptions.Status{State: subscriptions.Resolving}
 	}
-	r := box.Record()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := subscriptions.Hearing{
-		Location: m.place, LastHint: m.hinted, LastListing: m.listing, LastMessage: m.message,
+	work := m.work.Status()
+	s := subscriptions.Status{
+		LastHint: work.LastHint, LastListing: work.LastListing, LastMessage: work.LastMessage, Decisions: m.work.Decisions(),
 	}
-	if r.Subscription != "" {
-		h.Subscribed = r.Subscribed
+	if r := box.Record(); r.Subscription != "" {
+		s.Subscribed = r.Subscribed
 	}
-	if m.group != nil && m.open {
-		h.LastHeartbeat = time.Unix(0, m.group.beat.Load())
+	if k := m.linked(); k != nil {
+		s.Location = k.location()
+		_, s.LastHeartbeat = k.member.Listening()
 	}
-	if m.account != nil {
-		h.Account = m.account.Name
-	}
-	h.State, h.Reason, h.Next = m.state()
-	for i := range m.decisions {
-		h.Decisions = append(h.Decisions, m.decisions[(m.newest+len(m.decisions)-i)%len(m.decisions)])
-	}
-	return h
+	s.Account = m.accountName()
+	s.State, s.Reason, s.Next = m.state()
+	return s
 }
 
-// state is called with mu held.
-func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time) {
-	switch {
-	case m.e == nil:
-		return subscriptions.Failing, "not_covered: no exchange entry of the configuration covers this address", time.Time{}
-	case m.waits:
-		return subscriptions.WaitingForCapacity, m.e.full().Code + ": " + m.e.full().Text, m.notBefore
-	case m.failing != nil && m.failing.Code == codeOutOfScope:
-		return subscriptions.OutOfScope, m.failing.Code + ": " + m.failing.Text, m.notBefore
-	case m.failing != nil:
-		return subscriptions.Failing, m.failing.Error(), m.notBefore
-	case m.group == nil:
-		return subscriptions.Resolving, "", time.Time{}
-	case m.subFault != nil && m.listed:
-		return subscriptions.Polling, m.subFault.Error(), m.subNext
-	case m.subFault != nil:
-		return subscriptions.Failing, m.subFault.Error(), m.subNext
-	case !m.open:
-		switch f, next := m.group.told(); {
-		case f != nil && f.Scope >= fault.Account: // nothing can be read either
-			return subscriptions.Failing, f.Error(), next
-		case f != nil:
-			return subscriptions.Polling, f.Error(), next
-		}
-		return subscriptions.Resolving, "stream: being opened", time.Time{}
-	case !m.listed:
-		return subscriptions.Resolving, "listing: under way", time.Time{}
+func (m *mailbox) accountName() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.account == nil {
+		return ""
 	}
-	if len(m.e.MailboxServers) > 0 && m.place.Server == "" {
+	return m.account.Name
+}
+
+// state of the mailbox: of its look-up, then of reading it, then of listening to it.
+func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time) {
+	m.mu.Lock()
+	k, f, next := m.link, m.failing, m.next
+	outOfScope, covered := m.outOfScope, m.asked == nil || len(m.asked) > 0
+	var full *fault.Error
+	if k == nil && m.entry != nil && m.account == nil {
+		full = m.entry.full()
+	}
+	m.mu.Unlock()
+	switch {
+	case full != nil:
+		return subscriptions.WaitingForCapacity, words(full), next
+	case outOfScope:
+		return subscriptions.OutOfScope, words(f), next
+	case f != nil && !covered:
+		return subscriptions.Failing, words(f), next
+	case f != nil:
+		return subscriptions.Failing, f.Error(), next
+	case k == nil:
+		return subscriptions.Resolving, "", time.Time{}
+	}
+	return k.state()
+}
+
+// words are the reason of a state: a code, then words.
+func words(f *fault.Error) string { return f.Code + ": " + f.Text }
+
+// state of a mailbox whose location is known. Listening means both: notifications reach us, and a listing that began after that is done.
+func (k *link) state() (s subscriptions.State, reason string, next time.Time) {
+	work := k.m.work.Status()
+	if work.Failing != nil {
+		return subscriptions.Failing, work.Failing.Error(), work.Next
+	}
+	if f, next := k.member.Failing(); f != nil {
+		nothing := f.Scope >= fault.Account || f.Scope < fault.Group && !work.Listed // neither told of nor listed
+		if nothing {
+			return subscriptions.Failing, f.Error(), next
+		}
+		return subscriptions.Polling, f.Error(), next
+	}
+	since, _ := k.member.Listening()
+	switch {
+	case since.IsZero():
+		return subscriptions.Resolving, "stream: being opened", time.Time{}
+	case !work.Listed:
+		return subscriptions.Resolving, "listing: under way", time.Time{}
+	case len(k.account.entry.MailboxServers) > 0 && k.location().Server == "":
 		return subscriptions.Listening, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}
 	}
 	return subscriptions.Listening, "", time.Time{}
 }
 
 // Standing says how one device stands: as its mailbox does, or behind with its own reason.
-func (l *Listener) Standing(box *subscriptions.Mailbox, device string) (state, reason string, next time.Time) {
+func (l *Listener) Standing(box *subscriptions.Mailbox, device string) (state subscriptions.State, reason string, next time.Time) {
 	if b := box.Record().BehindOf(device); b != nil {
-		return "behind", b.Reason, b.Next
+		return subscriptions.BehindState, string(b.Reason), b.Next
 	}
-	h := l.Hearing(box)
-	return string(h.State), h.Reason, h.Next
+	m := l.mailbox(box)
+	if m == nil {
+		return subscriptions.Resolving, "", time.Time{}
+	}
+	return m.state()
 }
 
 // Count is how many mailboxes are in each state.
 func (l *Listener) Count() map[subscriptions.State]int {
 	n := map[subscriptions.State]int{}
-	for _, m := range l.watched() {
-		m.mu.Lock()
+	for _, m := range l.mailboxes() {
 		s, _, _ := m.state()
-		m.mu.Unlock()
 		n[s]++
 	}
 	return n
+}
+
+// Placed says whether every mailbox has been looked up once.
+func (l *Listener) Placed() bool {
+	if l.located.Load() {
+		return true // what is enrolled later is placed while the service is ready
+	}
+	all := !slices.ContainsFunc(l.mailboxes(), func(m *mailbox) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.link == nil && m.failing == nil
+	})
+	l.located.Store(all)
+	return all
 }
 
 // Load is what an exchange entry has to do.
@@ -128,50 +153,33 @@ type AccountLoad struct {
 func (l *Listener) Load() []Load {
 	list := make([]Load, len(l.entries))
 	for i, e := range l.entries {
-		list[i] = Load{Exchange: e.Name}
+		list[i] = Load{Exchange: e.Name, Waiting: e.seats.queue()}
 		if e.Dialect != nil {
 			list[i].Version = e.Dialect.Version()
 		}
-		e.mu.Lock()
-		list[i].Waiting = len(e.waiting)
-		e.mu.Unlock()
 		for _, a := range e.accounts {
-			list[i].Accounts = append(list[i].Accounts, a.state())
+			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a), Streams: a.listening.Open()}
+			if blocked, next := a.state(); blocked != nil {
+				s.Blocked, s.Next = blocked.Error(), next
+			}
+			list[i].Accounts = append(list[i].Accounts, s)
 		}
 	}
 	return list
 }
 
-func (a *account) state() AccountLoad {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := AccountLoad{Name: a.Name, Mailboxes: a.load, Streams: int(a.streams.Load())}
-	if a.blocked != nil {
-		s.Blocked, s.Next = a.blocked.Error(), a.until
-	}
-	return s
-}
+// states counts the mailboxes by state when it is asked.
+type states struct{ l *Listener }
 
-func (l *Listener) watched() []*mailbox {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := make([]*mailbox, 0, len(l.boxes))
-	for _, m := range l.boxes {
-		list = append(list, m)
-	}
-	return list
-}
+var stateDesc = prometheus.NewDesc("mailbell_mailboxes", "Mailboxes by state.", []string{"state"}, nil)
 
-// Placed says whether every mailbox has been tried once: the first placement is made.
-func (l *Listener) Placed() bool {
-	if l.placed.Load() {
-		return true // the first one; what is enrolled later is placed while the service is ready
+// Describe describes the metric.
+func (s states) Describe(ch chan<- *prometheus.Desc) { ch <- stateDesc }
+
+// Collect counts.
+func (s states) Collect(ch chan<- prometheus.Metric) {
+	n := s.l.Count()
+	for _, state := range subscriptions.States() {
+		ch <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, float64(n[state]), string(state))
 	}
-	all := !slices.ContainsFunc(l.watched(), func(m *mailbox) bool {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		return m.e != nil && m.group == nil && m.failing == nil && !m.waits
-	})
-	l.placed.Store(all)
-	return all
 }

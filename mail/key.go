@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"time"
 	"unicode/utf8"
 )
@@ -47,13 +48,34 @@ func (s Secret) ItemKey(record, item string) Key { return s.sum("item", record, 
 // SummaryKey is the one key of all summaries of a mailbox (rule 8): a newer summary replaces the older.
 func (s Secret) SummaryKey(record string) Key { return s.sum("summary", record) }
 
-// PushID is the apns-id of what has this key on this device: stable, so that a repeat can be told from a second push.
+// PushID is an apns-id.
+type PushID [16]byte
+
+// String is the canonical form of RFC 9562. It is empty where there is no id.
+func (p PushID) String() string {
+	if p == (PushID{}) {
+		return ""
+	}
+	h := hex.EncodeToString(p[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// PushID is the apns-id of what has this key on this phone: stable, so that a repeat can be told from a second push.
 // It has the form of a UUID (version 8 of RFC 9562: the bits are ours).
-func (s Secret) PushID(k Key, device string, extra ...string) [16]byte {
-	id := s.sum(append([]string{"push", string(k[:]), device}, extra...)...)
+func (s Secret) PushID(k Key, phone string, extra ...string) PushID {
+	id := PushID(s.sum(append([]string{"push", string(k[:]), phone}, extra...)...))
 	id[6] = id[6]&0x0f | 0x80
 	id[8] = id[8]&0x3f | 0x80
 	return id
+}
+
+// Thread is the thread-id of a conversation: it groups alerts on the screen and tells nothing else. Empty: there is no conversation.
+func (s Secret) Thread(record, conversation string) string {
+	if conversation == "" {
+		return ""
+	}
+	k := s.sum("thread", record, conversation)
+	return base64.RawURLEncoding.EncodeToString(k[:12])
 }
 
 // sum is the HMAC over the parts, each with its length before it, so that no two lists of parts are the same bytes.

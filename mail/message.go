@@ -46,3 +46,12 @@ type Location struct {
 	How     string    `json:"how,omitempty"`     // how that was learnt, in words: "Autodiscover (SOAP)", "ews_url"
 	Found   time.Time `json:"found"`             // when that was learnt
 }
+
+// Source says by which interface a message was read: its item id is to be used there.
+type Source string
+
+// The sources.
+const (
+	EWS   Source = "ews"
+	Graph Source = "graph"
+)

@@ -1,33 +1,26 @@
 package push
 
-// This file is a credential with the connections that were opened with it, and how a new one takes over while alerts go through:
-// the old one serves until the new one has worked.
+// This file is a credential with the connections that were opened with it, and how a new one takes over while notifications go
+// through: the old one serves until the new one has worked.
 
 import (
 	"cmp"
 	"context"
-	"errors"
-	"math/rand/v2"
-	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/pause"
-	"github.com/mailbell/mailbell/proxy"
 	"github.com/sideshow/apns2"
 	"go.uber.org/zap"
 )
 
-const (
-	// askTimeout bounds a question whose answer somebody waits for: a dial and an answer, each with its own time.
-	askTimeout = dialTimeout + answerTimeout
-	// proveBase, doubled up to proveMax: the pauses before a new credential that was refused is tried again. APNs may not know a
-	// key in its first minutes; after that it takes a person.
-	proveBase = time.Minute
-	proveMax  = time.Hour
-)
+// askTimeout bounds a question whose answer somebody waits for: a dial and an answer, each with its own time.
+const askTimeout = dialTimeout + answerTimeout
+
+// proving is the pause before a new credential that was refused is tried again. APNs may not know a key in its first minutes; after
+// that it takes a person.
+var proving = backoff.Policy{First: time.Minute, Max: time.Hour}
 
 // access is a credential and its connections. APNs does not take two keys on one connection, so each has its own.
 type access struct {
@@ -65,7 +58,7 @@ func (a *access) leave() {
 	a.stop()
 }
 
-// serves reports whether alerts go out by it: it is not a new one that has to prove itself, nor one that was replaced.
+// serves reports whether notifications go out by it: it is not a new one that has to prove itself, nor one that was replaced.
 func (a *access) serves() bool { return a.gateway.access.Load() == a }
 
 // connected, notConnected and disconnected tell of the connections (watcher).
@@ -117,37 +110,32 @@ func (a *access) nextFailure() (context.Context, error) {
 
 // ask sends a notification once, for somebody who waits for the answer: not for long, and no longer than until a connection is
 // known not to be had. It moves nothing but the counters.
-func (a *access) ask(ctx context.Context, n *apns2.Notification) outcome {
+func (a *access) ask(ctx context.Context, n *apns2.Notification) response {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	failure, last := a.nextFailure()
 	defer context.AfterFunc(failure, cancel)() //nolint:contextcheck // a failed dial ends the question as well as the caller's ctx does
-	out := a.attempt(ctx, n, always)
-	if out.status == 0 && !out.written {
-		out.err = cmp.Or(context.Cause(failure), last, out.err) //nolint:contextcheck // it holds the dial's error
+	r := a.attempt(ctx, n, always)
+	if r.status == 0 && !r.written {
+		r.err = cmp.Or(context.Cause(failure), last, r.err) //nolint:contextcheck // it holds the dial's error
 	}
-	return out
-}
-
-// probe asks whether the credential is taken.
-func (a *access) probe(ctx context.Context, topic string) outcome {
-	return a.ask(ctx, probeOf(topic))
+	return r
 }
 
 func probeOf(topic string) *apns2.Notification {
 	return &apns2.Notification{DeviceToken: probeToken, Topic: topic, Priority: apns2.PriorityHigh, Payload: []byte(`{"aps":{}}`)}
 }
 
-// prove tries a new credential until it has worked, and then has alerts go out by it.
+// prove tries a new credential until it has worked, and then has notifications go out by it.
 func (a *access) prove() {
 	defer func() {
 		if !a.serves() {
 			a.leave()
 		}
 	}()
-	for n := 0; ; n++ {
-		out := a.probe(a.life, a.gateway.topics[0].topic)
-		err := out.refusal()
+	for failures := 1; ; failures++ {
+		r := a.ask(a.life, probeOf(a.gateway.apps[0].topic))
+		err := r.refusal()
 		if a.life.Err() != nil {
 			return
 		}
@@ -155,53 +143,14 @@ func (a *access) prove() {
 			a.gateway.take(a)
 			return
 		}
-		wait := min(proveBase<<min(n, 10), proveMax)
-		wait = wait/2 + rand.N(wait/2)
-		a.gateway.log.Error("a new credential does not work; the one before serves on", a.credential.name(), zap.Error(err), zap.Duration("tried_again_in", wait))
-		if out.status != 0 && meaningOf(out.status, out.reason).does == renew {
-			a.credential.renew(out.bearer)
+		wait := proving.Wait(failures, 0)
+		a.gateway.log.Error("a new credential does not work; the one before serves on", a.credential.name(), zap.Error(err),
+			zap.Duration("retry_in", wait))
+		if r.status != 0 && ruleFor(r.status, r.reason).reaction == renew {
+			a.credential.renew(r.bearer)
 		}
 		if !pause.For(a.life, wait) {
 			return
 		}
 	}
-}
-
-// refusal is what an outcome says against the credential, or the way to APNs; nil: the answer to a probe that shows that both are
-// good, which is BadDeviceToken.
-func (o outcome) refusal() error {
-	if o.reason == apns2.ReasonBadDeviceToken {
-		return nil
-	}
-	return o.fault()
-}
-
-// fault types what came back instead of an acceptance; nil: it was accepted. Its code is the reason of APNs, "HTTP 503", or one of proxy's.
-func (o outcome) fault() error {
-	const op = "APNs"
-	switch {
-	case o.status == http.StatusOK:
-		return nil
-	case errors.Is(o.err, errClosed):
-		return &fault.Error{Op: op, Code: "closed", Scope: fault.Server, Remedy: fault.Wait, Text: "mailbell is stopping"}
-	case o.status == 0:
-		return proxy.Explain(op, o.err)
-	}
-	m := meaningOf(o.status, o.reason)
-	f := &fault.Error{Op: op, Code: label(o.reason), Text: m.text, Scope: fault.Server, Remedy: fault.Wait}
-	if o.reason == "" || f.Code == "other" {
-		f.Code = "HTTP " + strconv.Itoa(o.status)
-	}
-	switch m.concerns {
-	case aCredential:
-		f.Scope, f.Remedy = fault.Account, fault.Fix
-	case aDevice:
-		f.Scope, f.Remedy = fault.Message, fault.Fix
-	case anAlert:
-		f.Scope, f.Remedy = fault.Message, fault.GiveUp
-	}
-	if m.does == slowDown {
-		f.Remedy = fault.Wait
-	}
-	return f
 }

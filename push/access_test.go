@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -49,13 +50,13 @@ func renewed(b *bench, change func(*Topic)) []Topic {
 func TestANewKeyTakesOverWhenItHasWorkedAndNothingIsLostMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, slowly(100*time.Millisecond, refuseProbe))
-		var ringing sync.WaitGroup
+		var sending sync.WaitGroup
 		var mu sync.Mutex
 		var answers []subscriptions.Answer
 		for i := range 200 {
-			ringing.Go(func() {
+			sending.Go(func() {
 				<-time.After(time.Duration(i) * 10 * time.Millisecond)
-				a := b.Ring(t.Context(), device(i), bell(i))
+				a := b.Push(t.Context(), alert(i, i))
 				mu.Lock()
 				defer mu.Unlock()
 				answers = append(answers, a)
@@ -65,7 +66,7 @@ func TestANewKeyTakesOverWhenItHasWorkedAndNothingIsLostMeanwhile(t *testing.T) 
 		if err := b.Update(renewed(b, nil)); err != nil {
 			t.Fatal(err)
 		}
-		ringing.Wait()
+		sending.Wait()
 		if diff := cmp.Diff(map[string]int{"accepted": 200}, count(answers)); diff != "" {
 			t.Error(diff)
 		}
@@ -96,17 +97,17 @@ func TestAKeyThatIsRefusedLeavesTheOldOneAtWorkAndIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
 			if keyOf(t, a) == newKeyID {
-				return refuse(403, "InvalidProviderToken")
+				return refusing(403, "InvalidProviderToken")
 			}
 			return refuseProbe(a)
 		})
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		if err := b.Update(renewed(b, nil)); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 10 {
 			<-time.After(5 * time.Minute)
-			if a := b.Ring(t.Context(), device(1), bell(2+i)); a.Result != subscriptions.Accepted {
+			if a := b.Push(t.Context(), alert(1, 2+i)); a.Result != subscriptions.Accepted {
 				t.Fatalf("while the new key is refused: %+v", a)
 			}
 		}
@@ -123,7 +124,7 @@ func TestAKeyThatIsRefusedLeavesTheOldOneAtWorkAndIsTriedAgain(t *testing.T) {
 		}
 		b.apns.set(func(s *standIn) { s.decide = refuseProbe })
 		<-time.After(time.Hour)
-		b.Ring(t.Context(), device(1), bell(100))
+		b.Push(t.Context(), alert(1, 100))
 		if alerts, _, _, _ = b.apns.seen(); keyOf(t, alerts[len(alerts)-1]) != newKeyID {
 			t.Error("APNs takes the new key now, and it is not used")
 		}
@@ -134,11 +135,11 @@ func TestANewKeyOpensATopicWhoseOldOneIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
 			if keyOf(t, a) == oldKey {
-				return refuse(403, "InvalidProviderToken")
+				return refusing(403, "InvalidProviderToken")
 			}
 			return refuseProbe(a)
 		})
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Reason != reasonCredentials {
+		if a := b.Push(t.Context(), alert(1, 1)); a.Reason != outcome.Credentials {
 			t.Fatalf("got %+v", a)
 		}
 		if err := b.Update(renewed(b, nil)); err != nil {
@@ -148,9 +149,61 @@ func TestANewKeyOpensATopicWhoseOldOneIsRefused(t *testing.T) {
 		if diff := cmp.Diff([]string{topic + " production"}, b.readied()); diff != "" {
 			t.Errorf("who waits is told once (-want +got):\n%s", diff)
 		}
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
 			t.Errorf("got %+v", a)
 		}
+	})
+}
+
+func TestARefusalOfTheOldKeySaysNothingAgainstTheNewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if keyOf(t, a) == oldKey {
+				do := refusing(403, "InvalidProviderToken")
+				do.delay = 3 * time.Second
+				return do
+			}
+			return refuseProbe(a)
+		})
+		var all sync.WaitGroup
+		all.Go(func() {
+			if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
+				t.Errorf("what went out with the old key: %+v", a)
+			}
+		})
+		synctest.Wait()
+		if err := b.Update(renewed(b, nil)); err != nil {
+			t.Fatal(err)
+		}
+		all.Wait()
+		if !b.Ready(topic, production) || b.logs.FilterMessage("nothing can be sent").Len() != 0 {
+			t.Error("the topic is held")
+		}
+	})
+}
+
+func TestWhatWaitsForTheOldKeyGoesOutWithTheNewOneAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if keyOf(t, a) == oldKey {
+				return act{silent: true}
+			}
+			return refuseProbe(a)
+		})
+		var all sync.WaitGroup
+		all.Go(func() { b.Push(t.Context(), alert(1, 1)) })
+		synctest.Wait() // the connection takes no other until that is answered
+		all.Go(func() {
+			start := time.Now()
+			if a := b.Push(t.Context(), alert(2, 2)); a.Result != subscriptions.Accepted || time.Since(start) != 0 {
+				t.Errorf("got %+v after %v", a, time.Since(start))
+			}
+		})
+		synctest.Wait()
+		if err := b.Update(renewed(b, nil)); err != nil {
+			t.Fatal(err)
+		}
+		all.Wait()
 	})
 }
 
@@ -159,12 +212,12 @@ func TestANewCertificateTakesOver(t *testing.T) {
 		old, fresh := clientCertificate(t, 1, time.Now().AddDate(0, 1, 0)), clientCertificate(t, 2, time.Now().AddDate(1, 0, 0))
 		b := overMemory(t, refuseProbe, withCertificate(old))
 		b.apns.tls.ClientAuth = tls.RequireAnyClientCert
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		if err := b.Update(renewed(b, func(c *Topic) { c.Key, c.Certificate = Key{}, fresh })); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(5 * time.Second)
-		b.Ring(t.Context(), device(1), bell(2))
+		b.Push(t.Context(), alert(1, 2))
 		alerts, _, _, _ := b.apns.seen()
 		if !alerts[0].client.Equal(old.Leaf) || !alerts[1].client.Equal(fresh.Leaf) {
 			t.Error("the certificates did not come one after the other")
@@ -176,7 +229,7 @@ func TestWhatIsOfferedLastCountsAndTheSameIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
 			if keyOf(t, a) == newKeyID {
-				return refuse(403, "InvalidProviderToken")
+				return refusing(403, "InvalidProviderToken")
 			}
 			return refuseProbe(a)
 		})
@@ -201,7 +254,7 @@ func TestWhatIsOfferedLastCountsAndTheSameIsNoChange(t *testing.T) {
 		}
 		update(nil)
 		update(func(c *Topic) { c.Key.ID = "THIRDKEY90" })
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		if alerts, _, _, _ := b.apns.seen(); keyOf(t, alerts[0]) != "THIRDKEY90" {
 			t.Errorf("the alert was signed with %s", keyOf(t, alerts[0]))
 		}
@@ -216,10 +269,10 @@ func TestEnvironmentsThatShareANewKeyShareItsToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-time.After(10 * time.Second)
-		d := device(1)
-		b.Ring(t.Context(), d, bell(1))
-		d.Environment = sandbox
-		b.Ring(t.Context(), d, bell(1))
+		n := alert(1, 1)
+		b.Push(t.Context(), n)
+		n.Phone.Environment = sandbox
+		b.Push(t.Context(), n)
 		alerts, _, _, _ := b.apns.seen()
 		if one, other := alerts[0].header["authorization"], alerts[1].header["authorization"]; one != other || keyOf(t, alerts[0]) != newKeyID {
 			t.Error("two tokens for one key, or of the old one")

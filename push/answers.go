@@ -1,145 +1,147 @@
 package push
 
-// This file is the one table of what the answers of APNs mean.
+// This file is the one table of what the answers of APNs ask for. What a reason means for an administrator stands in
+// internal/outcome.
 // https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
 
 import (
-	"cmp"
 	"net/http"
 
-	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/sideshow/apns2"
-)
-
-// Reasons of APNs for which apns2 has no name.
-const (
-	reasonUnrelatedKeyID      = "UnrelatedKeyIdInToken"
-	reasonBadEnvironmentKeyID = "BadEnvironmentKeyIdInToken"
-	reasonBadEnvironmentKey   = "BadEnvironmentKeyInToken"
 )
 
 // reaction is what an answer asks for.
 type reaction uint8
 
 const (
-	finish    reaction = iota + 1 // the alert is settled, with the result beside it
-	again                         // passes by itself: the same alert again, after a pause
+	accept    reaction = iota + 1 // APNs has it
+	refuse                        // never again: the phone's token, topic and environment do not belong together
+	remove                        // never again: the phone is gone
+	defect                        // never again: it is not as APNs wants it, which is mailbell's fault
+	elsewhere                     // again in the other environment, once; a token that neither accepts is quarantined
+	slowDown                      // this phone waits
+	shrink                        // again with the smaller payload, once
+	again                         // passes by itself: the same again, after a pause
 	reconnect                     // again, once; the second time it is the credential
 	renew                         // again with a new provider token
 	keepToken                     // again with the old provider token, and no new one for a while
-	shrink                        // again at once, with the smallest payload; once
-	slowDown                      // this device waits
 	hold                          // everything with this credential waits for a person
-	elsewhere                     // again in the other environment, once; a token that neither takes is quarantined
 )
 
-// whom an answer concerns.
-type whom uint8
-
-const (
-	anAlert whom = iota + 1
-	aDevice
-	aCredential
-	theService
-)
-
-// meaning is a line of the table.
-type meaning struct {
+// rule is a line of the table.
+type rule struct {
 	status   int
-	reason   string // empty: whatever else comes with this status
-	concerns whom
-	does     reaction
-	result   subscriptions.Result // of finish
-	replace  bool                 // the connection is replaced: APNs leaves it unusable
-	text     string               // for the log
+	reason   outcome.Reason // empty: whatever else comes with this status
+	reaction reaction
+	replace  bool // the connection is replaced: APNs leaves it unusable
 }
 
-const (
-	ours   = "mailbell sent what APNs does not take; this is a defect of mailbell"
-	config = "token, topic and environment of the device do not belong together, or the topic of the configuration is not the credential's"
-	away   = "APNs has a fault that passes"
-)
+// rules is the table. A phone that is refused stays enrolled: only a 410 says that it is gone for good, and only if it has not
+// enrolled again since, and not many others fail with it (guard.go).
+var rules = [...]rule{
+	{http.StatusOK, "", accept, false},
 
-// meanings is the table. A device that is refused stays enrolled: only a 410 says that it is gone for good, and only if it has
-// not enrolled again since, and not many others fail with it (guard.go).
-var meanings = [...]meaning{
-	{http.StatusOK, "", aDevice, finish, subscriptions.Accepted, false, ""},
+	{http.StatusBadRequest, apns2.ReasonBadDeviceToken, elsewhere, false},
+	{http.StatusBadRequest, apns2.ReasonDeviceTokenNotForTopic, refuse, false},
+	{http.StatusBadRequest, apns2.ReasonTopicDisallowed, refuse, false},
+	{http.StatusBadRequest, apns2.ReasonBadTopic, refuse, false},
+	{http.StatusBadRequest, apns2.ReasonMissingTopic, defect, false},
+	{http.StatusBadRequest, apns2.ReasonBadCollapseID, defect, false},
+	{http.StatusBadRequest, apns2.ReasonBadExpirationDate, defect, false},
+	{http.StatusBadRequest, apns2.ReasonBadMessageID, defect, false},
+	{http.StatusBadRequest, apns2.ReasonBadPriority, defect, false},
+	{http.StatusBadRequest, apns2.ReasonDuplicateHeaders, defect, false},
+	{http.StatusBadRequest, apns2.ReasonInvalidPushType, defect, false},
+	{http.StatusBadRequest, apns2.ReasonPayloadEmpty, defect, false},
+	{http.StatusBadRequest, apns2.ReasonMissingDeviceToken, defect, false},
+	{http.StatusBadRequest, apns2.ReasonIdleTimeout, again, true},
+	{http.StatusBadRequest, "", defect, false},
 
-	{http.StatusBadRequest, apns2.ReasonBadDeviceToken, aDevice, elsewhere, 0, false, config},
-	{http.StatusBadRequest, apns2.ReasonDeviceTokenNotForTopic, aDevice, finish, subscriptions.Refused, false, config},
-	{http.StatusBadRequest, apns2.ReasonTopicDisallowed, aDevice, finish, subscriptions.Refused, false, config},
-	{http.StatusBadRequest, apns2.ReasonBadTopic, aDevice, finish, subscriptions.Refused, false, config},
-	{http.StatusBadRequest, apns2.ReasonMissingTopic, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonBadCollapseID, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonBadExpirationDate, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonBadMessageID, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonBadPriority, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonDuplicateHeaders, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonInvalidPushType, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonPayloadEmpty, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonMissingDeviceToken, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusBadRequest, apns2.ReasonIdleTimeout, theService, again, 0, true, "the connection was idle for too long"},
-	{http.StatusBadRequest, "", anAlert, finish, subscriptions.Refused, false, ours},
+	{http.StatusForbidden, apns2.ReasonExpiredProviderToken, renew, true},
+	{http.StatusForbidden, "UnrelatedKeyIdInToken", reconnect, true},
+	{http.StatusForbidden, apns2.ReasonInvalidProviderToken, hold, false},
+	{http.StatusForbidden, apns2.ReasonMissingProviderToken, hold, false},
+	{http.StatusForbidden, "BadEnvironmentKeyIdInToken", hold, false},
+	{http.StatusForbidden, "BadEnvironmentKeyInToken", hold, false},
+	{http.StatusForbidden, apns2.ReasonBadCertificate, hold, true},
+	{http.StatusForbidden, apns2.ReasonBadCertificateEnvironment, hold, true},
+	{http.StatusForbidden, apns2.ReasonForbidden, hold, false},
+	{http.StatusForbidden, "", hold, false},
 
-	{http.StatusForbidden, apns2.ReasonExpiredProviderToken, aCredential, renew, 0, true, "the provider token is too old; if it is new, the clock of this machine is wrong"},
-	{http.StatusForbidden, reasonUnrelatedKeyID, aCredential, reconnect, 0, true, "the connection was opened with another key"},
-	{http.StatusForbidden, apns2.ReasonInvalidProviderToken, aCredential, hold, 0, false, "key, key id and team id do not belong together, the key was revoked, or the clock of this machine is wrong"},
-	{http.StatusForbidden, apns2.ReasonMissingProviderToken, aCredential, hold, 0, false, "no provider token came through; something between here and APNs takes it out"},
-	{http.StatusForbidden, reasonBadEnvironmentKeyID, aCredential, hold, 0, false, "the key is for the other environment"},
-	{http.StatusForbidden, reasonBadEnvironmentKey, aCredential, hold, 0, false, "the key is for the other environment"},
-	{http.StatusForbidden, apns2.ReasonBadCertificate, aCredential, hold, 0, true, "the certificate is not valid"},
-	{http.StatusForbidden, apns2.ReasonBadCertificateEnvironment, aCredential, hold, 0, true, "the certificate is for the other environment"},
-	{http.StatusForbidden, apns2.ReasonForbidden, aCredential, hold, 0, false, "the credential may not do this"},
-	{http.StatusForbidden, "", aCredential, hold, 0, false, "APNs, or a proxy before it, does not let this credential in"},
+	{http.StatusNotFound, apns2.ReasonBadPath, defect, false},
+	{http.StatusNotFound, "", defect, false},
+	{http.StatusMethodNotAllowed, apns2.ReasonMethodNotAllowed, defect, false},
+	{http.StatusMethodNotAllowed, "", defect, false},
 
-	{http.StatusNotFound, apns2.ReasonBadPath, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusNotFound, "", anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusMethodNotAllowed, apns2.ReasonMethodNotAllowed, anAlert, finish, subscriptions.Refused, false, ours},
-	{http.StatusMethodNotAllowed, "", anAlert, finish, subscriptions.Refused, false, ours},
+	{http.StatusGone, apns2.ReasonUnregistered, remove, false},
+	{http.StatusGone, apns2.ReasonExpiredToken, remove, false},
+	{http.StatusGone, "", remove, false},
 
-	{http.StatusGone, apns2.ReasonUnregistered, aDevice, finish, subscriptions.Gone, false, "the app was removed, or has a new token"},
-	{http.StatusGone, apns2.ReasonExpiredToken, aDevice, finish, subscriptions.Gone, false, "the device token has expired"},
-	{http.StatusGone, "", aDevice, finish, subscriptions.Gone, false, "the device token is not valid any more"},
+	{http.StatusRequestEntityTooLarge, apns2.ReasonPayloadTooLarge, shrink, false},
+	{http.StatusRequestEntityTooLarge, "", shrink, false},
 
-	{http.StatusRequestEntityTooLarge, apns2.ReasonPayloadTooLarge, anAlert, shrink, 0, false, ours},
-	{http.StatusRequestEntityTooLarge, "", anAlert, shrink, 0, false, ours},
+	{http.StatusTooManyRequests, apns2.ReasonTooManyRequests, slowDown, false},
+	{http.StatusTooManyRequests, apns2.ReasonTooManyProviderTokenUpdates, keepToken, true},
+	{http.StatusTooManyRequests, "", slowDown, false},
 
-	{http.StatusTooManyRequests, apns2.ReasonTooManyRequests, aDevice, slowDown, 0, false, "the device was rung too often"},
-	{http.StatusTooManyRequests, apns2.ReasonTooManyProviderTokenUpdates, aCredential, keepToken, 0, true, "the key has signed too many tokens; another program may use it too"},
-	{http.StatusTooManyRequests, "", aDevice, slowDown, 0, false, "the device was rung too often"},
-
-	{http.StatusInternalServerError, apns2.ReasonInternalServerError, theService, again, 0, true, away},
-	{http.StatusServiceUnavailable, apns2.ReasonServiceUnavailable, theService, again, 0, true, away},
-	{http.StatusServiceUnavailable, apns2.ReasonShutdown, theService, again, 0, true, away},
+	{http.StatusInternalServerError, apns2.ReasonInternalServerError, again, true},
+	{http.StatusServiceUnavailable, apns2.ReasonServiceUnavailable, again, true},
+	{http.StatusServiceUnavailable, apns2.ReasonShutdown, again, true},
 }
 
-// unknown is what any answer means that the table does not know: it is not APNs' last word on the alert.
-var unknown = meaning{concerns: theService, does: again, replace: true, text: "an answer that is not of APNs as it is documented"}
+// unknown is the rule for any answer that has none in the table: it is not APNs' last word on the notification.
+var unknown = rule{reaction: again, replace: true}
 
-// meaningOf returns the line for an answer: by its reason, else by its status alone. APNs has given a reason another status
-// before, so a known reason counts also with one that it does not stand beside.
-func meaningOf(status int, reason string) meaning {
-	var byReason, byStatus *meaning
-	for i := range meanings {
-		switch m := &meanings[i]; {
-		case m.reason == "" && m.status == status:
-			byStatus = m
-		case m.reason != "" && m.reason == reason:
-			byReason = m
+// ruleFor returns the rule for an answer: by its reason, else by its status alone. APNs has given a reason another status before,
+// so a known reason counts also with one that it does not stand beside.
+func ruleFor(status int, reason outcome.Reason) rule {
+	byStatus := unknown
+	for _, r := range rules {
+		switch {
+		case r.reason == "" && r.status == status:
+			byStatus = r
+		case r.reason != "" && r.reason == reason && status != http.StatusOK:
+			return r
 		}
 	}
-	if status == http.StatusOK {
-		return *byStatus
-	}
-	return *cmp.Or(byReason, byStatus, &unknown)
+	return byStatus
 }
 
-// label returns a reason as it may stand in logs, answers and metrics: what a peer writes gets nowhere unless the table knows it.
-func label(reason string) string {
-	for i := range meanings {
-		if meanings[i].reason == reason {
-			return reason
+// known returns a reason as it may stand in logs, answers and metrics: what a peer writes gets nowhere unless the table has it.
+func known(reason string) outcome.Reason {
+	if reason == "" {
+		return ""
+	}
+	for _, r := range rules {
+		if string(r.reason) == reason {
+			return r.reason
 		}
 	}
-	return "other"
+	return outcome.Other
+}
+
+// works reports whether an answer shows that APNs does its work: it has let the credential in, and looked at the notification.
+func (r reaction) works() bool {
+	switch r {
+	case accept, refuse, remove, defect, elsewhere, slowDown, shrink:
+		return true
+	}
+	return false
+}
+
+// fault types what is no acceptance by whom it concerns, and by what to do about it.
+func (r reaction) fault() (fault.Scope, fault.Remedy) {
+	switch r {
+	case refuse, remove, elsewhere:
+		return fault.Message, fault.Fix
+	case slowDown:
+		return fault.Message, fault.Wait
+	case defect, shrink:
+		return fault.Message, fault.GiveUp
+	case reconnect, renew, keepToken, hold:
+		return fault.Account, fault.Fix
+	}
+	return fault.Server, fault.Wait
 }

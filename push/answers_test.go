@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -19,7 +20,7 @@ func TestEachAnswerHasItsReaction(t *testing.T) {
 		status   int
 		reason   string
 		want     subscriptions.Result
-		why      string
+		why      outcome.Reason
 		requests int
 		replaced bool
 	}{
@@ -75,12 +76,9 @@ func TestEachAnswerHasItsReaction(t *testing.T) {
 					return do
 				})
 				<-time.After(time.Minute) // after the enrolment
-				a := b.Ring(t.Context(), device(1), bell(1))
+				a := b.Push(t.Context(), alert(1, 1))
 				if a.Result != test.want || a.Reason != test.why {
 					t.Errorf("got %+v, want %s %s", a, test.want, test.why)
-				}
-				if a.PushID == "" {
-					t.Error("no apns-id")
 				}
 				requests, _, _, _ := b.apns.seen()
 				if len(requests) != test.requests {
@@ -90,7 +88,7 @@ func TestEachAnswerHasItsReaction(t *testing.T) {
 					t.Error("an alert that APNs answered counts as resent")
 				}
 				<-time.After(2 * time.Minute) // past the probe of a key that was refused
-				b.Ring(t.Context(), device(2), bell(2))
+				b.Push(t.Context(), alert(2, 2))
 				if _, _, connections, _ := b.apns.seen(); (connections == 2) != test.replaced {
 					t.Errorf("%d connections, replaced should be %t", connections, test.replaced)
 				}
@@ -111,7 +109,7 @@ func TestStatusIsKnownWhateverTheBodyIs(t *testing.T) {
 		t.Run(body[:min(len(body), 20)], func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, func(arrived) act { return act{status: 404, body: body} })
-				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Refused || a.Status != 404 {
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Status != 404 {
 					t.Errorf("got %+v", a)
 				}
 			})
@@ -119,21 +117,42 @@ func TestStatusIsKnownWhateverTheBodyIs(t *testing.T) {
 	}
 }
 
+func TestAcceptedIsAcceptedWhateverTheBodySays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return refusing(200, "BadDeviceToken") })
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Reason != "" {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
 func TestDeviceIsGoneOnlyIfItEnrolledBeforeItsTokenWas(t *testing.T) {
+	found := func(at time.Time) string {
+		return fmt.Sprintf(`{"reason":"Unregistered","timestamp":%d}`, at.UnixMilli())
+	}
 	for name, test := range map[string]struct {
-		body string
-		want subscriptions.Result
-		why  string
+		enrolled time.Time // the zero time: on the second
+		body     string
+		want     subscriptions.Result
+		why      outcome.Reason
 	}{
-		"enrolled before": {fmt.Sprintf(`{"reason":"Unregistered","timestamp":%d}`, enrolled.Add(time.Second).UnixMilli()), subscriptions.Gone, "Unregistered"},
-		"enrolled since":  {fmt.Sprintf(`{"reason":"Unregistered","timestamp":%d}`, enrolled.Add(-time.Second).UnixMilli()), subscriptions.Refused, "stale_410"},
-		"no time given":   {`{"reason":"ExpiredToken"}`, subscriptions.Refused, "stale_410"},
-		"no body":         {"", subscriptions.Refused, "stale_410"},
+		"found a second after":           {body: found(enrolled.Add(time.Second)), want: subscriptions.Gone, why: "Unregistered"},
+		"found a second before":          {body: found(enrolled.Add(-time.Second)), want: subscriptions.Refused, why: "stale_410"},
+		"found when it enrolled":         {body: found(enrolled), want: subscriptions.Refused, why: "stale_410"},
+		"found in the second before it":  {enrolled.Add(time.Second / 2), found(enrolled), subscriptions.Refused, "stale_410"},
+		"found in the second after it":   {enrolled.Add(time.Second / 2), found(enrolled.Add(900 * time.Millisecond)), subscriptions.Refused, "stale_410"},
+		"found in the next second":       {enrolled.Add(time.Second / 2), found(enrolled.Add(time.Second)), subscriptions.Gone, "Unregistered"},
+		"it is not said when":            {body: `{"reason":"ExpiredToken"}`, want: subscriptions.Refused, why: "stale_410"},
+		"nothing is said but the status": {want: subscriptions.Refused, why: "stale_410"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, func(arrived) act { return act{status: 410, body: test.body} })
-				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != test.want || a.Reason != test.why || a.Status != 410 {
+				n := alert(1, 1)
+				if !test.enrolled.IsZero() {
+					n.Enrolled = test.enrolled
+				}
+				if a := b.Push(t.Context(), n); a.Result != test.want || a.Reason != test.why || a.Status != 410 {
 					t.Errorf("got %+v, want %s %s", a, test.want, test.why)
 				}
 			})
@@ -141,29 +160,92 @@ func TestDeviceIsGoneOnlyIfItEnrolledBeforeItsTokenWas(t *testing.T) {
 	}
 }
 
-func TestPayloadThatIsTooLargeIsSentOnceMoreWithoutContent(t *testing.T) {
+func TestPayloadThatIsTooLargeIsSentOnceMoreAsTheSmaller(t *testing.T) {
+	large := alert(1, 1)
+	alone := large
+	alone.Smaller = nil
+	for name, test := range map[string]struct {
+		n    subscriptions.Notification
+		sent []string
+	}{
+		"there is a smaller": {large, []string{string(large.Payload), string(large.Smaller)}},
+		"there is none":      {alone, []string{string(alone.Payload)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(arrived) act { return refusing(413, "PayloadTooLarge") })
+				if a := b.Push(t.Context(), test.n); a.Result != subscriptions.Refused || a.Reason != "PayloadTooLarge" || a.Status != 413 {
+					t.Errorf("got %+v", a)
+				}
+				requests, _, _, _ := b.apns.seen()
+				var sent []string
+				for _, r := range requests {
+					sent = append(sent, r.payload)
+					if r.header["apns-id"] != requests[0].header["apns-id"] || r.header["apns-collapse-id"] != requests[0].header["apns-collapse-id"] {
+						t.Error("the smaller one has other ids")
+					}
+				}
+				if diff := cmp.Diff(test.sent, sent); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
+	}
+}
+
+func TestConnectionWithAnotherKeyIsReplacedOnceAndThenItIsTheCredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := overMemory(t, func(arrived) act { return refuse(413, "PayloadTooLarge") })
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Refused || a.Reason != "PayloadTooLarge" {
+		b := overMemory(t, func(arrived) act { return refusing(403, "UnrelatedKeyIdInToken") })
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" {
 			t.Errorf("got %+v", a)
 		}
-		requests, _, _, _ := b.apns.seen()
-		if len(requests) != 2 || strings.Contains(requests[1].payload, "Lunch") || requests[0].header["apns-id"] != requests[1].header["apns-id"] {
-			t.Errorf("got %+v", requests)
+		if requests, _, _, _ := b.apns.seen(); len(requests) != 2 {
+			t.Errorf("%d requests, want 2", len(requests))
 		}
 	})
 }
 
-func TestTableNamesEachAnswerOnce(t *testing.T) {
+func TestWhatIsNoNotificationIsRefusedAndNotSent(t *testing.T) {
+	broken := alert(1, 1)
+	broken.Payload = []byte("Lunch on Friday?")
+	nowhere := alert(1, 1)
+	nowhere.Phone.Token = "\x7f"
+	for name, n := range map[string]subscriptions.Notification{"a payload that is no JSON": broken, "a token that is no path": nowhere} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, nil)
+				if a := b.Push(t.Context(), n); a.Result != subscriptions.Refused || a.Reason != outcome.NotSendable || a.Status != 0 {
+					t.Errorf("got %+v", a)
+				}
+				if got := told(b.Test(t.Context(), n)); got != "refused not_sendable: not_sendable" {
+					t.Errorf("a test: %s", got)
+				}
+				if requests, _, _, _ := b.apns.seen(); len(requests) != 0 {
+					t.Errorf("%d requests", len(requests))
+				}
+				for _, e := range b.logs.All() {
+					if line := fmt.Sprint(e.Message, e.ContextMap()); strings.Contains(line, "Lunch") || e.Message != "an alert cannot be sent" {
+						t.Errorf("the log has %s", line)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestTableNamesEachAnswerOnceAndEachReasonHasItsSentence(t *testing.T) {
 	type answer struct {
 		status int
-		reason string
+		reason outcome.Reason
 	}
 	seen := make(map[answer]int)
-	for _, m := range meanings {
-		seen[answer{m.status, m.reason}]++
-		if (m.result != 0) != (m.does == finish) || m.concerns == 0 {
-			t.Errorf("%+v is not whole", m)
+	for _, r := range rules {
+		seen[answer{r.status, r.reason}]++
+		if r.reaction == 0 {
+			t.Errorf("%+v asks for nothing", r)
+		}
+		if r.reason != "" && !r.reason.Known() {
+			t.Errorf("no table has a sentence for %s", r.reason)
 		}
 	}
 	for a, n := range seen {
@@ -171,8 +253,29 @@ func TestTableNamesEachAnswerOnce(t *testing.T) {
 			t.Errorf("%v stands there %d times", a, n)
 		}
 	}
-	if diff := cmp.Diff(unknown.does, meaningOf(599, "").does); diff != "" {
+	if diff := cmp.Diff(unknown.reaction, ruleFor(599, "").reaction); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What mailbell itself says is not APNs' to say: a peer that answers "throttled" has given no reason.
+func TestWhatAPeerMakesUpIsNoReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, word := range []string{"throttled", "gone", "Lunch on Friday?"} {
+			b := overMemory(t, func(arrived) act { return refusing(400, word) })
+			if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Reason != outcome.Other {
+				t.Errorf("got %+v for %q", a, word)
+			}
+		}
+	})
+}
+
+func TestWhatAPNsAsksForInRetryAfterIsBounded(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": 0, "0": 0, "7": 7 * time.Second, "3600": time.Hour, "3601": maxRetryAfter, "86400": maxRetryAfter,
+		"-1": 0, "Fri, 31 Dec 1999 23:59:59 GMT": 0} {
+		if got := retryAfter(text); got != want {
+			t.Errorf("%q is %v, want %v", text, got, want)
+		}
 	}
 }
 

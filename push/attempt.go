@@ -3,8 +3,8 @@ package push
 // This file is one attempt to send one notification: apns2 makes the request and reads the answer, our connections carry it.
 
 import (
-	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"maps"
@@ -12,56 +12,58 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/sideshow/apns2"
 )
 
 // maxRetryAfter bounds what APNs may ask for in Retry-After.
 const maxRetryAfter = time.Hour
 
-// outcome is what became of one attempt.
-type outcome struct {
-	status     int     // 0: no answer came
-	access     *access // that it went by
-	reason     string  // of APNs; empty where it gave none
-	timestamp  time.Time
-	retryAfter time.Duration
-	bearer     string // the provider token that was sent; empty: none, but a certificate
-	written    bool   // the request left
-	err        error  // no answer came; where the request left, APNs may have taken it
+// requestOf is a notification as apns2 has it.
+func requestOf(n subscriptions.Notification) *apns2.Notification {
+	return &apns2.Notification{ApnsID: uuid(n.PushID), CollapseID: n.CollapseID, DeviceToken: n.Phone.Token, Topic: n.Phone.Topic,
+		Expiration: n.Expires, Priority: apns2.PriorityHigh, PushType: apns2.PushTypeAlert, Payload: n.Payload}
+}
+
+// uuid writes an id in the canonical form of RFC 9562.
+func uuid(id [16]byte) string {
+	h := hex.EncodeToString(id[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
 // attempt sends a notification once, if allowed does not object directly before it would go out.
-func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) outcome {
+func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) response {
 	for {
-		out := g.access.Load().attempt(ctx, n, allowed)
-		if !errors.Is(out.err, errLeft) { // else it waited for its turn, and another credential serves by now
-			return out
+		r := g.access.Load().attempt(ctx, n, allowed)
+		if !errors.Is(r.err, errLeft) { // else it waited for its turn, and another credential serves by now
+			return r
 		}
 	}
 }
 
-func (a *access) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) outcome {
-	t := carrier{access: a, allowed: allowed, out: outcome{access: a}}
+func (a *access) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) response {
+	c := carrier{access: a, allowed: allowed, response: response{access: a}}
 	client := apns2.Client{Host: a.gateway.url, HTTPClient: &http.Client{
-		Transport:     &t,
+		Transport:     &c,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	r, err := client.PushWithContext(ctx, n)
-	out := t.out
-	if out.status == 0 {
-		if out.err == nil { // apns2 could not make the request
-			out.err = err
+	answer, err := client.PushWithContext(ctx, n)
+	r := c.response
+	if r.status == 0 {
+		if r.err == nil { // it never came to the carrier
+			r.reason, r.err = outcome.NotSendable, err
 		}
-		return out
+		return r
 	}
 	if err == nil { // else the body was not of APNs, and the status has to do
-		out.reason, out.timestamp = r.Reason, r.Timestamp.Time
+		r.reason, r.gone = known(answer.Reason), answer.Timestamp.Time
 	}
-	a.gateway.metrics.answered(out.status, out.reason)
-	if meaningOf(out.status, out.reason).replace {
-		t.connection.retire("replaced after " + label(out.reason))
+	a.gateway.metrics.answered(r.status, r.reason)
+	if ruleFor(r.status, r.reason).replace {
+		c.connection.retire("replaced after " + string(r.why()))
 	}
-	return out
+	return r
 }
 
 // carrier is the http.RoundTripper of one attempt. It signs the request, sends it on one of our connections, and keeps what apns2
@@ -70,34 +72,36 @@ type carrier struct {
 	access     *access
 	allowed    func() error
 	connection *connection // that the answer came on
-	out        outcome
+	response   response
 }
 
-func (t *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
+func (c *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	payload, err := io.ReadAll(req.Body)
 	req.Body.Close()
 	if err != nil {
 		return nil, err
 	}
-	t.out.bearer = t.access.credential.bearer()
+	r := &c.response
+	r.bearer = c.access.credential.bearer()
 	signed := *req
 	signed.Header = maps.Clone(req.Header)
-	if t.out.bearer != "" {
-		signed.Header["Authorization"] = []string{"bearer " + t.out.bearer}
+	if r.bearer != "" {
+		signed.Header["Authorization"] = []string{"bearer " + r.bearer}
 	}
 	signed.Header["User-Agent"] = []string{"mailbell"}
-	var r *reply
-	r, t.connection, t.out.written, t.out.err = t.access.pool.send(&signed, payload, t.allowed)
-	if t.out.err != nil {
-		return nil, t.out.err
+	var answer *http.Response
+	answer, c.connection, r.written, r.err = c.access.pool.send(&signed, payload, c.allowed)
+	if r.err != nil {
+		return nil, r.err
 	}
-	t.out.status, t.out.retryAfter = r.status, retryAfter(r.header.Get("Retry-After"))
-	return &http.Response{StatusCode: r.status, ProtoMajor: 2, Header: r.header, Body: io.NopCloser(bytes.NewReader(r.body)), Request: req}, nil
+	r.status, r.retryAfter = answer.StatusCode, retryAfter(answer.Header.Get("Retry-After"))
+	answer.Request = req
+	return answer, nil
 }
 
 // retryAfter reads the seconds of the header.
 func retryAfter(s string) time.Duration {
-	n, err := strconv.ParseUint(s, 10, 16)
+	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
 		return 0
 	}

@@ -8,15 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mailbell/mailbell/alerts"
-	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/sideshow/apns2"
 	"github.com/sideshow/apns2/token"
 	"golang.org/x/net/http2"
 )
 
-// BenchmarkColdBurst rings 2,000 devices at once over a cold connection, with our connection layer and with the transport that
+// BenchmarkColdBurst sends to 2,000 phones at once over a cold connection, with our connection layer and with the transport that
 // apns2 comes with, against the same APNs: one stream until a push is accepted, then 1,000, and one again after each that is not.
 // Beside the time it prints how many streams were refused, how many connections there were, the longest wait, and what failed.
 func BenchmarkColdBurst(b *testing.B) {
@@ -28,7 +26,7 @@ func BenchmarkColdBurst(b *testing.B) {
 		{"accepted", func(arrived) act { return act{delay: roundTrip} }},
 		{"2% rejected", func(a arrived) act {
 			if a.number%50 == 25 {
-				do := refuse(400, "BadDeviceToken")
+				do := refusing(400, "BadDeviceToken")
 				do.delay = roundTrip
 				return do
 			}
@@ -81,7 +79,7 @@ var senders = map[string]func(*testing.B, *standIn) (send func(int) bool, end fu
 	"mailbell": func(b *testing.B, s *standIn) (func(int) bool, func()) {
 		m := newBench(b, s, s.listen())
 		return func(n int) bool {
-			return m.Ring(context.Background(), device(n), bell(n)).Result != subscriptions.NotBefore
+			return m.Push(context.Background(), alert(n, n)).Result != subscriptions.NotBefore
 		}, func() { m.Close(context.Background()) }
 	},
 	//nolint:staticcheck // the http2.Transport is deprecated, and it is what apns2 comes with
@@ -106,13 +104,8 @@ var senders = map[string]func(*testing.B, *standIn) (send func(int) bool, end fu
 			}
 			return conn, err
 		}
-		notifications := &Sender{secret: mail.Secret{1}}
 		return func(n int) bool {
-				notification, err := notifications.notification(device(n), bell(n), alerts.SenderSubject)
-				if err != nil {
-					return false
-				}
-				r, err := c.Push(notification)
+				r, err := c.Push(requestOf(alert(n, n)))
 				return err == nil && r.StatusCode != 0
 			}, func() {
 				for _, conn := range open {

@@ -2,9 +2,11 @@ package push
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -28,7 +30,7 @@ func TestColdBurstGoesOverOneConnectionAndNothingIsRefused(t *testing.T) {
 }
 
 func TestColdBurstOfWhichAllIsRejectedEnds(t *testing.T) {
-	b := overSockets(t, func(arrived) act { return refuse(400, "BadDeviceToken") })
+	b := overSockets(t, func(arrived) act { return refusing(400, "BadDeviceToken") })
 	got := count(b.burst(t.Context(), 50))
 	if diff := cmp.Diff(map[string]int{"refused BadDeviceToken": 50}, got); diff != "" {
 		t.Error(diff)
@@ -42,7 +44,7 @@ func TestLimitThatFallsWithEachRejectionStallsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
 			if a.number%10 == 5 {
-				return refuse(400, "BadDeviceToken")
+				return refusing(400, "BadDeviceToken")
 			}
 			return act{delay: 10 * time.Millisecond}
 		})
@@ -56,7 +58,7 @@ func TestLimitThatFallsWithEachRejectionStallsNothing(t *testing.T) {
 			all.Go(func() {
 				for i := range each {
 					start := time.Now()
-					a := b.Ring(t.Context(), device(w*each+i), bell(i))
+					a := b.Push(t.Context(), alert(w*each+i, i))
 					mu.Lock()
 					answers, longest = append(answers, a), max(longest, time.Since(start))
 					mu.Unlock()
@@ -90,7 +92,7 @@ func TestConnectionsNeverPassTheGate(t *testing.T) {
 		b.burst(ctx, 1)
 		var all sync.WaitGroup
 		for i := range gate + 100 {
-			all.Go(func() { b.Ring(ctx, device(i), bell(i)) })
+			all.Go(func() { b.Push(ctx, alert(i, i)) })
 		}
 		<-time.After(time.Second / 2)
 		synctest.Wait()
@@ -123,26 +125,120 @@ func sameIDs(t *testing.T, requests []arrived) (repeats int) {
 }
 
 func TestCutConnectionIsRetriedWithTheSameIDsAndCounted(t *testing.T) {
-	b := overSockets(t, func(a arrived) act { return act{delay: 5 * time.Millisecond, cut: a.number == 60} })
-	answers := b.burst(t.Context(), 200)
-	if diff := cmp.Diff(map[string]int{"accepted": 200}, count(answers)); diff != "" {
-		t.Error(diff)
+	for name, abort := range map[string]bool{"closed": false, "reset": true} {
+		t.Run(name, func(t *testing.T) {
+			b := overSockets(t, func(a arrived) act { return act{delay: 5 * time.Millisecond, cut: a.number == 60, abort: abort} })
+			answers := b.burst(t.Context(), 200)
+			if diff := cmp.Diff(map[string]int{"accepted": 200}, count(answers)); diff != "" {
+				t.Error(diff)
+			}
+			resent := 0
+			for _, a := range answers {
+				resent += a.Resent
+			}
+			alerts, _, connections, _ := b.apns.seen()
+			repeats := sameIDs(t, alerts)
+			if repeats == 0 || resent < repeats {
+				t.Errorf("%d counted as resent, %d arrived again", resent, repeats)
+			}
+			if got := b.metric(t, "mailbell_resent_total", ""); got != float64(resent) {
+				t.Errorf("mailbell_resent_total is %v, want %d", got, resent)
+			}
+			if connections != 2 {
+				t.Errorf("%d connections, want 2", connections)
+			}
+		})
 	}
-	resent := 0
-	for _, a := range answers {
-		resent += a.Resent
+}
+
+// The status comes first, and is the answer: an alert whose acceptance was cut short is accepted, and is not sent again.
+func TestAnswerThatBreaksOffAfterItsStatusIsTheAnswer(t *testing.T) {
+	for status, want := range map[int]string{200: "accepted", 404: "refused other", 410: "refused stale_410", 429: "not_before throttled", 403: "not_before credentials"} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(arrived) act { return act{status: status, breakOff: true} })
+				a := b.Push(t.Context(), alert(1, 1))
+				if diff := cmp.Diff(map[string]int{want: 1}, count([]subscriptions.Answer{a})); diff != "" || a.Status != status || a.Resent != 0 {
+					t.Errorf("got %+v", a)
+				}
+				if requests, _, _, _ := b.apns.seen(); len(requests) != 1 {
+					t.Errorf("%d requests", len(requests))
+				}
+			})
+		})
 	}
-	alerts, _, connections, _ := b.apns.seen()
-	repeats := sameIDs(t, alerts)
-	if repeats == 0 || resent < repeats {
-		t.Errorf("%d counted as resent, %d arrived again", resent, repeats)
-	}
-	if got := b.metric(t, "mailbell_resent_total", ""); got != float64(resent) {
-		t.Errorf("mailbell_resent_total is %v, want %d", got, resent)
-	}
-	if connections != 2 {
-		t.Errorf("%d connections, want 2", connections)
-	}
+}
+
+func TestAnswerWithoutAnEndIsReadNoFurtherThanItsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return act{status: 404, body: strings.Repeat("x", 2*maxAnswer), endless: true} })
+		start := time.Now()
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Status != 404 {
+			t.Errorf("got %+v", a)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it was read for %v", took)
+		}
+	})
+}
+
+// Each refused stream costs a round trip. Who is refused again and again waits in between.
+func TestStreamThatIsRefusedEachTimeIsTriedSoOftenAndThenWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const roundTrip = time.Millisecond
+		b := overMemory(t, func(arrived) act { return act{delay: roundTrip, reset: http2.ErrCodeRefusedStream} })
+		ctx, cancel := context.WithTimeout(t.Context(), maxUnprocessed*roundTrip+retrying.First/2)
+		defer cancel()
+		if a := b.Push(ctx, alert(1, 1)); a.Result != subscriptions.NotBefore || a.Resent != 0 {
+			t.Errorf("got %+v", a)
+		}
+		if requests, _, _, _ := b.apns.seen(); len(requests) != maxUnprocessed {
+			t.Errorf("%d requests without a pause, want %d", len(requests), maxUnprocessed)
+		}
+	})
+}
+
+// A limit that APNs does not announce shows in streams that it refuses. Then the rest waits for an answer.
+func TestLimitThatIsNotAnnouncedCostsFewRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const alerts, roundTrip = 50, 10 * time.Millisecond
+		var busy time.Time // until then
+		refused := 0
+		b := overMemory(t, func(a arrived) act {
+			if a.at.Before(busy) {
+				refused++
+				return act{reset: http2.ErrCodeRefusedStream}
+			}
+			busy = a.at.Add(roundTrip)
+			return act{delay: roundTrip}
+		})
+		if diff := cmp.Diff(map[string]int{"accepted": alerts}, count(b.burst(t.Context(), alerts))); diff != "" {
+			t.Error(diff)
+		}
+		if refused > 20*alerts { // some hundreds; without a pause there are more than ten thousand
+			t.Errorf("%d refusals for %d alerts", refused, alerts)
+		}
+	})
+}
+
+func TestDialThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		b.apns.set(func(s *standIn) { s.hangs = true })
+		var all sync.WaitGroup
+		all.Go(func() {
+			if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
+				t.Errorf("got %+v", a)
+			}
+		})
+		synctest.Wait()
+		b.apns.set(func(s *standIn) { s.hangs = false })
+		<-time.After(dialTimeout + time.Second/2)
+		if got := b.metric(t, "mailbell_apns_dials_total", "failed"); got != 1 {
+			t.Errorf("%v dials were given up, want 1", got)
+		}
+		all.Wait()
+	})
 }
 
 func TestGoAwayLosesAndRepeatsNothing(t *testing.T) {
@@ -187,9 +283,9 @@ func TestPayloadLeavesOnlyWhileItsRequestLasts(t *testing.T) {
 func TestStalledConnectionIsReplacedWithinFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act { return act{silent: a.connection == 1 && a.number > 1} })
-		b.Ring(t.Context(), device(0), bell(0))
+		b.Push(t.Context(), alert(0, 0))
 		start := time.Now()
-		a := b.Ring(t.Context(), device(1), bell(1))
+		a := b.Push(t.Context(), alert(1, 1))
 		if a.Result != subscriptions.Accepted || a.Resent != 1 {
 			t.Errorf("got %+v", a)
 		}
@@ -206,7 +302,7 @@ func TestStalledConnectionIsReplacedWithinFiveSeconds(t *testing.T) {
 func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
-		b.Ring(t.Context(), device(0), bell(0))
+		b.Push(t.Context(), alert(0, 0))
 		b.apns.set(func(s *standIn) { s.deaf = true })
 		<-time.After(10 * time.Second)
 		synctest.Wait()
@@ -215,7 +311,7 @@ func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
 		}
 		b.apns.set(func(s *standIn) { s.deaf = false })
 		start := time.Now()
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
 			t.Errorf("got %+v after %v", a, time.Since(start))
 		}
 	})
@@ -225,11 +321,11 @@ func TestIdleConnectionThatWasClosedIsReplacedWithoutLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
 		for i := range 3 {
-			if a := b.Ring(t.Context(), device(i), bell(i)); a.Result != subscriptions.Accepted || a.Resent != 0 {
+			if a := b.Push(t.Context(), alert(i, i)); a.Result != subscriptions.Accepted || a.Resent != 0 {
 				t.Errorf("got %+v", a)
 			}
 			b.apns.cutAll()
-			synctest.Wait()
+			<-time.After(time.Minute) // that it was closed says nothing against APNs, however long it is ago
 		}
 	})
 }
@@ -238,7 +334,7 @@ func TestRedialsBackOffAndDoNotHammer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
 		b.apns.set(func(s *standIn) { s.down = true })
-		b.Ring(t.Context(), device(0), bell(0))
+		b.Push(t.Context(), alert(0, 0))
 		<-time.After(30 * time.Minute)
 		got := b.metric(t, "mailbell_apns_dials_total", "failed")
 		if got < 20 || got > 150 {
@@ -252,7 +348,7 @@ func TestConnectionsThatWorkAreNotOpenedMoreThanOnceASecond(t *testing.T) {
 		b := overMemory(t, func(a arrived) act { return act{cut: a.stream > 1} })
 		start := time.Now()
 		for i := range 10 {
-			if a := b.Ring(t.Context(), device(i), bell(i)); a.Result != subscriptions.Accepted {
+			if a := b.Push(t.Context(), alert(i, i)); a.Result != subscriptions.Accepted {
 				t.Errorf("got %+v", a)
 			}
 		}
@@ -269,7 +365,7 @@ func TestPeerThatDoesNotSpeakHTTP2IsNamed(t *testing.T) {
 		b.apns.tls.NextProtos = nil
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
-		if a := b.Ring(ctx, device(0), bell(0)); a.Result != subscriptions.NotBefore || a.Status != 0 {
+		if a := b.Push(ctx, alert(0, 0)); a.Result != subscriptions.NotBefore || a.Status != 0 {
 			t.Errorf("got %+v", a)
 		}
 		if n := b.logs.FilterMessage("APNs cannot be reached").Len(); n == 0 {

@@ -26,10 +26,10 @@ func TestTokenIsRenewedAfterFiftyMinutesAndSharedByAllThatUseItsKey(t *testing.T
 			t.Fatalf("%d gateways, want one for each URL", len(b.gateways))
 		}
 		tokens := func() string {
-			d := device(1)
-			b.Ring(t.Context(), d, bell(1))
-			d.Environment = "sandbox"
-			b.Ring(t.Context(), d, bell(1))
+			n := alert(1, 1)
+			b.Push(t.Context(), n)
+			n.Phone.Environment = "sandbox"
+			b.Push(t.Context(), n)
 			requests, _, _, _ := b.apns.seen()
 			one, other := requests[len(requests)-2].header["authorization"], requests[len(requests)-1].header["authorization"]
 			if one != other {
@@ -57,14 +57,14 @@ func TestTokenIsRenewedAfterFiftyMinutesAndSharedByAllThatUseItsKey(t *testing.T
 func TestTokenThatAPNsCallsExpiredIsRenewedOnceInTwentyMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		requests, _, _, _ := b.apns.seen()
 		old := requests[0].header["authorization"]
 		<-time.After(25 * time.Minute)
 		b.apns.set(func(s *standIn) {
 			s.decide = func(a arrived) act {
 				if a.header["authorization"] == old {
-					return refuse(403, "ExpiredProviderToken")
+					return refusing(403, "ExpiredProviderToken")
 				}
 				return act{}
 			}
@@ -74,9 +74,27 @@ func TestTokenThatAPNsCallsExpiredIsRenewedOnceInTwentyMinutes(t *testing.T) {
 				t.Errorf("got %+v", a)
 			}
 		}
-		b.apns.set(func(s *standIn) { s.decide = func(arrived) act { return refuse(403, "ExpiredProviderToken") } })
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" {
+		b.apns.set(func(s *standIn) { s.decide = func(arrived) act { return refusing(403, "ExpiredProviderToken") } })
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" {
 			t.Errorf("a token that is refused when it is new: %+v", a)
+		}
+	})
+}
+
+func TestTokenFromTheFutureIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := newKey(Key{P8: p8(), ID: oldKey, Team: "FGHIJ67890"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := c.bearer()
+		c.token.IssuedAt += 24 * 60 * 60 // the clock was a day ahead when it was signed
+		if c.bearer() != old {
+			t.Error("renewed within twenty minutes")
+		}
+		<-time.After(tokenFloor)
+		if c.bearer() == old {
+			t.Error("not renewed")
 		}
 	})
 }
@@ -88,16 +106,16 @@ func TestTooManyTokensKeepsTheOldOne(t *testing.T) {
 		b.apns.set(func(s *standIn) {
 			s.decide = func(a arrived) act {
 				if a.number == 1 {
-					return refuse(429, "TooManyProviderTokenUpdates")
+					return refusing(429, "TooManyProviderTokenUpdates")
 				}
 				return act{}
 			}
 		})
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		<-time.After(10 * time.Minute)
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		<-time.After(15 * time.Minute)
-		b.Ring(t.Context(), device(1), bell(1))
+		b.Push(t.Context(), alert(1, 1))
 		requests, _, _, _ := b.apns.seen()
 		if len(requests) != 4 {
 			t.Fatalf("%d requests", len(requests))
@@ -122,7 +140,7 @@ func TestCertificateIsShownInsteadOfAToken(t *testing.T) {
 		c := clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))
 		b := overMemory(t, nil, withCertificate(c))
 		b.apns.tls.ClientAuth = tls.RequireAnyClientCert
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
 			t.Fatalf("got %+v", a)
 		}
 		requests, _, _, _ := b.apns.seen()
@@ -153,9 +171,9 @@ func TestKeyShowsNoCertificateAndKeysAndCertificatesAreNotMixed(t *testing.T) {
 			topic       string
 			certificate *tls.Certificate
 		}{{topic, nil}, {"one", one}, {"one.more", one}, {"other", other}} {
-			d := device(1)
-			d.Topic = want.topic
-			b.Ring(t.Context(), d, bell(1))
+			n := alert(1, 1)
+			n.Phone.Topic = want.topic
+			b.Push(t.Context(), n)
 			requests, _, _, _ := b.apns.seen()
 			got := requests[len(requests)-1]
 			if (got.header["authorization"] == "") != (want.certificate != nil) || got.header["apns-topic"] != want.topic ||
@@ -174,9 +192,9 @@ func TestAnswersAboutACertificate(t *testing.T) {
 		"MissingProviderToken": false, "ExpiredProviderToken": true} {
 		t.Run(reason, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := overMemory(t, func(arrived) act { return refuse(403, reason) }, withCertificate(clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))))
+				b := overMemory(t, func(arrived) act { return refusing(403, reason) }, withCertificate(clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))))
 				for range 2 {
-					if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
+					if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
 						t.Errorf("got %+v", a)
 					}
 				}
@@ -212,26 +230,27 @@ func TestCertificateThatExpiredHoldsItsTopicAndNoOther(t *testing.T) {
 					}
 					return nil
 				}
-				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
 					t.Errorf("before: %+v", a)
 				}
 				<-time.After(2 * time.Hour)
-				if a := b.Ring(t.Context(), device(1), bell(2)); a.Result != subscriptions.Accepted {
+				if a := b.Push(t.Context(), alert(1, 2)); a.Result != subscriptions.Accepted {
 					t.Errorf("over the connection that stands: %+v", a)
 				}
 				b.apns.cutAll()
 				synctest.Wait()
 				for range 2 { // the second time at once
-					if a := b.Ring(t.Context(), device(1), bell(3)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" {
+					if a := b.Push(t.Context(), alert(1, 3)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" {
 						t.Errorf("after: %+v", a)
 					}
 				}
-				if lines := b.logs.FilterMessage("nothing can be rung").All(); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()), "expired on 2000-01-01") {
+				lines := b.logs.FilterMessage("nothing can be sent").All()
+				if len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()), "expired:2000-01-01") {
 					t.Errorf("the log has %v", lines)
 				}
-				other := device(2)
-				other.Topic = "other"
-				if a := b.Ring(t.Context(), other, bell(1)); a.Result != subscriptions.Accepted {
+				other := alert(2, 1)
+				other.Phone.Topic = "other"
+				if a := b.Push(t.Context(), other); a.Result != subscriptions.Accepted {
 					t.Errorf("the other topic: %+v", a)
 				}
 			})
@@ -246,7 +265,7 @@ func TestCertificateThatTheHandshakeRefusesIsNamedInTheLog(t *testing.T) {
 				b := overMemory(t, nil, withCertificate(clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))))
 				b.apns.tls.MaxVersion, b.apns.tls.ClientAuth = version, tls.RequireAnyClientCert
 				b.apns.tls.VerifyConnection = func(tls.ConnectionState) error { return errors.New("revoked") }
-				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
 					t.Errorf("got %+v", a)
 				}
 				// With TLS 1.3 a request may be on its way when the alert comes, and break before that is read: not every connection tells.

@@ -1,63 +1,61 @@
 package push
 
-// This file is one APNs host with one credential, and whether anything can be rung through it.
+// This file is one APNs host with one credential, and whether anything can be sent through it.
 //
-// While it answers, alerts go through. When it does not, those under way are held and tried again (ring.go), for seconds. When it
-// has not answered for some seconds more, or refuses the credential, it is shut: what comes then is turned away at once, so that a day
-// without APNs costs no memory, and a probe goes on asking. It opens with the first answer, and says so.
+// While it answers, notifications go through. When it does not, those under way are held and tried again (delivery.go), for seconds.
+// When it has not answered for some seconds more, or refuses the credential, it is shut: what comes then is turned away at once, so
+// that a day without APNs costs no memory, and a probe goes on asking. It opens with the first answer, and says so.
 
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
 	"go.uber.org/zap"
 )
 
 const (
-	// awayAfter is how long nothing may be answered before further alerts are turned away.
+	// awayAfter is how long nothing may be answered before further notifications are turned away.
 	awayAfter = 5 * time.Second
 	// outage is the least time without an answer after which the next answer wakes all that is held. What fails now and then,
-	// while other alerts go through, keeps its own pace.
+	// while others go through, keeps its own pace.
 	outage = 200 * time.Millisecond
-	// probeBase and probeMax bound the pauses between probes of an APNs that answers with faults; where it cannot be reached
-	// at all, the back-off of the connections sets the pace.
-	probeBase = time.Second
-	probeMax  = time.Minute
 	// probeRefused is the pause between probes of a credential that was refused: it takes a person to mend it.
 	probeRefused = time.Minute
 )
 
-// The reasons for which a gateway is shut, as answers name them.
-const (
-	reasonAway        = "topic_away"  // APNs cannot be reached, or answers with faults only
-	reasonCredentials = "credentials" // APNs refuses the key or certificate
-)
+// probing is the pause between probes of an APNs that answers with faults; where it cannot be reached at all, the back-off of the
+// connections sets the pace.
+var probing = backoff.Policy{First: time.Second, Max: time.Minute}
 
 // probeToken names no device: every token has 64 digits or more. APNs looks at the credential first and then refuses this one,
-// which tells all that a probe wants to know and rings nowhere.
+// which tells all that a probe wants to know and shows up nowhere.
 const probeToken = "00"
 
-// name of a topic in an environment, as devices are enrolled for it.
-type name struct{ topic, environment string }
+// app is a topic in an environment, as phones are enrolled for it.
+type app struct{ topic, environment string }
+
+func appOf(p subscriptions.Phone) app { return app{p.Topic, p.Environment} }
 
 // elsewhere is the same topic in the other environment.
-func (n name) elsewhere() name {
-	if n.environment == production {
-		return name{n.topic, sandbox}
+func (a app) elsewhere() app {
+	if a.environment == production {
+		return app{a.topic, sandbox}
 	}
-	return name{n.topic, production}
+	return app{a.topic, production}
 }
 
 // gateway is one APNs host with one credential.
 type gateway struct {
 	url         string
-	access      atomic.Pointer[access] // by which alerts go out
+	access      atomic.Pointer[access] // by which notifications go out
 	connections int                    // at most
-	topics      []name
+	apps        []app
 	ready       Readiness
 	log         *zap.Logger
 	metrics     *metrics
@@ -66,22 +64,19 @@ type gateway struct {
 	run         func(func(context.Context)) // runs a goroutine that the sender owns
 
 	mu          sync.Mutex
-	offered     *access       // a new one that has to prove itself; nil: none
-	under       int           // alerts under way
-	failing     time.Time     // since when nothing was answered, while something was tried; zero: it answers
-	unreachable bool          // there is no connection, and the last one was not had or answered nothing
-	shut        string        // why nothing is let in; empty: open
-	recovered   chan struct{} // closed when it answers again
+	offered     *access        // a new one that has to prove itself; nil: none
+	under       int            // notifications under way
+	failing     time.Time      // since when nothing was answered, while something was tried; zero: it answers
+	unreachable bool           // there is no connection, and the last one was not had or answered nothing
+	shut        outcome.Reason // why nothing is let in, TopicAway or Credentials; empty: open
+	recovered   chan struct{}  // closed when it answers again
 }
 
-// enter lets an alert in, or says why not. An alert that was let in calls leave.
-func (g *gateway) enter() (refused string) {
+// enter lets a notification in, or says why not. One that was let in calls leave.
+func (g *gateway) enter() (shut outcome.Reason) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	// Without another alert that fails there is no telling whether it is away still: this one finds out.
-	if g.shut == "" && !g.failing.IsZero() && time.Since(g.failing) > awayAfter && (g.under > 0 || g.unreachable) {
-		g.shutLocked(reasonAway, "APNs does not answer")
-	}
+	g.shutIfAwayLocked()
 	if g.shut == "" {
 		g.under++
 	}
@@ -91,8 +86,9 @@ func (g *gateway) enter() (refused string) {
 func (g *gateway) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.under--; g.under == 0 && g.shut == "" && !g.unreachable {
-		g.failing = time.Time{} // nobody is trying any more
+	g.under--
+	if g.under == 0 && g.shut == "" && !g.unreachable {
+		g.failing = time.Time{} // nobody tries any more, so there is no telling whether it is away still: the next one finds out
 	}
 }
 
@@ -105,25 +101,30 @@ func (g *gateway) failed() {
 	}
 }
 
-// giveUp is failed for an alert that was held for as long as one may be: nothing else is let in to be held as long.
-func (g *gateway) giveUp() (reason string) {
+// giveUp is for a notification that was held for as long as one may be: nothing else is let in to be held as long.
+func (g *gateway) giveUp() (shut outcome.Reason) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.shut == "" && !g.failing.IsZero() && time.Since(g.failing) > awayAfter {
-		g.shutLocked(reasonAway, "APNs does not answer")
-	}
+	g.shutIfAwayLocked()
 	return g.shut
 }
 
-// close shuts the gateway because its credential is refused. It reports whether it did: what was refused may have been replaced
+// shutIfAwayLocked shuts a gateway that has not answered for long enough.
+func (g *gateway) shutIfAwayLocked() {
+	if !g.failing.IsZero() && time.Since(g.failing) > awayAfter {
+		g.shutLocked(outcome.TopicAway, outcome.TopicAway.Sentence())
+	}
+}
+
+// close shuts the gateway because its credential was refused. It reports whether it did: what was refused may have been replaced
 // meanwhile.
-func (g *gateway) close(refused *access, text string) bool {
+func (g *gateway) close(refused response) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !refused.serves() {
+	if !refused.access.serves() {
 		return false
 	}
-	g.shutLocked(reasonCredentials, text)
+	g.shutLocked(outcome.Credentials, refused.why().Sentence(), zap.Int("status", refused.status), zap.String("answer", string(refused.why())))
 	return true
 }
 
@@ -134,13 +135,14 @@ func (g *gateway) offer(a *access) {
 	if g.offered != nil {
 		g.offered.stop()
 	}
-	if g.offered = a; a != nil {
+	g.offered = a
+	if a != nil {
 		a.start()
 		g.run(func(context.Context) { a.prove() })
 	}
 }
 
-// take has alerts go out by a credential that has worked, unless another was offered meanwhile.
+// take has notifications go out by a credential that has worked, unless another was offered meanwhile.
 func (g *gateway) take(a *access) {
 	g.mu.Lock()
 	if g.offered != a {
@@ -155,14 +157,15 @@ func (g *gateway) take(a *access) {
 	g.worked()
 }
 
-func (g *gateway) shutLocked(reason, text string) {
-	if g.shut == reason {
-		return
+func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.Field) {
+	if g.shut == reason || g.shut != "" && reason == outcome.TopicAway {
+		return // whoever refuses the credential is not away
 	}
-	probing := g.shut != ""
+	isProbed := g.shut != ""
 	g.shut = reason
-	g.log.Error("nothing can be rung", g.access.Load().credential.name(), zap.String("reason", reason), zap.String("because", text))
-	if !probing {
+	fields := []zap.Field{g.access.Load().credential.name(), zap.String("reason", string(reason)), zap.String("because", because)}
+	g.log.Error("nothing can be sent", append(fields, more...)...)
+	if !isProbed {
 		g.run(g.probe)
 	}
 }
@@ -182,23 +185,24 @@ func (g *gateway) worked() {
 	g.failing, g.shut = time.Time{}, ""
 	g.mu.Unlock()
 	if opened {
-		g.log.Info("alerts are rung again")
-		for _, n := range g.topics {
-			g.ready.TopicReady(n.topic, n.environment)
+		g.log.Info("alerts are sent again")
+		for _, a := range g.apps {
+			g.ready.TopicReady(a.topic, a.environment)
 		}
 	}
 }
 
 // state returns why the gateway is shut, and what is closed when it answers again.
-func (g *gateway) state() (shut string, recovered <-chan struct{}) {
+func (g *gateway) state() (shut outcome.Reason, recovered <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.shut, g.recovered
 }
 
-// admitted is asked directly before an alert goes out: none is sent with a credential that was refused.
+// admitted is asked directly before a notification goes out: none is sent with a credential that was refused.
 func (g *gateway) admitted() error {
-	if shut, _ := g.state(); shut == reasonCredentials {
+	shut, _ := g.state()
+	if shut == outcome.Credentials {
 		return errShut
 	}
 	return nil
@@ -208,43 +212,45 @@ var errShut = errors.New("the credential is refused")
 
 func always() error { return nil }
 
-// probe asks until APNs answers again.
+// probe asks until APNs answers again, at first at once.
 func (g *gateway) probe(ctx context.Context) {
-	for n := 0; ; n++ {
+	for failures := 0; ; failures++ {
 		shut, recovered := g.state()
 		if shut == "" {
 			return
 		}
-		wait := min(probeBase<<min(n, 10), probeMax)
-		if n == 0 {
-			wait = 0
-		}
-		if shut == reasonCredentials {
-			wait = probeRefused
-		}
 		select {
-		case <-time.After(wait/2 + rand.N(wait/2+1)):
+		case <-time.After(probeAfter(failures, shut)):
 		case <-recovered:
 			return
 		case <-ctx.Done():
 			return
 		}
-		out := g.attempt(ctx, probeOf(g.topics[0].topic), always)
-		if out.status == 0 {
+		r := g.attempt(ctx, probeOf(g.apps[0].topic), always)
+		if r.status == 0 {
 			continue
 		}
-		switch m := meaningOf(out.status, out.reason); m.does {
-		case finish, shrink, slowDown, elsewhere:
+		does := ruleFor(r.status, r.reason).reaction
+		switch {
+		case does.works():
 			g.worked()
 			return
-		case hold:
-			g.close(out.access, m.text)
-		case renew:
-			out.access.credential.renew(out.bearer)
-		case keepToken:
-			out.access.credential.keep()
+		case does == hold:
+			g.close(r)
+		case does == renew:
+			r.access.credential.renew(r.bearer)
+		case does == keepToken:
+			r.access.credential.keep()
 		}
 	}
+}
+
+// probeAfter is the pause before a probe of a gateway that is shut.
+func probeAfter(failures int, shut outcome.Reason) time.Duration {
+	if shut == outcome.Credentials {
+		return backoff.Jitter(probeRefused)
+	}
+	return probing.Wait(failures, 0)
 }
 
 // reached notes that there is a connection.
@@ -263,7 +269,7 @@ func (g *gateway) cutOff(c *credential) {
 	defer g.mu.Unlock()
 	g.unreachable = true
 	if expired := c.expires(); !expired.IsZero() && expired.Before(time.Now()) {
-		g.shutLocked(reasonCredentials, "the certificate expired on "+expired.UTC().Format(time.DateOnly))
+		g.shutLocked(outcome.Credentials, "The certificate has expired.", zap.Time("expired", expired.UTC()))
 	}
 	if g.failing.IsZero() {
 		g.failing = time.Now()

@@ -21,7 +21,7 @@ var waysToBeAway = map[string]func(*standIn, bool){
 	"accepts and hangs up": func(s *standIn, away bool) { s.slams = away },
 	answersWithFaults: func(s *standIn, away bool) {
 		if s.decide = refuseProbe; away {
-			s.decide = func(arrived) act { return refuse(503, "ServiceUnavailable") }
+			s.decide = func(arrived) act { return refusing(503, "ServiceUnavailable") }
 		}
 	},
 	"stalls": func(s *standIn, away bool) {
@@ -39,14 +39,14 @@ func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testi
 				b.apns.set(func(s *standIn) { away(s, true) })
 				var all sync.WaitGroup
 				all.Go(func() {
-					if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
+					if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
 						t.Errorf("the alert that was held: %+v", a)
 					}
 				})
 				<-time.After(2*awayAfter + answerTimeout)
 				for range 1000 {
 					start := time.Now()
-					if a := b.Ring(t.Context(), device(2), bell(2)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" || !a.Next.IsZero() || time.Since(start) > 0 {
+					if a := b.Push(t.Context(), alert(2, 2)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" || !a.Next.IsZero() || time.Since(start) > 0 {
 						t.Fatalf("got %+v after %v", a, time.Since(start))
 					}
 				}
@@ -66,10 +66,10 @@ func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testi
 				if diff := cmp.Diff([]string{topic + " production"}, b.readied()); diff != "" {
 					t.Error(diff)
 				}
-				if a := b.Ring(t.Context(), device(2), bell(2)); a.Result != subscriptions.Accepted || !b.Ready(topic, "production") {
+				if a := b.Push(t.Context(), alert(2, 2)); a.Result != subscriptions.Accepted || !b.Ready(topic, "production") {
 					t.Errorf("got %+v", a)
 				}
-				if requests, _, _, _ := b.apns.seen(); requests[len(requests)-1].token() != device(2).Token {
+				if requests, _, _, _ := b.apns.seen(); requests[len(requests)-1].token() != tokenOf(2) {
 					t.Error("the alert that was turned away was sent later")
 				}
 			})
@@ -80,7 +80,7 @@ func TestAlertsAreTurnedAwayAtOnceWhileAPNsIsAwayAndItsReturnIsToldOnce(t *testi
 // refuseProbe accepts all but the probe, as APNs does.
 func refuseProbe(a arrived) act {
 	if a.token() == probeToken {
-		return refuse(400, "BadDeviceToken")
+		return refusing(400, "BadDeviceToken")
 	}
 	return act{}
 }
@@ -107,13 +107,13 @@ func TestAnHourWithoutAPNsGathersNothingAndItsFirstAnswerIsToldAtOnce(t *testing
 			synctest.Test(t, func(t *testing.T) {
 				ready := make(readyAt, 10)
 				b := overMemory(t, refuseProbe, func(o *Options) { o.Ready = ready })
-				b.Ring(t.Context(), device(0), bell(0))
+				b.Push(t.Context(), alert(0, 0))
 				b.apns.set(func(s *standIn) { away(s, true) })
 				b.apns.cutAll()
 				start := time.Now()
 				var all sync.WaitGroup
-				ring := func(n int) {
-					if a := b.Ring(t.Context(), device(n), bell(n)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
+				send := func(n int) {
+					if a := b.Push(t.Context(), alert(n, n)); a.Result != subscriptions.NotBefore || a.Reason != "topic_away" {
 						t.Errorf("got %+v", a)
 					}
 				}
@@ -121,7 +121,7 @@ func TestAnHourWithoutAPNsGathersNothingAndItsFirstAnswerIsToldAtOnce(t *testing
 				const pace = time.Hour / calls
 				const first = int(time.Minute / pace)
 				for n := range first {
-					all.Go(func() { ring(n) })
+					all.Go(func() { send(n) })
 					<-time.After(pace)
 				}
 				all.Wait()
@@ -131,7 +131,8 @@ func TestAnHourWithoutAPNsGathersNothingAndItsFirstAnswerIsToldAtOnce(t *testing
 				goroutines, heap := runtime.NumGoroutine(), heapInUse()
 				for n := first; n < calls; n++ {
 					called := time.Now()
-					if ring(n); time.Since(called) != 0 {
+					send(n)
+					if time.Since(called) != 0 {
 						t.Fatalf("an alert was held for %v", time.Since(called))
 					}
 					if n%10 == 0 {
@@ -192,7 +193,7 @@ func TestWhatIsHeldGoesOutWithTheFirstAnswerOfAnAPNsThatFailed(t *testing.T) {
 			t.Run(name+", "+load, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					b := overMemory(t, slowly(roundTrip, refuseProbe))
-					b.Ring(t.Context(), device(0), bell(0)) // the connection stands, and takes many
+					b.Push(t.Context(), alert(0, 0)) // the connection stands, and takes many
 					b.apns.set(func(s *standIn) { away(s, true) })
 					b.apns.cutAll()
 					var all sync.WaitGroup
@@ -231,23 +232,164 @@ func TestWhatIsHeldGoesOutWithTheFirstAnswerOfAnAPNsThatFailed(t *testing.T) {
 }
 
 func TestOneFailureLongAgoTurnsNothingAway(t *testing.T) {
+	for name, first := range map[string]int{"of a connection that answered nothing": 1, "of one that worked": 2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(a arrived) act { return act{silent: a.connection == 1 && a.number >= first} })
+				for range first - 1 {
+					b.Push(t.Context(), alert(0, 0))
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), answerTimeout+time.Millisecond)
+				defer cancel()
+				if a := b.Push(ctx, alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
+					t.Errorf("got %+v", a)
+				}
+				<-time.After(time.Minute)
+				if diff := cmp.Diff(map[string]int{"accepted": 3}, count(b.burst(t.Context(), 3))); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
+	}
+}
+
+// A connection that worked and now stalls is not replaced before its time, and what was sent on it has failed all the same.
+func TestAPNsThatStallsAfterItHasWorkedIsAwayAfterTheFirstFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := overMemory(t, func(a arrived) act { return act{silent: a.connection == 1} })
-		ctx, cancel := context.WithTimeout(t.Context(), answerTimeout+time.Millisecond)
-		defer cancel()
-		if a := b.Ring(ctx, device(1), bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
+		b := overMemory(t, nil)
+		b.Push(t.Context(), alert(0, 0))
+		b.apns.set(func(s *standIn) { s.decide = func(arrived) act { return act{silent: true} } })
+		var all sync.WaitGroup
+		all.Go(func() { b.Push(t.Context(), alert(1, 1)) })
+		<-time.After(answerTimeout + awayAfter + time.Second)
+		start := time.Now()
+		if a := b.Push(t.Context(), alert(2, 2)); a.Reason != "topic_away" || time.Since(start) > 0 {
+			t.Errorf("got %+v after %v", a, time.Since(start))
+		}
+		all.Wait()
+	})
+}
+
+func TestAPNsThatComesBackAndRefusesTheCredentialIsNotAwayAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return refusing(503, "Shutdown") })
+		if a := b.Push(t.Context(), alert(1, 1)); a.Reason != "topic_away" {
 			t.Errorf("got %+v", a)
 		}
-		<-time.After(time.Minute)
-		if diff := cmp.Diff(map[string]int{"accepted": 3}, count(b.burst(t.Context(), 3))); diff != "" {
-			t.Error(diff)
+		b.apns.set(func(s *standIn) { s.decide = func(arrived) act { return refusing(403, "InvalidProviderToken") } })
+		<-time.After(2 * time.Minute)
+		if a := b.Push(t.Context(), alert(1, 1)); a.Reason != "credentials" {
+			t.Errorf("got %+v", a)
 		}
+		if b.Ready(topic, production) || len(b.readied()) != 0 {
+			t.Error("it says that it is ready")
+		}
+		_, before, _, _ := b.apns.seen()
+		<-time.After(time.Hour)
+		if _, after, _, _ := b.apns.seen(); len(after)-len(before) > 60 {
+			t.Errorf("%d probes in an hour: there are two that ask", len(after)-len(before))
+		}
+	})
+}
+
+// While nothing is let in, the probes alone see what APNs says of the provider token.
+func TestProbesHeedWhatAPNsSaysOfTheToken(t *testing.T) {
+	away := func(t *testing.T, b *bench, until time.Duration) (token string) {
+		if a := b.Push(t.Context(), alert(1, 1)); a.Reason != "topic_away" {
+			t.Errorf("got %+v", a)
+		}
+		<-time.After(until)
+		_, probes, _, _ := b.apns.seen()
+		return probes[len(probes)-1].header["authorization"]
+	}
+	faulty := func(arrived) act { return refusing(503, "Shutdown") }
+	t.Run("it is too old", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := overMemory(t, faulty)
+			old := away(t, b, tokenFloor+time.Minute)
+			b.apns.set(func(s *standIn) {
+				s.decide = func(a arrived) act {
+					if a.header["authorization"] == old {
+						return refusing(403, "ExpiredProviderToken")
+					}
+					return refuseProbe(a)
+				}
+			})
+			<-time.After(5 * time.Minute)
+			if !b.Ready(topic, production) {
+				t.Error("it is probed with the old token")
+			}
+		})
+	})
+	t.Run("there were too many", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := overMemory(t, faulty)
+			old := away(t, b, tokenLife-5*time.Minute)
+			b.apns.set(func(s *standIn) {
+				s.decide = func(arrived) act { return refusing(429, "TooManyProviderTokenUpdates") }
+			})
+			<-time.After(10 * time.Minute)
+			_, probes, _, _ := b.apns.seen()
+			if probes[len(probes)-1].header["authorization"] != old {
+				t.Error("another token was signed")
+			}
+		})
+	})
+}
+
+func TestWhatIsHeldIsGivenBackWhenTheCredentialIsRefusedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.token() == tokenOf(1) {
+				return act{status: 503, retryAfter: "10"}
+			}
+			return refusing(403, "InvalidProviderToken")
+		})
+		var all sync.WaitGroup
+		all.Go(func() {
+			start := time.Now()
+			if a := b.Push(t.Context(), alert(1, 1)); a.Reason != "credentials" || time.Since(start) > 15*time.Second {
+				t.Errorf("got %+v after %v", a, time.Since(start))
+			}
+		})
+		<-time.After(2 * time.Second)
+		b.Push(t.Context(), alert(2, 2))
+		b.apns.set(func(s *standIn) { s.down = true }) // nobody gets a turn any more
+		b.apns.cutAll()
+		all.Wait()
+	})
+}
+
+func TestCallersThatDoNotWaitForTheAnswerSayNothingAgainstAPNs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.number == 1 {
+				return act{}
+			}
+			return act{delay: time.Second}
+		})
+		b.Push(t.Context(), alert(0, 0))
+		var all sync.WaitGroup
+		for i := range 60 {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+				defer cancel()
+				if a := b.Push(ctx, alert(i, 1)); a.Reason != "unanswered" {
+					t.Errorf("got %+v", a)
+				}
+			})
+			<-time.After(time.Second / 5)
+		}
+		if a := b.Push(t.Context(), alert(100, 1)); a.Result != subscriptions.Accepted {
+			t.Errorf("who waits: %+v", a)
+		}
+		all.Wait()
 	})
 }
 
 func TestKeyThatIsRefusedHoldsItsTopicsAndIsProbedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := overMemory(t, func(arrived) act { return refuse(403, "InvalidProviderToken") }, func(o *Options) {
+		b := overMemory(t, func(arrived) act { return refusing(403, "InvalidProviderToken") }, func(o *Options) {
 			second := o.Topics[0]
 			second.Environment = "sandbox"
 			o.Topics = append(o.Topics, second)
@@ -260,16 +402,16 @@ func TestKeyThatIsRefusedHoldsItsTopicsAndIsProbedOnceAMinute(t *testing.T) {
 		if len(requests) > 5 { // one, and what had its turn before the answer was read
 			t.Errorf("%d alerts went out with a key that was refused", len(requests))
 		}
-		d := device(1)
-		d.Environment = "sandbox"
-		if a := b.Ring(t.Context(), d, bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
+		n := alert(1, 1)
+		n.Phone.Environment = "sandbox"
+		if a := b.Push(t.Context(), n); a.Result != subscriptions.NotBefore || a.Reason != "credentials" || !a.Next.IsZero() {
 			t.Errorf("the other topic of the key: %+v", a)
 		}
-		<-time.After(time.Hour)
-		if again, probes, _, _ := b.apns.seen(); len(again) != len(requests) || math.Abs(float64(len(probes))-60*4/3) > 30 {
+		<-time.After(time.Hour) // a minute and up to a quarter of one between them
+		if again, probes, _, _ := b.apns.seen(); len(again) != len(requests) || math.Abs(float64(len(probes))-53) > 3 {
 			t.Errorf("%d alerts and %d probes in an hour", len(again)-len(requests), len(probes))
 		}
-		if n := b.logs.FilterMessage("nothing can be rung").Len(); n != 1 {
+		if n := b.logs.FilterMessage("nothing can be sent").Len(); n != 1 {
 			t.Errorf("%d lines in the log, want 1", n)
 		}
 		b.apns.set(func(s *standIn) { s.decide = refuseProbe })
@@ -277,7 +419,7 @@ func TestKeyThatIsRefusedHoldsItsTopicsAndIsProbedOnceAMinute(t *testing.T) {
 		if diff := cmp.Diff([]string{topic + " production", topic + " sandbox"}, b.readied()); diff != "" {
 			t.Error(diff)
 		}
-		if a := b.Ring(t.Context(), d, bell(1)); a.Result != subscriptions.Accepted {
+		if a := b.Push(t.Context(), n); a.Result != subscriptions.Accepted {
 			t.Errorf("got %+v", a)
 		}
 	})

@@ -1,8 +1,8 @@
 package push
 
-// This file is the guard against mass removal. A device whose token is gone has lost its app. When many devices fail within
-// minutes, the fault is hardly theirs: a wrong topic or environment in the configuration, an app that was signed anew, APNs
-// itself. Then no device is removed until the share is normal again.
+// This file is the guard against mass removal. A phone whose token is gone has lost its app. When many phones fail within minutes,
+// the fault is hardly theirs: a wrong topic or environment in the configuration, an app that was signed anew, APNs itself. Then none
+// is removed until the share is normal again.
 
 import (
 	"sync"
@@ -12,32 +12,34 @@ import (
 )
 
 const (
-	// guardWindow is how far back the guard looks: long enough for some alerts to most devices, short enough to be over soon.
+	// guardWindow is how far back the guard looks: long enough for some alerts to most phones, short enough to be over soon.
 	guardWindow = 10 * time.Minute
-	// guardLeast devices may fail within the window, however few there are; where there are many, one in guardShare.
+	// guardLeast phones may fail within the window, however few there are; where there are many, one in guardShare.
 	guardLeast = 10
 	guardShare = 20
-	// maxGuarded bounds the devices that are watched, some megabytes. Where more are rung within the window, they stand for all.
+	// maxGuarded bounds the phones that are watched, some megabytes. Where more are sent to within the window, they stand for all.
 	maxGuarded = 50_000
 )
 
-// guard knows the devices that APNs answered lately.
+// guard knows the phones that APNs answered about lately.
 type guard struct {
-	mu      sync.Mutex
-	devices map[string]verdict // by device token: a phone counts once
-	failed  int
-	swept   time.Time
-	told    time.Time // when the log was last told
+	mu     sync.Mutex
+	phones map[string]verdict // by device token: a phone counts once, whatever is enrolled on it
+	failed int
+	swept  time.Time
+	told   time.Time // when the log was last told
 }
 
-// verdict is the last answer about a device.
+// verdict is the last answer about a phone.
 type verdict struct {
 	at     time.Time
 	failed bool
 }
 
-// note takes in an answer about a device, failed where it is the device that APNs does not take. It returns how many devices
-// were answered and how many of them failed, and whether that is more than their own doing.
+func newGuard() guard { return guard{phones: make(map[string]verdict)} }
+
+// note takes in an answer about a phone, failed where it is the phone that APNs refuses. It returns how many phones were answered
+// about and how many of them failed, and whether that is more than their own doing.
 func (g *guard) note(token string, failed bool) (answered, failing int, mass bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -45,25 +47,25 @@ func (g *guard) note(token string, failed bool) (answered, failing int, mass boo
 	if now.Sub(g.swept) > guardWindow/10 {
 		g.sweepLocked(now)
 	}
-	old, known := g.devices[token]
+	old, known := g.phones[token]
 	if old.failed {
 		g.failed--
 	}
-	if known || len(g.devices) < maxGuarded {
-		g.devices[token] = verdict{now, failed}
+	if known || len(g.phones) < maxGuarded {
+		g.phones[token] = verdict{now, failed}
 		if failed {
 			g.failed++
 		}
 	}
-	return len(g.devices), g.failed, g.failed > max(guardLeast, len(g.devices)/guardShare)
+	return len(g.phones), g.failed, g.failed > max(guardLeast, len(g.phones)/guardShare)
 }
 
 // sweepLocked forgets what is too long ago.
 func (g *guard) sweepLocked(now time.Time) {
 	g.swept = now
-	for token, v := range g.devices {
+	for token, v := range g.phones {
 		if now.Sub(v.at) > guardWindow {
-			delete(g.devices, token)
+			delete(g.phones, token)
 			if v.failed {
 				g.failed--
 			}
@@ -83,12 +85,13 @@ func (g *guard) tell() bool {
 	return true
 }
 
-// guarded notes an answer about a device and reports whether so many fail that none is to be removed.
-func (g *gateway) guarded(token string, m meaning, failed bool) bool {
+// guarded notes an answer about a phone and reports whether so many fail that none is to be removed.
+func (g *gateway) guarded(token string, r response, failed bool) bool {
 	answered, failing, mass := g.guard.note(token, failed)
 	if mass && failed && g.guard.tell() {
-		g.log.Error("many devices fail alike, so none is removed; are topic, environment and credential those of the app?", zap.Int("devices", failing),
-			zap.Int("of", answered), zap.Duration("within", guardWindow), zap.Int("status", m.status), zap.String("reason", label(m.reason)), zap.String("because", m.text))
+		g.log.Error("many devices fail alike, so none is removed", zap.Int("devices", failing), zap.Int("of", answered),
+			zap.Duration("within", guardWindow), zap.Int("status", r.status), zap.String("reason", string(r.why())),
+			zap.String("because", r.why().Sentence()), zap.String("compare", "topic, environment and credential with those of the app"))
 	}
 	return mass
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -29,20 +30,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		http2Errors: f.NewCounterVec(prometheus.CounterOpts{Name: "mailbell_apns_http2_errors_total",
 			Help: "HTTP/2 errors on connections to APNs, refused streams among them."}, []string{"type"}),
 		resent: f.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total",
-			Help: "Alerts sent again without knowing whether APNs had taken them before."}),
+			Help: "Alerts sent again without knowing whether APNs had accepted them before."}),
 		removals: f.NewCounter(prometheus.CounterOpts{Name: "mailbell_removals_held_total",
 			Help: "Devices that APNs called gone and that stay enrolled, because many failed alike."}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "mailbell_apns_push_seconds",
-			Help:    "From an alert's turn to ring to the answer that settled it, with waiting and repeats.",
+			Help:    "From the call that sends an alert to the answer that settled it, with waiting and repeats.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}),
 	}
 }
 
 // answered counts an answer.
-func (m *metrics) answered(status int, reason string) {
+func (m *metrics) answered(status int, reason outcome.Reason) {
 	s := "other"
 	if http.StatusText(status) != "" {
 		s = strconv.Itoa(status)
 	}
-	m.answers.WithLabelValues(s, label(reason)).Inc()
+	m.answers.WithLabelValues(s, string(reason)).Inc()
 }

@@ -93,7 +93,7 @@ func TestAProxyThatRefusesIsNamedAndTheAlertsGoOutOnceItIsMended(t *testing.T) {
 			static, through := via(t, c.url+c.address, c.password)
 			b := overSockets(t, nil, through)
 			answer := make(chan subscriptions.Answer, 1)
-			go func() { answer <- b.Ring(t.Context(), device(0), bell(0)) }()
+			go func() { answer <- b.Push(t.Context(), alert(0, 0)) }()
 			err := b.refusal(t)
 			if e := fault.Of(err); e.Code != proxy.CodeProxy || e.Scope != fault.Server || e.Remedy != c.remedy ||
 				!strings.Contains(e.Error(), "the proxy "+c.address+" "+c.want) {

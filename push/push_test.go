@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mailbell/mailbell/alerts"
-	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,7 +64,7 @@ func newBench(t testing.TB, s *standIn, url string, change ...func(*Options)) *b
 	b := &bench{apns: s, reg: prometheus.NewRegistry()}
 	var core zapcore.Core
 	core, b.logs = observer.New(zapcore.DebugLevel)
-	o := Options{Secret: mail.Secret{1}, Content: alerts.SenderSubject, Send: true, Log: zap.New(core), Metrics: b.reg, Ready: b,
+	o := Options{Send: true, Log: zap.New(core), Metrics: b.reg, Ready: b,
 		Topics: []Topic{{Topic: topic, Environment: "production", URL: url, Key: Key{P8: p8(), ID: "ABCDE12345", Team: "FGHIJ67890"}, Outbound: proxy.Settings{Roots: s.pool}}}}
 	for _, c := range change {
 		c(&o)
@@ -105,22 +103,24 @@ func (a arrived) in() string {
 
 var enrolled = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func device(n int) subscriptions.Device {
-	return subscriptions.Device{ID: fmt.Sprintf("phone-%d", n), Mailbox: "megan@contoso.com", Record: "r1", Token: fmt.Sprintf("%064x", 0xabc000+n),
-		Topic: topic, Environment: "production", Enrolled: enrolled}
+func tokenOf(phone int) string { return fmt.Sprintf("%064x", 0xabc000+phone) }
+
+// alert is one for a phone about a message.
+func alert(phone, message int) subscriptions.Notification {
+	return subscriptions.Notification{
+		Device: fmt.Sprintf("phone-%d", phone), Phone: subscriptions.Phone{Token: tokenOf(phone), Topic: topic, Environment: production},
+		Enrolled: enrolled, PushID: [16]byte{byte(phone >> 8), byte(phone), 14: byte(message >> 8), 15: byte(message)},
+		CollapseID: fmt.Sprintf("message-%d", message), Expires: time.Now().Add(24 * time.Hour),
+		Payload: []byte(`{"aps":{"alert":{"title":"Megan Bowen","body":"Lunch on Friday?"}}}`), Smaller: []byte(`{"aps":{"alert":{"loc-key":"NEW"}}}`),
+	}
 }
 
-func bell(n int) subscriptions.Bell {
-	return subscriptions.Bell{Record: "r1", Keys: []mail.Key{{0: byte(n >> 8), 1: byte(n)}},
-		Message: &mail.Message{ItemID: "AAMkAD=", Subject: "Lunch on Friday?", From: mail.Mailbox{Name: "Megan Bowen", Address: "megan@contoso.com"}, Thread: "AAQkAD="}}
-}
-
-// burst rings n devices at once and returns the answers.
+// burst sends to n phones at once and returns the answers.
 func (b *bench) burst(ctx context.Context, n int) []subscriptions.Answer {
 	answers := make([]subscriptions.Answer, n)
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { answers[i] = b.Ring(ctx, device(i), bell(i)) })
+		all.Go(func() { answers[i] = b.Push(ctx, alert(i, i)) })
 	}
 	all.Wait()
 	return answers
@@ -130,7 +130,7 @@ func (b *bench) burst(ctx context.Context, n int) []subscriptions.Answer {
 func count(answers []subscriptions.Answer) map[string]int {
 	n := make(map[string]int)
 	for _, a := range answers {
-		n[strings.TrimSpace(a.Result.String()+" "+a.Reason)]++
+		n[strings.TrimSpace(a.Result.String()+" "+string(a.Reason))]++
 	}
 	return n
 }

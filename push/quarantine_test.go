@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -16,19 +17,19 @@ func onlyIn(environment string) func(arrived) act {
 		if a.in() == environment {
 			return act{}
 		}
-		return refuse(400, "BadDeviceToken")
+		return refusing(400, "BadDeviceToken")
 	}
 }
 
-func TestTokenOfTheOtherEnvironmentRingsThereAndTheAnswerSaysSo(t *testing.T) {
+func TestTokenOfTheOtherEnvironmentIsAcceptedThereAndTheAnswerSaysSo(t *testing.T) {
 	for enrolledIn, belongsIn := range map[string]string{production: sandbox, sandbox: production} {
 		t.Run("a "+belongsIn+" token in "+enrolledIn, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, onlyIn(belongsIn), both)
-				d := device(1)
-				d.Environment = enrolledIn
+				n := alert(1, 1)
+				n.Phone.Environment = enrolledIn
 				for range 2 { // it is no reason for a quarantine
-					a := b.Ring(t.Context(), d, bell(1))
+					a := b.Push(t.Context(), n)
 					if a.Result != subscriptions.Accepted || a.Environment != belongsIn || a.Status != 200 || a.Reason != "" || a.Resent != 0 {
 						t.Errorf("got %+v", a)
 					}
@@ -42,8 +43,8 @@ func TestTokenOfTheOtherEnvironmentRingsThereAndTheAnswerSaysSo(t *testing.T) {
 					t.Error(diff)
 				}
 				sameIDs(t, requests)
-				d.Environment = belongsIn // as its enrolment is then
-				if a := b.Ring(t.Context(), d, bell(2)); a.Result != subscriptions.Accepted || a.Environment != "" {
+				n.Phone.Environment = belongsIn // as its enrolment is then
+				if a := b.Push(t.Context(), n); a.Result != subscriptions.Accepted || a.Environment != "" {
 					t.Errorf("where it belongs: %+v", a)
 				}
 			})
@@ -52,7 +53,7 @@ func TestTokenOfTheOtherEnvironmentRingsThereAndTheAnswerSaysSo(t *testing.T) {
 }
 
 func TestTokenThatIsTakenNowhereIsNotAskedAboutAgainForAWhile(t *testing.T) {
-	bad := func(arrived) act { return refuse(400, "BadDeviceToken") }
+	bad := func(arrived) act { return refusing(400, "BadDeviceToken") }
 	inSandbox := func(do act) func(arrived) act {
 		return func(a arrived) act {
 			if a.in() == sandbox {
@@ -71,8 +72,8 @@ func TestTokenThatIsTakenNowhereIsNotAskedAboutAgainForAWhile(t *testing.T) {
 		"the other entry is the same APNs":             {bad, func(o *Options) { both(o); o.Topics[1].URL = o.Topics[0].URL }, 1},
 		"the other environment calls it bad too":       {bad, both, 2},
 		"the other environment says that it is gone":   {inSandbox(gone), both, 2},
-		"the other environment has it for another app": {inSandbox(refuse(400, "DeviceTokenNotForTopic")), both, 2},
-		"the other environment refuses the credential": {inSandbox(refuse(403, "BadEnvironmentKeyIdInToken")), both, 2},
+		"the other environment has it for another app": {inSandbox(refusing(400, "DeviceTokenNotForTopic")), both, 2},
+		"the other environment refuses the credential": {inSandbox(refusing(403, "BadEnvironmentKeyIdInToken")), both, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -80,7 +81,7 @@ func TestTokenThatIsTakenNowhereIsNotAskedAboutAgainForAWhile(t *testing.T) {
 				<-time.After(2 * time.Hour) // after the enrolment
 				for _, wait := range []time.Duration{time.Hour, 2 * time.Hour} {
 					before, _, _, _ := b.apns.seen()
-					if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Refused || a.Reason != "BadDeviceToken" || a.Status != 400 || a.Environment != "" {
+					if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Reason != "BadDeviceToken" || a.Status != 400 || a.Environment != "" {
 						t.Errorf("got %+v", a)
 					}
 					asked, _, _, _ := b.apns.seen()
@@ -88,7 +89,7 @@ func TestTokenThatIsTakenNowhereIsNotAskedAboutAgainForAWhile(t *testing.T) {
 						t.Errorf("APNs was asked %d times", n)
 					}
 					<-time.After(wait - time.Second)
-					if a := b.Ring(t.Context(), device(1), bell(2)); a.Result != subscriptions.Refused || a.Reason != "quarantined" || a.Status != 0 {
+					if a := b.Push(t.Context(), alert(1, 2)); a.Result != subscriptions.Refused || a.Reason != "quarantined" || a.Status != 0 {
 						t.Errorf("got %+v within %v", a, wait)
 					}
 					if again, _, _, _ := b.apns.seen(); len(again) != len(asked) {
@@ -105,15 +106,15 @@ func TestQuarantineDoublesToADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQuarantine()
 		for _, hours := range []time.Duration{1, 2, 4, 8, 16, 24, 24} {
-			until := q.begin(device(1))
+			until := q.begin(alert(1, 1))
 			if got := time.Until(until); got != hours*time.Hour {
 				t.Errorf("it lasts for %v, want %d hours", got, hours)
 			}
-			if again := q.begin(device(1)); !again.Equal(until) {
+			if again := q.begin(alert(1, 1)); !again.Equal(until) {
 				t.Errorf("an alert that was under way made it last until %v, want %v", again, until)
 			}
 			<-time.After(time.Until(until))
-			if q.holds(device(1)) {
+			if q.holds(alert(1, 1)) {
 				t.Error("it does not end")
 			}
 		}
@@ -121,29 +122,29 @@ func TestQuarantineDoublesToADay(t *testing.T) {
 }
 
 func TestQuarantineIsOfOneTokenAndEndsWithItsReason(t *testing.T) {
-	for name, end := range map[string]func(d *subscriptions.Device){
-		"another token": func(d *subscriptions.Device) { d.Token = device(2).Token },
-		"enrolled again": func(d *subscriptions.Device) {
-			d.Enrolled = d.Enrolled.Add(time.Second)
+	for name, end := range map[string]func(n *subscriptions.Notification){
+		"another token": func(n *subscriptions.Notification) { n.Phone.Token = tokenOf(2) },
+		"enrolled again": func(n *subscriptions.Notification) {
+			n.Enrolled = n.Enrolled.Add(time.Second)
 		},
-		"enrolled in the other environment": func(d *subscriptions.Device) { d.Environment = sandbox },
+		"enrolled in the other environment": func(n *subscriptions.Notification) { n.Phone.Environment = sandbox },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := overMemory(t, func(arrived) act { return refuse(400, "BadDeviceToken") }, both)
-				d := device(1)
-				b.Ring(t.Context(), d, bell(1))
-				other := d
-				other.ID = "phone-1-other-mailbox"
-				if a := b.Ring(t.Context(), other, bell(1)); a.Reason != "quarantined" {
+				b := overMemory(t, func(arrived) act { return refusing(400, "BadDeviceToken") }, both)
+				n := alert(1, 1)
+				b.Push(t.Context(), n)
+				other := n
+				other.Device = "phone-1-other-mailbox"
+				if a := b.Push(t.Context(), other); a.Reason != "quarantined" {
 					t.Errorf("the other mailbox of the phone: %+v", a)
 				}
-				end(&d)
-				if a := b.Ring(t.Context(), d, bell(2)); a.Reason != "BadDeviceToken" {
+				end(&n)
+				if a := b.Push(t.Context(), n); a.Reason != "BadDeviceToken" {
 					t.Errorf("got %+v", a)
 				}
 				<-time.After(time.Hour)
-				if a := b.Ring(t.Context(), d, bell(3)); a.Reason != "BadDeviceToken" {
+				if a := b.Push(t.Context(), n); a.Reason != "BadDeviceToken" {
 					t.Errorf("it waits for longer than the first time: %+v", a)
 				}
 			})
@@ -157,14 +158,14 @@ func TestTokenThatIsTakenAgainStartsAnew(t *testing.T) {
 			if a.number == 3 {
 				return act{}
 			}
-			return refuse(400, "BadDeviceToken")
+			return refusing(400, "BadDeviceToken")
 		})
-		var got []string
+		var got []outcome.Reason
 		for _, wait := range []time.Duration{time.Hour, 2 * time.Hour, 0, time.Hour, 0} {
-			got = append(got, b.Ring(t.Context(), device(1), bell(1)).Reason)
+			got = append(got, b.Push(t.Context(), alert(1, 1)).Reason)
 			<-time.After(wait)
 		}
-		if diff := cmp.Diff([]string{"BadDeviceToken", "BadDeviceToken", "", "BadDeviceToken", "BadDeviceToken"}, got); diff != "" {
+		if diff := cmp.Diff([]outcome.Reason{"BadDeviceToken", "BadDeviceToken", "", "BadDeviceToken", "BadDeviceToken"}, got); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -174,7 +175,7 @@ func TestTokenThatIsTakenAgainStartsAnew(t *testing.T) {
 func TestOtherEnvironmentThatDoesNotAnswerSettlesNothing(t *testing.T) {
 	for name, test := range map[string]struct {
 		away  func(*bench)
-		first string
+		first outcome.Reason
 	}{
 		"cannot be reached": {func(b *bench) {
 			b.apns.downHost = "sandbox.apns.example"
@@ -182,17 +183,17 @@ func TestOtherEnvironmentThatDoesNotAnswerSettlesNothing(t *testing.T) {
 		"has faults": {func(b *bench) {
 			b.apns.decide = func(a arrived) act {
 				if a.in() == sandbox {
-					return refuse(503, "ServiceUnavailable")
+					return refusing(503, "ServiceUnavailable")
 				}
-				return refuse(400, "BadDeviceToken")
+				return refusing(400, "BadDeviceToken")
 			}
 		}, "topic_away"},
 		"has enough of the device": {func(b *bench) {
 			b.apns.decide = func(a arrived) act {
 				if a.in() == sandbox {
-					return refuse(429, "TooManyRequests")
+					return refusing(429, "TooManyRequests")
 				}
-				return refuse(400, "BadDeviceToken")
+				return refusing(400, "BadDeviceToken")
 			}
 		}, "throttled"},
 	} {
@@ -202,7 +203,7 @@ func TestOtherEnvironmentThatDoesNotAnswerSettlesNothing(t *testing.T) {
 				test.away(b)
 				for range 3 { // the second time it is shut
 					start := time.Now()
-					a := b.Ring(t.Context(), device(1), bell(1))
+					a := b.Push(t.Context(), alert(1, 1))
 					if a.Result != subscriptions.NotBefore || a.Reason != test.first || a.Next.Before(time.Now()) {
 						t.Errorf("got %+v", a)
 					}
@@ -211,12 +212,12 @@ func TestOtherEnvironmentThatDoesNotAnswerSettlesNothing(t *testing.T) {
 					}
 					<-time.After(time.Until(a.Next))
 				}
-				if a := b.Ring(t.Context(), device(2), bell(1)); a.Reason == "quarantined" || a.Result == subscriptions.Refused {
+				if a := b.Push(t.Context(), alert(2, 1)); a.Reason == "quarantined" || a.Result == subscriptions.Refused {
 					t.Errorf("another device: %+v", a)
 				}
 				b.apns.set(func(s *standIn) { s.decide, s.downHost = onlyIn(sandbox), "" })
 				<-time.After(2 * time.Minute)
-				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted || a.Environment != sandbox {
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Environment != sandbox {
 					t.Errorf("when it is back: %+v", a)
 				}
 			})
@@ -231,22 +232,30 @@ func TestAttemptWhoseAnswerWasLostIsNoRepeatInTheOtherEnvironment(t *testing.T) 
 			case a.number == 1:
 				return act{cut: true}
 			case a.in() == production:
-				return refuse(400, "BadDeviceToken")
+				return refusing(400, "BadDeviceToken")
 			}
 			return act{}
 		}, both)
-		if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted || a.Environment != sandbox || a.Resent != 1 {
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Environment != sandbox || a.Resent != 1 {
 			t.Errorf("got %+v, want one repeat, in production", a)
 		}
 	})
 }
 
-func TestQuarantinedTokensAreBounded(t *testing.T) {
+func TestQuarantinedPhonesAreBounded(t *testing.T) {
 	q := newQuarantine()
 	for i := range maxQuarantined + 100 {
-		q.begin(device(i))
+		q.begin(alert(i, 1))
+		if len(q.phones) > maxQuarantined {
+			t.Fatalf("%d are remembered", len(q.phones))
+		}
 	}
-	if len(q.tokens) > maxQuarantined {
-		t.Errorf("%d are remembered", len(q.tokens))
+	for p := range q.phones {
+		n := alert(0, 1)
+		n.Phone = p
+		q.begin(n)
+		if len(q.phones) != maxQuarantined {
+			t.Fatalf("one that is remembered makes another be forgotten: %d are", len(q.phones))
+		}
 	}
 }

@@ -48,12 +48,15 @@ type act struct {
 	delay      time.Duration
 	silent     bool          // no answer
 	cut        bool          // the connection is closed instead
+	abort      bool          // with cut: by a reset, which also throws away what the client has not read
+	breakOff   bool          // after the status, the stream is reset
+	endless    bool          // the body never ends
 	goAway     bool          // after the answer, with this stream as the last
 	limit      uint32        // instead of 1000 or 1
 	reset      http2.ErrCode // the stream is reset instead
 }
 
-func refuse(status int, reason string) act {
+func refusing(status int, reason string) act {
 	return act{status: status, body: fmt.Sprintf(`{"reason":%q}`, reason)}
 }
 
@@ -67,7 +70,9 @@ type standIn struct {
 	requests    []arrived
 	connections int
 	open        map[net.Conn]bool
-	refused     int    // streams over the limit
+	refused     int // streams over the limit
+	dials       []time.Time
+	hangs       bool   // dials take for ever
 	down        bool   // dials fail
 	downHost    string // dials to it fail
 	slams       bool   // connections are accepted and closed
@@ -163,10 +168,16 @@ func (s *standIn) listen() string {
 }
 
 // dial is a DialContext over memory.
-func (s *standIn) dial(_ context.Context, _, address string) (net.Conn, error) {
+func (s *standIn) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	s.mu.Lock()
+	s.dials = append(s.dials, time.Now())
+	hangs := s.hangs
 	down := s.down || s.downHost != "" && strings.HasPrefix(address, s.downHost+":")
 	s.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if down {
 		return nil, errors.New("connection refused")
 	}
@@ -343,6 +354,9 @@ func (p *peer) complete(a arrived) bool {
 func (p *peer) answer(a arrived, do act) bool {
 	switch {
 	case do.cut:
+		if c, ok := p.conn.(*net.TCPConn); ok && do.abort {
+			c.SetLinger(0)
+		}
 		p.conn.Close()
 		return false
 	case do.reset != 0:
@@ -374,10 +388,13 @@ func (p *peer) answer(a arrived, do act) bool {
 		p.encoder.WriteField(hpack.HeaderField{Name: "retry-after", Value: do.retryAfter})
 	}
 	delete(p.streams, a.stream)
-	if p.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: a.stream, BlockFragment: p.block.Bytes(), EndHeaders: true, EndStream: do.body == ""}) != nil {
+	if p.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: a.stream, BlockFragment: p.block.Bytes(), EndHeaders: true, EndStream: do.body == "" && !do.breakOff}) != nil {
 		return false
 	}
-	if do.body != "" && p.framer.WriteData(a.stream, true, []byte(do.body)) != nil {
+	if do.breakOff {
+		return p.framer.WriteRSTStream(a.stream, http2.ErrCodeInternal) == nil
+	}
+	if do.body != "" && p.framer.WriteData(a.stream, !do.endless, []byte(do.body)) != nil {
 		return false
 	}
 	if do.goAway {

@@ -1,59 +1,60 @@
 package push
 
+// This file remembers the phones that have to wait, because APNs says that they get too many notifications.
+
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/subscriptions"
 )
 
-const (
-	// throttleBase and throttleMax bound how long a device waits that APNs says was rung too often.
-	throttleBase = 2 * time.Second
-	throttleMax  = 10 * time.Minute
-	// maxThrottled bounds the devices that are remembered. One that is forgotten is asked for again, and comes back here.
-	maxThrottled = 10_000
-)
+// throttling is how long a phone waits. APNs does not say how long it should be.
+var throttling = backoff.Policy{First: 2 * time.Second, Max: 10 * time.Minute}
 
-// throttle remembers the devices that have to wait.
+// maxThrottled bounds the phones that are remembered. APNs is asked again about one that is forgotten, and it comes back here.
+const maxThrottled = 10_000
+
+// throttle remembers the phones that have to wait.
 type throttle struct {
-	mu      sync.Mutex
-	devices map[string]throttled // by enrolment id
+	mu     sync.Mutex
+	phones map[subscriptions.Phone]throttled
 }
 
 type throttled struct {
-	times int
+	times int // in a row
 	until time.Time
 }
 
-func newThrottle() throttle { return throttle{devices: make(map[string]throttled)} }
+func newThrottle() throttle { return throttle{phones: make(map[subscriptions.Phone]throttled)} }
 
-// until returns when the device may be rung; a time that has passed, or zero: now.
-func (t *throttle) until(device string) time.Time {
+// until returns when a notification may go to the phone; a time that has passed, or zero: now.
+func (t *throttle) until(p subscriptions.Phone) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.devices[device].until
+	return t.phones[p].until
 }
 
-// slowDown doubles the pause of a device and returns when it ends.
-func (t *throttle) slowDown(device string) time.Time {
+// slowDown doubles the pause of a phone and returns when it ends.
+func (t *throttle) slowDown(p subscriptions.Phone) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	d, ok := t.devices[device]
+	e, ok := t.phones[p]
 	if !ok {
-		makeRoom(t.devices, maxThrottled)
+		makeRoom(t.phones, maxThrottled)
 	}
-	wait := min(throttleBase<<min(d.times, 10), throttleMax)
-	d.times++
-	d.until = time.Now().Add(wait/2 + rand.N(wait/2))
-	t.devices[device] = d
-	return d.until
+	e.times++
+	e.until = time.Now().Add(throttling.Wait(e.times, 0))
+	t.phones[p] = e
+	return e.until
 }
 
-// passed forgets a device: it was rung.
-func (t *throttle) passed(device string) {
+// passed forgets a phone: APNs accepted a notification for it.
+func (t *throttle) passed(p subscriptions.Phone) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.devices, device)
+	delete(t.phones, p)
 }
 
 // makeRoom forgets any one entry where there are as many as there may be.

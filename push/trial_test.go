@@ -2,22 +2,32 @@ package push
 
 import (
 	"context"
-	"regexp"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
+	"golang.org/x/net/http2"
 )
 
 const testPayload = `{"aps":{"alert":{"loc-key":"MAILBELL_TEST"}}}`
 
+// trial is a test notification for a phone.
+func trial(phone int) subscriptions.Notification {
+	n := alert(phone, 0)
+	n.CollapseID, n.Payload, n.Smaller = "test", []byte(testPayload), nil
+	return n
+}
+
 // told sums up what came of a test.
 func told(a subscriptions.Answer, err error) string {
-	s := strings.TrimSpace(a.Result.String() + " " + a.Reason)
+	s := strings.TrimSpace(a.Result.String() + " " + string(a.Reason))
 	if a.Environment != "" {
 		s += " in " + a.Environment
 	}
@@ -27,33 +37,19 @@ func told(a subscriptions.Answer, err error) string {
 	return s
 }
 
-func TestATestIsAnAlertOfItsOwn(t *testing.T) {
+func TestATestIsSentAsItIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
-		for range 2 {
-			a, err := b.Test(t.Context(), device(1), []byte(testPayload))
-			if told(a, err) != "accepted" || a.Status != 200 || a.At.IsZero() {
-				t.Errorf("got %+v, %v", a, err)
-			}
-			requests, _, _, _ := b.apns.seen()
-			if got := requests[len(requests)-1].header["apns-id"]; got != a.PushID {
-				t.Errorf("the answer names %s, and %s was sent", a.PushID, got)
-			}
+		n := trial(1)
+		a, err := b.Test(t.Context(), n)
+		if told(a, err) != "accepted" || a.Status != 200 || a.At.IsZero() {
+			t.Errorf("got %+v, %v", a, err)
 		}
-		b.Ring(t.Context(), device(1), bell(1))
 		requests, _, _, _ := b.apns.seen()
-		first, second, alert := requests[0], requests[1], requests[2]
-		if first.payload != testPayload || first.header["apns-push-type"] != "alert" || first.header["apns-priority"] != "10" || first.token() != device(1).Token {
-			t.Errorf("sent was %v with %s", first.header, first.payload)
-		}
-		if form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`); !form.MatchString(first.header["apns-id"]) {
-			t.Errorf("the apns-id is %s", first.header["apns-id"])
-		}
-		if first.header["apns-id"] == second.header["apns-id"] {
-			t.Error("two tests have one apns-id")
-		}
-		if id := first.header["apns-collapse-id"]; id != second.header["apns-collapse-id"] || id == alert.header["apns-collapse-id"] || len(id) > 64 {
-			t.Errorf("collapse ids: %s, %s, and of an alert %s", id, second.header["apns-collapse-id"], alert.header["apns-collapse-id"])
+		got := requests[0]
+		if got.payload != testPayload || got.header["apns-push-type"] != "alert" || got.header["apns-priority"] != "10" || got.token() != tokenOf(1) ||
+			got.header["apns-id"] != uuid(n.PushID) || got.header["apns-collapse-id"] != n.CollapseID || got.header["apns-expiration"] != fmt.Sprint(n.Expires.Unix()) {
+			t.Errorf("sent was %v with %s", got.header, got.payload)
 		}
 	})
 }
@@ -67,28 +63,28 @@ func TestARefusedTestMovesNothing(t *testing.T) {
 		{410, "Unregistered", "refused Unregistered: Unregistered"},
 		{429, "TooManyRequests", "refused TooManyRequests: TooManyRequests"},
 		{403, "InvalidProviderToken", "refused InvalidProviderToken: InvalidProviderToken"},
-		{403, "", "refused: HTTP 403"},
+		{403, "", "refused other: HTTP 403"},
 		{503, "ServiceUnavailable", "refused ServiceUnavailable: ServiceUnavailable"},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, func(a arrived) act {
 					if a.payload == testPayload {
-						return refuse(c.status, c.reason)
+						return refusing(c.status, c.reason)
 					}
 					return act{}
 				})
-				a, err := b.Test(t.Context(), device(1), []byte(testPayload))
-				if got := told(a, err); got != c.want || a.Status != c.status || a.PushID == "" {
+				a, err := b.Test(t.Context(), trial(1))
+				if got := told(a, err); got != c.want || a.Status != c.status {
 					t.Errorf("got %s with %+v, want %s", got, a, c.want)
 				}
 				if !b.Ready(topic, production) {
 					t.Error("the topic is held")
 				}
-				if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
 					t.Errorf("an alert behind it: %+v", a)
 				}
-				if devices := len(b.gateways[0].guard.devices); devices != 1 {
+				if devices := len(b.gateways[0].guard.phones); devices != 1 {
 					t.Errorf("%d devices count for the guard, want that of the alert", devices)
 				}
 			})
@@ -98,22 +94,22 @@ func TestARefusedTestMovesNothing(t *testing.T) {
 
 func TestATestGoesOutWhereAlertsAreHeldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		refused := map[string]act{"throttled": refuse(429, "TooManyRequests"), "quarantined": refuse(400, "BadDeviceToken"), "credentials": refuse(403, "InvalidProviderToken")}
-		for _, reason := range []string{"throttled", "quarantined", "credentials"} {
+		refused := map[outcome.Reason]act{"throttled": refusing(429, "TooManyRequests"), "quarantined": refusing(400, "BadDeviceToken"), "credentials": refusing(403, "InvalidProviderToken")}
+		for _, reason := range []outcome.Reason{"throttled", "quarantined", "credentials"} {
 			b := overMemory(t, func(a arrived) act {
 				if a.payload == testPayload {
 					return act{}
 				}
 				return refused[reason]
 			})
-			b.Ring(t.Context(), device(1), bell(1))
-			if a := b.Ring(t.Context(), device(1), bell(2)); a.Reason != reason {
+			b.Push(t.Context(), alert(1, 1))
+			if a := b.Push(t.Context(), alert(1, 2)); a.Reason != reason {
 				t.Fatalf("an alert is %s %s, want %s", a.Result, a.Reason, reason)
 			}
-			if got := told(b.Test(t.Context(), device(1), []byte(testPayload))); got != "accepted" {
+			if got := told(b.Test(t.Context(), trial(1))); got != "accepted" {
 				t.Errorf("%s: %s", reason, got)
 			}
-			if a := b.Ring(t.Context(), device(1), bell(3)); a.Reason != reason {
+			if a := b.Push(t.Context(), alert(1, 3)); a.Reason != reason {
 				t.Errorf("after the test an alert is %s %s, want %s", a.Result, a.Reason, reason)
 			}
 		}
@@ -124,15 +120,15 @@ func TestATestIsTriedInTheOtherEnvironmentAsAnAlertIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
 			if a.in() == production {
-				return refuse(400, "BadDeviceToken")
+				return refusing(400, "BadDeviceToken")
 			}
 			return act{}
 		}, both)
-		if got := told(b.Test(t.Context(), device(1), []byte(testPayload))); got != "accepted in sandbox" {
+		if got := told(b.Test(t.Context(), trial(1))); got != "accepted in sandbox" {
 			t.Error(got)
 		}
-		b.apns.set(func(s *standIn) { s.decide = func(arrived) act { return refuse(400, "BadDeviceToken") } })
-		if got := told(b.Test(t.Context(), device(1), []byte(testPayload))); got != "refused BadDeviceToken: BadDeviceToken" {
+		b.apns.set(func(s *standIn) { s.decide = func(arrived) act { return refusing(400, "BadDeviceToken") } })
+		if got := told(b.Test(t.Context(), trial(1))); got != "refused BadDeviceToken: BadDeviceToken" {
 			t.Error(got)
 		}
 	})
@@ -141,18 +137,18 @@ func TestATestIsTriedInTheOtherEnvironmentAsAnAlertIs(t *testing.T) {
 func TestATestThatCannotGoOutSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
-		other := device(1)
-		other.Topic = "com.contoso.other"
-		if got := told(b.Test(t.Context(), other, []byte(testPayload))); got != "not_before no_topic: no_topic" {
+		other := trial(1)
+		other.Phone.Topic = "com.contoso.other"
+		if got := told(b.Test(t.Context(), other)); got != "not_before no_topic: no_topic" {
 			t.Error(got)
 		}
 		off := overMemory(t, nil, func(o *Options) { o.Send = false })
-		if got := told(off.Test(t.Context(), device(1), []byte(testPayload))); got != "refused send_off: send_off" {
+		if got := told(off.Test(t.Context(), trial(1))); got != "refused send_off: send_off" {
 			t.Error(got)
 		}
 		b.apns.set(func(s *standIn) { s.down = true })
 		began := time.Now()
-		a, err := b.Test(t.Context(), device(1), []byte(testPayload))
+		a, err := b.Test(t.Context(), trial(1))
 		if got := told(a, err); !strings.HasPrefix(got, "not_before unanswered: ") || !strings.Contains(err.Error(), "connection refused") {
 			t.Errorf("%s: %v", got, err)
 		}
@@ -161,16 +157,65 @@ func TestATestThatCannotGoOutSaysWhy(t *testing.T) {
 		}
 		b.apns.set(func(s *standIn) { s.down, s.decide = false, func(arrived) act { return act{silent: true} } })
 		<-time.After(time.Minute) // the line has tried again
-		if got := told(b.Test(t.Context(), device(1), []byte(testPayload))); !strings.HasPrefix(got, "not_before unanswered: ") {
+		if got := told(b.Test(t.Context(), trial(1))); !strings.HasPrefix(got, "not_before unanswered: ") {
 			t.Error(got)
 		}
 		b.Close(t.Context())
-		if got := told(b.Test(t.Context(), device(1), []byte(testPayload))); got != "not_before unanswered: closed" {
+		if got := told(b.Test(t.Context(), trial(1))); got != "not_before unanswered: closed" {
 			t.Error(got)
 		}
 		requests, _, _, _ := off.apns.seen()
 		if len(requests) != 0 {
 			t.Error("something was sent though nothing is to be")
+		}
+	})
+}
+
+func TestATestAsksTheSameAPNsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return refusing(400, "BadDeviceToken") }, func(o *Options) {
+			both(o)
+			o.Topics[1].URL = o.Topics[0].URL
+		})
+		if got := told(b.Test(t.Context(), trial(1))); got != "refused BadDeviceToken: BadDeviceToken" {
+			t.Error(got)
+		}
+		if requests, _, _, _ := b.apns.seen(); len(requests) != 1 {
+			t.Errorf("%d requests, want 1", len(requests))
+		}
+	})
+}
+
+func TestATestEndsWithItsSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return act{silent: true} })
+		var all sync.WaitGroup
+		all.Go(func() {
+			if got := told(b.Test(t.Context(), trial(1))); !strings.HasPrefix(got, "not_before unanswered") {
+				t.Error(got)
+			}
+		})
+		synctest.Wait()
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		began := time.Now()
+		b.Close(ended)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the end took %v", took)
+		}
+		all.Wait()
+	})
+}
+
+func TestATestIsAnsweredWithinItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return act{delay: time.Second, reset: http2.ErrCodeRefusedStream} })
+		began := time.Now()
+		if got := told(b.Test(t.Context(), trial(1))); !strings.HasPrefix(got, "not_before unanswered") {
+			t.Error(got)
+		}
+		if took := time.Since(began); took != askTimeout {
+			t.Errorf("it took %v", took)
 		}
 	})
 }
@@ -182,15 +227,15 @@ func TestProbeTellsWhetherTheCredentialIsTaken(t *testing.T) {
 		want string // the code of the fault; empty: it is taken
 		who  fault.Scope
 	}{
-		{"a device token that nobody has", refuse(400, "BadDeviceToken"), "", 0},
-		{"a wrong key", refuse(403, "InvalidProviderToken"), "InvalidProviderToken", fault.Account},
-		{"a clock that is wrong", refuse(403, "ExpiredProviderToken"), "ExpiredProviderToken", fault.Account},
-		{"a sandbox key at production", refuse(403, "BadEnvironmentKeyInToken"), "BadEnvironmentKeyInToken", fault.Account},
-		{"the same by its other name", refuse(403, "BadEnvironmentKeyIdInToken"), "BadEnvironmentKeyIdInToken", fault.Account},
-		{"a certificate of the other environment", refuse(403, "BadCertificateEnvironment"), "BadCertificateEnvironment", fault.Account},
-		{"a topic of somebody else", refuse(400, "TopicDisallowed"), "TopicDisallowed", fault.Message},
+		{"a device token that nobody has", refusing(400, "BadDeviceToken"), "", 0},
+		{"a wrong key", refusing(403, "InvalidProviderToken"), "InvalidProviderToken", fault.Account},
+		{"a clock that is wrong", refusing(403, "ExpiredProviderToken"), "ExpiredProviderToken", fault.Account},
+		{"a sandbox key at production", refusing(403, "BadEnvironmentKeyInToken"), "BadEnvironmentKeyInToken", fault.Account},
+		{"the same by its other name", refusing(403, "BadEnvironmentKeyIdInToken"), "BadEnvironmentKeyIdInToken", fault.Account},
+		{"a certificate of the other environment", refusing(403, "BadCertificateEnvironment"), "BadCertificateEnvironment", fault.Account},
+		{"a topic of somebody else", refusing(400, "TopicDisallowed"), "TopicDisallowed", fault.Message},
 		{"a proxy in its place", act{status: 403, body: "<html>"}, "HTTP 403", fault.Account},
-		{"an APNs that has a fault", refuse(500, "InternalServerError"), "InternalServerError", fault.Server},
+		{"an APNs that has a fault", refusing(500, "InternalServerError"), "InternalServerError", fault.Server},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// desk is what the portal is given: the book to read, and the listener to enrol with, for it hears at once what is enrolled.
+// desk is what the API is given: the book to read, and the listener to enrol with, which listens at once to what is enrolled.
 type desk struct{ *rooms }
 
 func (d *desk) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
@@ -53,7 +53,7 @@ func (d *desk) Devices(mailbox, after string, limit int) ([]subscriptions.Device
 	return d.book.Devices(mailbox, after, limit)
 }
 
-func (d *desk) Standing(id string) (state, reason string, next time.Time) {
+func (d *desk) Standing(id string) (state subscriptions.State, reason string, next time.Time) {
 	device, ok := d.book.Device(id)
 	if !ok {
 		return "", "", time.Time{}
@@ -65,16 +65,16 @@ func (d *desk) Standing(id string) (state, reason string, next time.Time) {
 	return d.listener.Standing(m, id)
 }
 
-func (d *desk) Mailbox(address string) (subscriptions.Hearing, []subscriptions.Device, bool) {
+func (d *desk) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
 	m := d.book.Mailbox(address)
 	if m == nil {
-		return subscriptions.Hearing{}, nil, false
+		return subscriptions.Status{}, nil, false
 	}
 	var devices []subscriptions.Device
 	for _, device := range m.Devices() {
 		devices = append(devices, *device)
 	}
-	return d.listener.Hearing(m), devices, true
+	return d.listener.Status(m), devices, true
 }
 
 func (d *desk) List(state subscriptions.State, after string, limit int) (list []api.MailboxLine, next string) {
@@ -88,15 +88,15 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 		return 1
 	})
 	for _, m := range boxes[i:] {
-		h := d.listener.Hearing(m)
-		if state != "" && h.State != state {
+		s := d.listener.Status(m)
+		if state != "" && s.State != state {
 			continue
 		}
 		if len(list) == limit {
 			return list, list[limit-1].Address
 		}
 		list = append(list, api.MailboxLine{
-			Address: address(m), State: h.State, Reason: h.Reason, NextTry: h.Next, Account: h.Account, Devices: len(m.Devices()),
+			Address: address(m), State: s.State, Reason: s.Reason, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
 		})
 	}
 	return list, ""

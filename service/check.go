@@ -17,10 +17,10 @@ import (
 
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/listener"
-	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -45,7 +45,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 			return err
 		}
 	}
-	sender, err := s.newSender(c, mail.Secret{}, log, nil, nil)
+	sender, err := s.newSender(c, log, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,9 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 		}
 	}
 	r := &rooms{service: s, links: l, sender: sender, book: book}
-	r.listener = listener.New(listener.Options{Book: book, Ringer: sender, Entries: l.entries, MaxAge: c.Alerts.MaxAge, Log: log})
+	r.inbox = inbox.New(inbox.Options{Book: book, Sender: sender, Log: log})
+	defer r.inbox.Close()
+	r.listener = listener.New(listener.Options{Book: book, Inbox: r.inbox, Entries: l.entries, Log: log})
 	defer r.listener.Close()
 
 	in := check.Installation{
@@ -129,7 +131,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 // forCheck is the account as check knows it.
 func (a *account) forCheck() check.Account {
 	d := a.described.Load()
-	return check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.client, Finder: a.finder}
+	return check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.exchange, Finder: a.finder}
 }
 
 // hosts are those of an entry that are configured or sure to be asked, beside Entra ID's.

@@ -4,6 +4,7 @@ package service
 // Making them connects to nothing.
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"net/url"
@@ -24,6 +25,8 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/listener/streaming"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
 )
@@ -44,7 +47,7 @@ type account struct {
 	outbound   proxy.Settings
 	credential *auth.Rotating
 	worked     atomic.Bool // the changed credential has taken over, and that is not dealt with yet
-	client     *ews.Client
+	exchange   walked
 	finder     check.Finder // nil: the URL of EWS is configured
 }
 
@@ -143,8 +146,10 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
 				l.idle = append(l.idle, c)
 			}
-			link.client = ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, InFlight: inFlight, Dialect: entry.Dialect})
-			to := listener.Account{Name: a.Name, Source: listener.EWS{Client: link.client, ConnectionTimeout: x.ConnectionTimeout}}
+			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, InFlight: inFlight, Dialect: entry.Dialect})
+			exchange := listener.EWS{Client: client, ConnectionTimeout: x.ConnectionTimeout}
+			link.exchange = walked{exchange}
+			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange}
 			if x.EWSURL == "" {
 				o := autodiscover.Options{
 					HTTP: authorised, Plain: plain, URL: x.AutodiscoverURL, TrustedHosts: x.TrustedHosts, Entry: x.Name, UserAgent: agent, Limit: limit,
@@ -246,4 +251,37 @@ func (s *Service) enterDates(c *config.Config) {
 		}
 		s.calendar.Set(expiry.APNsCertificate, a.Topic+" "+a.Environment, certificate)
 	}
+}
+
+// walked is a listener account's way to an Exchange, as a check walks it: the calls are those of the service.
+type walked struct{ listener.EWS }
+
+// Look looks at the Inbox.
+func (w walked) Look(ctx context.Context, at mail.Location) error {
+	_, err := w.EWS.Look(ctx, at)
+	return err
+}
+
+// Subscribe makes a subscription of its own, in no group.
+func (w walked) Subscribe(ctx context.Context, at mail.Location) (string, error) {
+	id, _, err := w.EWS.Subscribe(ctx, at, streaming.Affinity{})
+	return id, err
+}
+
+// Newest is the item id of the newest message.
+func (w walked) Newest(ctx context.Context, at mail.Location) (string, error) {
+	messages, _, _, err := w.List(ctx, at, 0, 1)
+	if err != nil || len(messages) == 0 {
+		return "", err
+	}
+	return messages[0].ItemID, nil
+}
+
+// Read reads a message.
+func (w walked) Read(ctx context.Context, at mail.Location, item string) error {
+	items, _, err := w.EWS.Read(ctx, at, []string{item})
+	if err != nil {
+		return err
+	}
+	return items[0].Err
 }

@@ -173,11 +173,7 @@ func readThem(t *testing.T, files []string) (read []*mail.Message) {
 
 func payload(t *testing.T, m *mail.Message, content alerts.Content) []byte {
 	t.Helper()
-	p, err := alerts.Payload(alerts.Alert{Message: m, Keys: []mail.Key{mail.Secret{}.Key(record, m)}, Device: "phone", Source: alerts.EWS, Thread: "thread"}, content)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return alerts.Payload(alerts.Alert{Message: m, Keys: []mail.Key{mail.Secret{}.Key(record, m)}, Device: "phone", Source: mail.EWS, Thread: "thread"}, content)
 }
 
 // textOf is what the payload shows.

@@ -15,8 +15,8 @@ import (
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/listener"
-	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -28,6 +28,7 @@ const drain = 5 * time.Second
 type rooms struct {
 	book     *subscriptions.Book
 	sender   *push.Sender
+	inbox    *inbox.Inbox
 	listener *listener.Listener
 	links    *links
 	topics   []config.APNs
@@ -50,15 +51,20 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	if r.links, err = s.links(c); err != nil {
 		return nil, err
 	}
-	ready := &readiness{}
-	if r.sender, err = s.newSender(c, r.book.Secret(), s.log.Named("push"), registry, ready); err != nil {
+	content, err := alerts.ParseContent(c.Alerts.Content)
+	if err == nil {
+		r.sender, err = s.newSender(c, s.log.Named("push"), registry, r)
+	}
+	if err != nil {
 		r.links.close()
 		return nil, err
 	}
-	r.listener = listener.New(listener.Options{
-		Book: r.book, Ringer: r.sender, Entries: r.links.entries, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("listener"), Metrics: registry,
+	r.inbox = inbox.New(inbox.Options{
+		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
 	})
-	ready.listener = r.listener
+	r.listener = listener.New(listener.Options{
+		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, Log: s.log.Named("listener"), Metrics: registry,
+	})
 
 	desk := &desk{rooms: r}
 	r.api = api.New(api.Options{
@@ -83,7 +89,7 @@ func (r *rooms) update(c *config.Config) {
 	r.api.SetClients(clients(c))
 	if !reflect.DeepEqual(r.proxy, c.Proxy) {
 		r.proxy = c.Proxy
-		r.listener.WayChanged()
+		r.listener.ConnectionsChanged()
 	}
 	for _, x := range c.Exchange {
 		for _, a := range x.Accounts {
@@ -143,14 +149,17 @@ func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Rou
 	return check.Route{Account: a.forCheck(), Location: l.Location, Online: a.entry.Type == config.Online}, nil
 }
 
-// readiness passes the sender's word on to the listener, which is made after it.
-type readiness struct{ listener *listener.Listener }
+// TopicReady passes the sender's word on to the inbox, which is made after it.
+func (r *rooms) TopicReady(topic, environment string) { r.inbox.TopicReady(topic, environment) }
 
-func (r *readiness) TopicReady(topic, environment string) { r.listener.TopicReady(topic, environment) }
+// unenrol passes the inbox's word, that APNs declared a phone gone, on to the listener, which is made after it.
+func (r *rooms) unenrol(ctx context.Context, d subscriptions.Device) error {
+	return r.listener.RemoveGone(ctx, d)
+}
 
 // checkKeys finds a key that cannot sign, and a credential that cannot work, before anything is begun.
 func (s *Service) checkKeys(c *config.Config) error {
-	sender, err := s.newSender(c, mail.Secret{}, zap.NewNop(), nil, nil)
+	sender, err := s.newSender(c, zap.NewNop(), nil, nil)
 	if err != nil {
 		return err
 	}
@@ -163,12 +172,8 @@ func (s *Service) checkKeys(c *config.Config) error {
 	return nil
 }
 
-func (s *Service) newSender(c *config.Config, secret mail.Secret, log *zap.Logger, metrics prometheus.Registerer, ready push.Readiness) (*push.Sender, error) {
-	content, err := alerts.ParseContent(c.Alerts.Content)
-	if err != nil {
-		return nil, err
-	}
-	return push.New(push.Options{Topics: s.topics(c.APNs), Secret: secret, Content: content, Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready})
+func (s *Service) newSender(c *config.Config, log *zap.Logger, metrics prometheus.Registerer, ready push.Readiness) (*push.Sender, error) {
+	return push.New(push.Options{Topics: s.topics(c.APNs), Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready})
 }
 
 // ready: the state is reachable and the first placement made, whatever Exchange and APNs do.
@@ -187,6 +192,7 @@ func (r *rooms) ready() error {
 // close stops the rooms in the order of the package comment; the portal has its own end.
 func (r *rooms) close() {
 	r.listener.Close()
+	r.inbox.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
 	r.sender.Close(ctx)

@@ -25,7 +25,7 @@ type Book struct {
 	secret mail.Secret
 
 	failing   atomic.Bool // the last write failed
-	enrolling sync.Mutex  // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
+	enrolling turn        // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
 	mu        sync.RWMutex
 	devices   map[string]*Device
 	boxes     map[string]*Mailbox // by record id
@@ -37,8 +37,8 @@ type Book struct {
 // Mailbox is one mailbox of the book.
 type Mailbox struct {
 	book    *Book
-	writing sync.Mutex // one change at a time, held over its write
-	gone    bool       // guarded by writing: the last device was removed
+	writing turn // one change at a time, held over its write
+	gone    bool // guarded by writing: the last device was removed
 	now     atomic.Pointer[standing]
 }
 
@@ -57,7 +57,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	b := &Book{store: store, secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}, unsureIDs: map[string]string{}}
+	b := &Book{store: store, enrolling: newTurn(), secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}, unsureIDs: map[string]string{}}
 	devices := map[string][]*Device{}
 	for _, d := range all.Devices {
 		b.devices[d.ID] = d
@@ -65,9 +65,9 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	}
 	for _, r := range all.Records {
 		if len(devices[r.ID]) == 0 {
-			continue // cannot be while record and devices are written as one; nobody would be rung
+			continue // cannot be while record and devices are written as one; nobody would be alerted
 		}
-		b.show(&Mailbox{book: b}, r, devices[r.ID])
+		b.show(&Mailbox{book: b, writing: newTurn()}, r, devices[r.ID])
 		delete(devices, r.ID)
 	}
 	for id := range devices {
@@ -225,11 +225,10 @@ func (m *Mailbox) Writable(ctx context.Context) error {
 // Update makes one change of the record, durable before it returns: the one write that the rules of the log speak of.
 // change may be called once only; without an error nothing is shown that is not written.
 func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
-	m.writing.Lock()
-	defer m.writing.Unlock()
-	if err := ctx.Err(); err != nil { // others were before, and took their time
+	if err := m.writing.take(ctx); err != nil {
 		return err
 	}
+	defer m.writing.giveBack()
 	if m.gone {
 		return ErrNoMailbox
 	}
@@ -270,12 +269,14 @@ type Enrolled struct {
 // and the same token, topic and mailbox under another id takes over. since is now on the server's clock less a minute (rule 5);
 // zero where that clock is not known yet.
 func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
-	b.enrolling.Lock()
-	defer b.enrolling.Unlock()
+	if err := b.enrolling.take(ctx); err != nil {
+		return Enrolled{}, err
+	}
+	defer b.enrolling.giveBack()
 	old, known := b.Device(e.ID)
 	m := b.Mailbox(e.Mailbox)
 	if m == nil {
-		m = &Mailbox{book: b}
+		m = &Mailbox{book: b, writing: newTurn()}
 		r := &Record{ID: b.recordID(e.Mailbox), Addresses: []string{e.Mailbox}}
 		if !since.IsZero() {
 			r.Start(since)
@@ -287,8 +288,10 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	left := func() {}
 	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had, in the same write
 		done.Left = b.box(old.Record)
-		done.Left.writing.Lock()
-		defer done.Left.writing.Unlock()
+		if err := done.Left.writing.take(ctx); err != nil {
+			return Enrolled{}, err
+		}
+		defer done.Left.writing.giveBack()
 		change, left = b.leave(done.Left, old)
 		known = false
 	}
@@ -297,8 +300,10 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 		d.Created, d.Since = old.Created, old.Since
 	}
 
-	m.writing.Lock()
-	defer m.writing.Unlock()
+	if err := m.writing.take(ctx); err != nil {
+		return Enrolled{}, err
+	}
+	defer m.writing.giveBack()
 	was := m.now.Load()
 	r := was.record.Clone()
 	d.Record, d.Enrolled = r.ID, now
@@ -345,8 +350,10 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 
 // Remove ends an enrolment; the record goes with the last device (rule 5). It returns the mailbox that the device had.
 func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
-	b.enrolling.Lock()
-	defer b.enrolling.Unlock()
+	if err := b.enrolling.take(ctx); err != nil {
+		return nil, false, err
+	}
+	defer b.enrolling.giveBack()
 	d, ok := b.Device(id)
 	if !ok {
 		return nil, false, nil
@@ -358,8 +365,10 @@ func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
 // drop removes a device from its mailbox. The caller holds enrolling.
 func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
 	m := b.box(d.Record)
-	m.writing.Lock()
-	defer m.writing.Unlock()
+	if err := m.writing.take(ctx); err != nil {
+		return nil, err
+	}
+	defer m.writing.giveBack()
 	change, show := b.leave(m, d)
 	if err := b.write(ctx, change); err != nil {
 		return nil, err
@@ -430,8 +439,10 @@ func (b *Book) unsure(address, id string) {
 // Name says that the mailbox has this primary address, as Autodiscover reports it. Where another mailbox of the book has it
 // already, the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true.
 func (b *Book) Name(ctx context.Context, m *Mailbox, primary string) (same *Mailbox, joined bool, err error) {
-	b.enrolling.Lock()
-	defer b.enrolling.Unlock()
+	if err := b.enrolling.take(ctx); err != nil {
+		return nil, false, err
+	}
+	defer b.enrolling.giveBack()
 	other := b.Mailbox(primary)
 	switch {
 	case other == m:
@@ -449,10 +460,12 @@ func (b *Book) Name(ctx context.Context, m *Mailbox, primary string) (same *Mail
 }
 
 func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
-	m.writing.Lock() // two mailboxes at once, which only the holder of enrolling does
-	defer m.writing.Unlock()
-	into.writing.Lock()
-	defer into.writing.Unlock()
+	for _, one := range []*Mailbox{m, into} { // two mailboxes at once, which only the holder of enrolling does
+		if err := one.writing.take(ctx); err != nil {
+			return err
+		}
+		defer one.writing.giveBack()
+	}
 	if m.gone || into.gone {
 		return ErrNoMailbox
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
@@ -85,7 +86,7 @@ func TestAChangedTokenKeepsItsPlaceAndAChangedMailboxStartsAnew(t *testing.T) {
 func behind(t *testing.T, m *subscriptions.Mailbox, device string) {
 	t.Helper()
 	err := m.Update(t.Context(), func(d *subscriptions.Draft) {
-		d.Enter([]subscriptions.Outcome{{Key: mail.Key{1}, Received: noon}}, d.Devices, func(string) (string, time.Time) { return "throttled", time.Time{} })
+		d.Enter([]subscriptions.Outcome{{Key: mail.Key{1}, Received: noon}}, d.Devices, func(string) (outcome.Reason, time.Time) { return "throttled", time.Time{} })
 	})
 	if err != nil || m.Record().BehindOf(device) == nil {
 		t.Fatalf("%v: %+v", err, m.Record())

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -34,11 +35,11 @@ type Entry struct {
 
 // Behind is a device that does not stand at the end of the log (rule 6).
 type Behind struct {
-	Device string    `json:"device"`
-	Number uint32    `json:"number"` // up to here everything is settled
-	Rung   []uint64  `json:"rung,omitempty"`
-	Reason string    `json:"reason"`
-	Next   time.Time `json:"next,omitzero"`
+	Device string         `json:"device"`
+	Number uint32         `json:"number"` // up to here every entry has an acceptance or a reason why not
+	Done   []uint64       `json:"done,omitempty"`
+	Reason outcome.Reason `json:"reason"`
+	Next   time.Time      `json:"next,omitzero"`
 }
 
 const (
@@ -46,8 +47,6 @@ const (
 	Window = 24 * time.Hour
 	// newest bounds the log: listings read back to the 256th newest entry at most, however many came within the window.
 	newest = 256
-	// Slack is how far servers of one organisation may differ before a received time counts as lying in the future.
-	Slack = time.Minute
 )
 
 // Clone returns a copy that shares nothing that the methods change.
@@ -57,7 +56,7 @@ func (r *Record) Clone() *Record {
 	c.Outcomes = slices.Clone(r.Outcomes)
 	c.Behind = slices.Clone(r.Behind)
 	for i := range c.Behind {
-		c.Behind[i].Rung = slices.Clone(c.Behind[i].Rung)
+		c.Behind[i].Done = slices.Clone(c.Behind[i].Done)
 	}
 	return &c
 }
@@ -100,13 +99,13 @@ func (r *Record) Start(since time.Time) {
 type Outcome struct {
 	Key      mail.Key
 	Received time.Time
-	Settled  bool                // for every device, whatever it is: late, future, clock
+	ForAll   bool                // for every device, whatever it is: late, future, clock
 	Done     map[string]struct{} // the devices that have an acceptance, or a reason why not
 }
 
 // Enter is the write that enters outcomes: rules 2 and 6. devices are those that the mailbox has at this moment: who is
 // behind is decided here, and not by what was so when the pushes began. why tells the reason of a device that becomes behind.
-func (r *Record) Enter(outcomes []Outcome, devices []Device, why func(device string) (reason string, next time.Time)) {
+func (r *Record) Enter(outcomes []Outcome, devices []Device, why func(device string) (reason outcome.Reason, next time.Time)) {
 	before := r.End
 	var entered []Outcome
 	for _, o := range outcomes {
@@ -119,75 +118,75 @@ func (r *Record) Enter(outcomes []Outcome, devices []Device, why func(device str
 	}
 	for _, d := range devices {
 		var done []uint64
-		unsettled := false
+		owed := false
 		for _, o := range entered {
-			if _, ok := o.Done[d.ID]; ok || o.Settled {
+			if _, ok := o.Done[d.ID]; ok || o.ForAll {
 				done = append(done, o.Key.Short())
 			} else {
-				unsettled = true
+				owed = true
 			}
 		}
 		if b := r.BehindOf(d.ID); b != nil {
-			b.Rung = append(b.Rung, done...)
-		} else if unsettled {
+			b.Done = append(b.Done, done...)
+		} else if owed {
 			reason, next := why(d.ID)
-			r.Behind = append(r.Behind, Behind{Device: d.ID, Number: before, Rung: done, Reason: reason, Next: next})
+			r.Behind = append(r.Behind, Behind{Device: d.ID, Number: before, Done: done, Reason: reason, Next: next})
 		}
 	}
-	r.level()
+	r.advance()
 }
 
-// Rung adds keys that a device behind was rung for, or that are settled for it: a late answer, or a catch-up on its way.
-func (r *Record) Rung(device string, keys ...mail.Key) {
+// Deal adds keys that have an acceptance for a device behind, or a reason why not: a late answer, or a catch-up on its way.
+func (r *Record) Deal(device string, keys ...mail.Key) {
 	b := r.BehindOf(device)
 	if b == nil {
 		return
 	}
 	for _, k := range keys {
-		if i, ok := r.entry(k.Short()); ok && r.Outcomes[i].Number > b.Number && !slices.Contains(b.Rung, k.Short()) {
-			b.Rung = append(b.Rung, k.Short())
+		if i, ok := r.entry(k.Short()); ok && r.Outcomes[i].Number > b.Number && !slices.Contains(b.Done, k.Short()) {
+			b.Done = append(b.Done, k.Short())
 		}
 	}
-	r.level()
+	r.advance()
 }
 
-// Settle ends a catch-up (rule 6): everything up to end, the end of the log before its listing began, has a bell or a reason.
-func (r *Record) Settle(device string, end uint32) {
+// CaughtUp ends a catch-up (rule 6): everything up to end, the end of the log before its listing began, has a bell or a reason.
+func (r *Record) CaughtUp(device string, end uint32) {
 	if b := r.BehindOf(device); b != nil && end > b.Number {
 		b.Number = end
-		r.level()
+		r.advance()
 	}
 }
 
 // Hold sets why a device is behind and when to try it next.
-func (r *Record) Hold(device, reason string, next time.Time) {
+func (r *Record) Hold(device string, reason outcome.Reason, next time.Time) {
 	if b := r.BehindOf(device); b != nil {
 		b.Reason, b.Next = reason, next
 	}
 }
 
-// Unsettled returns the entries that a device behind has neither a bell nor a reason for, up to a number, newest number first.
-func (r *Record) Unsettled(b *Behind, end uint32) (list []Entry) {
+// Owed returns the entries that a device behind has neither a bell nor a reason for, up to a number, newest number first.
+func (r *Record) Owed(b *Behind, end uint32) (list []Entry) {
 	for _, e := range slices.Backward(r.Outcomes) {
-		if e.Number > b.Number && e.Number <= end && !slices.Contains(b.Rung, e.Key) {
+		if e.Number > b.Number && e.Number <= end && !slices.Contains(b.Done, e.Key) {
 			list = append(list, e)
 		}
 	}
 	return list
 }
 
-// level moves the number of each device behind over what is settled, and takes it out of the list in the write in which the
+// advance moves the number of each device behind over what it is not owed, and takes it out of the list in the write in which the
 // numbers meet. Entries that were pruned are no longer there to wait for: they count.
-func (r *Record) level() {
+func (r *Record) advance() {
 	r.Behind = slices.DeleteFunc(r.Behind, func(b Behind) bool {
-		return b.Number >= r.End || len(r.Unsettled(&b, r.End)) == 0
+		return b.Number >= r.End || len(r.Owed(&b, r.End)) == 0
 	})
 	for i := range r.Behind {
 		b := &r.Behind[i]
-		if u := r.Unsettled(b, r.End); u[len(u)-1].Number-1 > b.Number {
+		if u := r.Owed(b, r.End); u[len(u)-1].Number-1 > b.Number {
 			b.Number = u[len(u)-1].Number - 1
 		}
-		b.Rung = slices.DeleteFunc(b.Rung, func(k uint64) bool {
+		b.Done = slices.DeleteFunc(b.Done, func(k uint64) bool {
 			j, ok := r.entry(k)
 			return !ok || r.Outcomes[j].Number <= b.Number
 		})
@@ -208,7 +207,7 @@ type Shown struct {
 // Complete is the write at the end of a complete listing (rules 3 and 4), the only one that moves listed: a later received
 // time raises an entry's, listed moves to the newest that was shown, and entries dated before the new since go. clock is the
 // server's clock or ours, the earlier one: listed does not pass it, and what is dated later does not count for since.
-// It returns how many entries went that some device behind had not been rung for.
+// It returns how many entries went that some device behind was still owed.
 //
 // since is kept in the record and moved here only. Were it computed at any time from the 256th newest entry, then 256
 // hinted messages after a lost hint would move it past the message whose hint was lost before a listing could find it
@@ -248,14 +247,14 @@ func (r *Record) newestEntries(now uint32) int64 {
 
 func (r *Record) prune() (expired int) {
 	for i := range r.Behind {
-		for _, e := range r.Unsettled(&r.Behind[i], r.End) {
+		for _, e := range r.Owed(&r.Behind[i], r.End) {
 			if int64(e.Received) < r.Since {
 				expired++
 			}
 		}
 	}
 	r.Outcomes = slices.DeleteFunc(r.Outcomes, func(e Entry) bool { return int64(e.Received) < r.Since })
-	r.level()
+	r.advance()
 	return expired
 }
 
@@ -268,23 +267,23 @@ func seconds(t time.Time) uint32 {
 }
 
 // Backdate puts a device that came from another record to where it stands in this log: what was dealt with there, up to the newest
-// message, counts as settled. Its catch-up then rings it for what came later, or since its enrolment, and was dealt with here without it.
+// message, counts as dealt with. Its catch-up then sends what came later, or since its enrolment, and was dealt with here without it.
 func (r *Record) Backdate(device string, there Outcomes) {
 	var dealt uint32
 	for _, e := range there {
 		dealt = max(dealt, e.Received)
 	}
-	b := Behind{Device: device, Reason: "enrolled"}
+	b := Behind{Device: device, Reason: outcome.Enrolled}
 	owed := false
 	for _, e := range r.Outcomes {
 		if e.Received <= dealt {
-			b.Rung = append(b.Rung, e.Key)
+			b.Done = append(b.Done, e.Key)
 		} else {
 			owed = true
 		}
 	}
 	if owed {
 		r.Behind = append(r.Behind, b)
-		r.level()
+		r.advance()
 	}
 }

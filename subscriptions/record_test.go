@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -42,7 +43,7 @@ func done(ids ...string) map[string]struct{} {
 	return m
 }
 
-func because(string) (string, time.Time) { return "throttled", noon }
+func because(string) (outcome.Reason, time.Time) { return "throttled", noon }
 
 // enter enters one message for one device that was rung.
 func enter(r *Record, i int, at time.Time) {
@@ -86,7 +87,7 @@ func TestEnterPutsBehindWhoHasNeitherABellNorAReason(t *testing.T) { // rule 6
 
 func TestEnterOfWhatIsSettledForAllLeavesEveryoneInStep(t *testing.T) {
 	r := started()
-	r.Enter([]Outcome{{Key: key(1), Received: noon, Settled: true}}, devices("a", "b"), because)
+	r.Enter([]Outcome{{Key: key(1), Received: noon, ForAll: true}}, devices("a", "b"), because)
 	if len(r.Behind) != 0 || !r.Has(key(1)) {
 		t.Errorf("%+v", r)
 	}
@@ -95,24 +96,24 @@ func TestEnterOfWhatIsSettledForAllLeavesEveryoneInStep(t *testing.T) {
 func TestALateAnswerBringsADeviceLevelOnlyWhenNothingIsLeft(t *testing.T) {
 	r := started()
 	r.Enter([]Outcome{{Key: key(1), Received: noon}, {Key: key(2), Received: noon}}, devices("a"), because)
-	r.Rung("a", key(2))
-	if b := r.BehindOf("a"); b == nil || b.Number != 0 || !slices.Equal(b.Rung, []uint64{key(2).Short()}) {
+	r.Deal("a", key(2))
+	if b := r.BehindOf("a"); b == nil || b.Number != 0 || !slices.Equal(b.Done, []uint64{key(2).Short()}) {
 		t.Fatalf("behind is %+v", b)
 	}
-	r.Rung("a", key(2)) // the same answer once more
-	r.Rung("a", key(1))
+	r.Deal("a", key(2)) // the same answer once more
+	r.Deal("a", key(1))
 	if len(r.Behind) != 0 {
 		t.Errorf("everything was rung, and the device is behind: %+v", r.Behind)
 	}
-	r.Rung("a", key(1)) // in step: nothing to add to
+	r.Deal("a", key(1)) // in step: nothing to add to
 }
 
 func TestLiveMailPassesADeviceBehind(t *testing.T) {
 	r := started()
 	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
-	r.Enter([]Outcome{{Key: key(2), Received: noon}}, devices("a"), func(string) (string, time.Time) { return "other", noon })
+	r.Enter([]Outcome{{Key: key(2), Received: noon}}, devices("a"), func(string) (outcome.Reason, time.Time) { return "other", noon })
 	b := r.BehindOf("a")
-	if b.Number != 0 || b.Reason != "throttled" || len(r.Unsettled(b, r.End)) != 2 {
+	if b.Number != 0 || b.Reason != "throttled" || len(r.Owed(b, r.End)) != 2 {
 		t.Errorf("behind is %+v", b)
 	}
 }
@@ -122,11 +123,11 @@ func TestACatchUpSettlesOnlyWhatWasNumberedBeforeItsListing(t *testing.T) { // r
 	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
 	end := r.End
 	r.Enter([]Outcome{{Key: key(2), Received: noon}}, devices("a"), because) // after the listing
-	r.Settle("a", end)
+	r.CaughtUp("a", end)
 	if b := r.BehindOf("a"); b == nil || b.Number != end {
 		t.Fatalf("behind is %+v: the second message would ring nowhere", b)
 	}
-	r.Settle("a", r.End)
+	r.CaughtUp("a", r.End)
 	if len(r.Behind) != 0 {
 		t.Error("the numbers met, and the device is behind")
 	}
@@ -211,12 +212,12 @@ func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
 	}
 	enter(r, 1, noon)
 	r.Backdate("x", nil)
-	if b := r.BehindOf("x"); b == nil || len(r.Unsettled(b, r.End)) != 1 {
+	if b := r.BehindOf("x"); b == nil || len(r.Owed(b, r.End)) != 1 {
 		t.Errorf("behind is %+v", b)
 	}
 	enter(r, 2, noon.Add(time.Minute))
 	r.Backdate("y", Outcomes{{Key: 99, Number: 1, Received: seconds(noon)}}) // rung there for what was received until then
-	if b := r.BehindOf("y"); b == nil || len(r.Unsettled(b, r.End)) != 1 {
+	if b := r.BehindOf("y"); b == nil || len(r.Owed(b, r.End)) != 1 {
 		t.Errorf("behind is %+v", b)
 	}
 }
@@ -244,7 +245,7 @@ func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
 				end[step] = r.End
 			case 2:
 				for i := range owed {
-					r.Rung("a", key(i))
+					r.Deal("a", key(i))
 					delete(owed, i)
 					break
 				}
@@ -267,7 +268,7 @@ func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
 				continue
 			}
 			got := map[int]bool{}
-			for _, e := range r.Unsettled(b, r.End) {
+			for _, e := range r.Owed(b, r.End) {
 				for i := range end {
 					if key(i).Short() == e.Key {
 						got[i] = true
@@ -305,7 +306,7 @@ func TestCloneSharesNothing(t *testing.T) {
 	before, _ := json.Marshal(r)
 	c := r.Clone()
 	c.Enter([]Outcome{{Key: key(3), Received: noon}}, devices("a"), because)
-	c.Rung("a", key(1))
+	c.Deal("a", key(1))
 	c.Complete([]Shown{{key(3), noon.Add(90 * time.Hour)}}, noon.Add(100*time.Hour))
 	if after, _ := json.Marshal(r); string(after) != string(before) {
 		t.Error("changing a clone changed the record")

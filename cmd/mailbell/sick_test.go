@@ -229,7 +229,7 @@ func (inst *installation) complains(b *box) bool {
 		return true
 	}
 	for _, d := range m.Decisions {
-		if d.Outcome != "rung" && d.Reason != "" {
+		if d.Outcome != "accepted" && d.Reason != "" {
 			return true
 		}
 	}

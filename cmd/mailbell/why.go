@@ -8,14 +8,18 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
 )
 
 func why(ctx context.Context, args []string, out, log io.Writer) error {
@@ -64,7 +68,7 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 
 // printMailbox shows a mailbox, with the decisions for one device or, where that is empty, for all.
 func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
-	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(string(m.State), m.Reason, m.NextTry, now))
+	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(m.State, m.Reason, m.NextTry, now))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
@@ -94,6 +98,7 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	line("devices", strings.Join(m.Devices, ", "))
 	w.Flush()
 	shown := 0
+	means := map[outcome.Reason]string{}
 	for _, d := range m.Decisions {
 		if only != "" && d.Device != "" && d.Device != only {
 			continue
@@ -108,6 +113,7 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 			status = fmt.Sprint(d.Status)
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, d.APNsID)
+		means[d.Reason] = d.Explanation
 	}
 	switch {
 	case shown == 0 && len(m.Decisions) > 0:
@@ -116,11 +122,19 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 		fmt.Fprintf(out, "\nno decision since the service was started: no new message was seen\n")
 	}
 	w.Flush()
+	delete(means, "")
+	if len(means) > 0 {
+		fmt.Fprintf(out, "\nwhat the reasons mean:\n")
+	}
+	for _, reason := range slices.Sorted(maps.Keys(means)) {
+		fmt.Fprintf(w, "  %s\t%s\n", reason, means[reason])
+	}
+	w.Flush()
 }
 
 // standing is a state in one line.
-func standing(state, reason string, next, now time.Time) string {
-	s := state
+func standing(state subscriptions.State, reason string, next, now time.Time) string {
+	s := string(state)
 	if reason != "" {
 		s += ", " + reason
 	}

@@ -47,9 +47,18 @@ type Error struct {
 	Scope  Scope
 	Remedy Remedy
 	After  time.Duration // not before this; 0: no word about it
-	// Elsewhere: the mailbox does not live where it was asked for; the next exchange entry that covers it is asked.
-	Elsewhere bool
-	Err       error // the cause; may be nil
+
+	// What follows from it, beside the remedy.
+	Elsewhere     bool     // the mailbox does not live where it was asked for; the next exchange entry that covers it is asked
+	Moved         bool     // the mailbox may live elsewhere now: its location is to be looked up again
+	Gone          bool     // the item is not in the Inbox any more
+	Missed        bool     // notifications may be lost: the mailbox is to be listed
+	Unsubscribed  bool     // the subscription is lost: a new one is needed
+	Misled        bool     // the group's affinity leads to the wrong server: its anchor is to be subscribed anew
+	Superseded    bool     // another connection reads the same subscriptions
+	Subscriptions []string // that it concerns; none: all that were asked about
+
+	Err error // the cause; may be nil
 }
 
 func (e *Error) Error() string {

@@ -1,6 +1,8 @@
 package outcome
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -21,5 +23,26 @@ func TestEveryReasonStandsOnceWithItsSentence(t *testing.T) {
 	}
 	if r := Reason("what a peer makes up"); r.Known() || r.Final() || r.Sentence() != "" {
 		t.Error("a reason that does not stand in the table is known")
+	}
+}
+
+// The documentation shows every reason, as the program does.
+func TestTheDocumentationHasTheTable(t *testing.T) {
+	page, err := os.ReadFile("../../docs/why-no-alert.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "<!-- reasons")
+	table, _, _ = strings.Cut(table, "<!-- /reasons -->")
+	want := "| reason | dealt with | |\n| --- | --- | --- |\n"
+	for _, row := range Reasons() {
+		dealt := "no"
+		if row.Final {
+			dealt = "yes"
+		}
+		want += fmt.Sprintf("| `%s` | %s | %s |\n", row.Reason, dealt, row.Sentence)
+	}
+	if _, got, _ := strings.Cut(table, "-->\n"); got != want {
+		t.Errorf("docs/why-no-alert.md has another table of reasons; this is the program's:\n%s", want)
 	}
 }

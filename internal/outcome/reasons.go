@@ -2,6 +2,7 @@ package outcome
 
 // The reasons of mailbell. Those of Apple are written as Apple writes them, and stand in the table alone.
 const (
+	Known           Reason = "known"
 	Summary         Reason = "summary"
 	Unreadable      Reason = "unreadable"
 	BeforeEnrolment Reason = "before_enrolment"
@@ -33,6 +34,7 @@ var table = [...]Row{
 	{Unreadable, true, "The message cannot be read while its mailbox can; after three tries the alert says that there is mail and no more."},
 
 	// mailbell decided that there is no alert.
+	{Known, true, "A message with the same Message-ID and time sent was dealt with before: another notification of it, or a copy."},
 	{BeforeEnrolment, true, "It was received before the device was enrolled."},
 	{Late, true, "It was older than a day when its turn came, or is dated before the time back to which mailbell knows the mailbox."},
 	{Future, true, "It is dated after the server's clock, and no notification of Exchange named it."},
@@ -45,7 +47,7 @@ var table = [...]Row{
 	{RemovalHeld, true, "APNs declared the device gone, as it did with many others within ten minutes; a mistake in topic or environment is likelier, so it stays enrolled."},
 	{Stale, true, "APNs called the token gone from before the device enrolled again with it; it stays enrolled."},
 	{NotSendable, true, "No request could be made of it. This is a defect of mailbell: please report it."},
-	{Other, true, "APNs gave a reason that Apple does not document."},
+	{Other, true, "APNs, or something before it, gave an answer that Apple does not document."},
 
 	// The device is behind, and catches up.
 	{Enrolled, false, "It enrolled, or caught up, while the message was being dealt with."},

@@ -93,7 +93,7 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 			r.Outcomes = append(r.Outcomes, subscriptions.Entry{Key: uint64(i) << 40, Number: uint32(i + 1), Received: uint32(1 << 30)})
 		}
 		for i := range 500 {
-			r.Behind = append(r.Behind, subscriptions.Behind{Device: fmt.Sprint("d", i), Number: 7, Reason: "throttled", Rung: []uint64{1, 1 << 63}})
+			r.Behind = append(r.Behind, subscriptions.Behind{Device: fmt.Sprint("d", i), Number: 7, Reason: "throttled", Done: []uint64{1, 1 << 63}})
 		}
 		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}})
 		for _, got := range load(t, open).Records {
@@ -170,7 +170,7 @@ func record(id string) *subscriptions.Record {
 		Location: mail.Location{Entry: "headquarters", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "g1", Primary: id + "@contoso.example", Found: at},
 		Listed:   at.Unix(), Since: at.Add(-subscriptions.Window).Unix(), End: 2,
 		Outcomes: subscriptions.Outcomes{{Key: 1, Number: 1, Received: 5}, {Key: 1<<64 - 1, Number: 2, Received: 1<<32 - 1}},
-		Behind:   []subscriptions.Behind{{Device: "d1", Number: 1, Rung: []uint64{1<<64 - 1}, Reason: "topic_away", Next: at}},
+		Behind:   []subscriptions.Behind{{Device: "d1", Number: 1, Done: []uint64{1<<64 - 1}, Reason: "topic_away", Next: at}},
 	}
 }
 

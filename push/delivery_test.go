@@ -10,60 +10,42 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/mailbell/mailbell/alerts"
-	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-func TestAlertIsSentAsAppleAsksForIt(t *testing.T) {
+func TestNotificationIsSentAsAppleAsksForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
-		secret := mail.Secret{1}
-		one, summary := bell(1), subscriptions.Bell{Record: "r1", Keys: []mail.Key{{9}, {8}}, Summary: true}
-		first := b.Ring(t.Context(), device(1), one)
-		b.Ring(t.Context(), device(1), summary)
-		b.Ring(t.Context(), device(1), subscriptions.Bell{Record: "r1", Keys: []mail.Key{{7}}})
-
+		n := alert(1, 1)
+		n.PushID = [16]byte{0x12, 0x3e, 0x45, 0x67, 0xe8, 0x9b, 0x82, 0xd3, 0xa4, 0x56, 0x42, 0x66, 0x55, 0x44, 0x00, 0x01}
+		a := b.Push(t.Context(), n)
 		got, _, _, _ := b.apns.seen()
-		if len(got) != 3 {
+		if len(got) != 1 {
 			t.Fatalf("%d requests", len(got))
 		}
 		if !strings.HasPrefix(got[0].header["authorization"], "bearer ey") {
 			t.Error("no provider token")
 		}
 		delete(got[0].header, "authorization")
-		want := map[string]string{":method": "POST", ":scheme": "https", ":authority": "apns.example", ":path": "/3/device/" + device(1).Token,
-			"content-type": "application/json; charset=utf-8", "content-length": fmt.Sprint(len(got[0].payload)), "user-agent": "mailbell",
-			"apns-topic": topic, "apns-push-type": "alert", "apns-priority": "10", "apns-expiration": fmt.Sprint(time.Now().Add(24 * time.Hour).Unix()),
-			"apns-id": uuid(secret.PushID(one.Keys[0], "phone-1")), "apns-collapse-id": one.Keys[0].String()}
+		want := map[string]string{":method": "POST", ":scheme": "https", ":authority": "apns.example", ":path": "/3/device/" + tokenOf(1),
+			"content-type": "application/json; charset=utf-8", "content-length": fmt.Sprint(len(n.Payload)), "user-agent": "mailbell",
+			"apns-topic": topic, "apns-push-type": "alert", "apns-priority": "10", "apns-expiration": fmt.Sprint(n.Expires.Unix()),
+			"apns-id": "123e4567-e89b-82d3-a456-426655440001", "apns-collapse-id": n.CollapseID}
 		if diff := cmp.Diff(want, got[0].header); diff != "" {
 			t.Error(diff)
 		}
-		if first.PushID != want["apns-id"] || first.Status != 200 || first.At.IsZero() || first.Reason != "" {
-			t.Errorf("got %+v", first)
-		}
-		wantPayload := `{"aps":{"alert":{"title":"Megan Bowen","body":"Lunch on Friday?"},"sound":"default","thread-id":"` + b.thread("r1", "AAQkAD=") +
-			`","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"mail","m":"` + one.Keys[0].String() + `","d":"phone-1","i":"AAMkAD=","s":"ews"}}`
-		if diff := cmp.Diff(wantPayload, got[0].payload); diff != "" {
+		if diff := cmp.Diff(string(n.Payload), got[0].payload); diff != "" {
 			t.Error(diff)
 		}
-
-		place := secret.SummaryKey("r1")
-		if id := got[1].header["apns-collapse-id"]; id != place.String() {
-			t.Errorf("the summary collapses by %s, want %s", id, place)
-		}
-		if id, want := got[1].header["apns-id"], uuid(secret.PushID(place, "phone-1", mail.Key{9}.String(), "2")); id != want {
-			t.Errorf("the summary has the id %s, want %s", id, want)
-		}
-		if !strings.Contains(got[2].payload, `"loc-key":"MAILBELL_NEW_MAIL"`) {
-			t.Errorf("what could not be read rings as %s", got[2].payload)
+		if diff := cmp.Diff(subscriptions.Answer{Result: subscriptions.Accepted, Status: 200, At: time.Now()}, a); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
 
 func TestSendOffSendsNothing(t *testing.T) {
 	b := overSockets(t, nil, func(o *Options) { o.Send = false })
-	if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Refused || a.Reason != "send_off" {
+	if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Reason != "send_off" {
 		t.Errorf("got %+v", a)
 	}
 	if _, _, connections, _ := b.apns.seen(); connections != 0 {
@@ -73,9 +55,9 @@ func TestSendOffSendsNothing(t *testing.T) {
 
 func TestDeviceOfAnotherTopicWaitsForAPerson(t *testing.T) {
 	b := overSockets(t, nil)
-	d := device(1)
-	d.Environment = "sandbox"
-	if a := b.Ring(t.Context(), d, bell(1)); a.Result != subscriptions.NotBefore || a.Reason != "no_topic" || time.Until(a.Next) < 50*time.Minute {
+	n := alert(1, 1)
+	n.Phone.Environment = "sandbox"
+	if a := b.Push(t.Context(), n); a.Result != subscriptions.NotBefore || a.Reason != "no_topic" || time.Until(a.Next) < 50*time.Minute {
 		t.Errorf("got %+v", a)
 	}
 }
@@ -85,16 +67,16 @@ func TestNoAttemptBeginsAfterTheContextEnded(t *testing.T) {
 		b := overMemory(t, func(a arrived) act { return act{delay: time.Second} })
 		before, cancelBefore := context.WithCancel(t.Context())
 		cancelBefore()
-		if a := b.Ring(before, device(0), bell(0)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" || a.Next.IsZero() {
+		if a := b.Push(before, alert(0, 0)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" || a.Next.IsZero() {
 			t.Errorf("got %+v", a)
 		}
 		var all sync.WaitGroup
-		all.Go(func() { b.Ring(t.Context(), device(1), bell(1)) })
+		all.Go(func() { b.Push(t.Context(), alert(1, 1)) })
 		synctest.Wait() // its request is under way, and the connection takes no other until it is answered
 		waiting, cancelWaiting := context.WithCancel(t.Context())
 		for i := range 10 {
 			all.Go(func() {
-				if a := b.Ring(waiting, device(10+i), bell(i)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
+				if a := b.Push(waiting, alert(10+i, i)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
 					t.Errorf("got %+v", a)
 				}
 			})
@@ -111,22 +93,24 @@ func TestNoAttemptBeginsAfterTheContextEnded(t *testing.T) {
 
 func TestAlertIsHeldForHalfAMinuteAndNoLonger(t *testing.T) {
 	for name, decide := range map[string]func(arrived) act{
-		"unavailable": func(arrived) act { return refuse(503, "ServiceUnavailable") },
-		"fault":       func(arrived) act { return refuse(500, "InternalServerError") },
+		"unavailable": func(arrived) act { return refusing(503, "ServiceUnavailable") },
+		"fault":       func(arrived) act { return refusing(500, "InternalServerError") },
 		"stalled":     func(arrived) act { return act{silent: true} },
 		"cut":         func(arrived) act { return act{cut: true} },
 		"nonsense":    func(arrived) act { return act{status: 302, body: "<html>"} },
-		"a day":       func(arrived) act { a := refuse(503, "Shutdown"); a.retryAfter = "86400"; return a },
+		"a day":       func(arrived) act { a := refusing(503, "Shutdown"); a.retryAfter = "86400"; return a },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, decide)
 				start := time.Now()
-				a := b.Ring(t.Context(), device(1), bell(1))
+				ctx, cancel := context.WithTimeout(t.Context(), 10*holdFor)
+				defer cancel()
+				a := b.Push(ctx, alert(1, 1))
 				if a.Result != subscriptions.NotBefore || a.Reason != "topic_away" || !a.Next.IsZero() {
 					t.Errorf("got %+v", a)
 				}
-				if took := time.Since(start); took > holdFor+time.Second {
+				if took := time.Since(start); took != holdFor || holdFor != 30*time.Second {
 					t.Errorf("held for %v", took)
 				}
 				requests, _, _, _ := b.apns.seen()
@@ -144,11 +128,11 @@ func TestFaultOfAPNsIsRetriedOnANewConnection(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := overMemory(t, func(a arrived) act {
 					if a.number == 1 {
-						return refuse(500, reason)
+						return refusing(500, reason)
 					}
 					return act{}
 				})
-				a := b.Ring(t.Context(), device(1), bell(1))
+				a := b.Push(t.Context(), alert(1, 1))
 				if a.Result != subscriptions.Accepted || a.Resent != 0 {
 					t.Errorf("got %+v", a)
 				}
@@ -160,17 +144,17 @@ func TestFaultOfAPNsIsRetriedOnANewConnection(t *testing.T) {
 	}
 }
 
-func TestDeviceThatIsRungTooOftenWaitsAlone(t *testing.T) {
+func TestPhoneThatGetsTooManyWaitsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
-			if a.token() == device(1).Token && a.number < 5 {
-				return refuse(429, "TooManyRequests")
+			if a.token() == tokenOf(1) && a.number < 5 {
+				return refusing(429, "TooManyRequests")
 			}
 			return act{}
 		})
 		var pauses []time.Duration
 		for {
-			a := b.Ring(t.Context(), device(1), bell(1))
+			a := b.Push(t.Context(), alert(1, 1))
 			if a.Result == subscriptions.Accepted {
 				break
 			}
@@ -178,32 +162,61 @@ func TestDeviceThatIsRungTooOftenWaitsAlone(t *testing.T) {
 				t.Fatalf("got %+v", a)
 			}
 			requests, _, _, _ := b.apns.seen()
-			if again := b.Ring(t.Context(), device(1), bell(2)); again.Reason != "throttled" || !again.Next.Equal(a.Next) {
+			if again := b.Push(t.Context(), alert(1, 2)); again.Reason != "throttled" || !again.Next.Equal(a.Next) {
 				t.Errorf("got %+v before its time", again)
 			}
 			if now, _, _, _ := b.apns.seen(); len(now) != len(requests) {
-				t.Error("it was rung before its time")
+				t.Error("it was sent to before its time")
 			}
-			if other := b.Ring(t.Context(), device(2), bell(1)); other.Result != subscriptions.Accepted {
+			if other := b.Push(t.Context(), alert(2, 1)); other.Result != subscriptions.Accepted {
 				t.Errorf("another device: %+v", other)
 			}
 			pauses = append(pauses, time.Until(a.Next))
 			<-time.After(time.Until(a.Next))
 		}
-		if len(pauses) == 0 || pauses[0] < throttleBase/2 {
+		if len(pauses) == 0 || pauses[0] < throttling.First {
 			t.Errorf("it waited for %v", pauses)
 		}
 	})
 }
 
-func TestThrottledDevicesAreBounded(t *testing.T) {
-	s := newThrottle()
-	for i := range maxThrottled + 100 {
-		s.slowDown(fmt.Sprint(i))
-	}
-	if len(s.devices) > maxThrottled {
-		t.Errorf("%d are remembered", len(s.devices))
-	}
+func TestNothingIsTriedAgainEarlierThanAPNsAsksFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.number == 1 {
+				return act{status: 503, retryAfter: "20"}
+			}
+			return act{}
+		})
+		start := time.Now()
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
+			t.Errorf("got %+v", a)
+		}
+		if took := time.Since(start); took < 20*time.Second || took > 25*time.Second {
+			t.Errorf("it was tried again after %v", took)
+		}
+	})
+}
+
+// Who comes back with an alert whose answer is still under way would send it twice.
+func TestWhatWasSentAndNotAnsweredIsNotBroughtAgainBeforeItsAnswerMayCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act { return act{silent: a.number == 1, cut: a.number > 1} })
+		for range 2 { // the second time the first answer was lost with its connection, and the one that is under way may come
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			a := b.Push(ctx, alert(1, 1))
+			if left := time.Until(a.Next); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" || left <= 0 || left > answerTimeout {
+				t.Errorf("it is to come again in %v: %+v", left, a)
+			}
+			<-time.After(answerTimeout)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if a := b.Push(ended, alert(2, 1)); time.Until(a.Next) > 0 {
+			t.Errorf("nothing was sent, and it waits: %+v", a)
+		}
+	})
 }
 
 func TestCloseWaitsForAnswersAndBeginsNothing(t *testing.T) {
@@ -211,13 +224,13 @@ func TestCloseWaitsForAnswersAndBeginsNothing(t *testing.T) {
 		b := overMemory(t, func(arrived) act { return act{delay: time.Second} })
 		var all sync.WaitGroup
 		all.Go(func() {
-			if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.Accepted {
+			if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
 				t.Errorf("the alert under way: %+v", a)
 			}
 		})
 		synctest.Wait()
 		all.Go(func() {
-			if a := b.Ring(t.Context(), device(2), bell(2)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
+			if a := b.Push(t.Context(), alert(2, 2)); a.Result != subscriptions.NotBefore || a.Reason != "unanswered" {
 				t.Errorf("the alert that waits: %+v", a)
 			}
 		})
@@ -226,7 +239,7 @@ func TestCloseWaitsForAnswersAndBeginsNothing(t *testing.T) {
 		defer cancel()
 		b.Close(ctx)
 		all.Wait()
-		if a := b.Ring(t.Context(), device(3), bell(3)); a.Result != subscriptions.NotBefore {
+		if a := b.Push(t.Context(), alert(3, 3)); a.Result != subscriptions.NotBefore {
 			t.Errorf("after the end: %+v", a)
 		}
 		if requests, _, _, _ := b.apns.seen(); len(requests) != 1 {
@@ -240,7 +253,7 @@ func TestCloseIsBoundedByItsContext(t *testing.T) {
 		b := overMemory(t, func(arrived) act { return act{silent: true} })
 		var all sync.WaitGroup
 		all.Go(func() {
-			if a := b.Ring(t.Context(), device(1), bell(1)); a.Result != subscriptions.NotBefore {
+			if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore {
 				t.Errorf("got %+v", a)
 			}
 		})
@@ -258,39 +271,22 @@ func TestCloseIsBoundedByItsContext(t *testing.T) {
 
 func TestNoTokenAndNoContentIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		replies := []act{refuse(400, "BadDeviceToken"), refuse(400, "Lunch on Friday?"), {status: 410, body: `{"reason":"Unregistered","timestamp":1}`},
-			{status: 418, body: "Lunch on Friday?"}, {cut: true}, refuse(500, "InternalServerError"), {silent: true}, refuse(403, "InvalidProviderToken")}
+		replies := []act{refusing(400, "BadDeviceToken"), refusing(400, "Lunch on Friday?"), {status: 410, body: `{"reason":"Unregistered","timestamp":1}`},
+			{status: 418, body: "Lunch on Friday?"}, {cut: true}, refusing(500, "InternalServerError"), {silent: true}, refusing(403, "InvalidProviderToken")}
 		b := overMemory(t, func(a arrived) act { return replies[min(a.number-1, len(replies)-1)] })
 		for i := range 6 {
-			b.Ring(t.Context(), device(i), bell(i))
+			b.Push(t.Context(), alert(i, i))
 		}
 		if b.logs.Len() < 5 {
 			t.Fatalf("%d lines", b.logs.Len())
 		}
 		for _, e := range b.logs.All() {
 			line := fmt.Sprint(e.Message, e.ContextMap())
-			for _, secret := range []string{device(0).Token[:9], "Lunch", "Megan", "megan", "bearer", "eyJ", "PRIVATE", "AAMkAD"} {
+			for _, secret := range []string{tokenOf(0)[:9], "Lunch", "Megan", "megan", "bearer", "eyJ", "PRIVATE", "AAMkAD"} {
 				if strings.Contains(line, secret) {
 					t.Errorf("%q in %s", secret, line)
 				}
 			}
 		}
 	})
-}
-
-func TestThreadIsOpaqueAndPerMailbox(t *testing.T) {
-	s := &Sender{secret: mail.Secret{1}}
-	if a, b := s.thread("r1", "conversation"), s.thread("r2", "conversation"); a == b || len(a) != 16 || strings.Contains(a, "conv") {
-		t.Errorf("%s and %s", a, b)
-	}
-}
-
-func BenchmarkNotification(b *testing.B) {
-	s := &Sender{secret: mail.Secret{1}}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := s.notification(device(1), bell(1), alerts.SenderSubject); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -1,0 +1,385 @@
+package inbox
+
+// The devices that are behind, and their catching up from the mailbox, outside its worker (rule 6).
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// unsignalled is when a device is tried again whose sender tells by itself when it is ready, should that word not come: rarely,
+	// for each try lists the mailbox, and an APNs that is away keeps thousands of devices behind.
+	unsignalled = 15 * time.Minute
+	// postponed is the least time until devices are tried again whose mailbox could not be read.
+	postponed = 5 * time.Second
+)
+
+// waiting is when the devices of a mailbox catch up.
+type waiting struct {
+	mu       sync.Mutex
+	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
+	catching bool                 // some catch up now
+	timer    *time.Timer
+	closed   bool
+}
+
+// until has a device wait for its sender's word.
+func (w *waiting) until(device string, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.signal == nil {
+		w.signal = map[string]time.Time{}
+	}
+	w.signal[device] = at
+}
+
+func (w *waiting) forget(device string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.signal, device)
+}
+
+// forgetAll forgets the devices that fit, and says whether there was one.
+func (w *waiting) forgetAll(fits func(device string) bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	some := false
+	for device := range w.signal {
+		if fits(device) {
+			delete(w.signal, device)
+			some = true
+		}
+	}
+	return some
+}
+
+// due is when a device that is behind is to catch up.
+func (w *waiting) due(b subscriptions.Behind) time.Time {
+	if at, waits := w.signal[b.Device]; waits {
+		return at
+	}
+	return b.Next
+}
+
+// begin says whether a catch-up of some of these devices begins now; the caller then calls end. Otherwise then is called when the first
+// of them is due.
+func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	if w.catching || w.closed || len(behind) == 0 {
+		return false
+	}
+	first := w.due(behind[0])
+	for _, b := range behind[1:] {
+		if at := w.due(b); at.Before(first) {
+			first = at
+		}
+	}
+	if wait := time.Until(first); wait > 0 {
+		w.timer = time.AfterFunc(wait, then)
+		return false
+	}
+	w.catching = true
+	return true
+}
+
+func (w *waiting) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.catching = false
+}
+
+// ready are those of the devices whose time has come.
+func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for _, b := range behind {
+		if !w.due(b).After(now) {
+			delete(w.signal, b.Device)
+			ready = append(ready, b)
+		}
+	}
+	return ready
+}
+
+func (w *waiting) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// behind are the devices that are behind and have nothing in flight: else its answer comes first.
+func (m *Mailbox) behind() []subscriptions.Behind {
+	list := m.box.Record().Behind
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(b subscriptions.Behind) bool { return m.flight.has(b.Device) })
+}
+
+// await has a device wait for the word that its topic is ready, which may have come since. The process that is started next need
+// not wait: it does not know.
+func (m *Mailbox) await(device string, a subscriptions.Answer) {
+	d, ok := m.box.Device(device)
+	if !ok || a.Result != subscriptions.NotBefore || !a.Next.IsZero() {
+		return
+	}
+	m.waiting.until(device, time.Now().Add(unsignalled))
+	if m.in.o.Sender.Ready(d.Topic, d.Environment) {
+		m.topicReady(d.Topic, d.Environment)
+	}
+}
+
+// topicReady ends the waiting of the devices of a topic (rule 12).
+func (m *Mailbox) topicReady(topic, environment string) {
+	ready := m.waiting.forgetAll(func(device string) bool {
+		d, ok := m.box.Device(device)
+		return !ok || d.Topic == topic && d.Environment == environment
+	})
+	if ready {
+		m.catchUpSoon()
+	}
+}
+
+// catchUpSoon sees to it that the devices behind catch up when their reasons have ended. It is called whenever that may have changed.
+func (m *Mailbox) catchUpSoon() {
+	link := m.link.Load()
+	if link == nil || !m.waiting.begin(m.behind(), m.catchUpSoon) {
+		return
+	}
+	if !m.in.run(func() { m.catchUp(m.in.working) }) {
+		m.waiting.end()
+	}
+}
+
+// catchUp catches up the devices whose time has come, until there are none.
+func (m *Mailbox) catchUp(ctx context.Context) {
+	link := m.link.Load()
+	select {
+	case link.lane.catchUps <- struct{}{}:
+		m.catchUpReady(ctx, link)
+		<-link.lane.catchUps
+	case <-ctx.Done():
+	}
+	m.waiting.end()
+	m.catchUpSoon()
+}
+
+func (m *Mailbox) catchUpReady(ctx context.Context, link *attachment) {
+	for !m.in.stopping.Load() {
+		ready := m.waiting.ready(m.behind())
+		if len(ready) == 0 {
+			return
+		}
+		if err := m.catchUpOnce(ctx, link, ready); err != nil {
+			if m.link.Load() != link { // it has moved meanwhile
+				f := *fault.Of(err)
+				f.Remedy, f.After = fault.Retry, 0
+				err = &f
+			}
+			m.postpone(ctx, ready, err)
+			return
+		}
+	}
+}
+
+// postpone holds devices whose mailbox could not be read.
+func (m *Mailbox) postpone(ctx context.Context, ready []subscriptions.Behind, err error) {
+	if errors.Is(err, errStopping) || errors.Is(err, subscriptions.ErrNoMailbox) || ctx.Err() != nil {
+		return
+	}
+	next := time.Now().Add(max(fault.Of(err).Pause(1), postponed))
+	m.in.log.Info("devices could not catch up", zap.String("mailbox", m.address()), zap.Int("devices", len(ready)), zap.Error(err))
+	_ = m.write(ctx, func(d *subscriptions.Draft) { // ctx ended: the next start goes on there
+		for _, b := range ready {
+			d.Hold(b.Device, outcome.MailboxFailing, next)
+		}
+	})
+}
+
+// owed is what one device that catches up is owed.
+type owed struct {
+	device  *subscriptions.Device
+	fresh   []due // an alert each
+	old     []due // one alert for all
+	stopped atomic.Bool
+}
+
+// catchUpOnce notes the end of the log, then lists the mailbox: what is numbered after a device's number and up to that end is sent,
+// newest first, or summed up; what the listing does not show is gone. Then the device stands at that end.
+func (m *Mailbox) catchUpOnce(ctx context.Context, link Link, ready []subscriptions.Behind) error {
+	r := m.box.Record()
+	list, clock, err := m.pages(ctx, link)
+	if err != nil {
+		return err
+	}
+	byKey := map[uint64]shown{}
+	for _, s := range list {
+		byKey[s.Key.Short()] = s
+		byKey[m.itemKey(s.item).Short()] = s
+	}
+	var devices []*owed
+	for _, b := range ready {
+		if device, ok := m.box.Device(b.Device); ok {
+			devices = append(devices, m.owed(device, r.Owed(&b, r.End), byKey, clock))
+		}
+	}
+	for some := range slices.Chunk(freshOf(devices), batch) {
+		if err := m.sendOwed(ctx, link, some, devices, clock); err != nil {
+			return err
+		}
+	}
+	if err := m.writable(ctx); err != nil {
+		return err
+	}
+	var pushes sync.WaitGroup
+	for _, o := range devices {
+		if len(o.old) > 0 && !o.stopped.Load() {
+			pushes.Go(func() { m.pushOwed(ctx, o, m.summary(o.device, keysOf(o.old), o.old[0].received)) })
+		}
+	}
+	pushes.Wait()
+	return m.write(ctx, func(d *subscriptions.Draft) {
+		for _, o := range devices {
+			if !o.stopped.Load() {
+				d.CaughtUp(o.device.ID, r.End)
+			}
+		}
+	})
+}
+
+// owed sorts out what a device gets of the entries that it has no outcome for, newest first. The reasons for which it gets nothing are
+// decisions.
+func (m *Mailbox) owed(device *subscriptions.Device, entries []subscriptions.Entry, byKey map[uint64]shown, clock time.Time) *owed {
+	o := &owed{device: device}
+	for _, e := range entries {
+		s, seen := byKey[e.Key]
+		d := due{key: s.Key, item: s.item, received: s.Received}
+		view := m.view(d, device.Since, clock)
+		view.Gone = !seen
+		switch verdict, reason := alerts.Judge(view); verdict {
+		case alerts.Send:
+			o.fresh = append(o.fresh, d)
+		case alerts.SumUp:
+			o.old = append(o.old, d)
+		case alerts.Skip:
+			m.decide(subscriptions.Decision{Key: s.Key, Device: device.ID, Outcome: outcome.NotSent, Reason: reason, Came: s.Received, At: time.Now()})
+		}
+	}
+	newestFirst(o.old)
+	return o
+}
+
+func newestFirst(dues []due) {
+	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
+}
+
+func keysOf(dues []due) []mail.Key {
+	keys := make([]mail.Key, len(dues))
+	for i, d := range dues {
+		keys[i] = d.key
+	}
+	return keys
+}
+
+// freshOf are the messages that are to be read for some devices, each once, newest first.
+func freshOf(devices []*owed) (dues []due) {
+	seen := map[mail.Key]bool{}
+	for _, o := range devices {
+		for _, d := range o.fresh {
+			if !seen[d.key] {
+				seen[d.key] = true
+				dues = append(dues, d)
+			}
+		}
+	}
+	newestFirst(dues)
+	return dues
+}
+
+// sendOwed reads a batch and sends it to the devices that it is owed to.
+func (m *Mailbox) sendOwed(ctx context.Context, link Link, some []due, devices []*owed, clock time.Time) error {
+	if m.in.stopping.Load() {
+		return errStopping
+	}
+	by := map[string]due{}
+	to := map[mail.Key][]*owed{}
+	var ids []string
+	for _, o := range devices {
+		for _, d := range o.fresh {
+			if !o.stopped.Load() && slices.ContainsFunc(some, func(b due) bool { return b.key == d.key }) {
+				to[d.key] = append(to[d.key], o)
+			}
+		}
+	}
+	for _, d := range some {
+		if len(to[d.key]) > 0 {
+			by[d.item] = d
+			ids = append(ids, d.item)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := m.writable(ctx); err != nil {
+		return err
+	}
+	found, err := fetch(ctx, link, ids)
+	if err != nil {
+		return err
+	}
+	var pushes sync.WaitGroup
+	for _, item := range found.Items {
+		d := by[item.ID]
+		d.message = item.Message // nil: one that cannot be read leads to a generic alert, for its outcome says that it was tried
+		for _, o := range to[d.key] {
+			c := m.caseOf(o.device, link.Source(), d, clock)
+			c.View.Gone = gone(item)
+			switch decision := alerts.Decide(c); decision.Verdict {
+			case alerts.Send:
+				pushes.Go(func() { m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, decision)) })
+			default:
+				m.decide(subscriptions.Decision{Key: d.key, Device: o.device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now()})
+			}
+		}
+	}
+	pushes.Wait()
+	return nil
+}
+
+// pushOwed pushes one alert of a catch-up; its answer is written at once.
+func (m *Mailbox) pushOwed(ctx context.Context, o *owed, a alert) {
+	if o.stopped.Load() {
+		return
+	}
+	reached := false
+	always := func() bool { return true }
+	m.push(ctx, a, always, func(answer subscriptions.Answer) {
+		reached = answer.Result != subscriptions.NotBefore
+		m.enterLate(ctx, a, answer)
+	})
+	if !reached {
+		o.stopped.Store(true)
+	}
+}

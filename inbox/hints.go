@@ -1,0 +1,187 @@
+package inbox
+
+// Reading what hints named (rule 2).
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// batch is how many items are read, and their alerts sent, together: the most that Exchange advises for one GetItem.
+const batch = 10
+
+// due is a message whose turn has come.
+type due struct {
+	key      mail.Key
+	item     string
+	received time.Time     // as it is believed (rule 4), on the server's clock
+	hinted   time.Time     // on ours; zero: it was listed only
+	message  *mail.Message // nil: not read yet, or it cannot be
+}
+
+// view is what the log and the clocks say of the message, for a device that gets alerts since enrolled.
+func (m *Mailbox) view(d due, enrolled, clock time.Time) alerts.View {
+	return alerts.View{Received: d.received, Hinted: d.hinted, Enrolled: enrolled, Ours: time.Now(), Server: clock, MaxAge: m.in.o.MaxAge}
+}
+
+// judge says what becomes of a message as far as that is the same for all devices of the mailbox: as for the one that has been enrolled
+// the longest.
+func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason) {
+	var first time.Time
+	for _, device := range m.box.Devices() {
+		if s := device.Since; !s.IsZero() && (first.IsZero() || s.Before(first)) {
+			first = s
+		}
+	}
+	return alerts.Judge(m.view(d, first, clock))
+}
+
+// readHints deals with the items that hints named. Each one that is dealt with goes out of hints; what a listing has to decide stays
+// there, with the key under which it was read in doubted.
+func (m *Mailbox) readHints(ctx context.Context, link Link, hints map[string]time.Time, doubted map[string]due) error {
+	order := slices.SortedFunc(maps.Keys(hints), func(a, b string) int { return cmp.Or(hints[a].Compare(hints[b]), cmp.Compare(a, b)) })
+	for ids := range slices.Chunk(order, batch) {
+		if m.in.stopping.Load() {
+			return errStopping
+		}
+		found, err := fetch(ctx, link, ids)
+		if err != nil {
+			return err
+		}
+		var dues []due
+		r := m.box.Record()
+		for _, item := range found.Items {
+			d, ok := m.hinted(item, hints[item.ID], found.Clock)
+			switch {
+			case !ok || r.Has(d.key) || r.Has(m.itemKey(item.ID)):
+				delete(hints, item.ID)
+			case !believed(d.received, found.Clock, r, m.box.Devices()):
+				doubted[item.ID] = d
+			default:
+				dues = append(dues, d)
+			}
+		}
+		if err := m.deal(ctx, link, dues, found.Clock); err != nil {
+			return err
+		}
+		for _, d := range dues {
+			delete(hints, d.item)
+		}
+	}
+	return nil
+}
+
+// hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
+func (m *Mailbox) hinted(item Item, at, clock time.Time) (due, bool) {
+	d := due{item: item.ID, hinted: at}
+	switch {
+	case item.Err == nil:
+		m.unreadable.forget(item.ID)
+		d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
+		return d, true
+	case gone(item):
+		m.unreadable.forget(item.ID)
+		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Gone, At: time.Now()})
+		return d, false
+	case !m.giveUp(item, d):
+		return d, false
+	}
+	d.key, d.received = m.itemKey(item.ID), clock
+	return d, true
+}
+
+func gone(item Item) bool { return item.Err != nil && fault.Of(item.Err).Gone }
+
+// believed says whether the received time that a read told can decide (rule 4): one that would decide against an alert cannot,
+// for some servers tell the sender's Date there.
+func believed(received, clock time.Time, r *subscriptions.Record, devices []*subscriptions.Device) bool {
+	if !r.Started() || received.Unix() < r.Since || received.After(clock.Add(alerts.Slack)) {
+		return false
+	}
+	return !slices.ContainsFunc(devices, func(d *subscriptions.Device) bool { return before(received, d) })
+}
+
+// before says whether a message is from before an enrolment (rule 5); an enrolment whose time on the server's clock is not known yet is not over.
+func before(received time.Time, d *subscriptions.Device) bool {
+	return d.Since.IsZero() || received.Unix() < d.Since.Unix()
+}
+
+// deal sends the alerts of what was read, and enters what grew too old for one while it waited.
+func (m *Mailbox) deal(ctx context.Context, link Link, dues []due, clock time.Time) error {
+	fresh, old, skipped := m.sortOut(dues, clock)
+	if err := m.send(ctx, link, slices.Concat(fresh, old), clock); err != nil {
+		return err
+	}
+	return m.skip(ctx, skipped)
+}
+
+// skipped is a message that leads to no alert on any device.
+type skipped struct {
+	due
+	reason outcome.Reason
+}
+
+// sortOut says what becomes of messages: an alert each, one alert for all that grew old, or none.
+func (m *Mailbox) sortOut(dues []due, clock time.Time) (fresh, old []due, none []skipped) {
+	for _, d := range dues {
+		switch verdict, reason := m.judge(d, clock); verdict {
+		case alerts.Send:
+			fresh = append(fresh, d)
+		case alerts.SumUp:
+			old = append(old, d)
+		case alerts.Skip:
+			none = append(none, skipped{d, reason})
+		}
+	}
+	return fresh, old, none
+}
+
+// skip enters outcomes that are the same for every device: no alert, for a reason.
+func (m *Mailbox) skip(ctx context.Context, list []skipped) error {
+	if len(list) == 0 {
+		return nil
+	}
+	outcomes := make([]subscriptions.Outcome, len(list))
+	decisions := make([]subscriptions.Decision, len(list))
+	now := time.Now()
+	for i, s := range list {
+		outcomes[i] = subscriptions.Outcome{Key: s.key, Received: s.received, ForAll: true}
+		decisions[i] = subscriptions.Decision{Key: s.key, Outcome: outcome.NotSent, Reason: s.reason, Came: s.received, At: now}
+	}
+	if err := m.write(ctx, func(d *subscriptions.Draft) { d.Enter(outcomes, d.Devices, nil) }); err != nil {
+		return err
+	}
+	m.decide(decisions...)
+	return nil
+}
+
+// fetch reads items. An error of one item is with that item; an answer that cannot be read as a whole is asked for one by one, so
+// that one sick message does not hide the others.
+func fetch(ctx context.Context, link Link, ids []string) (Items, error) {
+	found, err := link.Read(ctx, ids)
+	if err == nil || fault.Of(err).Scope != fault.Message {
+		return found, err
+	}
+	if len(ids) == 1 {
+		return Items{Items: []Item{{ID: ids[0], Err: err}}, Clock: found.Clock}, nil
+	}
+	all := Items{}
+	for _, id := range ids {
+		one, err := fetch(ctx, link, []string{id})
+		if err != nil {
+			return Items{}, err
+		}
+		all.Items = append(all.Items, one.Items...)
+		all.Clock = one.Clock
+	}
+	return all, nil
+}

@@ -1,0 +1,174 @@
+// Package inbox works off marked mailboxes. It is where the log of a mailbox (package subscriptions) is read on:
+//
+//	hint -> the mailbox is marked -> one worker reads it -> the alerts are decided and sent -> one write records what became of them
+//
+// A hint is never believed to be the mail, and never queued: the set of marked mailboxes is all there is. Whatever goes wrong on the
+// way ends in a mark, so there is one way to recover and not five. Where a mailbox lives and who tells of its mail is the listener's
+// business; this room reads through the Link that it is given.
+//
+// The rules of the log, each with the file that has it. rules_test.go has the tests by the same numbers.
+//
+//  1. The key of a message comes from its Message-ID and the time it was sent: mail.Secret.Key.
+//  2. A hint that names items is read by their ids and moves nothing; what is dated before since and not known is late: hints.go,
+//     subscriptions.Record.Enter.
+//  3. Only a complete listing moves listed, in one write: listing.go, subscriptions.Record.Complete.
+//  4. A received time that would decide against an alert is believed in a listing only; listed passes no clock; a clock that falls
+//     behind since restarts the mailbox: believed, Record.Complete, restart.
+//  5. A mailbox starts at its first enrolment and a device at its own, on the server's clock; the record goes with the last device:
+//     start, subscriptions.Book.
+//  6. A device that a message could not reach now is behind, decided in the write; it catches up from a listing, outside the worker.
+//     A push is in flight until the write that holds its answer has ended: round.go, flight.go, catchup.go, Record.Enter.
+//  7. Hints are a set of marked mailboxes; one worker at a time on each: marks.go, lane.go.
+//  8. Mail older than max_age is summed up under one collapse id, mail older than a day leads to no alert: alerts.Judge.
+//  9. A message that cannot be read while its mailbox can leads to a generic alert after three tries: unreadable.go.
+//  10. A repeat has the ids of the first push, and comes only of an answer that was lost: notification, package push.
+//  11. Subscribe, open the stream, then list; subscriptions outlive a restart: package listener/streaming.
+//  12. One thing flows back: a mailbox is marked, or a topic is ready again: Mailbox.List, Inbox.TopicReady.
+//
+// Lock order: none of the locks of this package is held while another is taken, nor during a call to another room.
+package inbox
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Options of an Inbox.
+type Options struct {
+	Book    *subscriptions.Book
+	Sender  Sender
+	Unenrol func(ctx context.Context, d subscriptions.Device) error // of a device whose phone APNs declared gone
+	Content alerts.Content                                          // what alerts show
+	MaxAge  time.Duration                                           // older mail is summed up (rule 8)
+	Log     *zap.Logger
+	Metrics prometheus.Registerer
+}
+
+// Inbox works off the mailboxes that were opened.
+type Inbox struct {
+	o       Options
+	secret  mail.Secret
+	log     *zap.Logger
+	metrics *metrics
+
+	working  context.Context // reads, alerts and writes: ends when what is in flight has had its time
+	stop     context.CancelFunc
+	stopping atomic.Bool
+	grace    time.Duration
+	tasks    sync.WaitGroup // workers, pushes, catch-ups; grows only while mu is held and stopping is false
+
+	mu    sync.Mutex
+	open  map[*subscriptions.Mailbox]*Mailbox
+	lanes map[string]*lane // by exchange entry
+}
+
+// grace is how long what is in flight may take at a stop: the longest wait for APNs and the write behind it, well within the
+// 30 s that a supervisor is told to allow.
+const grace = 12 * time.Second
+
+var errStopping = errors.New("mailbell is stopping")
+
+// New returns an inbox in which no mailbox is open.
+func New(o Options) *Inbox {
+	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace,
+		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}}
+	in.working, in.stop = context.WithCancel(context.Background())
+	return in
+}
+
+// Open begins the work on a mailbox of the book, or returns it where it is open. It is read once it is attached to a Link.
+func (in *Inbox) Open(box *subscriptions.Mailbox) *Mailbox {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	m := in.open[box]
+	if m == nil {
+		m = newMailbox(in, box)
+		in.open[box] = m
+	}
+	return m
+}
+
+// Close takes no hint any more. What is being sent is finished and written within a bound, and the rest is found again at the next
+// start.
+func (in *Inbox) Close() {
+	in.mu.Lock()
+	in.stopping.Store(true) // under mu: from now on no task begins
+	in.mu.Unlock()
+	late := time.AfterFunc(in.grace, in.stop)
+	for _, m := range in.mailboxes() {
+		m.rest()
+	}
+	in.tasks.Wait()
+	late.Stop()
+	in.stop()
+}
+
+// TopicReady has the devices of a topic catch up that were behind because it was away (rule 12).
+func (in *Inbox) TopicReady(topic, environment string) {
+	for _, m := range in.mailboxes() {
+		m.topicReady(topic, environment)
+	}
+}
+
+// begin counts a task in, unless the inbox is closing. The task ends with tasks.Done.
+func (in *Inbox) begin() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stopping.Load() {
+		return false
+	}
+	in.tasks.Add(1)
+	return true
+}
+
+// run runs a task of its own, unless the inbox is closing.
+func (in *Inbox) run(task func()) bool {
+	if !in.begin() {
+		return false
+	}
+	go func() {
+		defer in.tasks.Done()
+		task()
+	}()
+	return true
+}
+
+func (in *Inbox) mailboxes() []*Mailbox {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	list := make([]*Mailbox, 0, len(in.open))
+	for _, m := range in.open {
+		list = append(list, m)
+	}
+	return list
+}
+
+func (in *Inbox) forget(m *Mailbox) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.open[m.box] == m {
+		delete(in.open, m.box)
+	}
+}
+
+// lane of an exchange entry.
+func (in *Inbox) lane(exchange string) *lane {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	l := in.lanes[exchange]
+	if l == nil {
+		l = newLane(in)
+		in.lanes[exchange] = l
+	}
+	return l
+}

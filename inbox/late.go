@@ -1,0 +1,77 @@
+package inbox
+
+// Answers that have a write of their own: they came after the outcome of their message was drafted, or belong to a catch-up (rule 6).
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// late is the answers of a mailbox that are to be entered. What waits together is entered together, so that a thousand answers and a
+// slow store take a few writes.
+type late struct {
+	mu      sync.Mutex
+	waiting []lateAnswer
+	writing bool
+}
+
+type lateAnswer struct {
+	alert
+	answer  subscriptions.Answer
+	entered chan struct{} // closed when the write that holds it has ended
+}
+
+// add has an answer entered. first: nobody is at it, and the caller enters all that waits.
+func (l *late) add(a lateAnswer) (first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = append(l.waiting, a)
+	first = !l.writing
+	l.writing = true
+	return first
+}
+
+// take takes all that waits; none: the caller is done.
+func (l *late) take() []lateAnswer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := l.waiting
+	l.waiting = nil
+	l.writing = len(all) > 0
+	return all
+}
+
+// enterLate enters an answer, and returns when that is written.
+func (m *Mailbox) enterLate(ctx context.Context, a alert, answer subscriptions.Answer) {
+	own := lateAnswer{a, answer, make(chan struct{})}
+	if m.late.add(own) {
+		for all := m.late.take(); len(all) > 0; all = m.late.take() {
+			m.enterAll(ctx, all)
+		}
+	}
+	<-own.entered
+	m.await(a.device.ID, answer)
+}
+
+func (m *Mailbox) enterAll(ctx context.Context, all []lateAnswer) {
+	err := m.write(ctx, func(d *subscriptions.Draft) {
+		for _, l := range all {
+			if l.answer.Result == subscriptions.NotBefore {
+				d.Hold(l.device.ID, l.answer.Reason, again(l.answer))
+			} else {
+				d.Deal(l.device.ID, l.keys...)
+			}
+		}
+	})
+	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
+		m.in.log.Error("answers of APNs could not be recorded", zap.String("mailbox", m.address()), zap.Int("answers", len(all)), zap.Error(err))
+	}
+	for _, l := range all {
+		close(l.entered)
+	}
+}

@@ -1,0 +1,312 @@
+package inbox
+
+// The complete listing of an Inbox (rules 3, 4, 5, 8): the only thing that moves a mailbox forward.
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	firstPage = 50  // the mail of a day fits
+	nextPage  = 200 // well below EWSFindCountLimit, 1,000
+	// overlap is how many items of a page the next one shows again (rule 3): a deletion meanwhile shifts the pages.
+	overlap = 1
+	// maxRestarts bounds a listing that is overtaken by deletions again and again.
+	maxRestarts = 5
+	// maxListed bounds what a listing keeps in memory, 100 bytes each. Beyond it, only mail of the last day is looked at.
+	maxListed = 50_000
+)
+
+// shown is a message of a listing.
+type shown struct {
+	subscriptions.Shown
+	item string
+}
+
+// listInbox lists the Inbox and deals with all that it shows. hinted are the items that hints named and that it has to decide, doubted
+// what reading them told.
+func (m *Mailbox) listInbox(ctx context.Context, link Link, hinted map[string]time.Time, doubted map[string]due) error {
+	list, clock, err := m.pages(ctx, link)
+	if err != nil {
+		return err
+	}
+	r := m.box.Record()
+	if clock.Unix() < r.Since {
+		return m.restart(ctx, link, list, clock)
+	}
+	fresh, old, none := m.sortOut(m.unknown(list, clock, hinted, r, link), clock)
+	none = append(none, m.forgotten(doubted, list, r)...)
+	if err := m.skip(ctx, none); err != nil {
+		return err
+	}
+	pending, err := m.sendListed(ctx, link, fresh, clock)
+	if err != nil {
+		return err
+	}
+	if err := m.send(ctx, link, old, clock); err != nil {
+		return err
+	}
+	if pending { // an item that cannot be read yet has no outcome: listed stays
+		return nil
+	}
+	return m.complete(ctx, link, list, clock)
+}
+
+// unknown are the messages shown that have no outcome yet.
+func (m *Mailbox) unknown(list []shown, clock time.Time, hinted map[string]time.Time, r *subscriptions.Record, link Link) (dues []due) {
+	devices := m.box.Devices()
+	for _, s := range list {
+		if r.Has(s.Key) || r.Has(m.itemKey(s.item)) {
+			continue
+		}
+		d := due{key: s.Key, item: s.item, received: s.Received, hinted: hinted[s.item]}
+		dues = append(dues, d)
+		wanted := slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) })
+		if wanted && d.hinted.IsZero() {
+			m.in.metrics.recovered.Inc()
+			link.Unhinted(s.Received, clock)
+		}
+	}
+	return dues
+}
+
+// forgotten are the messages that hints named and that the listing does not show: they are dated before since, or gone again.
+func (m *Mailbox) forgotten(doubted map[string]due, list []shown, r *subscriptions.Record) (none []skipped) {
+	for item, d := range doubted {
+		if r.Has(d.key) || slices.ContainsFunc(list, func(s shown) bool { return s.item == item }) {
+			continue
+		}
+		if d.received.Unix() > r.Since {
+			d.received = time.Unix(r.Since, 0)
+		}
+		none = append(none, skipped{d, outcome.Late})
+	}
+	return none
+}
+
+// pages lists the Inbox newest first, back to since, or to a clock that fell behind it. A further page starts with an item
+// already seen, else the listing starts again.
+func (m *Mailbox) pages(ctx context.Context, link Link) ([]shown, time.Time, error) {
+	for range maxRestarts {
+		list, clock, whole, err := m.tryPages(ctx, link)
+		if whole || err != nil {
+			return list, clock, err
+		}
+	}
+	return nil, time.Time{}, &fault.Error{Op: "FindItem", Code: "pages", Text: "the Inbox changes faster than it can be listed", Scope: fault.Mailbox, Remedy: fault.Wait}
+}
+
+func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock time.Time, whole bool, err error) {
+	seen := map[string]bool{}
+	var from int64
+	limit := firstPage
+	for offset := 0; ; {
+		if m.in.stopping.Load() {
+			return nil, clock, false, errStopping
+		}
+		p, err := link.List(ctx, offset, limit)
+		if err != nil {
+			return nil, clock, false, err
+		}
+		if offset == 0 {
+			if err := m.start(ctx, p.Clock); err != nil {
+				return nil, p.Clock, false, err
+			}
+			clock, from = p.Clock, min(m.box.Record().Since, p.Clock.Unix())
+		} else if !continues(p, seen) {
+			return nil, clock, false, nil
+		}
+		for _, msg := range p.Messages {
+			if msg.Received.Unix() < from || len(list) >= maxListed && clock.Sub(msg.Received) > alerts.Window {
+				return list, clock, true, nil
+			}
+			if !seen[msg.ItemID] {
+				seen[msg.ItemID] = true
+				list = append(list, shown{subscriptions.Shown{Key: m.key(&msg), Received: msg.Received}, msg.ItemID})
+			}
+		}
+		if p.Last || len(p.Messages) == 0 {
+			return list, clock, true, nil
+		}
+		if len(p.Messages) <= overlap { // nothing new, and no word that it is the last: some servers never say so
+			beyond, err := link.List(ctx, offset+len(p.Messages), limit)
+			return list, clock, err == nil && len(beyond.Messages) == 0, err
+		}
+		offset += len(p.Messages) - overlap
+		limit = nextPage
+	}
+}
+
+// continues says whether a further page goes on where the one before it ended: it starts with an item already seen.
+func continues(p Page, seen map[string]bool) bool {
+	return len(p.Messages) > 0 && seen[p.Messages[0].ItemID]
+}
+
+// start gives the record and the devices that enrolled before the server's clock was known their place on it (rule 5).
+func (m *Mailbox) start(ctx context.Context, clock time.Time) error {
+	missing := !m.box.Record().Started()
+	for _, d := range m.box.Devices() {
+		missing = missing || d.Since.IsZero()
+	}
+	if !missing {
+		return nil
+	}
+	skew := time.Until(clock)
+	return m.box.Update(ctx, func(draft *subscriptions.Draft) {
+		first := clock
+		for _, d := range draft.Devices {
+			if d.Since.IsZero() {
+				d.Since = d.Created.Add(skew - time.Minute).Truncate(time.Second)
+				draft.Put(d)
+			}
+			if d.Since.Before(first) {
+				first = d.Since
+			}
+		}
+		if !draft.Started() {
+			draft.Start(first)
+		}
+	})
+}
+
+// sendListed reads what is fresh and sends its alerts, newest first. Live mail that comes meanwhile goes before the next batch. pending
+// says that something could not be read yet.
+func (m *Mailbox) sendListed(ctx context.Context, link Link, fresh []due, clock time.Time) (pending bool, err error) {
+	for some := range slices.Chunk(fresh, batch) {
+		if m.in.stopping.Load() {
+			return pending, errStopping
+		}
+		if err := m.readLive(ctx, link); err != nil {
+			return pending, err
+		}
+		dues, none, waits, err := m.readListed(ctx, link, some)
+		if err != nil {
+			return pending, err
+		}
+		pending = pending || waits
+		if err := m.skip(ctx, none); err != nil {
+			return pending, err
+		}
+		if err := m.send(ctx, link, dues, clock); err != nil {
+			return pending, err
+		}
+	}
+	return pending, nil
+}
+
+// readListed reads messages that a listing showed. waits says that one could not be read yet.
+func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues []due, none []skipped, waits bool, err error) {
+	ids := make([]string, len(some))
+	by := map[string]due{}
+	for i, d := range some {
+		ids[i], by[d.item] = d.item, d
+	}
+	found, err := fetch(ctx, link, ids)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	r := m.box.Record()
+	for _, item := range found.Items {
+		d := by[item.ID]
+		d.message = item.Message
+		if item.Err == nil || gone(item) {
+			m.unreadable.forget(item.ID)
+		}
+		switch {
+		case r.Has(d.key) || r.Has(m.itemKey(d.item)): // a hint was quicker
+		case gone(item):
+			none = append(none, skipped{d, outcome.Gone})
+		case item.Err != nil && !m.giveUp(item, d):
+			waits = true
+		default:
+			dues = append(dues, d)
+		}
+	}
+	return dues, none, waits, nil
+}
+
+// readLive reads what was hinted while a long listing is dealt with.
+func (m *Mailbox) readLive(ctx context.Context, link Link) error {
+	hints := m.marks.takeHints()
+	if len(hints) == 0 {
+		return nil
+	}
+	doubted := map[string]due{}
+	err := m.readHints(ctx, link, hints, doubted)
+	m.marks.giveBack(turn{hints, len(doubted) > 0})
+	return err
+}
+
+// complete is the write at the end of a complete listing, in which listed moves (rules 3 and 4) and enrolments that lie after the
+// server's clock are set back to it (rule 5).
+func (m *Mailbox) complete(ctx context.Context, link Link, list []shown, clock time.Time) error {
+	seen := make([]subscriptions.Shown, len(list))
+	for i, s := range list {
+		seen[i] = s.Shown
+	}
+	earlier := clock
+	if now := time.Now(); now.Before(earlier) {
+		earlier = now
+	}
+	expired := 0
+	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+		expired = d.Complete(seen, earlier)
+		setBack(d, clock)
+	})
+	if err != nil {
+		return err
+	}
+	for range expired {
+		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Late, At: time.Now()})
+	}
+	m.in.metrics.listings.Inc()
+	m.completed(link)
+	return nil
+}
+
+// completed takes in that a complete listing is written.
+func (m *Mailbox) completed(link Link) {
+	m.last.listing.Store(time.Now().UnixNano())
+	m.marks.completed(link.SafetyPoll())
+	link.Listed()
+	m.catchUpSoon()
+}
+
+func setBack(d *subscriptions.Draft, clock time.Time) {
+	for _, device := range d.Devices {
+		if device.Since.After(clock) {
+			device.Since = clock.Truncate(time.Second)
+			d.Put(device)
+		}
+	}
+}
+
+// restart begins the log anew where the server's clock fell behind since (rule 4): nobody can tell what of this is new.
+func (m *Mailbox) restart(ctx context.Context, link Link, list []shown, clock time.Time) error {
+	r := m.box.Record()
+	var none []skipped
+	for _, s := range list {
+		if !r.Has(s.Key) {
+			none = append(none, skipped{due{key: s.Key, item: s.item, received: s.Received}, outcome.Clock})
+		}
+	}
+	if err := m.skip(ctx, none); err != nil {
+		return err
+	}
+	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+		d.Start(clock)
+		setBack(d, clock)
+	})
+	if err != nil {
+		return err
+	}
+	m.completed(link)
+	return nil
+}

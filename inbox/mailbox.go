@@ -1,0 +1,166 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Mailbox is a mailbox at work. Its parts have their own locks, and know nothing of each other.
+type Mailbox struct {
+	in  *Inbox
+	box *subscriptions.Mailbox
+
+	link       atomic.Pointer[attachment] // nil: it cannot be read
+	marks      marks
+	unreadable unreadable
+	flight     flight  // what is being sent
+	late       late    // answers that are to be entered
+	waiting    waiting // devices that are behind, and when they catch up
+	history    history // the last decisions
+	last       times
+}
+
+// attachment is a link with the lane of its exchange entry.
+type attachment struct {
+	Link
+	lane *lane
+}
+
+// times are when things happened last, in Unix nanoseconds; 0: never.
+type times struct{ hint, listing, message atomic.Int64 }
+
+func newMailbox(in *Inbox, box *subscriptions.Mailbox) *Mailbox {
+	m := &Mailbox{in: in, box: box}
+	m.marks.queue = m.enqueue
+	m.unreadable.again = func(item string, hinted time.Time) {
+		m.Hint(item, hinted)
+		m.List()
+	}
+	return m
+}
+
+// Hint marks the mailbox: it may have this new item. at is on our clock.
+func (m *Mailbox) Hint(item string, at time.Time) {
+	m.last.hint.Store(at.UnixNano())
+	m.marks.hint(item, at)
+}
+
+// List marks the mailbox: anything may have come.
+func (m *Mailbox) List() { m.marks.listing() }
+
+// Attach has the mailbox read through a link from now on, and tried at once. Another Exchange has other ids for the same items:
+// there the mailbox is listed.
+func (m *Mailbox) Attach(l Link) {
+	was := m.link.Swap(&attachment{Link: l, lane: m.in.lane(l.Exchange())})
+	m.marks.attach(was != nil && was.Exchange() != l.Exchange())
+	m.catchUpSoon()
+}
+
+// Detach says that the location of the mailbox is looked up: no turn begins until it is attached again.
+func (m *Mailbox) Detach() { m.marks.detach() }
+
+// Retry ends a back-off at once, where the reason for it fits.
+func (m *Mailbox) Retry(fits func(*fault.Error) bool) {
+	if f, _, _ := m.marks.fault(); f != nil && fits(f) {
+		m.marks.wake()
+	}
+}
+
+// HangUp ends what goes on for a device that was removed. No push to it is under way when it returns, and none begins.
+func (m *Mailbox) HangUp(device string) {
+	m.waiting.forget(device)
+	m.flight.cut(device)
+}
+
+// Close ends the work on a mailbox that has no device any more.
+func (m *Mailbox) Close() {
+	m.in.forget(m)
+	m.rest()
+	m.flight.cutAll()
+}
+
+// rest stops the timers: nothing begins any more.
+func (m *Mailbox) rest() {
+	m.marks.close()
+	m.unreadable.close()
+	m.waiting.close()
+}
+
+func (m *Mailbox) enqueue() {
+	if l := m.link.Load(); l != nil {
+		l.lane.queue(m)
+	}
+}
+
+// serve is one turn of a worker: it takes the marks, and what could not be done goes back to them.
+func (m *Mailbox) serve(ctx context.Context) {
+	t, ok := m.marks.take()
+	if !ok {
+		return
+	}
+	err := m.read(ctx, m.link.Load(), &t)
+	if err == nil || m.in.stopping.Load() {
+		m.marks.done(t, nil)
+		return
+	}
+	f := fault.Of(err)
+	first, next := m.marks.done(t, f)
+	if first && f.Scope <= fault.Mailbox { // what concerns more is said once, by the account or the stream
+		m.in.log.Warn("a mailbox cannot be read", zap.String("mailbox", m.address()), zap.Time("next_try", next), zap.Error(err))
+	}
+}
+
+// read does what the marks ask for: the items that hints named, and then a listing where one is due.
+func (m *Mailbox) read(ctx context.Context, link Link, t *turn) error {
+	doubted := map[string]due{}
+	if err := m.readHints(ctx, link, t.hints, doubted); err != nil {
+		return err
+	}
+	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded() {
+		return nil
+	}
+	t.list = true
+	return m.listInbox(ctx, link, t.hints, doubted)
+}
+
+func (m *Mailbox) address() string { return m.box.Record().Addresses[0] }
+
+func (m *Mailbox) key(msg *mail.Message) mail.Key { return m.in.secret.Key(m.box.Record().ID, msg) }
+
+func (m *Mailbox) itemKey(item string) mail.Key { return m.in.secret.ItemKey(m.box.Record().ID, item) }
+
+// writeAgain is between two tries of a write. It does not grow: what was accepted is to be written as soon as it can be, and
+// all that waits is tried in one commit.
+const writeAgain = 300 * time.Millisecond
+
+// write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end.
+func (m *Mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)) error {
+	for said := false; ; said = true {
+		err := m.box.Update(ctx, change)
+		if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) || ctx.Err() != nil {
+			return err
+		}
+		if !said {
+			m.in.log.Error("the state cannot be written; it is tried until it is", zap.String("mailbox", m.address()), zap.Error(err))
+		}
+		pause.For(ctx, writeAgain)
+	}
+}
+
+// writable says whether what is sent now could be written down; else it could be sent again.
+func (m *Mailbox) writable(ctx context.Context) error {
+	err := m.box.Writable(ctx)
+	if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) {
+		return err
+	}
+	return &fault.Error{Op: "state", Code: "state_away", Text: "the state cannot be written", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
+}

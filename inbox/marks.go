@@ -1,0 +1,228 @@
+package inbox
+
+// The marks of a mailbox (rule 7): what came since a worker last took them, and whose turn it is.
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// maxHints bounds the items that a mailbox remembers from hints: beyond it a listing is cheaper.
+const maxHints = 64
+
+// marks of one mailbox. A mailbox is marked while it has a hint or is to be listed. At most one worker has it at a time.
+type marks struct {
+	queue func() // gives the mailbox to a worker
+
+	mu       sync.Mutex
+	hints    map[string]time.Time // item id -> when it was hinted
+	list     bool                 // anything may have come
+	listed   bool                 // a complete listing was done since it was last marked for one
+	attached bool                 // it can be read
+	closed   bool
+
+	queued, running bool
+	woken           bool         // what this turn fails of may have ended within it: it does not back off
+	failing         *fault.Error // of the last turn
+	fails           int          // turns in a row
+	notBefore       time.Time    // the end of the back-off
+	retry           *time.Timer  // at notBefore
+	poll            *time.Timer  // the safety poll
+}
+
+// turn is the marks that a worker has taken, and that it gives back as far as it could not serve them.
+type turn struct {
+	hints map[string]time.Time
+	list  bool
+}
+
+// change changes the marks and queues the mailbox where it is its turn now.
+func (m *marks) change(change func()) {
+	m.mu.Lock()
+	change()
+	queue := m.due()
+	m.mu.Unlock()
+	if queue {
+		m.queue()
+	}
+}
+
+// due says whether the mailbox is to be queued now, and counts it as queued then.
+func (m *marks) due() bool {
+	marked := m.list || len(m.hints) > 0
+	if !marked || !m.attached || m.closed || m.queued || m.running {
+		return false
+	}
+	if wait := time.Until(m.notBefore); wait > 0 {
+		if m.retry == nil {
+			m.retry = time.AfterFunc(wait, m.wake)
+		}
+		return false
+	}
+	m.queued = true
+	return true
+}
+
+// hint marks the mailbox: it may have this new item.
+func (m *marks) hint(item string, at time.Time) {
+	m.change(func() {
+		switch _, known := m.hints[item]; {
+		case known:
+		case len(m.hints) >= maxHints:
+			m.list = true
+		default:
+			if m.hints == nil {
+				m.hints = map[string]time.Time{}
+			}
+			m.hints[item] = at
+		}
+	})
+}
+
+// listing marks the mailbox: anything may have come.
+func (m *marks) listing() {
+	m.change(func() { m.list, m.listed = true, false })
+}
+
+// attach says that the mailbox can be read from now on, and tried at once. anew: its item ids are another server's.
+func (m *marks) attach(anew bool) {
+	m.change(func() {
+		m.attached = true
+		if anew {
+			m.hints = nil
+			m.list, m.listed = true, false
+		}
+		m.noBackOff()
+	})
+}
+
+// detach says that the mailbox cannot be read until it is attached again.
+func (m *marks) detach() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.attached = false
+	m.noBackOff()
+}
+
+// wake ends a back-off, also the one that a turn under way is about to begin.
+func (m *marks) wake() {
+	m.change(m.noBackOff)
+}
+
+func (m *marks) noBackOff() {
+	m.woken = m.running
+	m.notBefore = time.Time{}
+	if m.retry != nil {
+		m.retry.Stop()
+		m.retry = nil
+	}
+}
+
+// take begins a turn. false: there is none any more.
+func (m *marks) take() (turn, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := turn{hints: m.hints, list: m.list}
+	m.queued, m.woken = false, false
+	if m.closed || !m.attached {
+		return turn{}, false
+	}
+	m.hints, m.list = nil, false
+	m.running = true
+	if m.retry != nil { // this turn is what it was for
+		m.retry.Stop()
+		m.retry = nil
+	}
+	return t, true
+}
+
+// takeHints takes what was hinted while a turn is under way.
+func (m *marks) takeHints() map[string]time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	hints := m.hints
+	m.hints = nil
+	return hints
+}
+
+// giveBack returns marks that could not be served.
+func (m *marks) giveBack(t turn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.merge(t)
+}
+
+func (m *marks) merge(t turn) {
+	m.list = m.list || t.list
+	for item, at := range m.hints {
+		if t.hints == nil {
+			t.hints = map[string]time.Time{}
+		}
+		t.hints[item] = at
+	}
+	if m.hints = t.hints; len(m.hints) > maxHints {
+		m.hints, m.list = nil, true
+	}
+	if m.list {
+		m.listed = false
+	}
+}
+
+// done ends a turn, and sets the back-off where it failed. It says whether it is the first failure in a row, and when the next try is.
+func (m *marks) done(t turn, f *fault.Error) (first bool, next time.Time) {
+	m.change(func() {
+		m.running = false
+		if f == nil {
+			m.failing, m.fails = nil, 0
+			return
+		}
+		m.merge(t)
+		m.fails++
+		m.failing = f
+		m.notBefore = time.Now()
+		if !m.woken {
+			m.notBefore = m.notBefore.Add(f.Pause(m.fails))
+		}
+		first, next = m.fails == 1, m.notBefore
+	})
+	return first, next
+}
+
+// completed notes a complete listing; the next is due after poll if nothing comes, for a subscription can die in silence. The
+// mailboxes are spread over the last eighth of that time.
+func (m *marks) completed(poll time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listed = !m.list
+	if m.closed {
+		return
+	}
+	wait := poll - rand.N(poll/8+1)
+	if m.poll == nil {
+		m.poll = time.AfterFunc(wait, m.listing)
+		return
+	}
+	m.poll.Reset(wait)
+}
+
+// close stops the timers: nothing is queued any more.
+func (m *marks) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	for _, t := range []*time.Timer{m.retry, m.poll} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+// fault of the last turn, and when the next one is.
+func (m *marks) fault() (failing *fault.Error, next time.Time, listed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failing, m.notBefore, m.listed
+}

@@ -1,0 +1,394 @@
+package inbox
+
+// What once went wrong, and must not again; and the bounds.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+// An answer may come after the round was closed and before its outcome is written (here: the write is being tried again).
+func TestAnAnswerThatComesWhileTheOutcomeIsBeingWrittenIsKept(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		s.pass(time.Minute)
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "a" {
+				return subscriptions.Answer{Result: subscriptions.Accepted, At: time.Now()}
+			}
+			return subscriptions.Answer{}
+		}
+		s.apns.delay = 1900 * time.Millisecond // b's answer; a's comes at once, so that the outcome is first written at 500 ms, and then every 300 ms
+		s.store.Fail(errors.New("redis is away for a moment"))
+		m := s.source.come(alice)
+		s.pass(1800 * time.Millisecond)
+		s.store.Fail(nil)
+		s.pass(time.Minute)
+		s.accepted(1, "b", m)
+		s.inStep(alice)
+	})
+}
+
+// slow is a store whose writes take a while.
+type slow struct {
+	*storetest.Memory
+	takes time.Duration
+}
+
+func (s *slow) Write(ctx context.Context, c subscriptions.Change) error {
+	<-time.After(s.takes)
+	return s.Memory.Write(ctx, c)
+}
+
+// The write of an outcome takes as long as the answers of many devices that come meanwhile: each of them has a write of its own, and
+// none is sent a second alert (rule 6).
+func TestAnswersBetweenTheDraftOfAnOutcomeAndTheEndOfItsWrite(t *testing.T) {
+	inScene(t, func(s *scene) {
+		store := &slow{Memory: s.store}
+		s.start()
+		var err error
+		if s.book, err = subscriptions.Open(context.Background(), store); err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+		s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Log: zap.NewNop()})
+		const devices = 200
+		for i := range devices {
+			s.enrol(fmt.Sprint("d", i), alice)
+		}
+		s.pass(time.Minute)
+		store.takes = 200 * time.Millisecond
+		first := true
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			s.apns.mu.Lock()
+			was := first
+			first = false
+			s.apns.mu.Unlock()
+			if !was { // the others' answers come while the outcome is written
+				<-time.After(550 * time.Millisecond)
+			}
+			return subscriptions.Answer{}
+		}
+		m := s.source.come(alice)
+		s.pass(5 * time.Minute)
+		for i := range devices {
+			s.accepted(1, fmt.Sprint("d", i), m)
+		}
+		s.inStep(alice)
+	})
+}
+
+// A store may answer and take no writes: a full disk, a Redis at its maxmemory.
+func TestNothingIsSentWhileTheStoreAnswersAndTakesNoWrites(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		for i := range 20 {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.pass(time.Minute)
+		s.store.Fail(errors.New("no space left on device"))
+		sent := 0
+		var all []*message
+		for i := range 20 {
+			m := s.source.come(address(i))
+			all = append(all, m)
+			s.pass(time.Second)
+			sent += len(s.apns.pushes(fmt.Sprint("d", i), s.key(fmt.Sprint("d", i), m)))
+		}
+		if sent > 1 {
+			t.Errorf("%d alerts were sent that cannot be written down", sent)
+		}
+		s.store.Fail(nil)
+		s.pass(time.Minute)
+		for i, m := range all {
+			s.accepted(1, fmt.Sprint("d", i), m)
+		}
+	})
+}
+
+func address(i int) string { return fmt.Sprintf("user%04d@contoso.example", i) }
+
+func TestACatchUpSendsNothingThatCannotBeWrittenDown(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		for range 10 {
+			s.source.come(alice)
+		}
+		s.pass(time.Minute)
+		s.store.Fail(errors.New("redis is away"))
+		s.store.Close()
+		_ = s.book.Mailbox(alice).Update(context.Background(), func(*subscriptions.Draft) {}) // any write: it is known to be away
+		release()
+		s.in.TopicReady(topic, "production")
+		s.pass(time.Minute)
+		if n := len(s.apns.got["a"]); n > 0 {
+			t.Errorf("%d alerts were sent while the state was away: a kill now sends them again", n)
+		}
+		s.kill()
+		s.start()
+		s.pass(time.Minute)
+	})
+}
+
+func TestTriesOfAnItemThatWasReadAreForgotten(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		for range maxUnreadable {
+			m := s.source.come(alice, corrupt)
+			s.pass(time.Second)
+			s.source.mend(m)
+			s.pass(10 * time.Minute)
+			s.accepted(1, "a", m)
+		}
+		if n := len(s.mailbox(alice).unreadable.items); n > 0 {
+			t.Errorf("%d tries are kept of items that were read long ago", n)
+		}
+		m := s.source.come(alice, corrupt)
+		s.pass(time.Second)
+		if n := len(s.apns.got["a"]); n > maxUnreadable {
+			t.Error("its first failure led to a generic alert")
+		}
+		s.source.mend(m)
+		s.pass(time.Hour)
+	})
+}
+
+// hanging is a store that hangs as a Redis does that takes connections and answers nothing: each write takes a second here, and
+// five in truth.
+type hanging struct {
+	*storetest.Memory
+	hangs atomic.Bool
+	n     atomic.Int32
+}
+
+func (h *hanging) Write(ctx context.Context, c subscriptions.Change) error {
+	if !h.hangs.Load() {
+		return h.Memory.Write(ctx, c)
+	}
+	if ctx.Err() != nil && h.n.Add(1)%2 == 0 {
+		return ctx.Err()
+	}
+	<-time.After(time.Second)
+	return errors.New("i/o timeout")
+}
+
+// The network is gone: neither APNs nor Redis answers, and each late answer wants its write, one after the other. In real time,
+// for a mutex that is waited for stops the fake clock.
+func TestAStopIsBoundedWhereNothingAnswers(t *testing.T) {
+	store := &hanging{Memory: &storetest.Memory{}}
+	book, err := subscriptions.Open(context.Background(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := newAPNs(t)
+	silent.answer = func(ctx context.Context, _ subscriptions.Notification) subscriptions.Answer {
+		<-ctx.Done()
+		return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Unanswered, Next: time.Now()}
+	}
+	s := &scene{t: t, book: book, apns: silent, source: &source{folders: map[string]*folder{}}, poll: time.Hour}
+	s.in = New(Options{Book: book, Sender: silent, MaxAge: time.Hour, Log: zap.NewNop()})
+	s.in.grace = time.Second
+	for i := range 20 {
+		e := subscriptions.Enrolment{ID: fmt.Sprint("d", i), Mailbox: alice, Token: fmt.Sprint(i), Topic: topic, Environment: "production"}
+		if _, err := book.Enrol(context.Background(), e, time.Now(), time.Now().Add(-time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.listen(book.Mailbox(alice))
+	s.source.come(alice)
+	for wrote := book.Mailbox(alice).Record().End; wrote == 0; wrote = book.Mailbox(alice).Record().End {
+		<-time.After(100 * time.Millisecond)
+	}
+	store.hangs.Store(true)
+	begin := time.Now()
+	s.in.Close()
+	if took := time.Since(begin); took > s.in.grace+3*time.Second {
+		t.Errorf("with writes that take a second each, closing took %v; they take five", took.Round(time.Second))
+	}
+}
+
+// A long listing reads live mail between its batches: what that has sent is not summed up too.
+func TestAMessageHintedWhileItsListingIsDealtWithIsNotSummedUpToo(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(60 * time.Hour)
+		s.stop()
+		var fresh []*message
+		var old *message
+		s.source.quietly(func() {
+			for i := range 2 * batch {
+				fresh = append(fresh, s.source.come(alice, receivedAt(ago(time.Duration(i)*time.Minute))))
+			}
+			old = s.source.come(alice, receivedAt(ago(3*time.Hour)))
+		})
+		s.apns.set(func() { s.apns.delay = 100 * time.Millisecond })
+		s.start()
+		s.pass(50 * time.Millisecond)
+		s.source.hint(alice, old)
+		s.pass(time.Minute)
+		s.accepted(1, "a", fresh...)
+		s.accepted(1, "a", old)
+		if p := s.apns.pushes("a", s.key("a", old)); p[0].summary {
+			t.Error("the hint came too late to test anything")
+		}
+	})
+}
+
+// IncludesLastItemInRange is optional in the schema: a server may tell it of no page.
+func TestAListingWhosePagesNeverSayThatTheyAreTheLastEnds(t *testing.T) {
+	for name, messages := range map[string]int{"an empty Inbox": 0, "the overlap alone": overlap, "two": 2, "a page": firstPage, "two pages": firstPage + 1} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.source.notLast = true
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				var all []*message
+				s.source.quietly(func() {
+					for range messages {
+						all = append(all, s.source.come(alice))
+					}
+				})
+				s.source.set(func() { s.source.lists = 0 })
+				s.mailbox(alice).List()
+				s.pass(time.Minute)
+				if s.source.lists > maxRestarts*4 {
+					t.Errorf("%d calls for a listing of %d messages", s.source.lists, messages)
+				}
+				s.accepted(1, "a", all...)
+			})
+		})
+	}
+}
+
+func TestAMailboxRemembersNoMoreThanSixtyFourHintedItems(t *testing.T) { // rule 7
+	synctest.Test(t, func(t *testing.T) {
+		m := marks{queue: func() {}}
+		for i := range 10 * maxHints {
+			m.hint(fmt.Sprint(i), time.Now())
+			m.giveBack(turn{hints: map[string]time.Time{fmt.Sprint("back", i): time.Now()}})
+		}
+		if len(m.hints) > maxHints || !m.list {
+			t.Errorf("%d hints, list %v", len(m.hints), m.list)
+		}
+	})
+}
+
+func TestNoMoreMailboxesOfAnEntryAreAtWorkThanTheirWorkers(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		var now, most atomic.Int32
+		s.source.onList = func(int) {
+			most.Store(max(most.Load(), now.Add(1)))
+			<-time.After(time.Second)
+			now.Add(-1)
+		}
+		for i := range maxWorkers + 200 {
+			e := subscriptions.Enrolment{ID: fmt.Sprint("d", i), Mailbox: address(i), Token: "t", Topic: topic, Environment: "production"}
+			done, err := s.book.Enrol(context.Background(), e, time.Now(), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.listen(done.Mailbox)
+		}
+		s.pass(time.Minute)
+		if most.Load() > maxWorkers {
+			t.Errorf("%d mailboxes were read at once", most.Load())
+		}
+	})
+}
+
+func TestNoMorePushesOfAnEntryAreUnderWayThanThereMayBe(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		const devices, mailboxes = 500, 10
+		for i := range devices * mailboxes {
+			e := subscriptions.Enrolment{ID: fmt.Sprint("d", i), Mailbox: address(i % mailboxes), Token: fmt.Sprint(i), Topic: topic, Environment: "production"}
+			if _, err := s.book.Enrol(context.Background(), e, time.Now(), time.Now().Add(-time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, box := range s.book.Mailboxes() {
+			s.listen(box)
+		}
+		s.pass(time.Second)
+		var now, most atomic.Int32
+		s.apns.set(func() {
+			s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+				most.Store(max(most.Load(), now.Add(1)))
+				<-time.After(100 * time.Millisecond)
+				now.Add(-1)
+				return subscriptions.Answer{}
+			}
+		})
+		for i := range mailboxes {
+			s.source.come(address(i))
+		}
+		s.pass(time.Minute)
+		if n := most.Load(); n > maxPushes || n < maxPushes/2 {
+			t.Errorf("%d pushes were under way at once", n)
+		}
+	})
+}
+
+// A mailbox that moves to another Exchange has other item ids there: it is listed, and what was hinted before is not asked for.
+func TestAMailboxThatIsAttachedElsewhereIsListed(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		m := s.mailbox(alice)
+		m.Detach()
+		here := s.source.come(alice)
+		s.pass(time.Minute)
+		s.accepted(0, "a", here)
+		other := &source{folders: map[string]*folder{}, n: 1000}
+		there := other.come(alice, withID(here.internetID), sentAt(here.sent))
+		m.Attach(&link{source: other, folder: other.folder(alice), exchange: "online", poll: s.poll})
+		s.pass(time.Second)
+		s.accepted(1, "a", there)
+		if len(m.Decisions()) != 1 {
+			t.Errorf("%+v", m.Decisions())
+		}
+	})
+}
+
+// An answer that cannot be understood as a whole is asked for one by one, so that one sick message does not hide the others.
+func TestAMessageThatSpoilsTheAnswerHarmsOnlyItself(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		var sick, well *message
+		s.apns.set(func() { s.apns.delay = time.Second }) // both hints come in one turn
+		first := s.source.come(alice)
+		s.pass(100 * time.Millisecond)
+		sick, well = s.source.come(alice), s.source.come(alice)
+		s.source.set(func() { s.source.garbled = map[string]bool{sick.id: true} })
+		s.pass(10 * time.Second)
+		s.accepted(1, "a", first, well)
+		s.accepted(0, "a", sick)
+		s.pass(9 * time.Minute)
+		if n := len(s.apns.pushes("a", s.book.Secret().ItemKey(s.record(alice).ID, sick.id))); n != 1 {
+			t.Errorf("%d generic alerts within ten minutes", n)
+		}
+		s.inStep(alice)
+	})
+}

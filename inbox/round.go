@@ -1,0 +1,375 @@
+package inbox
+
+// Sending the alerts of some messages to the devices in step, and the one write of what became of them (rules 2, 5, 6, 8).
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// writeAfter is how long after the first acceptance the outcome is written at the latest (rule 6): what APNs had answered a
+	// second before a kill is never sent again.
+	writeAfter = 500 * time.Millisecond
+	// firstAnswer is how long a round waits for a first answer. A device that has none by then is behind, and the mailbox goes on.
+	firstAnswer = 5 * time.Second
+	// expires is how long APNs keeps an alert for a phone that is off: older mail leads to no alert.
+	expires = alerts.Window
+	// soonest is when a device that cannot be reached now is tried again at the earliest.
+	soonest = 250 * time.Millisecond
+)
+
+// alert is one alert for one device.
+type alert struct {
+	device       *subscriptions.Device
+	keys         []mail.Key // newest first; several are summed up
+	came         time.Time
+	reason       outcome.Reason // why it says less than it could
+	notification subscriptions.Notification
+}
+
+// send decides about messages for the devices in step, sends the alerts, and enters the outcomes: one call and one write. Reading
+// never waits for APNs: the worker of another mailbox goes on meanwhile.
+func (m *Mailbox) send(ctx context.Context, link Link, dues []due, clock time.Time) error {
+	record := m.box.Record()
+	dues = slices.DeleteFunc(dues, func(d due) bool { return record.Has(d.key) }) // live mail is read while a listing is dealt with
+	if len(dues) == 0 {
+		return nil
+	}
+	if err := m.writable(ctx); err != nil {
+		return err
+	}
+	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
+	r := newRound()
+	var list []alert
+	for _, device := range m.box.Devices() {
+		if record.BehindOf(device.ID) != nil {
+			continue // live mail passes it by
+		}
+		list = append(list, m.alertsFor(device, link.Source(), dues, clock, r.dealt)...)
+	}
+	m.pushAll(ctx, r, list)
+	return m.enter(ctx, r, dues)
+}
+
+// alertsFor decides about messages for one device, the newest first: an alert for each, and one for all that grew old. dealt is told of
+// each that leads to none.
+func (m *Mailbox) alertsFor(device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, dealt func(device string, keys ...mail.Key)) (list []alert) {
+	var old []mail.Key
+	var newest due
+	for _, d := range dues {
+		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
+		case alerts.Skip:
+			dealt(device.ID, d.key)
+			m.decide(subscriptions.Decision{Key: d.key, Device: device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now()})
+		case alerts.SumUp:
+			if len(old) == 0 {
+				newest = d
+			}
+			old = append(old, d.key)
+		case alerts.Send:
+			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, decision))
+		}
+	}
+	if len(old) > 0 {
+		list = append(list, m.summary(device, old, newest.received))
+	}
+	return list
+}
+
+// caseOf is a message for a device, as it is decided about.
+func (m *Mailbox) caseOf(device *subscriptions.Device, source mail.Source, d due, clock time.Time) alerts.Case {
+	c := alerts.Case{View: m.view(d, device.Since, clock), Device: m.shown(device), Key: d.key, Message: d.message, Source: source}
+	if d.message != nil {
+		c.Thread = m.in.secret.Thread(device.Record, d.message.Thread)
+	}
+	return c
+}
+
+// shown is what a device may see.
+func (m *Mailbox) shown(device *subscriptions.Device) alerts.Device {
+	return alerts.Device{ID: device.ID, Content: m.in.o.Content}
+}
+
+// alert of one message.
+func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, d alerts.Decision) alert {
+	a := alert{device: device, keys: keys, came: came, reason: d.Reason}
+	a.notification = subscriptions.Notification{
+		Device: device.ID, Phone: device.Phone(), Enrolled: device.Enrolled,
+		PushID: m.in.secret.PushID(keys[0], device.Token, device.Topic), CollapseID: keys[0].String(),
+		Expires: time.Now().Add(expires), Payload: d.Payload, Smaller: d.Smaller,
+	}
+	return a
+}
+
+// summary is the alert that sums up several messages. All summaries of a mailbox on a phone replace each other, and each is a push of its
+// own (rule 8).
+func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest time.Time) alert {
+	a := m.alert(device, keys, newest, alerts.Summarize(m.shown(device), keys))
+	key := m.in.secret.SummaryKey(device.Record)
+	a.notification.CollapseID = key.String()
+	a.notification.PushID = m.in.secret.PushID(key, device.Token, device.Topic, keys[0].String(), strconv.Itoa(len(keys)))
+	return a
+}
+
+// round is the sending of the alerts of some messages. Answers that come once its outcome is drafted are late: they enter the record by
+// themselves.
+type round struct {
+	first   chan struct{} // closed with the first acceptance
+	all     chan struct{} // closed with the last answer
+	entered chan struct{} // closed when the write of the outcome has ended
+
+	mu       sync.Mutex
+	closed   bool // no push begins any more
+	drafted  bool // an answer is late from now on
+	accepted bool
+	left     int                              // pushes without an answer
+	done     map[mail.Key]map[string]struct{} // devices with an acceptance, or a reason why not
+	held     map[string]subscriptions.Answer  // of devices that cannot be reached now
+}
+
+func newRound() *round {
+	return &round{first: make(chan struct{}), all: make(chan struct{}), entered: make(chan struct{}),
+		done: map[mail.Key]map[string]struct{}{}, held: map[string]subscriptions.Answer{}}
+}
+
+// open says whether a push may still begin: after the write the device is behind, and its catch-up sends.
+func (r *round) open() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.closed
+}
+
+func (r *round) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+}
+
+// dealt notes that messages have an acceptance for a device, or a reason why not.
+func (r *round) dealt(device string, keys ...mail.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(device, keys)
+}
+
+func (r *round) note(device string, keys []mail.Key) {
+	for _, k := range keys {
+		if r.done[k] == nil {
+			r.done[k] = map[string]struct{}{}
+		}
+		r.done[k][device] = struct{}{}
+	}
+}
+
+// answer takes an answer in; false: it is late.
+func (r *round) answer(a alert, answer subscriptions.Answer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.drafted {
+		return false
+	}
+	if answer.Result == subscriptions.NotBefore {
+		r.held[a.device.ID] = answer
+	} else {
+		r.note(a.device.ID, a.keys)
+	}
+	if answer.Result == subscriptions.Accepted && !r.accepted {
+		r.accepted = true
+		close(r.first)
+	}
+	return true
+}
+
+// leave counts a push out, with its answer or without.
+func (r *round) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left--
+	if r.left == 0 {
+		close(r.all)
+	}
+}
+
+// pushAll begins the pushes of a round and waits: for all answers, half a second from the first acceptance, or for as long as a first
+// answer may take. Then the round is closed.
+func (m *Mailbox) pushAll(ctx context.Context, r *round, list []alert) {
+	defer r.close()
+	if len(list) == 0 {
+		return
+	}
+	r.left = len(list)
+	for _, a := range list {
+		begun := m.in.run(func() { m.pushInRound(ctx, r, a) })
+		if !begun { // the device is behind, and the next start goes on there
+			r.answer(a, subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Stopping, Next: time.Now()})
+			r.leave()
+		}
+	}
+	wait := time.NewTimer(firstAnswer)
+	defer wait.Stop()
+	first := r.first
+	for {
+		select {
+		case <-r.all:
+			return
+		case <-wait.C:
+			return
+		case <-first:
+			first = nil
+			wait.Reset(writeAfter)
+		}
+	}
+}
+
+// pushInRound pushes one alert and takes its answer in, however late it comes.
+func (m *Mailbox) pushInRound(ctx context.Context, r *round, a alert) {
+	left := sync.OnceFunc(r.leave)
+	defer left()
+	m.push(ctx, a, r.open, func(answer subscriptions.Answer) {
+		inTime := r.answer(a, answer)
+		left()
+		select {
+		case <-r.entered:
+		case <-ctx.Done():
+		}
+		if !inTime {
+			m.enterLate(ctx, a, answer)
+		}
+	})
+}
+
+// push pushes an alert, if its device is still enrolled. It is in flight until enter has entered the answer: until then nothing else is
+// sent to the device. may is asked once the push is counted: whoever looks then either sees it, or has kept it from beginning.
+func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func(subscriptions.Answer)) {
+	link := m.link.Load()
+	select {
+	case link.lane.pushes <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-link.lane.pushes }()
+	_, enrolled := m.box.Device(a.device.ID)
+	if !enrolled || m.in.stopping.Load() {
+		return
+	}
+	call := m.flight.begin(m.in.working, a.device.ID) //nolint:contextcheck // a push outlives the turn that it began in
+	if !may() {
+		call.answered()
+		call.end()
+		m.catchUpSoon()
+		return
+	}
+	answer := m.in.o.Sender.Push(call.ctx, a.notification)
+	call.answered()
+	m.note(a, answer)
+	enter(answer)
+	call.end()
+	m.follow(*a.device, answer)
+	m.catchUpSoon()
+}
+
+// follow does what an answer asks for beyond the outcome.
+func (m *Mailbox) follow(was subscriptions.Device, answer subscriptions.Answer) {
+	if answer.Environment != "" {
+		m.environment(was, answer.Environment)
+	}
+	if answer.Result == subscriptions.Gone {
+		if err := m.in.o.Unenrol(m.in.working, was); err != nil {
+			m.in.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
+		}
+	}
+}
+
+// environment moves an enrolment to where APNs knows its token, unless it was changed meanwhile. It is tried again with the next
+// alert where it could not be written.
+func (m *Mailbox) environment(was subscriptions.Device, environment string) {
+	err := m.box.Update(m.in.working, func(d *subscriptions.Draft) {
+		for _, device := range d.Devices {
+			if device.ID == was.ID && device.Phone() == was.Phone() {
+				device.Environment = environment
+				d.Put(device)
+			}
+		}
+	})
+	if err == nil {
+		m.in.log.Info("a device was enrolled for the wrong environment of APNs", zap.String("device", was.ID), zap.String("moved_to", environment))
+	}
+}
+
+// enter is the one write of what became of the messages of a round. Who is behind is decided in it.
+func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
+	defer close(r.entered)
+	err := m.write(ctx, func(d *subscriptions.Draft) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.drafted = true
+		outcomes := make([]subscriptions.Outcome, len(dues))
+		for i, due := range dues {
+			outcomes[i] = subscriptions.Outcome{Key: due.key, Received: due.received, Done: r.done[due.key]}
+		}
+		d.Enter(outcomes, d.Devices, func(id string) (outcome.Reason, time.Time) { return m.why(r, id) })
+	})
+	m.last.message.Store(time.Now().UnixNano())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	held := r.held
+	r.mu.Unlock()
+	for id, answer := range held { // nothing is added to it any more
+		m.await(id, answer)
+	}
+	m.catchUpSoon()
+	return nil
+}
+
+// why says why a device is behind: as the sender answered, or because no answer had come when the outcome was written.
+func (m *Mailbox) why(r *round, device string) (outcome.Reason, time.Time) {
+	if answer, ok := r.held[device]; ok {
+		return answer.Reason, again(answer)
+	}
+	if m.flight.has(device) {
+		return outcome.Unanswered, time.Time{}
+	}
+	return outcome.Enrolled, time.Time{} // it came, or caught up, while the alerts were sent
+}
+
+// again is when a device that cannot be reached now is tried again; zero: when the sender says that it is ready.
+func again(a subscriptions.Answer) time.Time {
+	if a.Next.IsZero() {
+		return a.Next
+	}
+	if soon := time.Now().Add(soonest); a.Next.Before(soon) {
+		return soon
+	}
+	return a.Next
+}
+
+// note keeps the decision that an answer is.
+func (m *Mailbox) note(a alert, answer subscriptions.Answer) {
+	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.came, At: answer.At,
+		PushID: a.notification.PushID, Status: answer.Status}
+	if d.At.IsZero() {
+		d.At = time.Now()
+	}
+	switch answer.Result {
+	case subscriptions.Accepted:
+		d.Outcome, d.Reason = outcome.Accepted, a.reason
+	case subscriptions.Refused, subscriptions.Gone:
+		d.Outcome = outcome.Refused
+	case subscriptions.NotBefore:
+		d.Outcome = outcome.Behind
+	}
+	m.decide(d)
+}

@@ -1,0 +1,872 @@
+package inbox
+
+// The rules of the log and its interleavings, each a test of its own.
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+func receivedAt(t time.Time) func(*message) { return func(m *message) { m.received = t } }
+func readTells(t time.Time) func(*message)  { return func(m *message) { m.told = t } }
+func ago(d time.Duration) time.Time         { return time.Now().Add(-d).Truncate(time.Second) }
+func noID(m *message)                       { m.internetID = "" }
+func corrupt(m *message)                    { m.unreadable = true }
+func withID(id string) func(*message)       { return func(m *message) { m.internetID = id } }
+func sentAt(t time.Time) func(*message)     { return func(m *message) { m.sent = t } }
+
+func TestAHintAlertsTheDevicesOfItsMailboxOnly(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a1", alice)
+		s.enrol("a2", alice)
+		s.enrol("b1", bob)
+		m := s.source.come(alice)
+		synctest.Wait()
+		s.accepted(1, "a1", m)
+		s.accepted(1, "a2", m)
+		s.accepted(0, "b1", m)
+		if h := s.mailbox(alice).Status(); !h.Listed || h.Failing != nil || h.LastHint.IsZero() || h.LastMessage.IsZero() {
+			t.Errorf("%+v", h)
+		}
+	})
+}
+
+func TestAnOutcomeIsOneWriteAndMovesNothing(t *testing.T) { // rule 2
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a1", alice)
+		before := s.record(alice)
+		lists := s.source.lists
+		s.source.come(alice)
+		synctest.Wait()
+		after := s.record(alice)
+		if after.End != before.End+1 || after.Listed != before.Listed || after.Since != before.Since || s.source.lists != lists {
+			t.Errorf("before %+v\nafter %+v", before, after)
+		}
+	})
+}
+
+func TestKilledBetweenTheAcceptanceOfAAndTheWriteWithBRetryingAndCBehind(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		for _, id := range []string{"a", "b", "c"} {
+			s.enrol(id, alice)
+		}
+		s.apns.hold("c", outcome.Throttled, time.Second)
+		s.source.come(alice)
+		synctest.Wait()
+		release := make(chan struct{})
+		hold := s.apns.answer
+		s.apns.answer = func(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "b" { // retrying
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return unanswered()
+			}
+			return hold(ctx, n)
+		}
+		m := s.source.come(alice)
+		synctest.Wait() // a is accepted; the write waits half a second for b
+		s.accepted(1, "a", m)
+		s.kill()
+		close(release)
+		s.apns.set(func() { s.apns.answer = nil })
+		s.start()
+		s.pass(2 * time.Minute)
+		s.accepted(1, "b", m)
+		s.accepted(1, "c", m)
+		s.inStep(alice)
+		if n := len(s.apns.pushes("a", s.key("a", m))); n != 2 {
+			t.Errorf("a got it %d times; a repeat within the second before a kill is what is promised here", n)
+		}
+	})
+}
+
+func TestWhatWasAnsweredASecondBeforeAKillIsNotSentAgain(t *testing.T) { // rule 10
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("slow", alice)
+		s.apns.answer = func(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "slow" {
+				<-ctx.Done()
+				return unanswered()
+			}
+			return subscriptions.Answer{}
+		}
+		m := s.source.come(alice)
+		s.pass(time.Second)
+		s.kill()
+		s.apns.set(func() { s.apns.answer = nil })
+		s.start()
+		s.pass(time.Minute)
+		s.accepted(1, "a", m)
+		s.accepted(1, "slow", m)
+	})
+}
+
+func TestALostHintsMessageAlertsWithinOneSafetyPoll(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		var lost, next *message
+		s.source.quietly(func() { lost = s.source.come(alice) })
+		s.pass(time.Second)
+		next = s.source.come(alice)
+		synctest.Wait()
+		s.accepted(0, "a", lost)
+		s.accepted(1, "a", next)
+		s.pass(s.poll)
+		s.accepted(1, "a", lost, next)
+	})
+}
+
+// since moves with complete listings only: computed from the 256th newest entry at any time, it would pass the lost one.
+func TestALostHintIsFoundAfterThreeHundredOthers(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		var lost *message
+		s.source.quietly(func() { lost = s.source.come(alice) })
+		for range 300 {
+			s.pass(time.Second)
+			s.source.come(alice)
+		}
+		s.pass(s.poll)
+		s.accepted(1, "a", lost)
+	})
+}
+
+func TestABusyMailboxIsListedBeforeItsLogGrowsLarge(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.poll = 24 * time.Hour
+		s.start()
+		s.enrol("a", alice)
+		for range 2000 {
+			s.pass(time.Second)
+			s.source.come(alice)
+		}
+		synctest.Wait()
+		if n := len(s.record(alice).Outcomes); n > 600 {
+			t.Errorf("the log has %d entries", n)
+		}
+	})
+}
+
+func TestTwoHintsOfOneMessageAtTheSameInstantAlertOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.apns.set(func() { s.apns.delay = 100 * time.Millisecond })
+		m := s.source.come(alice)
+		s.source.hint(alice, m)
+		synctest.Wait()
+		s.source.hint(alice, m) // while it is sent
+		s.pass(time.Second)
+		s.source.hint(alice, m) // and when its outcome is known
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+	})
+}
+
+func TestAMessageThatIsListedLaterUnderAnotherReceivedTimeAlertsOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(10 * time.Minute)
+		m := s.source.come(alice, readTells(ago(5*time.Minute)))
+		synctest.Wait()
+		s.accepted(1, "a", m)
+		s.pass(3 * s.poll)
+		s.accepted(1, "a", m)
+		if e := s.record(alice).Outcomes; len(e) != 1 || int64(e[0].Received) != m.received.Unix() {
+			t.Errorf("the listing did not raise the entry's date: %+v", e)
+		}
+	})
+}
+
+func TestMailBetweenTheEnrolmentAndTheFirstListingOfAnEmptyMailbox(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		release := make(chan struct{})
+		s.source.onList = func(int) { <-release }
+		s.enrol("a", alice) // its first listing is held up
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice) })
+		s.source.set(func() { s.source.onList = nil })
+		close(release)
+		s.pass(s.poll)
+		s.accepted(1, "a", m)
+	})
+}
+
+func TestASecondDeviceGetsNothingFromBeforeAndEverythingAfter(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		before := s.source.come(alice)
+		s.pass(10 * time.Minute)
+		s.enrol("b", alice)
+		after := s.source.come(alice)
+		s.pass(2 * s.poll)
+		s.accepted(1, "a", before, after)
+		s.accepted(0, "b", before)
+		s.accepted(1, "b", after)
+		s.inStep(alice)
+	})
+}
+
+func TestADeviceThatEnrolsWhileAnAlertIsSentIsNotForgotten(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.apns.set(func() { s.apns.delay = 300 * time.Millisecond })
+		m := s.source.come(alice)
+		s.pass(100 * time.Millisecond)
+		s.enrol("b", alice) // a's answer is under way; nobody asked b
+		s.pass(time.Minute)
+		s.accepted(1, "a", m)
+		s.accepted(1, "b", m) // received after its enrolment less a minute
+		s.inStep(alice)
+	})
+}
+
+func TestLiveMailThatComesBetweenACatchUpsListingAndItsWriteAlerts(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		release := s.apns.hold("b", outcome.Throttled, 10*time.Second)
+		missed := s.source.come(alice)
+		synctest.Wait()
+		release()
+		s.apns.set(func() { s.apns.delay = time.Second }) // the catch-up's push takes its time
+		s.pass(10*time.Second + 500*time.Millisecond)
+		s.accepted(1, "b", missed)
+		live := s.source.come(alice) // after the listing, before the write
+		s.pass(time.Minute)
+		s.accepted(1, "a", missed, live)
+		s.accepted(1, "b", missed, live)
+		s.inStep(alice)
+	})
+}
+
+func TestAWorkerThatPassedADeviceByWritesAfterItCaughtUp(t *testing.T) { // rule 6: who is behind is decided at the write
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		release := s.apns.hold("b", outcome.Throttled, time.Second)
+		missed := s.source.come(alice)
+		synctest.Wait()
+		release()
+		s.apns.answer = func(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "a" {
+				select { // a's answer keeps the live batch open while b catches up
+				case <-time.After(4 * time.Second):
+				case <-ctx.Done():
+				}
+			}
+			return subscriptions.Answer{}
+		}
+		live := s.source.come(alice) // b is behind: passed by
+		synctest.Wait()
+		s.pass(2 * time.Second)
+		s.accepted(1, "b", missed) // caught up, before the live batch is written
+		s.pass(time.Minute)
+		s.accepted(1, "a", missed, live)
+		s.accepted(1, "b", live)
+		s.inStep(alice)
+	})
+}
+
+func TestSixHundredMessagesInOneGapAndAKillInTheMiddle(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		s.pass(time.Hour)
+		s.stop()
+		var all []*message
+		for i := range 600 {
+			all = append(all, s.source.come(alice, receivedAt(ago(time.Duration(i)*5*time.Second))))
+		}
+		s.apns.set(func() { s.apns.delay = 20 * time.Millisecond })
+		s.start()
+		s.pass(250 * time.Millisecond)
+		s.kill()
+		s.start()
+		s.pass(300 * time.Millisecond)
+		s.kill()
+		s.start()
+		s.pass(2 * time.Minute)
+		for _, d := range []string{"a", "b"} {
+			resent := 0
+			for _, m := range all {
+				switch n := len(s.apns.pushes(d, s.key(d, m))); {
+				case n == 0:
+					t.Fatalf("%s is lost on %s", m.id, d)
+				default:
+					resent += n - 1
+				}
+			}
+			if resent > 2*batch {
+				t.Errorf("%d were sent again to %s; at most a batch a kill", resent, d)
+			}
+		}
+		s.inStep(alice)
+	})
+}
+
+func TestPagesWhileMailArrivesAtTheTop(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.stop()
+		var all []*message
+		for i := range 300 {
+			all = append(all, s.source.come(alice, receivedAt(ago(time.Duration(i)*time.Second))))
+		}
+		pages := 0
+		s.source.onList = func(offset int) {
+			if offset > 0 && pages < 3 {
+				pages++
+				s.source.quietly(func() { all = append(all, s.source.come(alice), s.source.come(alice)) })
+			}
+		}
+		s.start()
+		s.pass(2 * s.poll) // what comes during a listing is found by the next one
+		s.accepted(1, "a", all...)
+	})
+}
+
+func TestPagesWhileMailIsDeletedFromTheMiddle(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.stop()
+		var all []*message
+		for i := range 300 {
+			all = append(all, s.source.come(alice, receivedAt(ago(time.Duration(i)*time.Second))))
+		}
+		deleted := all[:60]
+		once := false
+		s.source.onList = func(offset int) {
+			if offset > 0 && !once {
+				once = true
+				s.source.take(alice, deleted...) // the pages shift by sixty: a page that goes on by its offset would skip them
+			}
+		}
+		s.start()
+		s.pass(time.Minute)
+		s.accepted(1, "a", all[60:]...)
+	})
+}
+
+func TestDeletingAHundredMessagesAlertsOfNothingOld(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		var old, all []*message
+		s.source.quietly(func() {
+			for i := range 200 {
+				old = append(old, s.source.come(alice, receivedAt(ago(48*time.Hour+time.Duration(i)*time.Minute))))
+			}
+		})
+		s.enrol("a", alice)
+		for range 300 {
+			s.pass(time.Second)
+			all = append(all, s.source.come(alice))
+		}
+		s.pass(s.poll)
+		s.source.take(alice, all[150:250]...)
+		s.pass(3 * s.poll)
+		s.accepted(0, "a", old...)
+		s.accepted(1, "a", all...)
+	})
+}
+
+func TestAMessageMovedOutAndBackAlertsOnce(t *testing.T) {
+	for name, away := range map[string]time.Duration{"within a day": time.Hour, "later": 50 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				m := s.source.come(alice)
+				synctest.Wait()
+				s.source.take(alice, m)
+				for passed := time.Duration(0); passed < away; passed += time.Hour {
+					s.pass(time.Hour)
+					s.source.come(alice) // the mailbox moves on
+				}
+				s.source.back(alice, m)
+				s.source.hint(alice, m)
+				s.pass(2 * s.poll)
+				s.accepted(1, "a", m)
+			})
+		})
+	}
+}
+
+func TestTheLastDeviceRemovedAndEnrolledAgainGetsNothingASecondTime(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(10 * time.Minute)
+		m := s.source.come(alice)
+		synctest.Wait()
+		s.accepted(1, "a", m)
+		old := s.record(alice).ID
+		s.remove("a")
+		s.pass(time.Minute + time.Second)
+		s.enrol("a", alice)
+		s.source.hint(alice, m)
+		s.pass(2 * s.poll)
+		if s.record(alice).ID == old {
+			t.Error("the record is the old one")
+		}
+		s.accepted(0, "a", m) // under its new key: it is from before the enrolment
+		if r := s.reasons(alice, s.key("a", m)); !contains(r, "late") && !contains(r, "before_enrolment") {
+			t.Errorf("no reason is recorded: %v", r)
+		}
+	})
+}
+
+func TestAChangedTokenKeepsItsPlace(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		release := s.apns.hold("a", outcome.Throttled, time.Minute)
+		m := s.source.come(alice)
+		synctest.Wait()
+		s.enrolToken("a", alice, "another token")
+		if s.record(alice).BehindOf("a") == nil {
+			t.Fatal("it lost its place")
+		}
+		release()
+		s.pass(2 * time.Minute)
+		s.accepted(1, "a", m)
+	})
+}
+
+func TestAChangedMailboxStartsAnew(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(10 * time.Minute)
+		old := s.source.come(bob)
+		s.pass(10 * time.Minute)
+		s.enrol("a", bob)
+		now := s.source.come(bob)
+		s.pass(2 * s.poll)
+		s.accepted(0, "a", old)
+		s.accepted(1, "a", now)
+		if s.book.Mailbox(alice) != nil {
+			t.Error("the old mailbox is still in the book")
+		}
+	})
+}
+
+func TestMessagesWithoutAndWithADoubledMessageID(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		none1 := s.source.come(alice, noID)
+		none2 := s.source.come(alice, noID)
+		s.pass(time.Minute)
+		twice1 := s.source.come(alice, withID("<same@fabrikam.example>"))
+		s.pass(time.Minute)
+		twice2 := s.source.come(alice, withID("<same@fabrikam.example>")) // reused, sent a minute later
+		s.pass(2 * s.poll)
+		s.accepted(1, "a", none1, none2, twice1, twice2)
+	})
+}
+
+func TestADateOf1970OrOf2038DoesNotDecide(t *testing.T) {
+	for name, date := range map[string]time.Time{"1970": time.Unix(1, 0), "2038": time.Unix(1<<31-2, 0)} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Hour)
+				header := s.source.come(alice, sentAt(date))
+				synctest.Wait()
+				told := s.source.come(alice, sentAt(date.Add(time.Hour)), readTells(date)) // the read tells the sender's Date
+				synctest.Wait()
+				var unhinted *message
+				s.source.quietly(func() { unhinted = s.source.come(alice, sentAt(date.Add(2*time.Hour)), readTells(date)) })
+				s.pass(2 * s.poll)
+				s.accepted(1, "a", header, told, unhinted)
+				if next := s.source.come(alice); next != nil {
+					s.pass(s.poll)
+					s.accepted(1, "a", next)
+				}
+			})
+		})
+	}
+}
+
+func TestMailReceivedHalfAnHourInThePastWhileNothingListens(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(5 * time.Hour)
+		known := s.source.come(alice)
+		s.pass(s.poll)
+		s.stop()
+		held := s.source.come(alice, receivedAt(known.received.Add(-30*time.Minute))) // older than the newest that was dealt with
+		s.start()
+		s.pass(time.Minute)
+		s.accepted(1, "a", known, held)
+	})
+}
+
+func TestThreeHundredMessagesDatedInTheFuture(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		var today, hinted, unhinted []*message
+		for i := range 10 {
+			today = append(today, s.source.come(alice))
+			s.pass(time.Second)
+			hinted = append(hinted, s.source.come(alice, receivedAt(time.Now().Add(time.Duration(100+i)*time.Hour))))
+			s.pass(time.Second)
+		}
+		s.source.quietly(func() {
+			for i := range 300 {
+				unhinted = append(unhinted, s.source.come(alice, receivedAt(time.Now().Add(time.Duration(200+i)*time.Hour))))
+			}
+		})
+		s.pass(s.poll)
+		var more *message
+		s.source.quietly(func() { more = s.source.come(alice) }) // mail of today is still found
+		s.pass(s.poll)
+		s.accepted(1, "a", today...)
+		s.accepted(1, "a", hinted...)
+		s.accepted(0, "a", unhinted...) // the listing has decided about them
+		s.accepted(1, "a", more)
+		if r := s.reasons(alice, s.key("a", unhinted[0])); !contains(r, "future") {
+			t.Errorf("the reason is %v", r)
+		}
+	})
+}
+
+func TestAServersClockTwoDaysAheadAndThenRightAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		ok := s.source.come(alice)
+		s.pass(s.poll)
+		s.source.set(func() { s.source.ahead = 48 * time.Hour })
+		ahead := s.source.come(alice)
+		s.pass(s.poll)
+		s.enrol("b", bob) // while it is ahead
+		synctest.Wait()
+		s.enrol("b2", alice)
+		s.source.set(func() { s.source.ahead = 0 })
+		s.pass(2 * s.poll)
+		right := s.source.come(alice)
+		rightBob := s.source.come(bob)
+		s.pass(2 * s.poll)
+		s.accepted(1, "a", ok, ahead, right)
+		s.accepted(1, "b2", right)
+		s.accepted(1, "b", rightBob)
+	})
+}
+
+func TestASummaryWhoseAnswerIsLostThenAKillThenALargerSummary(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(12 * time.Hour)
+		s.stop()
+		var old []*message
+		s.source.quietly(func() { // a hint would count their age from itself
+			for i := range 5 {
+				old = append(old, s.source.come(alice, receivedAt(ago(time.Duration(2+i)*time.Hour))))
+			}
+		})
+		s.apns.set(func() { s.apns.delay = time.Second })
+		s.start()
+		s.pass(500 * time.Millisecond) // APNs has it, its answer is under way
+		s.kill()
+		s.source.quietly(func() {
+			for i := range 3 {
+				old = append(old, s.source.come(alice, receivedAt(ago(90*time.Minute+time.Duration(i)*time.Minute))))
+			}
+		})
+		s.start()
+		s.pass(time.Minute)
+		last := s.apns.pushes("a", s.key("a", old[0]))
+		if len(last) != 2 || !last[1].summary || last[1].n != 8 || last[0].id != last[1].id {
+			t.Errorf("the repeat is %+v; want one larger summary with the same collapse id", last)
+		}
+		s.accepted(1, "a", old[5:]...)
+		s.inStep(alice)
+	})
+}
+
+func TestAMessageThatCannotBeReadAtFirstAndCanBeLater(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		m := s.source.come(alice, corrupt)
+		other := s.source.come(alice)
+		synctest.Wait()
+		s.accepted(0, "a", m)
+		s.accepted(1, "a", other) // it harms only itself
+		s.pass(30 * time.Second)
+		s.source.mend(m)
+		s.pass(2 * s.poll)
+		s.accepted(1, "a", m)
+	})
+}
+
+func TestAMessageThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) { // rule 9
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		m := s.source.come(alice, corrupt)
+		s.pass(9 * time.Minute)
+		generic := s.apns.pushes("a", s.book.Secret().ItemKey(s.record(alice).ID, m.id))
+		if len(generic) != 1 {
+			t.Errorf("%d generic alerts within ten minutes", len(generic))
+		}
+		s.source.mend(m)
+		s.source.hint(alice, m)
+		s.pass(3 * s.poll)
+		s.accepted(0, "a", m) // either key makes it dealt with
+	})
+}
+
+func TestAMessageOnlyListedThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice, corrupt) })
+		s.pass(s.poll + 20*time.Minute)
+		s.source.mend(m)
+		s.pass(3 * s.poll)
+		if n := len(s.apns.pushes("a", s.book.Secret().ItemKey(s.record(alice).ID, m.id))); n != 1 {
+			t.Errorf("%d generic alerts", n)
+		}
+		s.accepted(0, "a", m)
+		s.inStep(alice)
+		if s.record(alice).Listed != m.received.Unix() {
+			t.Error("the listing was never completed")
+		}
+	})
+}
+
+func TestAGracefulStopInTheMiddleOfAListing(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.stop()
+		var all []*message
+		for i := range 100 {
+			all = append(all, s.source.come(alice, receivedAt(ago(time.Duration(i)*time.Second))))
+		}
+		s.apns.set(func() { s.apns.delay = 50 * time.Millisecond })
+		s.start()
+		s.pass(120 * time.Millisecond)
+		s.stop()
+		s.start()
+		s.pass(time.Minute)
+		s.accepted(1, "a", all...) // not one a second time: what was begun was written
+		s.inStep(alice)
+	})
+}
+
+func TestMailIsSummedUpAfterAnHourAndLateAfterADay(t *testing.T) { // rule 8
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(60 * time.Hour)
+		s.stop()
+		var fresh, old1, old2, late *message
+		s.source.quietly(func() { // a hint would count their age from itself
+			fresh = s.source.come(alice, receivedAt(ago(30*time.Minute)))
+			old1 = s.source.come(alice, receivedAt(ago(3*time.Hour)))
+			old2 = s.source.come(alice, receivedAt(ago(20*time.Hour)))
+			late = s.source.come(alice, receivedAt(ago(30*time.Hour)))
+		})
+		s.start()
+		s.pass(time.Minute)
+		s.accepted(1, "a", fresh, old1, old2)
+		s.accepted(0, "a", late)
+		if p := s.apns.pushes("a", s.key("a", old1)); !p[0].summary || p[0].n != 2 {
+			t.Errorf("%+v", p)
+		}
+		if r := s.reasons(alice, s.key("a", late)); !contains(r, "late") {
+			t.Errorf("the reason is %v", r)
+		}
+	})
+}
+
+func TestAStuckDeviceHoldsNoOther(t *testing.T) { // promise 3
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("stuck", alice)
+		var free atomic.Bool
+		s.apns.answer = func(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "stuck" && !free.Load() {
+				select {
+				case <-time.After(30 * time.Second):
+				case <-ctx.Done():
+				}
+				return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Unanswered, Next: time.Now().Add(time.Minute)}
+			}
+			return subscriptions.Answer{}
+		}
+		var all []*message
+		for range 20 {
+			all = append(all, s.source.come(alice))
+			s.pass(time.Second)
+			s.accepted(1, "a", all...)
+		}
+		free.Store(true)
+		s.pass(5 * time.Minute)
+		s.accepted(1, "stuck", all...)
+		s.inStep(alice)
+	})
+}
+
+func TestATopicThatIsReadyAgainIsCaughtUpAtOnce(t *testing.T) { // rule 12
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		m := s.source.come(alice)
+		synctest.Wait()
+		lists := s.source.lists
+		s.pass(10 * time.Minute)
+		s.accepted(0, "a", m)
+		if s.source.lists != lists {
+			t.Error("the mailbox was listed for a device that could not be reached")
+		}
+		release()
+		s.in.TopicReady("com.contoso.mail", "production")
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+		s.inStep(alice)
+	})
+}
+
+func TestATopicThatWasAwayIsTriedAtTheNextStart(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		m := s.source.come(alice)
+		s.pass(time.Minute)
+		s.stop()
+		release()
+		s.start()
+		s.pass(5 * time.Second)
+		s.accepted(1, "a", m)
+		s.inStep(alice)
+	})
+}
+
+func TestAWriteThatFailsIsRepeatedAndNothingAlertsTwice(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.store.Fail(errors.New("disk full"))
+		m := s.source.come(alice)
+		s.pass(10 * time.Second)
+		s.source.hint(alice, m)
+		s.pass(10 * time.Second)
+		s.store.Fail(nil)
+		s.pass(time.Minute)
+		s.accepted(1, "a", m)
+		s.inStep(alice)
+	})
+}
+
+func TestADeviceThatAPNsDeclaredGoneIsRemoved(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "b" {
+				return subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered"}
+			}
+			return subscriptions.Answer{}
+		}
+		m := s.source.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+		if _, ok := s.book.Device("b"); ok {
+			t.Error("it is still enrolled")
+		}
+		s.inStep(alice)
+	})
+}
+
+func TestADeviceMovesToTheEnvironmentThatKnowsItsToken(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Phone.Environment == "production" {
+				return subscriptions.Answer{Result: subscriptions.Accepted, Environment: "sandbox", At: time.Now()}
+			}
+			return subscriptions.Answer{}
+		}
+		s.source.come(alice)
+		synctest.Wait()
+		if d, _ := s.book.Device("a"); d.Environment != "sandbox" || d.Since.IsZero() {
+			t.Errorf("%+v", d)
+		}
+		m := s.source.come(alice)
+		synctest.Wait()
+		s.accepted(1, "a", m)
+	})
+}
+
+func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		entered := make(chan struct{})
+		s.apns.answer = func(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "b" { // the sender is about to try again
+				close(entered)
+				<-ctx.Done()
+				return unanswered()
+			}
+			return subscriptions.Answer{}
+		}
+		m := s.source.come(alice)
+		<-entered
+		k := s.key("b", m)
+		s.remove("b") // returns only when the sender has let go
+		if s.book.Mailbox(alice).Record().BehindOf("b") != nil {
+			t.Error("the record remembers it")
+		}
+		s.pass(time.Minute)
+		if len(s.apns.pushes("b", k)) != 0 {
+			t.Error("it was alerted")
+		}
+		s.inStep(alice)
+	})
+}

@@ -1,0 +1,57 @@
+package inbox
+
+import (
+	"context"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Reader reads one mailbox, wherever it lives now and by whatever protocol. Its errors are *fault.Error.
+type Reader interface {
+	// Read reads messages by their ids, with sender and preview. It returns one Item for each id, in their order; an error of one
+	// item is in that Item, what concerns more than the message is the error of the call.
+	Read(ctx context.Context, ids []string) (Items, error)
+	// List returns a page of the Inbox, newest first by received time.
+	List(ctx context.Context, offset, limit int) (Page, error)
+}
+
+// Items are messages that were read by their ids.
+type Items struct {
+	Items []Item
+	Clock time.Time // the server's, now; with an error too
+}
+
+// Item is a message, or why it cannot be read: a *fault.Error, with Gone where the Inbox has it no more.
+type Item struct {
+	ID      string
+	Message *mail.Message
+	Err     error
+}
+
+// Page is a part of the Inbox.
+type Page struct {
+	Messages []mail.Message // without sender and preview
+	Last     bool           // there is none after these
+	Clock    time.Time      // the server's, now
+}
+
+// Link is how a mailbox is reached at its location, and who is told what its listings show. The listener makes it.
+type Link interface {
+	Reader
+	Exchange() string          // the exchange entry: its mailboxes share their workers
+	Source() mail.Source       // whose item ids its messages have
+	SafetyPoll() time.Duration // after this without a listing it is listed
+	// Unhinted tells that a listing showed a message that no hint had named.
+	Unhinted(received, clock time.Time)
+	// Listed tells that a complete listing is done.
+	Listed()
+}
+
+// Sender sends alerts; *push.Sender is one. Push blocks until the answer, and begins nothing once ctx has ended. Ready says
+// whether a topic can be sent to; where it could not, and can again, the Sender calls Inbox.TopicReady.
+type Sender interface {
+	Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer
+	Ready(topic, environment string) bool
+}

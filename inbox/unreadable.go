@@ -1,0 +1,102 @@
+package inbox
+
+// Messages that cannot be read while their mailbox can (rule 9).
+
+import (
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// readAgain is when a message is tried again: three times within ten minutes.
+var readAgain = [...]time.Duration{time.Minute, 5 * time.Minute}
+
+// maxUnreadable bounds the items of a mailbox that are tried again; one more is given up at once.
+const maxUnreadable = maxHints
+
+// unreadable counts the tries of items that cannot be read.
+type unreadable struct {
+	again func(item string, hinted time.Time) // has an item tried again
+
+	mu     sync.Mutex
+	items  map[string]*tries
+	closed bool
+}
+
+type tries struct {
+	n     int
+	next  time.Time // a read before does not count
+	timer *time.Timer
+}
+
+// try counts a failed read, unless it came before its time. last: the item is given up.
+func (u *unreadable) try(item string, hinted time.Time) (last, counted bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	t := u.items[item]
+	if t == nil {
+		if len(u.items) >= maxUnreadable {
+			return true, true
+		}
+		if u.items == nil {
+			u.items = map[string]*tries{}
+		}
+		t = &tries{}
+		u.items[item] = t
+	} else if time.Now().Before(t.next) {
+		return false, false
+	}
+	if t.n >= len(readAgain) {
+		delete(u.items, item)
+		return true, true
+	}
+	t.next = time.Now().Add(readAgain[t.n])
+	if !u.closed {
+		t.timer = time.AfterFunc(readAgain[t.n], func() { u.again(item, hinted) })
+	}
+	t.n++
+	return false, true
+}
+
+// forget forgets an item that could be read in the end, or is gone.
+func (u *unreadable) forget(item string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	t := u.items[item]
+	if t == nil {
+		return
+	}
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	delete(u.items, item)
+}
+
+// close stops the timers.
+func (u *unreadable) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+	for _, t := range u.items {
+		if t.timer != nil {
+			t.timer.Stop()
+		}
+	}
+}
+
+// giveUp counts a failed read of an item and says whether it was the last: then its alert is generic. Until then the item is
+// hinted again by itself, and the mailbox listed, for no listing is complete without it.
+func (m *Mailbox) giveUp(item Item, d due) bool {
+	last, counted := m.unreadable.try(item.ID, d.hinted)
+	if counted {
+		f := fault.Of(item.Err)
+		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.Waiting, Reason: outcome.Unreadable, Code: f.Code, Came: d.received, At: time.Now()})
+		m.in.log.Warn("a message cannot be read", zap.String("mailbox", m.address()), zap.Bool("generic_alert", last), zap.Error(f))
+	}
+	return last
+}

@@ -1,0 +1,35 @@
+package fault
+
+import (
+	"time"
+
+	"github.com/mailbell/mailbell/internal/backoff"
+)
+
+// The pace of trying again, by remedy.
+var (
+	retrying = backoff.Policy{First: 250 * time.Millisecond, Max: 30 * time.Second} // it passes by itself, within seconds
+	waiting  = backoff.Policy{First: 5 * time.Second, Max: 4 * time.Minute}         // in minutes; with the jitter it is tried within five
+)
+
+const (
+	byPerson = time.Hour // what takes a person is tried hourly
+	// byAccount is the pace of what concerns a listener account: the account itself says who may try, and when.
+	byAccount = 30 * time.Second
+)
+
+// Pause is how long to wait after the nth failure in a row: doubled each time where it passes by itself, never less than the server
+// asked for, and with a jitter, so that what failed together does not come back together.
+func (e *Error) Pause(n int) time.Duration {
+	switch {
+	case e.After > 0 && (e.Scope == Account || e.Remedy == Fix): // the word of who refused
+		return backoff.Jitter(e.After)
+	case e.Scope == Account:
+		return backoff.Jitter(byAccount)
+	case e.Remedy == Retry:
+		return retrying.Wait(n, e.After)
+	case e.Remedy == Wait:
+		return waiting.Wait(n, e.After)
+	}
+	return backoff.Jitter(max(e.After, byPerson))
+}

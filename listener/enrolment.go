@@ -1,0 +1,119 @@
+package listener
+
+// Devices come and go.
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Enrol enrols a device and has its mailbox listened to.
+func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+	entries := pin(l.covering(e.Mailbox), e.Exchange)
+	switch {
+	case len(entries) == 0 && e.Exchange != "":
+		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "exchange", Code: codeNotCovered,
+			Detail: fmt.Sprintf("the configuration has no exchange entry %q with the domain %s", e.Exchange, mail.Domain(e.Mailbox))}
+	case len(entries) == 0:
+		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: codeNotCovered,
+			Detail: "no exchange entry of the configuration has the domain " + mail.Domain(e.Mailbox)}
+	}
+	done, err := l.enrol(ctx, e, entries)
+	if err != nil {
+		return subscriptions.Device{}, false, err
+	}
+	if done.Ousted != "" {
+		l.hangUp(done.Mailbox, done.Ousted)
+	}
+	if done.Left != nil {
+		l.left(done.Left, e.ID)
+	}
+	if done.Created || done.Left != nil || done.Device.Since.IsZero() {
+		l.arrived(done.Mailbox)
+	} else {
+		l.follow(done.Mailbox)
+	}
+	return done.Device, done.Created, nil
+}
+
+// enrol enters an enrolment in the book, on the clock of the server that has the mailbox: not known before the first listing, where nobody
+// knows yet whose clock counts.
+func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, entries []*entry) (subscriptions.Enrolled, error) {
+	now := time.Now()
+	var since time.Time
+	if home := l.home(e.Mailbox); home != nil {
+		since = home.enrolment(now)
+	} else if len(entries) == 1 {
+		since = entries[0].enrolment(now)
+	}
+	l.enrolling.Lock()
+	defer l.enrolling.Unlock()
+	return l.o.Book.Enrol(ctx, e, now, since)
+}
+
+// home is the entry that has the mailbox with this address; nil while none is known to.
+func (l *Listener) home(address string) *entry {
+	m := l.mailbox(l.o.Book.Mailbox(address))
+	if m == nil {
+		return nil
+	}
+	k := m.linked()
+	if k == nil {
+		return nil
+	}
+	return k.account.entry
+}
+
+// arrived follows a mailbox to which a device has come. One that was followed before is listed; the others are once they are listened to.
+func (l *Listener) arrived(box *subscriptions.Mailbox) {
+	if m, known := l.follow(box); known {
+		m.work.List()
+	}
+}
+
+// Remove ends an enrolment. No alert for the device begins after it has returned.
+func (l *Listener) Remove(ctx context.Context, id string) (bool, error) {
+	return l.remove(ctx, id, func(subscriptions.Device) bool { return true })
+}
+
+// RemoveGone ends the enrolment of a device whose phone is gone, unless it has another phone by now.
+func (l *Listener) RemoveGone(ctx context.Context, gone subscriptions.Device) error {
+	_, err := l.remove(ctx, gone.ID, func(d subscriptions.Device) bool { return d.Phone() == gone.Phone() })
+	return err
+}
+
+func (l *Listener) remove(ctx context.Context, id string, fits func(subscriptions.Device) bool) (bool, error) {
+	var box *subscriptions.Mailbox
+	var err error
+	l.enrolling.Lock()
+	d, ok := l.o.Book.Device(id)
+	ok = ok && fits(d)
+	if ok {
+		box, ok, err = l.o.Book.Remove(ctx, id)
+	}
+	l.enrolling.Unlock()
+	if ok {
+		l.left(box, id)
+	}
+	return ok, err
+}
+
+// left ends what goes on for a device that a mailbox has no more, and following the mailbox with the last one.
+func (l *Listener) left(box *subscriptions.Mailbox, device string) {
+	l.hangUp(box, device)
+	if len(box.Devices()) == 0 {
+		l.unfollow(box)
+	} else if m := l.mailbox(box); m != nil {
+		m.cover() // it may have been the one that pinned it
+	}
+}
+
+func (l *Listener) hangUp(box *subscriptions.Mailbox, device string) {
+	if m := l.mailbox(box); m != nil {
+		m.work.HangUp(device)
+	}
+}

@@ -1,0 +1,221 @@
+package listener
+
+// Devices come and go, and mailboxes turn out to be one.
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+// Leaving one mailbox and joining another is one write.
+func TestARefusedChangeOfMailboxLeavesTheEnrolmentAsItWas(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		for i := range subscriptions.MaxDevices {
+			if _, err := s.book.Enrol(s.t.Context(), subscriptions.Enrolment{ID: fmt.Sprint("d", i), Mailbox: bob, Token: fmt.Sprint(i)}, time.Now(), time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.pass(time.Minute)
+		_, _, err := s.l.Enrol(s.t.Context(), enrolment("a", bob, "token-of-a"))
+		if err == nil {
+			t.Fatal("it was not refused")
+		}
+		if _, ok := s.book.Device("a"); !ok {
+			t.Error("the refused request has removed the enrolment that the device had")
+		}
+		s.pass(24 * time.Hour)
+		if n := len(s.l.mailboxes()); n != 0 && s.book.Mailbox(alice) == nil {
+			t.Errorf("%d mailbox is still followed that has no device and no record; unsubscribed: %d", n, len(s.hq.givenBack()))
+		}
+	})
+}
+
+// A mailbox that is joined to another brings devices that had alerts of what the other's log holds.
+func TestAMailboxThatWasRenamedAndJoinedAlertsOfNothingAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		const renamed = "alice.smith@contoso.example"
+		f := &finder{url: "https://mail.contoso.example/EWS/Exchange.asmx", primary: map[string]string{}}
+		s.entry = func(e *Entry) { e.URL = ""; e.Accounts[0].Finder = f }
+		s.start()
+		s.enrol("a", alice)
+		s.pass(25 * time.Hour)
+		f.set(func() { f.primary[alice] = renamed }) // the old address stays as another one; the portal enrols a second phone under the new one
+		s.enrol("b", renamed)
+		s.pass(time.Minute)
+		var all []*message
+		for range 3 {
+			m := s.hq.come(alice)
+			other := *m
+			s.hq.come(renamed, func(n *message) { *n = other })
+			all = append(all, m)
+			s.pass(time.Minute)
+		}
+		count := func() int { return len(s.apns.got["a"]) }
+		if count() != len(all) {
+			t.Fatalf("a has %d", count())
+		}
+		s.stop()
+		s.start() // the location of alice is a day old: she is looked up, and joined
+		s.pass(time.Minute)
+		if s.book.Mailbox(alice) != s.book.Mailbox(renamed) {
+			t.Fatal("not joined")
+		}
+		if n := count(); n != len(all) {
+			t.Errorf("a had %d alerts for %d messages", n, len(all))
+		}
+	})
+}
+
+// A listing is due where something is new, not at each of the portal's repetitions.
+func TestAnEnrolmentHasItsMailboxListedOnlyWhereSomethingIsNew(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		listings := 0
+		s.hq.onList = func(string, int) { listings++ }
+		want := func(n int, what string) {
+			t.Helper()
+			s.pass(time.Minute)
+			if listings != n {
+				t.Errorf("%s: %d listings, want %d", what, listings, n)
+			}
+			listings = 0
+		}
+		s.enrol("a", alice)
+		want(1, "a new mailbox, once its stream is open")
+		s.enrol("a", alice)
+		want(0, "the same again")
+		s.enrol("a2", alice)
+		want(1, "a second device")
+		if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another")); err != nil {
+			t.Fatal(err)
+		}
+		want(0, "another token")
+		s.enrol("b", bob)
+		want(1, "another mailbox")
+		s.enrol("a2", bob)
+		want(1, "a device that goes over to it")
+		s.stop()
+		s.start()
+		want(2, "a start")
+	})
+}
+
+func TestADeviceThatIsEnrolledWhileNobodyKnowsTheServersClockGetsWhatComesAfterwards(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.hq.skew = 2 * time.Hour
+		s.start()
+		before := s.hq.come(alice, received(time.Now().Add(time.Hour)))
+		s.enrol("a", alice)
+		m := s.hq.come(alice) // before anybody listens
+		s.pass(time.Minute)
+		s.accepted(1, "a", m)
+		s.accepted(0, "a", before)
+		if d, _ := s.book.Device("a"); d.Since.Sub(d.Created) < s.hq.skew-2*time.Minute {
+			t.Errorf("it gets what came in since %v; it enrolled at %v, which is %v earlier than there", d.Since, d.Created, s.hq.skew)
+		}
+	})
+}
+
+func TestADeviceThatIsGoneIsRemovedUnlessItHasAnotherPhoneByNow(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		s.pass(time.Minute)
+		old, _ := s.book.Device("a")
+		if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.l.RemoveGone(s.t.Context(), old); err != nil {
+			t.Error(err)
+		}
+		if _, ok := s.book.Device("a"); !ok {
+			t.Error("an enrolment with another token was removed")
+		}
+		now, _ := s.book.Device("a")
+		for range 2 { // two answers may say so
+			if err := s.l.RemoveGone(s.t.Context(), now); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, ok := s.book.Device("a"); ok {
+			t.Error("a phone that is gone stays enrolled")
+		}
+		s.apns.gone = map[string]bool{"token-of-b": true}
+		s.hq.come(alice)
+		s.pass(time.Minute)
+		if _, ok := s.book.Device("b"); ok || len(s.l.mailboxes()) > 0 || len(s.hq.givenBack()) != 1 {
+			t.Errorf("the last device is gone: %d mailboxes are followed, given back %v", len(s.l.mailboxes()), s.hq.givenBack())
+		}
+	})
+}
+
+// asking is a store that asks something at each write.
+type asking struct {
+	*storetest.Memory
+	ask func()
+}
+
+func (a *asking) Write(ctx context.Context, c subscriptions.Change) error {
+	if a.ask != nil {
+		a.ask()
+	}
+	return a.Memory.Write(ctx, c)
+}
+
+// A 410 and the portal's new enrolment meet: whether the phone is still the same is asked in one with the removal.
+func TestNoEnrolmentComesBetweenTheLookAtAPhoneAndItsRemoval(t *testing.T) {
+	inScene(t, func(s *scene) {
+		store := &asking{Memory: s.store}
+		book, err := subscriptions.Open(s.t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.open(book)
+		held := 0
+		free := func() {
+			if s.l.enrolling.TryLock() {
+				t.Error("another change may come between")
+				s.l.enrolling.Unlock()
+			}
+			held++
+		}
+		store.ask = func() {
+			store.ask = nil // of the other writes
+			free()
+		}
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		_, err = s.l.remove(s.t.Context(), "a", func(subscriptions.Device) bool {
+			free()
+			return false
+		})
+		if _, ok := s.book.Device("a"); !ok || err != nil || held != 2 {
+			t.Errorf("%v, %v, asked %d times", ok, err, held)
+		}
+	})
+}
+
+func TestATokenThatIsEnrolledUnderAnotherIdTakesOver(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		if _, created, err := s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a")); !created || err != nil {
+			t.Errorf("%v, %v", created, err)
+		}
+		if _, ok := s.book.Device("a"); ok {
+			t.Error("the phone has two enrolments")
+		}
+		m := s.hq.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "b", m)
+	})
+}

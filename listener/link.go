@@ -1,0 +1,152 @@
+package listener
+
+// How the inbox reads a mailbox at its location, and what the answers say about that location.
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/streaming"
+	"github.com/mailbell/mailbell/mail"
+)
+
+const (
+	// doubtful is how long a location is taken as true however its server fails, and so often has it to have failed in a row, which takes
+	// ten minutes or more: a server that restarts must not have every mailbox looked up.
+	doubtful     = time.Hour
+	manyFailures = 20
+	// leastWait is the least wait for the time from which a location may be doubted.
+	leastWait = 5 * time.Second
+)
+
+// link is an inbox.Link: one mailbox at one location.
+type link struct {
+	m       *mailbox
+	account *account
+	member  membership
+	at      mail.Location
+
+	mu     sync.Mutex
+	server string // the mailbox server, as the mailbox's own answers name it; empty: unknown
+}
+
+// Exchange is the exchange entry.
+func (k *link) Exchange() string { return k.account.entry.Name }
+
+// Source is whose item ids the messages have.
+func (k *link) Source() mail.Source { return k.account.Source.Kind() }
+
+// SafetyPoll is after how long without a listing the mailbox is listed.
+func (k *link) SafetyPoll() time.Duration { return k.account.entry.SafetyPoll }
+
+// Read reads messages by their ids.
+func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
+	if err := k.account.allowed(); err != nil {
+		return inbox.Items{}, err
+	}
+	items, a, err := k.account.Source.Read(ctx, k.at, ids)
+	if err == nil {
+		err = beyondTheMessage(items)
+	}
+	if k.account.note(err) != nil {
+		return inbox.Items{Clock: k.account.entry.now()}, k.judge(err)
+	}
+	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
+}
+
+// beyondTheMessage returns the first error that concerns more than its message, and so all of them.
+func beyondTheMessage(items []inbox.Item) error {
+	for _, item := range items {
+		if item.Err != nil && fault.Of(item.Err).Scope > fault.Message {
+			return item.Err
+		}
+	}
+	return nil
+}
+
+// List returns a page of the Inbox.
+func (k *link) List(ctx context.Context, offset, limit int) (inbox.Page, error) {
+	if err := k.account.allowed(); err != nil {
+		return inbox.Page{}, err
+	}
+	messages, last, a, err := k.account.Source.List(ctx, k.at, offset, limit)
+	if k.account.note(err) != nil {
+		return inbox.Page{}, k.judge(err)
+	}
+	return inbox.Page{Messages: messages, Last: last, Clock: k.answered(a)}, nil
+}
+
+// Unhinted tells that a listing showed a message that no hint had named.
+func (k *link) Unhinted(received, clock time.Time) { k.member.Unhinted(clock.Sub(received)) }
+
+// Listed tells that a complete listing is done.
+func (k *link) Listed() { k.member.Listed() }
+
+// location is where the mailbox lives, as far as it is known now.
+func (k *link) location() mail.Location {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at := k.at
+	at.Server = k.server
+	return at
+}
+
+// answered takes in what an answer tells of its server, and returns that server's clock. A mailbox on a server whose mailboxes the entry is
+// not to listen to is looked up again.
+func (k *link) answered(a Answer) time.Time {
+	e := k.account.entry
+	k.mu.Lock()
+	if a.Server != "" {
+		k.server = a.Server
+	}
+	strayed := !e.serves(k.server)
+	k.mu.Unlock()
+	if strayed && k.age() > confirmed {
+		k.m.relocate(k)
+	}
+	return e.tell(a)
+}
+
+// age is for how long the location has been known.
+func (k *link) age() time.Duration { return time.Since(k.at.Found) }
+
+// judge says what an error of a call means for the mailbox. Where its location is doubted it is tried again at once, or once the location
+// may be doubted, and not when the error says.
+func (k *link) judge(err error) error {
+	f := *fault.Of(err)
+	verdict := streaming.Leaves
+	if k.m.linked() == k { // else it is looked up already, or has been
+		verdict = k.doubt(&f, 0)
+	}
+	switch verdict {
+	case streaming.Leaves:
+		f.Remedy, f.After = fault.Retry, 0
+	case streaming.Later:
+		f.Remedy, f.After = fault.Wait, max(confirmed-k.age(), leastWait)
+	case streaming.Stays:
+		return err
+	}
+	return &f
+}
+
+// doubt says whether an error is a reason to look the mailbox up again, and then has that done. failures is how often in a row its server
+// has failed.
+func (k *link) doubt(f *fault.Error, failures int) streaming.Verdict {
+	if !f.Moved {
+		return streaming.Stays
+	}
+	s := k.m.l.search(k.m.box)
+	switch {
+	case !s.asks():
+		return streaming.Stays
+	case f.Scope >= fault.Server && (failures <= manyFailures || k.age() <= doubtful):
+		return streaming.Stays
+	case k.age() <= confirmed:
+		return streaming.Later
+	}
+	k.m.relocate(k)
+	return streaming.Leaves
+}

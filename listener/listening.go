@@ -1,0 +1,56 @@
+package listener
+
+// The seam to the kinds of listening. Each kind is a folder of its own, turns what a server says into marks, and says what is not listened
+// to and why.
+
+import (
+	"time"
+
+	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/streaming"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// kind is a kind of listening, at work for one listener account.
+type kind interface {
+	member(m *mailbox) membership // that may join
+	Retry()                       // credentials or connections have changed: nothing is waited for
+	Open() int                    // connections that are kept open for it
+	Close()
+}
+
+// membership is one mailbox that a kind may listen to.
+type membership interface {
+	Join(at mail.Location) // the mailbox is listened to at this location
+	Leave()                // it is not any more: it may live elsewhere, or has no device
+	Listening() (since, last time.Time)
+	Failing() (f *fault.Error, next time.Time)
+	Unhinted(age time.Duration) // a listing showed a message of this age that no hint had named
+	Listed()                    // a complete listing is done
+}
+
+// streams is the kind that uses EWS streaming notifications.
+type streams struct{ *streaming.Groups }
+
+func (s streams) member(m *mailbox) membership { return s.Member(m.box, sink{m.work, m}) }
+
+// sink is told what a server says of a mailbox. Hints and listings are the inbox's.
+type sink struct {
+	*inbox.Mailbox
+	m *mailbox
+}
+
+// Answers has tried at once what failed because the server did not.
+func (s sink) Answers() {
+	s.Retry(func(f *fault.Error) bool { return f.Scope == fault.Server })
+}
+
+// Doubt says whether the mailbox may live elsewhere.
+func (s sink) Doubt(f *fault.Error, failures int) streaming.Verdict {
+	k := s.m.linked()
+	if k == nil { // it is being looked up
+		return streaming.Leaves
+	}
+	return k.doubt(f, failures)
+}

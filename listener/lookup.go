@@ -1,0 +1,258 @@
+package listener
+
+// Where a mailbox lives. Several exchange entries may cover one mail domain, and a mailbox may move between them.
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// locationAge is how long a location that was found is taken as true without a reason to doubt it.
+const locationAge = 24 * time.Hour
+
+// The codes of what can be wrong with a location.
+const (
+	codeNotCovered = "not_covered"     // by any exchange entry
+	codeNoCapacity = "no_capacity"     // at the accounts of its entry
+	codeOutOfScope = "out_of_scope"    // on a server that is not among mailbox_servers
+	codeUnknown    = "mailbox_unknown" // at all entries that cover it
+)
+
+// covering returns the entries that cover one of some mail addresses, in the order of the configuration: those that have its domain.
+func (l *Listener) covering(addresses ...string) (list []*entry) {
+	for _, e := range l.entries {
+		if slices.ContainsFunc(addresses, e.covers) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// pin leaves the entry of that name; empty: all.
+func pin(entries []*entry, name string) []*entry {
+	if name == "" {
+		return entries
+	}
+	return slices.DeleteFunc(slices.Clone(entries), func(e *entry) bool { return e.Name != name })
+}
+
+// search is the search for the location of one mailbox.
+type search struct {
+	covering  []*entry      // what covers it
+	entries   []*entry      // what is asked of these, in their order: all, or the one that it is pinned to
+	addresses []string      // that it is known under, the primary one first
+	known     mail.Location // where it was found last; zero: it is to be found anew
+	account   string        // the listener account that it had
+}
+
+// answered is what a search, or one entry, says of a mailbox.
+type answered struct {
+	entry      *entry // that has it
+	at         mail.Location
+	err        *fault.Error // nil: it was found
+	outOfScope bool         // it is on a server whose mailboxes the entry is not to listen to
+}
+
+// search returns the search for a mailbox of the book. It is covered by the entries of all the addresses that its devices were enrolled
+// with; the first device that is pinned pins it.
+func (l *Listener) search(box *subscriptions.Mailbox) search {
+	r := box.Record()
+	var enrolled []string
+	pinned := ""
+	for _, d := range box.Devices() {
+		enrolled, pinned = append(enrolled, d.Mailbox), cmp.Or(pinned, d.Exchange)
+	}
+	s := search{covering: l.covering(enrolled...), known: r.Location, account: r.Account}
+	s.entries = pin(s.covering, pinned)
+	if r.Location.Primary != "" {
+		s.addresses = append(s.addresses, r.Location.Primary)
+	}
+	for _, a := range r.Addresses {
+		if !slices.Contains(s.addresses, a) {
+			s.addresses = append(s.addresses, a)
+		}
+	}
+	return s
+}
+
+// asks says whether a mailbox has to be asked for: elsewhere the configuration alone says where it lives.
+func (s *search) asks() bool {
+	return len(s.covering) > 1 || len(s.addresses) > 1 || slices.ContainsFunc(s.entries, func(e *entry) bool {
+		return e.URL == "" || len(e.MailboxServers) > 0
+	})
+}
+
+// home is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
+func (s *search) home() *entry {
+	for _, e := range s.entries {
+		if e.Name == s.known.Entry && (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && !s.known.Found.IsZero() {
+			return e
+		}
+	}
+	return nil
+}
+
+// settled returns the answer where nobody has to be asked for it: the configuration or the record has it, or nobody covers it.
+func (s *search) settled() (answered, bool) {
+	if len(s.entries) == 0 {
+		return answered{err: &fault.Error{Op: "location", Code: codeNotCovered, Scope: fault.Mailbox, Remedy: fault.Fix,
+			Text: "no exchange entry of the configuration covers this address"}}, true
+	}
+	if e := s.entries[0]; !s.asks() {
+		return answered{entry: e, at: mail.Location{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}}, true
+	}
+	if home := s.home(); home != nil && time.Since(s.known.Found) < locationAge {
+		return answered{entry: home, at: s.known}, true
+	}
+	return answered{}, false
+}
+
+// run returns the first entry that has the mailbox, and its location there. "Not here" (fault.Error.Elsewhere) has the next one asked; any
+// other error does not: while an entry cannot say, no other may take what is perhaps its own. A mailbox that has only not been looked up
+// for long stays meanwhile where it was.
+func (s *search) run(ctx context.Context) answered {
+	if a, ok := s.settled(); ok {
+		return a
+	}
+	var said []answered // of each entry: why it has not got it
+	for _, e := range s.entries {
+		if len(e.accounts) == 0 { // another instance has them
+			return answered{entry: e, at: mail.Location{Entry: e.Name}}
+		}
+		a := s.ask(ctx, e)
+		if a.err == nil {
+			return a
+		}
+		if home := s.home(); !a.err.Elsewhere && home != nil { // nobody can say better
+			return answered{entry: home, at: s.known}
+		}
+		if len(s.entries) > 1 {
+			told := *a.err
+			told.Text = "exchange " + e.Name + ": " + told.Text
+			a.err = &told
+		}
+		if !a.err.Elsewhere {
+			return a
+		}
+		said = append(said, a)
+	}
+	return nowhere(said)
+}
+
+// nowhere is the answer about a mailbox that no entry has, with what each has said.
+func nowhere(said []answered) answered {
+	if len(said) == 1 {
+		return said[0]
+	}
+	n := answered{err: &fault.Error{Op: "location", Code: codeUnknown, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}}
+	words := make([]string, len(said))
+	for i, a := range said {
+		if a.outOfScope {
+			n.err.Code, n.outOfScope = codeOutOfScope, true
+		}
+		words[i] = a.err.Code + ": " + a.err.Text
+	}
+	n.err.Text = strings.Join(words, "; ")
+	return n
+}
+
+// ask asks an entry whether it has the mailbox, under one address after the other.
+func (s *search) ask(ctx context.Context, e *entry) answered {
+	asker := e.asker(s.account)
+	first := answered{err: &fault.Error{Op: "location", Code: codeNotCovered, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true,
+		Text: "the mailbox is known under addresses of other domains only"}}
+	asked := false
+	for _, address := range s.addresses {
+		if e.URL == "" && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
+			continue
+		}
+		a := asker.locate(ctx, address)
+		if a.err == nil || !a.err.Elsewhere || a.outOfScope {
+			return a
+		}
+		if !asked {
+			first, asked = a, true
+		}
+	}
+	return first
+}
+
+// locate asks one entry for one address: by Autodiscover, or where its URL is configured by looking at the Inbox. Where mailbox_servers
+// are configured, the mailbox's own answer names its server; that of an Exchange 2010 does not, and Autodiscover has.
+func (a *account) locate(ctx context.Context, address string) answered {
+	e := a.entry
+	if err := a.allowed(); err != nil {
+		return answered{err: fault.Of(err)}
+	}
+	at := mail.Location{URL: e.URL, Primary: address, How: "ews_url", Found: time.Now()}
+	if e.URL == "" {
+		var err error
+		at, err = a.Finder.Find(ctx, address)
+		if a.note(err) != nil {
+			return answered{err: fault.Of(err)}
+		}
+	}
+	at.Entry = e.Name
+	if e.URL == "" && len(e.MailboxServers) == 0 {
+		return answered{entry: e, at: at}
+	}
+	server, err := a.Source.Look(ctx, at)
+	if a.note(err) != nil {
+		return answered{err: fault.Of(err)}
+	}
+	at.Server = cmp.Or(server, at.Server)
+	if !e.serves(at.Server) {
+		return answered{outOfScope: true, err: &fault.Error{Op: "location", Code: codeOutOfScope, Scope: fault.Mailbox, Remedy: fault.Fix,
+			Text:      fmt.Sprintf("the mailbox is on the server %s, which is not among the mailbox_servers of %s", at.Server, e.Name),
+			Elsewhere: true}}
+	}
+	return answered{entry: e, at: at}
+}
+
+// Route is where a mailbox would be listened to.
+type Route struct {
+	Entry    string // the exchange entry
+	Account  string // the listener account: the mailbox's own, else the one that it would be given
+	Location mail.Location
+}
+
+// Locate says what a look-up of a mailbox would say now. It asks anew and changes nothing. exchange pins the entry; empty: as the devices
+// of the mailbox are enrolled, or none. Its error is a *fault.Error; with the code no_capacity the Route says where there is no room.
+func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route, error) {
+	s := search{covering: l.covering(address), addresses: []string{address}}
+	s.entries = s.covering
+	var own *link
+	if box := l.o.Book.Mailbox(address); box != nil {
+		s = l.search(box)
+		s.known = mail.Location{}
+		if m := l.mailbox(box); m != nil {
+			own = m.linked()
+		}
+	}
+	if exchange != "" {
+		s.entries = pin(s.covering, exchange)
+	}
+	found := s.run(ctx)
+	if found.err != nil {
+		return Route{}, found.err
+	}
+	route := Route{Entry: found.entry.Name, Location: found.at}
+	if own != nil && own.account.entry == found.entry {
+		route.Account = own.account.Name
+		return route, nil
+	}
+	a := found.entry.seats.free(s.account)
+	if a == nil {
+		return route, found.entry.full()
+	}
+	route.Account = a.Name
+	return route, nil
+}

@@ -1,0 +1,372 @@
+package listener
+
+// Look-ups harm nobody but whom they are for: they have workers of their own, a bound, and an end.
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
+)
+
+// autodiscover is a Finder that takes its time, and counts who asks at once.
+type autodiscover struct {
+	takes     time.Duration
+	now, most atomic.Int32
+}
+
+func (f *autodiscover) Find(ctx context.Context, address string) (mail.Location, error) {
+	f.most.Store(max(f.most.Load(), f.now.Add(1)))
+	defer f.now.Add(-1)
+	if !pause.For(ctx, f.takes) {
+		return mail.Location{}, ctx.Err()
+	}
+	return mail.Location{Entry: "hq", URL: hqURL, Primary: address, Found: time.Now()}, nil
+}
+
+func TestNoMoreMailboxesOfAnEntryAreLookedUpAtOnceThanMayBe(t *testing.T) {
+	inScene(t, func(s *scene) {
+		f := &autodiscover{takes: time.Second}
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", f }
+		s.start()
+		for i := range 3 * maxLookups {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.pass(time.Minute)
+		if n := f.most.Load(); n != maxLookups {
+			t.Errorf("%d at once, want %d", n, maxLookups)
+		}
+		s.listening("hq", address(0), address(3*maxLookups-1))
+	})
+}
+
+func TestLookUpsThatHangHoldNoMailboxWhoseLocationIsKnownAndNoOtherEntry(t *testing.T) {
+	inScene(t, func(s *scene) {
+		f := &autodiscover{}
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", f }
+		s.second("other").homes["olga@fabrikam.example"] = true
+		s.also[0].Domains = []string{"fabrikam.example"}
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		f.takes = 24 * time.Hour
+		for i := range 2 * maxLookups {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.stop()
+		s.start()
+		s.pass(3 * time.Second)
+		s.listening("hq", alice)
+		s.enrol("o", "olga@fabrikam.example")
+		s.pass(3 * time.Second)
+		s.listening("other", "olga@fabrikam.example")
+		m := s.hq.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+		s.wantState(subscriptions.Resolving, address(0), address(2*maxLookups-1))
+		if s.l.Placed() {
+			t.Error("it says that every mailbox has been looked up")
+		}
+	})
+}
+
+// slow is a store that takes its time, and counts the locations that are written at once.
+type slow struct {
+	*storetest.Memory
+	now, most atomic.Int32
+}
+
+func (w *slow) Write(ctx context.Context, c subscriptions.Change) error {
+	if c.Put[0].Subscription == "" {
+		w.most.Store(max(w.most.Load(), w.now.Add(1)))
+		defer w.now.Add(-1)
+	}
+	<-time.After(10 * time.Millisecond)
+	return w.Memory.Write(ctx, c)
+}
+
+func TestAStartPlacesNoMoreMailboxesAtOnceThanMayBe(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		for i := range 3 * maxKnown {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.pass(time.Minute)
+		s.stop()
+		s.entry = func(e *Entry) { e.Accounts[0].Name = "another" } // each record is written
+		store := &slow{Memory: s.store}
+		s.start()
+		s.stop()
+		book, err := subscriptions.Open(s.t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.entry = func(e *Entry) { e.Accounts[0].Name = "and another" }
+		s.open(book)
+		<-time.After(25 * time.Millisecond)
+		if n := store.most.Load(); n != maxKnown {
+			t.Errorf("%d writes at once, want %d", n, maxKnown)
+		}
+		s.pass(time.Minute)
+		s.listening("hq", address(0), address(3*maxKnown-1))
+	})
+}
+
+func TestAStopDoesNotWaitForALookUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", &autodiscover{takes: time.Hour} }
+		s.start()
+		for i := range maxLookups + 1 {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		began := time.Now()
+		s.stop()
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestAMailboxThatLosesItsDeviceWhileItIsLookedUpLeavesNothingBehind(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", &autodiscover{takes: time.Minute} }
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Second)
+		s.remove("a")
+		s.enrol("again", alice)
+		s.pass(time.Second)
+		s.remove("again")
+		s.pass(5 * time.Minute)
+		a := s.l.Load()[0].Accounts[0]
+		if a.Mailboxes != 0 || a.Streams != 0 || len(s.hq.alive()) > 0 || len(s.l.mailboxes()) > 0 {
+			t.Errorf("%+v, %d subscriptions", a, len(s.hq.alive()))
+		}
+	})
+}
+
+func TestMailboxesThatWereNotFoundTogetherAreNotLookedForAgainTogether(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.hybrid()
+		s.start()
+		for i := range 20 {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.pass(10 * time.Minute)
+		at := map[time.Time]bool{}
+		for i := range 20 {
+			at[s.wantState(subscriptions.Failing, address(i)).Next] = true
+		}
+		if len(at) < 18 {
+			t.Errorf("20 mailboxes are looked for again at %d times", len(at))
+		}
+	})
+}
+
+func TestTheServiceStaysReadyOnceEveryMailboxWasLookedUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		f := &autodiscover{takes: 30 * time.Second}
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", f }
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Second)
+		if s.l.Placed() {
+			t.Error("it is ready before its mailbox was looked up")
+		}
+		s.pass(2 * time.Minute)
+		if !s.l.Placed() {
+			t.Fatal("it is not ready")
+		}
+		s.enrol("b", bob)
+		if !s.l.Placed() {
+			t.Error("an enrolment makes a running service unready while Autodiscover is asked")
+		}
+		s.pass(2 * time.Minute)
+	})
+}
+
+// A server that fails for an hour may have lost its mailboxes to another.
+func TestAServerThatFailsForMoreThanAnHourHasItsMailboxesLookedUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, _ := s.hybrid(alice)
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		looks := hq.looked()
+		hq.set(func() { hq.fails = row("HTTP 503", "") })
+		hq.end(errReset)
+		s.pass(58 * time.Minute)
+		if hq.looked() > looks {
+			t.Error("it is looked up within the hour")
+		}
+		s.pass(10 * time.Minute)
+		if hq.looked() == looks {
+			t.Error("it is not looked up")
+		}
+		hq.set(func() { hq.fails = nil })
+		s.pass(6 * time.Minute)
+		s.listening("hq", alice)
+	})
+}
+
+// While nobody knows where it lives, it is not read where it lived.
+func TestAMailboxIsNotReadWhileItIsLookedUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, _ := s.hybrid(alice)
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		hq.set(func() { hq.onLook = func(string) { <-time.After(10 * time.Second) } })
+		hq.reports(s.record(alice).Subscription, row("ErrorInvalidSubscription", "MailboxMove"))
+		s.pass(time.Second)
+		lists := hq.listings()
+		s.mailbox(alice).work.List()
+		s.pass(5 * time.Second)
+		if hq.listings() != lists {
+			t.Error("it was listed")
+		}
+		s.pass(10 * time.Second)
+		s.listening("hq", alice)
+	})
+}
+
+func TestASubscriptionThatWasGivenBackIsNotUsedWhereItsMailboxIsFoundAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, _ := s.hybrid(alice)
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		old, streams := s.record(alice).Subscription, len(hq.opened())
+		hq.reports(old, row("ErrorInvalidSubscription", "MailboxMove"))
+		s.pass(10 * time.Second)
+		s.listening("hq", alice)
+		if !slices.Contains(hq.givenBack(), old) {
+			t.Errorf("given back: %v", hq.givenBack())
+		}
+		for _, st := range hq.opened()[streams:] {
+			if slices.Contains(st.ids, old) {
+				t.Error("a stream was opened with it")
+			}
+		}
+	})
+}
+
+func TestALocationThatWasDoubtedBeforeARestartIsNotTrustedAfterIt(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, cloud := s.hybrid(alice)
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		hq.set(func() { hq.onLook = func(string) { <-time.After(10 * time.Second) } })
+		hq.reports(s.record(alice).Subscription, row("ErrorInvalidSubscription", "MailboxMove"))
+		s.pass(time.Second)
+		s.stop()
+		hq.set(func() { hq.onLook = nil })
+		hq.move(alice, cloud)
+		looks := hq.looked()
+		s.start()
+		s.pass(time.Second)
+		s.listening("cloud", alice)
+		if hq.looked() != looks+1 {
+			t.Error("it was not asked again")
+		}
+	})
+}
+
+func TestMailboxesAreSpreadOverTheAccountsAndKeepTheirs(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.entry = func(e *Entry) {
+			e.Accounts = append(e.Accounts, Account{Name: "listener-02", Source: s.hq, Streams: s.hq}, Account{Name: "listener-03", Source: s.hq, Streams: s.hq})
+		}
+		s.start()
+		for i := range 7 {
+			s.enrol(fmt.Sprint("d", i), address(i))
+			s.pass(time.Second)
+		}
+		accounts := map[int]string{}
+		for i := range 7 {
+			accounts[i] = s.status(address(i)).Account
+		}
+		for i, want := range []int{3, 2, 2} {
+			if n := s.l.Load()[0].Accounts[i].Mailboxes; n != want {
+				t.Errorf("account %d has %d mailboxes, want %d", i, n, want)
+			}
+		}
+		tries := s.hq.subscribed()
+		s.stop()
+		s.start()
+		s.pass(time.Minute)
+		for i := range 7 {
+			if got := s.status(address(i)).Account; got != accounts[i] {
+				t.Errorf("%s went from %s to %s", address(i), accounts[i], got)
+			}
+		}
+		if s.hq.subscribed() != tries {
+			t.Errorf("%d new subscriptions", s.hq.subscribed()-tries)
+		}
+	})
+}
+
+func TestAnErrorOfALocationIsTriedAgainWhenThatMayBeDoubted(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, cloud := s.hybrid(alice)
+		s.start()
+		s.enrol("a", alice)
+		s.pass(10 * time.Second)
+		k := s.mailbox(alice).linked()
+		unknown, busy := row("ErrorNonExistentMailbox", ""), row("ErrorServerBusy", "")
+		judged := func(err error, remedy fault.Remedy, after time.Duration) {
+			t.Helper()
+			if f := fault.Of(k.judge(err)); f.Remedy != remedy || f.After != after {
+				t.Errorf("%s: %s, after %v; want %s, %v", f.Code, f.Remedy, f.After, remedy, after)
+			}
+		}
+		judged(unknown, fault.Wait, 20*time.Second)
+		s.pass(18 * time.Second)
+		judged(unknown, fault.Wait, leastWait)
+		judged(busy, fault.Wait, busy.After)
+		s.pass(3 * time.Second)
+		hq.move(alice, cloud)
+		judged(unknown, fault.Retry, 0)
+		s.pass(5 * time.Second)
+		s.listening("cloud", alice)
+		judged(busy, fault.Retry, 0) // the answer of a call that began before
+		if unknown.Remedy != fault.Fix || busy.After == 0 {
+			t.Error("the error of others was changed")
+		}
+	})
+}
+
+// contradictory is an Exchange whose look-ups name another server than its other answers.
+type contradictory struct{ *exchange }
+
+func (c contradictory) Look(ctx context.Context, at mail.Location) (string, error) {
+	_, err := c.exchange.Look(ctx, at)
+	return "ex01", err
+}
+
+func TestAnswersThatContradictALookUpDoNotHaveTheNextOneMadeAtOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.hq.servers = map[string]string{alice: "ex02"}
+		s.entry = func(e *Entry) {
+			e.MailboxServers, e.Accounts[0].Source = []string{"ex01"}, contradictory{s.hq}
+		}
+		s.start()
+		s.enrol("a", alice)
+		for range 60 {
+			s.hq.come(alice)
+			s.pass(10 * time.Second)
+		}
+		if n := s.hq.looked(); n < 5 || n > 21 {
+			t.Errorf("%d look-ups in ten minutes", n)
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package listener
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// What cannot be listened to is polling while it is listed, and failing where it is neither.
+func TestAMailboxThatIsNotListenedToIsPolledWhileItCanBeListed(t *testing.T) {
+	group := &fault.Error{Op: "test", Code: "group", Scope: fault.Group, Remedy: fault.Wait, After: time.Hour}
+	account := &fault.Error{Op: "test", Code: "account", Scope: fault.Account, Remedy: fault.Fix, After: time.Hour}
+	denied := row("ErrorImpersonateUserDenied", "")
+	for name, c := range map[string]struct {
+		subscribe, all error
+		want           subscriptions.State
+		why            string
+	}{
+		"it may not be subscribed":            {denied, nil, subscriptions.Polling, "ErrorImpersonateUserDenied"},
+		"it may not be subscribed nor listed": {nil, denied, subscriptions.Failing, "ErrorImpersonateUserDenied"},
+		"its group has trouble":               {group, nil, subscriptions.Polling, "group"},
+		"its account has trouble":             {account, nil, subscriptions.Failing, "account"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.hq.subFail, s.hq.fails = map[string]error{alice: c.subscribe}, c.all
+				s.start()
+				s.enrol("a", alice)
+				s.pass(10 * time.Second)
+				st := s.wantState(c.want, alice)
+				if !strings.Contains(st.Reason, c.why) || st.Next.Before(time.Now()) || !st.LastHeartbeat.IsZero() {
+					t.Errorf("%+v", st)
+				}
+				if n := s.l.Count(); n[c.want] != 1 {
+					t.Errorf("%v", n)
+				}
+			})
+		})
+	}
+}
+
+func TestADeviceStandsAsItsMailboxDoesOrBehind(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("behind", alice)
+		s.pass(time.Minute)
+		s.apns.hold("behind")
+		s.hq.come(alice)
+		s.pass(time.Minute)
+		box := s.book.Mailbox(alice)
+		if state, _, _ := s.l.Standing(box, "a"); state != subscriptions.Listening {
+			t.Errorf("a is %s", state)
+		}
+		if state, reason, _ := s.l.Standing(box, "behind"); state != subscriptions.BehindState || reason != "topic_away" {
+			t.Errorf("the other is %s: %s", state, reason)
+		}
+		s.remove("a")
+		s.remove("behind")
+		if state, _, _ := s.l.Standing(box, "a"); state != subscriptions.Resolving {
+			t.Errorf("without a mailbox: %s", state)
+		}
+		if st := s.l.Status(box); st.State != subscriptions.Resolving {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestMailboxesAreCountedByStateAndStreamsWithTheirHints(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.stop()
+		registry := prometheus.NewRegistry()
+		s.in = inbox.New(inbox.Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Log: zap.NewNop()})
+		s.l = New(Options{Book: s.book, Inbox: s.in, Log: zap.NewNop(), Metrics: registry, Entries: []Entry{{
+			Name: "hq", Domains: []string{"contoso.example"}, URL: hqURL, MailboxesPerAccount: 10, SubscriptionsPerConnection: 10, SafetyPoll: time.Hour,
+			Accounts: []Account{{Name: "listener-01", Source: s.hq, Streams: s.hq}}}}})
+		s.l.Start()
+		s.pass(time.Minute)
+		s.hq.come(alice)
+		s.pass(time.Minute)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				name := f.GetName()
+				for _, l := range m.GetLabel() {
+					name += " " + l.GetValue()
+				}
+				got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+		for name, want := range map[string]float64{"mailbell_mailboxes listening": 1, "mailbell_mailboxes failing": 0, "mailbell_streams": 1, "mailbell_hints_total": 1} {
+			if v, ok := got[name]; !ok || v != want {
+				t.Errorf("%s is %v, want %v (%v)", name, v, want, ok)
+			}
+		}
+	})
+}

@@ -1,0 +1,205 @@
+package streaming
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// hintDelay is how old a message is that a stream has had the time to tell of.
+	hintDelay = time.Minute
+	// maxLate within lateWindow replace a stream: one may be a slip, two are a stream that is dead though it beats.
+	maxLate    = 2
+	lateWindow = time.Hour
+
+	// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
+	firstReturn = 5 * time.Second
+	maxReturn   = 4 * time.Minute
+)
+
+// Member is a mailbox of a listener account. It joins where it lives, leaves when it may live elsewhere, and may join again.
+type Member struct {
+	groups *Groups
+	box    *subscriptions.Mailbox
+	sink   Sink
+
+	// What follows is guarded by groups.mu.
+
+	at           mail.Location
+	group        *group // nil: it is in none
+	joined       int    // how often it has joined: an answer that comes after it left finds another number
+	subscription string // empty: it has none
+	subscribing  bool   // a call is under way
+	refusal      refusal
+
+	// gap: notifications may have been lost since it was last to be listed. It is listed once its stream is open, and by listBy all the
+	// same; zero: that has been done.
+	gap    bool
+	listBy time.Time
+
+	stream *reading  // the open one that serves it, the newest; nil: none
+	since  time.Time // when notifications began to reach us, without a break since then; zero: they do not
+}
+
+// refusal is why a mailbox cannot be subscribed.
+type refusal struct {
+	fault    *fault.Error
+	failures int
+	next     time.Time
+}
+
+// Join has the mailbox listened to at a location. Where that is not the last one, what was wrong there is forgotten.
+func (m *Member) Join(at mail.Location) {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	if m.group != nil {
+		return
+	}
+	if at.URL != m.at.URL || at.Primary != m.at.Primary {
+		m.refusal = refusal{}
+	}
+	m.joined++
+	m.subscribing = false
+	m.subscription = m.box.Record().Subscription
+	m.broken(time.Now())
+	m.groups.join(m, at)
+}
+
+// Leave ends that. The subscription is given back where it was made; whoever has the mailbox leave takes it out of its record.
+func (m *Member) Leave() {
+	m.groups.mu.Lock()
+	joined := m.joined
+	m.groups.mu.Unlock()
+	m.leave(joined)
+}
+
+// leave does that for one joining: the mailbox may have been found again, and have joined, meanwhile.
+func (m *Member) leave(joined int) {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	g := m.group
+	if g == nil || m.joined != joined {
+		return
+	}
+	delete(g.members, m)
+	if m.subscription != "" {
+		g.leaving = append(g.leaving, departure{m.at, m.subscription})
+	}
+	m.group, m.subscription = nil, ""
+	m.unserved()
+	g.changed()
+}
+
+// Listening says since when notifications reach us without a break, and when the server last said anything; zero: they do not.
+func (m *Member) Listening() (since, last time.Time) {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	if m.since.IsZero() {
+		return time.Time{}, time.Time{}
+	}
+	return m.since, time.Unix(0, m.stream.last.Load())
+}
+
+// Failing says why the mailbox is not listened to, and when that is tried again; nil: nothing is wrong.
+func (m *Member) Failing() (f *fault.Error, next time.Time) {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	switch {
+	case m.group == nil:
+		return nil, time.Time{}
+	case m.refusal.fault != nil:
+		return m.refusal.fault, m.refusal.next
+	case m.stream == nil:
+		return m.group.fault, m.group.next
+	}
+	return nil, time.Time{}
+}
+
+// Unhinted tells that a listing showed a message of this age that no hint had named. Where the stream should have told of it, that counts
+// against the stream.
+func (m *Member) Unhinted(age time.Duration) {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	if m.since.IsZero() || age < hintDelay || age > time.Since(m.since) {
+		return
+	}
+	m.groups.o.Metrics.late.Inc()
+	g := m.group
+	now := time.Now()
+	g.late = slices.DeleteFunc(g.late, func(t time.Time) bool { return now.Sub(t) > lateWindow })
+	g.late = append(g.late, now)
+	if len(g.late) >= maxLate {
+		g.late = nil
+		signal(g.dead)
+	}
+}
+
+// Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, it does now.
+func (m *Member) Listed() {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	r := &m.refusal
+	if m.group == nil || r.fault == nil || !r.fault.Elsewhere {
+		return
+	}
+	again := time.Now().Add(min(firstReturn<<min(r.failures, 10), maxReturn))
+	if again.Before(r.next) {
+		r.next = again
+		m.group.changed()
+	}
+}
+
+// in says whether the mailbox is in a group: elsewhere its items have other ids.
+func (m *Member) in(g *group) bool {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	return m.group == g
+}
+
+// broken notes that notifications may be lost. It is called with mu held.
+func (m *Member) broken(now time.Time) {
+	m.gap = true
+	if m.listBy.IsZero() {
+		m.listBy = now.Add(listAnyway)
+	}
+}
+
+// listing notes that the mailbox is told to be listed. It is called with mu held.
+func (m *Member) listing(gap bool) {
+	m.gap, m.listBy = gap, time.Time{}
+}
+
+// unserved notes that no stream serves the mailbox any more. It is called with mu held.
+func (m *Member) unserved() {
+	m.stream, m.since = nil, time.Time{}
+}
+
+// lose forgets a subscription that the server does not know any more.
+func (m *Member) lose(ctx context.Context, id string) {
+	m.groups.mu.Lock()
+	if m.group != nil && m.subscription == id {
+		m.subscription = ""
+		m.unserved()
+		m.broken(time.Now())
+		m.group.changed()
+	}
+	m.groups.mu.Unlock()
+	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+		if d.Subscription == id {
+			d.Subscription = ""
+		}
+	})
+	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) && ctx.Err() == nil {
+		m.groups.o.Log.Warn("a lost subscription could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
+	}
+}
+
+func (m *Member) address() string { return m.box.Record().Addresses[0] }

@@ -1,0 +1,159 @@
+package streaming
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+const (
+	// handOver is how long a stream may take to end after another was opened with its ids: the server ends it at once, with
+	// ErrorNewEventStreamConnectionOpened.
+	handOver = 5 * time.Second
+	// maxReports bounds the errors about single subscriptions that wait to be dealt with: one for each of a full stream.
+	maxReports = 200
+)
+
+// reading is an open stream being read.
+type reading struct {
+	group  *group
+	stream Stream
+	stop   context.CancelFunc // ends the stream
+	by     map[string]*Member // by subscription
+	opened time.Time
+	last   atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
+	begun  atomic.Bool  // the first envelope has come
+	spoilt bool         // the server named a bad id: nobody knows whether the good ones are still served. The keeper's own
+
+	reported chan struct{} // errors about single subscriptions have come
+	end      chan struct{}
+	err      error // how it ended, once end is closed; io.EOF: as it should
+
+	mu      sync.Mutex
+	reports []*fault.Error
+}
+
+// run reads until the stream ends.
+func (r *reading) run() {
+	groups := r.group.groups
+	defer groups.o.Metrics.streams.Dec()
+	defer groups.open.Add(-1)
+	defer close(r.end)
+	defer r.stream.Close()
+	defer r.stop()
+	for {
+		e, err := r.stream.Next()
+		if f, ok := errors.AsType[*fault.Error](err); ok && len(f.Subscriptions) > 0 {
+			r.report(f)
+			continue
+		}
+		if err != nil {
+			r.err = err
+			return
+		}
+		r.last.Store(e.At.UnixNano())
+		for _, event := range e.Events {
+			if m := r.by[event.Subscription]; m != nil && m.in(r.group) {
+				groups.o.Metrics.hints.Inc()
+				m.sink.Hint(event.Item, e.At)
+			}
+		}
+		if !r.begun.Swap(true) {
+			r.begin()
+		}
+	}
+}
+
+// begin notes that the first envelope has come: notifications reach us now. Members that may have lost some before are listed.
+func (r *reading) begin() {
+	var list []*Member
+	now := time.Now()
+	mu := &r.group.groups.mu
+	mu.Lock()
+	for _, m := range r.by {
+		if m.stream != r {
+			continue
+		}
+		if m.since.IsZero() {
+			m.since = now
+		}
+		if m.gap {
+			m.listing(false)
+			list = append(list, m)
+		}
+	}
+	mu.Unlock()
+	for _, m := range list {
+		m.sink.List()
+	}
+}
+
+func (r *reading) report(f *fault.Error) {
+	r.mu.Lock()
+	if len(r.reports) < maxReports {
+		r.reports = append(r.reports, f)
+	}
+	r.mu.Unlock()
+	signal(r.reported)
+}
+
+// takeReports takes what was reported; there may be nothing left.
+func (r *reading) takeReports() []*fault.Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.reports
+	r.reports = nil
+	return list
+}
+
+// serves says whether the stream serves all of these subscriptions.
+func (r *reading) serves(want map[string]*Member) bool {
+	if r.spoilt {
+		return false
+	}
+	for id, m := range want {
+		if r.by[id] != m {
+			return false
+		}
+	}
+	return true
+}
+
+// handOver lets the stream end after another was opened with its ids. The server ends it, and what it had taken out of its queues for it
+// has come by then: so mailboxes join and leave without a listing of the others. A stream that does not end in time is cut, and its members
+// are listed.
+func (r *reading) handOver(ctx context.Context) {
+	t := time.NewTimer(handOver)
+	defer t.Stop()
+	select {
+	case <-r.end:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	whole := r.ended() && (errors.Is(r.err, io.EOF) || fault.Of(r.err).Superseded)
+	r.close()
+	if !whole && ctx.Err() == nil {
+		r.group.brokenBefore(r)
+	}
+}
+
+// ended says whether the stream has ended by itself.
+func (r *reading) ended() bool {
+	select {
+	case <-r.end:
+		return true
+	default:
+		return false
+	}
+}
+
+// close ends the stream and waits for its goroutine.
+func (r *reading) close() {
+	r.stop()
+	<-r.end
+}

@@ -1,0 +1,209 @@
+package push
+
+// This file is the way of one notification, from the call to its answer.
+
+import (
+	"context"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/sideshow/apns2"
+)
+
+const (
+	// holdFor is how long a notification is held in memory: long enough for APNs to restart, too short for many to gather.
+	holdFor = 30 * time.Second
+	// heldNext is when to come back with a notification that could not be sent while others were.
+	heldNext = time.Minute
+	// notConfigured is when to come back with a phone whose topic is in no apns entry: it takes a person to mend that.
+	notConfigured = time.Hour
+)
+
+// retrying is the pause before a notification that is held is tried again.
+var retrying = backoff.Policy{First: 50 * time.Millisecond, Max: 5 * time.Second}
+
+// Push sends a notification to a phone and returns when it is settled, or cannot be now: when APNs or its way there is away, the
+// phone got too many, or ctx ends. No attempt begins after ctx has ended.
+//
+// A device token that APNs calls bad is tried in the other environment, where the sender has the topic there too. Accepted there,
+// the answer names that environment; else APNs is not asked about the token again for an hour or more, unless the phone enrols
+// again, and what is for it is refused. Gone is answered only while few phones are.
+//
+// The answer is NotBefore without a time where the sender tells when it is ready (Readiness); with one in all other cases. Push
+// holds the notification for half a minute at most and queues nothing: who calls it bounds how many calls are open.
+func (s *Sender) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+	a := s.push(ctx, n)
+	a.At = time.Now()
+	return a
+}
+
+// push is the whole way: what may not go out now is answered at once. What may is tried until APNs has settled it, or nobody holds
+// it any more.
+func (s *Sender) push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+	if !s.begin() {
+		return notBefore(outcome.Unanswered, time.Now())
+	}
+	defer s.calls.Done()
+	d, why := s.admit(n)
+	if d == nil {
+		return why
+	}
+	defer d.leave()
+	held, cancel := s.hold(ctx)
+	defer cancel()
+	for failures := 1; ; failures++ {
+		shut, recovered := d.gateway.state()
+		if shut == outcome.Credentials {
+			return d.notBefore(shut, time.Time{})
+		}
+		r := d.attempt(held)
+		answer, settled := d.settle(r)
+		if settled {
+			return answer
+		}
+		if !d.wait(held, retrying.Wait(failures, r.retryAfter), recovered) {
+			return d.giveUp(ctx)
+		}
+	}
+}
+
+// admit lets a notification in, or says why it does not go out now.
+func (s *Sender) admit(n subscriptions.Notification) (*delivery, subscriptions.Answer) {
+	g := s.apps[appOf(n.Phone)]
+	throttled := s.throttle.until(n.Phone)
+	switch {
+	case !s.send:
+		return nil, refused(outcome.SendOff)
+	case g == nil:
+		return nil, notBefore(outcome.NoTopic, time.Now().Add(notConfigured))
+	case time.Now().Before(throttled):
+		return nil, notBefore(outcome.Throttled, throttled)
+	case s.quarantine.holds(n):
+		return nil, refused(outcome.Quarantined)
+	}
+	shut := g.enter()
+	if shut != "" {
+		return nil, notBefore(shut, time.Time{})
+	}
+	return &delivery{sender: s, gateway: g, notification: n, request: requestOf(n), start: time.Now()}, subscriptions.Answer{}
+}
+
+func notBefore(reason outcome.Reason, next time.Time) subscriptions.Answer {
+	return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: reason, Next: next}
+}
+
+func refused(reason outcome.Reason) subscriptions.Answer {
+	return subscriptions.Answer{Result: subscriptions.Refused, Reason: reason}
+}
+
+// hold bounds a notification by its caller's ctx, by the sender's life, and by holdFor.
+func (s *Sender) hold(ctx context.Context) (context.Context, context.CancelFunc) {
+	held, cancel := context.WithTimeout(ctx, holdFor)
+	stop := context.AfterFunc(s.life, cancel)
+	return held, func() {
+		stop()
+		cancel()
+	}
+}
+
+// delivery is one notification under way.
+type delivery struct {
+	sender       *Sender
+	gateway      *gateway // of the phone's environment, or of the other
+	notification subscriptions.Notification
+	request      *apns2.Notification
+	start        time.Time // for the histogram
+
+	status      int  // of the last answer
+	resent      int  // how often it was sent again while unknown
+	unknown     bool // an attempt was sent and not answered: APNs may have accepted it
+	shrunk      bool
+	reconnected bool
+	moved       bool // the phone's own environment does not know its token: this is about the other
+}
+
+func (d *delivery) leave() { d.gateway.leave() }
+
+// attempt sends it once.
+func (d *delivery) attempt(held context.Context) response {
+	r := d.gateway.attempt(held, d.request, d.gateway.admitted)
+	if d.unknown && r.written {
+		d.resent++
+		d.sender.metrics.resent.Inc()
+	}
+	if r.status == 0 {
+		d.unknown = d.unknown || r.written
+		if held.Err() == nil {
+			d.gateway.failed()
+		}
+	}
+	return r
+}
+
+// settle reports whether what an attempt came to settles the notification, and with which answer.
+func (d *delivery) settle(r response) (answer subscriptions.Answer, settled bool) {
+	switch {
+	case r.reason == outcome.NotSendable:
+		return d.refuseUnsendable(), true
+	case r.status == 0:
+		return subscriptions.Answer{}, false
+	}
+	d.status = r.status
+	answer, settled = d.react(r)
+	if settled {
+		d.sender.metrics.seconds.Observe(time.Since(d.start).Seconds())
+	}
+	return answer, settled
+}
+
+// wait reports whether the notification may be tried again: after a pause, or as soon as an APNs that was away has answered.
+func (d *delivery) wait(held context.Context, pause time.Duration, recovered <-chan struct{}) bool {
+	over := time.NewTimer(pause)
+	defer over.Stop()
+	select {
+	case <-over.C:
+		return true
+	case <-recovered:
+		return true
+	case <-held.Done():
+		return false
+	case <-d.sender.closing:
+		return false
+	}
+}
+
+// giveUp answers for a notification that was held for as long as it may be, or that nobody waits for any more.
+func (d *delivery) giveUp(caller context.Context) subscriptions.Answer {
+	if caller.Err() != nil || d.sender.isClosing() {
+		next := time.Now()
+		if d.unknown {
+			next = next.Add(answerTimeout) // until then the answer may come
+		}
+		return d.notBefore(outcome.Unanswered, next)
+	}
+	shut := d.gateway.giveUp()
+	if shut != "" {
+		return d.notBefore(shut, time.Time{})
+	}
+	return d.notBefore(outcome.Unanswered, time.Now().Add(heldNext))
+}
+
+// answer is one with all that is known of the way to it.
+func (d *delivery) answer(result subscriptions.Result, reason outcome.Reason) subscriptions.Answer {
+	return subscriptions.Answer{Result: result, Reason: reason, Status: d.status, Resent: d.resent}
+}
+
+// notBefore answers for a notification that is not settled.
+func (d *delivery) notBefore(reason outcome.Reason, next time.Time) subscriptions.Answer {
+	if d.moved && reason == outcome.Credentials {
+		return d.quarantine() // there is no other environment, until a person mends it
+	}
+	if d.moved && next.IsZero() {
+		next = time.Now().Add(heldNext) // nobody tells the phone when the other environment is ready
+	}
+	a := d.answer(subscriptions.NotBefore, reason)
+	a.Next = next
+	return a
+}

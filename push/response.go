@@ -1,0 +1,63 @@
+package push
+
+// This file is what an attempt came to, for whoever made it.
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/proxy"
+	"github.com/sideshow/apns2"
+)
+
+// response is what an attempt came to: the answer of APNs, or why there is none.
+type response struct {
+	status     int            // 0: no answer came
+	reason     outcome.Reason // of APNs; empty where it gave none. Without an answer: NotSendable where no request could be made
+	gone       time.Time      // of a 410: when APNs last found the token to be gone
+	retryAfter time.Duration
+	err        error // why no answer came
+
+	access  *access // that the request went by
+	bearer  string  // the provider token that went with it; empty: none, but a certificate
+	written bool    // it left: where no answer came, APNs may have accepted it all the same
+}
+
+// why is the reason of an answer that is no acceptance; there is always one.
+func (r response) why() outcome.Reason { return cmp.Or(r.reason, outcome.Other) }
+
+// fault types what came back instead of an acceptance; nil: it was accepted. Its code is the reason of APNs, "HTTP 503", or one of
+// proxy's.
+func (r response) fault() error {
+	const op = "APNs"
+	switch {
+	case r.status == http.StatusOK:
+		return nil
+	case errors.Is(r.err, errClosed):
+		return &fault.Error{Op: op, Code: "closed", Scope: fault.Server, Remedy: fault.Wait, Text: "mailbell is stopping"}
+	case r.reason == outcome.NotSendable:
+		return &fault.Error{Op: op, Code: string(r.reason), Scope: fault.Message, Remedy: fault.GiveUp, Text: r.reason.Sentence()}
+	case r.status == 0:
+		return proxy.Explain(op, r.err)
+	}
+	code := string(r.reason)
+	if r.why() == outcome.Other {
+		code = "HTTP " + strconv.Itoa(r.status)
+	}
+	scope, remedy := ruleFor(r.status, r.reason).reaction.fault()
+	return &fault.Error{Op: op, Code: code, Text: r.why().Sentence(), Scope: scope, Remedy: remedy}
+}
+
+// refusal is what a response to a probe says against the credential, or the way to APNs; nil: the answer that shows that both are
+// good, which is BadDeviceToken.
+func (r response) refusal() error {
+	if r.reason == apns2.ReasonBadDeviceToken {
+		return nil
+	}
+	return r.fault()
+}

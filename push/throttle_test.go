@@ -1,0 +1,85 @@
+package push
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+func phone(n int) subscriptions.Phone { return alert(n, 0).Phone }
+
+func TestThrottledPhonesAreBounded(t *testing.T) {
+	s := newThrottle()
+	for i := range maxThrottled + 100 {
+		s.slowDown(phone(i))
+		if len(s.phones) > maxThrottled {
+			t.Fatalf("%d are remembered", len(s.phones))
+		}
+	}
+	for p := range s.phones {
+		s.slowDown(p)
+		if len(s.phones) != maxThrottled {
+			t.Fatalf("one that is remembered makes another be forgotten: %d are", len(s.phones))
+		}
+	}
+}
+
+func TestAPhoneWaitsLongerEachTimeUpToItsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newThrottle()
+		for _, want := range []time.Duration{2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600} {
+			least, got := want*time.Second, time.Until(s.slowDown(phone(1)))
+			if got < least || got > least+min(least/4, time.Minute) {
+				t.Errorf("it waits for %v, want %v or a little more", got, least)
+			}
+			<-time.After(got)
+		}
+		s.passed(phone(1))
+		if got := time.Until(s.slowDown(phone(1))); got > 3*time.Second {
+			t.Errorf("after an alert that was accepted it waits for %v", got)
+		}
+	})
+}
+
+func TestAPhoneThatAcceptedAnAlertStartsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.number == 4 {
+				return act{}
+			}
+			return refusing(429, "TooManyRequests")
+		})
+		var last time.Duration
+		for range 5 {
+			a := b.Push(t.Context(), alert(1, 1))
+			last = time.Until(a.Next)
+			<-time.After(last)
+		}
+		if last < throttling.First || last > 2*throttling.First {
+			t.Errorf("it waits for %v", last)
+		}
+	})
+}
+
+func TestThrottledIsThePhoneWhateverIsEnrolledOnIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.number == 1 {
+				return refusing(429, "TooManyRequests")
+			}
+			return act{}
+		}, both)
+		n := alert(1, 1)
+		b.Push(t.Context(), n)
+		n.Device = "the phone's other mailbox"
+		if a := b.Push(t.Context(), n); a.Reason != "throttled" {
+			t.Errorf("the other mailbox of the phone: %+v", a)
+		}
+		n.Phone.Environment = sandbox
+		if a := b.Push(t.Context(), n); a.Result != subscriptions.Accepted {
+			t.Errorf("its token in the other environment: %+v", a)
+		}
+	})
+}
