@@ -26,6 +26,7 @@ const (
 	impersonationRefused = "impersonation_refused"
 	serverBusy           = "server_busy"
 	serverRestart        = "server_restart"
+	connectionsFull      = "connections_full"
 	mailboxMove          = "mailbox_move"
 	moveSilent           = "move_silent"
 	ewsBlocked           = "ews_blocked"
@@ -83,6 +84,8 @@ func Faults() []faults.Kind {
 				"ErrorInternalServerError there, with ErrorServerBusy inside and no back-off; http, a bare HTTP 503 with Retry-After."},
 		{Name: serverRestart, Fields: "host seconds", Valued: true,
 			Text: "At once: all subscriptions are forgotten and all connections to Exchange cut; it accepts none for `seconds`."},
+		{Name: connectionsFull, Fields: "host share count seconds",
+			Text: "The server is at its limit: it answers each new connection HTTP 503 in clear, before any TLS, and closes it."},
 		{Name: mailboxMove, Fields: "mailbox host seconds",
 			Text: "Mailboxes move: their subscriptions end with ErrorInvalidSubscription and the text of a move, and EWS answers " +
 				"ErrorMailboxMoveInProgress to what acts on them, until the fault is cleared. Autodiscover tells the same place as " +

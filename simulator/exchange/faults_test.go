@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -356,4 +357,19 @@ func TestDelayMeetsOperationsNotStreams(t *testing.T) {
 	}
 	deliver(t, s, a.mailbox, "one")
 	o.until("NewMailEvent")
+}
+
+func TestAServerAtItsLimitAnswersInClearBeforeTLS(t *testing.T) {
+	s := start(t, 1, Options{})
+	set(t, s, connectionsFull, faults.Fault{Count: 1})
+	address := strings.TrimSuffix(strings.TrimPrefix(s.EWSURL, "https://"), "/EWS/Exchange.asmx")
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if said, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 503 Service Unavailable\r\n") {
+		t.Errorf("%q, %v", said, err)
+	}
+	newClient(t, s, s.Mailboxes()[0]).must(subscribeNewMail, "NoError") // the next one is let in
 }

@@ -467,7 +467,10 @@ func (x *Host) track(c net.Conn, state http.ConnState) {
 	}
 }
 
-// awayListener closes what it accepts while the server is away.
+// fullText is what gromox says in clear, on its port of TLS too, to a connection that is one too many.
+const fullText = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+// awayListener closes what it accepts while the server is away, or has too many connections.
 type awayListener struct {
 	net.Listener
 	x *Host
@@ -482,9 +485,14 @@ func (l awayListener) Accept() (net.Conn, error) {
 		l.x.mu.Lock()
 		away := time.Now().Before(l.x.away)
 		l.x.mu.Unlock()
-		if !away {
+		if away {
+			faults.Cut(c, true)
+			continue
+		}
+		if _, full := l.x.faults.Hit(connectionsFull, "", ""); !full {
 			return c, nil
 		}
-		faults.Cut(c, true)
+		_, _ = io.WriteString(c, fullText) // the client may be gone
+		c.Close()
 	}
 }
