@@ -139,6 +139,8 @@ var table = []Row{
 		Meaning: "the mailbox is in another site, which has its own URL"},
 	{Code: "ErrorNonExistentMailbox", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Elsewhere: true,
 		Meaning: "the server knows no mailbox with this address; it may have moved to another Exchange"},
+	{Code: "ErrorCannotFindUser", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Elsewhere: true, // gromox's word for it
+		Meaning: "the server knows no user with this address; the mailbox may have moved to another Exchange"},
 
 	// Permissions.
 	{Code: "ErrorImpersonateUserDenied", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,

@@ -83,6 +83,7 @@ var reactions = []struct {
 	{"ErrorProxiedSubscriptionCallFailure", "", fault.Mailbox, fault.Wait, sub | loc | ck | cat},
 	{"ErrorCrossSiteRequest", "", fault.Mailbox, fault.Wait, loc | ck | cat},
 	{"ErrorNonExistentMailbox", "", fault.Mailbox, fault.Fix, loc | els},
+	{"ErrorCannotFindUser", "", fault.Mailbox, fault.Fix, loc | els},
 	{"ErrorImpersonateUserDenied", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorImpersonationDenied", "", fault.Account, fault.Fix, 0},
 	{"ErrorImpersonationFailed", "", fault.Mailbox, fault.Wait, 0},

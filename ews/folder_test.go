@@ -28,7 +28,7 @@ func TestOnlyAMailboxThatIsNotHereIsElsewhere(t *testing.T) {
 			continue
 		}
 		_, err := answers(http.StatusOK, response("GetFolder", failure("GetFolder", row.Code, row.Text, ""))).GetFolder(t.Context(), target)
-		if f := fault.Of(err); f.Code != row.Code || f.Elsewhere != (row.Code == "ErrorNonExistentMailbox") {
+		if f := fault.Of(err); f.Code != row.Code || f.Elsewhere != (row.Code == "ErrorNonExistentMailbox" || row.Code == "ErrorCannotFindUser") {
 			t.Errorf("%s: elsewhere is %v: %v", row.Code, f.Elsewhere, err)
 		}
 	}

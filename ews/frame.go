@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 )
 
 const (
@@ -125,7 +126,14 @@ func (f *framer) scan() (int, error) {
 		case markupPart:
 			return 0, nil
 		case markupDTD:
+			if f.depth == 0 {
+				return 0, foreign("it begins with a document type (DTD), as a web page does")
+			}
 			return 0, errDTD
+		case markupText:
+			if f.depth == 0 {
+				return 0, foreign("it begins with text")
+			}
 		case markupStart:
 			if f.depth == 0 && !isEnvelope(rest[1:n-1]) {
 				return 0, foreign("it begins with another element")
@@ -202,14 +210,14 @@ func declaration(pi []byte) error {
 	if !bytes.HasPrefix(pi, []byte("<?xml")) {
 		return nil
 	}
-	_, encoding, named := bytes.Cut(pi, []byte("encoding"))
-	if !named {
+	_, rest, _ := bytes.Cut(pi, []byte("encoding"))
+	// Behind the encoding may stand standalone="yes".
+	values := bytes.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(space+`="'?>`, r) })
+	if len(values) == 0 {
 		return nil
 	}
-	encoding, _, _ = bytes.Cut(bytes.TrimLeft(encoding, space+"="), []byte("?"))
-	encoding = bytes.ToLower(bytes.Trim(encoding, space+`"'`))
-	switch {
-	case string(encoding) == "utf-8", string(encoding) == "us-ascii":
+	switch encoding := bytes.ToLower(values[0]); {
+	case string(encoding) == "utf-8", string(encoding) == "utf8", string(encoding) == "us-ascii":
 		return nil
 	case bytes.HasPrefix(encoding, []byte("utf-16")):
 		return utf16

@@ -88,7 +88,9 @@ func TestWhatIsNoEnvelopeIsRefusedAtOnce(t *testing.T) {
 		"<\x00s\x00":                        "UTF-16",
 		`<?xml version="1.0" encoding="utf-16"?>` + small: "UTF-16",
 		`<?xml version="1.0" encoding="iso-8859-1"?><a/>`: "not UTF-8",
-		`<!DOCTYPE Envelope [<!ENTITY a "b">]>` + small:   "DTD",
+		`<!DOCTYPE Envelope [<!ENTITY a "b">]>` + small:   "no SOAP envelope: it begins with a document type",
+		"<!-- x --><!doctype html><html>":                 "no SOAP envelope: it begins with a document type",
+		"< Envelope/>":                                    "no SOAP envelope",
 		`<Envelope><!DOCTYPE x></Envelope>`:               "DTD",
 		`</Envelope>`:                                     "without a start tag",
 		small[:len(small)-3]:                              "too early",
@@ -106,6 +108,30 @@ func TestWhatIsNoEnvelopeIsRefusedAtOnce(t *testing.T) {
 			if len(docs) != 0 || !isContent(err) || !strings.Contains(err.Error(), want) {
 				t.Errorf("%.50q: %d envelopes, %v; want %q", in, len(docs), err, want)
 			}
+		}
+	}
+}
+
+func TestEveryDeclarationOfUTF8IsTaken(t *testing.T) {
+	for _, d := range []string{
+		`<?xml version="1.0" encoding="utf-8" standalone="yes"?>`, `<?xml version="1.0" encoding="UTF-8" standalone="no" ?>`,
+		`<?xml version='1.0' encoding = 'utf-8' standalone='yes'?>`, `<?xml version="1.0" standalone="yes"?>`, `<?xml version="1.1" encoding="utf8"?>`,
+		"<?xml version=\"1.0\"\n\tencoding=\"us-ascii\"\n\tstandalone=\"yes\"\n?>", `<?xml version="1.0" encoding=""?>`, "<?xml?>",
+	} {
+		for _, in := range []string{d + small, d + "\r\n" + small, "\xef\xbb\xbf" + d + small, small + d + small} {
+			docs, err := frames(strings.NewReader(in))
+			if err != io.EOF || len(docs) == 0 || docs[0] != small {
+				t.Errorf("%s: %q, %v", in, docs, err)
+			}
+		}
+	}
+}
+
+func TestALessThanThatBeginsNoTagEndsNoEnvelope(t *testing.T) {
+	one, two := `<Envelope><a>1 < 2</a></Envelope>`, `<Envelope><a>I <3 </a><b>x <- y <= z</b></Envelope>`
+	for _, r := range []io.Reader{strings.NewReader(one + two), iotest.OneByteReader(strings.NewReader(one + two))} {
+		if docs, err := frames(r); err != io.EOF || !slices.Equal(docs, []string{one, two}) {
+			t.Errorf("%q, %v", docs, err)
 		}
 	}
 }

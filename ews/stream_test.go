@@ -151,6 +151,18 @@ func TestAnErrorThatNamesNoSubscriptionConcernsTheGroup(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoMarkupInAStreamHarmsNoOtherEvent(t *testing.T) {
+	body := streaming(newMail("m", "s1", "a&b", "c")) + streamFault("ErrorSubscriptionNotFound", `<m:ErrorSubscriptionIds><t:SubscriptionId>s&2</t:SubscriptionId></m:ErrorSubscriptionIds>`) +
+		strings.ReplaceAll(streaming(newMail("t", "s1", "d")), "<t:Watermark>w<", "<t:Watermark>1 < 2 & 3<") + streaming(ended)
+	events, _, errs := play(t, body, "s1", "s&2")
+	if !slices.Equal(events, []Event{event1("s1", "a&b"), event1("s1", "c"), event1("s1", "d")}) {
+		t.Errorf("%+v, %v", events, errs)
+	}
+	if e, ok := errors.AsType[*Error](errs[0]); !ok || !slices.Equal(e.Fault.Subscriptions, []string{"s&2"}) {
+		t.Errorf("%v", errs)
+	}
+}
+
 func TestAStreamThatEndsWithoutClosedMayHaveLostEvents(t *testing.T) {
 	for name, c := range map[string]struct{ body, code string }{
 		"between envelopes": {streaming(heartbeat), CodeCut},
@@ -158,7 +170,8 @@ func TestAStreamThatEndsWithoutClosedMayHaveLostEvents(t *testing.T) {
 		"at once":           {"", CodeCut},
 		"garbage":           {streaming(heartbeat) + "\x00\x00\x00", CodeForeign},
 		"a login page":      {"<html><body/></html>", CodeForeign},
-		"a DTD":             {streaming(heartbeat) + `<!DOCTYPE a [<!ENTITY b "c">]>` + streaming(ended), CodeUnparseableStream},
+		"a DTD":             {streaming(heartbeat) + `<!DOCTYPE a [<!ENTITY b "c">]>` + streaming(ended), CodeForeign},
+		"a page":            {"<!DOCTYPE html><html>", CodeForeign},
 		"bad tags":          {soap("<a><b></a></b>"), CodeUnparseableStream},
 	} {
 		_, _, errs := play(t, c.body, "s1")

@@ -23,8 +23,9 @@ const (
 )
 
 // scanner pulls elements out of one XML document, by their local names: servers put the same element into the messages or
-// the types namespace. It is strict about structure (tags that do not match, document types, entities) and calm about
-// characters: what XML forbids, and Exchange sends nevertheless in subjects, is dropped.
+// the types namespace. It is strict about structure (tags that do not match, document types) and calm about characters, so that
+// what is wrong in one subject harms no other message of the same answer: what XML forbids, and Exchange sends nevertheless, is
+// dropped; an & that begins no reference, a name that is no entity of XML's own, and a < that begins no tag stand for themselves.
 //
 // It is used as a walk over children:
 //
@@ -103,10 +104,7 @@ func (s *scanner) text() []byte {
 		}
 		s.buf = append(s.buf, only...)
 		only = nil
-		s.buf, s.err = decode(s.buf, raw, k == tokenText)
-		if s.err != nil {
-			return nil
-		}
+		s.buf = decode(s.buf, raw, k == tokenText)
 	}
 }
 
@@ -139,9 +137,7 @@ func (s *scanner) attr(name string) []byte {
 		if plain(value) {
 			return value
 		}
-		if s.buf, s.err = decode(s.buf[:0], value, true); s.err != nil {
-			return nil
-		}
+		s.buf = decode(s.buf[:0], value, true)
 		return s.buf
 	}
 }
@@ -179,6 +175,11 @@ func (s *scanner) next() (token, []byte) {
 			return s.fail(errDTD)
 		case markupSkip:
 			s.pos += n
+		case markupText:
+			s.pos += n
+			if s.depth > 0 {
+				return tokenText, rest[:n]
+			}
 		case markupCDATA:
 			s.pos += n
 			if s.depth > 0 {
@@ -258,14 +259,13 @@ func plain(raw []byte) bool {
 
 // decode appends the characters of raw to dst: references are resolved where refs says so, what XML forbids is dropped, bytes that are not UTF-8
 // become U+FFFD, and the two halves of a surrogate pair are joined.
-func decode(dst, raw []byte, refs bool) ([]byte, error) {
+func decode(dst, raw []byte, refs bool) []byte {
 	var high rune // the first half of a surrogate pair, waiting for the second
 	for len(raw) > 0 {
 		r, n := utf8.DecodeRune(raw)
 		if refs && r == '&' {
-			var err error
-			if r, n, err = reference(raw); err != nil {
-				return dst, err
+			if named, length := reference(raw); length > 0 {
+				r, n = named, length
 			}
 		}
 		raw = raw[n:]
@@ -288,7 +288,7 @@ func decode(dst, raw []byte, refs bool) ([]byte, error) {
 	if high != 0 {
 		dst = utf8.AppendRune(dst, utf8.RuneError)
 	}
-	return dst, nil
+	return dst
 }
 
 // legal reports whether XML 1.0 (section 2.2) has this character. A half of a surrogate pair passes: it is replaced, not dropped.
@@ -299,27 +299,28 @@ func legal(r rune) bool {
 // maxReference bounds what stands between & and ;.
 const maxReference = 16
 
-// reference resolves the reference at the start of raw and tells how long it is.
-func reference(raw []byte) (rune, int, error) {
+// reference resolves the reference at the start of raw and tells how long it is; 0: it is none. Entities that a document declares are none:
+// nothing is ever put in their place.
+func reference(raw []byte) (rune, int) {
 	end := bytes.IndexByte(raw[:min(len(raw), maxReference)], ';')
 	if end < 0 {
-		return 0, 0, malformed("an & that begins no reference")
+		return 0, 0
 	}
 	name := raw[1:end]
 	switch string(name) {
 	case "lt":
-		return '<', end + 1, nil
+		return '<', end + 1
 	case "gt":
-		return '>', end + 1, nil
+		return '>', end + 1
 	case "amp":
-		return '&', end + 1, nil
+		return '&', end + 1
 	case "quot":
-		return '"', end + 1, nil
+		return '"', end + 1
 	case "apos":
-		return '\'', end + 1, nil
+		return '\'', end + 1
 	}
 	if len(name) == 0 || name[0] != '#' {
-		return 0, 0, malformed("the entity " + strconv.QuoteToASCII(string(name)) + ", and entities are refused")
+		return 0, 0
 	}
 	digits, base := name[1:], 10
 	if len(digits) > 0 && (digits[0] == 'x' || digits[0] == 'X') {
@@ -327,9 +328,9 @@ func reference(raw []byte) (rune, int, error) {
 	}
 	n, err := strconv.ParseUint(string(digits), base, 32)
 	if err != nil {
-		return 0, 0, malformed("a character reference that is not a number")
+		return 0, 0
 	}
-	return rune(min(n, utf8.MaxRune+1)), end + 1, nil
+	return rune(min(n, utf8.MaxRune+1)), end + 1
 }
 
 // kind of markup.
@@ -342,6 +343,7 @@ const (
 	markupSkip              // comment or processing instruction
 	markupCDATA
 	markupDTD
+	markupText // a < that begins nothing
 )
 
 // look is how far a piece of markup was looked at that was not complete: nothing is looked at twice, however slowly it comes.
@@ -369,7 +371,15 @@ func markup(b []byte, l *look) (kind, int) {
 	case '/':
 		return l.until(b, "</", ">", markupEnd)
 	}
+	if !beginsTag(b[1]) {
+		return markupText, 1
+	}
 	return l.startTag(b)
+}
+
+// beginsTag reports whether what stands behind a < makes a tag of it: a name, or > where a name should stand. Behind the < of "a < b" or "<3" stands neither.
+func beginsTag(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_' || c == ':' || c >= utf8.RuneSelf || c == '>'
 }
 
 // opens reports whether b begins with open, or may when more of it has come.
