@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -286,5 +287,60 @@ func TestAnInstanceOwnsTwelveAccountsAndSaysHowManyItLeaves(t *testing.T) {
 		if all := logs.All(); len(all) != 1 || all[0].ContextMap()["unused"] != int64(3) {
 			t.Errorf("%v", all)
 		}
+	})
+}
+
+func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
+	one, two := &account{Account: &Account{Name: "one"}, log: zap.NewNop()}, &account{Account: &Account{Name: "two"}, log: zap.NewNop()}
+	e := &entry{accounts: []*account{one, two}}
+	if a, b := e.asker(""), e.asker(""); a == b {
+		t.Error("they do not take turns")
+	}
+	if e.asker("two") != two {
+		t.Error("the one that the mailbox had is not asked")
+	}
+	_ = two.note(row("HTTP 401", ""))
+	for range 4 {
+		if e.asker("") != one || e.asker("two") != one {
+			t.Error("one that cannot work is asked")
+		}
+	}
+	_ = one.note(row("HTTP 401", ""))
+	if e.asker("two") != two {
+		t.Error("where none can work, the one that the mailbox had tries")
+	}
+}
+
+func TestANewCredentialDoesNotHaveLookedForWhatIsUnknown(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, cloud := s.hybrid()
+		s.start()
+		s.enrol("a", alice)
+		s.pass(10 * time.Minute)
+		looks := hq.looked() + cloud.looked()
+		s.l.AccountChanged("hq", "listener-01")
+		s.l.ConnectionsChanged()
+		s.pass(time.Minute)
+		if n := hq.looked() + cloud.looked() - looks; n > 0 {
+			t.Errorf("%d look-ups for a mailbox that nobody has", n)
+		}
+	})
+}
+
+func TestWhatFailedForAServerIsTriedOnceItsStreamsAreOpenAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.hq.set(func() {
+			s.hq.readFail = &fault.Error{Op: "test", Code: "away", Scope: fault.Server, Remedy: fault.Fix, After: time.Hour}
+		})
+		m := s.hq.come(alice)
+		s.pass(time.Minute)
+		s.wantState(subscriptions.Failing, alice)
+		s.hq.set(func() { s.hq.readFail = nil })
+		s.hq.end(io.EOF)
+		s.pass(2 * time.Second)
+		s.accepted(1, "a", m)
 	})
 }

@@ -219,3 +219,29 @@ func TestATokenThatIsEnrolledUnderAnotherIdTakesOver(t *testing.T) {
 		s.accepted(1, "b", m)
 	})
 }
+
+func TestNoAlertGoesOnForADeviceThatWasRemovedOrOusted(t *testing.T) {
+	for name, end := range map[string]func(s *scene){
+		"removed": func(s *scene) { s.remove("a") },
+		"ousted":  func(s *scene) { _, _, _ = s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.enrol("other", alice)
+				s.pass(time.Minute)
+				s.apns.stuck = map[string]int{"a": 0}
+				s.hq.come(alice)
+				s.pass(time.Second)
+				if s.apns.stuck["a"] != 1 {
+					t.Fatal("nothing is under way")
+				}
+				end(s)
+				if n := s.apns.underWay("a"); n != 0 {
+					t.Errorf("%d pushes are under way", n)
+				}
+			})
+		})
+	}
+}

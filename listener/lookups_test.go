@@ -5,6 +5,7 @@ package listener
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -271,12 +272,12 @@ func TestALocationThatWasDoubtedBeforeARestartIsNotTrustedAfterIt(t *testing.T) 
 		s.stop()
 		hq.set(func() { hq.onLook = nil })
 		hq.move(alice, cloud)
-		looks := hq.looked()
+		tries := hq.subscribed()
 		s.start()
 		s.pass(time.Second)
 		s.listening("cloud", alice)
-		if hq.looked() != looks+1 {
-			t.Error("it was not asked again")
+		if hq.subscribed() != tries {
+			t.Error("it was subscribed where it was doubted")
 		}
 	})
 }
@@ -368,5 +369,48 @@ func TestAnswersThatContradictALookUpDoNotHaveTheNextOneMadeAtOnce(t *testing.T)
 		if n := s.hq.looked(); n < 5 || n > 21 {
 			t.Errorf("%d look-ups in ten minutes", n)
 		}
+	})
+}
+
+// The record cannot say that its location is doubted: it is asked for all the same.
+func TestALocationIsDoubtedAlsoWhereThatCannotBeWrittenDown(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, cloud := s.hybrid(alice)
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.store.Fail(io.ErrUnexpectedEOF)
+		hq.move(alice, cloud)
+		hq.reports(s.record(alice).Subscription, row("ErrorInvalidSubscription", "MailboxMove"))
+		s.pass(time.Second)
+		if cloud.looked() == 0 {
+			t.Error("it is taken to live where it was doubted")
+		}
+		s.store.Fail(nil)
+		s.pass(time.Minute)
+		s.listening("cloud", alice)
+	})
+}
+
+func TestAMailboxThatIsFoundAgainWhereItCannotBeSubscribedIsNotAskedForMoreOften(t *testing.T) {
+	inScene(t, func(s *scene) {
+		hq, _ := s.hybrid(alice)
+		hq.subFail = map[string]error{alice: row("ErrorReadEventsFailed", "")}
+		s.start()
+		s.enrol("a", alice)
+		s.pass(10 * time.Minute)
+		if n := hq.subscribed(); n > 30 {
+			t.Errorf("%d calls of Subscribe within ten minutes", n)
+		}
+	})
+}
+
+func TestAMailboxThatHasADeviceIsNotLeft(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.l.unfollow(s.book.Mailbox(alice)) // its last device has gone, and another has come since
+		s.listening("hq", alice)
 	})
 }

@@ -661,14 +661,31 @@ type apns struct {
 	got  map[string][]string // by device: the keys of the messages
 	held map[string]bool     // devices that cannot be sent to now
 	gone map[string]bool     // tokens of devices that are gone
+	// stuck are devices for which a push ends with its context only, and how many are under way.
+	stuck map[string]int
+}
+
+// underWay is how many pushes to a device that is stuck are under way.
+func (a *apns) underWay(device string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stuck[device]
 }
 
 func (a *apns) Ready(string, string) bool { return false }
 
-func (a *apns) Push(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	_, stuck := a.stuck[n.Device]
 	switch {
+	case stuck:
+		a.stuck[n.Device]++
+		a.mu.Unlock()
+		<-ctx.Done()
+		a.mu.Lock()
+		a.stuck[n.Device]--
+		return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Unanswered}
 	case a.held[n.Device]:
 		return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.TopicAway}
 	case a.gone[n.Phone.Token]:

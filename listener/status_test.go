@@ -46,6 +46,42 @@ func TestAMailboxThatIsNotListenedToIsPolledWhileItCanBeListed(t *testing.T) {
 	}
 }
 
+// failing is a membership that says why it does not listen.
+type failing struct {
+	membership
+	f *fault.Error
+}
+
+func (f failing) Failing() (*fault.Error, time.Time) { return f.f, time.Now().Add(time.Minute) }
+
+func TestWhoseErrorItIsDecidesWhetherAMailboxIsPolled(t *testing.T) {
+	for _, c := range []struct {
+		scope  fault.Scope
+		listed bool
+		want   subscriptions.State
+	}{
+		{fault.Mailbox, true, subscriptions.Polling}, {fault.Mailbox, false, subscriptions.Failing},
+		{fault.Group, true, subscriptions.Polling}, {fault.Group, false, subscriptions.Polling},
+		{fault.Account, true, subscriptions.Failing}, {fault.Account, false, subscriptions.Failing},
+		{fault.Server, true, subscriptions.Failing}, {fault.Server, false, subscriptions.Failing},
+	} {
+		inScene(t, func(s *scene) {
+			s.start()
+			s.enrol("a", alice)
+			s.pass(time.Minute)
+			if !c.listed {
+				s.hq.set(func() { s.hq.onList = func(string, int) { <-time.After(time.Minute) } })
+				s.mailbox(alice).work.List()
+			}
+			k := &link{m: s.mailbox(alice), member: failing{f: &fault.Error{Code: "code", Scope: c.scope}}}
+			if got, reason, next := k.state(); got != c.want || !strings.Contains(reason, "code") || next.IsZero() {
+				t.Errorf("%s, listed %v: %s (%s)", c.scope, c.listed, got, reason)
+			}
+			s.pass(2 * time.Minute)
+		})
+	}
+}
+
 func TestADeviceStandsAsItsMailboxDoesOrBehind(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
