@@ -4,6 +4,8 @@ package push
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/backoff"
@@ -17,6 +19,8 @@ const (
 	holdFor = 30 * time.Second
 	// heldNext is when to come back with a notification that could not be sent while others were.
 	heldNext = time.Minute
+	// notHeldNext is when to come back with a notification that waited for the state for as long as one may.
+	notHeldNext = 5 * time.Second
 	// notConfigured is when to come back with a phone whose topic is in no apns entry: it takes a person to mend that.
 	notConfigured = time.Hour
 )
@@ -64,7 +68,7 @@ func (s *Sender) push(ctx context.Context, n subscriptions.Notification) subscri
 			return answer
 		}
 		if !d.wait(held, retrying.Wait(failures, r.retryAfter), recovered) {
-			return d.giveUp(ctx)
+			return d.giveUp(ctx, r)
 		}
 	}
 }
@@ -87,7 +91,7 @@ func (s *Sender) admit(n subscriptions.Notification) (*delivery, subscriptions.A
 	if shut != "" {
 		return nil, notBefore(shut, time.Time{})
 	}
-	return &delivery{sender: s, gateway: g, notification: n, request: requestOf(n), start: time.Now()}, subscriptions.Answer{}
+	return &delivery{sender: s, gateway: g, notification: n, request: requestOf(n), start: time.Now(), unknown: n.Repeat}, subscriptions.Answer{}
 }
 
 func notBefore(reason outcome.Reason, next time.Time) subscriptions.Answer {
@@ -118,7 +122,7 @@ type delivery struct {
 
 	status      int  // of the last answer
 	resent      int  // how often it was sent again while unknown
-	unknown     bool // an attempt was sent and not answered: APNs may have accepted it
+	unknown     bool // an attempt, or one of an earlier call, was sent and not answered: APNs may have accepted it
 	shrunk      bool
 	reconnected bool
 	moved       bool // the phone's own environment does not know its token: this is about the other
@@ -126,16 +130,36 @@ type delivery struct {
 
 func (d *delivery) leave() { d.gateway.leave() }
 
+var (
+	errMayNot  = errors.New("whoever sends it says that it may not begin")
+	errNotHeld = errors.New("the state is not certain to be this instance's own")
+)
+
+// allowed is asked directly before each attempt, its stream free: by then seconds may have passed since the call, or this process
+// may have been stopped for longer than its lease.
+func (d *delivery) allowed() error {
+	if err := d.gateway.admitted(); err != nil {
+		return err
+	}
+	if may := d.notification.May; may != nil && !may() {
+		return errMayNot
+	}
+	if err := d.sender.held(); err != nil {
+		return fmt.Errorf("%w: %w", errNotHeld, err)
+	}
+	return nil
+}
+
 // attempt sends it once.
 func (d *delivery) attempt(held context.Context) response {
-	r := d.gateway.attempt(held, d.request, d.gateway.admitted)
+	r := d.gateway.attempt(held, d.request, d.allowed)
 	if d.unknown && r.written {
 		d.resent++
 		d.sender.metrics.resent.Inc()
 	}
 	if r.status == 0 {
 		d.unknown = d.unknown || r.written
-		if held.Err() == nil {
+		if held.Err() == nil && !r.isOurs() {
 			d.gateway.failed()
 		}
 	}
@@ -147,6 +171,10 @@ func (d *delivery) settle(r response) (answer subscriptions.Answer, settled bool
 	switch {
 	case r.reason == outcome.NotSendable:
 		return d.refuseUnsendable(), true
+	case errors.Is(r.err, errMayNot):
+		return d.notBefore(outcome.Unanswered, time.Now()), true
+	case errors.Is(r.err, subscriptions.ErrFollowed):
+		return d.notBefore(outcome.NotHeld, time.Now()), true
 	case r.status == 0:
 		return subscriptions.Answer{}, false
 	}
@@ -175,13 +203,16 @@ func (d *delivery) wait(held context.Context, pause time.Duration, recovered <-c
 }
 
 // giveUp answers for a notification that was held for as long as it may be, or that nobody waits for any more.
-func (d *delivery) giveUp(caller context.Context) subscriptions.Answer {
+func (d *delivery) giveUp(caller context.Context, last response) subscriptions.Answer {
 	if caller.Err() != nil || d.sender.isClosing() {
 		next := time.Now()
 		if d.unknown {
 			next = next.Add(answerTimeout) // until then the answer may come
 		}
 		return d.notBefore(outcome.Unanswered, next)
+	}
+	if errors.Is(last.err, errNotHeld) {
+		return d.notBefore(outcome.NotHeld, time.Now().Add(notHeldNext))
 	}
 	shut := d.gateway.giveUp()
 	if shut != "" {
@@ -204,6 +235,6 @@ func (d *delivery) notBefore(reason outcome.Reason, next time.Time) subscription
 		next = time.Now().Add(heldNext) // nobody tells the phone when the other environment is ready
 	}
 	a := d.answer(subscriptions.NotBefore, reason)
-	a.Next = next
+	a.Next, a.Unknown = next, d.unknown
 	return a
 }

@@ -55,11 +55,16 @@ type Options struct {
 	Log     *zap.Logger
 	Metrics prometheus.Registerer
 	Ready   Readiness
+
+	// Held says whether the state is this instance's own; nil: it always is. It is asked directly before each attempt, its stream
+	// free (rule 13). What has not begun waits with it, and is given up where it wraps subscriptions.ErrFollowed.
+	Held func() error
 }
 
 // Sender sends notifications. Its methods may be called at the same time.
 type Sender struct {
 	send       bool
+	held       func() error
 	log        *zap.Logger
 	metrics    *metrics
 	apps       map[app]*gateway
@@ -79,8 +84,11 @@ type Sender struct {
 // New checks the topics and signs a first token with each key. A certificate that has expired holds its topics and no others. It
 // connects to nothing: that is for the first notification. The error names every topic that cannot work.
 func New(o Options) (*Sender, error) {
-	s := &Sender{send: o.Send, log: o.Log, metrics: newMetrics(o.Metrics), apps: make(map[app]*gateway),
+	s := &Sender{send: o.Send, held: o.Held, log: o.Log, metrics: newMetrics(o.Metrics), apps: make(map[app]*gateway),
 		throttle: newThrottle(), quarantine: newQuarantine(), closing: make(chan struct{})}
+	if s.held == nil {
+		s.held = always
+	}
 	s.life, s.stop = context.WithCancel(context.Background())
 	var errs []error
 	for _, t := range o.Topics {

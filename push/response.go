@@ -28,6 +28,9 @@ type response struct {
 	written bool    // it left: where no answer came, APNs may have accepted it all the same
 }
 
+// isOurs says that an attempt was not begun because of mailbell itself, so nothing is known of APNs.
+func (r response) isOurs() bool { return errors.Is(r.err, errMayNot) || errors.Is(r.err, errNotHeld) }
+
 // why is the reason of an answer that is no acceptance; there is always one.
 func (r response) why() outcome.Reason { return cmp.Or(r.reason, outcome.Other) }
 

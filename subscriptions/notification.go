@@ -30,6 +30,9 @@ type Notification struct {
 	Expires    time.Time   // until when APNs keeps it for a phone that is off
 	Payload    []byte
 	Smaller    []byte // sent instead, once, where APNs calls the payload too large; nil: there is none
+
+	May    func() bool // asked directly before each attempt, its stream free; false: no attempt begins any more. nil: it may
+	Repeat bool        // it was sent before, and its answer is not known: the first attempt counts as resent already
 }
 
 // Result is what became of a notification.
@@ -55,6 +58,9 @@ type Answer struct {
 	Status int            // the HTTP status of APNs; 0: none came
 	At     time.Time      // when the answer came
 	Resent int            // how often it was sent again without knowing whether the time before was accepted
+
+	// Unknown says that it was sent and not answered: APNs may have it. Only with NotBefore; what is sent again then is a Repeat.
+	Unknown bool
 
 	// Environment is where the alert was accepted, production or sandbox, if that is not the phone's own: its enrolment
 	// belongs there. Empty: the phone's own.

@@ -23,6 +23,7 @@ const (
 	TopicAway      Reason = "topic_away"
 	Credentials    Reason = "credentials"
 	NoTopic        Reason = "no_topic"
+	NotHeld        Reason = "not_held"
 	Stopping       Reason = "stopping"
 	MailboxFailing Reason = "mailbox_failing"
 )
@@ -56,6 +57,7 @@ var table = [...]Row{
 	{TopicAway, false, "APNs cannot be reached, or answers with faults only."},
 	{Credentials, false, "APNs refuses the key or the certificate; it takes a person to mend that."},
 	{NoTopic, false, "The configuration has no apns entry for the device's topic and environment."},
+	{NotHeld, false, "The state was not certain to be this instance's own, or could not be written, so nothing was sent; whoever holds it goes on here."},
 	{Stopping, false, "mailbell was stopping; the next start goes on here."},
 	{MailboxFailing, false, "The mailbox cannot be read to catch up; its own reason says why."},
 
