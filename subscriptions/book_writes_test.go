@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -321,7 +322,11 @@ func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
 	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: alice, Token: "bb", Topic: "com.contoso.mail", Environment: "production"}, later, later); err != nil {
 		t.Fatal(err)
 	}
+	behind(t, b.Mailbox(alice), "d1")
 	done := enrol(t, b, "d2", alice, "aa")
+	if r := b.Mailbox(alice).Record(); r.BehindOf("d1") != nil || r.BehindOf("d2") == nil {
+		t.Errorf("%+v: what the old id is behind by is of no device", r.Behind)
+	}
 	if done.Ousted != "d1" || !done.Device.Since.Equal(later) || !done.Device.Created.Equal(later) || done.Created || done.Left != nil {
 		t.Errorf("%+v: it has been there since %v", done, later)
 	}
@@ -400,4 +405,53 @@ func TestAPageOfNoDevicesIsEmpty(t *testing.T) {
 	if list, _ := b.Devices(bob, "", 1); len(list) != 0 {
 		t.Errorf("of a mailbox that nobody has enrolled: %v", list)
 	}
+}
+
+func TestANewIDOfATokenHasThePlaceOfTheOldOne(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	old := enrol(t, b, "old", alice, "aa").Device
+	later := noon.Add(time.Hour)
+	done, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "new", Mailbox: alice, Token: "aa", Topic: "com.contoso.mail", Environment: "production"}, later, later)
+	if err != nil || done.Ousted != "old" || !done.Device.Since.Equal(old.Since) || !done.Device.Created.Equal(old.Created) || !done.Device.Enrolled.Equal(later) {
+		t.Errorf("%v: %+v, want the place of %+v", err, done.Device, old)
+	}
+}
+
+func TestADeviceThatWasRemovedIsOwedNothing(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", alice, "bb")
+	behind(t, b.Mailbox(alice), "d1")
+	if _, _, err := b.Remove(t.Context(), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.Mailbox(alice).Record(); r.BehindOf("d1") != nil || r.BehindOf("d2") == nil {
+		t.Errorf("%+v", r.Behind)
+	}
+}
+
+func TestAListOfDevicesShowsWhatCameAndWent(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	listed := func(want ...string) {
+		t.Helper()
+		list, _ := b.Devices("", "", 10)
+		var ids []string
+		for _, d := range list {
+			ids = append(ids, d.ID)
+		}
+		if !slices.Equal(ids, want) {
+			t.Errorf("%v, want %v", ids, want)
+		}
+	}
+	listed()
+	enrol(t, b, "d2", alice, "bb")
+	listed("d2")
+	enrol(t, b, "d1", alice, "aa")
+	listed("d1", "d2")
+	if _, _, err := b.Remove(t.Context(), "d2"); err != nil {
+		t.Fatal(err)
+	}
+	listed("d1")
+	enrol(t, b, "d2", alice, "bb")
+	listed("d1", "d2")
 }

@@ -101,7 +101,7 @@ func TestRedisConforms(t *testing.T) {
 }
 
 func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
-	s := startRedis(t)
+	s := startRedis(t, "--appendfsync", "always") // by itself Redis may still have a second of it in memory
 	store := s.open(t)
 	b, err := subscriptions.Open(t.Context(), store)
 	if err != nil {
@@ -122,7 +122,7 @@ func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
 	store.Close()
 	store = s.open(t)
 	defer store.Close()
-	if b, err = subscriptions.Open(t.Context(), store); err != nil || b.Mailbox(alice).Record().Listed != 8 {
+	if b, err = subscriptions.Open(t.Context(), store); err != nil || b.Mailbox(alice) == nil || b.Mailbox(alice).Record().Listed != 8 {
 		t.Errorf("%v: what was written is not there", err)
 	}
 }
@@ -199,7 +199,7 @@ func TestAnInstanceThatWasFollowedWritesNoMore(t *testing.T) {
 	}
 	select {
 	case <-first.Lost():
-	case <-time.After(10 * time.Second):
+	default:
 		t.Error("it does not know that it was followed")
 	}
 }
