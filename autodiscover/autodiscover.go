@@ -414,10 +414,15 @@ func (s *search) place(a answer, address string) (mail.Location, error) {
 	if a.ewsURL == "" {
 		return mail.Location{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the server knows the mailbox, and names no URL of EWS for it"}
 	}
-	if err := s.allowed(a.ewsURL); err != nil {
-		return mail.Location{}, err
+	at := a.ewsURL
+	if err := s.allowed(at); err != nil {
+		i := slices.IndexFunc(a.otherURLs[:], func(u string) bool { return u != "" && s.allowed(u) == nil })
+		if i < 0 {
+			return mail.Location{}, err
+		}
+		at = a.otherURLs[i]
 	}
-	p := mail.Location{Entry: s.o.Entry, URL: a.ewsURL, Group: a.group, Primary: address, Server: a.server, How: a.how, Found: time.Now()}
+	p := mail.Location{Entry: s.o.Entry, URL: at, Group: a.group, Primary: address, Server: a.server, How: a.how, Found: time.Now()}
 	if primary, err := mail.ParseAddress(a.primary); err == nil {
 		p.Primary = primary
 	}

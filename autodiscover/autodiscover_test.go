@@ -565,11 +565,16 @@ func TestTheExternalURLComesFirst(t *testing.T) {
 	web := `<Protocol><Type>WEB</Type><External><OWAUrl>o</OWAUrl><Protocol><Type>EXPR</Type><ASUrl>web</ASUrl></Protocol></External><Internal><Protocol><ASUrl>inside</ASUrl></Protocol></Internal></Protocol>`
 	for in, want := range map[string]answer{
 		`<Protocol><Type>EXCH</Type><Server>MBX-1.contoso.com</Server><EwsUrl>in</EwsUrl></Protocol>`: {ewsURL: "in", server: "MBX-1.contoso.com"},
-		protocol("EXCH", "in", "g1") + protocol("EXPR", "out", "g2"):                                  {ewsURL: "out", group: "g2"},
+		protocol("EXCH", "in", "g1") + protocol("EXPR", "out", "g2"):                                  {ewsURL: "out", otherURLs: [maxOtherURLs]string{"in"}, group: "g2"},
 		protocol("EXCH", "in", "g1") + protocol("EXPR", "", ""):                                       {ewsURL: "in", group: "g1"},
 		protocol("exch", "in", "g1") + protocol("EXPR", "", "g2"):                                     {ewsURL: "in", group: "g2"},
-		protocol("EXPR", "out", "g") + protocol("EXPR", "later", "h"):                                 {ewsURL: "out", group: "g"},
-		web:                              {ewsURL: "web"},
+		protocol("EXPR", "out", "g") + protocol("EXPR", "later", "h"):                                 {ewsURL: "out", otherURLs: [maxOtherURLs]string{"later"}, group: "g"},
+		protocol("EXPR", "", "") + protocol("EXPR", "out", "g"):                                       {ewsURL: "out", group: "g"},
+		protocol("EXHTTP", "in", "") + protocol("EXHTTP", "out", "") + protocol("EXCH", "in", "g"):    {ewsURL: "out", otherURLs: [maxOtherURLs]string{"in"}, group: "g"},
+		protocol("EXHTTP", "in", "") + protocol("EXPR", "out", "g") + protocol("EXHTTP", "", ""):      {ewsURL: "out", otherURLs: [maxOtherURLs]string{"in"}, group: "g"},
+		protocol("EXCH", "a", "") + protocol("EXCH", "b", "") + protocol("EXCH", "c", "") + protocol("EXCH", "a", "") + protocol("EXCH", "d", "") + protocol("EXCH", "e", ""): {
+			ewsURL: "a", otherURLs: [maxOtherURLs]string{"b", "c", "d"}},
+		web:                              {ewsURL: "web", otherURLs: [maxOtherURLs]string{"inside"}},
 		web + protocol("EXCH", "in", ""): {ewsURL: "in"},
 		`<Protocol><Type>WEB</Type><Internal><Protocol><ASUrl>i</ASUrl></Protocol></Internal></Protocol>`: {ewsURL: "i"},
 	} {
@@ -580,18 +585,97 @@ func TestTheExternalURLComesFirst(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoMarkupStandsForItself(t *testing.T) {
+	for in, want := range map[string]string{
+		"Tom & Jerry": "Tom & Jerry", "&amp;&lt;&#65;&#x42;": "&<AB", "a &nbsp; b": "a &nbsp; b", "1 < 2 <3": "1 < 2 <3",
+		"<![CDATA[a & b &amp; <]]> & c": "a & b &amp; < & c", "a<!-- & < -->b": "ab", "&": "&",
+	} {
+		root, err := document([]byte("<x a='&'>" + in + "</x>"))
+		if err != nil || root.Text() != want || root.SelectAttrValue("a", "") != "&" {
+			t.Errorf("%s: %v, %v; want %q", in, root, err, want)
+		}
+	}
+	for _, in := range []string{"<x>" + strings.Repeat("<![CDATA[", 1<<16), "<x>" + strings.Repeat("<!--", 1<<17)} {
+		if _, err := document([]byte(in)); err == nil {
+			t.Error("what is not closed is taken")
+		}
+	}
+}
+
+func TestAPageThatSpeaksOfAutodiscoverIsNone(t *testing.T) {
+	for _, page := range []string{
+		"<!DOCTYPE html><html><p>/Autodiscover/Autodiscover.xml Envelope was not found<br></html>",
+		"\xef\xbb\xbf\r\n<?xml version='1.0' standalone='no'?>\n<!-- Autodiscover --><!doctype HTML PUBLIC '-//W3C//DTD HTML 4.01//EN'><html>Autodiscover Envelope",
+		`<!DOCTYPE Autodiscover [<!ENTITY a "b">]>` + pox(""),
+	} {
+		if _, err := parse([]byte(page)); err == nil || err.Code != codeNotAuto {
+			t.Errorf("%.40q, POX: %v", page, err)
+		}
+		if _, err := parseSOAP([]byte(page), []string{"a@contoso.com"}); err == nil || err.Code != codeNotAuto {
+			t.Errorf("%.40q, SOAP: %v", page, err)
+		}
+	}
+}
+
+func TestADeclarationMayBeStandalone(t *testing.T) {
+	for _, d := range []string{`<?xml version="1.0" encoding="utf-8" standalone="yes"?>`, `<?xml version='1.0' standalone='no'?>`, `<?xml version="1.0" encoding="UTF-8" standalone="yes" ?>` + "\r\n"} {
+		if a, err := parse([]byte(strings.Replace(settings(mailURL), `<?xml version="1.0" encoding="utf-8"?>`, d, 1))); err != nil || a.ewsURL != mailURL {
+			t.Errorf("%s: %+v, %v", d, a, err)
+		}
+	}
+}
+
+func TestOfSeveralURLsTheOneToWhichCredentialsMayGoIsTaken(t *testing.T) {
+	protocol := func(kind, url string) string {
+		return `<Protocol><Type>` + kind + `</Type><EwsUrl>` + url + `</EwsUrl></Protocol>`
+	}
+	const inside, away = "https://exch01.contoso.local/EWS/Exchange.asmx", "https://mail.hoster.example/EWS/Exchange.asmx"
+	for in, want := range map[string]string{
+		protocol("EXPR", away) + protocol("EXPR", mailURL):                                mailURL,
+		protocol("EXPR", away) + protocol("EXCH", inside) + protocol("EXCH", mailURL):     mailURL,
+		protocol("EXHTTP", inside) + protocol("EXHTTP", mailURL):                          mailURL,
+		protocol("EXHTTP", mailURL) + protocol("EXHTTP", away) + protocol("EXCH", inside): mailURL,
+		protocol("EXPR", "http://mail.contoso.com/EWS/") + protocol("EXPR", mailURL):      mailURL,
+		protocol("EXPR", away) + protocol("EXCH", inside):                                 "",
+	} {
+		n := &internet{t: t, web: map[string]page{named: {body: pox(`<Account><Action>settings</Action>` + in + `</Account>`)}}}
+		p, err := n.client(Options{}).Find(t.Context(), "user@contoso.com")
+		if p.URL != want || want == "" && (fault.Of(err).Code != CodeHost || !strings.Contains(err.Error(), "mail.hoster.example")) {
+			t.Errorf("%s: %q, %v; want %q", in, p.URL, err, want)
+		}
+	}
+}
+
+func TestAMailboxThatNobodyHasIsNotHere(t *testing.T) {
+	// gromox says 404 with HTTP 200; other servers say with the status what stands in the answer too.
+	for _, p := range []page{
+		{body: poxError("404")}, {body: poxError("500")}, {body: poxError("ErrorCannotFindUser")}, {status: 404, body: poxError("404")}, {status: 400, body: poxError("500")}, {status: 500, body: poxError("500")},
+	} {
+		n := &internet{t: t, web: map[string]page{named: p}}
+		_, err := n.client(Options{}).Find(t.Context(), "user@contoso.com")
+		if f := fault.Of(err); !f.Elsewhere || f.Scope != fault.Mailbox || f.Remedy != fault.Fix {
+			t.Errorf("%d %s: %v", p.status, p.body, err)
+		}
+	}
+	// A 404 alone says that there is no Autodiscover.
+	n := &internet{t: t, web: map[string]page{named: {status: 404, body: "not found"}}}
+	if _, err := n.client(Options{}).Find(t.Context(), "user@contoso.com"); fault.Of(err).Code != CodeNowhere || fault.Of(err).Elsewhere {
+		t.Errorf("HTTP 404: %v", err)
+	}
+}
+
 func TestAHostileAnswerHarmsNothing(t *testing.T) {
 	named := func(name string) []byte {
 		return []byte("\xef\xbb\xbf" + pox(`<User><DisplayName>`+name+`</DisplayName></User><Account><Action>settings</Action><Protocol><Type>EXCH</Type><EwsUrl>u</EwsUrl></Protocol></Account>`))
 	}
-	for _, name := range []string{"&#x1F;&#x0;&#0;&#xFFFF;&#xD83D;&#99999999999;", "a\x00\x1fb", "\xff\xfe", "<![CDATA[<x>]]>", "<!-- -->"} {
+	for _, name := range []string{"&#x1F;&#x0;&#0;&#xFFFF;&#xD83D;&#99999999999;", "a\x00\x1fb", "\xff\xfe", "<![CDATA[<x> & y]]>", "<!-- & < -->",
+		"&lol;", "Tom & Jerry", "&", "&&amp;&", "1 < 2", "I <3 it", "<", "&#xZZ;"} {
 		if a, err := parse(named(name)); err != nil || a.ewsURL != "u" {
 			t.Errorf("%q: %+v, %v", name, a, err)
 		}
 	}
 	for in, want := range map[string]string{
-		`<!DOCTYPE Autodiscover [<!ENTITY a "b">]>` + pox(""): "DTD",
-		string(named("&lol;")):                                "entity",
+		`<!DOCTYPE Autodiscover [<!ENTITY a "b">]>` + pox(""):                                         "DTD",
 		"<Autodiscover>" + strings.Repeat("<a>", 32) + strings.Repeat("</a>", 32) + "</Autodiscover>": "depth",
 		`<?xml version="1.0" encoding="utf-16"?><Autodiscover/>`:                                      "encoding",
 		"":    "",

@@ -42,7 +42,7 @@ func (s *search) lookOnline(ctx context.Context, address string) (answer, *fault
 	case err == nil && more.redirectAddr != "":
 		return more, nil
 	case err == nil:
-		more.ewsURL, more.server = a.ewsURL, ""
+		more.ewsURL, more.otherURLs, more.server = a.ewsURL, a.otherURLs, ""
 		return more, nil
 	case err.Elsewhere: // V2 has been seen to answer for addresses that nobody has
 		return answer{}, err

@@ -3,11 +3,11 @@ package autodiscover
 // One question of POX Autodiscover and its answer (MS-OXDSCLI, "POX Autodiscover response for Exchange").
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/beevik/etree"
@@ -21,17 +21,35 @@ const (
 	responseSchema = "http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a"
 )
 
+// maxOtherURLs bounds the URLs of EWS that are kept beside the first: inside and outside, by two protocols, are four.
+const maxOtherURLs = 3
+
 // answer is what is said about a user: settings, or where else to ask.
 type answer struct {
 	ewsURL       string
-	group        string // GroupingInformation
-	primary      string // AutoDiscoverSMTPAddress
-	server       string // the mailbox server, where it is named
-	schema       string // the newest EWS schema, where it is told
-	how          string // who said it
-	redirectAddr string // normalised
+	otherURLs    [maxOtherURLs]string // of EWS too, in their order: for where credentials may not go to the first
+	group        string               // GroupingInformation
+	primary      string               // AutoDiscoverSMTPAddress
+	server       string               // the mailbox server, where it is named
+	schema       string               // the newest EWS schema, where it is told
+	how          string               // who said it
+	redirectAddr string               // normalised
 	redirectURL  string
 	moved        bool // redirectURL is for everybody
+}
+
+// name adds a URL of EWS behind those that were named before.
+func (a *answer) name(u string) {
+	if u == "" || u == a.ewsURL || slices.Contains(a.otherURLs[:], u) {
+		return
+	}
+	if a.ewsURL == "" {
+		a.ewsURL = u
+		return
+	}
+	if free := slices.Index(a.otherURLs[:], ""); free >= 0 {
+		a.otherURLs[free] = u
+	}
 }
 
 // askPOX posts the question for address to u, with credentials; u must be allowed.
@@ -41,8 +59,15 @@ func (s *search) askPOX(ctx context.Context, u, address string) (answer, *fault.
 		return answer{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
 	}
 	r, failed := s.post(ctx, u, address, "", body)
-	if failed == nil {
-		failed = refusal(r.status)
+	if failed != nil {
+		return answer{}, failed
+	}
+	failed = refusal(r.status)
+	if failed != nil {
+		// A server may say with a status what it says in the answer too; only that speaks of the mailbox.
+		if _, said := parse(r.body); said != nil && said.Scope == fault.Mailbox {
+			failed = said
+		}
 	}
 	switch {
 	case failed != nil:
@@ -84,11 +109,7 @@ func question(address string) ([]byte, error) {
 func parse(b []byte) (answer, *fault.Error) {
 	root, err := document(b)
 	if err != nil {
-		code := CodeUnread
-		if !bytes.Contains(b, []byte("Autodiscover")) {
-			code = codeNotAuto // a web site
-		}
-		return answer{}, &fault.Error{Op: op, Code: code, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer cannot be understood", Err: err}
+		return answer{}, unread(err, b, "Autodiscover")
 	}
 	if root.Tag != "Autodiscover" {
 		return answer{}, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is something else"}
@@ -116,22 +137,29 @@ func parse(b []byte) (answer, *fault.Error) {
 		return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it asks for an unknown action"}
 	}
 	a := answer{primary: text(child(response, "User"), "AutoDiscoverSMTPAddress")}
-	// EXPR is for clients outside the site, EXCH for those inside, WEB for browsers.
-	protocols := map[string]*etree.Element{}
+	protocols := map[string][]*etree.Element{}
 	for _, p := range children(account, "Protocol") {
-		if t := strings.ToUpper(text(p, "Type")); protocols[t] == nil {
-			protocols[t] = p
+		t := strings.ToUpper(text(p, "Type"))
+		protocols[t] = append(protocols[t], p)
+	}
+	// EXPR is for clients outside the site, EXCH for those inside, WEB for browsers. Since Exchange 2013 there is EXHTTP too, where MAPI goes over
+	// HTTP: once for inside, then once for outside. One type may come several times, and any without a URL of EWS (gromox's EXPR has none).
+	slices.Reverse(protocols["EXHTTP"])
+	for _, p := range slices.Concat(protocols["EXPR"], protocols["EXHTTP"], protocols["EXCH"]) {
+		a.name(text(p, "EwsUrl"))
+		a.group = cmp.Or(a.group, text(p, "GroupingInformation"))
+		if strings.EqualFold(text(p, "Type"), "EXCH") {
+			a.server = cmp.Or(a.server, mailboxServer(text(p, "Server")))
 		}
 	}
-	web := protocols["WEB"]
-	for _, p := range []*etree.Element{protocols["EXPR"], protocols["EXCH"]} {
-		a.ewsURL = cmp.Or(a.ewsURL, text(p, "EwsUrl"))
-		a.group = cmp.Or(a.group, text(p, "GroupingInformation"))
+	if a.ewsURL != "" {
+		return a, nil
 	}
-	for _, p := range []*etree.Element{web, child(child(web, "External"), "Protocol"), child(child(web, "Internal"), "Protocol")} {
-		a.ewsURL = cmp.Or(a.ewsURL, cmp.Or(text(p, "EwsUrl"), text(p, "ASUrl")))
+	for _, web := range protocols["WEB"] {
+		for _, p := range []*etree.Element{web, child(child(web, "External"), "Protocol"), child(child(web, "Internal"), "Protocol")} {
+			a.name(cmp.Or(text(p, "EwsUrl"), text(p, "ASUrl")))
+		}
 	}
-	a.server = mailboxServer(text(protocols["EXCH"], "Server"))
 	return a, nil
 }
 
@@ -148,7 +176,7 @@ const (
 func told(code, message string) *fault.Error {
 	f := &fault.Error{Op: op, Code: errorCode(code), Scope: fault.Server, Remedy: fault.Wait}
 	switch code {
-	case "500", "InvalidUser", "InvalidDomain", "UserNotFound":
+	case "500", "404", "InvalidUser", "InvalidDomain", "UserNotFound", "ErrorCannotFindUser", "ErrorNonExistentMailbox": // 404 is gromox's
 		f.Scope, f.Remedy, f.Elsewhere, f.Text = fault.Mailbox, fault.Fix, true, "the server knows no mailbox with this address"
 	case "501", "602", "InvalidSetting", "SettingIsNotAvailable":
 		f.Scope, f.Remedy, f.Text = fault.Mailbox, fault.Fix, "the server knows the address, and has no settings for it"

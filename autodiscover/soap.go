@@ -3,7 +3,6 @@ package autodiscover
 // GetUserSettings: one question of SOAP Autodiscover for several users, and its answer (MS-OXWSADISC section 3.1.4.4).
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -104,11 +103,7 @@ func soapQuestion(u string, users []string) ([]byte, error) {
 func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
 	root, err := document(b)
 	if err != nil {
-		code := CodeUnread
-		if !bytes.Contains(b, []byte("Envelope")) {
-			code = codeNotAuto // a web site
-		}
-		return nil, &fault.Error{Op: op, Code: code, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer cannot be understood", Err: err}
+		return nil, unread(err, b, "Envelope")
 	}
 	if root.Tag != "Envelope" {
 		return nil, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is something else"}
@@ -164,7 +159,9 @@ func userReply(e *etree.Element) reply {
 		name := text(s, "Name")
 		settings[name] = cmp.Or(settings[name], text(s, "Value"))
 	}
-	a := answer{ewsURL: cmp.Or(settings[settingExternal], settings[settingInternal]), group: settings[settingGroup], server: mailboxServer(settings[settingServer])}
+	a := answer{group: settings[settingGroup], server: mailboxServer(settings[settingServer])}
+	a.name(settings[settingExternal])
+	a.name(settings[settingInternal])
 	if p, err := mail.ParseAddress(settings[settingPrimary]); err == nil {
 		a.primary = p
 	}

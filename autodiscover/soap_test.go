@@ -104,7 +104,7 @@ func TestOfficialSOAPSamplesAreUnderstood(t *testing.T) {
 
 func TestSettingsOfSOAP(t *testing.T) {
 	for in, want := range map[string]answer{
-		setting("ExternalEwsUrl", "out") + setting("InternalEwsUrl", "in"):       {ewsURL: "out"},
+		setting("ExternalEwsUrl", "out") + setting("InternalEwsUrl", "in"):       {ewsURL: "out", otherURLs: [maxOtherURLs]string{"in"}},
 		setting("InternalEwsUrl", "in") + setting("ExternalEwsUrl", ""):          {ewsURL: "in"},
 		setting("InternalMailboxServer", "5f76be3c-9138@contoso.com"):            {}, // 2013 and later: the mailbox itself
 		setting("InternalMailboxServer", "MBX-1"):                                {server: "MBX-1"},

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/beevik/etree"
+
+	"github.com/mailbell/mailbell/internal/fault"
 )
 
 const maxDepth = 32 // of elements; a real answer nests 9
@@ -21,6 +23,9 @@ const maxDepth = 32 // of elements; a real answer nests 9
 func document(b []byte) (*etree.Element, error) {
 	if len(b) > maxAnswer {
 		return nil, fmt.Errorf("larger than %d bytes", maxAnswer)
+	}
+	if isPage(b) {
+		return nil, errPage
 	}
 	doc := etree.NewDocument()
 	doc.ReadSettings = etree.ReadSettings{
@@ -34,7 +39,7 @@ func document(b []byte) (*etree.Element, error) {
 	}
 	for _, t := range doc.Child {
 		if _, ok := t.(*etree.Directive); ok {
-			return nil, errors.New("a document type (DTD), which is refused with all that it declares")
+			return nil, errPage
 		}
 	}
 	if doc.Root() == nil {
@@ -43,18 +48,59 @@ func document(b []byte) (*etree.Element, error) {
 	return doc.Root(), nil
 }
 
-var references = regexp.MustCompile(`&#(x[0-9a-fA-F]+|[0-9]+);`)
+// errPage is a document with a document type. Autodiscover has none: it is a web page, whatever it speaks of.
+var errPage = errors.New("a document type (DTD), as a web page has, which is refused with all that it declares")
 
-// sanitised drops the characters that XML forbids, and that servers send nevertheless in display names.
+// isPage reports whether b begins with a document type, or after a declaration and comments. A page need not be XML further on.
+func isPage(b []byte) bool {
+	b = bytes.TrimPrefix(b, []byte(bom))
+	for {
+		b = bytes.TrimLeft(b, " \t\r\n")
+		closing := ""
+		switch {
+		case bytes.HasPrefix(b, []byte("<?")):
+			closing = "?>"
+		case bytes.HasPrefix(b, []byte("<!--")):
+			closing = "-->"
+		default:
+			const doctype = "<!DOCTYPE"
+			return len(b) >= len(doctype) && strings.EqualFold(string(b[:len(doctype)]), doctype)
+		}
+		_, rest, closed := bytes.Cut(b, []byte(closing))
+		if !closed {
+			return false
+		}
+		b = rest
+	}
+}
+
+// unread types an answer that is no XML: a web page is not Autodiscover, and nor is what lacks the name of the element that an answer has.
+func unread(err error, b []byte, element string) *fault.Error {
+	code := CodeUnread
+	if errors.Is(err, errPage) || !bytes.Contains(b, []byte(element)) {
+		code = codeNotAuto
+	}
+	return &fault.Error{Op: op, Code: code, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer cannot be understood", Err: err}
+}
+
+const bom = "\xef\xbb\xbf"
+
+var (
+	references = regexp.MustCompile(`&#(x[0-9a-fA-F]+|[0-9]+);`)
+	known      = regexp.MustCompile(`^&(?:lt|gt|amp|quot|apos|#x[0-9a-fA-F]+|#[0-9]+);`) // without a declaration of its own
+)
+
+// sanitised drops the characters that XML forbids, and that servers send nevertheless in display names, and escapes an & and a < that begin
+// nothing: what is wrong in one name harms no other user of the same answer.
 func sanitised(b []byte) []byte {
-	b = bytes.ToValidUTF8(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), []byte("\uFFFD"))
+	b = bytes.ToValidUTF8(bytes.TrimPrefix(b, []byte(bom)), []byte("\uFFFD"))
 	b = bytes.Map(func(r rune) rune {
 		if !legal(r) {
 			return -1
 		}
 		return r
 	}, b)
-	return references.ReplaceAllFunc(b, func(ref []byte) []byte {
+	b = references.ReplaceAllFunc(b, func(ref []byte) []byte {
 		digits := string(ref[2 : len(ref)-1])
 		base := 10
 		if digits[0] == 'x' {
@@ -66,6 +112,46 @@ func sanitised(b []byte) []byte {
 		}
 		return ref
 	})
+	return escaped(b)
+}
+
+// escaped escapes the & and < that begin nothing.
+func escaped(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	for {
+		n := bytes.IndexAny(b, "&<")
+		if n < 0 {
+			return append(out, b...)
+		}
+		out, b = append(out, b[:n]...), b[n:]
+		length := 1
+		switch {
+		case bytes.HasPrefix(b, []byte("<![CDATA[")):
+			length = through(b, "]]>")
+		case bytes.HasPrefix(b, []byte("<!--")):
+			length = through(b, "-->")
+		case b[0] == '<' && len(b) > 1 && beginsMarkup(b[1]), b[0] == '&' && known.Match(b):
+		case b[0] == '&':
+			out, length = append(out, "&amp;"...), 0
+		default:
+			out, length = append(out, "&lt;"...), 0
+		}
+		out = append(out, b[:length]...)
+		b = b[max(length, 1):]
+	}
+}
+
+// beginsMarkup reports whether what stands behind a < makes markup of it.
+func beginsMarkup(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c >= utf8.RuneSelf || strings.IndexByte("_:/!?>", c) >= 0
+}
+
+// through returns how long b is up to the end of closing.
+func through(b []byte, closing string) int {
+	if i := bytes.Index(b, []byte(closing)); i >= 0 {
+		return i + len(closing)
+	}
+	return len(b)
 }
 
 // legal reports whether XML 1.0 (section 2.2) has this character.
