@@ -85,7 +85,7 @@ func Advise(err error, c Circumstances) Breakage {
 const lookAtTheLog = "Look into mailbell's log at the same time, and into the server's with the request id that stands there."
 
 // unknownMailbox are the codes of EWS and Autodiscover for an address that is nobody's.
-var unknownMailbox = []string{"ErrorNonExistentMailbox", "ErrorMissingEmailAddress", "ErrorInvalidUserPrincipalName", "ErrorInvalidUserSid", "ErrorCode 500", "ErrorCode InvalidUser", autodiscover.CodeElsewhere}
+var unknownMailbox = []string{"ErrorNonExistentMailbox", "ErrorMissingEmailAddress", "ErrorInvalidUserPrincipalName", "ErrorInvalidUserSid", "ErrorCannotFindUser", "ErrorCode 500", "ErrorCode InvalidUser", autodiscover.CodeElsewhere}
 
 const (
 	wrongPassword = "HTTP 401"
@@ -174,6 +174,15 @@ var breakages = []Breakage{
 	{"no TLS connection can be agreed on", "code TLS",
 		"TLS 1.2 or later is needed. Is the port one of TLS at all? On Exchange 2010 and Windows before 2012 TLS 1.2 has to be switched on.",
 		evidence{codes: []string{proxy.CodeTLS}}},
+	{"the server answers without TLS for now", "code plain text: its words, usually 503",
+		"It has as many connections as it takes, or is starting: mailbell tries again within seconds. If it stays, raise its limit of connections, or lower requests_in_flight.",
+		evidence{codes: []string{proxy.CodePlain}, remedy: fault.Retry}},
+	{"the port is one without TLS", "code plain text: the server speaks HTTP there",
+		"Is the port one of TLS at all? Name the port of HTTPS in ews_url, autodiscover_url or apns url; usually it is 443 and can be left out.",
+		evidence{codes: []string{proxy.CodePlain}}},
+	{"the port is one of TLS", "code TLS unexpected",
+		"The server or proxy speaks TLS there: its URL has to begin with https://.",
+		evidence{codes: []string{proxy.CodeSecure}}},
 	{"the host name is not in DNS", "code name: no such host, or DNS does not answer",
 		"Look the name up on this machine (nslookup, resolvectl query). Inside and outside DNS may differ: name the inside host in ews_url, or have the record made.",
 		evidence{codes: []string{proxy.CodeName}}},

@@ -103,7 +103,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"an unknown issuer", one, shows(!trusted, func(_, _ *x509.Certificate) {}), nil, 1, tlsTo, "Contoso intermediate CA", "ca_file"},
 		{"what speaks no TLS", one, func(inst *installation) {
 			ewsAt(strings.Replace(inst.sim.ControlURL, "http:", "https:", 1) + "/EWS/Exchange.asmx")(inst)
-		}, nil, 1, tlsTo, "TLS", "Is the port one of TLS at all?"},
+		}, nil, 1, tlsTo, "plain text", "Is the port one of TLS at all?"},
 		{"a clock that is an hour off", one, fault("clock_skew", simulator.Fault{Seconds: 3600}), nil, 0, "warning clock", "ahead of this machine's", "NTP"},
 
 		// Autodiscover.
