@@ -12,9 +12,10 @@ import (
 
 // Credential is what a listener account signs in with.
 type Credential interface {
-	// RoundTripper returns a new round tripper that signs in each request, over https only, on connections of its own.
-	// It keeps up to maxConns of them open per host; 0 leaves the default of proxy. It has a method CloseIdleConnections.
-	RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper
+	// RoundTripper returns a new round tripper that signs in each request, over https and at these hosts only, on connections of its own.
+	// A request to any other is refused before anything is sent, by a *fault.Error with CodeHost.
+	// It keeps up to maxConns connections open per host; 0 leaves the default of proxy. It has a method CloseIdleConnections.
+	RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper
 	// Prepare gets what signing in needs from elsewhere, a token, and says with a *fault.Error why there is none. A user name
 	// and a password need nothing.
 	Prepare(ctx context.Context) error

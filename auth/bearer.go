@@ -31,8 +31,11 @@ type oauth struct {
 
 // RoundTripper implements Credential. A token that the server refuses is replaced by a new one, once, and the request is sent again
 // if it has no body or GetBody. If that is refused too, the error is a *fault.Error with the Code "HTTP 401" and the server's reason.
-func (o *oauth) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
-	return &bearer{tokens: o.tokens, Transport: keeping(s, maxConns)}
+//
+// A token goes to hosts that are named, and at once: a server need not say that it takes one. To others it does not go.
+func (o *oauth) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper {
+	to.Domains = nil
+	return &bearer{tokens: o.tokens, gate: newGate(to), Transport: keeping(s, maxConns)}
 }
 
 // Prepare implements Credential: it gets a token, if there is none that lives.
@@ -49,12 +52,13 @@ func (o *oauth) Close() {
 
 type bearer struct {
 	*http.Transport
+	gate   *gate
 	tokens *tokens
 }
 
 // RoundTrip implements http.RoundTripper.
 func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := overTLS(req); err != nil {
+	if _, err := b.gate.admit(req); err != nil {
 		return nil, err
 	}
 	ctx := req.Context()
@@ -98,16 +102,6 @@ func (b *bearer) send(req *http.Request, value string) (*http.Response, error) {
 	return b.Transport.RoundTrip(&signed)
 }
 
-// overTLS refuses a request that would carry its credential in the clear.
-func overTLS(req *http.Request) error {
-	if req.URL.Scheme == "https" {
-		return nil
-	}
-	closeBody(req)
-	return &fault.Error{Op: "sign in", Code: "not https", Scope: fault.Account, Remedy: fault.Fix,
-		Text: "credentials are sent over https only, and " + req.URL.Host + " was to be asked over " + req.URL.Scheme}
-}
-
 // canRepeat reports whether a request can be sent once more.
 func canRepeat(req *http.Request) bool {
 	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
@@ -141,7 +135,7 @@ func discard(resp *http.Response) {
 
 // refusedToken is the error of an answer 401 to a token.
 func refusedToken(resp *http.Response) error {
-	return &fault.Error{Op: "sign in", Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: diagnosis(resp.Header)}
+	return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: diagnosis(resp.Header)}
 }
 
 // diagnosis says in words why a server refuses a token, by its header x-ms-diagnostics:

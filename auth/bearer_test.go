@@ -47,7 +47,7 @@ func newOAuth(t *testing.T, i *issuer) *oauth {
 }
 
 func trip(t *testing.T, c Credential, s *server) http.RoundTripper {
-	rt := c.RoundTripper(proxy.Settings{Roots: s.roots}, 200)
+	rt := c.RoundTripper(here, proxy.Settings{Roots: s.roots}, 200)
 	t.Cleanup(func() { closeIdle(rt) })
 	return rt
 }
@@ -115,9 +115,9 @@ func TestWhereNoNewTokenIsToBeHadTheReasonIsTheTokenServices(t *testing.T) {
 
 func TestATokenGoesOverHTTPSOnly(t *testing.T) {
 	i := &issuer{life: time.Hour}
-	rt := newOAuth(t, i).RoundTripper(proxy.Settings{}, 0)
+	rt := newOAuth(t, i).RoundTripper(here, proxy.Settings{}, 0)
 	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1/", strings.NewReader("x")))
-	if _, err := rt.RoundTrip(req); fault.Of(err).Code != "not https" || i.asked.Load() != 0 {
+	if _, err := rt.RoundTrip(req); fault.Of(err).Code != CodeHost || i.asked.Load() != 0 {
 		t.Error(err)
 	}
 }

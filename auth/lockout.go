@@ -67,7 +67,7 @@ func (l *lockout) enter(ctx context.Context) (done func(signIn), err error) {
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return nil, waited(ctx, "sign in", "the account's first sign-in takes too long")
+			return nil, waited(ctx, opSignIn, "the account's first sign-in takes too long")
 		}
 	}
 }
@@ -80,7 +80,7 @@ func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
 		return func(s signIn) { l.leave(s, nil) }, nil, nil
 	}
 	if left := time.Until(l.next); left > 0 {
-		return nil, nil, &fault.Error{Op: "sign in", Code: CodeHeld, Scope: fault.Account, Remedy: fault.Wait, After: left,
+		return nil, nil, &fault.Error{Op: opSignIn, Code: CodeHeld, Scope: fault.Account, Remedy: fault.Wait, After: left,
 			Text: fmt.Sprintf("user name or password were refused %d times in a row; so that the account is not locked out, they are tried again in %s",
 				l.failed, max(left.Round(time.Second), time.Second))}
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -59,14 +60,14 @@ func NewNTLM(username string, password Secret) Credential {
 // holds streams open gives them room in maxConns.
 //
 // A server that does not offer NTLM is a *fault.Error with CodeNoNTLM; nothing weaker is tried. A sign-in that is refused is an
-// answer 401, as with Basic; ExtendedProtection tells why a right password may be. A request that is not https is refused before
-// a connection is made.
-func (n NTLM) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
+// answer 401, as with Basic; ExtendedProtection tells why a right password may be. The first message of a sign-in has nothing of the
+// credential; a host that is not named and has not shown to be an Exchange by then is a *fault.Error with CodeUntrusted.
+func (n NTLM) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper {
 	t := s.Transport()
 	if maxConns <= 0 {
 		maxConns = t.MaxIdleConnsPerHost
 	}
-	return &ntlm{NTLM: n, transport: t, places: make(chan struct{}, maxConns)}
+	return &ntlm{NTLM: n, gate: newGate(to), transport: t, places: make(chan struct{}, maxConns)}
 }
 
 // Prepare implements Credential: nothing is needed.
@@ -78,6 +79,7 @@ func (NTLM) Close() {}
 // ntlm is a round tripper and its connections.
 type ntlm struct {
 	NTLM
+	gate      *gate
 	transport *http.Transport // makes the connections, and keeps none
 	places    chan struct{}   // one is taken by each request that has a connection, or gets one
 
@@ -103,10 +105,11 @@ type route struct {
 
 // RoundTrip implements http.RoundTripper. Where a connection breaks, what net/http takes for repeatable is sent again on a fresh one.
 func (n *ntlm) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := overTLS(req); err != nil {
+	destination, err := n.gate.admit(req)
+	if err != nil {
 		return nil, err
 	}
-	call := &ntlmCall{Request: req}
+	call := &ntlmCall{Request: req, to: destination}
 	defer call.close()
 	to, err := n.route(req)
 	if err != nil {
@@ -115,7 +118,7 @@ func (n *ntlm) RoundTrip(req *http.Request) (*http.Response, error) {
 	select {
 	case n.places <- struct{}{}:
 	case <-req.Context().Done():
-		return nil, waited(req.Context(), "sign in", fmt.Sprintf("all %d connections are in use", cap(n.places)))
+		return nil, waited(req.Context(), opSignIn, fmt.Sprintf("all %d connections are in use", cap(n.places)))
 	}
 	c, resp, err := n.send(req.Context(), to, call)
 	if err != nil {
@@ -191,7 +194,7 @@ func (n *ntlm) route(req *http.Request) (route, error) {
 
 // signIn sends a call on a new connection, which it signs in with it.
 func (n *ntlm) signIn(c *ntlmConn, call *ntlmCall) (*http.Response, error) {
-	authorization, other, err := n.handshake(c, call.Request)
+	authorization, other, err := n.handshake(c, call)
 	if err != nil || other != nil {
 		return other, err
 	}
@@ -205,12 +208,13 @@ func (n *ntlm) signIn(c *ntlmConn, call *ntlmCall) (*http.Response, error) {
 
 // handshake goes the first two legs and returns the header of the third, which is the call itself. The first has not the call's
 // body: it would be sent for nothing. An answer that has nothing to do with signing in, as a load balancer's 503, is returned.
-func (n *ntlm) handshake(c *ntlmConn, req *http.Request) (authorization string, other *http.Response, err error) {
+func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, other *http.Response, err error) {
+	req := call.Request
 	negotiate, err := ntlmssp.NewNegotiateMessage("", "")
 	if err != nil {
 		return "", nil, err
 	}
-	wrong := &fault.Error{Op: "sign in", Scope: fault.Account, Remedy: fault.Fix}
+	wrong := &fault.Error{Op: opSignIn, Scope: fault.Account, Remedy: fault.Fix}
 	for _, scheme := range []string{"NTLM", "Negotiate"} { // IIS takes the same messages by both
 		first := *req
 		first.Body, first.GetBody, first.ContentLength, first.TransferEncoding = http.NoBody, nil, 0, nil
@@ -223,6 +227,10 @@ func (n *ntlm) handshake(c *ntlmConn, req *http.Request) (authorization string, 
 			return "", nil, err
 		case resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode != http.StatusUnauthorized:
 			return "", resp, nil
+		}
+		if err := call.to.trusts(resp, req.URL.Host); err != nil {
+			resp.Body.Close()
+			return "", nil, err
 		}
 		has := readOffers(resp.Header)
 		if challenge := has.challenge(scheme); challenge != nil && resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
@@ -345,6 +353,7 @@ func (c *ntlmConn) drain(resp *http.Response) error {
 // ntlmCall is a request that may have to be sent more than once.
 type ntlmCall struct {
 	*http.Request
+	to   *destination
 	used bool // its body was
 	sent bool // the server may have acted on it
 }
@@ -412,15 +421,38 @@ func (b *ntlmBody) Close() error {
 // offers are the schemes of a WWW-Authenticate header, with what follows each.
 type offers [][2]string
 
-// readOffers reads them from one line each or from a list. A comma within quotes makes up schemes that nobody asks for.
+// readOffers reads them from one line each or from a list.
 func readOffers(h http.Header) (list offers) {
 	for _, line := range h.Values("WWW-Authenticate") {
-		for offer := range strings.SplitSeq(line, ",") {
+		for offer := range elements(line) {
 			scheme, rest, _ := strings.Cut(strings.TrimSpace(offer), " ")
 			list = append(list, [2]string{scheme, strings.TrimSpace(rest)})
 		}
 	}
 	return list
+}
+
+// elements are those of a list (RFC 9110 section 5.6.1): a comma within quotes ends none, so that no realm makes up a scheme.
+func elements(line string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		quoted, escaped, from := false, false, 0
+		for i := range len(line) {
+			switch c := line[i]; {
+			case escaped:
+				escaped = false
+			case c == '\\' && quoted:
+				escaped = true
+			case c == '"':
+				quoted = !quoted
+			case c == ',' && !quoted:
+				if !yield(line[from:i]) {
+					return
+				}
+				from = i + 1
+			}
+		}
+		yield(line[from:])
+	}
 }
 
 func (o offers) scheme(scheme string) bool {

@@ -274,7 +274,7 @@ const testUser, testPassword = `CONTOSO\svc-bell`, "pä:ss"
 // client returns a round tripper with at most n connections, which are closed at the end.
 func (p *peer) client(t *testing.T, c Credential, n int) *ntlm {
 	t.Helper()
-	rt := c.RoundTripper(p.settings, n).(*ntlm)
+	rt := c.RoundTripper(here, p.settings, n).(*ntlm)
 	t.Cleanup(rt.CloseIdleConnections)
 	return rt
 }
@@ -451,8 +451,8 @@ func TestAnAnswerThatIsNotAboutSigningInIsReturned(t *testing.T) {
 func TestNTLMGoesOverHTTPSOnly(t *testing.T) {
 	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("asked over http") }))
 	defer plain.Close()
-	_, _, err := post(t.Context(), NewNTLM(testUser, testPassword).RoundTripper(proxy.Settings{}, 1), plain.URL, true)
-	if e := fault.Of(err); e.Scope != fault.Account || e.Remedy != fault.Fix {
+	_, _, err := post(t.Context(), NewNTLM(testUser, testPassword).RoundTripper(here, proxy.Settings{}, 1), plain.URL, true)
+	if e := fault.Of(err); e.Code != CodeHost || e.Scope != fault.Mailbox || e.Remedy != fault.Fix {
 		t.Errorf("%v", err)
 	}
 }
@@ -504,7 +504,7 @@ func TestAProxyThatEndsTLSIsRefusedByExtendedProtection(t *testing.T) {
 				p.bindings = nil
 			}
 			front := newFront(t, p)
-			rt := NewNTLM(testUser, testPassword).RoundTripper(front.settings, 1)
+			rt := NewNTLM(testUser, testPassword).RoundTripper(here, front.settings, 1)
 			defer rt.(*ntlm).CloseIdleConnections()
 			status, _, err := post(t.Context(), rt, front.url, true)
 			if status != c.status || err != nil {
@@ -884,7 +884,7 @@ func TestNTLMGoesThroughAProxyByCONNECT(t *testing.T) {
 	}
 	s := p.settings
 	s.Proxy = http.ProxyURL(to)
-	rt := NewNTLM(testUser, testPassword).RoundTripper(s, 1)
+	rt := NewNTLM(testUser, testPassword).RoundTripper(here, s, 1)
 	defer func() {
 		rt.(*ntlm).CloseIdleConnections()
 		<-ended
@@ -1007,7 +1007,7 @@ func TestNTLMSignsInToTheSimulatorsExchange(t *testing.T) {
 		username, password string
 		want               int
 	}{{s.Mailboxes()[0], s.Password, http.StatusOK}, {s.Mailboxes()[0], "wrong", http.StatusUnauthorized}} {
-		rt := NewNTLM(c.username, Secret(c.password)).RoundTripper(proxy.Settings{Roots: s.RootCAs()}, 1).(*ntlm)
+		rt := NewNTLM(c.username, Secret(c.password)).RoundTripper(here, proxy.Settings{Roots: s.RootCAs()}, 1).(*ntlm)
 		for range 2 {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.EWSURL, strings.NewReader(getFolder))
 			if err != nil {

@@ -74,8 +74,8 @@ func (r *Rotating) Offer(c Credential) {
 }
 
 // RoundTripper implements Credential.
-func (r *Rotating) RoundTripper(s proxy.Settings, maxConns int) http.RoundTripper {
-	return &rotating{Rotating: r, settings: s, maxConns: maxConns}
+func (r *Rotating) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper {
+	return &rotating{Rotating: r, hosts: to, settings: s, maxConns: maxConns}
 }
 
 // Prepare implements Credential: it prepares the present one, and the one offered. It is enough that one of them is prepared.
@@ -235,6 +235,7 @@ func (r *Rotating) settle(i *inner, worked bool, refused *fault.Error) {
 // rotating is a round tripper of a Rotating.
 type rotating struct {
 	*Rotating
+	hosts    Hosts
 	settings proxy.Settings
 	maxConns int
 }
@@ -338,7 +339,7 @@ func (t *rotating) send(i *inner, req *http.Request) (*http.Response, error) {
 	t.mu.Lock()
 	trip := i.trips[t]
 	if trip == nil {
-		trip = i.credential.RoundTripper(t.settings, t.maxConns)
+		trip = i.credential.RoundTripper(t.hosts, t.settings, t.maxConns)
 		i.trips[t] = trip
 	}
 	t.mu.Unlock()
@@ -349,7 +350,7 @@ func (t *rotating) send(i *inner, req *http.Request) (*http.Response, error) {
 func refusal(resp *http.Response, err error) *fault.Error {
 	if err == nil {
 		if resp.StatusCode == http.StatusUnauthorized {
-			return &fault.Error{Op: "sign in", Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: "the server does not accept the credential"}
+			return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: "the server does not accept the credential"}
 		}
 		return nil
 	}

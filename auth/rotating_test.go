@@ -37,7 +37,7 @@ type memory struct {
 	stalls bool // the body of a refusal never ends
 }
 
-func (p *password) RoundTripper(proxy.Settings, int) http.RoundTripper {
+func (p *password) RoundTripper(Hosts, proxy.Settings, int) http.RoundTripper {
 	return roundTrip(func(req *http.Request) (*http.Response, error) {
 		if p.closed.Load() {
 			return nil, errClosed
@@ -97,7 +97,7 @@ func newRotation(t *testing.T) *rotation {
 		defer r.mu.Unlock()
 		r.told = append(r.told, err)
 	})
-	r.rt = r.RoundTripper(proxy.Settings{}, 1)
+	r.rt = r.RoundTripper(Hosts{}, proxy.Settings{}, 1)
 	t.Cleanup(r.Rotating.Close)
 	return r
 }
@@ -434,7 +434,11 @@ func TestAnythingMayHappenToARotationAtOnce(t *testing.T) {
 func TestAStreamUnderTheOldCredentialGoesOn(t *testing.T) {
 	feed := make(chan string)
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
-		user, _, _ := r.BasicAuth()
+		user, _, ok := r.BasicAuth()
+		if !ok {
+			askForPassword(w)
+			return
+		}
 		if user == "old" {
 			w.(http.Flusher).Flush()
 			for line := range feed {

@@ -14,6 +14,15 @@ import (
 	"time"
 )
 
+// here are the hosts of the tests' servers.
+var here = Hosts{Trusted: []string{"127.0.0.1"}}
+
+// askForPassword asks for one by Basic.
+func askForPassword(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+	w.WriteHeader(http.StatusUnauthorized)
+}
+
 // patience is how long a test waits for what should come at once.
 const patience = 20 * time.Second
 

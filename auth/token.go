@@ -76,7 +76,7 @@ type flight struct {
 	err   error
 }
 
-var errClosed = &fault.Error{Op: "sign in", Code: "closed", Scope: fault.Account, Remedy: fault.Retry, Text: "the credential is no longer in use"}
+var errClosed = &fault.Error{Op: opSignIn, Code: "closed", Scope: fault.Account, Remedy: fault.Retry, Text: "the credential is no longer in use"}
 
 func newTokens(fetch func(context.Context) (token, error)) *tokens {
 	t := &tokens{fetch: fetch}

@@ -4,8 +4,8 @@
 //
 // Sources: MS-OXDSCLI, MS-OXWSADISC, and "Autodiscover for Exchange" with "Handling Autodiscover error messages" on Microsoft Learn.
 // What is stricter here than there: careless clients have handed whole companies' passwords to whoever owned autodiscover.TLD, so nothing
-// above the mail domain is asked, and credentials go over https only, to hosts that are allowed and whose certificate holds. What a server
-// says about how it would like to be signed in to is not listened to.
+// above the mail domain is asked, the bare mail domain is asked without credentials, and they go over https only, to hosts that are allowed and
+// whose certificate holds. What a server says about how it would like to be signed in to is not listened to.
 package autodiscover
 
 import (
@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/mail"
@@ -39,14 +40,14 @@ const op = "Autodiscover"
 
 // The codes of errors that are ours; the others are proxy's, "HTTP 401" and "ErrorCode InvalidUser".
 const (
-	CodeAddress   = "address"          // not a mail address: Mailbox, Fix
-	CodeHost      = "host not allowed" // credentials may not go where this leads: Mailbox, Fix
-	CodeLoop      = "loop"             // redirected in a circle, or too often: Mailbox, Fix
-	CodeNoURL     = "no EWS"           // the mailbox is known, and has no URL of EWS: Mailbox, Fix
-	CodeElsewhere = "elsewhere"        // the mailbox is said to live outside this entry: Mailbox, Fix, Elsewhere
-	CodeNowhere   = "nowhere"          // nothing at any candidate is Autodiscover: Server, Wait
-	CodeUnread    = "unparseable"      // an answer that cannot be understood: Server, Wait
-	CodeFault     = "SOAP fault"       // the server failed over a request: Server, Wait
+	CodeAddress   = "address"     // not a mail address: Mailbox, Fix
+	CodeHost      = auth.CodeHost // credentials may not go where this leads: Mailbox, Fix
+	CodeLoop      = "loop"        // redirected in a circle, or too often: Mailbox, Fix
+	CodeNoURL     = "no EWS"      // the mailbox is known, and has no URL of EWS: Mailbox, Fix
+	CodeElsewhere = "elsewhere"   // the mailbox is said to live outside this entry: Mailbox, Fix, Elsewhere
+	CodeNowhere   = "nowhere"     // nothing at any candidate is Autodiscover: Server, Wait
+	CodeUnread    = "unparseable" // an answer that cannot be understood: Server, Wait
+	CodeFault     = "SOAP fault"  // the server failed over a request: Server, Wait
 	codeRefused   = "HTTP 401"
 	codeNotAuto   = "not Autodiscover" // one candidate is something else; the next is asked
 	codeNoRecord  = "no SRV record"    // likewise
@@ -60,20 +61,20 @@ type Resolver interface {
 
 // Options of a Client.
 type Options struct {
-	HTTP         http.RoundTripper // authorised
-	Plain        http.RoundTripper // without credentials: for the one question that is asked over http, and for Autodiscover V2
-	URL          string            // the whole URL of autodiscover.xml or .svc; the other of the two is asked too. Empty: found from the mail domain
-	TrustedHosts []string          // credentials may go here, beside the mail domain, the host of URL and Microsoft's clouds
-	Resolver     Resolver          // nil: the system's
-	Entry        string            // the exchange entry of the configuration: Location.Entry
-	UserAgent    string
-	Limit        *rate.Limiter // of all requests; nil: none
+	HTTP      http.RoundTripper // authorised
+	Plain     http.RoundTripper // without credentials: for the bare mail domain, the one question that is asked over http, and Autodiscover V2
+	Hosts     auth.Hosts        // those that the credential of HTTP may go to
+	URL       string            // the whole URL of autodiscover.xml or .svc; the other of the two is asked too. Empty: found from the mail domain
+	Resolver  Resolver          // nil: the system's
+	Entry     string            // the exchange entry of the configuration: Location.Entry
+	UserAgent string
+	Limit     *rate.Limiter // of all requests; nil: none
 
 	// Elsewhere reports whether mailboxes of a domain are another entry's: a redirect to an address there ends the search. Nil: none are.
 	Elsewhere func(domain string) bool
 
-	// Online: the entry is Exchange Online. Nothing is asked but the cloud, whose hosts are Microsoft's, those of Cloud and EWS, and
-	// TrustedHosts; what is said to live anywhere else is elsewhere. URL and Resolver are not used.
+	// Online: the entry is Exchange Online. Nothing is asked but the cloud, whose hosts are Hosts; what is said to live anywhere else is
+	// elsewhere. URL and Resolver are not used.
 	Online bool
 	Cloud  string // the base URL of the cloud's Autodiscover: https://autodiscover-s.outlook.com
 	EWS    string // the URL of the cloud's EWS: a mailbox on its host has exactly this URL
@@ -81,9 +82,8 @@ type Options struct {
 
 // Client asks Autodiscover. It is safe for concurrent use, and made for thousands of searches at once.
 type Client struct {
-	o       Options
-	trusted map[string]bool // hosts, beside those of the mail domain; where Online: with their port, where that is not 443
-	turns   chan struct{}   // one for each request under way
+	o     Options
+	turns chan struct{} // one for each request under way
 
 	mu        sync.Mutex
 	known     map[string]endpoint // by domain, of at most maxKnown
@@ -98,36 +98,10 @@ func New(o Options) *Client {
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
 	}
-	c := &Client{
-		o: o, trusted: map[string]bool{}, turns: make(chan struct{}, maxInFlight),
+	return &Client{
+		o: o, turns: make(chan struct{}, maxInFlight),
 		known: map[string]endpoint{}, walks: map[string][]*walk{}, queues: map[string]*queue{}, perBatch: maxUsers,
 	}
-	configured := []string{o.URL}
-	if o.Online {
-		configured = []string{o.Cloud, o.EWS}
-	}
-	for _, h := range slices.Concat(cloudHosts[:], o.TrustedHosts) {
-		if host, ok := hostname.Parse(h); ok {
-			c.trusted[host] = true
-		} else { // with a port
-			configured = append(configured, "https://"+h)
-		}
-	}
-	for _, u := range configured {
-		if parsed, err := url.Parse(u); err == nil && hostname.Of(parsed) != "" {
-			c.trusted[c.host(parsed)] = true
-		}
-	}
-	return c
-}
-
-// cloudHosts are those of EWS and Autodiscover in Microsoft's clouds.
-var cloudHosts = [...]string{
-	"outlook.office365.com", "autodiscover-s.outlook.com",
-	"outlook.office365.us", "autodiscover-s.office365.us",
-	"outlook-dod.office365.us", "autodiscover-s-dod.office365.us",
-	"partner.outlook.cn", "autodiscover-s.partner.outlook.cn",
-	"outlook.sovcloud.fr", "outlook.sovcloud.de",
 }
 
 // Find returns the place of the mailbox with this address: over all redirects, with the external URL of EWS (the internal one where there is no
@@ -138,7 +112,8 @@ func (c *Client) Find(ctx context.Context, address string) (mail.Location, error
 	if err != nil {
 		return mail.Location{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
 	}
-	s := &search{Client: c, home: mail.Domain(address), asked: map[string]bool{}}
+	home := mail.Domain(address)
+	s := &search{Client: c, home: home, hosts: c.o.Hosts.Of(home), asked: map[string]bool{}}
 	look := s.look
 	if c.o.Online {
 		look = s.lookOnline
@@ -167,6 +142,7 @@ func (c *Client) Find(ctx context.Context, address string) (mail.Location, error
 type search struct {
 	*Client
 	home     string          // the mail domain of the enrolled address: what a redirect leads to is never trusted for itself
+	hosts    auth.Hosts      // those that credentials may go to, for mailboxes of that domain
 	asked    map[string]bool // URL and address
 	hops     int
 	refusals int
@@ -249,6 +225,9 @@ func withoutSOAP(e *fault.Error) bool {
 
 // ofOneUser reports whether a failure may be this user's alone, and so says nothing about the others.
 func ofOneUser(e *fault.Error) bool {
+	if e.Code == auth.CodeUntrusted {
+		return false // the host treats everybody so
+	}
 	return e.Scope == fault.Mailbox || e.Code == CodeUnread || e.Code == CodeFault || strings.HasPrefix(e.Code, errorCode(""))
 }
 
@@ -258,7 +237,7 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 	chain := map[string]bool{}
 	at, personal := e, false
 	for {
-		if err := s.allowed(e.url); err != nil {
+		if err := s.allowed(e.url); err != nil && !s.bare(e.url, address) {
 			return answer{}, endpoint{}, err
 		}
 		key := e.url + " " + address
@@ -320,32 +299,24 @@ func (s *search) srv(ctx context.Context, domain string) (urls []string) {
 // allowed reports why credentials may not go to u; nil: they may.
 func (s *search) allowed(u string) *fault.Error {
 	parsed, err := url.Parse(u)
-	switch {
-	case err != nil || hostname.Of(parsed) == "" || parsed.User != nil:
+	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
 		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "a URL that is not valid was named"}
-	case parsed.Scheme != "https":
-		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix,
-			Text: fmt.Sprintf("credentials are sent over https only, and %q is not", printable(parsed.Scheme+"://"+parsed.Host))}
 	}
-	host := s.host(parsed)
-	if s.trusted[host] || !s.o.Online && hostname.Within(host, s.home) {
-		return nil
+	e := s.hosts.Refuse(parsed)
+	if e != nil {
+		e.Op = op
 	}
-	text := "the mailbox is said to be served by %q, which is neither in its mail domain nor configured: "
-	if s.o.Online {
-		text = "the mailbox is said to be served by %q, which is neither of Microsoft's clouds nor configured: "
-	}
-	return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix,
-		Text: fmt.Sprintf(text+"if credentials may go there, add it to trusted_hosts", printable(host))}
+	return e
 }
 
-// host returns the host of u as trusted has it. On premises a host is trusted as a whole; in a cloud on the port that was named.
-func (c *Client) host(u *url.URL) string {
-	host := hostname.Of(u)
-	if port := u.Port(); c.o.Online && port != "" && port != "443" {
-		return net.JoinHostPort(host, port)
+// bare reports whether u is at the bare domain of the address, or of the enrolled one: it is asked, and gets no credentials.
+func (s *search) bare(u, address string) bool {
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Scheme != "https" || parsed.User != nil {
+		return false
 	}
-	return host
+	host := hostname.Of(parsed)
+	return host != "" && (host == s.home || host == mail.Domain(address) && hostname.Within(host, s.home))
 }
 
 // hop counts a redirect.
@@ -380,11 +351,11 @@ func (s *search) failed(candidate string, err *fault.Error) {
 // weight says how much a failure tells of what is wrong with this mailbox.
 func weight(e *fault.Error) int {
 	switch {
-	case e.Scope == fault.Mailbox && e.Code != CodeHost && e.Code != CodeLoop: // it is not known
+	case e.Elsewhere, e.Scope == fault.Mailbox && e.Code != CodeHost && e.Code != CodeLoop && e.Code != auth.CodeUntrusted: // it is not known
 		return 4
 	case e.Code == CodeHost:
 		return 3
-	case e.Code == codeRefused:
+	case e.Code == codeRefused, e.Code == auth.CodeUntrusted:
 		return 2
 	case e.Code == codeNotAuto, e.Code == codeNoRecord, e.Code == codeAsked, notFound(e):
 		return 0

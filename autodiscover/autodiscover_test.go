@@ -99,11 +99,19 @@ func (n *internet) LookupSRV(_ context.Context, service, proto, name string) (st
 	return "", n.srv, nil
 }
 
-// RoundTrip is that of the authorised: it takes nothing but the two questions, over https.
+// mailDomains are those of the tests' entry.
+var mailDomains = []string{"contoso.com", "fabrikam.com", "contoso.co.uk", "mail.contoso.co.uk", "contoso.example"}
+
+// RoundTrip is that of the authorised: it takes nothing but the two questions, over https, and not at a bare mail domain.
 func (n *internet) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" || r.Method != http.MethodPost || r.Header.Get("Authorization") != "" {
+	if r.URL.Scheme != "https" || r.Method != http.MethodPost || r.Header.Get("Authorization") != "" || slices.Contains(mailDomains, r.URL.Host) {
 		n.t.Errorf("credentials go to %s %s %v", r.Method, r.URL, r.Header)
 	}
+	return n.question(r)
+}
+
+// question answers one of the two questions.
+func (n *internet) question(r *http.Request) (*http.Response, error) {
 	doc := etree.NewDocument()
 	if _, err := doc.ReadFrom(r.Body); err != nil {
 		n.t.Error(err)
@@ -125,7 +133,17 @@ func usersOf(doc *etree.Document) (users []string) {
 
 func (n *internet) client(o Options) *Client {
 	o.HTTP = n
+	if o.Hosts.Domains == nil {
+		o.Hosts.Domains = mailDomains
+	}
+	o.Hosts.URLs = []string{o.URL}
+	if o.Online {
+		o.Hosts.Online, o.Hosts.URLs = true, []string{o.Cloud, o.EWS}
+	}
 	o.Plain = roundTrip(func(r *http.Request) (*http.Response, error) {
+		if r.Method == http.MethodPost && slices.Contains(mailDomains, r.URL.Host) {
+			return n.question(r)
+		}
 		if r.Method != http.MethodGet || r.Header.Get("Authorization") != "" {
 			n.t.Errorf("plain: %s %v", r.Method, r.Header)
 		}
@@ -233,7 +251,7 @@ func TestCandidatesAreAskedInTheirOrderUntilOneAnswers(t *testing.T) {
 }
 
 func TestRedirectsAreFollowed(t *testing.T) {
-	cloud := "https://autodiscover-s.outlook.com/autodiscover/autodiscover.xml"
+	other := "https://ad.partner.example/autodiscover/autodiscover.xml"
 	for name, web := range map[string]map[string]page{
 		"HTTP 302 of a candidate":     {bare: {status: 302, location: "https://mail.contoso.com/x"}, "https://mail.contoso.com/x": {body: settings(mailURL)}},
 		"HTTP 307, a relative URL":    {bare: {status: 307, location: "/x"}, "https://contoso.com/x": {body: settings(mailURL)}},
@@ -244,10 +262,10 @@ func TestRedirectsAreFollowed(t *testing.T) {
 		"RedirectUrl":                 {bareSOAP: {body: soap(userRedirect("RedirectUrl", "https://mail.contoso.com/autodiscover/Autodiscover.svc"))}, "https://mail.contoso.com/autodiscover/Autodiscover.svc": {body: soap(userSettings(mailURL))}},
 		"RedirectAddress":             {bareSOAP + user: {body: soap(userRedirect("RedirectAddress", "Other@contoso.com"))}, bareSOAP + " other@contoso.com": {body: soap(userSettings(mailURL))}},
 		"redirectAddr to a subdomain": {bare: {body: redirectAddr("other@eu.contoso.com")}, "https://autodiscover.eu.contoso.com/autodiscover/autodiscover.xml": {body: settings(mailURL)}},
-		"redirectAddr to the cloud":   {bare: {body: redirectAddr("user@t.mail.onmicrosoft.com")}, "http://autodiscover.t.mail.onmicrosoft.com/autodiscover/autodiscover.xml": {status: 302, location: cloud}, cloud: {body: settings("https://outlook.office365.com/EWS/Exchange.asmx")}},
+		"redirectAddr to another":     {bare: {body: redirectAddr("user@partner.example")}, "http://autodiscover.partner.example/autodiscover/autodiscover.xml": {status: 302, location: other}, other: {body: settings("https://mail.partner.example/EWS/Exchange.asmx")}},
 	} {
 		n := &internet{t: t, web: web}
-		p, err := n.find(Options{})
+		p, err := n.find(Options{Hosts: auth.Hosts{Trusted: []string{"ad.partner.example", "mail.partner.example"}}})
 		if err != nil || p.URL == "" || p.Primary != "primary@contoso.com" {
 			t.Errorf("%s: %+v, %v\n%q", name, p, err, n.asked)
 		}
@@ -330,8 +348,67 @@ func TestCredentialsGoNowhereElse(t *testing.T) {
 		t.Errorf("SRV: %v", err)
 	}
 	n = &internet{t: t, srv: n.srv, web: map[string]page{evil: {body: settings("https://EWS.partner.example/x")}}}
-	if p, err := n.find(Options{TrustedHosts: []string{"Autodiscover.evil.example", "ews.partner.example"}}); err != nil || p.URL != "https://EWS.partner.example/x" {
+	if p, err := n.find(Options{Hosts: auth.Hosts{Trusted: []string{"Autodiscover.evil.example", "ews.partner.example"}}}); err != nil || p.URL != "https://EWS.partner.example/x" {
 		t.Errorf("trusted: %+v, %v", p, err)
+	}
+}
+
+func TestThePasswordOfAnEntryOnPremisesGoesToNoCloud(t *testing.T) {
+	online := page{body: settings("https://outlook.office365.com/EWS/Exchange.asmx")}
+	for name, web := range map[string]map[string]page{
+		"HTTP 302":     {bare: {status: 302, location: cloud + "/x"}, cloud + "/x": online},
+		"redirectAddr": {bare: {body: redirectAddr("user@t.mail.onmicrosoft.com")}, "http://autodiscover.t.mail.onmicrosoft.com/autodiscover/autodiscover.xml": {status: 302, location: cloud + "/x"}, cloud + "/x": online},
+		"a URL of EWS": {bare: online},
+	} {
+		n := &internet{t: t, web: web}
+		_, err := n.find(Options{})
+		if e := fault.Of(err); e.Code != CodeHost || !e.Elsewhere || !strings.Contains(e.Text, "type online") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if slices.ContainsFunc(n.asked, func(a string) bool { return strings.Contains(a, cloud) }) {
+			t.Errorf("%s: asked %q", name, n.asked)
+		}
+	}
+}
+
+func TestTheBareMailDomainIsAskedWithoutThePassword(t *testing.T) {
+	asks := page{status: 401, header: http.Header{"Www-Authenticate": {`Basic realm="x"`}, "X-Feserver": {"EX01"}}}
+	n := &internet{t: t, web: map[string]page{bareSOAP: asks, bare: asks}} // which sees to it that no credential goes there
+	_, err := n.find(Options{})
+	if e := fault.Of(err); e.Code != auth.CodeUntrusted || e.Scope != fault.Mailbox || !strings.Contains(e.Text, "contoso.com") ||
+		!strings.Contains(e.Text, "autodiscover_url") || !strings.Contains(e.Text, "trusted_hosts") {
+		t.Errorf("%v", err)
+	}
+	n.web[namedSOAP] = page{body: soap(userSettings(mailURL))}
+	if p, err := n.find(Options{}); err != nil || p.URL != mailURL {
+		t.Errorf("%+v, %v", p, err)
+	}
+	n.web = map[string]page{bareSOAP: {body: soap(userSettings("https://contoso.com/EWS/Exchange.asmx"))}}
+	if _, err := n.find(Options{}); fault.Of(err).Code != CodeHost || !strings.Contains(err.Error(), "trusted_hosts") {
+		t.Errorf("EWS there: %v", err)
+	}
+	for _, status := range []int{403, 404} {
+		n.web = map[string]page{bareSOAP: {status: status}, bare: {status: status}}
+		if _, err := n.find(Options{}); fault.Of(err).Scope != fault.Server {
+			t.Errorf("a web site's %d: %v", status, err)
+		}
+	}
+}
+
+func TestABareMailDomainThatIsConfiguredGetsThePassword(t *testing.T) {
+	for name, o := range map[string]Options{
+		"autodiscover_url": {URL: bare, Hosts: auth.Hosts{Domains: []string{"contoso.com"}}},
+		"trusted_hosts":    {Hosts: auth.Hosts{Domains: []string{"contoso.com"}, Trusted: []string{"contoso.com"}}},
+	} {
+		asked := 0
+		o.HTTP = roundTrip(func(r *http.Request) (*http.Response, error) {
+			asked++
+			return &http.Response{StatusCode: 200, Request: r, Body: io.NopCloser(strings.NewReader(soap(userSettings(mailURL))))}, nil
+		})
+		o.Hosts.URLs = []string{o.URL}
+		if _, err := New(o).Find(t.Context(), "user@contoso.com"); err != nil || asked != 1 {
+			t.Errorf("%s: %v, asked %d times", name, err, asked)
+		}
 	}
 }
 
@@ -424,7 +501,7 @@ func TestAWrongPasswordIsNotTriedOnAndOn(t *testing.T) {
 		}
 		n := &internet{t: t, web: web, srv: records} // and it sees to it that nothing is signed in by other means
 		_, err := n.find(Options{})
-		n.asked = slices.DeleteFunc(n.asked, func(a string) bool { return !strings.Contains(a, name+" ") })
+		n.asked = slices.DeleteFunc(n.asked, func(a string) bool { return !strings.Contains(a, name+" ") || strings.Contains(a, "//contoso.com/") }) // which gets no password
 		if e := fault.Of(err); e.Code != codeRefused || e.Scope != fault.Account || len(n.asked) != 3 {
 			t.Errorf("%v, %q", err, n.asked)
 		}
@@ -482,7 +559,7 @@ func TestAnAddressThatIsNoneIsNotAskedFor(t *testing.T) {
 func TestASearchEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	n := &internet{t: t}
-	c := New(Options{Resolver: n, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+	c := New(Options{Resolver: n, Hosts: auth.Hosts{Trusted: []string{"contoso.com"}}, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
 		cancel()
 		<-r.Context().Done() // who asked has gone: nobody waits for the answer
 		return nil, r.Context().Err()
@@ -499,6 +576,11 @@ func TestTheServersCertificateIsVerified(t *testing.T) {
 			http.NotFound(w, r)
 			return
 		}
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
 		if u, p, _ := r.BasicAuth(); u != "svc" || p != "pass" || r.UserAgent() != "mailbell/test" || r.Header.Get("X-AnchorMailbox") != "user@contoso.com" || r.ContentLength <= 0 {
 			t.Errorf("%v", r.Header)
 		}
@@ -511,8 +593,9 @@ func TestTheServersCertificateIsVerified(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
 	for name, s := range map[string]proxy.Settings{"trusted": {Roots: roots}, "not trusted": {}} {
-		rt := auth.Basic{Username: "svc", Password: "pass"}.RoundTripper(s, 1)
-		p, err := New(Options{HTTP: rt, URL: url + "/autodiscover/autodiscover.xml", UserAgent: "mailbell/test"}).Find(t.Context(), "user@contoso.com")
+		hosts := auth.Hosts{URLs: []string{url}}
+		rt := auth.Basic{Username: "svc", Password: "pass"}.RoundTripper(hosts, s, 1)
+		p, err := New(Options{HTTP: rt, Hosts: hosts, URL: url + "/autodiscover/autodiscover.xml", UserAgent: "mailbell/test"}).Find(t.Context(), "user@contoso.com")
 		rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 		if name == "trusted" && (err != nil || p.URL != url+"/EWS/Exchange.asmx") {
 			t.Errorf("%s: %+v, %v", name, p, err)

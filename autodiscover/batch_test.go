@@ -17,6 +17,7 @@ import (
 	"github.com/beevik/etree"
 	"golang.org/x/time/rate"
 
+	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -88,7 +89,7 @@ func each(users []string) (answers []string) {
 }
 
 func (s *server) client(o Options) *Client {
-	o.HTTP, o.Plain, o.Resolver = s, s, &internet{}
+	o.HTTP, o.Plain, o.Resolver, o.Hosts = s, s, &internet{}, auth.Hosts{Domains: mailDomains}
 	return New(o)
 }
 
@@ -162,7 +163,7 @@ func TestTheRateIsLimited(t *testing.T) {
 func TestRequestsUnderWayAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var flying, most atomic.Int64
-		c := New(Options{URL: "https://contoso.com/only-pox", HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		c := New(Options{URL: "https://contoso.com/only-pox", Hosts: auth.Hosts{Trusted: []string{"contoso.com", "mail.contoso.com"}}, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
 			most.Store(max(most.Load(), flying.Add(1)))
 			defer flying.Add(-1)
 			<-time.After(time.Second)

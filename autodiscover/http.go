@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
+	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -70,7 +72,7 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	return result{status: resp.StatusCode, body: answer}, nil
 }
 
-// post asks an XML question, with credentials; u must be allowed.
+// post asks an XML question: with credentials where they may go, and without at the bare mail domain; u is one of both.
 func (c *Client) post(ctx context.Context, u, anchor, action string, question []byte) (result, *fault.Error) {
 	header := http.Header{}
 	header.Set("Content-Type", "text/xml; charset=utf-8")
@@ -78,7 +80,21 @@ func (c *Client) post(ctx context.Context, u, anchor, action string, question []
 	if action != "" {
 		header.Set("SOAPAction", `"`+action+`"`)
 	}
-	return c.request(ctx, c.o.HTTP, http.MethodPost, u, header, question)
+	parsed, err := url.Parse(u)
+	if err != nil || c.o.Hosts.Refuse(parsed) == nil {
+		return c.request(ctx, c.o.HTTP, http.MethodPost, u, header, question)
+	}
+	r, refused := c.request(ctx, c.o.Plain, http.MethodPost, u, header, question)
+	switch {
+	case refused != nil:
+		return result{}, refused
+	case r.status == http.StatusUnauthorized:
+		return result{}, &fault.Error{Op: op, Code: auth.CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix,
+			Text: printable(parsed.Host) + ", the bare mail domain, asks for a password, which it gets only where autodiscover_url or trusted_hosts names it"}
+	case r.status == http.StatusForbidden: // nobody was to sign in
+		return result{}, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "HTTP 403"}
+	}
+	return r, nil
 }
 
 // refusal types a status that brings no answer to an XML question; nil: it does, or it redirects.

@@ -72,7 +72,7 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 			if err != nil {
 				return answer{}, err
 			}
-			if configured, err := url.Parse(s.o.EWS); err == nil && s.host(configured) == s.host(ews) {
+			if configured, err := url.Parse(s.o.EWS); err == nil && hostname.Address(configured) == hostname.Address(ews) {
 				named = s.o.EWS // written one way, so that its mailboxes are one group
 			}
 			return answer{ewsURL: named, how: "Autodiscover V2 at " + hostOf(u)}, nil
@@ -96,7 +96,9 @@ func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
 	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
 		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the cloud names a URL that is not valid"}
 	}
-	if !s.trusted[s.host(parsed)] {
+	over := *parsed
+	over.Scheme = "https" // another scheme is no reason to look for the mailbox elsewhere
+	if s.hosts.Refuse(&over) != nil {
 		return nil, elsewhere(fmt.Sprintf("the cloud says that the mailbox is served by %q, which is not of the cloud", printable(parsed.Host)))
 	}
 	return parsed, s.allowed(u)

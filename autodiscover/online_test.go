@@ -135,7 +135,7 @@ func TestACloudOfItsOwnIsTrustedAsConfigured(t *testing.T) {
 	if _, err := n.find(o); !fault.Of(err).Elsewhere {
 		t.Errorf("%v", err)
 	}
-	o.TrustedHosts = []string{"127.0.0.1:4444"}
+	o.Hosts.Trusted = []string{"127.0.0.1:4444"}
 	if p, err := n.find(o); err != nil || p.URL != "https://127.0.0.1:4444/EWS/Exchange.asmx" {
 		t.Errorf("%+v, %v", p, err)
 	}

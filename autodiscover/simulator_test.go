@@ -32,8 +32,8 @@ func start(t *testing.T, o simulator.Options) *simulator.Server {
 }
 
 // roundTripper signs in with a credential, until the test ends.
-func roundTripper(t *testing.T, sim *simulator.Server, c auth.Credential) http.RoundTripper {
-	rt := c.RoundTripper(proxy.Settings{Roots: sim.RootCAs()}, 0)
+func roundTripper(t *testing.T, sim *simulator.Server, c auth.Credential, to auth.Hosts) http.RoundTripper {
+	rt := c.RoundTripper(to, proxy.Settings{Roots: sim.RootCAs()}, 0)
 	t.Cleanup(func() {
 		rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 		c.Close()
@@ -48,8 +48,9 @@ func plainTripper(t *testing.T, sim *simulator.Server) http.RoundTripper {
 }
 
 func onPremises(t *testing.T, sim *simulator.Server, password string) *Client {
+	hosts := auth.Hosts{URLs: []string{sim.AutodiscoverURL}}
 	return New(Options{
-		HTTP: roundTripper(t, sim, auth.NewBasic(sim.Username, auth.Secret(password))), Plain: plainTripper(t, sim), URL: sim.AutodiscoverURL,
+		HTTP: roundTripper(t, sim, auth.NewBasic(sim.Username, auth.Secret(password)), hosts), Hosts: hosts, Plain: plainTripper(t, sim), URL: sim.AutodiscoverURL,
 		Entry: "headquarters", UserAgent: "mailbell/test", Elsewhere: func(d string) bool { return d == simulator.RoutingDomain },
 	})
 }
@@ -66,8 +67,9 @@ func inCloud(t *testing.T, sim *simulator.Server) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	hosts := auth.Hosts{URLs: []string{sim.OnlineAutodiscoverURL, sim.OnlineURL}, Online: true}
 	return New(Options{
-		HTTP: roundTripper(t, sim, app), Plain: plainTripper(t, sim), Entry: "cloud", UserAgent: "mailbell/test",
+		HTTP: roundTripper(t, sim, app, hosts), Hosts: hosts, Plain: plainTripper(t, sim), Entry: "cloud", UserAgent: "mailbell/test",
 		Online: true, Cloud: sim.OnlineAutodiscoverURL, EWS: sim.OnlineURL,
 	})
 }

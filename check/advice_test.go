@@ -38,7 +38,7 @@ import (
 // exchange asks an Exchange with what a test gives it, and returns what comes back.
 func exchange(t *testing.T, out proxy.Settings, url string) error {
 	t.Helper()
-	signed := auth.Basic{Username: "svc-bell", Password: "secret"}.RoundTripper(out, 0)
+	signed := auth.Basic{Username: "svc-bell", Password: "secret"}.RoundTripper(auth.Hosts{URLs: []string{url}}, out, 0)
 	defer signed.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 	_, err := ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test", Timeout: 20 * time.Second}).GetFolder(t.Context(), ews.Target{URL: url, Mailbox: ann})
 	return err
@@ -298,7 +298,7 @@ func TestEachCodeOfExchangeThatNeedsAPersonHasAnAdviceOfItsOwn(t *testing.T) {
 			t.Errorf("%s (%s) has the advice of whatever else", row.Code, row.Meaning)
 		}
 	}
-	for _, code := range []string{autodiscover.CodeHost, autodiscover.CodeLoop, autodiscover.CodeNoURL, autodiscover.CodeNowhere, autodiscover.CodeElsewhere} {
+	for _, code := range []string{autodiscover.CodeHost, autodiscover.CodeLoop, autodiscover.CodeNoURL, autodiscover.CodeNowhere, autodiscover.CodeElsewhere, auth.CodeUntrusted, auth.CodeNoBasic} {
 		if b := Advise(&fault.Error{Code: code, Remedy: fault.Fix}, Circumstances{Step: StepLocation}); strings.HasPrefix(b.Name, "something") {
 			t.Errorf("%s has the advice of whatever else", code)
 		}

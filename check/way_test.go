@@ -88,9 +88,10 @@ func simulate(t *testing.T, password string) *simulated {
 	}
 	s := &simulated{sim: sim, out: proxy.Settings{Roots: sim.RootCAs()}}
 	signIn := auth.Basic{Username: sim.Username, Password: auth.Secret(password)}
-	signed, plain := signIn.RoundTripper(s.out, 0), s.out.Transport()
+	hosts := auth.Hosts{URLs: []string{sim.EWSURL, sim.AutodiscoverURL}}
+	signed, plain := signIn.RoundTripper(hosts, s.out, 0), s.out.Transport()
 	s.client = calls{ews.New(ews.Options{HTTP: signed, UserAgent: "mailbell/test"})}
-	s.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, TrustedHosts: []string{"127.0.0.1"}, Entry: "headquarters", UserAgent: "mailbell/test"})
+	s.finder = autodiscover.New(autodiscover.Options{HTTP: signed, Plain: plain, URL: sim.AutodiscoverURL, Hosts: hosts, Entry: "headquarters", UserAgent: "mailbell/test"})
 	s.account = Account{Name: "listener-01", Method: credential.Basic, Credential: signIn, Exchange: s.client, Finder: s.finder}
 	s.sender, err = push.New(push.Options{Send: true, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(), Topics: []push.Topic{{Topic: sim.Topic, Environment: "production",
 		URL: sim.APNsURL, Key: push.Key{P8: sim.APNsKeyPEM, ID: sim.KeyID, Team: sim.TeamID}, Outbound: s.out}}})

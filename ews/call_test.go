@@ -27,7 +27,14 @@ import (
 // exchange starts a TLS server, and returns a client that signs in there, and its URL.
 func exchange(t *testing.T, o Options, h http.HandlerFunc) (*Client, string) {
 	t.Helper()
-	srv := httptest.NewTLSServer(h)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		h(w, r)
+	}))
 	t.Cleanup(srv.Close)
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
@@ -37,7 +44,7 @@ func exchange(t *testing.T, o Options, h http.HandlerFunc) (*Client, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rt := auth.Basic{Username: `CONTOSO\svc-bell`, Password: "pass"}.RoundTripper(proxy.Settings{Roots: roots}, 4)
+	rt := auth.Basic{Username: `CONTOSO\svc-bell`, Password: "pass"}.RoundTripper(auth.Hosts{URLs: []string{srv.URL}}, proxy.Settings{Roots: roots}, 4)
 	t.Cleanup(rt.(interface{ CloseIdleConnections() }).CloseIdleConnections)
 	o.HTTP = rt
 	if o.UserAgent == "" {
@@ -127,8 +134,12 @@ func TestCredentialsNeverGoElsewhere(t *testing.T) {
 		t.Errorf("redirect: %v", err)
 	}
 	_, _, err = c.Subscribe(t.Context(), Target{URL: strings.Replace(url, "https:", "http:", 1)})
-	if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Scope != fault.Account || e.Fault.Remedy != fault.Fix || e.Fault.Code != "not https" {
+	if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Scope != fault.Mailbox || e.Fault.Remedy != fault.Fix || e.Fault.Code != auth.CodeHost {
 		t.Errorf("http: %v", err)
+	}
+	_, _, err = c.Subscribe(t.Context(), Target{URL: strings.Replace(url, "127.0.0.1", "localhost", 1)})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Scope != fault.Mailbox || e.Fault.Code != auth.CodeHost || !e.Fault.Moved || !strings.Contains(e.Fault.Text, "trusted_hosts") {
+		t.Errorf("another host than is configured: %v", err)
 	}
 }
 

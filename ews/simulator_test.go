@@ -27,7 +27,7 @@ func simulated(t *testing.T, o simulator.Options) (*simulator.Server, *Client, T
 		}
 	})
 	credential := auth.NewBasic(sim.Username, auth.Secret(sim.Password))
-	rt := credential.RoundTripper(proxy.Settings{Roots: sim.RootCAs()}, 0)
+	rt := credential.RoundTripper(auth.Hosts{URLs: []string{sim.EWSURL}}, proxy.Settings{Roots: sim.RootCAs()}, 0)
 	t.Cleanup(func() {
 		rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 		credential.Close()

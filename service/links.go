@@ -140,7 +140,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 				}
 			})
 			// A stream has a connection of its own, beside those of the calls; at the worst each mailbox has one.
-			authorised := link.credential.RoundTripper(out, inFlight+x.MailboxesPerAccount)
+			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
 			plain := out.Transport()
 			l.idle = append(l.idle, plain)
 			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
@@ -152,7 +152,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange}
 			if x.EWSURL == "" {
 				o := autodiscover.Options{
-					HTTP: authorised, Plain: plain, URL: x.AutodiscoverURL, TrustedHosts: x.TrustedHosts, Entry: x.Name, UserAgent: agent, Limit: limit,
+					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: limit,
 					Elsewhere: elsewhere(c.Exchange, i),
 				}
 				if x.Type == config.Online {
@@ -167,6 +167,18 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		l.entries = append(l.entries, entry)
 	}
 	return l, nil
+}
+
+// credentialHosts are those that the credentials of an entry may go to. Where ews_url says it all, its mail domains have no part in it.
+func credentialHosts(x config.Exchange) auth.Hosts {
+	h := auth.Hosts{URLs: []string{x.EWSURL, x.AutodiscoverURL}, Trusted: x.TrustedHosts, Online: x.Type == config.Online}
+	if h.Online {
+		h.URLs = append(h.URLs, x.Cloud.EWS, x.Cloud.Autodiscover)
+	}
+	if x.EWSURL == "" {
+		h.Domains = x.Domains
+	}
+	return h
 }
 
 // elsewhere tells whether a mail domain is another entry's and not that of the ith.

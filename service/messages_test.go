@@ -128,7 +128,7 @@ func readThem(t *testing.T, files []string) (read []*mail.Message) {
 			t.Error(err)
 		}
 	})
-	authorised := auth.Basic{Username: s.Username, Password: auth.Secret(s.Password)}.RoundTripper(proxy.Settings{Roots: s.RootCAs()}, 1)
+	authorised := auth.Basic{Username: s.Username, Password: auth.Secret(s.Password)}.RoundTripper(auth.Hosts{URLs: []string{s.EWSURL}}, proxy.Settings{Roots: s.RootCAs()}, 1)
 	t.Cleanup((&http.Client{Transport: authorised}).CloseIdleConnections)
 	client := ews.New(ews.Options{HTTP: authorised, UserAgent: "mailbell/test"})
 	target := ews.Target{URL: s.EWSURL, Mailbox: mailbox}

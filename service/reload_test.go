@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
@@ -438,13 +439,14 @@ func TestWhatWasRefusedIsTriedOnceTheNewCredentialHasTakenOver(t *testing.T) {
 	r := d.rooms()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if _, password, _ := req.BasicAuth(); password != "the second one" {
+			w.Header().Set("WWW-Authenticate", "Basic")
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	}))
 	defer server.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
-	authorised := r.links.accounts[0].credential.RoundTripper(proxy.Settings{Roots: roots}, 1)
+	authorised := r.links.accounts[0].credential.RoundTripper(auth.Hosts{URLs: []string{server.URL}}, proxy.Settings{Roots: roots}, 1)
 	defer (&http.Client{Transport: authorised}).CloseIdleConnections()
 	ask := func(want int) {
 		t.Helper()

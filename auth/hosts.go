@@ -1,0 +1,216 @@
+package auth
+
+// Where a credential may go. This is the one place that decides it: every request is compared when it is sent, wherever its URL came
+// from, be it the configuration, Autodiscover, a redirect or the stored state.
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+// The codes of a credential that was not sent, in fault.Error.Code. Both concern the Mailbox that led there, whose location is to be looked up
+// again, and a person has to Fix it.
+const (
+	CodeHost      = "host not allowed" // the host is none of those that the credential may go to
+	CodeUntrusted = "host not trusted" // it asks for a credential, and is neither configured nor known for an Exchange
+)
+
+const (
+	// maxHostText bounds the name of a host in an error; a name of DNS has 253 characters.
+	maxHostText = 260
+	// maxDestinations bounds the hosts that a round tripper remembers: an entry has a handful, and a hostile server can name as many as it
+	// likes. What is forgotten costs one request without a credential.
+	maxDestinations = 1000
+)
+
+// Hosts are those that a credential may go to, over https. The zero value is nowhere.
+type Hosts struct {
+	URLs    []string // that the configuration names: ews_url, autodiscover_url, those of the cloud
+	Trusted []string // trusted_hosts; where Online, a name may have a port
+	// Domains are mail domains. The hosts below them get a password once they have shown to be an Exchange, and no token. The bare domain gets
+	// nothing: it is often a web hoster's. Where Online, they have no meaning.
+	Domains []string
+	// Online: the credential is for Exchange Online, and may go to Microsoft's clouds. A host is then one on its port.
+	Online bool
+}
+
+// microsoft are the hosts of EWS and Autodiscover in Microsoft's clouds.
+var microsoft = [...]string{
+	"outlook.office365.com", "autodiscover-s.outlook.com",
+	"outlook.office365.us", "autodiscover-s.office365.us",
+	"outlook-dod.office365.us", "autodiscover-s-dod.office365.us",
+	"partner.outlook.cn", "autodiscover-s.partner.outlook.cn",
+	"outlook.sovcloud.fr", "outlook.sovcloud.de",
+}
+
+// Refuse says why no credential may go to a URL; nil: it may, to a host below a mail domain once that has shown to be an Exchange.
+func (h Hosts) Refuse(u *url.URL) *fault.Error {
+	_, refused := h.permit(u)
+	return refused
+}
+
+// Of are the hosts for the mailboxes of one mail domain: what is in another of the domains is not theirs.
+func (h Hosts) Of(domain string) Hosts {
+	if slices.Contains(h.Domains, domain) {
+		h.Domains = []string{domain}
+	} else {
+		h.Domains = nil
+	}
+	return h
+}
+
+// permit tells whether a credential may go to a URL, and whether the configuration names its host.
+func (h Hosts) permit(u *url.URL) (named bool, refused *fault.Error) {
+	host := hostname.Of(u)
+	shown := proxy.Printable(u.Host, maxHostText)
+	switch {
+	case host == "":
+		return false, refusedHost("a URL without a valid host was named")
+	case u.Scheme != "https":
+		return false, refusedHost(fmt.Sprintf("credentials are sent over https only, and %q was to be asked over %q", shown, proxy.Printable(u.Scheme, maxHostText)))
+	case h.names(host, u.Port()):
+		return true, nil
+	case h.Online:
+		return false, refusedHost(fmt.Sprintf("the mailbox is said to be served by %q, which is neither of Microsoft's clouds nor configured: if credentials may go there, add it to trusted_hosts", shown))
+	case slices.Contains(h.Domains, host):
+		return false, refusedHost(fmt.Sprintf("%q is the bare mail domain, often a web hoster's: credentials go there only where autodiscover_url or trusted_hosts names it", shown))
+	case slices.ContainsFunc(h.Domains, func(domain string) bool { return hostname.Below(host, domain) }):
+		return false, nil
+	case slices.Contains(microsoft[:], host):
+		e := refusedHost(fmt.Sprintf("the mailbox is said to be served by %q, a cloud of Microsoft's, where this entry's credentials do not go: an exchange entry of type online is for it", shown))
+		e.Elsewhere = true
+		return false, e
+	}
+	return false, refusedHost(fmt.Sprintf("the mailbox is said to be served by %q, which is neither in its mail domain nor configured: if credentials may go there, add it to trusted_hosts", shown))
+}
+
+// names reports whether a host is one that the configuration names, or one of the cloud. On premises a host is meant as a whole; in a cloud
+// on the port that was named.
+func (h Hosts) names(host, port string) bool {
+	if h.Online && port != "" && port != "443" {
+		host = net.JoinHostPort(host, port)
+	}
+	if h.Online && slices.Contains(microsoft[:], host) {
+		return true
+	}
+	return slices.ContainsFunc(h.Trusted, func(trusted string) bool {
+		if name, ok := hostname.Parse(trusted); ok {
+			return name == host
+		}
+		return h.sameHost("https://"+trusted, host)
+	}) || slices.ContainsFunc(h.URLs, func(u string) bool { return h.sameHost(u, host) })
+}
+
+// sameHost reports whether the host of a configured URL is this one.
+func (h Hosts) sameHost(configured, host string) bool {
+	u, err := url.Parse(configured)
+	if err != nil || hostname.Of(u) == "" {
+		return false
+	}
+	name := hostname.Of(u)
+	if port := u.Port(); h.Online && port != "" && port != "443" {
+		name = net.JoinHostPort(name, port)
+	}
+	return name == host
+}
+
+func refusedHost(text string) *fault.Error {
+	return &fault.Error{Op: opSignIn, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true, Text: text}
+}
+
+// opSignIn is the Op of what goes wrong with signing in.
+const opSignIn = "sign in"
+
+// gate is before a round tripper: it lets out what may go, and remembers which hosts have asked for a credential.
+type gate struct {
+	hosts Hosts
+
+	mu    sync.RWMutex
+	known map[string]*destination // by scheme and host:port as a URL has them; at most maxDestinations
+}
+
+// destination is a host.
+type destination struct {
+	named   bool         // by the configuration
+	refused *fault.Error // why no credential goes there; nil: it may
+	asked   atomic.Bool  // it has asked for a credential of the right kind: the next goes with the request, and no round trip is lost
+}
+
+func newGate(h Hosts) *gate { return &gate{hosts: h, known: map[string]*destination{}} }
+
+// admit returns where a request goes. It refuses one whose credential may not go there, and closes its body.
+func (g *gate) admit(req *http.Request) (*destination, error) {
+	to := g.destination(req.URL)
+	if to.refused != nil {
+		closeBody(req)
+		refused := *to.refused
+		return nil, &refused
+	}
+	return to, nil
+}
+
+func (g *gate) destination(u *url.URL) *destination {
+	key := u.Host
+	if u.Scheme != "https" {
+		key = u.Scheme + "://" + key
+	}
+	g.mu.RLock()
+	to := g.known[key]
+	g.mu.RUnlock()
+	if to != nil {
+		return to
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if to := g.known[key]; to != nil {
+		return to
+	}
+	if len(g.known) >= maxDestinations {
+		clear(g.known)
+	}
+	to = &destination{}
+	to.named, to.refused = g.hosts.permit(u)
+	g.known[key] = to
+	return to
+}
+
+// trusts says why a host that asks for a password does not get it; nil: it may have it.
+func (d *destination) trusts(resp *http.Response, host string) error {
+	if d.named || isExchange(resp.Header) {
+		return nil
+	}
+	return &fault.Error{Op: opSignIn, Code: CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true,
+		Text: fmt.Sprintf("%q asks for a password, and has not shown to be an Exchange: if it is the mailboxes' server, name it in trusted_hosts, or its Autodiscover in autodiscover_url",
+			proxy.Printable(host, maxHostText))}
+}
+
+// exchangeHeaders are sent by Exchange, also with an answer 401, and by no web hoster.
+var exchangeHeaders = [...]string{
+	"X-Feserver", "X-Beserver", "X-Calculatedbetarget", "X-Diaginfo", "X-Soap-Enabled", "X-Wssecurity-Enabled", "X-Oauth-Enabled", "X-Owa-Version", "Ms-Server-Activesync",
+}
+
+// exchangeApp is Exchange's own application id, which its challenges for a token name.
+const exchangeApp = "00000002-0000-0ff1-ce00-000000000000"
+
+// isExchange reports whether a challenge is one of an Exchange, by its headers, or is at least that of an IIS with Windows' authentication,
+// which is all that Exchange 2010 shows. It is no proof; it keeps a password from a host that is plainly something else.
+func isExchange(h http.Header) bool {
+	if slices.ContainsFunc(exchangeHeaders[:], func(name string) bool { return h.Get(name) != "" }) {
+		return true
+	}
+	if slices.ContainsFunc(h.Values("WWW-Authenticate"), func(line string) bool { return strings.Contains(line, exchangeApp) }) {
+		return true
+	}
+	has := readOffers(h)
+	return strings.HasPrefix(h.Get("Server"), "Microsoft-IIS/") && (has.scheme("NTLM") || has.scheme("Negotiate"))
+}
