@@ -530,7 +530,7 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 			"server": "unknown", "how": "ews_url", "found": ` + at + `},
 		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + accepted + `,
 		"devices": ["phone"],
-		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "not_sent", "reason": "before_enrolment", "explanation": "It was received before the device was enrolled.", "received": ` + at + `, "decided": ` + at + `}, ` + accepted + `]}`
+		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "not_sent", "reason": "before_enrolment", "explanation": "The message was received before the device was enrolled.", "received": ` + at + `, "decided": ` + at + `}, ` + accepted + `]}`
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ANN%40Contoso.COM", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann", ""), 404, "")
