@@ -145,3 +145,59 @@ func TestOfAnAnswerThatNobodyWantsLittleIsRead(t *testing.T) {
 		t.Errorf("%d bytes", read)
 	}
 }
+
+func TestARequestThatCanBeReadOnceIsSentOnce(t *testing.T) {
+	s := newEWSServer(t, "none", "")
+	rt := trip(t, newOAuth(t, &issuer{life: time.Hour}), s.server)
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL, io.NopCloser(strings.NewReader("question"))))
+	if _, err := rt.RoundTrip(req); fault.Of(err).Code != "HTTP 401" || s.asked.Load() != 1 {
+		t.Errorf("after %d requests: %v", s.asked.Load(), err)
+	}
+}
+
+func TestWhatCanBeSentOnceMore(t *testing.T) {
+	again := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("again")), nil }
+	for name, c := range map[string]struct {
+		req  *http.Request
+		can  bool
+		body string
+	}{
+		"without a body":            {&http.Request{}, true, ""},
+		"with an empty one":         {&http.Request{Body: http.NoBody}, true, ""},
+		"with one that can be read": {&http.Request{Body: io.NopCloser(strings.NewReader("")), GetBody: again}, true, "again"},
+		"with one that is read":     {&http.Request{Body: io.NopCloser(strings.NewReader(""))}, false, ""},
+	} {
+		if got := canRepeat(c.req); got != c.can {
+			t.Errorf("%s: %v", name, got)
+		}
+		if !c.can {
+			continue
+		}
+		repeated, err := repeat(c.req)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		body := ""
+		if repeated.Body != nil {
+			body = string(must(io.ReadAll(repeated.Body)))
+		}
+		if body != c.body {
+			t.Errorf("%s: %q", name, body)
+		}
+	}
+}
+
+func TestATokenComesBesideTheOtherHeaders(t *testing.T) {
+	var got http.Header
+	s := newServer(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header })
+	rt := trip(t, newOAuth(t, &issuer{life: time.Hour}), s)
+	for _, h := range []http.Header{{"X-Anchormailbox": {"mara@contoso.com"}}, nil} {
+		req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil))
+		req.Header = h
+		resp := must(rt.RoundTrip(req))
+		resp.Body.Close()
+		if got.Get("Authorization") != "Bearer token 1" || got.Get("X-AnchorMailbox") != h.Get("X-AnchorMailbox") || len(h["Authorization"]) != 0 {
+			t.Errorf("%v became %v", h, got)
+		}
+	}
+}

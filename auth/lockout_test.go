@@ -228,7 +228,7 @@ func TestWhatASignInSaysOfThePassword(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		want   signIn
-	}{{200, accepted}, {204, accepted}, {302, unanswered}, {401, refused}, {403, unanswered}, {407, unanswered}, {500, accepted}, {503, unanswered}} {
+	}{{200, accepted}, {204, accepted}, {299, accepted}, {300, unanswered}, {302, unanswered}, {401, refused}, {403, unanswered}, {407, unanswered}, {500, accepted}, {503, unanswered}} {
 		if got := signInOf(&http.Response{StatusCode: c.status}); got != c.want {
 			t.Errorf("%d: %d", c.status, got)
 		}

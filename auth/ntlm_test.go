@@ -426,12 +426,15 @@ func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
 			if e := fault.Of(err); e.Code != c.code || e.Scope != fault.Account || e.Remedy != fault.Fix || !strings.Contains(e.Error(), c.text) || strings.Contains(e.Error(), "ss ") || len(e.Error()) > 400 {
 				t.Errorf("%v", err)
 			}
+			if conns, _, _ := p.counts(); conns != 1 {
+				t.Errorf("it is tried on %d connections: another offers no more", conns)
+			}
 		})
 	}
 }
 
 func TestAnAnswerThatIsNotAboutSigningInIsReturned(t *testing.T) {
-	for _, status := range []int{http.StatusFound, http.StatusForbidden, http.StatusServiceUnavailable} {
+	for _, status := range []int{http.StatusMultipleChoices, http.StatusFound, http.StatusForbidden, http.StatusServiceUnavailable} {
 		p := newPeer(t)
 		p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
 			w.Header().Set("Location", "https://elsewhere.example/")

@@ -434,7 +434,10 @@ func TestAListOfDevicesShowsWhatCameAndWent(t *testing.T) {
 	b := onMemory(t, &storetest.Memory{})
 	listed := func(want ...string) {
 		t.Helper()
-		list, _ := b.Devices("", "", 10)
+		list, next := b.Devices("", "", max(len(want), 1))
+		if next != "" {
+			t.Errorf("behind the last one there is another page, %q", next)
+		}
 		var ids []string
 		for _, d := range list {
 			ids = append(ids, d.ID)
