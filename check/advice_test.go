@@ -148,7 +148,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		want string
 		do   string // a word of the remedy
 	}{
-		{"an expired client secret", online, func(t *testing.T) error { return token(t, "AADSTS7000222") }, "the client secret has expired", "Make a new client secret"},
+		{"an expired client secret", online, func(t *testing.T) error { return token(t, "AADSTS7000222") }, "the client secret has expired", "Create a new client secret"},
 		{"a wrong client secret", online, func(t *testing.T) error { return token(t, "AADSTS7000215") }, "the client secret is wrong", "not its id"},
 		{"a wrong tenant", online, func(t *testing.T) error { return token(t, "AADSTS90002") }, "the tenant is unknown", "tenant_id"},
 		{"an unknown app", online, func(t *testing.T) error { return token(t, "AADSTS700016") }, "the app is unknown in this tenant", "client_id"},
@@ -180,7 +180,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		{"a proxy that does not get through", signIn, func(t *testing.T) error {
 			return exchange(t, refusingProxy(t, 503), "https://ex.contoso.example"+ewsPath)
 		},
-			"the proxy does not get through to the server", "its log"},
+			"the proxy cannot connect to the server", "log of the proxy"},
 		{"a proxy that is not there", signIn, func(t *testing.T) error {
 			return exchange(t, through(t, "http://"+tcptest.Closed(t)), "https://ex.contoso.example"+ewsPath)
 		},
@@ -237,7 +237,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			"the APNs key or certificate is for the other environment", "sandbox"},
 		{"a clock that is wrong, at APNs", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return apns(t, simulator.Fault{Reason: "ExpiredProviderToken"}) }, "the clock of this machine is wrong", "NTP"},
 		{"something else in APNs' place", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return &fault.Error{Op: "APNs", Code: "HTTP 403", Remedy: fault.Fix} },
-			"something between here and APNs answers in its place, or refuses", "ends TLS"},
+			"something between mailbell and APNs answers instead of APNs, or refuses", "ends TLS"},
 		{"a state file that is locked", Circumstances{Step: stepState}, func(t *testing.T) error {
 			file := filepath.Join(t.TempDir(), "mailbell.db")
 			first, err := subscriptions.OpenEmbedded(file)
