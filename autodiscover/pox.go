@@ -63,7 +63,7 @@ func (s *search) askPOX(ctx context.Context, u, address string) (answer, *fault.
 		return answer{}, failed
 	}
 	failed = refusal(r.status)
-	if failed != nil {
+	if failed != nil && failed.Scope != fault.Account {
 		// A server may say with a status what it says in the answer too; only that speaks of the mailbox.
 		if _, said := parse(r.body); said != nil && said.Scope == fault.Mailbox {
 			failed = said

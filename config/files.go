@@ -134,43 +134,34 @@ func (o *object) authorities(key string) *x509.CertPool {
 	if data == nil {
 		return nil
 	}
-	pool := x509.NewCertPool()
-	found := false
-	for {
-		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			v.fail("holds a certificate that cannot be read: %v", err)
-			return nil
-		}
-		pool.AddCert(c)
-		found = true
-	}
-	if !found {
-		v.fail("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+	list, err := certificate.Authorities(data)
+	if err != nil {
+		v.fail("%v", err)
 		return nil
+	}
+	pool := x509.NewCertPool()
+	for _, c := range list {
+		pool.AddCert(c)
 	}
 	return pool
 }
 
-// signingKey returns Apple's .p8 file as it is, once it is known to hold what it should.
+// signingKey returns the key of Apple's .p8 file in PEM form, once it is known to hold what it should.
 func (o *object) signingKey(name string) Secret {
 	s, v := o.secret(name)
 	if s == "" {
 		return ""
 	}
-	block, _ := pem.Decode([]byte(s))
-	if block == nil || block.Type != "PRIVATE KEY" {
+	blocks, err := certificate.Blocks([]byte(s))
+	if err != nil {
+		v.fail("%v", err)
+		return ""
+	}
+	if len(blocks) == 0 || blocks[0].Type != "PRIVATE KEY" {
 		v.fail("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple")
 		return ""
 	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := x509.ParsePKCS8PrivateKey(blocks[0].Bytes)
 	if err != nil {
 		v.fail("holds a private key that cannot be read: want the .p8 file from Apple")
 		return ""
@@ -179,7 +170,7 @@ func (o *object) signingKey(name string) Secret {
 		v.fail("holds another kind of private key: want an elliptic curve key on P-256, as the .p8 files from Apple are")
 		return ""
 	}
-	return s
+	return Secret(pem.EncodeToMemory(blocks[0]))
 }
 
 // certificate reads a client certificate with its key: a PFX file as OpenSSL and Windows write it, or both in PEM form.
@@ -194,9 +185,14 @@ func (o *object) certificate() *tls.Certificate {
 		return nil
 	}
 	c, err := certificate.Load(data, string(password))
+	unread, toConvert := errors.AsType[*certificate.Unread](err)
 	switch {
 	case errors.Is(err, certificate.ErrPassword):
 		v.fail("cannot be opened: its password is another one (password_file)")
+		return nil
+	case toConvert:
+		path, _ := v.file()
+		v.fail("%s", unread.Advice(shown(path)))
 		return nil
 	case err != nil:
 		v.fail("%v", err)

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
@@ -95,6 +96,18 @@ func folder(t testing.TB) {
 		write(name, data)
 	}
 	write("apns.pem", slices.Concat(cert, p256))
+	mark := []byte("\ufeff")
+	write("secrets/marked.p8", slices.Concat(mark, p256))
+	write("marked.pem", slices.Concat(mark, cert))
+	write("marked-pair.pem", slices.Concat(mark, cert, p256))
+	write("ca.der", der)
+	write("damaged.pem", slices.Concat([]byte("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"), cert, p256))
+	ber, err := pkcs12.Modern.Encode(k, leaf, nil, "pass word")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Behind the first byte stands the length in three; 0x80 says that two zeros end it.
+	write("ber.pfx", slices.Concat([]byte{ber[0], 0x80}, ber[4:], []byte{0, 0}))
 	write("large", make([]byte, maxFile+1))
 	t.Chdir(dir)
 }
@@ -113,6 +126,31 @@ func TestACertificateForAPNsIsReadAsItIsWritten(t *testing.T) {
 		}
 		if a := c.APNs[0]; a.Certificate == nil || a.Certificate.Leaf == nil || a.Certificate.PrivateKey == nil || a.Token.KeyPEM != "" {
 			t.Errorf("%s: %+v", file, a.Certificate)
+		}
+	}
+}
+
+func TestAPEMFileMayBeginWithAByteOrderMark(t *testing.T) {
+	folder(t)
+	for name, c := range map[string]struct{ old, with string }{
+		"a key for APNs":         {"secrets/apns.p8", "secrets/marked.p8"},
+		"trust roots":            {"[contoso.com]", "[contoso.com]\n    ca_file: marked.pem"},
+		"trust roots in DER":     {"[contoso.com]", "[contoso.com]\n    ca_file: ca.der"},
+		"a certificate for APNs": {tokenLine, "    certificate: {file: marked-pair.pem}"},
+		"the API's certificate":  {"", "tls: {cert_file: marked.pem, key_file: secrets/marked.p8}\n"},
+	} {
+		got, err := load(t, strings.Replace(good, c.old, c.with, 1))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if key := got.APNs[0].Token.KeyPEM; strings.Contains(string(key), "\ufeff") || key != "" && !strings.HasPrefix(string(key), "-----BEGIN") {
+			t.Errorf("%s: the key is handed on with its mark", name)
+		}
+		if got.TLS != nil {
+			if _, err := tls.X509KeyPair(got.TLS.CertPEM, []byte(got.TLS.KeyPEM)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 }
@@ -262,6 +300,11 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"key and certificate":       {tokenLine, tokenLine + "\n    certificate: {file: apns.pem}", "10: apns[0].certificate: token and certificate are both given: want one"},
 		"PFX with another password": {tokenLine, "    certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "9: apns[0].certificate.file: cannot be opened: its password is another one (password_file)"},
 		"PFX that is none":          {tokenLine, "    certificate: {file: secrets/svc-bell}", "9: apns[0].certificate.file: is neither a PFX file nor PEM, or is damaged"},
+		"PFX in BER":                {tokenLine, "    certificate: {file: ber.pfx, password_file: secrets/svc-bell}", "9: apns[0].certificate.file: is a PFX in BER, which is not read: convert it with: openssl pkcs12 -in ber.pfx -aes256 -out client.pem (and -legacy where that says that an algorithm is unsupported), and name client.pem here"},
+		"PEM that is damaged":       {tokenLine, "    certificate: {file: damaged.pem}", `9: apns[0].certificate.file: the block that begins in line 1 ("CERTIFICATE") is damaged: copy it anew, from its BEGIN line to its END line`},
+		"CA that is damaged":        {"[contoso.com]", "[contoso.com]\n    ca_file: damaged.pem", `4: exchange[0].ca_file: the block that begins in line 1 ("CERTIFICATE") is damaged: copy it anew, from its BEGIN line to its END line`},
+		"TLS that is damaged":       {"", "tls: {cert_file: damaged.pem, key_file: key.pem}", `1: tls.cert_file: the block that begins in line 1 ("CERTIFICATE") is damaged: copy it anew, from its BEGIN line to its END line`},
+		"p8 that is damaged":        {"secrets/apns.p8", "damaged.pem", `9: apns[0].token.key_file: the block that begins in line 1 ("CERTIFICATE") is damaged: copy it anew, from its BEGIN line to its END line`},
 		"PEM without a key":         {tokenLine, "    certificate: {file: cert.pem}", "9: apns[0].certificate.file: holds no private key: it is needed beside the certificate"},
 		"certificate without file":  {tokenLine, "    certificate: {password_file: secrets/svc-bell}", "9: apns[0].certificate.file: is required"},
 		"CA without certificate":    {"[contoso.com]", "[contoso.com]\n    ca_file: key.pem", "4: exchange[0].ca_file: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"},

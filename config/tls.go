@@ -5,6 +5,8 @@ package config
 import (
 	"crypto/tls"
 	"strings"
+
+	"github.com/mailbell/mailbell/internal/certificate"
 )
 
 // TLS is a certificate chain with its key, for tls.X509KeyPair: they are checked as a pair.
@@ -18,10 +20,21 @@ func (o *object) tls() *TLS {
 	defer o.end()
 	o.require("cert_file")
 	cert, v := o.contents("cert_file")
-	key, _ := o.secret("key")
+	key, k := o.secret("key")
 	if cert == nil || key == "" {
 		return nil
 	}
+	cert, err := certificate.PEM(cert)
+	if err != nil {
+		v.fail("%v", err)
+		return nil
+	}
+	keyPEM, err := certificate.PEM([]byte(key))
+	if err != nil {
+		k.fail("%v", err)
+		return nil
+	}
+	key = Secret(keyPEM)
 	if _, err := tls.X509KeyPair(cert, []byte(key)); err != nil {
 		v.fail("is no pair with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
 		return nil

@@ -4,7 +4,6 @@ package proxy
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/certificate"
 	"github.com/mailbell/mailbell/internal/expiry"
 )
 
@@ -102,9 +102,13 @@ func LoadRoots(file string) (*x509.CertPool, error) {
 	if len(pem) > maxRootsFile {
 		return nil, fmt.Errorf("%s: larger than %d bytes", file, maxRootsFile)
 	}
+	list, err := certificate.Authorities(pem)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, errors.New(file + ": holds no PEM certificate")
+	for _, c := range list {
+		roots.AddCert(c)
 	}
 	return roots, nil
 }

@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	pkcs12 "software.sslmate.com/src/go-pkcs12"
 )
 
 // maxFile bounds a certificate file; one with a key and a long chain has some 20 KiB.
@@ -26,18 +24,24 @@ var (
 	ErrKeyMismatch   = errors.New("the private key fits none of its certificates")
 )
 
-// Load reads the content of a file with a certificate and its private key: a PFX, or PEM with both, the key as PKCS #1, SEC 1
-// or PKCS #8, encrypted with the password or not. Certificates beside the one that the key fits are taken for its chain, in
+// Load reads the content of a file with a certificate and its private key: a PFX, in base64 or not, or PEM with both, the key as PKCS #1, SEC 1
+// or PKCS #8, encrypted with the password or not. The error of a PFX that has to be converted is an *Unread. Certificates beside the one that the key fits are taken for its chain, in
 // the order in which they come. Leaf is set. A certificate that has expired is loaded: whom it is shown to decides.
 func Load(file []byte, password string) (*tls.Certificate, error) {
 	if len(file) > maxFile {
 		return nil, fmt.Errorf("larger than %d bytes: not a certificate file", maxFile)
 	}
-	load := loadPFX
-	if bytes.Contains(file, []byte("-----BEGIN ")) {
-		load = loadPEM
+	var key any
+	var certificates []*x509.Certificate
+	var err error
+	if file = text(file); bytes.Contains(file, []byte(begin)) {
+		key, certificates, err = loadPEM(file, password)
+	} else {
+		if der, ok := fromBase64(file); ok {
+			file = der
+		}
+		key, certificates, err = loadPFX(file, password)
 	}
-	key, certificates, err := load(file, password)
 	if err != nil {
 		return nil, err
 	}
@@ -67,24 +71,16 @@ func keyPair(key any, certificates []*x509.Certificate) (*tls.Certificate, error
 	return c, nil
 }
 
-func loadPFX(file []byte, password string) (key any, certificates []*x509.Certificate, err error) {
-	key, leaf, chain, err := pkcs12.DecodeChain(file, password)
-	switch {
-	case errors.Is(err, pkcs12.ErrIncorrectPassword), errors.Is(err, pkcs12.ErrDecryption):
-		return nil, nil, ErrPassword
-	case err != nil && strings.Contains(err.Error(), "private key missing"):
-		return nil, nil, ErrNoKey
-	case err != nil && strings.Contains(err.Error(), "certificate missing"):
-		return nil, nil, ErrNoCertificate
-	case err != nil:
-		return nil, nil, errors.New("is neither a PFX file nor PEM, or is damaged") // what the parser says helps nobody
-	}
-	return key, append([]*x509.Certificate{leaf}, chain...), nil
-}
-
 func loadPEM(file []byte, password string) (key any, certificates []*x509.Certificate, err error) {
-	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "CERTIFICATE" {
+	blocks, err := Blocks(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, block := range blocks {
+		if block.Type == "PKCS12" || block.Type == "PFX" {
+			return loadPFX(block.Bytes, password)
+		}
+		if isCertificate(block) {
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
 				return nil, nil, fmt.Errorf("a certificate cannot be read: %w", err)

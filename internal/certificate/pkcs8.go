@@ -137,5 +137,5 @@ func unmarshal(der []byte, into any) error {
 }
 
 func unknownEncryption(id string) error {
-	return fmt.Errorf("the private key is encrypted in a way (%s) that is not understood: write it anew with openssl pkcs8 -topk8 -v2 aes-256-cbc", id)
+	return fmt.Errorf("the private key is encrypted in a way (%s) that is not understood: write it anew with: openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem", id)
 }
