@@ -58,6 +58,7 @@ type Options struct {
 	Test       func(ctx context.Context, device string) check.Report
 	Status     func() Condition
 	Gatherer   prometheus.Gatherer
+	Metrics    prometheus.Registerer // of the API's own metrics
 	Log        *zap.Logger
 	Version    string
 }
@@ -83,6 +84,7 @@ type answer struct {
 type API struct {
 	Options
 	callers atomic.Pointer[[]caller]
+	failed  *failedSignIns
 	tests   tests
 	started time.Time
 	handler http.Handler
@@ -91,9 +93,12 @@ type API struct {
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
 
-// New returns an API.
+// Close ends what the API does beside answering.
+func (a *API) Close() { a.failed.close() }
+
+// New returns an API. The caller closes it.
 func New(o Options) *API {
-	a := &API{Options: o, tests: newTests(), started: time.Now()}
+	a := &API{Options: o, failed: newFailedSignIns(o.Log, o.Metrics), tests: newTests(), started: time.Now()}
 	a.SetClients(o.Clients)
 	mux := http.NewServeMux()
 	for path, methods := range a.routes() {
@@ -131,7 +136,7 @@ func (a *API) routes() routes {
 // api answers one path of the API.
 func (a *API) api(methods map[string]route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := a.authenticate(r)
+		who, err := a.signIn(r)
 		if err != nil {
 			a.fail(w, r, err)
 			return
@@ -192,7 +197,7 @@ func (a *API) guarded(mux http.Handler) http.Handler {
 func (a *API) metrics() http.Handler {
 	h := promhttp.HandlerFor(a.Gatherer, promhttp.HandlerOpts{})
 	return reading(func(w http.ResponseWriter, r *http.Request) {
-		who, err := a.authenticate(r)
+		who, err := a.signIn(r)
 		switch {
 		case err != nil:
 			a.fail(w, r, err)

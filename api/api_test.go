@@ -164,7 +164,7 @@ func newDesk(t testing.TB) *desk {
 	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total", Help: "."}))
 	d.handler = New(Options{
 		Clients:    []Client{{"mdm", RoleEnrol, enrolToken}, {"grafana", RoleRead, readToken}, {"helpdesk", RoleTest, testToken}, {"operator", RoleAdmin, adminToken}},
-		Enrolments: d.book, Mailboxes: d.book, Gatherer: registry, Log: zap.New(core), Version: "1.2.3",
+		Enrolments: d.book, Mailboxes: d.book, Gatherer: registry, Metrics: registry, Log: zap.New(core), Version: "1.2.3",
 		Ready: func() error { return d.ready },
 		Ping:  func(context.Context) error { return d.ping },
 		Test: func(_ context.Context, device string) check.Report {
@@ -178,6 +178,7 @@ func newDesk(t testing.TB) *desk {
 			}
 		},
 	})
+	t.Cleanup(d.handler.Close)
 	return d
 }
 

@@ -68,7 +68,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 
 	desk := &desk{rooms: r}
 	r.api = api.New(api.Options{
-		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Log: s.log.Named("api"), Version: s.version,
+		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
 		Test: r.way().Walk, Status: desk.condition,
 	})
 	return r, nil
@@ -191,6 +191,7 @@ func (r *rooms) ready() error {
 
 // close stops the rooms in the order of the package comment; the portal has its own end.
 func (r *rooms) close() {
+	r.api.Close()
 	r.listener.Close()
 	r.inbox.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), drain)

@@ -1,0 +1,193 @@
+package api
+
+// Failed sign-ins: they are counted, said once a minute for each client address, and answered slowly. Nobody is locked out: a right token is
+// answered at once, also from an address that others guess from.
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/mailbell/mailbell/internal/pause"
+)
+
+const (
+	// failureBurst wrong tokens of an address are answered at once: a program that was given a wrong one is to hear of it.
+	failureBurst = 5
+	// failureRate is how many a second are answered from then on, over all connections from that address.
+	failureRate = 2
+	// maxFailureWait bounds the wait for an answer, well within the bounds of a connection: whoever opens more connections than this lets
+	// through is held up for as long on each of them.
+	maxFailureWait = 3 * time.Second
+	// maxAddresses bounds the addresses that are remembered; all others are taken for one.
+	maxAddresses = 1000
+	// failuresEvery is between two lines of the log about one address.
+	failuresEvery = time.Minute
+	// clientPrefix is how much of an IPv6 address names a client: whoever has one address has such a network.
+	clientPrefix = 64
+)
+
+// failedSignIns are those of all clients.
+type failedSignIns struct {
+	log     *zap.Logger
+	counter *prometheus.CounterVec // by reason
+
+	mu     sync.Mutex
+	known  map[netip.Addr]*clientFailures
+	timer  *time.Timer // of the next lines; nil: nothing is to be told
+	closed bool
+}
+
+// clientFailures are those of one client address. The zero address stands for those beyond maxAddresses.
+type clientFailures struct {
+	limit     *rate.Limiter
+	count     int    // since the last line
+	forwarded string // whom the newest came for, as a proxy says; empty: nobody was named
+}
+
+func newFailedSignIns(log *zap.Logger, metrics prometheus.Registerer) *failedSignIns {
+	s := &failedSignIns{log: log, known: map[netip.Addr]*clientFailures{}, counter: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, or a wrong one.",
+	}, []string{"reason"})}
+	for _, reason := range []string{reasonNoToken, reasonWrongToken} {
+		s.counter.WithLabelValues(reason)
+	}
+	metrics.MustRegister(s.counter)
+	return s
+}
+
+// The reasons of a failed sign-in, in the metric.
+const (
+	reasonNoToken    = "no_token"
+	reasonWrongToken = "wrong_token"
+)
+
+// signIn finds the caller of a request. One that comes with a wrong token is held up.
+func (a *API) signIn(r *http.Request) (caller, error) {
+	who, err := a.authenticate(r)
+	switch {
+	case errors.Is(err, errBadToken):
+		a.failed.counter.WithLabelValues(reasonWrongToken).Inc()
+		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
+	case errors.Is(err, errNoToken):
+		a.failed.counter.WithLabelValues(reasonNoToken).Inc()
+	}
+	return who, err
+}
+
+// clientAddress is where the connection of a request comes from: a proxy before mailbell, where there is one. What a header says of who is
+// behind it could be anybody's invention.
+func clientAddress(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		network, err := a.Prefix(clientPrefix)
+		if err != nil {
+			return netip.Addr{}
+		}
+		return network.Addr()
+	}
+	return a
+}
+
+// forwardedFor is whom a proxy before mailbell says that it asks for: the address that was added last. It is for the log only; empty: nobody.
+func forwardedFor(r *http.Request) string {
+	lines := r.Header.Values("X-Forwarded-For")
+	if len(lines) == 0 {
+		return ""
+	}
+	last := lines[len(lines)-1]
+	a, err := netip.ParseAddr(strings.TrimSpace(last[strings.LastIndex(last, ",")+1:]))
+	if err != nil {
+		return ""
+	}
+	return a.Unmap().WithZone("").String()
+}
+
+// note counts a wrong token, and returns how long its answer waits.
+func (s *failedSignIns) note(from netip.Addr, forwarded string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.known[from]
+	if known == nil && len(s.known) >= maxAddresses {
+		from = netip.Addr{}
+		known = s.known[from]
+	}
+	if known == nil {
+		known = &clientFailures{limit: rate.NewLimiter(failureRate, failureBurst), count: 1, forwarded: forwarded}
+		s.known[from] = known
+		s.tell(from, known)
+	} else {
+		known.count++
+		known.forwarded = forwarded
+	}
+	if s.timer == nil && !s.closed {
+		s.timer = time.AfterFunc(failuresEvery, s.tellAll)
+	}
+	turn := known.limit.Reserve()
+	wait := turn.Delay()
+	if wait > maxFailureWait {
+		turn.Cancel()
+		return maxFailureWait
+	}
+	return wait
+}
+
+// tell says how often a wrong token came from an address since the line before. The mutex is held.
+func (s *failedSignIns) tell(from netip.Addr, known *clientFailures) {
+	address := "others"
+	if from.IsValid() {
+		address = from.String()
+	}
+	fields := []zap.Field{zap.String("address", address), zap.Int("times", known.count)}
+	if known.forwarded != "" {
+		fields = append(fields, zap.String("forwarded_for", known.forwarded))
+	}
+	s.log.Warn("sign-in with a wrong token", fields...)
+	known.count = 0
+}
+
+// tellAll says what came within the last minute, and forgets the addresses that nothing came from.
+func (s *failedSignIns) tellAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timer = nil
+	if s.closed {
+		return
+	}
+	for from, known := range s.known {
+		if known.count == 0 {
+			delete(s.known, from)
+			continue
+		}
+		s.tell(from, known)
+	}
+	if len(s.known) > 0 {
+		s.timer = time.AfterFunc(failuresEvery, s.tellAll)
+	}
+}
+
+// close ends the lines.
+func (s *failedSignIns) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
