@@ -22,6 +22,7 @@ import (
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/permissions"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -137,8 +138,6 @@ const (
 	maxSkew = 5 * time.Minute
 	// stranger is who Autodiscover is asked for where no mailbox is given: that nobody has this address is an answer too.
 	stranger = "mailbell-check"
-	// openToAll is the permission that a file with a secret must not have.
-	openToAll = 0o004
 )
 
 // codeClock is the code of a clock that is wrong.
@@ -257,7 +256,12 @@ func (r *runner) configuration() {
 		began := time.Now()
 		if err := readable(f); err != nil {
 			wrong = true
-			r.tellFile(f, time.Since(began), err)
+			r.say(Result{Name: "file " + f.Key, State: Failed, Took: time.Since(began), Tried: "reading " + f.Path, Error: err.Error(),
+				Advice: "Have the file readable for the user that mailbell runs as."})
+		}
+		for _, d := range permissions.File(f.Path, f.Secret) {
+			wrong = true
+			r.say(Result{Name: "file " + f.Key, State: Warning, Tried: "looking at the permissions of " + f.Path, Error: d.Text, Advice: d.Advice + "."})
 		}
 	}
 	if !wrong {
@@ -265,16 +269,7 @@ func (r *runner) configuration() {
 	}
 }
 
-func (r *runner) tellFile(f File, took time.Duration, err error) {
-	result := Result{Name: "file " + f.Key, State: Failed, Took: took, Tried: "reading " + f.Path, Error: err.Error(),
-		Advice: "Have the file readable for the user that mailbell runs as."}
-	if _, ok := errors.AsType[doubt](err); ok {
-		result.State, result.Advice = Warning, "It holds a secret: chmod 600 "+f.Path+"."
-	}
-	r.say(result)
-}
-
-// readable reports why a file cannot be read, or can be by too many.
+// readable reports why a file cannot be read.
 func readable(f File) error {
 	file, err := os.Open(f.Path)
 	if err != nil {
@@ -287,8 +282,6 @@ func readable(f File) error {
 		return err
 	case i.IsDir():
 		return errors.New("it is a folder")
-	case f.Secret && i.Mode().Perm()&openToAll != 0:
-		return doubt{errors.New("everybody on this machine can read it")}
 	}
 	return nil
 }

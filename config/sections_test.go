@@ -168,3 +168,21 @@ func TestWhatIsAllowedAndDoubtfulIsQuestioned(t *testing.T) {
 		}
 	}
 }
+
+func TestARedisThatIsAskedInClearOverANetworkIsQuestioned(t *testing.T) {
+	folder(t)
+	for address, questioned := range map[string]bool{"redis1:6379": true, "192.0.2.1:6379": true, "127.0.0.1:6379": false, "localhost:6379": false, "'[::1]:6379'": false} {
+		for _, overTLS := range []string{"false", "true"} {
+			c, err := load(t, good+"state: {redis: {addresses: ["+address+"], tls: "+overTLS+"}}\n")
+			if err != nil {
+				t.Errorf("%s: %v", address, err)
+				continue
+			}
+			if want := questioned && overTLS == "false"; (len(c.Warnings) > 0) != want {
+				t.Errorf("%s, tls %s: %v", address, overTLS, c.Warnings)
+			} else if want && (c.Warnings[0].Key != "state.redis.tls" || !strings.Contains(c.Warnings[0].Text, "device tokens")) {
+				t.Errorf("%s: %v", address, c.Warnings[0])
+			}
+		}
+	}
+}

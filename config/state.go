@@ -78,6 +78,10 @@ func (o *object) redis() *Redis {
 	if v := o.get("ca_file"); isSet(v.node) && !r.TLS {
 		v.fail("has no use without tls: true")
 	}
+	if r.Address != "" && !r.TLS && !loopback(r.Address) {
+		o.get("tls").warn("is false, and %s is not this machine: who reads along on the network has the password of Redis and the device tokens, and who writes there "+
+			"enrols devices for any mailbox; set tls: true", r.Address)
+	}
 	if v := o.get("username"); r.Username != "" && r.Password == "" && isSet(v.node) {
 		v.fail("has no password: set password_file or password_env")
 	}

@@ -96,6 +96,9 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	for _, w := range c.Warnings {
 		in.Doubts = append(in.Doubts, w.Error())
 	}
+	for _, d := range stateDoubts(c.State) {
+		in.Doubts = append(in.Doubts, d.key+": "+d.Text+": "+d.Advice)
+	}
 	for _, f := range c.Files {
 		in.Files = append(in.Files, check.File{Key: f.Key, Path: f.Path, Secret: f.Secret})
 	}

@@ -65,6 +65,9 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 	if s.state, err = openState(ctx, c.State, log.Named("state")); err != nil {
 		return s, err
 	}
+	for _, d := range append(fileDoubts(c), stateDoubts(c.State)...) {
+		log.Warn("a file is not kept from others", zap.String("key", d.key), zap.String("path", d.path), zap.String("because", d.Text), zap.String("advice", d.Advice))
+	}
 	if s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
 		return s, fmt.Errorf("listen: %w", err)
 	}
