@@ -1,7 +1,7 @@
 package simulator
 
 // The files of Options.Dir: the CA's certificate, the secrets, and a mailbell.yaml with which the service works against this
-// simulator as it is. And the line by which `mailbell simulate` announces itself.
+// simulator without a change. Also the line of JSON that `mailbell simulate` prints at its start.
 
 import (
 	"bytes"
@@ -136,7 +136,7 @@ func freeAddress(ctx context.Context) (string, error) {
 	return l.Addr().String(), nil
 }
 
-// Announcement is the line of JSON by which `mailbell simulate` says where everything is.
+// Announcement is the line of JSON with the addresses and secrets that `mailbell simulate` prints.
 type Announcement struct {
 	EWSURL          string   `json:"ews_url"`
 	AutodiscoverURL string   `json:"autodiscover_url"`
@@ -156,7 +156,7 @@ type Announcement struct {
 	OtherURL        string   `json:"other_url,omitempty"`
 }
 
-// Announce says where everything is.
+// Announce returns the addresses and secrets of the simulator.
 func (s *Server) Announce() Announcement {
 	return Announcement{s.EWSURL, s.AutodiscoverURL, s.APNsURL, s.TokenURL, s.SMTPAddr, s.CAFile, s.Username, s.Password,
 		s.Mailboxes(), s.ConfigFile, s.ControlURL, s.APIURL, s.APITokenFile, s.Topic, s.OnlineURL, s.OtherURL}

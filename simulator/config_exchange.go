@@ -1,7 +1,6 @@
 package simulator
 
-// The exchange entries of the mailbell.yaml that is written: one, or in a hybrid organisation one for each host, all of the
-// same mail domain and asked in the order of the file.
+// The exchange entries of the mailbell.yaml: one, or in a hybrid organisation one for each host, all with the same mail domain.
 
 import (
 	"fmt"
@@ -57,7 +56,7 @@ type clientSecret struct {
 // perAccount is how many mailboxes the service gives an account.
 const perAccount = 1250
 
-// manyRequests is what the service may ask this server: it is not there to be spared.
+// manyRequests is how many requests a second the service may make: the simulator needs no throttling.
 const manyRequests = 10_000
 
 // exchangeEntries describes the hosts.
@@ -85,7 +84,7 @@ func (s *Server) exchangeEntries() []exchangeEntry {
 	return []exchangeEntry{here, cloud, other}
 }
 
-// entry describes a host, with as many accounts as the service wants were all mailboxes there: all of them are the one account.
+// entry describes a host, with as many listener accounts as the service needs for all mailboxes. All have the same credential.
 func (s *Server) entry(name string, account listenerAccount) exchangeEntry {
 	e := exchangeEntry{Name: name, Type: "exchange", ListenBy: "streaming", Domains: s.domains(), CAFile: caFile, RequestsPerSecond: manyRequests}
 	if u, err := url.Parse(s.EWSURL); err == nil {

@@ -1,6 +1,6 @@
 package simulator
 
-// The parts of a simulator, as tests and programs reach them by its Server.
+// The methods of Server that act on the parts of a simulator.
 
 import (
 	"context"
@@ -13,13 +13,13 @@ import (
 	"github.com/mailbell/mailbell/simulator/faults"
 )
 
-// Alert is a request to APNs as it was taken or refused.
+// Alert is a request to APNs that was accepted or refused.
 type Alert = apns.Alert
 
-// Fault says whom a fault meets and how often.
+// Fault says what a fault applies to, and how often.
 type Fault = faults.Fault
 
-// Redirect is an answer of Autodiscover that points elsewhere.
+// Redirect is an answer of Autodiscover that leads to another URL or address.
 type Redirect = exchange.Redirect
 
 // Domain is the mail domain of the mailboxes that Start makes up; by RoutingDomain Exchange Online is reached whatever the mail
@@ -36,33 +36,33 @@ const (
 	Other      = exchange.Other
 )
 
-// Ways to sign in to the Exchange on premises, as in Options.Auth.
+// Authentication methods of the Exchange on premises, for Options.Auth.
 const (
 	AuthBasic = exchange.AuthBasic
 	AuthNTLM  = exchange.AuthNTLM
 )
 
-// What Options.Personality takes beside empty, which is Exchange Server SE.
+// Values of Options.Personality. Empty is Exchange Server SE.
 const (
 	Gromox       = exchange.Gromox
 	Exchange2010 = exchange.Exchange2010
 	Exchange2007 = exchange.Exchange2007
 )
 
-// Personalities lists what Options.Personality takes.
+// Personalities lists the values of Options.Personality.
 func Personalities() []string { return exchange.Personalities() }
 
 // Mailboxes lists the primary addresses on all hosts, sorted.
 func (s *Server) Mailboxes() []string { return s.org.Mailboxes() }
 
-// Mailbox says where a mailbox lives. The error is exchange.ErrNoMailbox.
+// Mailbox returns the host and the addresses of a mailbox. The error is exchange.ErrNoMailbox.
 func (s *Server) Mailbox(address string) (exchange.Mailbox, error) { return s.org.Mailbox(address) }
 
-// AddMailbox makes a mailbox, on premises. The error wraps exchange.ErrMailboxExists, or says that the address is none.
+// AddMailbox makes a mailbox, on premises. The error wraps exchange.ErrMailboxExists, or says that the address is invalid.
 func (s *Server) AddMailbox(address string) error { return s.AddMailboxAt(address, OnPremises) }
 
 // AddMailboxAt makes a mailbox on a host. The error wraps exchange.ErrNoHost or exchange.ErrMailboxExists, or says that
-// the address is none. Its user has an account in Entra ID too, with Password.
+// the address is invalid. Its user has an account in Entra ID too, with Password.
 func (s *Server) AddMailboxAt(address, host string) error {
 	if err := s.org.AddMailbox(address, host); err != nil {
 		return err
@@ -76,11 +76,11 @@ func (s *Server) RemoveMailbox(address string) error { return s.org.RemoveMailbo
 
 // AddAlias gives a mailbox a further address: for delivery, for Autodiscover, which answers with the primary one, and for
 // impersonation by SmtpAddress, but not by PrimarySmtpAddress. The error is exchange.ErrNoMailbox, wraps
-// exchange.ErrMailboxExists, or says that the alias is no address.
+// exchange.ErrMailboxExists, or says that the alias is invalid.
 func (s *Server) AddAlias(alias, address string) error { return s.org.AddAlias(alias, address) }
 
 // Rename gives a mailbox another primary address; the one that it had stays as an alias. The error is exchange.ErrNoMailbox, wraps
-// exchange.ErrMailboxExists, or says that the address is none.
+// exchange.ErrMailboxExists, or says that the address is invalid.
 func (s *Server) Rename(address, primary string) error {
 	if err := s.org.Rename(address, primary); err != nil {
 		return err
@@ -89,20 +89,20 @@ func (s *Server) Rename(address, primary string) error {
 	return nil
 }
 
-// SetPassword changes the password that every host takes with a user name, as an administrator of the directory does.
+// SetPassword changes the password of a user name on every host, as an administrator of the directory does.
 func (s *Server) SetPassword(password string) { s.org.SetPassword(password) }
 
-// Move brings a mailbox to another host: its messages are there at the same received times under new item ids, what arrives
-// from now on is delivered there, its subscriptions end. The old host knows the mailbox no more. One that lives there already
-// stays as it is. The error is exchange.ErrNoMailbox or wraps exchange.ErrNoHost.
+// Move moves a mailbox to another host: its messages are there with the same received times and new item ids, new mail is delivered
+// there, and its subscriptions end. The old host no longer knows the mailbox. A mailbox that is there already stays as it is. The error
+// is exchange.ErrNoMailbox or wraps exchange.ErrNoHost.
 func (s *Server) Move(address, host string) error { return s.org.Move(address, host) }
 
-// MoveServer brings a mailbox to another mailbox server of its host, by the server's short or full name: its subscriptions end,
-// its item ids stay. The error is exchange.ErrNoMailbox or wraps exchange.ErrNoServer.
+// MoveServer moves a mailbox to another mailbox server of its host, by the server's short or full name. Its subscriptions end, and its
+// item ids stay. The error is exchange.ErrNoMailbox or wraps exchange.ErrNoServer.
 func (s *Server) MoveServer(address, server string) error { return s.org.MoveServer(address, server) }
 
-// Deliver puts a message (RFC 5322) into an Inbox, as at the given time; the zero time is now. The message is kept and must not
-// be changed afterwards. The error is exchange.ErrNoMailbox, or says that the message is too large.
+// Deliver puts a message (RFC 5322) into an Inbox with the given received time; the zero time is now. It keeps the message, which must
+// not be changed afterwards. The error is exchange.ErrNoMailbox, or says that the message is too large.
 func (s *Server) Deliver(to string, received time.Time, rfc5322 []byte) (itemID string, err error) {
 	return s.org.Deliver(to, received, rfc5322)
 }
@@ -122,15 +122,15 @@ func (s *Server) MarkRead(to, itemID string, read bool) error {
 	return s.org.MarkRead(to, itemID, read)
 }
 
-// Unregister has APNs answer 410 Unregistered for a device token, with the time since when; the zero time ends that.
+// Unregister makes APNs answer 410 Unregistered for a device token, with this time; the zero time ends that.
 func (s *Server) Unregister(token string, since time.Time) { s.pushes.Unregister(token, since) }
 
-// SetRedirect has Autodiscover on premises answer for an address with a redirect; the zero Redirect ends that. The address
-// needs no mailbox here.
+// SetRedirect makes Autodiscover on premises answer for an address with a redirect; the zero Redirect ends that. The address needs no
+// mailbox here.
 func (s *Server) SetRedirect(address string, to Redirect) { s.org.SetRedirect(address, to) }
 
-// Subscriptions counts those of a mailbox: all that are alive, and how many of them a stream is open on.
-func (s *Server) Subscriptions(address string) (alive, heard int) {
+// Subscriptions counts the subscriptions of a mailbox: all that are alive, and those that have an open stream.
+func (s *Server) Subscriptions(address string) (alive, streamed int) {
 	return s.org.Subscriptions(address)
 }
 
@@ -142,8 +142,8 @@ func (s *Server) WaitAlerts(ctx context.Context, after int) ([]Alert, error) {
 	return s.pushes.WaitAlerts(ctx, after)
 }
 
-// SetFault sets a fault, in place of an earlier one of that name, or does it at once where the table says so. A mistake is
-// a *faults.Error.
+// SetFault sets a fault instead of an earlier one of that name, or performs the act of one that happens at once. A mistake is a
+// *faults.Error.
 func (s *Server) SetFault(name string, f Fault) error {
 	if err := s.faults.Set(name, f); err != nil {
 		return err
@@ -152,16 +152,16 @@ func (s *Server) SetFault(name string, f Fault) error {
 	return nil
 }
 
-// ClearFault ends a fault. One that is not set is no mistake, an unknown name is a *faults.Error.
+// ClearFault ends a fault. It is no mistake if the fault is not set; an unknown name is a *faults.Error.
 func (s *Server) ClearFault(name string) error { return s.faults.Clear(name) }
 
-// Faults lists every fault, with a sentence each, and how it is set.
+// Faults lists every fault, each with a sentence, and how it is set.
 func (s *Server) Faults() []faults.Info { return s.faults.List() }
 
-// Counts counts, on all hosts of Exchange.
+// Counts returns the counts of all hosts of Exchange.
 func (s *Server) Counts() control.Counts { return s.counts(s.org.Counts()) }
 
-// CountsAt counts, but of the hosts of Exchange only on the one of that name. The error wraps exchange.ErrNoHost.
+// CountsAt returns the counts, but of the hosts of Exchange only of the one with that name. The error wraps exchange.ErrNoHost.
 func (s *Server) CountsAt(host string) (control.Counts, error) {
 	c, err := s.org.CountsAt(host)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package simulator is an Exchange (EWS, Autodiscover, SMTP), an Entra ID and an APNs on loopback that behave as the real ones
-// are documented to, faults included. The demo, the tests and the benchmark run the real service against it, and developers of
+// Package simulator is an Exchange (EWS, Autodiscover, SMTP), an Entra ID and an APNs on loopback. They behave as the real ones are
+// documented, and faults can be switched on. The demo, the tests and the benchmark run the real service against it, and developers of
 // mail apps can run their own clients.
 //
 // It imports nothing of this module and has wire code of its own, so that one mistake cannot hide on both sides.
@@ -35,7 +35,7 @@ type Options struct {
 	Dir       string   // the CA certificate, the secrets and mailbell.yaml are written there; empty: nothing is written
 	Mailboxes int      // how many are made up: user0001@contoso.example, user0002@…
 	Addresses []string // further mailboxes, on premises
-	// Hybrid starts two more hosts of Exchange, Online and Other. The mailboxes that are made up are dealt to the three in turn.
+	// Hybrid starts two more hosts of Exchange, Online and Other. The mailboxes are dealt to the three in turn.
 	Hybrid    bool
 	Heartbeat time.Duration // 0: exchange.DefaultHeartbeat
 	// Personality is which Exchange it is like, on premises: empty, Exchange Server SE; or one of Personalities.
@@ -45,14 +45,14 @@ type Options struct {
 	Servers int
 	// Auth is how one signs in on premises: AuthBasic, AuthNTLM, or both. Empty: AuthBasic.
 	Auth []string
-	// ExtendedProtection has NTLM need the channel binding of the TLS connection, as Exchange has by default since 2019 CU14; else
-	// it may be left out.
+	// ExtendedProtection makes NTLM require the channel binding of the TLS connection, as Exchange does by default since 2019 CU14;
+	// else a client may leave it out.
 	ExtendedProtection bool
 
 	SchemaForm bool // stream answers as the schema has them (t:Notification, t:SubscriptionId); real servers send m:
 	AlertLog   int  // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
 
-	// Logf tells what the simulator does, one line each; may be nil.
+	// Logf logs what the simulator does; may be nil.
 	Logf func(format string, args ...any)
 	// OnMessage sees every EWS envelope, in either direction ("request", "response"), with the operation's name. It is
 	// called from many goroutines and must not keep the bytes. May be nil.
@@ -237,7 +237,7 @@ func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) er
 	return nil
 }
 
-// secretLife is how long the client secret is good for: longer than any run, and far from when its end is warned of.
+// secretLife is how long the client secret is valid: longer than any run, and too long for a warning that it expires.
 const secretLife = 180 * 24 * time.Hour
 
 // startHosts starts the hosts of Exchange.
@@ -320,7 +320,7 @@ func (s *Server) closed() bool {
 	}
 }
 
-// logWriter hands the lines of a log.Logger on.
+// logWriter passes the lines of a log.Logger to Logf.
 type logWriter func(string, ...any)
 
 func (w logWriter) Write(p []byte) (int, error) {

@@ -1,6 +1,6 @@
 package apns
 
-// The log of what APNs was asked, accepted and refused.
+// The log of the requests that came, accepted and refused.
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Alert is a request to APNs as it was taken or refused.
+// Alert is a request to APNs that was accepted or refused.
 type Alert struct {
 	N       int               `json:"n"` // 1 and up, in the order in which they were processed
 	At      time.Time         `json:"at"`
@@ -19,12 +19,12 @@ type Alert struct {
 	Payload json.RawMessage   `json:"payload"` // a JSON string where the client did not send JSON
 	Status  int               `json:"status"`
 	Reason  string            `json:"reason,omitempty"` // APNs' own, of a refusal
-	// Cut says that the connection was cut before the answer was written, or within a second after: the client perhaps does not know
-	// what became of the alert.
+	// Cut says that the connection was cut before the answer was written, or within a second after, so the client may not know the
+	// answer.
 	Cut bool `json:"cut,omitempty"`
 }
 
-// Accepted reports whether APNs took the alert.
+// Accepted reports whether APNs accepted the alert.
 func (a Alert) Accepted() bool { return a.Status == 200 }
 
 // alertLog keeps the newest alerts.
@@ -50,7 +50,7 @@ func newAlertLog(limit int, onAlert func(Alert)) *alertLog {
 	return &alertLog{limit: limit, onAlert: onAlert, first: 1, next: 1}
 }
 
-// add numbers an alert and keeps it.
+// add gives an alert its number and keeps it.
 func (l *alertLog) add(a Alert) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

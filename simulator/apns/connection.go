@@ -64,11 +64,11 @@ type pushConn struct {
 	blocked  []*pushStream
 	unsent   []*pushStream // answered, not yet flushed
 	sent     []sentAnswer  // flushed within sentDoubt, in order
-	severed  atomic.Int64  // when it was cut with no word, in nanoseconds since 1970; 0: it was not
+	severed  atomic.Int64  // when it was cut without a GOAWAY, in nanoseconds since 1970; 0: it was not
 	stalled  []*pushStream
 	greeted  bool // SETTINGS are sent
 	goneAway bool
-	buried   context.Context // of a dead connection, which is cut when it ends
+	buried   context.Context // the connection is dead, and is cut when this context ends
 	exhume   context.CancelFunc
 	grace    *time.Timer // after a GOAWAY
 	ended    bool
@@ -85,7 +85,7 @@ type pushStream struct {
 	n       int    // number of the alert in the log
 	closed  bool
 
-	retryAfter time.Duration // 0: not told
+	retryAfter time.Duration // 0: none
 }
 
 // run is the read loop.
@@ -174,7 +174,7 @@ func (c *pushConn) flush() error {
 		}
 		c.unsent = c.unsent[:0]
 		if c.grace != nil && len(c.streams) == 0 {
-			c.closeWrite() // all is answered; the client closes its half
+			c.closeWrite() // every request is answered; the client closes its side
 		}
 	}
 	return err
@@ -295,7 +295,7 @@ func (c *pushConn) headers(f *http2.MetaHeadersFrame) error {
 	return nil
 }
 
-// data takes a part of a body and gives its window back.
+// data reads a part of a body and returns its window.
 func (c *pushConn) data(f *http2.DataFrame) error {
 	c.mu.Lock()
 	c.unread += f.Length
@@ -328,7 +328,7 @@ func (c *pushConn) data(f *http2.DataFrame) error {
 	return nil
 }
 
-// endOfRequest goes on with a request that is complete.
+// endOfRequest continues with a request that is complete.
 func (c *pushConn) endOfRequest(id uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -340,9 +340,9 @@ func (c *pushConn) endOfRequest(id uint32) error {
 	return c.proceed(st)
 }
 
-// proceed takes or refuses a request and answers it, unless a fault stalls it, loses the answer or holds it up; c.mu is held.
+// proceed accepts or refuses a request and answers it, unless a fault stalls it, or loses or delays the answer; c.mu is held.
 func (c *pushConn) proceed(st *pushStream) error {
-	if st.closed || c.ended || c.buried != nil { // a stalled request may be resumed while its connection ends: it never came
+	if st.closed || c.ended || c.buried != nil { // a stalled request may be resumed while its connection ends: as if it had never come
 		return nil
 	}
 	token := st.request.token
@@ -366,7 +366,7 @@ func (c *pushConn) proceed(st *pushStream) error {
 	return c.answer(st, a)
 }
 
-// later answers after a delay; an answer that the end of the connection overtakes is lost.
+// later answers after a delay; if the connection ends first, the answer is lost.
 func (c *pushConn) later(st *pushStream, a Alert, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -470,7 +470,7 @@ func (c *pushConn) sendBody(st *pushStream) error {
 	return nil
 }
 
-// unblock goes on with answers that waited for a window; c.mu is held.
+// unblock continues with answers that waited for a window; c.mu is held.
 func (c *pushConn) unblock() error {
 	waiting := c.blocked
 	c.blocked = nil
@@ -505,7 +505,7 @@ func (c *pushConn) reset(id uint32, code http2.ErrCode) {
 	c.framer.WriteRSTStream(id, code)
 }
 
-// goAway says that no further stream is taken; c.mu is held.
+// goAway tells the client that the connection takes no further stream; c.mu is held.
 func (c *pushConn) goAway(code http2.ErrCode, debug string) {
 	c.goneAway = true
 	if c.framer.WriteGoAway(c.last, code, []byte(debug)) == nil {
@@ -513,7 +513,7 @@ func (c *pushConn) goAway(code http2.ErrCode, debug string) {
 	}
 }
 
-// closeWrite says farewell; what is written after it is dropped, for nobody reads it; c.mu is held.
+// closeWrite closes the write side; what is written later is dropped; c.mu is held.
 func (c *pushConn) closeWrite() {
 	c.tls.CloseWrite()
 	c.out.Reset(io.Discard)
@@ -529,7 +529,7 @@ func (c *pushConn) refuse(code http2.ErrCode) {
 	io.CopyN(io.Discard, c.raw, lingerBytes)
 }
 
-// cut ends the connection with no word.
+// cut ends the connection without a GOAWAY.
 func (c *pushConn) cut() {
 	c.severed.CompareAndSwap(0, time.Now().UnixNano())
 	faults.Cut(c.raw, true)
@@ -541,11 +541,11 @@ type sentAnswer struct {
 	at time.Time
 }
 
-// sentDoubt is how long an answer that was written may lie in the client's socket unread, on a machine that is busy: a reset of the
-// connection throws it away there.
+// sentDoubt is how long an answer may lie unread in the client's socket on a busy machine. A reset of the connection discards it
+// there.
 const sentDoubt = time.Second
 
-// end marks what was taken and not answered.
+// end marks the requests that were read and not answered.
 func (c *pushConn) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

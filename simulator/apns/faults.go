@@ -1,6 +1,6 @@
 package apns
 
-// The faults of APNs: the table, and what is done at once when one is set.
+// The faults of APNs: the table, and the acts of those that happen at once.
 
 import (
 	"context"
@@ -25,7 +25,7 @@ const (
 	apnsLimitKept   = "apns_limit_kept"
 )
 
-// Faults is the table of APNs. "At once" means that it is done when it is set and over with that.
+// Faults is the table of APNs. "At once": the fault happens when it is set, and is then over.
 func Faults() []faults.Kind {
 	return []faults.Kind{
 		{Name: apnsCut, Fields: "token share count",
@@ -54,7 +54,7 @@ func Faults() []faults.Kind {
 	}
 }
 
-// actOut registers what the server does when a fault is set or cleared.
+// actOut registers what happens when a fault is set or cleared.
 func (s *Server) actOut(fs *faults.Registry) {
 	fs.AtOnce(apnsCut, func(f *faults.Cases) bool {
 		all := f.Share == 0 && f.Count == 0 && f.Token == ""
@@ -123,7 +123,7 @@ type grave struct{}
 
 func (grave) Write([]byte) (int, error) { return 0, errDead }
 
-// bury has the open connections die while the fault is set, and cuts those that are dead when it is not.
+// bury makes the open connections dead while the fault is set, and cuts the dead ones when it is cleared.
 func (s *Server) bury() {
 	_, die := s.faults.On(apnsDead, "", "")
 	s.each(func(c *pushConn) {
@@ -140,7 +140,7 @@ func (s *Server) bury() {
 	})
 }
 
-// dead waits for the end of a connection that is dead, and reports whether it was.
+// dead waits for the end of a dead connection, and reports whether the connection was dead.
 func (c *pushConn) dead() bool {
 	c.mu.Lock()
 	buried := c.buried
@@ -152,7 +152,7 @@ func (c *pushConn) dead() bool {
 	return true
 }
 
-// tellLimit tells the open connections the stream limit as a fault has changed it.
+// tellLimit sends the stream limit that a fault has changed to the open connections.
 func (s *Server) tellLimit() {
 	s.each(func(c *pushConn) {
 		c.mu.Lock()
@@ -165,7 +165,7 @@ func (s *Server) tellLimit() {
 	})
 }
 
-// resume looks again at the requests that a stall held up.
+// resume continues with the requests that a fault stalled.
 func (s *Server) resume() {
 	s.each(func(c *pushConn) {
 		c.mu.Lock()

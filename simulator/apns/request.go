@@ -51,7 +51,7 @@ func (r *pushRequest) read(f *http2.MetaHeadersFrame) {
 
 var pushTypes = []string{"alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity", "pushtotalk", "widgets", "controls"}
 
-// decide takes or refuses a request.
+// decide accepts or refuses a request.
 func (s *Server) decide(use *tokenUse, st *pushStream) Alert {
 	r := &st.request
 	a := Alert{At: time.Now(), Token: r.token, Headers: r.apns, Payload: r.payload}
@@ -90,7 +90,7 @@ var refusals = []struct {
 	{http.StatusServiceUnavailable, []string{"ServiceUnavailable", "Shutdown"}},
 }
 
-// answerOfFault completes status and reason, the one by the other. What Apple does not name stays as it is asked for.
+// answerOfFault completes the status by the reason, or the reason by the status. An unknown one stays as the fault has it.
 func answerOfFault(f faults.Fault) (status int, reason string) {
 	status, reason = f.Status, f.Reason
 	for _, r := range refusals {

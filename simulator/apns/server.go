@@ -1,6 +1,6 @@
-// Package apns is an Apple Push Notification service of a simulator, at the level of HTTP/2 frames. The servers of the standard
-// library cannot change SETTINGS while a connection is open, and that is what APNs does: one stream until it has seen a valid
-// token, and again after each rejected push.
+// Package apns is the simulator's Apple Push Notification service. It works on HTTP/2 frames, because APNs changes SETTINGS while a
+// connection is open, which the server of the standard library cannot do: APNs allows one stream until it has seen a valid token, and
+// again after each refused request.
 package apns
 
 import (
@@ -53,7 +53,7 @@ type Server struct {
 	running      sync.WaitGroup
 }
 
-// New makes a server, with a signing key of its own, that ends its connections with ctx. The error is of the random source.
+// New returns a server with a signing key of its own. It closes its connections when ctx ends. The error is of the random source.
 func New(ctx context.Context, o Options) (*Server, error) {
 	key, keyPEM, err := newKey()
 	if err != nil {

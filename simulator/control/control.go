@@ -1,4 +1,4 @@
-// Package control is the control API of a simulator: plain HTTP on loopback, for tests in any language. Errors are
+// Package control is the simulator's control API: plain HTTP on loopback, for tests in any language. Errors are
 // application/problem+json (RFC 9457).
 package control
 
@@ -26,7 +26,7 @@ const (
 	maxWait      = time.Minute // of GET /alerts?wait=
 )
 
-// Parts are what the calls act on.
+// Parts are the parts of the simulator that the calls act on.
 type Parts struct {
 	Mailboxes Mailboxes
 	Alerts    Alerts
@@ -35,7 +35,7 @@ type Parts struct {
 	Tenant    *entra.Tenant
 }
 
-// Mailboxes is the mail of an organisation, and where its mailboxes live.
+// Mailboxes is the mail of an organisation, and the hosts of its mailboxes.
 type Mailboxes interface {
 	Deliver(to string, received time.Time, rfc5322 []byte) (itemID string, err error)
 	Mailboxes() []string
@@ -48,13 +48,13 @@ type Mailboxes interface {
 	MoveServer(address, server string) error
 }
 
-// Alerts is what APNs was asked.
+// Alerts are the requests that APNs got.
 type Alerts interface {
 	Alerts(after int) []apns.Alert
 	WaitAlerts(ctx context.Context, after int) ([]apns.Alert, error)
 }
 
-// Faults is what can go wrong.
+// Faults are the faults that can be set.
 type Faults interface {
 	Faults() []faults.Info
 	SetFault(name string, f faults.Fault) error
@@ -108,7 +108,7 @@ func New(p Parts) http.Handler {
 	return loopbackOnly(mux)
 }
 
-// loopbackOnly refuses what a web page could send here: a browser names another host, or an origin.
+// loopbackOnly refuses requests of a web page: a browser sends another Host, or an Origin.
 func loopbackOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)

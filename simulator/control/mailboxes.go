@@ -1,6 +1,6 @@
 package control
 
-// The control API's calls about mailboxes: where they live, their addresses, and moving them.
+// The control API's calls about mailboxes: their hosts, their addresses, and moves.
 
 import (
 	"errors"

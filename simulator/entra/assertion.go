@@ -28,7 +28,7 @@ const (
 
 // proof is what an assertion says of itself, for errors.
 type proof struct {
-	thumbprint  string // hexadecimal, as the portal shows it
+	thumbprint  string // hexadecimal, as the Azure portal shows it
 	certificate *x509.Certificate
 	expired     bool
 	from, until time.Time
@@ -115,7 +115,7 @@ type assertionClaims struct {
 	Until    *float64 `json:"exp"`
 }
 
-// checkAssertion verifies a client assertion. The result is the code of the error, or 0.
+// checkAssertion verifies a client assertion. It returns the code of the error, or 0.
 func (q *tokenRequest) checkAssertion(assertion string) int {
 	if q.parameter = "client_assertion_type"; q.form.Get(q.parameter) != assertionType {
 		return aadstsParameterMissing

@@ -18,19 +18,19 @@ type Bearer struct {
 	Roles     []string // of an app-only one
 }
 
-// Refusal is what Exchange Online answers to a request whose token is missing or does not do. There is no body.
+// Refusal is the answer of Exchange Online to a request whose token is missing or invalid. It has no body.
 type Refusal struct {
-	Status int // 401; 403 where the token is good, but grants nothing here
+	Status int // 401; 403 if the token is valid, but grants nothing here
 	Header http.Header
 }
 
-// Write answers it.
+// Write sends the refusal.
 func (b *Refusal) Write(w http.ResponseWriter) {
 	maps.Copy(w.Header(), b.Header)
 	w.WriteHeader(b.Status)
 }
 
-// diagnostics is why a token is refused: the header x-ms-diagnostics, without which one cannot tell.
+// diagnostics is the header x-ms-diagnostics, which says why a token is refused.
 type diagnostics struct {
 	code             string
 	reason, category string
@@ -50,7 +50,7 @@ func wrongAudience(audience string) diagnostics {
 	return diagnostics{"2000003", "The audience claim value is invalid '" + audience + "'.", "invalid_resource"}
 }
 
-// challenge is what Exchange Online asks for. It names Basic too, which it refuses: a client must not fall for that.
+// challenge is the WWW-Authenticate header. Like Exchange Online it names Basic, which is refused: a client must not try it.
 const challenge = `Bearer client_id="` + exchangeAppID + `", trusted_issuers="00000001-0000-0000-c000-000000000000@*", ` +
 	`token_types="app_asserted_user_v1 service_asserted_app_v1", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize"`
 
@@ -87,7 +87,7 @@ func (e *Tenant) Check(r *http.Request, audience string, now time.Time) (Bearer,
 	e.mu.Unlock()
 	resource := e.resourceOf(c.Audience)
 	switch {
-	case !ok: // an ID token, which is nobody's key
+	case !ok: // an ID token, which grants no access
 		return Bearer{}, refuseBearer(unreadable)
 	case now.Unix() >= c.Until:
 		return Bearer{}, refuseBearer(tokenTooOld)

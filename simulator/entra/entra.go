@@ -1,7 +1,10 @@
-// Package entra is a Microsoft Entra ID of a simulator, as login.microsoftonline.com: one tenant with one app registration and
-// its users, and the resources that it issues access tokens for. What a token request is answered stands in token.go, how an
-// app proves who it is by a certificate in assertion.go, what Exchange Online says to a token in bearer.go, the error codes in
-// errors.go.
+// Package entra is the simulator's Microsoft Entra ID, like login.microsoftonline.com: one tenant with one app registration and its
+// users, and the resources for which it issues access tokens.
+//
+//   - token.go: the token endpoint
+//   - assertion.go: how an app proves its identity by a certificate
+//   - bearer.go: how Exchange Online checks a token
+//   - errors.go: the error codes
 package entra
 
 import (
@@ -97,7 +100,7 @@ type Tenant struct {
 	requests, discovery map[string]int
 }
 
-// account is a user and what the tenant remembers.
+// account is a user, and what the tenant remembers of failed sign-ins.
 type account struct {
 	User
 	id          guid.GUID
@@ -249,7 +252,7 @@ const (
 	routeRealm    = "realm"
 )
 
-// route takes the path of a request apart. What follows the tenant is not told apart by case, as at Entra ID.
+// route splits the path of a request. What follows the tenant is compared without case, as Entra ID does.
 func route(path string) (name, tenant, rest string) {
 	tenant, rest, _ = strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	first, user, _ := strings.Cut(rest, "/")
@@ -318,7 +321,7 @@ func correlationID(r *http.Request) string {
 	return guid.New().String()
 }
 
-// reachable acts on the faults that concern the service as a whole, and reports whether there is an answer to be given.
+// reachable acts on the faults of the service as a whole, and reports whether the request gets an answer.
 func (e *Tenant) reachable(w http.ResponseWriter, r *http.Request) bool {
 	if f, ok := e.faults.Hit(tokenSlow, "", ""); ok {
 		var answer <-chan time.Time // without seconds: never

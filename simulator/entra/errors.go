@@ -13,7 +13,7 @@ import (
 	"github.com/mailbell/mailbell/simulator/internal/answer"
 )
 
-// Codes that the token service tells.
+// Codes of the token service.
 const (
 	aadstsAssertionReplayed   = 50013
 	aadstsAssertionMalformed  = 50027

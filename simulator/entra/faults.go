@@ -13,7 +13,7 @@ const (
 	tokensRevoked = "tokens_revoked"
 )
 
-// Faults is the table of Entra ID. "At once" means that it is done when it is set and over with that.
+// Faults is the table of Entra ID. "At once": the fault happens when it is set, and is then over.
 func Faults() []faults.Kind {
 	return []faults.Kind{
 		{Name: tokenAway, Fields: "share count seconds status",

@@ -31,7 +31,7 @@ const (
 	maxTokenForm     = 64 << 10            // an assertion with its chain is a few KiB
 
 	// Entra ID's smart lockout: after that many wrong passwords for a minute. It does not count one and the same wrong
-	// password again; here each counts, so that a client that hammers is found out.
+	// password again; here each counts, so that a test notices a client that tries again and again.
 	lockAfter = 10
 	lockTime  = time.Minute
 )
@@ -154,7 +154,7 @@ func (q *tokenRequest) answer() (*tokenAnswer, int) {
 	return q.forApp(), 0
 }
 
-// wellFormed looks at what can be told without knowing the app.
+// wellFormed checks what does not depend on the app.
 func (q *tokenRequest) wellFormed() int {
 	if q.r.Method != http.MethodPost {
 		return aadstsNotPost
@@ -310,7 +310,7 @@ func (q *tokenRequest) byPassword() (*tokenAnswer, int) {
 	return q.forUser(account)
 }
 
-// signIn checks a password, in Entra ID's order: what is wrong with the account shows only to who knows it.
+// signIn checks a password in Entra ID's order: only a caller with the right password learns what is wrong with the account.
 func (q *tokenRequest) signIn(user, password string) (account, int) {
 	e, now := q.e, q.e.clock.Now()
 	e.mu.Lock()
@@ -332,7 +332,7 @@ func (q *tokenRequest) signIn(user, password string) (account, int) {
 	return *a, 0
 }
 
-// byRefreshToken goes on with a session.
+// byRefreshToken continues a session.
 func (q *tokenRequest) byRefreshToken() (*tokenAnswer, int) {
 	e, now := q.e, q.e.clock.Now()
 	e.mu.Lock()
@@ -424,7 +424,7 @@ func (q *tokenRequest) issue(c accessClaims) *tokenAnswer {
 	return &tokenAnswer{Type: "Bearer", ExpiresIn: whole, ExtExpiresIn: whole, RefreshIn: int(min(e.refreshIn, life) / time.Second), AccessToken: e.sign(c)}
 }
 
-// newTokenID is an id that tells, to us alone, the generation of the token.
+// newTokenID returns an id that has the generation of the token in it, for this service only.
 func newTokenID(generation uint32) string {
 	var b [16]byte
 	rand.Read(b[:])

@@ -11,7 +11,7 @@ import (
 	"github.com/mailbell/mailbell/simulator/entra"
 )
 
-// Ways to sign in to the Exchange on premises, as in Options.Auth.
+// Authentication methods of the Exchange on premises, for Options.Auth.
 const (
 	AuthBasic = "basic"
 	AuthNTLM  = "ntlm" // offered as Negotiate too
@@ -25,7 +25,7 @@ type caller struct {
 	app          bool // by an app-only token: every call says on which mailbox it acts
 }
 
-// signIn tells who sends a request; without a good answer to that it is refused here.
+// signIn returns who sends a request. It refuses the request if nobody is signed in.
 func (x *Host) signIn(w http.ResponseWriter, r *http.Request) (caller, bool) {
 	signIn := x.signInByPassword
 	if x.name == Online {
@@ -64,7 +64,7 @@ func (x *Host) signInByPassword(w http.ResponseWriter, r *http.Request) (caller,
 	return caller{}, false
 }
 
-// takeNTLM has one sign in by NTLM too.
+// takeNTLM also accepts a sign-in by NTLM.
 func (x *Host) takeNTLM(certificate tls.Certificate) error {
 	server, err := newNTLM(certificate, func(user string) (name, password string, ok bool) {
 		who, ok := x.user(user)
@@ -95,8 +95,8 @@ func (x *Host) user(name string) (caller, bool) {
 	return caller{account: b.address}, true
 }
 
-// signInByToken takes an access token of Entra ID. A delegated one acts on its user's own mailbox: impersonation by a user
-// has been gone from Exchange Online since February 2025.
+// signInByToken accepts an access token of Entra ID. A delegated one acts on its user's own mailbox: since February 2025 Exchange
+// Online no longer lets a user impersonate.
 func (x *Host) signInByToken(w http.ResponseWriter, r *http.Request) (caller, bool) {
 	token, refusal := x.tokens.Check(r, x.url, x.clock.Now())
 	if refusal != nil {

@@ -18,7 +18,7 @@ func TestSignInByNTLM(t *testing.T) {
 	c.http.Transport = ntlmssp.Negotiator{RoundTripper: c.http.Transport}
 	c.must(getInbox, "<t:DisplayName>Inbox<")
 	o := c.stream(c.subscribe(subscribeNewMail))
-	o.until(deliver(t, s, c.mailbox, "heard"))
+	o.until(deliver(t, s, c.mailbox, "notified"))
 	c.password = "wrong"
 	c.http.CloseIdleConnections() // the one that is signed in
 	if resp, _ := c.call(getInbox); resp.StatusCode != http.StatusUnauthorized {

@@ -1,6 +1,6 @@
 package exchange
 
-// Autodiscover: which of its forms a request is for, and where an address leads. The answers stand in autodiscover_pox.go,
+// Autodiscover: which of its forms a request is for, and the location of an address. The answers are in autodiscover_pox.go,
 // autodiscover_soap.go and autodiscover_json.go.
 
 import (
@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// Redirect is an answer of Autodiscover that points elsewhere: to another address, or to another URL.
+// Redirect is an answer of Autodiscover that leads to another address, or to another URL.
 type Redirect struct {
 	Address, URL string
 }
 
-// SetRedirect has Autodiscover on premises answer for an address with a redirect; the zero Redirect ends that. The address
-// needs no mailbox here.
+// SetRedirect makes Autodiscover on premises answer for an address with a redirect; the zero Redirect ends that. The address needs no
+// mailbox here.
 func (o *Organisation) SetRedirect(address string, to Redirect) {
 	x := o.hosts[0]
 	x.mu.Lock()
@@ -72,41 +72,41 @@ func (x *Host) serveAutodiscover(w http.ResponseWriter, r *http.Request, path st
 	x.servePOX(w, r)
 }
 
-// place is where Autodiscover says that an address leads.
-type place struct {
+// location is what Autodiscover answers for an address.
+type location struct {
 	box      Mailbox  // here; zero: nowhere
 	redirect Redirect // elsewhere
 }
 
-func (p place) unknown() bool { return p.box.Address == "" && p.redirect == (Redirect{}) }
+func (p location) unknown() bool { return p.box.Address == "" && p.redirect == (Redirect{}) }
 
-// look finds the place of an address: on premises redirects what lives in the cloud to its address there, the cloud redirects
-// what lives on premises to Autodiscover there, form telling by which path. Nobody knows what lives at the other provider.
-func (x *Host) look(address, form string) place {
+// resolve finds the answer for an address. On premises redirects a mailbox of the cloud to its address there; the cloud redirects a
+// mailbox on premises to Autodiscover there, at the path form. Neither knows the mailboxes of the other provider.
+func (x *Host) resolve(address, form string) location {
 	if _, unknown := x.faults.Hit(mailboxUnknown, address, ""); unknown {
-		return place{}
+		return location{}
 	}
 	x.mu.Lock()
 	redirect, redirected := x.redirects[address]
 	x.mu.Unlock()
 	if redirected {
-		return place{redirect: redirect}
+		return location{redirect: redirect}
 	}
 	box, err := x.org.Mailbox(address)
 	switch {
 	case err != nil:
-		return place{}
+		return location{}
 	case box.Host == x.name:
-		return place{box: box}
+		return location{box: box}
 	case x.name == OnPremises && box.Host == Online && routing(box.Address) != address:
-		return place{redirect: Redirect{Address: routing(box.Address)}}
+		return location{redirect: Redirect{Address: routing(box.Address)}}
 	case x.name == Online && box.Host == OnPremises:
-		return place{redirect: Redirect{URL: x.org.hosts[0].url + form}}
+		return location{redirect: Redirect{URL: x.org.hosts[0].url + form}}
 	}
-	return place{}
+	return location{}
 }
 
-// denied reports whether the fault wrong_password meets a request about a mailbox, and answers it then.
+// denied reports whether the fault wrong_password applies to a request about a mailbox, and answers the request then.
 func (x *Host) denied(w http.ResponseWriter, address string) bool {
 	f, on := x.faults.On(wrongPassword, address, "")
 	if !on || f.Mailbox == "" {

@@ -1,6 +1,6 @@
 package exchange
 
-// Autodiscover V2: one GET without credentials that tells a URL, as JSON. It is not specified; this is how Exchange Online and
+// Autodiscover V2: one GET without credentials that returns a URL as JSON. There is no specification; this is how Exchange Online and
 // Exchange 2016 and later answer.
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/mailbell/mailbell/simulator/internal/answer"
 )
 
-// maxV2Redirects is how many times one may have been sent on.
+// maxV2Redirects is how many times a client may have been redirected.
 const maxV2Redirects = 10
 
 func (x *Host) serveV2(w http.ResponseWriter, r *http.Request) {
@@ -40,7 +40,7 @@ func (x *Host) serveV2(w http.ResponseWriter, r *http.Request) {
 		v2Error(w, http.StatusBadRequest, "InvalidProtocol", "The given protocol value '"+asked+"' is invalid. Supported values are 'ActiveSync,AutodiscoverV1,Ews'.")
 		return
 	}
-	p := x.look(address, "")
+	p := x.resolve(address, "")
 	box, err := x.org.Mailbox(address)
 	switch {
 	case p.box.Address != "":

@@ -32,7 +32,7 @@ func (x *Host) servePOX(w http.ResponseWriter, r *http.Request) {
 	if address == "" || request.kid(nsAutodiscoverRequest, "AcceptableResponseSchema").value() != nsAutodiscoverResponse {
 		x.poxError(&b, 600, "Invalid Request")
 	} else {
-		x.poxAnswer(&b, x.look(address, poxPath))
+		x.poxAnswer(&b, x.resolve(address, poxPath))
 	}
 	b.raw(`</Autodiscover>`)
 	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
@@ -40,7 +40,7 @@ func (x *Host) servePOX(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b)
 }
 
-func (x *Host) poxAnswer(b *markup, p place) {
+func (x *Host) poxAnswer(b *markup, p location) {
 	switch {
 	case p.unknown():
 		x.poxError(b, 500, "The email address can't be found.")

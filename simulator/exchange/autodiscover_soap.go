@@ -17,7 +17,7 @@ const (
 	nsInstance         = "http://www.w3.org/2001/XMLSchema-instance"
 )
 
-// Users of a request. Real servers have such a limit, and do not tell it; autodiscover_limit sets another.
+// Users of a request. Real servers have such a limit, which is not documented; the fault autodiscover_limit sets another.
 const (
 	maxSOAPUsers   = 100
 	lowerSOAPUsers = 10
@@ -77,7 +77,7 @@ func (x *Host) serveSOAP(w http.ResponseWriter, r *http.Request) {
 	default:
 		b.raw(`<ErrorCode>NoError</ErrorCode><ErrorMessage/><UserResponses>`)
 		for _, address := range addresses {
-			x.soapUser(&b, x.look(address, soapPath), settings)
+			x.soapUser(&b, x.resolve(address, soapPath), settings)
 		}
 		b.raw(`</UserResponses>`)
 	}
@@ -92,7 +92,7 @@ func (x *Host) soapSend(w http.ResponseWriter, status int, b markup) {
 	_, _ = w.Write(b)
 }
 
-// soapFault answers what is no request of this service.
+// soapFault answers a request that this service does not have.
 func (x *Host) soapFault(w http.ResponseWriter) {
 	b := make(markup, 0, 512)
 	b.raw(xmlDeclaration, `<s:Envelope xmlns:s="`, nsSOAP, `"><s:Body><s:Fault><faultcode>s:Client</faultcode>`,
@@ -118,8 +118,8 @@ func (b *markup) soapError(code, text string) {
 	b.element("ErrorMessage", text)
 }
 
-// soapUser writes what is found for one user.
-func (x *Host) soapUser(b *markup, p place, settings []string) {
+// soapUser writes the answer for one user.
+func (x *Host) soapUser(b *markup, p location, settings []string) {
 	const nowhere = `<RedirectTarget i:nil="true"/>`
 	b.raw(`<UserResponse>`)
 	switch {
@@ -142,7 +142,7 @@ func (x *Host) soapUser(b *markup, p place, settings []string) {
 	b.raw(`</UserResponse>`)
 }
 
-// soapSettings writes the settings that were asked for, those that there are not first.
+// soapSettings writes the settings of the request, the missing ones first.
 func (x *Host) soapSettings(b *markup, box Mailbox, settings []string) {
 	var found markup
 	b.raw(`<UserSettingErrors>`)

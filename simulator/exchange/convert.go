@@ -1,6 +1,6 @@
 package exchange
 
-// ConvertId: the entry id inside an item or folder id. Clients also ask it first of all, to learn the server's version.
+// ConvertId: the entry id inside an item or folder id. Clients also call it first to learn the server's version.
 
 import (
 	"encoding/base64"

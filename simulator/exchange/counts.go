@@ -4,7 +4,7 @@ package exchange
 
 import "fmt"
 
-// Counts is what has happened on hosts of Exchange, and what is open.
+// Counts counts what happened on hosts of Exchange, and what is open.
 type Counts struct {
 	Requests      map[string]int // ever, by EWS operation, and Autodiscover, GetUserSettings, AutodiscoverV2
 	Unauthorized  int            // answers 401, ever
@@ -12,10 +12,10 @@ type Counts struct {
 	Subscriptions int            // alive
 }
 
-// Counts counts on all hosts.
+// Counts returns the counts of all hosts.
 func (o *Organisation) Counts() Counts { return count(o.hosts...) }
 
-// CountsAt counts on the host of that name only. The error wraps ErrNoHost.
+// CountsAt returns the counts of the host with that name. The error wraps ErrNoHost.
 func (o *Organisation) CountsAt(host string) (Counts, error) {
 	x := o.host(host)
 	if x == nil {
@@ -39,11 +39,11 @@ func count(hosts ...*Host) Counts {
 	return c
 }
 
-// Subscriptions counts those of a mailbox: all that are alive, and how many of them a stream is open on.
-func (o *Organisation) Subscriptions(address string) (alive, heard int) {
+// Subscriptions counts the subscriptions of a mailbox: all that are alive, and those that have an open stream.
+func (o *Organisation) Subscriptions(address string) (alive, streamed int) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	x, primary := o.home(address)
+	x, primary := o.hostOf(address)
 	if x == nil {
 		return 0, 0
 	}
@@ -52,8 +52,8 @@ func (o *Organisation) Subscriptions(address string) (alive, heard int) {
 	b := x.boxes[primary]
 	for _, sub := range b.subs {
 		if sub.stream != nil {
-			heard++
+			streamed++
 		}
 	}
-	return len(b.subs), heard
+	return len(b.subs), streamed
 }

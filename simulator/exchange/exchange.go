@@ -1,4 +1,4 @@
-// Package exchange is the hosts of Exchange of a simulator: their mailboxes, EWS, Autodiscover, SMTP, and the ways to sign in.
+// Package exchange has the simulator's hosts of Exchange: their mailboxes, EWS, Autodiscover, SMTP, and the authentication methods.
 package exchange
 
 import (
@@ -47,7 +47,7 @@ type Options struct {
 	OnMessage func(direction, operation string, envelope []byte) // sees every EWS envelope; may be nil
 }
 
-// check reports what cannot be made.
+// check reports options that are wrong.
 func (o Options) check() error {
 	if !slices.Contains(Personalities(), o.Personality) {
 		return fmt.Errorf("the personality %q: must be empty%s", o.Personality, strings.Join(Personalities(), ", "))
@@ -91,7 +91,7 @@ type Host struct {
 	org        *Organisation // that it belongs to
 	release    release
 	open       string   // release.envelopeStart
-	servers    []string // the mailbox servers; none where the host does not tell
+	servers    []string // the mailbox servers; none if the host does not name them
 	clock      faults.Clock
 	faults     faults.Host
 	logf       func(string, ...any)
@@ -115,7 +115,7 @@ type Host struct {
 	subs      map[string]*subscription
 	streams   map[*stream]struct{}
 	conns     map[net.Conn]struct{}
-	away      time.Time // no connection is taken before
+	away      time.Time // the host accepts no connection before
 	requests  map[string]int
 	refused   int // 401s
 	calls     int // ever
@@ -144,7 +144,7 @@ func newHost(name string, org *Organisation, o Options) *Host {
 // Name is OnPremises, Online or Other.
 func (x *Host) Name() string { return x.name }
 
-// URL is where the host is once Listen was called, without a path.
+// URL is the URL of the host without a path, once Listen was called.
 func (x *Host) URL() string { return x.url }
 
 // EWSURL is the URL of EWS.
@@ -153,8 +153,8 @@ func (x *Host) EWSURL() string { return x.url + "/EWS/Exchange.asmx" }
 // AutodiscoverURL is the URL of Autodiscover as plain XML.
 func (x *Host) AutodiscoverURL() string { return x.url + "/autodiscover/autodiscover.xml" }
 
-// Listen makes the HTTP server of the host, and the listener by way of l on which the caller is to run it. It is called once,
-// before anything else is asked of the host.
+// Listen returns the HTTP server of the host, and a listener over l on which the caller runs it. It is called once, before the host
+// is used.
 func (x *Host) Listen(l net.Listener, certificate tls.Certificate) (*http.Server, net.Listener, error) {
 	x.url = "https://" + l.Addr().String()
 	if x.negotiates {

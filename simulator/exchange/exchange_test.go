@@ -175,12 +175,12 @@ func TestEventsQueueWhileNoStreamIsOpen(t *testing.T) {
 		deliver(t, s, c.mailbox, fmt.Sprint("mail ", i))
 	}
 	o := c.stream(id)
-	for heard := 0; heard < 120; {
+	for got := 0; got < 120; {
 		n := strings.Count(o.next(), "<t:NewMailEvent>")
 		if n > maxEvents {
 			t.Fatalf("%d events in an envelope", n)
 		}
-		heard += n
+		got += n
 	}
 }
 
@@ -242,8 +242,8 @@ func TestStreamsAreLimitedPerImpersonatedMailbox(t *testing.T) {
 	if n := s.Counts(); n.OpenStreams != maxStreams+1 || n.Subscriptions != maxStreams+2 {
 		t.Errorf("%d streams, %d subscriptions", n.OpenStreams, n.Subscriptions)
 	}
-	if alive, heard := s.Subscriptions(c.mailbox); alive != maxStreams+1 || heard != maxStreams {
-		t.Errorf("%d subscriptions alive, %d heard", alive, heard)
+	if alive, streamed := s.Subscriptions(c.mailbox); alive != maxStreams+1 || streamed != maxStreams {
+		t.Errorf("%d subscriptions alive, %d on a stream", alive, streamed)
 	}
 }
 
@@ -556,7 +556,7 @@ func TestRemovedMailboxIsGoneForItsStream(t *testing.T) {
 	if e := o.next(); !strings.Contains(e, "ErrorSubscriptionNotFound") || !strings.Contains(e, ">OK<") {
 		t.Errorf("a stream with one subscription less: %s", e)
 	}
-	deliver(t, s, other.mailbox, "still heard")
+	deliver(t, s, other.mailbox, "still notified")
 	o.until("NewMailEvent")
 	c.must(subscribeNewMail, "ErrorNonExistentMailbox")
 	if err := s.RemoveMailbox(c.mailbox); err != ErrNoMailbox {

@@ -1,6 +1,6 @@
 package exchange
 
-// The faults of Exchange: the table, and what is done at once when one is set.
+// The faults of Exchange: the table, and the acts of those that happen at once.
 
 import (
 	"net"
@@ -57,14 +57,14 @@ const answerClosed = "closed"
 
 const often = "mailbox host share count seconds"
 
-// Faults is the table of Exchange. "At once" means that it is done when it is set and over with that.
+// Faults is the table of Exchange. "At once": the fault happens when it is set, and is then over.
 func Faults() []faults.Kind {
 	list := []faults.Kind{
 		{Name: streamFIN, Fields: "mailbox host share count",
 			Text: "At once: open streams end with a FIN, without ConnectionStatus Closed."},
 		{Name: streamRST, Fields: "mailbox host share count", Text: "At once: open streams end with a TCP reset."},
 		{Name: streamHalf, Fields: often,
-			Text: "The next envelope of a stream is cut off half-way and its connection closed; the events in it are gone."},
+			Text: "The next envelope of a stream is cut off in the middle and its connection closed; the events in it are lost."},
 		{Name: streamSilent, Fields: "mailbox host seconds",
 			Text: "Streams write nothing, not even heartbeats, while their connections stay open; what they would have written comes when" +
 				" the fault is cleared, or is gone with the connection."},
@@ -73,7 +73,7 @@ func Faults() []faults.Kind {
 		{Name: eventsReordered, Fields: "mailbox host seconds",
 			Text: "The events of a new message come behind those of the next one for its mailbox, or when the fault is cleared."},
 		{Name: subscriptionsLost, Fields: "mailbox host share count",
-			Text: "At once: subscriptions are forgotten; their streams are told ErrorSubscriptionNotFound."},
+			Text: "At once: subscriptions are forgotten; their streams get ErrorSubscriptionNotFound."},
 		{Name: wrongPassword, Fields: often,
 			Text: "HTTP 401 to every request of EWS and Autodiscover; with a mailbox, to those that act on it."},
 		{Name: mailboxUnknown, Fields: often, Text: "EWS answers ErrorNonExistentMailbox, Autodiscover its error 500."},
@@ -85,14 +85,14 @@ func Faults() []faults.Kind {
 		{Name: serverRestart, Fields: "host seconds", Valued: true,
 			Text: "At once: all subscriptions are forgotten and all connections to Exchange cut; it accepts none for `seconds`."},
 		{Name: connectionsFull, Fields: "host share count seconds",
-			Text: "The server is at its limit: it answers each new connection HTTP 503 in clear, before any TLS, and closes it."},
+			Text: "The server is at its limit: it answers each new connection with HTTP 503 in plain text, before TLS, and closes it."},
 		{Name: mailboxMove, Fields: "mailbox host seconds",
 			Text: "Mailboxes move: their subscriptions end with ErrorInvalidSubscription and the text of a move, and EWS answers " +
-				"ErrorMailboxMoveInProgress to what acts on them, until the fault is cleared. Autodiscover tells the same place as " +
+				"ErrorMailboxMoveInProgress to requests for them, until the fault is cleared. Autodiscover gives the same location as " +
 				"before."},
 		{Name: moveSilent, Fields: often,
-			Text: "A mailbox that moves to another host or mailbox server ends its subscriptions without a word: its streams beat, and " +
-				"tell nothing of it any more. Otherwise they are told ErrorInvalidSubscription and the text of a move."},
+			Text: "A mailbox that moves to another host or mailbox server ends its subscriptions silently: its streams send heartbeats, " +
+				"and no more events of it. Otherwise they get ErrorInvalidSubscription and the text of a move."},
 		{Name: ewsBlocked, Fields: "host share count seconds",
 			Text: "EWS answers every call with HTTP 403 and no body, as Exchange Online does where the tenant has switched it off " +
 				"(EWSEnabled) or the app is not on its list (EwsAllowedAppIDs)."},
@@ -145,7 +145,7 @@ func checkFault(name string, f faults.Fault) (field, text string) {
 	return "", ""
 }
 
-// actOut registers what the hosts do when a fault is set or cleared.
+// actOut registers what happens when a fault is set or cleared.
 func (o *Organisation) actOut(fs *faults.Registry) {
 	for _, name := range []string{serverRestart, subscriptionsLost, streamFIN, streamRST} {
 		fs.AtOnce(name, func(f *faults.Cases) bool {
@@ -174,7 +174,7 @@ func (o *Organisation) actOut(fs *faults.Registry) {
 	})
 }
 
-// breakOnce does what a fault does at once.
+// breakOnce performs a fault that happens at once.
 func (x *Host) breakOnce(name string, f *faults.Cases) {
 	switch {
 	case !f.At(x.name):

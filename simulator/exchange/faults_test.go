@@ -70,7 +70,7 @@ func TestHalfAnEnvelopeTakesItsEventsAlong(t *testing.T) {
 		t.Fatalf("%q, %v", e, err)
 	}
 	o = a.stream(id)
-	deliver(t, s, a.mailbox, "heard")
+	deliver(t, s, a.mailbox, "notified")
 	if e := o.until("NewMailEvent"); strings.Contains(e, lost) {
 		t.Error("an event came twice")
 	}
@@ -109,10 +109,10 @@ func TestDroppedAndDoubledEvents(t *testing.T) {
 	s, a, b := pair(t)
 	o := a.stream(a.subscribe(subscribeNewMail), b.subscribe(subscribeNewMail))
 	set(t, s, eventsDropped, faults.Fault{Mailbox: a.mailbox, Count: 1})
-	deliver(t, s, b.mailbox, "heard")
+	deliver(t, s, b.mailbox, "notified")
 	lost := deliver(t, s, a.mailbox, "lost")
-	heard := deliver(t, s, a.mailbox, "heard")
-	if e := o.until(heard); strings.Contains(e, lost) {
+	notified := deliver(t, s, a.mailbox, "notified")
+	if e := o.until(notified); strings.Contains(e, lost) {
 		t.Error("the dropped event came")
 	}
 	a.must(findItem(0, 9, "Descending"), `TotalItemsInView="2"`)

@@ -1,6 +1,6 @@
 package exchange
 
-// Answers of a server that means harm, or is broken.
+// Answers of a server that is hostile or broken.
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ const (
 	hugeAnswer = 256 << 20
 )
 
-// hostile answers with what no client should believe.
+// hostile sends an answer that no client should accept.
 func (c *call) hostile() bool {
 	at := c.address()
 	h := c.w.Header()
@@ -47,7 +47,7 @@ func (c *call) writeHuge() {
 		return
 	}
 	for range hugeAnswer / len(chunk) {
-		if _, err := c.w.Write(chunk); err != nil { // the client had enough
+		if _, err := c.w.Write(chunk); err != nil { // the client stopped reading
 			return
 		}
 	}

@@ -108,7 +108,7 @@ func (x *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // ewsPath is compared in lower case, as IIS does.
 const ewsPath = "/ews/exchange.asmx"
 
-// enter lets a request in whose sender is known and whose body can be read.
+// enter accepts a request if its sender is signed in and its body can be read.
 func (x *Host) enter(w http.ResponseWriter, r *http.Request) (caller, bool) {
 	who, ok := x.signIn(w, r)
 	if !ok {
@@ -246,8 +246,8 @@ func (c *call) target(sid *node) *soapFault {
 	return nil
 }
 
-// misrouted is the status that the front end of Exchange Online answers where the anchor mailbox of an app's call does not
-// lead it anywhere; 0 where it does.
+// misrouted is the status that the front end of Exchange Online answers if the anchor mailbox of an app's call does not exist there;
+// 0 if it does.
 func (c *call) misrouted() int {
 	anchor := normal(c.r.Header.Get("X-AnchorMailbox"))
 	switch {
@@ -280,7 +280,7 @@ func (c *call) address() string {
 	return c.mailbox
 }
 
-// faulty answers in place of the operation where a fault says so.
+// faulty answers instead of the operation if a fault says so.
 func (c *call) faulty() bool {
 	fs := c.x.faults
 	if fs.None() {
@@ -467,7 +467,7 @@ func (x *Host) track(c net.Conn, state http.ConnState) {
 	}
 }
 
-// fullText is what gromox says in clear, on its port of TLS too, to a connection that is one too many.
+// fullText is what gromox answers in plain text, on its TLS port too, to a connection above its limit.
 const fullText = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 // awayListener closes what it accepts while the server is away, or has too many connections.

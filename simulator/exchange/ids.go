@@ -1,7 +1,7 @@
 package exchange
 
-// Identifiers that look as Exchange's do: long, opaque, case-sensitive base64 over the same layout, so that a client that
-// cuts, folds or unescapes one is found out.
+// Identifiers that look as Exchange's do: long, opaque, case-sensitive base64 over the same layout, so that a test
+// notices a client that cuts, folds or unescapes one.
 
 import (
 	"encoding/base64"

@@ -16,7 +16,7 @@ import (
 // folderKind is a folder that every mailbox has.
 type folderKind uint8
 
-// The folders. Other than on a real server there are only those of mail, and no others can be made.
+// The folders. Unlike a real server, this one has mail folders only, and no others can be created.
 const (
 	rootFolder folderKind = iota
 	topFolder
@@ -140,7 +140,7 @@ func (x *Host) removeMailbox(address string) error {
 	return nil
 }
 
-// deliver puts a message into the Inbox and tells the subscriptions.
+// deliver puts a message into the Inbox and notifies the subscriptions.
 func (x *Host) deliver(to string, received time.Time, raw []byte) (string, error) {
 	if len(raw) > MaxMessage {
 		return "", fmt.Errorf("the message is larger than %d bytes", MaxMessage)
@@ -190,7 +190,7 @@ func (x *Host) deliver(to string, received time.Time, raw []byte) (string, error
 	return id, nil
 }
 
-// insert files an item by its received time.
+// insert puts an item into the folder by its received time.
 func (b *mailbox) insert(it *item, now time.Time) {
 	f := &b.folders[it.folder]
 	i := len(f.items)

@@ -40,7 +40,7 @@ func TestThousandsOfMailboxesAreHeardAtOnce(t *testing.T) {
 		c.mailbox = address
 		ids = append(ids, c.subscribe(subscribeNewMail))
 	}
-	heard := make(chan int, mailboxes)
+	got := make(chan int, mailboxes)
 	for at := 0; at < len(ids); at += maxIDs {
 		c.mailbox = s.Mailboxes()[at]
 		o := c.stream(ids[at : at+maxIDs]...)
@@ -53,7 +53,7 @@ func TestThousandsOfMailboxesAreHeardAtOnce(t *testing.T) {
 				}
 				if line == "<t:NewMailEvent>" {
 					n++
-					heard <- 1
+					got <- 1
 				}
 			}
 		}()
@@ -66,7 +66,7 @@ func TestThousandsOfMailboxesAreHeardAtOnce(t *testing.T) {
 	deadline := time.After(soon)
 	for n := range mailboxes * each {
 		select {
-		case <-heard:
+		case <-got:
 		case <-deadline:
 			t.Fatalf("%d of %d events within %v", n, mailboxes*each, soon)
 		}

@@ -1,7 +1,7 @@
 package exchange
 
-// RFC 5322 in, the properties of an Exchange item out. Exchange accepts any rubbish that SMTP carried, and so does this:
-// nothing here fails, what cannot be read is left out.
+// The properties of an Exchange item from an RFC 5322 message. Like Exchange, it accepts any message that arrived by SMTP: nothing here
+// fails, and what cannot be read is left out.
 
 import (
 	"bytes"
@@ -33,7 +33,7 @@ const (
 	previewSource = 4096 // characters of the body that the preview is made from
 )
 
-// message is what an item is made of. It does not change.
+// message is the content of an item. It does not change.
 type message struct {
 	raw        []byte
 	header     []headerField
@@ -191,7 +191,7 @@ func charsetReader(charset string, input io.Reader) (io.Reader, error) {
 var encodedWord = regexp.MustCompile(`=\?[^?\s]+\?[bBqQ]\?[^?]*\?=`)
 
 // decodeHeader decodes encoded words (RFC 2047). One that cannot be decoded stays as it is, and what one holds that is not of
-// its charset becomes U+FFFD; neither spoils the others. A character may be cut in two by words that follow each other.
+// its charset becomes U+FFFD; neither affects the others. A character may be cut in two by words that follow each other.
 func decodeHeader(s string) string {
 	s = toUTF8(s)
 	d := mime.WordDecoder{CharsetReader: charsetReader}
@@ -413,7 +413,7 @@ func (p *parts) markup() string {
 		html.EscapeString(p.plain()) + "</pre></body></html>"
 }
 
-// body decodes the texts of the message anew: they are asked for seldom, and kept never.
+// body decodes the texts of the message. They are not kept, because they are rarely needed.
 func (m *message) body() *parts {
 	header, body := splitHeader(m.raw)
 	return readParts(header, body, maxBodyPart)

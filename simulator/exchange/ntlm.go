@@ -26,7 +26,7 @@ import (
 	"golang.org/x/crypto/md4" //nolint:gosec,staticcheck // as MD5
 )
 
-// extendedProtection is a setting of IIS: what a sign-in must tell of the TLS connection that it comes by.
+// extendedProtection is a setting of IIS: whether a sign-in must be bound to its TLS connection.
 type extendedProtection uint8
 
 // The settings. Exchange requires it since 2019 CU14.
@@ -36,7 +36,7 @@ const (
 	protectionOff                                // it is not looked at
 )
 
-// What the server calls itself beside mailboxServer, its name in DNS.
+// The names of the server other than mailboxServer, its name in DNS.
 const (
 	ntlmDomain   = "CONTOSO"
 	ntlmComputer = "EXCH01"
@@ -89,7 +89,7 @@ const (
 type ntlmServer struct {
 	bindings   []byte // of the TLS connections to this server
 	protection extendedProtection
-	// account finds who signs in, as DOMAIN\user or by a name without a domain, and returns the name here and the password.
+	// account finds the user by DOMAIN\user or a name without a domain, and returns the name here and the password.
 	account func(user string) (name, password string, ok bool)
 	refuse  func(http.ResponseWriter) // answers 401 with what is offered: offerNTLM
 }
@@ -111,7 +111,7 @@ func offerNTLM(h http.Header) {
 
 type ntlmKey struct{}
 
-// ntlmState is where a connection stands. Its requests come one after another.
+// ntlmState is the state of a connection's sign-in. Its requests come one after another.
 type ntlmState struct {
 	negotiate, challenge []byte // of a sign-in under way
 	name                 string // who is signed in
@@ -211,7 +211,7 @@ func newChallenge(negotiate []byte, now time.Time) []byte {
 	return slices.Concat(b, target, info)
 }
 
-// errProof tells a wrong password from a message that is malformed; on the wire both are a 401.
+// errProof is a wrong password, as distinct from a malformed message; both are answered with 401.
 var (
 	errProof      = errors.New("the proof is wrong")
 	errMessage    = errors.New("the message is malformed")

@@ -1,7 +1,7 @@
 package exchange
 
 // A hybrid organisation: an Exchange on premises, one in the cloud (Exchange Online) and one of another provider (as Amazon
-// WorkMail) that share a mail domain. A mailbox lives on exactly one of these hosts, and can be moved while mail arrives.
+// WorkMail) that share a mail domain. A mailbox is on exactly one of these hosts, and can be moved while mail arrives.
 
 import (
 	"errors"
@@ -32,7 +32,7 @@ var ErrNoMailbox = errors.New("no such mailbox")
 // ErrMailboxExists is wrapped by the error for an address that is taken.
 var ErrMailboxExists = errors.New("has a mailbox already")
 
-// ErrNoItem is returned for an item id that its mailbox does not hold.
+// ErrNoItem is returned for an item id that its mailbox does not have.
 var ErrNoItem = errors.New("no such item")
 
 // ErrNoHost is returned for a host that this simulator does not have.
@@ -61,8 +61,8 @@ func (o *Organisation) host(name string) *Host {
 // hybrid reports whether there are several hosts.
 func (o *Organisation) hybrid() bool { return len(o.hosts) > 1 }
 
-// home returns where a mailbox lives, and its primary address; nil for an address that has none. o.mu is held.
-func (o *Organisation) home(address string) (x *Host, primary string) {
+// hostOf returns the host that has a mailbox, and its primary address; nil if no mailbox has the address. o.mu is held.
+func (o *Organisation) hostOf(address string) (x *Host, primary string) {
 	address = normal(address)
 	for _, x := range o.hosts {
 		x.mu.Lock()
@@ -77,20 +77,20 @@ func (o *Organisation) home(address string) (x *Host, primary string) {
 	return nil, ""
 }
 
-// lookUp is home for those who do not hold o.mu.
+// lookUp is hostOf for callers that do not hold o.mu.
 func (o *Organisation) lookUp(address string) (x *Host, primary string) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	return o.home(address)
+	return o.hostOf(address)
 }
 
-// at runs f on the host of a mailbox, which keeps it there meanwhile.
+// at calls f with the host of a mailbox. The mailbox cannot move meanwhile.
 func (o *Organisation) at(address string, f func(*Host) error) error {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	x := o.hosts[0]
 	if o.hybrid() {
-		if x, _ = o.home(address); x == nil {
+		if x, _ = o.hostOf(address); x == nil {
 			return ErrNoMailbox
 		}
 	}
@@ -106,7 +106,7 @@ func routing(address string) string {
 	return local + "@" + RoutingDomain
 }
 
-// AddMailbox makes a mailbox on a host. The error wraps ErrNoHost or ErrMailboxExists, or says that the address is none.
+// AddMailbox makes a mailbox on a host. The error wraps ErrNoHost or ErrMailboxExists, or says that the address is invalid.
 func (o *Organisation) AddMailbox(address, host string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -114,7 +114,7 @@ func (o *Organisation) AddMailbox(address, host string) error {
 	if x == nil {
 		return fmt.Errorf("%q: %w", host, ErrNoHost)
 	}
-	if taken, _ := o.home(address); taken != nil {
+	if taken, _ := o.hostOf(address); taken != nil {
 		return fmt.Errorf("%s %w", normal(address), ErrMailboxExists)
 	}
 	if err := x.addMailbox(address); err != nil {
@@ -130,7 +130,7 @@ func (o *Organisation) giveRouting(x *Host, primary string) {
 		return
 	}
 	alias := routing(primary)
-	if taken, _ := o.home(alias); taken != nil {
+	if taken, _ := o.hostOf(alias); taken != nil {
 		return
 	}
 	x.mu.Lock()
@@ -152,18 +152,18 @@ func (o *Organisation) RemoveMailbox(address string) error {
 
 // AddAlias gives a mailbox a further address: for delivery, for Autodiscover, which answers with the primary one, and for
 // impersonation by SmtpAddress, but not by PrimarySmtpAddress. The error is ErrNoMailbox, wraps ErrMailboxExists, or says that
-// the alias is no address.
+// the alias is invalid.
 func (o *Organisation) AddAlias(alias, address string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	x, primary := o.home(address)
+	x, primary := o.hostOf(address)
 	if x == nil {
 		return ErrNoMailbox
 	}
 	if err := checkAddress(normal(alias)); err != nil {
 		return err
 	}
-	if taken, _ := o.home(alias); taken != nil {
+	if taken, _ := o.hostOf(alias); taken != nil {
 		return fmt.Errorf("%s %w", normal(alias), ErrMailboxExists)
 	}
 	x.mu.Lock()
@@ -173,7 +173,7 @@ func (o *Organisation) AddAlias(alias, address string) error {
 }
 
 // Rename gives a mailbox another primary address; the one that it had stays an alias. Everything else about it stays as it is.
-// The error is ErrNoMailbox, wraps ErrMailboxExists, or says that the address is none.
+// The error is ErrNoMailbox, wraps ErrMailboxExists, or says that the address is invalid.
 func (o *Organisation) Rename(address, primary string) error {
 	primary = normal(primary)
 	if err := checkAddress(primary); err != nil {
@@ -181,14 +181,14 @@ func (o *Organisation) Rename(address, primary string) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	x, old := o.home(address)
+	x, old := o.hostOf(address)
 	if x == nil {
 		return ErrNoMailbox
 	}
 	if old == primary {
 		return nil
 	}
-	if taken, of := o.home(primary); taken != nil && of != old {
+	if taken, of := o.hostOf(primary); taken != nil && of != old {
 		return fmt.Errorf("%s %w", primary, ErrMailboxExists)
 	}
 	x.mu.Lock()
@@ -208,9 +208,9 @@ func (o *Organisation) Rename(address, primary string) error {
 	return nil
 }
 
-// Move brings a mailbox to another host: its messages are there at the same received times under new item ids, what arrives
-// from now on is delivered there, its subscriptions end. The old host knows the mailbox no more. One that lives there already
-// stays as it is. The error is ErrNoMailbox or wraps ErrNoHost.
+// Move moves a mailbox to another host: its messages are there with the same received times and new item ids, new mail is delivered
+// there, and its subscriptions end. The old host no longer knows the mailbox. A mailbox that is there already stays as it is. The error
+// is ErrNoMailbox or wraps ErrNoHost.
 func (o *Organisation) Move(address, host string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -218,7 +218,7 @@ func (o *Organisation) Move(address, host string) error {
 	if to == nil {
 		return fmt.Errorf("%q: %w", host, ErrNoHost)
 	}
-	from, primary := o.home(address)
+	from, primary := o.hostOf(address)
 	switch {
 	case from == nil:
 		return ErrNoMailbox
@@ -230,7 +230,7 @@ func (o *Organisation) Move(address, host string) error {
 	return nil
 }
 
-// giveAway takes a mailbox and its aliases out of a host. Its subscriptions end with the text of a move, or without a word.
+// giveAway removes a mailbox and its aliases from a host. Its subscriptions end with the text of a move, or silently.
 func (x *Host) giveAway(primary string) (*mailbox, []string) {
 	_, silent := x.faults.Hit(moveSilent, primary, "")
 	why := streamError{code: "ErrorInvalidSubscription", text: x.moveText()}
@@ -250,7 +250,7 @@ func (x *Host) giveAway(primary string) (*mailbox, []string) {
 	return b, aliases
 }
 
-// receive takes in a mailbox that lived elsewhere: the same messages, received at the same times, under other ids.
+// receive adds a mailbox from another host: the same messages with the same received times, and other ids.
 func (x *Host) receive(old *mailbox, aliases []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -267,8 +267,8 @@ func (x *Host) receive(old *mailbox, aliases []string) {
 	}
 }
 
-// Deliver puts a message (RFC 5322) into an Inbox, as at the given time; the zero time is now. The message is kept and must not
-// be changed afterwards. The error is ErrNoMailbox, or says that the message is too large.
+// Deliver puts a message (RFC 5322) into an Inbox with the given received time; the zero time is now. It keeps the message, which must
+// not be changed afterwards. The error is ErrNoMailbox, or says that the message is too large.
 func (o *Organisation) Deliver(to string, received time.Time, raw []byte) (id string, err error) {
 	err = o.at(to, func(x *Host) error {
 		id, err = x.deliver(to, received, raw)
@@ -300,7 +300,7 @@ func (o *Organisation) MarkRead(to, itemID string, read bool) error {
 	return o.at(to, func(x *Host) error { return x.markRead(to, itemID, read) })
 }
 
-// SetPassword changes the password that every host takes with a user name, as an administrator of the directory does.
+// SetPassword changes the password of a user name on every host, as an administrator of the directory does.
 func (o *Organisation) SetPassword(password string) {
 	for _, x := range o.hosts {
 		x.password.Store(password)
@@ -321,7 +321,7 @@ func (o *Organisation) Mailboxes() []string {
 	return all
 }
 
-// Mailbox says where a mailbox lives.
+// Mailbox is where a mailbox is, and its addresses.
 type Mailbox struct {
 	Address string   `json:"address"` // the primary one
 	Aliases []string `json:"aliases"`
@@ -329,11 +329,11 @@ type Mailbox struct {
 	Server  string   `json:"server,omitempty"` // the mailbox server, where the host has such
 }
 
-// Mailbox says where a mailbox lives. The error is ErrNoMailbox.
+// Mailbox returns the host and the addresses of a mailbox. The error is ErrNoMailbox.
 func (o *Organisation) Mailbox(address string) (Mailbox, error) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	x, primary := o.home(address)
+	x, primary := o.hostOf(address)
 	if x == nil {
 		return Mailbox{}, ErrNoMailbox
 	}

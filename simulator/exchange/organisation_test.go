@@ -105,7 +105,7 @@ func TestMoveWithoutAWordLeavesTheStreamBeating(t *testing.T) {
 	if err := s.Move(address, Online); err != nil {
 		t.Fatal(err)
 	}
-	deliver(t, s, address, "unheard")
+	deliver(t, s, address, "without a notification")
 	for range 3 {
 		if e := o.next(); !strings.Contains(e, ">OK<") || strings.Contains(e, `ResponseClass="Error"`) || strings.Contains(e, "NewMailEvent") {
 			t.Fatalf("told %s", e)

@@ -1,16 +1,16 @@
 package exchange
 
-// Servers that speak EWS and are not Microsoft's. The personality Gromox differs as grommunio's server does, and a little
-// more, so that a client that copes with it copes with others too:
+// Servers that speak EWS and are not Microsoft's. The personality Gromox differs from Exchange as grommunio's server does,
+// and a little more, so that a client that works with it works with others too:
 //
 //   - faults come with HTTP status 200, without detail;
 //   - request bodies without a length (chunked) are refused;
-//   - times have nine digits behind the second, and differ from call to call: an event tells when it is written, and an
+//   - times have nine digits behind the second, and differ from call to call: an event has the time when it is written, and an
 //     item's received time is up to two seconds earlier in one call than in the other;
 //   - a heartbeat has an empty Notifications, and events wait for the next one;
 //   - GetStreamingEvents answers an error document for the ids that are wrong (ErrorInvalidSubscription for those that it does
-//     not know), and then goes on, with nothing to tell if need be;
-//   - a subscription is its mailbox's: a stream of several mailboxes hears only the one that it impersonates;
+//     not know), and then continues, even without a valid id;
+//   - a subscription belongs to its mailbox: a stream of several mailboxes gets the events only of the one that it impersonates;
 //   - subscription ids are small numbers that a restart uses again, in elements without a namespace;
 //   - there is no affinity, so no cookie.
 //
@@ -44,7 +44,7 @@ func (x *Host) eventTime(e event) string {
 	return x.wire(e.at)
 }
 
-// drift is by how much the times that a call tells differ from the truth.
+// drift is by how much the times in the answer to a call differ from the true ones.
 func (c *call) drift() time.Duration {
 	if !c.x.gromox {
 		return 0
@@ -64,7 +64,7 @@ func (c *call) sentTime(it *item) string {
 	return c.x.wire(t)
 }
 
-// unknown is what a stream is told of ids that stand for no subscription.
+// unknown is the error of a stream for ids without a subscription.
 func (x *Host) unknown(ids ...string) streamError {
 	if x.gromox {
 		return streamError{"ErrorInvalidSubscription", "Subscription is invalid.", ids}

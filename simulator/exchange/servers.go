@@ -1,7 +1,7 @@
 package exchange
 
-// The mailbox servers behind a host: which one a call is brought to, and how it makes itself known. A subscription lives on
-// the server that its Subscribe came to, and is not found on another: affinity is the client's job.
+// The mailbox servers behind a host: which one gets a call, and how it names itself. A subscription is on the server that got its
+// Subscribe, and is not found on another: affinity is the client's job.
 
 import (
 	"errors"
@@ -15,13 +15,13 @@ import (
 // maxServers is more than any test needs.
 const maxServers = 99
 
-// The mailbox server of Exchange Online, and where it stands. There is one: where it places mailboxes is its own affair.
+// The mailbox server of Exchange Online and its site. There is only one, because clients cannot see on which server a mailbox is.
 const (
 	onlineForest = "simprd01.prod.outlook.example"
 	onlineServer = "sim01mb0001." + onlineForest
 )
 
-// mailboxServer is the first mailbox server on premises, and the name by which the whole of it goes.
+// mailboxServer is the first mailbox server on premises, and the name of the host.
 const mailboxServer = "exch01." + Domain
 
 // ErrNoServer is returned for a mailbox server that a host does not have.
@@ -67,12 +67,12 @@ func shortName(server string) string {
 	return strings.ToUpper(name)
 }
 
-// MoveServer brings a mailbox to another mailbox server of its host, by the server's short or full name: its subscriptions end,
-// its item ids stay. The error is ErrNoMailbox or wraps ErrNoServer.
+// MoveServer moves a mailbox to another mailbox server of its host, by the server's short or full name. Its subscriptions end, and its
+// item ids stay. The error is ErrNoMailbox or wraps ErrNoServer.
 func (o *Organisation) MoveServer(address, server string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	x, primary := o.home(address)
+	x, primary := o.hostOf(address)
 	if x == nil {
 		return ErrNoMailbox
 	}
@@ -98,7 +98,7 @@ const overrideCookie = "X-BackEndOverrideCookie"
 // affine reports whether the host has several servers to choose from by cookie.
 func (x *Host) affine() bool { return x.release.modern && !x.gromox }
 
-// route finds the mailbox server that a call is brought to: that of the override cookie where the client prefers affinity,
+// route finds the mailbox server that gets a call: that of the override cookie where the client prefers affinity,
 // else that of the anchor mailbox, else that of the mailbox that is acted on. x.mu is held.
 func (c *call) route() {
 	x := c.x
@@ -127,7 +127,7 @@ func (c *call) prefersAffinity() bool {
 	return strings.EqualFold(c.r.Header.Get("X-PreferServerAffinity"), "true")
 }
 
-// tellServer names the mailbox server in the head of an answer, as servers of 2013 and later do.
+// tellServer names the mailbox server in the headers of an answer, as Exchange 2013 and later do.
 func (c *call) tellServer() {
 	if !c.x.affine() {
 		return

@@ -36,7 +36,7 @@ func TestSubscriptionLivesOnTheServerThatItWasMadeOn(t *testing.T) {
 	if got := resp.Header.Get("X-CalculatedBETarget"); got != "exch01.contoso.example" {
 		t.Errorf("the member's Subscribe is served by %q", got)
 	}
-	anchor.stream(first, second).until(deliver(t, s, member.mailbox, "heard by the group"))
+	anchor.stream(first, second).until(deliver(t, s, member.mailbox, "notified to the group"))
 
 	lost := newClient(t, s, member.mailbox)
 	lost.must(getStreamingEvents(1, second), "ErrorSubscriptionNotFound")

@@ -1,7 +1,7 @@
 package exchange
 
-// GetStreamingEvents: what a stream tells, and how. At most once, as Exchange: an event leaves its queue when it is written into
-// an envelope, whatever becomes of that.
+// GetStreamingEvents: what a stream sends, and how. Like Exchange, it delivers at most once: an event leaves its queue when it is
+// written into an envelope, whether or not the envelope arrives.
 
 import (
 	"fmt"
@@ -20,9 +20,9 @@ type stream struct {
 	conn    net.Conn
 	budget  string // whose HangingConnectionLimit it counts against
 	subs    []*subscription
-	dirty   []*subscription // those with something to tell
+	dirty   []*subscription // those with events
 	errors  []streamError
-	refused []streamError // of ids in its request, where it goes on with the others
+	refused []streamError // of ids in its request, if it continues with the others
 	replace bool          // another connection took its subscriptions
 	cut     bool          // by a fault: it ends without a word
 	wake    chan struct{}
@@ -49,7 +49,7 @@ func (x *Host) cutStreams(f *faults.Cases, reset bool) {
 		if !st.cut && !st.replace && st.carries(f.Mailbox) && f.Met() {
 			conns = append(conns, st.conn)
 			st.cut = true
-			x.detach(st) // what comes from here on waits for the next stream
+			x.detach(st) // events wait for the next stream from here on
 		}
 	}
 	x.mu.Unlock()
@@ -58,12 +58,12 @@ func (x *Host) cutStreams(f *faults.Cases, reset bool) {
 	}
 }
 
-// carries reports whether a mailbox, or any, is heard on the stream.
+// carries reports whether the stream has a subscription of a mailbox, or of any.
 func (s *stream) carries(mailbox string) bool {
 	return mailbox == "" || slices.ContainsFunc(s.subs, func(o *subscription) bool { return o.box.address == mailbox })
 }
 
-// wakeStreams has every stream look at its faults again.
+// wakeStreams makes every stream check its faults again.
 func (x *Host) wakeStreams() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -98,7 +98,7 @@ func (c *call) getStreamingEvents() {
 }
 
 // openStream attaches the subscriptions to a new stream, and takes them from older ones. It fails as a whole, and the answer
-// names those that are wrong; a server that is not Microsoft's names them, and goes on with the others.
+// names the wrong ones; a server that is not Microsoft's names them, and continues with the others.
 func (c *call) openStream(ids []*node) (*stream, *streamError) {
 	x := c.x
 	st := &stream{conn: connOf(c.r), wake: make(chan struct{}, 1), budget: c.account + " " + c.address()}
@@ -175,7 +175,7 @@ type streamWriter struct {
 	begun bool
 }
 
-// run writes until the time is over, the client has gone, or nothing is left to hear.
+// run writes until the time is over, the client has gone, or the stream has no subscription left.
 func (o *streamWriter) run(limit time.Duration) {
 	x := o.c.x
 	over := time.NewTimer(limit)
@@ -281,7 +281,7 @@ func (o *streamWriter) drain() (more, ok bool) {
 	return more, o.send(x.streamEnvelope(batch, failure, status)) && !over
 }
 
-// faultMailbox names the mailbox by which a fault that is set concerns this stream.
+// faultMailbox returns the mailbox for which a fault that is set applies to this stream.
 func (o *streamWriter) faultOn(name string) (mailbox string, ok bool) {
 	x := o.c.x
 	if o.st == nil || x.faults.None() {
@@ -337,7 +337,7 @@ func (o *streamWriter) write(b []byte) bool {
 	return http.NewResponseController(o.c.w).Flush() == nil
 }
 
-// notification is what a stream tells of one subscription.
+// notification is the part of an envelope about one subscription.
 type notification struct {
 	id     string
 	box    guid.GUID

@@ -50,7 +50,7 @@ type subscription struct {
 	id      string
 	owner   string // the account that made it
 	box     *mailbox
-	server  string // the mailbox server that it lives on
+	server  string // the mailbox server that has it
 	folders uint16 // a bit for each folderKind
 	kinds   uint8  // a bit for each eventKind
 	queue   []event
@@ -124,7 +124,7 @@ func (s *subscription) wants(e event) bool {
 	return s.kinds&(1<<e.kind) != 0 && seen != 0
 }
 
-// tell wakes the stream that the subscription is open on.
+// tell wakes the stream that has the subscription.
 func (s *subscription) tell() {
 	if s.stream == nil || len(s.queue) == 0 && !s.missed {
 		return
@@ -138,7 +138,7 @@ func (s *subscription) tell() {
 // forget drops a subscription; x.mu is held.
 func (x *Host) forget(s *subscription) { x.drop(s, x.unknown(s.id)) }
 
-// drop drops a subscription and tells its stream why; x.mu is held.
+// drop drops a subscription and sends its stream the reason; x.mu is held.
 func (x *Host) drop(s *subscription, why streamError) {
 	delete(x.subs, s.id)
 	s.box.subs = slices.DeleteFunc(s.box.subs, func(o *subscription) bool { return o == s })
@@ -151,7 +151,7 @@ func (x *Host) drop(s *subscription, why streamError) {
 	}
 }
 
-// moveText is what a stream is told when a mailbox begins to move, as Microsoft's support recorded it.
+// moveText is the text of the error on a stream when a mailbox begins to move, as Microsoft's support recorded it.
 func (x *Host) moveText() string {
 	return "Subscription is invalid., This message indicates no more events will occur for this EventSink. Event = Event. TimeStamp = " +
 		x.clock.Now().Format("1/2/2006 3:04:05 PM") + ". Event type = MailboxMoveStarted, Object Type = None, .ObjectId = "
@@ -169,7 +169,7 @@ func (x *Host) endMoved(f faults.Fault) {
 	}
 }
 
-// endSubscriptions ends those of a mailbox. A stream is told why; or it is not, and never hears of the mailbox again. x.mu is held.
+// endSubscriptions ends the subscriptions of a mailbox. Their streams get an error, or nothing more of the mailbox. x.mu is held.
 func (x *Host) endSubscriptions(b *mailbox, why streamError, silent bool) {
 	for _, s := range slices.Clone(b.subs) {
 		if silent {
@@ -184,7 +184,7 @@ func (x *Host) endSubscriptions(b *mailbox, why streamError, silent bool) {
 
 const notFoundText = "The specified subscription was not found."
 
-// expire drops the subscriptions of a mailbox that nobody has read for long; x.mu is held.
+// expire drops the subscriptions of a mailbox that had no stream for long; x.mu is held.
 func (x *Host) expire(b *mailbox) {
 	for _, s := range slices.Clone(b.subs) {
 		if s.stream == nil && time.Since(s.used) > idleExpiry {
@@ -302,7 +302,7 @@ func (c *call) unsubscribe(b *markup) *soapFault {
 	return nil
 }
 
-// owns reports whether the caller may use a subscription: whoever made it, or where the server is not Microsoft's, whoever
+// owns reports whether the caller may use a subscription: the account that made it, or on a server that is not Microsoft's, any that
 // acts on its mailbox.
 func (c *call) owns(s *subscription) bool {
 	return s.owner == c.account && (!c.x.gromox || s.box == c.box)

@@ -1,7 +1,7 @@
 package exchange
 
-// The releases of Exchange that a host can be, as far as clients see them: which versions of EWS they take, what they do not
-// have yet, their limits, and the mailbox servers behind them.
+// The releases of Exchange that a host can be, as far as clients notice: which versions of EWS they accept, what they lack, their limits,
+// and the mailbox servers behind them.
 
 import (
 	"fmt"
@@ -19,7 +19,7 @@ const (
 	Exchange2007 = "exchange2007"
 )
 
-// Personalities lists what Options.Personality takes.
+// Personalities lists the values of Options.Personality.
 func Personalities() []string { return []string{"", Gromox, Exchange2010, Exchange2007} }
 
 // release is a version of Exchange.
@@ -84,7 +84,7 @@ func (r release) takes(version string) bool {
 	return i >= 0 && i <= slices.Index(ewsVersions, r.newest)
 }
 
-// streams reports whether that version of EWS has streaming notifications; one that is not told is not held against a request.
+// streams reports whether that version of EWS has streaming notifications. A request without a version may use them.
 func streams(version string) bool {
 	i := slices.Index(ewsVersions, version)
 	return i < 0 || i >= slices.Index(ewsVersions, "Exchange2010_SP1")

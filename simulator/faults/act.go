@@ -1,6 +1,6 @@
 package faults
 
-// What several parts need to act out a fault: a clock that can be wrong, the end of a connection, and the time of a back-off.
+// What several parts need for a fault: a clock that can be wrong, the end of a connection, and the time of a back-off.
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ var ClockSkew = Kind{
 	Text: "The clock of Exchange is ahead by `seconds` (below 0: behind): HTTP Date, time stamps and received times.",
 }
 
-// Clock is the one of Exchange and of the token service, which ClockSkew sets wrong.
+// Clock is the clock of Exchange and of the token service; ClockSkew sets it wrong.
 type Clock struct {
 	Faults interface {
 		On(name, mailbox, token string) (Fault, bool)
@@ -35,7 +35,7 @@ func (c Clock) Now() time.Time {
 // HTTPDate is Now as the header Date has it.
 func (c Clock) HTTPDate() string { return c.Now().Format(http.TimeFormat) }
 
-// Cut ends a connection: with a TCP reset, or with a FIN and no farewell of TLS.
+// Cut ends a connection with a TCP reset, or with a FIN but no close_notify of TLS.
 func Cut(c net.Conn, reset bool) {
 	for {
 		inner, ok := c.(interface{ NetConn() net.Conn })
@@ -52,7 +52,7 @@ func Cut(c net.Conn, reset bool) {
 	c.Close()
 }
 
-// RetryAfter is the form of that header: whole seconds, rounded up, so that nobody comes early.
+// RetryAfter is the value of that header: whole seconds, rounded up, so that no client comes too early.
 func RetryAfter(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }

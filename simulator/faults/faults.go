@@ -1,5 +1,5 @@
-// Package faults holds the faults of a simulator: one registry of all that are set. Each part of the simulator brings a table of
-// the faults that it knows, asks the registry whether one meets the case at hand, and says what it does at once when one is set.
+// Package faults has the registry of the faults that are set. Each part of the simulator has a table of its faults, asks the registry
+// whether a fault applies to what it is doing, and registers the acts of the faults that happen at once.
 package faults
 
 import (
@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Fault says whom a fault meets and how often. Every field may be left out; which ones a fault takes stands in its row of
-// the table. Without Share and Count it meets everything, until it is cleared.
+// Fault says what a fault applies to, and how often. Every field may be left out; the row of the table says which ones a fault has.
+// Without Share and Count it always applies, until it is cleared.
 type Fault struct {
 	Mailbox string  `json:"mailbox,omitempty"` // only this one
 	Host    string  `json:"host,omitempty"`    // only this host of Exchange: onpremises, online or other
@@ -21,7 +21,7 @@ type Fault struct {
 	Count   int     `json:"count,omitempty"`   // so many cases, then it is cleared
 	Status  int     `json:"status,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
-	Seconds float64 `json:"seconds,omitempty"` // cleared after that time, where the row says nothing else
+	Seconds float64 `json:"seconds,omitempty"` // cleared after that time, unless the row says something else
 	Limit   int     `json:"limit,omitempty"`
 }
 
@@ -45,7 +45,7 @@ type Cases struct {
 	dice *rand.Rand
 }
 
-// newCases draws with a fixed seed, so that a test's run can be had again.
+// newCases draws with a fixed seed, so that a test can be repeated.
 func newCases(f Fault) Cases {
 	return Cases{Fault: f, left: f.Count, dice: rand.New(rand.NewPCG(1, 2))}
 }
@@ -70,7 +70,7 @@ type Kind struct {
 	Fields string // those of Fault that it takes, by their JSON names
 	Text   string // what it does, in a sentence
 
-	Valued    bool // its seconds are not the time after which it is cleared
+	Valued    bool // its seconds are a value, not the time after which it is cleared
 	AnyReason bool // its reason need not be a name of letters
 	// Check says what else is wrong with a fault of this kind: the field, and what it must be; empty texts if nothing is. May be nil.
 	Check func(Fault) (field, text string)

@@ -1,6 +1,6 @@
 package faults
 
-// The registry: what is set at the moment, and who is told when that changes.
+// The registry: which faults are set, and which functions are called when that changes.
 
 import (
 	"slices"
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Registry holds the faults that are set. AtOnce and OnChange come before the first Set; the rest is safe for concurrent use.
+// Registry holds the faults that are set. Call AtOnce and OnChange before the first Set; the other methods are safe for concurrent use.
 type Registry struct {
 	kinds    []Kind
 	atOnce   map[string]func(*Cases) bool
@@ -35,11 +35,10 @@ func New(kinds ...Kind) *Registry {
 	}
 }
 
-// AtOnce has do called when a fault of that name is to be set. If it returns true, it has done what the fault does, and nothing
-// is set.
+// AtOnce registers the act of a fault: Set calls do, and if do returns true, the fault has happened and is not set.
 func (r *Registry) AtOnce(name string, do func(*Cases) bool) { r.atOnce[name] = do }
 
-// OnChange has do called after a fault of that name was set or cleared, in whatever way.
+// OnChange registers a function that is called after a fault of that name was set or cleared.
 func (r *Registry) OnChange(name string, do func(f Fault, set bool)) { r.onChange[name] = do }
 
 func (r *Registry) kind(name string) (Kind, error) {
@@ -50,7 +49,7 @@ func (r *Registry) kind(name string) (Kind, error) {
 	return r.kinds[i], nil
 }
 
-// Set sets a fault, in place of an earlier one of that name, or does it at once where the table says so. A mistake is an *Error.
+// Set sets a fault instead of an earlier one of that name, or performs the act of one that happens at once. A mistake is an *Error.
 func (r *Registry) Set(name string, f Fault) error {
 	k, err := r.kind(name)
 	if err != nil {
@@ -84,7 +83,7 @@ func (r *Registry) put(k Kind, f Fault) {
 	r.changed(k.Name, f, true)
 }
 
-// changed tells whoever waits for it; r.mu is not held.
+// changed calls the registered functions; r.mu is not held.
 func (r *Registry) changed(name string, f Fault, set bool) {
 	if do := r.onChange[name]; do != nil {
 		do(f, set)
@@ -117,7 +116,7 @@ func (r *Registry) clearIf(name string, a *active) {
 	}
 }
 
-// Clear ends a fault. One that is not set is no mistake, an unknown name is an *Error.
+// Clear ends a fault. It is no mistake if the fault is not set; an unknown name is an *Error.
 func (r *Registry) Clear(name string) error {
 	if _, err := r.kind(name); err != nil {
 		return err
@@ -140,7 +139,7 @@ func (r *Registry) Close() {
 	}
 }
 
-// List tells every fault, with a sentence each, and how it is set.
+// List returns every fault, each with a sentence, and how it is set.
 func (r *Registry) List() []Info {
 	all := make([]Info, 0, len(r.kinds))
 	for _, k := range r.kinds {
@@ -156,7 +155,7 @@ func (r *Registry) List() []Info {
 // None reports that no fault is set.
 func (r *Registry) None() bool { return r.set.Load() == 0 }
 
-// Get returns a fault that is set, whomever it meets.
+// Get returns a fault that is set, whatever it applies to.
 func (r *Registry) Get(name string) (Fault, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -167,28 +166,28 @@ func (r *Registry) Get(name string) (Fault, bool) {
 	return a.Fault, true
 }
 
-// On reports a fault that holds for the mailbox or token, without using up one of its cases.
+// On returns a fault that applies to the mailbox or token, without counting a case.
 func (r *Registry) On(name, mailbox, token string) (Fault, bool) {
 	return r.onAt("", name, mailbox, token)
 }
 
-// Hit reports whether a fault meets this case, and counts it.
+// Hit returns a fault that applies to this case, and counts the case.
 func (r *Registry) Hit(name, mailbox, token string) (Fault, bool) {
 	return r.hitAt("", name, mailbox, token)
 }
 
-// Host is the faults as a host of Exchange meets them.
+// Host is the registry for one host of Exchange.
 type Host struct {
 	*Registry
 	Name string
 }
 
-// On is that of the registry, but for faults that are meant for another host.
+// On is Registry.On without the faults for another host.
 func (h Host) On(name, mailbox, token string) (Fault, bool) {
 	return h.onAt(h.Name, name, mailbox, token)
 }
 
-// Hit is that of the registry, but for faults that are meant for another host.
+// Hit is Registry.Hit without the faults for another host.
 func (h Host) Hit(name, mailbox, token string) (Fault, bool) {
 	return h.hitAt(h.Name, name, mailbox, token)
 }

@@ -1,4 +1,4 @@
-// Package answer writes what the servers of a simulator answer in JSON.
+// Package answer writes the JSON answers of the simulator's servers.
 package answer
 
 import (
