@@ -9,12 +9,8 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-const (
-	// Window is how old mail may be that leads to an alert at all (rule 8 of the log).
-	Window = 24 * time.Hour
-	// Slack is how far servers of one organisation may differ before a received time counts as lying in the future.
-	Slack = time.Minute
-)
+// Window is how old mail may be that leads to an alert at all (rule 8 of the log).
+const Window = 24 * time.Hour
 
 // Verdict is what becomes of a message for a device.
 type Verdict uint8
@@ -53,7 +49,7 @@ func Judge(v View) (Verdict, outcome.Reason) {
 		return Skip, outcome.Clock
 	case v.Enrolled.IsZero() || v.Received.Unix() < v.Enrolled.Unix():
 		return Skip, outcome.BeforeEnrolment
-	case v.Hinted.IsZero() && v.Received.After(v.Server.Add(Slack)):
+	case v.Hinted.IsZero() && v.Received.After(v.Server.Add(mail.Tolerance)):
 		return Skip, outcome.Future
 	case v.Forgotten || age > Window:
 		return Skip, outcome.Late

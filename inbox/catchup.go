@@ -120,6 +120,12 @@ func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Be
 	return ready
 }
 
+func (w *waiting) open() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = false
+}
+
 func (w *waiting) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -135,17 +141,20 @@ func (m *Mailbox) behind() []subscriptions.Behind {
 	if len(list) == 0 {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(list), func(b subscriptions.Behind) bool { return m.flight.has(b.Device) })
+	return slices.DeleteFunc(slices.Clone(list), func(b subscriptions.Behind) bool {
+		d, ok := m.box.Device(b.Device)
+		return !ok || m.flight.has(d.Phone().Line())
+	})
 }
 
-// await has a device wait for the word that its topic is ready, which may have come since. The process that is started next need
+// await has the device that has a phone wait for the word that its topic is ready, which may have come since. The process that is started next need
 // not wait: it does not know.
-func (m *Mailbox) await(device string, a subscriptions.Answer) {
-	d, ok := m.box.Device(device)
+func (m *Mailbox) await(l subscriptions.Line, a subscriptions.Answer) {
+	d, ok := m.box.Reached(l)
 	if !ok || a.Result != subscriptions.NotBefore || !a.Next.IsZero() {
 		return
 	}
-	m.waiting.until(device, time.Now().Add(unsignalled))
+	m.waiting.until(d.ID, time.Now().Add(unsignalled))
 	if m.in.o.Sender.Ready(d.Topic, d.Environment) {
 		m.topicReady(d.Topic, d.Environment)
 	}

@@ -1,96 +1,50 @@
 package inbox
 
-// What is being sent to the devices of a mailbox (rule 6): a push is in flight until the write that holds its answer has ended.
+// What is being sent to the phones of a mailbox (rule 6): a push is in flight until the write that holds its answer has ended, whatever
+// becomes of the enrolment meanwhile.
 
 import (
-	"context"
 	"sync"
+
+	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// flight is the pushes in flight, by device. A device without one costs nothing.
+// flight counts the pushes in flight, by phone. A phone without one costs nothing.
 type flight struct {
-	mu      sync.Mutex
-	devices map[string]*line
+	mu    sync.Mutex
+	lines map[subscriptions.Line]int
 }
 
-// line is the pushes in flight to one device.
-type line struct {
-	ctx        context.Context // ends when the device is removed
-	cancel     context.CancelFunc
-	inFlight   int
-	unanswered sync.WaitGroup
-}
-
-// call is one push in flight.
-type call struct {
-	*line
-	flight *flight
-	device string
-}
-
-// begin counts a push to a device. The caller says when it is answered, and when the answer is written.
-func (f *flight) begin(ctx context.Context, device string) call {
+// begin counts a push to a phone. The caller calls end when its answer is written.
+func (f *flight) begin(l subscriptions.Line) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l := f.devices[device]
-	if l == nil {
-		l = &line{}
-		l.ctx, l.cancel = context.WithCancel(ctx)
-		if f.devices == nil {
-			f.devices = map[string]*line{}
-		}
-		f.devices[device] = l
+	if f.lines == nil {
+		f.lines = map[subscriptions.Line]int{}
 	}
-	l.inFlight++
-	l.unanswered.Add(1)
-	return call{l, f, device}
+	f.lines[l]++
 }
 
-// answered says that the sender is done with the push.
-func (c call) answered() { c.unanswered.Done() }
-
-// end says that the answer is written: the push is not in flight any more.
-func (c call) end() {
-	c.flight.mu.Lock()
-	defer c.flight.mu.Unlock()
-	c.inFlight--
-	if c.inFlight == 0 {
-		c.cancel()
-		if c.flight.devices[c.device] == c.line {
-			delete(c.flight.devices, c.device)
-		}
-	}
-}
-
-// has says whether a device has a push in flight.
-func (f *flight) has(device string) bool {
+// end says that the answer of a push is written.
+func (f *flight) end(l subscriptions.Line) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.devices[device] != nil
-}
-
-// cut ends what the sender does for a device, and waits for it.
-func (f *flight) cut(device string) {
-	f.mu.Lock()
-	l := f.devices[device]
-	delete(f.devices, device)
-	f.mu.Unlock()
-	if l != nil {
-		l.cancel()
-		l.unanswered.Wait()
+	f.lines[l]--
+	if f.lines[l] == 0 {
+		delete(f.lines, l)
 	}
 }
 
-// cutAll ends what the sender does for all devices, and waits for it.
-func (f *flight) cutAll() {
+// has says whether a phone has a push in flight.
+func (f *flight) has(l subscriptions.Line) bool {
 	f.mu.Lock()
-	lines := f.devices
-	f.devices = nil
-	f.mu.Unlock()
-	for _, l := range lines {
-		l.cancel()
-	}
-	for _, l := range lines {
-		l.unanswered.Wait()
-	}
+	defer f.mu.Unlock()
+	return f.lines[l] > 0
+}
+
+// empty says whether nothing is in flight.
+func (f *flight) empty() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.lines) == 0
 }

@@ -62,7 +62,10 @@ func (m *Mailbox) readHints(ctx context.Context, link Link, hints map[string]tim
 		for _, item := range found.Items {
 			d, ok := m.hinted(item, hints[item.ID], found.Clock)
 			switch {
-			case !ok || r.Has(d.key) || r.Has(m.itemKey(item.ID)):
+			case !ok:
+				delete(hints, item.ID)
+			case r.Has(d.key) || r.Has(m.itemKey(item.ID)):
+				m.duplicate(d)
 				delete(hints, item.ID)
 			case !believed(d.received, found.Clock, r, m.box.Devices()):
 				doubted[item.ID] = d
@@ -104,7 +107,7 @@ func gone(item Item) bool { return item.Err != nil && fault.Of(item.Err).Gone }
 // believed says whether the received time that a read told can decide (rule 4): one that would decide against an alert cannot,
 // for some servers tell the sender's Date there.
 func believed(received, clock time.Time, r *subscriptions.Record, devices []*subscriptions.Device) bool {
-	if !r.Started() || received.Unix() < r.Since || received.After(clock.Add(alerts.Slack)) {
+	if !r.Started() || received.Unix() < r.Since || received.After(clock.Add(mail.Tolerance)) {
 		return false
 	}
 	return !slices.ContainsFunc(devices, func(d *subscriptions.Device) bool { return before(received, d) })

@@ -3,8 +3,12 @@ package inbox
 // What was decided, for whoever asks why a phone did not ring.
 
 import (
+	"hash/maphash"
+	"slices"
 	"sync"
+	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -39,6 +43,43 @@ func (h *history) all() []subscriptions.Decision {
 		list = append(list, h.list[(h.newest+len(h.list)-i)%len(h.list)])
 	}
 	return list
+}
+
+// maxSeen bounds the items of a mailbox that are remembered as dealt with: enough for the notifications of one message, which come within
+// seconds.
+const maxSeen = 64
+
+// seen remembers the newest items that had their outcome, so that a copy of a message is told from another notification of it.
+type seen struct {
+	mu    sync.Mutex
+	items []uint64 // hashes of their ids; a ring, once there are maxSeen
+	next  int
+}
+
+// add remembers an item by its hash, and says whether it was known.
+func (s *seen) add(h uint64) (known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.items, h) {
+		return true
+	}
+	if len(s.items) < maxSeen {
+		s.items = append(s.items, h)
+		return false
+	}
+	s.items[s.next] = h
+	s.next = (s.next + 1) % maxSeen
+	return false
+}
+
+func (in *Inbox) hash(item string) uint64 { return maphash.String(in.seed, item) }
+
+// duplicate decides about an item that a hint named and whose message has its outcome already. Where it is another item than that one,
+// it is a copy, and nobody is alerted of it.
+func (m *Mailbox) duplicate(d due) {
+	if !m.seen.add(m.in.hash(d.item)) {
+		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.NotSent, Reason: outcome.Known, Came: d.received, At: time.Now()})
+	}
 }
 
 // decide keeps decisions and counts them.

@@ -14,10 +14,10 @@
 //  3. Only a complete listing moves listed, in one write: listing.go, subscriptions.Record.Complete.
 //  4. A received time that would decide against an alert is believed in a listing only; listed passes no clock; a clock that falls
 //     behind since restarts the mailbox: believed, Record.Complete, restart.
-//  5. A mailbox starts at its first enrolment and a device at its own, on the server's clock; the record goes with the last device:
-//     start, subscriptions.Book.
+//  5. A mailbox starts at its first enrolment and a device at its own, on the server's clock less the tolerance (mail.Tolerance); a
+//     record outlives its last device by a quarter of an hour, asleep: start, subscriptions.Book.
 //  6. A device that a message could not reach now is behind, decided in the write; it catches up from a listing, outside the worker.
-//     A push is in flight until the write that holds its answer has ended: round.go, flight.go, catchup.go, Record.Enter.
+//     A push belongs to its phone, and is in flight until the write that holds its answer has ended: round.go, flight.go, catchup.go, Record.Enter.
 //  7. Hints are a set of marked mailboxes; one worker at a time on each: marks.go, lane.go.
 //  8. Mail older than max_age is summed up under one collapse id, mail older than a day leads to no alert: alerts.Judge.
 //  9. A message that cannot be read while its mailbox can leads to a generic alert after three tries: unreadable.go.
@@ -25,12 +25,14 @@
 //  11. Subscribe, open the stream, then list; subscriptions outlive a restart: package listener/streaming.
 //  12. One thing flows back: a mailbox is marked, or a topic is ready again: Mailbox.List, Inbox.TopicReady.
 //
-// Lock order: none of the locks of this package is held while another is taken, nor during a call to another room.
+// Lock order: Inbox.mu before those of the parts of a Mailbox, which know nothing of each other. None is held during a call to another
+// room.
 package inbox
 
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +67,7 @@ type Inbox struct {
 	stop     context.CancelFunc
 	stopping atomic.Bool
 	grace    time.Duration
+	seed     maphash.Seed   // of what is remembered of item ids
 	tasks    sync.WaitGroup // workers, pushes, catch-ups; grows only while mu is held and stopping is false
 
 	mu    sync.Mutex
@@ -80,7 +83,7 @@ var errStopping = errors.New("mailbell is stopping")
 
 // New returns an inbox in which no mailbox is open.
 func New(o Options) *Inbox {
-	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace,
+	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(),
 		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}}
 	in.working, in.stop = context.WithCancel(context.Background())
 	return in
@@ -91,9 +94,12 @@ func (in *Inbox) Open(box *subscriptions.Mailbox) *Mailbox {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	m := in.open[box]
-	if m == nil {
+	switch {
+	case m == nil:
 		m = newMailbox(in, box)
 		in.open[box] = m
+	case !in.stopping.Load():
+		m.wake()
 	}
 	return m
 }
@@ -153,10 +159,11 @@ func (in *Inbox) mailboxes() []*Mailbox {
 	return list
 }
 
+// forget forgets a mailbox that was closed, once nothing of it is in flight.
 func (in *Inbox) forget(m *Mailbox) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.open[m.box] == m {
+	if in.open[m.box] == m && m.marks.isClosed() && m.flight.empty() {
 		delete(in.open, m.box)
 	}
 }

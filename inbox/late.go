@@ -55,16 +55,20 @@ func (m *Mailbox) enterLate(ctx context.Context, a alert, answer subscriptions.A
 		}
 	}
 	<-own.entered
-	m.await(a.device.ID, answer)
+	m.await(a.line(), answer)
 }
 
 func (m *Mailbox) enterAll(ctx context.Context, all []lateAnswer) {
 	err := m.write(ctx, func(d *subscriptions.Draft) {
 		for _, l := range all {
-			if l.answer.Result == subscriptions.NotBefore {
-				d.Hold(l.device.ID, l.answer.Reason, again(l.answer))
-			} else {
-				d.Deal(l.device.ID, l.keys...)
+			for _, device := range d.Devices { // whoever has the phone now
+				switch {
+				case device.Phone().Line() != l.line():
+				case l.answer.Result == subscriptions.NotBefore:
+					d.Hold(device.ID, l.answer.Reason, again(l.answer))
+				default:
+					d.Deal(device.ID, l.keys...)
+				}
 			}
 		}
 	})

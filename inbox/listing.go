@@ -10,6 +10,7 @@ import (
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -32,7 +33,7 @@ type shown struct {
 
 // listInbox lists the Inbox and deals with all that it shows. hinted are the items that hints named and that it has to decide, doubted
 // what reading them told.
-func (m *Mailbox) listInbox(ctx context.Context, link Link, hinted map[string]time.Time, doubted map[string]due) error {
+func (m *Mailbox) listInbox(ctx context.Context, link *attachment, hinted map[string]time.Time, doubted map[string]due) error {
 	list, clock, err := m.pages(ctx, link)
 	if err != nil {
 		return err
@@ -64,6 +65,7 @@ func (m *Mailbox) unknown(list []shown, clock time.Time, hinted map[string]time.
 	devices := m.box.Devices()
 	for _, s := range list {
 		if r.Has(s.Key) || r.Has(m.itemKey(s.item)) {
+			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
 			continue
 		}
 		d := due{key: s.Key, item: s.item, received: s.Received, hinted: hinted[s.item]}
@@ -119,20 +121,23 @@ func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock 
 			if err := m.start(ctx, p.Clock); err != nil {
 				return nil, p.Clock, false, err
 			}
-			clock, from = p.Clock, min(m.box.Record().Since, p.Clock.Unix())
+			clock, from = p.Clock, m.box.Record().Since
+			if clock.Unix() < from {
+				from = clock.Add(-2 * mail.Tolerance).Unix()
+			}
 		} else if !continues(p, seen) {
 			return nil, clock, false, nil
 		}
+		old := 0
 		for _, msg := range p.Messages {
 			if msg.Received.Unix() < from || len(list) >= maxListed && clock.Sub(msg.Received) > alerts.Window {
-				return list, clock, true, nil
-			}
-			if !seen[msg.ItemID] {
-				seen[msg.ItemID] = true
+				old++
+			} else if !seen[msg.ItemID] {
 				list = append(list, shown{subscriptions.Shown{Key: m.key(&msg), Received: msg.Received}, msg.ItemID})
 			}
+			seen[msg.ItemID] = true
 		}
-		if p.Last || len(p.Messages) == 0 {
+		if p.Last || len(p.Messages) == 0 || old > overlap { // an item without a date may stand anywhere: one alone ends nothing
 			return list, clock, true, nil
 		}
 		if len(p.Messages) <= overlap { // nothing new, and no word that it is the last: some servers never say so
@@ -163,7 +168,7 @@ func (m *Mailbox) start(ctx context.Context, clock time.Time) error {
 		first := clock
 		for _, d := range draft.Devices {
 			if d.Since.IsZero() {
-				d.Since = d.Created.Add(skew - time.Minute).Truncate(time.Second)
+				d.Since = d.Created.Add(skew - mail.Tolerance).Truncate(time.Second)
 				draft.Put(d)
 			}
 			if d.Since.Before(first) {
@@ -171,14 +176,14 @@ func (m *Mailbox) start(ctx context.Context, clock time.Time) error {
 			}
 		}
 		if !draft.Started() {
-			draft.Start(first)
+			draft.Start(first.Add(-mail.Tolerance))
 		}
 	})
 }
 
 // sendListed reads what is fresh and sends its alerts, newest first. Live mail that comes meanwhile goes before the next batch. pending
 // says that something could not be read yet.
-func (m *Mailbox) sendListed(ctx context.Context, link Link, fresh []due, clock time.Time) (pending bool, err error) {
+func (m *Mailbox) sendListed(ctx context.Context, link *attachment, fresh []due, clock time.Time) (pending bool, err error) {
 	for some := range slices.Chunk(fresh, batch) {
 		if m.in.stopping.Load() {
 			return pending, errStopping
@@ -233,14 +238,14 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 }
 
 // readLive reads what was hinted while a long listing is dealt with.
-func (m *Mailbox) readLive(ctx context.Context, link Link) error {
-	hints := m.marks.takeHints()
+func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
+	hints := m.marks.takeHints(link)
 	if len(hints) == 0 {
 		return nil
 	}
 	doubted := map[string]due{}
 	err := m.readHints(ctx, link, hints, doubted)
-	m.marks.giveBack(turn{hints, len(doubted) > 0})
+	m.marks.giveBack(turn{link, hints, len(doubted) > 0})
 	return err
 }
 
@@ -280,9 +285,10 @@ func (m *Mailbox) completed(link Link) {
 }
 
 func setBack(d *subscriptions.Draft, clock time.Time) {
+	latest := clock.Add(-mail.Tolerance)
 	for _, device := range d.Devices {
-		if device.Since.After(clock) {
-			device.Since = clock.Truncate(time.Second)
+		if device.Since.After(latest) {
+			device.Since = latest.Truncate(time.Second)
 			d.Put(device)
 		}
 	}
@@ -301,7 +307,7 @@ func (m *Mailbox) restart(ctx context.Context, link Link, list []shown, clock ti
 		return err
 	}
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
-		d.Start(clock)
+		d.Start(clock.Add(-2 * mail.Tolerance))
 		setBack(d, clock)
 	})
 	if err != nil {

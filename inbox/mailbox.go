@@ -26,6 +26,7 @@ type Mailbox struct {
 	late       late    // answers that are to be entered
 	waiting    waiting // devices that are behind, and when they catch up
 	history    history // the last decisions
+	seen       seen    // items that had their outcome
 	last       times
 }
 
@@ -60,8 +61,11 @@ func (m *Mailbox) List() { m.marks.listing() }
 // Attach has the mailbox read through a link from now on, and tried at once. Another Exchange has other ids for the same items:
 // there the mailbox is listed.
 func (m *Mailbox) Attach(l Link) {
-	was := m.link.Swap(&attachment{Link: l, lane: m.in.lane(l.Exchange())})
-	m.marks.attach(was != nil && was.Exchange() != l.Exchange())
+	a := &attachment{Link: l, lane: m.in.lane(l.Exchange())}
+	if elsewhere(m.link.Swap(a), a) {
+		m.unreadable.forgetAll()
+	}
+	m.marks.attach(a)
 	m.catchUpSoon()
 }
 
@@ -75,17 +79,14 @@ func (m *Mailbox) Retry(fits func(*fault.Error) bool) {
 	}
 }
 
-// HangUp ends what goes on for a device that was removed. No push to it is under way when it returns, and none begins.
-func (m *Mailbox) HangUp(device string) {
-	m.waiting.forget(device)
-	m.flight.cut(device)
-}
+// Removed says that a device was removed. No push to its phone begins any more; what has begun is not cut off, and its answer is entered
+// for whoever has the phone then.
+func (m *Mailbox) Removed(device string) { m.waiting.forget(device) }
 
-// Close ends the work on a mailbox that has no device any more.
+// Close ends the work on a mailbox that has no device any more. It may be opened again: what is in flight goes on meanwhile.
 func (m *Mailbox) Close() {
-	m.in.forget(m)
 	m.rest()
-	m.flight.cutAll()
+	m.in.forget(m)
 }
 
 // rest stops the timers: nothing begins any more.
@@ -93,6 +94,13 @@ func (m *Mailbox) rest() {
 	m.marks.close()
 	m.unreadable.close()
 	m.waiting.close()
+}
+
+// wake takes up the work on a mailbox that was closed.
+func (m *Mailbox) wake() {
+	m.marks.open()
+	m.unreadable.open()
+	m.waiting.open()
 }
 
 func (m *Mailbox) enqueue() {
@@ -107,7 +115,7 @@ func (m *Mailbox) serve(ctx context.Context) {
 	if !ok {
 		return
 	}
-	err := m.read(ctx, m.link.Load(), &t)
+	err := m.read(ctx, &t)
 	if err == nil || m.in.stopping.Load() {
 		m.marks.done(t, nil)
 		return
@@ -120,16 +128,16 @@ func (m *Mailbox) serve(ctx context.Context) {
 }
 
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
-func (m *Mailbox) read(ctx context.Context, link Link, t *turn) error {
+func (m *Mailbox) read(ctx context.Context, t *turn) error {
 	doubted := map[string]due{}
-	if err := m.readHints(ctx, link, t.hints, doubted); err != nil {
+	if err := m.readHints(ctx, t.link, t.hints, doubted); err != nil {
 		return err
 	}
-	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded() {
+	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded(time.Now()) {
 		return nil
 	}
 	t.list = true
-	return m.listInbox(ctx, link, t.hints, doubted)
+	return m.listInbox(ctx, t.link, t.hints, doubted)
 }
 
 func (m *Mailbox) address() string { return m.box.Record().Addresses[0] }

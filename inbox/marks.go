@@ -21,7 +21,8 @@ type marks struct {
 	hints    map[string]time.Time // item id -> when it was hinted
 	list     bool                 // anything may have come
 	listed   bool                 // a complete listing was done since it was last marked for one
-	attached bool                 // it can be read
+	link     *attachment          // by which it is read, and whose item ids the hints are; nil: it never was
+	attached bool                 // it can be read now
 	closed   bool
 
 	queued, running bool
@@ -33,8 +34,9 @@ type marks struct {
 	poll            *time.Timer  // the safety poll
 }
 
-// turn is the marks that a worker has taken, and that it gives back as far as it could not serve them.
+// turn is the marks that a worker has taken, with the link that they are for. It gives them back as far as it could not serve them.
 type turn struct {
+	link  *attachment
 	hints map[string]time.Time
 	list  bool
 }
@@ -87,17 +89,20 @@ func (m *marks) listing() {
 	m.change(func() { m.list, m.listed = true, false })
 }
 
-// attach says that the mailbox can be read from now on, and tried at once. anew: its item ids are another server's.
-func (m *marks) attach(anew bool) {
+// attach says that the mailbox can be read by a link from now on, and tried at once. Another Exchange has other item ids.
+func (m *marks) attach(l *attachment) {
 	m.change(func() {
-		m.attached = true
-		if anew {
+		if elsewhere(m.link, l) {
 			m.hints = nil
 			m.list, m.listed = true, false
 		}
+		m.link, m.attached = l, true
 		m.noBackOff()
 	})
 }
+
+// elsewhere says whether the item ids of one link are none of another.
+func elsewhere(a, b *attachment) bool { return a != nil && b != nil && a.Exchange() != b.Exchange() }
 
 // detach says that the mailbox cannot be read until it is attached again.
 func (m *marks) detach() {
@@ -125,7 +130,7 @@ func (m *marks) noBackOff() {
 func (m *marks) take() (turn, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := turn{hints: m.hints, list: m.list}
+	t := turn{link: m.link, hints: m.hints, list: m.list}
 	m.queued, m.woken = false, false
 	if m.closed || !m.attached {
 		return turn{}, false
@@ -139,10 +144,13 @@ func (m *marks) take() (turn, bool) {
 	return t, true
 }
 
-// takeHints takes what was hinted while a turn is under way.
-func (m *marks) takeHints() map[string]time.Time {
+// takeHints takes what was hinted while a turn by a link is under way.
+func (m *marks) takeHints(l *attachment) map[string]time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.link != l {
+		return nil
+	}
 	hints := m.hints
 	m.hints = nil
 	return hints
@@ -156,6 +164,9 @@ func (m *marks) giveBack(t turn) {
 }
 
 func (m *marks) merge(t turn) {
+	if elsewhere(t.link, m.link) { // it has moved meanwhile
+		t.hints, t.list = nil, true
+	}
 	m.list = m.list || t.list
 	for item, at := range m.hints {
 		if t.hints == nil {
@@ -218,6 +229,21 @@ func (m *marks) close() {
 			t.Stop()
 		}
 	}
+}
+
+// open takes marks again.
+func (m *marks) open() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		m.closed, m.retry, m.poll, m.attached = false, nil, nil, false
+	}
+}
+
+func (m *marks) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
 }
 
 // fault of the last turn, and when the next one is.

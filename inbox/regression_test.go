@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -390,5 +391,53 @@ func TestAMessageThatSpoilsTheAnswerHarmsOnlyItself(t *testing.T) {
 			t.Errorf("%d generic alerts within ten minutes", n)
 		}
 		s.inStep(alice)
+	})
+}
+
+// Two messages with one Message-ID and time sent are one message and a copy. Every message that is shown has its outcome, or a decision.
+func TestACopyOfAMessageHasADecisionAndNoAlert(t *testing.T) {
+	copies := func(s *scene) (a, b *message) {
+		a = s.source.come(alice, withID("<same@fabrikam.example>"))
+		b = s.source.come(alice, withID("<same@fabrikam.example>"), sentAt(a.sent))
+		return a, b
+	}
+	for name, come := range map[string]func(s *scene) (a, b *message){
+		"in one turn": copies,
+		"one after the other": func(s *scene) (a, b *message) {
+			a = s.source.come(alice, withID("<same@fabrikam.example>"))
+			s.pass(time.Minute)
+			return a, s.source.come(alice, withID("<same@fabrikam.example>"), sentAt(a.sent))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Hour)
+				a, b := come(s)
+				s.pass(time.Second)
+				s.source.hint(alice, a) // another notification is no copy
+				s.source.hint(alice, b)
+				s.pass(2 * s.poll)
+				s.accepted(1, "a", a)
+				if r := slices.Sorted(slices.Values(s.reasons(alice, s.key("a", a)))); !slices.Equal(r, []string{"accepted", "known"}) {
+					t.Errorf("the decisions are %v, want one of the copy and one of the message", r)
+				}
+			})
+		})
+	}
+}
+
+// A client may put an item without a date into an Inbox, and a server may list it first.
+func TestAnItemWithoutADateEndsNoListing(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.source.set(func() { s.source.first = &message{id: "no date", internetID: "<none@fabrikam.example>"} })
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice) })
+		s.pass(s.poll)
+		s.accepted(1, "a", m)
 	})
 }

@@ -38,11 +38,14 @@ type alert struct {
 	notification subscriptions.Notification
 }
 
+// line is the phone that it is for.
+func (a alert) line() subscriptions.Line { return a.notification.Phone.Line() }
+
 // send decides about messages for the devices in step, sends the alerts, and enters the outcomes: one call and one write. Reading
 // never waits for APNs: the worker of another mailbox goes on meanwhile.
 func (m *Mailbox) send(ctx context.Context, link Link, dues []due, clock time.Time) error {
 	record := m.box.Record()
-	dues = slices.DeleteFunc(dues, func(d due) bool { return record.Has(d.key) }) // live mail is read while a listing is dealt with
+	dues = m.once(dues, record)
 	if len(dues) == 0 {
 		return nil
 	}
@@ -56,21 +59,35 @@ func (m *Mailbox) send(ctx context.Context, link Link, dues []due, clock time.Ti
 		if record.BehindOf(device.ID) != nil {
 			continue // live mail passes it by
 		}
-		list = append(list, m.alertsFor(device, link.Source(), dues, clock, r.dealt)...)
+		list = append(list, m.alertsFor(device, link.Source(), dues, clock, r.skip)...)
 	}
 	m.pushAll(ctx, r, list)
 	return m.enter(ctx, r, dues)
 }
 
-// alertsFor decides about messages for one device, the newest first: an alert for each, and one for all that grew old. dealt is told of
+// once leaves each message that has no outcome yet, and of several copies one. Live mail is read while a listing is dealt with.
+func (m *Mailbox) once(dues []due, record *subscriptions.Record) []due {
+	keys := map[mail.Key]bool{}
+	return slices.DeleteFunc(dues, func(d due) bool {
+		if record.Has(d.key) || keys[d.key] {
+			m.duplicate(d)
+			return true
+		}
+		keys[d.key] = true
+		m.seen.add(m.in.hash(d.item))
+		return false
+	})
+}
+
+// alertsFor decides about messages for one device, the newest first: an alert for each, and one for all that grew old. skip is told of
 // each that leads to none.
-func (m *Mailbox) alertsFor(device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, dealt func(device string, keys ...mail.Key)) (list []alert) {
+func (m *Mailbox) alertsFor(device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(device string, k mail.Key)) (list []alert) {
 	var old []mail.Key
 	var newest due
 	for _, d := range dues {
 		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
 		case alerts.Skip:
-			dealt(device.ID, d.key)
+			skip(device.ID, d.key)
 			m.decide(subscriptions.Decision{Key: d.key, Device: device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now()})
 		case alerts.SumUp:
 			if len(old) == 0 {
@@ -133,14 +150,15 @@ type round struct {
 	closed   bool // no push begins any more
 	drafted  bool // an answer is late from now on
 	accepted bool
-	left     int                              // pushes without an answer
-	done     map[mail.Key]map[string]struct{} // devices with an acceptance, or a reason why not
-	held     map[string]subscriptions.Answer  // of devices that cannot be reached now
+	left     int                                          // pushes without an answer
+	none     map[mail.Key]map[string]struct{}             // devices for which there is no alert
+	answered map[mail.Key]map[subscriptions.Line]struct{} // phones with an acceptance, or a refusal for good
+	held     map[subscriptions.Line]subscriptions.Answer  // of phones that cannot be reached now
 }
 
 func newRound() *round {
 	return &round{first: make(chan struct{}), all: make(chan struct{}), entered: make(chan struct{}),
-		done: map[mail.Key]map[string]struct{}{}, held: map[string]subscriptions.Answer{}}
+		none: map[mail.Key]map[string]struct{}{}, answered: map[mail.Key]map[subscriptions.Line]struct{}{}, held: map[subscriptions.Line]subscriptions.Answer{}}
 }
 
 // open says whether a push may still begin: after the write the device is behind, and its catch-up sends.
@@ -156,20 +174,36 @@ func (r *round) close() {
 	r.closed = true
 }
 
-// dealt notes that messages have an acceptance for a device, or a reason why not.
-func (r *round) dealt(device string, keys ...mail.Key) {
+// skip notes that there is no alert of a message for a device.
+func (r *round) skip(device string, k mail.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.note(device, keys)
+	if r.none[k] == nil {
+		r.none[k] = map[string]struct{}{}
+	}
+	r.none[k][device] = struct{}{}
 }
 
-func (r *round) note(device string, keys []mail.Key) {
+func (r *round) settle(l subscriptions.Line, keys []mail.Key) {
 	for _, k := range keys {
-		if r.done[k] == nil {
-			r.done[k] = map[string]struct{}{}
+		if r.answered[k] == nil {
+			r.answered[k] = map[subscriptions.Line]struct{}{}
 		}
-		r.done[k][device] = struct{}{}
+		r.answered[k][l] = struct{}{}
 	}
+}
+
+// done are the devices that have an acceptance for a message, or a reason why not: as enrolled now, for an answer belongs to its phone.
+func (r *round) done(k mail.Key, devices []subscriptions.Device) map[string]struct{} {
+	done := map[string]struct{}{}
+	for _, d := range devices {
+		_, answered := r.answered[k][d.Phone().Line()]
+		_, none := r.none[k][d.ID]
+		if answered || none {
+			done[d.ID] = struct{}{}
+		}
+	}
+	return done
 }
 
 // answer takes an answer in; false: it is late.
@@ -180,9 +214,9 @@ func (r *round) answer(a alert, answer subscriptions.Answer) bool {
 		return false
 	}
 	if answer.Result == subscriptions.NotBefore {
-		r.held[a.device.ID] = answer
+		r.held[a.line()] = answer
 	} else {
-		r.note(a.device.ID, a.keys)
+		r.settle(a.line(), a.keys)
 	}
 	if answer.Result == subscriptions.Accepted && !r.accepted {
 		r.accepted = true
@@ -259,51 +293,60 @@ func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func
 		return
 	}
 	defer func() { <-link.lane.pushes }()
-	_, enrolled := m.box.Device(a.device.ID)
-	if !enrolled || m.in.stopping.Load() {
+	if !m.enrolled(a.line()) || m.in.stopping.Load() {
 		return
 	}
-	call := m.flight.begin(m.in.working, a.device.ID) //nolint:contextcheck // a push outlives the turn that it began in
-	if !may() {
-		call.answered()
-		call.end()
-		m.catchUpSoon()
-		return
+	m.flight.begin(a.line())
+	if may() {
+		a.notification.May = func() bool { return m.enrolled(a.line()) }
+		answer := m.in.o.Sender.Push(m.in.working, a.notification) //nolint:contextcheck // a push outlives the turn that it began in
+		m.note(a, answer)
+		enter(answer)
+		m.follow(a, answer)
 	}
-	answer := m.in.o.Sender.Push(call.ctx, a.notification)
-	call.answered()
-	m.note(a, answer)
-	enter(answer)
-	call.end()
-	m.follow(*a.device, answer)
+	m.flight.end(a.line())
 	m.catchUpSoon()
+	m.in.forget(m) // where its last device was removed meanwhile
+}
+
+// enrolled says whether a phone is enrolled for the mailbox.
+func (m *Mailbox) enrolled(l subscriptions.Line) bool {
+	_, ok := m.box.Reached(l)
+	return ok
 }
 
 // follow does what an answer asks for beyond the outcome.
-func (m *Mailbox) follow(was subscriptions.Device, answer subscriptions.Answer) {
+func (m *Mailbox) follow(a alert, answer subscriptions.Answer) {
 	if answer.Environment != "" {
-		m.environment(was, answer.Environment)
+		m.environment(a.notification.Phone, answer.Environment)
 	}
-	if answer.Result == subscriptions.Gone {
-		if err := m.in.o.Unenrol(m.in.working, was); err != nil {
-			m.in.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
-		}
+	if answer.Result != subscriptions.Gone {
+		return
+	}
+	d, ok := m.box.Reached(a.line())
+	if !ok || !d.Enrolled.Equal(a.notification.Enrolled) { // it has enrolled anew since: APNs tells it again where that is no better
+		return
+	}
+	if err := m.in.o.Unenrol(m.in.working, *d); err != nil {
+		m.in.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
 	}
 }
 
 // environment moves an enrolment to where APNs knows its token, unless it was changed meanwhile. It is tried again with the next
 // alert where it could not be written.
-func (m *Mailbox) environment(was subscriptions.Device, environment string) {
+func (m *Mailbox) environment(was subscriptions.Phone, environment string) {
+	moved := ""
 	err := m.box.Update(m.in.working, func(d *subscriptions.Draft) {
 		for _, device := range d.Devices {
-			if device.ID == was.ID && device.Phone() == was.Phone() {
+			if device.Phone() == was {
 				device.Environment = environment
 				d.Put(device)
+				moved = device.ID
 			}
 		}
 	})
-	if err == nil {
-		m.in.log.Info("a device was enrolled for the wrong environment of APNs", zap.String("device", was.ID), zap.String("moved_to", environment))
+	if err == nil && moved != "" {
+		m.in.log.Info("a device was enrolled for the wrong environment of APNs", zap.String("device", moved), zap.String("moved_to", environment))
 	}
 }
 
@@ -316,9 +359,13 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		r.drafted = true
 		outcomes := make([]subscriptions.Outcome, len(dues))
 		for i, due := range dues {
-			outcomes[i] = subscriptions.Outcome{Key: due.key, Received: due.received, Done: r.done[due.key]}
+			outcomes[i] = subscriptions.Outcome{Key: due.key, Received: due.received, Done: r.done(due.key, d.Devices)}
 		}
-		d.Enter(outcomes, d.Devices, func(id string) (outcome.Reason, time.Time) { return m.why(r, id) })
+		lines := map[string]subscriptions.Line{}
+		for _, device := range d.Devices {
+			lines[device.ID] = device.Phone().Line()
+		}
+		d.Enter(outcomes, d.Devices, func(id string) (outcome.Reason, time.Time) { return m.why(r, lines[id]) })
 	})
 	m.last.message.Store(time.Now().UnixNano())
 	if err != nil {
@@ -327,19 +374,19 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 	r.mu.Lock()
 	held := r.held
 	r.mu.Unlock()
-	for id, answer := range held { // nothing is added to it any more
-		m.await(id, answer)
+	for line, answer := range held { // nothing is added to it any more
+		m.await(line, answer)
 	}
 	m.catchUpSoon()
 	return nil
 }
 
 // why says why a device is behind: as the sender answered, or because no answer had come when the outcome was written.
-func (m *Mailbox) why(r *round, device string) (outcome.Reason, time.Time) {
-	if answer, ok := r.held[device]; ok {
+func (m *Mailbox) why(r *round, l subscriptions.Line) (outcome.Reason, time.Time) {
+	if answer, ok := r.held[l]; ok {
 		return answer.Reason, again(answer)
 	}
-	if m.flight.has(device) {
+	if m.flight.has(l) {
 		return outcome.Unanswered, time.Time{}
 	}
 	return outcome.Enrolled, time.Time{} // it came, or caught up, while the alerts were sent

@@ -5,6 +5,7 @@ package inbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -157,7 +158,7 @@ func TestABusyMailboxIsListedBeforeItsLogGrowsLarge(t *testing.T) {
 			s.source.come(alice)
 		}
 		synctest.Wait()
-		if n := len(s.record(alice).Outcomes); n > 600 {
+		if n := len(s.record(alice).Outcomes); n > 600+2*256 { // 600 of twice the tolerance, which no listing can prune
 			t.Errorf("the log has %d entries", n)
 		}
 	})
@@ -420,26 +421,225 @@ func TestAMessageMovedOutAndBackAlertsOnce(t *testing.T) {
 	}
 }
 
+// Rule 5: a record outlives its last device, with its log and its keys.
 func TestTheLastDeviceRemovedAndEnrolledAgainGetsNothingASecondTime(t *testing.T) {
+	for name, again := range map[string]string{"the same id": "a", "another id with its token": "b"} {
+		for when, wait := range map[string]time.Duration{"while its push is in flight": 0, "ten seconds after its alert": 10 * time.Second,
+			"when its record has just gone": subscriptions.Asleep + time.Minute} {
+			t.Run(name+", "+when, func(t *testing.T) {
+				inScene(t, func(s *scene) {
+					s.start()
+					s.enrol("a", alice)
+					s.pass(time.Hour)
+					s.apns.set(func() { s.apns.delay = 300 * time.Millisecond })
+					m := s.source.come(alice)
+					s.pass(100 * time.Millisecond)
+					key, old := s.key("a", m), s.record(alice).ID
+					s.pass(wait)
+					s.remove("a")
+					s.pass(wait)
+					if err := s.book.Bury(context.Background(), time.Now()); err != nil {
+						t.Fatal(err)
+					}
+					s.enrolToken(again, alice, "token-of-a")
+					s.source.hint(alice, m)
+					s.pass(2 * s.poll)
+					if kept := s.record(alice).ID == old; kept != (wait < subscriptions.Asleep) {
+						t.Errorf("the record is the old one: %v", kept)
+					}
+					total := len(s.apns.pushes("a", key))
+					if again != "a" {
+						total += len(s.apns.pushes(again, key))
+					}
+					if wait > subscriptions.Asleep {
+						total += len(s.apns.pushes(again, s.key(again, m)))
+					}
+					if total != 1 {
+						t.Errorf("the phone got %d alerts of one message", total)
+					}
+					s.inStep(alice)
+				})
+			})
+		}
+	}
+}
+
+func TestAnOutcomeIsEnteredInASleepingRecordAndOutlivesAKill(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
 		s.enrol("a", alice)
-		s.pass(10 * time.Minute)
+		s.pass(time.Hour)
+		s.apns.set(func() { s.apns.delay = 300 * time.Millisecond })
 		m := s.source.come(alice)
-		synctest.Wait()
-		s.accepted(1, "a", m)
-		old := s.record(alice).ID
-		s.remove("a")
-		s.pass(time.Minute + time.Second)
+		s.pass(100 * time.Millisecond)
+		s.remove("a") // in the middle of the round
+		s.pass(time.Minute)
+		s.kill()
+		s.start()
 		s.enrol("a", alice)
 		s.source.hint(alice, m)
 		s.pass(2 * s.poll)
-		if s.record(alice).ID == old {
-			t.Error("the record is the old one")
+		s.accepted(1, "a", m)
+		s.inStep(alice)
+	})
+}
+
+// Rule 6: a push belongs to its phone.
+func TestAnIDTakenOverWithItsTokenWhileAPushIsInFlight(t *testing.T) {
+	for name, answered := range map[string]time.Duration{"the answer comes before the write": 300 * time.Millisecond, "and after it": 8 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.enrol("other", alice)
+				s.pass(time.Hour)
+				s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+					if n.Phone.Token == "token-of-a" {
+						<-time.After(answered)
+					}
+					return subscriptions.Answer{}
+				}
+				m := s.source.come(alice)
+				s.pass(100 * time.Millisecond)
+				key := s.key("a", m)
+				s.enrolToken("b", alice, "token-of-a")
+				s.pass(2 * s.poll)
+				if n := len(s.apns.pushes("a", key)) + len(s.apns.pushes("b", key)); n != 1 {
+					t.Errorf("the phone got %d alerts", n)
+				}
+				s.accepted(1, "other", m)
+				s.inStep(alice)
+			})
+		})
+	}
+}
+
+func TestAChangedTokenWhileAPushToTheOldOneIsInFlight(t *testing.T) {
+	for name, c := range map[string]struct {
+		result subscriptions.Result
+		reason outcome.Reason
+	}{
+		"accepted": {subscriptions.Accepted, ""}, "a 410": {subscriptions.Gone, "Unregistered"}, "cut off": {subscriptions.NotBefore, outcome.Unanswered},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Hour)
+				s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+					if n.Phone.Token == "token-of-a" {
+						<-time.After(time.Second)
+						return subscriptions.Answer{Result: c.result, Reason: c.reason, At: time.Now(), Next: time.Now().Add(time.Second)}
+					}
+					return subscriptions.Answer{}
+				}
+				m := s.source.come(alice)
+				s.pass(100 * time.Millisecond)
+				s.enrolToken("a", alice, "a new token")
+				s.pass(2 * s.poll)
+				if _, ok := s.book.Device("a"); !ok {
+					t.Fatal("the enrolment is gone, for the old token's answer")
+				}
+				s.accepted(1, "a", m) // on the new token
+				s.inStep(alice)
+			})
+		})
+	}
+}
+
+func TestAnswersBetweenADraftAndItsWriteAndAKill(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		for i := range 50 {
+			s.enrol(fmt.Sprint("d", i), alice)
 		}
-		s.accepted(0, "a", m) // under its new key: it is from before the enrolment
-		if r := s.reasons(alice, s.key("a", m)); !contains(r, "late") && !contains(r, "before_enrolment") {
-			t.Errorf("no reason is recorded: %v", r)
+		s.pass(time.Minute)
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device != "d0" {
+				<-time.After(600 * time.Millisecond)
+			}
+			return subscriptions.Answer{}
+		}
+		m := s.source.come(alice)
+		s.pass(700 * time.Millisecond)
+		s.kill()
+		s.apns.set(func() { s.apns.answer = nil })
+		s.start()
+		s.pass(5 * time.Minute)
+		for i := range 50 {
+			if n := len(s.apns.pushes(fmt.Sprint("d", i), s.key(fmt.Sprint("d", i), m))); n < 1 || n > 2 {
+				t.Errorf("%d alerts", n)
+			}
+		}
+		s.inStep(alice)
+	})
+}
+
+// Rules 4 and 5: clocks of one organisation may differ by the tolerance, another way with each answer.
+func TestADateFourMinutesOffByTurnsHarmsNothing(t *testing.T) {
+	for name, off := range map[string]time.Duration{"behind": -4 * time.Minute, "ahead": 4 * time.Minute, "by turns": 0} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.source.date = func(n int) time.Duration {
+					if off != 0 {
+						return off
+					}
+					return []time.Duration{-4 * time.Minute, 4 * time.Minute}[n%2]
+				}
+				s.start()
+				s.enrol("a", alice)
+				var all []*message
+				all = append(all, s.source.come(alice)) // right after the first enrolment
+				s.pass(time.Hour)
+				s.apns.set(func() { s.apns.delay = 100 * time.Millisecond })
+				for range 20 {
+					all = append(all, s.source.come(alice))
+					s.mailbox(alice).List() // a listing runs while hints come
+					s.source.quietly(func() { all = append(all, s.source.come(alice)) })
+					s.pass(200 * time.Millisecond)
+				}
+				s.enrol("b", alice) // in a mailbox in use
+				after := s.source.come(alice)
+				all = append(all, after)
+				release := s.apns.hold("b", outcome.Throttled, time.Second)
+				caught := s.source.come(alice)
+				all = append(all, caught)
+				s.pass(500 * time.Millisecond)
+				release()
+				s.pass(3 * s.poll)
+				s.accepted(1, "a", all...)
+				s.accepted(1, "b", after, caught)
+				for _, d := range s.mailbox(alice).Decisions() {
+					switch d.Reason {
+					case outcome.Future, outcome.Late, outcome.Clock:
+						t.Errorf("%+v", d)
+					}
+				}
+				s.inStep(alice)
+			})
+		})
+	}
+}
+
+func TestSixHundredMessagesWithinTenMinutesAreKeptAndNotListedAgainAndAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.poll = 24 * time.Hour
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.source.set(func() { s.source.lists = 0 })
+		var all []*message
+		for range 600 {
+			s.pass(900 * time.Millisecond)
+			all = append(all, s.source.come(alice))
+		}
+		s.pass(time.Second)
+		if s.source.lists > 10 {
+			t.Errorf("%d calls to list it", s.source.lists)
+		}
+		s.accepted(1, "a", all...)
+		if n := len(s.record(alice).Outcomes); n < 600 {
+			t.Errorf("the record keeps %d", n)
 		}
 	})
 }
@@ -842,30 +1042,35 @@ func TestADeviceMovesToTheEnvironmentThatKnowsItsToken(t *testing.T) {
 	})
 }
 
-func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
+func TestNoAttemptBeginsAfterADeviceWasRemoved(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
 		s.enrol("a", alice)
 		s.enrol("b", alice)
-		entered := make(chan struct{})
-		s.apns.answer = func(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
-			if n.Device == "b" { // the sender is about to try again
-				close(entered)
-				<-ctx.Done()
-				return unanswered()
+		waits, attempts := make(chan struct{}), 0
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device != "b" {
+				return subscriptions.Answer{}
 			}
-			return subscriptions.Answer{}
+			for range 3 { // the sender tries again
+				if !n.May() {
+					break
+				}
+				attempts++
+				<-waits
+			}
+			return unanswered()
 		}
-		m := s.source.come(alice)
-		<-entered
-		k := s.key("b", m)
-		s.remove("b") // returns only when the sender has let go
-		if s.book.Mailbox(alice).Record().BehindOf("b") != nil {
-			t.Error("the record remembers it")
-		}
+		s.source.come(alice)
+		synctest.Wait()
+		s.remove("b")
+		close(waits)
 		s.pass(time.Minute)
-		if len(s.apns.pushes("b", k)) != 0 {
-			t.Error("it was alerted")
+		if attempts != 1 {
+			t.Errorf("%d attempts; all but the first began after the removal", attempts)
+		}
+		if s.record(alice).BehindOf("b") != nil {
+			t.Error("the record remembers it")
 		}
 		s.inStep(alice)
 	})

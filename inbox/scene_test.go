@@ -116,7 +116,7 @@ func (s *scene) enrolToken(id, mailbox, token string) {
 	now := time.Now()
 	var since time.Time // known once a server's clock is
 	if s.source.asked() {
-		since = now.Add(s.source.skew() - time.Minute).Truncate(time.Second)
+		since = now.Add(s.source.skew() - mail.Tolerance).Truncate(time.Second)
 	}
 	e := subscriptions.Enrolment{ID: id, Mailbox: mailbox, Token: token, Topic: topic, Environment: "production"}
 	done, err := s.book.Enrol(context.Background(), e, now, since)
@@ -140,7 +140,7 @@ func (s *scene) unenrol(ctx context.Context, id string) error {
 
 func (s *scene) left(box *subscriptions.Mailbox, id string) {
 	m := s.in.Open(box)
-	m.HangUp(id)
+	m.Removed(id)
 	if len(box.Devices()) == 0 {
 		m.Close()
 	}
@@ -204,13 +204,16 @@ func (s *scene) inStep(mailbox string) {
 type source struct {
 	mu       sync.Mutex
 	folders  map[string]*folder
-	ahead    time.Duration // its clock minus ours
-	known    bool          // it was asked, so that its clock is known
+	ahead    time.Duration             // its clock minus ours
+	known    bool                      // it was asked, so that its clock is known
+	date     func(n int) time.Duration // how far the clock of the nth answer is from the one that stamps mail; nil: not at all
+	answers  int
 	n        int
 	lists    int
 	onList   func(offset int) // called before a page is answered, without the lock
 	quiet    bool             // notifications are dropped
 	fails    error            // every call
+	first    *message         // an item that every listing shows before all others; nil: none
 	garbled  map[string]bool  // items for which no answer of a server can be understood
 	notLast  bool             // pages never say that they are the last
 	unhinted int
@@ -347,6 +350,16 @@ func (s *source) back(address string, m *message) {
 	})
 }
 
+// told is the clock that an answer tells.
+func (s *source) told() time.Time {
+	at := s.now()
+	if s.date != nil {
+		at = at.Add(s.date(s.answers))
+		s.answers++
+	}
+	return at.Truncate(time.Second)
+}
+
 // link reads one mailbox of the source.
 type link struct {
 	*source
@@ -364,7 +377,7 @@ func (l *link) Unhinted(time.Time, time.Time) { l.set(func() { l.unhinted++ }) }
 func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := Items{Clock: l.now().Truncate(time.Second)}
+	all := Items{Clock: l.told()}
 	for _, id := range ids {
 		if l.garbled[id] {
 			return all, &fault.Error{Op: "read", Code: "unparseable", Scope: fault.Message, Remedy: fault.Retry}
@@ -401,7 +414,10 @@ func (l *link) List(_ context.Context, offset, limit int) (Page, error) {
 	l.known = true
 	items := slices.Clone(l.folder.items)
 	slices.SortStableFunc(items, func(a, b *message) int { return b.received.Compare(a.received) })
-	page := Page{Clock: l.now().Truncate(time.Second), Last: offset+limit >= len(items) && !l.notLast}
+	if l.first != nil {
+		items = slices.Insert(items, 0, l.first)
+	}
+	page := Page{Clock: l.told(), Last: offset+limit >= len(items) && !l.notLast}
 	for i := offset; i < len(items) && i < offset+limit; i++ {
 		page.Messages = append(page.Messages, items[i].tell())
 	}
@@ -480,7 +496,7 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 	a.calls++
 	f, killed, dead := a.answer, a.killed, a.dead
 	a.mu.Unlock()
-	if dead || ctx.Err() != nil {
+	if dead || ctx.Err() != nil || !n.May() {
 		return unanswered()
 	}
 	if f != nil {

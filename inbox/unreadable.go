@@ -77,6 +77,27 @@ func (u *unreadable) forget(item string) {
 	delete(u.items, item)
 }
 
+// forgetAll forgets all items: their ids mean nothing any more.
+func (u *unreadable) forgetAll() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, t := range u.items {
+		if t.timer != nil {
+			t.timer.Stop()
+		}
+	}
+	u.items = nil
+}
+
+// open begins anew.
+func (u *unreadable) open() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		u.closed, u.items = false, nil
+	}
+}
+
 // close stops the timers.
 func (u *unreadable) close() {
 	u.mu.Lock()

@@ -27,7 +27,7 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscr
 		return subscriptions.Device{}, false, err
 	}
 	if done.Ousted != "" {
-		l.hangUp(done.Mailbox, done.Ousted)
+		l.removed(done.Mailbox, done.Ousted)
 	}
 	if done.Left != nil {
 		l.left(done.Left, e.ID)
@@ -104,7 +104,7 @@ func (l *Listener) remove(ctx context.Context, id string, fits func(subscription
 
 // left ends what goes on for a device that a mailbox has no more, and following the mailbox with the last one.
 func (l *Listener) left(box *subscriptions.Mailbox, device string) {
-	l.hangUp(box, device)
+	l.removed(box, device)
 	if len(box.Devices()) == 0 {
 		l.unfollow(box)
 	} else if m := l.mailbox(box); m != nil {
@@ -112,8 +112,8 @@ func (l *Listener) left(box *subscriptions.Mailbox, device string) {
 	}
 }
 
-func (l *Listener) hangUp(box *subscriptions.Mailbox, device string) {
+func (l *Listener) removed(box *subscriptions.Mailbox, device string) {
 	if m := l.mailbox(box); m != nil {
-		m.work.HangUp(device)
+		m.work.Removed(device)
 	}
 }

@@ -57,14 +57,14 @@ func (e *entry) now() time.Time {
 	return time.Now()
 }
 
-// enrolment is since when a device that enrols now gets alerts (rule 5): now on the server's clock, less a minute, for rather one alert
-// from just before than none. Zero while that clock is not known.
+// enrolment is since when a device that enrols now gets alerts (rule 5): now on the server's clock, less the tolerance, for rather one
+// alert from just before than none. Zero while that clock is not known.
 func (e *entry) enrolment(now time.Time) time.Time {
 	skew := e.skew.Load()
 	if skew == nil {
 		return time.Time{}
 	}
-	return now.Add(*skew - time.Minute).Truncate(time.Second)
+	return now.Add(*skew - mail.Tolerance).Truncate(time.Second)
 }
 
 // asker is the account that asks where a mailbox lives, which costs no room: the one that it had, else one after the other, and rather one

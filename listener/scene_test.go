@@ -663,6 +663,7 @@ type apns struct {
 	gone map[string]bool     // tokens of devices that are gone
 	// stuck are devices for which a push ends with its context only, and how many are under way.
 	stuck map[string]int
+	last  subscriptions.Notification // that is stuck
 }
 
 // underWay is how many pushes to a device that is stuck are under way.
@@ -681,6 +682,7 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 	switch {
 	case stuck:
 		a.stuck[n.Device]++
+		a.last = n
 		a.mu.Unlock()
 		<-ctx.Done()
 		a.mu.Lock()

@@ -181,6 +181,8 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			again = time.After(reopen)
 		}
 	}
+	bury := time.NewTicker(burying)
+	defer bury.Stop()
 	for working := true; working; {
 		select {
 		case <-ctx.Done():
@@ -193,6 +195,10 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			rewrite()
 		case <-again:
 			rewrite()
+		case <-bury.C:
+			if err := r.book.Bury(ctx, time.Now()); err != nil {
+				s.log.Warn("records without a device could not be dropped; it is tried again", zap.Duration("retry_in", burying), zap.Error(err))
+			}
 		case <-s.changed:
 			r.update(s.current())
 		case <-r.links.worked:
@@ -202,6 +208,9 @@ func (s *Service) ring(ctx context.Context, h held) error {
 	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own
 	return nil
 }
+
+// burying is how often the records of mailboxes that have had no device for long enough are dropped.
+const burying = time.Minute
 
 // close closes what was opened.
 func (s *Service) close() error {

@@ -64,7 +64,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 		devices[d.Record] = append(devices[d.Record], d)
 	}
 	for _, r := range all.Records {
-		if len(devices[r.ID]) == 0 {
+		if len(devices[r.ID]) == 0 && r.Dies.IsZero() {
 			continue // cannot be while record and devices are written as one; nobody would be alerted
 		}
 		b.show(&Mailbox{book: b, writing: newTurn()}, r, devices[r.ID])
@@ -153,13 +153,27 @@ func (b *Book) ids() []string {
 
 // Mailbox returns the mailbox of an address; nil where no device is enrolled for it.
 func (b *Book) Mailbox(address string) *Mailbox {
+	m := b.at(address)
+	if m == nil || len(m.Devices()) == 0 {
+		return nil
+	}
+	return m
+}
+
+// at returns the mailbox of an address, also one that is asleep.
+func (b *Book) at(address string) *Mailbox {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.addresses[address]
 }
 
-// Mailboxes returns all mailboxes, in no order.
+// Mailboxes returns all mailboxes with a device, in no order.
 func (b *Book) Mailboxes() []*Mailbox {
+	return slices.DeleteFunc(b.all(), func(m *Mailbox) bool { return len(m.Devices()) == 0 })
+}
+
+// all returns all mailboxes, also those that are asleep.
+func (b *Book) all() []*Mailbox {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	list := make([]*Mailbox, 0, len(b.boxes))
@@ -185,6 +199,16 @@ func (m *Mailbox) Device(id string) (*Device, bool) {
 	return devices[i], true
 }
 
+// Reached returns the enrolment of the mailbox that has a phone now.
+func (m *Mailbox) Reached(l Line) (*Device, bool) {
+	devices := m.Devices()
+	i := slices.IndexFunc(devices, func(d *Device) bool { return d.Phone().Line() == l })
+	if i < 0 {
+		return nil, false
+	}
+	return devices[i], true
+}
+
 // Draft is a change under way: the record is a copy, and devices are put back with Put.
 type Draft struct {
 	*Record
@@ -197,7 +221,7 @@ func (d *Draft) Put(device Device) { d.put = append(d.put, &device) }
 
 // Rewrite writes all that the book has once more, for a store that may have come back with less.
 func (b *Book) Rewrite(ctx context.Context) error {
-	for _, m := range b.Mailboxes() {
+	for _, m := range b.all() {
 		err := m.Update(ctx, func(d *Draft) {
 			for _, device := range d.Devices {
 				d.Put(device)
@@ -266,20 +290,20 @@ type Enrolled struct {
 }
 
 // Enrol makes an enrolment or changes one (DESIGN section 4): a changed token keeps its place, a changed mailbox starts anew,
-// and the same token, topic and mailbox under another id takes over. since is now on the server's clock less a minute (rule 5);
-// zero where that clock is not known yet.
+// and the same token, topic and mailbox under another id takes over. since is now on the server's clock less the tolerance (rule
+// 5); zero where that clock is not known yet. A mailbox that is asleep is woken, with its log.
 func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
 	if err := b.enrolling.take(ctx); err != nil {
 		return Enrolled{}, err
 	}
 	defer b.enrolling.giveBack()
 	old, known := b.Device(e.ID)
-	m := b.Mailbox(e.Mailbox)
+	m := b.at(e.Mailbox)
 	if m == nil {
 		m = &Mailbox{book: b, writing: newTurn()}
 		r := &Record{ID: b.recordID(e.Mailbox), Addresses: []string{e.Mailbox}}
 		if !since.IsZero() {
-			r.Start(since)
+			r.Start(since.Add(-mail.Tolerance))
 		}
 		m.now.Store(&standing{record: r})
 	}
@@ -306,6 +330,7 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	defer m.writing.giveBack()
 	was := m.now.Load()
 	r := was.record.Clone()
+	r.Dies = time.Time{}
 	d.Record, d.Enrolled = r.ID, now
 	change.Put = append(change.Put, r)
 	change.PutDevices = []*Device{d}
@@ -348,7 +373,8 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	return done, nil
 }
 
-// Remove ends an enrolment; the record goes with the last device (rule 5). It returns the mailbox that the device had.
+// Remove ends an enrolment. With its last device a mailbox falls asleep (rule 5); Bury ends that. It returns the mailbox that the device
+// had.
 func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
 	if err := b.enrolling.take(ctx); err != nil {
 		return nil, false, err
@@ -384,10 +410,10 @@ func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
 	r := was.record.Clone()
 	r.Remove(d.ID)
 	change.DropDevices = []*Device{&d}
+	change.Put = []*Record{r}
 	if len(devices) == 0 {
-		change.Drop = []string{r.ID}
-	} else {
-		change.Put = []*Record{r}
+		r.Dies = time.Now().Add(Asleep)
+		r.Subscription = "" // nobody listens: it is given back
 	}
 	return change, func() {
 		m.now.Store(&standing{record: r, devices: devices})
@@ -395,17 +421,48 @@ func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
 		defer b.mu.Unlock()
 		delete(b.devices, d.ID)
 		b.sorted = nil
-		if len(devices) > 0 {
-			return
+	}
+}
+
+// Bury drops the records that have been asleep for long enough.
+func (b *Book) Bury(ctx context.Context, now time.Time) error {
+	for _, m := range b.all() {
+		if !m.Record().dead(now) {
+			continue
 		}
-		m.gone = true
-		delete(b.boxes, r.ID)
-		for _, a := range r.Addresses {
-			if b.addresses[a] == m {
-				delete(b.addresses, a)
-			}
+		if err := b.bury(ctx, m, now); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+func (b *Book) bury(ctx context.Context, m *Mailbox, now time.Time) error {
+	if err := b.enrolling.take(ctx); err != nil {
+		return err
+	}
+	defer b.enrolling.giveBack()
+	if err := m.writing.take(ctx); err != nil {
+		return err
+	}
+	defer m.writing.giveBack()
+	r := m.Record()
+	if m.gone || !r.dead(now) { // it was woken meanwhile
+		return nil
+	}
+	if err := b.write(ctx, Change{Drop: []string{r.ID}}); err != nil {
+		return err
+	}
+	m.gone = true
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.boxes, r.ID)
+	for _, a := range r.Addresses {
+		if b.addresses[a] == m {
+			delete(b.addresses, a)
+		}
+	}
+	return nil
 }
 
 func (b *Book) box(record string) *Mailbox {
@@ -443,8 +500,10 @@ func (b *Book) Name(ctx context.Context, m *Mailbox, primary string) (same *Mail
 		return nil, false, err
 	}
 	defer b.enrolling.giveBack()
-	other := b.Mailbox(primary)
+	other := b.at(primary)
 	switch {
+	case len(m.Devices()) == 0:
+		return nil, false, ErrNoMailbox
 	case other == m:
 		return m, false, nil
 	case other == nil:
@@ -472,6 +531,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 	from, to := m.now.Load(), into.now.Load()
 	r := to.record.Clone()
 	r.Addresses = append(r.Addresses, from.record.Addresses...)
+	r.Dies = time.Time{}
 	change := Change{Put: []*Record{r}, Drop: []string{from.record.ID}}
 	devices := slices.Clone(to.devices)
 	for _, d := range from.devices {

@@ -59,7 +59,7 @@ func TestAnEnrolmentSurvivesARestart(t *testing.T) {
 	if !ok || d.Token != "aa" || d.Mailbox != alice || !d.Since.Equal(noon.Add(-time.Minute)) {
 		t.Errorf("device %+v", d)
 	}
-	if m := b.Mailbox(alice); m == nil || m.Record().Since != noon.Add(-time.Minute).Unix() || len(m.Devices()) != 1 {
+	if m := b.Mailbox(alice); m == nil || m.Record().Since != noon.Add(-time.Minute-mail.Tolerance).Unix() || len(m.Devices()) != 1 {
 		t.Error("its mailbox is not there, or does not stand at its enrolment")
 	}
 }
@@ -144,17 +144,55 @@ func TestTheRecordGoesWithTheLastDevice(t *testing.T) {
 			t.Errorf("after removing %s: gone is %v", id, gone)
 		}
 	}
-	if err := m.Update(t.Context(), func(*subscriptions.Draft) {}); !errors.Is(err, subscriptions.ErrNoMailbox) {
-		t.Errorf("a write to a record that is gone: %v", err)
-	}
 	if _, ok, _ := b.Remove(t.Context(), "d1"); ok {
 		t.Error("removed twice")
 	}
+	if len(b.Mailboxes()) != 0 {
+		t.Error("a mailbox without a device is listed")
+	}
 	first := m.Record().ID
+	enter := func(d *subscriptions.Draft) {
+		d.Enter([]subscriptions.Outcome{{Key: mail.Key{1}, Received: noon, ForAll: true}}, d.Devices, nil)
+	}
+	if err := m.Update(t.Context(), enter); err != nil {
+		t.Errorf("what was being sent cannot be entered: %v", err)
+	}
+	b = reopen()
+	enrol(t, b, "d1", alice, "aa")
+	woken := b.Mailbox(alice)
+	if woken.Record().ID != first || !woken.Record().Has(mail.Key{1}) || !woken.Record().Dies.IsZero() {
+		t.Error("a mailbox that came back within a quarter of an hour has lost its log")
+	}
+	if _, _, err := b.Remove(t.Context(), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		after time.Duration
+		gone  bool
+	}{{subscriptions.Asleep - time.Minute, false}, {subscriptions.Asleep + time.Minute, true}} {
+		if err := b.Bury(t.Context(), time.Now().Add(c.after)); err != nil {
+			t.Fatal(err)
+		}
+		if err := woken.Update(t.Context(), func(*subscriptions.Draft) {}); errors.Is(err, subscriptions.ErrNoMailbox) != c.gone {
+			t.Errorf("%v after its last device, a write to the record: %v", c.after, err)
+		}
+	}
 	b = reopen()
 	enrol(t, b, "d1", alice, "aa")
 	if b.Mailbox(alice).Record().ID == first {
-		t.Error("a mailbox that came back has its old record")
+		t.Error("a mailbox that came back later has its old record")
+	}
+}
+
+func TestARecordThatHasADeviceAgainIsNotBuried(t *testing.T) {
+	b, _ := book(t)
+	enrol(t, b, "d1", alice, "aa")
+	if _, _, err := b.Remove(t.Context(), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d2", alice, "bb")
+	if err := b.Bury(t.Context(), time.Now().Add(24*time.Hour)); err != nil || b.Mailbox(alice) == nil {
+		t.Errorf("it is gone: %v", err)
 	}
 }
 

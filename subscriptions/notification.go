@@ -15,6 +15,12 @@ type Phone struct {
 	Environment string // production or sandbox
 }
 
+// Line is a phone wherever APNs knows it: under it a push is in flight, and its answer is entered (rule 6).
+type Line struct{ Token, Topic string }
+
+// Line of the phone.
+func (p Phone) Line() Line { return Line{p.Token, p.Topic} }
+
 // Phone of a device.
 func (d *Device) Phone() Phone { return Phone{d.Token, d.Topic, d.Environment} }
 

@@ -24,6 +24,7 @@ type Record struct {
 	End          uint32        `json:"end"`    // the number of the newest entry ever made
 	Outcomes     Outcomes      `json:"outcomes,omitempty"`
 	Behind       []Behind      `json:"behind,omitempty"`
+	Dies         time.Time     `json:"dies,omitzero"` // when the record goes, while no device is enrolled (rule 5)
 }
 
 // Entry says that a message has its outcome.
@@ -47,6 +48,11 @@ const (
 	Window = 24 * time.Hour
 	// newest bounds the log: listings read back to the 256th newest entry at most, however many came within the window.
 	newest = 256
+	// apart is how far since stays from the server's clock: no honest clock stands before it (rule 4).
+	apart = 2 * mail.Tolerance
+	// Asleep is how long a record outlives its last device (rule 5): longer than apart, so that what was alerted of is still known when
+	// a device enrols again.
+	Asleep = 15 * time.Minute
 )
 
 // Clone returns a copy that shares nothing that the methods change.
@@ -89,8 +95,9 @@ func (r *Record) BehindOf(device string) *Behind {
 	return nil
 }
 
-// Start sets where listings read back to: once the server's clock is known (rule 5), and again when that clock fell behind since,
-// after what a listing showed has been entered with the reason clock (rule 4).
+// Start sets where listings read back to: the tolerance before the first enrolment, once the server's clock is known (rule 5), and
+// twice the tolerance before that clock when it fell behind since, after what a listing showed has been entered with the reason clock
+// (rule 4).
 func (r *Record) Start(since time.Time) {
 	r.Since, r.Listed = since.Unix(), since.Unix()
 }
@@ -193,6 +200,9 @@ func (r *Record) advance() {
 	}
 }
 
+// dead says that the record has outlived its last device for long enough.
+func (r *Record) dead(now time.Time) bool { return !r.Dies.IsZero() && !now.Before(r.Dies) }
+
 // Remove forgets a device that was removed.
 func (r *Record) Remove(device string) {
 	r.Behind = slices.DeleteFunc(r.Behind, func(b Behind) bool { return b.Device == device })
@@ -206,7 +216,8 @@ type Shown struct {
 
 // Complete is the write at the end of a complete listing (rules 3 and 4), the only one that moves listed: a later received
 // time raises an entry's, listed moves to the newest that was shown, and entries dated before the new since go. clock is the
-// server's clock or ours, the earlier one: listed does not pass it, and what is dated later does not count for since.
+// server's clock or ours, the earlier one: listed does not pass it, what is dated later does not count for since, and since stays twice
+// the tolerance away from it.
 // It returns how many entries went that some device behind was still owed.
 //
 // since is kept in the record and moved here only. Were it computed at any time from the 256th newest entry, then 256
@@ -223,7 +234,8 @@ func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
 			r.Listed = int64(at)
 		}
 	}
-	r.Since = max(r.Since, r.Listed-int64(Window/time.Second), r.newestEntries(now))
+	since := max(r.Listed-int64(Window/time.Second), r.newestEntries(now))
+	r.Since = max(r.Since, min(since, clock.Add(-apart).Unix()))
 	return r.prune()
 }
 
@@ -259,7 +271,20 @@ func (r *Record) prune() (expired int) {
 }
 
 // Crowded says that the log has grown well past what a complete listing leaves: a listing is due, so that the record stays small.
-func (r *Record) Crowded() bool { return len(r.Outcomes) >= 2*newest }
+// Entries that it could not prune do not count, else a busy mailbox would be listed again and again.
+func (r *Record) Crowded(clock time.Time) bool {
+	if len(r.Outcomes) < 2*newest {
+		return false
+	}
+	since := min(r.newestEntries(seconds(clock)), clock.Add(-apart).Unix())
+	prunable := 0
+	for _, e := range r.Outcomes {
+		if int64(e.Received) < since {
+			prunable++
+		}
+	}
+	return prunable >= newest
+}
 
 // seconds is a received time as an entry keeps it: whole Unix seconds, cut to what 32 bits hold (1970 to 2106).
 func seconds(t time.Time) uint32 {

@@ -3,18 +3,30 @@ package subscriptions
 import (
 	"testing"
 	"time"
+
+	"github.com/mailbell/mailbell/mail"
 )
 
 func TestACrowdedLogIsDueForAListing(t *testing.T) {
 	r := started()
 	for i := range 512 {
-		if r.Crowded() {
+		if r.Crowded(noon.Add(time.Hour)) {
 			t.Fatalf("crowded by %d entries", i)
 		}
 		enter(r, i, noon)
 	}
-	if !r.Crowded() {
-		t.Error("512 entries, and no listing is due")
+	if r.Crowded(noon.Add(time.Hour)) {
+		t.Error("a listing is due that could prune nothing: all are of one second")
+	}
+	later := noon.Add(time.Minute)
+	for i := range 256 {
+		enter(r, 1000+i, later)
+	}
+	if r.Crowded(noon.Add(9 * time.Minute)) {
+		t.Error("a listing is due that could prune nothing: since keeps twice the tolerance away from the clock")
+	}
+	if !r.Crowded(noon.Add(time.Hour)) {
+		t.Error("512 entries could be pruned, and no listing is due")
 	}
 }
 
@@ -50,8 +62,8 @@ func TestWhatIsDatedOfThisVerySecondCounts(t *testing.T) {
 		enter(crowd, i, at)
 	}
 	crowd.Complete(nil, at)
-	if crowd.Since != at.Unix() {
-		t.Error("256 messages of this second are taken for ones of the future")
+	if want := at.Add(-2 * mail.Tolerance).Unix(); crowd.Since != want {
+		t.Errorf("since is %d, want it twice the tolerance before the clock, %d", crowd.Since, want)
 	}
 }
 

@@ -221,8 +221,11 @@ func TestADeviceThatMovesIsWrittenAsOneChange(t *testing.T) {
 	if _, _, err := b.Remove(t.Context(), "d2"); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.Bury(t.Context(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	if n := c.Exists(t.Context(), "mailbell:{"+left+"}:record", "mailbell:{"+left+"}:devices", "mailbell:{"+left+"}:fence").Val(); n != 0 {
-		t.Errorf("%d keys of a record are left that went with its last device", n)
+		t.Errorf("%d keys of a record are left that was asleep for an hour", n)
 	}
 	enrol(t, b, "d2", alice, "bb")
 	r.Close()

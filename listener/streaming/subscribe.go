@@ -171,13 +171,18 @@ func (g *group) callSubscribe(ctx context.Context, a attempt) (id, cookie string
 
 // record writes a new subscription down. Where that fails it is given back.
 func (g *group) record(ctx context.Context, a attempt, id string) error {
+	asleep := false
 	err := a.member.box.Update(ctx, func(d *subscriptions.Draft) {
 		g.groups.mu.Lock()
 		defer g.groups.mu.Unlock()
-		if a.member.group == g && a.member.joined == a.joined {
+		asleep = len(d.Devices) == 0 // its last device was removed meanwhile
+		if !asleep && a.member.group == g && a.member.joined == a.joined {
 			d.Subscription, d.Subscribed = id, time.Now()
 		}
 	})
+	if err == nil && asleep {
+		err = subscriptions.ErrNoMailbox
+	}
 	if err != nil {
 		g.groups.mu.Lock()
 		g.leaving = append(g.leaving, departure{a.at, id})
