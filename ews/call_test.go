@@ -368,3 +368,89 @@ func TestBehindAnAnswerLittleIsRead(t *testing.T) {
 		t.Errorf("%d bytes", read)
 	}
 }
+
+// body is one of an answer that says when it is closed.
+type body struct {
+	io.Reader
+	closed *int
+}
+
+func (b body) Close() error { *b.closed++; return nil }
+
+func TestEveryAnswerIsClosedWhateverItSays(t *testing.T) {
+	busy := soapFaultOf("a:ErrorServerBusy", "x", "")
+	for name, c := range map[string]struct {
+		status int
+		media  string
+		body   string
+	}{
+		"a success": {200, "text/xml", sample(t, "19")}, "an error": {200, "text/xml", sample(t, "20")}, "nothing": {200, "text/xml", ""}, "cut off": {200, "text/xml", sample(t, "19")[:300]},
+		"a web page": {200, "text/html", "<html>"}, "a redirect": {302, "", ""}, "a fault": {500, "text/xml", busy}, "a refusal": {403, "text/html", "<html>"},
+	} {
+		closed := 0
+		client := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: c.status, Request: r, Header: http.Header{"Content-Type": {c.media}}, Body: body{strings.NewReader(c.body), &closed}}, nil
+		})})
+		_ = client.Unsubscribe(t.Context(), target, "x")
+		if closed == 0 {
+			t.Errorf("%s: its connection is held for ever", name)
+		}
+	}
+}
+
+// until is a reader that ends properly when a context ends: as servers do that see us go.
+type until struct{ ctx context.Context }
+
+func (u until) Read([]byte) (int, error) {
+	<-u.ctx.Done()
+	return 0, io.EOF
+}
+
+func TestAnAnswerThatEndsBecauseWeGoIsNoAnswer(t *testing.T) {
+	for _, status := range []int{200, 503} {
+		synctest.Test(t, func(t *testing.T) {
+			c := New(Options{Timeout: 7 * time.Second, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: status, Request: r, Body: io.NopCloser(until{r.Context()})}, nil
+			})})
+			want := proxy.CodeTimeout
+			if status != 200 {
+				want = "HTTP 503" // the status has come
+			}
+			if err := c.Unsubscribe(t.Context(), target, "x"); fault.Of(err).Code != want {
+				t.Errorf("%d: %v", status, err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			err := c.Unsubscribe(ctx, target, "x")
+			if _, ok := errors.AsType[*Error](err); ok || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%d: the caller's own end is nobody's fault: %v", status, err)
+			}
+		})
+	}
+}
+
+func TestOnlyWhatChangesNothingMayBeSentAgain(t *testing.T) {
+	var sign bool
+	c := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		_, sign = r.Header["X-Idempotency-Key"] // net/http's
+		return nil, io.ErrUnexpectedEOF
+	})})
+	for name, call := range map[string]struct {
+		do    func() error
+		again bool
+	}{
+		"GetItem":     {func() error { _, _, err := c.GetItem(t.Context(), target, []string{"a"}); return err }, true},
+		"FindItem":    {func() error { _, err := c.FindItem(t.Context(), target, 0, 1); return err }, true},
+		"GetFolder":   {func() error { _, err := c.GetFolder(t.Context(), target); return err }, true},
+		"Subscribe":   {func() error { _, _, err := c.Subscribe(t.Context(), target); return err }, false},
+		"Unsubscribe": {func() error { return c.Unsubscribe(t.Context(), target, "x") }, false},
+		"GetStreamingEvents": {func() error {
+			_, err := c.GetStreamingEvents(t.Context(), target, []string{"a"}, time.Minute)
+			return err
+		}, false},
+	} {
+		if err := call.do(); err == nil || sign != call.again {
+			t.Errorf("%s: sent again by net/http is %v", name, sign)
+		}
+	}
+}

@@ -345,3 +345,11 @@ func TestAPageIsOfOneToAThousandMessages(t *testing.T) {
 		}
 	}
 }
+
+func TestAListingThatFailedShowsNothing(t *testing.T) {
+	folder := `<m:RootFolder IncludesLastItemInRange="true"><t:Items><t:Message><t:ItemId Id="a"/></t:Message></t:Items></m:RootFolder>`
+	l, err := answers(200, response("FindItem", failure("FindItem", "ErrorServerBusy", "x", folder))).FindItem(t.Context(), target, 0, 10)
+	if fault.Of(err).Code != "ErrorServerBusy" || len(l.Messages) != 0 || l.Last || l.RequestID == "" {
+		t.Errorf("%+v, %v", l, err)
+	}
+}

@@ -420,3 +420,89 @@ func TestAStreamHasOneToTwoHundredSubscriptions(t *testing.T) {
 		}
 	}
 }
+
+func TestAnErrorComesWithoutAHeartbeatBeforeItAndEndsNothingByItself(t *testing.T) {
+	lost := `<m:ErrorSubscriptionIds><m:SubscriptionId>s1</m:SubscriptionId></m:ErrorSubscriptionIds>`
+	for name, c := range map[string]struct {
+		body   string
+		events int
+	}{
+		"alone":       {streamFault("ErrorSubscriptionNotFound", lost+ended), 0},
+		"with events": {response("GetStreamingEvents", success("GetStreamingEvents", newMail("m", "s2", "i1"))+failure("GetStreamingEvents", "ErrorSubscriptionNotFound", "", lost+ended)), 1},
+	} {
+		s, err := answers(200, c.body).GetStreamingEvents(t.Context(), target, []string{"s1", "s2"}, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if c.events > 0 {
+			if n, err := s.Next(); err != nil || len(n.Events) != c.events || n.Closed {
+				t.Errorf("%s: %+v, %v: it was not the server that ended it as it should", name, n, err)
+			}
+		}
+		if n, err := s.Next(); fault.Of(err).Code != "ErrorSubscriptionNotFound" || len(n.Events) != 0 {
+			t.Errorf("%s: %+v, %v", name, n, err)
+		}
+		if _, err := s.Next(); err != io.EOF {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s, err := answers(200, streaming(heartbeat)+streaming(ended)).GetStreamingEvents(t.Context(), target, []string{"s1"}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, closed := range []bool{false, true} {
+		if n, err := s.Next(); err != nil || n.Closed != closed {
+			t.Errorf("%+v, %v", n, err)
+		}
+	}
+}
+
+func TestAStreamIsNotSilentWhileNobodyListens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := streams(Options{Timeout: time.Minute, Silence: time.Minute}, func(w *io.PipeWriter) {
+			for range 3 {
+				io.WriteString(w, streaming(heartbeat))
+			}
+			io.WriteString(w, streaming(ended))
+		})
+		s, err := c.GetStreamingEvents(t.Context(), target, []string{"a"}, 30*time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for range 4 {
+			<-time.After(5 * time.Minute) // events are being dealt with
+			if _, err := s.Next(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestAStreamThatCouldNotBeOpenedHoldsNothing(t *testing.T) {
+	var own context.Context
+	c := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		own = r.Context()
+		return nil, io.ErrUnexpectedEOF
+	})})
+	if _, err := c.GetStreamingEvents(t.Context(), target, []string{"a"}, time.Minute); fault.Of(err).Code != proxy.CodeNetwork || own.Err() == nil {
+		t.Errorf("%v, and its context goes on: %v", err, own.Err())
+	}
+}
+
+func TestAStreamThatWasClosedIsNobodysFault(t *testing.T) {
+	s, err := streams(Options{}, func(w *io.PipeWriter) { io.WriteString(w, streaming(heartbeat)) }).GetStreamingEvents(t.Context(), target, []string{"a"}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s.Close()
+	}
+	for range 2 {
+		if _, err := s.Next(); err == nil || errors.As(err, new(*Error)) {
+			t.Errorf("%v", err)
+		}
+	}
+}
