@@ -229,12 +229,14 @@ func (s *tokenService) explain(ctx context.Context, err error) *fault.Error {
 		return account(e)
 	}
 	if ctx.Err() != nil {
-		return &fault.Error{Op: opToken, Code: proxy.CodeTimeout, Scope: fault.Account, Remedy: fault.Wait, Text: "no answer of the token service " + s.host + " in time", Err: ctx.Err()}
+		return &fault.Error{Op: opToken, Code: proxy.CodeTimeout, Scope: fault.Account, Remedy: fault.Wait,
+			Text: "no answer of the token service " + s.host + " in time", Err: ctx.Err()}
 	}
 	if e, ok := errors.AsType[*connError](err); ok {
 		return account(proxy.Explain(opToken, e.error))
 	}
-	e := &fault.Error{Op: opToken, Code: "token service", Scope: fault.Account, Remedy: fault.Wait, Text: "the answer of " + s.host + " is not understood: is it an Entra ID, and has it the tenant?"}
+	e := &fault.Error{Op: opToken, Code: "token service", Scope: fault.Account, Remedy: fault.Wait,
+		Text: "the answer of " + s.host + " is not understood: is it an Entra ID, and has it the tenant?"}
 	if err.Error() == errUnknownRealm {
 		e.Remedy, e.Text = fault.Fix, "the domain of the user name is not known to "+s.host+": check username"
 	}

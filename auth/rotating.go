@@ -350,7 +350,8 @@ func (t *rotating) send(i *inner, req *http.Request) (*http.Response, error) {
 func refusal(resp *http.Response, err error) *fault.Error {
 	if err == nil {
 		if resp.StatusCode == http.StatusUnauthorized {
-			return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: "the server does not accept the credential"}
+			return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix,
+				Text: "the server does not accept the credential"}
 		}
 		return nil
 	}

@@ -76,7 +76,8 @@ type flight struct {
 	err   error
 }
 
-var errClosed = &fault.Error{Op: opSignIn, Code: "closed", Scope: fault.Account, Remedy: fault.Retry, Text: "the credential is no longer in use"}
+var errClosed = &fault.Error{Op: opSignIn, Code: "closed", Scope: fault.Account, Remedy: fault.Retry,
+	Text: "the credential is no longer in use"}
 
 func newTokens(fetch func(context.Context) (token, error)) *tokens {
 	t := &tokens{fetch: fetch}
@@ -179,7 +180,8 @@ func (t *tokens) fly(f *flight) {
 	got, err := t.fetch(ctx)
 	now := time.Now()
 	if err == nil && !got.live(now) {
-		err = &fault.Error{Op: opToken, Code: "expired", Scope: fault.Account, Remedy: fault.Wait, Text: "the token service gives tokens that have expired already"}
+		err = &fault.Error{Op: opToken, Code: "expired", Scope: fault.Account, Remedy: fault.Wait,
+			Text: "the token service gives tokens that have expired already"}
 	}
 
 	t.mu.Lock()

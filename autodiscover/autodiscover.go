@@ -374,7 +374,8 @@ func (s *search) verdict() *fault.Error {
 	e := *s.best
 	tried := " (asked: " + strings.Join(s.tried, "; ") + ")"
 	if weight(s.best) == 0 {
-		return &fault.Error{Op: op, Code: CodeNowhere, Scope: fault.Server, Remedy: fault.Wait, Text: "no Autodiscover was found for this mail domain" + tried}
+		return &fault.Error{Op: op, Code: CodeNowhere, Scope: fault.Server, Remedy: fault.Wait,
+			Text: "no Autodiscover was found for this mail domain" + tried}
 	}
 	e.Text += tried
 	return &e
@@ -383,7 +384,8 @@ func (s *search) verdict() *fault.Error {
 // place makes the place out of the settings that were told for address.
 func (s *search) place(a answer, address string) (mail.Location, error) {
 	if a.ewsURL == "" {
-		return mail.Location{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the server knows the mailbox, and names no URL of EWS for it"}
+		return mail.Location{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix,
+			Text: "the server knows the mailbox, and names no URL of EWS for it"}
 	}
 	at := a.ewsURL
 	if err := s.allowed(at); err != nil {

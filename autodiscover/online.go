@@ -94,7 +94,8 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
 	parsed, err := url.Parse(u)
 	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
-		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the cloud names a URL that is not valid"}
+		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
+			Text: "the cloud names a URL that is not valid"}
 	}
 	over := *parsed
 	over.Scheme = "https" // another scheme is no reason to look for the mailbox elsewhere
@@ -107,7 +108,8 @@ func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
 // parseV2 reads an answer of Autodiscover V2: the URL of EWS, or why there is none.
 func parseV2(code int, body []byte) (string, *fault.Error) {
 	if len(body) > maxAnswer {
-		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: fmt.Sprintf("an answer of more than %d bytes", maxAnswer)}
+		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
+			Text: fmt.Sprintf("an answer of more than %d bytes", maxAnswer)}
 	}
 	var a struct {
 		URL          string `json:"Url"`
@@ -125,7 +127,8 @@ func parseV2(code int, body []byte) (string, *fault.Error) {
 	case code != http.StatusOK:
 		return "", status(code, fault.Server, fault.Wait) // nobody was to sign in: a 401 is none of the account's
 	case err != nil || a.URL == "":
-		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the cloud's answer cannot be understood"}
+		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
+			Text: "the cloud's answer cannot be understood"}
 	}
 	return a.URL, nil
 }

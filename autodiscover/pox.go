@@ -125,7 +125,8 @@ func parse(b []byte) (answer, *fault.Error) {
 	case strings.EqualFold(action, "redirectAddr"):
 		address, err := mail.ParseAddress(text(account, "RedirectAddr"))
 		if err != nil {
-			return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it redirects to something that is not a mail address", Err: err}
+			return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
+				Text: "it redirects to something that is not a mail address", Err: err}
 		}
 		return answer{redirectAddr: address}, nil
 	case strings.EqualFold(action, "redirectUrl"):

@@ -110,7 +110,8 @@ func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
 	}
 	body := child(root, "Body")
 	if f := child(body, "Fault"); f != nil {
-		return nil, &fault.Error{Op: op, Code: CodeFault, Scope: fault.Server, Remedy: fault.Wait, Text: quoted("an error within the server", text(f, "faultstring"))}
+		return nil, &fault.Error{Op: op, Code: CodeFault, Scope: fault.Server, Remedy: fault.Wait,
+			Text: quoted("an error within the server", text(f, "faultstring"))}
 	}
 	response := child(child(body, "GetUserSettingsResponseMessage"), "Response")
 	if response == nil {
@@ -129,7 +130,8 @@ func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
 		r := userReply(answers[i])
 		replies = append(replies, r)
 		if r.primary != "" && r.primary != user && slices.Contains(users, r.primary) {
-			return nil, &fault.Error{Op: op, Code: codeOrder, Scope: fault.Server, Remedy: fault.Wait, Text: "it answers for the users in another order than it was asked"}
+			return nil, &fault.Error{Op: op, Code: codeOrder, Scope: fault.Server, Remedy: fault.Wait,
+				Text: "it answers for the users in another order than it was asked"}
 		}
 	}
 	return replies, nil
@@ -143,7 +145,8 @@ func userReply(e *etree.Element) reply {
 	case "RedirectAddress":
 		address, err := mail.ParseAddress(target)
 		if err != nil {
-			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it redirects to something that is not a mail address", Err: err}}
+			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
+				Text: "it redirects to something that is not a mail address", Err: err}}
 		}
 		return reply{answer: answer{redirectAddr: address}}
 	case "RedirectUrl":

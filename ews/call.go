@@ -41,7 +41,7 @@ type operation struct {
 	message func(*scanner) *problem
 }
 
-// call runs one operation and returns what came along with its answer. Its error is an *Error, or that of ctx.
+// call runs one operation and returns the Answer of the server. Its error is an *Error, or that of ctx.
 func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
 	select {
 	case c.slots <- struct{}{}:
@@ -84,7 +84,7 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 	return a, err
 }
 
-// wait waits for the limiter's leave.
+// wait waits until the limiter allows the call.
 func (c *Client) wait(ctx context.Context, op string) error {
 	if c.o.Limit == nil {
 		return nil
@@ -95,7 +95,8 @@ func (c *Client) wait(ctx context.Context, op string) error {
 	return nil
 }
 
-// send makes the request under timed, which ends with ctx or before it, and returns the answer with status 200, its body unread. Any other status is an error.
+// send makes the request under timed, which ends with ctx or before it, and returns the answer with status 200, its body unread. Any
+// other status is an error.
 func (c *Client) send(ctx, timed context.Context, t Target, op operation, version string) (*http.Response, Answer, error) {
 	a := Answer{RequestID: requestID()}
 	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(envelope(version, t, op.body)))
@@ -115,7 +116,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 	if anchor != "" {
 		h.Set("X-AnchorMailbox", anchor)
 	}
-	// A 2010 knows neither.
+	// Exchange 2010 knows neither.
 	if t.Affinity && version != version2010 {
 		h.Set("X-PreferServerAffinity", "true")
 	}
@@ -123,7 +124,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 		h.Set("Cookie", overrideCookie+"="+t.Cookie)
 	}
 	if op.read {
-		h["X-Idempotency-Key"] = []string{} // net/http's sign for that; it is not sent
+		h["X-Idempotency-Key"] = []string{} // net/http takes this header as the sign for that, and does not send it
 	}
 	a.Began = time.Now()
 	resp, err := c.o.HTTP.RoundTrip(req)
@@ -138,8 +139,8 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 		}
 	}
 	if resp.StatusCode == http.StatusOK {
-		// A login page or a load balancer's apology. Its document type must not be taken for an item that cannot be read:
-		// that rings.
+		// The page of a login or of a load balancer. Its document type must not be taken for an item that cannot be read, because
+		// that leads to an alert.
 		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" {
 			resp.Body.Close()
 			return nil, a, contentError(op.name, CodeForeign, foreign("it is a web page (text/html)"))
@@ -149,7 +150,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 	return nil, a, c.refused(ctx, resp, op.name)
 }
 
-// refused reads an answer with another status than 200: a SOAP fault where the body has one, else the status speaks.
+// refused reads an answer with another status than 200: the SOAP fault of the body if it has one, else the status.
 func (c *Client) refused(ctx context.Context, resp *http.Response, op string) error {
 	status := httpError(op, resp)
 	if status.Fault.Code == CodeRedirect {
@@ -157,12 +158,12 @@ func (c *Client) refused(ctx context.Context, resp *http.Response, op string) er
 		return status
 	}
 	var said *Error
-	// A body that cannot be read says nothing: the status stays.
+	// If the body cannot be read, the status counts.
 	_ = c.documents(resp.Body, func(s *scanner) error {
 		if p, _ := responses(s, plainMessage); p != nil && said == nil {
 			said = p.error(op)
-			if told := backoff.RetryAfter(resp.Header, maxBackOff); p.backOff == 0 && told > 0 {
-				said.Fault.After = told
+			if asked := backoff.RetryAfter(resp.Header, maxBackOff); p.backOff == 0 && asked > 0 {
+				said.Fault.After = asked
 			}
 		}
 		return s.err
@@ -210,7 +211,7 @@ func (c *Client) receive(ctx, timed context.Context, resp *http.Response, op ope
 	return connError(ctx, op.name, err)
 }
 
-// documents gives each envelope of a body to read, until that returns an error; io.EOF ends it without one. The body is closed.
+// documents calls read for each envelope of a body until read returns an error; io.EOF ends it without an error. It closes the body.
 func (c *Client) documents(body io.ReadCloser, read func(*scanner) error) error {
 	defer body.Close()
 	p, _ := c.parsers.Get().(*parser)
@@ -249,8 +250,8 @@ func requestID() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// responses walks through an envelope and gives each response message to message. It returns the fault of the envelope, or the first
-// problem that message found, and whether there was any of both. Whether all could be read is in s.err.
+// responses calls message for each response message of an envelope. It returns the fault of the envelope, or the first problem that
+// message found, and whether the envelope had either. s.err says whether all of it could be read.
 func responses(s *scanner, message func(*scanner) *problem) (first *problem, found bool) {
 	for at := s.depth; s.child(at); { // Envelope
 		for at := s.depth; s.child(at); {
@@ -330,7 +331,7 @@ func (p *problem) take(s *scanner) bool {
 
 const noError = "NoError"
 
-// begin reads how the response message that was just entered is classed.
+// begin reads the ResponseClass of the response message that was just entered.
 func begin(s *scanner) problem {
 	if string(s.attr("ResponseClass")) == "Error" {
 		return problem{code: "ErrorWithoutCode"}
@@ -346,7 +347,7 @@ func (p *problem) failed() *problem {
 	return p
 }
 
-// plainMessage reads a response message of which nothing but its success matters.
+// plainMessage reads a response message of which only its success matters.
 func plainMessage(s *scanner) *problem {
 	p := begin(s)
 	for at := s.depth; s.child(at); {

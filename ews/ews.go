@@ -1,8 +1,8 @@
 // Package ews is a client of Exchange Web Services: one method per operation that mailbell needs, one table of errors
-// (errors.go), and a small pull parser for what arrives with every message (xml.go).
+// (errors.go), and a small pull parser for the answers (xml.go).
 //
 // Sources: the reference and the guides of Exchange Web Services on Microsoft Learn, the schema of Exchange SE, and, where
-// these are silent, what servers were seen to send.
+// these say nothing, recorded answers of servers.
 package ews
 
 import (
@@ -17,7 +17,7 @@ import (
 
 const (
 	defaultTimeout = 60 * time.Second // a batch of GetItem may run a minute at the server
-	// defaultSilence is twice the 45 s between two heartbeats of Exchange: Microsoft's own client gives up there too.
+	// defaultSilence is twice the 45 s between two heartbeats of Exchange. Microsoft's own client gives up then, too.
 	defaultSilence = 90 * time.Second
 	// defaultInFlight bounds the calls at once: beyond it Exchange queues, and each holds a connection and a buffer.
 	defaultInFlight = 256
@@ -43,7 +43,7 @@ type Options struct {
 type Client struct {
 	o       Options
 	slots   chan struct{} // one per call in flight
-	few     chan struct{} // the same, where the server is a 2010
+	few     chan struct{} // the same for Exchange 2010
 	parsers sync.Pool     // of *parser: their buffers are used again
 }
 
@@ -64,26 +64,26 @@ func New(o Options) *Client {
 	return &Client{o: o, slots: make(chan struct{}, o.InFlight), few: make(chan struct{}, min(o.InFlight, inFlight2010))}
 }
 
-// Target says where an operation runs and on whose behalf.
+// Target is the mailbox of an operation, and the URL.
 type Target struct {
 	URL      string // of EWS: https://mail.contoso.com/EWS/Exchange.asmx
 	Mailbox  string // impersonated, by its primary SMTP address; "": none
 	Anchor   string // X-AnchorMailbox; "": Mailbox
 	Affinity bool   // X-PreferServerAffinity: true
-	Cookie   string // the value of X-BackEndOverrideCookie that the group's anchor was given; "": none
+	Cookie   string // the value of X-BackEndOverrideCookie that the anchor of the group got; "": none
 }
 
-// Answer says what came along with an answer.
+// Answer is what an answer says about the server.
 type Answer struct {
 	ServerTime   time.Time // the server's clock: its Date header, whole seconds; zero: it sent none
-	Began, Ended time.Time // ours: before the request, and when the answer was read
+	Began, Ended time.Time // by our clock: before the request, and after the answer was read
 	Backend      string    // X-CalculatedBETarget: the mailbox server that answered, where Exchange says so
 	Cookie       string    // X-BackEndOverrideCookie as this answer set it; "": it did not
 	RequestID    string    // client-request-id: what to look for in the server's logs
 }
 
-// Server is the mailbox server that answered: the backend, else the one that the override cookie leads to (<server>~<number>). Empty:
-// nobody said.
+// Server is the mailbox server that answered: the backend, else the one in the override cookie (<server>~<number>). Empty:
+// the answer names none.
 func (a Answer) Server() string {
 	if a.Backend != "" {
 		return a.Backend
@@ -92,7 +92,7 @@ func (a Answer) Server() string {
 	return server
 }
 
-// Notifications are what one envelope of a stream brought. Without events it is a heartbeat.
+// Notifications are the events of one envelope of a stream. Without events the envelope is a heartbeat.
 type Notifications struct {
 	Events []Event
 	At     time.Time // when it was complete, on our clock
@@ -102,7 +102,7 @@ type Notifications struct {
 // Event is a NewMailEvent.
 type Event struct {
 	Subscription, ItemID string
-	Time                 time.Time // as the server tells it; zero: it did not
+	Time                 time.Time // as the server reports it; zero: it did not
 }
 
 // Item is one answer of GetItem: a message, or why there is none.

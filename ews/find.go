@@ -10,12 +10,12 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// MaxPage is the longest page that FindItem asks for: the server cuts there too (EWSFindCountLimit).
+// MaxPage is the longest page that FindItem requests: the server has the same limit (EWSFindCountLimit).
 const MaxPage = 1000
 
-// FindItem lists the Inbox of t.Mailbox, newest first by received time, most messages from offset on (1 to MaxPage; what lies outside is moved there).
-// A page may be shorter than asked: only Last says that it was the last. While mail comes and goes pages shift, so begin the next with something that was seen.
-// Its error is an *Error, or that of ctx.
+// FindItem lists the Inbox of t.Mailbox, newest first by received time, at most `most` messages (1 to MaxPage, or the nearest of these)
+// from offset on. A page may be shorter: only Last says that it is the last one. Pages shift when mail arrives or is deleted, so let the
+// next page begin with an item of this one. Its error is an *Error, or that of ctx.
 func (c *Client) FindItem(ctx context.Context, t Target, offset, most int) (Listing, error) {
 	offset, most = max(offset, 0), min(max(most, 1), MaxPage)
 	var l Listing
@@ -58,7 +58,7 @@ func rootFolder(s *scanner, offset int) Listing {
 			message(s, &l.Messages[len(l.Messages)-1])
 		}
 	}
-	if l.Next <= offset { // not told
+	if l.Next <= offset { // the server did not say
 		l.Next = offset + len(l.Messages)
 	}
 	return l

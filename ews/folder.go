@@ -1,12 +1,12 @@
 package ews
 
-// GetFolder: the question whether a mailbox lives here.
+// GetFolder: whether a mailbox is on this server.
 
 import "context"
 
-// GetFolder asks for the id of the Inbox of t.Mailbox: the least that says whether the mailbox lives here and may be impersonated. What is
-// of use is what came along: Answer.Server, with t.Affinity from any server of Exchange 2013 and later. Where it does not live here, the
-// *fault.Error in the chain says Elsewhere. Its error is an *Error, or that of ctx.
+// GetFolder asks for the id of the Inbox of t.Mailbox, the smallest request that shows whether the mailbox is on this server and may be
+// impersonated. The caller uses Answer.Server, which every server of Exchange 2013 and later sends if t.Affinity is set. If the mailbox
+// is not on this server, the *fault.Error in the chain has Elsewhere. The error is an *Error, or that of ctx.
 func (c *Client) GetFolder(ctx context.Context, t Target) (Answer, error) {
 	return c.call(ctx, t, operation{
 		name: "GetFolder", unparseable: CodeUnparseableAnswer, read: true,

@@ -18,7 +18,7 @@ const (
 	keptBuffer = 64 << 10
 )
 
-// foreign says that what came is no SOAP envelope at all.
+// foreign says that the body is not a SOAP envelope.
 type foreign string
 
 func (f foreign) Error() string { return "no SOAP envelope: " + string(f) }
@@ -26,8 +26,8 @@ func (f foreign) Error() string { return "no SOAP envelope: " + string(f) }
 // errTooLarge is an envelope beyond maxEnvelope.
 const errTooLarge = malformed("the envelope is larger than 4 MiB")
 
-// framer cuts a body into whole envelopes: a stream is a sequence of them, and where HTTP cuts its chunks says nothing about where
-// they end. An XML declaration may stand before each, before the first alone, or nowhere.
+// framer cuts a body into whole envelopes. A stream is a sequence of envelopes, which end independently of the chunks of HTTP. An XML
+// declaration may precede each envelope, only the first, or none.
 type framer struct {
 	r     io.Reader
 	err   error  // of r, kept until all that it read is used up
@@ -47,8 +47,8 @@ func (f *framer) reset(r io.Reader) {
 	*f = framer{r: r, buf: buf}
 }
 
-// next returns the next envelope as soon as it is complete; it is valid until the call after. After the last it returns io.EOF. An error of the
-// reader is returned as it is, any other is a foreign or a malformed.
+// next returns the next envelope as soon as it is complete. It is valid until the next call. After the last it returns io.EOF. An error
+// of the reader is returned as it is, any other is a foreign or a malformed.
 func (f *framer) next() ([]byte, error) {
 	for {
 		if n, err := f.scan(); n > 0 || err != nil {
@@ -91,7 +91,7 @@ func (f *framer) fill() {
 		f.end = copy(larger, f.buf[:f.end])
 		f.buf = larger
 	}
-	for range 100 { // a reader may return nothing for once, but not for ever
+	for range 100 { // a reader may return nothing, but not for ever
 		n, err := f.r.Read(f.buf[f.end:])
 		f.end += n
 		f.err = err
@@ -102,7 +102,7 @@ func (f *framer) fill() {
 	f.err = io.ErrNoProgress
 }
 
-// scan looks at what is read. It returns the length of the envelope once that is complete, and 0 when more is needed.
+// scan returns the length of the envelope if it is complete, and 0 if more has to be read.
 func (f *framer) scan() (int, error) {
 	for {
 		if f.depth == 0 {
@@ -155,7 +155,7 @@ func (f *framer) scan() (int, error) {
 				if err := declaration(rest[:n]); err != nil {
 					return 0, err
 				}
-				f.start += n // so that nothing gathers between envelopes
+				f.start += n // so that nothing piles up between envelopes
 				f.look = look{}
 				continue
 			}
@@ -173,7 +173,7 @@ var (
 	utf16 = foreign("it is UTF-16, and EWS is UTF-8")
 )
 
-// between drops what may stand between envelopes: white space and byte order marks. It reports whether more has to be read.
+// between drops what is allowed between envelopes: white space and byte order marks. It reports whether more has to be read.
 func (f *framer) between() (more bool, err error) {
 	for {
 		rest := f.buf[f.start:f.end]
@@ -211,7 +211,7 @@ func declaration(pi []byte) error {
 		return nil
 	}
 	_, rest, _ := bytes.Cut(pi, []byte("encoding"))
-	// Behind the encoding may stand standalone="yes".
+	// standalone="yes" may follow the encoding.
 	values := bytes.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(space+`="'?>`, r) })
 	if len(values) == 0 {
 		return nil
@@ -225,10 +225,10 @@ func declaration(pi []byte) error {
 	return foreign("its encoding is not UTF-8")
 }
 
-// isEnd reports whether an error is a reader's proper end: io.EOF itself, as io.Reader has it.
-func isEnd(err error) bool { return err == io.EOF } //nolint:errorlint // one that wraps it says that the connection broke
+// isEnd reports whether an error is the normal end of a reader: io.EOF itself.
+func isEnd(err error) bool { return err == io.EOF } //nolint:errorlint // an error that wraps it means that the connection broke
 
-// isContent reports whether an error is about what came, not about the connection that it came over.
+// isContent reports whether an error is about the content, and not about the connection.
 func isContent(err error) bool {
 	if _, ok := errors.AsType[malformed](err); ok {
 		return true

@@ -1,6 +1,6 @@
 package ews
 
-// GetItem: the messages that are to ring.
+// GetItem: the messages for which alerts are to be sent.
 
 import (
 	"bytes"
@@ -16,9 +16,10 @@ import (
 // MaxItems is how many items one GetItem may ask for: Microsoft advises no more, as a batch may run one minute.
 const MaxItems = 10
 
-// GetItem reads up to MaxItems messages of t.Mailbox, with sender and preview (none from Exchange 2010), and returns one Item for each id, in their order. An error of one item is in that
-// Item and concerns at most the mailbox. What concerns all of them alike is the error of the call: an *Error, or that of ctx. An answer that cannot be
-// understood is one with the code CodeUnparseableItem and the scope of a message: asked for one by one, the others can be read.
+// GetItem reads up to MaxItems messages of t.Mailbox, with sender and preview (none from Exchange 2010), and returns one Item for each
+// id, in their order. An error of one item is in that Item and concerns at most the mailbox. An error that concerns all of them is the
+// error of the call: an *Error, or that of ctx. If the answer cannot be parsed, the error has the code CodeUnparseableItem and the scope
+// of a message: the caller can then read the items one by one.
 func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, Answer, error) {
 	if len(ids) == 0 || len(ids) > MaxItems {
 		return nil, Answer{}, fmt.Errorf("GetItem: %d ids, want 1 to %d", len(ids), MaxItems)
@@ -58,7 +59,7 @@ func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, A
 	for _, id := range ids[len(items):] {
 		items = append(items, Item{ID: id, Err: newError(op, CodeUnparseableItem, "", 0, malformed("fewer answers than items"))})
 	}
-	// Where not one could be read and it lies not in the items, it is the call that failed.
+	// If no item could be read, and the cause is not in the items, the call has failed.
 	if good == 0 && first != nil {
 		if all := first.error(op); all.Fault.Scope > fault.Message && !hasMessageError(items) {
 			all.RequestID = a.RequestID
@@ -68,7 +69,7 @@ func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, A
 	return items, a, nil
 }
 
-// itemError narrows the error of one item: the call itself was let in, so neither account nor server are at fault.
+// itemError narrows the scope of an item's error: the server accepted the call, so neither account nor server are at fault.
 func itemError(op string, p *problem) *Error {
 	e := p.error(op)
 	e.Fault.Scope = min(e.Fault.Scope, fault.Mailbox)
@@ -100,7 +101,7 @@ func itemMessage(s *scanner) (*mail.Message, *problem) {
 	return m, p.failed()
 }
 
-// message reads an item of any kind: t:Message, t:MeetingRequest, t:PostItem, … They have in common what is needed here.
+// message reads an item of any kind: t:Message, t:MeetingRequest, t:PostItem, … They all have the elements that are needed here.
 func message(s *scanner, m *mail.Message) {
 	for at := s.depth; s.child(at); {
 		switch string(s.name) {
@@ -143,7 +144,8 @@ func message(s *scanner, m *mail.Message) {
 	}
 }
 
-// mailbox reads a t:Mailbox. Its address counts only where it is one of SMTP: inside an organisation it can be a legacy distinguished name.
+// mailbox reads a t:Mailbox. Its address counts only if it is an SMTP address: within an organisation it can be a legacy distinguished
+// name.
 func mailbox(s *scanner) (m mail.Mailbox) {
 	smtp := true
 	for at := s.depth; s.child(at); {
@@ -162,8 +164,8 @@ func mailbox(s *scanner) (m mail.Mailbox) {
 	return m
 }
 
-// parseTime reads an xs:dateTime: with a fraction of any length, with an offset or Z, or without both, which is taken as UTC. What cannot
-// be understood is the zero time.
+// parseTime reads an xs:dateTime: with a fraction of any length, with an offset or Z, or without both, which is taken as UTC. Anything
+// else is the zero time.
 func parseTime(text []byte) time.Time {
 	s := string(bytes.TrimSpace(text))
 	t, err := time.Parse(time.RFC3339, s)

@@ -1,7 +1,7 @@
 package ews
 
-// The requests. They follow Microsoft's samples and validate against the schema (request_test.go), and are put together from
-// constants and escaped values, as one of them goes out with every message.
+// The requests. They follow Microsoft's samples and are valid against the schema (request_test.go). They are concatenated from constants
+// and escaped values, because every message takes a request.
 
 import (
 	"bytes"
@@ -47,7 +47,7 @@ const (
 		`<t:FieldURI FieldURI="message:InternetMessageId"/>`
 )
 
-// envelope puts the header with a version, and what t asks for, before a body.
+// envelope puts the header with the version and the target t before a body.
 func envelope(version string, t Target, body func(b *bytes.Buffer, version string)) []byte {
 	var b bytes.Buffer
 	b.Grow(2 << 10) // most requests
@@ -63,7 +63,7 @@ func envelope(version string, t Target, body func(b *bytes.Buffer, version strin
 	return b.Bytes()
 }
 
-// fixed is a body that is the same for everyone.
+// fixed is a body that is always the same.
 func fixed(body string) func(*bytes.Buffer, string) {
 	return func(b *bytes.Buffer, _ string) { b.WriteString(body) }
 }

@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// MaxSubscriptions is how many subscriptions one stream may have ("How to: Maintain affinity between a group of subscriptions and the Mailbox server").
+	// MaxSubscriptions is how many subscriptions one stream may have ("How to: Maintain affinity between a group of subscriptions and the
+	// Mailbox server").
 	MaxSubscriptions = 200
 	maxMinutes       = 30          // the schema's StreamingSubscriptionConnectionTimeoutType: 1 to 30
-	overtime         = time.Minute // what a server may be late with ending a stream
+	overtime         = time.Minute // how late a server may end a stream
 )
 
 // The causes with which a stream's context is ended.
@@ -29,7 +30,8 @@ var (
 	errClosed  = errors.New("closed")
 )
 
-// Stream is an open GetStreamingEvents. Next and Close are for one goroutine; who wants to end it from another cancels the context it was opened with.
+// Stream is an open GetStreamingEvents. Call Next and Close from one goroutine. To end the stream from another, cancel the context that
+// it was opened with.
 type Stream struct {
 	Answer // of its opening
 
@@ -44,9 +46,9 @@ type Stream struct {
 	end     error   // what every further Next returns
 }
 
-// GetStreamingEvents opens a stream of the events of subscriptions of this account, at most MaxSubscriptions. The server ends it after timeout: whole
-// minutes from 1 to 30, a fraction rounded up. Its error is an *Error, or that of ctx; ctx bounds the stream as well. What the server thinks of the ids comes
-// with the first Next.
+// GetStreamingEvents opens a stream of the events of subscriptions of this account, at most MaxSubscriptions. The server ends it after
+// timeout: whole minutes from 1 to 30, a fraction rounded up. Its error is an *Error, or that of ctx; ctx bounds the stream as well.
+// Errors of the ids come with the first Next.
 func (c *Client) GetStreamingEvents(ctx context.Context, t Target, ids []string, timeout time.Duration) (*Stream, error) {
 	const op = "GetStreamingEvents"
 	if len(ids) == 0 || len(ids) > MaxSubscriptions {
@@ -91,8 +93,8 @@ func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int
 	return s, nil
 }
 
-// Next blocks for the next envelope and returns what it brought: events, or nothing where it was a heartbeat. Errors:
-//   - io.EOF after the server has ended the stream as it should: open it again with the same ids;
+// Next waits for the next envelope and returns its events; a heartbeat has none. Errors:
+//   - io.EOF after the server has ended the stream properly: open it again with the same ids;
 //   - an *Error whose Fault has Subscriptions concerns these, and the stream may go on; the events that came along were returned before;
 //   - any other *Error, or that of the context: the stream is over, and events may be lost.
 func (s *Stream) Next() (Notifications, error) {
@@ -137,7 +139,7 @@ func (s *Stream) Next() (Notifications, error) {
 	return n, nil
 }
 
-// said types what the server reports within a stream. Where it does not say which subscriptions it means, it is all of them: the group.
+// said types an error that the server reports within a stream. If it names no subscriptions, it concerns all of them: the group.
 func (s *Stream) said(p *problem) error {
 	e := p.error("GetStreamingEvents")
 	e.RequestID = s.RequestID
@@ -150,7 +152,7 @@ func (s *Stream) said(p *problem) error {
 	return e
 }
 
-// ended types what ended the stream.
+// ended types the error that ended the stream.
 func (s *Stream) ended(err error) error {
 	const op = "GetStreamingEvents"
 	var e *Error
@@ -158,7 +160,7 @@ func (s *Stream) ended(err error) error {
 	switch {
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", op, s.ctx.Err())
-	// A server may end the body properly when it sees us go: our own reason comes first.
+	// A server may end the body properly when we close: our own reason comes first.
 	case errors.Is(cause, errSilent):
 		e = newError(op, CodeSilent, "", 0, nil)
 	case errors.Is(cause, errOverdue):
@@ -188,7 +190,7 @@ func (s *Stream) stop() {
 	s.release()
 }
 
-// watched is a body whose timer runs while it waits for the server, and not while events are being dealt with.
+// watched is a body whose timer runs while it waits for the server, and not while the caller handles events.
 type watched struct {
 	io.ReadCloser
 	timer *time.Timer // ends the stream

@@ -7,8 +7,9 @@ import (
 	"context"
 )
 
-// Subscribe makes a streaming subscription to new mail in the Inbox of t.Mailbox, beginning now, and returns its id. The mailbox has to be
-// impersonated: delegate rights are not enough. The subscription belongs to the account that made it. Its error is an *Error, or that of ctx.
+// Subscribe makes a streaming subscription to new mail in the Inbox of t.Mailbox, beginning now, and returns its id. The mailbox has to
+// be impersonated: delegate rights are not enough. The subscription belongs to the account that made it. Its error is an *Error, or that
+// of ctx.
 func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
 		name: "Subscribe", unparseable: CodeUnparseableAnswer,
@@ -29,7 +30,7 @@ func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, 
 	return id, a, err
 }
 
-// Unsubscribe gives a subscription back. One that the server no longer knows is an *Error with the code ErrorSubscriptionNotFound.
+// Unsubscribe ends a subscription. If the server no longer knows it, the error is an *Error with the code ErrorSubscriptionNotFound.
 func (c *Client) Unsubscribe(ctx context.Context, t Target, id string) error {
 	_, err := c.call(ctx, t, operation{name: "Unsubscribe", unparseable: CodeUnparseableAnswer, body: unsubscribe(id), message: plainMessage})
 	return err

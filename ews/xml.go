@@ -1,6 +1,6 @@
 package ews
 
-// The pull parser: elements of one envelope, by their local names. It is on the way of every message.
+// The pull parser: elements of one envelope, by their local names. Every message is read with it.
 
 import (
 	"bytes"
@@ -22,9 +22,9 @@ const (
 	errDTD   = malformed("a document type (DTD), which is refused with all that it declares")
 )
 
-// scanner pulls elements out of one XML document, by their local names: servers put the same element into the messages or
-// the types namespace. It is strict about structure (tags that do not match, document types) and calm about characters, so that
-// what is wrong in one subject harms no other message of the same answer: what XML forbids, and Exchange sends nevertheless, is
+// scanner pulls elements out of one XML document by their local names, because servers put the same element into the messages or
+// the types namespace. It is strict about structure (tags that do not match, document types) and lenient about characters, so that
+// a wrong character in one subject harms no other message of the same answer: what XML forbids, and Exchange sends nevertheless, is
 // dropped; an & that begins no reference, a name that is no entity of XML's own, and a < that begins no tag stand for themselves.
 //
 // It is used as a walk over children:
@@ -36,14 +36,14 @@ const (
 //		}
 //	}
 //
-// What is not asked for is skipped. The first error ends every walk and stays in err.
+// Elements that the caller does not enter are skipped. The first error ends every walk and stays in err.
 type scanner struct {
 	doc   []byte
 	pos   int
 	depth int
 	err   error
 	name  []byte // local name of the element that was entered last
-	attrs []byte // its attributes, as they stand in the document
+	attrs []byte // its attributes, as they are in the document
 	empty bool   // it was <name/>: its end is still to be reported
 	stack [maxDepth]struct{ from, to int32 }
 	buf   []byte // text that had to be decoded
@@ -70,7 +70,7 @@ const (
 	tokenNone               // the end of the document, or an error
 )
 
-// child goes on to the next child of the element at depth, over all that lies between. It returns false at that element's end.
+// child enters the next child of the element at depth, and skips what is between. It returns false at the end of that element.
 func (s *scanner) child(depth int) bool {
 	for {
 		switch k, _ := s.next(); {
@@ -82,10 +82,11 @@ func (s *scanner) child(depth int) bool {
 	}
 }
 
-// text returns the character data of the element that was just entered, up to its end, without that of its children. It is valid until the next call of text or attr.
+// text returns the character data of the element that was just entered, up to its end, without that of its children. It is valid until
+// the next call of text or attr.
 func (s *scanner) text() []byte {
 	s.buf = s.buf[:0]
-	var only []byte // the usual case is one piece that needs no decoding and no copy
+	var only []byte // usually the text is one piece that needs no decoding and no copy
 	for depth := s.depth; ; {
 		k, raw := s.next()
 		switch {
@@ -214,7 +215,7 @@ func (s *scanner) start(tag []byte) (token, []byte) {
 	if s.depth == maxDepth {
 		return s.fail(errDepth)
 	}
-	// Where the name stands is kept to compare the end tag with.
+	// The position of the name is kept, to compare it with the end tag.
 	from := s.pos - 1 - len(tag)
 	if s.empty {
 		from--
@@ -245,7 +246,7 @@ func (s *scanner) fail(why malformed) (token, []byte) {
 // local cuts the prefix off a name.
 func local(name []byte) []byte { return name[bytes.LastIndexByte(name, ':')+1:] }
 
-// plain reports whether raw can be taken as it is: no reference, nothing that XML forbids, valid UTF-8.
+// plain reports whether raw needs no decoding: no reference, nothing that XML forbids, valid UTF-8.
 func plain(raw []byte) bool {
 	ascii := true
 	for _, c := range raw {
@@ -257,10 +258,10 @@ func plain(raw []byte) bool {
 	return ascii || !bytes.Contains(raw, []byte("\uFFFE")) && !bytes.Contains(raw, []byte("\uFFFF")) && utf8.Valid(raw)
 }
 
-// decode appends the characters of raw to dst: references are resolved where refs says so, what XML forbids is dropped, bytes that are not UTF-8
-// become U+FFFD, and the two halves of a surrogate pair are joined.
+// decode appends the characters of raw to dst: it resolves references if refs says so, drops what XML forbids, replaces bytes that are
+// not UTF-8 by U+FFFD, and joins surrogate pairs.
 func decode(dst, raw []byte, refs bool) []byte {
-	var high rune // the first half of a surrogate pair, waiting for the second
+	var high rune // the high surrogate of a pair whose low surrogate may follow
 	for len(raw) > 0 {
 		r, n := utf8.DecodeRune(raw)
 		if refs && r == '&' {
@@ -282,7 +283,7 @@ func decode(dst, raw []byte, refs bool) []byte {
 			continue
 		}
 		if legal(r) {
-			dst = utf8.AppendRune(dst, r) // a lone second half becomes U+FFFD here
+			dst = utf8.AppendRune(dst, r) // a low surrogate alone becomes U+FFFD here
 		}
 	}
 	if high != 0 {
@@ -291,16 +292,16 @@ func decode(dst, raw []byte, refs bool) []byte {
 	return dst
 }
 
-// legal reports whether XML 1.0 (section 2.2) has this character. A half of a surrogate pair passes: it is replaced, not dropped.
+// legal reports whether XML 1.0 (section 2.2) allows this character. A surrogate passes: it is replaced, not dropped.
 func legal(r rune) bool {
 	return r >= ' ' && r != 0xFFFE && r != 0xFFFF && r <= utf8.MaxRune || r == '\t' || r == '\n' || r == '\r'
 }
 
-// maxReference bounds what stands between & and ;.
+// maxReference bounds what is between & and ;.
 const maxReference = 16
 
-// reference resolves the reference at the start of raw and tells how long it is; 0: it is none. Entities that a document declares are none:
-// nothing is ever put in their place.
+// reference resolves the reference at the start of raw and returns its length; 0: it is none. Entities that a document declares are not
+// resolved.
 func reference(raw []byte) (rune, int) {
 	end := bytes.IndexByte(raw[:min(len(raw), maxReference)], ';')
 	if end < 0 {
@@ -346,13 +347,13 @@ const (
 	markupText // a < that begins nothing
 )
 
-// look is how far a piece of markup was looked at that was not complete: nothing is looked at twice, however slowly it comes.
+// look is how far an incomplete piece of markup was scanned, so that no byte is scanned twice, however slowly the markup arrives.
 type look struct {
 	n     int
-	quote byte // within an attribute's value: what closes it
+	quote byte // within an attribute's value: the quote that closes it
 }
 
-// markup tells what begins at b[0], which is '<', and how long it is. Where it is not complete, l keeps how far it got.
+// markup returns what begins at b[0], which is '<', and its length. If it is not complete, l keeps how far it was scanned.
 func markup(b []byte, l *look) (kind, int) {
 	if len(b) < 2 {
 		return markupPart, 0
@@ -377,18 +378,19 @@ func markup(b []byte, l *look) (kind, int) {
 	return l.startTag(b)
 }
 
-// beginsTag reports whether what stands behind a < makes a tag of it: a name, or > where a name should stand. Behind the < of "a < b" or "<3" stands neither.
+// beginsTag reports whether b, which follows a <, makes a tag of it: it is a name, or the > of an empty tag. In "a < b" and "<3" it is
+// neither.
 func beginsTag(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_' || c == ':' || c >= utf8.RuneSelf || c == '>'
 }
 
-// opens reports whether b begins with open, or may when more of it has come.
+// opens reports whether b begins with open, or may do so when more has arrived.
 func opens(b []byte, open string) bool {
 	n := min(len(b), len(open))
 	return string(b[:n]) == open[:n]
 }
 
-// until looks for what closes the markup that opens with open.
+// until searches for the end of the markup that begins with open.
 func (l *look) until(b []byte, open, closing string, found kind) (kind, int) {
 	from := min(max(l.n, len(open)), len(b))
 	if i := bytes.Index(b[from:], []byte(closing)); i >= 0 {
@@ -398,7 +400,7 @@ func (l *look) until(b []byte, open, closing string, found kind) (kind, int) {
 	return markupPart, 0
 }
 
-// startTag looks for the > of a start tag: one within quotes does not count.
+// startTag searches for the > of a start tag; a > within quotes does not count.
 func (l *look) startTag(b []byte) (kind, int) {
 	i, quote := max(l.n, 1), l.quote
 	for ; i < len(b); i++ {

@@ -208,7 +208,8 @@ func (h *hop) explain(err error) error {
 
 // proxyError is an error of a proxy: the one at host:port, and what it does or does not.
 func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fault.Error {
-	e := &fault.Error{Op: "connect", Code: CodeProxy, Scope: fault.Server, Remedy: remedy, After: shortly, Text: Printable("the proxy "+proxy+" "+what, 2*maxText)}
+	e := &fault.Error{Op: "connect", Code: CodeProxy, Scope: fault.Server, Remedy: remedy, After: shortly,
+		Text: Printable("the proxy "+proxy+" "+what, 2*maxText)}
 	if remedy == fault.Fix {
 		e.After = parked
 	}

@@ -117,11 +117,14 @@ func (m *mismatch) Error() string {
 func (m *mismatch) fault() *fault.Error {
 	switch {
 	case m.secure:
-		return &fault.Error{Code: CodeSecure, Remedy: fault.Fix, After: parked, Text: "the server speaks TLS at this port, and it was asked in plain HTTP: the URL should begin with https://"}
+		return &fault.Error{Code: CodeSecure, Remedy: fault.Fix, After: parked,
+			Text: "the server speaks TLS at this port, and it was asked in plain HTTP: the URL should begin with https://"}
 	case m.refusesTLS():
-		return &fault.Error{Code: CodePlain, Remedy: fault.Fix, After: parked, Text: fmt.Sprintf("the server speaks HTTP without TLS at this port; it says: %q", m.words)}
+		return &fault.Error{Code: CodePlain, Remedy: fault.Fix, After: parked,
+			Text: fmt.Sprintf("the server speaks HTTP without TLS at this port; it says: %q", m.words)}
 	}
-	return &fault.Error{Code: CodePlain, Remedy: fault.Retry, After: shortly, Text: fmt.Sprintf("the server answers in plain text where TLS was expected, as one does that has too many connections; it says: %q", m.words)}
+	return &fault.Error{Code: CodePlain, Remedy: fault.Retry, After: shortly,
+		Text: fmt.Sprintf("the server answers in plain text where TLS was expected, as one does that has too many connections; it says: %q", m.words)}
 }
 
 // refusesTLS reports whether the words are a status line with which a server of HTTP answers to what is none. Of those that blame the client, 408 and 429 pass.
