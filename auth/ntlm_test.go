@@ -906,19 +906,19 @@ func TestAKeptConnectionIsNotUsedOnceTheProxyHasChanged(t *testing.T) {
 	p := newPeer(t)
 	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer closed.Close()
-	var static proxy.Static
-	p.settings.Proxy = static.For
+	var current proxy.Current
+	p.settings.Proxy = current.For
 	rt := p.client(t, NewNTLM(testUser, testPassword), 1)
 	for range 2 {
 		if status, _, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || err != nil {
 			t.Fatalf("%d %v", status, err)
 		}
 	}
-	static.Set(must(proxy.ParseVia(closed.URL, "", "", nil)))
+	current.Set(must(proxy.ParseVia(closed.URL, "", "", nil)))
 	if _, _, err := post(t.Context(), rt, p.URL, true); fault.Of(err).Code != proxy.CodeProxy {
 		t.Errorf("it went around the proxy: %v", err)
 	}
-	static.Set(nil)
+	current.Set(nil)
 	if status, _, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || err != nil {
 		t.Errorf("%d %v", status, err)
 	}

@@ -150,7 +150,7 @@ var breakages = []Breakage{
 	// The proxy.
 	{"the proxy wants a user name and password, or does not accept them", "code proxy: 407, or 401 from tinyproxy",
 		"Correct proxy.username and proxy.password_file. mailbell cannot use a proxy that wants NTLM or Kerberos: let mailbell's machine through without a sign-in, or use Basic.",
-		evidence{codes: []string{proxy.CodeProxy}, texts: []string{": 407", ": 401", "user name and password", "sign-in by", "accepts none of the ways"}}},
+		evidence{codes: []string{proxy.CodeProxy}, texts: []string{": 407", ": 401", "user name and password", "sign-in by", "accepts none of mailbell's methods"}}},
 	{"the proxy does not let mailbell through", "code proxy: 403, or refused by the rules of a SOCKS proxy",
 		"Allow this machine to CONNECT to that host and port in the rules of the proxy (443, and 2197 if you use that port for APNs), or add the host to proxy.bypass.",
 		evidence{codes: []string{proxy.CodeProxy}, texts: []string{": 403", "does not let mailbell through"}}},

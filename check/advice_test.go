@@ -78,9 +78,9 @@ func through(t *testing.T, address string) proxy.Settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var static proxy.Static
-	static.Set(via)
-	return proxy.Settings{Proxy: static.For}
+	var current proxy.Current
+	current.Set(via)
+	return proxy.Settings{Proxy: current.For}
 }
 
 func refusingProxy(t *testing.T, status int) proxy.Settings {

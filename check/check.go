@@ -54,7 +54,7 @@ type Installation struct {
 	Config  string   // its file
 	Doubts  []string // what the configuration itself is questioned for: an expires that is too far ahead
 	Files   []File
-	Proxy   string // host:port of the static proxy; empty: none
+	Proxy   string // host:port of the proxy; empty: none
 	Entries []Entry
 	Topics  []Topic
 	APNs    Prober

@@ -1,14 +1,14 @@
 package config
 
-// The static proxy.
+// The proxy.
 
 import (
 	"fmt"
 
-	"github.com/mailbell/mailbell/internal/staticproxy"
+	"github.com/mailbell/mailbell/internal/proxyconfig"
 )
 
-// Proxy is the static proxy of every outbound connection.
+// Proxy is the proxy of every outbound connection.
 type Proxy struct {
 	URL      string // scheme://host:port; http, https, socks5 or socks5h
 	Username string // empty: it wants none
@@ -26,8 +26,8 @@ func (o *object) proxy() *Proxy {
 		Username: section.text("username", "", proxyUser),
 		Bypass:   section.texts("bypass", bypass),
 	}
-	if v := section.get("bypass"); len(p.Bypass) > staticproxy.MaxBypass {
-		v.fail("has %d entries: want at most %d, use networks and .suffixes", len(p.Bypass), staticproxy.MaxBypass)
+	if v := section.get("bypass"); len(p.Bypass) > proxyconfig.MaxBypass {
+		v.fail("has %d entries: want at most %d, use networks and .suffixes", len(p.Bypass), proxyconfig.MaxBypass)
 	}
 	password, v := section.optionalWord("password")
 	p.Password = password
@@ -37,8 +37,8 @@ func (o *object) proxy() *Proxy {
 		section.get("username").fail("is required where a password is given")
 	case !named && p.Username != "":
 		v.fail("is required (or password_env)")
-	case len(password) > staticproxy.MaxCredential:
-		v.fail("holds a password of %d bytes: want at most %d, SOCKS5 takes no more", len(password), staticproxy.MaxCredential)
+	case len(password) > proxyconfig.MaxCredential:
+		v.fail("holds a password of %d bytes: want at most %d, SOCKS5 takes no more", len(password), proxyconfig.MaxCredential)
 	}
 	if !given {
 		return nil
@@ -47,18 +47,18 @@ func (o *object) proxy() *Proxy {
 }
 
 func proxyURL(s string) (string, error) {
-	u, err := staticproxy.ParseURL(s)
+	u, err := proxyconfig.ParseURL(s)
 	if err != nil {
 		return "", err
 	}
 	return u.String(), nil
 }
 
-func proxyUser(s string) (string, error) { return s, staticproxy.CheckUsername(s) }
+func proxyUser(s string) (string, error) { return s, proxyconfig.CheckUsername(s) }
 
 // bypass checks one of the hosts that are reached without the proxy.
 func bypass(s string) (string, error) {
-	r, err := staticproxy.ParseRule(s)
+	r, err := proxyconfig.ParseRule(s)
 	if err != nil {
 		return "", fmt.Errorf("%w, got %s", err, quoted(s))
 	}

@@ -1,6 +1,6 @@
 package proxy
 
-// What went wrong with a connection, in words and as a type.
+// The errors of a connection: their types, and texts that explain them.
 
 import (
 	"bytes"
@@ -21,23 +21,23 @@ import (
 const (
 	CodeCertificate = "certificate"     // shown, and not trusted: Fix
 	CodeTLS         = "TLS"             // the handshake failed otherwise: Fix
-	CodePlain       = "plain text"      // where TLS was expected: Retry, for a server says so that has too many connections; Fix: it has no TLS at this port
+	CodePlain       = "plain text"      // where TLS was expected. Retry: the server may have too many connections. Fix: the port has no TLS
 	CodeSecure      = "TLS unexpected"  // where plain text was: Fix
 	CodeName        = "name"            // not found in DNS, or DNS did not answer: Wait
 	CodeConnect     = "connect"         // refused or unreachable: Wait
 	CodeTimeout     = "timeout"         // no answer in time: Wait
 	CodeNetwork     = "network"         // broke under way: Retry
-	CodeProxy       = "proxy"           // the proxy refuses, or is not the one that was configured: Fix; it cannot be reached, or cannot reach the server: Wait
+	CodeProxy       = "proxy"           // Fix: the proxy refuses, or is not the configured one. Wait: it cannot be reached, or cannot reach the server
 	CodePrivate     = "private address" // the host is not in the internet, and must be: Fix
 )
 
 const (
-	maxText  = 300 // of a peer's own words in an error: enough for a sentence and a name, too little to flood a log
+	maxText  = 300 // of a peer's own text in an error: enough for a sentence and a name, too little to flood a log
 	maxNames = 5   // of a certificate, in an error
 )
 
-// Explain types the error of a round trip: what failed with the connection and what to do. An error that is typed already,
-// as a credential's refusal is, stays as it is. op is what was tried; it becomes Op.
+// Explain types the error of a round trip: what failed with the connection, and what to do. An error that is typed already, such as the
+// refusal of a credential, stays as it is. op is what was tried; it becomes Op.
 func Explain(op string, err error) *fault.Error {
 	if e, ok := errors.AsType[*fault.Error](err); ok {
 		return e
@@ -68,7 +68,7 @@ func Explain(op string, err error) *fault.Error {
 	return e
 }
 
-// failed finds the kind of a connection's error, and the certificate where that was at fault and is known.
+// failed finds the kind of a connection's error, and the certificate that caused it if it is known.
 func failed(err error) (*x509.Certificate, string) {
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		if len(e.UnverifiedCertificates) > 0 {
@@ -82,7 +82,7 @@ func failed(err error) (*x509.Certificate, string) {
 	if _, ok := errors.AsType[tls.AlertError](err); ok {
 		return nil, CodeTLS
 	}
-	// A DNS server that does not answer is a matter of names, not of the server that was to be asked.
+	// A DNS server that does not answer is an error of the name, not of the server.
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return nil, CodeName
 	}
@@ -92,7 +92,7 @@ func failed(err error) (*x509.Certificate, string) {
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
 		return nil, CodeConnect
 	}
-	// What is left of the handshake's errors has no type: no common version, no common cipher.
+	// The other errors of the handshake have no type: no common version, no common cipher.
 	if strings.Contains(err.Error(), "tls: ") {
 		return nil, CodeTLS
 	}
@@ -127,7 +127,7 @@ func names(c *x509.Certificate) string {
 	return strings.Join(names, ", ")
 }
 
-// flaw says in words what is wrong with a certificate.
+// flaw explains what is wrong with a certificate.
 func flaw(c *x509.Certificate, err error) string {
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
 		return fmt.Sprintf("%s was asked for, and the certificate is for %s", Printable(e.Host, maxText/3), names(c))
@@ -151,7 +151,7 @@ func flaw(c *x509.Certificate, err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		return "it cannot be verified"
 	}
-	// Where an authority's certificate has expired, crypto/x509 finds no chain and knows no authority.
+	// If the certificate of an authority has expired, crypto/x509 only says that the authority is unknown.
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		for _, authority := range e.UnverifiedCertificates[1:] {
 			if now := time.Now(); now.After(authority.NotAfter) || now.Before(authority.NotBefore) {
@@ -175,7 +175,7 @@ func untimely(c *x509.Certificate) string {
 	return fmt.Sprintf(" expired on %s; %s", c.NotAfter.UTC().Format(time.DateOnly), today)
 }
 
-// Printable makes the words of a peer fit for an error: one line without control characters, of at most limit bytes.
+// Printable makes a peer's text fit for an error: one line without control characters, of at most limit bytes.
 func Printable(s string, limit int) string {
 	s = s[:min(len(s), 4*limit)] // what is dropped below anyway is not gone through
 	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' }), " ")
@@ -185,7 +185,7 @@ func Printable(s string, limit int) string {
 	return s
 }
 
-// cleaned is an error whose text is printable: a server's certificate may name itself as it likes.
+// cleaned is an error with a printable text: the names in a server's certificate can be anything.
 type cleaned struct{ error }
 
 func (c cleaned) Error() string { return Printable(c.error.Error(), maxText) }

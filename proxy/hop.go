@@ -1,15 +1,15 @@
 package proxy
 
-// The first hop of a connection that goes through a proxy, and what a proxy says when it does not let it through.
+// The connection to a proxy, and the errors of a proxy that does not connect mailbell to the server.
 //
-// net/http speaks to the proxy: CONNECT, a plain request, or SOCKS5. It leaves open, and that is done here:
+// net/http sends the proxy CONNECT, a plain request, or SOCKS5. This file does what net/http does not:
 //
-//   - It dials a proxy and a server by the same function and does not say which of them an address is. So a proxy's URL is marked
-//     on its way through net/http.
+//   - It dials a proxy and a server by the same function, and does not say which of them an address is. So the URL of a proxy gets a
+//     mark that net/http passes on.
 //   - TLS to an https proxy has the configuration of TLS to the server: its roots, its client certificate, its ALPN (an HTTP/2
 //     client would agree on HTTP/2 with the proxy and then speak HTTP/1.1) and its VerifyConnection. So for net/http an https proxy
 //     is an http one, and TLS to it is made here, by roots of its own.
-//   - It waits a minute for the answer to CONNECT, and for that of a SOCKS5 proxy for ever.
+//   - It waits a minute for the answer to CONNECT, and without end for the answer of a SOCKS5 proxy.
 //   - The errors do not name the proxy.
 
 import (
@@ -30,20 +30,21 @@ import (
 )
 
 const (
-	// proxyTimeout bounds the way through a proxy, from the dial to its leave to go on: in that time it looks a name up and makes a
-	// connection of its own. It is below the ten seconds after which callers give up, so that the error names the proxy.
+	// proxyTimeout bounds the time from the dial of a proxy to its answer: the proxy looks a name up and connects to the server. It is
+	// less than the ten seconds after which callers give up, so that the error names the proxy.
 	proxyTimeout = 8 * time.Second
 	// mark stands between the scheme of a proxy and its name, as in "https|proxy.contoso.com": no URL that was parsed has it in
 	// its host, so no server can be taken for a proxy.
 	mark = "|"
-	// parked is how soon a proxy that refuses is asked again: it takes a person, and each wrong password counts against an account
-	// that the directory would lock.
-	parked = 5 * time.Minute
-	// shortly is how soon one is that cannot be reached or cannot reach the server: its restart must not make mail late.
+	// refusedPause is how long mailbell waits after a proxy has refused: an administrator has to act, and with each wrong password the
+	// directory may lock the account.
+	refusedPause = 5 * time.Minute
+	// shortly is how long mailbell waits after a proxy could not be reached, or could not reach the server: a restart of the proxy must not
+	// make mail late.
 	shortly = 5 * time.Second
 )
 
-// The ways in which a proxy is asked to connect, by their first byte. Whatever else is written is for beyond the proxy.
+// The requests to a proxy, by their first byte. Anything else that is written is for the server.
 const (
 	askConnect   = 'C'  // CONNECT (RFC 9110 section 9.3.6)
 	askSOCKS     = 0x05 // the greeting and the request of SOCKS5 (RFC 1928)
@@ -52,7 +53,7 @@ const (
 
 var errNoHost = errors.New("not the name of a host: it has a " + mark)
 
-// marked returns the URL of a proxy as it goes through net/http.
+// marked returns the URL of a proxy with the mark.
 func marked(u *url.URL) *url.URL {
 	m := *u
 	port := u.Port()
@@ -66,7 +67,7 @@ func marked(u *url.URL) *url.URL {
 	return &m
 }
 
-// unmarked splits an address that net/http dials; marked is false for one of a server.
+// unmarked splits an address that net/http dials; marked is false for the address of a server.
 func unmarked(address string) (scheme, host, port string, marked bool, err error) {
 	host, port, err = net.SplitHostPort(address)
 	if s, name, ok := strings.Cut(host, mark); ok {
@@ -75,7 +76,7 @@ func unmarked(address string) (scheme, host, port string, marked bool, err error
 	return "", host, port, false, err
 }
 
-// addressKey is under which ClientConn leaves its address in the context.
+// addressKey is the key under which ClientConn puts its address into the context.
 type addressKey struct{}
 
 // ClientConn is (*http.Transport).NewClientConn for a transport of these Settings. net/http asks for the proxy with the host
@@ -139,17 +140,17 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 	return &opening{Conn: newHop(conn, proxy, proxyTimeout-time.Since(began)), proxy: proxy}, nil
 }
 
-// hop is a connection to a proxy. Until the proxy has let it through it is the proxy's, and its errors are.
+// hop is a connection to a proxy. Its errors are the proxy's until the proxy has connected it to the server.
 type hop struct {
 	net.Conn
 	proxy   string // host:port
 	giveUp  *time.Timer
 	expired atomic.Bool
-	beyond  atomic.Bool // what is written is for beyond the proxy
+	beyond  atomic.Bool // what is written is for the server
 	asked   byte        // the first byte of the last question to the proxy
 }
 
-// newHop makes a hop of a connection to the proxy at host:port, which is given up unless the proxy lets through in time.
+// newHop returns the hop for a connection to the proxy at host:port. It fails if the proxy does not connect in time.
 func newHop(conn net.Conn, proxy string, within time.Duration) *hop {
 	h := &hop{Conn: conn, proxy: proxy}
 	h.giveUp = time.AfterFunc(within, func() {
@@ -159,7 +160,7 @@ func newHop(conn net.Conn, proxy string, within time.Duration) *hop {
 	return h
 }
 
-// Write implements net.Conn, and notices when the proxy's part is over.
+// Write implements net.Conn, and notices when the proxy has connected.
 func (h *hop) Write(b []byte) (int, error) {
 	if !h.beyond.Load() && len(b) > 0 {
 		switch b[0] {
@@ -178,7 +179,7 @@ func (h *hop) Write(b []byte) (int, error) {
 func (h *hop) Read(b []byte) (int, error) {
 	n, err := h.Conn.Read(b)
 	if n > 0 && !h.beyond.Load() && h.asked == askConnect {
-		h.asked = 0 // only the beginning tells
+		h.asked = 0 // only the first byte tells
 		switch b[0] {
 		case 'H':
 		case recordAlert, recordHandshake:
@@ -206,12 +207,12 @@ func (h *hop) explain(err error) error {
 	return proxyError(h.proxy, fault.Wait, "closed the connection without an answer", err)
 }
 
-// proxyError is an error of a proxy: the one at host:port, and what it does or does not.
+// proxyError is an error of the proxy at host:port; what completes the sentence.
 func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fault.Error {
 	e := &fault.Error{Op: "connect", Code: CodeProxy, Scope: fault.Server, Remedy: remedy, After: shortly,
 		Text: Printable("the proxy "+proxy+" "+what, 2*maxText)}
 	if remedy == fault.Fix {
-		e.After = parked
+		e.After = refusedPause
 	}
 	if cause != nil {
 		e.Err = cleaned{cause}
@@ -219,7 +220,7 @@ func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fa
 	return e
 }
 
-// unreachable is the error of a proxy to which there is no connection.
+// unreachable is the error for a proxy that cannot be reached.
 func unreachable(proxy string, err error) *fault.Error {
 	if m, ok := errors.AsType[*mismatch](err); ok {
 		if m.refusesTLS() {
@@ -248,7 +249,7 @@ func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Resp
 	}
 	remedy, what := fault.Fix, "does not connect to"
 	switch {
-	// tinyproxy once wanted a user name and password with 401, a server's own status.
+	// Older versions of tinyproxy ask for a user name and password with 401, a status of servers.
 	case resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized:
 		what = wanted(via.User != nil, resp.Header) + " before it connects to"
 	case resp.StatusCode == http.StatusForbidden:
@@ -263,7 +264,7 @@ func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Resp
 	return proxyError(net.JoinHostPort(host, port), remedy, fmt.Sprintf("%s %s: %s", what, req.Host, Printable(reason, maxText)), nil)
 }
 
-// wanted says what a proxy wants of who asks, from its challenges (RFC 9110 section 11.7.1).
+// wanted says how a proxy wants mailbell to sign in, from its challenges (RFC 9110 section 11.7.1).
 func wanted(given bool, answer http.Header) string {
 	var schemes []string
 	for _, c := range slices.Concat(answer.Values("Proxy-Authenticate"), answer.Values("Www-Authenticate")) {
@@ -279,7 +280,7 @@ func wanted(given bool, answer http.Header) string {
 	return "wants a user name and password"
 }
 
-// The words of net/http's SOCKS5 client; its errors have no exported type or value. A test holds them against the Go that is used.
+// The texts of net/http's SOCKS5 client, whose errors have no exported type or value. A test compares them with the Go in use.
 const (
 	opSOCKS          = "socks connect"
 	textSOCKSReply   = "unknown error " // a reply field of RFC 1928 section 6, in words
@@ -299,7 +300,7 @@ func socksRefusal(err error) *fault.Error {
 	reason, replied := strings.CutPrefix(text, textSOCKSReply)
 	switch {
 	case text == textSOCKSMethods:
-		what = "accepts none of the ways in which mailbell can sign in, before it connects to"
+		what = "accepts none of mailbell's methods to sign in, before it connects to"
 	case text == textSOCKSAuth:
 		what = "does not accept the user name and password before it connects to"
 	case reason == textSOCKSRuleset:

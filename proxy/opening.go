@@ -1,8 +1,8 @@
 package proxy
 
-// How a connection begins. One side may speak TLS where the other speaks plain text: a server at its connection limit answers 503 in
-// clear on its TLS port, before any handshake, and a URL may have the wrong scheme or port. crypto/tls and net/http then say that a record or an
-// answer is malformed, and drop the words that came. They are kept here.
+// The first bytes of a connection. One side may use TLS and the other plain text: a server at its connection limit answers 503 in plain
+// text on its TLS port, before a handshake, and a URL may have the wrong scheme or port. crypto/tls and net/http then say that a record
+// or an answer is malformed, and drop the text that arrived. This file keeps it.
 
 import (
 	"bytes"
@@ -25,10 +25,10 @@ const (
 // maxOpening bounds what is read of plain text where TLS was expected: its first line, as far as an error shows it.
 const maxOpening = maxText
 
-// inTLS is what a proxy does of which the configuration has the wrong scheme.
+// inTLS completes the error of a proxy that is configured with the wrong scheme.
 const inTLS = "answers in TLS: is it one of the scheme https?"
 
-// opening watches what the first bytes of both sides are.
+// opening watches the first bytes of both sides.
 type opening struct {
 	net.Conn
 	wrote atomic.Uint32 // the first byte of what was written last; net/http reads and writes at the same time
@@ -45,7 +45,7 @@ func (o *opening) Write(b []byte) (int, error) {
 	if err == nil || len(b) == 0 || b[0] != recordHandshake || o.past {
 		return n, err
 	}
-	// A server that answered and closed before it was asked: what it said may have come, and can be read.
+	// The server answered and closed before the request: its answer may have arrived, and can be read.
 	if _, said := o.Read(make([]byte, maxOpening)); said != nil {
 		if m, ok := errors.AsType[*mismatch](said); ok {
 			return n, m
@@ -62,7 +62,7 @@ func (o *opening) Read(b []byte) (int, error) {
 	}
 	switch o.wrote.Load() {
 	case askConnect, askSOCKS, askSOCKSAuth:
-		return n, err // of the proxy: the server begins behind it
+		return n, err // from the proxy: the server's answers come later
 	case recordHandshake:
 		o.past = true
 		if plainText(b[0]) {
@@ -80,12 +80,12 @@ func (o *opening) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// plainText reports whether something begins so that is no TLS: the types of records are control characters.
+// plainText reports whether the first byte is not of TLS: the types of its records are control characters.
 func plainText(first byte) bool {
 	return ' ' <= first && first <= '~' || first == '\r' || first == '\n'
 }
 
-// line returns the line that begins with read, as far as it comes. The handshake's time bounds how long that may take.
+// line returns the line that begins with read, as far as it arrives. The timeout of the handshake bounds the wait.
 func (o *opening) line(read []byte) string {
 	line := bytes.TrimLeft(read, "\r\n")
 	line = append(make([]byte, 0, maxOpening), line[:min(len(line), maxOpening)]...)
@@ -100,10 +100,10 @@ func (o *opening) line(read []byte) string {
 	return Printable(string(first), maxOpening)
 }
 
-// mismatch is one side that speaks TLS and one that speaks plain text.
+// mismatch is the error if one side uses TLS and the other plain text.
 type mismatch struct {
 	secure bool   // it is the server that speaks TLS
-	words  string // of a server that speaks plain text: its first line, printable
+	words  string // of a server that answers in plain text: its first line, printable
 }
 
 func (m *mismatch) Error() string {
@@ -113,21 +113,23 @@ func (m *mismatch) Error() string {
 	return fmt.Sprintf("plain text where TLS was expected: %q", m.words)
 }
 
-// fault types what a server answers so. One that refuses what it was sent as HTTP (4xx) has no TLS at this port; all else may be said in passing.
+// fault types such an answer. A server that refuses the handshake as a bad HTTP request (4xx) has no TLS at this port; any other answer
+// may be temporary.
 func (m *mismatch) fault() *fault.Error {
 	switch {
 	case m.secure:
-		return &fault.Error{Code: CodeSecure, Remedy: fault.Fix, After: parked,
-			Text: "the server speaks TLS at this port, and it was asked in plain HTTP: the URL should begin with https://"}
+		return &fault.Error{Code: CodeSecure, Remedy: fault.Fix, After: refusedPause,
+			Text: "the server has TLS at this port, and the request was plain HTTP: the URL has to begin with https://"}
 	case m.refusesTLS():
-		return &fault.Error{Code: CodePlain, Remedy: fault.Fix, After: parked,
-			Text: fmt.Sprintf("the server speaks HTTP without TLS at this port; it says: %q", m.words)}
+		return &fault.Error{Code: CodePlain, Remedy: fault.Fix, After: refusedPause,
+			Text: fmt.Sprintf("the server has HTTP without TLS at this port; it answered: %q", m.words)}
 	}
 	return &fault.Error{Code: CodePlain, Remedy: fault.Retry, After: shortly,
-		Text: fmt.Sprintf("the server answers in plain text where TLS was expected, as one does that has too many connections; it says: %q", m.words)}
+		Text: fmt.Sprintf("the server answered in plain text where TLS was expected, perhaps because it has too many connections: %q", m.words)}
 }
 
-// refusesTLS reports whether the words are a status line with which a server of HTTP answers to what is none. Of those that blame the client, 408 and 429 pass.
+// refusesTLS reports whether the text is a status line of an HTTP server that got something else than HTTP. Of the statuses that blame
+// the client, 408 and 429 are temporary.
 func (m *mismatch) refusesTLS() bool {
 	fields := strings.Fields(m.words)
 	if len(fields) < 2 || !strings.HasPrefix(fields[0], "HTTP/") {

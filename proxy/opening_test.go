@@ -60,7 +60,7 @@ func TestPlainTextOnATLSPortPassesWithinSecondsAndItsWordsAreShown(t *testing.T)
 		"another protocol":           {[]string{"SSH-2.0-OpenSSH_9.9\r\n"}, "SSH-2.0-OpenSSH_9.9", fault.Retry, shortly},
 		"a line that does not end":   {[]string{strings.Repeat("x", 1<<20)}, strings.Repeat("x", maxOpening), fault.Retry, shortly},
 		"control characters":         {[]string{"HTTP/1.1 503 a\x1b[31m\x00b\r\n"}, `"HTTP/1.1 503 a [31m b"`, fault.Retry, shortly},
-		"a port of HTTP without TLS": {[]string{"HTTP/1.1 400 Bad Request\r\n\r\n"}, `"HTTP/1.1 400 Bad Request"`, fault.Fix, parked},
+		"a port of HTTP without TLS": {[]string{"HTTP/1.1 400 Bad Request\r\n\r\n"}, `"HTTP/1.1 400 Bad Request"`, fault.Fix, refusedPause},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := get(t, Settings{}, "https://"+speaker(t, c.says...))

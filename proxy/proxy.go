@@ -1,4 +1,5 @@
-// Package proxy makes every outbound connection: its trust roots, its timeouts, and the words for what went wrong with it.
+// Package proxy makes every outbound connection, directly or through the configured proxy: trust roots, timeouts, and errors that explain
+// what went wrong.
 package proxy
 
 import (
@@ -17,15 +18,15 @@ import (
 )
 
 const (
-	// dialTimeout bounds a TCP connect: a server in reach answers in milliseconds, and a blocked port must not hold up a start.
+	// dialTimeout bounds a TCP connect: a reachable server answers in milliseconds, and a blocked port must not delay the start.
 	dialTimeout = 5 * time.Second
-	// handshakeTimeout bounds the TLS handshake: a load balancer without a server behind it accepts and then says nothing.
+	// handshakeTimeout bounds the TLS handshake: a load balancer without a server behind it accepts the connection and does not answer.
 	handshakeTimeout = 5 * time.Second
-	// keepAlive finds a peer that is gone before a firewall forgets the connection (many forget after a few minutes).
+	// keepAlive notices a peer that is gone before a firewall drops the connection (many do after a few minutes).
 	keepAlive = 30 * time.Second
-	// idleTimeout is shorter than the two minutes after which IIS closes an idle connection: ours goes first.
+	// idleTimeout is shorter than the two minutes after which IIS closes an idle connection, so that our side closes it first.
 	idleTimeout = 90 * time.Second
-	// idlePerHost is how many connections to one host are kept open; whoever runs more calls at once sets it higher.
+	// idlePerHost is how many connections to one host are kept open; a caller with more calls at once sets it higher.
 	idlePerHost = 16
 	// maxResponseHeader bounds the headers of an answer; real ones have a few kilobytes.
 	maxResponseHeader = 256 << 10
@@ -36,25 +37,25 @@ const (
 // Settings of all connections to one kind of server. The zero value connects directly and trusts the system's roots.
 type Settings struct {
 	Roots *x509.CertPool                        // of the server's certificate; nil: the system's
-	Proxy func(*http.Request) (*url.URL, error) // the proxy of a request; nil: none. The environment is never asked
-	// ProxyRoots are those of an https proxy's certificate; nil: the system's. They are not Roots: a ca_file speaks of one server, and
-	// the same proxy leads to many. (net/http alone would take Roots for both.)
+	Proxy func(*http.Request) (*url.URL, error) // the proxy of a request; nil: none. The environment is ignored
+	// ProxyRoots are the trust roots for an https proxy; nil: the system's. They are not Roots, because a ca_file is for one server, and the
+	// proxy leads to many. (net/http alone would take Roots for both.)
 	ProxyRoots *x509.CertPool
-	// Seen is told the verified chain of every TLS connection that was made to a server, for the calendar of what expires; nil:
-	// nobody. host has no port. Of a server that is asked for by IP address, host is the first address in its certificate. The chain
-	// begins with the server's certificate; where there are several, it is the one that lasts longest. It must not wait for anything.
+	// Seen is called with the verified chain of every TLS connection to a server, for the dates of expiry; nil: it is not called. host has
+	// no port. For a server that is addressed by IP address, host is the first address in its certificate. The chain begins with the
+	// server's certificate; of several chains it is the one that expires last. Seen must not block.
 	Seen func(host string, chain []*x509.Certificate)
 	// PublicOnly refuses to connect to addresses that are not of the internet: private, loopback, link-local and others (RFC 1918,
-	// 4193, 6598, 6890). An Exchange Online entry is never led into the network. The address that is dialled counts, so no DNS
-	// answer gets around it; behind a proxy, only a target that is named by its address is refused, and the proxy itself may be
-	// anywhere. The hosts in Except, those that the configuration names, are let through.
+	// 4193, 6598, 6890). So nothing leads an Exchange Online entry into the company's network. The dialled address counts, whatever DNS
+	// answers. Behind a proxy, only a target that is an IP address is refused; the proxy itself may be anywhere. The hosts in Except, which
+	// the configuration names, are allowed.
 	PublicOnly bool
 	Except     []string // without ports
 }
 
-// Transport returns a new transport, which shares nothing with any other: TLS 1.2 or later, HTTP/1.1 (a hanging EWS stream
-// wants a connection of its own, and NTLM cannot do without), no compression (it would hold back events). Bounding the time of an answer is
-// the caller's, by its context or by ResponseHeaderTimeout. Explain types its errors.
+// Transport returns a new transport, which shares nothing with any other: TLS 1.2 or later, HTTP/1.1 (an EWS stream
+// needs a connection of its own, and NTLM requires HTTP/1.1), no compression (it would delay events). The caller bounds the time of an
+// answer by its context or by ResponseHeaderTimeout. Explain types its errors.
 func (s Settings) Transport() *http.Transport {
 	t := &http.Transport{
 		DialContext:            s.dial,
@@ -74,7 +75,7 @@ func (s Settings) Transport() *http.Transport {
 	return t
 }
 
-// tell tells Seen of a connection. TLS to a proxy does not come here: it has a configuration of its own.
+// tell calls Seen for a connection to a server. TLS to a proxy has a configuration of its own.
 func (s Settings) tell(state tls.ConnectionState) error {
 	if len(state.VerifiedChains) == 0 {
 		return nil

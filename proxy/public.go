@@ -1,6 +1,6 @@
 package proxy
 
-// Which addresses are public, so that nobody outside leads mailbell into the network that it stands in.
+// Which addresses are public, so that nobody outside leads mailbell into the company's network.
 
 import (
 	"fmt"
@@ -48,7 +48,7 @@ func public(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// letThrough reports whether a host may be anywhere.
+// letThrough reports whether a host may have any address.
 func (s Settings) letThrough(host string) bool {
 	host, _ = hostname.Parse(host)
 	return !s.PublicOnly || slices.ContainsFunc(s.Except, func(e string) bool {
@@ -57,7 +57,7 @@ func (s Settings) letThrough(host string) bool {
 	})
 }
 
-// control is a net.Dialer's Control: it is told the very address that is about to be dialled, whatever DNS said before.
+// control is the Control of a net.Dialer: it gets the address that is about to be dialled, whatever DNS answered before.
 func (s Settings) control(host string) func(network, address string, _ syscall.RawConn) error {
 	if s.letThrough(host) {
 		return nil
@@ -72,8 +72,8 @@ func (s Settings) control(host string) func(network, address string, _ syscall.R
 	}
 }
 
-// refuseLiteral refuses a request that is to go through a proxy and names a private address itself. What a name leads to, the
-// proxy alone knows.
+// refuseLiteral refuses a request that is to go through a proxy and names a private address itself. Only the
+// proxy knows the address of a name.
 func (s Settings) refuseLiteral(req *http.Request) error {
 	host, _ := target(req.URL)
 	if s.letThrough(host) {
@@ -94,5 +94,5 @@ func (s Settings) refuseLiteral(req *http.Request) error {
 
 func private(host, address string) error {
 	return &fault.Error{Op: "connect", Code: CodePrivate, Scope: fault.Server, Remedy: fault.Fix,
-		Text: Printable(fmt.Sprintf("%s is at %s, which is no public address: only a host that the configuration names may be inside the network", host, address), maxText)}
+		Text: Printable(fmt.Sprintf("%s has the address %s, which is not public: only a host that the configuration names may be inside the network", host, address), maxText)}
 }

@@ -28,18 +28,18 @@ import (
 )
 
 // via returns the settings' Proxy for a proxy that has proxytest's user name and password.
-func via(t testing.TB, address string, bypass ...string) *Static {
+func via(t testing.TB, address string, bypass ...string) *Current {
 	t.Helper()
 	return viaAs(t, address, proxytest.Username, proxytest.Password, bypass...)
 }
 
-func viaAs(t testing.TB, address, username, password string, bypass ...string) *Static {
+func viaAs(t testing.TB, address, username, password string, bypass ...string) *Current {
 	t.Helper()
 	v, err := ParseVia(address, username, password, bypass)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := new(Static)
+	s := new(Current)
 	s.Set(v)
 	return s
 }
@@ -257,7 +257,7 @@ func (want saying) hold(t *testing.T, s Settings, target string) {
 		t.Fatal("it lets through")
 	}
 	e := Explain("GetItem", &url.Error{Op: "Get", URL: "https://" + target, Err: err})
-	if e.Code != CodeProxy || e.Scope != fault.Server || e.Remedy != want.remedy || e.After != map[fault.Remedy]time.Duration{fault.Fix: parked, fault.Wait: shortly}[want.remedy] {
+	if e.Code != CodeProxy || e.Scope != fault.Server || e.Remedy != want.remedy || e.After != map[fault.Remedy]time.Duration{fault.Fix: refusedPause, fault.Wait: shortly}[want.remedy] {
 		t.Errorf("%s, scope %s, %s after %v: %v; want %s", e.Code, e.Scope, e.Remedy, e.After, e, want.remedy)
 	}
 	for _, w := range append(want.words, "the proxy "+u.Host) {
@@ -318,7 +318,7 @@ func closedAddress(t testing.TB) string {
 func TestSOCKSRefusalsAreNamedAsTheirs(t *testing.T) {
 	p := proxytest.StartSOCKS(t)
 	const to = "mail.contoso.com"
-	saying{fault.Fix, []string{"none of the ways", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, "", "").For}, to)
+	saying{fault.Fix, []string{"none of mailbell's methods", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, "", "").For}, to)
 	saying{fault.Fix, []string{"does not accept the user name and password", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, proxytest.Username, "wrong-password").For}, to)
 	s := Settings{Proxy: via(t, "socks5h://"+p.Address).For}
 	for reply, want := range map[byte]saying{
@@ -520,7 +520,7 @@ func TestTheProxyMayChangeWhileManyAsk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	static := new(Static)
+	static := new(Current)
 	tr := Settings{Proxy: static.For, Roots: o.roots}.Transport()
 	defer tr.CloseIdleConnections()
 	var all sync.WaitGroup

@@ -18,14 +18,14 @@ import (
 )
 
 // via has alerts sent through the proxy at a URL, whose password is given.
-func via(t *testing.T, url, password string) (*proxy.Static, func(*Options)) {
+func via(t *testing.T, url, password string) (*proxy.Current, func(*Options)) {
 	t.Helper()
-	static := new(proxy.Static)
+	static := new(proxy.Current)
 	set(t, static, url, password)
 	return static, func(o *Options) { o.Topics[0].Outbound.Proxy = static.For }
 }
 
-func set(t *testing.T, static *proxy.Static, url, password string) {
+func set(t *testing.T, static *proxy.Current, url, password string) {
 	t.Helper()
 	v, err := proxy.ParseVia(url, proxytest.Username, password, nil)
 	if err != nil {

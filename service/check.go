@@ -32,7 +32,7 @@ const stateTimeout = 10 * time.Second
 // Check tries everything that c needs, for a mailbox and a device where they are given, and tells each result as it comes. Where a
 // mailbell runs with c, the state is its own and so are the devices. Its error says that nothing could be tried.
 func Check(ctx context.Context, c *config.Config, running *check.Running, log *zap.Logger, version, mailbox, device string, tell func(check.Result)) error {
-	s := &Service{log: log, version: version, proxy: &proxy.Static{}, calendar: expiry.New(log)}
+	s := &Service{log: log, version: version, proxy: &proxy.Current{}, calendar: expiry.New(log)}
 	s.configuration.Store(c)
 	v, err := via(c.Proxy)
 	if err != nil {

@@ -69,7 +69,7 @@ func newDesktop(t *testing.T) *desktop {
 	var core zapcore.Core
 	core, d.logs = observer.New(zap.InfoLevel)
 	log := zap.New(core)
-	d.Service = &Service{log: log, proxy: &proxy.Static{}, calendar: expiry.New(log), look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	d.Service = &Service{log: log, proxy: &proxy.Current{}, calendar: expiry.New(log), look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	d.configuration.Store(d.load())
 	return d
 }

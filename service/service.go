@@ -35,7 +35,7 @@ type Service struct {
 	version  string
 	state    state
 	socket   net.Listener
-	proxy    *proxy.Static // of every outbound connection
+	proxy    *proxy.Current // of every outbound connection
 	calendar *expiry.Calendar
 	handler  atomic.Pointer[http.Handler]
 	first    chan struct{} // closed with the first handler: until then, calls wait in the socket
@@ -48,7 +48,7 @@ type Service struct {
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{log: log, version: version, first: make(chan struct{}), proxy: &proxy.Static{}, calendar: expiry.New(log.Named("expiry")),
+	s := &Service{log: log, version: version, first: make(chan struct{}), proxy: &proxy.Current{}, calendar: expiry.New(log.Named("expiry")),
 		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	s.configuration.Store(c)
 	defer func() {

@@ -1,6 +1,6 @@
 package proxy
 
-// The static proxy of the configuration, and the hosts that are reached without it.
+// The proxy of the configuration, and the hosts that are reached without it.
 
 import (
 	"errors"
@@ -13,19 +13,19 @@ import (
 	"sync/atomic"
 	"unicode"
 
-	"github.com/mailbell/mailbell/internal/staticproxy"
+	"github.com/mailbell/mailbell/internal/proxyconfig"
 )
 
-// Static is the proxy of all connections. It can be changed while it is in use: requests from then on go the new way, and
-// those under way end on theirs. The zero value connects directly.
-type Static struct{ via atomic.Pointer[Via] }
+// Current is the proxy of all connections. It can be changed while it is in use: later requests use the new proxy, and open ones stay on
+// the old one. The zero value connects directly.
+type Current struct{ via atomic.Pointer[Via] }
 
 // Set changes the proxy; nil: connections are made directly.
-func (s *Static) Set(v *Via) { s.via.Store(v) }
+func (s *Current) Set(v *Via) { s.via.Store(v) }
 
-// For is the proxy of a request, to be put into Settings.Proxy. What no bypass lists goes through the proxy, loopback too: unlike
-// golang.org/x/net/http/httpproxy, nothing is exempt by itself.
-func (s *Static) For(req *http.Request) (*url.URL, error) {
+// For returns the proxy of a request, for Settings.Proxy. A host that bypass does not list is reached through the proxy, loopback too:
+// unlike golang.org/x/net/http/httpproxy, no host is exempt by itself.
+func (s *Current) For(req *http.Request) (*url.URL, error) {
 	v := s.via.Load()
 	if v == nil || v.bypasses(target(req.URL)) {
 		return nil, nil
@@ -36,18 +36,18 @@ func (s *Static) For(req *http.Request) (*url.URL, error) {
 // Via is a proxy and the hosts that are reached without it.
 type Via struct {
 	url    *url.URL // with user name and password
-	direct []staticproxy.Rule
+	direct []proxyconfig.Rule
 }
 
-// ParseVia makes a Via of a configuration. address is http, https, socks5 or socks5h://host:port; with both kinds of SOCKS it is
-// the proxy that looks names up. No user name: the proxy wants none. To an HTTP proxy they are sent as Basic (RFC 7617), to SOCKS5
-// as RFC 1929 has it.
+// ParseVia makes a Via of a configuration. address is http, https, socks5 or socks5h://host:port; with both kinds of SOCKS the proxy looks
+// names up. Without a user name mailbell does not sign in to the proxy. It signs in to an HTTP proxy by Basic (RFC 7617), and to a SOCKS5
+// proxy by RFC 1929.
 //
-// bypass lists who is reached directly, each as staticproxy.Rule has it.
+// bypass lists the hosts that are reached directly, each a proxyconfig.Rule.
 //
-// No error holds the address, the user name or the password: any of them could be the password in the wrong place.
+// No error shows the address, the user name or the password: each of them could be the password, written into the wrong field.
 func ParseVia(address, username, password string, bypass []string) (*Via, error) {
-	u, err := staticproxy.ParseURL(address)
+	u, err := proxyconfig.ParseURL(address)
 	if err != nil {
 		return nil, fmt.Errorf("the proxy's address: %w", err)
 	}
@@ -58,11 +58,11 @@ func ParseVia(address, username, password string, bypass []string) (*Via, error)
 		}
 		v.url.User = url.UserPassword(username, password)
 	}
-	if len(bypass) > staticproxy.MaxBypass {
-		return nil, fmt.Errorf("bypass has %d entries, and %d are allowed: use networks and .suffixes", len(bypass), staticproxy.MaxBypass)
+	if len(bypass) > proxyconfig.MaxBypass {
+		return nil, fmt.Errorf("bypass has %d entries, and %d are allowed: use networks and .suffixes", len(bypass), proxyconfig.MaxBypass)
 	}
 	for _, b := range bypass {
-		r, err := staticproxy.ParseRule(b)
+		r, err := proxyconfig.ParseRule(b)
 		if err != nil {
 			return nil, fmt.Errorf("bypass: %w, got %q", err, Printable(b, maxText))
 		}
@@ -85,19 +85,19 @@ func (v *Via) GoString() string { return v.String() }
 func validCredential(username, password string) error {
 	switch {
 	case username == "":
-		return errors.New("a proxy's password wants a user name")
-	case len(password) > staticproxy.MaxCredential:
-		return fmt.Errorf("a proxy's password has at most %d bytes", staticproxy.MaxCredential)
+		return errors.New("a proxy password needs a user name")
+	case len(password) > proxyconfig.MaxCredential:
+		return fmt.Errorf("a proxy password has at most %d bytes", proxyconfig.MaxCredential)
 	case strings.ContainsFunc(password, unicode.IsControl):
-		return errors.New("a proxy's password must not have a control character")
+		return errors.New("a proxy password must not have a control character")
 	}
-	if err := staticproxy.CheckUsername(username); err != nil {
+	if err := proxyconfig.CheckUsername(username); err != nil {
 		return fmt.Errorf("the proxy's user name: %w", err)
 	}
 	return nil
 }
 
-// target returns where a request goes.
+// target returns the host and port of a request.
 func target(u *url.URL) (host, port string) {
 	// Transport.NewClientConn asks for its host alone, without a port, and without brackets.
 	if ip, err := netip.ParseAddr(u.Host); err == nil {
@@ -116,6 +116,6 @@ func (v *Via) bypasses(host, port string) bool {
 	if len(v.direct) == 0 {
 		return false
 	}
-	to := staticproxy.NewTarget(host, port)
-	return slices.ContainsFunc(v.direct, func(r staticproxy.Rule) bool { return r.Matches(to) })
+	to := proxyconfig.NewTarget(host, port)
+	return slices.ContainsFunc(v.direct, func(r proxyconfig.Rule) bool { return r.Matches(to) })
 }

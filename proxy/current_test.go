@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mailbell/mailbell/internal/staticproxy"
+	"github.com/mailbell/mailbell/internal/proxyconfig"
 	"github.com/mailbell/mailbell/proxy/proxytest"
 )
 
@@ -71,7 +71,7 @@ func TestOnlyWhatIsListedIsReachedWithoutTheProxy(t *testing.T) {
 }
 
 func TestNoProxyIsConfiguredUntilOneIsSet(t *testing.T) {
-	var s Static
+	var s Current
 	if u, err := s.For(request(t, "https://mail.contoso.com")); u != nil || err != nil {
 		t.Errorf("%v, %v", u, err)
 	}
@@ -106,7 +106,7 @@ func TestAProxyIsReadAsItIsMeant(t *testing.T) {
 }
 
 func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
-	long := strings.Repeat("x", staticproxy.MaxCredential+1)
+	long := strings.Repeat("x", proxyconfig.MaxCredential+1)
 	for name, c := range map[string]struct {
 		address, username, password string
 		bypass                      []string
@@ -124,7 +124,7 @@ func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
 		"too large a port":         {"http://proxy:65536", "", "", nil, "with a port"},
 		"no host":                  {"http://:3128", "", "", nil, "with a host name"},
 		"a strange host":           {"http://pro(xy:3128", "", "", nil, "with a host name"},
-		"a password of nobody":     {"http://proxy:3128", "", "wrong-password", nil, "wants a user name"},
+		"a password of nobody":     {"http://proxy:3128", "", "wrong-password", nil, "needs a user name"},
 		"a colon in the user":      {"http://proxy:3128", "a:b", "wrong-password", nil, "must not have a colon"},
 		"a line break":             {"http://proxy:3128", "bell", "wrong-password\n", nil, "must not have a control character"},
 		"too long a user":          {"http://proxy:3128", long, "", nil, "at most 255 bytes"},
@@ -138,7 +138,7 @@ func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
 		"a port out of range":      {"http://proxy:3128", "", "", []string{"contoso.com:0"}, "got"},
 		"an address below nothing": {"http://proxy:3128", "", "", []string{"..contoso.com"}, "got"},
 		"two hosts in one":         {"http://proxy:3128", "", "", []string{"a.contoso.com,b.contoso.com"}, "got"},
-		"too many":                 {"http://proxy:3128", "", "", make([]string, staticproxy.MaxBypass+1), "use networks and .suffixes"},
+		"too many":                 {"http://proxy:3128", "", "", make([]string, proxyconfig.MaxBypass+1), "use networks and .suffixes"},
 	} {
 		v, err := ParseVia(c.address, c.username, c.password, c.bypass)
 		if v != nil || err == nil || !strings.Contains(err.Error(), c.want) {
@@ -250,7 +250,7 @@ func TestABypassWithAPortHoldsForAConnectionThatIsMadeByHand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		static := &Static{}
+		static := &Current{}
 		static.Set(via)
 		c, err := ClientConn(t.Context(), Settings{Roots: roots, Proxy: static.For}.Transport(), "https", address)
 		if (err == nil) != direct {

@@ -1,4 +1,4 @@
-package staticproxy
+package proxyconfig
 
 import (
 	"strings"

@@ -1,6 +1,6 @@
-// Package staticproxy reads the address of the static proxy, and the rules of which hosts are reached without it: for config, which names
-// the key of each mistake, and for proxy, which goes by them. No error shows what was read, for it could be a password in the wrong place.
-package staticproxy
+// Package proxyconfig parses the address of the proxy, and the rules for hosts that are reached without it. config uses it to report
+// mistakes with their keys, proxy to connect. No error shows what was parsed, because it could be a password in the wrong field.
+package proxyconfig
 
 import (
 	"errors"
