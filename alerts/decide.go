@@ -12,6 +12,10 @@ import (
 // Window is how old mail may be that leads to an alert at all (rule 8 of the log).
 const Window = 24 * time.Hour
 
+// shrinkFrom is the size from which a payload has a smaller one in reserve. APNs takes 4096 bytes and ours stay below that; what is
+// no longer than this can hardly be refused as too large, and most alerts are not.
+const shrinkFrom = 1024
+
 // Verdict is what becomes of a message for a device.
 type Verdict uint8
 
@@ -103,7 +107,10 @@ func Decide(c Case) Decision {
 		d.Reason = outcome.Unreadable
 	}
 	alert := Alert{Message: c.Message, Keys: []mail.Key{c.Key}, Device: c.Device.ID, Source: c.Source, Thread: c.Thread}
-	d.Payload, d.Smaller = Payload(alert, c.Device.Content), Payload(alert, Generic)
+	d.Payload = Payload(alert, c.Device.Content)
+	if len(d.Payload) > shrinkFrom {
+		d.Smaller = Payload(alert, Generic)
+	}
 	return d
 }
 

@@ -2,6 +2,7 @@ package alerts
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,13 +59,20 @@ func TestWhatMayBeSent(t *testing.T) {
 	}
 }
 
-func TestADecisionToSendHasThePayloadOfTheContentAndASmallerOne(t *testing.T) {
+func TestADecisionToSendHasThePayloadOfTheContentAndWhereItIsLongASmallerOne(t *testing.T) {
 	d := Decide(Case{View: seen(nil), Device: Device{ID: "phone-1", Content: SenderSubject}, Key: key(1), Message: message(nil), Source: mail.EWS, Thread: "tHrEaD"})
 	want := Payload(Alert{Message: message(nil), Keys: []mail.Key{key(1)}, Device: "phone-1", Source: mail.EWS, Thread: "tHrEaD"}, SenderSubject)
 	if d.Verdict != Send || d.Reason != "" || string(d.Payload) != string(want) {
 		t.Errorf("%+v", d)
 	}
-	if len(d.Smaller) >= len(d.Payload) || len(d.Smaller) == 0 {
+	if d.Smaller != nil {
+		t.Errorf("a payload of %d bytes has one of %d in reserve", len(d.Payload), len(d.Smaller))
+	}
+	long := message(func(m *mail.Message) {
+		m.Subject, m.Preview = strings.Repeat("会議", 100), strings.Repeat("昼食", 100)
+	})
+	d = Decide(Case{View: seen(nil), Device: Device{ID: "phone-1", Content: SenderSubjectPreview}, Key: key(1), Message: long, Source: mail.EWS})
+	if len(d.Payload) <= shrinkFrom || len(d.Smaller) >= len(d.Payload) || len(d.Smaller) == 0 {
 		t.Errorf("the smaller payload has %d bytes, the payload %d", len(d.Smaller), len(d.Payload))
 	}
 }
@@ -95,5 +103,5 @@ func TestASummaryIsOneAlertForAll(t *testing.T) {
 func ExampleJudge() {
 	verdict, reason := Judge(View{Received: noon.Add(-3 * time.Hour), Enrolled: noon.AddDate(0, -1, 0), Ours: noon, Server: noon, MaxAge: time.Hour})
 	fmt.Println(verdict == SumUp, reason.Sentence())
-	// Output: true The mail was older than max_age when its turn came; one alert sums it up with others.
+	// Output: true The message was older than max_age when its turn came; one alert sums it up with others.
 }
