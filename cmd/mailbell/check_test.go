@@ -70,7 +70,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"there is no EWS at the URL", one, ewsAt("/nowhere"), nil, 1, account + "sign_in", "HTTP 404", "/EWS/Exchange.asmx"},
 
 		// Entra ID, and Exchange Online.
-		{"the client secret has expired", hybrid, expiredSecret, nil, 1, app, token, "Make a new client secret"},
+		{"the client secret has expired", hybrid, expiredSecret, nil, 1, app, token, "Create a new client secret"},
 		{"the client secret is wrong", hybrid, wrote("client-secret", "not-the-secret"), nil, 1, app, "AADSTS7000215", "not its id"},
 		{"the wrong tenant", hybrid, func(inst *installation) { inst.edit(inst.sim.TenantID, "11111111-2222-3333-4444-555555555555") }, nil, 1, app, "AADSTS90002", "tenant_id"},
 		{"an unknown app", hybrid, func(inst *installation) { inst.edit(inst.sim.ClientID, "11111111-2222-3333-4444-555555555555") }, nil, 1, app, "AADSTS700016", "client_id"},
@@ -90,11 +90,11 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"squid does not let through", one, all(ewsAt("https://"+proxytest.Forbidden+"/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "403", "proxy.bypass"},
 		{"a SOCKS5 server does not let through", one, through("socks5://", refusingSOCKS), nil, 1, tlsTo, "ruleset", "proxy.bypass"},
 		{"the proxy is away", one, through("http://", tcptest.Closed), nil, 1, "failed proxy", "cannot be reached", "proxy.url"},
-		{"the proxy does not reach the server", one, all(ewsAt("https://127.0.0.1:1/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "503", "its log says why"},
+		{"the proxy does not reach the server", one, all(ewsAt("https://127.0.0.1:1/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "503", "The log of the proxy says why"},
 
 		// Names, connections and certificates.
 		{"a host that is not in DNS", one, ewsAt("https://ews.contoso.invalid/EWS/Exchange.asmx"), nil, 1, "failed exchange simulator: DNS ews.contoso.invalid", "name", "nslookup"},
-		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + tcptest.Closed(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "Nothing listens"},
+		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + tcptest.Closed(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "No server listens"},
 		{"a certificate for other names", one, shows(trusted, func(_, leaf *x509.Certificate) {
 			leaf.IPAddresses, leaf.DNSNames = nil, []string{"mail.contoso.example"}
 		}), nil, 1, tlsTo, "mail.contoso.example", "give the server a certificate with this name"},
@@ -103,7 +103,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"an unknown issuer", one, shows(!trusted, func(_, _ *x509.Certificate) {}), nil, 1, tlsTo, "Contoso intermediate CA", "ca_file"},
 		{"what speaks no TLS", one, func(inst *installation) {
 			ewsAt(strings.Replace(inst.sim.ControlURL, "http:", "https:", 1) + "/EWS/Exchange.asmx")(inst)
-		}, nil, 1, tlsTo, "plain text", "Is the port one of TLS at all?"},
+		}, nil, 1, tlsTo, "plain text", "Does the port have TLS at all?"},
 		{"a clock that is an hour off", one, fault("clock_skew", simulator.Fault{Seconds: 3600}), nil, 0, "warning clock", "ahead of this machine's", "NTP"},
 
 		// Autodiscover.
@@ -125,14 +125,14 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"a wrong key id", one, edited("key_id: SIM1234567", "key_id: SIM7654321"), nil, 1, apns, "InvalidProviderToken", "key_id"},
 		{"a key of the other environment", one, fault("apns_answer", simulator.Fault{Reason: "BadEnvironmentKeyInToken"}), nil, 1, apns, "BadEnvironmentKeyInToken", "sandbox or production"},
 		{"APNs refuses the time of the token", one, fault("apns_answer", simulator.Fault{Reason: "ExpiredProviderToken"}), nil, 1, apns, "ExpiredProviderToken", "NTP"},
-		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Closed(inst.t)) }, nil, 1, apns, "refused", "Nothing listens"},
+		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Closed(inst.t)) }, nil, 1, apns, "refused", "No server listens"},
 		{"a sandbox token at production", one, tokenRefused("BadDeviceToken"), ring, 1, "failed device phone: apns", "BadDeviceToken", "Xcode"},
 		{"an app that was removed", one, tokenRefused("Unregistered"), ring, 1, "failed device phone: apns", "Unregistered", "Open the app"},
 		{"a device that is not enrolled", one, nil, ring, 1, "failed device phone: enrolment", "not_enrolled", "PUT /v1/devices/{id}"},
 		{"nothing is sent", one, all(enrolled, added("alerts: {send: false}\n")), ring, 1, "failed device phone: apns", "send_off", "alerts.send"},
 
 		// The state.
-		{"another mailbell has the state file", one, locked, nil, 1, "failed state", "in use by another process", "two services need a state file each"},
+		{"another mailbell has the state file", one, locked, nil, 1, "failed state", "in use by another process", "Two services need a state file each"},
 		{"the folder of the state is not there", one, edited("path: mailbell.db", "path: nowhere/mailbell.db"), nil, misconfigured, "", "state.path", ""},
 		{"the state file is none", one, wrote("mailbell.db", strings.Repeat("not a state file\n", 1000)), nil, 1, "failed state", "mailbell.db", "state.path"},
 		{"Redis wants a password", one, redisWith(""), nil, 1, "failed state", "NOAUTH", "state.redis.username"},
