@@ -1,6 +1,6 @@
 package auth
 
-// What Entra ID answers instead of a token: its AADSTS codes, in words.
+// The errors of Entra ID: its AADSTS codes, explained.
 
 import (
 	"encoding/json"
@@ -16,10 +16,10 @@ import (
 // maxCode bounds an error code of a token service; AADSTS50000000 is among the longest.
 const maxCode = 40
 
-// aadsts are the codes that an administrator meets ("Microsoft Entra authentication and authorization error codes"): what is
-// wrong, and what to do. It is never written to.
+// aadsts has the codes that administrators meet ("Microsoft Entra authentication and authorization error codes"): what is wrong, and what
+// to do. It is never written to.
 var aadsts = map[string]string{
-	"AADSTS7000215": "the client secret is wrong: copy the secret's value, not its id; Entra ID shows it only once, so make a new one if it is lost",
+	"AADSTS7000215": "the client secret is wrong: copy the secret's value, not its id; Entra ID shows it only once, so create a new one if it is lost",
 	"AADSTS7000222": "the client secret has expired: make a new one in Entra ID, Certificates & secrets",
 	"AADSTS7000216": "the app was asked to prove itself and did not: a client secret or certificate is needed",
 	"AADSTS7000218": "the app does not allow public client flows: turn them on under Authentication, or use a client secret or certificate",
@@ -45,14 +45,14 @@ var aadsts = map[string]string{
 	"AADSTS50126":   "the user name or password is wrong",
 	"AADSTS50034":   "the user does not exist in the tenant: check username and tenant_id",
 	"AADSTS50020":   "the user is of another tenant: check username and tenant_id",
-	"AADSTS50053":   "the account is locked, as it was signed in to too often with a wrong password, or from a suspicious address: unlock it or wait",
+	"AADSTS50053":   "the account is locked after too many sign-ins with a wrong password, or from a suspicious address: unlock it or wait",
 	"AADSTS50055":   "the password has expired: set a new one",
 	"AADSTS50056":   "the password is not known to Entra ID: is it a federated user, or is password hash synchronisation off?",
 	"AADSTS50057":   "the account is disabled: enable it",
 	"AADSTS50144":   "the password in Active Directory has expired: set a new one",
-	"AADSTS50076":   "multi-factor authentication is demanded, which a listener account cannot do: exclude it by a conditional access policy, or use a client secret or certificate",
+	"AADSTS50076":   "the sign-in requires multi-factor authentication, which a listener account cannot do: exclude it by a conditional access policy, or use a client secret or certificate",
 	"AADSTS50079":   "the account has to register for multi-factor authentication, which a listener account cannot do: exclude it, or use a client secret or certificate",
-	"AADSTS50158":   "a further step of sign-in is demanded, which a listener account cannot do: exclude it, or use a client secret or certificate",
+	"AADSTS50158":   "the sign-in requires a further step, which a listener account cannot do: exclude it, or use a client secret or certificate",
 	"AADSTS53000":   "conditional access demands a device that is managed: exclude the account or the app from that policy",
 	"AADSTS53001":   "conditional access demands a device that is joined to a domain: exclude the account or the app from that policy",
 	"AADSTS53003":   "a conditional access policy blocks the sign-in: allow the account or the app from this machine's address",
@@ -64,8 +64,8 @@ var aadsts = map[string]string{
 	"AADSTS50097":   "a device that is known to the tenant is demanded: exclude the account or the app from that policy",
 }
 
-// passing are the codes that come right by themselves.
-func passing(code string) bool {
+// temporary are the codes of errors that pass by themselves.
+func temporary(code string) bool {
 	switch code {
 	case "AADSTS90033", "AADSTS90024", "AADSTS50196", "temporarily_unavailable", "server_error":
 		return true
@@ -73,7 +73,7 @@ func passing(code string) bool {
 	return false
 }
 
-// tokenRefusal types the answer of a token service other than 200. It holds a few words of the answer; secrets are cut out of them.
+// tokenRefusal types an answer of a token service with another status than 200. It shows a part of the answer, without secrets.
 func tokenRefusal(status int, h http.Header, body []byte, secrets ...Secret) *fault.Error {
 	code, said := parseRefusal(body)
 	for _, s := range secrets {
@@ -93,7 +93,7 @@ func tokenRefusal(status int, h http.Header, body []byte, secrets ...Secret) *fa
 		e.Text = "the token service refuses without a reason"
 	}
 	switch {
-	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError, status == http.StatusRequestTimeout, passing(code):
+	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError, status == http.StatusRequestTimeout, temporary(code):
 		e.Remedy, e.After = fault.Wait, backoff.RetryAfter(h, maxRetryAfter)
 		if code == "" {
 			e.Text = "the token service is away: " + http.StatusText(status)
@@ -104,13 +104,13 @@ func tokenRefusal(status int, h http.Header, body []byte, secrets ...Secret) *fa
 	return e
 }
 
-// parseRefusal reads an error of OAuth (RFC 6749 section 5.2): Entra ID's own code, or OAuth's where it has none, and what is said of it.
+// parseRefusal reads an error of OAuth (RFC 6749 section 5.2): Entra ID's own code, or OAuth's if there is none, and its description.
 func parseRefusal(body []byte) (code, said string) {
 	var answer struct {
 		Error       string `json:"error"`
 		Description string `json:"error_description"`
 	}
-	// What of it has another type than it should have stays empty.
+	// A member of the wrong type stays empty.
 	_ = json.Unmarshal(body, &answer)
 	// AADSTS7000215: Invalid client secret provided. […]\r\nTrace ID: […]\r\nCorrelation ID: […]
 	said, _, _ = strings.Cut(answer.Description, "Trace ID:")

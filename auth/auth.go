@@ -1,5 +1,5 @@
-// Package auth turns credentials into an authorised http.RoundTripper, which owns its connections: an identity never rides
-// on a connection of another.
+// Package auth signs requests in: it makes an http.RoundTripper of a credential. Each round tripper owns its connections, so that no
+// request uses a connection that another identity has signed in.
 package auth
 
 import (
@@ -16,10 +16,9 @@ type Credential interface {
 	// A request to any other is refused before anything is sent, by a *fault.Error with CodeHost.
 	// It keeps up to maxConns connections open per host; 0 leaves the default of proxy. It has a method CloseIdleConnections.
 	RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper
-	// Prepare gets what signing in needs from elsewhere, a token, and says with a *fault.Error why there is none. A user name
-	// and a password need nothing.
+	// Prepare gets the token that signing in needs. Its error is a *fault.Error. A user name and a password need nothing.
 	Prepare(ctx context.Context) error
-	// Close ends what the credential has under way, and waits for it. Round trippers are closed by CloseIdleConnections.
+	// Close ends the requests that the credential makes itself, and waits for them. CloseIdleConnections closes round trippers.
 	Close()
 }
 

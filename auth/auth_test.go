@@ -89,7 +89,7 @@ func TestTheNumberOfKeptConnectionsCanBeSet(t *testing.T) {
 		if got := (Basic{}).RoundTripper(here, proxy.Settings{}, n).(*basic).MaxIdleConnsPerHost; got != want {
 			t.Errorf("%d: %d, want %d", n, got, want)
 		}
-		if got := cap((NTLM{}).RoundTripper(here, proxy.Settings{}, n).(*ntlm).places); got != want {
+		if got := cap((NTLM{}).RoundTripper(here, proxy.Settings{}, n).(*ntlm).slots); got != want {
 			t.Errorf("%d with NTLM: %d, want %d", n, got, want)
 		}
 	}

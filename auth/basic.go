@@ -10,7 +10,7 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// CodeNoBasic is the fault.Error.Code of a server that asks for something else than a user name and a password.
+// CodeNoBasic is the fault.Error.Code for a server that does not ask for Basic.
 const CodeNoBasic = "Basic not offered"
 
 // Basic is a user name and password, sent (RFC 7617, in UTF-8) to a host once it has asked for them, and with every request from then on.
@@ -27,8 +27,8 @@ func NewBasic(username string, password Secret) Credential {
 }
 
 // RoundTripper implements Credential. The first request to a host goes without the password, and again with it once the host has asked for
-// it; a request whose body can be read once only is answered with the host's 401 then. A host that asks for something else is a *fault.Error
-// with CodeNoBasic; one that is not named and has not shown to be an Exchange is one with CodeUntrusted.
+// it; a request whose body can be read only once gets the host's 401. If the host asks for another method, the error is
+// a *fault.Error with CodeNoBasic; if the configuration does not name the host and it does not look like Exchange, one with CodeUntrusted.
 func (b Basic) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper {
 	return &basic{Basic: b, gate: newGate(to), Transport: keeping(s, maxConns)}
 }
@@ -36,7 +36,7 @@ func (b Basic) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.Round
 // Prepare implements Credential: nothing is needed.
 func (Basic) Prepare(context.Context) error { return nil }
 
-// Close implements Credential: nothing is under way.
+// Close implements Credential: there is nothing to end.
 func (Basic) Close() {}
 
 type basic struct {
@@ -74,7 +74,7 @@ func (b *basic) RoundTrip(req *http.Request) (*http.Response, error) {
 	return b.send(repeated, to)
 }
 
-// asked says why a password does not follow an answer 401; nil: it was asked for.
+// asked says why no password is sent after an answer 401; nil: the host asked for it.
 func (b *basic) asked(resp *http.Response, to *destination) error {
 	host := resp.Request.URL.Host
 	if err := to.trusts(resp, host); err != nil {
@@ -102,7 +102,7 @@ func (b *basic) send(req *http.Request, to *destination) (*http.Response, error)
 	resp, err := b.Transport.RoundTrip(&signed)
 	done(signInOf(resp))
 	if err == nil && resp.StatusCode == http.StatusUnauthorized && !readOffers(resp.Header).scheme("Basic") {
-		to.asked.Store(false) // it has changed its ways: the next request asks
+		to.asked.Store(false) // the host no longer accepts it unasked: the next request goes without
 	}
 	return resp, err
 }

@@ -1,6 +1,6 @@
 package auth
 
-// Requests with an access token (RFC 6750), and what a server says of one that it refuses.
+// Requests with an access token (RFC 6750), and why a server refuses one.
 
 import (
 	"context"
@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// maxDiscard is how much of an answer that nobody wants is read, so that its connection can be used again.
+	// maxDiscard is how much of a discarded answer is read, so that its connection can be used again.
 	maxDiscard = 16 << 10
-	// maxServerText bounds a server's own words in an error.
+	// maxServerText bounds the server's own text in an error.
 	maxServerText = 300
 )
 
-// codeRefused is what ews and autodiscover call an answer 401 too.
+// codeRefused is the code of an answer 401, also in ews and autodiscover.
 const codeRefused = "HTTP 401"
 
 // oauth is a Credential that signs in with a token.
@@ -29,16 +29,16 @@ type oauth struct {
 	service *tokenService
 }
 
-// RoundTripper implements Credential. A token that the server refuses is replaced by a new one, once, and the request is sent again
-// if it has no body or GetBody. If that is refused too, the error is a *fault.Error with the Code "HTTP 401" and the server's reason.
+// RoundTripper implements Credential. A token that the server refuses is replaced by a new one, once, and the request is sent again if it
+// has no body or GetBody. If the server refuses that too, the error is a *fault.Error with the Code "HTTP 401" and the server's reason.
 //
-// A token goes to hosts that are named, and at once: a server need not say that it takes one. To others it does not go.
+// A token is sent with the first request, and only to hosts that the configuration names.
 func (o *oauth) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper {
 	to.Domains = nil
 	return &bearer{tokens: o.tokens, gate: newGate(to), Transport: keeping(s, maxConns)}
 }
 
-// Prepare implements Credential: it gets a token, if there is none that lives.
+// Prepare implements Credential: it gets a token unless there is a valid one.
 func (o *oauth) Prepare(ctx context.Context) error {
 	_, err := o.tokens.get(ctx)
 	return err
@@ -102,12 +102,12 @@ func (b *bearer) send(req *http.Request, value string) (*http.Response, error) {
 	return b.Transport.RoundTrip(&signed)
 }
 
-// canRepeat reports whether a request can be sent once more.
+// canRepeat reports whether a request can be sent again.
 func canRepeat(req *http.Request) bool {
 	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
 }
 
-// repeat returns a request that can be repeated, to be sent once more.
+// repeat returns a copy of a request to send again.
 func repeat(req *http.Request) (*http.Request, error) {
 	if req.Body == nil || req.Body == http.NoBody {
 		return req, nil
@@ -138,7 +138,7 @@ func refusedToken(resp *http.Response) error {
 	return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: diagnosis(resp.Header)}
 }
 
-// diagnosis says in words why a server refuses a token, by its header x-ms-diagnostics:
+// diagnosis explains why a server refuses a token, by its header x-ms-diagnostics:
 //
 //	2000003;reason="The audience claim value is invalid for current resource.";error_category="invalid_resource"
 //

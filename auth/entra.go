@@ -29,14 +29,14 @@ import (
 const (
 	// maxTokenAnswer bounds an answer of the token service; a token has a few KiB, the discovery document less.
 	maxTokenAnswer = 1 << 20
-	// allScopes asks for all that the app was given at a resource (OAuth 2.0 client credentials at Entra ID).
+	// allScopes asks for all permissions of the app at a resource (OAuth 2.0 client credentials at Entra ID).
 	allScopes = "/.default"
 	// userScope is the permission that a user signs in to EWS with.
 	userScope = "/EWS.AccessAsUser.All"
 )
 
-// App is an app registration that signs in as itself: app-only, by the client credentials grant (RFC 6749 section 4.4) with a client
-// secret or a certificate (RFC 7523), one of both.
+// App is an app registration that signs in as itself (app-only), by the client credentials grant (RFC 6749 section 4.4), with either a
+// client secret or a certificate (RFC 7523).
 type App struct {
 	Authority   string // of the cloud, as in https://login.microsoftonline.com
 	Tenant      string // a GUID or a domain
@@ -47,8 +47,8 @@ type App struct {
 	Outbound    proxy.Settings   // to the authority
 }
 
-// ListenerAccount is a user who signs in with a password alone (RFC 6749 section 4.3) through an app that allows public client flows. Its
-// failed sign-ins are limited. It cannot do multi-factor authentication, and a user whose domain is federated is refused: the
+// ListenerAccount is a user who signs in with only a password (RFC 6749 section 4.3) through an app that allows public client flows. Its
+// failed sign-ins are limited. It cannot do multi-factor authentication. A user of a federated domain is refused, because the
 // password would go to the federation's server.
 type ListenerAccount struct {
 	Authority string
@@ -60,7 +60,7 @@ type ListenerAccount struct {
 	Outbound  proxy.Settings
 }
 
-// NewApp returns the credential of an app. It asks nobody yet. Its errors are about o itself.
+// NewApp returns the credential of an app. It makes no request. Its errors are about o itself.
 func NewApp(o App) (Credential, error) {
 	service, authority, err := newTokenService(o.Authority, o.Tenant, o.Outbound, o.Secret)
 	if err != nil {
@@ -76,7 +76,7 @@ func NewApp(o App) (Credential, error) {
 	client, err := confidential.New(authority, o.ClientID, secret,
 		confidential.WithHTTPClient(service),
 		confidential.WithInstanceDiscovery(false),              // the authority is the configured one; nobody is asked whether it is one
-		confidential.WithAzureRegion("DisableMsalForceRegion"), // nor does the environment name another
+		confidential.WithAzureRegion("DisableMsalForceRegion"), // nor from the environment
 		confidential.WithCache(noCache{}),
 	)
 	if err != nil {
@@ -96,17 +96,17 @@ func NewApp(o App) (Credential, error) {
 func (o App) credential() (confidential.Credential, error) {
 	switch {
 	case (o.Secret == "") == (o.Certificate == nil):
-		return confidential.Credential{}, errors.New("an app signs in with a client secret or a certificate, and with one of them")
+		return confidential.Credential{}, errors.New("an app signs in with either a client secret or a certificate")
 	case o.Certificate == nil:
 		return confidential.NewCredFromSecret(string(o.Secret))
 	}
 	if _, ok := o.Certificate.PrivateKey.(*rsa.PrivateKey); !ok {
-		return confidential.Credential{}, errors.New("the certificate's key is not RSA: Entra ID takes RSA only")
+		return confidential.Credential{}, errors.New("the certificate's key is not RSA, and Entra ID accepts RSA only")
 	}
 	return confidential.NewCredFromCert([]*x509.Certificate{o.Certificate.Leaf}, o.Certificate.PrivateKey)
 }
 
-// NewListenerAccount returns the credential of a listener account. It asks nobody yet. Its errors are about o itself.
+// NewListenerAccount returns the credential of a listener account. It makes no request. Its errors are about o itself.
 func NewListenerAccount(o ListenerAccount) (Credential, error) {
 	service, authority, err := newTokenService(o.Authority, o.Tenant, o.Outbound, o.Password)
 	if err != nil {
@@ -116,7 +116,7 @@ func NewListenerAccount(o ListenerAccount) (Credential, error) {
 		return nil, err
 	}
 	if o.Username == "" || o.Password == "" {
-		return nil, errors.New("a listener account has a user name and a password")
+		return nil, errors.New("a listener account needs a user name and a password")
 	}
 	scope := strings.TrimSuffix(o.Scope, allScopes) + userScope
 	client, err := public.New(o.ClientID, public.WithAuthority(authority), public.WithHTTPClient(service), public.WithInstanceDiscovery(false), public.WithCache(noCache{}))
@@ -129,7 +129,7 @@ func NewListenerAccount(o ListenerAccount) (Credential, error) {
 		if err != nil {
 			return token{}, err
 		}
-		//nolint:staticcheck // deprecated, as the whole grant is: whoever has nothing better can have it
+		//nolint:staticcheck // deprecated, as the whole grant is; some installations have nothing better
 		got, err := client.AcquireTokenByUsernamePassword(ctx, []string{scope}, o.Username, string(o.Password))
 		if err != nil {
 			e := service.explain(ctx, err)
@@ -147,7 +147,7 @@ func NewListenerAccount(o ListenerAccount) (Credential, error) {
 	return &oauth{tokens: newTokens(fetch), service: service}, nil
 }
 
-// noCache empties MSAL's cache whenever it looks into it: tokens are kept by tokens, and a token that was refused must not come back.
+// noCache empties MSAL's cache whenever MSAL reads it: the type tokens keeps the token, and a refused token must not come back.
 type noCache struct{}
 
 func (noCache) Replace(_ context.Context, c cache.Unmarshaler, _ cache.ReplaceHints) error {
@@ -156,18 +156,18 @@ func (noCache) Replace(_ context.Context, c cache.Unmarshaler, _ cache.ReplaceHi
 
 func (noCache) Export(context.Context, cache.Marshaler, cache.ExportHints) error { return nil }
 
-// expiredCertificate adds to a refusal that the certificate has expired, where it has.
+// expiredCertificate adds to a refusal that the certificate has expired, if it has.
 func expiredCertificate(e *fault.Error, c *tls.Certificate) error {
 	if c == nil || e.Remedy != fault.Fix || time.Now().Before(c.Leaf.NotAfter) {
 		return e
 	}
 	told := *e
-	told.Text = "the certificate expired on " + c.Leaf.NotAfter.UTC().Format(time.DateOnly) + ": make a new one; " + e.Text
+	told.Text = "the certificate expired on " + c.Leaf.NotAfter.UTC().Format(time.DateOnly) + ": create a new one; " + e.Text
 	return &told
 }
 
-// tokenService is the way to an authority, for MSAL: to that host alone, over https, with bounded answers, and with errors that are
-// typed and hold no secret.
+// tokenService is MSAL's HTTP client: it connects only to the authority's host, over https, bounds answers, and types errors, without any
+// secret in them.
 type tokenService struct {
 	*http.Transport
 	host    string // as the authority's URL has it, for messages
@@ -175,13 +175,13 @@ type tokenService struct {
 	secret  Secret
 }
 
-// newTokenService checks which authority and tenant it is, and returns their URL too.
+// newTokenService checks the authority and the tenant, and also returns their URL.
 func newTokenService(authority, tenant string, out proxy.Settings, secret Secret) (*tokenService, string, error) {
 	u, err := url.Parse(authority)
 	if err != nil || u.Scheme != "https" || hostname.Of(u) == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return nil, "", errors.New("the authority is the URL of a token service without a path, as in https://login.microsoftonline.com")
+		return nil, "", errors.New("the authority has to be the URL of a token service without a path, as in https://login.microsoftonline.com")
 	}
-	// "common" and its like are for people who sign in: they are neither a GUID nor a domain.
+	// "common" and the like are for interactive sign-ins, and are neither a GUID nor a domain.
 	if _, isDomain := hostname.ParseDomain(tenant); !isDomain && !pattern.GUID.Matches(tenant) {
 		return nil, "", fmt.Errorf("want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got %q", proxy.Printable(tenant, maxServerText))
 	}
@@ -192,7 +192,7 @@ func newTokenService(authority, tenant string, out proxy.Settings, secret Secret
 func checkScope(scope string) error {
 	u, err := url.Parse(scope)
 	if err != nil || u.Host == "" || !strings.HasSuffix(u.Path, allScopes) {
-		return errors.New("the scope is the URL of a host and " + allScopes + ", as in https://outlook.office365.com" + allScopes)
+		return errors.New("the scope has to be the URL of a host and " + allScopes + ", as in https://outlook.office365.com" + allScopes)
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ func (s *tokenService) Do(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" || hostname.Address(req.URL) != s.address {
 		closeBody(req)
 		return nil, &fault.Error{Op: opToken, Code: "other host", Scope: fault.Account, Remedy: fault.Fix,
-			Text: s.host + " names " + proxy.Printable(req.URL.Host, maxServerText) + " to sign in at, and credentials go to the configured authority only; for a user this means that its domain is federated, which a listener account must not be"}
+			Text: s.host + " names " + proxy.Printable(req.URL.Host, maxServerText) + " to sign in at, but mailbell sends credentials to the configured authority only; the user's domain is probably federated, which does not work with a listener account"}
 	}
 	resp, err := s.Transport.RoundTrip(req)
 	if err != nil {
@@ -220,10 +220,10 @@ func (s *tokenService) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// errUnknownRealm is what MSAL says of a user whose domain Entra ID does not know; it has no type.
+// errUnknownRealm is MSAL's error for a user whose domain Entra ID does not know; it has no type.
 const errUnknownRealm = "unknown account type"
 
-// explain types an error of MSAL. Of one that is MSAL's own nothing is passed on: it may hold the whole answer, a token with it.
+// explain types an error of MSAL. It passes on nothing of MSAL's own errors, which may have the whole answer in them, with a token.
 func (s *tokenService) explain(ctx context.Context, err error) *fault.Error {
 	if e, ok := errors.AsType[*fault.Error](err); ok {
 		return account(e)
@@ -236,14 +236,15 @@ func (s *tokenService) explain(ctx context.Context, err error) *fault.Error {
 		return account(proxy.Explain(opToken, e.error))
 	}
 	e := &fault.Error{Op: opToken, Code: "token service", Scope: fault.Account, Remedy: fault.Wait,
-		Text: "the answer of " + s.host + " is not understood: is it an Entra ID, and has it the tenant?"}
+		Text: "the answer of " + s.host + " cannot be parsed: is it Entra ID, and does it have the tenant?"}
 	if err.Error() == errUnknownRealm {
 		e.Remedy, e.Text = fault.Fix, "the domain of the user name is not known to "+s.host+": check username"
 	}
 	return e
 }
 
-// account is e as an error of the account alone: a token service that is away is not the Exchange server's fault.
+// account returns e as an error that concerns the account only: if the token service cannot be reached, that is no fault of the Exchange
+// server.
 func account(e *fault.Error) *fault.Error {
 	told := *e
 	told.Scope = fault.Account

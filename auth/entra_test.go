@@ -293,7 +293,7 @@ func TestWhatCannotWorkIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 		{"a scope without a host", func(a *App) { a.Scope = "/.default" }, "scope"},
 		{"a scope of one permission", func(a *App) { a.Scope = "https://outlook.office365.com/EWS.AccessAsUser.All" }, "scope"},
 		{"neither secret nor certificate", func(a *App) { a.Secret = "" }, "client secret or a certificate"},
-		{"both", func(a *App) { a.Certificate = rsa }, "one of them"},
+		{"both", func(a *App) { a.Certificate = rsa }, "either a client secret"},
 		{"an EC key", func(a *App) { a.Secret, a.Certificate = "", ec }, "not RSA"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -321,7 +321,7 @@ func TestAnAnswerOfTheTokenServiceIsBounded(t *testing.T) {
 		fmt.Fprint(w, strings.Repeat(" ", 1<<20))
 		issue(w, "behind a megabyte")
 	})
-	if e := fault.Of(s.app(t, "hunter2").Prepare(t.Context())); e == nil || e.Remedy != fault.Wait || !strings.Contains(e.Text, "not understood") {
+	if e := fault.Of(s.app(t, "hunter2").Prepare(t.Context())); e == nil || e.Remedy != fault.Wait || !strings.Contains(e.Text, "cannot be parsed") {
 		t.Errorf("%+v", e)
 	}
 }

@@ -1,7 +1,7 @@
 package auth
 
-// Where a credential may go. This is the one place that decides it: every request is compared when it is sent, wherever its URL came
-// from, be it the configuration, Autodiscover, a redirect or the stored state.
+// The hosts to which a credential may be sent. Only this file decides that: it checks every request when it is sent, whether its URL came
+// from the configuration, Autodiscover, a redirect or the stored state.
 
 import (
 	"fmt"
@@ -18,8 +18,8 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// The codes of a credential that was not sent, in fault.Error.Code. Both concern the Mailbox that led there, whose location is to be looked up
-// again, and a person has to Fix it.
+// The codes in fault.Error.Code if a credential was not sent. Both concern the mailbox, whose location has to be looked up again, and an
+// administrator has to fix the cause.
 const (
 	CodeHost      = "host not allowed" // the host is none of those that the credential may go to
 	CodeUntrusted = "host not trusted" // it asks for a credential, and is neither configured nor known for an Exchange
@@ -28,17 +28,17 @@ const (
 const (
 	// maxHostText bounds the name of a host in an error; a name of DNS has 253 characters.
 	maxHostText = 260
-	// maxDestinations bounds the hosts that a round tripper remembers: an entry has a handful, and a hostile server can name as many as it
-	// likes. What is forgotten costs one request without a credential.
+	// maxDestinations bounds the hosts that a round tripper remembers: an entry has a handful, and a hostile server can name any number. A
+	// forgotten host costs one request without a credential.
 	maxDestinations = 1000
 )
 
-// Hosts are those that a credential may go to, over https. The zero value is nowhere.
+// Hosts are the hosts to which a credential may be sent, over https. The zero value has none.
 type Hosts struct {
 	URLs    []string // that the configuration names: ews_url, autodiscover_url, those of the cloud
-	Trusted []string // trusted_hosts; where Online, a name may have a port
-	// Domains are mail domains. The hosts below them get a password once they have shown to be an Exchange, and no token. The bare domain gets
-	// nothing: it is often a web hoster's. Where Online, they have no meaning.
+	Trusted []string // trusted_hosts; if Online, a name may have a port
+	// Domains are mail domains. A host below one of them gets a password if it looks like Exchange, and no token. The mail domain itself
+	// gets nothing, because it is often a web hoster's. If Online, they have no meaning.
 	Domains []string
 	// Online: the credential is for Exchange Online, and may go to Microsoft's clouds. A host is then one on its port.
 	Online bool
@@ -53,13 +53,13 @@ var microsoft = [...]string{
 	"outlook.sovcloud.fr", "outlook.sovcloud.de",
 }
 
-// Refuse says why no credential may go to a URL; nil: it may, to a host below a mail domain once that has shown to be an Exchange.
+// Refuse says why no credential may be sent to a URL; nil: it may, to a host below a mail domain if that looks like Exchange.
 func (h Hosts) Refuse(u *url.URL) *fault.Error {
 	_, refused := h.permit(u)
 	return refused
 }
 
-// Of are the hosts for the mailboxes of one mail domain: what is in another of the domains is not theirs.
+// Of returns the hosts for the mailboxes of one mail domain, without those below the other domains.
 func (h Hosts) Of(domain string) Hosts {
 	if slices.Contains(h.Domains, domain) {
 		h.Domains = []string{domain}
@@ -69,7 +69,7 @@ func (h Hosts) Of(domain string) Hosts {
 	return h
 }
 
-// permit tells whether a credential may go to a URL, and whether the configuration names its host.
+// permit returns whether the configuration names the host of a URL; the error says why no credential may be sent there.
 func (h Hosts) permit(u *url.URL) (named bool, refused *fault.Error) {
 	host := hostname.Of(u)
 	shown := proxy.Printable(u.Host, maxHostText)
@@ -77,25 +77,25 @@ func (h Hosts) permit(u *url.URL) (named bool, refused *fault.Error) {
 	case host == "":
 		return false, refusedHost("a URL without a valid host was named")
 	case u.Scheme != "https":
-		return false, refusedHost(fmt.Sprintf("credentials are sent over https only, and %q was to be asked over %q", shown, proxy.Printable(u.Scheme, maxHostText)))
+		return false, refusedHost(fmt.Sprintf("credentials are sent over https only, and the URL of %q begins with %q", shown, proxy.Printable(u.Scheme, maxHostText)))
 	case h.names(host, u.Port()):
 		return true, nil
 	case h.Online:
-		return false, refusedHost(fmt.Sprintf("the mailbox is said to be served by %q, which is neither of Microsoft's clouds nor configured: if credentials may go there, add it to trusted_hosts", shown))
+		return false, refusedHost(fmt.Sprintf("the location of the mailbox is %q, which is neither in Microsoft's clouds nor configured: if credentials may be sent there, add it to trusted_hosts", shown))
 	case slices.Contains(h.Domains, host):
-		return false, refusedHost(fmt.Sprintf("%q is the bare mail domain, often a web hoster's: credentials go there only where autodiscover_url or trusted_hosts names it", shown))
+		return false, refusedHost(fmt.Sprintf("%q is the mail domain itself, often a web hoster's: credentials are sent there only if autodiscover_url or trusted_hosts names it", shown))
 	case slices.ContainsFunc(h.Domains, func(domain string) bool { return hostname.Below(host, domain) }):
 		return false, nil
 	case slices.Contains(microsoft[:], host):
-		e := refusedHost(fmt.Sprintf("the mailbox is said to be served by %q, a cloud of Microsoft's, where this entry's credentials do not go: an exchange entry of type online is for it", shown))
+		e := refusedHost(fmt.Sprintf("the location of the mailbox is %q in Microsoft's cloud, to which this entry's credentials are not sent: add an exchange entry of type online", shown))
 		e.Elsewhere = true
 		return false, e
 	}
-	return false, refusedHost(fmt.Sprintf("the mailbox is said to be served by %q, which is neither in its mail domain nor configured: if credentials may go there, add it to trusted_hosts", shown))
+	return false, refusedHost(fmt.Sprintf("the location of the mailbox is %q, which is neither in its mail domain nor configured: if credentials may be sent there, add it to trusted_hosts", shown))
 }
 
-// names reports whether a host is one that the configuration names, or one of the cloud. On premises a host is meant as a whole; in a cloud
-// on the port that was named.
+// names reports whether the configuration names a host, or it is one of the cloud. On premises that holds for all ports of the host, in a
+// cloud only for the port of the URL.
 func (h Hosts) names(host, port string) bool {
 	if h.Online && port != "" && port != "443" {
 		host = net.JoinHostPort(host, port)
@@ -128,10 +128,10 @@ func refusedHost(text string) *fault.Error {
 	return &fault.Error{Op: opSignIn, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true, Text: text}
 }
 
-// opSignIn is the Op of what goes wrong with signing in.
+// opSignIn is the Op of errors of signing in.
 const opSignIn = "sign in"
 
-// gate is before a round tripper: it lets out what may go, and remembers which hosts have asked for a credential.
+// gate checks the requests of a round tripper, and remembers which hosts have asked for a credential.
 type gate struct {
 	hosts Hosts
 
@@ -142,13 +142,13 @@ type gate struct {
 // destination is a host.
 type destination struct {
 	named   bool         // by the configuration
-	refused *fault.Error // why no credential goes there; nil: it may
+	refused *fault.Error // why no credential is sent there; nil: it may be
 	asked   atomic.Bool  // it has asked for a credential of the right kind: the next goes with the request, and no round trip is lost
 }
 
 func newGate(h Hosts) *gate { return &gate{hosts: h, known: map[string]*destination{}} }
 
-// admit returns where a request goes. It refuses one whose credential may not go there, and closes its body.
+// admit returns the destination of a request. It refuses a request whose credential may not be sent there, and closes its body.
 func (g *gate) admit(req *http.Request) (*destination, error) {
 	to := g.destination(req.URL)
 	if to.refused != nil {
@@ -184,17 +184,17 @@ func (g *gate) destination(u *url.URL) *destination {
 	return to
 }
 
-// trusts says why a host that asks for a password does not get it; nil: it may have it.
+// trusts says why a host that asks for a password does not get it; nil: it gets it.
 func (d *destination) trusts(resp *http.Response, host string) error {
 	if d.named || isExchange(resp.Header) {
 		return nil
 	}
 	return &fault.Error{Op: opSignIn, Code: CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true,
-		Text: fmt.Sprintf("%q asks for a password, and has not shown to be an Exchange: if it is the mailboxes' server, name it in trusted_hosts, or its Autodiscover in autodiscover_url",
+		Text: fmt.Sprintf("%q asks for a password, and does not look like Exchange: if it is the mailboxes' server, add it to trusted_hosts, or set autodiscover_url to its Autodiscover",
 			proxy.Printable(host, maxHostText))}
 }
 
-// exchangeHeaders are sent by Exchange, also with an answer 401, and by no web hoster.
+// exchangeHeaders are headers that Exchange sends, also with an answer 401, and web hosters do not.
 var exchangeHeaders = [...]string{
 	"X-Feserver", "X-Beserver", "X-Calculatedbetarget", "X-Diaginfo", "X-Soap-Enabled", "X-Wssecurity-Enabled", "X-Oauth-Enabled", "X-Owa-Version", "Ms-Server-Activesync",
 }
@@ -202,8 +202,8 @@ var exchangeHeaders = [...]string{
 // exchangeApp is Exchange's own application id, which its challenges for a token name.
 const exchangeApp = "00000002-0000-0ff1-ce00-000000000000"
 
-// isExchange reports whether a challenge is one of an Exchange, by its headers, or is at least that of an IIS with Windows' authentication,
-// which is all that Exchange 2010 shows. It is no proof; it keeps a password from a host that is plainly something else.
+// isExchange reports whether an answer 401 looks like Exchange: by its headers, or as an IIS with Windows authentication, which is all that
+// Exchange 2010 shows. That is no proof, but keeps the password from a host that is clearly something else.
 func isExchange(h http.Header) bool {
 	if slices.ContainsFunc(exchangeHeaders[:], func(name string) bool { return h.Get(name) != "" }) {
 		return true

@@ -1,7 +1,7 @@
 package auth
 
-// The limit on failed sign-ins: an account that a directory has locked is away for everyone who uses it, and a program that tries a
-// wrong password for thousands of mailboxes locks it within a second.
+// The limit on failed sign-ins. If the directory locks an account, nobody can use it, and a program that tries a wrong password for
+// thousands of mailboxes causes that within a second.
 
 import (
 	"context"
@@ -15,35 +15,34 @@ import (
 )
 
 const (
-	// maxRefusals in a row is how often a password is refused before it is held: Active Directory usually locks an account at 5 to 10
-	// within 10 to 30 minutes, and somebody else may have used some of them up.
+	// maxRefusals is after how many refusals in a row mailbell pauses. Active Directory usually locks an account after 5 to 10 within 10 to
+	// 30 minutes, and other programs may have caused some of them.
 	maxRefusals = 3
-	// holdFor is how long a password is held then: a directory that was away for a moment, and refused a right one, costs no more. One
-	// that has worked is held no longer later on: Active Directory does not count the passwords before the current one.
+	// holdFor is the first pause: long enough after a directory that failed for a moment and refused a right password. For a password that
+	// has worked, every pause is this long: Active Directory does not count sign-ins with a former password.
 	holdFor = 5 * time.Minute
-	// holdOn is between the tries of one that has never worked, from then on. Active Directory forgets failures only where none was added for as long as its
-	// observation window, of 30 minutes at most as a rule: tries that follow each other more closely add up to every threshold. So
-	// the most that it ever counts is maxRefusals and one.
+	// holdOn is every later pause for a password that has never worked. Active Directory forgets failures after its observation window,
+	// usually 30 minutes at most, without a new one. Tries at shorter intervals would add up to any threshold. With this pause it never
+	// counts more than maxRefusals and one.
 	holdOn = 31 * time.Minute
 )
 
-// CodeHeld is the fault.Error.Code of a request that was not sent, as its account's password was refused too often.
+// CodeHeld is the fault.Error.Code of a request that was not sent, because the account's password was refused too often.
 const CodeHeld = "sign-in held"
 
-// signIn is how a try to sign in ended.
+// signIn is the result of a try to sign in.
 type signIn uint8
 
 const (
-	unanswered signIn = iota // nothing was said about the password
+	unanswered signIn = iota // the answer says nothing about the password
 	accepted
 	refused
 )
 
-// lockout counts the failed sign-ins of one account; all that sign in with it share one. A nil *lockout holds nobody.
+// lockout counts the failed sign-ins of one account; all round trippers of the account share it. A nil *lockout has no limit.
 //
-// While the password is not known to be right, one try at a time goes out and the others wait for what becomes of it; once it has
-// worked, all go. Those that are under way when a password that worked is changed are all refused; Active Directory does not count
-// a sign-in with the password before the current one.
+// Until the password has worked, one request at a time tries it, and the others wait for the result. Once it has worked, all requests are
+// sent. When it is then changed, the server refuses all open requests; Active Directory does not count sign-ins with the former password.
 type lockout struct {
 	mu     sync.Mutex
 	works  bool          // the last answer was a yes
@@ -53,8 +52,8 @@ type lockout struct {
 	trying chan struct{} // closed when the one try is over; nil: there is none
 }
 
-// enter waits, until ctx ends, for leave to try to sign in. Whoever gets it calls the function once when the answer is there, which is
-// before the answer's body is read. The error is a *fault.Error, with CodeHeld unless ctx has ended.
+// enter waits, until ctx ends, until the caller may try to sign in. The caller then calls the returned function once, when the answer has
+// arrived and before its body is read. The error is a *fault.Error, with CodeHeld unless ctx has ended.
 func (l *lockout) enter(ctx context.Context) (done func(signIn), err error) {
 	if l == nil {
 		return func(signIn) {}, nil
@@ -72,7 +71,7 @@ func (l *lockout) enter(ctx context.Context) (done func(signIn), err error) {
 	}
 }
 
-// try is enter without waiting: wait is closed when it is worth another try.
+// try is enter without waiting: wait is closed when the caller should call again.
 func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,7 +80,7 @@ func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
 	}
 	if left := time.Until(l.next); left > 0 {
 		return nil, nil, &fault.Error{Op: opSignIn, Code: CodeHeld, Scope: fault.Account, Remedy: fault.Wait, After: left,
-			Text: fmt.Sprintf("user name or password were refused %d times in a row; so that the account is not locked out, they are tried again in %s",
+			Text: fmt.Sprintf("the server refused user name or password %d times in a row; mailbell tries them again in %s, so that the directory does not lock the account",
 				l.failed, max(left.Round(time.Second), time.Second))}
 	}
 	if l.trying != nil {
@@ -92,7 +91,7 @@ func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
 	return func(s signIn) { l.leave(s, trying) }, nil, nil
 }
 
-// leave takes in how a try ended; trying is that of the one try, or nil.
+// leave notes the result of a try; trying is that of the single try, or nil.
 func (l *lockout) leave(s signIn, trying chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,7 +102,7 @@ func (l *lockout) leave(s signIn, trying chan struct{}) {
 		l.works = false
 		l.failed++
 	}
-	// Refusals of what was under way when the hold began do not prolong it. A try that was not answered may have been counted over there.
+	// A refusal of a request that was open when the pause began does not prolong it. The directory may have counted a try without an answer.
 	if now := time.Now(); l.failed >= maxRefusals && !now.Before(l.next) {
 		hold := holdFor
 		if s == refused && !l.proven && !l.next.IsZero() {
@@ -117,7 +116,7 @@ func (l *lockout) leave(s signIn, trying chan struct{}) {
 	}
 }
 
-// signInOf tells from the answer to a request, nil where there is none, how its sign-in ended.
+// signInOf returns the result of the sign-in from the answer to a request; nil: there is no answer.
 func signInOf(resp *http.Response) signIn {
 	switch {
 	case resp == nil:
@@ -130,9 +129,9 @@ func signInOf(resp *http.Response) signIn {
 	return unanswered
 }
 
-// worked reports whether an answer shows that a credential is accepted. EWS answers 500 to a request that it has understood and refuses.
-// A redirect or a server that is away has perhaps not looked at it, and 403 is no reason to give up a credential that perhaps has more
-// rights. Nor says a page for people anything: a company's web site, where Autodiscover asks first, shows one to whoever comes.
+// worked reports whether an answer shows that the server accepted the credential. EWS answers 500 to a request that it has understood and
+// refuses. A redirect, or an error of a load balancer, does not show that anybody checked the credential. After 403 the current credential
+// may have more rights. An HTML page does not show it either: a company's web site, which Autodiscover asks first, sends one to anybody.
 func worked(resp *http.Response) bool {
 	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" || media == "application/xhtml+xml" {
 		return false

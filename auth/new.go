@@ -1,6 +1,6 @@
 package auth
 
-// The authentication methods: the one place that knows which there are.
+// The authentication methods. Only this file knows which there are.
 
 import (
 	"fmt"
@@ -9,15 +9,15 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// TokenService is where an account gets its tokens, for the authentication methods that need them.
+// TokenService is where an account gets its tokens, if its authentication method needs them.
 type TokenService struct {
 	Authority string         // of the cloud, as in https://login.microsoftonline.com
 	Scope     string         // the resource's name and /.default, as in https://outlook.office365.com/.default
 	Outbound  proxy.Settings // to the authority
 }
 
-// New returns the credential that is described. It asks nobody yet. Its errors are about the description and the token service, and hold
-// no secret; an authentication method that is not known is one of them.
+// New returns the credential for a description. It makes no request. Its errors are about the description and the token service, and have
+// no secret in them; an unknown authentication method is one of them.
 func New(d credential.Description, s TokenService) (Credential, error) {
 	app := App{Authority: s.Authority, Tenant: d.Tenant, ClientID: d.ClientID, Scope: s.Scope, Outbound: s.Outbound}
 	switch d.Method {

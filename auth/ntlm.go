@@ -1,7 +1,7 @@
 package auth
 
-// NTLM: a user name and a password that never travels. It signs in a connection and not a request (MS-NTHT), so the connections
-// are kept here, with one request at a time on each.
+// NTLM: a user name, and a password that is never sent. NTLM signs in a connection, not a request (MS-NTHT). So this file keeps the
+// connections, with one request at a time on each.
 
 import (
 	"bytes"
@@ -25,20 +25,20 @@ import (
 )
 
 const (
-	// maxTries bounds the new connections that one request is tried on: a server restarts, and a load balancer that closes them
-	// under way does so each time.
+	// maxTries bounds the new connections for one request: a server that restarts needs a second, and a load balancer that closes
+	// connections during the sign-in closes each one.
 	maxTries = 3
 	// maxOffer bounds a server's list of schemes in an error.
 	maxOffer = 100
 )
 
-// The codes of what can be wrong with a server's NTLM, in fault.Error.Code.
+// The codes of errors of a server's NTLM, in fault.Error.Code.
 const (
 	CodeNoNTLM = "NTLM not offered"
 	CodeNTLM   = "NTLM" // offered, and not gone through with
 )
 
-// ExtendedProtection is what may be wrong where a server answers 401 to a right password: on the wire the two are the same.
+// ExtendedProtection is the other cause of an answer 401: the server answers the same to a wrong password.
 const ExtendedProtection = "Extended Protection, which Exchange requires since 2019 CU14, refuses the right password too where a proxy or load balancer before the " +
 	"server ends TLS: the certificate that is shown to mailbell must be the very one that IIS has, or TLS must be passed through"
 
@@ -56,24 +56,25 @@ func NewNTLM(username string, password Secret) Credential {
 }
 
 // RoundTripper implements Credential. At most maxConns connections are open, those to all hosts taken together; a request waits
-// for one until its context ends. It has its connection until the body of the answer was read to the end or closed, so whoever
-// holds streams open gives them room in maxConns.
+// for one until its context ends. It has its connection until the body of the answer is read to the end or closed, so maxConns
+// has to include open streams.
 //
-// A server that does not offer NTLM is a *fault.Error with CodeNoNTLM; nothing weaker is tried. A sign-in that is refused is an
-// answer 401, as with Basic; ExtendedProtection tells why a right password may be. The first message of a sign-in has nothing of the
-// credential; a host that is not named and has not shown to be an Exchange by then is a *fault.Error with CodeUntrusted.
+// If a server does not offer NTLM, the error is a *fault.Error with CodeNoNTLM; no weaker method is tried. If the server refuses the
+// sign-in, the answer is a 401, as with Basic; ExtendedProtection says why that happens with a right password. The first message of a
+// sign-in has nothing of the credential. If the configuration does not name the host and its answer does not look like Exchange, the
+// error is a *fault.Error with CodeUntrusted.
 func (n NTLM) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper {
 	t := s.Transport()
 	if maxConns <= 0 {
 		maxConns = t.MaxIdleConnsPerHost
 	}
-	return &ntlm{NTLM: n, gate: newGate(to), transport: t, places: make(chan struct{}, maxConns)}
+	return &ntlm{NTLM: n, gate: newGate(to), transport: t, slots: make(chan struct{}, maxConns)}
 }
 
 // Prepare implements Credential: nothing is needed.
 func (NTLM) Prepare(context.Context) error { return nil }
 
-// Close implements Credential: nothing is under way.
+// Close implements Credential: there is nothing to end.
 func (NTLM) Close() {}
 
 // ntlm is a round tripper and its connections.
@@ -81,7 +82,7 @@ type ntlm struct {
 	NTLM
 	gate      *gate
 	transport *http.Transport // makes the connections, and keeps none
-	places    chan struct{}   // one is taken by each request that has a connection, or gets one
+	slots     chan struct{}   // one is taken by each request that has a connection, or gets one
 
 	mu     sync.Mutex
 	busy   int         // the connections that requests have
@@ -97,13 +98,13 @@ type ntlmConn struct {
 	expiry   *time.Timer // of an idle one
 }
 
-// route is where a connection leads, and through what: once the proxy has changed, what was made before is not used any more.
+// route is the server of a connection, and the proxy: after a change of the proxy older connections are not used any more.
 type route struct {
 	address string // host:port
 	via     string // the proxy's URL; empty: none
 }
 
-// RoundTrip implements http.RoundTripper. Where a connection breaks, what net/http takes for repeatable is sent again on a fresh one.
+// RoundTrip implements http.RoundTripper. If a connection breaks, a request that net/http would repeat is sent again on a new one.
 func (n *ntlm) RoundTrip(req *http.Request) (*http.Response, error) {
 	destination, err := n.gate.admit(req)
 	if err != nil {
@@ -116,9 +117,9 @@ func (n *ntlm) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	select {
-	case n.places <- struct{}{}:
+	case n.slots <- struct{}{}:
 	case <-req.Context().Done():
-		return nil, waited(req.Context(), opSignIn, fmt.Sprintf("all %d connections are in use", cap(n.places)))
+		return nil, waited(req.Context(), opSignIn, fmt.Sprintf("all %d connections are in use", cap(n.slots)))
 	}
 	c, resp, err := n.send(req.Context(), to, call)
 	if err != nil {
@@ -130,14 +131,14 @@ func (n *ntlm) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// send gets an answer: from a kept connection, else from a new one.
+// send sends a request on a kept connection, else on a new one.
 func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *http.Response, error) {
 	if c := n.pick(to); c != nil {
 		resp, err := call.send(c, "")
 		switch {
 		case err == nil && resp.StatusCode == http.StatusUnauthorized && call.repeatable():
 			resp.Body.Close()
-			call.sent = false // the server has forgotten who this is, and has done nothing
+			call.sent = false // the server has forgotten the sign-in, and has done nothing
 		case err == nil:
 			c.signedIn = resp.StatusCode != http.StatusUnauthorized
 			return c, resp, nil
@@ -161,7 +162,7 @@ func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *
 		resp, err := n.signIn(c, call)
 		ended := signInOf(resp)
 		if ended == accepted && !c.signedIn {
-			ended = unanswered // it answers the first leg, which has nothing of the password
+			ended = unanswered // the answer is to the first message, which has nothing of the password
 		}
 		done(ended)
 		if err == nil {
@@ -176,7 +177,7 @@ func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *
 
 var errNoHost = errors.New("the URL of the request has no host")
 
-// route returns the way that a request has to go now.
+// route returns the route of a request, with the present proxy.
 func (n *ntlm) route(req *http.Request) (route, error) {
 	to := route{address: hostname.Address(req.URL)}
 	if to.address == "" {
@@ -192,7 +193,7 @@ func (n *ntlm) route(req *http.Request) (route, error) {
 	return to, err
 }
 
-// signIn sends a call on a new connection, which it signs in with it.
+// signIn opens a connection, signs it in, and sends a call with the last message of the sign-in.
 func (n *ntlm) signIn(c *ntlmConn, call *ntlmCall) (*http.Response, error) {
 	authorization, other, err := n.handshake(c, call)
 	if err != nil || other != nil {
@@ -206,8 +207,8 @@ func (n *ntlm) signIn(c *ntlmConn, call *ntlmCall) (*http.Response, error) {
 	return resp, nil
 }
 
-// handshake goes the first two legs and returns the header of the third, which is the call itself. The first has not the call's
-// body: it would be sent for nothing. An answer that has nothing to do with signing in, as a load balancer's 503, is returned.
+// handshake exchanges the first two messages, and returns the header of the third, which is the call itself. The first has no body, for it
+// would be sent in vain. An answer that has nothing to do with signing in, such as a load balancer's 503, is returned.
 func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, other *http.Response, err error) {
 	req := call.Request
 	negotiate, err := ntlmssp.NewNegotiateMessage("", "")
@@ -215,7 +216,7 @@ func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, oth
 		return "", nil, err
 	}
 	wrong := &fault.Error{Op: opSignIn, Scope: fault.Account, Remedy: fault.Fix}
-	for _, scheme := range []string{"NTLM", "Negotiate"} { // IIS takes the same messages by both
+	for _, scheme := range []string{"NTLM", "Negotiate"} { // IIS accepts the same messages with both
 		first := *req
 		first.Body, first.GetBody, first.ContentLength, first.TransferEncoding = http.NoBody, nil, 0, nil
 		first.Header = req.Header.Clone()
@@ -275,7 +276,7 @@ func (n *ntlm) pick(to route) (picked *ntlmConn) {
 			drop = append(drop, c) // the server has closed it
 		}
 	}
-	for len(n.idle) > 0 && len(n.idle)+n.busy > cap(n.places) {
+	for len(n.idle) > 0 && len(n.idle)+n.busy > cap(n.slots) {
 		drop = append(drop, n.remove(0))
 	}
 	n.mu.Unlock()
@@ -285,7 +286,7 @@ func (n *ntlm) pick(to route) (picked *ntlmConn) {
 
 // release ends a request. Its connection, nil if it got none, is kept if it is signed in and can take another.
 func (n *ntlm) release(c *ntlmConn) {
-	defer func() { <-n.places }()
+	defer func() { <-n.slots }()
 	n.mu.Lock()
 	n.busy--
 	keep := c != nil && c.signedIn && !n.closed && c.Available() > 0
@@ -338,10 +339,10 @@ func closeAll(conns []*ntlmConn) {
 	}
 }
 
-// errHungUp is a sign-in that cannot go on, as its connection was closed.
-var errHungUp = errors.New("the server, or a load balancer before it, closes the connection in the middle of the NTLM sign-in")
+// errHungUp is the error if the connection was closed during the sign-in.
+var errHungUp = errors.New("the server, or a load balancer in front of it, closed the connection during the NTLM sign-in")
 
-// drain drops an answer 401, so that the connection can be used on.
+// drain drops an answer 401, so that the connection can be used again.
 func (c *ntlmConn) drain(resp *http.Response) error {
 	discard(resp)
 	if c.Available() == 0 {
@@ -378,10 +379,10 @@ func (c *ntlmCall) send(on *ntlmConn, authorization string) (*http.Response, err
 	return on.RoundTrip(r)
 }
 
-// repeatable: it can be sent, again where it was sent before.
+// repeatable reports whether the call can be sent, again if it was sent before.
 func (c *ntlmCall) repeatable() bool { return !c.used || canRepeat(c.Request) }
 
-// again: it may be sent on another connection. The rules of what changes nothing are those of net/http.
+// again reports whether the call may be sent on another connection, by net/http's rules for requests that change nothing.
 func (c *ntlmCall) again() bool {
 	if !c.sent {
 		return c.repeatable()
@@ -398,7 +399,7 @@ func (c *ntlmCall) close() {
 	}
 }
 
-// ntlmBody is the body of an answer, which gives the connection back at its end.
+// ntlmBody is the body of an answer, which releases the connection at its end.
 type ntlmBody struct {
 	io.ReadCloser
 	done func()
@@ -432,7 +433,7 @@ func readOffers(h http.Header) (list offers) {
 	return list
 }
 
-// elements are those of a list (RFC 9110 section 5.6.1): a comma within quotes ends none, so that no realm makes up a scheme.
+// elements are those of a list (RFC 9110 section 5.6.1): a comma within quotes ends none, so that no realm can contain a scheme.
 func elements(line string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		quoted, escaped, from := false, false, 0
@@ -459,7 +460,7 @@ func (o offers) scheme(scheme string) bool {
 	return slices.ContainsFunc(o, func(offer [2]string) bool { return strings.EqualFold(offer[0], scheme) })
 }
 
-// challenge returns the CHALLENGE that comes with a scheme; nil if there is none, as where Negotiate stands for Kerberos.
+// challenge returns the CHALLENGE that comes with a scheme; nil if there is none, for example if Negotiate means Kerberos.
 func (o offers) challenge(scheme string) []byte {
 	for _, offer := range o {
 		message, err := base64.StdEncoding.DecodeString(offer[1])

@@ -1,10 +1,10 @@
 package auth
 
-// NTLM's messages (MS-NLMP). go-ntlmssp makes them: it is Microsoft's, is tested against IIS, and does NTLMv2 alone, in Unicode.
-// Two things it does not know are put into its messages here, instead of a second implementation of all the rest:
+// NTLM's messages (MS-NLMP). go-ntlmssp makes them: it is Microsoft's, is tested with IIS, and has NTLMv2 only, in Unicode. This file adds
+// two things to its messages that it does not have, instead of implementing all the rest again:
 //   - what Extended Protection, which Exchange requires since 2019 CU14, looks at: the channel binding and the service's name.
 //     They go into the CHALLENGE's target information, which the library takes over into the blob that the password signs;
-//   - the MIC over the three messages, which a client should send where the CHALLENGE has a timestamp (3.1.5.1.2).
+//   - the MIC over the three messages, which a client should send if the CHALLENGE has a timestamp (3.1.5.1.2).
 
 import (
 	"bytes"
@@ -34,7 +34,7 @@ const (
 	flagMIC = 0x2 // of avFlags: the AUTHENTICATE has a MIC
 )
 
-// Where fields stand in the messages (2.2.1.2, 2.2.1.3). A field is its length, that again, and the offset of its content:
+// The offsets of fields in the messages (2.2.1.2, 2.2.1.3). A field is its length, that again, and the offset of its content:
 // 2, 2 and 4 bytes, little endian, as everything.
 const (
 	challengeInfo = 40 // the field of the target information
@@ -44,7 +44,7 @@ const (
 	authenticateFields = 12 // the first of six
 	authenticateFlags  = 60
 	authenticateHead   = 64 // without a version and a MIC, as the library leaves them out
-	micAt              = 72 // after the version, which is all zero where it was not negotiated
+	micAt              = 72 // after the version, which is all zero if it was not negotiated
 	micSize            = 16
 )
 
@@ -54,7 +54,7 @@ var (
 	errChallenge = errors.New("its NTLM challenge is malformed")
 )
 
-// authenticate answers a CHALLENGE for the server of a host and a certificate. Its error holds nothing of the credential.
+// authenticate answers a CHALLENGE for the server of a host and a certificate. Its error has nothing of the credential in it.
 func (n NTLM) authenticate(negotiate, challenge []byte, host string, certificate *x509.Certificate) ([]byte, error) {
 	bound, mic, err := bind(challenge, host, certificate)
 	if err != nil {
@@ -155,7 +155,7 @@ func (n NTLM) key() []byte {
 }
 
 // endPoint is the channel binding of type tls-server-end-point (RFC 5929, 4.1): the certificate's hash, by the hash of its
-// signature, or by SHA-256 where that is an older one.
+// signature, or by SHA-256 if that is an older one.
 func endPoint(certificate *x509.Certificate) []byte {
 	switch certificate.SignatureAlgorithm {
 	case x509.SHA384WithRSA, x509.ECDSAWithSHA384, x509.SHA384WithRSAPSS:

@@ -753,8 +753,8 @@ func TestAConnectionBelongsToItsAnswerUntilThatIsRead(t *testing.T) {
 	}
 	stream.Body.Close()
 	<-p.closed
-	if len(rt.idle) != 0 || len(rt.places) != 0 {
-		t.Errorf("%d idle, %d under way", len(rt.idle), len(rt.places))
+	if len(rt.idle) != 0 || len(rt.slots) != 0 {
+		t.Errorf("%d idle, %d under way", len(rt.idle), len(rt.slots))
 	}
 }
 
@@ -785,8 +785,8 @@ func TestCancellingEndsARequestAtAnyLeg(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 			<-p.closed
-			if len(rt.places) != 0 || asked != 1 {
-				t.Errorf("%d under way, asked %d times", len(rt.places), asked)
+			if len(rt.slots) != 0 || asked != 1 {
+				t.Errorf("%d under way, asked %d times", len(rt.slots), asked)
 			}
 		})
 	}
@@ -794,7 +794,7 @@ func TestCancellingEndsARequestAtAnyLeg(t *testing.T) {
 	cancel()
 	p := newPeer(t)
 	rt := p.client(t, NewNTLM(testUser, testPassword), 1)
-	if _, _, err := post(ctx, rt, p.URL, true); !errors.Is(err, context.Canceled) || len(rt.places) != 0 {
+	if _, _, err := post(ctx, rt, p.URL, true); !errors.Is(err, context.Canceled) || len(rt.slots) != 0 {
 		t.Errorf("%v", err)
 	}
 }

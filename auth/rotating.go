@@ -1,6 +1,6 @@
 package auth
 
-// A credential that is replaced while it is in use: the one before serves until the new one has worked.
+// A credential that is replaced while it is in use: the old one stays in use until the new one has worked.
 
 import (
 	"context"
@@ -16,12 +16,12 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// candidateTries are between the tries of a new credential, the first of which is made at once. A secret that was just made works after
-// a minute or so, and a password file is now and then written before the password is changed.
+// candidateTries are the pauses between the tries of a candidate; the first try is made at once. A client secret works about a minute after
+// it was created, and a password file is sometimes written before the password is changed.
 var candidateTries = backoff.Policy{First: time.Minute, Max: 5 * time.Minute}
 
-// candidatePatience bounds how long a request waits for the token of a new credential before it goes out with the present one.
-const candidatePatience = 3 * time.Second
+// candidateWait bounds how long a request waits for the token of a candidate before it is sent with the current credential.
+const candidateWait = 3 * time.Second
 
 // Rotating is a Credential whose inner one can be replaced. It is safe for concurrent use.
 type Rotating struct {
@@ -29,7 +29,7 @@ type Rotating struct {
 
 	mu      sync.Mutex
 	current *inner // nil after Close
-	next    *inner // offered, and has not worked yet; nil: none
+	next    *inner // the candidate, which has not worked yet; nil: none
 	closing sync.WaitGroup
 }
 
@@ -40,13 +40,14 @@ type inner struct {
 	users      int                             // round trips without an answer yet, and Prepare
 	retired    bool                            // closed when the last user is gone
 
-	trying  chan struct{} // closed when the try under way is over; nil: none is
+	trying  chan struct{} // closed when the present try ends; nil: there is none
 	failed  int           // tries
 	notTill time.Time     // the next try
 }
 
-// NewRotating returns a credential that is c until another one, by Offer, has worked. changed is told what becomes of that one: nil when
-// it has taken over, and why when it is refused. It may be called by several goroutines, and must not wait for anything.
+// NewRotating returns a credential that is c until a candidate has worked (Offer). It calls changed with nil when the candidate has
+// replaced the current credential, and with the reason when the server refuses it. changed may be called by several goroutines, and must
+// not block.
 func NewRotating(c Credential, changed func(error)) *Rotating {
 	return &Rotating{changed: changed, current: newInner(c)}
 }
@@ -55,9 +56,9 @@ func newInner(c Credential) *inner {
 	return &inner{credential: c, trips: map[*rotating]http.RoundTripper{}}
 }
 
-// Offer has c tried by the requests to come, one at a time, in place of an offer before. A request that it does not work for goes out
-// with the present credential. Once it has worked it is the present one, and the one before is closed; answers that are still being
-// read go on. The Rotating closes c.
+// Offer makes c the candidate, instead of an earlier one. Later requests try it, one at a time; if it does not work, the request is sent
+// with the current credential. When the candidate has worked, it is the current credential, and the former one is closed; answers that
+// are still being read are not affected. The Rotating closes c.
 func (r *Rotating) Offer(c Credential) {
 	r.mu.Lock()
 	closed := r.current == nil
@@ -78,7 +79,7 @@ func (r *Rotating) RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.R
 	return &rotating{Rotating: r, hosts: to, settings: s, maxConns: maxConns}
 }
 
-// Prepare implements Credential: it prepares the present one, and the one offered. It is enough that one of them is prepared.
+// Prepare implements Credential: it prepares the current credential and the candidate. It succeeds if one of them is prepared.
 func (r *Rotating) Prepare(ctx context.Context) error {
 	r.mu.Lock()
 	current, next := r.current, r.next
@@ -102,7 +103,7 @@ func (r *Rotating) Prepare(ctx context.Context) error {
 	return err
 }
 
-// Close implements Credential. What begins later is refused; what is under way it waits for.
+// Close implements Credential. It waits for open requests, and refuses later ones.
 func (r *Rotating) Close() {
 	r.mu.Lock()
 	for _, i := range []*inner{r.current, r.next} {
@@ -115,7 +116,7 @@ func (r *Rotating) Close() {
 	r.closing.Wait()
 }
 
-// use begins to use the present credential, nil after Close; done ends it.
+// use begins a use of the current credential, nil after Close; done ends it.
 func (r *Rotating) use() *inner {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -134,7 +135,7 @@ func (r *Rotating) done(i *inner) {
 	}
 }
 
-// retire has a credential closed when nobody uses it any more. The mutex is held.
+// retire closes a credential when its last use ends. The mutex is held.
 func (r *Rotating) retire(i *inner) {
 	if i.retired {
 		return
@@ -146,7 +147,7 @@ func (r *Rotating) retire(i *inner) {
 	}
 }
 
-// end closes a credential, away from whoever used it last, since that waits for what the credential has under way. The mutex is held.
+// end closes a credential in a goroutine, because Close waits for what the credential is doing. The mutex is held.
 func (r *Rotating) end(i *inner) {
 	trips := slices.Collect(maps.Values(i.trips))
 	go func() {
@@ -158,7 +159,7 @@ func (r *Rotating) end(i *inner) {
 	}()
 }
 
-// due begins a try of the credential that is offered, if one is due; nil: none is.
+// due begins a try of the candidate if one is due; nil: none is.
 func (r *Rotating) due() *inner {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,8 +176,8 @@ func (r *Rotating) begin() *inner {
 	return r.next
 }
 
-// instead finds a credential to use instead of one that was refused: the one that has taken over meanwhile, or the one that is
-// offered, as a try and at once; nil: neither. A try that is under way it waits for, and makes no other then.
+// instead finds a credential to use instead of a refused one: the one that has replaced it meanwhile, or the candidate, as a try without a
+// pause; nil: neither. If a try is being made, it waits for that one and begins no other.
 func (r *Rotating) instead(ctx context.Context, refused *inner) (other *inner, isTry bool) {
 	for waited := false; ; waited = true {
 		r.mu.Lock()
@@ -202,9 +203,9 @@ func (r *Rotating) instead(ctx context.Context, refused *inner) (other *inner, i
 	}
 }
 
-// settle ends a try: the credential worked, was refused for a reason, or neither is known. Its next try is not before the moment that
-// the reason names: until then it would not be made, since the credential keeps to its own pause.
-func (r *Rotating) settle(i *inner, worked bool, refused *fault.Error) {
+// endTry ends a try: the candidate worked, was refused for a reason, or neither is known. The next try is not made before the time in the
+// reason, because the candidate itself pauses until then.
+func (r *Rotating) endTry(i *inner, worked bool, refused *fault.Error) {
 	r.mu.Lock()
 	now := time.Now()
 	took, tell := false, false
@@ -257,7 +258,7 @@ func closeIdle(t http.RoundTripper) {
 	}
 }
 
-// RoundTrip implements http.RoundTripper. A request whose body can be read once only goes out with the present credential alone.
+// RoundTrip implements http.RoundTripper. A request whose body can be read only once is sent with the current credential.
 func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 	tried := false
 	if canRepeat(req) {
@@ -303,24 +304,24 @@ func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.send(other, repeated)
 }
 
-// try sends a request with a credential that is offered; nil: it has not worked.
+// try sends a request with the candidate; nil: it has not worked.
 func (t *rotating) try(offered *inner, req *http.Request) *http.Response {
 	resp, err := t.attempt(offered, req)
 	if err == nil && worked(resp) {
-		t.settle(offered, true, nil)
+		t.endTry(offered, true, nil)
 		return resp
 	}
 	why := refusal(resp, err)
 	if resp != nil {
-		resp.Body.Close() // at the cost of its connection: to read it may take long, and the request is to go on
+		resp.Body.Close() // at the cost of its connection: reading it may take long, and the request must not wait
 	}
-	t.settle(offered, false, why)
+	t.endTry(offered, false, why)
 	return nil
 }
 
-// attempt sends a request with a credential once that has what it needs.
+// attempt prepares a credential and sends a request with it.
 func (t *rotating) attempt(offered *inner, req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithTimeout(req.Context(), candidatePatience)
+	ctx, cancel := context.WithTimeout(req.Context(), candidateWait)
 	defer cancel()
 	err := offered.credential.Prepare(ctx)
 	if err == nil {
@@ -346,7 +347,7 @@ func (t *rotating) send(i *inner, req *http.Request) (*http.Response, error) {
 	return trip.RoundTrip(req)
 }
 
-// refusal is the error of a credential that does not work; nil: it may.
+// refusal is the error of a credential that does not work; nil: it may work.
 func refusal(resp *http.Response, err error) *fault.Error {
 	if err == nil {
 		if resp.StatusCode == http.StatusUnauthorized {

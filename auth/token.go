@@ -1,8 +1,8 @@
 package auth
 
-// The access token of one credential: fetched once however many want it, renewed in the background before it ends, and never a
-// reason to wait while it lasts. MSAL does none of this: 64 calls that find no token make 64 requests, and a token service that
-// is away costs each call its time.
+// The access token of one credential. It is fetched once for all callers, renewed in the background before it expires, and no caller waits
+// while it is valid. MSAL does none of this: 64 calls without a token make 64 requests, and each waits for a token service that cannot be
+// reached.
 
 import (
 	"context"
@@ -20,33 +20,33 @@ import (
 const (
 	// tokenTimeout bounds one fetch, the discovery of the end points before it included. Entra ID answers within a second or two.
 	tokenTimeout = 15 * time.Second
-	// renewBefore the end of a token, the next is fetched: time for ten tries. renewSpread is added at random, so that the
-	// accounts of an installation do not all ask at once.
+	// renewBefore is how long before the end of a token the next one is fetched: time for ten tries. A random part of renewSpread is added,
+	// so that the accounts of an installation do not ask at the same time.
 	renewBefore = 5 * time.Minute
 	renewSpread = time.Minute
-	// renewShare of its life is the longest that a token is renewed before its end: a short-lived one has no five minutes.
-	// Nor is it renewed sooner than after such a part: a token service that wants to be asked again at once is not asked on and on.
+	// renewShare bounds renewBefore to a part of the token's life, which may be less than five minutes. A token is not renewed before this
+	// part of its life has passed, even if the token service asks for that.
 	renewShare = 5
-	// maxRetryAfter bounds what a token service may ask for. A mistaken number must not silence an account for days.
+	// maxRetryAfter bounds the pause that a token service may ask for. A wrong number must not stop an account for days.
 	maxRetryAfter = 10 * time.Minute
-	// fixRetry is between the tries where a person has to do something: soon enough to see that they have.
+	// fixRetry is the pause between tries if an administrator has to act: mailbell soon notices the correction.
 	fixRetry = time.Minute
-	// refusedPause follows when a server has refused a token that was new: others for the same are not better, and whoever asks for
-	// one mailbox after the other must not make a request for a token each time.
+	// refusedPause is the pause after a server has refused a new token: the next one would not be better, and a caller that tries one
+	// mailbox after the other must not cause a request for a token each time.
 	refusedPause = time.Minute
 )
 
-// opToken is the Op of what goes wrong with a token.
+// opToken is the Op of errors of a token.
 const opToken = "get a token"
 
-// tokenRetries are between the tries of a fetch that may come right by itself.
+// tokenRetries are the pauses between tries after a temporary error.
 var tokenRetries = backoff.Policy{First: time.Second, Max: time.Minute}
 
 // token is an access token.
 type token struct {
 	value   string
 	expires time.Time
-	renew   time.Time // the token service's own word when to ask for the next; zero: none
+	renew   time.Time // when the token service wants the next to be fetched; zero: it does not say
 }
 
 func (t token) live(now time.Time) bool { return t.value != "" && now.Before(t.expires) }
@@ -61,7 +61,7 @@ type tokens struct {
 	mu       sync.Mutex
 	current  token
 	flight   *flight      // the fetch under way; nil: none
-	failure  *fault.Error // of the last fetch; nil: it brought a token
+	failure  *fault.Error // of the last fetch; nil: it returned a token
 	failures int          // in a row
 	next     time.Time    // no fetch before this
 	suspect  time.Time    // until then no token is fetched because a server has refused one
@@ -77,7 +77,7 @@ type flight struct {
 }
 
 var errClosed = &fault.Error{Op: opSignIn, Code: "closed", Scope: fault.Account, Remedy: fault.Retry,
-	Text: "the credential is no longer in use"}
+	Text: "the credential was replaced or closed"}
 
 func newTokens(fetch func(context.Context) (token, error)) *tokens {
 	t := &tokens{fetch: fetch}
@@ -85,19 +85,19 @@ func newTokens(fetch func(context.Context) (token, error)) *tokens {
 	return t
 }
 
-// get returns the token, and waits only where there is none that lives.
+// get returns the token, and waits only if there is no valid one.
 func (t *tokens) get(ctx context.Context) (string, error) {
 	t.mu.Lock()
 	if t.current.live(time.Now()) {
 		defer t.mu.Unlock()
 		return t.current.value, nil
 	}
-	f, err := t.begin() //nolint:contextcheck // a fetch is not ended with one of those who wait for it
+	f, err := t.begin() //nolint:contextcheck // a fetch does not end with the context of one caller
 	t.mu.Unlock()
 	return f.wait(ctx, err)
 }
 
-// replace returns another token than old, which a server has refused. All who come with the same old one get the same new one.
+// replace returns another token than old, which a server has refused. All callers with the same old token get the same new one.
 func (t *tokens) replace(ctx context.Context, old string) (string, error) {
 	now := time.Now()
 	t.mu.Lock()
@@ -109,12 +109,12 @@ func (t *tokens) replace(ctx context.Context, old string) (string, error) {
 		t.mu.Unlock()
 		return "", errRefusedNew
 	}
-	f, err := t.begin() //nolint:contextcheck // a fetch is not ended with one of those who wait for it
+	f, err := t.begin() //nolint:contextcheck // a fetch does not end with the context of one caller
 	t.mu.Unlock()
 	return f.wait(ctx, err)
 }
 
-// errRefusedNew: it is no use to fetch another token.
+// errRefusedNew says that another token would not help.
 var errRefusedNew = errors.New("a new token was refused a moment ago")
 
 // refused notes that a server has refused a token that was new.
@@ -124,7 +124,7 @@ func (t *tokens) refused() {
 	t.suspect = time.Now().Add(refusedPause)
 }
 
-// close ends the fetch under way and waits for it.
+// close ends the present fetch and waits for it.
 func (t *tokens) close() {
 	t.mu.Lock()
 	t.closed = true
@@ -154,7 +154,7 @@ func waited(ctx context.Context, op, text string) error {
 	return &fault.Error{Op: op, Code: proxy.CodeTimeout, Scope: fault.Account, Remedy: fault.Wait, Text: text, Err: context.Cause(ctx)}
 }
 
-// begin joins the fetch under way, or begins one. After one that failed it returns that failure until the next is due.
+// begin joins the present fetch, or begins one. After a failed fetch it returns the failure until the next one is due.
 func (t *tokens) begin() (*flight, error) {
 	if t.flight != nil {
 		return t.flight, nil
@@ -173,7 +173,7 @@ func (t *tokens) begin() (*flight, error) {
 	return f, nil
 }
 
-// fly fetches a token, away from the contexts of those who wait for it.
+// fly fetches a token, independently of the contexts of the callers.
 func (t *tokens) fly(f *flight) {
 	ctx, cancel := context.WithTimeout(t.ctx, tokenTimeout)
 	defer cancel()
@@ -181,7 +181,7 @@ func (t *tokens) fly(f *flight) {
 	now := time.Now()
 	if err == nil && !got.live(now) {
 		err = &fault.Error{Op: opToken, Code: "expired", Scope: fault.Account, Remedy: fault.Wait,
-			Text: "the token service gives tokens that have expired already"}
+			Text: "the token service returned a token that has already expired"}
 	}
 
 	t.mu.Lock()
@@ -196,9 +196,9 @@ func (t *tokens) fly(f *flight) {
 		pause := pauseAfter(t.failure, t.failures)
 		t.next = now.Add(pause)
 		if t.failure.After == 0 {
-			told := *t.failure
-			told.After = pause
-			t.failure = &told
+			failure := *t.failure
+			failure.After = pause
+			t.failure = &failure
 		}
 		f.err = t.failure
 		if t.next.Before(t.current.expires) {
@@ -209,7 +209,7 @@ func (t *tokens) fly(f *flight) {
 	close(f.done)
 }
 
-// renewAt sets when the next token is fetched. A token that has expired is fetched again when somebody wants it.
+// renewAt sets when the next token is fetched. If the token expires first, the next caller fetches one.
 func (t *tokens) renewAt(at time.Time) {
 	if t.closed {
 		return
@@ -220,11 +220,11 @@ func (t *tokens) renewAt(at time.Time) {
 	t.renewal = time.AfterFunc(time.Until(at), func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		_, _ = t.begin() // where it is too early or too late, whoever wants a token begins it
+		_, _ = t.begin() // if it is too early or too late, the next caller begins it
 	})
 }
 
-// renewalOf is when the next token is fetched.
+// renewalOf returns when the next token is fetched.
 func renewalOf(t token, now time.Time) time.Time {
 	share := t.expires.Sub(now) / renewShare
 	at := t.expires.Add(-min(renewBefore+rand.N(renewSpread), share))
@@ -246,7 +246,7 @@ func pauseAfter(e *fault.Error, failures int) time.Duration {
 	return tokenRetries.Wait(failures, asked)
 }
 
-// String keeps the token out of whatever is printed.
+// String hides the token when it is printed.
 func (t token) String() string {
 	return fmt.Sprintf("token until %s", t.expires.UTC().Format(time.RFC3339))
 }
