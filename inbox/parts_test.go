@@ -1,0 +1,168 @@
+package inbox
+
+// The parts of a mailbox by themselves.
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+func TestTheLastFiftyDecisionsAreShownNewestFirst(t *testing.T) {
+	for _, n := range []int{0, 1, maxDecisions - 1, maxDecisions, maxDecisions + 1, 3*maxDecisions + 7} {
+		var h history
+		for i := range n {
+			h.add(subscriptions.Decision{Device: fmt.Sprint(i)})
+		}
+		all := h.all()
+		if len(all) != min(n, maxDecisions) {
+			t.Errorf("%d of %d decisions are shown", len(all), n)
+		}
+		for i, d := range all {
+			if want := fmt.Sprint(n - 1 - i); d.Device != want {
+				t.Fatalf("of %d, decision %d is number %s, want %s", n, i, d.Device, want)
+			}
+		}
+	}
+}
+
+func TestTheNewestSixtyFourItemsAreRemembered(t *testing.T) {
+	var s seen
+	for i := range uint64(3 * maxSeen) {
+		if s.add(i) {
+			t.Fatalf("item %d is new, and known", i)
+		}
+		if !s.add(i) {
+			t.Fatalf("item %d is forgotten at once", i)
+		}
+	}
+	for i := uint64(2 * maxSeen); i < 3*maxSeen; i++ {
+		if !s.add(i) {
+			t.Errorf("item %d is forgotten", i)
+		}
+	}
+	if len(s.items) != maxSeen {
+		t.Errorf("%d items are remembered", len(s.items))
+	}
+	if s.add(2*maxSeen - 1) {
+		t.Error("an older item is still known")
+	}
+}
+
+func TestAPhoneIsInFlightUntilEachOfItsPushesHasEnded(t *testing.T) {
+	var f flight
+	a, b := subscriptions.Line{Token: "a", Topic: topic}, subscriptions.Line{Token: "b", Topic: topic}
+	if f.has(a) || !f.empty() {
+		t.Error("something is in flight before anything began")
+	}
+	f.begin(a)
+	f.begin(a)
+	f.begin(b)
+	f.end(b)
+	if !f.has(a) || f.has(b) || f.empty() {
+		t.Error("the wrong phone is in flight")
+	}
+	f.end(a)
+	if !f.has(a) || f.empty() {
+		t.Error("the second push to the phone has not ended")
+	}
+	f.end(a)
+	if f.has(a) || !f.empty() || len(f.lines) != 0 {
+		t.Error("a phone without a push costs something")
+	}
+}
+
+func TestLateAnswersThatWaitTogetherAreEnteredTogether(t *testing.T) {
+	var l late
+	if !l.add(lateAnswer{}) {
+		t.Error("nobody is at it, and nobody enters it")
+	}
+	if l.add(lateAnswer{}) {
+		t.Error("two are at it")
+	}
+	if n := len(l.take()); n != 2 {
+		t.Errorf("%d are entered together", n)
+	}
+	if l.add(lateAnswer{}) {
+		t.Error("two are at it")
+	}
+	if n := len(l.take()); n != 1 {
+		t.Errorf("%d are entered", n)
+	}
+	if n := len(l.take()); n != 0 || !l.add(lateAnswer{}) {
+		t.Error("the next answer is entered by nobody")
+	}
+}
+
+func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var tried []time.Duration
+		u := unreadable{}
+		u.again = func(item string, _ time.Time) {
+			tried = append(tried, time.Since(began))
+			if last, counted := u.try(item, began); !counted || last != (len(tried) == 2) {
+				t.Errorf("try %d: last %v, counted %v", len(tried)+1, last, counted)
+			}
+		}
+		if last, counted := u.try("item", began); last || !counted {
+			t.Errorf("the first try: last %v, counted %v", last, counted)
+		}
+		if last, counted := u.try("item", began); last || counted {
+			t.Errorf("a read before its time: last %v, counted %v", last, counted)
+		}
+		<-time.After(time.Hour)
+		if len(tried) != 2 || tried[0] != time.Minute || tried[1] != 6*time.Minute {
+			t.Errorf("it was tried again after %v", tried)
+		}
+	})
+}
+
+func TestNoMoreItemsAreTriedAgainThanTheBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := unreadable{again: func(string, time.Time) {}}
+		for i := range maxUnreadable {
+			if last, _ := u.try(fmt.Sprint(i), time.Now()); last {
+				t.Fatalf("item %d is given up at once", i)
+			}
+		}
+		if last, counted := u.try("one more", time.Now()); !last || !counted {
+			t.Error("one more than the bound is tried again")
+		}
+		u.close()
+	})
+}
+
+func TestARoundIsOverWithItsLastAnswer(t *testing.T) {
+	r := newRound()
+	r.left = 2
+	a := alert{device: &subscriptions.Device{ID: "a"}, keys: []mail.Key{{1}}}
+	if !r.answer(a, subscriptions.Answer{Result: subscriptions.Accepted}) {
+		t.Error("an answer before the draft is late")
+	}
+	select {
+	case <-r.first:
+	default:
+		t.Error("the first acceptance is not noticed")
+	}
+	r.leave()
+	select {
+	case <-r.all:
+		t.Error("it is over with an answer missing")
+	default:
+	}
+	r.leave()
+	<-r.all
+	r.close()
+	if r.open() {
+		t.Error("a push may begin in a closed round")
+	}
+	r.drafted = true
+	if r.answer(a, subscriptions.Answer{Result: subscriptions.Accepted}) {
+		t.Error("an answer after the draft is in time")
+	}
+}
