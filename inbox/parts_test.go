@@ -116,6 +116,7 @@ func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 			t.Errorf("a read before its time: last %v, counted %v", last, counted)
 		}
 		<-time.After(time.Hour)
+		synctest.Wait()
 		if len(tried) != 2 || tried[0] != time.Minute || tried[1] != 6*time.Minute {
 			t.Errorf("it was tried again after %v", tried)
 		}
