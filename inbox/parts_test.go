@@ -4,6 +4,7 @@ package inbox
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,9 +102,12 @@ func TestLateAnswersThatWaitTogetherAreEnteredTogether(t *testing.T) {
 func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
+		var mu sync.Mutex // between the callbacks of two timers
 		var tried []time.Duration
 		u := unreadable{}
 		u.again = func(item string, _ time.Time) {
+			mu.Lock()
+			defer mu.Unlock()
 			tried = append(tried, time.Since(began))
 			if last, counted := u.try(item, began); !counted || last != (len(tried) == 2) {
 				t.Errorf("try %d: last %v, counted %v", len(tried)+1, last, counted)
