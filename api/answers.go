@@ -6,6 +6,7 @@ package api
 import (
 	"time"
 
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -23,7 +24,17 @@ type Device struct {
 	Since       time.Time           `json:"since,omitzero"`
 	State       subscriptions.State `json:"state"`
 	Reason      string              `json:"reason,omitempty"`
+	Advice      string              `json:"advice,omitempty"` // what to do about the reason
 	NextTry     time.Time           `json:"next_try,omitzero"`
+}
+
+// DeviceState is how a device of a mailbox stands.
+type DeviceState struct {
+	ID      string              `json:"id"`
+	State   subscriptions.State `json:"state"`
+	Reason  string              `json:"reason,omitempty"`
+	Advice  string              `json:"advice,omitempty"`
+	NextTry time.Time           `json:"next_try,omitzero"`
 }
 
 // DevicePage is a page of the devices.
@@ -37,6 +48,7 @@ type Mailbox struct {
 	Address       string              `json:"address"`
 	State         subscriptions.State `json:"state"`
 	Reason        string              `json:"reason,omitempty"`
+	Advice        string              `json:"advice,omitempty"`
 	NextTry       time.Time           `json:"next_try,omitzero"`
 	Account       string              `json:"account,omitempty"` // the listener account
 	Location      *Location           `json:"location,omitempty"`
@@ -46,8 +58,9 @@ type Mailbox struct {
 	LastListing   time.Time           `json:"last_listing,omitzero"`
 	LastMessage   time.Time           `json:"last_message,omitzero"`
 	LastAlert     *Decision           `json:"last_alert,omitempty"`
-	Devices       []string            `json:"devices"`   // their ids
-	Decisions     []Decision          `json:"decisions"` // the newest first
+	Devices       []string            `json:"devices"`       // their ids
+	DeviceStates  []DeviceState       `json:"device_states"` // in the same order
+	Decisions     []Decision          `json:"decisions"`     // the newest first
 }
 
 // Location is where a mailbox lives.
@@ -69,6 +82,7 @@ type Decision struct {
 	Reason      outcome.Reason  `json:"reason,omitempty"`
 	Code        string          `json:"code,omitempty"`        // what the server answered, where the outcome is waiting
 	Explanation string          `json:"explanation,omitempty"` // the sentence of the reason
+	Advice      string          `json:"advice,omitempty"`      // what to do about it, where there is anything to be done
 	Received    time.Time       `json:"received,omitzero"`
 	Decided     time.Time       `json:"decided,omitzero"`
 	APNsID      string          `json:"apns_id,omitempty"`
@@ -86,6 +100,7 @@ type MailboxLine struct {
 	Address string              `json:"address"`
 	State   subscriptions.State `json:"state"`
 	Reason  string              `json:"reason,omitempty"`
+	Advice  string              `json:"advice,omitempty"`
 	NextTry time.Time           `json:"next_try,omitzero"` // zero: none is waited for
 	Account string              `json:"account,omitempty"` // the listener account
 	Devices int                 `json:"devices"`
@@ -102,6 +117,7 @@ type Status struct {
 	Accounts    []Account                   `json:"accounts"`
 	Credentials []Credential                `json:"credentials"`
 	StateStore  StateStore                  `json:"state_store"`
+	Conditions  []check.Condition           `json:"conditions"` // what is wrong now, the worst first
 }
 
 // Account is a listener account and its load.
@@ -110,9 +126,10 @@ type Account struct {
 	Name      string    `json:"name"`
 	Kind      string    `json:"kind"` // its authentication method, as the configuration calls it
 	Mailboxes int       `json:"mailboxes"`
-	Capacity  int       `json:"capacity"`          // of mailboxes
-	Streams   int       `json:"streams"`           // open
-	Reason    string    `json:"reason,omitempty"`  // why nothing is asked by it now, throttled or refused: a code, then words; empty: all is well
+	Capacity  int       `json:"capacity"`         // of mailboxes
+	Streams   int       `json:"streams"`          // open
+	Reason    string    `json:"reason,omitempty"` // why nothing is asked by it now, throttled or refused: a code, then words; empty: all is well
+	Advice    string    `json:"advice,omitempty"`
 	NextTry   time.Time `json:"next_try,omitzero"` // zero: none is waited for
 }
 
@@ -127,6 +144,7 @@ type Credential struct {
 type StateStore struct {
 	Reachable bool   `json:"reachable"`
 	Error     string `json:"error,omitempty"`
+	Advice    string `json:"advice,omitempty"`
 }
 
 // Problem is an error as the API tells it (RFC 9457). Its type is about:blank, so the title is that of the status.

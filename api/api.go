@@ -28,8 +28,8 @@ type Enrolments interface {
 	Device(id string) (subscriptions.Device, bool)
 	// Devices pages by id; mailbox is a parsed address, empty for all. next is empty at the end.
 	Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string)
-	// Standing of one device: its mailbox's state, or behind with its own reason and next try.
-	Standing(id string) (state subscriptions.State, reason string, next time.Time)
+	// Standing of one device: its mailbox's state, or one of its own.
+	Standing(id string) subscriptions.Standing
 }
 
 // Mailboxes say how they are listened to.
@@ -42,10 +42,11 @@ type Mailboxes interface {
 	Count() map[subscriptions.State]int
 }
 
-// Condition is what the rooms behind the API say of themselves, for the status.
-type Condition struct {
+// Overview is what the rooms behind the API say of themselves, for the status.
+type Overview struct {
 	Accounts    []Account
-	Credentials []expiry.Entry // the first to expire first
+	Credentials []expiry.Entry    // the first to expire first
+	Conditions  []check.Condition // what is wrong now, the worst first
 }
 
 // Options are what the API is made of; all are needed.
@@ -56,7 +57,8 @@ type Options struct {
 	Ready      func() error                // nil once the state is reachable and the first placement is made
 	Ping       func(context.Context) error // asks the state store
 	Test       func(ctx context.Context, device string) check.Report
-	Status     func() Condition
+	Overview   func() Overview
+	Advise     func(subscriptions.Standing) check.Breakage // what is wrong with a mailbox or a device; the zero value: nothing
 	Gatherer   prometheus.Gatherer
 	Metrics    prometheus.Registerer // of the API's own metrics
 	Log        *zap.Logger

@@ -102,11 +102,11 @@ func (b *book) Devices(mailbox, after string, limit int) (list []subscriptions.D
 	return list, ""
 }
 
-func (b *book) Standing(id string) (state subscriptions.State, reason string, next time.Time) {
+func (b *book) Standing(id string) subscriptions.Standing {
 	if id == "quiet" {
-		return "behind", "throttled", noon.Add(time.Minute)
+		return subscriptions.Standing{State: "behind", Reason: "throttled", Next: noon.Add(time.Minute)}
 	}
-	return "listening", "", time.Time{}
+	return subscriptions.Standing{State: "listening"}
 }
 
 func (b *book) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
@@ -115,7 +115,7 @@ func (b *book) Mailbox(address string) (subscriptions.Status, []subscriptions.De
 		return subscriptions.Status{}, nil, false
 	}
 	return subscriptions.Status{
-		State: subscriptions.Failing, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01",
+		Standing:   subscriptions.Standing{State: subscriptions.Failing, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01"},
 		Location:   mail.Location{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", How: "ews_url", Found: noon},
 		Subscribed: noon, LastHeartbeat: noon, LastHint: noon, LastListing: noon, LastMessage: noon,
 		Decisions: []subscriptions.Decision{
@@ -171,8 +171,14 @@ func newDesk(t testing.TB) *desk {
 			d.tested = append(d.tested, device)
 			return check.Report{Steps: []check.Step{{Name: "enrolment", OK: true}, {Name: "location", MS: 7, Error: "Autodiscover: nowhere", Advice: "look"}}}
 		},
-		Status: func() Condition {
-			return Condition{
+		Advise: func(s subscriptions.Standing) check.Breakage {
+			if s.Reason == "" {
+				return check.Breakage{}
+			}
+			return check.Breakage{Name: "it is " + s.Reason, Do: "mend " + s.Reason}
+		},
+		Overview: func() Overview {
+			return Overview{Conditions: []check.Condition{{Kind: check.KindExchange, Name: "headquarters", Level: check.LevelError, Since: noon, Count: 2, Reason: "connect", Cause: "c", Advice: "a"}},
 				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", NextTry: noon}},
 				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
 			}
@@ -295,7 +301,7 @@ func TestWhatMayBeLeftOutIsForTheConfigurationToDecide(t *testing.T) {
 func TestADeviceThatIsBehindSaysWhyAndUntilWhen(t *testing.T) {
 	d := newDesk(t)
 	is(t, d.ask(t, adminToken, "PUT", "/v1/devices/quiet", enrolment), 201,
-		strings.NewReplacer(`"phone"`, `"quiet"`, `"listening"`, `"behind", "reason": "throttled", "next_try": "2026-03-01T12:01:00Z"`).Replace(phone))
+		strings.NewReplacer(`"phone"`, `"quiet"`, `"listening"`, `"behind", "reason": "throttled", "advice": "mend throttled", "next_try": "2026-03-01T12:01:00Z"`).Replace(phone))
 }
 
 func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
@@ -526,11 +532,11 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
 	const at = `"2026-03-01T12:00:00Z"`
 	accepted := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "accepted", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f0000-0000-0000-0000-000000000000", "apns_status": 200}`
-	want := `{"address": "ann@contoso.com", "state": "failing", "reason": "HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
+	want := `{"address": "ann@contoso.com", "state": "failing", "reason": "HTTP 401: the password is wrong", "advice": "mend HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
 		"location": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com",
 			"server": "unknown", "how": "ews_url", "found": ` + at + `},
 		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + accepted + `,
-		"devices": ["phone"],
+		"devices": ["phone"], "device_states": [{"id": "phone", "state": "listening"}],
 		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "not_sent", "reason": "before_enrolment", "explanation": "The message was received before the device was enrolled.", "received": ` + at + `, "decided": ` + at + `}, ` + accepted + `]}`
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ANN%40Contoso.COM", ""), 200, want)
@@ -560,8 +566,9 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	}
 	s.Started, s.Uptime = time.Time{}, 0
 	want := Status{
-		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: StateStore{Error: "disk full"},
-		Mailboxes: map[subscriptions.State]int{"resolving": 0, "listening": 1, "polling": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "failing": 2},
+		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: StateStore{Error: "disk full", Advice: check.Advise(d.ping, check.Circumstances{Step: check.StepState}).Do},
+		Conditions: []check.Condition{{Kind: check.KindExchange, Name: "headquarters", Level: check.LevelError, Since: noon, Count: 2, Reason: "connect", Cause: "c", Advice: "a"}},
+		Mailboxes:  map[subscriptions.State]int{"resolving": 0, "listening": 1, "polling": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "failing": 2},
 		Accounts: []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
 			Reason: "HTTP 401: no", NextTry: noon}},
 		Credentials: []Credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},

@@ -26,12 +26,12 @@ const (
 )
 
 func (a *API) show(d subscriptions.Device) Device {
-	state, reason, next := a.Enrolments.Standing(d.ID)
+	s := a.Enrolments.Standing(d.ID)
 	return Device{
 		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
 		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange,
 		Created: d.Created.UTC(), Enrolled: d.Enrolled.UTC(), Since: d.Since.UTC(),
-		State: state, Reason: reason, NextTry: next.UTC(),
+		State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC(),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -22,10 +23,10 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 		return answer{}, errNoMailbox
 	}
 	m := Mailbox{
-		Address: address, State: s.State, Reason: s.Reason, NextTry: s.Next.UTC(), Account: s.Account,
+		Address: address, State: s.State, Reason: s.Reason, Advice: a.Advise(s.Standing).Do, NextTry: s.Next.UTC(), Account: s.Account,
 		Subscribed: s.Subscribed.UTC(), LastHeartbeat: s.LastHeartbeat.UTC(), LastHint: s.LastHint.UTC(),
 		LastListing: s.LastListing.UTC(), LastMessage: s.LastMessage.UTC(),
-		Devices: make([]string, len(devices)), Decisions: make([]Decision, len(s.Decisions)),
+		Devices: make([]string, len(devices)), DeviceStates: make([]DeviceState, len(devices)), Decisions: make([]Decision, len(s.Decisions)),
 	}
 	if s.Location != (mail.Location{}) {
 		m.Location = &Location{Exchange: s.Location.Entry, URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
@@ -35,9 +36,13 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 		m.Devices[i] = d.ID
 	}
 	slices.Sort(m.Devices)
+	for i, id := range m.Devices {
+		d := a.Enrolments.Standing(id)
+		m.DeviceStates[i] = DeviceState{ID: id, State: d.State, Reason: d.Reason, Advice: a.Advise(d).Do, NextTry: d.Next.UTC()}
+	}
 	for i, d := range s.Decisions {
 		m.Decisions[i] = Decision{
-			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(),
+			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(), Advice: check.Explain(d.Reason),
 			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status,
 		}
 		if m.LastAlert == nil && d.Status != 0 {
@@ -93,7 +98,7 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 		Version: a.Version, Started: a.started.UTC(), Uptime: int64(time.Since(a.started).Seconds()),
 		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: StateStore{Reachable: true},
 	}
-	c := a.Status()
+	c := a.Overview()
 	s.Accounts, s.Credentials = make([]Account, len(c.Accounts)), make([]Credential, len(c.Credentials))
 	for i, a := range c.Accounts {
 		a.NextTry = a.NextTry.UTC()
@@ -101,6 +106,11 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 	}
 	for i, e := range c.Credentials {
 		s.Credentials[i] = Credential{e.Kind, e.Name, e.At.UTC()}
+	}
+	s.Conditions = make([]check.Condition, len(c.Conditions))
+	for i, wrong := range c.Conditions {
+		wrong.Since, wrong.NextTry = wrong.Since.UTC(), wrong.NextTry.UTC()
+		s.Conditions[i] = wrong
 	}
 	counts := a.Mailboxes.Count()
 	for _, state := range subscriptions.States() {
@@ -112,7 +122,7 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 	defer cancel()
 	if err := a.Ping(ctx); err != nil {
-		s.StateStore = StateStore{Error: err.Error()}
+		s.StateStore = StateStore{Error: err.Error(), Advice: check.Advise(err, check.Circumstances{Step: check.StepState}).Do}
 	}
 	return answer{http.StatusOK, s}, nil
 }

@@ -103,7 +103,7 @@ func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 	schemas := contract(t).Components.Schemas
 	for name, answer := range map[string]any{
 		"Device": Device{}, "DevicePage": DevicePage{}, "Mailbox": Mailbox{}, "Location": Location{}, "Decision": Decision{},
-		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{},
+		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{}, "DeviceState": DeviceState{}, "Condition": check.Condition{},
 		"Account": Account{}, "Credential": Credential{}, "Report": check.Report{}, "Step": check.Step{},
 		"Problem": Problem{}, "FieldError": FieldError{},
 	} {

@@ -85,7 +85,8 @@ func (b *basic) asked(resp *http.Response, to *destination) error {
 		return nil
 	}
 	return &fault.Error{Op: opSignIn, Code: CodeNoBasic, Scope: fault.Account, Remedy: fault.Fix,
-		Text: proxy.Printable(host, maxHostText) + " does not ask for a password by Basic, but offers " + has.String() + "; the password is not sent"}
+		Text:     proxy.Printable(host, maxHostText) + " does not ask for a password by Basic, but offers " + has.String() + "; the password is not sent",
+		Evidence: has.evidence(host)}
 }
 
 // send sends a request with the password.

@@ -225,6 +225,10 @@ const errUnknownRealm = "unknown account type"
 
 // explain types an error of MSAL. It passes on nothing of MSAL's own errors, which may have the whole answer in them, with a token.
 func (s *tokenService) explain(ctx context.Context, err error) *fault.Error {
+	return s.explained(ctx, err).From(fault.TokenService)
+}
+
+func (s *tokenService) explained(ctx context.Context, err error) *fault.Error {
 	if e, ok := errors.AsType[*fault.Error](err); ok {
 		return account(e)
 	}

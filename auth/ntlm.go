@@ -245,6 +245,7 @@ func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, oth
 			}
 			return scheme + " " + base64.StdEncoding.EncodeToString(message), nil, nil
 		}
+		wrong.Evidence = has.evidence(req.URL.Host)
 		wrong.Code, wrong.Text = CodeNoNTLM, req.URL.Host+" does not offer NTLM but "+has.String()+"; nothing weaker is tried"
 		if has.scheme("NTLM") {
 			wrong.Code, wrong.Text = CodeNTLM, req.URL.Host+" offers NTLM, and has no challenge for its first message"
@@ -469,6 +470,18 @@ func (o offers) challenge(scheme string) []byte {
 		}
 	}
 	return nil
+}
+
+// evidence is what a host shows that offers this.
+func (o offers) evidence(host string) fault.Evidence {
+	e := fault.Evidence{Host: proxy.Printable(host, maxHostText), Status: http.StatusUnauthorized}
+	for _, offer := range o {
+		e.Offers = append(e.Offers, proxy.Printable(offer[0], maxOffer))
+	}
+	if len(o) == 0 {
+		e.Detail = fault.NoChallenge
+	}
+	return e
 }
 
 func (o offers) String() string {

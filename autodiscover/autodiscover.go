@@ -108,6 +108,14 @@ func New(o Options) *Client {
 // external) and the primary address as they are told. Its error is a *fault.Error: of the Mailbox where it is not known (then with Elsewhere) or
 // lives where no credentials may go, of the Account where no candidate accepts the credentials, else of the Server.
 func (c *Client) Find(ctx context.Context, address string) (mail.Location, error) {
+	at, err := c.find(ctx, address)
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		err = f.From(fault.Autodiscover)
+	}
+	return at, err
+}
+
+func (c *Client) find(ctx context.Context, address string) (mail.Location, error) {
 	address, err := mail.ParseAddress(address)
 	if err != nil {
 		return mail.Location{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}

@@ -30,6 +30,7 @@ type result struct {
 	status   int
 	location string // of a redirect, absolute; empty: none, or none that can be understood
 	body     []byte // not that of a redirect; longer than maxAnswer where it is too long
+	shows    fault.Evidence
 }
 
 // request sends a request when its turn has come, and reads the answer. It follows nothing.
@@ -58,8 +59,9 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 		return result{}, proxy.Explain(op, err)
 	}
 	defer resp.Body.Close()
+	shows := proxy.EvidenceOf(resp, fault.Autodiscover)
 	if redirects(resp.StatusCode) {
-		r := result{status: resp.StatusCode}
+		r := result{status: resp.StatusCode, shows: shows}
 		if to, err := resp.Location(); err == nil {
 			r.location = to.String()
 		}
@@ -69,7 +71,7 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	if err != nil {
 		return result{}, proxy.Explain(op, err)
 	}
-	return result{status: resp.StatusCode, body: answer}, nil
+	return result{status: resp.StatusCode, body: answer, shows: shows}, nil
 }
 
 // post asks an XML question: with credentials where they may go, and without at the bare mail domain; u is one of both.
@@ -98,16 +100,19 @@ func (c *Client) post(ctx context.Context, u, anchor, action string, question []
 }
 
 // refusal types a status that brings no answer to an XML question; nil: it does, or it redirects.
-func refusal(code int) *fault.Error {
+func (r result) refusal() *fault.Error {
+	code := r.status
+	e := &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: fmt.Sprintf("HTTP %d", code)}
 	switch {
 	case code == http.StatusOK, redirects(code):
 		return nil
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		return status(code, fault.Account, fault.Fix)
+		e = status(code, fault.Account, fault.Fix)
 	case code >= 500, code == http.StatusTooManyRequests:
-		return status(code, fault.Server, fault.Wait)
+		e = status(code, fault.Server, fault.Wait)
 	}
-	return &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: fmt.Sprintf("HTTP %d", code)}
+	e.Evidence = r.shows
+	return e
 }
 
 // status types an answer by its HTTP status.

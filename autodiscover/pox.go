@@ -62,7 +62,7 @@ func (s *search) askPOX(ctx context.Context, u, address string) (answer, *fault.
 	if failed != nil {
 		return answer{}, failed
 	}
-	failed = refusal(r.status)
+	failed = r.refusal()
 	if failed != nil && failed.Scope != fault.Account {
 		// A server may say with a status what it says in the answer too; only that speaks of the mailbox.
 		if _, said := parse(r.body); said != nil && said.Scope == fault.Mailbox {

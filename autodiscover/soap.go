@@ -59,7 +59,7 @@ func (c *Client) getUserSettings(ctx context.Context, u string, users []string) 
 		a, failed := r.moved()
 		return slices.Repeat([]reply{{answer: a}}, len(users)), failed
 	}
-	failed = refusal(r.status)
+	failed = r.refusal()
 	if r.status == http.StatusInternalServerError { // the status of a SOAP fault
 		if _, e := parseSOAP(r.body, users); e != nil && e.Code == CodeFault {
 			failed = e

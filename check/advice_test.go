@@ -236,9 +236,11 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		},
 			"the APNs key or certificate is for the other environment", "sandbox"},
 		{"a clock that is wrong, at APNs", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return apns(t, simulator.Fault{Reason: "ExpiredProviderToken"}) }, "the clock of this machine is wrong", "NTP"},
-		{"something else in APNs' place", Circumstances{Step: StepAPNs}, func(t *testing.T) error { return &fault.Error{Op: "APNs", Code: "HTTP 403", Remedy: fault.Fix} },
+		{"something else in APNs' place", Circumstances{Step: StepAPNs}, func(t *testing.T) error {
+			return &fault.Error{Op: "APNs", Code: "HTTP 403", Remedy: fault.Fix, Evidence: fault.Evidence{Peer: fault.APNs}}
+		},
 			"something between mailbell and APNs answers instead of APNs, or refuses", "ends TLS"},
-		{"a state file that is locked", Circumstances{Step: stepState}, func(t *testing.T) error {
+		{"a state file that is locked", Circumstances{Step: StepState}, func(t *testing.T) error {
 			file := filepath.Join(t.TempDir(), "mailbell.db")
 			first, err := subscriptions.OpenEmbedded(file)
 			if err != nil {
@@ -248,18 +250,18 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			_, err = subscriptions.OpenEmbedded(file)
 			return err
 		}, "a running mailbell holds the state file", "POST /v1/test-notifications"},
-		{"a state file without its folder", Circumstances{Step: stepState}, func(t *testing.T) error {
+		{"a state file without its folder", Circumstances{Step: StepState}, func(t *testing.T) error {
 			_, err := subscriptions.OpenEmbedded(filepath.Join(t.TempDir(), "none", "mailbell.db"))
 			return err
 		}, "the state cannot be opened", "state.path"},
-		{"a wrong password for Redis", Circumstances{Step: stepState}, func(t *testing.T) error {
+		{"a wrong password for Redis", Circumstances{Step: StepState}, func(t *testing.T) error {
 			address := refusingRedis(t, "WRONGPASS invalid username-password pair or user is disabled.")
 			return redis(t.Context(), subscriptions.RedisOptions{Address: address, Password: "wrong", Prefix: "mailbell"})
 		}, "Redis does not accept the password", "password_file"},
-		{"no password for Redis", Circumstances{Step: stepState}, func(t *testing.T) error {
+		{"no password for Redis", Circumstances{Step: StepState}, func(t *testing.T) error {
 			return redis(t.Context(), subscriptions.RedisOptions{Address: refusingRedis(t, "NOAUTH Authentication required."), Prefix: "mailbell"})
 		}, "Redis does not accept the password", "password_file"},
-		{"a Redis that is not there", Circumstances{Step: stepState}, func(t *testing.T) error {
+		{"a Redis that is not there", Circumstances{Step: StepState}, func(t *testing.T) error {
 			return redis(t.Context(), subscriptions.RedisOptions{Address: tcptest.Closed(t), Prefix: "mailbell"})
 		}, "Redis cannot be reached", "state.redis"},
 	} {
@@ -283,7 +285,7 @@ func TestWhateverElseHappensHasAnAdvice(t *testing.T) {
 	}
 	all := Breakages()
 	last := all[len(all)-1]
-	if last.when.codes != nil || last.when.texts != nil || last.when.remedy != 0 {
+	if last.Specific() || last.when.remedy != 0 {
 		t.Errorf("the last line of the table does not fit everything: %+v", last)
 	}
 }

@@ -76,8 +76,8 @@ type Attempt struct {
 // Running is the mailbell that runs with the same configuration. It has the state, so that it is who looks devices up and rings
 // them.
 type Running struct {
-	At    string // where it answers
-	State error  // why it does not reach its state; nil: it does
+	At         string      // where it answers
+	Conditions []Condition // what is wrong there now
 	// Test has it go the whole way for a device. Its error says why it has not set out.
 	Test func(ctx context.Context, device string) (Report, error)
 }
@@ -291,7 +291,8 @@ func (r *runner) reachProxy(ctx context.Context) {
 	r.try(ctx, "proxy", "connecting to "+r.Proxy, Circumstances{Step: stepProxy}, func(ctx context.Context) error {
 		c, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, "tcp", r.Proxy)
 		if err != nil {
-			return &fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait, Text: "the proxy " + r.Proxy + " cannot be reached", Err: err}
+			return &fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait, Text: "the proxy " + r.Proxy + " cannot be reached", Err: err,
+				Evidence: fault.Evidence{Peer: fault.Proxy, Detail: fault.ProxyAway}}
 		}
 		return c.Close()
 	})
@@ -403,12 +404,16 @@ func (r *runner) locate(ctx context.Context) {
 
 // state tells whether the state can be had, here or by the mailbell that runs.
 func (r *runner) state() {
-	c := Circumstances{Step: stepState}
+	c := Circumstances{Step: StepState}
 	switch {
 	case r.State != nil:
 		r.tell("state", "opening the state store", r.State.Took, c, r.State.Err)
 	case r.Running != nil:
-		r.told(Result{Name: "state", Tried: "asking the mailbell that runs at " + r.Running.At, Found: "it is held by the mailbell that runs at " + r.Running.At}, c, r.Running.State)
+		tried := "asking the mailbell that runs at " + r.Running.At
+		r.told(Result{Name: "state", Tried: tried, Found: "it is held by the mailbell that runs at " + r.Running.At}, c, nil)
+		for _, wrong := range r.Running.Conditions {
+			r.say(wrong.result(tried))
+		}
 	}
 }
 
@@ -548,7 +553,7 @@ func (r *runner) ring(ctx context.Context, device string) {
 			return
 		}
 	case r.NoEnrolments != nil:
-		r.tell(name+": "+StepEnrolment, tries[StepEnrolment], 0, Circumstances{Step: stepState}, r.NoEnrolments)
+		r.tell(name+": "+StepEnrolment, tries[StepEnrolment], 0, Circumstances{Step: StepState}, r.NoEnrolments)
 		return
 	default:
 		report = r.Way.Walk(ctx, device)

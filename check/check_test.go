@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -191,13 +190,19 @@ func TestAMailbellThatRunsIsAskedForItsStateAndForTheDevice(t *testing.T) {
 	if want := []string{"ok device phone: enrolment", "ok device phone: apns"}; !slices.Equal(lines[len(lines)-2:], want) || all["device phone: apns"].Took != 3*time.Millisecond {
 		t.Errorf("got %v, want %v at the end", lines, want)
 	}
-	in.Running.State = errors.New("dial tcp 127.0.0.1:6379: connect: connection refused")
+	in.Running.Conditions = []Condition{
+		{Kind: KindState, Level: LevelError, Count: 12, Reason: "dial tcp 127.0.0.1:6379: connect: connection refused", Cause: "Redis cannot be reached", Advice: doOf(t, "Redis cannot be reached")},
+		{Kind: KindExchange, Name: "headquarters", Level: LevelInfo, Count: 1, Reason: "ErrorItemCorrupt", Cause: "x", Advice: "y"},
+	}
 	in.Running.Test = func(context.Context, string) (Report, error) {
 		return Report{}, &fault.Error{Op: "test notification", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix}
 	}
 	_, all, fine = run(t, in, "", "phone")
-	if r := all["state"]; fine || r.State != Failed || r.Advice != doOf(t, "Redis cannot be reached") {
+	if r := all["running: state"]; fine || r.State != Failed || r.Advice != doOf(t, "Redis cannot be reached") || !strings.Contains(r.Error, "12 mailboxes") {
 		t.Errorf("fine: %v, %+v", fine, r)
+	}
+	if r := all["running: exchange headquarters"]; r.State != Warning || r.Advice != "y" {
+		t.Errorf("%+v", r)
 	}
 	if r := all["device phone"]; r.State != Failed || r.Advice != doOf(t, "the device is not enrolled") {
 		t.Errorf("%+v", r)

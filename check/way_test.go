@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"errors"
 	"net/url"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/credential"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
@@ -236,7 +236,7 @@ func TestAWayThatCannotBeginOrLeadsNowhereSaysSo(t *testing.T) {
 		t.Errorf("%+v\n%s", r, diff)
 	}
 	r = s.looking().Walk(t.Context(), "phone") // Autodiscover wants the password first
-	if diff := cmp.Diff([]string{"enrolment", "location!"}, names(r)); diff != "" || r.Steps[1].Advice != doOf(t, "the user name or password is wrong") {
+	if diff := cmp.Diff([]string{"enrolment", "location!"}, names(r)); diff != "" || r.Steps[1].Advice != doOf(t, "Autodiscover does not accept the user name or password") {
 		t.Errorf("%+v\n%s", r, diff)
 	}
 	way := s.way()
@@ -269,7 +269,7 @@ func (r refusing) Prepare(context.Context) error { return r.err }
 
 func TestWithoutATokenNobodySignsIn(t *testing.T) {
 	s := simulate(t, "")
-	s.account.Credential = refusing{err: errors.New("token: AADSTS7000222: the secret has expired")}
+	s.account.Credential = refusing{err: &fault.Error{Op: "token", Code: "AADSTS7000222", Scope: fault.Account, Remedy: fault.Fix}}
 	r := s.way().Walk(t.Context(), "phone")
 	if diff := cmp.Diff([]string{"enrolment", "location", "credential!"}, names(r)); diff != "" || r.Steps[2].Advice != doOf(t, "the client secret has expired") {
 		t.Errorf("%+v\n%s", r, diff)

@@ -143,7 +143,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 		// that leads to an alert.
 		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" {
 			resp.Body.Close()
-			return nil, a, contentError(op.name, CodeForeign, foreign("it is a web page (text/html)"))
+			return nil, a, pageError(op.name, resp)
 		}
 		return resp, a, nil
 	}

@@ -285,7 +285,8 @@ func (e *Error) Unwrap() error { return e.Fault }
 // newError makes an error of its row. asked is how long the server asks to wait; 0: it does not.
 func newError(op, code, text string, asked time.Duration, cause error) *Error {
 	row := lookup(code, text)
-	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Err: cause}
+	f := &fault.Error{Op: op, Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, After: row.After, Err: cause,
+		Evidence: fault.Evidence{Peer: fault.Exchange}}
 	row.follow(f)
 	if asked > 0 {
 		f.After = min(asked, maxBackOff)
@@ -340,6 +341,14 @@ func contentError(op, unparseable string, cause error) *Error {
 	return newError(op, unparseable, "", 0, cause)
 }
 
+// pageError types a web page where an answer of EWS belongs.
+func pageError(op string, resp *http.Response) *Error {
+	e := contentError(op, CodeForeign, foreign("it is a web page (text/html)"))
+	e.Fault.Evidence = proxy.EvidenceOf(resp, fault.Exchange)
+	e.Fault.Detail = fault.SignInPage
+	return e
+}
+
 // connError types an error of the connection. An error because the caller ended the context stays as it is, and so does one that is typed
 // already, such as the refusal of a credential or a proxy.
 func connError(ctx context.Context, op string, err error) error {
@@ -347,27 +356,34 @@ func connError(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ctx.Err())
 	}
 	f := proxy.Explain(op, err)
-	if _, typed := errors.AsType[*fault.Error](err); !typed && known(f.Code) {
-		row := lookup(f.Code, "")
-		if f.After == 0 {
-			f.After = row.After
+	if _, typed := errors.AsType[*fault.Error](err); !typed {
+		f.Peer = fault.Exchange
+		if known(f.Code) {
+			row := lookup(f.Code, "")
+			if f.After == 0 {
+				f.After = row.After
+			}
+			row.follow(f)
 		}
-		row.follow(f)
 	}
 	return &Error{Fault: f}
 }
 
 // httpError types an answer by its status only.
 func httpError(op string, resp *http.Response) *Error {
+	shows := proxy.EvidenceOf(resp, fault.Exchange)
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		e := newError(op, CodeRedirect, "", 0, nil)
-		if to, err := resp.Location(); err == nil {
-			e.Fault.Text += fmt.Sprintf("; it leads to %q", proxy.Printable(to.Host, maxServerText))
+		if shows.Leads != "" {
+			e.Fault.Text += fmt.Sprintf("; it leads to %q", shows.Leads)
 		}
+		e.Fault.Evidence = shows
 		return e
 	}
 	code := fmt.Sprintf("HTTP %d", resp.StatusCode)
 	// x-ms-diagnostics says why a token was refused, and X-EWS-Policy-Reason which policy of Exchange Online blocks EWS.
 	said := cmp.Or(resp.Header.Get("X-Ms-Diagnostics"), resp.Header.Get("X-Ews-Policy-Reason"))
-	return newError(op, code, said, backoff.RetryAfter(resp.Header, maxBackOff), nil)
+	e := newError(op, code, said, backoff.RetryAfter(resp.Header, maxBackOff), nil)
+	e.Fault.Evidence = shows
+	return e
 }

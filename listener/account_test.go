@@ -192,7 +192,7 @@ func TestANewCredentialIsTriedAtOnce(t *testing.T) {
 		s.enrol("new", bob)
 		s.pass(90 * time.Minute)
 		s.wantState(subscriptions.Failing, address(0))
-		if a := s.l.Load()[0].Accounts[0]; !strings.Contains(a.Blocked, "ErrorAccessDenied") || a.Next.IsZero() || a.Streams != 0 || a.Mailboxes != 21 {
+		if a := s.l.Load()[0].Accounts[0]; a.Blocked == nil || a.Blocked.Code != "ErrorAccessDenied" || a.Next.IsZero() || a.Streams != 0 || a.Mailboxes != 21 {
 			t.Errorf("%+v", a)
 		}
 		var all []*message
@@ -207,7 +207,7 @@ func TestANewCredentialIsTriedAtOnce(t *testing.T) {
 			s.listening("hq", address(i))
 			s.accepted(1, fmt.Sprint("d", i), m)
 		}
-		if a := s.l.Load()[0].Accounts[0]; a.Blocked != "" || a.Streams != 1 {
+		if a := s.l.Load()[0].Accounts[0]; a.Blocked != nil || a.Streams != 1 {
 			t.Errorf("%+v", a)
 		}
 	})

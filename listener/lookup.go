@@ -131,6 +131,7 @@ func (s *search) run(ctx context.Context) answered {
 		if a.err == nil {
 			return a
 		}
+		a.entry = e
 		if home := s.home(); !a.err.Elsewhere && home != nil { // nobody can say better
 			return answered{entry: home, at: s.known}
 		}

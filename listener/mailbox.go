@@ -41,6 +41,7 @@ type mailbox struct {
 	lost       time.Time    // it had a location, and has been looked for since then; zero: it has one, or never had
 	asked      []*entry     // who was asked for it, or would have been, when it was last looked up; nil: it never was
 	failing    *fault.Error // why the last look-up failed
+	where      *entry       // which of those that were asked said so; nil: none
 	outOfScope bool         // it did because of mailbox_servers
 	failures   int          // in a row
 	next       time.Time    // the next one
@@ -212,7 +213,7 @@ func (m *mailbox) find(ctx context.Context) answered {
 	}
 	a := m.seat(found.entry, s.account)
 	if a == nil {
-		return answered{err: found.entry.full()}
+		return answered{entry: found.entry, err: found.entry.full()}
 	}
 	if found.at.Primary != m.address() {
 		same, joined, err := m.l.o.Book.Name(ctx, m.box, found.at.Primary)
@@ -325,7 +326,7 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 		return
 	}
 	f := found.err
-	m.failing, m.outOfScope = f, found.outOfScope
+	m.failing, m.where, m.outOfScope = f, found.entry, found.outOfScope
 	again := m.due && (f != nil || m.doubted)
 	m.due, m.busy = again, again
 	if f == nil {

@@ -181,8 +181,8 @@ func TestACatchUpThatFailsWaitsAsItsServerSaysWhicheverServerAnswers(t *testing.
 		release()
 		s.in.TopicReady("com.contoso.mail", "production")
 		s.pass(time.Second)
-		if _, reason, next := s.l.Standing(s.book.Mailbox(alice), "behind"); time.Until(next) < 9*time.Minute {
-			t.Errorf("%s: the next try is in %v", reason, time.Until(next))
+		if got := s.l.Standing(s.book.Mailbox(alice), "behind"); time.Until(got.Next) < 9*time.Minute {
+			t.Errorf("%s: the next try is in %v", got.Reason, time.Until(got.Next))
 		}
 	})
 }

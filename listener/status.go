@@ -3,6 +3,7 @@ package listener
 // What is asked about the mailboxes and accounts. Status is read, not pushed.
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 	m := l.mailbox(box)
 	if m == nil {
-		return subscriptions.Status{State: subscriptions.Resolving}
+		return subscriptions.Status{Standing: subscriptions.Standing{State: subscriptions.Resolving}}
 	}
 	work := m.work.Status()
 	s := subscriptions.Status{
@@ -29,22 +30,12 @@ func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 		s.Location = k.location()
 		_, s.LastHeartbeat = k.member.Listening()
 	}
-	s.Account = m.accountName()
-	s.State, s.Reason, s.Next = m.state()
+	s.Standing = m.standing()
 	return s
 }
 
-func (m *mailbox) accountName() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.account == nil {
-		return ""
-	}
-	return m.account.Name
-}
-
-// state of the mailbox: of its look-up, then of reading it, then of listening to it.
-func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time) {
+// standing of the mailbox: of its look-up, then of reading it, then of listening to it.
+func (m *mailbox) standing() (s subscriptions.Standing) {
 	m.mu.Lock()
 	k, f, next := m.link, m.failing, m.next
 	outOfScope, covered := m.outOfScope, m.asked == nil || len(m.asked) > 0
@@ -52,68 +43,90 @@ func (m *mailbox) state() (s subscriptions.State, reason string, next time.Time)
 	if k == nil && m.entry != nil && m.account == nil {
 		full = m.entry.full()
 	}
+	switch {
+	case m.entry != nil:
+		s.Exchange = m.entry.Name
+	case m.where != nil:
+		s.Exchange = m.where.Name
+	}
+	if m.account != nil {
+		s.Account = m.account.Name
+	}
 	m.mu.Unlock()
+	s.Next = next
 	switch {
 	case full != nil:
-		return subscriptions.WaitingForCapacity, words(full), next
+		s.State, s.Reason, s.Fault = subscriptions.WaitingForCapacity, words(full), full
 	case outOfScope:
-		return subscriptions.OutOfScope, words(f), next
+		s.State, s.Reason, s.Fault = subscriptions.OutOfScope, words(f), f
 	case f != nil && !covered:
-		return subscriptions.Failing, words(f), next
+		s.State, s.Reason, s.Fault = subscriptions.Failing, words(f), f
 	case f != nil:
-		return subscriptions.Failing, f.Error(), next
+		s.State, s.Reason, s.Fault = subscriptions.Failing, f.Error(), f
 	case k == nil:
-		return subscriptions.Resolving, "", time.Time{}
+		s.State, s.Next = subscriptions.Resolving, time.Time{}
+	default:
+		s.State, s.Reason, s.Next, s.Fault = k.state()
 	}
-	return k.state()
+	return s
 }
 
 // words are the reason of a state: a code, then words.
 func words(f *fault.Error) string { return f.Code + ": " + f.Text }
 
 // state of a mailbox whose location is known. Listening means both: notifications reach us, and a listing that began after that is done.
-func (k *link) state() (s subscriptions.State, reason string, next time.Time) {
+func (k *link) state() (s subscriptions.State, reason string, next time.Time, why *fault.Error) {
 	work := k.m.work.Status()
-	if work.Failing != nil {
-		return subscriptions.Failing, work.Failing.Error(), work.Next
+	if f := work.Failing; f != nil {
+		return subscriptions.Failing, f.Error(), work.Next, f
 	}
 	if f, next := k.member.Failing(); f != nil {
 		nothing := f.Scope >= fault.Account || f.Scope < fault.Group && !work.Listed // neither told of nor listed
 		if nothing {
-			return subscriptions.Failing, f.Error(), next
+			return subscriptions.Failing, f.Error(), next, f
 		}
-		return subscriptions.Polling, f.Error(), next
+		return subscriptions.Polling, f.Error(), next, f
 	}
 	since, _ := k.member.Listening()
 	switch {
 	case since.IsZero():
-		return subscriptions.Resolving, "stream: being opened", time.Time{}
+		return subscriptions.Resolving, "stream: being opened", time.Time{}, nil
 	case !work.Listed:
-		return subscriptions.Resolving, "listing: under way", time.Time{}
+		return subscriptions.Resolving, "listing: under way", time.Time{}, nil
 	case len(k.account.entry.MailboxServers) > 0 && k.location().Server == "":
-		return subscriptions.Listening, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}
+		return subscriptions.Listening, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}, nil
 	}
-	return subscriptions.Listening, "", time.Time{}
+	return subscriptions.Listening, "", time.Time{}, nil
 }
 
 // Standing says how one device stands: as its mailbox does, or behind with its own reason.
-func (l *Listener) Standing(box *subscriptions.Mailbox, device string) (state subscriptions.State, reason string, next time.Time) {
+func (l *Listener) Standing(box *subscriptions.Mailbox, device string) subscriptions.Standing {
+	s := subscriptions.Standing{State: subscriptions.Resolving}
+	if m := l.mailbox(box); m != nil {
+		s = m.standing()
+	}
 	if b := box.Record().BehindOf(device); b != nil {
-		return subscriptions.BehindState, string(b.Reason), b.Next
+		s.State, s.Reason, s.Next, s.Fault = subscriptions.BehindState, string(b.Reason), b.Next, nil
 	}
-	m := l.mailbox(box)
-	if m == nil {
-		return subscriptions.Resolving, "", time.Time{}
+	return s
+}
+
+// Standings tells of each mailbox that is followed.
+func (l *Listener) Standings() iter.Seq2[string, subscriptions.Standing] {
+	return func(yield func(string, subscriptions.Standing) bool) {
+		for _, m := range l.mailboxes() {
+			if !yield(m.address(), m.standing()) {
+				return
+			}
+		}
 	}
-	return m.state()
 }
 
 // Count is how many mailboxes are in each state.
 func (l *Listener) Count() map[subscriptions.State]int {
 	n := map[subscriptions.State]int{}
 	for _, m := range l.mailboxes() {
-		s, _, _ := m.state()
-		n[s]++
+		n[m.standing().State]++
 	}
 	return n
 }
@@ -144,9 +157,9 @@ type Load struct {
 type AccountLoad struct {
 	Name      string
 	Mailboxes int
-	Streams   int       // open
-	Blocked   string    // why the account cannot work; empty: it can
-	Next      time.Time // when that is tried again
+	Streams   int          // open
+	Blocked   *fault.Error // why the account cannot work; nil: it can
+	Next      time.Time    // when that is tried again
 }
 
 // Load says what each exchange entry has to do, in the order of the configuration.
@@ -160,7 +173,7 @@ func (l *Listener) Load() []Load {
 		for _, a := range e.accounts {
 			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a), Streams: a.listening.Open()}
 			if blocked, next := a.state(); blocked != nil {
-				s.Blocked, s.Next = blocked.Error(), next
+				s.Blocked, s.Next = blocked, next
 			}
 			list[i].Accounts = append(list[i].Accounts, s)
 		}

@@ -74,7 +74,7 @@ func TestWhoseErrorItIsDecidesWhetherAMailboxIsPolled(t *testing.T) {
 				s.mailbox(alice).work.List()
 			}
 			k := &link{m: s.mailbox(alice), member: failing{f: &fault.Error{Code: "code", Scope: c.scope}}}
-			if got, reason, next := k.state(); got != c.want || !strings.Contains(reason, "code") || next.IsZero() {
+			if got, reason, next, why := k.state(); why == nil || got != c.want || !strings.Contains(reason, "code") || next.IsZero() {
 				t.Errorf("%s, listed %v: %s (%s)", c.scope, c.listed, got, reason)
 			}
 			s.pass(2 * time.Minute)
@@ -92,16 +92,16 @@ func TestADeviceStandsAsItsMailboxDoesOrBehind(t *testing.T) {
 		s.hq.come(alice)
 		s.pass(time.Minute)
 		box := s.book.Mailbox(alice)
-		if state, _, _ := s.l.Standing(box, "a"); state != subscriptions.Listening {
-			t.Errorf("a is %s", state)
+		if got := s.l.Standing(box, "a"); got.State != subscriptions.Listening {
+			t.Errorf("a is %s", got.State)
 		}
-		if state, reason, _ := s.l.Standing(box, "behind"); state != subscriptions.BehindState || reason != "topic_away" {
-			t.Errorf("the other is %s: %s", state, reason)
+		if got := s.l.Standing(box, "behind"); got.State != subscriptions.BehindState || got.Reason != "topic_away" {
+			t.Errorf("the other is %s: %s", got.State, got.Reason)
 		}
 		s.remove("a")
 		s.remove("behind")
-		if state, _, _ := s.l.Standing(box, "a"); state != subscriptions.Resolving {
-			t.Errorf("without a mailbox: %s", state)
+		if got := s.l.Standing(box, "a"); got.State != subscriptions.Resolving {
+			t.Errorf("without a mailbox: %s", got.State)
 		}
 		if st := s.l.Status(box); st.State != subscriptions.Resolving {
 			t.Errorf("%+v", st)

@@ -54,6 +54,10 @@ func Explain(op string, err error) *fault.Error {
 	switch cert, kind := failed(err); {
 	case kind == CodeCertificate:
 		e.Code, e.Remedy, e.Text = kind, fault.Fix, "the server's "+describe(cert, err)
+		e.Detail = flawOf(cert, err)
+	case wantsCertificate(err):
+		e.Code, e.Remedy, e.Text = CodeTLS, fault.Fix, "the server wants a certificate of this client, and mailbell has none for it"
+		e.Detail = fault.ClientUnknown
 	case kind == CodeTLS:
 		e.Code, e.Remedy, e.Text = kind, fault.Fix, "no TLS connection could be agreed on"
 	case kind == CodeTimeout:
@@ -97,6 +101,67 @@ func failed(err error) (*x509.Certificate, string) {
 		return nil, CodeTLS
 	}
 	return nil, CodeNetwork
+}
+
+// The words of crypto/tls for the alert with which a server says that it wants a certificate of the client (RFC 8446 section 6.2); they
+// have no exported type. A test holds them against the Go that is used.
+const (
+	opAlert              = "remote error"
+	textCertificateAlert = "tls: certificate required"
+)
+
+func wantsCertificate(err error) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == opAlert && e.Err != nil && e.Err.Error() == textCertificateAlert
+}
+
+// flawOf is what is wrong with a certificate, for who chooses by it.
+func flawOf(c *x509.Certificate, err error) fault.Detail {
+	if c == nil {
+		return fault.None
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return fault.OtherName
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		if e.Reason == x509.Expired {
+			return fault.Untimely
+		}
+		return fault.None
+	}
+	if _, ok := errors.AsType[x509.SystemRootsError](err); ok {
+		return fault.NoRoots
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
+		return fault.None
+	}
+	if untimelyAuthority(err) != nil {
+		return fault.Untimely
+	}
+	if roots, err := x509.SystemCertPool(); err != nil || roots.Equal(x509.NewCertPool()) {
+		return fault.NoRoots
+	}
+	return fault.UnknownIssuer
+}
+
+// untimelyAuthority is the authority in the chain whose dates are wrong; nil: none. crypto/x509 then finds no chain and knows no authority.
+func untimelyAuthority(err error) *x509.Certificate {
+	e, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	if !ok || len(e.UnverifiedCertificates) == 0 {
+		return nil
+	}
+	for _, authority := range e.UnverifiedCertificates[1:] {
+		if now := time.Now(); now.After(authority.NotAfter) || now.Before(authority.NotBefore) {
+			return authority
+		}
+	}
+	return nil
+}
+
+// OfTLS says whether an error is one of a handshake, or of a certificate.
+func OfTLS(err error) bool {
+	_, kind := failed(err)
+	return kind == CodeTLS || kind == CodeCertificate
 }
 
 // describe names what an administrator needs to know of a certificate that was refused, and what is wrong with it.
@@ -152,12 +217,8 @@ func flaw(c *x509.Certificate, err error) string {
 		return "it cannot be verified"
 	}
 	// If the certificate of an authority has expired, crypto/x509 only says that the authority is unknown.
-	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		for _, authority := range e.UnverifiedCertificates[1:] {
-			if now := time.Now(); now.After(authority.NotAfter) || now.Before(authority.NotBefore) {
-				return "the certificate of the authority " + identity(authority) + untimely(authority)
-			}
-		}
+	if authority := untimelyAuthority(err); authority != nil {
+		return "the certificate of the authority " + identity(authority) + untimely(authority)
 	}
 	if bytes.Equal(c.RawIssuer, c.RawSubject) {
 		return "it was issued by itself: if it is the right one, put it into ca_file"

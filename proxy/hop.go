@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/challenge"
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
@@ -183,9 +184,9 @@ func (h *hop) Read(b []byte) (int, error) {
 		switch b[0] {
 		case 'H':
 		case recordAlert, recordHandshake:
-			return 0, proxyError(h.proxy, fault.Fix, inTLS, nil)
+			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, inTLS, nil)
 		default:
-			return 0, proxyError(h.proxy, fault.Fix, "does not answer CONNECT in HTTP: is it a proxy of another kind?", nil)
+			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, "does not answer CONNECT in HTTP: is it a proxy of another kind?", nil)
 		}
 	}
 	return n, h.explain(err)
@@ -202,15 +203,16 @@ func (h *hop) explain(err error) error {
 	case err == nil || h.beyond.Load():
 		return err
 	case h.expired.Load(), errors.Is(err, os.ErrDeadlineExceeded): // net/http sets deadlines for SOCKS5
-		return proxyError(h.proxy, fault.Wait, "did not answer in time", err)
+		return proxyError(h.proxy, fault.Wait, fault.ProxyAway, "did not answer in time", err)
 	}
-	return proxyError(h.proxy, fault.Wait, "closed the connection without an answer", err)
+	return proxyError(h.proxy, fault.Wait, fault.ProxyAway, "closed the connection without an answer", err)
 }
 
 // proxyError is an error of the proxy at host:port; what completes the sentence.
-func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fault.Error {
+func proxyError(proxy string, remedy fault.Remedy, detail fault.Detail, what string, cause error) *fault.Error {
 	e := &fault.Error{Op: "connect", Code: CodeProxy, Scope: fault.Server, Remedy: remedy, After: shortly,
-		Text: Printable("the proxy "+proxy+" "+what, 2*maxText)}
+		Text:     Printable("the proxy "+proxy+" "+what, 2*maxText),
+		Evidence: fault.Evidence{Peer: fault.Proxy, Host: Printable(proxy, maxText), Detail: detail}}
 	if remedy == fault.Fix {
 		e.After = refusedPause
 	}
@@ -224,18 +226,18 @@ func proxyError(proxy string, remedy fault.Remedy, what string, cause error) *fa
 func unreachable(proxy string, err error) *fault.Error {
 	if m, ok := errors.AsType[*mismatch](err); ok {
 		if m.refusesTLS() {
-			return proxyError(proxy, fault.Fix, "agrees on no TLS connection: is it one of the scheme http?", m)
+			return proxyError(proxy, fault.Fix, fault.ProxyKind, "agrees on no TLS connection: is it one of the scheme http?", m)
 		}
-		return proxyError(proxy, fault.Wait, "answers in plain text where TLS was expected", m)
+		return proxyError(proxy, fault.Wait, fault.ProxyAway, "answers in plain text where TLS was expected", m)
 	}
 	if cert, kind := failed(err); kind == CodeCertificate {
-		return proxyError(proxy, fault.Fix, "cannot be used: its "+describe(cert, err), err)
+		return proxyError(proxy, fault.Fix, flawOf(cert, err), "cannot be used: its "+describe(cert, err), err)
 	} else if kind == CodeTLS {
-		return proxyError(proxy, fault.Fix, "agrees on no TLS connection: is it one of the scheme http?", err)
+		return proxyError(proxy, fault.Fix, fault.ProxyKind, "agrees on no TLS connection: is it one of the scheme http?", err)
 	} else if kind == CodeName {
-		return proxyError(proxy, fault.Wait, "cannot be reached: its name could not be looked up", err)
+		return proxyError(proxy, fault.Wait, fault.ProxyAway, "cannot be reached: its name could not be looked up", err)
 	}
-	return proxyError(proxy, fault.Wait, "cannot be reached", err)
+	return proxyError(proxy, fault.Wait, fault.ProxyAway, "cannot be reached", err)
 }
 
 // refusal is the transport's OnProxyConnectResponse: what an HTTP proxy answered to CONNECT.
@@ -247,13 +249,15 @@ func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Resp
 	if err != nil {
 		return err
 	}
-	remedy, what := fault.Fix, "does not connect to"
+	remedy, detail, what := fault.Fix, fault.None, "does not connect to"
+	offers := challenge.Schemes(slices.Concat(resp.Header.Values("Proxy-Authenticate"), resp.Header.Values("Www-Authenticate")))
 	switch {
 	// Older versions of tinyproxy ask for a user name and password with 401, a status of servers.
 	case resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized:
-		what = wanted(via.User != nil, resp.Header) + " before it connects to"
+		detail, what = wanted(via.User != nil, offers)
+		what += " before it connects to"
 	case resp.StatusCode == http.StatusForbidden:
-		what = "does not let mailbell through to"
+		detail, what = fault.ProxyDenies, "does not let mailbell through to"
 	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusInternalServerError:
 		remedy, what = fault.Wait, "cannot reach"
 	}
@@ -261,23 +265,20 @@ func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Resp
 	if squid := resp.Header.Get("X-Squid-Error"); squid != "" {
 		reason += ", " + squid // ERR_DNS_FAIL, ERR_CONNECT_FAIL: more than the status tells
 	}
-	return proxyError(net.JoinHostPort(host, port), remedy, fmt.Sprintf("%s %s: %s", what, req.Host, Printable(reason, maxText)), nil)
+	e := proxyError(net.JoinHostPort(host, port), remedy, detail, fmt.Sprintf("%s %s: %s", what, req.Host, Printable(reason, maxText)), nil)
+	e.Status, e.Offers = resp.StatusCode, offers
+	return e
 }
 
-// wanted says how a proxy wants mailbell to sign in, from its challenges (RFC 9110 section 11.7.1).
-func wanted(given bool, answer http.Header) string {
-	var schemes []string
-	for _, c := range slices.Concat(answer.Values("Proxy-Authenticate"), answer.Values("Www-Authenticate")) {
-		scheme, _, _ := strings.Cut(strings.TrimSpace(c), " ")
-		schemes = append(schemes, scheme)
-	}
+// wanted says how a proxy wants mailbell to sign in, from the schemes that it offers (RFC 9110 section 11.7.1).
+func wanted(given bool, offers []string) (fault.Detail, string) {
 	switch {
-	case len(schemes) > 0 && !slices.ContainsFunc(schemes, func(s string) bool { return strings.EqualFold(s, "Basic") }):
-		return "wants a sign-in by " + Printable(strings.Join(schemes, ", "), maxText/3) + ", and mailbell signs in to a proxy by Basic only,"
+	case len(offers) > 0 && !challenge.Has(offers, "Basic"):
+		return fault.ProxyScheme, "wants a sign-in by " + Printable(strings.Join(offers, ", "), maxText/3) + ", and mailbell signs in to a proxy by Basic only,"
 	case given:
-		return "does not accept the user name and password"
+		return fault.ProxySignIn, "does not accept the user name and password"
 	}
-	return "wants a user name and password"
+	return fault.ProxySignIn, "wants a user name and password"
 }
 
 // The texts of net/http's SOCKS5 client, whose errors have no exported type or value. A test compares them with the Go in use.
@@ -296,17 +297,17 @@ func socksRefusal(err error) *fault.Error {
 		return nil
 	}
 	text := e.Err.Error()
-	remedy, what := fault.Fix, "does not connect to"
+	remedy, detail, what := fault.Fix, fault.None, "does not connect to"
 	reason, replied := strings.CutPrefix(text, textSOCKSReply)
 	switch {
 	case text == textSOCKSMethods:
-		what = "accepts none of mailbell's methods to sign in, before it connects to"
+		detail, what = fault.ProxyScheme, "accepts none of mailbell's methods to sign in, before it connects to"
 	case text == textSOCKSAuth:
-		what = "does not accept the user name and password before it connects to"
+		detail, what = fault.ProxySignIn, "does not accept the user name and password before it connects to"
 	case reason == textSOCKSRuleset:
-		what = "does not let mailbell through to"
+		detail, what = fault.ProxyDenies, "does not let mailbell through to"
 	case replied:
 		remedy, what = fault.Wait, "cannot reach"
 	}
-	return proxyError(e.Source.String(), remedy, what+" "+e.Addr.String()+": "+reason, nil)
+	return proxyError(e.Source.String(), remedy, detail, what+" "+e.Addr.String()+": "+reason, nil)
 }

@@ -72,7 +72,7 @@ func (o *opening) Read(b []byte) (int, error) {
 		o.past = true
 		if (b[0] == recordAlert || b[0] == recordHandshake) && (n == 1 || b[1] == recordVersion) {
 			if o.proxy != "" {
-				return 0, proxyError(o.proxy, fault.Fix, inTLS, nil)
+				return 0, proxyError(o.proxy, fault.Fix, fault.ProxyKind, inTLS, nil)
 			}
 			return 0, &mismatch{secure: true}
 		}

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/proxy"
 	"github.com/sideshow/apns2"
 	"go.uber.org/zap"
 )
@@ -21,6 +23,10 @@ const askTimeout = dialTimeout + answerTimeout
 // proving is the pause before a new credential that was refused is tried again. APNs may not know a key in its first minutes; after
 // that it takes a person.
 var proving = backoff.Policy{First: time.Minute, Max: time.Hour}
+
+// errSilent is a connection to APNs that ended before anything was answered on it.
+var errSilent = &fault.Error{Op: "APNs", Code: proxy.CodeNetwork, Scope: fault.Server, Remedy: fault.Wait, Text: "the connection ended before anything was answered on it",
+	Evidence: fault.Evidence{Peer: fault.APNs}}
 
 // access is a credential and its connections. APNs does not take two keys on one connection, so each has its own.
 type access struct {
@@ -86,7 +92,7 @@ func (a *access) notConnected(err error) {
 	}
 	a.mu.Unlock()
 	if a.serves() {
-		a.gateway.cutOff(a.credential)
+		a.gateway.cutOff(a.credential, err)
 	}
 }
 
@@ -97,7 +103,7 @@ func (a *access) disconnected(why string, answered bool) {
 	a.open--
 	a.mu.Unlock()
 	if !answered && a.serves() {
-		a.gateway.cutOff(a.credential)
+		a.gateway.cutOff(a.credential, errSilent)
 	}
 }
 

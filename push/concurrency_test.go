@@ -55,7 +55,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 					g.leave()
 				}
 			}
-			atOnce(enter, g.failed, func() { g.giveUp() }, func() { g.state() }, g.worked, g.reached, func() { g.cutOff(a.credential) },
+			atOnce(enter, func() { g.failed(response{status: 503}) }, func() { g.giveUp() }, func() { g.state() }, g.worked, g.reached, func() { g.cutOff(a.credential, errSilent) },
 				func() { g.close(response{access: a, status: 403}) }, func() { g.offer(nil) }, func() { g.take(a) })
 		},
 		"a credential with its connections": func(_ *testing.T, b *bench) {

@@ -40,6 +40,7 @@ var retrying = backoff.Policy{First: 50 * time.Millisecond, Max: 5 * time.Second
 func (s *Sender) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
 	a := s.push(ctx, n)
 	a.At = time.Now()
+	s.refusals.note(n, a)
 	return a
 }
 
@@ -160,7 +161,7 @@ func (d *delivery) attempt(held context.Context) response {
 	if r.status == 0 {
 		d.unknown = d.unknown || r.written
 		if held.Err() == nil && !r.isOurs() {
-			d.gateway.failed()
+			d.gateway.failed(r)
 		}
 	}
 	return r

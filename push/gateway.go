@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 	"go.uber.org/zap"
@@ -67,6 +68,7 @@ type gateway struct {
 	offered     *access        // a new one that has to prove itself; nil: none
 	under       int            // notifications under way
 	failing     time.Time      // since when nothing was answered, while something was tried; zero: it answers
+	last        *fault.Error   // what came back last that was no answer of an APNs that works; nil: nothing
 	unreachable bool           // there is no connection, and the last one was not had or answered nothing
 	shut        outcome.Reason // why nothing is let in, TopicAway or Credentials; empty: open
 	recovered   chan struct{}  // closed when it answers again
@@ -93,9 +95,10 @@ func (g *gateway) leave() {
 }
 
 // failed notes that an attempt came to nothing.
-func (g *gateway) failed() {
+func (g *gateway) failed(r response) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.cameBackLocked(r.fault())
 	if g.failing.IsZero() {
 		g.failing = time.Now()
 	}
@@ -124,6 +127,7 @@ func (g *gateway) close(refused response) bool {
 	if !refused.access.serves() {
 		return false
 	}
+	g.cameBackLocked(refused.fault())
 	g.shutLocked(outcome.Credentials, refused.why().Sentence(), zap.Int("status", refused.status), zap.String("answer", string(refused.why())))
 	return true
 }
@@ -182,7 +186,7 @@ func (g *gateway) worked() {
 		close(g.recovered)
 		g.recovered = make(chan struct{})
 	}
-	g.failing, g.shut = time.Time{}, ""
+	g.failing, g.shut, g.last = time.Time{}, "", nil
 	g.mu.Unlock()
 	if opened {
 		g.log.Info("alerts are sent again")
@@ -227,6 +231,7 @@ func (g *gateway) probe(ctx context.Context) {
 			return
 		}
 		r := g.attempt(ctx, probeOf(g.apps[0].topic), always)
+		g.told(r)
 		if r.status == 0 {
 			continue
 		}
@@ -242,6 +247,15 @@ func (g *gateway) probe(ctx context.Context) {
 		case does == keepToken:
 			r.access.credential.keep()
 		}
+	}
+}
+
+// told notes what came back for a probe.
+func (g *gateway) told(r response) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.refusal() != nil {
+		g.cameBackLocked(r.fault())
 	}
 }
 
@@ -264,9 +278,10 @@ func (g *gateway) reached() {
 }
 
 // cutOff notes that there is no connection, or none that answers. With a certificate that has expired there will be none.
-func (g *gateway) cutOff(c *credential) {
+func (g *gateway) cutOff(c *credential, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.cameBackLocked(err)
 	g.unreachable = true
 	if expired := c.expires(); !expired.IsZero() && expired.Before(time.Now()) {
 		g.shutLocked(outcome.Credentials, "The certificate has expired.", zap.Time("expired", expired.UTC()))

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
 	"golang.org/x/net/http2"
@@ -55,6 +56,12 @@ var (
 	errClosed  = errors.New("the sender is closed")
 	errLeft    = errors.New("these connections are not used any more")
 )
+
+// CodeHTTP2 is the fault.Error.Code of a server that does not speak HTTP/2, which Apple's does.
+const CodeHTTP2 = "no HTTP/2"
+
+var errNoHTTP2 = &fault.Error{Op: "connect to APNs", Code: CodeHTTP2, Scope: fault.Server, Remedy: fault.Fix, Text: "the server does not speak HTTP/2: something between here and APNs ends TLS",
+	Evidence: fault.Evidence{Peer: fault.APNs, Detail: fault.Intercepted}}
 
 // pool gives out the turns on all connections to one host.
 type pool struct {
@@ -89,7 +96,7 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 	seen := t.TLSClientConfig.VerifyConnection
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
 		if s.NegotiatedProtocol != "h2" {
-			return errors.New("the server does not speak HTTP/2: something between here and APNs ends TLS")
+			return errNoHTTP2
 		}
 		if seen == nil {
 			return nil
@@ -167,7 +174,7 @@ func (p *pool) dial(ctx context.Context) (*connection, error) {
 	defer cancel()
 	cc, err := proxy.ClientConn(ctx, p.transport, p.scheme, p.host)
 	if err != nil {
-		return nil, proxy.Explain("connect to APNs", err)
+		return nil, proxy.Explain("connect to APNs", err).From(fault.APNs)
 	}
 	c := &connection{cc: cc, changed: make(chan struct{}, 1), opened: make(chan struct{}, 1), retired: make(chan struct{})}
 	cc.SetStateHook(func(*http.ClientConn) { signal(c.changed) })

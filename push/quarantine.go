@@ -43,6 +43,17 @@ func (q *quarantine) holds(n subscriptions.Notification) bool {
 	return time.Now().Before(e.until) && !n.Enrolled.After(e.enrolled)
 }
 
+// until is when APNs is asked about a phone again; zero: it may be asked now.
+func (q *quarantine) until(p subscriptions.Phone, enrolled time.Time) time.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e := q.phones[p]
+	if !time.Now().Before(e.until) || enrolled.After(e.enrolled) {
+		return time.Time{}
+	}
+	return e.until
+}
+
 // begin takes a phone in, for longer than the last time, and returns when APNs may be asked again.
 func (q *quarantine) begin(n subscriptions.Notification) time.Time {
 	q.mu.Lock()

@@ -23,7 +23,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 	case does.works():
 		d.gateway.worked()
 	case does == again || does == keepToken:
-		d.gateway.failed()
+		d.gateway.failed(r)
 	}
 	switch does {
 	case accept:

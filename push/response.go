@@ -46,14 +46,14 @@ func (r response) fault() error {
 	case r.reason == outcome.NotSendable:
 		return &fault.Error{Op: op, Code: string(r.reason), Scope: fault.Message, Remedy: fault.GiveUp, Text: r.reason.Sentence()}
 	case r.status == 0:
-		return proxy.Explain(op, r.err)
+		return proxy.Explain(op, r.err).From(fault.APNs)
 	}
 	code := string(r.reason)
 	if r.why() == outcome.Other {
 		code = "HTTP " + strconv.Itoa(r.status)
 	}
 	scope, remedy := ruleFor(r.status, r.reason).reaction.fault()
-	return &fault.Error{Op: op, Code: code, Text: r.why().Sentence(), Scope: scope, Remedy: remedy}
+	return &fault.Error{Op: op, Code: code, Text: r.why().Sentence(), Scope: scope, Remedy: remedy, Evidence: fault.Evidence{Peer: fault.APNs, Status: r.status}}
 }
 
 // refusal is what a response to a probe says against the credential, or the way to APNs; nil: the answer that shows that both are

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -53,16 +55,53 @@ func (d *desk) Devices(mailbox, after string, limit int) ([]subscriptions.Device
 	return d.book.Devices(mailbox, after, limit)
 }
 
-func (d *desk) Standing(id string) (state subscriptions.State, reason string, next time.Time) {
+// Standing of one device: as its mailbox stands, behind for a reason of its own, or as APNs says of it.
+func (d *desk) Standing(id string) subscriptions.Standing {
 	device, ok := d.book.Device(id)
 	if !ok {
-		return "", "", time.Time{}
+		return subscriptions.Standing{}
 	}
 	m := d.book.Mailbox(device.Mailbox)
 	if m == nil { // removed just now
-		return "", "", time.Time{}
+		return subscriptions.Standing{}
 	}
-	return d.listener.Standing(m, id)
+	s := d.listener.Standing(m, id)
+	reason, next, f := d.sender.Standing(device.Phone(), device.Enrolled)
+	switch {
+	case reason == "":
+		if s.State == subscriptions.BehindState {
+			s.Fault = reasonFault(s.Reason)
+		}
+		return s
+	case s.State == subscriptions.BehindState && s.Reason != string(reason): // what it waits for, and not what would come then
+		s.Fault = reasonFault(s.Reason)
+		return s
+	case s.State == subscriptions.BehindState:
+	case reason == outcome.Quarantined:
+		s.State, s.Next = subscriptions.QuarantinedState, next
+	case reason == outcome.TopicAway, reason == outcome.Credentials, reason == outcome.NoTopic:
+		s.State, s.Next = subscriptions.Failing, next
+	default:
+		s.State, s.Next = subscriptions.RefusedState, next
+	}
+	s.Reason, s.Fault = string(reason), f
+	if f == nil {
+		s.Fault = reasonFault(s.Reason)
+	}
+	return s
+}
+
+// reasonFault is a reason of an outcome as an error, for whoever seeks advice about it.
+func reasonFault(reason string) *fault.Error {
+	return &fault.Error{Code: reason, Text: outcome.Reason(reason).Sentence(), Remedy: fault.Retry}
+}
+
+// Advise names what is wrong with a mailbox or a device, and what to do about it.
+func (r *rooms) Advise(s subscriptions.Standing) check.Breakage {
+	if s.Fault == nil {
+		return check.Breakage{}
+	}
+	return check.Advise(s.Fault, r.links.circumstances(s.Exchange, s.Account))
 }
 
 func (d *desk) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
@@ -96,7 +135,7 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 			return list, list[limit-1].Address
 		}
 		list = append(list, api.MailboxLine{
-			Address: address(m), State: s.State, Reason: s.Reason, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
+			Address: address(m), State: s.State, Reason: s.Reason, Advice: d.Advise(s.Standing).Do, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
 		})
 	}
 	return list, ""
@@ -104,19 +143,23 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 
 func (d *desk) Count() map[subscriptions.State]int { return d.listener.Count() }
 
-// condition is how the accounts and credentials stand.
-func (d *desk) condition() api.Condition {
-	c := api.Condition{Credentials: d.service.calendar.List()}
+// overview is how the accounts and credentials stand, and what is wrong.
+func (d *desk) overview() api.Overview {
+	o := api.Overview{Credentials: d.service.calendar.List(), Conditions: d.conditions.now(d.wrong())}
 	for _, e := range d.listener.Load() {
 		for _, a := range e.Accounts {
 			account := api.Account{
-				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, Reason: a.Blocked, NextTry: a.Next,
+				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, NextTry: a.Next,
+			}
+			if a.Blocked != nil {
+				account.Reason = a.Blocked.Error()
+				account.Advice = check.Advise(a.Blocked, d.links.circumstances(e.Exchange, a.Name)).Do
 			}
 			if own := d.links.find(e.Exchange, a.Name); own != nil {
 				account.Kind, account.Capacity = own.described.Load().Method, own.entry.MailboxesPerAccount
 			}
-			c.Accounts = append(c.Accounts, account)
+			o.Accounts = append(o.Accounts, account)
 		}
 	}
-	return c
+	return o
 }

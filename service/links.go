@@ -199,6 +199,20 @@ func (l *links) find(entry, name string) *account {
 	return nil
 }
 
+// circumstances are those of an error that was met in an entry, by an account of it; empty: it is not known which.
+func (l *links) circumstances(entry, name string) (c check.Circumstances) {
+	for _, a := range l.accounts {
+		if a.entry.Name != entry {
+			continue
+		}
+		c.Online = a.entry.Type == config.Online
+		if c.Method == "" || a.name == name { // without a name: the first, as its fellows are of the same method as a rule
+			c.Method = a.described.Load().Method
+		}
+	}
+	return c
+}
+
 // close ends what is under way, and closes the connections.
 func (l *links) close() {
 	for _, a := range l.accounts {

@@ -401,7 +401,7 @@ func TestEachChangeOfACredentialIsOfferedOnce(t *testing.T) {
 	}
 	d.edit("basic:", "ntlm:")
 	r.update(d.load())
-	if said, accounts := d.said(), (&desk{rooms: r}).condition().Accounts; !slices.Equal(said, []string{offered}) || accounts[0].Kind != "ntlm" {
+	if said, accounts := d.said(), (&desk{rooms: r}).overview().Accounts; !slices.Equal(said, []string{offered}) || accounts[0].Kind != "ntlm" {
 		t.Errorf("said %q, of kind %s", said, accounts[0].Kind)
 	}
 }
@@ -499,7 +499,7 @@ func TestTheStatusCanBeReadWhileACredentialChanges(t *testing.T) {
 	for range 2 {
 		reading.Go(func() {
 			for range 100 {
-				asked.condition()
+				asked.overview()
 				r.links.find("headquarters", "listener-01").forCheck()
 			}
 		})

@@ -35,12 +35,14 @@ type rooms struct {
 	proxy    *config.Proxy // that the listener was last told of
 	api      *api.API
 	service  *Service
+
+	conditions *conditions
 }
 
 // build makes the rooms after the newest configuration. Nothing has begun yet but reading the state.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
-	r := &rooms{service: s, topics: c.APNs, proxy: c.Proxy}
+	r := &rooms{service: s, topics: c.APNs, proxy: c.Proxy, conditions: newConditions(s.log)}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	desk := &desk{rooms: r}
 	r.api = api.New(api.Options{
 		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
-		Test: r.way().Walk, Status: desk.condition,
+		Test: r.way().Walk, Overview: desk.overview, Advise: r.Advise,
 	})
 	return r, nil
 }

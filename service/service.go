@@ -171,6 +171,9 @@ func (s *Service) ring(ctx context.Context, h held) error {
 	}
 	r.listener.Start()
 	s.answer(r.api)
+	telling, told := context.WithCancel(ctx)
+	var tell sync.WaitGroup
+	tell.Go(func() { r.tell(telling) })
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
 	var again <-chan time.Time
 	rewrite := func() {
@@ -205,6 +208,8 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			r.tookOver()
 		}
 	}
+	told()
+	tell.Wait()
 	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own
 	return nil
 }

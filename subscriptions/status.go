@@ -3,6 +3,7 @@ package subscriptions
 import (
 	"time"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -20,21 +21,33 @@ const (
 	Failing            State = "failing" // cannot be read now
 )
 
-// BehindState is the state of a device that does not stand at the end of its mailbox's log; else it has the state of its mailbox.
-const BehindState State = "behind"
+// The states that a device has beside those of its mailbox.
+const (
+	BehindState      State = "behind"      // it does not stand at the end of its mailbox's log
+	RefusedState     State = "refused"     // APNs refused its last alert for good
+	QuarantinedState State = "quarantined" // APNs accepts its token in no environment, and is not asked about it
+)
 
 // States lists the states of a mailbox.
 func States() []State {
 	return []State{Resolving, Listening, Polling, WaitingForCapacity, OutOfScope, Failing}
 }
 
+// Standing is how a mailbox or a device stands.
+type Standing struct {
+	State  State
+	Reason string       // a code, then words; empty where all is well
+	Next   time.Time    // the next try; zero: none is waited for
+	Fault  *fault.Error // what is wrong; nil: nothing, or the reason says it all
+
+	Exchange string // the exchange entry; empty: not known yet
+	Account  string // the listener account
+}
+
 // Status says how a mailbox is listened to, for "why did this phone not ring?". It never holds content.
 type Status struct {
-	State         State
-	Reason        string    // a code, then words; empty where all is well
-	Next          time.Time // the next try; zero: none is waited for
+	Standing
 	Location      mail.Location
-	Account       string // the listener account
 	Subscribed    time.Time
 	LastHeartbeat time.Time
 	LastHint      time.Time

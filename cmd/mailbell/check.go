@@ -90,11 +90,7 @@ func running(ctx context.Context, c *config.Config) *check.Running {
 	if err := ask.call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
 		return nil
 	}
-	r := &check.Running{At: c.Listen, Test: func(ctx context.Context, device string) (check.Report, error) { return test(ctx, c, device) }}
-	if !status.StateStore.Reachable {
-		r.State = errors.New(status.StateStore.Error)
-	}
-	return r
+	return &check.Running{At: c.Listen, Conditions: status.Conditions, Test: func(ctx context.Context, device string) (check.Report, error) { return test(ctx, c, device) }}
 }
 
 // test has the service ring a device.

@@ -60,15 +60,18 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	now := time.Now()
 	if isDevice {
-		fmt.Fprintf(out, "device %s: %s\n\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
+		fmt.Fprintf(out, "device %s: %s\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
+		advise(out, d.Advice)
+		fmt.Fprintln(out)
 	}
 	printMailbox(out, m, now, d.ID)
 	return nil
 }
 
-// printMailbox shows a mailbox, with the decisions for one device or, where that is empty, for all.
+// printMailbox shows a mailbox with its devices, and the decisions for one device or, where that is empty, for all.
 func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(m.State, m.Reason, m.NextTry, now))
+	advise(out, m.Advice)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
@@ -95,8 +98,30 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	line("last hint", ago(m.LastHint, now))
 	line("last listing", ago(m.LastListing, now))
 	line("last message", ago(m.LastMessage, now))
-	line("devices", strings.Join(m.Devices, ", "))
 	w.Flush()
+	printDevices(out, m.DeviceStates, now, m.Advice)
+	printDecisions(out, m, now, only)
+}
+
+// printDevices shows how each device stands. An advice that stands above already is not given again.
+func printDevices(out io.Writer, devices []api.DeviceState, now time.Time, given string) {
+	fmt.Fprintf(out, "\ndevices:\n")
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, d := range devices {
+		fmt.Fprintf(w, "  %s\t%s\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
+	}
+	w.Flush()
+	for _, d := range devices {
+		if d.Advice != given {
+			advise(out, d.Advice)
+		}
+		given = d.Advice
+	}
+}
+
+// printDecisions shows what was decided, for one device or, where that is empty, for all.
+func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	shown := 0
 	means := map[outcome.Reason]string{}
 	for _, d := range m.Decisions {
@@ -113,11 +138,15 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 			status = fmt.Sprint(d.Status)
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, d.APNsID)
-		means[d.Reason] = d.Explanation
+		means[d.Reason] = strings.TrimSpace(d.Explanation + " " + d.Advice)
 	}
 	switch {
 	case shown == 0 && len(m.Decisions) > 0:
 		fmt.Fprintf(out, "\nno decision for this device among the newest of its mailbox\n")
+	case shown == 0 && !m.LastMessage.IsZero():
+		fmt.Fprintf(out, "\nno decision yet: a message was seen, and is being dealt with\n")
+	case shown == 0 && m.LastListing.IsZero():
+		fmt.Fprintf(out, "\nno decision since the service was started: the mailbox has not been read since then\n")
 	case shown == 0:
 		fmt.Fprintf(out, "\nno decision since the service was started: no new message was seen\n")
 	}
@@ -130,6 +159,13 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 		fmt.Fprintf(w, "  %s\t%s\n", reason, means[reason])
 	}
 	w.Flush()
+}
+
+// advise prints what to do; empty: nothing.
+func advise(out io.Writer, advice string) {
+	if advice != "" {
+		fmt.Fprintf(out, "  do: %s\n", advice)
+	}
 }
 
 // standing is a state in one line.

@@ -58,6 +58,8 @@ type Error struct {
 	Superseded    bool     // another connection reads the same subscriptions
 	Subscriptions []string // that it concerns; none: all that were asked about
 
+	Evidence // what came back beside the code
+
 	Err error // the cause; may be nil
 }
 

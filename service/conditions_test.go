@@ -1,0 +1,160 @@
+package service_test
+
+// An organisation that is down says so itself: in the log above info, in the status and for each mailbox and device, within a minute.
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/tcptest"
+	"github.com/mailbell/mailbell/simulator"
+)
+
+// wrong waits until the status names a cause, and returns it.
+func (inst *installation) wrong(cause string) (found check.Condition) {
+	inst.t.Helper()
+	inst.eventually("the status says: "+cause, func() bool {
+		for _, c := range inst.overview().Conditions {
+			if c.Cause == cause {
+				found = c
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func (inst *installation) overview() (s api.Status) {
+	inst.t.Helper()
+	inst.call(http.MethodGet, "/v1/status", nil, &s)
+	return s
+}
+
+// told waits for the warning of a cause in the log.
+func (inst *installation) told(cause string) map[string]any {
+	inst.t.Helper()
+	var fields map[string]any
+	inst.eventually("the log warns of: "+cause, func() bool {
+		for _, l := range inst.log.All() {
+			if l.Level == zapcore.WarnLevel && l.ContextMap()["cause"] == cause {
+				fields = l.ContextMap()
+				return true
+			}
+		}
+		return false
+	})
+	return fields
+}
+
+func TestAnOrganisationThatIsDownSaysSoItself(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		edit    func(inst *installation)
+		after   func(inst *installation) // once it listens; nil: it never does
+		cause   string
+		kind    string
+		count   int
+		advice  string
+		mailbox bool // its mailboxes have the advice; else its devices
+	}{
+		{"the proxy is dead", func(inst *installation) {
+			inst.configure("listen: ", "proxy: {url: 'http://"+tcptest.Closed(t)+"'}\nlisten: ")
+		}, nil, "the proxy cannot be reached", check.KindExchange, mailboxes, "proxy.url", true},
+		{"the certificate is not trusted", func(inst *installation) {
+			inst.write("other.pem", otherAuthority(inst))
+			inst.configure("ca_file: ca.pem", "ca_file: other.pem")
+		}, nil, "the server's certificate is of an unknown issuer", check.KindExchange, mailboxes, "ca_file", true},
+		{"Exchange is gone", func(inst *installation) {
+			inst.configure("autodiscover_url: "+inst.sim.AutodiscoverURL, "ews_url: https://"+tcptest.Closed(t)+"/EWS/Exchange.asmx")
+		}, nil, "the connection is refused", check.KindExchange, mailboxes, "firewall", true},
+		{"the password is wrong", func(inst *installation) { inst.write("password", "a wrong one\n") }, nil,
+			"Autodiscover does not accept the user name or password", check.KindAccount, mailboxes, "password_file", true},
+		{"APNs is gone", func(inst *installation) {
+			inst.configure("url: "+inst.sim.APNsURL, "url: https://"+tcptest.Closed(t))
+		}, func(inst *installation) { inst.deliver() }, "APNs cannot be reached", check.KindAPNs, mailboxes, "api.push.apple.com", false},
+		{"the key of APNs is wrong", nil, func(inst *installation) {
+			inst.fault("apns_answer", simulator.Fault{Reason: "InvalidProviderToken"})
+			inst.deliver()
+		}, "the APNs key is wrong", check.KindAPNs, mailboxes, "key_id", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			inst := install(t, "")
+			if c.edit != nil {
+				c.edit(inst)
+				inst.load()
+				inst.config.Listen = "127.0.0.1:0"
+			}
+			inst.start()
+			inst.enrol()
+			if c.after != nil {
+				inst.awaitListening()
+				c.after(inst)
+			}
+			began := time.Now()
+			found := inst.wrong(c.cause)
+			if found.Kind != c.kind || found.Level == check.LevelInfo || !strings.Contains(found.Advice, c.advice) || found.Since.IsZero() || found.Reason == "" {
+				t.Errorf("%+v", found)
+			}
+			inst.eventually("all whom it concerns are counted", func() bool { return inst.wrong(c.cause).Count == c.count })
+			if fields := inst.told(c.cause); !strings.Contains(fmt.Sprint(fields["advice"]), c.advice) {
+				t.Errorf("%v", fields)
+			}
+			if took := time.Since(began); took > time.Minute {
+				t.Errorf("it took %v", took)
+			}
+			for address, device := range inst.devices {
+				var m api.Mailbox
+				var d api.Device
+				inst.eventually("the mailbox and its device have the advice", func() bool {
+					m, d = api.Mailbox{}, api.Device{}
+					inst.call(http.MethodGet, "/v1/mailboxes/"+address, nil, &m)
+					inst.call(http.MethodGet, "/v1/devices/"+device, nil, &d)
+					return strings.Contains(d.Advice, c.advice) && d.State != "listening" && (!c.mailbox || strings.Contains(m.Advice, c.advice))
+				})
+				if len(m.DeviceStates) != 1 || m.DeviceStates[0].State == "listening" {
+					t.Errorf("%+v", m.DeviceStates)
+				}
+				break // one speaks for all
+			}
+		})
+	}
+}
+
+func TestWhatIsOverIsToldWithHowLongItLasted(t *testing.T) {
+	t.Parallel()
+	inst := install(t, "")
+	inst.startWithDevices()
+	if c := inst.overview().Conditions; len(c) != 0 {
+		t.Errorf("all is well, and it says %+v", c)
+	}
+	inst.fault("exchange_answer", simulator.Fault{Status: http.StatusServiceUnavailable})
+	inst.fault("stream_rst", simulator.Fault{})
+	inst.deliver()
+	const cause = "the server throttles"
+	inst.told(cause)
+	if err := inst.sim.ClearFault("exchange_answer"); err != nil {
+		t.Fatal(err)
+	}
+	inst.says("mailboxes are listened to again", 1)
+	fields := inst.log.FilterMessage("mailboxes are listened to again").All()[0].ContextMap()
+	if lasted, ok := fields["lasted"].(time.Duration); !ok || lasted <= 0 || fields["cause"] != cause {
+		t.Errorf("%v", fields)
+	}
+	inst.awaitAlerts()
+}
+
+// otherAuthority is a certificate that has issued nothing here.
+func otherAuthority(inst *installation) string {
+	cert, _ := inst.certificate("another authority")
+	return cert
+}
