@@ -45,7 +45,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 			return err
 		}
 	}
-	sender, err := s.newSender(c, log, nil, nil)
+	sender, err := s.newSender(c, log, nil, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	}
 	content, err := alerts.ParseContent(c.Alerts.Content)
 	if err == nil {
-		r.sender, err = s.newSender(c, s.log.Named("push"), registry, r)
+		r.sender, err = s.newSender(c, s.log.Named("push"), registry, r, store.Held)
 	}
 	if err != nil {
 		r.links.close()
@@ -161,7 +161,7 @@ func (r *rooms) unenrol(ctx context.Context, d subscriptions.Device) error {
 
 // checkKeys finds a key that cannot sign, and a credential that cannot work, before anything is begun.
 func (s *Service) checkKeys(c *config.Config) error {
-	sender, err := s.newSender(c, zap.NewNop(), nil, nil)
+	sender, err := s.newSender(c, zap.NewNop(), nil, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -174,8 +174,10 @@ func (s *Service) checkKeys(c *config.Config) error {
 	return nil
 }
 
-func (s *Service) newSender(c *config.Config, log *zap.Logger, metrics prometheus.Registerer, ready push.Readiness) (*push.Sender, error) {
-	return push.New(push.Options{Topics: s.topics(c.APNs), Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready})
+func (s *Service) newSender(c *config.Config, log *zap.Logger, metrics prometheus.Registerer, ready push.Readiness,
+	held func() error,
+) (*push.Sender, error) {
+	return push.New(push.Options{Topics: s.topics(c.APNs), Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready, Held: held})
 }
 
 // ready: the state is reachable and the first placement made, whatever Exchange and APNs do.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"sync/atomic"
+	"time"
 )
 
 // maxCommit bounds the changes of one commit, so that no caller waits behind an endless one.
@@ -17,12 +19,14 @@ var errClosed = errors.New("the state store is closed")
 type committer[T any] struct {
 	commit  func([]T) []error // an error for each, in their order; nil: all are durable
 	queue   chan pending[T]
+	oldest  atomic.Pointer[time.Time] // since when the oldest change of the commit under way waits; nil: none is under way
 	closing chan struct{}
 	done    chan struct{}
 }
 
 type pending[T any] struct {
 	change T
+	since  time.Time
 	err    chan error
 }
 
@@ -34,7 +38,7 @@ func newCommitter[T any](commit func([]T) []error) *committer[T] {
 
 // write queues a change for the next commit and waits for it, for as long as that takes: what is queued is committed.
 func (c *committer[T]) write(ctx context.Context, change T) error {
-	p := pending[T]{change, make(chan error, 1)}
+	p := pending[T]{change, time.Now(), make(chan error, 1)}
 	if err := cmp.Or(ctx.Err(), c.open()); err != nil { // a select takes any case that is ready
 		return err
 	}
@@ -83,7 +87,9 @@ func (c *committer[T]) run() {
 		for i, p := range batch {
 			changes[i] = p.change
 		}
+		c.oldest.Store(&batch[0].since)
 		errs := c.commit(changes)
+		c.oldest.Store(nil)
 		for i, p := range batch {
 			if errs == nil {
 				p.err <- nil
@@ -92,6 +98,14 @@ func (c *committer[T]) run() {
 			}
 		}
 	}
+}
+
+// prompt says whether no change has waited for long: what was sent and cannot be written down would be sent again.
+func (c *committer[T]) prompt() error {
+	if since := c.oldest.Load(); since != nil && time.Since(*since) > maxWaiting {
+		return errSlow
+	}
+	return nil
 }
 
 // open says whether writes are taken.

@@ -175,8 +175,8 @@ func encode(c Change) (puts []entryPut, err error) {
 	return puts, err
 }
 
-// Held is always so: the file is locked.
-func (s *Embedded) Held() error { return nil }
+// Held says whether the file takes what it is told. It is always this process's own: it is locked.
+func (s *Embedded) Held() error { return s.committer.prompt() }
 
 // Ping says whether the file is open.
 func (s *Embedded) Ping(context.Context) error { return s.committer.open() }

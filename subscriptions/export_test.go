@@ -9,5 +9,9 @@ func (s *Redis) Crash() {
 	s.committer.close()
 }
 
-// Kept is when the lock was renewed last.
-func (s *Redis) Kept() time.Time { return *s.kept.Load() }
+// Kept is when the last renewal of the lease that was granted was asked for.
+func (s *Redis) Kept() time.Time {
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	return s.lease.granted.wall
+}

@@ -1,5 +1,7 @@
 package subscriptions
 
+// This file is who holds a state in Redis, and who waits for it: the lease as Redis has it.
+
 import (
 	"context"
 	"crypto/rand"
@@ -8,17 +10,12 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/pause"
 )
 
-const (
-	// lockLife is how long a lock outlives its holder: with lockPoll, a second instance takes over within 15 s.
-	lockLife  = 10 * time.Second
-	lockRenew = 3 * time.Second
-	lockPoll  = 2 * time.Second
-)
-
-// ErrFollowed says that another instance has taken the state over: this one must not ring any more.
-var ErrFollowed = errors.New("another instance has taken the state over")
+// leasePoll is between two looks of a standby.
+const leasePoll = time.Second
 
 // holder is the value of the lock.
 type holder struct {
@@ -28,21 +25,49 @@ type holder struct {
 	Nonce string    `json:"nonce"`
 }
 
-// keepScript keeps the lock, also where it has expired meanwhile and nobody has followed, or where the server has lost
-// everything. KEYS: lock, holders. ARGV: our value, its life in milliseconds, our number.
+// takeScript takes the lease where nobody has it or can believe in it any more: as long as the server knows (until), and as long as
+// who asks has seen, but for no longer than a lease lives since it was seen to be gone. A lease that was given back is nobody's at
+// once. Without until and holders the state is new.
+// KEYS: lock, holders, until. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, and since
+// when it has seen none, in milliseconds. It returns our number, or 0; for how long it is to be waited; and who holds the state.
+const takeScript = `
+local lock, life = redis.call('GET', KEYS[1]), tonumber(ARGV[2])
+if lock and lock ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), lock} end
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if not lock then
+  local known, wait = redis.call('GET', KEYS[3]), 0
+  if known ~= '0' then
+    if known then wait = tonumber(known) - now elseif redis.call('EXISTS', KEYS[2]) == 1 then wait = life end
+    wait = math.min(math.max(wait, tonumber(ARGV[3])), life - tonumber(ARGV[4]))
+  end
+  if wait > 0 then return {0, wait, ''} end
+  redis.call('INCR', KEYS[2])
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', life)
+redis.call('SET', KEYS[3], string.format('%d', now + life))
+return {tonumber(redis.call('GET', KEYS[2])), 0, ''}`
+
+// keepScript renews the lease, also where it has run out meanwhile and nobody has followed, or where the server has lost everything.
+// KEYS: lock, holders, until. ARGV: our value, the life of a lease in milliseconds, our number.
 const keepScript = `
 local lock, n = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
 if lock and lock ~= ARGV[1] or n and tonumber(n) > tonumber(ARGV[3]) then return 0 end
+local t = redis.call('TIME')
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[3])
+redis.call('SET', KEYS[3], string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2]))
 return 1`
 
-// takeScript takes a free lock, and returns our number. KEYS: lock, holders. ARGV: our value, its life in milliseconds.
-const takeScript = `
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
-return redis.call('INCR', KEYS[2])`
+// giveScript gives the lease back: nobody believes in it any more. KEYS: lock, holders, until. ARGV: our value.
+const giveScript = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[3], '0')
+return redis.call('DEL', KEYS[1])`
 
-const giveScript = `if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`
+func (s *Redis) leaseKeys() []string {
+	return []string{s.key("lock"), s.key("holders"), s.key("until")}
+}
 
 // Hold waits until this instance holds the state, and keeps it until Close. standby is called once for each one that is waited for,
 // and with the error where Redis does not answer.
@@ -52,87 +77,161 @@ func (s *Redis) Hold(ctx context.Context, standby func(behind string, err error)
 	if err != nil {
 		return err
 	}
-	keys := []string{s.key("lock"), s.key("holders")}
+	var seen sighting
 	said := ""
 	for {
-		asked := time.Now()
-		n, err := s.client.Eval(ctx, takeScript, keys, value, lockLife.Milliseconds()).Uint64()
+		asked := s.lease.now()
+		n, err := s.take(ctx, value, &seen)
 		if err == nil && n > 0 {
 			s.fence = n
-			s.keep(keys, value, asked) //nolint:contextcheck // kept until Close, not for as long as the call
+			s.lease.grant(asked)
+			s.keep(value) //nolint:contextcheck // kept until Close, not for as long as the call
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if behind := s.who(ctx); behind != said || err != nil {
+		if behind := seen.holder; behind != said || err != nil {
 			said = behind
 			standby(behind, err)
 		}
-		select {
-		case <-time.After(lockPoll):
-		case <-ctx.Done():
+		if !pause.For(ctx, seen.look()) {
 			return ctx.Err()
 		}
 	}
 }
 
-// who says who holds the state; empty where nobody does, or nobody can tell.
-func (s *Redis) who(ctx context.Context) string {
+// sighting is what a standby has seen of the lease of another.
+type sighting struct {
+	holder string    // who has it, or had it; empty: nobody can tell
+	until  time.Time // as long as its holder may believe in it
+	gone   time.Time // since when there is none in Redis; zero: there is one
+}
+
+// lostLease stands for the holder of a lease that is gone before it ran out.
+const lostLease = "whoever held the lease that Redis has lost, until it would have run out"
+
+// take tries to take the lease, and returns our number; 0: it is another's, or could still be believed to be.
+func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	now := time.Now()
+	var gone time.Duration
+	if !seen.gone.IsZero() {
+		gone = now.Sub(seen.gone)
+	}
+	answer, err := s.client.Eval(ctx, takeScript, s.leaseKeys(), value, leaseLife.Milliseconds(),
+		max(0, seen.until.Sub(now)).Milliseconds(), gone.Milliseconds()).Slice()
+	if err != nil {
+		seen.holder = ""
+		return 0, err
+	}
+	number, wait, held, err := readTaken(answer)
+	if err != nil || number > 0 {
+		return number, err
+	}
+	if wait < 0 { // a lock without an end is none of ours
+		wait = leaseLife
+	}
+	switch {
+	case held != "":
+		*seen = sighting{holder: nameOf(held), until: now.Add(wait)}
+	case seen.gone.IsZero():
+		*seen = sighting{holder: lostLease, until: now.Add(wait), gone: now}
+	}
+	return 0, nil
+}
+
+// readTaken reads the answer of takeScript.
+func readTaken(answer []any) (number uint64, wait time.Duration, held string, err error) {
+	if len(answer) == 3 {
+		n, isNumber := answer[0].(int64)
+		ms, isWait := answer[1].(int64)
+		text, isText := answer[2].(string)
+		if isNumber && isWait && isText && n >= 0 {
+			return uint64(n), time.Duration(ms) * time.Millisecond, text, nil
+		}
+	}
+	return 0, 0, "", errors.New("redis: its answer about the lease cannot be read")
+}
+
+// nameOf says who holds the state; empty where nobody can tell.
+func nameOf(value string) string {
 	var h holder
-	v, err := s.client.Get(ctx, s.key("lock")).Bytes()
-	if err != nil || json.Unmarshal(v, &h) != nil {
+	if json.Unmarshal([]byte(value), &h) != nil {
 		return ""
 	}
 	return fmt.Sprintf("process %d on %s, since %s", h.PID, h.Host, h.Since.Format(time.RFC3339))
 }
 
-// errStale says that the lock may have expired: another instance may hold the state by now.
-var errStale = errors.New("the lock of the state could not be renewed in time")
-
-// lockMargin is how long before the lock's end this instance rings no more, for what it has begun takes a while.
-const lockMargin = 2 * time.Second
-
-// Held says whether the lock has not expired, by our own clock: an instance that was frozen, or that alone does not reach Redis,
-// cannot be told that another has followed.
-func (s *Redis) Held() error {
-	if kept := s.kept.Load(); kept == nil || time.Since(*kept) > lockLife-lockMargin {
-		return errStale
+// look is how long a standby waits before it looks again: a lease that ends earlier is looked at then.
+func (v sighting) look() time.Duration {
+	left := time.Until(v.until)
+	if left <= 0 {
+		return leasePoll
 	}
-	return nil
+	return min(left+time.Millisecond, leasePoll)
 }
 
-// keep renews the lock. While Redis does not answer nothing is rung (Held), and when it is back the lock is taken again, unless
+// Held says whether the state is this instance's own, and takes what it is told: see lease.go.
+func (s *Redis) Held() error {
+	if err := s.lease.held(); err != nil {
+		return err
+	}
+	return s.committer.prompt()
+}
+
+// keep renews the lease. While Redis does not answer nothing is sent (Held), and when it is back the lease is taken again, unless
 // another instance was quicker.
-func (s *Redis) keep(keys []string, value []byte, since time.Time) {
-	s.kept.Store(&since)
-	s.look(context.Background())
+func (s *Redis) keep(value []byte) {
+	s.lookWithin(context.Background(), leaseRenew)
 	var ctx context.Context
 	ctx, s.holding = context.WithCancel(context.Background())
 	s.held.Go(func() {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), redisTimeout)
-			defer cancel()
-			s.client.Eval(ctx, giveScript, keys[:1], value)
-		}()
-		for {
-			select {
-			case <-time.After(lockRenew):
-			case <-ctx.Done():
+		defer s.give(context.WithoutCancel(ctx), value)
+		began := time.Now()
+		for pause.For(ctx, leaseRenew-time.Since(began)) {
+			began = time.Now()
+			granted, followed := s.renew(ctx, value)
+			if followed {
 				return
 			}
-			asked := time.Now()
-			kept, err := s.client.Eval(ctx, keepScript, keys, value, lockLife.Milliseconds(), s.fence).Int()
-			if err == nil && kept == 0 {
-				s.lose.Do(func() { close(s.lost) })
-				return
-			}
-			if err == nil {
-				s.kept.Store(&asked)
-				s.look(ctx)
+			if granted {
+				s.lookWithin(ctx, leaseRenew-time.Since(began)) // the next renewal does not wait for it
 			}
 		}
 	})
+}
+
+// renew asks once.
+func (s *Redis) renew(ctx context.Context, value []byte) (granted, followed bool) {
+	asked := s.lease.ask()
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	kept, err := s.client.Eval(ctx, keepScript, s.leaseKeys(), value, leaseLife.Milliseconds(), s.fence).Int()
+	switch {
+	case err != nil:
+		return false, false
+	case kept == 0:
+		s.lease.follow()
+		return false, true
+	}
+	s.lease.grant(asked)
+	return true, false
+}
+
+func (s *Redis) lookWithin(ctx context.Context, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	s.look(ctx)
+}
+
+// give gives the lease back.
+func (s *Redis) give(ctx context.Context, value []byte) {
+	s.lease.giveBack()
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	s.client.Eval(ctx, giveScript, s.leaseKeys(), value)
 }
 
 // look sees whether the server was started anew since it was looked at last. One without an append-only file comes back with what
@@ -160,7 +259,7 @@ func (s *Redis) look(ctx context.Context) {
 // Restarted has a signal when the server was started anew: what the book has is to be written again (Book.Rewrite).
 func (s *Redis) Restarted() <-chan struct{} { return s.restarted }
 
-// release gives the lock back, so that who stands by need not wait for its end.
+// release gives the lease back, so that a standby need not wait for its end.
 func (s *Redis) release() {
 	if s.holding != nil {
 		s.holding()
@@ -169,4 +268,4 @@ func (s *Redis) release() {
 }
 
 // Lost is closed when another instance has taken the state over.
-func (s *Redis) Lost() <-chan struct{} { return s.lost }
+func (s *Redis) Lost() <-chan struct{} { return s.lease.lost }

@@ -35,7 +35,8 @@ const (
 //	PREFIX:{ID}:fence     the number of the holder (lock.go) who wrote it last; one with a lower number writes no more
 //	PREFIX:records        a set: the ids of the records; an id may be there whose record is gone
 //	PREFIX:secret         of the installation
-//	PREFIX:lock           who holds the state now
+//	PREFIX:lock           who holds the state now; it runs out with the lease
+//	PREFIX:until          until when the lease that was granted last could be believed, in milliseconds of the server's clock; 0: given back
 //	PREFIX:holders        how many have held it: the number of the newest
 //
 // Changes that wait together go in one round trip. Whoever opens a Redis has to Hold it before anything is loaded or written.
@@ -45,12 +46,10 @@ type Redis struct {
 	committer *committer[Change]
 	known     map[string]bool // ids in PREFIX:records; Load's, and then the committer's own
 
-	kept    atomic.Pointer[time.Time] // when the lock was renewed last
-	holding context.CancelFunc        // ends the goroutine that keeps the lock
+	lease   *lease
+	holding context.CancelFunc // ends the goroutine that keeps the lease
 	held    sync.WaitGroup
 	fence   uint64
-	lost    chan struct{}
-	lose    sync.Once
 
 	secret    mail.Secret
 	server    string        // the run id of the server; keep's own
@@ -71,7 +70,7 @@ var ErrRedis = errors.New("redis")
 
 // OpenRedis connects, and looks whether the server keeps what it is given. warnings are for the log.
 func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string, err error) {
-	s = &Redis{prefix: o.Prefix, known: map[string]bool{}, lost: make(chan struct{}), restarted: make(chan struct{}, 1)}
+	s = &Redis{prefix: o.Prefix, known: map[string]bool{}, lease: newLease(), restarted: make(chan struct{}, 1)}
 	s.client = redis.NewClient(&redis.Options{
 		Addr: o.Address, Username: o.Username, Password: o.Password, TLSConfig: o.TLS, ClientName: "mailbell",
 		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, ContextTimeoutEnabled: true,
@@ -328,7 +327,7 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) *r
 // told sees to it that who was followed by another holder learns of it, whatever call it is that tells.
 func (s *Redis) told(err error) error {
 	if err != nil && strings.Contains(err.Error(), fenced) {
-		s.lose.Do(func() { close(s.lost) })
+		s.lease.follow()
 		return ErrFollowed
 	}
 	return err
@@ -342,7 +341,7 @@ func (s *Redis) Ping(ctx context.Context) error {
 	return s.client.Ping(ctx).Err()
 }
 
-// Close writes what is queued, gives the lock back and disconnects.
+// Close writes what is queued, gives the lease back and disconnects.
 func (s *Redis) Close() error {
 	s.committer.close()
 	s.release()

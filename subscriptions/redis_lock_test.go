@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,13 +17,13 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
+// connect opens a store that the caller closes.
 func (s *server) connect(t *testing.T) *subscriptions.Redis {
 	t.Helper()
 	r, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Close() })
 	return r
 }
 
@@ -35,6 +37,7 @@ func TestAStandbyIsToldOnceAndTakesOverWhenTheFirstEnds(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	first, second := s.open(t), s.connect(t)
+	t.Cleanup(func() { second.Close() })
 	if err := second.Held(); err == nil {
 		t.Error("it holds what the first holds")
 	}
@@ -70,6 +73,7 @@ func TestAStandbyIsToldOnceAndTakesOverWhenTheFirstEnds(t *testing.T) {
 func TestAStandbyIsToldThatRedisDoesNotAnswer(t *testing.T) {
 	s := startRedis(t)
 	r := s.connect(t)
+	t.Cleanup(func() { r.Close() })
 	s.kill()
 	ctx, cancel := context.WithCancel(t.Context())
 	err := r.Hold(ctx, func(behind string, err error) {
@@ -107,14 +111,13 @@ func TestAnInstanceThatWasFollowedLearnsOfItWithoutAWrite(t *testing.T) {
 	t.Parallel()
 	_, first, _, second := followed(t)
 	defer second.Close()
-	kept := first.Kept()
 	select {
 	case <-first.Lost():
 	case <-time.After(10 * time.Second):
 		t.Fatal("it does not know that it was followed")
 	}
-	if first.Kept() != kept {
-		t.Error("a lock of another was taken for renewed")
+	if err := first.Held(); !errors.Is(err, subscriptions.ErrFollowed) {
+		t.Errorf("what it holds is another's: %v", err)
 	}
 }
 
@@ -139,7 +142,9 @@ func TestALockThatCannotBeReadIsWaitedFor(t *testing.T) {
 	c.Set(t.Context(), "mailbell:lock", "not one of ours", 0)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := s.connect(t).Hold(ctx, func(behind string, err error) { t.Errorf("behind %q: %v", behind, err) }); !errors.Is(err, context.DeadlineExceeded) {
+	r := s.connect(t)
+	t.Cleanup(func() { r.Close() })
+	if err := r.Hold(ctx, func(behind string, err error) { t.Errorf("behind %q: %v", behind, err) }); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
@@ -233,5 +238,218 @@ func TestADeviceThatMovesIsWrittenAsOneChange(t *testing.T) {
 	defer again.Close()
 	if b, err = subscriptions.Open(t.Context(), again); err != nil || len(b.Mailboxes()) != 2 {
 		t.Errorf("%v: %d mailboxes", err, len(b.Mailboxes()))
+	}
+}
+
+// standby has another instance wait for the state; the error of its Hold comes once it has ended. The caller closes it.
+func (s *server) standby(t *testing.T) (*subscriptions.Redis, <-chan error, *behinds) {
+	t.Helper()
+	r, told, held := s.connect(t), &behinds{}, make(chan error, 1)
+	go func() { held <- r.Hold(t.Context(), told.note) }()
+	return r, held, told
+}
+
+// follow has another instance take the state over, as if the lease had run out while its holder was stopped.
+func (s *server) follow(t *testing.T) *subscriptions.Redis {
+	t.Helper()
+	r, held, _ := s.standby(t)
+	c := s.client(t)
+	for {
+		c.Set(t.Context(), "mailbell:until", "0", 0)
+		c.Del(t.Context(), "mailbell:lock")
+		select {
+		case err := <-held:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		case <-time.After(10 * time.Millisecond): // the holder may have renewed it
+		}
+	}
+}
+
+// behinds are those behind whom a standby was told to wait.
+type behinds struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (b *behinds) note(behind string, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.list = append(b.list, behind)
+}
+
+func (b *behinds) last() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.list) == 0 {
+		return ""
+	}
+	return b.list[len(b.list)-1]
+}
+
+func TestALeaseThatRedisLostIsWaitedForAndItsHolderHasItBack(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*redis.Client) error{
+		"the lock alone": func(c *redis.Client) error { return c.Del(context.Background(), "mailbell:lock").Err() },
+		"lock and its end": func(c *redis.Client) error {
+			return c.Del(context.Background(), "mailbell:lock", "mailbell:until").Err()
+		},
+		"everything": func(c *redis.Client) error { return c.FlushAll(context.Background()).Err() },
+		"an older lock end": func(c *redis.Client) error {
+			c.Set(context.Background(), "mailbell:until", "1700000000000", 0)
+			return c.Del(context.Background(), "mailbell:lock").Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			first := s.open(t)
+			t.Cleanup(func() { first.Close() })
+			c := s.client(t)
+			second, held, told := s.standby(t)
+			t.Cleanup(func() { second.Close() })
+			until(t, 5*time.Second, "it stands by", func() bool { return strings.HasPrefix(told.last(), "process ") })
+			for range 3 {
+				if err := lose(c); err != nil {
+					t.Fatal(err)
+				}
+				until(t, 5*time.Second, "the holder has its lease back", func() bool { return c.Exists(t.Context(), "mailbell:lock").Val() == 1 })
+				<-time.After(1200 * time.Millisecond) // the standby has looked
+			}
+			select {
+			case err := <-held:
+				t.Errorf("it took over from one that was there: %v", err)
+			case <-first.Lost():
+				t.Error("the holder was followed")
+			default:
+			}
+			if err := first.Held(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The holder believes in its lease, and Redis has lost it: whoever follows at once would send what the holder sends.
+func TestALeaseThatIsGoneIsWaitedForAsLongAsItCouldBeBelieved(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		lose        func(*redis.Client) // while nobody renews it
+		sees        bool                // the standby has seen the lease before
+		least, most time.Duration
+	}{
+		"its end is known":  {func(c *redis.Client) { c.Del(context.Background(), "mailbell:lock") }, false, 7 * time.Second, 11 * time.Second},
+		"nothing is known":  {func(c *redis.Client) { c.Del(context.Background(), "mailbell:lock", "mailbell:until") }, false, 9 * time.Second, 12 * time.Second},
+		"the standby knows": {func(c *redis.Client) { c.FlushAll(context.Background()) }, true, 7 * time.Second, 11 * time.Second},
+		"its end is said to be next year": {func(c *redis.Client) {
+			c.Set(context.Background(), "mailbell:until", time.Now().AddDate(1, 0, 0).UnixMilli(), 0)
+			c.Del(context.Background(), "mailbell:lock")
+		}, false, 9 * time.Second, 12 * time.Second},
+		"it was given back": {func(c *redis.Client) {
+			c.Set(context.Background(), "mailbell:until", "0", 0)
+			c.Del(context.Background(), "mailbell:lock")
+		}, true, 0, 2 * time.Second},
+		"it ran out": {func(c *redis.Client) {
+			c.Set(context.Background(), "mailbell:until", time.Now().Add(-time.Second).UnixMilli(), 0)
+			c.Del(context.Background(), "mailbell:lock")
+		}, false, 0, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			first := s.open(t)
+			c := s.client(t)
+			first.Crash()
+			var second *subscriptions.Redis
+			var held <-chan error
+			if test.sees {
+				var told *behinds
+				second, held, told = s.standby(t)
+				until(t, 5*time.Second, "it stands by", func() bool { return told.last() != "" })
+			}
+			test.lose(c)
+			lost := time.Now()
+			if !test.sees {
+				second, held, _ = s.standby(t)
+			}
+			t.Cleanup(func() { second.Close() })
+			if err := <-held; err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(lost); took < test.least || took > test.most {
+				t.Errorf("it took over after %v; want %v to %v", took, test.least, test.most)
+			}
+		})
+	}
+}
+
+func TestARedisThatIsNewIsNotWaitedFor(t *testing.T) {
+	s := startRedis(t)
+	began := time.Now()
+	s.open(t).Close()
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("after %v", took)
+	}
+}
+
+// The answer that the lease was taken may be lost: who asks again has it already.
+func TestALeaseWhoseAnswerWasLostIsTakenAgainByTheSame(t *testing.T) {
+	s := startRedis(t)
+	var cut atomic.Bool
+	r, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: answersCut(t, s.address, &cut), Prefix: "mailbell"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	cut.Store(true)
+	began := time.Now()
+	if err := r.Hold(t.Context(), func(string, error) { cut.Store(false) }); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it waited for itself for %v", took)
+	}
+	if n := s.client(t).Get(t.Context(), "mailbell:holders").Val(); n != "1" {
+		t.Errorf("%s have held it", n)
+	}
+}
+
+func TestNothingIsHeldWhileRedisHangsAndItIsAgainAfterwards(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	r := s.open(t)
+	t.Cleanup(func() { r.Close() })
+	if err := s.process.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	until(t, 5*time.Second, "nothing begins any more", func() bool { return r.Held() != nil })
+	if took := time.Since(began); took > 2500*time.Millisecond {
+		t.Errorf("it went on for %v", took)
+	}
+	<-time.After(3 * time.Second)
+	if r.Held() == nil {
+		t.Error("it is held, and Redis hangs")
+	}
+	if err := s.process.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 5*time.Second, "it is held again", func() bool { return r.Held() == nil })
+}
+
+func TestWhoGaveTheLeaseBackHoldsNothing(t *testing.T) {
+	s := startRedis(t)
+	r := s.open(t)
+	if err := r.Held(); err != nil {
+		t.Error(err)
+	}
+	r.Close()
+	if err := r.Held(); err == nil {
+		t.Error("it is closed")
+	}
+	if got := s.client(t).Get(t.Context(), "mailbell:until").Val(); got != "0" {
+		t.Errorf("until %q", got)
 	}
 }

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -38,10 +36,7 @@ func TestAFollowedInstanceEnrolsNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := redis.NewClient(&redis.Options{Addr: s.address})
-	defer c.Close()
-	c.Del(t.Context(), "mailbell:lock")
-	second := s.open(t)
+	second := s.follow(t)
 	defer second.Close()
 	if _, err := subscriptions.Open(t.Context(), second); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,8 @@ type Store interface {
 	// Write makes a change durable, as a whole or not at all, before it returns nil. After an error, or a ctx that ended, nobody
 	// knows: the caller writes the same values again, which does no harm. Changes of one record are never written at the same time.
 	Write(ctx context.Context, c Change) error
-	// Held says whether the state is still this process's own, as far as it can know by itself: what it does now, another may do too.
+	// Held says whether the state is this process's own and takes what it is told, as far as the process can know by itself: else
+	// another may do what it does now. It wraps ErrFollowed where another has taken the state over. It does not wait.
 	Held() error
 	// Ping says whether the store answers.
 	Ping(ctx context.Context) error
