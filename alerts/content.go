@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// Content is how much of a message an alert shows on the locked screen. The zero value shows nothing of it.
+// Content is how much of a message an alert shows on the lock screen. The zero value shows nothing of it.
 type Content uint8
 
-// The levels, from the one that tells least.
+// The levels; the first shows least.
 const (
 	Generic              Content = iota // "new mail", in the words of the app
 	Sender                              // who wrote
@@ -20,7 +20,7 @@ var contents = [...]string{"generic", "sender", "sender_subject", "sender_subjec
 
 func (c Content) String() string { return contents[c] }
 
-// ParseContent reads a level as the configuration names it.
+// ParseContent reads a level by its name in the configuration.
 func ParseContent(s string) (Content, error) {
 	for i, name := range contents {
 		if s == name {

@@ -1,6 +1,6 @@
 package alerts
 
-// What becomes of a message for a device: an alert of its own, a place in the alert that sums up what is old, or none and why.
+// The decision about a message for a device: an alert of its own, a part of the summary of old messages, or none with a reason.
 
 import (
 	"time"
@@ -9,14 +9,14 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Window is how old mail may be that leads to an alert at all (rule 8 of the log).
+// Window is the age above which mail leads to no alert (rule 8 of the log).
 const Window = 24 * time.Hour
 
 // shrinkFrom is the size from which a payload has a smaller one in reserve. APNs takes 4096 bytes and ours stay below that; what is
 // no longer than this can hardly be refused as too large, and most alerts are not.
 const shrinkFrom = 1024
 
-// Verdict is what becomes of a message for a device.
+// Verdict is the kind of a decision.
 type Verdict uint8
 
 // The verdicts.
@@ -26,22 +26,22 @@ const (
 	Skip                     // in none, for a reason
 )
 
-// View is what the log of the mailbox, and the two clocks, say of a message for a device.
+// View is what the log of the mailbox and the two clocks say about a message for a device.
 type View struct {
 	Known     bool // the log has an outcome for it
-	Gone      bool // the Inbox has it no more
-	Restarted bool // the server's clock fell back behind what was dealt with (rule 4)
-	Forgotten bool // it is dated before the time back to which the log reaches (rule 2)
+	Gone      bool // it is no longer in the Inbox
+	Restarted bool // the server's clock was set back behind the messages that have their outcome (rule 4)
+	Forgotten bool // it is dated earlier than the log reaches back (rule 2)
 
-	Received time.Time // as it is believed, on the server's clock
+	Received time.Time // on the server's clock, after its doubts (rule 4)
 	Hinted   time.Time // on ours; zero: no hint named it
-	Enrolled time.Time // since when the device gets alerts, on the server's clock; zero: its enrolment is not over
+	Enrolled time.Time // since when the device gets alerts, on the server's clock; zero: its enrolment is not complete
 
 	Ours, Server time.Time     // now, on our clock and on the server's
 	MaxAge       time.Duration // older mail is summed up
 }
 
-// Judge says what may be sent. It is the whole of that decision: the first line that fits holds.
+// Judge decides whether an alert is sent. This is the whole decision: the first case that matches counts.
 func Judge(v View) (Verdict, outcome.Reason) {
 	age := v.age()
 	switch {
@@ -63,7 +63,7 @@ func Judge(v View) (Verdict, outcome.Reason) {
 	return Send, ""
 }
 
-// age counts from the hint, or from the received time where there was none (rule 8).
+// age counts from the hint, or from the received time if there was none (rule 8).
 func (v View) age() time.Duration {
 	if !v.Hinted.IsZero() {
 		return v.Ours.Sub(v.Hinted)
@@ -87,16 +87,16 @@ type Case struct {
 	Thread  string        // groups alerts on the screen; may be empty
 }
 
-// Decision is what becomes of a message for a device: the alert with its payloads, or the reason why there is none.
+// Decision is the decision about a message for a device: the payloads of its alert, or the reason why there is none.
 type Decision struct {
 	Verdict Verdict
 	Reason  outcome.Reason
 	Payload []byte
-	Smaller []byte // where APNs calls Payload too large
+	Smaller []byte // used if APNs refuses Payload as too large
 }
 
-// Decide decides about one message, and builds what is sent in an alert of its own. What is to be summed up has no payload yet:
-// Summarize builds that of all of them.
+// Decide decides about one message, and builds the payload if it gets an alert of its own. Summarize builds the payload for messages that
+// are summed up.
 func Decide(c Case) Decision {
 	verdict, reason := Judge(c.View)
 	d := Decision{Verdict: verdict, Reason: reason}
@@ -114,7 +114,7 @@ func Decide(c Case) Decision {
 	return d
 }
 
-// Summarize builds the one alert that sums up messages; keys are theirs, the newest first.
+// Summarize builds the alert that sums up messages; keys are their keys, the newest first.
 func Summarize(d Device, keys []mail.Key) Decision {
 	return Decision{Verdict: SumUp, Reason: outcome.Summary, Payload: Payload(Alert{Keys: keys, Summary: true, Device: d.ID}, Generic)}
 }

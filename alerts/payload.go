@@ -1,7 +1,7 @@
-// Package alerts decides what a phone is shown, and builds the payload that shows it. It is pure: what it says follows from
-// what it is given, and nothing else.
+// Package alerts decides which alert a device gets for a message, and builds its payload. It is pure: its results depend only on its
+// arguments.
 //
-// The payload is the contract with the app (DESIGN section 4); its members are those of Apple's "Generating a remote
+// The payload is the contract with the app (docs/payload.md). Its members are those of Apple's "Generating a remote
 // notification", https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification.
 package alerts
 
@@ -16,7 +16,7 @@ import (
 // Kind says what an alert is about: the member k.
 type Kind string
 
-// The kinds that are built.
+// The kinds.
 const (
 	Mail    Kind = "mail"
 	Meeting Kind = "meeting"
@@ -24,9 +24,9 @@ const (
 	Test    Kind = "test" // asked for by an administrator; about no message
 )
 
-// Alert is what an alert tells.
+// Alert is the content of an alert.
 type Alert struct {
-	Message *mail.Message // nil: nothing is known of it, or several are summed up
+	Message *mail.Message // nil: it could not be read, or several are summed up
 	Keys    []mail.Key    // newest first; one, or for a summary all, or for a test none
 	Summary bool
 	Test    bool        // a test notification: it needs its Device only
@@ -35,25 +35,25 @@ type Alert struct {
 	Thread  string      // groups alerts on the screen: opaque, the same for one conversation; may be empty
 }
 
-// Words in the app's own language: keys of its Localizable.strings.
+// Keys of the app's Localizable.strings.
 const (
 	locNewMail = "MAILBELL_NEW_MAIL"
 	locSummary = "MAILBELL_SUMMARY" // its one argument is the number of messages
 	locTest    = "MAILBELL_TEST"
 )
 
-// Bounds. With them a payload is always under the 4096 bytes of APNs: 560 characters of 6 bytes at the worst, and 500 around them.
+// Bounds. They keep a payload below the 4096 bytes of APNs: at most 560 characters of 6 bytes, and 500 bytes around them.
 const (
 	version     = 1
-	maxTitle    = 100 // more than a locked screen shows in two lines
-	maxSubject  = 200 // more than a locked screen shows in four lines
-	maxPreview  = 256 // a source tells no more
-	cutPreview  = 255 // UTF-16 units from which a source has cut: Graph at 255, Exchange at 256
+	maxTitle    = 100 // more than a lock screen shows in two lines
+	maxSubject  = 200 // more than a lock screen shows in four lines
+	maxPreview  = 256 // sources give no more
+	cutPreview  = 255 // UTF-16 units from which a preview may have been cut: Graph cuts at 255, Exchange at 256
 	maxKeys     = 16  // of a summary: what an app lists before it says "and more"
-	maxWithItem = 500 // bytes with the item id: the id saves the app a search, but a long one costs every push its time
+	maxWithItem = 500 // bytes with the item id: the id saves the app a search, but a long one makes every push slower
 )
 
-// Kind tells what the alert is about.
+// Kind says what the alert is about.
 func (a Alert) Kind() Kind {
 	const meeting = "IPM.Schedule.Meeting." // MS-OXOCAL 2.2.4.1 and following: requests, responses, cancellations
 	switch {
@@ -67,8 +67,8 @@ func (a Alert) Kind() Kind {
 	return Mail
 }
 
-// Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows, and
-// outside the text of the alert it never holds an address, a subject or a message id.
+// Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows.
+// Outside the text of the alert it never has an address, a subject or a message id.
 func Payload(a Alert, content Content) []byte {
 	b := make([]byte, 0, 640)
 	b = append(b, `{"aps":{"alert":{`...)
@@ -100,7 +100,7 @@ func Payload(a Alert, content Content) []byte {
 	return append(appendItem(b, a), '}', '}')
 }
 
-// appendItem adds the members i and s where the whole payload stays short with them.
+// appendItem adds the members i and s if the payload stays short with them.
 func appendItem(b []byte, a Alert) []byte {
 	if a.Message == nil || a.Message.ItemID == "" {
 		return b
@@ -151,8 +151,8 @@ func appendText(b []byte, a Alert, content Content) []byte {
 	return append(b[:start], b[start+1:]...) // without the first comma
 }
 
-// encrypted says whether the body of a message of this class is not text: encrypted, or signed in one blob. Exchange tells no
-// preview of it, other servers tell what they make of it.
+// encrypted says whether the body of a message of this class is not text: encrypted, or signed in one blob. Exchange has no
+// preview of it; other servers send what they can make of it.
 func encrypted(class string) bool {
 	const blob = "IPM.Note.SMIME" // MS-OXOSMIME 2.1.2.1; what is signed in clear is IPM.Note.SMIME.MultipartSigned
 	return strings.EqualFold(class, blob)
@@ -173,8 +173,7 @@ func appendMember(b []byte, name, value string) []byte {
 	return appendString(b, value)
 }
 
-// appendString adds a JSON string. It escapes what encoding/json escapes, so that what passes through that later (apns2 does it)
-// stays as it is, byte by byte.
+// appendString adds a JSON string. It escapes what encoding/json escapes, so that the bytes stay the same if they pass through that later.
 func appendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')

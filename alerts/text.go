@@ -1,7 +1,7 @@
 package alerts
 
-// This file makes a stranger's text fit for a locked screen: it repairs, takes out what would disturb the text around it,
-// and cuts where a reader would.
+// This file makes text of a sender fit for a lock screen: it repairs it, removes characters that would affect the text around it, and
+// cuts it between characters.
 
 import (
 	"strings"
@@ -17,10 +17,10 @@ const (
 	popIsolate                  = '\u2069'
 )
 
-// maxNesting of embeddings and isolates: no text that is meant to be read nests deeper, and each has to be closed again.
+// maxNesting bounds open embeddings and isolates: no real text nests deeper, and each has to be closed again.
 const maxNesting = 4
 
-// maxMarks on one letter: no script needs more, and a heap of accents covers the lines around it.
+// maxMarks bounds the marks on one letter: no script needs more, and a pile of accents covers the lines around it.
 const maxMarks = 8
 
 // Joiners, and the regional indicators of which two make a flag (UTS #51).
@@ -38,9 +38,9 @@ const (
 // linkers join two consonants of Devanagari, Bengali, Gujarati, Oriya, Telugu or Malayalam into one character (UAX #29, GB9c).
 const linkers = "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d"
 
-// clean repairs invalid UTF-8, turns every run of white space into one space, drops control characters and whatever could turn
+// clean repairs invalid UTF-8, replaces white space by one space, drops control characters and those that could reverse
 // the text around it, closes embeddings that were left open, and cuts after at most limit characters, with … for the rest.
-// Right-to-left text stays as it reads.
+// Right-to-left text reads the same.
 func clean(s string, limit int) string {
 	if plain(s, limit) {
 		return s
@@ -48,8 +48,7 @@ func clean(s string, limit int) string {
 	return cleaned(s, limit, false)
 }
 
-// excerpt is clean for the beginning of a text that its source cut: by UTF-16 units, so perhaps within a character. What
-// stands at that cut goes.
+// excerpt is clean for a text that its source cut by UTF-16 units, perhaps within a character. It drops the character at that cut.
 func excerpt(s string, limit int) string {
 	return cleaned(s, limit, true)
 }
@@ -64,12 +63,12 @@ func cleaned(s string, limit int, cut bool) string {
 	return c.finish()
 }
 
-// plain reports whether there is nothing to do: most subjects are short ASCII.
+// plain reports whether the text needs no change: most subjects are short ASCII.
 func plain(s string, limit int) bool {
 	if len(s) > limit {
 		return false
 	}
-	space := true // as if before the text: no space may stand there
+	space := true // as if a space preceded the text: it begins with none
 	for i := range len(s) {
 		if b := s[i]; b < ' ' || b >= 0x7f || b == ' ' && space {
 			return false
@@ -90,26 +89,26 @@ type cleaner struct {
 	indicators int  // regional indicators in a row, so far
 	marks      int  // accents in a row, so far
 	visible    bool // something was written that shows
-	whole      fit  // the last place for … between clusters
-	torn       fit  // the last place for … at all
+	whole      fit  // the last position for … between clusters
+	split      fit  // the last position for … at all
 	cut        bool
 }
 
-// fit is a place where the text can end.
+// fit is a position at which the text can end.
 type fit struct {
 	length int
 	open   nest
 }
 
-// nest is the embeddings and isolates that are open, the innermost last. What opens one is written with the first character
-// that stands in it: none is empty, and the space before it stays outside.
+// nest is the embeddings and isolates that are open, the innermost last. The opening character is written with the first character in it,
+// so that none is empty, and the space before it stays outside.
 type nest struct {
 	openers [maxNesting]rune
 	depth   int
-	written int // of the depth, or left out for good
+	written int // of these, how many are written, or left out finally
 }
 
-// closerOf is what closes the embedding or isolate that opener opens; 0: it opens none.
+// closerOf returns the character that closes what opener opens; 0: it opens nothing.
 func closerOf(opener rune) rune {
 	switch {
 	case isOverride(opener), opener == embedLeft, opener == embedRight:
@@ -120,10 +119,10 @@ func closerOf(opener rune) rune {
 	return 0
 }
 
-// isOverride reports whether r makes text run against its own direction: it is left out, and so is what closes it.
+// isOverride reports whether r reverses the direction of text. It and its closing character are left out.
 func isOverride(r rune) bool { return r == overrideLeft || r == overrideRight }
 
-// add takes the next character; false: the text is full.
+// add appends the next character; false: the text is full.
 func (c *cleaner) add(r rune) bool {
 	switch {
 	case unicode.IsSpace(r):
@@ -147,7 +146,7 @@ func (c *cleaner) add(r rune) bool {
 	return c.begin() && c.write(r)
 }
 
-// enter notes what is opened, up to a depth.
+// enter notes an opening character, up to a depth.
 func (c *cleaner) enter(opener rune) {
 	if c.open.depth < maxNesting {
 		c.open.openers[c.open.depth] = opener
@@ -155,7 +154,7 @@ func (c *cleaner) enter(opener rune) {
 	}
 }
 
-// begin writes what was opened since the last character; false: the text is full.
+// begin writes the characters that opened since the last one; false: the text is full.
 func (c *cleaner) begin() bool {
 	for ; c.open.written < c.open.depth; c.open.written++ {
 		opener := c.open.openers[c.open.written]
@@ -172,7 +171,7 @@ func (c *cleaner) begin() bool {
 	return true
 }
 
-// leave closes the innermost embedding where the closer fits it; any other closer is dropped.
+// leave closes the innermost embedding if the closer matches it; any other closer is dropped.
 func (c *cleaner) leave(closer rune) {
 	if c.open.depth == 0 {
 		return
@@ -192,9 +191,9 @@ func (c *cleaner) leave(closer rune) {
 
 func (c *cleaner) write(r rune) bool {
 	if c.count < c.limit {
-		c.torn = fit{c.out.Len(), c.open}
+		c.split = fit{c.out.Len(), c.open}
 		if c.startsCluster(r) {
-			c.whole = c.torn
+			c.whole = c.split
 		}
 	}
 	if c.count == c.limit {
@@ -219,7 +218,7 @@ func (c *cleaner) write(r rune) bool {
 }
 
 // startsCluster reports whether a reader sees a new character begin at r: close enough to UAX #29 that no accent, emoji or
-// flag is torn.
+// flag is split.
 func (c *cleaner) startsCluster(r rune) bool {
 	switch {
 	case r == zeroWidthJoiner, c.previous == zeroWidthJoiner:
@@ -240,8 +239,8 @@ func (c *cleaner) finish() string {
 	}
 	s := c.out.String()
 	if c.cut {
-		if c.whole.length == 0 { // one cluster fills it all: no chain of joiners is worth that
-			c.whole = c.torn
+		if c.whole.length == 0 { // one cluster fills the whole text: it is cut within
+			c.whole = c.split
 		}
 		s, c.open = strings.TrimRight(s[:c.whole.length], " ")+"…", c.whole.open
 	}
@@ -253,8 +252,8 @@ func (c *cleaner) finish() string {
 	return s
 }
 
-// drops reports whether a character is left out: controls, characters that show nothing and carry no meaning where they stand,
-// and what is no character at all.
+// drops reports whether a character is left out: controls, invisible characters without a meaning at this position, and code points that
+// are no characters.
 func (c *cleaner) drops(r rune) bool {
 	switch {
 	case r == zeroWidthJoiner, r == zeroWidthNonJoiner: // they shape the word that they stand in; senders of newsletters fill lines with them

@@ -1,11 +1,11 @@
-// Package autodiscover finds the place where a mailbox lives from its mail address: on premises by SOAP Autodiscover, in batches, and by POX where
-// that is all there is; in Exchange Online by Autodiscover V2. Of what it learns it keeps hints only, in memory, which cost a few requests when they
-// are lost: the endpoint that answers for a mail domain, how many users go into one request, and that a cloud's SOAP is refused.
+// Package autodiscover finds the location of a mailbox by its mail address: on premises by SOAP Autodiscover, in batches, or by POX if
+// there is no SOAP; in Exchange Online by Autodiscover V2. It keeps only a few facts in memory, which cost some requests if they are
+// lost: the endpoint that answers for a mail domain, how many users one request may have, and that a cloud refuses SOAP.
 //
-// Sources: MS-OXDSCLI, MS-OXWSADISC, and "Autodiscover for Exchange" with "Handling Autodiscover error messages" on Microsoft Learn.
-// What is stricter here than there: careless clients have handed whole companies' passwords to whoever owned autodiscover.TLD, so nothing
-// above the mail domain is asked, the bare mail domain is asked without credentials, and they go over https only, to hosts that are allowed and
-// whose certificate holds. What a server says about how it would like to be signed in to is not listened to.
+// Sources: MS-OXDSCLI, MS-OXWSADISC, and "Autodiscover for Exchange" with "Handling Autodiscover error messages" on Microsoft Learn. This
+// package is stricter than these: careless clients have sent the passwords of whole companies to the owner of autodiscover.TLD. So it
+// asks nothing above the mail domain, asks the mail domain itself without credentials, and sends credentials over https only, to allowed
+// hosts with a valid certificate. It ignores the authentication methods that an answer recommends.
 package autodiscover
 
 import (
@@ -38,10 +38,10 @@ const (
 // op names the operation in errors.
 const op = "Autodiscover"
 
-// The codes of errors that are ours; the others are proxy's, "HTTP 401" and "ErrorCode InvalidUser".
+// The codes of this package's own errors; the others are proxy's, "HTTP 401" and "ErrorCode InvalidUser".
 const (
 	CodeAddress   = "address"     // not a mail address: Mailbox, Fix
-	CodeHost      = auth.CodeHost // credentials may not go where this leads: Mailbox, Fix
+	CodeHost      = auth.CodeHost // credentials may not be sent to the location: Mailbox, Fix
 	CodeLoop      = "loop"        // redirected in a circle, or too often: Mailbox, Fix
 	CodeNoURL     = "no EWS"      // the mailbox is known, and has no URL of EWS: Mailbox, Fix
 	CodeElsewhere = "elsewhere"   // the mailbox is said to live outside this entry: Mailbox, Fix, Elsewhere
@@ -62,7 +62,7 @@ type Resolver interface {
 // Options of a Client.
 type Options struct {
 	HTTP      http.RoundTripper // authorised
-	Plain     http.RoundTripper // without credentials: for the bare mail domain, the one question that is asked over http, and Autodiscover V2
+	Plain     http.RoundTripper // without credentials: for the mail domain itself, the one request over http, and Autodiscover V2
 	Hosts     auth.Hosts        // those that the credential of HTTP may go to
 	URL       string            // the whole URL of autodiscover.xml or .svc; the other of the two is asked too. Empty: found from the mail domain
 	Resolver  Resolver          // nil: the system's
@@ -70,20 +70,20 @@ type Options struct {
 	UserAgent string
 	Limit     *rate.Limiter // of all requests; nil: none
 
-	// Elsewhere reports whether mailboxes of a domain are another entry's: a redirect to an address there ends the search. Nil: none are.
+	// Elsewhere reports whether a domain belongs to another exchange entry: a redirect to an address there ends the search. Nil: none does.
 	Elsewhere func(domain string) bool
 
-	// Online: the entry is Exchange Online. Nothing is asked but the cloud, whose hosts are Hosts; what is said to live anywhere else is
-	// elsewhere. URL and Resolver are not used.
+	// Online: the entry is Exchange Online. Only the cloud is asked, whose hosts are Hosts; a mailbox with any other location is elsewhere.
+	// URL and Resolver are not used.
 	Online bool
 	Cloud  string // the base URL of the cloud's Autodiscover: https://autodiscover-s.outlook.com
 	EWS    string // the URL of the cloud's EWS: a mailbox on its host has exactly this URL
 }
 
-// Client asks Autodiscover. It is safe for concurrent use, and made for thousands of searches at once.
+// Client asks Autodiscover. It is safe for concurrent use, and designed for thousands of searches at once.
 type Client struct {
 	o     Options
-	turns chan struct{} // one for each request under way
+	turns chan struct{} // one for each open request
 
 	mu        sync.Mutex
 	known     map[string]endpoint // by domain, of at most maxKnown
@@ -104,9 +104,9 @@ func New(o Options) *Client {
 	}
 }
 
-// Find returns the place of the mailbox with this address: over all redirects, with the external URL of EWS (the internal one where there is no
-// external) and the primary address as they are told. Its error is a *fault.Error: of the Mailbox where it is not known (then with Elsewhere) or
-// lives where no credentials may go, of the Account where no candidate accepts the credentials, else of the Server.
+// Find returns the location of the mailbox with this address, after all redirects: the external URL of EWS (or the internal one if there
+// is no external) and the primary address. Its error is a *fault.Error. It concerns the Mailbox if that is unknown (then with Elsewhere)
+// or its location is not allowed, the Account if no candidate accepts the credentials, else the Server.
 func (c *Client) Find(ctx context.Context, address string) (mail.Location, error) {
 	at, err := c.find(ctx, address)
 	if f, ok := errors.AsType[*fault.Error](err); ok {
@@ -120,8 +120,8 @@ func (c *Client) find(ctx context.Context, address string) (mail.Location, error
 	if err != nil {
 		return mail.Location{}, &fault.Error{Op: op, Code: CodeAddress, Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
 	}
-	home := mail.Domain(address)
-	s := &search{Client: c, home: home, hosts: c.o.Hosts.Of(home), asked: map[string]bool{}}
+	enrolled := mail.Domain(address)
+	s := &search{Client: c, enrolled: enrolled, hosts: c.o.Hosts.Of(enrolled), asked: map[string]bool{}}
 	look := s.look
 	if c.o.Online {
 		look = s.lookOnline
@@ -133,41 +133,41 @@ func (c *Client) find(ctx context.Context, address string) (mail.Location, error
 			return mail.Location{}, err
 		}
 		if a.redirectAddr == "" {
-			return s.place(a, address)
+			return s.location(a, address)
 		}
 		if err := s.hop(); err != nil {
 			return mail.Location{}, err
 		}
 		address = a.redirectAddr
-		if domain := mail.Domain(address); domain != s.home && c.o.Elsewhere != nil && c.o.Elsewhere(domain) {
-			return mail.Location{}, elsewhere(fmt.Sprintf("the mailbox is redirected to the domain %q, which is another exchange entry's", printable(domain)))
+		if domain := mail.Domain(address); domain != s.enrolled && c.o.Elsewhere != nil && c.o.Elsewhere(domain) {
+			return mail.Location{}, elsewhere(fmt.Sprintf("the mailbox is redirected to the domain %q, which belongs to another exchange entry", printable(domain)))
 		}
 	}
 	return mail.Location{}, loop("the mail address is redirected in a circle")
 }
 
-// search is the work on one address.
+// search is the search for one address.
 type search struct {
 	*Client
-	home     string          // the mail domain of the enrolled address: what a redirect leads to is never trusted for itself
+	enrolled string          // the mail domain of the enrolled address: only it makes hosts trusted, not the domain of a redirect
 	hosts    auth.Hosts      // those that credentials may go to, for mailboxes of that domain
 	asked    map[string]bool // URL and address
 	hops     int
 	refusals int
-	best     *fault.Error // the failure that says most
+	best     *fault.Error // the most informative failure
 	tried    []string     // what each candidate said, for the administrator
 }
 
-// candidates asks one candidate after the other until one answers for the address, and returns which that was.
+// candidates asks one candidate after the other until one answers for the address, and returns that one.
 func (s *search) candidates(ctx context.Context, address string) (answer, endpoint, *fault.Error) {
 	domain := mail.Domain(address)
-	var urls []func() []string // later ones are only made when they are needed
+	var urls []func() []string // later ones are computed only when they are needed
 	if s.o.URL != "" {
 		urls = append(urls, func() []string { return []string{s.o.URL} })
 	}
-	// A configured URL speaks for the entry's own domain; a mailbox that was sent elsewhere is looked for there too. Autodiscover V2 is no
-	// candidate: Exchange 2010 and 2013 have none, and that a host has it is no reason to trust it with credentials.
-	if s.o.URL == "" || domain != s.home {
+	// A configured URL is for the entry's own domain; after a redirect to another domain that domain is searched too. Autodiscover V2 is no
+	// candidate: Exchange 2010 and 2013 do not have it, and a host that has it need not be trustworthy.
+	if s.o.URL == "" || domain != s.enrolled {
 		urls = append(urls,
 			func() []string { return []string{autodiscoverURL("https", domain)} },
 			func() []string { return []string{autodiscoverURL("https", "autodiscover."+domain)} },
@@ -199,7 +199,7 @@ func autodiscoverURL(scheme, host string) string {
 // exhausted reports whether the search may ask no further candidate.
 func (s *search) exhausted() bool { return s.hops > maxHops || s.refusals >= maxRefusals }
 
-// try asks at e, and by POX at its sibling where SOAP is not to be had. It returns the endpoint that answered.
+// try asks at e, and by POX at its sibling if there is no SOAP. It returns the endpoint that answered.
 func (s *search) try(ctx context.Context, e endpoint, address string) (answer, endpoint, *fault.Error) {
 	for {
 		a, at, err := s.follow(ctx, e, address)
@@ -221,8 +221,8 @@ func (s *search) try(ctx context.Context, e endpoint, address string) (answer, e
 	}
 }
 
-// withoutSOAP reports whether POX may do better at the same host. A refusal of the credentials is none of that, nor a host that is away or
-// busy, nor an answer that speaks of the mailbox.
+// withoutSOAP reports whether POX may succeed at the same host. It cannot if the host refused the credentials, cannot be reached or is
+// busy, or if its answer is about the mailbox.
 func withoutSOAP(e *fault.Error) bool {
 	switch e.Code {
 	case codeNotAuto, CodeUnread, CodeFault, codeInvalidRequest, "HTTP 403", "HTTP 500":
@@ -231,16 +231,16 @@ func withoutSOAP(e *fault.Error) bool {
 	return false
 }
 
-// ofOneUser reports whether a failure may be this user's alone, and so says nothing about the others.
+// ofOneUser reports whether a failure may concern only this user.
 func ofOneUser(e *fault.Error) bool {
 	if e.Code == auth.CodeUntrusted {
-		return false // the host treats everybody so
+		return false // the host answers this for every user
 	}
 	return e.Scope == fault.Mailbox || e.Code == CodeUnread || e.Code == CodeFault || strings.HasPrefix(e.Code, errorCode(""))
 }
 
-// follow asks at e, and where that sends it, until there is an answer for the address. It returns the endpoint that answered, before it sent this
-// user elsewhere.
+// follow asks at e, and follows its redirects until there is an answer for the address. It returns the endpoint that answered first, for
+// other users.
 func (s *search) follow(ctx context.Context, e endpoint, address string) (answer, endpoint, *fault.Error) {
 	chain := map[string]bool{}
 	at, personal := e, false
@@ -304,11 +304,11 @@ func (s *search) srv(ctx context.Context, domain string) (urls []string) {
 	return urls[:min(len(urls), maxSRV)]
 }
 
-// allowed reports why credentials may not go to u; nil: they may.
+// allowed reports why credentials may not be sent to u; nil: they may.
 func (s *search) allowed(u string) *fault.Error {
 	parsed, err := url.Parse(u)
 	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
-		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "a URL that is not valid was named"}
+		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the answer has an invalid URL"}
 	}
 	e := s.hosts.Refuse(parsed)
 	if e != nil {
@@ -317,14 +317,14 @@ func (s *search) allowed(u string) *fault.Error {
 	return e
 }
 
-// bare reports whether u is at the bare domain of the address, or of the enrolled one: it is asked, and gets no credentials.
+// bare reports whether the host of u is the mail domain itself, of the address or of the enrolled one: it is asked without credentials.
 func (s *search) bare(u, address string) bool {
 	parsed, err := url.Parse(u)
 	if err != nil || parsed.Scheme != "https" || parsed.User != nil {
 		return false
 	}
 	host := hostname.Of(parsed)
-	return host != "" && (host == s.home || host == mail.Domain(address) && hostname.Within(host, s.home))
+	return host != "" && (host == s.enrolled || host == mail.Domain(address) && hostname.Within(host, s.enrolled))
 }
 
 // hop counts a redirect.
@@ -347,16 +347,16 @@ func cancelled(err error) *fault.Error {
 	return &fault.Error{Op: op, Code: "cancelled", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
 }
 
-// failed notes why a candidate did not help.
+// failed notes why a candidate gave no location.
 func (s *search) failed(candidate string, err *fault.Error) {
 	s.tried = append(s.tried, printable(candidate)+": "+err.Code)
-	// Among equals the later speaks: it is the more special candidate, as a company's web site has the mail domain's bare name.
+	// Of two equal failures the later one counts, because the later candidate is more specific: the first is often the company's web site.
 	if s.best == nil || weight(err) >= weight(s.best) {
 		s.best = err
 	}
 }
 
-// weight says how much a failure tells of what is wrong with this mailbox.
+// weight says how informative a failure is about this mailbox.
 func weight(e *fault.Error) int {
 	switch {
 	case e.Elsewhere, e.Scope == fault.Mailbox && e.Code != CodeHost && e.Code != CodeLoop && e.Code != auth.CodeUntrusted: // it is not known
@@ -377,7 +377,7 @@ func notFound(e *fault.Error) bool {
 	return ok && dns.IsNotFound
 }
 
-// verdict is the error of a search in which no candidate helped.
+// verdict is the error of a search in which no candidate gave a location.
 func (s *search) verdict() *fault.Error {
 	e := *s.best
 	tried := " (asked: " + strings.Join(s.tried, "; ") + ")"
@@ -389,11 +389,11 @@ func (s *search) verdict() *fault.Error {
 	return &e
 }
 
-// place makes the place out of the settings that were told for address.
-func (s *search) place(a answer, address string) (mail.Location, error) {
+// location makes the location from the settings for address.
+func (s *search) location(a answer, address string) (mail.Location, error) {
 	if a.ewsURL == "" {
 		return mail.Location{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix,
-			Text: "the server knows the mailbox, and names no URL of EWS for it"}
+			Text: "the server knows the mailbox, but gives no URL of EWS for it"}
 	}
 	at := a.ewsURL
 	if err := s.allowed(at); err != nil {

@@ -1,6 +1,6 @@
 package autodiscover
 
-// Who asks the same endpoint at the same time is asked for in one request: while one is under way, the others gather for the next.
+// Searches that ask the same endpoint at the same time share a request: while one request is open, the others wait for the next.
 
 import (
 	"context"
@@ -10,39 +10,39 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
-// maxUsers is how many users go into one request: 5,000 mailboxes are 100 of them. A server has a limit, which nobody has written
-// down, and answers InvalidRequest beyond it; then fewer are sent.
+// maxUsers is how many users go into one request: 5,000 mailboxes take 100 requests. Servers have an undocumented limit,
+// and answer InvalidRequest above it; then a request has fewer.
 const maxUsers = 50
 
-// queue is for those who ask at one endpoint. It is there as long as someone waits, and so is its worker.
+// queue has the callers that ask one endpoint. It exists, with its worker, as long as a caller waits.
 type queue struct {
 	url     string
 	waiting []*waiter
-	callers int // who wait, and those in the request under way
+	callers int // that wait, or are in the open request
 	cancel  context.CancelFunc
 	ended   chan struct{} // the worker's end
 }
 
-// waiter is one who waits for the settings of a user.
+// waiter is a caller that waits for the settings of a user.
 type waiter struct {
-	user string
-	told chan reply // of one
+	user  string
+	reply chan reply // has room for one
 }
 
 // askSOAP asks at u for the settings of a user, together with others who ask there; u must be allowed.
 func (s *search) askSOAP(ctx context.Context, u, user string) (answer, *fault.Error) {
-	w := &waiter{user: user, told: make(chan reply, 1)}
+	w := &waiter{user: user, reply: make(chan reply, 1)}
 	q := s.enter(ctx, u, w)
 	defer s.leave(q, w)
 	select {
-	case r := <-w.told:
+	case r := <-w.reply:
 		return r.answer, r.err
 	case <-ctx.Done():
 		return answer{}, cancelled(ctx.Err())
 	}
 }
 
-// enter has w wait in the queue of u. Who is the first there starts its worker.
+// enter puts w into the queue of u. The first caller starts the worker.
 func (c *Client) enter(ctx context.Context, u string, w *waiter) *queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +50,7 @@ func (c *Client) enter(ctx context.Context, u string, w *waiter) *queue {
 	if !ok {
 		q = &queue{url: u, ended: make(chan struct{})}
 		c.queues[u] = q
-		// The worker is no single caller's: the last one who waits ends it.
+		// The worker belongs to no single caller: the last one that waits ends it.
 		ctx, q.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		go c.work(ctx, q)
 	}
@@ -59,7 +59,7 @@ func (c *Client) enter(ctx context.Context, u string, w *waiter) *queue {
 	return q
 }
 
-// leave has w wait no longer. The last one ends the worker, and the request that it has under way.
+// leave removes w from the queue. The last caller ends the worker, and its open request.
 func (c *Client) leave(q *queue, w *waiter) {
 	c.mu.Lock()
 	q.waiting = slices.DeleteFunc(q.waiting, func(other *waiter) bool { return other == w })
@@ -75,7 +75,7 @@ func (c *Client) leave(q *queue, w *waiter) {
 	}
 }
 
-// work asks for those who wait, one request after the other.
+// work asks for the waiting callers, one request after the other.
 func (c *Client) work(ctx context.Context, q *queue) {
 	defer close(q.ended)
 	for {
@@ -83,15 +83,15 @@ func (c *Client) work(ctx context.Context, q *queue) {
 		if len(batch) == 0 {
 			return
 		}
-		if err := c.tell(ctx, q.url, batch); err != nil && !divisible(err) {
-			// The server is away, or refuses the credentials: who waits would be told the same, each time after as long a wait, or
-			// with one more refusal on the account.
-			tellAll(c.next(q, false), err)
+		if err := c.askBatch(ctx, q.url, batch); err != nil && !divisible(err) {
+			// The server cannot be reached, or refuses the credentials: the others would get the same answer, after another wait, or
+			// with one more failed sign-in of the account.
+			failAll(c.next(q, false), err)
 		}
 	}
 }
 
-// next takes out of the queue those who go into the next request, or all. Nobody: the queue is at its end.
+// next takes the callers of the next request, or all, from the queue. None: the queue has ended.
 func (c *Client) next(q *queue, bounded bool) []*waiter {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -107,9 +107,9 @@ func (c *Client) next(q *queue, bounded bool) []*waiter {
 	return batch
 }
 
-// tell asks for a batch, and tells each what is said about it. Where the failure of all may be the fault of one, or of their number,
-// it asks for the halves. The error is one of the whole request.
-func (c *Client) tell(ctx context.Context, u string, batch []*waiter) *fault.Error {
+// askBatch asks for a batch, and sends each caller its reply. If the request fails because of one user, or of their number, it asks for the
+// halves. The error is one of the whole request.
+func (c *Client) askBatch(ctx context.Context, u string, batch []*waiter) *fault.Error {
 	users := make([]string, len(batch))
 	for i, w := range batch {
 		users[i] = w.user
@@ -117,24 +117,24 @@ func (c *Client) tell(ctx context.Context, u string, batch []*waiter) *fault.Err
 	replies, err := c.getUserSettings(ctx, u, users)
 	if err == nil {
 		for i, w := range batch {
-			w.told <- replies[i]
+			w.reply <- replies[i]
 		}
 		return nil
 	}
 	if len(batch) == 1 || !divisible(err) {
-		tellAll(batch, err)
+		failAll(batch, err)
 		return err
 	}
-	half := len(batch) / 2
-	first := c.tell(ctx, u, batch[:half])
+	middle := len(batch) / 2
+	first := c.askBatch(ctx, u, batch[:middle])
 	if first != nil && !divisible(first) {
-		tellAll(batch[half:], first)
+		failAll(batch[middle:], first)
 		return first
 	}
-	second := c.tell(ctx, u, batch[half:])
-	if first == nil && second == nil && (err.Code == codeInvalidRequest || err.Code == CodeUnread) { // it was their number
+	second := c.askBatch(ctx, u, batch[middle:])
+	if first == nil && second == nil && (err.Code == codeInvalidRequest || err.Code == CodeUnread) { // because of their number
 		c.mu.Lock()
-		c.perBatch = min(c.perBatch, max(half, 1))
+		c.perBatch = min(c.perBatch, max(middle, 1))
 		c.mu.Unlock()
 	}
 	if second != nil {
@@ -143,7 +143,7 @@ func (c *Client) tell(ctx context.Context, u string, batch []*waiter) *fault.Err
 	return first
 }
 
-// divisible reports whether a request that failed so may succeed for a part of its users.
+// divisible reports whether the request may succeed for a part of its users.
 func divisible(e *fault.Error) bool {
 	switch e.Code {
 	case CodeUnread, CodeFault, codeOrder:
@@ -154,8 +154,8 @@ func divisible(e *fault.Error) bool {
 	return strings.HasPrefix(e.Code, errorCode(""))
 }
 
-func tellAll(batch []*waiter, err *fault.Error) {
+func failAll(batch []*waiter, err *fault.Error) {
 	for _, w := range batch {
-		w.told <- reply{err: err}
+		w.reply <- reply{err: err}
 	}
 }

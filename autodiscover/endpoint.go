@@ -1,6 +1,6 @@
 package autodiscover
 
-// Endpoints, and which of them answers for a mail domain: thousands of searches must not ask all candidates each.
+// Endpoints, and which of them answers for a mail domain: so that thousands of searches do not ask all candidates each.
 
 import (
 	"context"
@@ -17,20 +17,20 @@ const (
 	poxPath  = "/autodiscover/autodiscover.xml"
 )
 
-// maxKnown bounds the endpoints that are remembered: an entry has a handful of domains, and a hostile server can name as many as it likes.
+// maxKnown bounds the endpoints that are remembered: an entry has a handful of domains, and a hostile server can name any number.
 const maxKnown = 1000
 
-// maxWalks bounds the searches that ask the candidates of a domain at once, where one of them has found its own user not: one after the
-// other, thousands of users that are not here would hold up everybody for hours, and all at once they would be felt.
+// maxWalks bounds the searches that ask the candidates of a domain at the same time after one of them did not find its own user. One after
+// the other, thousands of unknown users would delay everybody for hours; all at once they would be a load.
 const maxWalks = 8
 
-// endpoint is a URL and the protocol that is spoken there.
+// endpoint is a URL and its protocol.
 type endpoint struct {
 	url  string
 	soap bool // else POX
 }
 
-// candidate is the endpoint to ask first where u is a candidate: SOAP, of which POX is the sibling. A URL with a name of its own is POX.
+// candidate is the endpoint to ask first for a candidate u: SOAP, whose sibling is POX. A URL with a name of its own is POX.
 func candidate(u string) endpoint {
 	if base, ok := cutName(u); ok {
 		return endpoint{base + ".svc", true}
@@ -44,7 +44,7 @@ func (e endpoint) pox() (endpoint, bool) {
 	return endpoint{url: base + ".xml"}, ok && e.soap
 }
 
-// to returns the endpoint to which a redirect from e leads: its name says what it speaks, else it speaks what e does.
+// to returns the endpoint to which a redirect from e leads. Its name says its protocol; else it is that of e.
 func (e endpoint) to(u string) endpoint {
 	if _, ok := cutName(u); ok {
 		return endpoint{u, strings.EqualFold(u[len(u)-len(".svc"):], ".svc")}
@@ -61,7 +61,7 @@ func cutName(u string) (base string, ok bool) {
 	return u[:len(u)-len(".svc")], true
 }
 
-// String tells in words who was asked how.
+// String names the host and the protocol.
 func (e endpoint) String() string {
 	how := "Autodiscover (POX) at "
 	if e.soap {
@@ -70,7 +70,7 @@ func (e endpoint) String() string {
 	return how + hostOf(e.url)
 }
 
-// hostOf returns the host of a URL, for people.
+// hostOf returns the host of a URL, for error texts.
 func hostOf(u string) string {
 	parsed, err := url.Parse(u)
 	if err != nil {
@@ -82,11 +82,11 @@ func hostOf(u string) string {
 // walk is a search that asks the candidates of a domain, one after the other. Others of that domain wait for what it finds.
 type walk struct {
 	done chan struct{}
-	err  *fault.Error // when done: why nobody can be found there; nil: the others look for themselves
+	err  *fault.Error // when done: why no user can be found there; nil: the others search themselves
 }
 
-// domain is the key under which an endpoint for address is known. What one mail domain may be led to, another may not.
-func (s *search) domain(address string) string { return s.home + " " + mail.Domain(address) }
+// domain is the key under which an endpoint for address is known. Another mail domain may not be allowed to use the same endpoint.
+func (s *search) domain(address string) string { return s.enrolled + " " + mail.Domain(address) }
 
 // look asks the endpoint that is known to answer for the domain of address; where there is none, it asks the candidates, or waits for
 // the search that does. Where the known endpoint fails, the candidates are asked.
@@ -96,15 +96,15 @@ func (s *search) look(ctx context.Context, address string) (answer, *fault.Error
 		known, w, mine := s.turn(domain, waited)
 		switch {
 		case known.url != "":
-			clear(s.asked) // what others have found to be good meanwhile is worth another try
+			clear(s.asked) // an endpoint that answered others meanwhile is worth another try
 			a, _, err := s.try(ctx, known, address)
 			switch {
 			case err == nil:
 				return a, nil
 			case ctx.Err() != nil:
 				return answer{}, cancelled(ctx.Err())
-			// It failed for this user alone, or again after others found it to be good: that is the answer. So is a refusal where the
-			// credentials were good before: other candidates would only add to the failed sign-ins.
+			// It failed for this user only, or again after it answered others: that is the answer. So is a refusal of credentials that it
+			// accepted before: other candidates would only add to the failed sign-ins.
 			case ofOneUser(err), failed, err.Scope == fault.Account, s.exhausted():
 				return answer{}, s.verdict()
 			}
@@ -128,8 +128,8 @@ func (s *search) look(ctx context.Context, address string) (answer, *fault.Error
 	}
 }
 
-// turn returns the endpoint that is known for the domain; else a walk that is under way there; else a new one, which is the caller's.
-// Who has waited for one in vain has one beside others.
+// turn returns the endpoint that is known for the domain; else a walk of another search; else a new walk, which the caller makes. A
+// search that has waited in vain makes its own walk beside others.
 func (c *Client) turn(domain string, waited bool) (known endpoint, w *walk, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,7 +163,7 @@ func (c *Client) walked(domain string, w *walk, at endpoint, err *fault.Error) {
 	close(w.done)
 }
 
-// forget drops an endpoint that failed, unless another one has taken its place.
+// forget drops an endpoint that failed, unless another one has replaced it.
 func (c *Client) forget(domain string, e endpoint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

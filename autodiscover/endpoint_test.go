@@ -107,7 +107,7 @@ func TestAnEndpointThatFailedIsTriedAgainOnceOthersHaveFoundItGood(t *testing.T)
 	synctest.Test(t, func(t *testing.T) {
 		n := &internet{t: t, web: map[string]page{namedSOAP: {body: soap(userSettings(mailURL))}}}
 		c := n.client(Options{})
-		s := &search{Client: c, home: "contoso.com", hosts: c.o.Hosts, asked: map[string]bool{namedSOAP + user: true}} // it failed a moment ago
+		s := &search{Client: c, enrolled: "contoso.com", hosts: c.o.Hosts, asked: map[string]bool{namedSOAP + user: true}} // it failed a moment ago
 		domain := s.domain("user@contoso.com")
 		_, w, _ := c.turn(domain, false)
 		found := make(chan *fault.Error)

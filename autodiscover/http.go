@@ -17,23 +17,24 @@ import (
 )
 
 const (
-	// askTimeout bounds one question: the server asks its directory, which may take seconds after it started.
+	// askTimeout bounds one request: the server asks its directory, which may take seconds after a start.
 	askTimeout = 20 * time.Second
 	maxAnswer  = 1 << 20 // bytes; a real answer of POX has up to 30 KiB, one of SOAP for 50 users up to 100 KiB
 	maxWords   = 200     // bytes of a server's own words in an error
-	// maxInFlight bounds the requests under way: enough to hide the network's delay, too few to be felt by a server whose users are at work.
+	// maxInFlight bounds the open requests: enough to hide the delay of the network, too few to be a load for a server whose users are at
+	// work.
 	maxInFlight = 16
 )
 
-// result is what came back, as far as it matters here.
+// result is the part of an answer that matters here.
 type result struct {
 	status   int
-	location string // of a redirect, absolute; empty: none, or none that can be understood
-	body     []byte // not that of a redirect; longer than maxAnswer where it is too long
+	location string // of a redirect, absolute; empty: none, or an invalid one
+	body     []byte // not of a redirect; longer than maxAnswer if it is too long
 	shows    fault.Evidence
 }
 
-// request sends a request when its turn has come, and reads the answer. It follows nothing.
+// request sends a request when its turn has come, and reads the answer. It follows no redirect.
 func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u string, header http.Header, body []byte) (result, *fault.Error) {
 	select {
 	case c.turns <- struct{}{}:
@@ -50,7 +51,7 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
-		return result{}, &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "a URL that is not valid was named"}
+		return result{}, &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the answer has an invalid URL"}
 	}
 	req.Header = header
 	req.Header.Set("User-Agent", c.o.UserAgent)
@@ -74,7 +75,7 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	return result{status: resp.StatusCode, body: answer, shows: shows}, nil
 }
 
-// post asks an XML question: with credentials where they may go, and without at the bare mail domain; u is one of both.
+// post sends an XML request: with credentials if they are allowed at u, and without to the mail domain itself; u is one of these.
 func (c *Client) post(ctx context.Context, u, anchor, action string, question []byte) (result, *fault.Error) {
 	header := http.Header{}
 	header.Set("Content-Type", "text/xml; charset=utf-8")
@@ -92,14 +93,14 @@ func (c *Client) post(ctx context.Context, u, anchor, action string, question []
 		return result{}, refused
 	case r.status == http.StatusUnauthorized:
 		return result{}, &fault.Error{Op: op, Code: auth.CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix,
-			Text: printable(parsed.Host) + ", the bare mail domain, asks for a password, which it gets only where autodiscover_url or trusted_hosts names it"}
-	case r.status == http.StatusForbidden: // nobody was to sign in
+			Text: printable(parsed.Host) + ", the mail domain itself, asks for a password, which mailbell sends only if autodiscover_url or trusted_hosts names it"}
+	case r.status == http.StatusForbidden: // the request had no credentials
 		return result{}, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "HTTP 403"}
 	}
 	return r, nil
 }
 
-// refusal types a status that brings no answer to an XML question; nil: it does, or it redirects.
+// refusal types a status without an answer to an XML request; nil: there is one, or a redirect.
 func (r result) refusal() *fault.Error {
 	code := r.status
 	e := &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: fmt.Sprintf("HTTP %d", code)}
@@ -128,7 +129,7 @@ func redirects(code int) bool {
 	return false
 }
 
-// moved is the answer of a server that redirects everybody.
+// moved is the answer of a server that redirects every request.
 func (r result) moved() (answer, *fault.Error) {
 	if r.location == "" {
 		return answer{}, status(r.status, fault.Server, fault.Wait)

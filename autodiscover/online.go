@@ -1,7 +1,7 @@
 package autodiscover
 
-// Exchange Online: Autodiscover V2, which answers everybody in JSON, says whether a mailbox lives there ("GET
-// /autodiscover/autodiscover.json/v1.0/{address}?Protocol=EWS"); SOAP tells the rest, where the credential may ask it.
+// Exchange Online: Autodiscover V2, which needs no credentials and answers in JSON, says whether a mailbox is there ("GET
+// /autodiscover/autodiscover.json/v1.0/{address}?Protocol=EWS"); SOAP gives the other settings, if the credential may use it.
 
 import (
 	"bytes"
@@ -17,8 +17,8 @@ import (
 	"github.com/mailbell/mailbell/internal/hostname"
 )
 
-// soapPause is how long a cloud's SOAP is left alone after it refused: tokens of RBAC for Applications are never let in, and asking again with
-// each mailbox would be a request in vain; what was away for another reason is back within the hour.
+// soapPause is how long a cloud's SOAP is not asked after it refused: it never accepts tokens of RBAC for Applications, so a request for
+// each mailbox would be in vain. After any other cause it is asked again within the hour.
 const soapPause = time.Hour
 
 const v2Path = "/autodiscover/autodiscover.json/v1.0/"
@@ -89,18 +89,18 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 	return answer{}, loop("the URL is redirected in a circle")
 }
 
-// inCloud returns the URL that the cloud named where that is the cloud's too. Nothing else is followed: it is where a mailbox lives that is
-// not in the cloud.
+// inCloud returns the URL in the cloud's answer if its host is the cloud's. Any other URL is not followed: it is the location of a
+// mailbox that is not in the cloud.
 func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
 	parsed, err := url.Parse(u)
 	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
 		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
-			Text: "the cloud names a URL that is not valid"}
+			Text: "the cloud's answer has an invalid URL"}
 	}
 	over := *parsed
 	over.Scheme = "https" // another scheme is no reason to look for the mailbox elsewhere
 	if s.hosts.Refuse(&over) != nil {
-		return nil, elsewhere(fmt.Sprintf("the cloud says that the mailbox is served by %q, which is not of the cloud", printable(parsed.Host)))
+		return nil, elsewhere(fmt.Sprintf("the cloud gives the location %q, which is not in the cloud", printable(parsed.Host)))
 	}
 	return parsed, s.allowed(u)
 }
@@ -109,7 +109,7 @@ func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
 func parseV2(code int, body []byte) (string, *fault.Error) {
 	if len(body) > maxAnswer {
 		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
-			Text: fmt.Sprintf("an answer of more than %d bytes", maxAnswer)}
+			Text: fmt.Sprintf("the answer is larger than %d bytes", maxAnswer)}
 	}
 	var a struct {
 		URL          string `json:"Url"`
@@ -123,12 +123,12 @@ func parseV2(code int, body []byte) (string, *fault.Error) {
 		e.Text, e.Elsewhere = quoted("the cloud knows no mailbox with this address", a.ErrorCode), true
 		return "", e
 	case err == nil && a.ErrorCode != "":
-		return "", told(a.ErrorCode, a.ErrorMessage)
+		return "", serverError(a.ErrorCode, a.ErrorMessage)
 	case code != http.StatusOK:
-		return "", status(code, fault.Server, fault.Wait) // nobody was to sign in: a 401 is none of the account's
+		return "", status(code, fault.Server, fault.Wait) // the request had no credentials: a 401 does not concern the account
 	case err != nil || a.URL == "":
 		return "", &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
-			Text: "the cloud's answer cannot be understood"}
+			Text: "the cloud's answer cannot be parsed"}
 	}
 	return a.URL, nil
 }

@@ -1,6 +1,6 @@
 package autodiscover
 
-// One question of POX Autodiscover and its answer (MS-OXDSCLI, "POX Autodiscover response for Exchange").
+// One request of POX Autodiscover and its answer (MS-OXDSCLI, "POX Autodiscover response for Exchange").
 
 import (
 	"cmp"
@@ -21,24 +21,24 @@ const (
 	responseSchema = "http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a"
 )
 
-// maxOtherURLs bounds the URLs of EWS that are kept beside the first: inside and outside, by two protocols, are four.
+// maxOtherURLs bounds the URLs of EWS that are kept beside the first: internal and external, by two protocols, are four.
 const maxOtherURLs = 3
 
-// answer is what is said about a user: settings, or where else to ask.
+// answer is the answer for a user: settings, or a redirect.
 type answer struct {
 	ewsURL       string
-	otherURLs    [maxOtherURLs]string // of EWS too, in their order: for where credentials may not go to the first
+	otherURLs    [maxOtherURLs]string // of EWS too, in their order: used if credentials are not allowed at the first
 	group        string               // GroupingInformation
 	primary      string               // AutoDiscoverSMTPAddress
 	server       string               // the mailbox server, where it is named
-	schema       string               // the newest EWS schema, where it is told
+	schema       string               // the newest EWS schema, if the server names it
 	how          string               // who said it
 	redirectAddr string               // normalised
 	redirectURL  string
-	moved        bool // redirectURL is for everybody
+	moved        bool // redirectURL is for every user
 }
 
-// name adds a URL of EWS behind those that were named before.
+// name appends a URL of EWS.
 func (a *answer) name(u string) {
 	if u == "" || u == a.ewsURL || slices.Contains(a.otherURLs[:], u) {
 		return
@@ -52,7 +52,7 @@ func (a *answer) name(u string) {
 	}
 }
 
-// askPOX posts the question for address to u, with credentials; u must be allowed.
+// askPOX posts the request for address to u, with credentials; u must be allowed.
 func (s *search) askPOX(ctx context.Context, u, address string) (answer, *fault.Error) {
 	body, err := question(address)
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *search) askPOX(ctx context.Context, u, address string) (answer, *fault.
 	}
 	failed = r.refusal()
 	if failed != nil && failed.Scope != fault.Account {
-		// A server may say with a status what it says in the answer too; only that speaks of the mailbox.
+		// A server may report an error by its status and in its answer; only the answer is about the mailbox.
 		if _, said := parse(r.body); said != nil && said.Scope == fault.Mailbox {
 			failed = said
 		}
@@ -78,11 +78,11 @@ func (s *search) askPOX(ctx context.Context, u, address string) (answer, *fault.
 	return parse(r.body)
 }
 
-// plainRedirect asks at u, over http and without credentials, for nothing but a redirect: where it leads is a candidate.
+// plainRedirect asks u, over http and without credentials, for a redirect, whose target is a candidate.
 func (s *search) plainRedirect(ctx context.Context, u string) []string {
 	r, err := s.request(ctx, s.o.Plain, http.MethodGet, u, http.Header{}, nil)
 	if err != nil || r.location == "" {
-		// Whatever goes wrong here says little: few domains have this candidate.
+		// An error here is hardly informative: few domains have this candidate.
 		s.failed(u, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait})
 		return nil
 	}
@@ -93,7 +93,7 @@ func (s *search) plainRedirect(ctx context.Context, u string) []string {
 	return []string{r.location}
 }
 
-// question is the request for the settings of an address.
+// question is the body of the request for the settings of an address.
 func question(address string) ([]byte, error) {
 	doc := etree.NewDocument()
 	doc.CreateProcInst("xml", `version="1.0" encoding="utf-8"`)
@@ -112,13 +112,13 @@ func parse(b []byte) (answer, *fault.Error) {
 		return answer{}, unread(err, b, "Autodiscover")
 	}
 	if root.Tag != "Autodiscover" {
-		return answer{}, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is something else"}
+		return answer{}, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is not one of Autodiscover"}
 	}
 	response := child(root, "Response")
 	account := child(response, "Account")
 	for _, e := range []*etree.Element{child(response, "Error"), child(account, "Error"), child(root, "Error")} {
 		if e != nil {
-			return answer{}, told(text(e, "ErrorCode"), text(e, "Message"))
+			return answer{}, serverError(text(e, "ErrorCode"), text(e, "Message"))
 		}
 	}
 	switch action := text(account, "Action"); {
@@ -126,16 +126,16 @@ func parse(b []byte) (answer, *fault.Error) {
 		address, err := mail.ParseAddress(text(account, "RedirectAddr"))
 		if err != nil {
 			return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
-				Text: "it redirects to something that is not a mail address", Err: err}
+				Text: "its redirect has an invalid mail address", Err: err}
 		}
 		return answer{redirectAddr: address}, nil
 	case strings.EqualFold(action, "redirectUrl"):
 		if to := text(account, "RedirectUrl"); to != "" {
 			return answer{redirectURL: to}, nil
 		}
-		return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it redirects nowhere"}
+		return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "its redirect has no target"}
 	case !strings.EqualFold(action, "settings"):
-		return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it asks for an unknown action"}
+		return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "its answer has an unknown action"}
 	}
 	a := answer{primary: text(child(response, "User"), "AutoDiscoverSMTPAddress")}
 	protocols := map[string][]*etree.Element{}
@@ -143,8 +143,8 @@ func parse(b []byte) (answer, *fault.Error) {
 		t := strings.ToUpper(text(p, "Type"))
 		protocols[t] = append(protocols[t], p)
 	}
-	// EXPR is for clients outside the site, EXCH for those inside, WEB for browsers. Since Exchange 2013 there is EXHTTP too, where MAPI goes over
-	// HTTP: once for inside, then once for outside. One type may come several times, and any without a URL of EWS (gromox's EXPR has none).
+	// EXPR is for clients outside the site, EXCH for those inside, WEB for browsers. Since Exchange 2013 there is EXHTTP too, for MAPI over
+	// HTTP: once internal, then once external. One type may come several times, and any without a URL of EWS (gromox's EXPR has none).
 	slices.Reverse(protocols["EXHTTP"])
 	for _, p := range slices.Concat(protocols["EXPR"], protocols["EXHTTP"], protocols["EXCH"]) {
 		a.name(text(p, "EwsUrl"))
@@ -164,7 +164,7 @@ func parse(b []byte) (answer, *fault.Error) {
 	return a, nil
 }
 
-// errorCode is the code of an error that a server told by its own.
+// errorCode is the code of an error that the server gave by its own code.
 func errorCode(code string) string { return "ErrorCode " + printable(code) }
 
 // Two of SOAP's.
@@ -173,8 +173,8 @@ const (
 	codeServerBusy     = "ErrorCode ServerBusy"
 )
 
-// told types an error by the code that a server gave it: POX (MS-OXDSCLI section 2.2.4.1.1.3.2), SOAP (MS-OXWSADISC, ErrorCode) and V2.
-func told(code, message string) *fault.Error {
+// serverError types an error by the server's code: POX (MS-OXDSCLI section 2.2.4.1.1.3.2), SOAP (MS-OXWSADISC, ErrorCode) and V2.
+func serverError(code, message string) *fault.Error {
 	f := &fault.Error{Op: op, Code: errorCode(code), Scope: fault.Server, Remedy: fault.Wait}
 	switch code {
 	case "500", "404", "InvalidUser", "InvalidDomain", "UserNotFound", "ErrorCannotFindUser", "ErrorNonExistentMailbox": // 404 is gromox's
@@ -192,10 +192,10 @@ func told(code, message string) *fault.Error {
 	return f
 }
 
-// quoted adds a server's own words to a text.
+// quoted appends the server's own text.
 func quoted(text, words string) string {
 	if words = printable(words); words != "" {
-		text += fmt.Sprintf("; it says: %q", words)
+		text += fmt.Sprintf("; the server answered: %q", words)
 	}
 	return text
 }

@@ -1,6 +1,6 @@
 package autodiscover
 
-// GetUserSettings: one question of SOAP Autodiscover for several users, and its answer (MS-OXWSADISC section 3.1.4.4).
+// GetUserSettings: one request of SOAP Autodiscover for several users, and its answer (MS-OXWSADISC section 3.1.4.4).
 
 import (
 	"cmp"
@@ -25,10 +25,10 @@ const (
 	soapVersion = "Exchange2013"
 )
 
-// codeOrder is the code of an answer in which the users stand in another order than in the question.
+// codeOrder is the code of an answer with the users in another order than the request.
 const codeOrder = "order"
 
-// The settings that are asked for.
+// The requested settings.
 const (
 	settingExternal = "ExternalEwsUrl"
 	settingInternal = "InternalEwsUrl"
@@ -38,7 +38,7 @@ const (
 	settingServer   = "InternalMailboxServer"
 )
 
-// reply is what is said about one user: one of the two.
+// reply is the answer for one user: one of the two.
 type reply struct {
 	answer
 	err *fault.Error
@@ -71,7 +71,7 @@ func (c *Client) getUserSettings(ctx context.Context, u string, users []string) 
 	return parseSOAP(r.body, users)
 }
 
-// soapQuestion is the request for the settings of users.
+// soapQuestion is the body of the request for the settings of users.
 func soapQuestion(u string, users []string) ([]byte, error) {
 	doc := etree.NewDocument()
 	doc.CreateProcInst("xml", `version="1.0" encoding="utf-8"`)
@@ -95,18 +95,17 @@ func soapQuestion(u string, users []string) ([]byte, error) {
 	return doc.WriteToBytes()
 }
 
-// parseSOAP reads the answer to a question for users: a reply for each, in their order, or an error that concerns them all.
+// parseSOAP reads the answer to a request for users: a reply for each, in their order, or an error that concerns all.
 //
-// An answer does not name whom it is about: it stands where the user stood in the question. So an answer with more or fewer of them
-// is believed in nothing (Microsoft's own client takes fewer as the first ones), and nor is one that has a user's primary address where
-// another user was.
+// The answer does not name the users: they are in the order of the request. So an answer with more or fewer users is rejected (Microsoft's
+// own client assigns fewer to the first ones), and also one with the primary address of a user at the position of another.
 func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
 	root, err := document(b)
 	if err != nil {
 		return nil, unread(err, b, "Envelope")
 	}
 	if root.Tag != "Envelope" {
-		return nil, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is something else"}
+		return nil, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer is not one of Autodiscover"}
 	}
 	body := child(root, "Body")
 	if f := child(body, "Fault"); f != nil {
@@ -118,12 +117,12 @@ func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
 		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer has no response"}
 	}
 	if code := text(response, "ErrorCode"); code != "" && code != "NoError" {
-		return nil, told(code, text(response, "ErrorMessage"))
+		return nil, serverError(code, text(response, "ErrorMessage"))
 	}
 	answers := children(child(response, "UserResponses"), "UserResponse")
 	if len(answers) != len(users) {
 		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
-			Text: fmt.Sprintf("it answers for %d users where it was asked for %d", len(answers), len(users))}
+			Text: fmt.Sprintf("it answers for %d users, and the request was for %d", len(answers), len(users))}
 	}
 	replies := make([]reply, 0, len(users))
 	for i, user := range users {
@@ -131,13 +130,13 @@ func parseSOAP(b []byte, users []string) ([]reply, *fault.Error) {
 		replies = append(replies, r)
 		if r.primary != "" && r.primary != user && slices.Contains(users, r.primary) {
 			return nil, &fault.Error{Op: op, Code: codeOrder, Scope: fault.Server, Remedy: fault.Wait,
-				Text: "it answers for the users in another order than it was asked"}
+				Text: "it answers for the users in another order than in the request"}
 		}
 	}
 	return replies, nil
 }
 
-// userReply reads a UserResponse. Settings that are missing, for which there may be a UserSettingError, are none.
+// userReply reads a UserResponse. Missing settings, for which there may be a UserSettingError, are ignored.
 func userReply(e *etree.Element) reply {
 	target := text(e, "RedirectTarget")
 	switch code := text(e, "ErrorCode"); code {
@@ -146,16 +145,16 @@ func userReply(e *etree.Element) reply {
 		address, err := mail.ParseAddress(target)
 		if err != nil {
 			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
-				Text: "it redirects to something that is not a mail address", Err: err}}
+				Text: "its redirect has an invalid mail address", Err: err}}
 		}
 		return reply{answer: answer{redirectAddr: address}}
 	case "RedirectUrl":
 		if target == "" {
-			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "it redirects nowhere"}}
+			return reply{err: &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "its redirect has no target"}}
 		}
 		return reply{answer: answer{redirectURL: target}}
 	default:
-		return reply{err: told(code, text(e, "ErrorMessage"))}
+		return reply{err: serverError(code, text(e, "ErrorMessage"))}
 	}
 	settings := map[string]string{}
 	for _, s := range children(child(e, "UserSettings"), "UserSetting") {
@@ -174,10 +173,10 @@ func userReply(e *etree.Element) reply {
 	return reply{answer: a}
 }
 
-// mailboxServer returns the name of a mailbox server. Since Exchange 2013 what is told as such is the mailbox itself, as GUID@domain.
-func mailboxServer(told string) string {
-	if strings.Contains(told, "@") {
+// mailboxServer returns the name of a mailbox server. Since Exchange 2013 the setting is the mailbox itself, as GUID@domain.
+func mailboxServer(setting string) string {
+	if strings.Contains(setting, "@") {
 		return ""
 	}
-	return printable(told)
+	return printable(setting)
 }

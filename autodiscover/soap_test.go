@@ -190,7 +190,7 @@ func TestAHostileSOAPAnswerHarmsNothing(t *testing.T) {
 		soap(strings.Repeat("<a>", 32) + strings.Repeat("</a>", 32)):          "depth",
 		soap(strings.Repeat(" ", 1<<20)):                                      "larger",
 		"<Envelope/>":                                                         "no response",
-		"<html/>":                                                             "something else",
+		"<html/>":                                                             "not one of Autodiscover",
 	} {
 		if _, err := parseSOAP([]byte(in), []string{"a@contoso.com"}); err == nil || !strings.Contains(err.Error(), want) || err.Scope != fault.Server {
 			t.Errorf("%.40q: %v, want %q", in, err, want)

@@ -1,6 +1,6 @@
 package autodiscover
 
-// Reading XML that others wrote: without DTD, within bounds, by local names.
+// Parsing XML of servers: without DTD, within bounds, by local names.
 
 import (
 	"bytes"
@@ -48,8 +48,8 @@ func document(b []byte) (*etree.Element, error) {
 	return doc.Root(), nil
 }
 
-// errPage is a document with a document type. Autodiscover has none: it is a web page, whatever it speaks of.
-var errPage = errors.New("a document type (DTD), as a web page has, which is refused with all that it declares")
+// errPage is a document with a document type. Autodiscover has none, so it is a web page.
+var errPage = errors.New("it has a document type (DTD), as web pages do, which mailbell refuses")
 
 // isPage reports whether b begins with a document type, or after a declaration and comments. A page need not be XML further on.
 func isPage(b []byte) bool {
@@ -74,13 +74,13 @@ func isPage(b []byte) bool {
 	}
 }
 
-// unread types an answer that is no XML: a web page is not Autodiscover, and nor is what lacks the name of the element that an answer has.
+// unread types an answer that is not XML. It is not Autodiscover if it is a web page, or lacks the name of the answer's element.
 func unread(err error, b []byte, element string) *fault.Error {
 	code := CodeUnread
 	if errors.Is(err, errPage) || !bytes.Contains(b, []byte(element)) {
 		code = codeNotAuto
 	}
-	return &fault.Error{Op: op, Code: code, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer cannot be understood", Err: err}
+	return &fault.Error{Op: op, Code: code, Scope: fault.Server, Remedy: fault.Wait, Text: "the answer cannot be parsed", Err: err}
 }
 
 const bom = "\xef\xbb\xbf"
@@ -90,8 +90,8 @@ var (
 	known      = regexp.MustCompile(`^&(?:lt|gt|amp|quot|apos|#x[0-9a-fA-F]+|#[0-9]+);`) // without a declaration of its own
 )
 
-// sanitised drops the characters that XML forbids, and that servers send nevertheless in display names, and escapes an & and a < that begin
-// nothing: what is wrong in one name harms no other user of the same answer.
+// sanitised drops characters that XML forbids, and that servers nevertheless send in display names, and escapes an & or < that begins no
+// markup: an error in one name harms no other user of the same answer.
 func sanitised(b []byte) []byte {
 	b = bytes.ToValidUTF8(bytes.TrimPrefix(b, []byte(bom)), []byte("\uFFFD"))
 	b = bytes.Map(func(r rune) rune {
@@ -115,7 +115,7 @@ func sanitised(b []byte) []byte {
 	return escaped(b)
 }
 
-// escaped escapes the & and < that begin nothing.
+// escaped escapes each & and < that begins no markup.
 func escaped(b []byte) []byte {
 	out := make([]byte, 0, len(b))
 	for {
@@ -141,7 +141,7 @@ func escaped(b []byte) []byte {
 	}
 }
 
-// beginsMarkup reports whether what stands behind a < makes markup of it.
+// beginsMarkup reports whether b, which follows a <, makes markup of it.
 func beginsMarkup(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c >= utf8.RuneSelf || strings.IndexByte("_:/!?>", c) >= 0
 }

@@ -37,7 +37,7 @@ func ParseAddress(s string) (string, error) {
 	return strings.ToLower(local) + "@" + domain, nil
 }
 
-// Domain returns the part of a parsed address behind the @.
+// Domain returns the part of a parsed address after the @.
 func Domain(address string) string {
 	return address[strings.LastIndexByte(address, '@')+1:]
 }

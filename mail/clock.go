@@ -2,6 +2,6 @@ package mail
 
 import "time"
 
-// Tolerance is how far the clock that an answer tells (a front end's Date, or a proxy's) may differ from the one that stamps received
-// times, another way with each answer: the most that Kerberos lets clocks of one organisation differ.
+// Tolerance is by how much the clock of an answer (the Date of a front end or a proxy) may differ from the clock that sets received times,
+// differently with each answer: Kerberos allows clocks of one organisation to differ by that much.
 const Tolerance = 5 * time.Minute

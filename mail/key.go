@@ -10,23 +10,23 @@ import (
 	"unicode/utf8"
 )
 
-// Key is what a message is known by (rule 1 of the log): the same over EWS and Graph, in listings and reads, before and after a move.
+// Key identifies a message (rule 1 of the log): it is the same over EWS and Graph, in listings and reads, before and after a move.
 type Key [16]byte
 
 // String is the written form: 22 characters of base64url. It is the collapse id of the message's alerts.
 func (k Key) String() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
 
-// Short is the part of the key that a record keeps of it.
+// Short is the part of the key that a record keeps.
 func (k Key) Short() uint64 { return binary.BigEndian.Uint64(k[:8]) }
 
-// Secret of an installation: it makes keys unguessable, so that a key tells nothing about the mail behind it.
+// Secret of an installation: it makes keys unguessable, so that a key reveals nothing about its message.
 type Secret [32]byte
 
-// maxSubject is how much of a subject enters a key: a listing may tell no more than the first 255 characters of it.
+// maxSubject is how much of a subject enters a key: a listing may have only its first 255 characters.
 const maxSubject = 128
 
 // Key of a message of the mailbox whose record has the given id. Exchange's own duplicate key is message id and submit time;
-// a message without an id is known by its subject instead.
+// the key of a message without an id has its subject instead.
 func (s Secret) Key(record string, m *Message) Key {
 	var sent [8]byte
 	if !m.Sent.IsZero() {
@@ -60,7 +60,7 @@ func (p PushID) String() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// PushID is the apns-id of what has this key on this phone: stable, so that a repeat can be told from a second push.
+// PushID is the apns-id of the alert for this key on this phone. It is always the same, so that a repeat differs from another push.
 // It has the form of a UUID (version 8 of RFC 9562: the bits are ours).
 func (s Secret) PushID(k Key, phone string, extra ...string) PushID {
 	id := PushID(s.sum(append([]string{"push", string(k[:]), phone}, extra...)...))
@@ -69,7 +69,7 @@ func (s Secret) PushID(k Key, phone string, extra ...string) PushID {
 	return id
 }
 
-// Thread is the thread-id of a conversation: it groups alerts on the screen and tells nothing else. Empty: there is no conversation.
+// Thread is the thread-id of a conversation: it groups alerts on the screen, and reveals nothing. Empty: there is no conversation.
 func (s Secret) Thread(record, conversation string) string {
 	if conversation == "" {
 		return ""

@@ -1,10 +1,9 @@
-// Package mail holds the words that all rooms share: a message as any source tells it, the key by which it is known,
-// a mail address, and the place where a mailbox lives.
+// Package mail has the types that all rooms share: a message, the key that identifies it, a mail address, and the location of a mailbox.
 package mail
 
 import "time"
 
-// Message is a message as EWS or Graph tells it. A source fills what it was asked for; the rest stays empty.
+// Message is a message from EWS or Graph. A source fills the fields that were requested; the others stay empty.
 type Message struct {
 	ItemID     string // opaque, case-sensitive; changes when the item moves to another folder
 	InternetID string // the Message-ID header, exact bytes; may be empty, missing or doubled
@@ -12,15 +11,15 @@ type Message struct {
 	Subject    string
 	From       Mailbox
 	Preview    string    // plain text, at most 256 characters
-	Received   time.Time // when the store of this mailbox says that it came; not to be believed blindly (rule 4 of the log)
-	Sent       time.Time // the client submit time; zero where the item has none
+	Received   time.Time // the received time from the mailbox; it can be wrong (rule 4 of the log)
+	Sent       time.Time // the client submit time; zero if the item has none
 	Importance Importance
 	Private    bool // Sensitivity is Private or Confidential: neither subject nor preview may be shown
 	Read       bool
 	Thread     string // the conversation's id
 }
 
-// Mailbox is a name and address as they stand in From. Either may be empty.
+// Mailbox is a name and address of a From header. Either may be empty.
 type Mailbox struct {
 	Name    string
 	Address string
@@ -36,7 +35,7 @@ const (
 	High
 )
 
-// Location is where a mailbox lives, as Autodiscover or the configuration tells it.
+// Location is the location of a mailbox, from Autodiscover or the configuration.
 type Location struct {
 	Entry   string    `json:"entry"`             // the exchange entry of the configuration
 	URL     string    `json:"url"`               // of EWS, the external one
@@ -47,7 +46,7 @@ type Location struct {
 	Found   time.Time `json:"found"`             // when that was learnt
 }
 
-// Source says by which interface a message was read: its item id is to be used there.
+// Source is the interface by which a message was read; its item id is valid there.
 type Source string
 
 // The sources.

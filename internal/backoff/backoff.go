@@ -1,5 +1,5 @@
-// Package backoff says how long to wait before what failed is tried again: longer with each failure in a row, up to a bound, at least
-// as long as the server asked for, and never for all at the same moment.
+// Package backoff says how long to wait before a new try after a failure: longer with each failure in a row, up to a bound, at least as
+// long as the server asked for, and with a jitter.
 package backoff
 
 import (
@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A jitter is up to a quarter of the wait, at most a minute: it spreads thousands of mailboxes that failed together, and delays none of
-// them noticeably.
+// A jitter is up to a quarter of the wait, at most a minute: it spreads the tries of thousands of mailboxes that failed together, and
+// delays none noticeably.
 const (
 	jitterShare = 4
 	maxJitter   = time.Minute
@@ -19,8 +19,8 @@ type Policy struct {
 	First, Max time.Duration
 }
 
-// Wait returns how long to wait after so many failures in a row, with jitter: First after the first one, nothing after none. It is not
-// shorter than asked, which is what the server asked for, or 0; whoever reads that bounds it.
+// Wait returns how long to wait after so many failures in a row, with jitter: First after the first one, 0 after none. It is not shorter
+// than asked, the time that the server asked for, or 0; the caller bounds asked.
 func (p Policy) Wait(failures int, asked time.Duration) time.Duration {
 	return Jitter(max(p.step(failures), asked))
 }
@@ -37,7 +37,7 @@ func (p Policy) step(failures int) time.Duration {
 	return min(wait, p.Max)
 }
 
-// Jitter returns d or a little more. It is never less, for a server may have asked for d.
+// Jitter returns d or a little more, never less, because a server may have asked for d.
 func Jitter(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0

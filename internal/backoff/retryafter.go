@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// RetryAfter reads how long a server asks to be left alone, by the header of that name (RFC 9110 section 10.2.3): seconds, which some
-// servers send with a fraction, or a date. It is at most most, for a mistaken number must not silence anybody for days; 0: none, one
-// that has passed, or one that cannot be understood.
+// RetryAfter reads the pause that a server asks for in the header of that name (RFC 9110 section 10.2.3): seconds, which some servers
+// send with a fraction, or a date. It is at most most, because a wrong number must not stop a mailbox for days. It is 0 if there is no
+// header, or it is in the past or invalid.
 func RetryAfter(h http.Header, most time.Duration) time.Duration {
 	v := h.Get("Retry-After")
-	if told, err := time.ParseDuration(v + "s"); err == nil {
-		return min(max(told, 0), most)
+	if asked, err := time.ParseDuration(v + "s"); err == nil {
+		return min(max(asked, 0), most)
 	}
 	at, err := http.ParseTime(v)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package certificate reads a certificate with its key from a file, as today's OpenSSL and Windows write it: PFX (PKCS #12,
+// Package certificate reads a certificate with its key from a file, as current versions of OpenSSL and Windows write it: PFX (PKCS #12,
 // RFC 7292), or PEM (RFC 7468).
 package certificate
 
@@ -16,17 +16,17 @@ import (
 // maxFile bounds a certificate file; one with a key and a long chain has some 20 KiB.
 const maxFile = 1 << 20
 
-// The errors that a person meets with a certificate file and may want to tell apart.
+// The errors of a certificate file that callers distinguish.
 var (
 	ErrPassword      = errors.New("the password does not open the key")
 	ErrNoKey         = errors.New("holds no private key: it is needed beside the certificate")
 	ErrNoCertificate = errors.New("holds no certificate: it is needed beside the key")
-	ErrKeyMismatch   = errors.New("the private key fits none of its certificates")
+	ErrKeyMismatch   = errors.New("the private key matches none of its certificates")
 )
 
-// Load reads the content of a file with a certificate and its private key: a PFX, in base64 or not, or PEM with both, the key as PKCS #1, SEC 1
-// or PKCS #8, encrypted with the password or not. The error of a PFX that has to be converted is an *Unread. Certificates beside the one that the key fits are taken for its chain, in
-// the order in which they come. Leaf is set. A certificate that has expired is loaded: whom it is shown to decides.
+// Load reads the content of a file with a certificate and its private key: a PFX, in base64 or not, or PEM with both, the key as PKCS #1,
+// SEC 1 or PKCS #8, encrypted with the password or not. The error of a PFX that has to be converted is an *Unread. The other certificates
+// in the file are its chain, in their order. Leaf is set. An expired certificate is loaded too: the server decides about it.
 func Load(file []byte, password string) (*tls.Certificate, error) {
 	if len(file) > maxFile {
 		return nil, fmt.Errorf("larger than %d bytes: not a certificate file", maxFile)
@@ -48,7 +48,7 @@ func Load(file []byte, password string) (*tls.Certificate, error) {
 	return keyPair(key, certificates)
 }
 
-// keyPair puts the certificate that a key fits before the others.
+// keyPair puts the certificate of a key before the others.
 func keyPair(key any, certificates []*x509.Certificate) (*tls.Certificate, error) {
 	signer, ok := key.(crypto.Signer)
 	if !ok {
@@ -132,11 +132,11 @@ func loadKey(block *pem.Block, password string) (key any, err error) {
 	case "PRIVATE KEY", "ENCRYPTED PRIVATE KEY":
 		key, err = x509.ParsePKCS8PrivateKey(der)
 	default:
-		return nil, fmt.Errorf("a private key of the kind %q is not understood", block.Type)
+		return nil, fmt.Errorf("mailbell does not know private keys of the kind %q", block.Type)
 	}
 	switch {
 	case err != nil && !bytes.Equal(der, block.Bytes):
-		return nil, ErrPassword // one wrong password in 256 leaves a padding that looks right
+		return nil, ErrPassword // one wrong password in 256 leaves a valid padding
 	case err != nil:
 		return nil, fmt.Errorf("the private key cannot be read: %w", err)
 	}

@@ -1,6 +1,6 @@
 package certificate
 
-// PEM (RFC 7468) as editors, mail programs and shells leave it.
+// PEM (RFC 7468) as editors, mail programs and shells write it.
 
 import (
 	"bytes"
@@ -20,12 +20,12 @@ const (
 	maxLabel = 40
 )
 
-// ErrNoAuthority is a file of trust roots that holds none.
+// ErrNoAuthority is the error for a file of trust roots without one.
 var ErrNoAuthority = errors.New("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
 
-// Blocks returns the PEM blocks of a file. A byte order mark, UTF-16 and indented lines are taken, and text between the blocks is
-// passed over. Where a block cannot be read, the error names its line: encoding/pem leaves it out in silence, and then the
-// certificate that it holds is missed somewhere else.
+// Blocks returns the PEM blocks of a file. A byte order mark, UTF-16 and indented lines are accepted, and text between the blocks is
+// ignored. If a block cannot be read, the error names its line: encoding/pem leaves the block out silently, and its certificate would
+// then be missing elsewhere.
 func Blocks(file []byte) ([]*pem.Block, error) {
 	var blocks []*pem.Block
 	lines := strings.Split(string(text(file)), "\n")
@@ -52,7 +52,7 @@ func Blocks(file []byte) ([]*pem.Block, error) {
 	return blocks, nil
 }
 
-// PEM returns the blocks of a file and nothing else, as crypto/tls and others want it.
+// PEM returns the blocks of a file without the text between them, for crypto/tls and others.
 func PEM(file []byte) ([]byte, error) {
 	blocks, err := Blocks(file)
 	if err != nil {
@@ -68,12 +68,13 @@ func PEM(file []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Authorities reads the certificates of a file of trust roots: PEM, or one certificate in DER, as Windows exports it. The error is ErrNoAuthority where there is none.
+// Authorities reads the certificates of a file of trust roots: PEM, or one certificate in DER, as Windows exports it. The error is
+// ErrNoAuthority if there is none.
 func Authorities(file []byte) ([]*x509.Certificate, error) {
 	if len(file) > 0 && file[0] == derSequence {
 		c, err := x509.ParseCertificate(file)
 		if err != nil {
-			return nil, fmt.Errorf("is neither PEM nor one certificate in DER; a PKCS #7 (.p7b) is converted with: openssl pkcs7 -inform der -in FILE -print_certs -out ca.pem (%w)", err)
+			return nil, fmt.Errorf("is neither PEM nor one certificate in DER; convert a PKCS #7 file (.p7b) with: openssl pkcs7 -inform der -in FILE -print_certs -out ca.pem (%w)", err)
 		}
 		return []*x509.Certificate{c}, nil
 	}
@@ -85,7 +86,7 @@ func Authorities(file []byte) ([]*x509.Certificate, error) {
 	for _, block := range blocks {
 		switch {
 		case block.Type == "PKCS7":
-			return nil, errors.New("is a PKCS #7: convert it with: openssl pkcs7 -in FILE -print_certs -out ca.pem")
+			return nil, errors.New("is a PKCS #7 file: convert it with: openssl pkcs7 -in FILE -print_certs -out ca.pem")
 		case !isCertificate(block):
 			continue
 		}
@@ -101,7 +102,7 @@ func Authorities(file []byte) ([]*x509.Certificate, error) {
 	return list, nil
 }
 
-// isCertificate reports whether a block holds a certificate; the second label is OpenSSL's of old.
+// isCertificate reports whether a block is a certificate; the second label is of old versions of OpenSSL.
 func isCertificate(block *pem.Block) bool {
 	return block.Type == "CERTIFICATE" || block.Type == "X509 CERTIFICATE"
 }
@@ -129,7 +130,7 @@ func text(file []byte) []byte {
 	return []byte(string(utf16.Decode(units)))
 }
 
-// fromBase64 returns what a file holds in base64 without BEGIN and END, where that may be ASN.1.
+// fromBase64 decodes a file in base64 without BEGIN and END, if it may be ASN.1.
 func fromBase64(file []byte) ([]byte, bool) {
 	der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(file)), ""))
 	return der, err == nil && len(der) > 0 && der[0] == derSequence

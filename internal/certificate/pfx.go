@@ -1,6 +1,6 @@
 package certificate
 
-// PFX (PKCS #12, RFC 7292): what is read of it, and how to convert what is not.
+// PFX (PKCS #12, RFC 7292): which variants are read, and how to convert the others.
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 )
 
-// Unread is a PFX that is one, and is not read.
+// Unread is the error for a valid PFX of a variant that is not read.
 type Unread struct {
 	Why string
 }
@@ -26,7 +26,7 @@ func (e *Unread) Advice(file string) string {
 		" (and -legacy where that says that an algorithm is unsupported), and name client.pem here"
 }
 
-var errNeither = errors.New("is neither a PFX file nor PEM, or is damaged") // what the parser says helps nobody
+var errNeither = errors.New("is neither a PFX file nor PEM, or is damaged") // the parser's error helps nobody
 
 func loadPFX(file []byte, password string) (key any, certificates []*x509.Certificate, err error) {
 	key, leaf, chain, err := pkcs12.DecodeChain(file, password)
@@ -43,10 +43,10 @@ func loadPFX(file []byte, password string) (key any, certificates []*x509.Certif
 	return key, append([]*x509.Certificate{leaf}, chain...), nil
 }
 
-// maxPFXHead is how far into a PFX its content type stands: behind two lengths and the version.
+// maxPFXHead is where the content type of a PFX begins at the latest: after two lengths and the version.
 const maxPFXHead = 32
 
-// unread says what is wrong with a file that is no PFX as it should be.
+// unread says why a file could not be read as PFX.
 func unread(file []byte, err error) error {
 	// The content type data (1.2.840.113549.1.7.1): a file without it is something else.
 	data := []byte{0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01}

@@ -39,8 +39,8 @@ type (
 	}
 )
 
-// decryptPKCS8 returns the private key within an EncryptedPrivateKeyInfo. A wrong password mostly is ErrPassword here, and
-// else brings something that is no key.
+// decryptPKCS8 returns the private key within an EncryptedPrivateKeyInfo. After a wrong password the error
+// is mostly ErrPassword; else the result is not a key.
 func decryptPKCS8(der []byte, password string) ([]byte, error) {
 	var sealed encryptedPrivateKey
 	if err := unmarshal(der, &sealed); err != nil {
@@ -128,7 +128,7 @@ func deriveKey(params pbes2Params, password string) ([]byte, error) {
 
 var errMalformedKey = errors.New("the encrypted private key is malformed")
 
-// unmarshal reads one ASN.1 value that has nothing behind it.
+// unmarshal reads one ASN.1 value that nothing follows.
 func unmarshal(der []byte, into any) error {
 	if rest, err := asn1.Unmarshal(der, into); err != nil || len(rest) > 0 {
 		return errMalformedKey
@@ -137,5 +137,5 @@ func unmarshal(der []byte, into any) error {
 }
 
 func unknownEncryption(id string) error {
-	return fmt.Errorf("the private key is encrypted in a way (%s) that is not understood: write it anew with: openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem", id)
+	return fmt.Errorf("the private key is encrypted by an algorithm (%s) that mailbell does not know: convert it with: openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out key.pem", id)
 }

@@ -1,6 +1,6 @@
-// Package credential describes what a listener account signs in with, as plain values: config reads them, service compares them and hands
-// them on, auth.New makes of them what signs requests in. Whoever stands between config and auth asks a Description what it has to know,
-// and never which authentication method it is; so a new method changes nothing there.
+// Package credential describes how a listener account signs in, as plain values. config reads them, service compares them and passes them
+// on, and auth.New makes a credential of them. The code between config and auth uses the methods of Description, and never asks for the
+// authentication method; so a new method changes nothing there.
 package credential
 
 import (
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The authentication methods, as the configuration calls them.
+// The authentication methods, by their names in the configuration.
 const (
 	Basic           = "basic"            // a user name and password, RFC 7617
 	NTLM            = "ntlm"             // a user name and password, MS-NLMP
@@ -18,8 +18,8 @@ const (
 	ListenerAccount = "listener_account" // a user of Entra ID by a password, through an app that allows it
 )
 
-// Description is what a listener account signs in with: the authentication method, and the values that it needs. Those that it does not
-// need are empty.
+// Description is how a listener account signs in: the authentication method, and its values. Values that the method does not need are
+// empty.
 type Description struct {
 	Method      string
 	Username    string
@@ -30,11 +30,11 @@ type Description struct {
 	Expires     time.Time        // zero: it does not, or nobody says when
 }
 
-// ByToken reports whether its requests carry a token of Entra ID: whoever gets one there has a tenant.
+// ByToken reports whether its requests carry a token of Entra ID. Such a description has a tenant.
 func (d Description) ByToken() bool { return d.Tenant != "" }
 
-// Same reports whether two descriptions sign in alike. When they expire is for the calendar alone: a certificate brings its own date, and
-// that of a client secret is what the administrator says.
+// Same reports whether two descriptions sign in in the same way. It ignores the dates of expiry: a certificate has its own, and that of a
+// client secret is only used for warnings.
 func (d Description) Same(other Description) bool {
 	certificates := bytes.Equal(raw(d.Certificate), raw(other.Certificate))
 	d.Certificate, other.Certificate = nil, nil

@@ -1,5 +1,5 @@
-// Package expiry is the one calendar of what expires: secrets, certificates, and the certificates that servers show. It is a
-// metric, a list for who asks, and warnings in the log before the day.
+// Package expiry has the dates on which secrets and certificates expire, also those of servers. It provides a metric and a list, and
+// warns in the log before each date.
 package expiry
 
 import (
@@ -14,25 +14,25 @@ import (
 	"go.uber.org/zap"
 )
 
-// The kinds of what expires. What a listener account signs in with is of the kind of its authentication method.
+// The kinds of entries. The credential of a listener account has its authentication method as kind.
 const (
 	APNsCertificate = "apns_certificate" // named by its topic
-	TLS             = "tls"              // the portal's own
+	TLS             = "tls"              // the certificate of the API
 	Server          = "server"           // the first to expire of the chain that a server shows, named by its host
 )
 
-// Soon is how long before the day it is worth telling, and the first warning.
+// Soon is how long before the date the first warning is.
 const Soon = 30 * day
 
 const (
 	day = 24 * time.Hour
-	// maxEntries bounds the names, and with them the metric: a configuration has some dozens; hosts are met by redirects too.
+	// maxEntries bounds the entries, and with them the metric: a configuration has some dozens, but redirects lead to any number of hosts.
 	maxEntries = 1000
-	// lookAgain is the longest pause between two looks: the timers of a machine that slept run late.
+	// lookAgain is the longest pause between two checks: on a machine that slept, timers run late.
 	lookAgain = time.Hour
 )
 
-// thresholds are when the log is told, each once: so long before the day, and on it.
+// thresholds are the times before the date at which the log warns, each once.
 var thresholds = [...]time.Duration{Soon, 7 * day, day, 0}
 
 // Entry is one thing that expires.
@@ -41,7 +41,7 @@ type Entry struct {
 	At         time.Time
 }
 
-// Calendar knows what expires when. It is a prometheus.Collector. Its methods may be called at the same time.
+// Calendar has the entries. It is a prometheus.Collector. Its methods are safe for concurrent use.
 type Calendar struct {
 	log     *zap.Logger
 	metric  *prometheus.Desc
@@ -53,7 +53,7 @@ type Calendar struct {
 
 type entry struct {
 	Entry
-	told int // of thresholds, how many have passed and were told
+	warned int // how many of the thresholds have passed and were logged
 }
 
 // New returns an empty calendar.
@@ -63,8 +63,7 @@ func New(log *zap.Logger) *Calendar {
 			[]string{"kind", "name"}, nil)}
 }
 
-// Set tells when something expires; the zero time: it does not, or is not there any more. Where there are as many as there may
-// be, a new one is left out.
+// Set sets when something expires; the zero time removes the entry. If there are already maxEntries, a new one is ignored.
 func (c *Calendar) Set(kind, name string, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,7 +85,7 @@ func (c *Calendar) Set(kind, name string, at time.Time) {
 	}
 }
 
-// List returns what expires, the first first.
+// List returns the entries, the earliest first.
 func (c *Calendar) List() []Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,8 +109,8 @@ func (c *Calendar) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// Run warns in the log until ctx ends: 30, 7 and 1 days before something expires, and when it has. Each is told once; what was
-// renewed starts anew.
+// Run warns in the log until ctx ends: 30, 7 and 1 days before something expires, and when it has expired. It warns once of each; after a
+// renewal the warnings begin again.
 func (c *Calendar) Run(ctx context.Context) {
 	for {
 		next := c.warn(time.Now())
@@ -128,7 +127,7 @@ func (c *Calendar) Run(ctx context.Context) {
 	}
 }
 
-// warn tells what has come due and returns when to look again.
+// warn logs the warnings that are due, and returns when to check again.
 func (c *Calendar) warn(now time.Time) (next time.Duration) {
 	next = lookAgain
 	for _, e := range c.due(now, &next) {
@@ -142,7 +141,7 @@ func (c *Calendar) warn(now time.Time) (next time.Duration) {
 	return next
 }
 
-// due returns what has passed a threshold since the last look, and lowers next to the next one that will be passed.
+// due returns the entries that passed a threshold since the last check, and lowers next to the time of the next threshold.
 func (c *Calendar) due(now time.Time, next *time.Duration) (list []Entry) {
 	for _, e := range c.List() {
 		passed := 0
@@ -154,8 +153,8 @@ func (c *Calendar) due(now time.Time, next *time.Duration) (list []Entry) {
 			}
 		}
 		c.mu.Lock()
-		if known := c.entries[[2]string{e.Kind, e.Name}]; known != nil && known.At.Equal(e.At) && passed > known.told {
-			known.told = passed
+		if known := c.entries[[2]string{e.Kind, e.Name}]; known != nil && known.At.Equal(e.At) && passed > known.warned {
+			known.warned = passed
 			list = append(list, e)
 		}
 		c.mu.Unlock()
@@ -163,7 +162,7 @@ func (c *Calendar) due(now time.Time, next *time.Duration) (list []Entry) {
 	return list
 }
 
-// Earliest is when the first certificate of a chain expires; zero: the chain is empty. What a peer shows stops being trusted then.
+// Earliest is when the first certificate of a chain expires, which ends the trust in the chain; zero: the chain is empty.
 func Earliest(chain []*x509.Certificate) (first time.Time) {
 	for _, c := range chain {
 		if first.IsZero() || c.NotAfter.Before(first) {

@@ -1,5 +1,5 @@
-// Package fault types errors by what to do about them and by whom they concern, so that whoever meets one decides by its
-// type and never by its text. Rooms that talk to a server (ews, autodiscover, auth, push) return errors that wrap an *Error.
+// Package fault types errors by what to do about them and by what they concern, so that callers decide by the type and never by the text.
+// The rooms that talk to a server (ews, autodiscover, auth, push) return errors that wrap an *Error.
 package fault
 
 import (
@@ -19,7 +19,7 @@ const (
 	GiveUp                   // never comes right for this one thing: an item that is gone, a request that was wrong
 )
 
-// Scope is whom an error concerns, and so how far its remedy reaches. One sick thing harms only itself.
+// Scope is what an error concerns, and so how far its remedy reaches: a faulty mailbox, for example, harms only itself.
 type Scope uint8
 
 // The scopes, from the smallest.
@@ -39,16 +39,16 @@ var (
 func (r Remedy) String() string { return remedies[r] }
 func (s Scope) String() string  { return scopes[s] }
 
-// Error is a typed error. Its text names what failed and why; it never holds a secret or anything of a message.
+// Error is a typed error. Its text says what failed and why; it never has a secret or anything of a message in it.
 type Error struct {
 	Op     string // what was tried: "GetItem", "Autodiscover", "connect"
 	Code   string // the protocol's own name: ErrorServerBusy, "HTTP 401", "certificate"
 	Text   string // one sentence for the administrator
 	Scope  Scope
 	Remedy Remedy
-	After  time.Duration // not before this; 0: no word about it
+	After  time.Duration // how long to wait at least; 0: unknown
 
-	// What follows from it, beside the remedy.
+	// What follows from the error, besides the remedy.
 	Elsewhere     bool     // the mailbox does not live where it was asked for; the next exchange entry that covers it is asked
 	Moved         bool     // the mailbox may live elsewhere now: its location is to be looked up again
 	Gone          bool     // the item is not in the Inbox any more
@@ -56,7 +56,7 @@ type Error struct {
 	Unsubscribed  bool     // the subscription is lost: a new one is needed
 	Misled        bool     // the group's affinity leads to the wrong server: its anchor is to be subscribed anew
 	Superseded    bool     // another connection reads the same subscriptions
-	Subscriptions []string // that it concerns; none: all that were asked about
+	Subscriptions []string // that the error concerns; none: all of the request
 
 	Evidence // what came back beside the code
 
@@ -76,8 +76,8 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Of returns the typed error in err's chain. What is not typed is taken as passing and as concerning the mailbox alone:
-// a wrong guess there costs a retry, the other way round it costs mail.
+// Of returns the typed error in err's chain. It takes an untyped error as temporary and as concerning the mailbox only: if that is wrong,
+// it costs a retry; the opposite guess could cost mail.
 func Of(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e

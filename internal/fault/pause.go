@@ -6,20 +6,20 @@ import (
 	"github.com/mailbell/mailbell/internal/backoff"
 )
 
-// The pace of trying again, by remedy.
+// The pauses between tries, by remedy.
 var (
 	retrying = backoff.Policy{First: 250 * time.Millisecond, Max: 30 * time.Second} // it passes by itself, within seconds
 	waiting  = backoff.Policy{First: 5 * time.Second, Max: 4 * time.Minute}         // in minutes; with the jitter it is tried within five
 )
 
 const (
-	byPerson = time.Hour // what takes a person is tried hourly
-	// byAccount is the pace of what concerns a listener account: the account itself says who may try, and when.
+	byPerson = time.Hour // if an administrator has to act, mailbell tries hourly
+	// byAccount is the pause after an error of a listener account; the account itself says who may try, and when.
 	byAccount = 30 * time.Second
 )
 
-// Pause is how long to wait after the nth failure in a row: doubled each time where it passes by itself, never less than the server
-// asked for, and with a jitter, so that what failed together does not come back together.
+// Pause is how long to wait after the nth failure in a row. For a temporary error it doubles each time. It is never less than the server
+// asked for, and has a jitter, so that mailboxes that failed together are not tried together.
 func (e *Error) Pause(n int) time.Duration {
 	switch {
 	case e.After > 0 && (e.Scope == Account || e.Remedy == Fix): // the word of who refused

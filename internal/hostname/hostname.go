@@ -1,5 +1,5 @@
-// Package hostname says what the name of a host is, and when two names are one: for the configuration, for where credentials may go, and
-// for what the proxy is passed by.
+// Package hostname parses and compares the names of hosts: for the configuration, for the hosts to which credentials may be sent, and for
+// hosts that are reached without the proxy.
 package hostname
 
 import (
@@ -18,9 +18,9 @@ const (
 	localhost = "localhost"
 )
 
-// Parse returns a host name or IP address in the one form in which hosts are compared and asked for: in lower case, without the dot of the
-// root, in ASCII (RFC 5891); an IPv4 address within IPv6 is one of IPv4. It reports false for what is no host. An underscore, which some
-// networks have in names of servers, is taken.
+// Parse returns a host name or IP address in the form in which hosts are compared and resolved: in lower case, without the dot of the
+// root, in ASCII (RFC 5891), an IPv4 address within IPv6 as IPv4. It reports false if the text is not a host. It accepts an underscore,
+// which some networks have in names of servers.
 func Parse(s string) (string, bool) {
 	if ip, err := netip.ParseAddr(s); err == nil {
 		return ip.Unmap().String(), ip.Zone() == ""
@@ -39,13 +39,13 @@ func Parse(s string) (string, bool) {
 	return s, true
 }
 
-// outside reports a character that no name has.
+// outside reports whether a character cannot be in a name.
 func outside(r rune) bool {
 	return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '.' || r == '_')
 }
 
-// ParseDomain returns a domain of mail or of a tenant in the form of Parse: a name of DNS, which has no underscore, of two labels or more;
-// or localhost.
+// ParseDomain returns a mail domain, or the domain of a tenant, in the form of Parse: a DNS name without underscore, of two labels or
+// more, or localhost.
 func ParseDomain(s string) (string, bool) {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return "", false
@@ -54,7 +54,7 @@ func ParseDomain(s string) (string, bool) {
 	if err != nil {
 		return "", false
 	}
-	// What becomes another name with a second look has no one form.
+	// A name that changes when it is parsed again has no unique form.
 	again, err := idna.Lookup.ToASCII(ascii)
 	if err != nil || again != ascii {
 		return "", false
@@ -63,13 +63,13 @@ func ParseDomain(s string) (string, bool) {
 	return name, ok && (strings.Contains(name, ".") || name == localhost)
 }
 
-// Of returns the host of a URL in the form of Parse; empty where it has none.
+// Of returns the host of a URL in the form of Parse; empty if it has none.
 func Of(u *url.URL) string {
 	host, _ := Parse(u.Hostname())
 	return host
 }
 
-// Address returns host:port of an https or http URL, with the usual port where it names none; empty where it has no host.
+// Address returns host:port of an https or http URL, with the default port if it has none; empty if it has no host.
 func Address(u *url.URL) string {
 	host := Of(u)
 	if host == "" {
@@ -97,7 +97,7 @@ func Below(host, domain string) bool {
 	return ok && above != "" && domain != ""
 }
 
-// SameServer compares the names of two servers, without case: by their first label where one of them has no more.
+// SameServer compares the names of two servers, without case: by their first label if one of them has only one.
 func SameServer(a, b string) bool {
 	a, b = strings.TrimSuffix(a, "."), strings.TrimSuffix(b, ".")
 	shortA, _, longA := strings.Cut(a, ".")

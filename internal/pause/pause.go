@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// For waits for d, not at all where that is not above zero, and reports whether ctx is still alive.
+// For waits for d, if that is above zero, and reports whether ctx has not ended.
 func For(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil

@@ -1,5 +1,4 @@
-// Package permissions looks whether files are kept from others on the same machine: who may read a secret, and who may put another file in the
-// place of one. It looks, and changes nothing.
+// Package permissions checks who else on the machine can read a secret, or replace a file. It changes nothing.
 package permissions
 
 import (
@@ -10,20 +9,20 @@ import (
 )
 
 const (
-	// exposed is what the permissions of a file with a secret, or with the state, must not have: everybody may read it, or others than its
-	// owner may change it. That a group may read it is how a service is often given its secrets.
+	// exposed are permissions that a file with a secret, or with the state, must not have: everybody can read it, or others than its owner can
+	// change it. A group may read it, which is a usual way to give a service its secrets.
 	exposed = 0o026
-	// writable is what those of another file must not have, and of the state's folder beside the group's: who may write there chooses what is
-	// read.
+	// writable are permissions that any other file must not have, nor, with groupWritable, the folder of the state: who can write there
+	// chooses what mailbell reads.
 	writable = 0o002
 	// groupWritable is the part of the group.
 	groupWritable = 0o020
 )
 
-// Doubt is something that is wrong with a file or folder, and what to do about it.
+// Doubt is what is wrong with a file or folder, and what to do about it.
 type Doubt struct{ Text, Advice string }
 
-// File says what is doubtful about a file and its way. A file that is not there is not doubtful. secret: it holds one.
+// File returns the doubts about a file and its folders; none if the file does not exist. secret: it has a secret in it.
 func File(path string, secret bool) (doubts []Doubt) {
 	forbidden := os.FileMode(writable)
 	if secret {
@@ -37,7 +36,7 @@ func File(path string, secret bool) (doubts []Doubt) {
 	return doubts
 }
 
-// Folder says what is doubtful about the folder of the state.
+// Folder returns the doubts about the folder of the state.
 func Folder(path string) []Doubt {
 	if i, err := os.Stat(path); err == nil {
 		return open(i, writable|groupWritable, "chmod 700 "+path)
@@ -45,7 +44,7 @@ func Folder(path string) []Doubt {
 	return nil
 }
 
-// open says what of the forbidden permissions a file or folder has. On Windows they are an access control list, which this does not show.
+// open reports which of the forbidden permissions a file or folder has. It cannot check the access control lists of Windows.
 func open(i os.FileInfo, forbidden os.FileMode, advice string) []Doubt {
 	has := i.Mode().Perm() & forbidden
 	who := ""
@@ -72,5 +71,5 @@ func link(path, what string) []Doubt {
 	if err != nil {
 		to = "elsewhere"
 	}
-	return []Doubt{{fmt.Sprintf("%s is reached through a link, to %s: who can change the link chooses what is read", what, to), "name the file itself"}}
+	return []Doubt{{fmt.Sprintf("%s is reached through a link to %s: who can change the link chooses what mailbell reads", what, to), "name the file itself"}}
 }

@@ -60,7 +60,7 @@ func TestAFileThatIsReachedThroughALinkIsDoubtful(t *testing.T) {
 		if to == folder {
 			path = filepath.Join(path, "f")
 		}
-		if got := File(path, true); len(got) != 1 || !strings.Contains(got[0].Text, "link, to "+to) {
+		if got := File(path, true); len(got) != 1 || !strings.Contains(got[0].Text, "link to "+to) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}

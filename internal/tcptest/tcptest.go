@@ -1,4 +1,4 @@
-// Package tcptest has the servers on loopback that tests of several rooms need: what stands between two ends, or in the place of one.
+// Package tcptest has servers on loopback for the tests of several rooms: they stand between a client and a server, or replace a server.
 package tcptest
 
 import (
@@ -18,8 +18,8 @@ func Listen(t testing.TB) net.Listener {
 	return l
 }
 
-// Serve has each connection to l served by a goroutine of its own, and closes it when that returns. At the end of the test the listener
-// and all connections are closed, and whoever serves them is waited for.
+// Serve serves each connection to l in a goroutine of its own, and closes the connection when that returns. At the end of the test it
+// closes the listener and all connections, and waits for the goroutines.
 func Serve(t testing.TB, l net.Listener, serve func(net.Conn)) {
 	t.Helper()
 	var (
