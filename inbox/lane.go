@@ -2,7 +2,10 @@ package inbox
 
 // The places that the mailboxes of one exchange entry share, so that a sick Exchange harms its own mailboxes only.
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 const (
 	// maxWorkers bounds the mailboxes of an entry that are read and whose alerts are sent at once; the others stay marked. At
@@ -28,6 +31,16 @@ type lane struct {
 
 func newLane(in *Inbox) *lane {
 	return &lane{in: in, pushes: make(chan struct{}, maxPushes), catchUps: make(chan struct{}, maxCatchUps)}
+}
+
+// enterPush waits for a place for a push; leave gives it back. false: ctx has ended.
+func (l *lane) enterPush(ctx context.Context) (leave func(), ok bool) {
+	select {
+	case l.pushes <- struct{}{}:
+		return sync.OnceFunc(func() { <-l.pushes }), true
+	case <-ctx.Done():
+		return nil, false
+	}
 }
 
 // queue gives a mailbox to the next worker that is free.

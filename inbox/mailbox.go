@@ -24,6 +24,7 @@ type Mailbox struct {
 	unreadable unreadable
 	flight     flight  // what is being sent
 	late       late    // answers that are to be entered
+	doubts     doubts  // pushes that were not answered
 	waiting    waiting // devices that are behind, and when they catch up
 	history    history // the last decisions
 	seen       seen    // items that had their outcome

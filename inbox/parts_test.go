@@ -3,12 +3,15 @@ package inbox
 // The parts of a mailbox by themselves.
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -169,5 +172,46 @@ func TestARoundIsOverWithItsLastAnswer(t *testing.T) {
 	r.drafted = true
 	if r.answer(a, subscriptions.Answer{Result: subscriptions.Accepted}) {
 		t.Error("an answer after the draft is in time")
+	}
+}
+
+func TestAPushThatWasNotAnsweredIsARepeatTheNextTime(t *testing.T) { // rule 10
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		var repeats []bool
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			repeats = append(repeats, n.Repeat)
+			if len(repeats) == 1 {
+				return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Unanswered, Next: time.Now().Add(time.Second), Unknown: true}
+			}
+			return subscriptions.Answer{}
+		}
+		s.source.come(alice)
+		s.pass(time.Minute)
+		s.source.come(alice)
+		s.pass(time.Minute)
+		if !slices.Equal(repeats, []bool{false, true, false}) {
+			t.Errorf("repeats: %v", repeats)
+		}
+	})
+}
+
+func TestDoubtsAreBounded(t *testing.T) {
+	var d doubts
+	l := subscriptions.Line{Token: "a", Topic: topic}
+	for i := range 2 * maxDoubts {
+		d.settle(l, []mail.Key{{byte(i), byte(i >> 8)}}, true)
+	}
+	if len(d.open) != maxDoubts {
+		t.Errorf("%d are remembered", len(d.open))
+	}
+	if !d.has(l, []mail.Key{{9, 9}, {0}}) || d.has(subscriptions.Line{Token: "b"}, []mail.Key{{0}}) {
+		t.Error("a doubt is not its phone's, or not found beside another message of a summary")
+	}
+	d.settle(l, []mail.Key{{0}}, false)
+	if d.has(l, []mail.Key{{0}}) {
+		t.Error("an answer leaves a doubt")
 	}
 }

@@ -286,20 +286,18 @@ func (m *Mailbox) pushInRound(ctx context.Context, r *round, a alert) {
 // push pushes an alert, if its device is still enrolled. It is in flight until enter has entered the answer: until then nothing else is
 // sent to the device. may is asked once the push is counted: whoever looks then either sees it, or has kept it from beginning.
 func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func(subscriptions.Answer)) {
-	link := m.link.Load()
-	select {
-	case link.lane.pushes <- struct{}{}:
-	case <-ctx.Done():
+	leave, ok := m.link.Load().lane.enterPush(ctx)
+	if !ok {
 		return
 	}
-	defer func() { <-link.lane.pushes }()
+	defer leave()
 	if !m.enrolled(a.line()) || m.in.stopping.Load() {
 		return
 	}
 	m.flight.begin(a.line())
 	if may() {
-		a.notification.May = func() bool { return m.enrolled(a.line()) }
-		answer := m.in.o.Sender.Push(m.in.working, a.notification) //nolint:contextcheck // a push outlives the turn that it began in
+		answer := m.pushOnce(a) //nolint:contextcheck // a push outlives the turn that it began in
+		leave()                 // a slow store holds no place that another mailbox's push could have
 		m.note(a, answer)
 		enter(answer)
 		m.follow(a, answer)
@@ -307,6 +305,15 @@ func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func
 	m.flight.end(a.line())
 	m.catchUpSoon()
 	m.in.forget(m) // where its last device was removed meanwhile
+}
+
+// pushOnce has the sender send an alert, and remembers where APNs may have it all the same.
+func (m *Mailbox) pushOnce(a alert) subscriptions.Answer {
+	a.notification.May = func() bool { return m.enrolled(a.line()) }
+	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
+	answer := m.in.o.Sender.Push(m.in.working, a.notification)
+	m.doubts.settle(a.line(), a.keys, answer.Unknown)
+	return answer
 }
 
 // enrolled says whether a phone is enrolled for the mailbox.
