@@ -50,7 +50,11 @@ type Options struct {
 	ExtendedProtection bool
 
 	SchemaForm bool // stream answers as the schema has them (t:Notification, t:SubscriptionId); real servers send m:
-	AlertLog   int  // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
+	// DefaultNamespace has the envelopes of a stream in the other form that Exchange has for them: <Envelope xmlns="…"> with
+	// soap11:Header and soap11:Body, and no XML declaration.
+	DefaultNamespace bool
+
+	AlertLog int // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
 
 	// Logf logs what the simulator does; may be nil.
 	Logf func(format string, args ...any)
@@ -245,7 +249,7 @@ func (s *Server) startHosts(ctx context.Context, o Options, ca *authority.Author
 	var err error
 	s.org, err = exchange.New(exchange.Options{
 		Hybrid: o.Hybrid, Heartbeat: o.Heartbeat, Personality: o.Personality, Servers: o.Servers, Auth: o.Auth,
-		ExtendedProtection: o.ExtendedProtection, SchemaForm: o.SchemaForm,
+		ExtendedProtection: o.ExtendedProtection, SchemaForm: o.SchemaForm, DefaultNamespace: o.DefaultNamespace,
 		Password: s.Password, Tokens: s.tenant, Faults: s.faults, Closing: ctx.Done(), Logf: s.logf, OnMessage: o.OnMessage,
 	})
 	if err != nil {

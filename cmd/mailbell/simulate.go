@@ -23,6 +23,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	signIn := flags.String("sign-in", simulator.AuthBasic, "how one signs in on premises: "+simulator.AuthBasic+" or "+simulator.AuthNTLM+" (a `way`)")
 	protection := flags.Bool("extended-protection", true, "have NTLM need channel binding")
 	schema := flags.Bool("schema-form", false, "write stream answers as the schema has them (t:Notification), and not as real servers do (m:Notification)")
+	namespace := flags.Bool("default-namespace", false, "write the envelopes of streams in the other form that Exchange has for them: <Envelope xmlns=…> with soap11:Body")
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 		*dir = temporary
 	}
 	s, err := simulator.Start(ctx, simulator.Options{
-		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, Hybrid: *hybrid, Auth: []string{*signIn}, ExtendedProtection: *protection,
+		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, DefaultNamespace: *namespace, Hybrid: *hybrid, Auth: []string{*signIn}, ExtendedProtection: *protection,
 		Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) },
 	})
 	if err != nil {

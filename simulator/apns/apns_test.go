@@ -233,7 +233,13 @@ type frames struct {
 
 func dialFrames(t *testing.T, s *service, settings ...http2.Setting) *frames {
 	t.Helper()
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"), &tls.Config{RootCAs: s.roots, NextProtos: []string{"h2"}})
+	return dialOffering(t, s, []string{"h2"}, settings...)
+}
+
+// dialOffering is dialFrames with other offers in ALPN.
+func dialOffering(t *testing.T, s *service, protocols []string, settings ...http2.Setting) *frames {
+	t.Helper()
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"), &tls.Config{RootCAs: s.roots, NextProtos: protocols})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,6 +356,26 @@ func TestStandardClientOverManyStreamsLosesNothing(t *testing.T) {
 	wg.Wait()
 	if n := s.Counts(); n.Accepted != 1001 || n.Ever != 1 || n.RefusedStreams != 0 {
 		t.Errorf("%+v", n)
+	}
+}
+
+func TestAClientThatOffersNoProtocolIsTakenAtItsPreface(t *testing.T) {
+	s := start(t)
+	f := dialOffering(t, s, nil) // as aioapns: HTTP/2 with prior knowledge
+	f.until(answerOf(f.push(goodPush(t, s)), "200"))
+	address := strings.TrimPrefix(s.url, "https://")
+	for offer, protocols := range map[string][]string{"HTTP/1.1": {"http/1.1"}, "nothing": nil} {
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: s.roots, NextProtos: protocols})
+		if err != nil {
+			continue // refused in the handshake
+		}
+		conn.SetDeadline(time.Now().Add(soon))
+		io.WriteString(conn, "POST /3/device/00 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+		answer, _ := io.ReadAll(conn) // how it ends is the system's
+		conn.Close()
+		if bytes.Contains(answer, []byte("HTTP/1.1 200")) {
+			t.Errorf("a client that offers %s is answered in HTTP/1.1", offer)
+		}
 	}
 }
 

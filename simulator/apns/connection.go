@@ -94,7 +94,8 @@ func (c *pushConn) run() error {
 	if err := c.tls.HandshakeContext(c.s.stop); err != nil {
 		return err
 	}
-	if c.tls.ConnectionState().NegotiatedProtocol != "h2" {
+	// A client that offers no protocol (aioapns) knows that it is HTTP/2, and its preface says so. One that offers others was refused by now.
+	if p := c.tls.ConnectionState().NegotiatedProtocol; p != "h2" && p != "" {
 		return errors.New("the client does not speak HTTP/2")
 	}
 	c.mu.Lock()

@@ -136,7 +136,7 @@ func (x *Host) grouping() string {
 	switch {
 	case x.name == Online:
 		return onlineGrouping
-	case !x.release.modern:
+	case !x.release.modern, x.gromox:
 		return ""
 	}
 	return grouping

@@ -42,6 +42,8 @@ func (x *Host) servePOX(w http.ResponseWriter, r *http.Request) {
 
 func (x *Host) poxAnswer(b *markup, p location) {
 	switch {
+	case p.unknown() && x.gromox:
+		x.poxError(b, http.StatusNotFound, "Not Found")
 	case p.unknown():
 		x.poxError(b, 500, "The email address can't be found.")
 	case p.redirect.URL != "":
@@ -89,7 +91,11 @@ func (x *Host) poxSettings(b *markup, box Mailbox) {
 	if x.release.modern {
 		b.element("MicrosoftOnline", map[bool]string{true: "True", false: "False"}[x.name == Online])
 	}
-	for _, kind := range []string{"EXCH", "EXPR"} {
+	kinds := []string{"EXCH", "EXPR"}
+	if x.gromox {
+		kinds = []string{"EXHTTP", "EXCH", "EXPR"}
+	}
+	for _, kind := range kinds {
 		b.raw(`<Protocol><Type>`, kind, `</Type>`)
 		if kind == "EXCH" {
 			b.element("Server", x.rpcServer(box))
@@ -97,9 +103,11 @@ func (x *Host) poxSettings(b *markup, box Mailbox) {
 			b.element("Server", host)
 		}
 		b.raw(`<ServerVersion>`, x.release.hex(), `</ServerVersion>`)
-		b.element("ASUrl", x.EWSURL())
 		b.element("OOFUrl", x.EWSURL())
-		b.element("EwsUrl", x.EWSURL())
+		if !x.gromox || kind != "EXPR" {
+			b.element("ASUrl", x.EWSURL())
+			b.element("EwsUrl", x.EWSURL())
+		}
 		if kind == "EXPR" {
 			b.raw(`<SSL>On</SSL><AuthPackage>Basic</AuthPackage>`)
 			if g := x.grouping(); g != "" {

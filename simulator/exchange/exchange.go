@@ -37,6 +37,7 @@ type Options struct {
 	Auth               []string      // how one signs in on premises: AuthBasic, AuthNTLM, or both; empty: AuthBasic
 	ExtendedProtection bool          // NTLM needs the channel binding of the TLS connection; else it may be left out
 	SchemaForm         bool          // stream answers as the schema has them (t:Notification, t:SubscriptionId)
+	DefaultNamespace   bool          // envelopes of a stream in the other form that Exchange has for them: see release.streamEnvelope
 
 	Password string           // of the listener account and of every mailbox
 	Tokens   *entra.Tenant    // whose tokens Online takes; may be nil without it
@@ -90,7 +91,8 @@ type Host struct {
 	name       string        // OnPremises, Online or Other
 	org        *Organisation // that it belongs to
 	release    release
-	open       string   // release.envelopeStart
+	answers    envelope // around an answer
+	streamed   envelope // around each answer of a stream
 	servers    []string // the mailbox servers; none if the host does not name them
 	clock      faults.Clock
 	faults     faults.Host
@@ -137,7 +139,14 @@ func newHost(name string, org *Organisation, o Options) *Host {
 		x.basic, x.negotiates = slices.Contains(o.Auth, AuthBasic), slices.Contains(o.Auth, AuthNTLM)
 	}
 	x.password.Store(o.Password)
-	x.open = x.release.envelopeStart()
+	x.answers = x.release.envelope()
+	if x.gromox {
+		x.answers = x.release.gromoxEnvelope()
+	}
+	x.streamed = x.answers
+	if o.DefaultNamespace {
+		x.streamed = x.release.streamEnvelope()
+	}
 	return x
 }
 

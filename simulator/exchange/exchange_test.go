@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/xml"
@@ -24,9 +25,31 @@ func TestSchemaIsAtHandForTheTests(t *testing.T) {
 		t.Skip("no EWS message of these tests is validated: " + missing)
 	}
 	bad := &messages{list: map[string]map[string]bool{}}
-	bad.add("x", "response", []byte(xmlDeclaration+releaseSE.envelopeStart()+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+envelopeEnd))
+	bad.add("x", "response", []byte(xmlDeclaration+releaseSE.envelope().open+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+releaseSE.envelope().end))
 	if wrong, err := bad.invalid(dir); err != nil || !strings.Contains(wrong, "Missing child element") {
 		t.Errorf("a message that is wrong: %q, %v", wrong, err)
+	}
+}
+
+func TestAStreamHasTheOtherFormOfExchangesEnvelopesWhereThatIsSwitchedOn(t *testing.T) {
+	s := start(t, 1, Options{DefaultNamespace: true, Heartbeat: 10 * time.Millisecond})
+	c := newClient(t, s, s.Mailboxes()[0])
+	id := c.subscribe(subscribeNewMail) // the other operations keep theirs
+	resp, err := c.send(c.url, c.envelope(getStreamingEvents(30, id)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	o := &openStream{t, resp, bufio.NewReader(resp.Body)}
+	item := deliver(t, s, c.mailbox, "one")
+	for told := false; !told; {
+		e := o.next()
+		told = strings.Contains(e, item)
+		// As captured from Exchange 2010 and 2013: no declaration, and no prefix of the envelope.
+		if !strings.HasPrefix(e, `<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><soap11:Header xmlns:soap11="http://schemas.xmlsoap.org/soap/envelope/"><ServerVersionInfo `) ||
+			!strings.HasSuffix(e, `</m:GetStreamingEventsResponse></soap11:Body></Envelope>`) {
+			t.Errorf("%s", e)
+		}
 	}
 }
 
@@ -139,7 +162,7 @@ func TestStreamBeatsEvery45SecondsAndClosesAfterItsTime(t *testing.T) {
 		if n := strings.Count(body, ">OK<"); n != 3 { // at once, after 45 s, after 90 s
 			t.Errorf("%d times OK: %s", n, body)
 		}
-		if !strings.HasSuffix(body, "<m:ConnectionStatus>Closed</m:ConnectionStatus></m:GetStreamingEventsResponseMessage></m:ResponseMessages></m:GetStreamingEventsResponse>"+envelopeEnd) {
+		if !strings.HasSuffix(body, "<m:ConnectionStatus>Closed</m:ConnectionStatus></m:GetStreamingEventsResponseMessage></m:ResponseMessages></m:GetStreamingEventsResponse>"+releaseSE.envelope().end) {
 			t.Errorf("the end is not Closed: %s", body)
 		}
 	})

@@ -42,6 +42,8 @@ const (
 	answerHuge           = "answer_huge"
 	answerEntities       = "answer_entities"
 	answerControlChars   = "answer_control_chars"
+	answerUnescaped      = "answer_unescaped"
+	answerPage           = "answer_page"
 )
 
 // Shapes of server_busy, by its reason.
@@ -121,6 +123,9 @@ func Faults() []faults.Kind {
 		{Name: answerEntities, Fields: often, Text: "An answer of EWS with a DTD and entities that unfold without end."},
 		{Name: answerControlChars, Fields: often,
 			Text: "Subjects in answers of EWS hold characters that XML does not allow, as references such as &#x1F; and as raw bytes."},
+		{Name: answerUnescaped, Fields: often, Text: "Subjects in answers of EWS hold an & and a < that are not escaped."},
+		{Name: answerPage, Fields: often,
+			Text: "An answer of EWS that is a web page with a document type, with HTTP status 200 and as text/xml: the sign-in page of a gateway."},
 	}
 	for i, k := range list {
 		list[i].Check = func(f faults.Fault) (field, text string) { return checkFault(k.Name, f) }

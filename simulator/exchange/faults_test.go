@@ -228,6 +228,7 @@ func TestRefusalsMeetTheirMailboxOnlyAndAsOftenAsSaid(t *testing.T) {
 		exchangeAnswer:       {200, "<m:ResponseCode>ErrorInternalServerTransientError</m:ResponseCode>"},
 		answerGarbage:        {200, "no XML"},
 		answerEntities:       {200, "<!ENTITY"},
+		answerPage:           {200, "<!DOCTYPE html>"},
 	} {
 		set(t, s, name, faults.Fault{Mailbox: a.mailbox, Count: 2})
 		for i := range 3 {
@@ -286,6 +287,9 @@ func TestControlCharactersComeAsReferencesAndRaw(t *testing.T) {
 	id := deliver(t, s, a.mailbox, "x")
 	set(t, s, answerControlChars, faults.Fault{Count: 1})
 	a.must(getItem(id), "<t:Subject>&#x1F;&#x0;x\x01\x0b")
+	a.must(getItem(id), "<t:Subject>x</t:Subject>")
+	set(t, s, answerUnescaped, faults.Fault{Count: 1})
+	a.must(getItem(id), "<t:Subject>Tom & Jerry, 1 < 2, &nbsp; x</t:Subject>")
 	a.must(getItem(id), "<t:Subject>x</t:Subject>")
 }
 

@@ -455,7 +455,7 @@ func (o *openStream) read() (string, error) {
 	for {
 		part, err := o.r.ReadString('>')
 		b.WriteString(part)
-		if err != nil || strings.HasSuffix(part, ":Envelope>") && strings.HasPrefix(part, "</") {
+		if err != nil || strings.HasSuffix(part, "Envelope>") && strings.HasPrefix(part, "</") {
 			return b.String(), err
 		}
 	}

@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	garbage  = "\x00\x01\xff<<html>&&&; this is no XML ]]> \xc3\x28"
-	entities = `<?xml version="1.0"?><!DOCTYPE s [<!ENTITY a0 "ha"><!ENTITY a1 "&a0;&a0;&a0;&a0;&a0;&a0;&a0;&a0;&a0;&a0;">` +
+	garbage    = "\x00\x01\xff<<html>&&&; this is no XML ]]> \xc3\x28"
+	signInPage = `<!DOCTYPE html><html lang="en"><head><title>Sign in</title></head><body><form method="post" action="/sign-in"><input name="user"></form></body></html>`
+	entities   = `<?xml version="1.0"?><!DOCTYPE s [<!ENTITY a0 "ha"><!ENTITY a1 "&a0;&a0;&a0;&a0;&a0;&a0;&a0;&a0;&a0;&a0;">` +
 		`<!ENTITY a2 "&a1;&a1;&a1;&a1;&a1;&a1;&a1;&a1;&a1;&a1;"><!ENTITY a3 "&a2;&a2;&a2;&a2;&a2;&a2;&a2;&a2;&a2;&a2;">` +
 		`<!ENTITY a4 "&a3;&a3;&a3;&a3;&a3;&a3;&a3;&a3;&a3;&a3;"><!ENTITY a5 "&a4;&a4;&a4;&a4;&a4;&a4;&a4;&a4;&a4;&a4;">` +
 		`<!ENTITY a6 "&a5;&a5;&a5;&a5;&a5;&a5;&a5;&a5;&a5;&a5;"><!ENTITY x SYSTEM "file:///etc/hostname">]>` +
@@ -33,6 +34,11 @@ func (c *call) hostile() bool {
 		io.WriteString(c.w, entities)
 		return true
 	}
+	if _, ok := c.x.faults.Hit(answerPage, at, ""); ok {
+		h.Set("Content-Type", "text/xml; charset=utf-8")
+		io.WriteString(c.w, signInPage)
+		return true
+	}
 	if _, ok := c.x.faults.Hit(answerHuge, at, ""); ok {
 		h.Set("Content-Type", "text/xml; charset=utf-8")
 		c.writeHuge()
@@ -43,7 +49,7 @@ func (c *call) hostile() bool {
 
 func (c *call) writeHuge() {
 	chunk := bytes.Repeat([]byte("A"), 64<<10)
-	if _, err := io.WriteString(c.w, xmlDeclaration+c.x.open); err != nil {
+	if _, err := io.WriteString(c.w, xmlDeclaration+c.x.answers.open); err != nil {
 		return
 	}
 	for range hugeAnswer / len(chunk) {
@@ -51,5 +57,5 @@ func (c *call) writeHuge() {
 			return
 		}
 	}
-	io.WriteString(c.w, envelopeEnd)
+	io.WriteString(c.w, c.x.answers.end)
 }

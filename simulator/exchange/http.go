@@ -17,10 +17,7 @@ import (
 	"github.com/mailbell/mailbell/simulator/internal/guid"
 )
 
-const (
-	xmlDeclaration = `<?xml version="1.0" encoding="utf-8"?>`
-	envelopeEnd    = `</s:Body></s:Envelope>`
-)
+const xmlDeclaration = `<?xml version="1.0" encoding="utf-8"?>`
 
 // call is one EWS request.
 type call struct {
@@ -173,12 +170,12 @@ func (x *Host) serveEWS(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b := make(markup, 0, 4096)
-	b.raw(xmlDeclaration, x.open, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
+	b.raw(xmlDeclaration, x.answers.open, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
 	if f := op(c, &b); f != nil {
 		c.fault(f)
 		return
 	}
-	b.raw(`</m:ResponseMessages></m:`, c.operation, `Response>`, envelopeEnd)
+	b.raw(`</m:ResponseMessages></m:`, c.operation, `Response>`, x.answers.end)
 	c.answer(http.StatusOK, b)
 }
 
@@ -241,7 +238,7 @@ func (c *call) target(sid *node) *soapFault {
 		}
 	}
 	if c.box == nil {
-		return noMailbox()
+		return c.x.unknownUser()
 	}
 	return nil
 }
@@ -308,7 +305,7 @@ func (c *call) faulty() bool {
 	}
 	if c.box != nil {
 		if _, ok := fs.Hit(mailboxUnknown, at, ""); ok {
-			c.fault(noMailbox())
+			c.fault(c.x.unknownUser())
 			return true
 		}
 	}
@@ -379,7 +376,7 @@ type responseError struct {
 // answerCode answers with the same error in every response message.
 func (c *call) answerCode(e responseError) {
 	b := make(markup, 0, 1024)
-	b.raw(xmlDeclaration, c.x.open, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
+	b.raw(xmlDeclaration, c.x.answers.open, `<m:`, c.operation, `Response xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages>`)
 	n := 1
 	if ids := c.body.kid(nsMessages, "ItemIds"); ids != nil {
 		n = max(1, len(ids.kids))
@@ -387,7 +384,7 @@ func (c *call) answerCode(e responseError) {
 	for range n {
 		b.failure(c.operation+"ResponseMessage", e)
 	}
-	b.raw(`</m:ResponseMessages></m:`, c.operation, `Response>`, envelopeEnd)
+	b.raw(`</m:ResponseMessages></m:`, c.operation, `Response>`, c.x.answers.end)
 	c.answer(http.StatusOK, b)
 }
 

@@ -56,6 +56,16 @@ func itemID(box guid.GUID, f folderKind, number uint64) string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
+// attachmentID is that of an item, and which of its attachments it is.
+func attachmentID(item string, n int) string {
+	b, err := base64.StdEncoding.DecodeString(item)
+	if err != nil {
+		return ""
+	}
+	b = append(b, 1, 18, 0, 16, 0)
+	return base64.StdEncoding.EncodeToString(append(appendCounter(b, uint64(n)), make([]byte, 10)...))
+}
+
 // parseItemID reads what itemID wrote; ok is false for anything else, down to the case of a letter.
 func parseItemID(id string) (box guid.GUID, number uint64, ok bool) {
 	b, err := base64.StdEncoding.DecodeString(id)

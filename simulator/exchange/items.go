@@ -59,6 +59,7 @@ var properties = []property{
 	{uri: "item:Subject", find: true, basic: true, write: writeSubject},
 	{uri: "item:Sensitivity", find: true, basic: true, write: func(b *markup, v *view) { b.element("t:Sensitivity", v.it.msg.sensitive) }},
 	{uri: "item:Body", basic: true, write: writeBody("Body")},
+	{uri: "item:Attachments", basic: true, write: writeAttachments},
 	{uri: "item:DateTimeReceived", find: true, write: writeReceived},
 	{uri: "item:Size", find: true, basic: true, write: func(b *markup, v *view) { b.element("t:Size", strconv.Itoa(len(v.it.msg.raw))) }},
 	{uri: "item:Importance", find: true, write: func(b *markup, v *view) { b.element("t:Importance", v.it.msg.importance) }},
@@ -155,6 +156,12 @@ func writeSubject(b *markup, v *view) {
 		b.raw("\x01\x0b&#xFFFE;</t:Subject>")
 		return
 	}
+	if _, ok := v.c.x.faults.Hit(answerUnescaped, v.c.address(), ""); ok {
+		b.raw(`<t:Subject>Tom & Jerry, 1 < 2, &nbsp; `)
+		b.text(s)
+		b.raw(`</t:Subject>`)
+		return
+	}
 	b.element("t:Subject", s)
 }
 
@@ -188,6 +195,35 @@ func writeBody(name string) func(*markup, *view) {
 		b.text(s)
 		b.raw(`</t:`, name, `>`)
 	}
+}
+
+// writeAttachments lists them. What is in them is in item:MimeContent only: there is no GetAttachment.
+func writeAttachments(b *markup, v *view) {
+	list := v.it.msg.files()
+	if len(list) == 0 {
+		return
+	}
+	b.raw(`<t:Attachments>`)
+	for i, a := range list {
+		element := "FileAttachment"
+		if a.message {
+			element = "ItemAttachment"
+		}
+		b.raw(`<t:`, element, `><t:AttachmentId Id="`, attachmentID(v.box.itemID(v.it), i+1), `"/>`)
+		b.element("t:Name", a.name)
+		b.element("t:ContentType", a.media)
+		if a.contentID != "" {
+			b.element("t:ContentId", a.contentID)
+		}
+		b.element("t:Size", strconv.FormatInt(a.size, 10))
+		b.element("t:LastModifiedTime", v.c.x.wire(v.it.created))
+		b.element("t:IsInline", strconv.FormatBool(a.inline))
+		if !a.message {
+			b.raw(`<t:IsContactPhoto>false</t:IsContactPhoto>`)
+		}
+		b.raw(`</t:`, element, `>`)
+	}
+	b.raw(`</t:Attachments>`)
 }
 
 func writeHeaders(b *markup, v *view) {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"html"
 	"io"
 	"mime"
@@ -24,13 +25,14 @@ import (
 
 // Bounds of a message.
 const (
-	MaxMessage    = 32 << 20 // Exchange's default is 36 MB on the wire
-	maxPreview    = 256      // characters; MS-OXWS item:Preview
-	maxBodyPart   = 4 << 20  // of a text that is decoded
-	maxParts      = 200
-	maxPartDepth  = 10
-	maxRecipients = 1000
-	previewSource = 4096 // characters of the body that the preview is made from
+	MaxMessage     = 32 << 20 // Exchange's default is 36 MB on the wire
+	maxPreview     = 256      // characters; MS-OXWS item:Preview
+	maxBodyPart    = 4 << 20  // of a text that is decoded
+	maxParts       = 200
+	maxPartDepth   = 10
+	maxRecipients  = 1000
+	maxAttachments = 100
+	previewSource  = 4096 // characters of the body that the preview is made from
 )
 
 // message is the content of an item. It does not change.
@@ -262,20 +264,39 @@ type parts struct {
 	described      string // DESCRIPTION of a calendar event
 	status         string // Action: of a delivery report
 	attachment     bool
+	attachments    []attachment
+	listed         bool // attachments are wanted: their sizes cost their decoding
+}
+
+// attachment is a part of a message that is no text of its body.
+type attachment struct {
+	name, media, contentID string
+	size                   int64
+	inline                 bool
+	message                bool // a whole message of its own
 }
 
 func readParts(header []headerField, body []byte, limit int) *parts {
 	p := &parts{limit: limit}
-	p.walk(fieldOf(header, "Content-Type"), fieldOf(header, "Content-Transfer-Encoding"), fieldOf(header, "Content-Disposition"), bytes.NewReader(body), 0)
+	p.read(header, body)
 	return p
 }
 
-func (p *parts) walk(contentType, encoding, disposition string, body io.Reader, depth int) {
+func (p *parts) read(header []headerField, body []byte) {
+	h := textproto.MIMEHeader{}
+	for _, name := range []string{"Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "Content-Id"} {
+		h.Set(name, fieldOf(header, name))
+	}
+	p.walk(h, bytes.NewReader(body), 0)
+}
+
+func (p *parts) walk(h textproto.MIMEHeader, body io.Reader, depth int) {
 	if p.count++; p.count > maxParts || depth > maxPartDepth {
 		return
 	}
-	media, params := mediaType(contentType)
-	kind, dispositionParams, _ := mime.ParseMediaType(disposition)
+	encoding := h.Get("Content-Transfer-Encoding")
+	media, params := mediaType(h.Get("Content-Type"))
+	kind, dispositionParams, _ := mime.ParseMediaType(h.Get("Content-Disposition"))
 	if boundary := params["boundary"]; strings.HasPrefix(media, "multipart/") && boundary != "" {
 		r := multipart.NewReader(body, boundary)
 		for p.count <= maxParts {
@@ -283,13 +304,25 @@ func (p *parts) walk(contentType, encoding, disposition string, body io.Reader, 
 			if err != nil {
 				return
 			}
-			h := textproto.MIMEHeader(part.Header)
-			p.walk(h.Get("Content-Type"), h.Get("Content-Transfer-Encoding"), h.Get("Content-Disposition"), part, depth+1)
+			p.walk(textproto.MIMEHeader(part.Header), part, depth+1)
 		}
 		return
 	}
-	if kind == "attachment" || dispositionParams["filename"] != "" || params["name"] != "" && kind != "inline" {
+	if kind == "attachment" || dispositionParams["filename"] != "" || params["name"] != "" && kind != "inline" || media == "message/rfc822" && kind != "inline" {
 		p.attachment = true
+	}
+	contentID := strings.Trim(strings.TrimSpace(h.Get("Content-Id")), "<>")
+	attached := kind == "attachment" || dispositionParams["filename"] != "" || params["name"] != "" || media == "message/rfc822" || contentID != "" && !strings.HasPrefix(media, "text/")
+	if p.listed && attached && len(p.attachments) < maxAttachments {
+		size, _ := io.Copy(io.Discard, transferDecoder(encoding, body)) // a part that is cut off has the size of what came
+		p.attachments = append(p.attachments, attachment{
+			name: attachmentName(dispositionParams["filename"], params["name"], len(p.attachments)+1), media: media, contentID: contentID, size: size,
+			inline: kind == "inline" || kind != "attachment" && contentID != "", message: media == "message/rfc822",
+		})
+		return
+	}
+	if p.listed {
+		return
 	}
 	read := func(limit int) string {
 		b, _ := io.ReadAll(io.LimitReader(transferDecoder(encoding, body), int64(limit)))
@@ -325,6 +358,16 @@ func (p *parts) walk(contentType, encoding, disposition string, body io.Reader, 
 	case media == "message/delivery-status":
 		p.status = strings.ToLower(lineValue(strings.ToUpper(read(64<<10)), "ACTION:"))
 	}
+}
+
+// attachmentName is the first name that there is, or one that Exchange makes up.
+func attachmentName(filename, name string, n int) string {
+	for _, s := range []string{filename, name} {
+		if s = strings.TrimSpace(decodeHeader(s)); s != "" {
+			return s
+		}
+	}
+	return fmt.Sprintf("ATT%05d", n)
 }
 
 // mediaType reads a Content-Type. One whose parameters are broken still says what kind it is; a broken kind is plain text.
@@ -411,6 +454,14 @@ func (p *parts) markup() string {
 	}
 	return "<html><head>\r\n<meta http-equiv=\"Content-Type\" content=\"text/html; charset=utf-8\"></head><body><pre>" +
 		html.EscapeString(p.plain()) + "</pre></body></html>"
+}
+
+// files lists the attachments of the message, with their sizes.
+func (m *message) files() []attachment {
+	header, body := splitHeader(m.raw)
+	p := &parts{listed: true}
+	p.read(header, body)
+	return p.attachments
 }
 
 // body decodes the texts of the message. They are not kept, because they are rarely needed.

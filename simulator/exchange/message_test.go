@@ -12,6 +12,40 @@ import (
 	"github.com/mailbell/mailbell/simulator/internal/guid"
 )
 
+func TestAttachmentsAreListedInGetItem(t *testing.T) {
+	s := start(t, 1, Options{})
+	c := newClient(t, s, s.Mailboxes()[0])
+	raw := "From: a@partner.example\r\nSubject: files\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n" + strings.Join([]string{
+		"--b\r\nContent-Type: text/plain\r\n\r\nThe body.",
+		"--b\r\nContent-Type: application/pdf; name=\"=?utf-8?q?Pl=C3=A4ne_=26_mehr.pdf?=\"\r\nContent-Disposition: attachment\r\nContent-Transfer-Encoding: base64\r\n\r\nJVBERg==",
+		"--b\r\nContent-Type: image/png\r\nContent-ID: <logo@partner.example>\r\nContent-Disposition: inline; filename=logo.png\r\n\r\nPNG!!",
+		"--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nx",
+		"--b\r\nContent-Type: text/plain\r\nContent-Disposition: attachment; filename*=utf-8''%C3%BC.txt\r\n\r\nabc",
+		"--b--\r\n",
+	}, "\r\n")
+	id, err := s.Deliver(c.mailbox, time.Time{}, []byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(base string) string {
+		return `<m:GetItem><m:ItemShape><t:BaseShape>` + base + `</t:BaseShape></m:ItemShape><m:ItemIds><t:ItemId Id="` + id + `"/></m:ItemIds></m:GetItem>`
+	}
+	for _, base := range []string{"Default", "AllProperties"} {
+		text := c.must(ask(base), "<t:HasAttachments>true<", "<t:Name>Pläne &amp; mehr.pdf</t:Name><t:ContentType>application/pdf</t:ContentType><t:Size>4</t:Size>",
+			"<t:ContentId>logo@partner.example</t:ContentId><t:Size>5</t:Size>", "<t:IsInline>true<", "<t:ItemAttachment><t:AttachmentId Id=", "<t:Name>ü.txt<")
+		if n := strings.Count(text, "<t:AttachmentId "); n != 4 {
+			t.Errorf("%s: %d attachments, want 4", base, n)
+		}
+	}
+	if text := c.must(ask("IdOnly")); strings.Contains(text, "ttachment") {
+		t.Error("attachments are told without being asked for")
+	}
+	plain := deliver(t, s, c.mailbox, "none")
+	if text := c.must(strings.ReplaceAll(ask("AllProperties"), id, plain), "<t:HasAttachments>false<"); strings.Contains(text, "<t:Attachments") {
+		t.Error("a message without attachments has an element for them")
+	}
+}
+
 func TestMessageIsReadAsExchangeWould(t *testing.T) {
 	multi := func(kind, parts string) string {
 		return "Content-Type: multipart/" + kind + "; boundary=b\r\n\r\npreamble\r\n--b\r\n" + strings.ReplaceAll(parts, "|", "\r\n--b\r\n") + "\r\n--b--\r\n"

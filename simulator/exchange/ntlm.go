@@ -174,13 +174,14 @@ func newChallenge(negotiate []byte, now time.Time) []byte {
 		return nil
 	}
 	asked := binary.LittleEndian.Uint32(negotiate[12:])
-	if asked&(ntlmUnicode|ntlmOEM) == 0 || asked&ntlmV == 0 {
+	// Python's ntlm-auth asks with the flag for the extended session security and without that for NTLM, and Windows takes it.
+	if asked&(ntlmUnicode|ntlmOEM) == 0 || asked&(ntlmV|ntlmExtended) == 0 {
 		return nil
 	}
 	if asked&ntlmUnicode != 0 {
 		asked &^= ntlmOEM
 	}
-	flags := asked&(ntlmUnicode|ntlmOEM|ntlmTarget|ntlmV|ntlmAlwaysSign|ntlmExtended|ntlm128|ntlm56) | ntlmTypeDomain | ntlmTargetInfo | ntlmVersion
+	flags := asked&(ntlmUnicode|ntlmOEM|ntlmTarget|ntlmAlwaysSign|ntlmExtended|ntlm128|ntlm56) | ntlmV | ntlmTypeDomain | ntlmTargetInfo | ntlmVersion
 	var info []byte
 	for _, a := range []struct {
 		id   uint16

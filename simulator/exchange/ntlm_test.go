@@ -218,6 +218,16 @@ func TestAChallengeTellsTheServersNamesAndTime(t *testing.T) {
 	if bytes.Equal(c[24:32], newChallenge(testNegotiate, now)[24:32]) {
 		t.Error("two challenges are the same")
 	}
+	// Python's ntlm-auth asks so: by the extended session security, without the flag for NTLM.
+	python := slices.Clone(testNegotiate)
+	binary.LittleEndian.PutUint32(python[12:], binary.LittleEndian.Uint32(python[12:])&^ntlmV)
+	if c := newChallenge(python, now); c == nil || binary.LittleEndian.Uint32(c[20:])&(ntlmV|ntlmExtended) != ntlmV|ntlmExtended {
+		t.Errorf("to a client without the flag for NTLM: %x", c)
+	}
+	binary.LittleEndian.PutUint32(python[12:], ntlmUnicode)
+	if newChallenge(python, now) != nil {
+		t.Error("it answers a client that asks for neither kind of NTLM")
+	}
 	bare := slices.Clone(testNegotiate)
 	bare[12] &^= ntlmUnicode
 	if newChallenge(bare, now) != nil || newChallenge(testNegotiate[:15], now) != nil {

@@ -3,20 +3,24 @@ package exchange
 // Servers that speak EWS and are not Microsoft's. The personality Gromox differs from Exchange as grommunio's server does,
 // and a little more, so that a client that works with it works with others too:
 //
-//   - faults come with HTTP status 200, without detail;
+//   - faults come with HTTP status 200, without detail, and ErrorCannotFindUser for an address that nobody has;
 //   - request bodies without a length (chunked) are refused;
-//   - times have nine digits behind the second, and differ from call to call: an event has the time when it is written, and an
+//   - times have six digits behind the second, and differ from call to call: an event has the time when it is written, and an
 //     item's received time is up to two seconds earlier in one call than in the other;
-//   - a heartbeat has an empty Notifications, and events wait for the next one;
+//   - a heartbeat has a StatusEvent for each subscription that has nothing to tell, and events wait for the next one;
 //   - GetStreamingEvents answers an error document for the ids that are wrong (ErrorInvalidSubscription for those that it does
 //     not know), and then continues, even without a valid id;
 //   - a subscription belongs to its mailbox: a stream of several mailboxes gets the events only of the one that it impersonates;
-//   - subscription ids are small numbers that a restart uses again, in elements without a namespace;
-//   - there is no affinity, so no cookie.
+//   - subscription ids are made of small numbers that a restart uses again;
+//   - envelopes have its prefixes, and the ids in ErrorSubscriptionIds no namespace;
+//   - there is no affinity, so no cookie;
+//   - Autodiscover is plain XML only: error 404 for an address that nobody has, the URL of EWS in EXHTTP and EXCH, none in EXPR.
 //
 // Its messages are not valid against the schema where the real ones are not.
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"time"
 )
 
@@ -26,7 +30,7 @@ const Gromox = "gromox"
 // Forms of times. Exchange has whole seconds; the store behind it is finer.
 const (
 	wireTime   = "2006-01-02T15:04:05Z"
-	gromoxTime = "2006-01-02T15:04:05.000000000Z"
+	gromoxTime = "2006-01-02T15:04:05.000000Z"
 )
 
 func (x *Host) wire(t time.Time) string {
@@ -72,12 +76,19 @@ func (x *Host) unknown(ids ...string) streamError {
 	return streamError{"ErrorSubscriptionNotFound", notFoundText, ids}
 }
 
-// idElement is the name of an element SubscriptionId that belongs into the namespace of a prefix.
-func (x *Host) idElement(prefix string) string {
+// gromoxID is the id of its n-th subscription: the number, and the minutes after which it ends.
+func gromoxID(n int) string {
+	const minutes = 30
+	b := binary.LittleEndian.AppendUint32(nil, uint32(n))
+	return base64.StdEncoding.EncodeToString(binary.LittleEndian.AppendUint32(b, minutes))
+}
+
+// unknownUser is the fault of a call that acts on an address which nobody has.
+func (x *Host) unknownUser() *soapFault {
 	if x.gromox {
-		return "SubscriptionId"
+		return &soapFault{code: "ErrorCannotFindUser", text: "E-3330: impersonation: user not found"}
 	}
-	return prefix + "SubscriptionId"
+	return noMailbox()
 }
 
 // bare is a fault with nothing but code and text.
@@ -87,7 +98,8 @@ func (f *soapFault) bare() []byte {
 		code = "SOAP:Client"
 	}
 	b := make(markup, 0, 512)
-	b.raw(`<SOAP:Envelope xmlns:SOAP="`, nsSOAP, `"><SOAP:Header/><SOAP:Body><SOAP:Fault><faultcode>`, code, `</faultcode><faultstring>`)
+	b.raw(`<SOAP:Envelope xmlns:SOAP="`, nsSOAP, `" xmlns:xsi="`, nsXSI, `" xmlns:xsd="`, nsXSD, `"><SOAP:Header/><SOAP:Body><SOAP:Fault><faultcode xsi:type="xsd:string">`,
+		code, `</faultcode><faultstring xsi:type="xsd:string">`)
 	b.text(f.text)
 	b.raw(`</faultstring></SOAP:Fault></SOAP:Body></SOAP:Envelope>`)
 	return b

@@ -23,7 +23,7 @@ func startGromox(t *testing.T, heartbeat time.Duration) (*service, *ewsClient, *
 // gromoxID is the id in the answer to a Subscribe.
 func (c *ewsClient) gromoxID() string {
 	c.t.Helper()
-	return between(c.t, c.must(subscribeNewMail, `ResponseClass="Success"`), "<SubscriptionId>", "</SubscriptionId>")
+	return c.subscribe(subscribeNewMail)
 }
 
 func TestPersonalityIsKnown(t *testing.T) {
@@ -37,7 +37,7 @@ func TestGromoxFaultsHaveStatus200AndNoDetail(t *testing.T) {
 	refused := func(body, code string) {
 		t.Helper()
 		resp, text := a.call(body)
-		if resp.StatusCode != 200 || !strings.Contains(text, "<faultcode>"+code+"</faultcode>") || strings.Contains(text, "etail") {
+		if resp.StatusCode != 200 || !strings.Contains(text, `<faultcode xsi:type="xsd:string">`+code+"</faultcode>") || strings.Contains(text, "etail") {
 			t.Errorf("not %s: %d %s", code, resp.StatusCode, text)
 		}
 	}
@@ -45,7 +45,50 @@ func TestGromoxFaultsHaveStatus200AndNoDetail(t *testing.T) {
 	refused(subscribeNewMail, "ErrorServerBusy")
 	refused("<m:GetStreamingEvents/>", "SOAP:Client")
 	a.mailbox = "nobody@contoso.example"
-	refused(subscribeNewMail, "ErrorNonExistentMailbox")
+	refused(subscribeNewMail, "ErrorCannotFindUser")
+}
+
+func TestGromoxHasItsOwnNamespacesAndPrefixes(t *testing.T) {
+	s, a, _ := startGromox(t, 10*time.Millisecond)
+	const open = `<SOAP:Envelope xmlns:SOAP="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema">` +
+		`<SOAP:Header><t:ServerVersionInfo xmlns:t="http://schemas.microsoft.com/exchange/services/2006/types" MajorVersion="15" MinorVersion="0" MajorBuildNumber="847" MinorBuildNumber="4040" Version="V2017_07_11"/></SOAP:Header><SOAP:Body>`
+	text := a.must(subscribeNewMail, "<m:SubscriptionId>")
+	if !strings.HasPrefix(text, xmlDeclaration+open+"<m:SubscribeResponse ") || !strings.HasSuffix(text, "</m:SubscribeResponse></SOAP:Body></SOAP:Envelope>") {
+		t.Errorf("%s", text)
+	}
+	id := between(t, text, "<m:SubscriptionId>", "<")
+	o := a.stream(id)
+	e := o.until("StatusEvent")
+	if want := "<m:Notifications><m:Notification><t:SubscriptionId>" + id + "</t:SubscriptionId><t:MoreEvents>false</t:MoreEvents><t:StatusEvent/></m:Notification></m:Notifications>"; !strings.HasPrefix(e, open) || !strings.Contains(e, want) {
+		t.Errorf("a heartbeat: %s", e)
+	}
+	set(t, s, subscriptionsLost, faults.Fault{Mailbox: a.mailbox})
+	o.until("<m:ErrorSubscriptionIds><SubscriptionId>" + id + "</SubscriptionId></m:ErrorSubscriptionIds>") // without a namespace
+}
+
+func TestGromoxHasAutodiscoverAsPlainXML(t *testing.T) {
+	s, a, _ := startGromox(t, time.Minute)
+	ask := func(address string) string {
+		resp, err := a.send(s.AutodiscoverURL, `<Autodiscover xmlns="`+nsAutodiscoverRequest+`"><Request><EMailAddress>`+address+`</EMailAddress><AcceptableResponseSchema>`+nsAutodiscoverResponse+`</AcceptableResponseSchema></Request></Autodiscover>`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%d, %v", resp.StatusCode, err)
+		}
+		return string(text)
+	}
+	if text := ask("nobody@contoso.example"); !strings.Contains(text, "<ErrorCode>404</ErrorCode><Message>Not Found</Message>") {
+		t.Errorf("%s", text)
+	}
+	text := ask(a.mailbox)
+	for kind, has := range map[string]bool{"EXHTTP": true, "EXCH": true, "EXPR": false} {
+		if strings.Contains(between(t, text, "<Protocol><Type>"+kind+"</Type>", "</Protocol>"), "<EwsUrl>") != has {
+			t.Errorf("%s has a URL of EWS: want %v: %s", kind, has, text)
+		}
+	}
 }
 
 func TestGromoxRefusesChunkedRequests(t *testing.T) {
@@ -65,11 +108,11 @@ func TestGromoxRefusesChunkedRequests(t *testing.T) {
 	}
 }
 
-func TestGromoxTimesHaveNineDigitsAndDifferByCall(t *testing.T) {
+func TestGromoxTimesHaveSixDigitsAndDifferByCall(t *testing.T) {
 	s, a, _ := startGromox(t, time.Minute)
 	id := deliver(t, s, a.mailbox, "one")
 	received, sent := map[string]bool{}, map[string]bool{}
-	form := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$`)
+	form := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$`)
 	for _, body := range []string{getItem(id), findItem(0, 1, "Descending"), getItem(id)} {
 		text := a.must(body)
 		at := between(t, text, "<t:DateTimeReceived>", "<")
@@ -92,7 +135,7 @@ func TestGromoxTellsEventsWithTheNextHeartbeat(t *testing.T) {
 		x.gromox = true
 		w, done := record(x, c.request(t.Context(), subscribeNewMail))
 		<-done
-		id := between(t, w.Body.String(), "<SubscriptionId>", "</SubscriptionId>")
+		id := between(t, w.Body.String(), "<m:SubscriptionId>", "</m:SubscriptionId>")
 		began := time.Now()
 		w, done = record(x, c.request(t.Context(), getStreamingEvents(1, id)))
 		<-time.After(time.Second) // the bubble's clock
@@ -101,7 +144,7 @@ func TestGromoxTellsEventsWithTheNextHeartbeat(t *testing.T) {
 		}
 		<-done
 		body := w.Body.String()
-		for _, want := range []string{"<m:Notifications/>", "<t:NewMailEvent><t:TimeStamp>" + began.Add(DefaultHeartbeat).UTC().Format(gromoxTime), "<SubscriptionId>" + id + "<"} {
+		for _, want := range []string{"<m:Notifications/>", "<t:NewMailEvent><t:TimeStamp>" + began.Add(DefaultHeartbeat).UTC().Format(gromoxTime), "<m:Notification><t:SubscriptionId>" + id + "</t:SubscriptionId><t:MoreEvents>false</t:MoreEvents>", "<t:StatusEvent/>"} {
 			if !strings.Contains(body, want) {
 				t.Errorf("no %q in %s", want, body)
 			}
@@ -115,7 +158,7 @@ func TestGromoxTellsEventsWithTheNextHeartbeat(t *testing.T) {
 func TestGromoxHearsOneMailboxPerStreamAndGoesOnAfterItsErrors(t *testing.T) {
 	s, a, b := startGromox(t, 10*time.Millisecond)
 	idA, idB := a.gromoxID(), b.gromoxID()
-	if idA != "1" || idB != "2" {
+	if idA != "AQAAAB4AAAA=" || idB != "AgAAAB4AAAA=" { // two small numbers, and minutes
 		t.Errorf("ids %s and %s", idA, idB)
 	}
 	resp, err := a.send(s.EWSURL, a.envelope(getStreamingEvents(30, idA, idB, "99")))
@@ -124,7 +167,7 @@ func TestGromoxHearsOneMailboxPerStreamAndGoesOnAfterItsErrors(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	o := &openStream{t, resp, bufio.NewReader(resp.Body)}
-	for _, want := range [][]string{{"ErrorSubscriptionAccessDenied", "<SubscriptionId>2</SubscriptionId>", ">OK<"},
+	for _, want := range [][]string{{"ErrorSubscriptionAccessDenied", "<SubscriptionId>" + idB + "</SubscriptionId>", ">OK<"},
 		{"ErrorInvalidSubscription", "<SubscriptionId>99</SubscriptionId>", ">OK<"}, {"NoError", ">OK<"}} {
 		e := o.next()
 		for _, w := range want {
@@ -159,7 +202,7 @@ func TestGromoxUsesIDsAgainAfterARestart(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		idB = between(t, string(text), "<SubscriptionId>", "<")
+		idB = between(t, string(text), "<m:SubscriptionId>", "<")
 		return true
 	})
 	if idA != idB {

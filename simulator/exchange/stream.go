@@ -206,7 +206,7 @@ func (o *streamWriter) run(limit time.Duration) {
 			}
 			beat.Reset(x.heartbeat)
 		case <-beat.C:
-			if x.gromox && !o.drainAll() || !o.send(x.streamEnvelope(nil, nil, "OK")) {
+			if x.gromox && !o.drainAll() || !o.send(x.streamEnvelope(o.idle(), nil, "OK")) {
 				return
 			}
 			beat.Reset(x.heartbeat)
@@ -219,6 +219,23 @@ func (o *streamWriter) run(limit time.Duration) {
 			return
 		}
 	}
+}
+
+// idle is what a heartbeat tells: of a gromox, that there is nothing to tell of each subscription.
+func (o *streamWriter) idle() []notification {
+	x := o.c.x
+	if !x.gromox {
+		return nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var list []notification
+	for _, s := range o.st.subs {
+		if s.stream == o.st {
+			list = append(list, notification{id: s.id, box: s.box.guid})
+		}
+	}
+	return list
 }
 
 // drainAll writes all that is queued; false if the stream is over.
@@ -306,7 +323,9 @@ func (o *streamWriter) send(envelope []byte) bool {
 	x := o.c.x
 	if !o.begun {
 		o.begun = true
-		envelope = append([]byte(xmlDeclaration), envelope...)
+		if x.streamed.declared {
+			envelope = append([]byte(xmlDeclaration), envelope...)
+		}
 	}
 	if x.onMessage != nil {
 		x.onMessage("response", o.c.operation, envelope)
@@ -350,8 +369,12 @@ func (x *Host) streamEnvelope(batch []notification, failure *streamError, status
 	if x.schema {
 		p = "t:"
 	}
+	idElement := p + "SubscriptionId"
+	if x.gromox {
+		idElement = "SubscriptionId"
+	}
 	b := make(markup, 0, 1200+len(batch)*300)
-	b.raw(x.open, `<m:GetStreamingEventsResponse xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages><m:GetStreamingEventsResponseMessage ResponseClass="`)
+	b.raw(x.streamed.open, `<m:GetStreamingEventsResponse xmlns:m="`, nsMessages, `" xmlns:t="`, nsTypes, `"><m:ResponseMessages><m:GetStreamingEventsResponseMessage ResponseClass="`)
 	if failure != nil {
 		b.raw(`Error"><m:MessageText>`, failure.text, `</m:MessageText><m:ResponseCode>`, failure.code, `</m:ResponseCode><m:DescriptiveLinkKey>0</m:DescriptiveLinkKey>`)
 	} else {
@@ -361,7 +384,13 @@ func (x *Host) streamEnvelope(batch []notification, failure *streamError, status
 		b.raw(`<m:Notifications>`)
 		for _, n := range batch {
 			b.raw(`<`, p, `Notification>`)
-			b.element(x.idElement("t:"), n.id)
+			b.element("t:SubscriptionId", n.id)
+			if x.gromox {
+				b.raw(`<t:MoreEvents>false</t:MoreEvents>`)
+			}
+			if len(n.events) == 0 {
+				b.raw(`<t:StatusEvent/>`)
+			}
 			for _, e := range n.events {
 				b.event(n.box, e, x.eventTime(e))
 			}
@@ -374,14 +403,14 @@ func (x *Host) streamEnvelope(batch []notification, failure *streamError, status
 	if failure != nil && len(failure.ids) > 0 {
 		b.raw(`<m:ErrorSubscriptionIds>`)
 		for _, id := range failure.ids {
-			b.element(x.idElement(p), id)
+			b.element(idElement, id)
 		}
 		b.raw(`</m:ErrorSubscriptionIds>`)
 	}
 	if status != "" {
 		b.raw(`<m:ConnectionStatus>`, status, `</m:ConnectionStatus>`)
 	}
-	b.raw(`</m:GetStreamingEventsResponseMessage></m:ResponseMessages></m:GetStreamingEventsResponse>`, envelopeEnd)
+	b.raw(`</m:GetStreamingEventsResponseMessage></m:ResponseMessages></m:GetStreamingEventsResponse>`, x.streamed.end)
 	return b
 }
 

@@ -5,7 +5,6 @@ package exchange
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/mailbell/mailbell/simulator/faults"
@@ -254,7 +253,7 @@ func (c *call) subscribe(b *markup) *soapFault {
 	x.mu.Lock()
 	if x.gromox {
 		x.lastSub++
-		s.id = strconv.Itoa(x.lastSub)
+		s.id = gromoxID(x.lastSub)
 	}
 	x.expire(c.box)
 	full, removed := len(c.box.subs) >= x.release.perBox, c.box.removed
@@ -265,14 +264,14 @@ func (c *call) subscribe(b *markup) *soapFault {
 	x.mu.Unlock()
 	switch {
 	case removed:
-		return noMailbox()
+		return x.unknownUser()
 	case full:
 		b.responseError(message, "ErrorExceededSubscriptionCount", exceededText)
 		return nil
 	}
 	c.bind()
 	b.success(message)
-	b.element(x.idElement("m:"), s.id)
+	b.element("m:SubscriptionId", s.id)
 	b.raw(`</m:`, message, `>`)
 	return nil
 }

@@ -46,6 +46,9 @@ const (
 var (
 	releaseSE = release{name: "V2017_07_11", number: [4]int{15, 2, 2562, 17}, modern: true, soap: true, json: true,
 		streams: maxStreams, perBox: maxSubscriptions}
+	// What gromox says it is, by default.
+	releaseGromox = release{name: "V2017_07_11", number: [4]int{15, 0, 847, 4040}, modern: true, soap: true, json: true,
+		streams: maxStreams, perBox: maxSubscriptions}
 	releaseOnline = release{name: "V2018_01_08", number: [4]int{15, 20, 9343, 14}, modern: true, soap: true, json: true,
 		streams: maxStreams, perBox: onlineSubscriptions}
 	release2010 = release{name: "Exchange2010_SP2", newest: "Exchange2010_SP2", number: [4]int{14, 3, 513, 0}, soap: true,
@@ -64,6 +67,8 @@ func releaseOf(host, personality string) release {
 		return releaseOnline
 	case host == Other:
 		return releaseOther
+	case personality == Gromox:
+		return releaseGromox
 	case personality == Exchange2010:
 		return release2010
 	case personality == Exchange2007:
@@ -108,12 +113,37 @@ func (r release) hex() string {
 	return fmt.Sprintf("%X", 7<<28|r.number[0]<<22|r.number[1]<<16|1<<15|r.number[2])
 }
 
-// envelopeStart opens every answer of EWS but faults.
-func (r release) envelopeStart() string {
-	return fmt.Sprintf(`<s:Envelope xmlns:s="%s"><s:Header><h:ServerVersionInfo MajorVersion="%d" MinorVersion="%d" MajorBuildNumber="%d" MinorBuildNumber="%d" Version="%s"`+
-		` xmlns:h="%s" xmlns="%s" xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"/></s:Header>`+
-		`<s:Body xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema">`,
-		nsSOAP, r.number[0], r.number[1], r.number[2], r.number[3], r.name, nsTypes, nsTypes)
+// envelope is what stands around the body of an answer.
+type envelope struct {
+	open, end string
+	declared  bool // a declaration stands before the first of a stream
+}
+
+// envelope is that of all answers of Exchange, but for faults.
+func (r release) envelope() envelope {
+	return envelope{declared: true, end: `</s:Body></s:Envelope>`, open: fmt.Sprintf(`<s:Envelope xmlns:s="%s"><s:Header><h:ServerVersionInfo %s`+
+		` xmlns:h="%s" xmlns="%s" xmlns:xsd="%s" xmlns:xsi="%s"/></s:Header><s:Body xmlns:xsi="%s" xmlns:xsd="%s">`,
+		nsSOAP, r.info(), nsTypes, nsTypes, nsXSD, nsXSI, nsXSI, nsXSD)}
+}
+
+// streamEnvelope is what Exchange puts around each answer of a stream, from 2010 SP1 on to 2016, and without a declaration before
+// the first. (As captured in nmarus/node-ews#48 and #56 and in jamesiarmes/php-ews#453; Microsoft's documentation shows the one above.)
+func (r release) streamEnvelope() envelope {
+	return envelope{end: `</soap11:Body></Envelope>`, open: fmt.Sprintf(`<Envelope xmlns="%s"><soap11:Header xmlns:soap11="%s">`+
+		`<ServerVersionInfo xmlns:xsi="%s" xmlns:xsd="%s" %s xmlns="%s" /></soap11:Header><soap11:Body xmlns:soap11="%s">`,
+		nsSOAP, nsSOAP, nsXSI, nsXSD, r.info(), nsTypes, nsSOAP)}
+}
+
+// gromoxEnvelope is that of grommunio's server.
+func (r release) gromoxEnvelope() envelope {
+	return envelope{declared: true, end: `</SOAP:Body></SOAP:Envelope>`, open: fmt.Sprintf(`<SOAP:Envelope xmlns:SOAP="%s" xmlns:xsi="%s" xmlns:xsd="%s">`+
+		`<SOAP:Header><t:ServerVersionInfo xmlns:t="%s" %s/></SOAP:Header><SOAP:Body>`, nsSOAP, nsXSI, nsXSD, nsTypes, r.info())}
+}
+
+// info is the version as the attributes of a ServerVersionInfo.
+func (r release) info() string {
+	return fmt.Sprintf(`MajorVersion="%d" MinorVersion="%d" MajorBuildNumber="%d" MinorBuildNumber="%d" Version="%s"`,
+		r.number[0], r.number[1], r.number[2], r.number[3], r.name)
 }
 
 // newProperties came with Exchange 2013: a request of an older server that names one fails schema validation.

@@ -17,6 +17,8 @@ const (
 	nsMessages = "http://schemas.microsoft.com/exchange/services/2006/messages"
 	nsTypes    = "http://schemas.microsoft.com/exchange/services/2006/types"
 	nsErrors   = "http://schemas.microsoft.com/exchange/services/2006/errors"
+	nsXSI      = "http://www.w3.org/2001/XMLSchema-instance"
+	nsXSD      = "http://www.w3.org/2001/XMLSchema"
 )
 
 // Bounds of a request. 200 subscription ids are 30 KB; 1,000 item ids 160 KB.
