@@ -91,7 +91,7 @@ func (b *basic) asked(resp *http.Response, to *destination) error {
 
 // send sends a request with the password.
 func (b *basic) send(req *http.Request, to *destination) (*http.Response, error) {
-	done, err := b.tries.enter(req.Context())
+	done, err := b.tries.enterAt(req.Context(), placeOf(req))
 	if err != nil {
 		closeBody(req)
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,21 +46,28 @@ const (
 // sent. When it is then changed, the server refuses all open requests; Active Directory does not count sign-ins with the former password.
 type lockout struct {
 	mu     sync.Mutex
-	works  bool          // the last answer was a yes
-	proven bool          // one was
-	failed int           // refusals since the last yes
-	next   time.Time     // not before this; zero until failed has reached maxRefusals
-	trying chan struct{} // closed when the one try is over; nil: there is none
+	works  bool           // the last answer was a yes
+	proven bool           // one was
+	failed int            // refusals since the last yes
+	places map[string]int // that refused it since then, and how often
+	next   time.Time      // not before this; zero until failed has reached maxRefusals
+	trying chan struct{}  // closed when the one try is over; nil: there is none
 }
 
 // enter waits, until ctx ends, until the caller may try to sign in. The caller then calls the returned function once, when the answer has
 // arrived and before its body is read. The error is a *fault.Error, with CodeHeld unless ctx has ended.
 func (l *lockout) enter(ctx context.Context) (done func(signIn), err error) {
+	return l.enterAt(ctx, "")
+}
+
+// enterAt is enter for a sign-in at a place: a mailbox, or a service beside EWS. Where the password has worked, one place that refuses it
+// again and again has said so once: that is not what a changed password looks like, and must not hold the others.
+func (l *lockout) enterAt(ctx context.Context, place string) (done func(signIn), err error) {
 	if l == nil {
 		return func(signIn) {}, nil
 	}
 	for {
-		done, wait, err := l.try()
+		done, wait, err := l.try(place)
 		if wait == nil {
 			return done, err
 		}
@@ -72,11 +80,11 @@ func (l *lockout) enter(ctx context.Context) (done func(signIn), err error) {
 }
 
 // try is enter without waiting: wait is closed when the caller should call again.
-func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
+func (l *lockout) try(place string) (done func(signIn), wait <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.works {
-		return func(s signIn) { l.leave(s, nil) }, nil, nil
+		return func(s signIn) { l.leave(place, s, nil) }, nil, nil
 	}
 	if left := time.Until(l.next); left > 0 {
 		return nil, nil, &fault.Error{Op: opSignIn, Code: CodeHeld, Scope: fault.Account, Remedy: fault.Wait, After: left,
@@ -88,19 +96,25 @@ func (l *lockout) try() (done func(signIn), wait <-chan struct{}, err error) {
 	}
 	trying := make(chan struct{})
 	l.trying = trying
-	return func(s signIn) { l.leave(s, trying) }, nil, nil
+	return func(s signIn) { l.leave(place, s, trying) }, nil, nil
 }
 
 // leave notes the result of a try; trying is that of the single try, or nil.
-func (l *lockout) leave(s signIn, trying chan struct{}) {
+func (l *lockout) leave(place string, s signIn, trying chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch s {
 	case accepted:
-		l.works, l.proven, l.failed, l.next = true, true, 0, time.Time{}
+		l.works, l.proven, l.failed, l.places, l.next = true, true, 0, nil, time.Time{}
 	case refused:
 		l.works = false
-		l.failed++
+		if l.places == nil {
+			l.places = map[string]int{}
+		}
+		l.places[place]++
+		if !l.proven || place == "" || l.places[place]%maxRefusals == 1 {
+			l.failed++
+		}
 	}
 	// A refusal of a request that was open when the pause began does not prolong it. The directory may have counted a try without an answer.
 	if now := time.Now(); l.failed >= maxRefusals && !now.Before(l.next) {
@@ -114,6 +128,16 @@ func (l *lockout) leave(s signIn, trying chan struct{}) {
 		l.trying = nil
 		close(trying)
 	}
+}
+
+// placeOf is where a request signs in: at EWS as a mailbox, else at a service, whoever it asks for.
+func placeOf(req *http.Request) string {
+	service, _, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+	service = strings.ToLower(service)
+	if service == "ews" {
+		return service + " " + req.Header.Get("X-AnchorMailbox")
+	}
+	return service
 }
 
 // signInOf returns the result of the sign-in from the answer to a request; nil: there is no answer.

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -112,6 +113,41 @@ func TestRefusalsOfRequestsUnderWayDoNotProlongTheHold(t *testing.T) {
 		_, err := l.enter(t.Context())
 		if e := fault.Of(err); e.Code != CodeHeld || e.After != 5*time.Minute {
 			t.Errorf("%+v", e)
+		}
+	})
+}
+
+func TestOnePlaceThatRefusesAPasswordThatWorksDoesNotHoldTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		must(l.enterAt(t.Context(), "ews alice"))(accepted)
+		for range 2 * maxRefusals {
+			must(l.enterAt(t.Context(), "autodiscover"))(refused)
+		}
+		must(l.enterAt(t.Context(), "ews bob"))(accepted)
+		for i := range maxRefusals { // a changed password is refused everywhere
+			must(l.enterAt(t.Context(), fmt.Sprint("ews ", i)))(refused)
+		}
+		if _, err := l.enterAt(t.Context(), "ews bob"); fault.Of(err).Code != CodeHeld {
+			t.Errorf("it is not held: %v", err)
+		}
+	})
+}
+
+func TestWhereOneAloneIsAskedItsRefusalsHoldThePasswordToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		must(l.enterAt(t.Context(), "ews alice"))(accepted)
+		tries := 0
+		for ; tries < 100; tries++ {
+			done, err := l.enterAt(t.Context(), "ews alice")
+			if err != nil {
+				break
+			}
+			done(refused)
+		}
+		if tries > maxRefusals*maxRefusals {
+			t.Errorf("%d tries", tries)
 		}
 	})
 }

@@ -149,7 +149,7 @@ func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *
 		c.Close()
 	}
 	for try := 1; ; try++ {
-		done, err := n.tries.enter(ctx)
+		done, err := n.tries.enterAt(ctx, placeOf(call.Request))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -46,6 +46,7 @@ const (
 	codeHeld              = "sign-in held"       // by the credential, before anything is sent
 	codeHost              = "host not allowed"   // likewise: the credential does not go there
 	codeUntrusted         = "host not trusted"   // likewise: it has asked for the credential
+	codeStatus            = "HTTP"               // any other status without an answer of EWS
 	codeUnknown           = ""                   // the row of everything that has none
 )
 
@@ -210,13 +211,15 @@ var table = []Row{
 			"EwsApplicationAccessPolicy with EwsAllowList or EwsBlockList (which know mailbell by its user agent)"},
 	{Code: "HTTP 404", Scope: fault.Server, Remedy: fault.Fix, After: later, Moved: true, Meaning: "there is no EWS at this URL"},
 	{Code: "HTTP 429", Scope: fault.Account, Remedy: fault.Wait, After: soon, Meaning: "the server throttles the account"},
-	{Code: "HTTP 500", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true,
+	{Code: "HTTP 500", Scope: fault.Server, Remedy: fault.Wait, After: shortly, Moved: true,
 		Meaning: "the server failed, or X-AnchorMailbox led to the wrong one"},
-	{Code: "HTTP 502", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true,
+	{Code: "HTTP 502", Scope: fault.Server, Remedy: fault.Wait, After: shortly, Moved: true,
 		Meaning: "the server behind the load balancer does not answer"},
-	{Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true, Meaning: "the server is restarting or overloaded"},
-	{Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: soon, Moved: true,
+	{Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: shortly, Moved: true, Meaning: "the server is restarting or overloaded"},
+	{Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: shortly, Moved: true,
 		Meaning: "the server behind the load balancer does not answer in time"},
+	{Code: codeStatus, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Missed: true,
+		Meaning: "the server, or something before it, answers with a status that EWS does not use"},
 	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Moved: true,
 		Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
 	{Code: CodeURL, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "the URL of EWS is not valid"},
@@ -267,6 +270,9 @@ func lookup(code, text string) Row {
 		if r.Code == code && strings.Contains(text, r.Text) {
 			return r
 		}
+	}
+	if strings.HasPrefix(code, codeStatus+" ") {
+		return lookup(codeStatus, text)
 	}
 	return table[len(table)-1] // the unknown
 }

@@ -215,10 +215,10 @@ func TestAThrottlingServerIsObeyedInEveryShape(t *testing.T) {
 		"message":                   {answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorServerBusy", "x", backOff))), "ErrorServerBusy", fault.Mailbox, told},
 		"message, inner":            {answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorInternalServerError", "x", inner))), "ErrorServerBusy", fault.Mailbox, told},
 		"message without a number":  {answers(200, response("Unsubscribe", failure("Unsubscribe", "ErrorServerBusy", "x", ""))), "ErrorServerBusy", fault.Mailbox, time.Minute},
-		"503":                       {answers(503, ""), "HTTP 503", fault.Server, time.Minute},
+		"503":                       {answers(503, ""), "HTTP 503", fault.Server, 5 * time.Second},
 		"503, Retry-After":          {answers(503, "<html>busy", "Retry-After", "17"), "HTTP 503", fault.Server, 17 * time.Second},
 		"503, Retry-After a date":   {answers(503, "", "Date", "Sun, 22 Nov 2026 10:00:00 GMT", "Retry-After", "Sun, 22 Nov 2026 10:02:00 GMT"), "HTTP 503", fault.Server, 2 * time.Minute},
-		"503, Retry-After wrong":    {answers(503, "", "Retry-After", "-3"), "HTTP 503", fault.Server, time.Minute},
+		"503, Retry-After wrong":    {answers(503, "", "Retry-After", "-3"), "HTTP 503", fault.Server, 5 * time.Second},
 		"503, Retry-After for days": {answers(503, "", "Retry-After", "864000"), "HTTP 503", fault.Server, time.Hour},
 		"503, a fault, Retry-After": {answers(503, soapFaultOf("a:ErrorServerBusy", "x", ""), "Retry-After", "9"), "ErrorServerBusy", fault.Mailbox, 9 * time.Second},
 		"429":                       {answers(429, "", "Retry-After", "5"), "HTTP 429", fault.Account, 5 * time.Second},
@@ -240,7 +240,7 @@ func TestAnAnswerWithoutEWSSpeaksByItsStatus(t *testing.T) {
 	}{
 		401: {fault.Account, fault.Fix, 0}, 403: {fault.Account, fault.Fix, 0}, 404: {fault.Server, fault.Fix, loc}, 429: {fault.Account, fault.Wait, 0},
 		500: {fault.Server, fault.Wait, loc}, 502: {fault.Server, fault.Wait, loc}, 503: {fault.Server, fault.Wait, loc}, 504: {fault.Server, fault.Wait, loc},
-		418: {fault.Mailbox, fault.Wait, sub | cat},
+		418: {fault.Server, fault.Wait, cat}, 520: {fault.Server, fault.Wait, cat},
 	} {
 		for _, body := range []string{"", "<html><p>no</html>", soap("<other/>"), strings.Repeat("x", 100000), sample(t, "19")} {
 			err := answers(status, body).Unsubscribe(t.Context(), target, "x")

@@ -33,46 +33,192 @@ func (r refusing) Stream(context.Context, mail.Location, streaming.Affinity, []s
 func (r refusing) Next() (streaming.Envelope, error) { return streaming.Envelope{}, r.err }
 func (r refusing) Close() error                      { return nil }
 
+// healthOf is the health of an account with so many mailboxes, and how often its block was lifted.
+func healthOf(mailboxes int) (h *health, lifted *int) {
+	lifted = new(int)
+	return &health{log: zap.NewNop(), mailboxes: func() int { return mailboxes }, lifted: func() { *lifted++ }}, lifted
+}
+
+// refuseAll has an account blocked: enough mailboxes are refused, and those that may try although it is blocked are too.
+func refuseAll(h *health, f *fault.Error) {
+	for i := range 2 * witnesses {
+		if h.allowed(address(i)) == nil {
+			_ = h.note(address(i), f)
+		}
+	}
+}
+
+func TestWhatOneMailboxMeetsIsItsOwn(t *testing.T) {
+	for _, code := range []string{"HTTP 401", "HTTP 403", "ErrorAccessDenied", "redirect", "HTTP 502"} {
+		h, _ := healthOf(1250)
+		err := h.note(alice, row(code, ""))
+		if f := fault.Of(err); f.Scope == fault.Account || h.allowed(bob) != nil || h.allowed(alice) != nil {
+			t.Errorf("%s of one mailbox stops its account: %v", code, err)
+		}
+		if pause := fault.Of(err).Pause(1); pause > time.Minute {
+			t.Errorf("%s is asked about again in %v only", code, pause)
+		}
+	}
+}
+
+func TestThreeOfEightRefusedWhileFiveSucceedAreThreeMailboxes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := healthOf(8)
+		for range 20 {
+			for i := range 8 {
+				if err := h.allowed(address(i)); err != nil {
+					t.Fatal(i, err)
+				}
+				if i%3 == 0 {
+					_ = h.note(address(i), row("HTTP 403", ""))
+				} else {
+					_ = h.note(address(i), nil)
+				}
+			}
+			<-time.After(time.Second)
+		}
+	})
+}
+
+func TestWhatSeveralMeetWhileNoneIsLetInIsTheAccounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, lifted := healthOf(1250)
+		_ = h.note(alice, row("HTTP 403", ""))
+		<-time.After(window + time.Second)
+		for i := range witnesses {
+			if h.allowed(address(i)) != nil {
+				t.Fatalf("blocked after %d", i)
+			}
+			_ = h.note(address(i), row("HTTP 403", ""))
+		}
+		if h.allowed(address(0)) == nil {
+			t.Error("one that was refused may try")
+		}
+		if f, _ := h.state(); f == nil {
+			t.Fatal("it is not blocked")
+		}
+		if h.allowed(bob) != nil || h.allowed(carol) == nil {
+			t.Error("not one of those that were not refused may try at a time")
+		}
+		_ = h.note(bob, nil)
+		if h.allowed(address(0)) != nil || *lifted != 1 {
+			t.Error("a success does not lift it at once")
+		}
+	})
+}
+
+func TestMailboxesThatAreRefusedSilenceNoneOfTheOthers(t *testing.T) {
+	for _, code := range []string{"HTTP 401", "HTTP 403", "redirect", "HTTP 502"} {
+		t.Run(code, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				for i := range 8 {
+					s.enrol(fmt.Sprint("d", i), address(i))
+				}
+				s.pass(time.Minute)
+				s.hq.set(func() {
+					s.hq.sick = map[string]error{}
+					for i := range 3 { // the anchor is among them
+						s.hq.sick[address(i)] = row(code, "")
+					}
+				})
+				for range 3 {
+					s.hq.end(errReset)
+					for i := range 8 {
+						s.hq.come(address(i))
+					}
+					s.pass(5 * time.Second)
+					for i := 3; i < 8; i++ {
+						s.wantState(subscriptions.Listening, address(i))
+						s.accepted(1, fmt.Sprint("d", i), s.hq.boxes[address(i)].items...)
+					}
+				}
+				s.hq.set(func() { s.hq.sick = nil })
+				s.pass(5 * time.Minute)
+				for i := range 8 {
+					s.wantState(subscriptions.Listening, address(i))
+					s.accepted(1, fmt.Sprint("d", i), s.hq.boxes[address(i)].items...)
+				}
+			})
+		})
+	}
+}
+
+func TestATestThatPassesWakesWhatWaits(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", bob)
+		s.pass(time.Minute)
+		s.hq.set(func() { s.hq.fails = row("HTTP 403", "") })
+		s.hq.end(errReset)
+		a, b := s.hq.come(alice), s.hq.come(bob)
+		s.pass(30 * time.Minute)
+		s.wantState(subscriptions.Failing, alice, bob)
+		s.hq.set(func() { s.hq.fails = nil })
+		if _, err := s.l.Locate(t.Context(), alice, ""); err != nil {
+			t.Errorf("a test does not ask a blocked account: %v", err)
+		}
+		s.l.Worked(alice)
+		s.pass(5 * time.Second)
+		s.accepted(1, "a", a)
+		s.accepted(1, "b", b)
+		s.listening("hq", alice, bob)
+	})
+}
+
+func TestAnAccountOfOneMailboxNeedsNoMoreWitnesses(t *testing.T) {
+	h, _ := healthOf(1)
+	_ = h.note(alice, row("HTTP 401", ""))
+	if f, _ := h.state(); f == nil {
+		t.Error("it is not said to be refused")
+	}
+}
+
 func TestOneCallerAtATimeTriesWhetherAnAccountWorksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &account{log: zap.NewNop()}
+		h, _ := healthOf(1250)
 		refused := row("HTTP 401", "")
-		_ = a.note(refused)
-		if err := a.allowed(); err == nil || fault.Of(err).After > firstBlock || fault.Of(err).After <= 0 || refused.After != row("HTTP 401", "").After {
+		refuseAll(h, refused)
+		if err := h.allowed(bob); err == nil || fault.Of(err).After > firstBlock || fault.Of(err).After <= 0 || refused.After != row("HTTP 401", "").After {
 			t.Errorf("it is free, or does not say for how long it is not: %v", err)
 		}
 		<-time.After(firstBlock)
-		if a.allowed() != nil {
+		if h.allowed(alice) != nil {
 			t.Error("nobody may try")
 		}
-		if a.allowed() == nil {
+		if h.allowed(bob) == nil {
 			t.Error("a second caller tries meanwhile")
 		}
 		<-time.After(probe)
-		if a.allowed() != nil {
+		if h.allowed(bob) != nil {
 			t.Error("the one who tried has not come back, and nobody else may try")
 		}
-		_ = a.note(nil)
+		_ = h.note(bob, nil)
 		for range 2 {
-			if a.allowed() != nil {
+			if h.allowed(alice) != nil {
 				t.Error("it works, and is not free")
 			}
 		}
 	})
 }
 
-func TestABlockGrowsToFourMinutesAndIsAsLongAsAPolicySays(t *testing.T) {
+func TestABlockGrowsToFourMinutesAndAPolicyIsAskedWithinMinutesBeforeItIsHourly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &account{log: zap.NewNop()}
-		for _, want := range []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, maxBlock, maxBlock} {
-			_ = a.note(row("HTTP 401", ""))
-			if _, next := a.state(); time.Until(next) != want {
-				t.Errorf("%v, want %v", time.Until(next), want)
+		for code, last := range map[string]time.Duration{"HTTP 401": maxBlock, "HTTP 403": time.Hour} {
+			h, _ := healthOf(1250)
+			refuseAll(h, row(code, ""))
+			for _, want := range []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, maxBlock, last, last} {
+				_, next := h.state()
+				if time.Until(next) != want {
+					t.Errorf("%s: %v, want %v", code, time.Until(next), want)
+				}
+				<-time.After(time.Until(next))
+				if err := h.allowed(alice); err != nil {
+					t.Error(err)
+				}
+				_ = h.note(alice, row(code, ""))
 			}
-		}
-		_ = a.note(row("HTTP 403", ""))
-		if _, next := a.state(); time.Until(next) != time.Hour {
-			t.Errorf("a policy: %v", time.Until(next))
 		}
 	})
 }
@@ -88,21 +234,50 @@ func TestOnlyWhatTheServerSaysEndsABlock(t *testing.T) {
 		"our own end":              {fmt.Errorf("Subscribe: %w", context.Canceled), false},
 		"a call that was given up": {fmt.Errorf("Subscribe: %w", context.DeadlineExceeded), false},
 	} {
-		a := &account{log: zap.NewNop()}
-		_ = a.note(row("HTTP 401", ""))
-		if err := a.note(c.err); !errors.Is(err, c.err) {
+		h, _ := healthOf(1250)
+		refuseAll(h, row("HTTP 401", ""))
+		if err := h.note(alice, c.err); !errors.Is(err, c.err) {
 			t.Errorf("%s became %v", name, err)
 		}
-		if ends := a.allowed() == nil; ends != c.ends {
+		if ends := h.allowed(alice) == nil; ends != c.ends {
 			t.Errorf("%s ends the block: %v", name, ends)
 		}
 	}
 }
 
+// blockable is an account of one mailbox: one refusal blocks it.
+func blockable(a *Account) *account {
+	h, _ := healthOf(1)
+	look, _ := healthOf(1)
+	return &account{Account: a, entry: &entry{Entry: &Entry{Name: "hq", URL: hqURL}}, log: zap.NewNop(), calls: h, finding: look}
+}
+
+func TestARefusalOfAutodiscoverHoldsLookUpsOnly(t *testing.T) {
+	a := blockable(&Account{Finder: refusingFinder{}})
+	a.entry.URL = ""
+	found := a.locate(t.Context(), alice, false)
+	if found.err == nil || found.err.Code != "HTTP 401" {
+		t.Fatal(found.err)
+	}
+	if f, _ := a.finding.state(); f == nil {
+		t.Error("look-ups are not held")
+	}
+	if err := a.calls.allowed(alice); err != nil {
+		t.Errorf("EWS is held too: %v", err)
+	}
+}
+
+// refusingFinder is an Autodiscover that does not accept the password.
+type refusingFinder struct{}
+
+func (refusingFinder) Find(context.Context, string) (mail.Location, error) {
+	return mail.Location{}, row("HTTP 401", "")
+}
+
 // A stream was opened with the credential of then: its end does not say that the one of now is accepted.
 func TestTheEndOfAStreamDoesNotEndABlockAndARefusalInOneBeginsIt(t *testing.T) {
 	for name, c := range map[string]struct {
-		err     error
+		err     *fault.Error
 		blocked bool // before
 		want    bool
 	}{
@@ -110,26 +285,28 @@ func TestTheEndOfAStreamDoesNotEndABlockAndARefusalInOneBeginsIt(t *testing.T) {
 		"denied":  {row("ErrorAccessDenied", ""), false, true},
 		"nothing": {row("ErrorSubscriptionNotFound", ""), false, false},
 	} {
-		a := &account{Account: &Account{Streams: refusing{err: c.err}}, log: zap.NewNop()}
+		a := blockable(&Account{Streams: refusing{err: c.err}})
 		s, err := guarded{a}.Stream(t.Context(), mail.Location{}, streaming.Affinity{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if c.blocked {
-			_ = a.note(row("HTTP 401", ""))
+			_ = a.calls.note(alice, row("HTTP 401", ""))
 		}
-		if _, err := s.Next(); !errors.Is(err, c.err) {
+		if _, err := s.Next(); fault.Of(err).Code != c.err.Code {
 			t.Errorf("%s became %v", name, err)
 		}
-		if f, _ := a.state(); (f != nil) != c.want {
+		if f, _ := a.calls.state(); (f != nil) != c.want {
 			t.Errorf("%s: %v", name, f)
 		}
 	}
 }
 
 func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
-	a := &account{Account: &Account{}, log: zap.NewNop()} // a call would be one of nil
-	_ = a.note(row("HTTP 401", ""))
+	a := blockable(&Account{}) // a call would be one of nil
+	_ = a.calls.note(alice, row("HTTP 401", ""))
+	a.calls.trials = 0
+	a.entry.MailboxServers = []string{"mbx1"}
 	k := &link{account: a}
 	g := guarded{a}
 	_, err1 := k.Read(t.Context(), []string{"item"})
@@ -137,7 +314,7 @@ func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	_, _, err3 := g.Subscribe(t.Context(), mail.Location{}, streaming.Affinity{})
 	_, err4 := g.Stream(t.Context(), mail.Location{}, streaming.Affinity{}, nil)
 	err5 := g.Unsubscribe(t.Context(), mail.Location{}, "id")
-	err6 := a.locate(t.Context(), alice).err
+	err6 := a.locate(t.Context(), alice, false).err
 	for i, err := range []error{err1, err2, err3, err4, err5, err6} {
 		if fault.Of(err).Code != "HTTP 401" {
 			t.Errorf("%d: %v", i, err)
@@ -291,21 +468,21 @@ func TestAnInstanceOwnsTwelveAccountsAndSaysHowManyItLeaves(t *testing.T) {
 }
 
 func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
-	one, two := &account{Account: &Account{Name: "one"}, log: zap.NewNop()}, &account{Account: &Account{Name: "two"}, log: zap.NewNop()}
-	e := &entry{accounts: []*account{one, two}}
+	one, two := blockable(&Account{Name: "one"}), blockable(&Account{Name: "two"})
+	e := &entry{Entry: &Entry{URL: hqURL}, accounts: []*account{one, two}}
 	if a, b := e.asker(""), e.asker(""); a == b {
 		t.Error("they do not take turns")
 	}
 	if e.asker("two") != two {
 		t.Error("the one that the mailbox had is not asked")
 	}
-	_ = two.note(row("HTTP 401", ""))
+	_ = two.calls.note(alice, row("HTTP 401", ""))
 	for range 4 {
 		if e.asker("") != one || e.asker("two") != one {
 			t.Error("one that cannot work is asked")
 		}
 	}
-	_ = one.note(row("HTTP 401", ""))
+	_ = one.calls.note(alice, row("HTTP 401", ""))
 	if e.asker("two") != two {
 		t.Error("where none can work, the one that the mailbox had tries")
 	}

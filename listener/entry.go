@@ -76,7 +76,7 @@ func (e *entry) asker(had string) *account {
 	}
 	for i := range e.accounts {
 		a := e.accounts[(first+i)%len(e.accounts)]
-		if blocked, _ := a.state(); blocked == nil {
+		if a.blocked() == nil {
 			return a
 		}
 	}

@@ -44,14 +44,14 @@ func (k *link) SafetyPoll() time.Duration { return k.account.entry.SafetyPoll }
 
 // Read reads messages by their ids.
 func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
-	if err := k.account.allowed(); err != nil {
+	if err := k.account.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Items{}, err
 	}
 	items, a, err := k.account.Source.Read(ctx, k.at, ids)
 	if err == nil {
 		err = beyondTheMessage(items)
 	}
-	if k.account.note(err) != nil {
+	if err = k.account.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Items{Clock: k.account.entry.now()}, k.judge(err)
 	}
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
@@ -69,11 +69,11 @@ func beyondTheMessage(items []inbox.Item) error {
 
 // List returns a page of the Inbox.
 func (k *link) List(ctx context.Context, offset, limit int) (inbox.Page, error) {
-	if err := k.account.allowed(); err != nil {
+	if err := k.account.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Page{}, err
 	}
 	messages, last, a, err := k.account.Source.List(ctx, k.at, offset, limit)
-	if k.account.note(err) != nil {
+	if err = k.account.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Page{}, k.judge(err)
 	}
 	return inbox.Page{Messages: messages, Last: last, Clock: k.answered(a)}, nil

@@ -6,7 +6,8 @@
 //	lookup.go     where a mailbox lives: which entries are asked, and what they say
 //	lookups.go    who looks up, within a bound
 //	placement.go  room at the accounts of an entry, and who waits for some
-//	account.go    what is wrong with an account, and who may try it
+//	account.go    a listener account at work
+//	health.go     whether a refusal is a mailbox's or its account's, and who may try that again
 //	link.go       how the inbox reads a mailbox at its location, and what its errors say about that
 //	listening.go  the seam to the kinds of listening, each a folder of its own: package streaming
 //	enrolment.go  devices come and go
@@ -183,6 +184,13 @@ func (l *Listener) mailbox(box *subscriptions.Mailbox) *mailbox {
 	return l.followed[box]
 }
 
+// following is how many mailboxes are followed.
+func (l *Listener) following() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.followed)
+}
+
 func (l *Listener) mailboxes() []*mailbox {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -216,12 +224,32 @@ func (l *Listener) ConnectionsChanged() {
 	}
 }
 
-// retry has what waits for an account tried at once.
+// Worked says that a test went the whole way for a mailbox: what waits for its account, or for it, is tried at once.
+func (l *Listener) Worked(address string) {
+	m := l.mailbox(l.o.Book.Mailbox(address))
+	if m == nil {
+		return
+	}
+	m.retry(func(*fault.Error) bool { return true })
+	if k := m.linked(); k != nil {
+		k.account.calls.works(k.at.Primary)
+		k.account.finding.works(k.at.Primary)
+		k.member.Listed()
+	}
+}
+
+// retry has what waits for an account tried at once, whatever is known of it.
 func (l *Listener) retry(a *account) {
-	a.unblock()
+	a.calls.unblock()
+	a.finding.unblock()
+	l.wake(a)
+}
+
+// wake has what waits for an account tried at once.
+func (l *Listener) wake(a *account) {
 	for _, m := range l.mailboxes() {
 		if m.concerns(a) {
-			m.retry(func(f *fault.Error) bool { return f.Scope == fault.Account })
+			m.retry(func(f *fault.Error) bool { return f.Scope == fault.Account || f.Unproven })
 		}
 	}
 	a.listening.Retry()

@@ -51,6 +51,7 @@ type search struct {
 	addresses []string      // that it is known under, the primary one first
 	known     mail.Location // where it was found last; zero: it is to be found anew
 	account   string        // the listener account that it had
+	anyway    bool          // a person asks: an account that is blocked is asked all the same
 }
 
 // answered is what a search, or one entry, says of a mailbox.
@@ -175,7 +176,7 @@ func (s *search) ask(ctx context.Context, e *entry) answered {
 		if e.URL == "" && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
 			continue
 		}
-		a := asker.locate(ctx, address)
+		a := asker.locate(ctx, address, s.anyway)
 		if a.err == nil || !a.err.Elsewhere || a.outOfScope {
 			return a
 		}
@@ -188,16 +189,17 @@ func (s *search) ask(ctx context.Context, e *entry) answered {
 
 // locate asks one entry for one address: by Autodiscover, or where its URL is configured by looking at the Inbox. Where mailbox_servers
 // are configured, the mailbox's own answer names its server; that of an Exchange 2010 does not, and Autodiscover has.
-func (a *account) locate(ctx context.Context, address string) answered {
+// anyway: also where the account is blocked.
+func (a *account) locate(ctx context.Context, address string, anyway bool) answered {
 	e := a.entry
-	if err := a.allowed(); err != nil {
-		return answered{err: fault.Of(err)}
-	}
 	at := mail.Location{URL: e.URL, Primary: address, How: "ews_url", Found: time.Now()}
 	if e.URL == "" {
+		if err := a.finding.allowed(address); err != nil && !anyway {
+			return answered{err: fault.Of(err)}
+		}
 		var err error
 		at, err = a.Finder.Find(ctx, address)
-		if a.note(err) != nil {
+		if err = a.finding.note(address, err); err != nil {
 			return answered{err: fault.Of(err)}
 		}
 	}
@@ -205,8 +207,11 @@ func (a *account) locate(ctx context.Context, address string) answered {
 	if e.URL == "" && len(e.MailboxServers) == 0 {
 		return answered{entry: e, at: at}
 	}
+	if err := a.calls.allowed(address); err != nil && !anyway {
+		return answered{err: fault.Of(err)}
+	}
 	server, err := a.Source.Look(ctx, at)
-	if a.note(err) != nil {
+	if err = a.calls.note(address, err); err != nil {
 		return answered{err: fault.Of(err)}
 	}
 	at.Server = cmp.Or(server, at.Server)
@@ -228,12 +233,12 @@ type Route struct {
 // Locate says what a look-up of a mailbox would say now. It asks anew and changes nothing. exchange pins the entry; empty: as the devices
 // of the mailbox are enrolled, or none. Its error is a *fault.Error; with the code no_capacity the Route says where there is no room.
 func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route, error) {
-	s := search{covering: l.covering(address), addresses: []string{address}}
+	s := search{covering: l.covering(address), addresses: []string{address}, anyway: true}
 	s.entries = s.covering
 	var own *link
 	if box := l.o.Book.Mailbox(address); box != nil {
 		s = l.search(box)
-		s.known = mail.Location{}
+		s.known, s.anyway = mail.Location{}, true
 		if m := l.mailbox(box); m != nil {
 			own = m.linked()
 		}

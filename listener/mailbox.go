@@ -159,9 +159,9 @@ func (m *mailbox) concerns(a *account) bool {
 // retry has what failed tried at once, where the reason fits.
 func (m *mailbox) retry(fits func(*fault.Error) bool) {
 	m.mu.Lock()
-	failing := m.failing
+	failing, busy := m.failing, m.busy
 	m.mu.Unlock()
-	if failing != nil && fits(failing) {
+	if busy && failing == nil || failing != nil && fits(failing) { // a look-up under way may be about to fail of it
 		m.seek()
 	}
 	m.work.Retry(fits)

@@ -234,6 +234,7 @@ type exchange struct {
 	attachAfter time.Duration                    // an opened stream serves its subscriptions, and brings its first envelope, only then
 	unaware     bool                             // that a stream was closed: it is written into until another takes over
 	fails       error                            // every call
+	sick        map[string]error                 // every call for these mailboxes
 	readFail    error
 	subFail     map[string]error
 	tries       int // calls of Subscribe
@@ -339,6 +340,9 @@ func (e *exchange) refuses(p mail.Location) error {
 	}
 	if e.fails == nil && e.homes != nil && !e.homes[p.Primary] {
 		return row("ErrorNonExistentMailbox", "")
+	}
+	if err := e.sick[p.Primary]; err != nil {
+		return err
 	}
 	return e.fails
 }

@@ -160,6 +160,7 @@ type AccountLoad struct {
 	Streams   int          // open
 	Blocked   *fault.Error // why the account cannot work; nil: it can
 	Next      time.Time    // when that is tried again
+	Finding   *fault.Error // why it cannot ask Autodiscover; nil: it can
 }
 
 // Load says what each exchange entry has to do, in the order of the configuration.
@@ -172,8 +173,11 @@ func (l *Listener) Load() []Load {
 		}
 		for _, a := range e.accounts {
 			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a), Streams: a.listening.Open()}
-			if blocked, next := a.state(); blocked != nil {
+			if blocked, next := a.calls.state(); blocked != nil {
 				s.Blocked, s.Next = blocked, next
+			}
+			if refused, _ := a.finding.state(); refused != nil {
+				s.Finding = refused
 			}
 			list[i].Accounts = append(list[i].Accounts, s)
 		}

@@ -45,6 +45,15 @@ func (d *desk) topic(e *subscriptions.Enrolment) error {
 	return &subscriptions.FieldError{Field: "topic", Code: "not_configured", Detail: fmt.Sprintf("no apns entry of the configuration has the topic %q", e.Topic)}
 }
 
+// test is the way to an alert for a device, as a person asks for it. Where it is good to the end, nothing waits any more.
+func (d *desk) test(ctx context.Context, device string) check.Report {
+	report := d.way().Walk(ctx, device)
+	if enrolled, ok := d.book.Device(device); ok && report.OK {
+		d.listener.Worked(enrolled.Mailbox)
+	}
+	return report
+}
+
 func (d *desk) Remove(ctx context.Context, id string) (bool, error) {
 	return d.listener.Remove(ctx, id)
 }

@@ -275,6 +275,10 @@ func (g *gathering) accounts() {
 				b := check.Advise(a.Blocked, g.links.circumstances(e.Exchange, a.Name))
 				g.add(check.KindAccount, e.Exchange+"/"+a.Name, levelOf(a.Blocked), a.Blocked, b, "", a.Next)
 			}
+			if a.Finding != nil {
+				b := check.Advise(a.Finding, g.links.circumstances(e.Exchange, a.Name))
+				g.add(check.KindAccount, e.Exchange+"/"+a.Name+" (Autodiscover)", levelOf(a.Finding), a.Finding, b, "", time.Time{})
+			}
 		}
 	}
 }

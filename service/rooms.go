@@ -71,7 +71,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	desk := &desk{rooms: r}
 	r.api = api.New(api.Options{
 		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
-		Test: r.way().Walk, Overview: desk.overview, Advise: r.Advise,
+		Test: desk.test, Overview: desk.overview, Advise: r.Advise,
 	})
 	return r, nil
 }

@@ -47,6 +47,9 @@ type Error struct {
 	Scope  Scope
 	Remedy Remedy
 	After  time.Duration // how long to wait at least; 0: unknown
+	// Unproven: one mailbox has met it so far, which may be the only one that it concerns, or it was a slip. So it is tried again within
+	// minutes, a few times, whatever After says.
+	Unproven bool
 
 	// What follows from the error, besides the remedy.
 	Elsewhere     bool     // the mailbox does not live where it was asked for; the next exchange entry that covers it is asked

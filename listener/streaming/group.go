@@ -76,7 +76,8 @@ func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
 // excuse has members that failed for the account, or for more, subscribed without further waiting. It is called with mu held.
 func (g *group) excuse(least fault.Scope) {
 	for m := range g.members {
-		if m.refusal.fault != nil && m.refusal.fault.Scope >= least {
+		m.excused = m.subscribing && least == fault.Account
+		if f := m.refusal.fault; f != nil && (f.Scope >= least || f.Unproven) {
 			m.refusal.next = time.Time{}
 		}
 	}

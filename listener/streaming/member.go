@@ -38,6 +38,7 @@ type Member struct {
 	joined       int    // how often it has joined: an answer that comes after it left finds another number
 	subscription string // empty: it has none
 	subscribing  bool   // a call is under way
+	excused      bool   // what that fails of may have ended within it
 	refusal      refusal
 
 	// gap: notifications may have been lost since it was last to be listed. It is listed once its stream is open, and by listBy all the
@@ -142,12 +143,13 @@ func (m *Member) Unhinted(age time.Duration) {
 	}
 }
 
-// Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, it does now.
+// Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
+// does now.
 func (m *Member) Listed() {
 	m.groups.mu.Lock()
 	defer m.groups.mu.Unlock()
 	r := &m.refusal
-	if m.group == nil || r.fault == nil || !r.fault.Elsewhere {
+	if m.group == nil || r.fault == nil || !r.fault.Elsewhere && !r.fault.Unproven {
 		return
 	}
 	again := time.Now().Add(min(firstReturn<<min(r.failures, 10), maxReturn))

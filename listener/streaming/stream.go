@@ -199,6 +199,14 @@ func (k *keeper) notOpened(ctx context.Context, m *Member, f *fault.Error, want 
 	}
 	k.failed(0, f)
 	k.trouble(ctx, f, want)
+	k.meanwhile()
+}
+
+// meanwhile lists the members that are to be listed where their stream is not opened soon: mail does not wait for that.
+func (k *keeper) meanwhile() {
+	if time.Until(k.reopen) > listAnyway {
+		k.group.listOverdue(true)
+	}
 }
 
 // goesOn has the stream opened without m, where the server says that m does not live there; false: that is not doubted.
@@ -290,9 +298,7 @@ func (k *keeper) over(ctx context.Context) {
 	g.groups.o.Log.Info("listening stopped", zap.Int("mailboxes", len(r.by)), zap.Duration("after", lived.Round(time.Millisecond)),
 		zap.Duration("retry_in", time.Until(k.reopen).Round(time.Millisecond)), zap.Error(f))
 	k.trouble(ctx, f, r.by)
-	if time.Until(k.reopen) > listAnyway { // mail does not wait for that
-		g.listOverdue(true)
-	}
+	k.meanwhile()
 }
 
 // ended sets when a stream that ended as it should is opened again: at once, unless it was hardly open.
@@ -317,7 +323,11 @@ func (k *keeper) failed(lived time.Duration, f *fault.Error) {
 		g.failures = 0
 	}
 	g.failures++
-	k.reopen = time.Now().Add(reopening.Wait(g.failures, f.After))
+	wait := reopening.Wait(g.failures, f.After)
+	if f.Unproven {
+		wait = f.Pause(g.failures)
+	}
+	k.reopen = time.Now().Add(wait)
 	g.fault, g.next = f, k.reopen
 }
 

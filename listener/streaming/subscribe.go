@@ -93,7 +93,7 @@ func (g *group) due() (back []departure, attempts []attempt, next time.Time, end
 			if g.affinity.Anchor == "" {
 				a.affinity.Anchor, a.leads, g.leading = m.at.Primary, true, true
 			}
-			m.subscribing = true
+			m.subscribing, m.excused = true, false
 			g.calls++
 			attempts = append(attempts, a)
 		}
@@ -212,6 +212,9 @@ func (g *group) refused(ctx context.Context, a attempt, err error) {
 	m.refusal.fault = f
 	m.refusal.failures++
 	m.refusal.next = time.Now().Add(f.Pause(m.refusal.failures))
+	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
+		m.refusal.next = time.Now()
+	}
 	next, list := m.refusal.next, !m.listBy.IsZero()
 	m.listing(m.gap)
 	g.groups.mu.Unlock()

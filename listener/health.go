@@ -1,0 +1,199 @@
+package listener
+
+// Blame by evidence: whether a refusal is one mailbox's, or that of the listener account that asked for it.
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+const (
+	// witnesses is how many mailboxes have to be refused within window, while none is let in, until that is the account's. Fewer are taken
+	// for what they are: mailboxes. It is as many as the sign-ins that fail before a password is held (package auth).
+	witnesses = 3
+	window    = time.Minute
+	// ownFor is how long a mailbox's refusal is taken as its own: it is asked about hourly.
+	ownFor = 2 * time.Hour
+
+	// The account as a whole is tried again after these: a wrong password must not be tried by 1,250 mailboxes, or the directory
+	// locks the account out.
+	firstBlock = 30 * time.Second
+	maxBlock   = 4 * time.Minute
+	// blocksOfPolicy is how often what says that it takes a person is asked again at this pace, before it is as rarely as it says.
+	blocksOfPolicy = 4
+	// probe is how long one caller has to find out whether the account works again before the next may try.
+	probe = 30 * time.Second
+)
+
+// health is what is known of one kind of call of a listener account: those of EWS, or the look-ups of Autodiscover. A call for a mailbox is
+// made between allowed and note.
+type health struct {
+	log       *zap.Logger
+	mailboxes func() int // that the calls are made for; an account of two cannot have three witnesses
+	lifted    func()     // called when a block has ended
+
+	mu      sync.Mutex
+	refused map[string]time.Time // mailboxes, since one was let in
+	own     map[string]time.Time // mailboxes that were refused while another was let in: what they meet is theirs, and no evidence
+	blocked *fault.Error         // what is wrong with the account itself
+	since   time.Time
+	until   time.Time
+	again   time.Duration
+	blocks  int    // in a row
+	prober  string // the mailbox that was let through to try; empty: none
+	trials  int    // mailboxes that have not been refused, and may try although the account is blocked
+	trying  time.Time
+}
+
+// allowed says whether a call for a mailbox may be made. When the time of a block is over, one caller is let through to try; before that, a
+// few mailboxes that have not been refused themselves, one after the other: it may be that only the others are sick.
+func (h *health) allowed(mailbox string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.blocked == nil {
+		return nil
+	}
+	now := time.Now()
+	wait := h.until.Sub(now)
+	if _, own := h.own[mailbox]; own { // rather somebody else tries
+		wait += probe
+	}
+	if wait <= 0 {
+		h.until, h.prober = now.Add(probe), mailbox
+		return nil
+	}
+	if _, refused := h.refused[mailbox]; !refused && h.trials > 0 && now.After(h.trying) {
+		h.trials--
+		h.trying = now.Add(probe)
+		return nil
+	}
+	e := *h.blocked
+	e.After = wait
+	return &e
+}
+
+// note takes in how a call for a mailbox ended, and returns what that means.
+func (h *health) note(mailbox string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // of ours: the server has said nothing
+		return err
+	}
+	if err == nil {
+		h.works(mailbox)
+		return nil
+	}
+	switch f := fault.Of(err); {
+	case f.Scope < fault.Account: // the server let it in
+		h.works(mailbox)
+		return err
+	case f.Scope == fault.Account:
+		return h.refuse(mailbox, f)
+	case f.Remedy == fault.Fix:
+		e := *f
+		e.Unproven = true
+		return &e
+	}
+	return err
+}
+
+// works takes in that a mailbox was let in. That ends a block, and what the others met is theirs.
+func (h *health) works(mailbox string) {
+	h.mu.Lock()
+	delete(h.own, mailbox)
+	delete(h.refused, mailbox)
+	for m, at := range h.refused {
+		if h.own == nil {
+			h.own = map[string]time.Time{}
+		}
+		h.own[m] = at
+	}
+	was, since := h.blocked, h.since
+	h.clear()
+	h.mu.Unlock()
+	if was != nil {
+		h.log.Info("a listener account works again", zap.Duration("after", time.Since(since).Round(time.Second)))
+		h.lifted()
+	}
+}
+
+// clear forgets all that was said against the account. It is called with mu held.
+func (h *health) clear() {
+	clear(h.refused)
+	h.blocked, h.again, h.blocks, h.prober, h.trying = nil, 0, 0, "", time.Time{}
+}
+
+// unblock ends a block without anybody's word, as another credential is tried.
+func (h *health) unblock() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clear()
+	clear(h.own)
+}
+
+// refuse takes in that a mailbox was refused for what may be the account's.
+func (h *health) refuse(mailbox string, f *fault.Error) error {
+	enough := min(witnesses, max(1, h.mailboxes()))
+	again, err := h.testify(mailbox, f, enough)
+	if again > 0 {
+		h.log.Error("a listener account cannot work", zap.Duration("next_try", again), zap.Error(f))
+	}
+	return err
+}
+
+// testify enters a refusal. again is the time until the account is tried again, where it is blocked by this one; 0: it is not, or was
+// before.
+func (h *health) testify(mailbox string, f *fault.Error, enough int) (again time.Duration, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if h.refused == nil {
+		h.refused = map[string]time.Time{}
+	}
+	if h.blocked == nil {
+		for m, at := range h.refused {
+			if now.Sub(at) > window {
+				delete(h.refused, m)
+			}
+		}
+	}
+	at, theirs := h.own[mailbox]
+	if theirs = theirs && now.Sub(at) < ownFor; theirs {
+		h.own[mailbox] = now
+	} else {
+		h.refused[mailbox] = now
+	}
+	switch {
+	case h.blocked == nil && (theirs || len(h.refused) < enough):
+		e := *f
+		e.Scope, e.Unproven = fault.Mailbox, e.Remedy == fault.Fix
+		return 0, &e
+	case h.blocked != nil && mailbox != h.prober: // one that was under way, or tried although the account was blocked
+		h.trying = time.Time{}
+		e := *f
+		e.After = max(h.until.Sub(now), 0)
+		return 0, &e
+	case h.blocked == nil:
+		h.since, h.trials = now, witnesses
+	}
+	h.blocks++
+	h.again = min(max(2*h.again, firstBlock), maxBlock)
+	if f.After > maxBlock && (f.Remedy != fault.Fix || h.blocks > blocksOfPolicy) {
+		h.again = f.After
+	}
+	h.blocked, h.until, h.prober = f, now.Add(h.again), ""
+	e := *f
+	e.After = h.again
+	return h.again, &e
+}
+
+// state says why the account cannot work, and when that is tried again; nil: it can.
+func (h *health) state() (f *fault.Error, next time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.blocked, h.until
+}
