@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Client is who may use the API.
+// Client may use the API.
 type Client struct {
 	Name  string
 	Role  Role
@@ -51,14 +51,14 @@ func (r Role) may(p permission) bool {
 	return all&p == p
 }
 
-// caller is a client as it is recognised: of its token only the hash is kept.
+// caller is a client for authentication: it has only the hash of the token.
 type caller struct {
 	name string
 	role Role
 	hash [sha256.Size]byte
 }
 
-// SetClients replaces the clients that may use the API; requests under way go on.
+// SetClients replaces the clients of the API. It does not affect open requests.
 func (a *API) SetClients(clients []Client) {
 	list := make([]caller, len(clients))
 	for i, c := range clients {
@@ -67,7 +67,7 @@ func (a *API) SetClients(clients []Client) {
 	a.callers.Store(&list)
 }
 
-// authenticate finds the caller by its bearer token. All tokens are compared, hashed first, so that the time taken tells nothing.
+// authenticate finds the caller by its bearer token. It compares the hashes of all tokens, so that the time it takes reveals nothing.
 func (a *API) authenticate(r *http.Request) (caller, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
@@ -101,7 +101,7 @@ func allowed(methods map[string]route) string {
 	return strings.Join(list, ", ")
 }
 
-// unclean tells whether the mux would redirect a path instead of answering it.
+// unclean reports whether the mux would redirect a path instead of answering it.
 func unclean(escaped string) bool {
 	parts := strings.Split(strings.TrimPrefix(escaped, "/"), "/")
 	for i, part := range parts {

@@ -1,7 +1,7 @@
 package api
 
-// This file is what the calls under /v1 answer. openapi.yaml describes it to other programs; mailbell's own commands, which ask the
-// running service, read these types.
+// The answers of the calls under /v1. openapi.yaml describes them for other programs; mailbell's own commands, which ask the running
+// service, use these types.
 
 import (
 	"time"
@@ -11,7 +11,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// Device is an enrolment as the API shows it.
+// Device is an enrolment.
 type Device struct {
 	ID          string              `json:"id"`
 	Mailbox     string              `json:"mailbox"`
@@ -28,7 +28,7 @@ type Device struct {
 	NextTry     time.Time           `json:"next_try,omitzero"`
 }
 
-// DeviceState is how a device of a mailbox stands.
+// DeviceState is the state of a device of a mailbox.
 type DeviceState struct {
 	ID      string              `json:"id"`
 	State   subscriptions.State `json:"state"`
@@ -63,18 +63,18 @@ type Mailbox struct {
 	Decisions     []Decision          `json:"decisions"`     // the newest first
 }
 
-// Location is where a mailbox lives.
+// Location is the location of a mailbox.
 type Location struct {
 	Exchange string    `json:"exchange"` // the exchange entry of the configuration
 	URL      string    `json:"url"`
 	Group    string    `json:"group,omitempty"`
 	Primary  string    `json:"primary,omitempty"`
-	Server   string    `json:"server"` // unknown, where nothing has told it
+	Server   string    `json:"server"` // or unknown
 	How      string    `json:"how,omitempty"`
 	Found    time.Time `json:"found,omitzero"`
 }
 
-// Decision is what became of a message, for one device or, where Device is empty, for all of the mailbox.
+// Decision is the outcome of a message for one device or, if Device is empty, for all devices of the mailbox.
 type Decision struct {
 	Message     string          `json:"message"` // its key
 	Device      string          `json:"device,omitempty"`
@@ -106,7 +106,7 @@ type MailboxLine struct {
 	Devices int                 `json:"devices"`
 }
 
-// Status is the service at a glance.
+// Status is the status of the service.
 type Status struct {
 	Version     string                      `json:"version"`
 	Started     time.Time                   `json:"started"`
@@ -133,7 +133,7 @@ type Account struct {
 	NextTry   time.Time `json:"next_try,omitzero"` // zero: none is waited for
 }
 
-// Credential is what expires.
+// Credential is a credential or certificate that expires.
 type Credential struct {
 	Kind    string    `json:"kind"`
 	Name    string    `json:"name"`
@@ -147,7 +147,7 @@ type StateStore struct {
 	Advice    string `json:"advice,omitempty"`
 }
 
-// Problem is an error as the API tells it (RFC 9457). Its type is about:blank, so the title is that of the status.
+// Problem is an error of the API (RFC 9457). Its type is about:blank, so the title is that of the status.
 type Problem struct {
 	Status       int          `json:"status"`
 	Title        string       `json:"title"`
@@ -164,7 +164,7 @@ type FieldError struct {
 	Detail string `json:"detail"`
 }
 
-// Error is the most that can be said in one line: the first field that is wrong, else the detail, else the title.
+// Error returns one line: the first field that is wrong, else the detail, else the title.
 func (p *Problem) Error() string {
 	switch {
 	case len(p.Errors) > 0:

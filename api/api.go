@@ -1,5 +1,5 @@
-// Package api is HTTP in: the enrolment API, the test notification, "why no bell?", status, health and metrics.
-// openapi.yaml describes it; every error under /v1 is a problem of RFC 9457.
+// Package api is the HTTP API for programs: enrolments, test notifications, the question why a phone did not ring, status, health and
+// metrics. openapi.yaml describes it; every error under /v1 is a problem of RFC 9457.
 package api
 
 import (
@@ -18,9 +18,9 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// Enrolments are the devices.
+// Enrolments are the enrolled devices.
 type Enrolments interface {
-	// Enrol is durable when it returns. Topic and environment may be empty: where one apns entry fits, it is taken.
+	// Enrol has stored the enrolment when it returns. Topic and environment may be empty if only one apns entry fits.
 	// A *subscriptions.FieldError is answered with 422, any other error with 503.
 	Enrol(ctx context.Context, e subscriptions.Enrolment) (d subscriptions.Device, created bool, err error)
 	// Remove ends an enrolment: no alert begins after it returned. false: there was none.
@@ -28,28 +28,28 @@ type Enrolments interface {
 	Device(id string) (subscriptions.Device, bool)
 	// Devices pages by id; mailbox is a parsed address, empty for all. next is empty at the end.
 	Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string)
-	// Standing of one device: its mailbox's state, or one of its own.
+	// Standing returns the state of a device: its mailbox's, or behind.
 	Standing(id string) subscriptions.Standing
 }
 
-// Mailboxes say how they are listened to.
+// Mailboxes returns the states of mailboxes.
 type Mailboxes interface {
 	// Mailbox of a parsed address. false: no device is enrolled for it.
 	Mailbox(address string) (s subscriptions.Status, devices []subscriptions.Device, ok bool)
 	// List pages by address; state empty for all. next is empty at the end.
 	List(state subscriptions.State, after string, limit int) (list []MailboxLine, next string)
-	// Count is how many mailboxes are in each state.
+	// Count returns the number of mailboxes in each state.
 	Count() map[subscriptions.State]int
 }
 
-// Overview is what the rooms behind the API say of themselves, for the status.
+// Overview is the status of the rooms behind the API.
 type Overview struct {
 	Accounts    []Account
 	Credentials []expiry.Entry    // the first to expire first
 	Conditions  []check.Condition // what is wrong now, the worst first
 }
 
-// Options are what the API is made of; all are needed.
+// Options of New; all are required.
 type Options struct {
 	Clients    []Client
 	Enrolments Enrolments
@@ -68,7 +68,7 @@ type Options struct {
 //go:embed openapi.yaml
 var openAPI []byte
 
-// routes are the calls of the API: path, method, what the caller must be allowed to, and what answers.
+// routes are the calls of the API: path, method, the right that the caller needs, and the handler.
 type routes map[string]map[string]route
 
 type route struct {
@@ -76,7 +76,7 @@ type route struct {
 	answer func(r *http.Request, who caller) (answer, error)
 }
 
-// answer is a success. A body that is nil is none.
+// answer is the answer of a successful call. A nil body is none.
 type answer struct {
 	status int
 	body   any
@@ -95,7 +95,7 @@ type API struct {
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
 
-// Close ends what the API does beside answering.
+// Close ends the API's background work.
 func (a *API) Close() { a.failed.close() }
 
 // New returns an API. The caller closes it.
@@ -170,7 +170,7 @@ func (a *API) api(methods map[string]route) http.Handler {
 	})
 }
 
-// guarded sets the headers of every answer, keeps the mux from redirecting, and turns a panic into a problem.
+// guarded sets the headers of every answer, prevents redirects of the mux, and answers a panic with a problem.
 func (a *API) guarded(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -183,7 +183,7 @@ func (a *API) guarded(mux http.Handler) http.Handler {
 			case v == http.ErrAbortHandler: //nolint:errorlint // a panic has a value, which net/http compares in the same way
 				panic(v)
 			default:
-				// The value itself could hold anything of the request: only where it came from is logged.
+				// The value could have anything of the request in it: only the stack is logged.
 				a.Log.Error("panic while answering", zap.String("method", r.Method), zap.Stack("stack"))
 				errPanic.write(w)
 			}
@@ -211,7 +211,7 @@ func (a *API) metrics() http.Handler {
 	})
 }
 
-// ready tells a load balancer yes or no. It needs no token, so the reason is in /v1/status and not here.
+// ready answers a load balancer. It needs no token, so the reason is in /v1/status and not here.
 func (a *API) ready() http.Handler {
 	return reading(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

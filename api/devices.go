@@ -17,12 +17,12 @@ import (
 
 const (
 	defaultLimit = 100  // entries of a page
-	maxLimit     = 1000 // a page is built in memory, some 300 bytes an entry
+	maxLimit     = 1000 // a page is built in memory, some 300 bytes an item
 
-	// changeTimeout bounds one write to the state: it takes milliseconds, or the store is away.
+	// changeTimeout bounds one write to the state: it takes milliseconds, unless the store cannot be reached.
 	changeTimeout = 5 * time.Second
 
-	shownToken = 8 // characters of a device token in answers: enough to tell two apart, too few to ring one
+	shownToken = 8 // characters of a device token in answers: enough to distinguish two, too few to send to one
 )
 
 func (a *API) show(d subscriptions.Device) Device {
@@ -35,7 +35,7 @@ func (a *API) show(d subscriptions.Device) Device {
 	}
 }
 
-// change returns the context of a write to the state. A client that hangs up does not leave it half done.
+// change returns the context of a write to the state. It does not end when the client hangs up, so that the write is completed.
 func change(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
@@ -111,7 +111,7 @@ func (a *API) devices(r *http.Request, _ caller) (answer, error) {
 	return answer{http.StatusOK, page}, nil
 }
 
-// readQuery returns the query of a request, which may hold each of the given names once.
+// readQuery returns the query of a request, which may have each of the given names once.
 func readQuery(r *http.Request, names ...string) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {

@@ -30,14 +30,14 @@ const (
 // environment is one of APNs.
 var environment = pattern.New(`^(production|sandbox)$`, "production or sandbox")
 
-// later are the fields that the contract has and this version has not.
+// later are the fields that only later versions have.
 var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key", "label"}
 
-// readBody returns the body of a request, which must not say that it is something else than JSON.
+// readBody returns the body of a request, whose Content-Type must not be another one than JSON.
 func readBody(r *http.Request) ([]byte, error) {
 	if t := r.Header.Get("Content-Type"); t != "" {
 		kind, _, err := mime.ParseMediaType(t)
-		// curl -d calls everything a form, so that says nothing.
+		// curl -d sends the type of a form with any body.
 		if err != nil || kind != "application/json" && kind != "application/x-www-form-urlencoded" && !strings.HasSuffix(kind, "+json") {
 			return nil, errContentType
 		}
@@ -52,8 +52,8 @@ func readBody(r *http.Request) ([]byte, error) {
 	return data, nil
 }
 
-// readObject takes a JSON object apart, one level deep (RFC 8259). Unlike encoding/json it takes no name twice and no name
-// in another case.
+// readObject reads the members of a JSON object (RFC 8259). Unlike encoding/json it refuses a name that occurs twice, and compares names
+// with case.
 func readObject(data []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(data) || !json.Valid(data) {
 		return nil, errNotJSON
@@ -81,7 +81,7 @@ func readObject(data []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// form is a body whose fields are taken out one by one. What is left over in the end is unknown.
+// form is a body whose fields are read one by one. Fields that are not read are unknown.
 type form struct {
 	fields map[string]json.RawMessage
 	errs   []FieldError
@@ -93,7 +93,7 @@ func (f *form) fail(field, code, detail string) {
 	}
 }
 
-// take returns a field; nil where it is left out or null.
+// take returns a field; nil if it is left out or null.
 func (f *form) take(name string) json.RawMessage {
 	value := f.fields[name]
 	delete(f.fields, name)
@@ -103,7 +103,7 @@ func (f *form) take(name string) json.RawMessage {
 	return value
 }
 
-// text returns a field that is a text, as check made it. An empty one is the same as one left out.
+// text returns a field that is a text, after check. An empty one is the same as none.
 func (f *form) text(name string, required bool, check func(string) (string, error)) string {
 	var s string
 	if value := f.take(name); value != nil && json.Unmarshal(value, &s) != nil {
@@ -132,7 +132,7 @@ func (f *form) refuseLater() {
 	}
 }
 
-// end reports the fields that are left over, and returns what is wrong; nil: nothing.
+// end reports the fields that were not read, and returns all that is wrong; nil: nothing.
 func (f *form) end() error {
 	for _, name := range slices.Sorted(maps.Keys(f.fields)) {
 		if utf8.RuneCountInString(name) > maxShown {
@@ -146,7 +146,7 @@ func (f *form) end() error {
 	return nil
 }
 
-// readEnrolment checks everything about an enrolment that needs no configuration, and reports all that is wrong at once.
+// readEnrolment checks all of an enrolment that does not depend on the configuration, and reports everything that is wrong at once.
 func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 	fields, err := readObject(body)
 	if err != nil {
@@ -171,7 +171,7 @@ func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 	return e, nil
 }
 
-// deviceToken checks a device token as an app gets it from iOS, in hex. Its errors do not show it.
+// deviceToken checks a device token in hex. Its errors do not show it.
 func deviceToken(s string) (string, error) {
 	if _, err := hex.DecodeString(s); err != nil || len(s) < minToken || len(s) > maxToken {
 		return "", fmt.Errorf("want the device token in hex: an even number of %d to %d characters of 0-9 a-f", minToken, maxToken)

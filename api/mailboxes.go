@@ -52,7 +52,7 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 	return answer{http.StatusOK, m}, nil
 }
 
-// renamedStates are those that had another name before the first release.
+// renamedStates are the former names of states, from before the first release.
 var renamedStates = map[string]subscriptions.State{
 	"heard": subscriptions.Listening, "polled": subscriptions.Polling, "parked": subscriptions.Failing,
 }
@@ -87,7 +87,7 @@ func (a *API) mailboxes(r *http.Request, _ caller) (answer, error) {
 	return answer{http.StatusOK, page}, nil
 }
 
-// pingTimeout bounds the question to the state store: an answer that takes longer is as good as none.
+// pingTimeout bounds the check of the state store: a later answer is as good as none.
 const pingTimeout = 2 * time.Second
 
 func (a *API) status(r *http.Request, _ caller) (answer, error) {

@@ -11,7 +11,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// The codes of FieldError, beside those of subscriptions.FieldError.
+// The codes of FieldError, besides those of subscriptions.FieldError.
 const (
 	codeRequired     = "required"
 	codeUnknown      = "unknown"
@@ -74,7 +74,7 @@ func (p *Problem) write(w http.ResponseWriter) {
 	write(w, p.Status, "application/problem+json", p)
 }
 
-// fail answers with an error. One that the API does not know comes from the state store.
+// fail answers with an error. An unknown error is one of the state store.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if pr, ok := errors.AsType[*Problem](err); ok {
 		pr.write(w)
@@ -96,7 +96,7 @@ func write(w http.ResponseWriter, status int, kind string, body any) {
 	}
 	data, err := json.Marshal(body)
 	if err != nil {
-		panic(err) // a type of ours that has no JSON: a defect, which guarded answers
+		panic(err) // one of our types cannot be JSON: a defect, which guarded answers
 	}
 	w.Header().Set("Content-Type", kind)
 	w.WriteHeader(status)

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// The bounds of a connection. Requests and answers are small, and everyone is near.
+// The bounds of a connection. Requests and answers are small, and clients are near.
 const (
 	headerTimeout = 5 * time.Second  // slow headers hold a connection, and nothing else
 	readTimeout   = 15 * time.Second // of a whole request of at most 64 KiB
@@ -20,15 +20,15 @@ const (
 	idleTimeout   = 2 * time.Minute  // longer than the minute after which load balancers close theirs
 	maxHeader     = 16 << 10         // bytes: a token, and what proxies add
 
-	// stopTimeout is how long requests under way may take after the stop: longer than changeTimeout, so that no write is
-	// cut off, and a part only of the 30 seconds that the whole process has.
+	// stopTimeout is how long open requests may take after the stop: longer than changeTimeout, so that no write is cut off, and only a part
+	// of the 30 seconds of the whole process.
 	stopTimeout = 8 * time.Second
 )
 
-// Serve answers on a listener until ctx ends; then it takes no new connection, lets the requests under way finish, and
+// Serve answers on a listener until ctx ends; then it takes no new connection, lets open requests finish, and
 // returns nil. t may be nil for plain HTTP. It closes the listener.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, log *zap.Logger) error {
-	errorLog, err := zap.NewStdLogAt(log, zap.InfoLevel) // TLS handshakes that fail, mostly: nothing of ours
+	errorLog, err := zap.NewStdLogAt(log, zap.InfoLevel) // mostly failed TLS handshakes of clients
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, l
 	}()
 	select {
 	case err := <-served:
-		return fmt.Errorf("portal: %w", err)
+		return fmt.Errorf("api: %w", err)
 	case <-ctx.Done():
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
@@ -55,9 +55,9 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, l
 	if err := s.Shutdown(stop); err != nil {
 		log.Warn("requests were cut off at the stop", zap.Error(err))
 		if err := s.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			log.Warn("closing the portal", zap.Error(err))
+			log.Warn("closing the api failed", zap.Error(err))
 		}
 	}
-	<-served //nolint:errcheck // http.ErrServerClosed, or a failure that the stop has overtaken
+	<-served //nolint:errcheck // http.ErrServerClosed, or an error after the stop
 	return nil
 }

@@ -1,7 +1,7 @@
 package api
 
-// Failed sign-ins: they are counted, said once a minute for each client address, and answered slowly. Nobody is locked out: a right token is
-// answered at once, also from an address that others guess from.
+// Failed sign-ins are counted, logged once a minute for each client address, and answered slowly. A valid token is answered at once, also
+// from an address from which others guess tokens.
 
 import (
 	"errors"
@@ -20,29 +20,29 @@ import (
 )
 
 const (
-	// failureBurst wrong tokens of an address are answered at once: a program that was given a wrong one is to hear of it.
+	// failureBurst wrong tokens of an address are answered at once: a program that was given a wrong one learns of it.
 	failureBurst = 5
 	// failureRate is how many a second are answered from then on, over all connections from that address.
 	failureRate = 2
-	// maxFailureWait bounds the wait for an answer, well within the bounds of a connection: whoever opens more connections than this lets
-	// through is held up for as long on each of them.
+	// maxFailureWait bounds the wait for an answer, well within the bounds of a connection. A client that opens more connections waits as long
+	// on each of them.
 	maxFailureWait = 3 * time.Second
-	// maxAddresses bounds the addresses that are remembered; all others are taken for one.
+	// maxAddresses bounds the addresses that are counted separately; all others count as one.
 	maxAddresses = 1000
-	// failuresEvery is between two lines of the log about one address.
+	// failuresEvery is the time between two log lines about one address.
 	failuresEvery = time.Minute
-	// clientPrefix is how much of an IPv6 address names a client: whoever has one address has such a network.
+	// clientPrefix is the part of an IPv6 address that identifies a client: a client usually has a network of this size.
 	clientPrefix = 64
 )
 
-// failedSignIns are those of all clients.
+// failedSignIns are the failed sign-ins of all clients.
 type failedSignIns struct {
 	log     *zap.Logger
 	counter *prometheus.CounterVec // by reason
 
 	mu     sync.Mutex
 	known  map[netip.Addr]*clientFailures
-	timer  *time.Timer // of the next lines; nil: nothing is to be told
+	timer  *time.Timer // of the next lines; nil: there is nothing to log
 	closed bool
 }
 
@@ -50,7 +50,7 @@ type failedSignIns struct {
 type clientFailures struct {
 	limit     *rate.Limiter
 	count     int    // since the last line
-	forwarded string // whom the newest came for, as a proxy says; empty: nobody was named
+	forwarded string // the client of the newest, as a proxy names it; empty: none named
 }
 
 func newFailedSignIns(log *zap.Logger, metrics prometheus.Registerer) *failedSignIns {
@@ -70,7 +70,7 @@ const (
 	reasonWrongToken = "wrong_token"
 )
 
-// signIn finds the caller of a request. One that comes with a wrong token is held up.
+// signIn finds the caller of a request. It delays the answer to a wrong token.
 func (a *API) signIn(r *http.Request) (caller, error) {
 	who, err := a.authenticate(r)
 	switch {
@@ -83,8 +83,8 @@ func (a *API) signIn(r *http.Request) (caller, error) {
 	return who, err
 }
 
-// clientAddress is where the connection of a request comes from: a proxy before mailbell, where there is one. What a header says of who is
-// behind it could be anybody's invention.
+// clientAddress is the address that the connection of a request comes from, which is a proxy's if there is one in front of mailbell. A
+// header about the client behind it could be forged.
 func clientAddress(r *http.Request) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -105,7 +105,8 @@ func clientAddress(r *http.Request) netip.Addr {
 	return a
 }
 
-// forwardedFor is whom a proxy before mailbell says that it asks for: the address that was added last. It is for the log only; empty: nobody.
+// forwardedFor is the client of a request as a proxy in front of mailbell names it: the address that was added last. It is for the log
+// only; empty: none.
 func forwardedFor(r *http.Request) string {
 	lines := r.Header.Values("X-Forwarded-For")
 	if len(lines) == 0 {
@@ -119,7 +120,7 @@ func forwardedFor(r *http.Request) string {
 	return a.Unmap().WithZone("").String()
 }
 
-// note counts a wrong token, and returns how long its answer waits.
+// note counts a wrong token, and returns how long the answer is delayed.
 func (s *failedSignIns) note(from netip.Addr, forwarded string) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,7 +149,7 @@ func (s *failedSignIns) note(from netip.Addr, forwarded string) time.Duration {
 	return wait
 }
 
-// tell says how often a wrong token came from an address since the line before. The mutex is held.
+// tell logs how often a wrong token came from an address since the last line. The mutex is held.
 func (s *failedSignIns) tell(from netip.Addr, known *clientFailures) {
 	address := "others"
 	if from.IsValid() {
@@ -162,7 +163,7 @@ func (s *failedSignIns) tell(from netip.Addr, known *clientFailures) {
 	known.count = 0
 }
 
-// tellAll says what came within the last minute, and forgets the addresses that nothing came from.
+// tellAll logs the failures of the last minute, and forgets the addresses without one.
 func (s *failedSignIns) tellAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,7 +183,7 @@ func (s *failedSignIns) tellAll() {
 	}
 }
 
-// close ends the lines.
+// close ends the logging.
 func (s *failedSignIns) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,8 +2,8 @@ package api
 
 import "net/http"
 
-// Standby answers for an instance that does not hold the state: it is alive, not ready, and says why. Everything else is to be
-// asked again, by then of the one that holds it.
+// Standby answers for an instance that does not hold the state: it is running and not ready, and says why. Clients have to repeat every
+// other call, until a load balancer leads them to the instance that holds the state.
 func Standby(why string) http.Handler {
 	away := newProblem(http.StatusServiceUnavailable, why)
 	away.retryAfter = "5"

@@ -8,7 +8,7 @@ import "time"
 type Alerts struct {
 	Content string // one of the Content… names
 	MaxAge  time.Duration
-	Send    bool // false: decide and record, send nothing
+	Send    bool // false: mailbell decides and records, and sends no alerts
 }
 
 // What an alert shows of a message.
@@ -25,7 +25,7 @@ const (
 
 	defaultMaxAge = time.Hour      // an older alert wakes nobody in time: many become one summary
 	minMaxAge     = time.Minute    // mail in transit is often older than seconds
-	maxMaxAge     = 24 * time.Hour // beyond a day there is no alert any more
+	maxMaxAge     = 24 * time.Hour // mail that is older than a day leads to no alert
 )
 
 func (o *object) alerts() Alerts {

@@ -1,6 +1,6 @@
 package config
 
-// Who may use the HTTP API.
+// The clients of the API.
 
 import (
 	"strings"
@@ -8,7 +8,7 @@ import (
 	"github.com/mailbell/mailbell/internal/pattern"
 )
 
-// API says who may use the HTTP API.
+// API has the clients of the API.
 type API struct {
 	Clients []Client // never empty
 }
@@ -28,7 +28,7 @@ const (
 	RoleAdmin = "admin"
 )
 
-// minToken is how many characters a client's token has at least: fewer can be guessed.
+// minToken is the least length of a client's token in characters: a shorter one can be guessed.
 const minToken = 16
 
 func (o *object) api() API {
@@ -46,11 +46,11 @@ func (o *object) api() API {
 		switch other, twice := tokens[c.Token]; {
 		case c.Token == "":
 		case len(c.Token) < minToken:
-			v.fail("holds a token of %d characters: want at least %d", len(c.Token), minToken)
+			v.fail("has a token of %d characters: want at least %d", len(c.Token), minToken)
 		case strings.ContainsFunc(string(c.Token), func(r rune) bool { return r <= ' ' || r > '~' }):
-			v.fail("holds a token that no Authorization header can carry: want visible ASCII characters without spaces")
+			v.fail("has a token that cannot be sent in an Authorization header: want visible ASCII characters without spaces")
 		case twice:
-			v.fail("holds the same token as the client %s", other)
+			v.fail("has the same token as the client %s", other)
 		default:
 			tokens[c.Token] = c.Name
 		}

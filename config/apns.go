@@ -9,7 +9,7 @@ import (
 	"github.com/mailbell/mailbell/internal/pattern"
 )
 
-// APNs is a topic in one of Apple's environments with the credential to push to it.
+// APNs is a topic in one of Apple's environments, with the credential to send to it.
 type APNs struct {
 	Topic       string
 	Environment string           // Production or Sandbox

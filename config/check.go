@@ -1,6 +1,6 @@
 package config
 
-// What a text may be: addresses, hosts, URLs, names.
+// Checks of texts: addresses, hosts, URLs, names.
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ func address(s string) (string, error) {
 	return s, nil
 }
 
-// loopback tells whether an address can only be reached from this machine.
+// loopback reports whether an address can be reached from this machine only.
 func loopback(address string) bool {
 	host, _, _ := net.SplitHostPort(address)
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
@@ -54,14 +54,14 @@ func domain(s string) (string, error) {
 	return name, nil
 }
 
-// httpsURL checks an address that credentials are sent to. The text itself is in no error: it could hold a secret.
+// httpsURL checks a URL to which credentials are sent. Its errors do not show the text, which could have a secret in it.
 func httpsURL(s string) (string, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("not a URL: want https://host/path")
 	case u.User != nil:
-		return "", fmt.Errorf("a URL must not hold a user name or password")
+		return "", fmt.Errorf("a URL must not have a user name or password in it")
 	case u.Scheme != "https":
 		return "", fmt.Errorf("want a URL that begins with https://")
 	case u.RawQuery != "" || u.Fragment != "":

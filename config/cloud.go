@@ -1,6 +1,6 @@
 package config
 
-// Microsoft's clouds, and where each of them is.
+// Microsoft's clouds and their URLs.
 
 import (
 	"maps"
@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Cloud says where one of Microsoft's clouds is.
+// Cloud has the URLs of one of Microsoft's clouds.
 type Cloud struct {
 	EWS          string // the whole URL of Exchange.asmx
 	Autodiscover string // https://host
@@ -21,7 +21,7 @@ type Cloud struct {
 // custom is the cloud that cloud_urls describes.
 const custom = "custom"
 
-// clouds are where Microsoft's clouds are: Get-CloudServiceEndpoint of microsoft/CSS-Exchange, and "National cloud deployments"
+// clouds are the URLs of Microsoft's clouds: Get-CloudServiceEndpoint of microsoft/CSS-Exchange, and "National cloud deployments"
 // of Microsoft Graph. GCC shares the hosts of the worldwide cloud.
 var clouds = map[string]Cloud{
 	"global": worldwide,
@@ -46,7 +46,7 @@ func (o *object) cloud() Cloud {
 	case chosen == custom && !given && !urls.wrong:
 		urls.fail("is required with cloud: custom")
 	case chosen != custom && given && len(o.r.errs) == before: // else it is perhaps custom that was meant
-		urls.fail("has no use without cloud: custom")
+		urls.fail("is only for cloud: custom")
 	}
 	urls.absent = urls.absent || chosen != custom
 	described := urls.cloudURLs()
@@ -56,7 +56,7 @@ func (o *object) cloud() Cloud {
 	return clouds[chosen]
 }
 
-// cloudURLs reads where a cloud is that is none of Microsoft's.
+// cloudURLs reads the URLs of a custom cloud.
 func (o *object) cloudURLs() Cloud {
 	defer o.end()
 	o.require("ews", "autodiscover", "authority")
@@ -67,7 +67,7 @@ func (o *object) cloudURLs() Cloud {
 		Graph:        o.text("graph", "", httpsHost),
 		Custom:       true,
 	}
-	// Whoever names the host alone means EWS where it always is.
+	// A host without a path means the usual path of EWS.
 	if u, err := url.Parse(c.EWS); err == nil && c.EWS != "" && strings.Trim(u.Path, "/") == "" {
 		c.EWS = u.Scheme + "://" + u.Host + "/EWS/Exchange.asmx"
 	}

@@ -2,8 +2,8 @@
 // Load reports every mistake of a file at once, each with its line and key, and starts nothing.
 // mailbell.example.yaml beside the module's go.mod is the manual.
 //
-// Each section of the file is a file here: what it is read into, the defaults and bounds of its keys, and what reads them. So a new key is
-// written in one place. read.go has what they read with, files.go the files and secrets that they name, check.go what a text may be.
+// Each section of the configuration has a Go file: its type, the defaults and bounds of its keys, and the function that reads it. So a
+// new key is added in one place. read.go has the functions for reading, files.go reads files and secrets, check.go checks texts.
 package config
 
 import (
@@ -13,10 +13,10 @@ import (
 	"slices"
 )
 
-// Config is a configuration that is complete and checked: defaults are in place, secrets and certificates are loaded, paths
+// Config is a configuration that is complete and checked: it has the defaults, secrets and certificates are loaded, and paths
 // are relative to the working directory of the process.
 type Config struct {
-	File           string // this configuration's, as Load was given it
+	File           string // the path that Load got
 	Listen         string // host:port of the API
 	TLS            *TLS   // nil: the API speaks plain HTTP
 	BehindTLSProxy bool   // plain HTTP beyond loopback is meant: a proxy in front of it ends TLS
@@ -27,25 +27,25 @@ type Config struct {
 	Alerts         Alerts
 	API            API
 	Log            Log
-	Warnings       Errors // what is allowed and questioned
-	Files          []File // those that the configuration names
+	Warnings       Errors // values that are allowed, but probably wrong
+	Files          []File // the files that the configuration names
 	Sum            Sum    // of what this file and those held
 }
 
-// File is one that the configuration names.
+// File is a file that the configuration names.
 type File struct {
 	Key    string // exchange[0].listener_accounts[0].basic.password_file
 	Path   string // as it is opened
 	Secret bool   // it holds one: not for everybody to read
 }
 
-// Sum tells whether files hold what they held.
+// Sum is a hash of the contents of files.
 type Sum [sha256.Size]byte
 
-// defaultListen is loopback: nothing is offered to a network that nobody asked for.
+// defaultListen is loopback, so that the API cannot be reached from the network.
 const defaultListen = "127.0.0.1:8080"
 
-// Load reads a configuration file and everything that it names. Its error is an Errors with every mistake that was found.
+// Load reads a configuration file and every file that it names. Its error is an Errors with all mistakes.
 func Load(file string) (*Config, error) {
 	r := &reader{file: file, dir: filepath.Dir(file)}
 	data, err := r.read(file)
@@ -56,8 +56,8 @@ func Load(file string) (*Config, error) {
 	return r.load(data)
 }
 
-// Changed tells whether this file, or one of those that it names, holds something else than it was loaded with, or cannot be read
-// any more. What is changed while it is loaded is changed too.
+// Changed reports whether the content of this file, or of one that it names, differs from what was loaded, or can no longer be read. A
+// change during the load counts too.
 func (c *Config) Changed() bool {
 	r := &reader{}
 	if _, err := r.read(c.File); err != nil {
@@ -103,9 +103,9 @@ func (r *reader) config(o *object) *Config {
 		Log:            o.object("log").log(),
 	}
 	if !overTLS && !t.wrong && !c.BehindTLSProxy && !loopback(c.Listen) {
-		o.get("listen").fail("not loopback: tokens and addresses would cross the network in clear; set tls, or behind_tls_proxy: true")
+		o.get("listen").fail("not loopback: tokens and addresses would cross the network in clear text; set tls, or behind_tls_proxy: true")
 	}
-	// A listener account is one budget, and one name in metrics and answers, whichever entry it is in.
+	// A listener account has one budget, and one name in metrics and answers, even if several entries used it.
 	entries, accounts := once{}, once{}
 	for _, e := range o.objects("exchange") {
 		x := e.exchange(accounts)
@@ -127,10 +127,10 @@ func (r *reader) config(o *object) *Config {
 	return c
 }
 
-// once finds names that are given twice: the line of each name.
+// once has the line of each name, to find names that are given twice.
 type once map[string]int
 
-// add reports a name that was there before. An empty one is reported already, as missing or wrong.
+// add reports a name that is given twice. An empty one is already reported, as missing or wrong.
 func (seen once) add(v value, name string) {
 	if name == "" {
 		return

@@ -23,11 +23,11 @@ type method struct {
 	name      string // its key
 	byToken   bool   // of Entra ID
 	read      func(*object) credential.Description
-	notOnline string // why it is questioned at Exchange Online; empty: it is not
+	notOnline string // the warning about it with Exchange Online; empty: none
 }
 
-// methods are the authentication methods, of which a listener account has one. A new one is a line here, what reads its keys, and a case
-// in auth.New.
+// methods are the authentication methods, of which a listener account has one. A new one needs a line here, a function that reads its
+// keys, and a case in auth.New.
 var methods = []method{
 	{name: credential.Basic, read: func(o *object) credential.Description { return o.password(username) }},
 	{name: credential.NTLM, read: func(o *object) credential.Description { return o.password(ntlmUser) }},
@@ -46,8 +46,8 @@ func AuthenticationMethods() []string {
 	return names
 }
 
-// account reads a listener account of an entry. Where its type is not known, nothing is said about what fits it. byURL: the
-// entry has a URL of EWS.
+// account reads a listener account of an entry. If the type of the entry is unknown, account does not check whether the method fits it.
+// byURL: the entry has a URL of EWS.
 func (o *object) account(entryType string, byURL bool) Account {
 	defer o.end()
 	o.require("name")
@@ -69,11 +69,11 @@ func (o *object) account(entryType string, byURL bool) Account {
 	a.Credential.Method = m.name
 	switch {
 	case entryType == Online && !m.byToken:
-		c.fail("Exchange Online takes tokens only: use client_secret or certificate")
+		c.fail("Exchange Online accepts tokens only: use client_secret or certificate")
 	case entryType == Online && m.notOnline != "":
 		c.warn("%s", m.notOnline)
 	case entryType == OnPremises && m.byToken && !byURL:
-		c.fail("tokens for Exchange on premises (hybrid modern authentication) are made for one host: set ews_url, or type: online for Exchange Online")
+		c.fail("tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online")
 	}
 	c.end()
 	return a
@@ -87,7 +87,7 @@ func (o *object) password(user func(string) (string, error)) credential.Descript
 	return d
 }
 
-// app reads which app it is.
+// app reads the tenant and the id of an app.
 func (o *object) app() credential.Description {
 	return credential.Description{Tenant: o.tenant(), ClientID: o.clientID()}
 }
@@ -107,7 +107,7 @@ func (o *object) clientSecret() credential.Description {
 	}
 	d.Expires = day
 	if day.After(time.Now().AddDate(0, maxSecretMonths, 1)) {
-		v.warn("is more than %d months ahead, and Entra ID gives no client secret for longer: is the day right?", maxSecretMonths)
+		v.warn("is more than %d months ahead, and no client secret of Entra ID lasts that long: check the day", maxSecretMonths)
 	}
 	return d
 }
@@ -127,7 +127,7 @@ func (o *object) listenerAccount() credential.Description {
 	return d
 }
 
-// maxSecretMonths is how far ahead a client secret can end: Entra ID gives none for longer.
+// maxSecretMonths is the longest life of a client secret in Entra ID.
 const maxSecretMonths = 24
 
 func (o *object) tenant() string {
@@ -140,7 +140,7 @@ func (o *object) clientID() string {
 	return o.text("client_id", "", matching(pattern.GUID))
 }
 
-// tenant checks which tenant it is: "common" and its like are for people who sign in, not for programs.
+// tenant checks the name of a tenant: "common" and the like are for interactive sign-ins, not for programs.
 func tenant(s string) (string, error) {
 	if pattern.GUID.Matches(s) {
 		return strings.ToLower(s), nil
@@ -151,7 +151,7 @@ func tenant(s string) (string, error) {
 	return "", fmt.Errorf("want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got %s", quoted(s))
 }
 
-// username checks what RFC 7617 section 2 allows: everything but a colon and control characters.
+// username checks by RFC 7617 section 2: everything but a colon and control characters is allowed.
 func username(s string) (string, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == ':' }) {
 		return "", fmt.Errorf("a user name for Basic must not have a colon or a control character")

@@ -7,9 +7,9 @@ import (
 
 // Error is one mistake in a configuration file.
 type Error struct {
-	File string // as it was given to Load
+	File string // the path that Load got
 	Line int    // from 1; of the key, or of the mapping in which one is missing
-	Key  string // dotted: exchange[0].domains[1]; "file" or "yaml" where the file as a whole is meant
+	Key  string // dotted: exchange[0].domains[1]; "file" or "yaml" for the file as a whole
 	Text string // what is wrong, and what is wanted instead; never a secret
 }
 
@@ -27,7 +27,7 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// similar returns the candidate that was probably meant by word; empty where none is near.
+// similar returns the candidate that word probably means; empty if none is similar.
 func similar(word string, candidates []string) string {
 	const far = 3 // edits: more, and the two words have little in common
 	if len(word) > maxName {
@@ -35,7 +35,7 @@ func similar(word string, candidates []string) string {
 	}
 	best, nearest := "", far
 	for _, c := range candidates {
-		// A short word is another word after two edits.
+		// Two edits make another word of a short one.
 		if d := edits(strings.ToLower(word), c); d < nearest && d <= len(c)/2 {
 			best, nearest = c, d
 		}

@@ -38,28 +38,28 @@ const (
 
 // The defaults and bounds of an entry.
 const (
-	defaultMailboxesPerAccount = maxMailboxes // fewer only spreads the load
+	defaultMailboxesPerAccount = maxMailboxes // a lower number only spreads the load
 	maxMailboxes               = 1250         // a listener account's documented share: more and its budget is used up by reopening streams
 
-	defaultSubscriptionsPerConnection = maxSubscriptions // the fewer connections, the further the account's budget reaches
+	defaultSubscriptionsPerConnection = maxSubscriptions // fewer connections need less of the account's budget
 	maxSubscriptions                  = 200              // subscription ids that GetStreamingEvents takes ([MS-OXWSNTIF])
 
-	defaultConnectionTimeout = maxConnectionTimeout // each end of a stream costs a reopening
+	defaultConnectionTimeout = maxConnectionTimeout // each end of a stream costs another request
 	minConnectionTimeout     = time.Minute          // GetStreamingEvents counts whole minutes, from 1 …
 	maxConnectionTimeout     = 30 * time.Minute     // … to 30
 
-	defaultSafetyPoll = 30 * time.Minute // mail whose hint was lost is told of within the hour of max_age
+	defaultSafetyPoll = 30 * time.Minute // the alert for mail whose hint was lost is sent within max_age
 	minSafetyPoll     = time.Minute      // more often would be polling, which is what streams replace
 	maxSafetyPoll     = 24 * time.Hour   // beyond a day there is no alert any more
 
 	defaultRequestsPerSecond = 100     // 15,000 mailboxes are subscribed in minutes; a server of two cores stays calm
-	maxRequestsPerSecond     = 100_000 // more than a farm of Exchange servers answers: a slip of the keyboard
+	maxRequestsPerSecond     = 100_000 // more than a farm of Exchange servers can answer: a typing error
 
 	defaultRequestsInFlight = 256    // 100 requests a second at up to 2.5 s each
 	maxRequestsInFlight     = 10_000 // each is a goroutine and, over HTTP/1.1, a connection
 )
 
-// entryType reads the type of an exchange entry; "": what is there is none, and reported.
+// entryType reads the type of an exchange entry; "": it is wrong, and reported.
 func (o *object) entryType() string {
 	before := len(o.r.errs)
 	if t := o.choice("type", OnPremises, []string{OnPremises, Online}); len(o.r.errs) == before {
@@ -89,7 +89,7 @@ func (o *object) exchange(accounts once) Exchange {
 		RequestsInFlight:           o.integer("requests_in_flight", defaultRequestsInFlight, 1, maxRequestsInFlight),
 	}
 	if v := o.get("autodiscover_url"); e.Type == Online && isSet(v.node) {
-		v.fail("has no use with type: online: its cloud says where its Autodiscover is")
+		v.fail("is not for type: online, whose cloud has its own Autodiscover")
 	}
 	for _, l := range o.objects("listener_accounts") {
 		a := l.account(e.Type, o.has("ews_url"))

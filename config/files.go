@@ -21,7 +21,7 @@ import (
 	"github.com/mailbell/mailbell/internal/credential"
 )
 
-// Secret is a value that must not be seen. However it is printed, it shows as ***; string(s) is its value.
+// Secret is a value that must not be shown. However it is printed, the text is ***; string(s) is its value.
 type Secret = credential.Secret
 
 // file returns a path, relative to the working directory instead of the configuration file.
@@ -33,7 +33,7 @@ func (v value) file() (string, bool) {
 	return s, ok
 }
 
-// shown is a path as an error shows it, in one line.
+// shown is a path in one line, for errors.
 func shown(path string) string {
 	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(path)
@@ -41,7 +41,7 @@ func shown(path string) string {
 	return path
 }
 
-// contents returns what the file under a key holds; nil where none is named or it is reported as unreadable or empty.
+// contents returns the content of the file under a key; nil if none is named, or it is reported as unreadable or empty.
 func (o *object) contents(key string) ([]byte, value) {
 	v := o.get(key)
 	path, ok := v.file()
@@ -61,7 +61,7 @@ func (o *object) contents(key string) ([]byte, value) {
 	return nil, v
 }
 
-// secret returns the secret that key_file or key_env names, and where it was named; "" where it is reported as missing or wrong.
+// secret returns the secret that key_file or key_env names, and its position; "" if it is reported as missing or wrong.
 func (o *object) secret(name string) (Secret, value) {
 	file, env := name+"_file", name+"_env"
 	data, v := o.contents(file)
@@ -82,7 +82,7 @@ func (o *object) secret(name string) (Secret, value) {
 		}
 		return "", v
 	case !variableName.MatchString(variable):
-		// It could be the secret itself: it is not shown.
+		// It could be the secret itself, so it is not shown.
 		e.fail("not the name of an environment variable")
 		return "", e
 	}
@@ -106,20 +106,20 @@ func (o *object) word(name string) (Secret, value) {
 	switch {
 	case s == "":
 	case !utf8.ValidString(string(s)):
-		v.fail("holds text that is not UTF-8")
+		v.fail("its text is not UTF-8")
 	case strings.HasPrefix(string(s), "\ufeff"):
 		v.fail("begins with a byte order mark: save it as UTF-8 without one")
 	case strings.ContainsAny(string(s), "\r\n"):
-		v.fail("holds more than one line")
+		v.fail("has more than one line")
 	case strings.ContainsFunc(string(s), func(r rune) bool { return r < ' ' || r == 0x7f }):
-		v.fail("holds a control character")
+		v.fail("has a control character")
 	default:
 		return s, v
 	}
 	return "", v
 }
 
-// optionalWord is word for a secret that may be left out; then nothing stands where it would be named.
+// optionalWord is word for a secret that may be left out.
 func (o *object) optionalWord(name string) (Secret, value) {
 	file, env := o.get(name+"_file"), o.get(name+"_env")
 	if file.node == nil && env.node == nil {
@@ -128,7 +128,7 @@ func (o *object) optionalWord(name string) (Secret, value) {
 	return o.word(name)
 }
 
-// authorities returns the certificates of the PEM file under a key; nil where none is named.
+// authorities returns the certificates of the PEM file under a key; nil if none is named.
 func (o *object) authorities(key string) *x509.CertPool {
 	data, v := o.contents(key)
 	if data == nil {
@@ -146,7 +146,7 @@ func (o *object) authorities(key string) *x509.CertPool {
 	return pool
 }
 
-// signingKey returns the key of Apple's .p8 file in PEM form, once it is known to hold what it should.
+// signingKey returns the key of Apple's .p8 file in PEM form, after it was checked.
 func (o *object) signingKey(name string) Secret {
 	s, v := o.secret(name)
 	if s == "" {
@@ -158,16 +158,16 @@ func (o *object) signingKey(name string) Secret {
 		return ""
 	}
 	if len(blocks) == 0 || blocks[0].Type != "PRIVATE KEY" {
-		v.fail("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple")
+		v.fail("has no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple")
 		return ""
 	}
 	key, err := x509.ParsePKCS8PrivateKey(blocks[0].Bytes)
 	if err != nil {
-		v.fail("holds a private key that cannot be read: want the .p8 file from Apple")
+		v.fail("has a private key that cannot be read: want the .p8 file from Apple")
 		return ""
 	}
 	if ec, ok := key.(*ecdsa.PrivateKey); !ok || ec.Curve != elliptic.P256() {
-		v.fail("holds another kind of private key: want an elliptic curve key on P-256, as the .p8 files from Apple are")
+		v.fail("has another kind of private key: want an elliptic curve key on P-256, as in the .p8 files from Apple")
 		return ""
 	}
 	return Secret(pem.EncodeToMemory(blocks[0]))
@@ -188,7 +188,7 @@ func (o *object) certificate() *tls.Certificate {
 	unread, toConvert := errors.AsType[*certificate.Unread](err)
 	switch {
 	case errors.Is(err, certificate.ErrPassword):
-		v.fail("cannot be opened: its password is another one (password_file)")
+		v.fail("cannot be opened with this password: check password_file")
 		return nil
 	case toConvert:
 		path, _ := v.file()

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxFile bounds the configuration file and each file that it names: thousands of listener accounts, or all public
-	// roots three times over. What is larger is another file.
+	// maxFile bounds the configuration file and each file that it names: enough for thousands of listener accounts, or
+	// all public roots three times. A larger one is a wrong file.
 	maxFile = 1 << 20
 	// maxDepth bounds nesting: the schema needs 5, and the parser's stack and time grow with it.
 	maxDepth = 32
@@ -68,7 +68,7 @@ func parse(data []byte) (*ast.MappingNode, *Error) {
 	if err := checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // duplicates are ours to report: all of them
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // this package reports the duplicates, all of them
 	if err != nil {
 		e, ok := errors.AsType[yaml.Error](err)
 		if !ok {
@@ -91,7 +91,7 @@ func parse(data []byte) (*ast.MappingNode, *Error) {
 	return nil, &Error{Line: line(root.GetToken()), Key: "yaml", Text: "want keys with values, as in listen: 127.0.0.1:8080"}
 }
 
-// checkTokens refuses what YAML has and a configuration needs not, before the parser spends stack and time on it.
+// checkTokens refuses parts of YAML that a configuration does not need, before the parser spends stack and time on them.
 func checkTokens(tokens token.Tokens) *Error {
 	flow, entries, last := 0, 0, 0
 	begun, ended := false, false
@@ -126,7 +126,7 @@ func checkTokens(tokens token.Tokens) *Error {
 			entries++
 		}
 		if unwanted != "" {
-			return &Error{Line: last, Key: "yaml", Text: unwanted + " are not used in this file; a text that begins so needs quotes"}
+			return &Error{Line: last, Key: "yaml", Text: unwanted + " are not allowed in this file; a text that begins so needs quotes"}
 		}
 		if max(flow, entries) > maxDepth {
 			return &Error{Line: last, Key: "yaml", Text: "nested too deeply"}
@@ -135,7 +135,7 @@ func checkTokens(tokens token.Tokens) *Error {
 	return nil
 }
 
-// line of a token, from 1. The parser gives a few tokens no place.
+// line of a token, from 1. A few tokens have no position.
 func line(t *token.Token) int {
 	if t == nil || t.Position == nil {
 		return 1

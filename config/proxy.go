@@ -11,12 +11,12 @@ import (
 // Proxy is the proxy of every outbound connection.
 type Proxy struct {
 	URL      string // scheme://host:port; http, https, socks5 or socks5h
-	Username string // empty: it wants none
+	Username string // empty: mailbell does not sign in
 	Password Secret
 	Bypass   []string // hosts that are reached directly: names, .suffixes, addresses, networks, each with :port or without
 }
 
-// proxy reads the section; nil where it is left out.
+// proxy reads the section; nil if it is left out.
 func (o *object) proxy() *Proxy {
 	section, given := o.optional("proxy")
 	defer section.end()
@@ -34,11 +34,11 @@ func (o *object) proxy() *Proxy {
 	named := v.node != nil
 	switch {
 	case named && !section.has("username"):
-		section.get("username").fail("is required where a password is given")
+		section.get("username").fail("is required with a password")
 	case !named && p.Username != "":
 		v.fail("is required (or password_env)")
 	case len(password) > proxyconfig.MaxCredential:
-		v.fail("holds a password of %d bytes: want at most %d, SOCKS5 takes no more", len(password), proxyconfig.MaxCredential)
+		v.fail("has a password of %d bytes: want at most %d, the most that SOCKS5 allows", len(password), proxyconfig.MaxCredential)
 	}
 	if !given {
 		return nil

@@ -22,7 +22,7 @@ type reader struct {
 	dir  string // what its paths are relative to
 	errs Errors
 
-	warnings Errors // what is allowed and questioned
+	warnings Errors // values that are allowed, but probably wrong
 	files    []File // all that were read
 	sum      Sum    // of what they and the configuration file hold
 }
@@ -39,7 +39,7 @@ func (r *reader) fail(line int, key, format string, args ...any) {
 	r.errs = append(r.errs, Error{File: r.file, Line: line, Key: key, Text: fmt.Sprintf(format, args...)})
 }
 
-// value is what stands under a key or as an entry of a list.
+// value is the value of a key, or an item of a list.
 type value struct {
 	r    *reader
 	path string
@@ -47,14 +47,14 @@ type value struct {
 	node ast.Node // nil: nothing, null or empty: the default
 }
 
-// warn questions a value that is allowed.
+// warn reports a value that is allowed, but probably wrong.
 func (v value) warn(format string, args ...any) {
 	v.r.warnings = append(v.r.warnings, Error{File: v.r.file, Line: v.line, Key: v.path, Text: fmt.Sprintf(format, args...)})
 }
 
 func (v value) fail(format string, args ...any) { v.r.fail(v.line, v.path, format, args...) }
 
-// object is a mapping. Whatever is asked of it is a key of the schema; end reports the keys that nothing asked for.
+// object is a mapping. Every key that is read is a key of the schema; end reports the other keys.
 type object struct {
 	value
 	values map[string]value
@@ -90,7 +90,7 @@ func (r *reader) object(v value) *object {
 	return o
 }
 
-// filled returns nil for what is the same as missing: null, and an empty text, list or mapping.
+// filled returns nil for values that are the same as missing: null, and an empty text, list or mapping.
 func filled(n ast.Node) ast.Node {
 	switch n := n.(type) {
 	case nil, *ast.NullNode:
@@ -111,7 +111,7 @@ func filled(n ast.Node) ast.Node {
 	return n
 }
 
-// kind of a node, for people.
+// kind of a node, for errors.
 func kind(n ast.Node) string {
 	switch n.(type) {
 	case *ast.StringNode, *ast.LiteralNode:
@@ -131,10 +131,10 @@ func kind(n ast.Node) string {
 // maxName is how many characters of a word of the file an error shows.
 const maxName = 64
 
-// plain is what a key or a choice may be shown as it stands.
+// plain matches keys and choices that errors show unquoted.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_./-]{1,64}$`)
 
-// quoted makes a word of the file fit to be shown in one line.
+// quoted makes a text of the file fit for one line of an error.
 func quoted(word string) string {
 	if plain.MatchString(word) {
 		return word
@@ -145,7 +145,7 @@ func quoted(word string) string {
 	return strconv.Quote(word)
 }
 
-// get returns what stands under a key. Where nothing does, line and path are those that an error about it needs.
+// get returns the value of a key. If there is none, line and path are those for an error about it.
 func (o *object) get(key string) value {
 	o.asked = append(o.asked, key)
 	if v, ok := o.values[key]; ok {
@@ -158,7 +158,7 @@ func (o *object) get(key string) value {
 	return value{r: o.r, path: path, line: o.line}
 }
 
-// has tells whether a key is given and not empty.
+// has reports whether a key is given and not empty.
 func (o *object) has(key string) bool { return o.values[key].node != nil }
 
 // require reports each of the keys that is missing or empty.
@@ -173,7 +173,7 @@ func (o *object) require(keys ...string) {
 // renamed are the keys that had another name before the first release.
 var renamed = map[string]string{"portal": "api"}
 
-// end reports the keys that nothing asked for.
+// end reports the keys that were not read.
 func (o *object) end() {
 	for _, key := range slices.Sorted(maps.Keys(o.values)) {
 		if slices.Contains(o.asked, key) {
@@ -188,7 +188,7 @@ func (o *object) end() {
 	}
 }
 
-// unavailable refuses a key that the schema has and this version does not. Keys that are empty, and options that are off, pass.
+// unavailable refuses a key that only a later version has. It allows empty keys, and options that are off.
 func (o *object) unavailable(key string, under ...string) {
 	v := o.get(key)
 	if _, ok := v.node.(*ast.MappingNode); ok && len(under) > 0 {
@@ -216,10 +216,10 @@ func isSet(n ast.Node) bool {
 	return true
 }
 
-// object returns the mapping under a key; an empty one where there is none.
+// object returns the mapping of a key; an empty one if there is none.
 func (o *object) object(key string) *object { return o.r.object(o.get(key)) }
 
-// optional returns a section that may be left out, and whether it is given. Where it is left out it is read all the same, since its keys
+// optional returns a section that may be left out, and whether it is given. If it is left out it is read nevertheless, because its keys
 // may be there and empty.
 func (o *object) optional(key string) (section *object, given bool) {
 	section = o.object(key)
@@ -227,7 +227,7 @@ func (o *object) optional(key string) (section *object, given bool) {
 	return section, !section.absent && !section.wrong
 }
 
-// list returns the entries of a list, empty ones too.
+// list returns the items of a list, empty ones too.
 func (o *object) list(key string) []value {
 	v := o.get(key)
 	if v.node == nil {
@@ -257,7 +257,7 @@ func (o *object) objects(key string) []*object {
 	return list
 }
 
-// texts returns the texts of a list, each as check made it. No two may be the same.
+// texts returns the texts of a list, each after check. No two may be the same.
 func (o *object) texts(key string, check func(string) (string, error)) []string {
 	var list []string
 	for _, v := range o.list(key) {
@@ -281,8 +281,8 @@ func (o *object) texts(key string, check func(string) (string, error)) []string 
 	return list
 }
 
-// addresses returns a list of host:port. The parser takes a plain host:port in brackets for a key with its value, which YAML
-// (1.2, section 7.3.3) does not.
+// addresses returns a list of host:port. The parser reads a plain host:port in brackets as a key with its value, unlike YAML (1.2, section
+// 7.3.3).
 func (o *object) addresses(key string) []string {
 	v := o.get(key)
 	if sequence, ok := v.node.(*ast.SequenceNode); ok {
@@ -316,7 +316,7 @@ func (v value) text() (string, bool) {
 	return "", false
 }
 
-// text returns the text under a key as check made it; def where there is none.
+// text returns the text of a key after check; def if there is none.
 func (o *object) text(key, def string, check func(string) (string, error)) string {
 	v := o.get(key)
 	s, ok := v.text()
@@ -331,7 +331,7 @@ func (o *object) text(key, def string, check func(string) (string, error)) strin
 	return s
 }
 
-// choice returns one of the allowed words. The later ones are words of the schema that this version does not have.
+// choice returns one of the allowed words. later are the words that only a later version has.
 func (o *object) choice(key, def string, allowed []string, later ...string) string {
 	v := o.get(key)
 	s, ok := v.text()
@@ -371,7 +371,7 @@ func (o *object) integer(key string, def, low, high int) int {
 		v.fail("wrong type: want a whole number, got %s", kind(v.node))
 		return def
 	}
-	// The parser has an int64 for what is negative and a uint64 for the rest.
+	// The parser has an int64 for negative numbers and a uint64 for the others.
 	i, err := strconv.Atoi(fmt.Sprint(n.Value))
 	if err != nil || i < low || i > high {
 		v.fail("out of bounds: want %d to %d, got %v", low, high, n.Value)
@@ -402,7 +402,7 @@ func (o *object) duration(key string, def, low, high time.Duration) time.Duratio
 	return def
 }
 
-// short writes a duration as a person would: 30m, not 30m0s.
+// short formats a duration as 30m, not 30m0s.
 func short(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

@@ -154,7 +154,7 @@ func TestWhatIsAllowedAndDoubtfulIsQuestioned(t *testing.T) {
 	far := time.Now().AddDate(0, maxSecretMonths+1, 0).Format(time.DateOnly)
 	near := time.Now().AddDate(0, maxSecretMonths, 0).Format(time.DateOnly)
 	for line, want := range map[string]string{
-		`client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: ` + far + `}`:                "mailbell.yaml:7: exchange[0].listener_accounts[0].client_secret.expires: is more than 24 months ahead, and Entra ID gives no client secret for longer: is the day right?",
+		`client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: ` + far + `}`:                "mailbell.yaml:7: exchange[0].listener_accounts[0].client_secret.expires: is more than 24 months ahead, and no client secret of Entra ID lasts that long: check the day",
 		`client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: ` + near + `}`:               "",
 		`listener_account: {` + registration + `, username: svc-bell@contoso.com, password_file: secrets/svc-bell}`: "mailbell.yaml:7: exchange[0].listener_accounts[0].listener_account: Exchange Online has refused impersonation by a listener account since February 2025: use client_secret or certificate",
 	} {

@@ -1,6 +1,6 @@
 package config
 
-// Where the state is kept: in a file, or in Redis.
+// Where mailbell stores the state: in a file, or in Redis.
 
 import (
 	"crypto/x509"
@@ -10,9 +10,9 @@ import (
 	"github.com/mailbell/mailbell/internal/pattern"
 )
 
-// State says where enrolments and mailbox records are kept: in a file, or in Redis.
+// State says where mailbell stores enrolments and the records of mailboxes: in a file, or in Redis.
 type State struct {
-	Path  string // of the embedded store's file; empty where Redis is set
+	Path  string // of the embedded store's file; empty if Redis is set
 	Redis *Redis
 }
 
@@ -38,7 +38,7 @@ func (o *object) state() State {
 	redis := section.redis()
 	if given {
 		if isSet(v.node) {
-			v.fail("the state is in a file or in Redis, never in both: leave out path or redis")
+			v.fail("the state is either in a file or in Redis: leave out path or redis")
 		}
 		return State{Redis: redis}
 	}
@@ -76,7 +76,7 @@ func (o *object) redis() *Redis {
 	}
 	r.Password, _ = o.optionalWord("password")
 	if v := o.get("ca_file"); isSet(v.node) && !r.TLS {
-		v.fail("has no use without tls: true")
+		v.fail("is only for tls: true")
 	}
 	if r.Address != "" && !r.TLS && !loopback(r.Address) {
 		o.get("tls").warn("is false, and %s is not this machine: who reads along on the network has the password of Redis and the device tokens, and who writes there "+

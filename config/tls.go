@@ -9,13 +9,13 @@ import (
 	"github.com/mailbell/mailbell/internal/certificate"
 )
 
-// TLS is a certificate chain with its key, for tls.X509KeyPair: they are checked as a pair.
+// TLS is a certificate chain with its key, for tls.X509KeyPair, which accepts them.
 type TLS struct {
 	CertPEM []byte
 	KeyPEM  Secret
 }
 
-// tls reads the section; nil where it is left out.
+// tls reads the section; nil if it is left out.
 func (o *object) tls() *TLS {
 	defer o.end()
 	o.require("cert_file")
@@ -36,7 +36,7 @@ func (o *object) tls() *TLS {
 	}
 	key = Secret(keyPEM)
 	if _, err := tls.X509KeyPair(cert, []byte(key)); err != nil {
-		v.fail("is no pair with its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
+		v.fail("does not match its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
 		return nil
 	}
 	return &TLS{CertPEM: cert, KeyPEM: key}

@@ -178,7 +178,7 @@ func TestThePortalsCertificateIsChanged(t *testing.T) {
 	}
 	for n, name := range []string{"two", "three"} {
 		cert, key := inst.certificate(name)
-		inst.write("portal.pem", cert) // which is no pair with its key
+		inst.write("portal.pem", cert) // which does not match its key
 		inst.service.Reload()
 		inst.says("the configuration was changed and has mistakes; it goes on as it was", n+1)
 		if got := shown(); got == name {

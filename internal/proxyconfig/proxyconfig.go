@@ -29,7 +29,7 @@ func ParseURL(s string) (*url.URL, error) {
 	case err != nil || u.Opaque != "" || u.Host == "":
 		return nil, errors.New("not a URL: want scheme://host:port, as in http://proxy.contoso.com:3128")
 	case u.User != nil:
-		return nil, errors.New("a URL must not hold a user name or password: they are username and password_file")
+		return nil, errors.New("a URL must not have a user name or password in it: they are username and password_file")
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return nil, errors.New("want a URL that begins with http://, https://, socks5:// or socks5h://")
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
@@ -49,7 +49,7 @@ func ParseURL(s string) (*url.URL, error) {
 func CheckUsername(s string) error {
 	switch {
 	case len(s) > MaxCredential:
-		return fmt.Errorf("want at most %d bytes: SOCKS5 takes no more", MaxCredential)
+		return fmt.Errorf("want at most %d bytes: the most that SOCKS5 allows", MaxCredential)
 	case strings.Contains(s, ":"):
 		return errors.New("a user name must not have a colon: it ends there (RFC 7617)")
 	case strings.ContainsFunc(s, unicode.IsControl):

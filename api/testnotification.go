@@ -1,6 +1,6 @@
 package api
 
-// This file is the test notification: the whole way of an alert, on the running service.
+// The test notification: all steps of an alert, on the running service.
 
 import (
 	"net/http"
@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// testPause is the least time between two tests of a device: each makes half a dozen calls to Exchange, and APNs holds back
-	// from a device what comes too often.
+	// testPause is the least time between two tests of a device: each makes six calls to Exchange, and APNs throttles a device that gets too
+	// many alerts.
 	testPause = 10 * time.Second
-	// maxTests bounds the devices that were tested within testPause. Nobody tests more; a program that does waits.
+	// maxTests bounds the devices that are tested within testPause. A program that tests more has to wait.
 	maxTests = 1000
 )
 
-// tests remembers which devices were tested lately.
+// tests remembers which devices were tested within testPause.
 type tests struct {
 	mu   sync.Mutex
 	last map[string]time.Time // by enrolment id
@@ -33,7 +33,7 @@ type tests struct {
 
 func newTests() tests { return tests{last: map[string]time.Time{}} }
 
-// begin lets a test of a device begin, or says how long to wait.
+// begin begins a test of a device, or returns how long to wait.
 func (t *tests) begin(device string, now time.Time) (wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -54,7 +54,7 @@ func (t *tests) begin(device string, now time.Time) (wait time.Duration) {
 	return 0
 }
 
-// test goes the way for a device, or for the first device of a mailbox, by id.
+// test sends a test notification to a device, or to the first device of a mailbox by id.
 func (a *API) test(r *http.Request, who caller) (answer, error) {
 	device, address, err := readTest(r)
 	if err != nil {
@@ -79,7 +79,7 @@ func (a *API) test(r *http.Request, who caller) (answer, error) {
 	return answer{http.StatusOK, report}, nil
 }
 
-// readTest reads whom a test is for: a device, or a mailbox.
+// readTest reads the device or mailbox of a test.
 func readTest(r *http.Request) (device, address string, err error) {
 	body, err := readBody(r)
 	if err != nil {
