@@ -38,8 +38,8 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=1m for longer)
 		done; \
 	done
 
-mutate: ## change the operators of a room one by one and see its tests fail: make mutate ROOM=subscriptions
-	@cd .ci/mutate && $(GO) run . $(ROOM)
+mutate: ## change the operators of a room one by one and see its tests fail: make mutate ROOM=subscriptions [FILES=book.go]
+	@cd .ci/mutate && $(GO) run . $(ROOM) $(FILES)
 
 bench: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem ./...

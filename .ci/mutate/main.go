@@ -2,7 +2,7 @@
 // of the package have to fail each time. What lives all the same is named in live/ROOM, with a sentence why that is right; a
 // mutant that lives and is not named there, and a share of killed ones below minKilled, is an error.
 //
-//	go run . ROOM
+//	go run . ROOM [FILE…]
 package main
 
 import (
@@ -44,35 +44,71 @@ func main() {
 		}
 		return
 	}
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: make mutate ROOM=subscriptions")
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: make mutate ROOM=subscriptions [FILES='book.go lock.go']")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1]); err != nil {
+	if err := run(os.Args[1], os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(room string) error {
+// run mutates a room, or only some of its files.
+func run(room string, only []string) error {
 	here, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	root := filepath.Dir(filepath.Dir(here))
 	list, err := read(filepath.Join(here, "live", room))
 	if err != nil {
 		return err
 	}
-	sources, err := parse(filepath.Join(root, room)) // as they are mutated: somebody may work on them meanwhile
+	if len(only) > 0 {
+		list.only = only
+	}
+	dir, err := os.MkdirTemp("", "mutate-")
 	if err != nil {
 		return err
 	}
-	files, err := results(here, root, room, others(sources, list.only))
+	defer os.RemoveAll(dir)
+	module := filepath.Join(dir, "module")
+	if err := snapshot(filepath.Dir(filepath.Dir(here)), module); err != nil {
+		return fmt.Errorf("copying the module: %w", err)
+	}
+	sources, err := parse(filepath.Join(module, room))
+	if err != nil {
+		return err
+	}
+	files, err := results(here, dir, module, room, others(sources, list.only))
 	if err != nil {
 		return err
 	}
 	return list.judge(sources, files)
+}
+
+// snapshot copies what belongs to the module: gremlins reads a file when its turn has come, and somebody may work on it meanwhile.
+func snapshot(root, to string) error {
+	listing := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	listing.Dir = root
+	names, err := listing.Output()
+	if err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(strings.Trim(string(names), "\x00"), "\x00") {
+		data, err := os.ReadFile(filepath.Join(root, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed, and not yet in a commit
+		}
+		copied := filepath.Join(to, name)
+		if err = errors.Join(err, os.MkdirAll(filepath.Dir(copied), 0o755)); err != nil {
+			return err
+		}
+		if err := os.WriteFile(copied, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // list is a file live/ROOM: lines that are not indented name a mutant, those below say why it lives; "only:" names the files that
@@ -117,13 +153,8 @@ type file struct {
 	} `json:"mutations"`
 }
 
-// results runs gremlins in a room, but for some of its files.
-func results(here, root, room string, without []string) ([]file, error) {
-	dir, err := os.MkdirTemp("", "mutate-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
+// results runs gremlins in a room, but for some of its files. What it needs beside them goes into dir.
+func results(here, dir, module, room string, without []string) ([]file, error) {
 	gremlins := filepath.Join(dir, "gremlins")
 	if err := command(here, "go", "build", "-o", gremlins, "github.com/go-gremlins/gremlins/cmd/gremlins").Run(); err != nil {
 		return nil, fmt.Errorf("building gremlins: %w", err)
@@ -142,7 +173,7 @@ func results(here, root, room string, without []string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := command(root, gremlins, append(args, "./"+room)...)
+	run := command(module, gremlins, append(args, "./"+room)...)
 	path := filepath.Join(here, "shim") + string(filepath.ListSeparator) + os.Getenv("PATH")
 	run.Env = append(os.Environ(), "REAL_GO="+goes, "MUTATE="+self, "PATH="+path)
 	if err := run.Run(); err != nil {
@@ -211,7 +242,8 @@ func (l *list) report(count map[string]int, seen map[string]string) error {
 	}
 	gone := 0
 	for text := range l.why {
-		if !here[text] {
+		name, _, _ := strings.Cut(text, " ")
+		if !here[text] && (len(l.only) == 0 || slices.Contains(l.only, name)) {
 			gone++
 			fmt.Printf("listed, and there is no such mutant any more:\n%s\n", text)
 		}
