@@ -125,7 +125,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"a wrong key id", one, edited("key_id: SIM1234567", "key_id: SIM7654321"), nil, 1, apns, "InvalidProviderToken", "key_id"},
 		{"a key of the other environment", one, fault("apns_answer", simulator.Fault{Reason: "BadEnvironmentKeyInToken"}), nil, 1, apns, "BadEnvironmentKeyInToken", "sandbox or production"},
 		{"APNs refuses the time of the token", one, fault("apns_answer", simulator.Fault{Reason: "ExpiredProviderToken"}), nil, 1, apns, "ExpiredProviderToken", "NTP"},
-		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Closed(inst.t)) }, nil, 1, apns, "refused", "No server listens"},
+		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Closed(inst.t)) }, nil, 1, apns, "refused", "Let this machine out to api.push.apple.com"},
 		{"a sandbox token at production", one, tokenRefused("BadDeviceToken"), ring, 1, "failed device phone: apns", "BadDeviceToken", "Xcode"},
 		{"an app that was removed", one, tokenRefused("Unregistered"), ring, 1, "failed device phone: apns", "Unregistered", "Open the app"},
 		{"a device that is not enrolled", one, nil, ring, 1, "failed device phone: enrolment", "not_enrolled", "PUT /v1/devices/{id}"},
