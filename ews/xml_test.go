@@ -206,3 +206,41 @@ func TestWhatIsNoMarkupStandsForItself(t *testing.T) {
 		}
 	}
 }
+
+func TestTextThatNeedsNoDecodingIsNotCopied(t *testing.T) {
+	for _, text := range []string{"plain", "with a space", "lines\r\nand\ttabs", "Zürich", "\U0010ffff"} {
+		doc := []byte("<a>" + text + "</a>")
+		s := &scanner{doc: doc}
+		s.child(0)
+		if got := s.text(); string(got) != text || &got[0] != &doc[3] {
+			t.Errorf("%q is a copy: it costs every message", got)
+		}
+	}
+}
+
+func TestWhatXMLForbidsIsNotInATextHoweverItIsWritten(t *testing.T) {
+	for raw, want := range map[string]string{
+		"a\x80": "a\uFFFD", "\x80": "\uFFFD", "\xff": "\uFFFD", "a\uFFFEb": "ab", "a\uFFFFb": "ab", "&#xFFFE;": "", "a\x01b": "ab", "&#1;a": "a", "&amp;": "&",
+		"&#xD800;&#xDC00;": "\U00010000", "&#xDBFF;&#xDFFF;": "\U0010FFFF", "&#xD83D;&#xDC00;": "\U0001F400", "&#xD83D;&#xDFFF;": "\U0001F7FF",
+		"&#xD7FF;": "\uD7FF", "&#xE000;": "\uE000", "&#xD83D;x": "\uFFFDx", "&#xD83D;": "\uFFFD", "&#xDC00;": "\uFFFD", "&#x10FFFF;": "\U0010FFFF", "&#x110000;": "",
+		"&#xD83D;&#xE000;": "\uFFFD\uE000", "&#xD83D;&#xDBFF;": "\uFFFD\uFFFD",
+	} {
+		s := &scanner{doc: []byte("<a>" + raw + "</a>")}
+		s.child(0)
+		if got := string(s.text()); got != want || s.err != nil {
+			t.Errorf("%+q became %+q, want %+q: %v", raw, got, want, s.err)
+		}
+	}
+}
+
+func TestAnEmptyElementHasItsName(t *testing.T) {
+	s := &scanner{doc: []byte(`<a><b/><p:c /><d x="1"/><e></e></a>`)}
+	s.child(0)
+	var names []string
+	for at := s.depth; s.child(at); {
+		names = append(names, string(s.name))
+	}
+	if got := strings.Join(names, " "); got != "b c d e" || s.err != nil {
+		t.Errorf("%q, %v", got, s.err)
+	}
+}
