@@ -277,6 +277,80 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 	}
 }
 
+// TestOneStatusHasAsManyMeaningsAsThereIsEvidenceFor asks servers that answer with the same status for another reason each.
+func TestOneStatusHasAsManyMeaningsAsThereIsEvidenceFor(t *testing.T) {
+	basic := []string{"Negotiate", "NTLM", `Basic realm="mail.contoso.example"`}
+	for name, c := range map[string]struct {
+		status int
+		header http.Header
+		page   string
+		want   string
+	}{
+		"401: the password is wrong":       {401, http.Header{"Www-Authenticate": basic}, "", "the user name or password is wrong"},
+		"401: Basic is off":                {401, http.Header{"Www-Authenticate": {"Negotiate, NTLM"}}, "", "the server does not offer Basic"},
+		"401: a gate that names no way in": {401, nil, "", "a server answers 401 and offers no way to sign in"},
+		"403: a client certificate":        {403, http.Header{"Server": {"Microsoft-IIS/10.0"}}, "<h2>HTTP Error 403.7 - Forbidden</h2>", "the server wants a client certificate"},
+		"403: a policy":                    {403, http.Header{"X-Feserver": {"EX01"}}, "", "EWS is blocked for the account or the mailbox"},
+		"403: a WAF":                       {403, http.Header{"Server": {"nginx"}}, "<h1>Request blocked</h1>", "something before Exchange refuses"},
+		"400: nginx wants a certificate":   {400, http.Header{"Server": {"nginx"}}, "<center>No required SSL certificate was sent</center>", "the server wants a client certificate"},
+		"302: a sign-in page":              {302, http.Header{"Location": {"/owa/auth/logon.aspx?url=secret"}}, "", "a page for people to sign in at answers instead of EWS"},
+		"302: somewhere else":              {302, http.Header{"Location": {"/new"}}, "", "there is no EWS at this URL"},
+		"200: a page":                      {200, http.Header{"Content-Type": {"text/html"}}, "<html>", "a page for people to sign in at answers instead of EWS"},
+	} {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for name, values := range c.header {
+				w.Header()[name] = values
+			}
+			w.WriteHeader(c.status)
+			io.WriteString(w, c.page)
+		}))
+		roots := x509.NewCertPool()
+		roots.AddCert(s.Certificate())
+		err := exchange(t, proxy.Settings{Roots: roots}, s.URL+ewsPath)
+		s.Close()
+		b := Advise(err, Circumstances{Step: StepSignIn, Method: credential.Basic})
+		if b.Name != c.want {
+			t.Errorf("%s: %v\nis named %q, want %q", name, err, b.Name, c.want)
+		}
+		if c.status == 302 && (!strings.Contains(err.Error(), strings.Split(c.header.Get("Location"), "?")[0]) || strings.Contains(err.Error(), "secret")) {
+			t.Errorf("%s: it does not show the path, or more: %v", name, err)
+		}
+	}
+}
+
+func TestTheSameCodeOfAnotherPeerHasAnotherAdvice(t *testing.T) {
+	for _, c := range []struct {
+		code   string
+		peer   fault.Peer
+		detail fault.Detail
+		want   string
+	}{
+		{"HTTP 403", fault.TokenService, fault.None, "something on the way to the token service refuses"},
+		{"HTTP 403", fault.APNs, fault.None, "something between mailbell and APNs answers instead of APNs, or refuses"},
+		{"HTTP 401", fault.Autodiscover, fault.None, "Autodiscover does not accept the user name or password"},
+		{proxy.CodeCertificate, fault.APNs, fault.UnknownIssuer, "TLS is looked into on the way to Apple"},
+		{proxy.CodeCertificate, fault.TokenService, fault.UnknownIssuer, "TLS is looked into on the way to the token service"},
+		{proxy.CodeCertificate, fault.Exchange, fault.UnknownIssuer, "the server's certificate is of an unknown issuer"},
+		{proxy.CodeCertificate, fault.Exchange, fault.NoRoots, "this machine has no CA certificates"},
+		{proxy.CodeCertificate, fault.Autodiscover, fault.OtherName, "the certificate at the Autodiscover host is somebody else's"},
+		{proxy.CodeCertificate, fault.Exchange, fault.OtherName, "the server's certificate is for other names"},
+		{proxy.CodeConnect, fault.APNs, fault.None, "APNs cannot be reached"},
+		{proxy.CodeConnect, fault.Exchange, fault.None, "the connection is refused"},
+		{proxy.CodeTLS, fault.Exchange, fault.ClientUnknown, "the server wants a client certificate"},
+		{proxy.CodeProxy, fault.Proxy, fault.ProxyScheme, "the proxy wants another sign-in than Basic"},
+		{"TooManyProviderTokenUpdates", fault.APNs, fault.None, "the APNs key signs too many tokens"},
+	} {
+		err := &fault.Error{Op: "x", Code: c.code, Scope: fault.Server, Remedy: fault.Fix, Evidence: fault.Evidence{Peer: c.peer, Detail: c.detail}}
+		if b := Advise(err, Circumstances{Method: credential.Basic}); b.Name != c.want {
+			t.Errorf("%s of %s: %q, want %q", c.code, c.peer, b.Name, c.want)
+		}
+	}
+	hoster := doOf(t, "the certificate at the Autodiscover host is somebody else's")
+	if strings.Contains(hoster, "Use a name that is in the certificate") {
+		t.Errorf("it sends a password to a hoster: %s", hoster)
+	}
+}
+
 func TestWhateverElseHappensHasAnAdvice(t *testing.T) {
 	for _, err := range []error{errors.New("anything"), &fault.Error{Code: "ErrorNeverHeardOf", Remedy: fault.Wait}, &fault.Error{Code: "ErrorNeverHeardOf", Remedy: fault.Fix}, context.Canceled} {
 		if b := Advise(err, Circumstances{}); b.Name == "" || b.Do == "" {

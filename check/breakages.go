@@ -187,7 +187,7 @@ var breakages = []Breakage{
 	{"sign-ins have failed, and mailbell pauses", "code sign-in held",
 		"mailbell pauses so that the directory does not lock the account. Correct the password; mailbell tries a changed file at once.",
 		evidence{codes: []string{auth.CodeHeld}}},
-	{"something answers that wants no sign-in that it names", "HTTP 401 without a challenge (WWW-Authenticate)",
+	{"a server answers 401 and offers no way to sign in", "HTTP 401 without a challenge (WWW-Authenticate)",
 		"A gate before Exchange (pre-authentication, WAF) refuses: have it pass /EWS and /autodiscover through to Exchange, which signs mailbell in itself.",
 		evidence{where: onPremises, codes: []string{wrongPassword, auth.CodeNoBasic, auth.CodeNoNTLM}, details: []fault.Detail{fault.NoChallenge}}},
 	{"NTLM is refused: a wrong password, or Extended Protection behind something that ends TLS", "HTTP 401 after the handshake of NTLM, with ntlm",

@@ -95,6 +95,9 @@ func TestAnOrganisationThatIsDownSaysSoItself(t *testing.T) {
 				inst.config.Listen = "127.0.0.1:0"
 			}
 			inst.start()
+			if n := len(inst.overview().Conditions); n != 0 {
+				t.Errorf("nobody is enrolled, and %d things are wrong", n)
+			}
 			inst.enrol()
 			if c.after != nil {
 				inst.awaitListening()
@@ -128,29 +131,6 @@ func TestAnOrganisationThatIsDownSaysSoItself(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestWhatIsOverIsToldWithHowLongItLasted(t *testing.T) {
-	t.Parallel()
-	inst := install(t, "")
-	inst.startWithDevices()
-	if c := inst.overview().Conditions; len(c) != 0 {
-		t.Errorf("all is well, and it says %+v", c)
-	}
-	inst.fault("exchange_answer", simulator.Fault{Status: http.StatusServiceUnavailable})
-	inst.fault("stream_rst", simulator.Fault{})
-	inst.deliver()
-	const cause = "the server throttles"
-	inst.told(cause)
-	if err := inst.sim.ClearFault("exchange_answer"); err != nil {
-		t.Fatal(err)
-	}
-	inst.says("mailboxes are listened to again", 1)
-	fields := inst.log.FilterMessage("mailboxes are listened to again").All()[0].ContextMap()
-	if lasted, ok := fields["lasted"].(time.Duration); !ok || lasted <= 0 || fields["cause"] != cause {
-		t.Errorf("%v", fields)
-	}
-	inst.awaitAlerts()
 }
 
 // otherAuthority is a certificate that has issued nothing here.
