@@ -179,7 +179,7 @@ func TestASilentServerIsGivenUpOverTLSToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Next(); fault.Of(err).Code != CodeSilent {
+	if _, err := s.Next(); fault.Of(err).Code != CodeHeldBack {
 		t.Errorf("stream: %v", err)
 	}
 }

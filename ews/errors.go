@@ -34,6 +34,7 @@ type Row struct {
 // Codes of this package, for errors that EWS has no code for.
 const (
 	CodeSilent            = "silent"             // a stream without a byte for too long
+	CodeHeldBack          = "stream held back"   // a stream that does not bring its first envelope
 	CodeOverdue           = "overdue"            // a stream that the server did not end in time
 	CodeCut               = "cut"                // a stream that ended without the server's Closed
 	CodeUnparseableStream = "unparseable stream" // an envelope of a stream
@@ -97,6 +98,8 @@ var table = []Row{
 		Meaning: "too many streams are open for the mailbox or account that they are charged to (HangingConnectionLimit)"},
 	{Code: CodeSilent, Scope: fault.Group, Remedy: fault.Retry, Missed: true,
 		Meaning: "the stream brought neither events nor heartbeats: the connection is dead"},
+	{Code: CodeHeldBack, Scope: fault.Group, Remedy: fault.Wait, After: shortly, Missed: true,
+		Meaning: "the stream brings nothing, not even its first envelope: something before the server buffers it (with nginx: set proxy_buffering off), or the server hangs"},
 	{Code: CodeOverdue, Scope: fault.Group, Remedy: fault.Retry, Missed: true,
 		Meaning: "the server did not end the stream when its time was over"},
 	{Code: CodeCut, Scope: fault.Group, Remedy: fault.Retry, Missed: true,

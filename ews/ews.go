@@ -32,7 +32,7 @@ type Limiter interface {
 type Options struct {
 	HTTP      http.RoundTripper // authorised; a redirect is never followed
 	UserAgent string            // fixed, as administrators match on it: mailbell/<version>
-	Timeout   time.Duration     // of a call, and of a stream until its first byte; 0: 60 s
+	Timeout   time.Duration     // of a call, and of a stream until its first byte, but there 10 s at most; 0: 60 s
 	Silence   time.Duration     // a stream without a byte for this long is dead; 0: 90 s
 	Limit     Limiter           // waited for before each request; nil: none
 	InFlight  int               // calls at once, streams not counted; 0: 256

@@ -12,15 +12,17 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
-	"github.com/mailbell/mailbell/proxy"
 )
 
 const (
 	// MaxSubscriptions is how many subscriptions one stream may have ("How to: Maintain affinity between a group of subscriptions and the
 	// Mailbox server").
 	MaxSubscriptions = 200
-	maxMinutes       = 30          // the schema's StreamingSubscriptionConnectionTimeoutType: 1 to 30
-	overtime         = time.Minute // how late a server may end a stream
+	// opening is how long a stream may take to answer at all: its first envelope is due at once. A mailbox that hangs, and as which it is
+	// opened, keeps the others of its group waiting no longer.
+	opening    = 10 * time.Second
+	maxMinutes = 30          // the schema's StreamingSubscriptionConnectionTimeoutType: 1 to 30
+	overtime   = time.Minute // how late a server may end a stream
 )
 
 // The causes with which a stream's context is ended.
@@ -42,6 +44,7 @@ type Stream struct {
 	body    watched
 	parser  parser
 	ids     []string
+	begun   bool    // the first envelope has come
 	pending []error // what else the envelope brought that was handed out last
 	end     error   // what every further Next returns
 }
@@ -74,11 +77,11 @@ func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int
 	own, cancel := context.WithCancelCause(timed)
 	s := &Stream{ctx: ctx, own: own, cancel: cancel, release: release, ids: ids}
 	s.body.limit = c.o.Silence
-	s.body.timer = time.AfterFunc(c.o.Timeout, func() { cancel(errSilent) })
+	s.body.timer = time.AfterFunc(min(c.o.Timeout, opening), func() { cancel(errSilent) })
 	resp, a, err := c.send(ctx, own, t, operation{name: op, body: getStreamingEvents(ids, minutes)}, version) //nolint:bodyclose // Stream.Close closes it
 	if err != nil {
 		if errors.Is(context.Cause(own), errSilent) {
-			err = newError(op, proxy.CodeTimeout, "", 0, nil)
+			err = newError(op, CodeHeldBack, "", 0, nil)
 		}
 		s.stop()
 		if e, ok := errors.AsType[*Error](err); ok {
@@ -111,6 +114,7 @@ func (s *Stream) Next() (Notifications, error) {
 		s.end = s.ended(err)
 		return Notifications{}, s.end
 	}
+	s.begun = true
 	n := Notifications{At: time.Now()}
 	sc := &s.parser.scanner
 	sc.reset(doc)
@@ -161,6 +165,8 @@ func (s *Stream) ended(err error) error {
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", op, s.ctx.Err())
 	// A server may end the body properly when we close: our own reason comes first.
+	case errors.Is(cause, errSilent) && !s.begun:
+		e = newError(op, CodeHeldBack, "", 0, nil)
 	case errors.Is(cause, errSilent):
 		e = newError(op, CodeSilent, "", 0, nil)
 	case errors.Is(cause, errOverdue):

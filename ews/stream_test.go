@@ -332,7 +332,7 @@ func TestAStreamThatDoesNotBeginIsAnError(t *testing.T) {
 		})})
 		began := time.Now()
 		_, err := c.GetStreamingEvents(t.Context(), target, []string{"s1"}, time.Minute)
-		if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Code != proxy.CodeTimeout || time.Since(began) != 20*time.Second {
+		if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Code != CodeHeldBack || time.Since(began) != opening {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})

@@ -29,7 +29,7 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	n.calls = &health{log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted}
 	n.finding = &health{log: n.log.With(zap.String("of", "look-ups by Autodiscover")), mailboxes: l.following, lifted: lifted}
 	n.listening = streams{streaming.New(streaming.Options{
-		Server: guarded{n}, Size: e.SubscriptionsPerConnection, Log: n.log, Metrics: metrics,
+		Server: guarded{n}, Size: e.SubscriptionsPerConnection, Sharing: &e.sharing, Log: n.log, Metrics: metrics,
 	})}
 	return n
 }

@@ -17,6 +17,7 @@ type entry struct {
 	accounts []*account
 	seats    *seats
 	lookups  *lookups
+	sharing  streaming.Sharing             // of streams by its mailboxes
 	turn     atomic.Uint32                 // of the accounts: which asks where a mailbox lives
 	skew     atomic.Pointer[time.Duration] // the server's clock minus ours, as the last answer showed it
 }

@@ -443,7 +443,8 @@ func TestListeningMeansThatTheFirstEnvelopeHasComeAndAListingThatBeganAfterThatI
 			state subscriptions.State
 			why   string
 		}{
-			{19 * time.Second, subscriptions.Resolving, "stream"}, // listed all the same
+			{9 * time.Second, subscriptions.Resolving, "stream"},
+			{10 * time.Second, subscriptions.Polling, "GetStreamingEvents: stream held back"}, // and listed all the same
 			{5 * time.Second, subscriptions.Resolving, "listing"},
 			{10 * time.Second, subscriptions.Listening, ""},
 		} {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -91,16 +92,29 @@ func (g *group) has(m *Member, subscription string) bool {
 // listAnyway is how long a mailbox that may have lost notifications waits for its stream to be open before it is listed all the same.
 const listAnyway = 5 * time.Second
 
+// polling is how often a mailbox is listed while its stream cannot be opened, or brings nothing.
+const polling = time.Minute
+
 // listOverdue lists the members whose stream has not opened by their time; all: whose stream is not open. It says when the next is due.
 func (g *group) listOverdue(all bool) (next time.Time) {
 	var overdue []*Member
 	now := time.Now()
 	g.groups.mu.Lock()
 	for m := range g.members {
+		if m.subscription != "" && m.since.IsZero() { // a mailbox that cannot be subscribed has its safety poll
+			if m.pollAt.IsZero() {
+				m.pollAt = now.Add(backoff.Jitter(polling))
+			}
+			if !now.Before(m.pollAt) {
+				m.pollAt = now.Add(backoff.Jitter(polling))
+				m.listBy = now
+			}
+			next = sooner(next, m.pollAt)
+		}
 		switch {
 		case m.listBy.IsZero():
 		case all || !now.Before(m.listBy):
-			m.listing(true)
+			m.listing(m.gap)
 			overdue = append(overdue, m)
 		default:
 			next = sooner(next, m.listBy)

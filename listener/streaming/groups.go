@@ -17,7 +17,8 @@ import (
 // Options of the groups of a listener account.
 type Options struct {
 	Server  Server
-	Size    int // the most members of a group
+	Size    int      // the most members of a group
+	Sharing *Sharing // of the exchange entry; nil: of these groups alone
 	Log     *zap.Logger
 	Metrics *Metrics
 }
@@ -40,6 +41,9 @@ type key struct{ url, group string }
 
 // New returns groups without a member.
 func New(o Options) *Groups {
+	if o.Sharing == nil {
+		o.Sharing = &Sharing{}
+	}
 	g := &Groups{o: o, groups: map[key][]*group{}}
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	return g
@@ -78,7 +82,7 @@ func (g *Groups) Retry() {
 // join puts a member into a group with room, and begins one where there is none. It is called with mu held.
 func (g *Groups) join(m *Member, at mail.Location) {
 	k := key{url: at.URL, group: at.Group}
-	i := slices.IndexFunc(g.groups[k], func(gr *group) bool { return len(gr.members) < g.o.Size })
+	i := slices.IndexFunc(g.groups[k], func(gr *group) bool { return len(gr.members) < g.size() })
 	if i < 0 {
 		if g.closed {
 			return

@@ -34,11 +34,12 @@ type Member struct {
 	// What follows is guarded by groups.mu.
 
 	at           mail.Location
-	group        *group // nil: it is in none
-	joined       int    // how often it has joined: an answer that comes after it left finds another number
-	subscription string // empty: it has none
-	subscribing  bool   // a call is under way
-	excused      bool   // what that fails of may have ended within it
+	group        *group    // nil: it is in none
+	joined       int       // how often it has joined: an answer that comes after it left finds another number
+	subscription string    // empty: it has none
+	subscribed   time.Time // when that was made; zero: before this start
+	subscribing  bool      // a call is under way
+	excused      bool      // what that fails of may have ended within it
 	refusal      refusal
 
 	// gap: notifications may have been lost since it was last to be listed. It is listed once its stream is open, and by listBy all the
@@ -46,6 +47,7 @@ type Member struct {
 	gap    bool
 	listBy time.Time
 
+	pollAt time.Time // when it is listed since nothing tells of its mail; zero: something does
 	stream *reading  // the open one that serves it, the newest; nil: none
 	since  time.Time // when notifications began to reach us, without a break since then; zero: they do not
 }
@@ -118,7 +120,7 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 		return nil, time.Time{}
 	case m.refusal.fault != nil:
 		return m.refusal.fault, m.refusal.next
-	case m.stream == nil:
+	case m.since.IsZero():
 		return m.group.fault, m.group.next
 	}
 	return nil, time.Time{}

@@ -21,14 +21,17 @@ const (
 
 // reading is an open stream being read.
 type reading struct {
-	group  *group
-	stream Stream
-	stop   context.CancelFunc // ends the stream
-	by     map[string]*Member // by subscription
-	opened time.Time
-	last   atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
-	begun  atomic.Bool  // the first envelope has come
-	spoilt bool         // the server named a bad id: nobody knows whether the good ones are still served. The keeper's own
+	group   *group
+	stream  Stream
+	stop    context.CancelFunc  // ends the stream
+	by      map[string]*Member  // by subscription
+	as      *Member             // as which it was opened
+	refused map[string]struct{} // of its subscriptions. The keeper's own
+	opened  time.Time
+	last    atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
+	begun   atomic.Bool  // the first envelope has come
+	late    bool         // that envelope did not come in time. The keeper's own
+	spoilt  bool         // the server named a bad id: nobody knows whether the good ones are still served. The keeper's own
 
 	reported chan struct{} // errors about single subscriptions have come
 	end      chan struct{}
@@ -75,12 +78,13 @@ func (r *reading) begin() {
 	now := time.Now()
 	mu := &r.group.groups.mu
 	mu.Lock()
+	r.group.fault, r.group.next = nil, time.Time{}
 	for _, m := range r.by {
 		if m.stream != r {
 			continue
 		}
 		if m.since.IsZero() {
-			m.since = now
+			m.since, m.pollAt = now, time.Time{}
 		}
 		if m.gap {
 			m.listing(false)

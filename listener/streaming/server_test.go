@@ -55,6 +55,7 @@ type server struct {
 	mu      sync.Mutex
 	refuse  func(c call) error                      // what a call fails with; nil: nothing fails
 	wait    func(ctx context.Context, c call) error // called before a call is answered, without the lock
+	single  bool                                    // a stream serves the mailbox only as which it is opened
 	silent  bool                                    // streams bring no first envelope by themselves
 	ignores bool                                    // an old stream goes on when another is opened with its subscriptions
 	calls   []call
@@ -141,7 +142,7 @@ func (s *server) Stream(ctx context.Context, at mail.Location, a Affinity, ids [
 	var lost []string
 	for _, id := range ids {
 		q := s.queues[id]
-		if q == nil {
+		if q == nil || s.single && q.mailbox != at.Primary {
 			lost = append(lost, id)
 			continue
 		}

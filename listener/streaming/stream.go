@@ -28,6 +28,9 @@ const (
 	firstRetry = 250 * time.Millisecond
 	// firstWait is the longest wait before a stream is opened anew whose server works: it has said what is wrong.
 	firstWait = 5 * time.Second
+	// firstEnvelope is how long an open stream may take to bring its first envelope, which is due at once. It is what tells a stream
+	// that a gateway buffers.
+	firstEnvelope = 10 * time.Second
 	// maxOthers is how many members, one after the other, the stream is tried as before the fault is taken for the group's.
 	maxOthers = 3
 )
@@ -36,12 +39,13 @@ var reopening = backoff.Policy{First: firstRetry, Max: time.Minute}
 
 // keeper keeps the stream of a group open. All of it is its goroutine's own.
 type keeper struct {
-	group  *group
-	open   *reading       // nil: none
-	old    sync.WaitGroup // streams that are handed over; each takes handOver at most, and nobody waits for it
-	turn   int            // whom the stream is opened as: the anchor, then the next after it
-	tried  int            // others in a row
-	reopen time.Time      // not before
+	group   *group
+	open    *reading       // nil: none
+	old     sync.WaitGroup // streams that are handed over; each takes handOver at most, and nobody waits for it
+	turn    int            // whom the stream is opened as: the anchor, then the next after it
+	tried   int            // others in a row
+	refused int            // streams in a row whose other subscriptions were all refused
+	reopen  time.Time      // not before
 }
 
 // run works until ctx ends.
@@ -72,11 +76,12 @@ func (k *keeper) wait(ctx context.Context, next time.Time) {
 	if k.open != nil {
 		reported, ended = k.open.reported, k.open.end
 	}
-	timer := alarm(next)
+	timer := alarm(sooner(next, k.envelopeDue()))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
+		k.overdue()
 	case <-k.group.ready:
 		k.gather(ctx)
 	case <-k.group.dead:
@@ -86,6 +91,37 @@ func (k *keeper) wait(ctx context.Context, next time.Time) {
 	case <-ended:
 		k.over(ctx)
 	}
+}
+
+// envelopeDue is by when the open stream is to have brought its first envelope; zero: it has, or it was missed already.
+func (k *keeper) envelopeDue() time.Time {
+	if k.open == nil || k.open.late || k.open.begun.Load() {
+		return time.Time{}
+	}
+	return k.open.opened.Add(firstEnvelope)
+}
+
+// overdue names a stream that has not brought its first envelope in time as what it is. It stays open, for some servers begin late;
+// meanwhile its members are polled.
+func (k *keeper) overdue() {
+	due := k.envelopeDue()
+	if due.IsZero() || time.Now().Before(due) {
+		return
+	}
+	k.open.late = true
+	g := k.group
+	g.groups.mu.Lock()
+	g.fault, g.next = heldBack(), time.Time{}
+	f := g.fault
+	g.groups.mu.Unlock()
+	g.groups.o.Log.Warn("a stream is open and brings nothing; its mailboxes are polled", zap.Int("mailboxes", len(k.open.by)), zap.Error(f))
+}
+
+// heldBack is the fault of a stream that does not bring its first envelope.
+func heldBack() *fault.Error {
+	return &fault.Error{Op: "GetStreamingEvents", Code: "stream held back", Scope: fault.Group, Remedy: fault.Wait, Missed: true,
+		Text: "the stream is open and brings nothing, not even its first envelope: something before the server buffers it (with nginx: set " +
+			"proxy_buffering off)"}
 }
 
 // gather waits until nothing has changed for a while.
@@ -162,11 +198,14 @@ func (k *keeper) reopenWith(ctx context.Context, want map[string]*Member) {
 		}
 		return
 	}
-	r := &reading{group: g, stream: s, stop: stop, by: want, opened: time.Now(), reported: make(chan struct{}, 1), end: make(chan struct{})}
+	r := &reading{group: g, stream: s, stop: stop, by: want, as: o.as, opened: time.Now(), reported: make(chan struct{}, 1), end: make(chan struct{})}
 	r.last.Store(r.opened.UnixNano())
 	g.opened(r)
 	go r.run()
 	if was := k.open; was != nil {
+		if len(was.by) > 1 && len(was.refused) == 0 {
+			k.refused = 0
+		}
 		k.old.Go(func() { was.handOver(ctx) })
 	}
 	k.open = r
@@ -177,7 +216,6 @@ func (g *group) opened(r *reading) {
 	g.groups.o.Metrics.streams.Inc()
 	g.groups.open.Add(1)
 	g.groups.mu.Lock()
-	g.fault, g.next = nil, time.Time{}
 	for id, m := range r.by {
 		if g.has(m, id) {
 			m.stream = r
@@ -240,6 +278,9 @@ func (k *keeper) another(f *fault.Error, want map[string]*Member) bool {
 	k.tried++
 	k.group.broken(want)
 	k.reopen = time.Now().Add(firstRetry)
+	k.group.groups.mu.Lock()
+	k.group.fault, k.group.next = f, k.reopen
+	k.group.groups.mu.Unlock()
 	k.group.groups.o.Log.Info("a stream is tried as another mailbox", zap.Error(f))
 	return true
 }
@@ -256,13 +297,18 @@ func (k *keeper) replace() {
 
 // reports deals with errors about single subscriptions. The stream is opened anew soon, for the server does its work.
 func (k *keeper) reports(ctx context.Context) {
+	refused := false
 	for i, f := range k.open.takeReports() {
+		refused = refused || k.open.refusedOthers(f, time.Now())
 		if i == 0 {
 			k.open.spoilt = true
 			k.failed(time.Since(k.open.opened), f)
 			k.soon()
 		}
 		k.trouble(ctx, f, k.open.by)
+	}
+	if refused {
+		k.alone()
 	}
 }
 

@@ -9,6 +9,7 @@
 //	subscribe.go  keeps the members subscribed
 //	stream.go     keeps the stream open
 //	reading.go    reads one stream
+//	alone.go      a server that does not let mailboxes share a stream
 //
 // The order of rule 11: a mailbox is subscribed, its stream is opened, and then it is listed. The stream is opened with the members that
 // are subscribed, and opened anew with the others once they are. A member is listed when the first envelope has come, unless the stream

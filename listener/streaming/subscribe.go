@@ -151,7 +151,7 @@ func (g *group) subscribe(ctx context.Context, a attempt) {
 		g.leaving = append(g.leaving, departure{a.at, id})
 		return
 	}
-	m.subscription, m.subscribing, m.refusal = id, false, refusal{}
+	m.subscription, m.subscribed, m.subscribing, m.refusal = id, time.Now(), false, refusal{}
 	m.broken(time.Now())
 	if a.leads {
 		g.affinity = Affinity{Anchor: a.at.Primary, Cookie: cookie}

@@ -1,0 +1,86 @@
+package streaming
+
+// Servers that allow one impersonated mailbox on a stream, as gromox: they refuse the subscriptions of all the others.
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+const (
+	// fresh is how old a subscription may be at most whose refusal says something of the stream: an older one may have expired, or the
+	// server was restarted.
+	fresh = 2 * time.Minute
+	// maxRefused is how many streams in a row have all subscriptions refused but that of the mailbox that they were opened as, until each
+	// mailbox gets a stream of its own.
+	maxRefused = 2
+)
+
+// Sharing is whether the mailboxes of an exchange entry may share a stream; its accounts have one. The zero Sharing allows it.
+type Sharing struct{ refused atomic.Bool }
+
+// refusedOthers takes in an error about subscriptions of the stream, and says whether by now all fresh ones are refused but that of the
+// mailbox that it was opened as, which the server serves.
+func (r *reading) refusedOthers(f *fault.Error, now time.Time) bool {
+	if !f.Unsubscribed || len(r.by) < 2 {
+		return false
+	}
+	if r.refused == nil {
+		r.refused = map[string]struct{}{}
+	}
+	for _, id := range f.Subscriptions {
+		m := r.by[id]
+		if m == nil || m == r.as || now.Sub(m.subscribed) > fresh {
+			return false
+		}
+		r.refused[id] = struct{}{}
+	}
+	return len(r.refused) == len(r.by)-1
+}
+
+// alone counts a stream that was refused to all but one, and gives each mailbox of the account a stream of its own after the second.
+func (k *keeper) alone() {
+	k.refused++
+	gs := k.group.groups
+	if k.refused < maxRefused {
+		return
+	}
+	k.refused = 0
+	if !gs.o.Sharing.refused.Swap(true) {
+		gs.o.Log.Info("the server allows one mailbox on a stream; from now on each mailbox of this exchange entry has a stream of its own")
+	}
+	gs.split()
+}
+
+// size is how many members a group may have.
+func (g *Groups) size() int {
+	if g.o.Sharing.refused.Load() {
+		return 1
+	}
+	return g.o.Size
+}
+
+// split leaves each group its first member, and gives the others groups of their own.
+func (g *Groups) split() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var full []*group
+	for _, list := range g.groups {
+		full = append(full, list...)
+	}
+	for _, gr := range full {
+		members := gr.sorted()
+		for _, m := range members[min(1, len(members)):] {
+			delete(gr.members, m)
+			m.group = nil
+			m.joined++ // what is under way for it was for the old group
+			m.subscribing = false
+			m.unserved()
+			m.broken(time.Now())
+			g.join(m, m.at)
+		}
+		gr.changed()
+	}
+}
