@@ -45,7 +45,11 @@ func TestServersOfEveryKindLoseNothingAndRingNothingTwice(t *testing.T) {
 			"events come out of order":        func(inst *installation) { inst.fault("events_reordered", simulator.Fault{Seconds: 0.5}) },
 			"subscriptions are lost":          func(inst *installation) { inst.fault("subscriptions_lost", simulator.Fault{}) },
 			"the server restarts":             func(inst *installation) { inst.fault("server_restart", simulator.Fault{Seconds: 0.5}) },
-			"the service restarts":            func(inst *installation) { inst.stop(); inst.start() },
+			"the server is at its connection limit": func(inst *installation) {
+				inst.fault("connections_full", simulator.Fault{Seconds: 2})
+				inst.fault("server_restart", simulator.Fault{})
+			},
+			"the service restarts": func(inst *installation) { inst.stop(); inst.start() },
 			"the server restarts while the service is down": func(inst *installation) {
 				inst.stop()
 				inst.fault("server_restart", simulator.Fault{})
