@@ -86,7 +86,7 @@ var breakages = []Breakage{
 		evidence{peers: []fault.Peer{fault.APNs}, codes: []string{proxy.CodeCertificate, push.CodeHTTP2}, details: []fault.Detail{fault.UnknownIssuer, fault.OtherName, fault.Intercepted}}},
 	{"something between mailbell and APNs answers instead of APNs, or refuses", "a status without one of Apple's reasons",
 		"mailbell has to reach api.push.apple.com (or api.sandbox.push.apple.com), port 443 or 2197, without anything on the way that ends TLS. Or set proxy.url. Check url of the apns entry.",
-		evidence{peers: []fault.Peer{fault.APNs}, codes: []string{"HTTP 400", "HTTP 401", "HTTP 403", "HTTP 404", "HTTP 405", "HTTP 407", "HTTP 410", "HTTP 413", "HTTP 429", "HTTP 500", "HTTP 502", "HTTP 503", "HTTP 504", proxy.CodePlain, proxy.CodeTLS}}},
+		evidence{peers: []fault.Peer{fault.APNs}, codes: []string{"HTTP 200", "HTTP 301", "HTTP 302", "HTTP 307", "HTTP 400", "HTTP 401", "HTTP 403", "HTTP 404", "HTTP 405", "HTTP 407", "HTTP 410", "HTTP 413", "HTTP 429", "HTTP 500", "HTTP 502", "HTTP 503", "HTTP 504", "HTTP 511", proxy.CodePlain, proxy.CodeTLS}}},
 	{"APNs cannot be reached", "code connect, timeout, name or network, of APNs; topic_away",
 		"Let this machine out to api.push.apple.com (api.sandbox.push.apple.com), port 443 or 2197, or set proxy.url. Try it from here (curl -v https://api.push.apple.com). Compare apns url.",
 		evidence{peers: []fault.Peer{fault.APNs}, codes: []string{proxy.CodeConnect, proxy.CodeTimeout, proxy.CodeName, proxy.CodeNetwork}}},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/sideshow/apns2"
@@ -87,8 +88,7 @@ func (a *access) notConnected(err error) {
 	a.mu.Lock()
 	a.last = err
 	if a.open == 0 {
-		a.tellFail(err)
-		a.failure, a.tellFail = context.WithCancelCause(context.Background())
+		a.failLocked(err)
 	}
 	a.mu.Unlock()
 	if a.serves() {
@@ -96,15 +96,37 @@ func (a *access) notConnected(err error) {
 	}
 }
 
-func (a *access) disconnected(why string, answered bool) {
+func (a *access) disconnected(why string, said outcome.Reason, answered bool) {
 	a.gateway.metrics.connections.Dec()
-	a.gateway.log.Info("connection to APNs ended", a.credential.name(), zap.String("because", why), zap.Bool("answered", answered))
+	fields := []zap.Field{a.credential.name(), zap.String("because", why), zap.Bool("answered", answered)}
+	if said != "" {
+		fields = append(fields, zap.String("reason", string(said)))
+	}
+	a.gateway.log.Info("connection to APNs ended", fields...)
+	end := errSilent
+	if said != "" {
+		end = (&goneAway{reason: said}).fault()
+	}
+	isRefused := ruleFor(0, said).reaction == hold
 	a.mu.Lock()
 	a.open--
-	a.mu.Unlock()
-	if !answered && a.serves() {
-		a.gateway.cutOff(a.credential, errSilent)
+	if isRefused && a.open == 0 {
+		a.failLocked(end)
 	}
+	a.mu.Unlock()
+	switch {
+	case isRefused:
+		a.gateway.close(response{access: a, reason: said})
+	case !answered && a.serves():
+		a.gateway.cutOff(a.credential, end)
+	}
+}
+
+// failLocked ends the questions of those who wait for a connection that is not to be had.
+func (a *access) failLocked(err error) {
+	a.last = err
+	a.tellFail(err)
+	a.failure, a.tellFail = context.WithCancelCause(context.Background())
 }
 
 // nextFailure is a context that ends when a connection is not had, with the error as its cause, and why the last one was not.
@@ -122,7 +144,7 @@ func (a *access) ask(ctx context.Context, n *apns2.Notification) response {
 	failure, last := a.nextFailure()
 	defer context.AfterFunc(failure, cancel)() //nolint:contextcheck // a failed dial ends the question as well as the caller's ctx does
 	r := a.attempt(ctx, n, always)
-	if r.status == 0 && !r.written {
+	if r.isUnanswered() && !r.written {
 		r.err = cmp.Or(context.Cause(failure), last, r.err) //nolint:contextcheck // it holds the dial's error
 	}
 	return r
@@ -152,7 +174,7 @@ func (a *access) prove() {
 		wait := proving.Wait(failures, 0)
 		a.gateway.log.Error("a new credential does not work; the one before serves on", a.credential.name(), zap.Error(err),
 			zap.Duration("retry_in", wait))
-		if r.status != 0 && ruleFor(r.status, r.reason).reaction == renew {
+		if r.status != 0 && r.rule().reaction == renew {
 			a.credential.renew(r.bearer)
 		}
 		if !pause.For(a.life, wait) {

@@ -33,7 +33,7 @@ const (
 // rule is a line of the table.
 type rule struct {
 	status   int
-	reason   outcome.Reason // empty: whatever else comes with this status
+	reason   outcome.Reason // empty: another one, in Apple's form
 	reaction reaction
 	replace  bool // the connection is replaced: APNs leaves it unusable
 }
@@ -91,12 +91,16 @@ var rules = [...]rule{
 	{http.StatusServiceUnavailable, apns2.ReasonShutdown, again, true},
 }
 
-// unknown is the rule for any answer that has none in the table: it is not APNs' last word on the notification.
+// unknown is the rule for any answer that has none in the table, and for what answers in the place of APNs: without Apple's word it is
+// not Apple's last word. It settles no notification, removes no device, and says nothing of the credential.
 var unknown = rule{reaction: again, replace: true}
 
-// ruleFor returns the rule for an answer: by its reason, else by its status alone. APNs has given a reason another status before,
-// so a known reason counts also with one that it does not stand beside.
+// ruleFor returns the rule for an answer of APNs: by its reason, else by its status alone. APNs has given a reason another status
+// before, so a known reason counts also with one that it does not stand beside.
 func ruleFor(status int, reason outcome.Reason) rule {
+	if reason == "" && status != http.StatusOK {
+		return unknown
+	}
 	byStatus := unknown
 	for _, r := range rules {
 		switch {

@@ -1,13 +1,16 @@
 package push
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -104,13 +107,76 @@ func TestEachAnswerHasItsReaction(t *testing.T) {
 	}
 }
 
-func TestStatusIsKnownWhateverTheBodyIs(t *testing.T) {
-	for _, body := range []string{"", "<html>Bad Gateway</html>", `{"reason":`, `{"reason":7}`, `[]`, `{"reason":"Unregistered","timestamp":"soon"}`, strings.Repeat("x", 10_000)} {
-		t.Run(body[:min(len(body), 20)], func(t *testing.T) {
+// Something between here and APNs may answer in its place: an appliance that filters, a captive portal, a load balancer. Without
+// Apple's word it is not Apple's last word.
+func TestAnAnswerWithoutAReasonOfApplesSettlesNothing(t *testing.T) {
+	bodies := map[string]string{"nothing": "", "a page": "<html>Not Found</html>", "cut JSON": `{"reason":`, "a number": `{"reason":7}`, "a list": `[]`,
+		"no time": `{"reason":"Unregistered","timestamp":"soon"}`, "an empty reason": `{"reason":""}`, "other JSON": `{"error":"blocked"}`, "a lot": strings.Repeat("x", 10_000)}
+	for _, status := range []int{200, 302, 400, 401, 403, 404, 405, 407, 410, 413, 429, 500, 502, 503, 511} {
+		for name, body := range bodies {
+			if status == 200 && (body == "" || json.Valid([]byte(body)) && body[0] == '{' && !strings.Contains(body, "7") && !strings.Contains(body, "soon")) {
+				continue // an acceptance has no body; one that could be of APNs is taken for one
+			}
+			t.Run(fmt.Sprint(status, " ", name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := overMemory(t, func(a arrived) act {
+						if a.number > 3 {
+							return act{}
+						}
+						return act{status: status, body: body}
+					})
+					<-time.After(time.Minute) // after the enrolment
+					a := b.Push(t.Context(), alert(1, 1))
+					if a.Result != subscriptions.Accepted || a.Resent != 0 {
+						t.Errorf("got %+v", a)
+					}
+					requests, _, _, _ := b.apns.seen()
+					if sameIDs(t, requests); len(requests) != 4 {
+						t.Errorf("%d requests", len(requests))
+					}
+					if n := len(b.logs.FilterMessage("something answers in the place of APNs").All()); n != 1 {
+						t.Errorf("the log was told %d times", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestWhatAnswersInThePlaceOfAPNsForLongIsAnOutageAndNoFaultOfTheCredential(t *testing.T) {
+	for _, status := range []int{200, 403, 404, 410, 413} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := overMemory(t, func(arrived) act { return act{status: 404, body: body} })
-				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Status != 404 {
+				var through atomic.Bool
+				b := overMemory(t, func(arrived) act {
+					if through.Load() {
+						return act{}
+					}
+					return act{status: status, body: "<html>blocked</html>"}
+				})
+				a := b.Push(t.Context(), alert(1, 1))
+				if a.Result != subscriptions.NotBefore || a.Reason != outcome.TopicAway || a.Unknown {
 					t.Errorf("got %+v", a)
+				}
+				standing := b.Topics()[0]
+				if f := standing.Fault; f == nil || f.Code != fmt.Sprint("HTTP ", status) || f.Scope != fault.Server || !strings.Contains(f.Text, "in its place") {
+					t.Errorf("the topic stands as %+v", standing)
+				}
+				told := b.logs.FilterMessage("nothing can be sent").All()
+				if len(told) != 1 || told[0].ContextMap()["reason"] != "topic_away" || !strings.Contains(fmt.Sprint(told[0].ContextMap()), "in its place") {
+					t.Errorf("the log has %v", told)
+				}
+				if err := b.Probe(t.Context(), topic, production); fault.Of(err).Scope != fault.Server {
+					t.Errorf("a probe says %v", err)
+				}
+				got, err := b.Test(t.Context(), alert(1, 1))
+				if got.Result != subscriptions.NotBefore || got.Status != status || fault.Of(err).Remedy != fault.Wait {
+					t.Errorf("a test is answered %+v: %v", got, err)
+				}
+				through.Store(true)
+				<-time.After(2 * time.Minute) // past the next probe
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
+					t.Errorf("once the way is free: %+v", a)
 				}
 			})
 		})
@@ -136,14 +202,13 @@ func TestDeviceIsGoneOnlyIfItEnrolledBeforeItsTokenWas(t *testing.T) {
 		want     subscriptions.Result
 		why      outcome.Reason
 	}{
-		"found a second after":           {body: found(enrolled.Add(time.Second)), want: subscriptions.Gone, why: "Unregistered"},
-		"found a second before":          {body: found(enrolled.Add(-time.Second)), want: subscriptions.Refused, why: "stale_410"},
-		"found when it enrolled":         {body: found(enrolled), want: subscriptions.Refused, why: "stale_410"},
-		"found in the second before it":  {enrolled.Add(time.Second / 2), found(enrolled), subscriptions.Refused, "stale_410"},
-		"found in the second after it":   {enrolled.Add(time.Second / 2), found(enrolled.Add(900 * time.Millisecond)), subscriptions.Refused, "stale_410"},
-		"found in the next second":       {enrolled.Add(time.Second / 2), found(enrolled.Add(time.Second)), subscriptions.Gone, "Unregistered"},
-		"it is not said when":            {body: `{"reason":"ExpiredToken"}`, want: subscriptions.Refused, why: "stale_410"},
-		"nothing is said but the status": {want: subscriptions.Refused, why: "stale_410"},
+		"found a second after":          {body: found(enrolled.Add(time.Second)), want: subscriptions.Gone, why: "Unregistered"},
+		"found a second before":         {body: found(enrolled.Add(-time.Second)), want: subscriptions.Refused, why: "stale_410"},
+		"found when it enrolled":        {body: found(enrolled), want: subscriptions.Refused, why: "stale_410"},
+		"found in the second before it": {enrolled.Add(time.Second / 2), found(enrolled), subscriptions.Refused, "stale_410"},
+		"found in the second after it":  {enrolled.Add(time.Second / 2), found(enrolled.Add(900 * time.Millisecond)), subscriptions.Refused, "stale_410"},
+		"found in the next second":      {enrolled.Add(time.Second / 2), found(enrolled.Add(time.Second)), subscriptions.Gone, "Unregistered"},
+		"it is not said when":           {body: `{"reason":"ExpiredToken"}`, want: subscriptions.Refused, why: "stale_410"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

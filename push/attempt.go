@@ -51,16 +51,20 @@ func (a *access) attempt(ctx context.Context, n *apns2.Notification, allowed fun
 	answer, err := client.PushWithContext(ctx, n)
 	r := c.response
 	if r.status == 0 {
+		if said, ok := errors.AsType[*goneAway](r.err); ok && ruleFor(0, said.reason).reaction == hold {
+			r.reason = said.reason
+		}
 		if r.err == nil { // it never came to the carrier
 			r.reason, r.err = outcome.NotSendable, err
 		}
 		return r
 	}
-	if err == nil { // else the body was not of APNs, and the status has to do
+	if err == nil { // else the body was not of APNs
 		r.reason, r.gone = known(answer.Reason), answer.Timestamp.Time
 	}
+	r.foreign = err != nil || r.reason == "" && r.status != http.StatusOK
 	a.gateway.metrics.answered(r.status, r.reason)
-	if ruleFor(r.status, r.reason).replace {
+	if r.rule().replace {
 		c.connection.retire("replaced after " + string(r.why()))
 	}
 	return r

@@ -60,7 +60,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 		},
 		"a credential with its connections": func(_ *testing.T, b *bench) {
 			a := b.gateways[0].access.Load()
-			atOnce(a.connected, func() { a.notConnected(errClosed) }, func() { a.disconnected("cut", true) }, func() { a.nextFailure() })
+			atOnce(a.connected, func() { a.notConnected(errClosed) }, func() { a.disconnected("cut", "", true) }, func() { a.nextFailure() })
 		},
 		"a connection": func(t *testing.T, b *bench) {
 			c, err := b.gateways[0].access.Load().pool.dial(t.Context())

@@ -26,6 +26,7 @@ const (
 // connection is one connection to APNs and the turns on it.
 type connection struct {
 	cc      *http.ClientConn
+	heard   *overheard    // what APNs says when it ends the connection; nil: nobody listens
 	changed chan struct{} // holds one signal: a stream may have become free, or the connection ended
 	opened  chan struct{} // holds one signal: the turn given out has become a stream, or came back
 	retired chan struct{} // closed: no further turn

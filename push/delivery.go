@@ -160,9 +160,9 @@ func (d *delivery) attempt(held context.Context) response {
 	}
 	if r.status == 0 {
 		d.unknown = d.unknown || r.written
-		if held.Err() == nil && !r.isOurs() {
-			d.gateway.failed(r)
-		}
+	}
+	if r.isUnanswered() && held.Err() == nil && !r.isOurs() {
+		d.gateway.failed(r)
 	}
 	return r
 }
@@ -176,7 +176,7 @@ func (d *delivery) settle(r response) (answer subscriptions.Answer, settled bool
 		return d.notBefore(outcome.Unanswered, time.Now()), true
 	case errors.Is(r.err, subscriptions.ErrFollowed):
 		return d.notBefore(outcome.NotHeld, time.Now()), true
-	case r.status == 0:
+	case r.isUnanswered():
 		return subscriptions.Answer{}, false
 	}
 	d.status = r.status

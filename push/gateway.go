@@ -72,6 +72,7 @@ type gateway struct {
 	unreachable bool           // there is no connection, and the last one was not had or answered nothing
 	shut        outcome.Reason // why nothing is let in, TopicAway or Credentials; empty: open
 	recovered   chan struct{}  // closed when it answers again
+	toldForeign time.Time      // when the log was last told of an answer that was not of APNs
 }
 
 // enter lets a notification in, or says why not. One that was let in calls leave.
@@ -115,7 +116,24 @@ func (g *gateway) giveUp() (shut outcome.Reason) {
 // shutIfAwayLocked shuts a gateway that has not answered for long enough.
 func (g *gateway) shutIfAwayLocked() {
 	if !g.failing.IsZero() && time.Since(g.failing) > awayAfter {
-		g.shutLocked(outcome.TopicAway, outcome.TopicAway.Sentence())
+		var more []zap.Field
+		if g.last != nil {
+			more = append(more, zap.NamedError("answer", g.last))
+		}
+		g.shutLocked(outcome.TopicAway, outcome.TopicAway.Sentence(), more...)
+	}
+}
+
+// foreignAgain is how often the log is told of answers that are not of APNs.
+const foreignAgain = time.Minute
+
+// inItsPlace tells the log that something else answers. Others may get through all the while, so nothing else would tell.
+func (g *gateway) inItsPlace(r response) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now := time.Now(); g.toldForeign.IsZero() || now.Sub(g.toldForeign) >= foreignAgain {
+		g.toldForeign = now
+		g.log.Warn("something answers in the place of APNs", zap.Int("status", r.status), zap.Error(r.fault()))
 	}
 }
 
@@ -232,10 +250,10 @@ func (g *gateway) probe(ctx context.Context) {
 		}
 		r := g.attempt(ctx, probeOf(g.apps[0].topic), always)
 		g.told(r)
-		if r.status == 0 {
+		if r.isUnanswered() {
 			continue
 		}
-		does := ruleFor(r.status, r.reason).reaction
+		does := r.rule().reaction
 		switch {
 		case does.works():
 			g.worked()

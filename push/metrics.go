@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		http2Errors: f.NewCounterVec(prometheus.CounterOpts{Name: "mailbell_apns_http2_errors_total",
 			Help: "HTTP/2 errors on connections to APNs, refused streams among them."}, []string{"type"}),
 		resent: f.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total",
-			Help: "Alerts sent again without knowing whether APNs had accepted them before."}),
+			Help: "Alerts sent again without knowing whether APNs had accepted them before; what another process sent is not known, and not in it."}),
 		removals: f.NewCounter(prometheus.CounterOpts{Name: "mailbell_removals_held_total",
 			Help: "Devices that APNs called gone and that stay enrolled, because many failed alike."}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{Name: "mailbell_apns_push_seconds",

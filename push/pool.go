@@ -26,6 +26,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
 	"golang.org/x/net/http2"
@@ -79,7 +80,7 @@ type pool struct {
 type watcher interface {
 	connected()
 	notConnected(err error)
-	disconnected(why string, answered bool)
+	disconnected(why string, said outcome.Reason, answered bool)
 }
 
 // newPool makes a pool of connections to a URL of scheme https, with a client certificate unless that is nil. Its lines dial them
@@ -150,7 +151,7 @@ func (p *pool) line(ctx context.Context) {
 		p.watch.connected()
 		why := c.serve(ctx, p.turns)
 		answered := c.answered()
-		p.watch.disconnected(why, answered)
+		p.watch.disconnected(why, c.heard.said(), answered)
 		if answered {
 			failures = 0
 		}
@@ -172,11 +173,12 @@ func (p *pool) isWanted(ctx context.Context) bool {
 func (p *pool) dial(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	cc, err := proxy.ClientConn(ctx, p.transport, p.scheme, p.host)
-	if err != nil {
+	var o opener
+	if err := o.open(ctx, p.transport, p.scheme, p.host); err != nil {
 		return nil, proxy.Explain("connect to APNs", err).From(fault.APNs)
 	}
-	c := &connection{cc: cc, changed: make(chan struct{}, 1), opened: make(chan struct{}, 1), retired: make(chan struct{})}
+	cc := o.connected
+	c := &connection{cc: cc, heard: o.heard, changed: make(chan struct{}, 1), opened: make(chan struct{}, 1), retired: make(chan struct{})}
 	cc.SetStateHook(func(*http.ClientConn) { signal(c.changed) })
 	return c, nil
 }
@@ -224,9 +226,13 @@ func (p *pool) send(req *http.Request, payload []byte, allowed func() error) (
 			return answer, c, written, err
 		}
 		refused, leave := unprocessed(err)
-		if written && !refused {
+		said := c.heard.said()
+		if written && !refused || ruleFor(0, said).reaction == hold {
 			c.retire(endOf(err))
-			return nil, c, true, err
+			if said != "" {
+				err = &goneAway{said, err}
+			}
+			return nil, c, written && !refused, err
 		}
 		if leave || !written {
 			c.retire(endOf(err))

@@ -25,6 +25,9 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 	case does == again || does == keepToken:
 		d.gateway.failed(r)
 	}
+	if r.foreign {
+		d.gateway.inItsPlace(r)
+	}
 	switch does {
 	case accept:
 		return d.accepted(), true
@@ -51,7 +54,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 
 // reactionTo is what an answer asks for, where that was not done in vain already.
 func (d *delivery) reactionTo(r response) reaction {
-	does := ruleFor(r.status, r.reason).reaction
+	does := r.rule().reaction
 	switch {
 	case does == reconnect && d.reconnected:
 		return hold

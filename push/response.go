@@ -18,7 +18,8 @@ import (
 // response is what an attempt came to: the answer of APNs, or why there is none.
 type response struct {
 	status     int            // 0: no answer came
-	reason     outcome.Reason // of APNs; empty where it gave none. Without an answer: NotSendable where no request could be made
+	reason     outcome.Reason // of APNs; empty where it gave none. Without an answer: that of a GOAWAY, or NotSendable where no request could be made
+	foreign    bool           // the answer is not in Apple's form: something between here and APNs answered in its place
 	gone       time.Time      // of a 410: when APNs last found the token to be gone
 	retryAfter time.Duration
 	err        error // why no answer came
@@ -28,8 +29,19 @@ type response struct {
 	written bool    // it left: where no answer came, APNs may have accepted it all the same
 }
 
+// isUnanswered says that nothing is known but err.
+func (r response) isUnanswered() bool { return r.status == 0 && r.reason == "" }
+
 // isOurs says that an attempt was not begun because of mailbell itself, so nothing is known of APNs.
 func (r response) isOurs() bool { return errors.Is(r.err, errMayNot) || errors.Is(r.err, errNotHeld) }
+
+// rule is what the response asks for.
+func (r response) rule() rule {
+	if r.foreign {
+		return unknown
+	}
+	return ruleFor(r.status, r.reason)
+}
 
 // why is the reason of an answer that is no acceptance; there is always one.
 func (r response) why() outcome.Reason { return cmp.Or(r.reason, outcome.Other) }
@@ -39,22 +51,31 @@ func (r response) why() outcome.Reason { return cmp.Or(r.reason, outcome.Other) 
 func (r response) fault() error {
 	const op = "APNs"
 	switch {
-	case r.status == http.StatusOK:
+	case r.status == http.StatusOK && !r.foreign:
 		return nil
 	case errors.Is(r.err, errClosed):
 		return &fault.Error{Op: op, Code: "closed", Scope: fault.Server, Remedy: fault.Wait, Text: "mailbell is stopping"}
 	case r.reason == outcome.NotSendable:
 		return &fault.Error{Op: op, Code: string(r.reason), Scope: fault.Message, Remedy: fault.GiveUp, Text: r.reason.Sentence()}
-	case r.status == 0:
+	case r.isUnanswered():
+		if said, ok := errors.AsType[*goneAway](r.err); ok {
+			return said.fault()
+		}
 		return proxy.Explain(op, r.err).From(fault.APNs)
 	}
-	code := string(r.reason)
+	code, text := string(r.reason), r.why().Sentence()
 	if r.why() == outcome.Other {
 		code = "HTTP " + strconv.Itoa(r.status)
 	}
-	scope, remedy := ruleFor(r.status, r.reason).reaction.fault()
-	return &fault.Error{Op: op, Code: code, Text: r.why().Sentence(), Scope: scope, Remedy: remedy, Evidence: fault.Evidence{Peer: fault.APNs, Status: r.status}}
+	if r.foreign {
+		text = inItsPlace
+	}
+	scope, remedy := r.rule().reaction.fault()
+	return &fault.Error{Op: op, Code: code, Text: text, Scope: scope, Remedy: remedy, Evidence: fault.Evidence{Peer: fault.APNs, Status: r.status}}
 }
+
+// inItsPlace explains an answer that is not in Apple's form.
+const inItsPlace = "something between here and APNs answers in its place: the answer has none of Apple's reasons. It is tried again"
 
 // refusal is what a response to a probe says against the credential, or the way to APNs; nil: the answer that shows that both are
 // good, which is BadDeviceToken.

@@ -52,6 +52,7 @@ type act struct {
 	breakOff   bool          // after the status, the stream is reset
 	endless    bool          // the body never ends
 	goAway     bool          // after the answer, with this stream as the last
+	farewell   string        // instead of an answer: a GOAWAY that says so and has looked at nothing, and the end of the connection
 	limit      uint32        // instead of 1000 or 1
 	reset      http2.ErrCode // the stream is reset instead
 }
@@ -76,6 +77,7 @@ type standIn struct {
 	down        bool   // dials fail
 	downHost    string // dials to it fail
 	slams       bool   // connections are accepted and closed
+	farewell    string // connections are accepted, told a GOAWAY with this debug data, and closed
 	deaf        bool   // bytes go nowhere: neither answers nor pings
 	serving     sync.WaitGroup
 }
@@ -274,6 +276,13 @@ func (p *peer) serve() {
 	if p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: p.limit}) != nil {
 		return
 	}
+	p.mu.Lock()
+	farewell := p.farewell
+	p.mu.Unlock()
+	if farewell != "" {
+		p.bid(farewell)
+		return
+	}
 	for {
 		f, err := p.framer.ReadFrame()
 		if err != nil {
@@ -283,6 +292,12 @@ func (p *peer) serve() {
 			return
 		}
 	}
+}
+
+// bid says farewell. What it says is read before the connection is seen to end, as it is over a network.
+func (p *peer) bid(farewell string) {
+	_ = p.framer.WriteGoAway(0, http2.ErrCodeNo, []byte(farewell))
+	<-time.After(10 * time.Millisecond)
 }
 
 func (p *peer) frame(f http2.Frame) bool {
@@ -353,6 +368,9 @@ func (p *peer) complete(a arrived) bool {
 
 func (p *peer) answer(a arrived, do act) bool {
 	switch {
+	case do.farewell != "":
+		p.bid(do.farewell)
+		return false
 	case do.cut:
 		if c, ok := p.conn.(*net.TCPConn); ok && do.abort {
 			c.SetLinger(0)

@@ -56,10 +56,12 @@ func (s *Sender) test(ctx context.Context, n subscriptions.Notification) (subscr
 // testAnswer is a response to somebody who tries once and acts on nothing.
 func (r response) testAnswer() subscriptions.Answer {
 	switch {
+	case r.foreign || r.isUnanswered():
+		a := notBefore(outcome.Unanswered, time.Now())
+		a.Status = r.status
+		return a
 	case r.status == http.StatusOK:
 		return subscriptions.Answer{Result: subscriptions.Accepted, Status: r.status}
-	case r.status == 0 && r.reason == "":
-		return notBefore(outcome.Unanswered, time.Now())
 	}
 	return subscriptions.Answer{Result: subscriptions.Refused, Reason: r.why(), Status: r.status}
 }
@@ -84,7 +86,7 @@ func (s *Sender) ask(ctx context.Context, g *gateway, n *apns2.Notification) res
 	defer context.AfterFunc(s.life, cancel)() //nolint:contextcheck // the sender's life bounds the question as well as the caller's ctx does
 	a := g.access.Load()
 	r := a.ask(ctx, n)
-	does := ruleFor(r.status, r.reason).reaction
+	does := r.rule().reaction
 	if does == reconnect || does == renew && a.credential.renew(r.bearer) || errors.Is(r.err, errLeft) {
 		r = g.access.Load().ask(ctx, n)
 	}

@@ -63,7 +63,7 @@ func TestARefusedTestMovesNothing(t *testing.T) {
 		{410, "Unregistered", "refused Unregistered: Unregistered"},
 		{429, "TooManyRequests", "refused TooManyRequests: TooManyRequests"},
 		{403, "InvalidProviderToken", "refused InvalidProviderToken: InvalidProviderToken"},
-		{403, "", "refused other: HTTP 403"},
+		{403, "", "not_before unanswered: HTTP 403"},
 		{503, "ServiceUnavailable", "refused ServiceUnavailable: ServiceUnavailable"},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestProbeTellsWhetherTheCredentialIsTaken(t *testing.T) {
 		{"the same by its other name", refusing(403, "BadEnvironmentKeyIdInToken"), "BadEnvironmentKeyIdInToken", fault.Account},
 		{"a certificate of the other environment", refusing(403, "BadCertificateEnvironment"), "BadCertificateEnvironment", fault.Account},
 		{"a topic of somebody else", refusing(400, "TopicDisallowed"), "TopicDisallowed", fault.Message},
-		{"a proxy in its place", act{status: 403, body: "<html>"}, "HTTP 403", fault.Account},
+		{"a proxy in its place", act{status: 403, body: "<html>"}, "HTTP 403", fault.Server},
 		{"an APNs that has a fault", refusing(500, "InternalServerError"), "InternalServerError", fault.Server},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -48,7 +48,7 @@ var table = [...]Row{
 	{RemovalHeld, true, "APNs declared the device gone, and many others within the same ten minutes. A wrong topic or environment is likelier, so the device stays enrolled."},
 	{Stale, true, "APNs declared the token gone as of a time before the device last enrolled with it, so the device stays enrolled."},
 	{NotSendable, true, "mailbell could not make a request to APNs for this alert. This is a defect of mailbell: please report it."},
-	{Other, true, "APNs, or a proxy in front of it, gave an answer that Apple does not document."},
+	{Other, true, "APNs, or a proxy in front of it, gave a reason that Apple does not document."},
 
 	// The device is behind, and catches up.
 	{Enrolled, false, "The device was being enrolled, or catching up, while the alerts for this message were sent."},

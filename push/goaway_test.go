@@ -1,0 +1,190 @@
+package push
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/subscriptions"
+	"golang.org/x/net/http2"
+)
+
+const wrongEnvironment = `{"reason":"BadCertificateEnvironment"}`
+
+// APNs tells a certificate of the other environment so when the connection stands, before or after the first request.
+func TestWhatAPNsSaysOfTheCredentialWhenItEndsAConnectionHoldsIt(t *testing.T) {
+	for name, set := range map[string]func(*standIn){
+		"at once": func(s *standIn) { s.farewell = wrongEnvironment },
+		"when it is asked": func(s *standIn) {
+			s.decide = func(arrived) act { return act{farewell: wrongEnvironment} }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, nil, withCertificate(clientCertificate(t, 1, time.Now().AddDate(1, 0, 0))))
+				b.apns.set(set)
+				a := b.Push(t.Context(), alert(1, 1))
+				if a.Result != subscriptions.NotBefore || a.Reason != outcome.Credentials || a.Unknown || !a.Next.IsZero() {
+					t.Errorf("got %+v", a)
+				}
+				synctest.Wait()
+				if b.Ready(topic, production) {
+					t.Error("the topic is open")
+				}
+				f := b.Topics()[0].Fault
+				if f == nil || f.Code != "BadCertificateEnvironment" || f.Scope != fault.Account || f.Remedy != fault.Fix || f.Peer != fault.APNs {
+					t.Errorf("the topic stands as %+v", f)
+				}
+				told := b.logs.FilterMessage("nothing can be sent").All()
+				if len(told) != 1 || told[0].ContextMap()["reason"] != "credentials" || told[0].ContextMap()["answer"] != "BadCertificateEnvironment" {
+					t.Errorf("the log has %v", told)
+				}
+				if ended := b.logs.FilterMessage("connection to APNs ended").All(); len(ended) == 0 || ended[0].ContextMap()["reason"] != "BadCertificateEnvironment" {
+					t.Errorf("the log has %v", ended)
+				}
+				began := time.Now()
+				if err := b.Probe(t.Context(), topic, production); fault.Of(err).Code != "BadCertificateEnvironment" {
+					t.Errorf("a probe says %v", err)
+				}
+				if _, err := b.Test(t.Context(), alert(1, 1)); fault.Of(err).Code != "BadCertificateEnvironment" {
+					t.Errorf("a test says %v", err)
+				}
+				if took := time.Since(began); took > 2*askTimeout {
+					t.Errorf("they took %v", took)
+				}
+				b.apns.set(func(s *standIn) { s.farewell, s.decide = "", func(arrived) act { return act{} } })
+				<-time.After(3 * time.Minute) // past the next probe
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted {
+					t.Errorf("once APNs accepts the certificate: %+v", a)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatAPNsSaysOfItselfWhenItEndsAConnectionIsToldAndHoldsNothing(t *testing.T) {
+	for said, want := range map[string]string{
+		`{"reason":"Shutdown"}`:         "Shutdown",
+		`{"reason":"Lunch on Friday?"}`: "other",
+		`{"reason":7}`:                  "",
+		`Lunch on Friday?`:              "",
+	} {
+		t.Run(said, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(a arrived) act {
+					if a.number == 1 {
+						return act{farewell: said}
+					}
+					return act{}
+				})
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Resent != 0 {
+					t.Errorf("got %+v", a)
+				}
+				synctest.Wait()
+				ended := b.logs.FilterMessage("connection to APNs ended").All()
+				if len(ended) != 1 {
+					t.Fatalf("the log has %v", ended)
+				}
+				if got, _ := ended[0].ContextMap()["reason"].(string); got != want {
+					t.Errorf("the log has %q, want %q", got, want)
+				}
+				for _, e := range b.logs.All() {
+					if strings.Contains(fmt.Sprint(e.Message, e.ContextMap()), "Lunch") {
+						t.Errorf("the log has %v", e)
+					}
+				}
+			})
+		})
+	}
+}
+
+// An APNs that is shutting down is no firewall: the topic says what APNs said.
+func TestAnAPNsThatSaysWhyItIsAwayIsNotCalledUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		b.apns.set(func(s *standIn) { s.farewell = `{"reason":"Shutdown"}` })
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.NotBefore || a.Reason != outcome.TopicAway {
+			t.Errorf("got %+v", a)
+		}
+		if f := b.Topics()[0].Fault; f == nil || f.Code != "Shutdown" || f.Scope != fault.Server || f.Remedy != fault.Wait {
+			t.Errorf("the topic stands as %+v", f)
+		}
+	})
+}
+
+// What has begun on a connection that APNs ends may have been accepted, whatever APNs says.
+func TestAnAlertOnAConnectionThatIsEndedForItsCredentialMayHaveBeenAccepted(t *testing.T) {
+	err := &goneAway{"BadCertificate", errors.New("cut")}
+	r := response{reason: err.reason, err: err, written: true}
+	if r.isUnanswered() || r.rule().reaction != hold || fault.Of(r.fault()).Code != "BadCertificate" {
+		t.Errorf("%+v: %v", r, r.fault())
+	}
+	if got := fault.Of((&goneAway{reason: outcome.Other}).fault()); got.Code != "GOAWAY" || got.Scope != fault.Server {
+		t.Errorf("%+v", got)
+	}
+}
+
+// frames is a connection's worth of frames with a GOAWAY among them.
+func frames(t testing.TB, debug string) []byte {
+	t.Helper()
+	var all bytes.Buffer
+	f := http2.NewFramer(&all, nil)
+	for _, err := range []error{f.WriteSettings(), f.WriteSettingsAck(), f.WriteData(1, true, []byte(strings.Repeat("\x00\x00\x09\x07", 300))),
+		f.WritePing(true, [8]byte{7, 7, 7}), f.WriteGoAway(1, http2.ErrCodeNo, []byte(debug)), f.WriteData(3, true, nil)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all.Bytes()
+}
+
+func TestAGoAwayIsFoundHoweverItsBytesCome(t *testing.T) {
+	all := frames(t, wrongEnvironment)
+	for step := 1; step <= len(all); step++ {
+		var f farewells
+		var got []string
+		for rest := all; len(rest) > 0; rest = rest[min(step, len(rest)):] {
+			f.read(rest[:min(step, len(rest))], func(debug []byte) { got = append(got, string(debug)) })
+		}
+		if len(got) != 1 || got[0] != wrongEnvironment {
+			t.Fatalf("by %d bytes: %q", step, got)
+		}
+	}
+}
+
+func TestOfAGoAwayNoMoreIsKeptThanItsBound(t *testing.T) {
+	var f farewells
+	f.read(frames(t, strings.Repeat("x", 10_000)), func(debug []byte) {
+		if len(debug) != maxGoAway-goAwayFixed || maxGoAway != 512 {
+			t.Errorf("%d bytes", len(debug))
+		}
+	})
+	if cap(f.payload) > 2*maxGoAway {
+		t.Errorf("%d bytes are kept", cap(f.payload))
+	}
+}
+
+func FuzzWhatAPNsSaysWhenItEndsAConnection(f *testing.F) {
+	f.Add(frames(f, wrongEnvironment), 7)
+	f.Add(frames(f, `{"reason":7}`), 1)
+	f.Add([]byte{0xff, 0xff, 0xff, 7, 0, 0, 0, 0, 0, 1, 2, 3}, 2)
+	f.Fuzz(func(t *testing.T, all []byte, step int) {
+		step = max(step, 1)
+		var o overheard
+		for rest := all; len(rest) > 0; rest = rest[min(step, len(rest)):] {
+			o.farewells.read(rest[:min(step, len(rest))], o.note)
+			if len(o.farewells.payload) > maxGoAway || len(o.farewells.header) > frameHeader {
+				t.Fatalf("%d and %d bytes are kept", len(o.farewells.payload), len(o.farewells.header))
+			}
+		}
+		if said := o.said(); said != "" && said != outcome.Other && !said.Known() {
+			t.Errorf("a peer said %q", said)
+		}
+	})
+}
