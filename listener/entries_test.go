@@ -770,17 +770,21 @@ func TestARenamedUserIsImpersonatedByTheNewNameAndKeepsTheMailbox(t *testing.T) 
 	})
 }
 
-// Where Autodiscover does not know one of its addresses any more, it is asked for the others.
-func TestEveryAddressOfAMailboxIsTried(t *testing.T) {
+// Where a mailbox is not known under one of the addresses that its devices were enrolled with any more, it is asked for by the others.
+func TestEveryEnrolledAddressOfAMailboxIsTried(t *testing.T) {
 	const other = "a.smith@contoso.example"
 	inScene(t, func(s *scene) {
+		f := &finder{url: hqURL, primary: map[string]string{other: alice}, homes: map[string]bool{alice: true, other: true}}
 		hq, cloud := s.hybrid(alice)
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", f }
 		s.start()
 		s.enrol("a", alice)
+		s.enrol("b", other)
 		s.pass(time.Minute)
-		if _, _, err := s.book.Name(s.t.Context(), s.book.Mailbox(alice), other); err != nil {
-			t.Fatal(err)
+		if s.book.Mailbox(alice) != s.book.Mailbox(other) {
+			t.Fatal("not joined")
 		}
+		f.set(func() { f.homes = map[string]bool{} })
 		hq.move(alice, cloud)
 		cloud.set(func() {
 			cloud.homes = map[string]bool{other: true}
@@ -794,6 +798,7 @@ func TestEveryAddressOfAMailboxIsTried(t *testing.T) {
 			t.Errorf("it is impersonated as %s", p)
 		}
 		s.accepted(1, "a", m)
+		s.accepted(1, "b", m)
 	})
 }
 
@@ -811,7 +816,10 @@ func TestAutodiscoverIsAskedForTheDomainsOfItsEntryOnly(t *testing.T) {
 		s.entry = func(e *Entry) { e.URL = ""; e.Accounts[0].Finder = d }
 		s.start()
 		s.enrol("a", alice)
-		if _, _, err := s.book.Name(s.t.Context(), s.book.Mailbox(alice), "alice@fabrikam.example"); err != nil {
+		told := func(d *subscriptions.Draft) {
+			d.Location = mail.Location{Entry: "hq", Primary: "alice@fabrikam.example", Found: time.Now()}
+		}
+		if err := s.book.Mailbox(alice).Update(s.t.Context(), told); err != nil {
 			t.Fatal(err)
 		}
 		s.pass(3 * time.Hour)

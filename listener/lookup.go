@@ -48,8 +48,10 @@ func pin(entries []*entry, name string) []*entry {
 type search struct {
 	covering  []*entry      // what covers it
 	entries   []*entry      // what is asked of these, in their order: all, or the one that it is pinned to
-	addresses []string      // that it is known under, the primary one first
+	addresses []string      // that its devices were enrolled with
 	known     mail.Location // where it was found last; zero: it is to be found anew
+	told      string        // the primary address that an entry has told last; empty: none has
+	toldBy    string        // that entry
 	account   string        // the listener account that it had
 	anyway    bool          // a person asks: an account that is blocked is asked all the same
 }
@@ -59,6 +61,7 @@ type answered struct {
 	entry      *entry // that has it
 	at         mail.Location
 	err        *fault.Error // nil: it was found
+	other      string       // the primary address that was told and does not count; empty: none
 	outOfScope bool         // it is on a server whose mailboxes the entry is not to listen to
 }
 
@@ -71,12 +74,10 @@ func (l *Listener) search(box *subscriptions.Mailbox) search {
 	for _, d := range box.Devices() {
 		enrolled, pinned = append(enrolled, d.Mailbox), cmp.Or(pinned, d.Exchange)
 	}
-	s := search{covering: l.covering(enrolled...), known: r.Location, account: r.Account}
+	s := search{covering: l.covering(enrolled...), addresses: []string{r.Addresses[0]}, known: r.Location, account: r.Account}
 	s.entries = pin(s.covering, pinned)
-	if r.Location.Primary != "" {
-		s.addresses = append(s.addresses, r.Location.Primary)
-	}
-	for _, a := range r.Addresses {
+	s.told, s.toldBy = r.Location.Primary, r.Location.Entry
+	for _, a := range enrolled {
 		if !slices.Contains(s.addresses, a) {
 			s.addresses = append(s.addresses, a)
 		}
@@ -84,17 +85,32 @@ func (l *Listener) search(box *subscriptions.Mailbox) search {
 	return s
 }
 
+// of returns the addresses that an entry is asked for: those that devices were enrolled with, and the one that the entry itself has told.
+// What one entry tells is nothing that another is asked for: it could be anybody's there.
+func (s *search) of(e *entry) []string {
+	if e.Name != s.toldBy || !e.covers(s.told) || slices.Contains(s.addresses, s.told) {
+		return s.addresses
+	}
+	return append(slices.Clone(s.addresses), s.told)
+}
+
+// counts reports whether the primary address of a location is one that its entry may tell: that of one of its own mail domains, or one that a
+// device was enrolled with.
+func (s *search) counts(e *entry, primary string) bool {
+	return e.covers(primary) || slices.Contains(s.addresses, primary)
+}
+
 // asks says whether a mailbox has to be asked for: elsewhere the configuration alone says where it lives.
 func (s *search) asks() bool {
-	return len(s.covering) > 1 || len(s.addresses) > 1 || slices.ContainsFunc(s.entries, func(e *entry) bool {
-		return e.URL == "" || len(e.MailboxServers) > 0
+	return len(s.covering) > 1 || slices.ContainsFunc(s.entries, func(e *entry) bool {
+		return e.URL == "" || len(e.MailboxServers) > 0 || len(s.of(e)) > 1
 	})
 }
 
 // home is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
 func (s *search) home() *entry {
 	for _, e := range s.entries {
-		if e.Name == s.known.Entry && (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && !s.known.Found.IsZero() {
+		if e.Name == s.known.Entry && (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) && !s.known.Found.IsZero() {
 			return e
 		}
 	}
@@ -110,10 +126,16 @@ func (s *search) settled() (answered, bool) {
 	if e := s.entries[0]; !s.asks() {
 		return answered{entry: e, at: mail.Location{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}}, true
 	}
-	if home := s.home(); home != nil && time.Since(s.known.Found) < locationAge {
+	if home := s.home(); home != nil && s.fresh() {
 		return answered{entry: home, at: s.known}, true
 	}
 	return answered{}, false
+}
+
+// fresh reports whether the mailbox was found not long ago. A time to come is nobody's who has looked.
+func (s *search) fresh() bool {
+	age := time.Since(s.known.Found)
+	return 0 <= age && age < locationAge
 }
 
 // run returns the first entry that has the mailbox, and its location there. "Not here" (fault.Error.Elsewhere) has the next one asked; any
@@ -172,7 +194,7 @@ func (s *search) ask(ctx context.Context, e *entry) answered {
 	first := answered{err: &fault.Error{Op: "location", Code: codeNotCovered, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true,
 		Text: "the mailbox is known under addresses of other domains only"}}
 	asked := false
-	for _, address := range s.addresses {
+	for _, address := range s.of(e) {
 		if e.URL == "" && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
 			continue
 		}
@@ -204,8 +226,13 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 		}
 	}
 	at.Entry = e.Name
+	other := ""
+	if at.Primary != address && !e.covers(at.Primary) {
+		other = at.Primary
+		at.Primary, at.How = address, at.How+", which calls it "+other+": no address of this entry's domains, so that it does not count"
+	}
 	if e.URL == "" && len(e.MailboxServers) == 0 {
-		return answered{entry: e, at: at}
+		return answered{entry: e, at: at, other: other}
 	}
 	if err := a.calls.allowed(address); err != nil && !anyway {
 		return answered{err: fault.Of(err)}
@@ -220,7 +247,7 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 			Text:      fmt.Sprintf("the mailbox is on the server %s, which is not among the mailbox_servers of %s", at.Server, e.Name),
 			Elsewhere: true}}
 	}
-	return answered{entry: e, at: at}
+	return answered{entry: e, at: at, other: other}
 }
 
 // Route is where a mailbox would be listened to.

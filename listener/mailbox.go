@@ -193,6 +193,7 @@ func (m *mailbox) begin() (k *link, closed bool) {
 func (m *mailbox) giveUp(ctx context.Context, k *link) {
 	m.work.Detach()
 	k.member.Leave()
+	m.l.o.Book.Forget(m.box)
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 		d.Location.Found, d.Subscription = time.Time{}, ""
 	})
@@ -215,16 +216,18 @@ func (m *mailbox) find(ctx context.Context) answered {
 	if a == nil {
 		return answered{entry: found.entry, err: found.entry.full()}
 	}
-	if found.at.Primary != m.address() {
-		same, joined, err := m.l.o.Book.Name(ctx, m.box, found.at.Primary)
-		if err != nil {
-			return answered{err: fault.Of(err)}
-		}
-		if joined { // another address of a mailbox that is followed already: its devices have gone over
-			m.l.unfollow(m.box)
-			m.l.arrived(same)
-			return found
-		}
+	if found.other != "" && m.box.Record().Location.How != found.at.How { // once, and not with each look-up
+		m.l.log.Warn("a primary address does not count, since it is in none of the domains of the exchange entry that tells it", zap.String("mailbox", m.address()),
+			zap.String("exchange", found.entry.Name), zap.String("primary", found.other), zap.String("instead", found.at.Primary))
+	}
+	same, joined, err := m.l.o.Book.Name(ctx, m.box, found.entry.Name, found.at.Primary)
+	if err != nil {
+		return answered{err: fault.Of(err)}
+	}
+	if joined { // another address of a mailbox that is followed already: its devices have gone over
+		m.l.unfollow(m.box)
+		m.l.arrived(same)
+		return found
 	}
 	if err := m.settle(ctx, a, found.at); err != nil {
 		return answered{err: fault.Of(err)}

@@ -637,8 +637,10 @@ func (e *exchange) looked() int {
 type finder struct {
 	mu      sync.Mutex
 	primary map[string]string
+	homes   map[string]bool // who is known; nil: everybody
 	url     string
 	asked   int
+	names   []string // who was asked for
 }
 
 // set changes what it knows.
@@ -652,6 +654,10 @@ func (f *finder) Find(_ context.Context, address string) (mail.Location, error) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked++
+	f.names = append(f.names, address)
+	if f.homes != nil && !f.homes[address] {
+		return mail.Location{}, &fault.Error{Op: "Autodiscover", Code: "InvalidUser", Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
+	}
 	p := mail.Location{Entry: "hq", URL: f.url, Primary: address, Found: time.Now()}
 	if f.primary[address] != "" {
 		p.Primary = f.primary[address]

@@ -114,7 +114,7 @@ func (r *rooms) Advise(s subscriptions.Standing) check.Breakage {
 }
 
 func (d *desk) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
-	m := d.book.Mailbox(address)
+	m := d.book.Known(address)
 	if m == nil {
 		return subscriptions.Status{}, nil, false
 	}

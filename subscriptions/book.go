@@ -28,18 +28,20 @@ type Book struct {
 	enrolling turn        // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
 	mu        sync.RWMutex
 	devices   map[string]*Device
-	boxes     map[string]*Mailbox // by record id
-	addresses map[string]*Mailbox
-	unsureIDs map[string]string // by address: see recordID
-	sorted    []string          // device ids in order; nil after a change
+	boxes     map[string]*Mailbox   // by record id
+	addresses map[string]*Mailbox   // by the addresses that devices were enrolled with
+	primaries map[string][]*Mailbox // by the primary address, which a server has told: see identity
+	unsureIDs map[string]string     // by address: see recordID
+	sorted    []string              // device ids in order; nil after a change
 }
 
 // Mailbox is one mailbox of the book.
 type Mailbox struct {
-	book    *Book
-	writing turn // one change at a time, held over its write
-	gone    bool // guarded by writing: the last device was removed
-	now     atomic.Pointer[standing]
+	book     *Book
+	writing  turn     // one change at a time, held over its write
+	gone     bool     // guarded by writing: the last device was removed
+	identity identity // guarded by Book.mu; zero: none is known
+	now      atomic.Pointer[standing]
 }
 
 // standing is what a mailbox shows to readers: never changed, only replaced.
@@ -57,7 +59,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	b := &Book{store: store, enrolling: newTurn(), secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}, unsureIDs: map[string]string{}}
+	b := &Book{store: store, enrolling: newTurn(), secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{}}
 	devices := map[string][]*Device{}
 	for _, d := range all.Devices {
 		b.devices[d.ID] = d
@@ -67,7 +69,9 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 		if len(devices[r.ID]) == 0 && r.Dies.IsZero() {
 			continue // cannot be while record and devices are written as one; nobody would be alerted
 		}
-		b.show(&Mailbox{book: b, writing: newTurn()}, r, devices[r.ID])
+		m := &Mailbox{book: b, writing: newTurn()}
+		b.show(m, r, devices[r.ID])
+		b.recognise(m)
 		delete(devices, r.ID)
 	}
 	for id := range devices {
@@ -83,8 +87,9 @@ func (b *Book) show(m *Mailbox, r *Record, devices []*Device) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.boxes[r.ID] = m
-	for _, a := range r.Addresses {
-		b.addresses[a] = m
+	b.addresses[r.Addresses[0]] = m
+	for _, d := range devices {
+		b.addresses[d.Mailbox] = m
 	}
 }
 
@@ -118,7 +123,7 @@ func (b *Book) Devices(mailbox, after string, limit int) (list []Device, next st
 	var ids []string
 	if mailbox == "" {
 		ids = b.ids()
-	} else if m := b.Mailbox(mailbox); m != nil {
+	} else if m := b.Known(mailbox); m != nil {
 		for _, d := range m.Devices() {
 			ids = append(ids, d.ID)
 		}
@@ -151,7 +156,7 @@ func (b *Book) ids() []string {
 	return b.sorted // replaced as a whole, never changed
 }
 
-// Mailbox returns the mailbox of an address; nil where no device is enrolled for it.
+// Mailbox returns the mailbox of an address that a device was enrolled with; nil where there is none, or it has no device.
 func (b *Book) Mailbox(address string) *Mailbox {
 	m := b.at(address)
 	if m == nil || len(m.Devices()) == 0 {
@@ -457,6 +462,7 @@ func (b *Book) bury(ctx context.Context, m *Mailbox, now time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.boxes, r.ID)
+	b.disown(m)
 	for _, a := range r.Addresses {
 		if b.addresses[a] == m {
 			delete(b.addresses, a)
@@ -491,67 +497,4 @@ func (b *Book) unsure(address, id string) {
 	if b.boxes[id] == nil && len(b.unsureIDs) < maxUnsure {
 		b.unsureIDs[address] = id
 	}
-}
-
-// Name says that the mailbox has this primary address, as Autodiscover reports it. Where another mailbox of the book has it
-// already, the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true.
-func (b *Book) Name(ctx context.Context, m *Mailbox, primary string) (same *Mailbox, joined bool, err error) {
-	if err := b.enrolling.take(ctx); err != nil {
-		return nil, false, err
-	}
-	defer b.enrolling.giveBack()
-	other := b.at(primary)
-	switch {
-	case len(m.Devices()) == 0:
-		return nil, false, ErrNoMailbox
-	case other == m:
-		return m, false, nil
-	case other == nil:
-		err := m.Update(ctx, func(d *Draft) { d.Addresses = append(d.Addresses, primary) })
-		if err == nil {
-			b.mu.Lock()
-			b.addresses[primary] = m
-			b.mu.Unlock()
-		}
-		return m, false, err
-	}
-	return other, true, b.join(ctx, m, other)
-}
-
-func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
-	for _, one := range []*Mailbox{m, into} { // two mailboxes at once, which only the holder of enrolling does
-		if err := one.writing.take(ctx); err != nil {
-			return err
-		}
-		defer one.writing.giveBack()
-	}
-	if m.gone || into.gone {
-		return ErrNoMailbox
-	}
-	from, to := m.now.Load(), into.now.Load()
-	r := to.record.Clone()
-	r.Addresses = append(r.Addresses, from.record.Addresses...)
-	r.Dies = time.Time{}
-	change := Change{Put: []*Record{r}, Drop: []string{from.record.ID}}
-	devices := slices.Clone(to.devices)
-	for _, d := range from.devices {
-		c := *d
-		c.Record = r.ID
-		devices = append(devices, &c)
-		change.PutDevices = append(change.PutDevices, &c)
-		r.Backdate(c.ID, from.record.Outcomes)
-	}
-	if err := b.write(ctx, change); err != nil {
-		return err
-	}
-	m.gone = true
-	m.now.Store(&standing{record: from.record})
-	b.mu.Lock()
-	delete(b.boxes, from.record.ID)
-	for _, d := range change.PutDevices {
-		b.devices[d.ID] = d
-	}
-	b.mu.Unlock()
-	b.show(into, r, devices)
-	return nil
 }

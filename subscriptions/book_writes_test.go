@@ -58,12 +58,10 @@ func TestOneChangeOfAMailboxAtATime(t *testing.T) {
 			return err
 		},
 		"two mailboxes that are one": func(t *testing.T, b *subscriptions.Book) error {
-			_, _, err := b.Name(t.Context(), b.Mailbox(bob), alice)
-			return err
+			return join(t.Context(), b, bob, alice)
 		},
 		"one that joins another": func(t *testing.T, b *subscriptions.Book) error {
-			_, _, err := b.Name(t.Context(), b.Mailbox(alice), bob)
-			return err
+			return join(t.Context(), b, alice, bob)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,8 +121,7 @@ func TestOneEnrolmentAtATime(t *testing.T) {
 			return err
 		},
 		"two mailboxes that are one": func(t *testing.T, b *subscriptions.Book) error {
-			_, _, err := b.Name(t.Context(), b.Mailbox(bob), alice)
-			return err
+			return join(t.Context(), b, bob, alice)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -339,55 +336,6 @@ func TestAMailboxWaitsForTheServersClockWhereThatIsNotKnown(t *testing.T) {
 	}
 	if r := b.Mailbox(alice).Record(); r.Started() {
 		t.Errorf("it reads back to %v", time.Unix(r.Since, 0).UTC())
-	}
-}
-
-func TestAMailboxIsFoundByThePrimaryAddressThatItTurnedOutToHave(t *testing.T) {
-	b, reopen := book(t)
-	const primary = "alice.smith@contoso.example"
-	enrol(t, b, "d1", alice, "aa")
-	m := b.Mailbox(alice)
-	for range 2 {
-		if same, joined, err := b.Name(t.Context(), m, primary); same != m || joined || err != nil {
-			t.Fatal(joined, err)
-		}
-	}
-	for _, b := range []*subscriptions.Book{b, reopen()} {
-		m := b.Mailbox(alice)
-		if m == nil || b.Mailbox(primary) != m || len(m.Record().Addresses) != 2 {
-			t.Errorf("its addresses are %v", m.Record().Addresses)
-		}
-	}
-}
-
-func TestANameThatIsNotWrittenDoesNotShow(t *testing.T) {
-	s := &storetest.Memory{}
-	b := onMemory(t, s)
-	enrol(t, b, "d1", alice, "aa")
-	enrol(t, b, "d2", bob, "bb")
-	full := errors.New("disk full")
-	s.Fail(full)
-	if _, _, err := b.Name(t.Context(), b.Mailbox(alice), "new@contoso.example"); !errors.Is(err, full) || b.Mailbox("new@contoso.example") != nil {
-		t.Errorf("%v, and the name shows", err)
-	}
-	if _, _, err := b.Name(t.Context(), b.Mailbox(alice), bob); !errors.Is(err, full) || b.Mailbox(alice) == b.Mailbox(bob) {
-		t.Errorf("%v, and the two are one", err)
-	}
-}
-
-func TestAMailboxThatIsGoneIsJoinedToNone(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
-	enrol(t, b, "d1", alice, "aa")
-	enrol(t, b, "d2", bob, "bb")
-	gone := b.Mailbox(alice)
-	if _, _, err := b.Remove(t.Context(), "d1"); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := b.Name(t.Context(), gone, bob); !errors.Is(err, subscriptions.ErrNoMailbox) {
-		t.Error(err)
-	}
-	if n := len(b.Mailbox(bob).Devices()); n != 1 {
-		t.Errorf("%d devices", n)
 	}
 }
 

@@ -1,0 +1,141 @@
+package subscriptions
+
+// When two addresses are one mailbox. A device is enrolled with an address, on the administrator's word; that two of them are one mailbox is
+// a server's word, its primary address. A server speaks for the mailboxes of its own exchange entry only: what one says makes no
+// mailbox of another entry its own, whoever was enrolled first.
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// identity is what a server calls a mailbox: its primary address within an exchange entry.
+type identity struct{ entry, primary string }
+
+// Known returns the mailbox of an address that a device was enrolled with, or else the only one that a server calls so; nil where there
+// is none, or it has no device. It is for who asks, and not for who enrols.
+func (b *Book) Known(address string) *Mailbox {
+	if m := b.Mailbox(address); m != nil {
+		return m
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if named := b.primaries[address]; len(named) == 1 && len(named[0].Devices()) > 0 {
+		return named[0]
+	}
+	return nil
+}
+
+// Name says that a server of an exchange entry calls the mailbox by this primary address. Where it calls another mailbox of the book so,
+// the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true.
+func (b *Book) Name(ctx context.Context, m *Mailbox, entry, primary string) (same *Mailbox, joined bool, err error) {
+	id := identity{entry, primary}
+	if other, err := b.claim(m, id); other == nil {
+		return m, false, err
+	}
+	if err := b.enrolling.take(ctx); err != nil {
+		return nil, false, err
+	}
+	defer b.enrolling.giveBack()
+	other, err := b.claim(m, id) // as it is now that nobody enrols
+	switch {
+	case other == nil:
+		return m, false, err
+	case len(m.Devices()) == 0:
+		return nil, false, ErrNoMailbox
+	}
+	return other, true, b.join(ctx, m, other)
+}
+
+// Forget says that it is not known any more what a server calls the mailbox.
+func (b *Book) Forget(m *Mailbox) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.disown(m)
+}
+
+// claim gives a mailbox its identity, or returns the one that has it.
+func (b *Book) claim(m *Mailbox, id identity) (other *Mailbox, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.boxes[m.Record().ID] != m {
+		return nil, ErrNoMailbox
+	}
+	if m.identity == id {
+		return nil, nil
+	}
+	for _, named := range b.primaries[id.primary] {
+		if named.identity == id {
+			return named, nil
+		}
+	}
+	b.disown(m)
+	m.identity = id
+	b.primaries[id.primary] = append(b.primaries[id.primary], m)
+	return nil, nil
+}
+
+// recognise gives a mailbox the identity under which it was found last. Of two with one, the second is joined when it is looked up.
+func (b *Book) recognise(m *Mailbox) {
+	at := m.Record().Location
+	if at.Entry == "" || at.Primary == "" || at.Found.IsZero() {
+		return
+	}
+	_, _ = b.claim(m, identity{at.Entry, at.Primary})
+}
+
+// disown takes a mailbox's identity from it. The caller holds mu.
+func (b *Book) disown(m *Mailbox) {
+	primary := m.identity.primary
+	m.identity = identity{}
+	named := slices.DeleteFunc(b.primaries[primary], func(o *Mailbox) bool { return o == m })
+	if len(named) == 0 {
+		delete(b.primaries, primary)
+		return
+	}
+	b.primaries[primary] = named
+}
+
+func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
+	for _, one := range []*Mailbox{m, into} { // two mailboxes at once, which only the holder of enrolling does
+		if err := one.writing.take(ctx); err != nil {
+			return err
+		}
+		defer one.writing.giveBack()
+	}
+	if m.gone || into.gone {
+		return ErrNoMailbox
+	}
+	from, to := m.now.Load(), into.now.Load()
+	r := to.record.Clone()
+	for _, a := range from.record.Addresses {
+		if !slices.Contains(r.Addresses, a) {
+			r.Addresses = append(r.Addresses, a)
+		}
+	}
+	r.Dies = time.Time{}
+	change := Change{Put: []*Record{r}, Drop: []string{from.record.ID}}
+	devices := slices.Clone(to.devices)
+	for _, d := range from.devices {
+		c := *d
+		c.Record = r.ID
+		devices = append(devices, &c)
+		change.PutDevices = append(change.PutDevices, &c)
+		r.Backdate(c.ID, from.record.Outcomes)
+	}
+	if err := b.write(ctx, change); err != nil {
+		return err
+	}
+	m.gone = true
+	m.now.Store(&standing{record: from.record})
+	b.mu.Lock()
+	delete(b.boxes, from.record.ID)
+	b.disown(m)
+	for _, d := range change.PutDevices {
+		b.devices[d.ID] = d
+	}
+	b.mu.Unlock()
+	b.show(into, r, devices)
+	return nil
+}
