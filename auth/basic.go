@@ -4,6 +4,7 @@ package auth
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -85,7 +86,8 @@ func (b *basic) asked(resp *http.Response, to *destination) error {
 		return nil
 	}
 	return &fault.Error{Op: opSignIn, Code: CodeNoBasic, Scope: fault.Account, Remedy: fault.Fix,
-		Text:     proxy.Printable(host, maxHostText) + " does not ask for a password by Basic, but offers " + has.String() + "; the password is not sent",
+		Text: fmt.Sprintf("%s does not ask for a password by Basic, but offers %s; the password is not sent",
+			proxy.Printable(host, maxHostText), has),
 		Evidence: has.evidence(host)}
 }
 

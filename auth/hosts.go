@@ -77,22 +77,31 @@ func (h Hosts) permit(u *url.URL) (named bool, refused *fault.Error) {
 	case host == "":
 		return false, refusedHost("a URL without a valid host was named")
 	case u.Scheme != "https":
-		return false, refusedHost(fmt.Sprintf("credentials are sent over https only, and the URL of %q begins with %q", shown, proxy.Printable(u.Scheme, maxHostText)))
+		return false, refusedHost("credentials are sent over https only, and the URL of %q begins with %q", shown,
+			proxy.Printable(u.Scheme, maxHostText))
 	case h.names(host, u.Port()):
 		return true, nil
 	case h.Online:
-		return false, refusedHost(fmt.Sprintf("the location of the mailbox is %q, which is neither in Microsoft's clouds nor configured: if credentials may be sent there, add it to trusted_hosts", shown))
+		return false, refusedHost(located+"which is neither in Microsoft's clouds nor configured: "+trustIt, shown)
 	case slices.Contains(h.Domains, host):
-		return false, refusedHost(fmt.Sprintf("%q is the mail domain itself, often a web hoster's: credentials are sent there only if autodiscover_url or trusted_hosts names it", shown))
+		return false, refusedHost("%q is the mail domain itself, often a web hoster's: "+
+			"credentials are sent there only if autodiscover_url or trusted_hosts names it", shown)
 	case slices.ContainsFunc(h.Domains, func(domain string) bool { return hostname.Below(host, domain) }):
 		return false, nil
 	case slices.Contains(microsoft[:], host):
-		e := refusedHost(fmt.Sprintf("the location of the mailbox is %q in Microsoft's cloud, to which this entry's credentials are not sent: add an exchange entry of type online", shown))
+		e := refusedHost(located+"in Microsoft's cloud, to which this entry's credentials are not sent: "+
+			"add an exchange entry of type online", shown)
 		e.Elsewhere = true
 		return false, e
 	}
-	return false, refusedHost(fmt.Sprintf("the location of the mailbox is %q, which is neither in its mail domain nor configured: if credentials may be sent there, add it to trusted_hosts", shown))
+	return false, refusedHost(located+"which is neither in its mail domain nor configured: "+trustIt, shown)
 }
+
+// The words that refusals share.
+const (
+	located = "the location of the mailbox is %q, "
+	trustIt = "if credentials may be sent there, add it to trusted_hosts"
+)
 
 // names reports whether the configuration names a host, or it is one of the cloud. On premises that holds for all ports of the host, in a
 // cloud only for the port of the URL.
@@ -124,8 +133,8 @@ func (h Hosts) sameHost(configured, host string) bool {
 	return name == host
 }
 
-func refusedHost(text string) *fault.Error {
-	return &fault.Error{Op: opSignIn, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true, Text: text}
+func refusedHost(format string, args ...any) *fault.Error {
+	return &fault.Error{Op: opSignIn, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true, Text: fmt.Sprintf(format, args...)}
 }
 
 // opSignIn is the Op of errors of signing in.
@@ -190,13 +199,15 @@ func (d *destination) trusts(resp *http.Response, host string) error {
 		return nil
 	}
 	return &fault.Error{Op: opSignIn, Code: CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true,
-		Text: fmt.Sprintf("%q asks for a password, and does not look like Exchange: if it is the mailboxes' server, add it to trusted_hosts, or set autodiscover_url to its Autodiscover",
+		Text: fmt.Sprintf("%q asks for a password, and does not look like Exchange: "+
+			"if it is the mailboxes' server, add it to trusted_hosts, or set autodiscover_url to its Autodiscover",
 			proxy.Printable(host, maxHostText))}
 }
 
 // exchangeHeaders are headers that Exchange sends, also with an answer 401, and web hosters do not.
 var exchangeHeaders = [...]string{
-	"X-Feserver", "X-Beserver", "X-Calculatedbetarget", "X-Diaginfo", "X-Soap-Enabled", "X-Wssecurity-Enabled", "X-Oauth-Enabled", "X-Owa-Version", "Ms-Server-Activesync",
+	"X-Feserver", "X-Beserver", "X-Calculatedbetarget", "X-Diaginfo", "X-Soap-Enabled", "X-Wssecurity-Enabled", "X-Oauth-Enabled",
+	"X-Owa-Version", "Ms-Server-Activesync",
 }
 
 // exchangeApp is Exchange's own application id, which its challenges for a token name.

@@ -93,7 +93,8 @@ func (c *Client) post(ctx context.Context, u, anchor, action string, question []
 		return result{}, refused
 	case r.status == http.StatusUnauthorized:
 		return result{}, &fault.Error{Op: op, Code: auth.CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix,
-			Text: printable(parsed.Host) + ", the mail domain itself, asks for a password, which mailbell sends only if autodiscover_url or trusted_hosts names it"}
+			Text: printable(parsed.Host) + ", the mail domain itself, asks for a password, which mailbell sends only if " +
+				"autodiscover_url or trusted_hosts names it"}
 	case r.status == http.StatusForbidden: // the request had no credentials
 		return result{}, &fault.Error{Op: op, Code: codeNotAuto, Scope: fault.Server, Remedy: fault.Wait, Text: "HTTP 403"}
 	}

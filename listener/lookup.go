@@ -94,8 +94,8 @@ func (s *search) of(e *entry) []string {
 	return append(slices.Clone(s.addresses), s.told)
 }
 
-// counts reports whether the primary address of a location is one that its entry may tell: that of one of its own mail domains, or one that a
-// device was enrolled with.
+// counts reports whether the primary address of a location is one that its entry may tell: that of one of its own mail domains, or one
+// that a device was enrolled with.
 func (s *search) counts(e *entry, primary string) bool {
 	return e.covers(primary) || slices.Contains(s.addresses, primary)
 }
@@ -110,7 +110,10 @@ func (s *search) asks() bool {
 // home is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
 func (s *search) home() *entry {
 	for _, e := range s.entries {
-		if e.Name == s.known.Entry && (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) && !s.known.Found.IsZero() {
+		if e.Name != s.known.Entry || s.known.Found.IsZero() {
+			continue
+		}
+		if (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) {
 			return e
 		}
 	}

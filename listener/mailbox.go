@@ -216,9 +216,10 @@ func (m *mailbox) find(ctx context.Context) answered {
 	if a == nil {
 		return answered{entry: found.entry, err: found.entry.full()}
 	}
+	const uncounted = "a primary address does not count, since it is in none of the domains of the exchange entry that tells it"
 	if found.other != "" && m.box.Record().Location.How != found.at.How { // once, and not with each look-up
-		m.l.log.Warn("a primary address does not count, since it is in none of the domains of the exchange entry that tells it", zap.String("mailbox", m.address()),
-			zap.String("exchange", found.entry.Name), zap.String("primary", found.other), zap.String("instead", found.at.Primary))
+		m.l.log.Warn(uncounted, zap.String("mailbox", m.address()), zap.String("exchange", found.entry.Name),
+			zap.String("primary", found.other), zap.String("instead", found.at.Primary))
 	}
 	same, joined, err := m.l.o.Book.Name(ctx, m.box, found.entry.Name, found.at.Primary)
 	if err != nil {

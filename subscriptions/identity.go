@@ -1,7 +1,7 @@
 package subscriptions
 
-// When two addresses are one mailbox. A device is enrolled with an address, on the administrator's word; that two of them are one mailbox is
-// a server's word, its primary address. A server speaks for the mailboxes of its own exchange entry only: what one says makes no
+// When two addresses are one mailbox. A device is enrolled with an address, on the administrator's word; that two of them are one mailbox
+// is a server's word, its primary address. A server speaks for the mailboxes of its own exchange entry only: what one says makes no
 // mailbox of another entry its own, whoever was enrolled first.
 
 import (

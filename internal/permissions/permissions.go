@@ -71,5 +71,6 @@ func link(path, what string) []Doubt {
 	if err != nil {
 		to = "elsewhere"
 	}
-	return []Doubt{{fmt.Sprintf("%s is reached through a link to %s: who can change the link chooses what mailbell reads", what, to), "name the file itself"}}
+	text := fmt.Sprintf("%s is reached through a link to %s: who can change the link chooses what mailbell reads", what, to)
+	return []Doubt{{text, "name the file itself"}}
 }
