@@ -174,7 +174,8 @@ func (m *marks) merge(t turn) {
 		}
 		t.hints[item] = at
 	}
-	if m.hints = t.hints; len(m.hints) > maxHints {
+	m.hints = t.hints
+	if len(m.hints) > maxHints {
 		m.hints, m.list = nil, true
 	}
 	if m.list {

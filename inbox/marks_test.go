@@ -1,0 +1,224 @@
+package inbox
+
+// The marks of a mailbox, and whose turn it is.
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// marked is a mailbox that can be read, and counts how often it was queued.
+func marked(queued *atomic.Int32) *marks {
+	m := &marks{queue: func() { queued.Add(1) }}
+	m.attach(&attachment{Link: &link{exchange: "here"}})
+	return m
+}
+
+func hintsOf(n int) map[string]time.Time {
+	hints := map[string]time.Time{}
+	for i := range n {
+		hints[fmt.Sprint(i)] = time.Now()
+	}
+	return hints
+}
+
+func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
+	synctest.Test(t, func(t *testing.T) {
+		var queued atomic.Int32
+		m := marked(&queued)
+		if queued.Load() != 0 {
+			t.Error("it is queued without a mark")
+		}
+		m.hint("1", time.Now())
+		m.hint("2", time.Now())
+		m.listing()
+		if queued.Load() != 1 {
+			t.Errorf("queued %d times for three marks", queued.Load())
+		}
+		taken, ok := m.take()
+		if !ok || len(taken.hints) != 2 || !taken.list {
+			t.Errorf("%v %+v", ok, taken)
+		}
+		m.hint("3", time.Now())
+		if queued.Load() != 1 {
+			t.Error("a second worker may have it")
+		}
+		m.done(taken, nil)
+		if queued.Load() != 2 {
+			t.Error("what was marked meanwhile waits for ever")
+		}
+		taken, _ = m.take()
+		m.done(taken, nil)
+		if queued.Load() != 2 {
+			t.Error("it is queued again without a mark")
+		}
+	})
+}
+
+func TestWhatCannotBeReadIsNotQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var queued atomic.Int32
+		m := &marks{queue: func() { queued.Add(1) }}
+		m.listing()
+		if queued.Load() != 0 {
+			t.Error("it is queued before it is attached")
+		}
+		m.attach(&attachment{Link: &link{}})
+		if queued.Load() != 1 {
+			t.Error("it is not queued once it is attached")
+		}
+		m.detach()
+		if _, ok := m.take(); ok {
+			t.Error("a turn begins although it was detached")
+		}
+		m.attach(&attachment{Link: &link{}})
+		if queued.Load() != 2 {
+			t.Error("its mark is lost")
+		}
+		m.close()
+		if _, ok := m.take(); ok {
+			t.Error("a turn begins although it was closed")
+		}
+		m.listing()
+		if queued.Load() != 2 {
+			t.Error("it is queued although it was closed")
+		}
+	})
+}
+
+func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var queued atomic.Int32
+		m := marked(&queued)
+		m.hint("1", time.Now())
+		f := &fault.Error{Scope: fault.Mailbox, Remedy: fault.Wait}
+		for n := range 3 {
+			taken, ok := m.take()
+			if !ok || len(taken.hints) != 1 {
+				t.Fatalf("turn %d: %v %+v", n, ok, taken)
+			}
+			before := time.Now()
+			first, next := m.done(taken, f)
+			if first != (n == 0) || next.Before(before.Add(5*time.Second<<n)) {
+				t.Errorf("turn %d: first %v, next in %v", n, first, next.Sub(before))
+			}
+			if failing, at, _ := m.fault(); failing != f || !at.Equal(next) {
+				t.Error("it does not say why")
+			}
+			m.hint("1", time.Now()) // no mark ends a back-off
+			if queued.Load() != int32(n+1) {
+				t.Error("it does not back off")
+			}
+			<-time.After(time.Until(next) + time.Millisecond)
+			synctest.Wait()
+			if queued.Load() != int32(n+2) {
+				t.Error("it is not tried again")
+			}
+		}
+		taken, _ := m.take()
+		m.done(taken, nil)
+		if failing, _, _ := m.fault(); failing != nil {
+			t.Error("it fails although it was read")
+		}
+		m.hint("2", time.Now())
+		taken, _ = m.take()
+		if first, _ := m.done(taken, f); !first {
+			t.Error("the first failure in a row is not the first")
+		}
+		m.close()
+	})
+}
+
+func TestAMailboxThatIsWokenInItsTurnDoesNotBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var queued atomic.Int32
+		m := marked(&queued)
+		m.listing()
+		taken, _ := m.take()
+		m.wake() // what it fails of has ended meanwhile
+		m.done(taken, &fault.Error{Scope: fault.Mailbox, Remedy: fault.Fix})
+		if queued.Load() != 2 {
+			t.Error("it waits for an hour")
+		}
+		taken, _ = m.take()
+		m.done(taken, &fault.Error{Scope: fault.Mailbox, Remedy: fault.Fix})
+		if queued.Load() != 2 {
+			t.Error("it does not back off")
+		}
+		m.wake()
+		if queued.Load() != 3 {
+			t.Error("it cannot be woken")
+		}
+		m.close()
+	})
+}
+
+func TestMarksThatAreGivenBackJoinThoseThatCame(t *testing.T) {
+	for name, c := range map[string]struct {
+		back, came int
+		hints      int
+		list       bool
+	}{
+		"both":            {2, 3, 3, false}, // two of them are the same
+		"up to the bound": {maxHints, maxHints, maxHints, false},
+		"over the bound":  {maxHints + 1, 0, 0, true},
+	} {
+		var queued atomic.Int32
+		m := marked(&queued)
+		m.hints, m.listed = hintsOf(c.came), true
+		m.giveBack(turn{link: m.link, hints: hintsOf(c.back)})
+		if len(m.hints) != c.hints || m.list != c.list || m.listed == c.list {
+			t.Errorf("%s: %d hints, list %v, listed %v", name, len(m.hints), m.list, m.listed)
+		}
+	}
+}
+
+func TestHintsOfAnotherExchangeAreDropped(t *testing.T) {
+	var queued atomic.Int32
+	m := marked(&queued)
+	m.hint("1", time.Now())
+	taken, _ := m.take()
+	there := &attachment{Link: &link{exchange: "there"}}
+	m.attach(there)
+	m.hint("2", time.Now())
+	if hints := m.takeHints(taken.link); hints != nil {
+		t.Errorf("a turn by the former link takes %v", hints)
+	}
+	m.giveBack(taken)
+	if hints := m.takeHints(there); len(hints) != 1 || hints["2"].IsZero() || !m.list {
+		t.Errorf("%v are kept, list %v", hints, m.list)
+	}
+}
+
+func TestTheSafetyPollComesWithinItsTimeAndIsSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const poll = 80 * time.Minute
+		waits := map[time.Duration]bool{}
+		var queued atomic.Int32
+		m := marked(&queued)
+		for range 20 {
+			before, was := time.Now(), queued.Load()
+			m.completed(poll)
+			for queued.Load() == was {
+				<-time.After(time.Second)
+				synctest.Wait()
+			}
+			wait := time.Since(before)
+			waits[wait] = true
+			if wait < poll-poll/8-time.Second || wait > poll+time.Second {
+				t.Errorf("the poll came after %v", wait)
+			}
+			taken, _ := m.take()
+			m.done(taken, nil)
+		}
+		if len(waits) < 10 {
+			t.Errorf("%d different waits of 20: all mailboxes are listed at once", len(waits))
+		}
+		m.close()
+	})
+}
