@@ -44,7 +44,8 @@ func Blocks(file []byte) ([]*pem.Block, error) {
 		block, _ := pem.Decode([]byte(strings.Join(lines[i:end], "\n") + "\n"))
 		if block == nil {
 			label := strings.TrimSuffix(strings.TrimPrefix(lines[i], begin), "-----")
-			return nil, fmt.Errorf("the block that begins in line %d (%.*q) is damaged: copy it anew, from its BEGIN line to its END line", i+1, maxLabel, label)
+			return nil, fmt.Errorf("the block that begins in line %d (%.*q) is damaged: copy it anew, from its BEGIN line to its END line",
+				i+1, maxLabel, label)
 		}
 		blocks = append(blocks, block)
 		i = end
@@ -74,7 +75,8 @@ func Authorities(file []byte) ([]*x509.Certificate, error) {
 	if len(file) > 0 && file[0] == derSequence {
 		c, err := x509.ParseCertificate(file)
 		if err != nil {
-			return nil, fmt.Errorf("is neither PEM nor one certificate in DER; convert a PKCS #7 file (.p7b) with: openssl pkcs7 -inform der -in FILE -print_certs -out ca.pem (%w)", err)
+			return nil, fmt.Errorf("is neither PEM nor one certificate in DER; convert a PKCS #7 file (.p7b) with: "+
+				"openssl pkcs7 -inform der -in FILE -print_certs -out ca.pem (%w)", err)
 		}
 		return []*x509.Certificate{c}, nil
 	}

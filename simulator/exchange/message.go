@@ -308,16 +308,19 @@ func (p *parts) walk(h textproto.MIMEHeader, body io.Reader, depth int) {
 		}
 		return
 	}
-	if kind == "attachment" || dispositionParams["filename"] != "" || params["name"] != "" && kind != "inline" || media == "message/rfc822" && kind != "inline" {
+	inner := media == "message/rfc822"
+	if kind == "attachment" || dispositionParams["filename"] != "" || kind != "inline" && (params["name"] != "" || inner) {
 		p.attachment = true
 	}
 	contentID := strings.Trim(strings.TrimSpace(h.Get("Content-Id")), "<>")
-	attached := kind == "attachment" || dispositionParams["filename"] != "" || params["name"] != "" || media == "message/rfc822" || contentID != "" && !strings.HasPrefix(media, "text/")
+	attached := kind == "attachment" || dispositionParams["filename"] != "" || params["name"] != "" || inner ||
+		contentID != "" && !strings.HasPrefix(media, "text/")
 	if p.listed && attached && len(p.attachments) < maxAttachments {
 		size, _ := io.Copy(io.Discard, transferDecoder(encoding, body)) // a part that is cut off has the size of what came
 		p.attachments = append(p.attachments, attachment{
-			name: attachmentName(dispositionParams["filename"], params["name"], len(p.attachments)+1), media: media, contentID: contentID, size: size,
-			inline: kind == "inline" || kind != "attachment" && contentID != "", message: media == "message/rfc822",
+			name:  attachmentName(dispositionParams["filename"], params["name"], len(p.attachments)+1),
+			media: media, contentID: contentID, size: size, message: inner,
+			inline: kind == "inline" || kind != "attachment" && contentID != "",
 		})
 		return
 	}

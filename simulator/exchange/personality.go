@@ -98,8 +98,8 @@ func (f *soapFault) bare() []byte {
 		code = "SOAP:Client"
 	}
 	b := make(markup, 0, 512)
-	b.raw(`<SOAP:Envelope xmlns:SOAP="`, nsSOAP, `" xmlns:xsi="`, nsXSI, `" xmlns:xsd="`, nsXSD, `"><SOAP:Header/><SOAP:Body><SOAP:Fault><faultcode xsi:type="xsd:string">`,
-		code, `</faultcode><faultstring xsi:type="xsd:string">`)
+	b.raw(`<SOAP:Envelope xmlns:SOAP="`, nsSOAP, `" xmlns:xsi="`, nsXSI, `" xmlns:xsd="`, nsXSD, `"><SOAP:Header/><SOAP:Body>`,
+		`<SOAP:Fault><faultcode xsi:type="xsd:string">`, code, `</faultcode><faultstring xsi:type="xsd:string">`)
 	b.text(f.text)
 	b.raw(`</faultstring></SOAP:Fault></SOAP:Body></SOAP:Envelope>`)
 	return b

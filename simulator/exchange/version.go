@@ -121,8 +121,9 @@ type envelope struct {
 
 // envelope is that of all answers of Exchange, but for faults.
 func (r release) envelope() envelope {
-	return envelope{declared: true, end: `</s:Body></s:Envelope>`, open: fmt.Sprintf(`<s:Envelope xmlns:s="%s"><s:Header><h:ServerVersionInfo %s`+
-		` xmlns:h="%s" xmlns="%s" xmlns:xsd="%s" xmlns:xsi="%s"/></s:Header><s:Body xmlns:xsi="%s" xmlns:xsd="%s">`,
+	return envelope{declared: true, end: `</s:Body></s:Envelope>`, open: fmt.Sprintf(
+		`<s:Envelope xmlns:s="%s"><s:Header><h:ServerVersionInfo %s`+
+			` xmlns:h="%s" xmlns="%s" xmlns:xsd="%s" xmlns:xsi="%s"/></s:Header><s:Body xmlns:xsi="%s" xmlns:xsd="%s">`,
 		nsSOAP, r.info(), nsTypes, nsTypes, nsXSD, nsXSI, nsXSI, nsXSD)}
 }
 
@@ -136,8 +137,9 @@ func (r release) streamEnvelope() envelope {
 
 // gromoxEnvelope is that of grommunio's server.
 func (r release) gromoxEnvelope() envelope {
-	return envelope{declared: true, end: `</SOAP:Body></SOAP:Envelope>`, open: fmt.Sprintf(`<SOAP:Envelope xmlns:SOAP="%s" xmlns:xsi="%s" xmlns:xsd="%s">`+
-		`<SOAP:Header><t:ServerVersionInfo xmlns:t="%s" %s/></SOAP:Header><SOAP:Body>`, nsSOAP, nsXSI, nsXSD, nsTypes, r.info())}
+	return envelope{declared: true, end: `</SOAP:Body></SOAP:Envelope>`, open: fmt.Sprintf(
+		`<SOAP:Envelope xmlns:SOAP="%s" xmlns:xsi="%s" xmlns:xsd="%s">`+
+			`<SOAP:Header><t:ServerVersionInfo xmlns:t="%s" %s/></SOAP:Header><SOAP:Body>`, nsSOAP, nsXSI, nsXSD, nsTypes, r.info())}
 }
 
 // info is the version as the attributes of a ServerVersionInfo.
