@@ -27,7 +27,7 @@ func TestAtTheStartTheLogSaysWhichFilesAreNotKeptFromOthers(t *testing.T) {
 			d.remove("mdm.token")
 			d.write("elsewhere", "0123456789abcdef")
 			return os.Symlink("elsewhere", filepath.Join(d.dir, "mdm.token"))
-		}, []string{"api.clients[0].token_file it is reached through a link, to elsewhere: who can change the link chooses what is read"}},
+		}, []string{"api.clients[0].token_file it is reached through a link to elsewhere: who can change the link chooses what mailbell reads"}},
 		"a configuration for everybody to change": {func(d *desktop) error { return os.Chmod(filepath.Join(d.dir, "mailbell.yaml"), 0o606) },
 			[]string{"configuration everybody on this machine can write to it (mode 0606)"}},
 		"a state for everybody to read": {func(d *desktop) error {
@@ -42,7 +42,7 @@ func TestAtTheStartTheLogSaysWhichFilesAreNotKeptFromOthers(t *testing.T) {
 		}, []string{"state.path everybody on this machine can read it (mode 0644)"}},
 		"a state by a link": {func(d *desktop) error {
 			return os.Symlink("elsewhere.db", filepath.Join(d.dir, "mailbell.db"))
-		}, []string{"state.path it is reached through a link, to elsewhere.db: who can change the link chooses what is read"}},
+		}, []string{"state.path it is reached through a link to elsewhere.db: who can change the link chooses what mailbell reads"}},
 		"a folder for everybody": {func(d *desktop) error { return os.Chmod(d.dir, 0o777) },
 			[]string{"state.path everybody on this machine can write to it (mode 0777)"}},
 	} {
