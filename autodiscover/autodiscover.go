@@ -21,8 +21,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/hostname"
@@ -59,6 +57,11 @@ type Resolver interface {
 	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 }
 
+// Limiter spreads requests over time; *rate.Limiter of golang.org/x/time is one.
+type Limiter interface {
+	Wait(ctx context.Context) error
+}
+
 // Options of a Client.
 type Options struct {
 	HTTP      http.RoundTripper // authorised
@@ -68,7 +71,7 @@ type Options struct {
 	Resolver  Resolver          // nil: the system's
 	Entry     string            // the exchange entry of the configuration: Location.Entry
 	UserAgent string
-	Limit     *rate.Limiter // of all requests; nil: none
+	Limit     Limiter // of all requests; nil: none
 
 	// Elsewhere reports whether a domain belongs to another exchange entry: a redirect to an address there ends the search. Nil: none does.
 	Elsewhere func(domain string) bool

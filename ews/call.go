@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/proxy"
 )
 
 const (
@@ -34,6 +36,7 @@ type parser struct {
 // operation is one call: its name, what it sends, and how its answer is read.
 type operation struct {
 	name        string
+	purpose     purpose
 	body        func(b *bytes.Buffer, version string)
 	read        bool   // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 	unparseable string // the code of an answer that cannot be understood
@@ -43,17 +46,30 @@ type operation struct {
 
 // call runs one operation and returns the Answer of the server. Its error is an *Error, or that of ctx.
 func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return a, fmt.Errorf("%s: %w", op.name, ctx.Err())
+	if err := c.wait(ctx, op.purpose, op.name); err != nil {
+		return a, err
 	}
+	places := c.places[op.purpose]
+	own, leave, entered := places.enter(ctx, t.Mailbox)
+	if !entered {
+		return a, newError(op.name, CodeHangs, "", 0, nil)
+	}
+	defer func() { leave(err == nil) }()
 	version := c.o.Dialect.Version()
-	a, err = c.ask(ctx, t, op, version)
+	a, err = c.ask(own, t, op, version)
 	if version != version2010 && refuses(err) {
-		a, err = c.ask(ctx, t, op, version2010)
+		if err := c.wait(own, op.purpose, op.name); err != nil {
+			return a, err
+		}
+		a, err = c.ask(own, t, op, version2010)
 		c.o.Dialect.older(err)
+	}
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(context.Cause(own), errHangs):
+		err = newError(op.name, CodeHangs, "", 0, nil)
+	case fault.Of(err).Code == proxy.CodeTimeout:
+		places.hung(t.Mailbox)
 	}
 	return a, err
 }
@@ -68,9 +84,6 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 			return a, fmt.Errorf("%s: %w", op.name, ctx.Err())
 		}
 	}
-	if err := c.wait(ctx, op.name); err != nil {
-		return a, err
-	}
 	timed, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
 	resp, a, err := c.send(ctx, timed, t, op, version) //nolint:bodyclose // receive closes it
@@ -84,13 +97,19 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 	return a, err
 }
 
-// wait waits until the limiter allows the call.
-func (c *Client) wait(ctx context.Context, op string) error {
-	if c.o.Limit == nil {
-		return nil
+// wait waits until the limiter allows the call. A call that live mail does not wait for passes another one before.
+func (c *Client) wait(ctx context.Context, of purpose, op string) error {
+	limits := []Limiter{c.o.Others, c.o.Limit}
+	if of == reading {
+		limits = limits[1:]
 	}
-	if err := c.o.Limit.Wait(ctx); err != nil {
-		return fmt.Errorf("%s: waiting for its turn: %w", op, err)
+	for _, limit := range limits {
+		if limit == nil {
+			continue
+		}
+		if err := limit.Wait(ctx); err != nil {
+			return fmt.Errorf("%s: waiting for its turn: %w", op, err)
+		}
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ const (
 	CodeUnparseableAnswer = "unparseable answer" // any other answer
 	CodeForeign           = "not EWS"            // something that is no SOAP answer at all
 	CodeRedirect          = "redirect"           // HTTP 3xx
+	CodeHangs             = "hangs"              // a mailbox whose calls were given up, as others waited for their places
 	CodeURL               = "URL"                // of EWS, not valid
 	CodeFault             = "SOAP fault"         // one without a code of EWS
 	codeHeld              = "sign-in held"       // by the credential, before anything is sent
@@ -225,6 +226,8 @@ var table = []Row{
 		Meaning: "the server, or something before it, answers with a status that EWS does not use"},
 	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Moved: true,
 		Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
+	{Code: CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly, Missed: true,
+		Meaning: "the server does not answer for this mailbox while it does for others; the call was given up, so that they need not wait"},
 	{Code: CodeURL, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "the URL of EWS is not valid"},
 	{Code: CodeForeign, Scope: fault.Server, Remedy: fault.Wait, After: soon, Missed: true,
 		Meaning: "something else than EWS answers at this URL: a login page, a proxy or a load balancer"},

@@ -35,6 +35,7 @@ type Options struct {
 	Timeout   time.Duration     // of a call, and of a stream until its first byte, but there 10 s at most; 0: 60 s
 	Silence   time.Duration     // a stream without a byte for this long is dead; 0: 90 s
 	Limit     Limiter           // waited for before each request; nil: none
+	Others    Limiter           // waited for before that, but not by GetItem, which live mail waits for; nil: none
 	InFlight  int               // calls at once, streams not counted; 0: 256
 	Dialect   *Dialect          // shared by the clients of the same servers; nil: this client's own
 }
@@ -42,7 +43,7 @@ type Options struct {
 // Client calls EWS. It is safe for concurrent use.
 type Client struct {
 	o       Options
-	slots   chan struct{} // one per call in flight
+	places  [purposes]*places
 	few     chan struct{} // the same for Exchange 2010
 	parsers sync.Pool     // of *parser: their buffers are used again
 }
@@ -61,7 +62,7 @@ func New(o Options) *Client {
 	if o.Dialect == nil {
 		o.Dialect = &Dialect{}
 	}
-	return &Client{o: o, slots: make(chan struct{}, o.InFlight), few: make(chan struct{}, min(o.InFlight, inFlight2010))}
+	return &Client{o: o, places: newPlaces(o.InFlight), few: make(chan struct{}, min(o.InFlight, inFlight2010))}
 }
 
 // Target is the mailbox of an operation, and the URL.

@@ -20,7 +20,7 @@ func (c *Client) FindItem(ctx context.Context, t Target, offset, most int) (List
 	offset, most = max(offset, 0), min(max(most, 1), MaxPage)
 	var l Listing
 	a, err := c.call(ctx, t, operation{
-		name: "FindItem", unparseable: CodeUnparseableAnswer, read: true,
+		name: "FindItem", purpose: listing, unparseable: CodeUnparseableAnswer, read: true,
 		body: findItem(offset, most),
 		message: func(s *scanner) *problem {
 			p := begin(s)

@@ -9,7 +9,7 @@ import "context"
 // is not on this server, the *fault.Error in the chain has Elsewhere. The error is an *Error, or that of ctx.
 func (c *Client) GetFolder(ctx context.Context, t Target) (Answer, error) {
 	return c.call(ctx, t, operation{
-		name: "GetFolder", unparseable: CodeUnparseableAnswer, read: true,
+		name: "GetFolder", purpose: looking, unparseable: CodeUnparseableAnswer, read: true,
 		body: fixed(getFolder), message: plainMessage,
 	})
 }

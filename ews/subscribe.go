@@ -12,7 +12,7 @@ import (
 // of ctx.
 func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
-		name: "Subscribe", unparseable: CodeUnparseableAnswer,
+		name: "Subscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer,
 		body: fixed(subscribe),
 		message: func(s *scanner) *problem {
 			p := begin(s)
@@ -32,6 +32,6 @@ func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, 
 
 // Unsubscribe ends a subscription. If the server no longer knows it, the error is an *Error with the code ErrorSubscriptionNotFound.
 func (c *Client) Unsubscribe(ctx context.Context, t Target, id string) error {
-	_, err := c.call(ctx, t, operation{name: "Unsubscribe", unparseable: CodeUnparseableAnswer, body: unsubscribe(id), message: plainMessage})
+	_, err := c.call(ctx, t, operation{name: "Unsubscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, body: unsubscribe(id), message: plainMessage})
 	return err
 }

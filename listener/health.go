@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
@@ -88,6 +89,8 @@ func (h *health) note(mailbox string, err error) error {
 		return nil
 	}
 	switch f := fault.Of(err); {
+	case f.Code == ews.CodeHangs: // the server has said nothing
+		return err
 	case f.Scope < fault.Account: // the server let it in
 		h.works(mailbox)
 		return err

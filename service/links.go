@@ -115,6 +115,9 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		}
 		// All limits are the entry's: its accounts share the rates, and have equal parts of what may be in flight.
 		limit := rate.NewLimiter(rate.Limit(x.RequestsPerSecond), x.RequestsPerSecond)
+		// Live mail has the whole rate; three quarters of it are for all the rest, of which look-ups may use two thirds.
+		others := rate.NewLimiter(rate.Limit(x.RequestsPerSecond)*3/4, max(1, x.RequestsPerSecond*3/4))
+		lookUps := oneAfterTheOther{rate.NewLimiter(rate.Limit(x.RequestsPerSecond)/2, max(1, x.RequestsPerSecond/2)), others, limit}
 		inFlight := max(1, x.RequestsInFlight/len(x.Accounts))
 		entry.Dialect = &ews.Dialect{}
 		out := s.outbound(x)
@@ -146,13 +149,13 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
 				l.idle = append(l.idle, c)
 			}
-			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, InFlight: inFlight, Dialect: entry.Dialect})
+			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, Others: others, InFlight: inFlight, Dialect: entry.Dialect})
 			exchange := listener.EWS{Client: client, ConnectionTimeout: x.ConnectionTimeout}
 			link.exchange = walked{exchange}
 			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange}
 			if x.EWSURL == "" {
 				o := autodiscover.Options{
-					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: limit,
+					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: lookUps,
 					Elsewhere: elsewhere(c.Exchange, i),
 				}
 				if x.Type == config.Online {
@@ -167,6 +170,19 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		l.entries = append(l.entries, entry)
 	}
 	return l, nil
+}
+
+// oneAfterTheOther is a limiter that waits for several.
+type oneAfterTheOther []*rate.Limiter
+
+// Wait waits for all of them.
+func (l oneAfterTheOther) Wait(ctx context.Context) error {
+	for _, limit := range l {
+		if err := limit.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // credentialHosts are those that the credentials of an entry may go to. Where ews_url says it all, its mail domains have no part in it.

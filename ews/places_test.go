@@ -1,0 +1,135 @@
+package ews
+
+// What hangs for some mailboxes keeps no others waiting.
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// server answers within 20 ms, and for mailboxes whose name begins with "sick" only when the call ends.
+func sickServer(t *testing.T) roundTrip {
+	body := map[string]string{"GetItem": sample(t, "19"), "Subscribe": sample(t, "02")}
+	return func(r *http.Request) (*http.Response, error) {
+		if strings.HasPrefix(r.Header.Get("X-AnchorMailbox"), "sick") {
+			<-r.Context().Done()
+			return nil, context.Cause(r.Context())
+		}
+		time.Sleep(20 * time.Millisecond)
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body["Subscribe"]))}, nil
+	}
+}
+
+func TestMailboxesThatHangKeepNoOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Options{HTTP: sickServer(t)})
+		ctx, cancel := context.WithCancel(t.Context())
+		const sick = 600
+		done := make(chan struct{})
+		for i := range sick {
+			go func() {
+				defer func() { done <- struct{}{} }()
+				for failures := 1; ctx.Err() == nil; failures++ {
+					_, _, err := c.GetItem(ctx, Target{URL: target.URL, Mailbox: fmt.Sprint("sick", i)}, []string{"a"})
+					select {
+					case <-time.After(fault.Of(err).Pause(failures)):
+					case <-ctx.Done():
+					}
+				}
+			}()
+		}
+		late := 0
+		const calls = 2000
+		for i := range calls {
+			time.Sleep(30 * time.Millisecond)
+			began := time.Now()
+			_, _, err := c.GetItem(ctx, Target{URL: target.URL, Mailbox: fmt.Sprint("well", i%50)}, []string{"a"})
+			if fault.Of(err).Code == CodeHangs {
+				t.Fatal(err)
+			}
+			if time.Since(began) > time.Second {
+				late++
+			}
+		}
+		if late > calls/100 {
+			t.Errorf("%d of %d calls took more than a second", late, calls)
+		}
+		cancel()
+		for range sick {
+			<-done
+		}
+	})
+}
+
+func TestLookUpsListingsAndSubscribingThatHangLeaveReadingAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Options{HTTP: sickServer(t)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		const each = 1000
+		for i := range each {
+			at := Target{URL: target.URL, Mailbox: fmt.Sprint("sick", i)}
+			for _, call := range []func() error{
+				func() error { _, err := c.GetFolder(ctx, at); return err },
+				func() error { _, err := c.FindItem(ctx, at, 0, 10); return err },
+				func() error { _, _, err := c.Subscribe(ctx, at); return err },
+			} {
+				go func() {
+					_ = call()
+					done <- struct{}{}
+				}()
+			}
+		}
+		synctest.Wait()
+		for range 100 {
+			began := time.Now()
+			_, _, _ = c.GetItem(ctx, Target{URL: target.URL, Mailbox: "well"}, []string{"a"})
+			if took := time.Since(began); took > 25*time.Millisecond {
+				t.Fatalf("a read took %v", took)
+			}
+		}
+		cancel()
+		for range 3 * each {
+			<-done
+		}
+	})
+}
+
+func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaces(256)[reading]
+		_, leave, _ := p.enter(t.Context(), "slow")
+		time.Sleep(2 * time.Second)
+		leave(true)
+		for i := range p.size {
+			own, _, _ := p.enter(t.Context(), fmt.Sprint(i))
+			defer func() {
+				if own.Err() != nil {
+					t.Error("a call was given up")
+				}
+			}()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, leave, _ = p.enter(ctx, "another")
+		leave(false)
+	})
+}
+
+func TestTheSuspectsAreBounded(t *testing.T) {
+	p := newPlaces(256)[reading]
+	for i := range 3 * maxSuspects {
+		p.hung(fmt.Sprint(i))
+	}
+	if len(p.suspects) > maxSuspects {
+		t.Errorf("%d", len(p.suspects))
+	}
+}
