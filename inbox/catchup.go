@@ -185,11 +185,9 @@ func (m *Mailbox) catchUpSoon() {
 // catchUp catches up the devices whose time has come, until there are none.
 func (m *Mailbox) catchUp(ctx context.Context) {
 	link := m.link.Load()
-	select {
-	case link.lane.catchUps <- struct{}{}:
+	if leave, ok := link.lane.enterCatchUp(ctx); ok {
 		m.catchUpReady(ctx, link)
-		<-link.lane.catchUps
-	case <-ctx.Done():
+		leave()
 	}
 	m.waiting.end()
 	m.catchUpSoon()

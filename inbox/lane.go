@@ -5,17 +5,24 @@ package inbox
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 const (
 	// maxWorkers bounds the mailboxes of an entry that are read and whose alerts are sent at once; the others stay marked. At
 	// 1,000 messages a second and 100 ms a message 100 are at work; the rest is room for a slow server or APNs.
 	maxWorkers = 1024
+	// maxListers bounds those of them that begin with a listing: half, so that new mail that a hint named always has the others.
+	maxListers = maxWorkers / 2
 	// maxPushes bounds the pushes of an entry under way at once, so that one message to a mailbox of many devices, times the
 	// workers, stays within memory (8 KiB each).
 	maxPushes = 4096
 	// maxCatchUps bounds the mailboxes of an entry whose devices catch up at once: live mail goes first.
 	maxCatchUps = 32
+	// A catch-up that takes longer than brisk gives its place to the next, as long as fewer than maxSlow do: a mailbox that hangs keeps
+	// no others waiting.
+	brisk   = 2 * time.Second
+	maxSlow = 256
 )
 
 // lane is the workers of an exchange entry, and the marked mailboxes that wait for one.
@@ -23,14 +30,17 @@ type lane struct {
 	in       *Inbox
 	pushes   chan struct{}
 	catchUps chan struct{}
+	slow     chan struct{} // catch-ups that take long
 
-	mu     sync.Mutex
-	marked []*Mailbox // first in first out; each at most once
-	active int
+	mu      sync.Mutex
+	hinted  []*Mailbox // first in first out; new mail waits in them
+	listed  []*Mailbox // the same; they are to be listed
+	active  int        // workers
+	listers int        // of them, those that serve a mailbox of listed
 }
 
 func newLane(in *Inbox) *lane {
-	return &lane{in: in, pushes: make(chan struct{}, maxPushes), catchUps: make(chan struct{}, maxCatchUps)}
+	return &lane{in: in, pushes: make(chan struct{}, maxPushes), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
 }
 
 // enterPush waits for a place for a push; leave gives it back. false: ctx has ended.
@@ -43,11 +53,46 @@ func (l *lane) enterPush(ctx context.Context) (leave func(), ok bool) {
 	}
 }
 
-// queue gives a mailbox to the next worker that is free.
-func (l *lane) queue(m *Mailbox) {
+// enterCatchUp waits for a place for a catch-up; leave gives it back. false: ctx has ended.
+func (l *lane) enterCatchUp(ctx context.Context) (leave func(), ok bool) {
+	select {
+	case l.catchUps <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false
+	}
+	var mu sync.Mutex
+	place := l.catchUps
+	t := time.AfterFunc(brisk, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if place == nil {
+			return
+		}
+		select {
+		case l.slow <- struct{}{}:
+			<-place
+			place = l.slow
+		default:
+		}
+	})
+	return func() {
+		t.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		<-place
+		place = nil
+	}, true
+}
+
+// queue gives a mailbox to the next worker that is free. hinted: new mail waits in it.
+func (l *lane) queue(m *Mailbox, hinted bool) {
 	l.mu.Lock()
-	l.marked = append(l.marked, m)
-	more := l.active < maxWorkers
+	if hinted {
+		l.hinted = append(l.hinted, m)
+	} else {
+		l.listed = append(l.listed, m)
+	}
+	more := l.active < maxWorkers && (hinted || l.listers < maxListers)
 	if more {
 		l.active++
 	}
@@ -62,24 +107,38 @@ func (l *lane) queue(m *Mailbox) {
 // work is a worker: it serves marked mailboxes until there are none.
 func (l *lane) work() {
 	for {
-		m := l.next()
+		m, lists := l.next()
 		if m == nil {
 			return
 		}
 		m.serve(l.in.working)
+		if lists {
+			l.mu.Lock()
+			l.listers--
+			l.mu.Unlock()
+		}
 	}
 }
 
-// next takes the mailbox that has waited the longest; nil: there is none, and the worker has ended.
-func (l *lane) next() *Mailbox {
+// next takes the mailbox that has waited the longest, one with new mail before one that is to be listed; nil: there is none, and the worker
+// has ended.
+func (l *lane) next() (m *Mailbox, lists bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.marked) == 0 || l.in.stopping.Load() {
-		l.active--
-		return nil
+	queue := &l.hinted
+	lists = len(l.hinted) == 0
+	if lists {
+		queue = &l.listed
 	}
-	m := l.marked[0]
-	l.marked[0] = nil
-	l.marked = l.marked[1:]
-	return m
+	if len(*queue) == 0 || lists && l.listers >= maxListers || l.in.stopping.Load() {
+		l.active--
+		return nil, false
+	}
+	m = (*queue)[0]
+	(*queue)[0] = nil
+	*queue = (*queue)[1:]
+	if lists {
+		l.listers++
+	}
+	return m, lists
 }

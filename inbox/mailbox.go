@@ -104,9 +104,9 @@ func (m *Mailbox) wake() {
 	m.waiting.open()
 }
 
-func (m *Mailbox) enqueue() {
+func (m *Mailbox) enqueue(hinted bool) {
 	if l := m.link.Load(); l != nil {
-		l.lane.queue(m)
+		l.lane.queue(m, hinted)
 	}
 }
 

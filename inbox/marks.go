@@ -15,7 +15,7 @@ const maxHints = 64
 
 // marks of one mailbox. A mailbox is marked while it has a hint or is to be listed. At most one worker has it at a time.
 type marks struct {
-	queue func() // gives the mailbox to a worker
+	queue func(hinted bool) // gives the mailbox to a worker; hinted: new mail waits for that
 
 	mu       sync.Mutex
 	hints    map[string]time.Time // item id -> when it was hinted
@@ -26,6 +26,7 @@ type marks struct {
 	closed   bool
 
 	queued, running bool
+	hinted          bool         // it is queued as one with new mail
 	woken           bool         // what this turn fails of may have ended within it: it does not back off
 	failing         *fault.Error // of the last turn
 	fails           int          // turns in a row
@@ -46,9 +47,16 @@ func (m *marks) change(change func()) {
 	m.mu.Lock()
 	change()
 	queue := m.due()
+	if m.queued && !m.hinted && len(m.hints) > 0 { // it was to be listed only, and waits for that: new mail goes first
+		queue = true
+	}
+	hinted := len(m.hints) > 0
+	if queue {
+		m.hinted = hinted
+	}
 	m.mu.Unlock()
 	if queue {
-		m.queue()
+		m.queue(hinted)
 	}
 }
 
@@ -130,8 +138,11 @@ func (m *marks) noBackOff() {
 func (m *marks) take() (turn, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.queued { // its turn was taken already: it had two
+		return turn{}, false
+	}
 	t := turn{link: m.link, hints: m.hints, list: m.list}
-	m.queued, m.woken = false, false
+	m.queued, m.hinted, m.woken = false, false, false
 	if m.closed || !m.attached {
 		return turn{}, false
 	}

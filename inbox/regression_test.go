@@ -281,7 +281,7 @@ func TestAListingWhosePagesNeverSayThatTheyAreTheLastEnds(t *testing.T) {
 
 func TestAMailboxRemembersNoMoreThanSixtyFourHintedItems(t *testing.T) { // rule 7
 	synctest.Test(t, func(t *testing.T) {
-		m := marks{queue: func() {}}
+		m := marks{queue: func(bool) {}}
 		for i := range 10 * maxHints {
 			m.hint(fmt.Sprint(i), time.Now())
 			m.giveBack(turn{hints: map[string]time.Time{fmt.Sprint("back", i): time.Now()}})

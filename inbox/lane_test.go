@@ -1,0 +1,70 @@
+package inbox
+
+// The places of an exchange entry: what hangs keeps no new mail waiting.
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestListingsLeaveWorkersToNewMail(t *testing.T) {
+	l := newLane(&Inbox{})
+	for range maxWorkers {
+		l.listed = append(l.listed, &Mailbox{})
+	}
+	l.active = maxWorkers
+	taken := 0
+	for m, _ := l.next(); m != nil; m, _ = l.next() {
+		taken++
+	}
+	if taken != maxListers {
+		t.Errorf("%d workers list", taken)
+	}
+	news := &Mailbox{}
+	l.hinted = append(l.hinted, news)
+	if m, lists := l.next(); m != news || lists {
+		t.Error("new mail waits behind listings")
+	}
+}
+
+func TestNewMailTakesAMailboxOutOfTheQueueOfListings(t *testing.T) {
+	var queued []bool
+	m := marks{queue: func(hinted bool) { queued = append(queued, hinted) }, attached: true}
+	m.listing()
+	m.hint("one", time.Now())
+	m.hint("two", time.Now())
+	if fmt.Sprint(queued) != "[false true]" {
+		t.Errorf("queued %v", queued)
+	}
+	if turn, ok := m.take(); !ok || !turn.list || len(turn.hints) != 2 {
+		t.Errorf("%+v", turn)
+	}
+	if _, ok := m.take(); ok {
+		t.Error("two workers have it")
+	}
+}
+
+func TestCatchUpsThatHangKeepNoOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane(&Inbox{})
+		var leaves []func()
+		for range maxCatchUps {
+			leave, _ := l.enterCatchUp(t.Context())
+			leaves = append(leaves, leave)
+		}
+		began := time.Now()
+		leave, ok := l.enterCatchUp(t.Context())
+		if !ok || time.Since(began) > brisk {
+			t.Errorf("waited %v", time.Since(began))
+		}
+		leave()
+		for _, leave := range leaves {
+			leave()
+		}
+		if len(l.catchUps) != 0 || len(l.slow) != 0 {
+			t.Errorf("%d and %d places are left taken", len(l.catchUps), len(l.slow))
+		}
+	})
+}
