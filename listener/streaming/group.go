@@ -25,8 +25,10 @@ type group struct {
 
 	members  map[*Member]struct{}
 	leaving  []departure
-	calls    int  // of Subscribe and Unsubscribe, under way
-	leading  bool // one of them decides who leads the group
+	calls    int // of Subscribe and Unsubscribe, under way
+	slow     int // of Subscribe, that take long
+	leading  int // of them, those of members that may come to lead the group
+	hung     int // of those, who took long, since the group was last without anybody who leads it
 	affinity Affinity
 	late     []time.Time  // when messages were found that the stream should have told of
 	failures int          // of the stream, in a row

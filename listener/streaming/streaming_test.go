@@ -138,7 +138,7 @@ func TestASubscribeThatHangsIsGivenUpAndTriedAgain(t *testing.T) {
 		if f, next := m.Failing(); f == nil || f.Code != "timeout" || next.IsZero() {
 			t.Errorf("%v, %v", f, next)
 		}
-		pass(3 * time.Second)
+		pass(10 * time.Second)
 		if !m.listens() {
 			t.Error("it is not tried again")
 		}
@@ -783,6 +783,41 @@ func TestAServerThatStaysAwayIsTriedAgainAtGrowingDistancesAndItsMailboxesArePol
 		pass(80 * time.Second)
 		if n := m.listings() - polls; n < 1 || n > 3 || !m.listens() || m.answers != 2 {
 			t.Errorf("%d listings, told %d times that its server answers", m.listings(), m.answers)
+		}
+	})
+}
+
+func TestMembersThatHangKeepTheOthersWaitingForSecondsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.wait = func(ctx context.Context, c call) error {
+			if c.op == "Subscribe" && c.mailbox < numbered(100) { // the first by name
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		var addresses []string
+		for i := range 200 {
+			addresses = append(addresses, numbered(i))
+		}
+		list := newAccount(t, s, 200).join(addresses...)
+		listens := func() (n int) {
+			for _, m := range list[100:] {
+				if m.listens() {
+					n++
+				}
+			}
+			return n
+		}
+		pass(10 * time.Second)
+		if n := listens(); n != 100 {
+			t.Errorf("%d of 100 are listened to", n)
+		}
+		s.cut(errReset)
+		pass(time.Second)
+		if n := listens(); n != 100 {
+			t.Errorf("after the stream was cut, %d of 100 are listened to", n)
 		}
 	})
 }

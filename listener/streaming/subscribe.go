@@ -1,8 +1,10 @@
 package streaming
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +18,10 @@ import (
 const (
 	// subscribing bounds the Subscribe and Unsubscribe calls of a group at once: below the 10 that Exchange 2010 allows an account.
 	subscribing = 8
+	// A Subscribe that takes longer than brisk is not counted among those any more, as long as fewer than maxSlow take that long: mailboxes
+	// that hang keep the others of their group waiting no longer.
+	brisk   = 250 * time.Millisecond
+	maxSlow = 192
 	// subscribeTimeout bounds a Subscribe: a mailbox that hangs holds one of those calls, or the whole group while it may lead it.
 	subscribeTimeout = 15 * time.Second
 	// unsubscribeTimeout bounds giving a subscription back: one that is not given back expires at the server.
@@ -29,6 +35,8 @@ type attempt struct {
 	at       mail.Location
 	affinity Affinity
 	leads    bool // its answer brings the cookie that keeps the others on its server
+	slow     bool // it takes long, and is not counted any more. Guarded by groups.mu, as over is
+	over     bool
 }
 
 // keepSubscribed sees to it that every member has a subscription and that those of members that left are given back, until the group is
@@ -43,13 +51,17 @@ func (g *group) keepSubscribed(ctx context.Context) {
 		}
 		for _, d := range back {
 			calls.Go(func() {
-				defer g.called(false)
+				defer g.called(&attempt{})
 				g.giveBack(ctx, d)
 			})
 		}
 		for _, a := range attempts {
 			calls.Go(func() {
-				defer g.called(a.leads)
+				late := time.AfterFunc(brisk, func() { g.takesLong(a) })
+				defer func() {
+					late.Stop()
+					g.called(a)
+				}()
 				g.subscribe(ctx, a)
 			})
 		}
@@ -64,10 +76,10 @@ func (g *group) keepSubscribed(ctx context.Context) {
 }
 
 // due takes what is to be called now, within the bound: the end of a call wakes the loop. It says when the next is due by time.
-func (g *group) due() (back []departure, attempts []attempt, next time.Time, ended bool) {
+func (g *group) due() (back []departure, attempts []*attempt, next time.Time, ended bool) {
 	g.groups.mu.Lock()
 	defer g.groups.mu.Unlock()
-	if len(g.members) == 0 && len(g.leaving) == 0 && g.calls == 0 {
+	if len(g.members) == 0 && len(g.leaving) == 0 && g.calls == 0 && g.slow == 0 {
 		g.groups.forget(g)
 		return nil, nil, time.Time{}, true
 	}
@@ -79,19 +91,21 @@ func (g *group) due() (back []departure, attempts []attempt, next time.Time, end
 	members := g.sorted()
 	g.checkAnchor(members)
 	now := time.Now()
+	slices.SortStableFunc(members, func(a, b *Member) int { return cmp.Compare(a.refusal.failures, b.refusal.failures) }) // who failed goes last
 	for _, m := range members {
 		switch {
 		case m.subscription != "":
-			if g.affinity.Anchor == "" && !g.leading {
+			if g.affinity.Anchor == "" && g.leading == 0 {
 				g.affinity = Affinity{Anchor: m.at.Primary}
 			}
 		case m.subscribing:
 		case now.Before(m.refusal.next):
 			next = sooner(next, m.refusal.next)
-		case g.calls < subscribing && !g.leading:
-			a := attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity}
+		case g.calls < subscribing && (g.affinity.Anchor != "" || g.leading < min(1<<min(g.hung, 10), subscribing)): // one leads, unless it hangs
+			a := &attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity}
 			if g.affinity.Anchor == "" {
-				a.affinity.Anchor, a.leads, g.leading = m.at.Primary, true, true
+				a.affinity.Anchor, a.leads = m.at.Primary, true
+				g.leading++
 			}
 			m.subscribing, m.excused = true, false
 			g.calls++
@@ -111,11 +125,33 @@ func (g *group) checkAnchor(members []*Member) {
 	g.affinity = Affinity{}
 }
 
-func (g *group) called(leads bool) {
+// takesLong has others called beside a call that takes long.
+func (g *group) takesLong(a *attempt) {
 	g.groups.mu.Lock()
+	defer g.groups.mu.Unlock()
+	if a.over || g.slow >= maxSlow {
+		return
+	}
+	a.slow = true
+	if a.leads {
+		g.leading--
+		g.hung++
+	}
+	g.slow++
 	g.calls--
-	if leads {
-		g.leading = false
+	signal(g.roster)
+}
+
+func (g *group) called(a *attempt) {
+	g.groups.mu.Lock()
+	a.over = true
+	if a.slow {
+		g.slow--
+	} else {
+		g.calls--
+	}
+	if a.leads && !a.slow {
+		g.leading--
 	}
 	g.groups.mu.Unlock()
 	g.changed()
@@ -131,7 +167,7 @@ func (g *group) giveBack(ctx context.Context, d departure) {
 }
 
 // subscribe subscribes a member and writes that down. It is listed once its stream is open.
-func (g *group) subscribe(ctx context.Context, a attempt) {
+func (g *group) subscribe(ctx context.Context, a *attempt) {
 	m := a.member
 	err := unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
 	var id, cookie string
@@ -153,24 +189,25 @@ func (g *group) subscribe(ctx context.Context, a attempt) {
 	}
 	m.subscription, m.subscribed, m.subscribing, m.refusal = id, time.Now(), false, refusal{}
 	m.broken(time.Now())
-	if a.leads {
+	if a.leads && g.affinity.Anchor == "" {
+		g.hung = 0
 		g.affinity = Affinity{Anchor: a.at.Primary, Cookie: cookie}
 	}
 }
 
-func (g *group) callSubscribe(ctx context.Context, a attempt) (id, cookie string, err error) {
+func (g *group) callSubscribe(ctx context.Context, a *attempt) (id, cookie string, err error) {
 	short, cancel := context.WithTimeout(ctx, subscribeTimeout)
 	defer cancel()
 	id, cookie, err = g.groups.o.Server.Subscribe(short, a.at, a.affinity)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = &fault.Error{Op: "Subscribe", Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Retry,
+		err = &fault.Error{Op: "Subscribe", Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Wait,
 			Text: "the server has not answered within " + subscribeTimeout.String()}
 	}
 	return id, cookie, err
 }
 
 // record writes a new subscription down. Where that fails it is given back.
-func (g *group) record(ctx context.Context, a attempt, id string) error {
+func (g *group) record(ctx context.Context, a *attempt, id string) error {
 	asleep := false
 	err := a.member.box.Update(ctx, func(d *subscriptions.Draft) {
 		g.groups.mu.Lock()
@@ -201,7 +238,7 @@ func unwritable(err error) error {
 }
 
 // refused notes that a member could not be subscribed. It is listed at its safety poll, and now if it has not been yet.
-func (g *group) refused(ctx context.Context, a attempt, err error) {
+func (g *group) refused(ctx context.Context, a *attempt, err error) {
 	m, f := a.member, fault.Of(err)
 	g.groups.mu.Lock()
 	if ctx.Err() != nil || m.group != g || m.joined != a.joined || errors.Is(err, subscriptions.ErrNoMailbox) { // it left, or all ends
