@@ -53,6 +53,7 @@ type places struct {
 type place struct {
 	mailbox string
 	began   time.Time
+	givenUp bool
 	ready   chan struct{} // closed when it has a place; nil: it had one at once
 	cancel  context.CancelCauseFunc
 }
@@ -137,11 +138,9 @@ func (p *places) leave(c *place, ok bool) {
 	p.free(c)
 }
 
+// free takes the place of a call back. It is called with mu held.
 func (p *places) free(c *place) {
 	i := slices.Index(p.held, c)
-	if i < 0 { // it was given up
-		return
-	}
 	p.held = slices.Delete(p.held, i, i+1)
 	if len(p.queue) > 0 {
 		next := p.queue[0]
@@ -167,16 +166,17 @@ func (p *places) withdraw(c *place) {
 func (p *places) giveUpOne() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.held) == 0 || len(p.queue) == 0 || p.slow {
+	if len(p.queue) == 0 || p.slow {
 		return
 	}
-	c := p.held[0]
-	if time.Since(c.began) < hanging {
+	i := slices.IndexFunc(p.held, func(c *place) bool { return !c.givenUp })
+	if i < 0 || time.Since(p.held[i].began) < hanging {
 		return
 	}
+	c := p.held[i]
+	c.givenUp = true // its place is free once it has gone
 	p.suspect(c.mailbox)
 	c.cancel(errHangs)
-	p.free(c)
 }
 
 // hung notes a mailbox whose call was not answered in time.

@@ -14,7 +14,7 @@ import (
 
 // marked is a mailbox that can be read, and counts how often it was queued.
 func marked(queued *atomic.Int32) *marks {
-	m := &marks{queue: func() { queued.Add(1) }}
+	m := &marks{queue: func(bool) { queued.Add(1) }}
 	m.attach(&attachment{Link: &link{exchange: "here"}})
 	return m
 }
@@ -63,7 +63,7 @@ func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
 func TestWhatCannotBeReadIsNotQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var queued atomic.Int32
-		m := &marks{queue: func() { queued.Add(1) }}
+		m := &marks{queue: func(bool) { queued.Add(1) }}
 		m.listing()
 		if queued.Load() != 0 {
 			t.Error("it is queued before it is attached")
