@@ -114,7 +114,7 @@ func TestWhatIsNoProxyIsRefusedWithTheReason(t *testing.T) {
 	}{
 		"nothing":                  {"", "", "", nil, "want scheme://host:port"},
 		"no URL":                   {"proxy.contoso.com:3128", "", "", nil, "want scheme://host:port"},
-		"a password in it":         {"http://bell:wrong-password@proxy:3128", "", "", nil, "must not hold a user name or password"},
+		"a password in it":         {"http://bell:wrong-password@proxy:3128", "", "", nil, "must not have a user name or password"},
 		"a broken one with it":     {"http://bell:wrong-password%@proxy:3128", "", "", nil, "want scheme://host:port"},
 		"another scheme":           {"socks4://proxy:1080", "", "", nil, "begins with http://, https://, socks5:// or socks5h://"},
 		"a path":                   {"http://proxy:3128/proxy.pac", "", "", nil, "without a path"},
