@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -298,9 +299,7 @@ func TestOneStatusHasAsManyMeaningsAsThereIsEvidenceFor(t *testing.T) {
 		"200: a page":                      {200, http.Header{"Content-Type": {"text/html"}}, "<html>", "a page for people to sign in at answers instead of EWS"},
 	} {
 		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for name, values := range c.header {
-				w.Header()[name] = values
-			}
+			maps.Copy(w.Header(), c.header)
 			w.WriteHeader(c.status)
 			io.WriteString(w, c.page)
 		}))

@@ -23,7 +23,7 @@ func sickServer(t *testing.T) roundTrip {
 			<-r.Context().Done()
 			return nil, context.Cause(r.Context())
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body["Subscribe"]))}, nil
 	}
 }
@@ -49,7 +49,7 @@ func TestMailboxesThatHangKeepNoOthersWaiting(t *testing.T) {
 		late := 0
 		const calls = 2000
 		for i := range calls {
-			time.Sleep(30 * time.Millisecond)
+			<-time.After(30 * time.Millisecond)
 			began := time.Now()
 			_, _, err := c.GetItem(ctx, Target{URL: target.URL, Mailbox: fmt.Sprint("well", i%50)}, []string{"a"})
 			if fault.Of(err).Code == CodeHangs {
@@ -107,7 +107,7 @@ func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlaces(256)[reading]
 		_, leave, _ := p.enter(t.Context(), "slow")
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		leave(true)
 		for i := range p.size {
 			own, _, _ := p.enter(t.Context(), fmt.Sprint(i))

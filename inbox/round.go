@@ -296,8 +296,8 @@ func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func
 	}
 	m.flight.begin(a.line())
 	if may() {
-		answer := m.pushOnce(a) //nolint:contextcheck // a push outlives the turn that it began in
-		leave()                 // a slow store holds no place that another mailbox's push could have
+		answer := m.pushOnce(a)
+		leave() // a slow store holds no place that another mailbox's push could have
 		m.note(a, answer)
 		enter(answer)
 		m.follow(a, answer)

@@ -137,7 +137,7 @@ func (o *opener) NewClientConn(c net.Conn, _ func()) (http.RoundTripper, error) 
 	within.DialTLSContext = func(context.Context, string, string) (net.Conn, error) { return o.heard, nil }
 	within.Protocols = new(http.Protocols)
 	within.Protocols.SetUnencryptedHTTP2(true)                             // it is no *tls.Conn any more, so net/http takes it for plain
-	cc, err := within.NewClientConn(context.Background(), "https", o.host) //nolint:contextcheck // it dials nothing that could be ended
+	cc, err := within.NewClientConn(context.Background(), "https", o.host) // it dials nothing that could be ended
 	o.connected = cc
 	return cc, err
 }

@@ -2,6 +2,7 @@ package subscriptions
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -106,7 +107,7 @@ func TestTheClocksAreReadApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := clocks()
 		first := now()
-		if first.wall != first.wall.Round(0) {
+		if strings.Contains(first.wall.String(), " m=") {
 			t.Error("the wall clock carries the monotonic one")
 		}
 		<-time.After(2 * time.Second)
