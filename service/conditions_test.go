@@ -77,7 +77,7 @@ func TestAnOrganisationThatIsDownSaysSoItself(t *testing.T) {
 			inst.configure("autodiscover_url: "+inst.sim.AutodiscoverURL, "ews_url: https://"+tcptest.Closed(t)+"/EWS/Exchange.asmx")
 		}, nil, "the connection is refused", check.KindExchange, mailboxes, "firewall", true},
 		{"the password is wrong", func(inst *installation) { inst.write("password", "a wrong one\n") }, nil,
-			"Autodiscover does not accept the user name or password", check.KindAccount, mailboxes, "password_file", true},
+			"sign-ins have failed, and mailbell pauses", check.KindAccount, mailboxes, "Correct the password", true},
 		{"APNs is gone", func(inst *installation) {
 			inst.configure("url: "+inst.sim.APNsURL, "url: https://"+tcptest.Closed(t))
 		}, func(inst *installation) { inst.deliver() }, "APNs cannot be reached", check.KindAPNs, mailboxes, "api.push.apple.com", false},
