@@ -555,7 +555,7 @@ func TestMailboxesAreListedByState(t *testing.T) {
 
 func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	d := newDesk(t)
-	d.ready, d.ping = errors.New("the mailboxes are being placed"), errors.New("disk full")
+	d.ready, d.ping = errors.New("not every mailbox was tried yet"), errors.New("disk full")
 	a := d.ask(t, readToken, "GET", "/v1/status", "")
 	var s Status
 	if err := json.NewDecoder(a.Body).Decode(&s); err != nil {
@@ -566,7 +566,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	}
 	s.Started, s.Uptime = time.Time{}, 0
 	want := Status{
-		Version: "1.2.3", Reason: "the mailboxes are being placed", StateStore: StateStore{Error: "disk full", Advice: check.Advise(d.ping, check.Circumstances{Step: check.StepState}).Do},
+		Version: "1.2.3", Reason: "not every mailbox was tried yet", StateStore: StateStore{Error: "disk full", Advice: check.Advise(d.ping, check.Circumstances{Step: check.StepState}).Do},
 		Conditions: []check.Condition{{Kind: check.KindExchange, Name: "headquarters", Level: check.LevelError, Since: noon, Count: 2, Reason: "connect", Cause: "c", Advice: "a"}},
 		Mailboxes:  map[subscriptions.State]int{"resolving": 0, "listening": 1, "polling": 0, "waiting_for_capacity": 0, "out_of_scope": 0, "failing": 2},
 		Accounts: []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,

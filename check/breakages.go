@@ -77,7 +77,7 @@ var breakages = []Breakage{
 		"Its words say why. Compare tenant_id, client_id and the secret or certificate with what is registered there, and cloud_urls.authority with its address.",
 		evidence{peers: []fault.Peer{fault.TokenService}, remedy: fault.Fix, codes: []string{"invalid_client", "invalid_grant", "unauthorized_client", "invalid_scope", "invalid_request", "access_denied"}}},
 
-	// The way to APNs.
+	// The connection to APNs.
 	{"this machine has no CA certificates", "code certificate, and no authority is trusted here at all",
 		"Install the system's CA certificates (the package ca-certificates; in a container image too), or name the authority in ca_file of the entry.",
 		evidence{codes: []string{proxy.CodeCertificate}, details: []fault.Detail{fault.NoRoots}}},
@@ -218,7 +218,7 @@ var breakages = []Breakage{
 		"A web site, a load balancer or another server answers instead. Compare ews_url, which ends in /EWS/Exchange.asmx, with ExternalUrl of Get-WebServicesVirtualDirectory.",
 		evidence{codes: []string{"HTTP 404", ews.CodeForeign, ews.CodeRedirect, ews.CodeURL}}},
 
-	// What Exchange itself says.
+	// Errors of Exchange itself.
 	{"the account may not impersonate the mailbox", "ErrorImpersonateUserDenied, ErrorImpersonationDenied, ErrorAccessDenied",
 		"On premises: give the account the role ApplicationImpersonation, with a scope that includes the mailbox. Online: give the app the role Application EWS.AccessAsApp in the same way. mailbell check --plan prints the commands. A new right works after some minutes, online after up to two hours.",
 		evidence{codes: []string{"ErrorImpersonateUserDenied", "ErrorImpersonationDenied", "ErrorImpersonationFailed", "ErrorAccessDenied", "ErrorSubscriptionDelegateAccessNotSupported"}}},

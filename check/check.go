@@ -1,9 +1,9 @@
-// Package check tries everything that the service needs, and says in words what is wrong and what to do about it.
+// Package check tries everything that the service needs, and says what is wrong and what to do about it.
 //
-//   - way.go: the whole way of one alert, step by step; the command line and the API walk the same one.
-//   - check.go: everything else that an installation needs, one check after the other.
-//   - advice.go: what goes wrong in practice, how it shows, and its remedy; the one table.
-//   - plan.go: what an installation of so many mailboxes needs, and how to set up Exchange for it.
+//   - way.go: all steps of an alert, for the command line and the API
+//   - check.go: everything else that an installation needs, one check after the other
+//   - breakages.go: the one table of what goes wrong in practice, how it shows, and what to do about it; advice.go looks up in it
+//   - plan.go: what a number of mailboxes needs, and how to set up Exchange for it
 package check
 
 import (
@@ -27,7 +27,7 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-// State is how a check went.
+// State is the result of a check.
 type State string
 
 // The states.
@@ -42,17 +42,17 @@ const (
 type Result struct {
 	Name   string // "exchange headquarters: TLS"
 	State  State
-	Took   time.Duration // 0: nothing was waited for
+	Took   time.Duration // 0: there was no wait
 	Tried  string        // what was tried
 	Found  string        // what is worth knowing where all is well: where a mailbox lives
 	Error  string        // what came back; for a check that was skipped, why; empty where all is well
 	Advice string        // what to do about it
 }
 
-// Installation is what a configuration leads to, built and not started, for Run to try.
+// Installation is what a configuration describes, built and not started, for Run to try.
 type Installation struct {
 	Config  string   // its file
-	Doubts  []string // what the configuration itself is questioned for: an expires that is too far ahead
+	Doubts  []string // the warnings of the configuration itself, for example about an expires that is too far ahead
 	Files   []File
 	Proxy   string // host:port of the proxy; empty: none
 	Entries []Entry
@@ -60,29 +60,28 @@ type Installation struct {
 	APNs    Prober
 	State   *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
 	Running *Running              // nil: none
-	Expiry  func() []expiry.Entry // as known after the checks before: the chains that servers showed are among them
-	// Way finds mailboxes; its Enrolments and Push are needed only to go to a test alert.
+	Expiry  func() []expiry.Entry // after the checks before, so that the certificates of servers are among them
+	// Way finds mailboxes; its Enrolments and Push are needed only for a test alert.
 	Way Way
-	// NoEnrolments says why there are no enrolments to look into; nil: there are.
+	// NoEnrolments says why the enrolments cannot be read; nil: they can.
 	NoEnrolments error
 }
 
-// Attempt is what came of something that had to be tried before everything else.
+// Attempt is the result of something that had to be tried before everything else.
 type Attempt struct {
 	Took time.Duration
 	Err  error
 }
 
-// Running is the mailbell that runs with the same configuration. It has the state, so that it is who looks devices up and rings
-// them.
+// Running is the mailbell that runs with the same configuration. It has the state, so it looks devices up and sends them test alerts.
 type Running struct {
 	At         string      // where it answers
 	Conditions []Condition // what is wrong there now
-	// Test has it go the whole way for a device. Its error says why it has not set out.
+	// Test has it try all steps for a device. Its error says why it tried none.
 	Test func(ctx context.Context, device string) (Report, error)
 }
 
-// File is one that the configuration names.
+// File is a file that the configuration names.
 type File struct {
 	Key    string // exchange[0].listener_accounts[0].basic.password_file
 	Path   string
@@ -106,14 +105,14 @@ type Entry struct {
 // Account is a listener account.
 type Account struct {
 	Name       string
-	Method     string // its authentication method, as the configuration calls it
+	Method     string // its authentication method, by its name in the configuration
 	ByToken    bool   // its credential gets tokens of Entra ID
 	Credential auth.Credential
 	Exchange   Exchange
 	Finder     Finder // nil: the URL of EWS is configured
 }
 
-// Finder finds where a mailbox lives; *autodiscover.Client is one.
+// Finder finds the location of a mailbox; *autodiscover.Client is one.
 type Finder interface {
 	Find(ctx context.Context, address string) (mail.Location, error)
 }
@@ -125,26 +124,26 @@ type Topic struct {
 	Outbound           proxy.Settings // as it is connected to
 }
 
-// Prober asks APNs whether it takes the credential of a topic; *push.Sender is one. Its error is a *fault.Error.
+// Prober asks APNs whether it accepts the credential of a topic; *push.Sender is one. Its error is a *fault.Error.
 type Prober interface {
 	Probe(ctx context.Context, topic, environment string) error
 }
 
 const (
-	// checkTimeout bounds one check: longer than any connection and answer take, short enough to be watched.
+	// checkTimeout bounds one check: longer than a connection and an answer take, short enough for a person who waits.
 	checkTimeout = 30 * time.Second
-	// maxSkew is how far a server's clock may be from ours. Beyond it Kerberos, and with it Exchange's own domain, refuses tickets,
-	// and Entra ID signed requests.
+	// maxSkew is how far a server's clock may differ from ours. Above it Kerberos refuses tickets in Exchange's own domain, and Entra ID refuses
+	// signed requests.
 	maxSkew = 5 * time.Minute
-	// stranger is who Autodiscover is asked for where no mailbox is given: that nobody has this address is an answer too.
+	// stranger is the address for which Autodiscover is asked if no mailbox is given: it is enough if Autodiscover answers that it is unknown.
 	stranger = "mailbell-check"
 )
 
-// codeClock is the code of a clock that is wrong.
+// codeClock is the code for a clock that is wrong.
 const codeClock = "clock"
 
-// Run tries everything, for a mailbox and a device where they are given, and tells each result as it comes. It reports whether
-// nothing failed.
+// Run tries everything, also for a mailbox and a device if they are given, and reports each result as it comes. It returns whether nothing
+// failed.
 func (in Installation) Run(ctx context.Context, mailbox, device string, tell func(Result)) bool {
 	r := &runner{Installation: in, tellAll: tell, advised: map[string]string{}, mailbox: mailbox}
 	r.configuration()
@@ -167,7 +166,7 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 	}
 	r.expiries()
 	if device != "" {
-		r.ring(ctx, device)
+		r.testDevice(ctx, device)
 	}
 	return !r.failed
 }
@@ -179,47 +178,47 @@ type runner struct {
 	failed  bool
 	advised map[string]string // the name of the result that gave an advice first
 	mailbox string
-	at      Route // of the mailbox; without an account: not found, or none is given
+	at      Route // of the mailbox; without an account: not found, or no mailbox is given
 	skews   []skew
 }
 
-// skew is how far the clock of a host is ahead of ours.
+// skew is by how much the clock of a host is ahead of ours.
 type skew struct {
 	host string
 	by   time.Duration
 }
 
-// doubt is an error of what works and should be looked at.
+// doubt is an error for a warning: the thing works, and somebody should look at it.
 type doubt struct{ error }
 
 func (d doubt) Unwrap() error { return d.error }
 
-// omitted is why something was not tried.
+// omitted says why something was not tried.
 type omitted string
 
 func (o omitted) Error() string { return string(o) }
 
-// try does one check, and tells its result.
+// try makes one check, and reports its result.
 func (r *runner) try(ctx context.Context, name, tried string, c Circumstances, check func(context.Context) error) bool {
 	return r.find(ctx, name, tried, c, func(ctx context.Context) (string, error) { return "", check(ctx) })
 }
 
-// find does one check that has something to tell where all is well.
+// find makes one check that also reports what it found if all is well.
 func (r *runner) find(ctx context.Context, name, tried string, c Circumstances, check func(context.Context) (found string, err error)) bool {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	began := time.Now()
 	found, err := check(ctx)
-	return r.told(Result{Name: name, Took: time.Since(began), Tried: tried, Found: found}, c, err)
+	return r.complete(Result{Name: name, Took: time.Since(began), Tried: tried, Found: found}, c, err)
 }
 
-// tell tells a result, and reports whether it is good.
+// tell reports a result, and returns whether it is good.
 func (r *runner) tell(name, tried string, took time.Duration, c Circumstances, err error) bool {
-	return r.told(Result{Name: name, Took: took, Tried: tried}, c, err)
+	return r.complete(Result{Name: name, Took: took, Tried: tried}, c, err)
 }
 
-// told completes a result by its error and tells it.
-func (r *runner) told(result Result, c Circumstances, err error) bool {
+// complete completes a result by its error, and reports it.
+func (r *runner) complete(result Result, c Circumstances, err error) bool {
 	result.State = OK
 	if err != nil {
 		result.State, result.Error, result.Advice = Failed, err.Error(), Advise(err, c).Do
@@ -234,7 +233,7 @@ func (r *runner) told(result Result, c Circumstances, err error) bool {
 	return result.State == OK || result.State == Warning
 }
 
-// say passes a result on. An advice that was given before is not given at length again.
+// say reports a result. It does not repeat an advice that was given before.
 func (r *runner) say(result Result) {
 	r.failed = r.failed || result.State == Failed
 	if first, given := r.advised[result.Advice]; given {
@@ -245,7 +244,7 @@ func (r *runner) say(result Result) {
 	r.tellAll(result)
 }
 
-// configuration tells what is known of it, and looks at its files.
+// configuration reports the warnings of the configuration, and checks its files.
 func (r *runner) configuration() {
 	r.tell("configuration", "reading "+r.Config, 0, Circumstances{}, nil)
 	for _, d := range r.Doubts {
@@ -286,7 +285,7 @@ func readable(f File) error {
 	return nil
 }
 
-// reachProxy connects to the proxy. Whether it lets mailbell through is seen with the hosts behind it.
+// reachProxy connects to the proxy. The checks of the hosts show whether it connects mailbell to them.
 func (r *runner) reachProxy(ctx context.Context) {
 	r.try(ctx, "proxy", "connecting to "+r.Proxy, Circumstances{Step: stepProxy}, func(ctx context.Context) error {
 		c, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, "tcp", r.Proxy)
@@ -320,7 +319,7 @@ func (r *runner) shake(ctx context.Context, name, host string, online bool, out 
 	})
 }
 
-// lookUp looks a host up, where that is not the proxy's part.
+// lookUp looks a host up, unless the proxy does.
 func (r *runner) lookUp(ctx context.Context, name, host string, out proxy.Settings) bool {
 	bare, _, err := net.SplitHostPort(host)
 	if err != nil {
@@ -342,7 +341,7 @@ func (r *runner) lookUp(ctx context.Context, name, host string, out proxy.Settin
 	})
 }
 
-// greet asks a host for anything at all. Whatever it answers over TLS will do; its Date is kept.
+// greet makes a request to a host. Any answer over TLS is enough; its Date is kept.
 func (r *runner) greet(ctx context.Context, t http.RoundTripper, host string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+host+"/", nil)
 	if err != nil {
@@ -391,7 +390,7 @@ func (r *runner) locate(ctx context.Context) {
 			return "", err
 		}
 		p := r.at.Location
-		found := fmt.Sprintf("it lives in the entry %s, at %s, by %s", p.Entry, p.URL, p.How)
+		found := fmt.Sprintf("it is in the entry %s, at %s, by %s", p.Entry, p.URL, p.How)
 		if p.Server != "" {
 			found += "; its server is " + p.Server
 		}
@@ -402,7 +401,7 @@ func (r *runner) locate(ctx context.Context) {
 	})
 }
 
-// state tells whether the state can be had, here or by the mailbell that runs.
+// state checks whether the state can be used, here or by the mailbell that runs.
 func (r *runner) state() {
 	c := Circumstances{Step: StepState}
 	switch {
@@ -410,7 +409,7 @@ func (r *runner) state() {
 		r.tell("state", "opening the state store", r.State.Took, c, r.State.Err)
 	case r.Running != nil:
 		tried := "asking the mailbell that runs at " + r.Running.At
-		r.told(Result{Name: "state", Tried: tried, Found: "it is held by the mailbell that runs at " + r.Running.At}, c, nil)
+		r.complete(Result{Name: "state", Tried: tried, Found: "it is held by the mailbell that runs at " + r.Running.At}, c, nil)
 		for _, wrong := range r.Running.Conditions {
 			r.say(wrong.result(tried))
 		}
@@ -428,7 +427,7 @@ func (r *runner) entry(ctx context.Context, e Entry) {
 		name := name + ": account " + a.Name
 		if e.Online && a.Method == credential.ListenerAccount {
 			r.tell(name, "looking at its credential", 0, c, doubt{&fault.Error{Op: "listener_account", Code: "ErrorImpersonateUserDenied", Scope: fault.Account, Remedy: fault.Fix,
-				Text: "impersonation by it has been gone since February 2025: use client_secret or certificate"}})
+				Text: "since February 2025 it cannot impersonate: use client_secret or certificate"}})
 		}
 		if a.ByToken {
 			c.Step = StepCredential
@@ -440,7 +439,7 @@ func (r *runner) entry(ctx context.Context, e Entry) {
 	}
 }
 
-// autodiscover asks for the mailbox, or for somebody whom nobody knows.
+// autodiscover asks for the mailbox, or for an address that does not exist.
 func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
 	address, known := r.mailbox, slices.Contains(e.Domains, mail.Domain(r.mailbox))
 	if !known {
@@ -463,13 +462,13 @@ func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
 	})
 }
 
-// account signs in, and does what hearing needs, where the mailbox lives in this entry.
+// account signs in, and tries what listening needs if the mailbox is in this entry.
 func (r *runner) account(ctx context.Context, name string, e Entry, a Account, c Circumstances) {
 	if r.at.Location.Entry == e.Name && r.at.Location.URL != "" {
 		ctx, cancel := context.WithTimeout(ctx, wayTimeout)
 		defer cancel()
 		w := &walk{ctx: ctx, at: Route{Account: a, Location: r.at.Location, Online: e.Online}}
-		w.told = func(step string, took time.Duration, err error) {
+		w.after = func(step string, took time.Duration, err error) {
 			c.Step = step
 			r.tell(name+": "+step, tries[step]+" for "+r.mailbox, took, c, err)
 		}
@@ -489,7 +488,7 @@ func (r *runner) account(ctx context.Context, name string, e Entry, a Account, c
 	})
 }
 
-// nowhereToSignIn says why no sign-in is tried where Autodiscover tells its URL: no mailbox has led here.
+// nowhereToSignIn says why no sign-in is tried: Autodiscover gives the URL of EWS, and no mailbox was found in this entry.
 func (r *runner) nowhereToSignIn(e Entry) omitted {
 	const tells = "Autodiscover tells for a mailbox where to sign in. "
 	switch {
@@ -501,7 +500,7 @@ func (r *runner) nowhereToSignIn(e Entry) omitted {
 	return tells + omitted(r.mailbox) + " lives in the entry " + omitted(r.at.Location.Entry) + "; name one of the entry " + omitted(e.Name) + "."
 }
 
-// topic asks APNs whether it takes the credential of a topic.
+// topic asks APNs whether it accepts the credential of a topic.
 func (r *runner) topic(ctx context.Context, t Topic) {
 	name := "apns " + t.Topic + " " + t.Environment
 	if t.Host != "" && !r.lookUp(ctx, name, t.Host, t.Outbound) {
@@ -510,7 +509,7 @@ func (r *runner) topic(ctx context.Context, t Topic) {
 	r.try(ctx, name, "showing APNs the credential", Circumstances{Step: StepAPNs}, func(ctx context.Context) error { return r.APNs.Probe(ctx, t.Topic, t.Environment) })
 }
 
-// expiries tells what expires soon, or has.
+// expiries reports what expires soon, or has expired.
 func (r *runner) expiries() {
 	if r.Expiry == nil {
 		return
@@ -523,7 +522,7 @@ func (r *runner) expiries() {
 			continue
 		}
 		soon = true
-		result := Result{Name: "expiry " + e.Kind + " " + e.Name, State: Warning, Tried: "looking into the calendar of what expires",
+		result := Result{Name: "expiry " + e.Kind + " " + e.Name, State: Warning, Tried: "checking what expires",
 			Error: "expires on " + e.At.UTC().Format(time.DateOnly), Advice: "Have it renewed before that day; mailbell takes up a changed file by itself."}
 		if left <= 0 {
 			result.State, result.Error, result.Advice = Failed, "expired on "+e.At.UTC().Format(time.DateOnly), "Renew it."
@@ -535,12 +534,12 @@ func (r *runner) expiries() {
 		if len(list) > 0 {
 			first = fmt.Sprintf("the first of %d to expire is %s %s, on %s", len(list), list[0].Kind, list[0].Name, list[0].At.UTC().Format(time.DateOnly))
 		}
-		r.told(Result{Name: "expiry", Tried: "looking into the calendar of what expires", Found: first}, Circumstances{}, nil)
+		r.complete(Result{Name: "expiry", Tried: "checking what expires", Found: first}, Circumstances{}, nil)
 	}
 }
 
-// ring goes the whole way to a test alert, or has the mailbell that runs go it.
-func (r *runner) ring(ctx context.Context, device string) {
+// testDevice tries all steps to a test alert, or has the mailbell that runs do it.
+func (r *runner) testDevice(ctx context.Context, device string) {
 	name, by := "device "+device, ""
 	var report Report
 	switch {
@@ -568,7 +567,7 @@ func (r *runner) ring(ctx context.Context, device string) {
 	}
 }
 
-// tries says in words what the steps of the way do.
+// tries says what each step does.
 var tries = map[string]string{
 	StepEnrolment: "looking the device up", StepLocation: "finding where the mailbox lives", StepCredential: "getting what signing in needs",
 	StepSignIn: "signing in", StepImpersonation: "opening the Inbox as the mailbox", StepSubscription: "subscribing to new mail",

@@ -1,6 +1,6 @@
 package check
 
-// What is wrong with a mailbell that runs: what it says of itself in GET /v1/status, in its log, and to `mailbell check`.
+// What is wrong with a mailbell that runs: for GET /v1/status, the log, and `mailbell check`.
 
 import (
 	"cmp"
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The kinds of conditions, the worst first: whom they concern.
+// The kinds of conditions by what they concern, the worst first.
 const (
 	KindState         = "state"         // everybody: nothing can be recorded
 	KindAPNs          = "apns"          // the devices of a topic
@@ -59,7 +59,7 @@ func SortConditions(list []Condition) {
 	})
 }
 
-// result is the condition as a check tells it.
+// result is the condition as a result of a check.
 func (c Condition) result(tried string) Result {
 	r := Result{Name: "running: " + c.Kind, State: Failed, Tried: tried, Error: c.Cause + ": " + c.Reason, Advice: c.Advice}
 	if c.Name != "" {

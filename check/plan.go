@@ -1,6 +1,6 @@
 package check
 
-// This file says what an installation of so many mailboxes needs, and prints the PowerShell that sets Exchange up for it.
+// What a number of mailboxes needs, and the PowerShell commands that set up Exchange for it.
 //
 // Sources: New-ManagementScope, New-ManagementRoleAssignment, New-ThrottlingPolicy, Set-ThrottlingPolicyAssociation,
 // New-ServicePrincipal and Set-OrganizationConfig in Microsoft's reference of Exchange PowerShell; "Role Based Access Control for
@@ -14,44 +14,44 @@ import (
 	"github.com/mailbell/mailbell/internal/credential"
 )
 
-// What mailbell needs of memory: bounds that its benchmark holds, and no promise of the machine's.
+// The memory that mailbell needs: bounds that its benchmark checks.
 const (
 	boundMailboxes = 15_000
-	boundMiB       = 128 // resident, with boundMailboxes, while mail comes as usual
-	burstMiB       = 192 // likewise, while everything comes at once
+	boundMiB       = 128 // resident, with boundMailboxes, under the usual load
+	burstMiB       = 192 // likewise, during a burst
 	furtherKiB     = 8   // for each further mailbox
 )
 
 const (
-	maxAccounts = 12 // that one instance owns
-	// leastConcurrency is Exchange's own default (EWSMaxConcurrency, 2013 and later): a policy of ours is not to lower it.
+	maxAccounts = 12 // of one instance
+	// leastConcurrency is Exchange's own default (EWSMaxConcurrency, 2013 and later), which our policy must not lower.
 	leastConcurrency = 27
-	// spareSubscriptions times the mailboxes of an account is its EWSMaxSubscriptions: one for each, and one that was forgotten and
+	// spareSubscriptions times the mailboxes of an account is its EWSMaxSubscriptions: for each mailbox one that is used, and an unused one that
 	// has not expired yet.
 	spareSubscriptions = 2
 	maxName            = 64 // characters of the name of a role assignment or scope
 )
 
-// PlanEntry is what a plan has to know of an exchange entry.
+// PlanEntry describes an exchange entry for a plan.
 type PlanEntry struct {
 	Name                       string
 	Online                     bool
-	EWS                        bool // its URL is configured: Autodiscover is not asked
+	EWS                        bool // its URL is configured, so Autodiscover is not used
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
 	RequestsInFlight           int
 	Accounts                   []PlanAccount
 }
 
-// PlanAccount is what a plan has to know of a listener account.
+// PlanAccount describes a listener account for a plan.
 type PlanAccount struct {
 	Name     string
-	Method   string // its authentication method, as the configuration calls it
+	Method   string // its authentication method, by its name in the configuration
 	Username string // empty: an app signs in as itself
-	ClientID string // empty: nothing is asked of Entra ID
+	ClientID string // empty: it does not use Entra ID
 }
 
-// Plan returns what an installation needs for so many mailboxes, entry by entry: as if all of them lived there.
+// Plan returns what an installation needs for a number of mailboxes, for each entry as if all mailboxes were there.
 func Plan(mailboxes int, entries []PlanEntry) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d mailboxes\n\n", mailboxes)
@@ -62,13 +62,13 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 		if e.Online {
 			kind = "Exchange Online"
 		}
-		fmt.Fprintf(&b, "\nexchange %s (%s), if all of them live there\n\n", e.Name, kind)
+		fmt.Fprintf(&b, "\nexchange %s (%s), if it has all mailboxes\n\n", e.Name, kind)
 		accounts := e.accounts(mailboxes)
 		fmt.Fprintf(&b, "accounts   %d, of %d mailboxes each; %s\n", accounts, e.MailboxesPerAccount, e.missing(accounts))
 		if instances := up(accounts, maxAccounts); instances > 1 {
-			fmt.Fprintf(&b, "instances  %d: one owns at most %d accounts. Divide the mailboxes by mailbox_servers or by entries\n", instances, maxAccounts)
+			fmt.Fprintf(&b, "instances  %d: an instance has at most %d accounts. Divide the mailboxes by mailbox_servers or by entries\n", instances, maxAccounts)
 		}
-		fmt.Fprintf(&b, "streams    at least %d, of %d subscriptions each; more where the groups that Autodiscover tells are not full\n\n",
+		fmt.Fprintf(&b, "streams    at least %d, of %d subscriptions each; more if the groups of Autodiscover are not full\n\n",
 			up(mailboxes, e.SubscriptionsPerConnection), e.SubscriptionsPerConnection)
 		if e.Online {
 			e.online(&b)
@@ -102,8 +102,8 @@ func (e PlanEntry) onPremises(b *strings.Builder, accounts int) {
 	scope(b, "the Exchange Management Shell", name)
 	users, most := e.users()
 	fmt.Fprintf(b, `
-# A throttling policy sized to need, never an unlimited one: what is unlimited takes the server from everybody else.
-# Subscriptions: %d mailboxes a user, and as many again that were forgotten and have not expired yet.
+# A throttling policy with sufficient limits. Do not use an unlimited one, which could overload the server.
+# Subscriptions: one for each of %d mailboxes of a user, and as many unused ones that have not expired yet.
 New-ThrottlingPolicy -Name %s -EwsMaxSubscriptions %d -EwsMaxConcurrency %d
 `, most*e.MailboxesPerAccount, name, spareSubscriptions*most*e.MailboxesPerAccount, max(leastConcurrency, most*up(e.RequestsInFlight, max(1, len(e.Accounts)))))
 	for _, a := range users {
@@ -114,7 +114,7 @@ Set-ThrottlingPolicyAssociation -Identity %s -ThrottlingPolicy %s
 `, quote(limit("mailbell "+a.Name)), user, name, user, name)
 	}
 	if more := accounts - len(e.Accounts); more > 0 {
-		fmt.Fprintf(b, "\n# The same two lines for each of the %d accounts that are to be added.\n", more)
+		fmt.Fprintf(b, "\n# Repeat these two lines for each of the %d accounts that you add.\n", more)
 	}
 	if slices.ContainsFunc(e.Accounts, func(a PlanAccount) bool { return a.Method == credential.Basic }) {
 		b.WriteString("\n# Basic authentication, which is off by default.\nGet-WebServicesVirtualDirectory | Set-WebServicesVirtualDirectory -BasicAuthentication $true\n")
@@ -123,13 +123,13 @@ Set-ThrottlingPolicyAssociation -Identity %s -ThrottlingPolicy %s
 		}
 	}
 	b.WriteString(`
-# To look: a policy with EwsMaxSubscriptions 0 switches all notifications off for whom it is associated with.
+# To check: a policy with EwsMaxSubscriptions 0 switches all notifications off for its users.
 Get-ThrottlingPolicy | Format-List Name, ThrottlingPolicyScope, EwsMaxSubscriptions, EwsMaxConcurrency
 Get-ManagementRoleAssignment -Role 'ApplicationImpersonation' -GetEffectiveUsers
 `)
 }
 
-// users returns the first account of each user, and how many accounts one user has at most: limits are the user's.
+// users returns the first account of each user, and the most accounts of one user: limits apply to the user.
 func (e PlanEntry) users() (first []PlanAccount, most int) {
 	accounts := map[string]int{}
 	for _, a := range e.Accounts {
@@ -150,13 +150,13 @@ func (e PlanEntry) online(b *strings.Builder) {
 	for _, a := range e.Accounts {
 		switch {
 		case a.Method == credential.ListenerAccount:
-			fmt.Fprintf(b, "# %s is a listener account. Impersonation by it has been gone from Exchange Online since February 2025:\n# give it client_secret or certificate instead.\n\n", comment(a.Name))
+			fmt.Fprintf(b, "# %s is a listener_account. Since February 2025 Exchange Online does not let it impersonate:\n# give it client_secret or certificate instead.\n\n", comment(a.Name))
 		case a.ClientID != "" && !slices.ContainsFunc(apps, func(known PlanAccount) bool { return known.ClientID == a.ClientID }):
 			apps = append(apps, a)
 		}
 	}
 	if apps == nil {
-		b.WriteString("# No account of this entry has a client_id: register an app, and put it into the configuration first.\n")
+		b.WriteString("# No account of this entry has a client_id: register an app, and add it to the configuration first.\n")
 		return
 	}
 	name := quote(limit("mailbell " + e.Name))
@@ -164,50 +164,50 @@ func (e PlanEntry) online(b *strings.Builder) {
 	for _, a := range apps {
 		fmt.Fprintf(b, `
 # RBAC for Applications: the app may open the mailboxes of the scope, and no others. Do not also consent to full_access_as_app in
-# Entra ID: rights add up. It works after 30 minutes to 2 hours.
+# Entra ID, because rights add up. The assignment works after 30 minutes to 2 hours.
 $app = %s
 $object = (Get-MgServicePrincipal -Filter "appId eq '$app'").Id
 New-ServicePrincipal -AppId $app -ObjectId $object -DisplayName 'mailbell'
 New-ManagementRoleAssignment -Name %s -App $object -Role 'Application EWS.AccessAsApp' -CustomResourceScope %s
 Test-ServicePrincipalAuthorization -Identity $object
 
-# The list of apps that may use EWS. It is written as a whole: this adds to what is there. It takes up to 24 hours.
+# The list of apps that may use EWS. The command replaces the whole list, so this adds the app to the present one. It takes up to 24 hours.
 $list = @((Get-OrganizationConfig -RetrieveEwsOperationAccessPolicy).EwsAllowedAppIDs -split ',' | ForEach-Object { $_.Trim() } | Where-Object { $_ })
 Set-OrganizationConfig -EwsAllowedAppIDs ((@($list) + $app | Sort-Object -Unique) -join ',')
 `, quote(a.ClientID), quote(limit("mailbell "+a.Name)), name)
 	}
 	b.WriteString(`
-# With EwsEnabled True only the apps of that list get in, so look at it first; with False nobody does.
+# With EwsEnabled True only the apps on that list may use EWS, so check it first; with False no app may.
 Set-OrganizationConfig -EwsEnabled $true
-# Mailboxes for which EWS is off; for those that are to ring: Set-CASMailbox -Identity ADDRESS -EwsEnabled $true
+# Mailboxes for which EWS is off; switch it on for those with alerts: Set-CASMailbox -Identity ADDRESS -EwsEnabled $true
 Get-CASMailbox -ResultSize Unlimited | Where-Object { $_.EwsEnabled -eq $false } | Select-Object PrimarySmtpAddress
-# These know programs by their user agent, mailbell/...: it has to be let through where they are used.
+# These lists have user agents of programs. If you use them, they have to allow mailbell/...
 Get-OrganizationConfig | Format-List EwsEnabled, EwsApplicationAccessPolicy, EwsAllowList, EwsBlockList
 
 # Microsoft ends EWS in Exchange Online on 2027-04-01. Its throttling cannot be changed by policies.
 `)
 }
 
-// scope prints what says which mailboxes it is about.
+// scope prints the commands for the group of mailboxes.
 func scope(b *strings.Builder, where, name string) {
 	fmt.Fprintf(b, `# In %s.
 
-# Which mailboxes: the direct members of one group. Name yours here.
+# The mailboxes: the direct members of one group. Use the name of yours.
 $group = Get-DistributionGroup 'mailbell users'
 New-ManagementScope -Name %s -RecipientRestrictionFilter "MemberOfGroup -eq '$($group.DistinguishedName.Replace("'", "''"))'"
 `, where, name)
 }
 
-// quotes are the characters that PowerShell takes for a single quote; doubled, each stands for itself.
+// quotes are the characters that PowerShell takes as a single quote; doubled, each is itself.
 var quotes = strings.NewReplacer("'", "''", "\u2018", "\u2018\u2018", "\u2019", "\u2019\u2019", "\u201a", "\u201a\u201a", "\u201b", "\u201b\u201b")
 
-// quote writes a text as PowerShell has it between single quotes: nothing in it is replaced or run.
+// quote puts a text into single quotes for PowerShell: nothing in it is replaced or run.
 func quote(s string) string { return "'" + quotes.Replace(s) + "'" }
 
-// comment makes a text fit for the rest of a line.
+// comment makes a text fit for a comment line.
 func comment(s string) string { return strings.NewReplacer("\r", " ", "\n", " ").Replace(s) }
 
-// limit cuts a name to what Exchange takes.
+// limit cuts a name to the length that Exchange allows.
 func limit(s string) string {
 	if r := []rune(s); len(r) > maxName {
 		return string(r[:maxName])

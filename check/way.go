@@ -1,8 +1,7 @@
 package check
 
-// This file is the whole way of one alert: for one mailbox and one device, step by step, as it really goes. The command line and
-// the API walk it with the same code. It moves nothing: what it subscribes it gives back, what it reads stays unread, and what
-// APNs says of the test is told and has no consequence.
+// All steps of an alert, for one mailbox and one device, with the calls of the service. The command line and the API use this code. It changes
+// nothing: it ends its subscription, leaves the message unread, and the answer of APNs is reported and has no other consequence.
 
 import (
 	"context"
@@ -19,7 +18,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// The steps of the way, in their order.
+// The steps, in their order.
 const (
 	StepEnrolment     = "enrolment"     // the device is enrolled, for this mailbox
 	StepLocation      = "location"      // where the mailbox lives, and by which account it is listened to
@@ -37,45 +36,45 @@ func Steps() []string {
 	return []string{StepEnrolment, StepLocation, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepRead, StepDecide, StepAPNs}
 }
 
-// The bounds of a walk. An answer of the API has to be there within a minute.
+// The bounds of a walk through the steps. The API has to answer within a minute.
 const (
-	wayTimeout    = 45 * time.Second // the whole way
+	wayTimeout    = 45 * time.Second // all steps
 	giveBackAfter = 5 * time.Second  // to give the subscription back, also where the way's own time is over
 )
 
-// Exchange is what a listener account does with a mailbox at its location, as the service does it. Its errors are *fault.Error.
+// Exchange makes the calls of a listener account for a mailbox at its location, as the service does. Its errors are *fault.Error.
 type Exchange interface {
-	// Look looks at the Inbox. Without a primary address it is the account's own.
+	// Look opens the Inbox. Without a primary address it is the account's own.
 	Look(ctx context.Context, at mail.Location) error
 	Subscribe(ctx context.Context, at mail.Location) (id string, err error)
 	Unsubscribe(ctx context.Context, at mail.Location, id string) error
-	// Newest is the item id of the newest message; empty where the Inbox has none.
+	// Newest returns the item id of the newest message; empty if the Inbox has none.
 	Newest(ctx context.Context, at mail.Location) (item string, err error)
 	Read(ctx context.Context, at mail.Location, item string) error
 }
 
-// Route is where a mailbox lives and how it is reached.
+// Route is the location of a mailbox, and the account that reaches it.
 type Route struct {
 	Account  Account
 	Location mail.Location
-	Online   bool // Exchange Online, where other things go wrong than on premises
+	Online   bool // Exchange Online, which has other errors than Exchange on premises
 }
 
-// Enrolments are looked up; *subscriptions.Book is one.
+// Enrolments looks devices up; *subscriptions.Book is one.
 type Enrolments interface {
 	Device(id string) (subscriptions.Device, bool)
 }
 
-// Tester sends a test to a device, whatever else it holds back; *push.Sender is one. Its error is a *fault.Error and says why
-// the test was not accepted; the answer then still has what APNs said.
+// Tester sends a test to a device, even if it holds other alerts back; *push.Sender is one. Its error is a *fault.Error that says why the test
+// was not accepted; the answer then still has what APNs answered.
 type Tester interface {
 	Test(ctx context.Context, n subscriptions.Notification) (subscriptions.Answer, error)
 }
 
-// Way is what the whole way needs.
+// Way is what the steps need.
 type Way struct {
 	Enrolments Enrolments
-	// Locate says where placing a mailbox would lead now, and changes nothing. exchange pins the entry; empty: none.
+	// Locate returns the location and account that a mailbox would get now, and changes nothing. exchange chooses the entry; empty: any.
 	Locate func(ctx context.Context, address, exchange string) (Route, error)
 	Push   Tester
 }
@@ -89,13 +88,13 @@ type Step struct {
 	Advice string `json:"advice,omitempty"`
 }
 
-// Report is how far the way went: the steps that were tried, of which only the last can have failed.
+// Report has the steps that were tried. Only the last one can have failed.
 type Report struct {
 	OK    bool   `json:"ok"`
 	Steps []Step `json:"steps"`
 }
 
-// Walk goes the way for a device, to an alert on it. It ends with the first step that fails.
+// Walk tries the steps for a device, to an alert on it. It ends with the first step that fails.
 func (w Way) Walk(ctx context.Context, device string) Report {
 	ctx, cancel := context.WithTimeout(ctx, wayTimeout)
 	defer cancel()
@@ -109,7 +108,7 @@ func (w Way) Walk(ctx context.Context, device string) Report {
 	}) {
 		return r.report
 	}
-	if !r.place(d.Mailbox, d.Exchange) || !r.step(StepCredential, func() error { return prepare(ctx, r.at.Account.Credential) }) || !r.open() {
+	if !r.locate(d.Mailbox, d.Exchange) || !r.step(StepCredential, func() error { return prepare(ctx, r.at.Account.Credential) }) || !r.open() {
 		return r.report
 	}
 	var n subscriptions.Notification
@@ -123,7 +122,7 @@ func (w Way) Walk(ctx context.Context, device string) Report {
 	return r.report
 }
 
-// testExpires is how long APNs keeps a test for a phone that is off: whoever asked for it is looking at the phone.
+// testExpires is how long APNs keeps a test for a phone that is off: short, because whoever asked for it is looking at the phone.
 const testExpires = 10 * time.Minute
 
 // testOf is a test notification for a device. A later one replaces it on the screen.
@@ -143,16 +142,16 @@ func testOf(d *subscriptions.Device) subscriptions.Notification {
 var errNotEnrolled = &fault.Error{Op: "enrolment", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix,
 	Text: "no device is enrolled with this id"}
 
-// walk is one walk under way.
+// walk is one walk through the steps.
 type walk struct {
-	ctx    context.Context // of the one call that the walk lasts
+	ctx    context.Context // of the call
 	way    Way
 	at     Route
-	told   func(step string, took time.Duration, err error) // of each step; nil: nobody
+	after  func(step string, took time.Duration, err error) // called after each step; may be nil
 	report Report
 }
 
-// step tries one step and reports whether it went well.
+// step tries one step, and returns whether it succeeded.
 func (w *walk) step(name string, try func() error) bool {
 	began := time.Now()
 	err := w.ctx.Err()
@@ -163,18 +162,18 @@ func (w *walk) step(name string, try func() error) bool {
 	return err == nil
 }
 
-// tell notes what became of a step.
+// tell notes the result of a step.
 func (w *walk) tell(name string, took time.Duration, err error) {
 	s := Step{Name: name, OK: err == nil, MS: took.Milliseconds()}
 	if err != nil {
 		s.Error, s.Advice = err.Error(), Advise(err, w.circumstances(name)).Do
 		if errors.Is(err, context.DeadlineExceeded) && w.ctx.Err() != nil {
-			s.Error = fmt.Sprintf("the way took longer than %s: %s", wayTimeout, s.Error)
+			s.Error = fmt.Sprintf("the steps took longer than %s: %s", wayTimeout, s.Error)
 		}
 	}
 	w.report.Steps = append(w.report.Steps, s)
-	if w.told != nil {
-		w.told(name, took, err)
+	if w.after != nil {
+		w.after(name, took, err)
 	}
 }
 
@@ -182,24 +181,24 @@ func (w *walk) circumstances(step string) Circumstances {
 	return Circumstances{Step: step, Online: w.at.Online, Method: w.at.Account.Method}
 }
 
-// place finds where the mailbox lives.
-func (w *walk) place(address, exchange string) bool {
+// locate finds the location of the mailbox.
+func (w *walk) locate(address, exchange string) bool {
 	return w.step(StepLocation, func() (err error) {
 		w.at, err = w.way.Locate(w.ctx, address, exchange)
 		return err
 	})
 }
 
-// open signs in and does what listening to the mailbox needs.
+// open signs in, and tries what listening to the mailbox needs.
 func (w *walk) open() bool {
 	x, at := w.at.Account.Exchange, w.at.Location
-	return w.knock(x, at) &&
+	return w.signIn(x, at) &&
 		w.step(StepSubscription, func() error { return subscribe(w.ctx, x, at) }) &&
 		w.step(StepRead, func() error { return read(w.ctx, x, at) })
 }
 
-// knock tells sign_in and impersonation by one call: what EWS itself answers, it answers to who is signed in.
-func (w *walk) knock(x Exchange, at mail.Location) bool {
+// signIn tries sign_in and impersonation by one call: EWS itself answers only after the server has accepted the sign-in.
+func (w *walk) signIn(x Exchange, at mail.Location) bool {
 	began := time.Now()
 	err := x.Look(w.ctx, at)
 	took := time.Since(began)
@@ -212,12 +211,12 @@ func (w *walk) knock(x Exchange, at mail.Location) bool {
 	return err == nil
 }
 
-// answered reports whether an error is a word of EWS itself: whoever gets one is signed in.
+// answered reports whether an error is an answer of EWS itself, which means that the sign-in was accepted.
 func answered(err error) bool { return strings.HasPrefix(fault.Of(err).Code, "Error") }
 
 func prepare(ctx context.Context, c auth.Credential) error { return c.Prepare(ctx) }
 
-// subscribe makes a subscription and gives it back.
+// subscribe makes a subscription and ends it.
 func subscribe(ctx context.Context, x Exchange, at mail.Location) error {
 	id, err := x.Subscribe(ctx, at)
 	if err != nil {
@@ -228,14 +227,14 @@ func subscribe(ctx context.Context, x Exchange, at mail.Location) error {
 	return x.Unsubscribe(ctx, at, id)
 }
 
-// read lists one message and reads it, where there is one. Of what it reads nothing is kept.
+// read lists one message and reads it, if there is one. It keeps nothing of it.
 func read(ctx context.Context, x Exchange, at mail.Location) error {
 	item, err := x.Newest(ctx, at)
 	if err != nil || item == "" {
 		return err
 	}
 	err = x.Read(ctx, at, item)
-	if err != nil && fault.Of(err).Scope <= fault.Message { // one that was moved or cannot be read says nothing against the way to the mailbox
+	if err != nil && fault.Of(err).Scope <= fault.Message { // a message that was moved or cannot be read does not mean that the mailbox cannot be read
 		return nil
 	}
 	return err

@@ -15,18 +15,18 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// desk is what the API is given: the book to read, and the listener to enrol with, which listens at once to what is enrolled.
-type desk struct{ *rooms }
+// backend is what the API works on: it reads the book, and enrols through the listener, which listens to a new mailbox at once.
+type backend struct{ *rooms }
 
-func (d *desk) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+func (d *backend) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
 	if err := d.topic(&e); err != nil {
 		return subscriptions.Device{}, false, err
 	}
 	return d.listener.Enrol(ctx, e)
 }
 
-// topic fills in topic and environment where one apns entry fits, and refuses what none does.
-func (d *desk) topic(e *subscriptions.Enrolment) error {
+// topic fills in topic and environment if only one apns entry fits, and refuses an enrolment that none fits.
+func (d *backend) topic(e *subscriptions.Enrolment) error {
 	var fit []config.APNs
 	for _, a := range d.topics {
 		if (e.Topic == "" || e.Topic == a.Topic) && (e.Environment == "" || e.Environment == a.Environment) {
@@ -46,7 +46,7 @@ func (d *desk) topic(e *subscriptions.Enrolment) error {
 }
 
 // test is the way to an alert for a device, as a person asks for it. Where it is good to the end, nothing waits any more.
-func (d *desk) test(ctx context.Context, device string) check.Report {
+func (d *backend) test(ctx context.Context, device string) check.Report {
 	report := d.way().Walk(ctx, device)
 	if enrolled, ok := d.book.Device(device); ok && report.OK {
 		d.listener.Worked(enrolled.Mailbox)
@@ -54,24 +54,24 @@ func (d *desk) test(ctx context.Context, device string) check.Report {
 	return report
 }
 
-func (d *desk) Remove(ctx context.Context, id string) (bool, error) {
+func (d *backend) Remove(ctx context.Context, id string) (bool, error) {
 	return d.listener.Remove(ctx, id)
 }
 
-func (d *desk) Device(id string) (subscriptions.Device, bool) { return d.book.Device(id) }
+func (d *backend) Device(id string) (subscriptions.Device, bool) { return d.book.Device(id) }
 
-func (d *desk) Devices(mailbox, after string, limit int) ([]subscriptions.Device, string) {
+func (d *backend) Devices(mailbox, after string, limit int) ([]subscriptions.Device, string) {
 	return d.book.Devices(mailbox, after, limit)
 }
 
-// Standing of one device: as its mailbox stands, behind for a reason of its own, or as APNs says of it.
-func (d *desk) Standing(id string) subscriptions.Standing {
+// Standing returns the state of a device: its mailbox's, or behind with a reason of its own, or with what APNs says of it.
+func (d *backend) Standing(id string) subscriptions.Standing {
 	device, ok := d.book.Device(id)
 	if !ok {
 		return subscriptions.Standing{}
 	}
 	m := d.book.Mailbox(device.Mailbox)
-	if m == nil { // removed just now
+	if m == nil { // removed meanwhile
 		return subscriptions.Standing{}
 	}
 	s := d.listener.Standing(m, id)
@@ -100,7 +100,7 @@ func (d *desk) Standing(id string) subscriptions.Standing {
 	return s
 }
 
-// reasonFault is a reason of an outcome as an error, for whoever seeks advice about it.
+// reasonFault is the reason of an outcome as an error, for the advice about it.
 func reasonFault(reason string) *fault.Error {
 	return &fault.Error{Code: reason, Text: outcome.Reason(reason).Sentence(), Remedy: fault.Retry}
 }
@@ -113,7 +113,7 @@ func (r *rooms) Advise(s subscriptions.Standing) check.Breakage {
 	return check.Advise(s.Fault, r.links.circumstances(s.Exchange, s.Account))
 }
 
-func (d *desk) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
+func (d *backend) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
 	m := d.book.Known(address)
 	if m == nil {
 		return subscriptions.Status{}, nil, false
@@ -125,7 +125,7 @@ func (d *desk) Mailbox(address string) (subscriptions.Status, []subscriptions.De
 	return d.listener.Status(m), devices, true
 }
 
-func (d *desk) List(state subscriptions.State, after string, limit int) (list []api.MailboxLine, next string) {
+func (d *backend) List(state subscriptions.State, after string, limit int) (list []api.MailboxLine, next string) {
 	boxes := d.book.Mailboxes()
 	address := func(m *subscriptions.Mailbox) string { return m.Record().Addresses[0] }
 	slices.SortFunc(boxes, func(a, b *subscriptions.Mailbox) int { return cmp.Compare(address(a), address(b)) })
@@ -150,10 +150,10 @@ func (d *desk) List(state subscriptions.State, after string, limit int) (list []
 	return list, ""
 }
 
-func (d *desk) Count() map[subscriptions.State]int { return d.listener.Count() }
+func (d *backend) Count() map[subscriptions.State]int { return d.listener.Count() }
 
-// overview is how the accounts and credentials stand, and what is wrong.
-func (d *desk) overview() api.Overview {
+// overview returns the state of accounts and credentials, and what is wrong.
+func (d *backend) overview() api.Overview {
 	o := api.Overview{Credentials: d.service.calendar.List(), Conditions: d.conditions.now(d.wrong())}
 	for _, e := range d.listener.Load() {
 		for _, a := range e.Accounts {

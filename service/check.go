@@ -1,6 +1,6 @@
 package service
 
-// What `mailbell check` tries: everything that a configuration leads to, built as the service builds it, and not started.
+// What `mailbell check` tries: everything that the configuration describes, built as the service builds it, and not started.
 
 import (
 	"context"
@@ -25,12 +25,11 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// stateTimeout bounds opening the state for a check: the file's lock is waited for 2 s, and a Redis that is there answers in
-// milliseconds.
+// stateTimeout bounds opening the state for a check: the lock of the file is tried for 2 s, and a reachable Redis answers in milliseconds.
 const stateTimeout = 10 * time.Second
 
-// Check tries everything that c needs, for a mailbox and a device where they are given, and tells each result as it comes. Where a
-// mailbell runs with c, the state is its own and so are the devices. Its error says that nothing could be tried.
+// Check tries everything that c needs, and everything for a mailbox and a device if they are given. It reports each result as it comes.
+// If a mailbell runs with c, that one has the state and the devices. The error says that nothing could be tried.
 func Check(ctx context.Context, c *config.Config, running *check.Running, log *zap.Logger, version, mailbox, device string, tell func(check.Result)) error {
 	s := &Service{log: log, version: version, proxy: &proxy.Current{}, calendar: expiry.New(log)}
 	s.configuration.Store(c)
@@ -56,7 +55,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	defer l.close()
 
-	// The state is read once, for the check of it and to look the device up. It is not kept open: a service may be about to start.
+	// The state is read once, to check it and to look the device up. It is closed again, because the service may be about to start.
 	book, err := subscriptions.Open(ctx, nowhere{})
 	if err != nil {
 		return err
@@ -90,7 +89,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	case err != nil:
 		in.NoEnrolments = err
 	case c.State.Redis != nil:
-		in.NoEnrolments = errors.New("what is enrolled in Redis is known to the running mailbell alone, and none answers at " + c.Listen)
+		in.NoEnrolments = errors.New("only a running mailbell knows the enrolments in Redis, and none answers at " + c.Listen)
 	}
 	in.Doubts = doubts
 	for _, w := range c.Warnings {
@@ -131,13 +130,13 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	return nil
 }
 
-// forCheck is the account as check knows it.
+// forCheck describes the account for check.
 func (a *account) forCheck() check.Account {
 	d := a.described.Load()
 	return check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.exchange, Finder: a.finder}
 }
 
-// hosts are those of an entry that are configured or sure to be asked, beside Entra ID's.
+// hosts are the hosts of an entry that are configured, or are asked in any case, without Entra ID's.
 func hosts(x config.Exchange) (list []string) {
 	urls := []string{x.EWSURL, x.AutodiscoverURL}
 	if x.Type == config.Online {
@@ -154,8 +153,8 @@ func hosts(x config.Exchange) (list []string) {
 	return list
 }
 
-// readBook reads the state and changes nothing: a file that does not exist yet is not made, its folder has to take one; and what is
-// in Redis belongs to whoever holds it. Then there is no book.
+// readBook reads the state and changes nothing. If the file does not exist, it checks that it can be created, and returns no book. It
+// does not read Redis, which belongs to the instance that holds it.
 func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, doubts []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
@@ -180,10 +179,10 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 	return book, nil, nil
 }
 
-// nowhere is a state with nothing in it, for a book where the real one cannot be read.
+// nowhere is an empty state, for a book if the real one cannot be read.
 type nowhere struct{}
 
-var errNowhere = errors.New("there is no state to write to")
+var errNowhere = errors.New("the state cannot be written here")
 
 func (nowhere) Load(context.Context) (subscriptions.Contents, error) {
 	return subscriptions.Contents{}, nil
@@ -193,17 +192,17 @@ func (nowhere) Held() error                                       { return nil }
 func (nowhere) Ping(context.Context) error                        { return nil }
 func (nowhere) Close() error                                      { return nil }
 
-// writable reports why no file can be made in a folder.
+// writable reports why no file can be created in a folder.
 func writable(dir string) error {
 	f, err := os.CreateTemp(dir, ".mailbell-check-*")
 	if err != nil {
-		return fmt.Errorf("the state cannot be made: %w", err)
+		return fmt.Errorf("the state cannot be created: %w", err)
 	}
 	f.Close()
 	return os.Remove(f.Name())
 }
 
-// Plan says what n mailboxes need, and how to set up Exchange for them.
+// Plan returns what n mailboxes need, and how to set up Exchange for them.
 func Plan(c *config.Config, n int) string {
 	entries := make([]check.PlanEntry, len(c.Exchange))
 	for i, x := range c.Exchange {

@@ -1,6 +1,6 @@
 package service
 
-// What is wrong now: it is read from the rooms when it is asked for, and once some seconds compared with what was wrong before, for the log.
+// What is wrong now. It is collected from the rooms on request, and every few seconds for the log, which gets the differences.
 
 import (
 	"cmp"
@@ -18,19 +18,19 @@ import (
 )
 
 const (
-	// compareEvery is between two looks at what is wrong: seconds, so that it is in the log well within a minute; 15,000 mailboxes are gone
-	// through in milliseconds.
+	// compareEvery is the time between two comparisons: seconds, so that a condition is in the log well within a minute. A comparison of
+	// 15,000 mailboxes takes milliseconds.
 	compareEvery = 5 * time.Second
-	// settleAfter is how long a condition has to be gone before it is over: a mailbox that is tried again looks well for a moment.
-	settleAfter = 15 * time.Second
-	// A condition that lasts is told again after firstReminder, then after twice as long each time, up to lastReminder. One that comes
-	// and goes is told once in firstReminder.
+	// overAfter is how long a condition has to be absent before it is over: a mailbox that is tried again has no error for a moment.
+	overAfter = 15 * time.Second
+	// A condition that lasts is logged again after firstReminder, then after twice the time, up to lastReminder. One that comes and goes is
+	// logged once in firstReminder.
 	firstReminder = time.Minute
 	lastReminder  = time.Hour
 )
 
-// conditions remembers since when something is wrong, and when the log was told. There are at most as many as exchange entries, accounts and
-// topics times what the table of breakages has.
+// conditions remembers since when something is wrong, and when it was logged. Their number is bounded by exchange entries, accounts and
+// topics times the lines of the table of breakages.
 type conditions struct {
 	log *zap.Logger
 
@@ -38,7 +38,7 @@ type conditions struct {
 	known map[conditionKey]*knownCondition
 }
 
-// conditionKey is what makes two conditions the same one.
+// conditionKey identifies a condition.
 type conditionKey struct{ kind, name, cause string }
 
 type knownCondition struct {
@@ -46,7 +46,7 @@ type knownCondition struct {
 	seen     time.Time     // when it was found last
 	over     bool          // it is over, and kept for when the log was told
 	told     time.Time     // zero: the log was not
-	reminder time.Duration // after which it is told again
+	reminder time.Duration // after which it is logged again
 }
 
 func newConditions(log *zap.Logger) *conditions {
@@ -62,7 +62,7 @@ func sinceOr(since, now time.Time) time.Time {
 
 func keyOf(c check.Condition) conditionKey { return conditionKey{c.Kind, c.Name, c.Cause} }
 
-// now returns what is wrong, the worst first, with since when.
+// now returns what is wrong and since when, the worst first.
 func (l *conditions) now(wrong []check.Condition) []check.Condition {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,7 +80,7 @@ func (l *conditions) now(wrong []check.Condition) []check.Condition {
 	return list
 }
 
-// compare takes in what is wrong now, and tells the log what is new, what goes on, and what is over.
+// compare updates the conditions by what is wrong now, and logs which are new, go on, or are over.
 func (l *conditions) compare(wrong []check.Condition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -106,7 +106,7 @@ func (l *conditions) compare(wrong []check.Condition) {
 	}
 	for key, k := range l.known {
 		switch {
-		case k.seen.Equal(now) || now.Sub(k.seen) < settleAfter:
+		case k.seen.Equal(now) || now.Sub(k.seen) < overAfter:
 		case !k.over:
 			l.ends(k)
 		case now.Sub(k.told) >= firstReminder:
@@ -115,7 +115,7 @@ func (l *conditions) compare(wrong []check.Condition) {
 	}
 }
 
-// begins tells of a condition that is new, or goes on.
+// begins logs a condition that is new, or goes on.
 func (l *conditions) begins(k *knownCondition, now time.Time) {
 	if !k.told.IsZero() {
 		k.reminder = min(2*k.reminder, lastReminder)
@@ -131,16 +131,16 @@ func (l *conditions) begins(k *knownCondition, now time.Time) {
 	l.log.Warn(said[k.Kind].begins, fields...)
 }
 
-// ends tells that a condition is over, if the log was told of it.
+// ends logs that a condition is over, if it was logged before.
 func (l *conditions) ends(k *knownCondition) {
 	k.over = true
-	if k.told.Before(k.Since) { // this time it was not
+	if k.told.Before(k.Since) { // not this time
 		return
 	}
 	l.log.Info(said[k.Kind].ends, append(about(k.Condition), zap.String("cause", k.Cause), zap.Duration("lasted", k.seen.Sub(k.Since).Round(time.Second)))...)
 }
 
-// said is how the log tells of each kind.
+// said has the log message of each kind.
 var said = map[string]struct{ begins, ends string }{
 	check.KindState:         {"the state cannot be written", "the state can be written again"},
 	check.KindAPNs:          {"no alerts reach the devices of a topic", "alerts reach the devices of a topic again"},
@@ -149,7 +149,7 @@ var said = map[string]struct{ begins, ends string }{
 	check.KindConfiguration: {"a changed configuration is not taken up", "a changed configuration is taken up"},
 }
 
-// about says in fields whom a condition concerns.
+// about returns the fields of what a condition concerns.
 func about(c check.Condition) (fields []zap.Field) {
 	switch c.Kind {
 	case check.KindAPNs:
@@ -166,7 +166,7 @@ func about(c check.Condition) (fields []zap.Field) {
 	return fields
 }
 
-// tell compares until ctx ends.
+// tell compares again and again until ctx ends.
 func (r *rooms) tell(ctx context.Context) {
 	tick := time.NewTicker(compareEvery)
 	defer tick.Stop()
@@ -176,11 +176,11 @@ func (r *rooms) tell(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		r.conditions.compare(r.wrong()) //nolint:contextcheck // asking the state has a bound of its own
+		r.conditions.compare(r.wrong()) //nolint:contextcheck // the check of the state has a bound of its own
 	}
 }
 
-// wrong is all that is wrong now.
+// wrong returns all that is wrong now.
 func (r *rooms) wrong() []check.Condition {
 	g := gathering{rooms: r, list: map[conditionKey]*check.Condition{}}
 	g.state()
@@ -194,13 +194,13 @@ func (r *rooms) wrong() []check.Condition {
 	return list
 }
 
-// gathering is one look.
+// gathering collects the conditions of one comparison.
 type gathering struct {
 	*rooms
 	list map[conditionKey]*check.Condition
 }
 
-// add takes in one more whom a condition concerns; whom is empty where it is not one of many.
+// add adds one more that a condition concerns; whom is empty if it concerns only one.
 func (g *gathering) add(kind, name string, level check.Level, f *fault.Error, b check.Breakage, whom string, next time.Time) *check.Condition {
 	key := conditionKey{kind, name, b.Name}
 	c := g.list[key]
@@ -218,9 +218,9 @@ func (g *gathering) add(kind, name string, level check.Level, f *fault.Error, b 
 	return c
 }
 
-// state asks the state.
+// state checks the state.
 func (g *gathering) state() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
 	defer cancel()
 	err := g.book.Ping(ctx)
 	if err == nil {
@@ -232,7 +232,7 @@ func (g *gathering) state() {
 	c.Reason, c.Count = err.Error(), len(g.book.Mailboxes())
 }
 
-// apns asks the topics, and whether there are devices for others.
+// apns checks the topics, and whether there are devices for other topics.
 func (g *gathering) apns() {
 	of := map[string]int{}
 	for _, m := range g.book.Mailboxes() {
@@ -267,7 +267,7 @@ func (g *gathering) apns() {
 	}
 }
 
-// accounts asks the listener accounts.
+// accounts checks the listener accounts.
 func (g *gathering) accounts() {
 	for _, e := range g.listener.Load() {
 		for _, a := range e.Accounts {
@@ -283,7 +283,7 @@ func (g *gathering) accounts() {
 	}
 }
 
-// mailboxes asks those that are not listened to, each by the account or the exchange entry that it suffers from.
+// mailboxes checks the mailboxes that are not listened to, by the account or exchange entry that causes it.
 func (g *gathering) mailboxes() {
 	for address, s := range g.listener.Standings() {
 		if s.Fault == nil || s.State == subscriptions.OutOfScope {
@@ -294,7 +294,7 @@ func (g *gathering) mailboxes() {
 		account := g.accountCondition(s, b.Name)
 		switch {
 		case s.Fault.Peer == fault.StateStore:
-			if g.stateIsWrong() { // that counts all mailboxes already
+			if g.stateIsWrong() { // that condition already counts all mailboxes
 				continue
 			}
 			g.add(check.KindState, "", check.LevelError, s.Fault, b, address, s.Next)
@@ -309,7 +309,7 @@ func (g *gathering) mailboxes() {
 	}
 }
 
-// accountCondition is the account that a mailbox suffers from: its own, or while it has none the one of its entry that has the same trouble.
+// accountCondition is the account that causes the state of a mailbox: its own or, while it has none, one of its entry with the same error.
 func (g *gathering) accountCondition(s subscriptions.Standing, cause string) string {
 	own := s.Exchange + "/" + s.Account
 	if g.list[conditionKey{check.KindAccount, own, cause}] != nil {
@@ -323,7 +323,7 @@ func (g *gathering) accountCondition(s subscriptions.Standing, cause string) str
 	return ""
 }
 
-// stateIsWrong says whether asking the state has found that already.
+// stateIsWrong reports whether the check of the state found it already.
 func (g *gathering) stateIsWrong() bool {
 	for key, c := range g.list {
 		if key.kind == check.KindState && c.Example == "" {
@@ -333,7 +333,7 @@ func (g *gathering) stateIsWrong() bool {
 	return false
 }
 
-// levelOf is how bad it is that many meet an error.
+// levelOf is the level of an error that several meet.
 func levelOf(f *fault.Error) check.Level {
 	if f.Remedy == fault.Fix {
 		return check.LevelError

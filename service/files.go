@@ -1,6 +1,6 @@
 package service
 
-// Which files are not kept from others on the same machine.
+// Which files others on the same machine can read or replace.
 
 import (
 	"path/filepath"
@@ -15,7 +15,7 @@ type fileDoubt struct {
 	permissions.Doubt
 }
 
-// fileDoubts are those about the configuration and the files that it names.
+// fileDoubts are the doubts about the configuration and the files that it names.
 func fileDoubts(c *config.Config) (list []fileDoubt) {
 	list = doubtful(list, "configuration", c.File, permissions.File(c.File, false))
 	for _, f := range c.Files {
@@ -24,7 +24,7 @@ func fileDoubts(c *config.Config) (list []fileDoubt) {
 	return list
 }
 
-// stateDoubts are those about the embedded state, which has the device tokens, and says where each mailbox lives.
+// stateDoubts are the doubts about the state file, which has the device tokens and the locations of mailboxes.
 func stateDoubts(c config.State) (list []fileDoubt) {
 	if c.Redis != nil {
 		return nil

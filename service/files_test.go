@@ -59,7 +59,7 @@ func TestAtTheStartTheLogSaysWhichFilesAreNotKeptFromOthers(t *testing.T) {
 				t.Error(err)
 			}
 			var said []string
-			for _, l := range d.logs.FilterMessage("a file is not kept from others").All() {
+			for _, l := range d.logs.FilterMessage("file is not protected from others").All() {
 				said = append(said, l.ContextMap()["key"].(string)+" "+l.ContextMap()["because"].(string))
 			}
 			if !slices.Equal(said, c.want) {

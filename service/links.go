@@ -1,7 +1,7 @@
 package service
 
-// The ways out of an installation: the accounts of its exchange entries with their credentials and clients, and the topics.
-// Making them connects to nothing.
+// The outbound side: the accounts of the exchange entries with their credentials and clients, and the topics. Making them opens no
+// connection.
 
 import (
 	"context"
@@ -31,27 +31,27 @@ import (
 	"github.com/mailbell/mailbell/push"
 )
 
-// links are the ways out.
+// links are the accounts and topics.
 type links struct {
 	entries  []listener.Entry
 	accounts []*account
 	idle     []interface{ CloseIdleConnections() }
-	worked   chan struct{} // a signal: a changed credential has taken over
+	worked   chan struct{} // a signal: a changed credential has replaced the old one
 }
 
-// account is a listener account with what it works with.
+// account is a listener account with its credential and clients.
 type account struct {
 	name       string
 	entry      config.Exchange
 	described  atomic.Pointer[credential.Description] // as it was offered last
 	outbound   proxy.Settings
 	credential *auth.Rotating
-	worked     atomic.Bool // the changed credential has taken over, and that is not dealt with yet
+	worked     atomic.Bool // the changed credential has replaced the old one, and tookOver has not seen that yet
 	exchange   walked
 	finder     check.Finder // nil: the URL of EWS is configured
 }
 
-// via is the proxy that c describes; nil: none.
+// via is the proxy of c; nil: none.
 func via(c *config.Proxy) (*proxy.Via, error) {
 	if c == nil {
 		return nil, nil
@@ -63,7 +63,7 @@ func via(c *config.Proxy) (*proxy.Via, error) {
 	return v, nil
 }
 
-// outbound is how an entry's accounts connect.
+// outbound returns the settings for connections of an entry's accounts.
 func (s *Service) outbound(x config.Exchange) proxy.Settings {
 	out := proxy.Settings{Roots: x.CA, Proxy: s.proxy.For, Seen: s.seen}
 	if x.Type == config.Online {
@@ -82,8 +82,8 @@ func (s *Service) outbound(x config.Exchange) proxy.Settings {
 	return out
 }
 
-// forTokens is how the token service is connected to: ca_file is about the Exchange servers, and Entra ID's certificates are
-// the public's, unless the whole cloud is another.
+// forTokens returns the settings for connections to the token service: ca_file is for the Exchange servers only, because Entra ID has a
+// public certificate, unless the cloud is a custom one.
 func forTokens(x config.Exchange, out proxy.Settings) proxy.Settings {
 	if !x.Cloud.Custom {
 		out.Roots = nil
@@ -91,7 +91,7 @@ func forTokens(x config.Exchange, out proxy.Settings) proxy.Settings {
 	return out
 }
 
-// seen enters into the calendar when a server's certificates expire.
+// seen notes when a server's certificates expire.
 func (s *Service) seen(host string, chain []*x509.Certificate) {
 	s.calendar.Set(expiry.Server, host, expiry.Earliest(chain))
 }
@@ -104,7 +104,7 @@ func host(u string) string {
 	return hostname.Of(parsed)
 }
 
-// links makes the ways out of c.
+// links makes the accounts and topics of c.
 func (s *Service) links(c *config.Config) (*links, error) {
 	l := &links{worked: make(chan struct{}, 1)}
 	agent := "mailbell/" + s.version
@@ -113,7 +113,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
 			MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
 		}
-		// All limits are the entry's: its accounts share the rates, and have equal parts of what may be in flight.
+		// The limits are those of the entry: its accounts share the rate, and have equal parts of the requests in flight.
 		limit := rate.NewLimiter(rate.Limit(x.RequestsPerSecond), x.RequestsPerSecond)
 		// Live mail has the whole rate; three quarters of it are for all the rest, of which look-ups may use two thirds.
 		others := rate.NewLimiter(rate.Limit(x.RequestsPerSecond)*3/4, max(1, x.RequestsPerSecond*3/4))
@@ -132,17 +132,17 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			log := s.log.Named("auth").With(zap.String("exchange", x.Name), zap.String("account", a.Name))
 			link.credential = auth.NewRotating(signIn, func(err error) {
 				if err != nil {
-					log.Error("the changed credential was refused; the one before it goes on", zap.Error(err))
+					log.Error("changed credential refused, old one stays in use", zap.Error(err))
 					return
 				}
-				log.Info("the changed credential works and has taken over")
+				log.Info("changed credential works")
 				link.worked.Store(true)
 				select {
 				case l.worked <- struct{}{}:
 				default: // it is about to be dealt with
 				}
 			})
-			// A stream has a connection of its own, beside those of the calls; at the worst each mailbox has one.
+			// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
 			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
 			plain := out.Transport()
 			l.idle = append(l.idle, plain)
@@ -185,7 +185,8 @@ func (l oneAfterTheOther) Wait(ctx context.Context) error {
 	return nil
 }
 
-// credentialHosts are those that the credentials of an entry may go to. Where ews_url says it all, its mail domains have no part in it.
+// credentialHosts are the hosts to which the credentials of an entry may be sent. With ews_url, hosts in the mail domains are not among
+// them.
 func credentialHosts(x config.Exchange) auth.Hosts {
 	h := auth.Hosts{URLs: []string{x.EWSURL, x.AutodiscoverURL}, Trusted: x.TrustedHosts, Online: x.Type == config.Online}
 	if h.Online {
@@ -197,7 +198,7 @@ func credentialHosts(x config.Exchange) auth.Hosts {
 	return h
 }
 
-// elsewhere tells whether a mail domain is another entry's and not that of the ith.
+// elsewhere reports whether a mail domain belongs to another entry and not to the ith.
 func elsewhere(entries []config.Exchange, i int) func(domain string) bool {
 	return func(domain string) bool {
 		has := func(x config.Exchange) bool { return slices.Contains(x.Domains, domain) }
@@ -215,21 +216,21 @@ func (l *links) find(entry, name string) *account {
 	return nil
 }
 
-// circumstances are those of an error that was met in an entry, by an account of it; empty: it is not known which.
+// circumstances are the circumstances of an error in an entry, with one of its accounts; empty: unknown which.
 func (l *links) circumstances(entry, name string) (c check.Circumstances) {
 	for _, a := range l.accounts {
 		if a.entry.Name != entry {
 			continue
 		}
 		c.Online = a.entry.Type == config.Online
-		if c.Method == "" || a.name == name { // without a name: the first, as its fellows are of the same method as a rule
+		if c.Method == "" || a.name == name { // without a name: the first, because the others usually have the same method
 			c.Method = a.described.Load().Method
 		}
 	}
 	return c
 }
 
-// close ends what is under way, and closes the connections.
+// close ends open requests, and closes the connections.
 func (l *links) close() {
 	for _, a := range l.accounts {
 		if a.credential != nil {
@@ -241,12 +242,12 @@ func (l *links) close() {
 	}
 }
 
-// newCredential makes what an account of an entry signs in with.
+// newCredential makes the credential of an account.
 func newCredential(x config.Exchange, d credential.Description, out proxy.Settings) (auth.Credential, error) {
 	return auth.New(d, auth.TokenService{Authority: x.Cloud.Authority, Scope: scope(x), Outbound: forTokens(x, out)})
 }
 
-// scope is what tokens are asked for: all that the app may do at the host of EWS. Every cloud builds it so.
+// scope is the scope of tokens: all permissions of the app at the host of EWS. It has this form in every cloud.
 func scope(x config.Exchange) string {
 	to := x.Cloud.EWS
 	if x.EWSURL != "" {
@@ -259,7 +260,7 @@ func scope(x config.Exchange) string {
 	return "https://" + strings.TrimSuffix(hostname.Address(u), ":443") + "/.default"
 }
 
-// topics are apns entries as push wants them.
+// topics are the apns entries for push.
 func (s *Service) topics(list []config.APNs) []push.Topic {
 	topics := make([]push.Topic, len(list))
 	for i, a := range list {
@@ -273,12 +274,12 @@ func (s *Service) topics(list []config.APNs) []push.Topic {
 	return topics
 }
 
-// enterDates enters into the calendar what the configuration knows of.
+// enterDates notes when the credentials and certificates of the configuration expire.
 func (s *Service) enterDates(c *config.Config) {
 	for _, x := range c.Exchange {
 		for _, a := range x.Accounts {
 			for _, method := range config.AuthenticationMethods() {
-				var expires time.Time // zero: it does not, or it is not the account's method, any more
+				var expires time.Time // zero: it does not expire, or is no longer the account's method
 				if method == a.Credential.Method {
 					expires = a.Credential.Expires
 				}
@@ -295,7 +296,7 @@ func (s *Service) enterDates(c *config.Config) {
 	}
 }
 
-// walked is a listener account's way to an Exchange, as a check walks it: the calls are those of the service.
+// walked makes the calls of a check with a listener account, which are those of the service.
 type walked struct{ listener.EWS }
 
 // Look looks at the Inbox.
@@ -304,7 +305,7 @@ func (w walked) Look(ctx context.Context, at mail.Location) error {
 	return err
 }
 
-// Subscribe makes a subscription of its own, in no group.
+// Subscribe makes a subscription that belongs to no group.
 func (w walked) Subscribe(ctx context.Context, at mail.Location) (string, error) {
 	id, _, err := w.EWS.Subscribe(ctx, at, streaming.Affinity{})
 	return id, err

@@ -1,8 +1,8 @@
 package service
 
-// What is taken up without a restart: secrets, certificates, keys, the proxy, the portal's certificate and clients. The files
-// that the configuration names are looked at now and then; where one of them has changed, the whole configuration is read anew,
-// so that a mistake in it is reported as at the start, and changes nothing.
+// Changes that are taken up without a restart: secrets, certificates, keys, the proxy, and the API's certificate and clients. The service
+// checks the files that the configuration names every few seconds. If one has changed, it reads the whole configuration again. So it
+// reports a mistake as at the start, and a mistake changes nothing.
 
 import (
 	"context"
@@ -19,11 +19,11 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 )
 
-// lookEvery is between two looks at the files: a new password is at work within half a minute, and some ten small files are
-// read for it.
+// lookEvery is the time between two checks of the files: a new password is used within half a minute, at the cost of reading some ten small
+// files.
 const lookEvery = 10 * time.Second
 
-// Reload has the files looked at now.
+// Reload checks the files now.
 func (s *Service) Reload() {
 	select {
 	case s.look <- struct{}{}:
@@ -31,12 +31,12 @@ func (s *Service) Reload() {
 	}
 }
 
-// watch looks at the files until ctx ends. What has mistakes is read anew at each look, since what mends it may be in a file that the
-// configuration in use does not name.
+// watch checks the files until ctx ends. It reads a configuration with mistakes again each time, because the correction may be in a file
+// that the present configuration does not name.
 func (s *Service) watch(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	told := "" // the mistakes that are there, which are reported once
+	reported := "" // the present mistakes, which are reported once
 	for {
 		select {
 		case <-ctx.Done():
@@ -46,27 +46,27 @@ func (s *Service) watch(ctx context.Context) {
 		}
 		before := s.current()
 		if !before.Changed() {
-			told = ""
+			reported = ""
 			continue
 		}
 		c, err := config.Load(before.File)
 		if err == nil {
-			err = s.use(c) //nolint:contextcheck // it asks nobody
+			err = s.use(c) //nolint:contextcheck // it makes no request
 		}
 		if err != nil {
-			if err.Error() != told {
-				s.log.Error("the configuration was changed and has mistakes; it goes on as it was", zap.Error(err))
+			if err.Error() != reported {
+				s.log.Error("changed configuration has mistakes, old one stays in use", zap.Error(err))
 			}
-			told = err.Error()
+			reported = err.Error()
 			continue
 		}
-		told = ""
+		reported = ""
 		s.configuration.Store(c)
 		for _, w := range c.Warnings {
-			s.log.Warn("the configuration is questioned", zap.Error(w))
+			s.log.Warn("configuration probably wrong", zap.Error(w))
 		}
 		for _, key := range needRestart(before, c) {
-			s.log.Warn("a change of the configuration takes effect with a restart", zap.String("key", key))
+			s.log.Warn("change of the configuration needs a restart", zap.String("key", key))
 		}
 		select {
 		case s.changed <- struct{}{}:
@@ -75,7 +75,7 @@ func (s *Service) watch(ctx context.Context) {
 	}
 }
 
-// use finds what cannot work in c, and else has new connections made as it says. On an error nothing is changed.
+// use checks c, and takes up what it can. On an error nothing is changed.
 func (s *Service) use(c *config.Config) error {
 	if err := s.checkKeys(c); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (s *Service) use(c *config.Config) error {
 	return nil
 }
 
-// needRestart names what differs between two configurations and is not taken up while mailbell runs.
+// needRestart returns the keys that differ between two configurations, and are not taken up while mailbell runs.
 func needRestart(a, b *config.Config) (keys []string) {
 	differ := func(key string, same bool) {
 		if !same {
@@ -125,7 +125,7 @@ func sameEntry(a, b config.Exchange) bool {
 	return pools && accounts && reflect.DeepEqual(a, b)
 }
 
-// sameHosts tells whether the credentials of two entries go to the same hosts.
+// sameHosts reports whether the credentials of two entries may be sent to the same hosts.
 func sameHosts(a, b config.Exchange) bool {
 	return a.Type == b.Type && a.EWSURL == b.EWSURL && a.AutodiscoverURL == b.AutodiscoverURL && a.Cloud == b.Cloud &&
 		slices.Equal(a.Domains, b.Domains) && slices.Equal(a.TrustedHosts, b.TrustedHosts)
@@ -143,7 +143,7 @@ func samePool(a, b *x509.CertPool) bool {
 	return a.Equal(b)
 }
 
-// useTLS has new connections to the portal shown the certificate of c.
+// useTLS makes the API use the certificate of c for new connections.
 func (s *Service) useTLS(c *config.Config) error {
 	if c.TLS == nil {
 		return nil
@@ -153,6 +153,6 @@ func (s *Service) useTLS(c *config.Config) error {
 		return fmt.Errorf("tls: %w", err)
 	}
 	s.certificate.Store(&pair)
-	s.calendar.Set(expiry.TLS, "portal", pair.Leaf.NotAfter)
+	s.calendar.Set(expiry.TLS, "api", pair.Leaf.NotAfter)
 	return nil
 }

@@ -159,7 +159,7 @@ func watched(t *testing.T, f func(t *testing.T, d *desktop)) {
 // token is that of the portal's client.
 func (d *desktop) token() string { return string(d.current().API.Clients[0].Token) }
 
-const mistakes = "the configuration was changed and has mistakes; it goes on as it was"
+const mistakes = "changed configuration has mistakes, old one stays in use"
 
 func TestAChangedFileIsTakenUpByItself(t *testing.T) {
 	watched(t, func(t *testing.T, d *desktop) {
@@ -356,7 +356,7 @@ func TestWhatNeedsARestartIsNamed(t *testing.T) {
 				synctest.Wait()
 				var want []string
 				if test.want != "" {
-					want = []string{"a change of the configuration takes effect with a restart: " + test.want}
+					want = []string{"change of the configuration needs a restart: " + test.want}
 				}
 				if said := d.said(); !slices.Equal(said, want) || !d.tookUp() {
 					t.Errorf("said: %q, want %q", said, want)
@@ -387,7 +387,7 @@ func (d *desktop) rooms() *rooms {
 }
 
 func TestEachChangeOfACredentialIsOfferedOnce(t *testing.T) {
-	const offered = "a credential was changed; it takes over once it has worked"
+	const offered = "changed credential is tried"
 	d := newDesktop(t)
 	r := d.rooms()
 	for _, password := range []string{"the second one", "the third one", "the first one"} {
@@ -401,7 +401,7 @@ func TestEachChangeOfACredentialIsOfferedOnce(t *testing.T) {
 	}
 	d.edit("basic:", "ntlm:")
 	r.update(d.load())
-	if said, accounts := d.said(), (&desk{rooms: r}).overview().Accounts; !slices.Equal(said, []string{offered}) || accounts[0].Kind != "ntlm" {
+	if said, accounts := d.said(), (&backend{rooms: r}).overview().Accounts; !slices.Equal(said, []string{offered}) || accounts[0].Kind != "ntlm" {
 		t.Errorf("said %q, of kind %s", said, accounts[0].Kind)
 	}
 }
@@ -427,7 +427,7 @@ func TestACredentialForOtherHostsIsNotSentToTheOnesInUse(t *testing.T) {
 			}
 			d.write("mailbell.yaml", installation) // taken back
 			r.update(d.load())
-			if said := d.said(); len(said) != 1 || !strings.Contains(said[0], "takes over once it has worked") {
+			if said := d.said(); len(said) != 1 || !strings.Contains(said[0], "changed credential is tried") {
 				t.Errorf("said %q", said)
 			}
 		})
@@ -494,7 +494,7 @@ func TestAKeyIsReplacedAlsoWhereATopicWaitsForARestart(t *testing.T) {
 func TestTheStatusCanBeReadWhileACredentialChanges(t *testing.T) {
 	d := newDesktop(t)
 	r := d.rooms()
-	asked := &desk{rooms: r}
+	asked := &backend{rooms: r}
 	var reading sync.WaitGroup
 	for range 2 {
 		reading.Go(func() {
@@ -612,7 +612,7 @@ func TestAChangeWhileStandingByIsUsedWhenTheStateIsTakenOver(t *testing.T) {
 	tokens := []string{"the-token-before-0", "the-token-before-1", "the-token-before-2"}
 	for i, token := range tokens {
 		if got := status(token); got != http.StatusServiceUnavailable {
-			t.Errorf("while standing by it answers %d", got)
+			t.Errorf("as a standby it answers %d", got)
 		}
 		d.write("mdm.token", token)
 		d.write("password", token)

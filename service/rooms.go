@@ -21,10 +21,10 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// drain bounds the wait for answers of APNs at a stop, after the listener has had its time: within the 30 s of a supervisor.
+// drain bounds the wait for answers of APNs at a stop, after the listener has closed: within the 30 s that a supervisor allows.
 const drain = 5 * time.Second
 
-// rooms are what works on a state while it is held.
+// rooms are the rooms that work on a state while this instance holds it.
 type rooms struct {
 	book     *subscriptions.Book
 	sender   *push.Sender
@@ -32,14 +32,14 @@ type rooms struct {
 	listener *listener.Listener
 	links    *links
 	topics   []config.APNs
-	proxy    *config.Proxy // that the listener was last told of
+	proxy    *config.Proxy // the last one that the listener knows
 	api      *api.API
 	service  *Service
 
 	conditions *conditions
 }
 
-// build makes the rooms after the newest configuration. Nothing has begun yet but reading the state.
+// build makes the rooms by the newest configuration. It reads the state, and starts nothing.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
 	r := &rooms{service: s, topics: c.APNs, proxy: c.Proxy, conditions: newConditions(s.log)}
@@ -68,10 +68,10 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, Log: s.log.Named("listener"), Metrics: registry,
 	})
 
-	desk := &desk{rooms: r}
+	backend := &backend{rooms: r}
 	r.api = api.New(api.Options{
-		Clients: clients(c), Enrolments: desk, Mailboxes: desk, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
-		Test: desk.test, Overview: desk.overview, Advise: r.Advise,
+		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
+		Test: backend.test, Overview: backend.overview, Advise: r.Advise,
 	})
 	return r, nil
 }
@@ -84,7 +84,7 @@ func clients(c *config.Config) []api.Client {
 	return list
 }
 
-// update takes up what c has changed and needs no restart for. It may be told the same twice.
+// update takes up the changes of c that need no restart. It may be called twice with the same c.
 func (r *rooms) update(c *config.Config) {
 	log := r.service.log
 	r.service.enterDates(c)
@@ -100,34 +100,34 @@ func (r *rooms) update(c *config.Config) {
 				continue
 			}
 			fields := []zap.Field{zap.String("exchange", x.Name), zap.String("account", a.Name)}
-			if !sameHosts(had.entry, x) { // it is perhaps not for those that are asked until then
-				log.Warn("a changed credential waits for the restart, since the hosts of its exchange entry have changed too", fields...)
+			if !sameHosts(had.entry, x) { // the credential may not be for the hosts in use until then
+				log.Warn("changed credential waits for the restart: the hosts of its exchange entry changed too", fields...)
 				continue
 			}
 			credential, err := newCredential(had.entry, a.Credential, had.outbound)
 			if err != nil {
-				log.Error("the changed credential cannot work; the one before it goes on", append(fields, zap.Error(err))...)
+				log.Error("changed credential is invalid, old one stays in use", append(fields, zap.Error(err))...)
 				continue
 			}
 			had.described.Store(&a.Credential)
-			log.Info("a credential was changed; it takes over once it has worked", fields...)
+			log.Info("changed credential is tried", fields...)
 			had.credential.Offer(credential)
 			r.listener.AccountChanged(x.Name, a.Name)
 		}
 	}
-	var topics []config.APNs // the others wait for the restart
+	var topics []config.APNs // the other topics wait for the restart
 	for _, a := range c.APNs {
 		if slices.ContainsFunc(r.topics, func(had config.APNs) bool { return sameTopic(had, a) }) {
 			topics = append(topics, a)
 		}
 	}
 	if err := r.sender.Update(r.service.topics(topics)); err != nil {
-		log.Error("the changed credentials for APNs cannot work; those before them go on", zap.Error(err))
+		log.Error("changed credentials for APNs are invalid, old ones stay in use", zap.Error(err))
 	}
 }
 
-// tookOver has what was refused under the credentials before be tried at once: some of it was asked before the new one was offered, and
-// answered after.
+// tookOver makes the listener try at once what was refused with the old credential: some requests with it were answered after the new one
+// had worked.
 func (r *rooms) tookOver() {
 	for _, a := range r.links.accounts {
 		if a.worked.Swap(false) {
@@ -136,12 +136,12 @@ func (r *rooms) tookOver() {
 	}
 }
 
-// way is the whole way to an alert, for whoever tests it.
+// way returns the steps of an alert, for tests.
 func (r *rooms) way() check.Way {
 	return check.Way{Enrolments: r.book, Locate: r.locate, Push: r.sender}
 }
 
-// locate says where placing a mailbox would lead now.
+// locate returns the location and account that a mailbox would get now.
 func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Route, error) {
 	l, err := r.listener.Locate(ctx, address, exchange)
 	if err != nil {
@@ -151,15 +151,15 @@ func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Rou
 	return check.Route{Account: a.forCheck(), Location: l.Location, Online: a.entry.Type == config.Online}, nil
 }
 
-// TopicReady passes the sender's word on to the inbox, which is made after it.
+// TopicReady passes the sender's call on to the inbox, which is made after the sender.
 func (r *rooms) TopicReady(topic, environment string) { r.inbox.TopicReady(topic, environment) }
 
-// unenrol passes the inbox's word, that APNs declared a phone gone, on to the listener, which is made after it.
+// unenrol passes the inbox's call, after APNs declared a phone gone, on to the listener, which is made after the inbox.
 func (r *rooms) unenrol(ctx context.Context, d subscriptions.Device) error {
 	return r.listener.RemoveGone(ctx, d)
 }
 
-// checkKeys finds a key that cannot sign, and a credential that cannot work, before anything is begun.
+// checkKeys checks that keys can sign and credentials are valid, before anything is started.
 func (s *Service) checkKeys(c *config.Config) error {
 	sender, err := s.newSender(c, zap.NewNop(), nil, nil, nil)
 	if err != nil {
@@ -180,20 +180,21 @@ func (s *Service) newSender(c *config.Config, log *zap.Logger, metrics prometheu
 	return push.New(push.Options{Topics: s.topics(c.APNs), Send: c.Alerts.Send, Log: log, Metrics: metrics, Ready: ready, Held: held})
 }
 
-// ready: the state is reachable and the first placement made, whatever Exchange and APNs do.
+// ready reports why the service is not ready: the state cannot be reached, or some mailbox was not tried yet. It does not depend on
+// Exchange and APNs.
 func (r *rooms) ready() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
 	defer cancel()
 	if err := r.book.Ping(ctx); err != nil {
 		return err
 	}
 	if !r.listener.Placed() {
-		return errors.New("the mailboxes are being placed")
+		return errors.New("not every mailbox was tried yet")
 	}
 	return nil
 }
 
-// close stops the rooms in the order of the package comment; the portal has its own end.
+// close stops the rooms in the order of the package comment; the API stops by itself.
 func (r *rooms) close() {
 	r.api.Close()
 	r.listener.Close()

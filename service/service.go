@@ -1,12 +1,12 @@
 // Package service builds the rooms from a configuration, starts them and stops them in a stated order.
 //
-// Start: keys are checked, the port is bound and the state is opened, so that whatever cannot work is said before anything has
-// begun. A state in Redis is held by one instance at a time: the others stand by, and say so where health is asked for. Whoever
-// holds it loads it, hears the mailboxes and answers the API.
+// Start: the service checks keys, binds the port and opens the state, so that it reports what cannot work before anything has begun. One
+// instance at a time holds a state in Redis; the others are standbys, and their readiness says so. The instance that holds the state
+// loads it, listens to the mailboxes and answers the API.
 //
-// Stop: the portal takes no more calls; hearing ends, and what is being rung is finished and written (listener.Close says how
-// long); the connections to APNs close; the state closes last. The same happens where another instance has taken the state over,
-// and then this one stands by.
+// Stop: the API takes no more calls; listening ends, and alerts that are being sent are finished and written (listener.Close says how
+// long this may take); the connections to APNs close; the state closes last. The same happens after another instance has taken the state
+// over; then this one is a standby.
 package service
 
 import (
@@ -38,12 +38,12 @@ type Service struct {
 	proxy    *proxy.Current // of every outbound connection
 	calendar *expiry.Calendar
 	handler  atomic.Pointer[http.Handler]
-	first    chan struct{} // closed with the first handler: until then, calls wait in the socket
+	first    chan struct{} // closed with the first handler: calls wait in the socket until then
 
 	configuration atomic.Pointer[config.Config] // the newest
 	certificate   atomic.Pointer[tls.Certificate]
-	look          chan struct{} // the files may have changed
-	changed       chan struct{} // the configuration has
+	look          chan struct{} // a signal: the files may have changed
+	changed       chan struct{} // a signal: the configuration has changed
 }
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
@@ -57,16 +57,16 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		}
 	}()
 	for _, w := range c.Warnings {
-		log.Warn("the configuration is questioned", zap.Error(w))
+		log.Warn("configuration probably wrong", zap.Error(w))
 	}
-	if err := s.use(c); err != nil { //nolint:contextcheck // it asks nobody
+	if err := s.use(c); err != nil { //nolint:contextcheck // it makes no request
 		return s, err
 	}
 	if s.state, err = openState(ctx, c.State, log.Named("state")); err != nil {
 		return s, err
 	}
 	for _, d := range append(fileDoubts(c), stateDoubts(c.State)...) {
-		log.Warn("a file is not kept from others", zap.String("key", d.key), zap.String("path", d.path), zap.String("because", d.Text), zap.String("advice", d.Advice))
+		log.Warn("file is not protected from others", zap.String("key", d.key), zap.String("path", d.path), zap.String("because", d.Text), zap.String("advice", d.Advice))
 	}
 	if s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
 		return s, fmt.Errorf("listen: %w", err)
@@ -74,13 +74,13 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 	return s, nil
 }
 
-// Address is where the portal listens.
+// Address is the address of the API.
 func (s *Service) Address() net.Addr { return s.socket.Addr() }
 
 // current is the newest configuration.
 func (s *Service) current() *config.Config { return s.configuration.Load() }
 
-// tls is how the portal speaks TLS; nil: it does not.
+// tls is the TLS configuration of the API; nil: it has no TLS.
 func (s *Service) tls() *tls.Config {
 	if s.certificate.Load() == nil {
 		return nil
@@ -90,14 +90,14 @@ func (s *Service) tls() *tls.Config {
 	}}
 }
 
-// answer has calls answered by h from now on.
+// answer makes h answer calls from now on.
 func (s *Service) answer(h http.Handler) {
 	if s.handler.Swap(&h) == nil {
 		close(s.first)
 	}
 }
 
-// ServeHTTP answers as the instance stands.
+// ServeHTTP answers with the present handler.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	(*s.handler.Load()).ServeHTTP(w, r)
 }
@@ -125,7 +125,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return errors.Join(served, <-worked, s.close())
 }
 
-// work holds the state and works, stands by where another instance has followed, and so on until ctx ends.
+// work waits until this instance holds the state, works, and waits again after another instance has taken over, until ctx ends.
 func (s *Service) work(ctx context.Context) error {
 	for {
 		h, err := s.state.hold(ctx, s.standby)
@@ -135,7 +135,7 @@ func (s *Service) work(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = s.ring(ctx, h)
+		err = s.serve(ctx, h)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -145,26 +145,28 @@ func (s *Service) work(ctx context.Context) error {
 			s.standby("", err)
 			pause.For(ctx, reopen)
 		default:
-			s.log.Error("another instance has taken the state over; standing by")
+			s.log.Error("another instance has taken the state over")
 		}
 	}
 }
 
-// standby says why nothing is rung here.
-func (s *Service) standby(behind string, err error) {
-	why := "standing by"
-	if behind != "" {
-		why += " behind " + behind
+// standby answers and logs why this instance does not work.
+func (s *Service) standby(holder string, err error) {
+	switch {
+	case err != nil:
+		s.log.Warn("the state cannot be reached", zap.Error(err))
+		s.answer(api.Standby("the state cannot be reached"))
+	case holder != "":
+		s.log.Warn("waiting as standby", zap.String("holder", holder))
+		s.answer(api.Standby("standby: " + holder + " holds the state"))
+	default:
+		s.log.Warn("waiting as standby")
+		s.answer(api.Standby("standby"))
 	}
-	if err != nil {
-		why = "the state cannot be reached"
-	}
-	s.log.Warn(why, zap.Error(err))
-	s.answer(api.Standby(why))
 }
 
-// ring works on a state until ctx ends, or another instance has it.
-func (s *Service) ring(ctx context.Context, h held) error {
+// serve works on a state until ctx ends, or another instance has it.
+func (s *Service) serve(ctx context.Context, h held) error {
 	r, err := s.build(ctx, h.store)
 	if err != nil {
 		return err
@@ -177,14 +179,14 @@ func (s *Service) ring(ctx context.Context, h held) error {
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
 	var again <-chan time.Time
 	rewrite := func() {
-		s.log.Warn("redis was started anew; all that it was told is written again")
+		s.log.Warn("Redis was restarted, its data is written again")
 		again = nil
 		if err := r.book.Rewrite(ctx); err != nil {
-			s.log.Error("the state could not be written again; it is tried until it is", zap.Error(err))
+			s.log.Error("writing the state again failed", zap.Error(err))
 			again = time.After(reopen)
 		}
 	}
-	bury := time.NewTicker(burying)
+	bury := time.NewTicker(dropEvery)
 	defer bury.Stop()
 	for working := true; working; {
 		select {
@@ -200,7 +202,7 @@ func (s *Service) ring(ctx context.Context, h held) error {
 			rewrite()
 		case <-bury.C:
 			if err := r.book.Bury(ctx, time.Now()); err != nil {
-				s.log.Warn("records without a device could not be dropped; it is tried again", zap.Duration("retry_in", burying), zap.Error(err))
+				s.log.Warn("dropping records without a device failed", zap.Duration("retry_in", dropEvery), zap.Error(err))
 			}
 		case <-s.changed:
 			r.update(s.current())
@@ -214,13 +216,13 @@ func (s *Service) ring(ctx context.Context, h held) error {
 	return nil
 }
 
-// burying is how often the records of mailboxes that have had no device for long enough are dropped.
-const burying = time.Minute
+// dropEvery is how often the records of mailboxes that have had no device for long enough are dropped.
+const dropEvery = time.Minute
 
 // close closes what was opened.
 func (s *Service) close() error {
 	if s.socket != nil {
-		s.socket.Close() // closed already, where the portal served it
+		s.socket.Close() // already closed if the API served it
 	}
 	if s.state != nil {
 		return s.state.close()
@@ -228,5 +230,5 @@ func (s *Service) close() error {
 	return nil
 }
 
-// patience bounds asking the state store whether it is there: a health check that hangs is no answer.
-const patience = 2 * time.Second
+// pingTimeout bounds the check of the state store: a health check must not hang.
+const pingTimeout = 2 * time.Second

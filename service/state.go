@@ -14,10 +14,10 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// state is where the state is kept, and whose turn it is to work on it.
+// state is the stored state, which one instance at a time may work on.
 type state interface {
 	// hold waits until this instance may work.
-	hold(ctx context.Context, standby func(behind string, err error)) (held, error)
+	hold(ctx context.Context, standby func(holder string, err error)) (held, error)
 	// close closes the store that was held last.
 	close() error
 }
@@ -25,8 +25,8 @@ type state interface {
 // held is a state that this instance may work on.
 type held struct {
 	store     subscriptions.Store
-	lost      <-chan struct{} // closed when another instance has followed; nil where none can
-	restarted <-chan struct{} // a signal: the store may have come back with less than it had
+	lost      <-chan struct{} // closed when another instance has taken over; nil if none can
+	restarted <-chan struct{} // a signal: the store may have come back with older data
 }
 
 func openState(ctx context.Context, c config.State, log *zap.Logger) (state, error) {
@@ -38,7 +38,7 @@ func openState(ctx context.Context, c config.State, log *zap.Logger) (state, err
 		return file{s}, nil
 	}
 	o := redisOptions(c.Redis)
-	// The library has one logger for the process. What it says there comes back as an error of ours, too.
+	// The library has one logger for the process. mailbell gets the same errors from its calls.
 	goredis.SetLogger(quiet{log})
 	store, warnings, err := subscriptions.OpenRedis(ctx, o)
 	if err != nil {
@@ -58,14 +58,14 @@ func redisOptions(c *config.Redis) subscriptions.RedisOptions {
 	return o
 }
 
-// quiet is the library's logger: for who looks closely.
+// quiet logs the library's messages with level debug.
 type quiet struct{ log *zap.Logger }
 
 func (q quiet) Printf(_ context.Context, format string, v ...any) {
-	q.log.Debug("redis", zap.String("said", fmt.Sprintf(format, v...)))
+	q.log.Debug("redis client", zap.String("message", fmt.Sprintf(format, v...)))
 }
 
-// file is the embedded store: whoever has opened it has it.
+// file is the embedded store: the process that opened it holds it.
 type file struct{ *subscriptions.Embedded }
 
 func (f file) hold(context.Context, func(string, error)) (held, error) {
@@ -74,7 +74,8 @@ func (f file) hold(context.Context, func(string, error)) (held, error) {
 
 func (f file) close() error { return f.Close() }
 
-// redis is a state that instances hold one after the other, each time with a store of its own: what another has followed writes no more.
+// redis is a state that instances hold one after the other. Each time there is a new store: after another instance has taken over, the old
+// store writes no more.
 type redis struct {
 	options subscriptions.RedisOptions
 	store   *subscriptions.Redis
@@ -86,7 +87,7 @@ func (r *redis) hold(ctx context.Context, standby func(string, error)) (held, er
 		if err := r.close(); err != nil {
 			return held{}, err
 		}
-		for r.store == nil { // it may be away, or be a replica for a moment: it was right at the start
+		for r.store == nil { // it may be unreachable, or a replica for a moment: it was right at the start
 			store, _, err := subscriptions.OpenRedis(ctx, r.options)
 			if err == nil {
 				r.store = store
@@ -114,5 +115,5 @@ func (r *redis) close() error {
 	return err
 }
 
-// reopen is between two tries of a state that is away.
+// reopen is the time between two tries of a state that cannot be reached.
 const reopen = 2 * time.Second

@@ -67,7 +67,7 @@ func TestWhatIsOverIsToldOnceWithHowLongItLasted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTelling()
 		l.pass(10*time.Minute, away)
-		if warned, ended := l.pass(settleAfter - compareEvery); warned != 0 || ended != 0 {
+		if warned, ended := l.pass(overAfter - compareEvery); warned != 0 || ended != 0 {
 			t.Errorf("%d warnings, %d ends before it is settled", warned, ended)
 		}
 		if warned, ended := l.pass(time.Hour); warned != 0 || ended != 1 {

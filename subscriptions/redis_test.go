@@ -89,7 +89,7 @@ func (s *server) open(t *testing.T) *subscriptions.Redis {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Hold(t.Context(), func(behind string, err error) { t.Logf("standing by behind %q: %v", behind, err) }); err != nil {
+	if err := r.Hold(t.Context(), func(behind string, err error) { t.Logf("standby, %q holds the state: %v", behind, err) }); err != nil {
 		t.Fatal(err)
 	}
 	return r

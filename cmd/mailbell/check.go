@@ -1,6 +1,6 @@
 package main
 
-// check tries everything that the service will need.
+// The command check: it tries everything that the service will need.
 
 import (
 	"context"
@@ -24,11 +24,11 @@ import (
 
 const (
 	maxPlan       = 1_000_000       // mailboxes: more than any organisation has is a slip of the keyboard
-	statusTimeout = 5 * time.Second // for a running service to say how it is; it answers from memory, and pings its state
+	statusTimeout = 5 * time.Second // for the status of a running service, which answers from memory and pings its state
 )
 
-// errChecks says that the checks have found something; what it is stands on standard output.
-var errChecks = errors.New("something is not right: see above")
+// errChecks says that a check failed; the results are on standard output.
+var errChecks = errors.New("a check failed, see above")
 
 func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
@@ -42,7 +42,7 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if given["plan"] && (given["mailbox"] || given["device"]) {
-		return usageError{errors.New("mailbell check: -plan goes without -mailbox and -device: it only prints")}
+		return usageError{errors.New("mailbell check: -plan only prints: leave out -mailbox and -device")}
 	}
 	if given["device"] && *device == "" {
 		return usageError{errors.New("mailbell check: -device is empty")}
@@ -78,7 +78,7 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 	return nil
 }
 
-// running asks for the service that runs with c; nil: none answers.
+// running asks the service that runs with c; nil: none answers.
 func running(ctx context.Context, c *config.Config) *check.Running {
 	ask, err := newClient(c, config.RoleTest, config.RoleAdmin, config.RoleRead)
 	if err != nil {
@@ -93,7 +93,7 @@ func running(ctx context.Context, c *config.Config) *check.Running {
 	return &check.Running{At: c.Listen, Conditions: status.Conditions, Test: func(ctx context.Context, device string) (check.Report, error) { return test(ctx, c, device) }}
 }
 
-// test has the service ring a device.
+// test has the service send a test alert to a device.
 func test(ctx context.Context, c *config.Config, device string) (report check.Report, err error) {
 	ask, err := newClient(c, config.RoleTest, config.RoleAdmin)
 	if err != nil {
@@ -113,7 +113,7 @@ func test(ctx context.Context, c *config.Config, device string) (report check.Re
 	return report, err
 }
 
-// show shows one result: a line, and below it what is to be said of it.
+// show prints one result: a line, and below it the details.
 func show(out io.Writer, r check.Result) {
 	fmt.Fprintf(out, "%-8s %6s  %s\n", r.State, took(r.Took), r.Name)
 	lines := []struct{ name, text string }{{"tried", r.Tried}, {"came back", r.Error}, {"do", r.Advice}}
@@ -130,7 +130,7 @@ func show(out io.Writer, r check.Result) {
 	}
 }
 
-// took is a time in at most six characters; empty: nothing was waited for.
+// took formats a time in at most six characters; empty: there was no wait.
 func took(d time.Duration) string {
 	switch {
 	case d == 0:

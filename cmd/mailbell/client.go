@@ -1,6 +1,6 @@
 package main
 
-// The API of the service that runs with a configuration, for commands that ask it.
+// A client of the service that runs with a configuration, for the commands that ask it.
 
 import (
 	"bytes"
@@ -21,22 +21,22 @@ import (
 )
 
 const (
-	// askTimeout bounds a question to the service; a test notification goes the whole way and has a minute.
+	// askTimeout bounds a request to the service; a test notification has a minute.
 	askTimeout = time.Minute
 	maxAnswer  = 4 << 20 // bytes; a mailbox with its devices and decisions has some ten kilobytes
 )
 
-// client asks the service that runs with a configuration, as one of its clients.
+// client makes requests to the service that runs with a configuration, as one of its clients.
 type client struct {
 	base  string
 	token string
 	http  *http.Client
 }
 
-// errNoClient says that the configuration lets nobody ask.
-var errNoClient = errors.New("none of api.clients has a role for it")
+// errNoClient says that no client of the configuration may make the request.
+var errNoClient = errors.New("no client in api.clients has a role that may do this")
 
-// newClient returns a client with one of these roles. The service is asked where it listens; where that is every address, on loopback.
+// newClient returns a client with one of these roles. It uses the address on which the service listens, or loopback if that is every address.
 func newClient(c *config.Config, roles ...string) (*client, error) {
 	i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return slices.Contains(roles, p.Role) })
 	if i < 0 {
@@ -57,11 +57,11 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 		if err != nil {
 			return nil, err
 		}
-		// It is the configuration's own certificate that is expected, whatever name and authority it has.
-		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, //nolint:gosec // compared below, to the byte
+		// The certificate has to be the one of the configuration, whatever name and authority it has.
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, //nolint:gosec // compared below, byte by byte
 			VerifyConnection: func(s tls.ConnectionState) error {
 				if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(pair.Leaf) {
-					return errors.New("it is not the certificate of the configuration")
+					return errors.New("the certificate is not the one of the configuration")
 				}
 				return nil
 			}}
@@ -70,7 +70,7 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 		http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
 }
 
-// call asks the service; answer is what its JSON is read into. An error of the API is an *api.Problem.
+// call makes a request and decodes the JSON into answer. An error of the API is an *api.Problem.
 func (c *client) call(ctx context.Context, method, path string, body, answer any) error {
 	var r io.Reader
 	if body != nil {
@@ -93,7 +93,7 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		return fmt.Errorf("the service at %s does not answer; does it run, and with this configuration? (%w)", c.base, err)
+		return fmt.Errorf("the service at %s does not answer: is it running, and with this configuration? (%w)", c.base, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -102,12 +102,12 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		p := &api.Problem{Status: resp.StatusCode, Title: resp.Status}
-		_ = json.Unmarshal(data, p) // a proxy's page is none; the status says enough then
+		_ = json.Unmarshal(data, p) // the page of a proxy is not JSON; the status is enough then
 		p.Status = resp.StatusCode
 		return p
 	}
 	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("what answers at %s is not mailbell: %w", c.base, err)
+		return fmt.Errorf("the server at %s is not mailbell: %w", c.base, err)
 	}
 	return nil
 }

@@ -23,15 +23,15 @@ import (
 )
 
 const (
-	// pace is between two messages of the demo: brisk, and not one burst.
+	// pace is the time between two messages of the demo: short, but no burst.
 	pace = 4 * time.Millisecond
-	// ringWait is how long the last alert of the demo may take.
-	ringWait = 30 * time.Second
-	// placeWait is how long the mailboxes of the demo may take until they are heard.
-	placeWait = 2 * time.Minute
-	// nowAndThen is between two messages of a demo that goes on.
+	// alertWait is how long the last alert of the demo may take.
+	alertWait = 30 * time.Second
+	// listenWait is how long the mailboxes of the demo may take until they are listening.
+	listenWait = 2 * time.Minute
+	// nowAndThen is the time between two messages of a demo without --exit.
 	nowAndThen = 8 * time.Second
-	maxDemo    = 15_000 // mailboxes: what one instance hears
+	maxDemo    = 15_000 // mailboxes: the most that one instance listens to
 )
 
 // demo runs the real service against the simulator.
@@ -52,12 +52,12 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	d := &demonstration{out: out, json: *exit, sent: map[string]*sent{}, more: make(chan struct{}, 1)}
-	if d.sim, err = simulator.Start(ctx, simulator.Options{Dir: dir, Mailboxes: *mailboxes, OnAlert: d.rang}); err != nil {
+	if d.sim, err = simulator.Start(ctx, simulator.Options{Dir: dir, Mailboxes: *mailboxes, OnAlert: d.accepted}); err != nil {
 		return err
 	}
 	defer d.sim.Close()
 
-	// As `run` does; its log goes to a file, for the demo shows what rings.
+	// As `run` does, but the log goes to a file, because the demo prints the alerts.
 	c, err := config.Load(d.sim.ConfigFile)
 	if err != nil {
 		return err
@@ -84,14 +84,14 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	return errors.Join(err, <-ended)
 }
 
-// demonstration keeps book of what was delivered and what rang.
+// demonstration records which messages were delivered, and which alerts APNs accepted.
 type demonstration struct {
 	sim   *simulator.Server
-	api   *client // of the service, which enrols as an MDM portal does
+	api   *client // a client of the service that enrols, as an MDM portal does
 	out   io.Writer
 	json  bool
 	boxes []*demoBox
-	more  chan struct{} // an alert rang
+	more  chan struct{} // a signal: an alert was accepted
 
 	mu         sync.Mutex
 	sent       map[string]*sent // by subject
@@ -107,13 +107,13 @@ type demoBox struct {
 }
 
 type sent struct {
-	item string
-	box  *demoBox
-	at   time.Time
-	rang map[string]bool // by device; true: its answer was cut off
+	item     string
+	box      *demoBox
+	at       time.Time
+	accepted map[string]bool // by device; true: the answer was cut off
 }
 
-// play enrols, delivers and shows.
+// play enrols devices, delivers messages and prints alerts.
 func (d *demonstration) play(ctx context.Context, messages int, logName string) error {
 	for i, address := range d.sim.Mailboxes() {
 		b := &demoBox{address: address}
@@ -127,10 +127,10 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 		}
 		d.boxes = append(d.boxes, b)
 	}
-	if err := d.heard(ctx); err != nil {
+	if err := d.awaitListening(ctx); err != nil {
 		return err
 	}
-	d.say("%d mailboxes are heard. Delivering %d messages.\n\n", len(d.boxes), messages)
+	d.say("%d mailboxes are listening. Delivering %d messages.\n\n", len(d.boxes), messages)
 	for i := range messages {
 		if err := d.deliver(i); err != nil {
 			return err
@@ -139,7 +139,7 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 			return nil
 		}
 	}
-	d.await(ctx, ringWait)
+	d.await(ctx, alertWait)
 	if d.json {
 		return d.sum()
 	}
@@ -167,9 +167,9 @@ func (d *demonstration) say(format string, a ...any) {
 	}
 }
 
-// heard waits until every mailbox is heard.
-func (d *demonstration) heard(ctx context.Context) error {
-	for began := time.Now(); time.Since(began) < placeWait; {
+// awaitListening waits until every mailbox is listening.
+func (d *demonstration) awaitListening(ctx context.Context) error {
+	for began := time.Now(); time.Since(began) < listenWait; {
 		n := 0
 		for after := ""; ; {
 			var page api.MailboxPage
@@ -188,7 +188,7 @@ func (d *demonstration) heard(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	return fmt.Errorf("not every mailbox was heard within %v", placeWait)
+	return fmt.Errorf("not every mailbox was listening within %v", listenWait)
 }
 
 var demoMail = []struct{ from, subject string }{
@@ -204,7 +204,7 @@ func (d *demonstration) deliver(i int) error {
 	b := d.boxes[i%len(d.boxes)]
 	text := demoMail[i%len(demoMail)]
 	subject := fmt.Sprintf("%s (%d)", text.subject, i+1)
-	s := &sent{box: b, at: time.Now(), rang: map[string]bool{}}
+	s := &sent{box: b, at: time.Now(), accepted: map[string]bool{}}
 	message := fmt.Sprintf("From: %s\r\nTo: <%s>\r\nSubject: %s\r\nDate: %s\r\nMessage-ID: <demo-%d@fabrikam.example>\r\n\r\nHello,\r\nthis is message %d of the demo.\r\n",
 		text.from, b.address, subject, s.at.Format(time.RFC1123Z), i+1, i+1)
 	d.mu.Lock() // over the delivery: an alert can be quicker than the item's id
@@ -226,8 +226,8 @@ type alertLine struct {
 	Latency    float64 `json:"latency_ms"`
 }
 
-// rang takes in an alert, as APNs accepts it.
-func (d *demonstration) rang(a simulator.Alert) {
+// accepted notes an alert that APNs accepts.
+func (d *demonstration) accepted(a simulator.Alert) {
 	var p struct {
 		APS struct {
 			Alert struct{ Title, Body string } `json:"alert"`
@@ -247,7 +247,7 @@ func (d *demonstration) rang(a simulator.Alert) {
 	}
 	device := p.Mailbell.Device
 	latency := float64(a.At.Sub(s.at).Microseconds()) / 1000
-	if cut, again := s.rang[device]; again && cut {
+	if cut, again := s.accepted[device]; again && cut {
 		d.resent++
 	} else if again {
 		d.duplicates++
@@ -255,11 +255,11 @@ func (d *demonstration) rang(a simulator.Alert) {
 		d.alerts++
 		d.latencies = append(d.latencies, latency)
 	}
-	s.rang[device] = a.Cut
+	s.accepted[device] = a.Cut
 	if d.json {
 		_ = json.NewEncoder(d.out).Encode(alertLine{device, s.box.address, s.item, a.Headers["apns-collapse-id"], a.Headers["apns-id"], a.Headers["apns-topic"], latency})
 	} else {
-		fmt.Fprintf(d.out, "  ring  %-14s  %-16s  %-44s  %6.1f ms\n", device, p.APS.Alert.Title, p.APS.Alert.Body, latency)
+		fmt.Fprintf(d.out, "  alert  %-14s  %-16s  %-44s  %6.1f ms\n", device, p.APS.Alert.Title, p.APS.Alert.Body, latency)
 	}
 	select {
 	case d.more <- struct{}{}:
@@ -271,12 +271,12 @@ func (d *demonstration) lost() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.sent {
-		n += len(s.box.devices) - len(s.rang)
+		n += len(s.box.devices) - len(s.accepted)
 	}
 	return n
 }
 
-// await waits until every message has rung on every device of its mailbox.
+// await waits until the alerts of every message were accepted for every device of its mailbox.
 func (d *demonstration) await(ctx context.Context, most time.Duration) {
 	end := time.NewTimer(most)
 	defer end.Stop()
@@ -291,7 +291,7 @@ func (d *demonstration) await(ctx context.Context, most time.Duration) {
 	}
 }
 
-// sum prints the summary; its error is that something was lost or doubled.
+// sum prints the summary. Its error says that alerts were lost or sent twice.
 func (d *demonstration) sum() error {
 	lost := d.lost()
 	d.mu.Lock()
@@ -308,7 +308,7 @@ func (d *demonstration) sum() error {
 		P99        float64 `json:"p99_ms"`
 	}{len(d.boxes), len(d.sent), d.alerts, lost, d.duplicates, d.resent, percentile(d.latencies, 50), percentile(d.latencies, 99)})
 	if err == nil && lost+d.duplicates > 0 {
-		err = fmt.Errorf("%d alerts were lost and %d doubled", lost, d.duplicates)
+		err = fmt.Errorf("%d alerts were lost and %d sent twice", lost, d.duplicates)
 	}
 	return err
 }

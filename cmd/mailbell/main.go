@@ -14,8 +14,8 @@ import (
 	"syscall"
 )
 
-// Exit codes. A wrong configuration has one of its own, for a service manager is not to start the service again with it; 2 would
-// not do, for a Go program that panics exits with 2, and is to be started again.
+// Exit codes. A wrong configuration has its own, so that a service manager does not start the service again with it. It cannot be 2, because a
+// Go program that panics exits with 2, and has to be started again.
 const (
 	done          = 0  // or stopped by SIGTERM or SIGINT
 	failed        = 1  // it ran, and something failed
@@ -42,7 +42,7 @@ func commands() []command {
 		{"simulate", "[--dir DIR] [--mailboxes 5] [--hybrid] [--personality KIND]", "the simulator alone, for your own tests", simulate},
 		{"check", "--config mailbell.yaml [--mailbox ADDRESS] [--device ID]", "tries everything that the service will need; to a test alert", checkAll},
 		{"check", "--config mailbell.yaml --plan N", "what N mailboxes need, and how to set up Exchange", checkAll},
-		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why no bell? asks the running service", why},
+		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why did this phone not ring? asks the running service", why},
 		{"version", "", "the version", version},
 		{"explain", "", "", later},
 		{"bench", "", "", later},
@@ -57,7 +57,7 @@ func main() {
 	os.Exit(code)
 }
 
-// call runs a command line. Standard output carries results, standard error the log.
+// call runs a command line. Results go to standard output, the log to standard error.
 func call(ctx context.Context, args []string, out, log io.Writer) int {
 	if len(args) == 0 {
 		usage(log)
@@ -105,12 +105,12 @@ func usage(w io.Writer) {
 	fmt.Fprintln(w, "Exit codes: 0 done, or stopped; 1 it ran and something failed; 2 the command line is wrong; 78 the configuration is wrong.")
 }
 
-// later refuses the commands that belong to mailbell and are not in this version.
+// later refuses the commands of later versions.
 func later(context.Context, []string, io.Writer, io.Writer) error {
 	return usageError{fmt.Errorf("mailbell: this command is not available in this version of mailbell")}
 }
 
-// parse parses the flags of a command; arguments beside them are a mistake.
+// parse parses the flags of a command; it allows no other arguments.
 func parse(flags *flag.FlagSet, args []string, log io.Writer) error {
 	rest, err := parseAll(flags, args, log)
 	if err == nil && len(rest) > 0 {
@@ -119,7 +119,7 @@ func parse(flags *flag.FlagSet, args []string, log io.Writer) error {
 	return err
 }
 
-// parseOne parses the flags of a command and the one argument that stands before, between or behind them.
+// parseOne parses the flags of a command and its one argument, which may be before, between or after them.
 func parseOne(flags *flag.FlagSet, args []string, log io.Writer, what string) (string, error) {
 	rest, err := parseAll(flags, args, log)
 	if err == nil && len(rest) != 1 {
@@ -131,14 +131,14 @@ func parseOne(flags *flag.FlagSet, args []string, log io.Writer, what string) (s
 	return rest[0], nil
 }
 
-// parseAll parses the flags of a command, and returns the arguments beside them.
+// parseAll parses the flags of a command, and returns the other arguments.
 func parseAll(flags *flag.FlagSet, args []string, log io.Writer) (rest []string, err error) {
 	flags.SetOutput(log)
 	for {
 		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 			return nil, err
 		} else if err != nil {
-			return nil, usageError{fmt.Errorf("mailbell %s: the command line is wrong", flags.Name())} // flag has said what
+			return nil, usageError{fmt.Errorf("mailbell %s: the command line is wrong", flags.Name())} // flag has printed what is wrong
 		}
 		if flags.NArg() == 0 {
 			return rest, nil

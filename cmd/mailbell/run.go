@@ -18,7 +18,7 @@ import (
 	"github.com/mailbell/mailbell/service"
 )
 
-// run is the service.
+// run runs the service.
 func run(ctx context.Context, args []string, _, log io.Writer) error {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	file := flags.String("config", "mailbell.yaml", "the configuration `file`")
@@ -54,8 +54,8 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	return err
 }
 
-// newLog logs to w: one JSON object a line, or for a person at a terminal. There is no sampling: a line that says who enrolled is
-// not to be left out because there were many.
+// newLog logs to w: one JSON object a line, or in the console format. It does not sample: a line that says who enrolled must not be left out
+// because there are many.
 func newLog(c config.Log, w io.Writer) *zap.Logger {
 	level, err := zapcore.ParseLevel(c.Level)
 	if err != nil { // config has checked it
@@ -79,7 +79,7 @@ func version(_ context.Context, args []string, out, log io.Writer) error {
 	return err
 }
 
-// buildVersion is the version that the module was built as; of a working tree, its commit.
+// buildVersion is the version of the module; of a working tree, its commit.
 func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

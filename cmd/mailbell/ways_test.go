@@ -219,7 +219,7 @@ func TestAChangedClientSecretIsTakenUpWithoutARestart(t *testing.T) {
 	inst.reload()
 	inst.deliverTo(inst.boxes...)
 	eventually(t, soon, "the log says that the new one works", func() bool {
-		return strings.Contains(inst.service().stderr(), "works and has taken over")
+		return strings.Contains(inst.service().stderr(), "changed credential works")
 	})
 	inst.balance(0)
 	for _, secret := range []string{unknown, renewed, inst.sim.ClientSecret} {

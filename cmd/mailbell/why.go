@@ -1,6 +1,6 @@
 package main
 
-// "Why did this phone not ring?" in the terminal, from the running service.
+// The command why: it asks the running service why a phone did not ring.
 
 import (
 	"context"
@@ -40,7 +40,7 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	if err != nil {
 		return configError{fmt.Errorf("%s: %w: read, test or admin", *file, err)}
 	}
-	// An id may look like an address: a device is looked for first.
+	// An id may look like an address, so the device is tried first.
 	var d api.Device
 	err = ask.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(subject), nil, &d)
 	isDevice := err == nil
@@ -54,7 +54,7 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	var m api.Mailbox
 	if err := ask.call(ctx, http.MethodGet, "/v1/mailboxes/"+url.PathEscape(address), nil, &m); err != nil {
 		if p, ok := errors.AsType[*api.Problem](err); ok && p.Status == http.StatusNotFound {
-			return fmt.Errorf("no device is enrolled with the id %s or for a mailbox of this address: nothing can ring", subject)
+			return fmt.Errorf("no device is enrolled with the id %s, or for a mailbox with this address, so no alert can be sent", subject)
 		}
 		return err
 	}
@@ -68,7 +68,7 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	return nil
 }
 
-// printMailbox shows a mailbox with its devices, and the decisions for one device or, where that is empty, for all.
+// printMailbox prints a mailbox with its devices, and the outcomes for one device or, if that is empty, for all.
 func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	fmt.Fprintf(out, "mailbox %s: %s\n", m.Address, standing(m.State, m.Reason, m.NextTry, now))
 	advise(out, m.Advice)
@@ -103,7 +103,7 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	printDecisions(out, m, now, only)
 }
 
-// printDevices shows how each device stands. An advice that stands above already is not given again.
+// printDevices prints the state of each device. It does not repeat an advice that is printed above.
 func printDevices(out io.Writer, devices []api.DeviceState, now time.Time, given string) {
 	fmt.Fprintf(out, "\ndevices:\n")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -119,7 +119,7 @@ func printDevices(out io.Writer, devices []api.DeviceState, now time.Time, given
 	}
 }
 
-// printDecisions shows what was decided, for one device or, where that is empty, for all.
+// printDecisions prints the outcomes, for one device or, if that is empty, for all.
 func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	shown := 0
@@ -161,14 +161,14 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	w.Flush()
 }
 
-// advise prints what to do; empty: nothing.
+// advise prints what to do, if there is any advice.
 func advise(out io.Writer, advice string) {
 	if advice != "" {
 		fmt.Fprintf(out, "  do: %s\n", advice)
 	}
 }
 
-// standing is a state in one line.
+// standing formats a state in one line.
 func standing(state subscriptions.State, reason string, next, now time.Time) string {
 	s := string(state)
 	if reason != "" {
@@ -180,7 +180,7 @@ func standing(state subscriptions.State, reason string, next, now time.Time) str
 	return s
 }
 
-// ago is how long ago something was; empty: never.
+// ago formats how long ago something was; empty: never.
 func ago(at, now time.Time) string {
 	if at.IsZero() {
 		return ""
