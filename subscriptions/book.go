@@ -14,7 +14,7 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// MaxDevices bounds the devices of one mailbox: a message rings them all at once.
+// MaxDevices bounds the devices of one mailbox: a message is sent to all of them at once.
 const MaxDevices = 1000
 
 // Book is all enrolments and records, in memory; every change is durable in the Store before it shows.
@@ -481,7 +481,7 @@ func (b *Book) box(record string) *Mailbox {
 const maxUnsure = 10_000
 
 // recordID is a new record's: random, or the one under which an enrolment was tried whose answer the store could not give. Were
-// it another each time, two records could ring one device from the next start on.
+// it another each time, one device could get the alerts of two records from the next start on.
 func (b *Book) recordID(address string) string {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

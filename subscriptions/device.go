@@ -13,7 +13,7 @@ type Device struct {
 	Exchange    string    `json:"exchange,omitempty"` // pins the exchange entry
 	Created     time.Time `json:"created"`            // on our clock
 	Enrolled    time.Time `json:"enrolled"`           // on our clock: when the token was last confirmed; APNs' 410 is compared with it
-	Since       time.Time `json:"since"`              // rule 5: rings for what was received since then, on the server's clock; zero until that clock is known
+	Since       time.Time `json:"since"`              // rule 5: gets alerts of what was received since then, on the server's clock; zero until that clock is known
 }
 
 // Enrolment is what a portal asks for. Its fields are checked already.

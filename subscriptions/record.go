@@ -15,7 +15,7 @@ import (
 type Record struct {
 	ID           string        `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
 	Addresses    []string      `json:"addresses"`
-	Account      string        `json:"account,omitempty"` // the listener account that hears it
+	Account      string        `json:"account,omitempty"` // the listener account that listens to it
 	Location     mail.Location `json:"location,omitzero"`
 	Subscription string        `json:"subscription,omitempty"` // kept over a restart (rule 11)
 	Subscribed   time.Time     `json:"subscribed,omitzero"`
@@ -44,7 +44,8 @@ type Behind struct {
 }
 
 const (
-	// Window is the overlap of listings: mail that was held up in transport arrives late, with an old received time. Older mail rings nowhere (rule 8).
+	// Window is the overlap of listings: mail that was held up in transport arrives late, with an old received time. Older mail leads to
+	// no alert (rule 8).
 	Window = 24 * time.Hour
 	// newest bounds the log: listings read back to the 256th newest entry at most, however many came within the window.
 	newest = 256
@@ -157,7 +158,7 @@ func (r *Record) Deal(device string, keys ...mail.Key) {
 	r.advance()
 }
 
-// CaughtUp ends a catch-up (rule 6): everything up to end, the end of the log before its listing began, has a bell or a reason.
+// CaughtUp ends a catch-up (rule 6): everything up to end, the end of the log before its listing began, has an acceptance or a reason.
 func (r *Record) CaughtUp(device string, end uint32) {
 	if b := r.BehindOf(device); b != nil && end > b.Number {
 		b.Number = end
@@ -172,7 +173,7 @@ func (r *Record) Hold(device string, reason outcome.Reason, next time.Time) {
 	}
 }
 
-// Owed returns the entries that a device behind has neither a bell nor a reason for, up to a number, newest number first.
+// Owed returns the entries that a device behind has neither an acceptance nor a reason for, up to a number, newest number first.
 func (r *Record) Owed(b *Behind, end uint32) (list []Entry) {
 	for _, e := range slices.Backward(r.Outcomes) {
 		if e.Number > b.Number && e.Number <= end && !slices.Contains(b.Done, e.Key) {
