@@ -140,7 +140,7 @@ type Credential struct {
 	Expires time.Time `json:"expires"`
 }
 
-// StateStore says whether the state can be reached.
+// StateStore says whether the state takes writes: one is tried.
 type StateStore struct {
 	Reachable bool   `json:"reachable"`
 	Error     string `json:"error,omitempty"`

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"maps"
@@ -20,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,6 +253,23 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			_, err = subscriptions.OpenEmbedded(file)
 			return err
 		}, "a running mailbell holds the state file", "POST /v1/test-notifications"},
+		{"an empty state file", Circumstances{Step: StepState}, func(t *testing.T) error {
+			file := filepath.Join(t.TempDir(), "mailbell.db")
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := subscriptions.ReadEmbedded(file)
+			return err
+		}, "the state is damaged", "delete the file"},
+		{"a state file of a newer version", Circumstances{Step: StepState}, func(*testing.T) error {
+			return fmt.Errorf("state file: %w", subscriptions.ErrNewer)
+		}, "the state is of a newer mailbell", "restore the copy"},
+		{"a full disk", Circumstances{Step: StepState}, func(*testing.T) error {
+			return fmt.Errorf("state file: %w", &os.PathError{Op: "write", Err: syscall.ENOSPC})
+		}, "the disk of the state is full", "Make room"},
+		{"a limit of the size of files", Circumstances{Step: StepState}, func(*testing.T) error {
+			return fmt.Errorf("state file: %w", &os.PathError{Op: "write", Err: syscall.EFBIG})
+		}, "the state file has reached a limit of the operating system", "ulimit"},
 		{"a state file without its folder", Circumstances{Step: StepState}, func(t *testing.T) error {
 			_, err := subscriptions.OpenEmbedded(filepath.Join(t.TempDir(), "none", "mailbell.db"))
 			return err

@@ -165,10 +165,10 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 		}
 		return nil, doubts, store.Close()
 	}
-	if _, err := os.Stat(c.Path); errors.Is(err, fs.ErrNotExist) {
+	store, err := subscriptions.ReadEmbedded(c.Path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, writable(filepath.Dir(c.Path))
 	}
-	store, err := subscriptions.OpenEmbedded(c.Path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,7 +176,10 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 	if err = errors.Join(err, store.Close()); err != nil {
 		return nil, nil, err
 	}
-	return book, nil, nil
+	for _, d := range book.Damaged() {
+		doubts = append(doubts, fmt.Sprintf("a part of the state cannot be read: %s: %v", d.What, d.Err))
+	}
+	return book, doubts, nil
 }
 
 // nowhere is an empty state, for a book if the real one cannot be read.

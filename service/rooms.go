@@ -47,6 +47,10 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
 	}
+	for _, d := range r.book.Damaged() {
+		s.log.Error("a part of the state cannot be read; it was set aside, and everything else goes on",
+			zap.String("part", d.What), zap.String("kept", d.Kept), zap.Error(d.Err))
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.calendar)
 	s.enterDates(c)

@@ -176,15 +176,20 @@ func (s *Service) serve(ctx context.Context, h held) error {
 	telling, told := context.WithCancel(ctx)
 	var tell sync.WaitGroup
 	tell.Go(func() { r.tell(telling) })
+	if r.book.New() {
+		s.log.Info("the state is new: no device is enrolled")
+	}
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
 	var again <-chan time.Time
-	rewrite := func() {
-		s.log.Warn("Redis was restarted, its data is written again")
+	restore := func() {
 		again = nil
-		if err := r.book.Rewrite(ctx); err != nil {
-			s.log.Error("writing the state again failed", zap.Error(err))
+		began := time.Now()
+		if err := h.restore(ctx, r.book.Rewrite); err != nil {
+			s.log.Error("the state could not be written again", zap.Error(err), zap.Duration("retry_in", reopen))
 			again = time.After(reopen)
+			return
 		}
+		s.log.Info("the state was written again", zap.Int("mailboxes", len(r.book.Mailboxes())), zap.Duration("took", time.Since(began)))
 	}
 	bury := time.NewTicker(dropEvery)
 	defer bury.Stop()
@@ -196,10 +201,11 @@ func (s *Service) serve(ctx context.Context, h held) error {
 		case <-h.lost:
 			s.answer(api.Standby("another instance has taken the state over"))
 			working = false
-		case <-h.restarted:
-			rewrite()
+		case why := <-h.lossy:
+			s.log.Warn("redis has less than it was told; everything is written again", zap.String("reason", why))
+			restore()
 		case <-again:
-			rewrite()
+			restore()
 		case <-bury.C:
 			if err := r.book.Bury(ctx, time.Now()); err != nil {
 				s.log.Warn("dropping records without a device failed", zap.Duration("retry_in", dropEvery), zap.Error(err))

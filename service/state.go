@@ -24,9 +24,11 @@ type state interface {
 
 // held is a state that this instance may work on.
 type held struct {
-	store     subscriptions.Store
-	lost      <-chan struct{} // closed when another instance has taken over; nil if none can
-	restarted <-chan struct{} // a signal: the store may have come back with older data
+	store subscriptions.Store
+	lost  <-chan struct{} // closed when another instance has followed; nil where none can
+	lossy <-chan string   // a signal: why the store has less than it was told; nil where none can lose anything
+	// restore writes everything again by rewrite, for a store that has lost something.
+	restore func(ctx context.Context, rewrite func(context.Context) error) error
 }
 
 func openState(ctx context.Context, c config.State, log *zap.Logger) (state, error) {
@@ -103,7 +105,7 @@ func (r *redis) hold(ctx context.Context, standby func(string, error)) (held, er
 	if err := r.store.Hold(ctx, standby); err != nil {
 		return held{}, err
 	}
-	return held{r.store, r.store.Lost(), r.store.Restarted()}, nil
+	return held{r.store, r.store.Lost(), r.store.Lossy(), r.store.Restore}, nil
 }
 
 func (r *redis) close() error {

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -21,8 +23,10 @@ const MaxDevices = 1000
 //
 // Lock order: Book.enrolling, Mailbox.writing, Book.mu.
 type Book struct {
-	store  Store
-	secret mail.Secret
+	store   Store
+	secret  mail.Secret
+	damaged []Damaged
+	isNew   bool
 
 	failing   atomic.Bool // the last write failed
 	enrolling turn        // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
@@ -59,23 +63,21 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	b := &Book{store: store, enrolling: newTurn(), secret: all.Secret, devices: map[string]*Device{}, boxes: map[string]*Mailbox{}, addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{}}
+	all.repair(time.Now())
+	b := &Book{
+		store: store, enrolling: newTurn(), secret: all.Secret, damaged: all.Damaged, isNew: all.New,
+		devices: map[string]*Device{}, boxes: map[string]*Mailbox{},
+		addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{},
+	}
 	devices := map[string][]*Device{}
 	for _, d := range all.Devices {
 		b.devices[d.ID] = d
 		devices[d.Record] = append(devices[d.Record], d)
 	}
 	for _, r := range all.Records {
-		if len(devices[r.ID]) == 0 && r.Dies.IsZero() {
-			continue // cannot be while record and devices are written as one; nobody would be alerted
-		}
 		m := &Mailbox{book: b, writing: newTurn()}
 		b.show(m, r, devices[r.ID])
 		b.recognise(m)
-		delete(devices, r.ID)
-	}
-	for id := range devices {
-		return nil, fmt.Errorf("reading the state: the record %s of %d devices is missing", id, len(devices[id]))
 	}
 	return b, nil
 }
@@ -219,24 +221,34 @@ type Draft struct {
 	*Record
 	Devices []Device // of the mailbox at this moment
 	put     []*Device
+	whole   bool // all devices are put
 }
 
 // Put changes one of the devices with the same write.
 func (d *Draft) Put(device Device) { d.put = append(d.put, &device) }
 
-// Rewrite writes all that the book has once more, for a store that may have come back with less.
+// rewriters bounds the records that are written again at the same time: as many as go well into one round trip.
+const rewriters = 64
+
+// Rewrite writes all that the book has once more, for a store that has less. What the store has beside that of a record goes.
 func (b *Book) Rewrite(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(rewriters)
 	for _, m := range b.all() {
-		err := m.Update(ctx, func(d *Draft) {
-			for _, device := range d.Devices {
-				d.Put(device)
+		g.Go(func() error {
+			err := m.Update(ctx, func(d *Draft) {
+				d.whole = true
+				for _, device := range d.Devices {
+					d.Put(device)
+				}
+			})
+			if errors.Is(err, ErrNoMailbox) {
+				return nil
 			}
-		})
-		if err != nil && !errors.Is(err, ErrNoMailbox) {
 			return err
-		}
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 // Writable says whether the record can be written, for who is about to do what only a write makes good: after a write that failed,
@@ -267,7 +279,7 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 		draft.Devices = append(draft.Devices, *d)
 	}
 	change(draft)
-	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put}); err != nil {
+	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put, Whole: draft.whole}); err != nil {
 		return err
 	}
 	devices := was.devices

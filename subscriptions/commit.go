@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -36,7 +37,8 @@ func newCommitter[T any](commit func([]T) []error) *committer[T] {
 	return c
 }
 
-// write queues a change for the next commit and waits for it, for as long as that takes: what is queued is committed.
+// write queues a change for the next commit, and waits for that as long as ctx lets it: what is queued is committed, also when
+// its caller has gone. A commit can hang: on a server that was frozen, on a disk that is away.
 func (c *committer[T]) write(ctx context.Context, change T) error {
 	p := pending[T]{change, time.Now(), make(chan error, 1)}
 	if err := cmp.Or(ctx.Err(), c.open()); err != nil { // a select takes any case that is ready
@@ -52,6 +54,8 @@ func (c *committer[T]) write(ctx context.Context, change T) error {
 	select {
 	case err := <-p.err:
 		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the state has not answered a write: %w", ctx.Err())
 	case <-c.done: // it was queued while the last commit was under way
 		select {
 		case err := <-p.err:

@@ -9,6 +9,9 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 func TestACommitIsBoundedHoweverManyWait(t *testing.T) {
@@ -93,9 +96,9 @@ func TestABadChangeDoesNotFailThoseThatAreCommittedWithIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	good, bad := &Record{ID: "good"}, &Record{ID: strings.Repeat("x", 1<<16)} // longer than a key of the file can be
+	good, bad := &Record{ID: "good", Addresses: []string{"a@b.example"}}, &Record{ID: strings.Repeat("x", 1<<16)} // longer than a key of the file can be
 	var batch [][]entryPut
-	for _, r := range []*Record{good, bad, {ID: "other"}} {
+	for _, r := range []*Record{good, bad, {ID: "other", Addresses: good.Addresses}} {
 		puts, err := encode(Change{Put: []*Record{r}})
 		if err != nil {
 			t.Fatal(err)
@@ -107,6 +110,44 @@ func TestABadChangeDoesNotFailThoseThatAreCommittedWithIt(t *testing.T) {
 	}
 	if all, err := s.Load(t.Context()); err != nil || len(all.Records) != 2 {
 		t.Errorf("%d records, %v", len(all.Records), err)
+	}
+}
+
+// A little finds room on a full disk where a record does not.
+func TestAProbeWritesAsMuchAsWasNotTakenTheLastTime(t *testing.T) {
+	s, err := OpenEmbedded(filepath.Join(t.TempDir(), "mailbell.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	probed := func() int {
+		t.Helper()
+		if err := s.try(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		_ = s.db.View(func(tx *bbolt.Tx) error { n = len(tx.Bucket(bucketMeta).Get(keyProbe)); return nil })
+		return n
+	}
+	if n := probed(); n != 1 {
+		t.Errorf("a probe of %d bytes", n)
+	}
+	tooLong := Change{Put: []*Record{{ID: strings.Repeat("x", 1<<16), Addresses: []string{"a@b.example"}}}}
+	if err := s.Write(t.Context(), tooLong); err == nil {
+		t.Fatal("it was written")
+	}
+	if n := probed(); n < 1<<16 {
+		t.Errorf("a probe of %d bytes after a write of more was not taken", n)
+	}
+	if n := probed(); n != 1 {
+		t.Errorf("a probe of %d bytes after one that was taken", n)
+	}
+	if err := s.Write(t.Context(), Change{}); err != nil {
+		t.Error(err)
+	}
+	s.refused.Store(1 << 40)
+	if n := probed(); n != 1+maxProbe {
+		t.Errorf("a probe of %d bytes", n)
 	}
 }
 
@@ -148,6 +189,39 @@ func TestWhatIsQueuedWhenTheStoreClosesIsCommitted(t *testing.T) {
 		<-closed
 		if !slices.Equal(written, []int{1, 2}) {
 			t.Errorf("written is %v", written)
+		}
+	})
+}
+
+// A Redis that was frozen left 125 of 200 enrolments without an answer.
+func TestAWaitForACommitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		var written []int
+		c := newCommitter(func(batch []int) []error {
+			<-free
+			written = append(written, batch...)
+			return nil
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		began := time.Now()
+		var all sync.WaitGroup
+		for i := range 200 {
+			all.Go(func() {
+				if err := c.write(ctx, i); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("change %d: %v", i, err)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(began); took != 5*time.Second {
+			t.Errorf("the answers came after %v", took)
+		}
+		close(free)
+		c.close()
+		if len(written) != 200 {
+			t.Errorf("%d of 200 changes were written: what is queued is committed", len(written))
 		}
 	})
 }

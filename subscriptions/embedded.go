@@ -1,113 +1,201 @@
 package subscriptions
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/mailbell/mailbell/internal/boltfile"
 )
 
-const (
-	// lockTimeout is how long a second process waits for the file: long enough for the first one's last commit, and short enough to say within 5 s that it is taken.
-	lockTimeout = 2 * time.Second
-	schema      = "1"
-)
+// lockTimeout is how long a second process waits for the file: long enough for the first one's last commit, and short enough to say
+// within 5 s that it is taken.
+const lockTimeout = 2 * time.Second
 
 var (
 	bucketMeta    = []byte("meta")
 	bucketRecords = []byte("records")
 	bucketDevices = []byte("devices")
+	bucketDamaged = []byte("damaged") // values that could not be read, as they were
 	keySecret     = []byte("secret")
 	keySchema     = []byte("schema")
+	keyProbe      = []byte("probe")
 )
 
 // Embedded is the store in one file (bbolt), for one process. Changes that wait together are committed together, for one fsync.
 type Embedded struct {
+	file      string
 	db        *bbolt.DB
+	opened    os.FileInfo // of the file that was opened
+	version   int
+	readOnly  bool
+	isNew     bool // made just now
+	older     bool // perhaps by one transaction than what was written last
 	committer *committer[[]entryPut]
+	probe     *probe
+
+	size    int64        // of the file when it was last looked at; the committer's own
+	refused atomic.Int64 // bytes of the last commit, where none of its changes was taken; 0: it was
 }
 
 // entryPut is one value as it goes into the file; a nil value deletes.
 type entryPut struct {
 	bucket, key, value []byte
+	whole              bool // of a record: every device of it that is there goes first
 }
 
-// OpenEmbedded opens the file, or makes it. Its directory has to exist.
+// OpenEmbedded opens the file, or makes it. Its directory has to exist. A file of an older version is migrated.
 func OpenEmbedded(file string) (*Embedded, error) {
-	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("state file %s: %w: a state file belongs to one mailbell only", file, ErrInUse)
-	case err != nil && isDir(filepath.Dir(file)):
-		return nil, fmt.Errorf("state file %s: %w", file, err)
-	case err != nil:
+	if i, err := os.Stat(filepath.Dir(file)); err != nil || !i.IsDir() {
 		return nil, fmt.Errorf("state file %s: its folder does not exist", file)
 	}
-	if err := db.Update(prepare); err != nil {
-		return nil, errors.Join(fmt.Errorf("state file %s: %w", file, err), db.Close())
+	err := examine(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, boltfile.ErrOlder) {
+		return nil, fmt.Errorf("state file %s: %w", file, err)
 	}
-	s := &Embedded{db: db}
-	s.committer = newCommitter(s.commit)
+	s, err := openEmbedded(file, false, errors.Is(err, boltfile.ErrOlder))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.db.Update(s.prepare); err != nil {
+		return nil, errors.Join(fmt.Errorf("state file %s: %w", file, err), s.Close())
+	}
 	return s, nil
 }
 
-func isDir(path string) bool {
-	i, err := os.Stat(path)
-	return err == nil && i.IsDir()
+// ReadEmbedded opens a file that exists, to look at it: nothing is changed, and no write is taken.
+func ReadEmbedded(file string) (*Embedded, error) {
+	err := examine(file)
+	if err != nil && !errors.Is(err, boltfile.ErrOlder) {
+		return nil, fmt.Errorf("state file %s: %w", file, err)
+	}
+	s, err := openEmbedded(file, true, err != nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.db.View(s.readVersion); err != nil {
+		return nil, errors.Join(fmt.Errorf("state file %s: %w", file, err), s.Close())
+	}
+	return s, nil
 }
 
-func prepare(tx *bbolt.Tx) error {
-	for _, b := range [][]byte{bucketMeta, bucketRecords, bucketDevices} {
-		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-			return err
-		}
+func openEmbedded(file string, readOnly, older bool) (*Embedded, error) {
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
+		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, ReadOnly: readOnly,
+	})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("state file %s: %w", file, errTaken)
+	case err != nil:
+		return nil, fmt.Errorf("state file %s: %w", file, err)
 	}
+	s := &Embedded{file: file, db: db, readOnly: readOnly, older: older}
+	s.probe = &probe{try: s.try}
+	s.committer = newCommitter(s.commit)
+	if s.opened, err = os.Stat(file); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+var errTaken = fmt.Errorf("%w: a state file belongs to one mailbell only", ErrInUse)
+
+// anew is what helps with a file that is damaged.
+const anew = "nothing was changed; restore a copy, or delete it to begin anew: then every device has to be enrolled again"
+
+// examine looks at every page of a file before bbolt does, which would end the process where one is damaged. The file is locked
+// meanwhile, so that no other process writes.
+func examine(file string) error {
+	info, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return err
+	case info.Mode().IsRegular() && info.Size() == 0:
+		return fmt.Errorf("%w: it is empty, and what it held is lost; %s", ErrDamaged, anew)
+	}
+	lock, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout, ReadOnly: true}) // looks at its first two pages alone
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return errTaken
+	case errors.Is(err, fs.ErrPermission) || !info.Mode().IsRegular() && err != nil:
+		return err
+	case err != nil:
+		return fmt.Errorf("%w, or no state file of mailbell: %w; %s", ErrDamaged, err, anew)
+	}
+	defer lock.Close()
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return err
+	}
+	err = boltfile.Check(f, info.Size())
+	if err != nil && !errors.Is(err, boltfile.ErrOlder) {
+		return fmt.Errorf("%w: %w; %s", ErrDamaged, err, anew)
+	}
+	return err
+}
+
+// readVersion reads what the file says it is.
+func (s *Embedded) readVersion(tx *bbolt.Tx) (err error) {
 	meta := tx.Bucket(bucketMeta)
-	if v := meta.Get(keySchema); v == nil {
-		if err := meta.Put(keySchema, []byte(schema)); err != nil {
+	if meta == nil || tx.Bucket(bucketRecords) == nil || tx.Bucket(bucketDevices) == nil {
+		return fmt.Errorf("%w: a part of it is missing; %s", ErrDamaged, anew)
+	}
+	s.version, err = schemaOf(meta.Get(keySchema))
+	return err
+}
+
+// prepare makes a new file one of mailbell's, and one of an older version one of this.
+func (s *Embedded) prepare(tx *bbolt.Tx) error {
+	if k, _ := tx.Cursor().First(); k == nil {
+		return s.begin(tx)
+	}
+	if err := s.readVersion(tx); err != nil {
+		return err
+	}
+	if s.version < schema {
+		if err := migrate(tx, s.version); err != nil {
+			return fmt.Errorf("migrating it from version %d to %d: %w", s.version, schema, err)
+		}
+		s.version = schema
+	}
+	_, err := tx.CreateBucketIfNotExists(bucketDamaged)
+	return err
+}
+
+// begin makes an empty state.
+func (s *Embedded) begin(tx *bbolt.Tx) error {
+	for _, b := range [][]byte{bucketMeta, bucketRecords, bucketDevices, bucketDamaged} {
+		if _, err := tx.CreateBucket(b); err != nil {
 			return err
 		}
-	} else if string(v) != schema {
-		return fmt.Errorf("it has the layout %q of another version of mailbell; this one knows %q", v, schema)
-	}
-	if meta.Get(keySecret) != nil {
-		return nil
 	}
 	secret := make([]byte, 32)
 	rand.Read(secret)
-	return meta.Put(keySecret, secret)
+	s.version, s.isNew = schema, true
+	return putMeta(tx, secret)
 }
 
-// Load reads everything.
-func (s *Embedded) Load(context.Context) (all Contents, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		if copy(all.Secret[:], tx.Bucket(bucketMeta).Get(keySecret)) != len(all.Secret) {
-			return errors.New("the secret of the installation is damaged")
-		}
-		if err := each(tx, bucketRecords, &all.Records); err != nil {
-			return err
-		}
-		return each(tx, bucketDevices, &all.Devices)
-	})
-	return all, err
-}
-
-func each[T any](tx *bbolt.Tx, bucket []byte, list *[]*T) error {
-	return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
-		t := new(T)
-		if err := json.Unmarshal(v, t); err != nil {
-			return fmt.Errorf("%s %q cannot be read: %w", bucket, k, err)
-		}
-		*list = append(*list, t)
-		return nil
-	})
+func putMeta(tx *bbolt.Tx, secret []byte) error {
+	sealed, err := seal(kindSecret, "", secret)
+	if err != nil {
+		return err
+	}
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(meta.Put(keySecret, sealed), meta.Put(keySchema, fmt.Append(nil, schema)))
 }
 
 // Write waits for the next commit. What is queued is committed, also when ctx ends.
@@ -120,28 +208,71 @@ func (s *Embedded) Write(ctx context.Context, c Change) error {
 }
 
 func (s *Embedded) commit(batch [][]entryPut) []error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, puts := range batch {
-			if err := apply(tx, puts); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := s.intact()
 	if err == nil {
+		err = s.db.Update(func(tx *bbolt.Tx) error {
+			for _, puts := range batch {
+				if err := apply(tx, puts); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err == nil {
+		s.refused.Store(0)
 		return nil
 	}
-	errs := make([]error, len(batch)) // one bad change must not fail its neighbours
+	errs := make([]error, len(batch))
+	taken := false
 	for i, puts := range batch {
-		errs[i] = s.db.Update(func(tx *bbolt.Tx) error { return apply(tx, puts) })
+		if errs[i] = s.intact(); errs[i] == nil {
+			errs[i] = s.db.Update(func(tx *bbolt.Tx) error { return apply(tx, puts) }) // one bad change must not fail its neighbours
+		}
+		taken = taken || errs[i] == nil
+	}
+	if !taken {
+		s.refused.Store(max(s.refused.Load(), size(batch)))
+		s.probe.forget()
 	}
 	return errs
+}
+
+func size(batch [][]entryPut) (n int64) {
+	for _, puts := range batch {
+		for _, p := range puts {
+			n += int64(len(p.value))
+		}
+	}
+	return n
+}
+
+// intact says whether the file is the one that was opened, and as long. Pages that are not there any more end the process; what is
+// written into a file that was deleted is gone with the process.
+func (s *Embedded) intact() error {
+	info, err := os.Stat(s.file)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: state file %s was deleted while mailbell runs, or cannot be reached: %w", ErrDamaged, s.file, err)
+	case !os.SameFile(info, s.opened):
+		return fmt.Errorf("%w: state file %s was replaced while mailbell runs: restart mailbell with the right one", ErrDamaged, s.file)
+	case info.Size() < s.size:
+		return fmt.Errorf("%w: state file %s was cut off while mailbell runs, from %d to %d bytes", ErrDamaged, s.file, s.size, info.Size())
+	}
+	s.size = info.Size()
+	return nil
 }
 
 func apply(tx *bbolt.Tx, puts []entryPut) error {
 	for _, p := range puts {
 		b := tx.Bucket(p.bucket)
 		var err error
+		if p.whole {
+			err = dropDevices(tx, string(p.key))
+		}
+		if err != nil {
+			return err
+		}
 		if p.value == nil {
 			err = b.Delete(p.key)
 		} else {
@@ -154,23 +285,41 @@ func apply(tx *bbolt.Tx, puts []entryPut) error {
 	return nil
 }
 
+// dropDevices looks at every device for those of a record: a whole write is for a store that has lost something.
+func dropDevices(tx *bbolt.Tx, record string) error {
+	b := tx.Bucket(bucketDevices)
+	var keys [][]byte
+	_ = b.ForEach(func(key, value []byte) error {
+		if d, err := readDevice(schema, string(key), value); err == nil && d.Record == record {
+			keys = append(keys, bytes.Clone(key))
+		}
+		return nil
+	})
+	for _, key := range keys {
+		if err := b.Delete(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func encode(c Change) (puts []entryPut, err error) {
 	for _, id := range c.Drop {
-		puts = append(puts, entryPut{bucketRecords, []byte(id), nil})
+		puts = append(puts, entryPut{bucket: bucketRecords, key: []byte(id)})
 	}
 	for _, d := range c.DropDevices {
-		puts = append(puts, entryPut{bucketDevices, []byte(d.ID), nil})
+		puts = append(puts, entryPut{bucket: bucketDevices, key: []byte(d.ID)})
 	}
-	add := func(bucket []byte, id string, v any) {
-		data, e := json.Marshal(v)
+	add := func(bucket []byte, k kind, id string, v any) {
+		value, e := seal(k, id, v)
 		err = errors.Join(err, e)
-		puts = append(puts, entryPut{bucket, []byte(id), data})
+		puts = append(puts, entryPut{bucket, []byte(id), value, c.Whole && k == kindRecord})
 	}
 	for _, r := range c.Put {
-		add(bucketRecords, r.ID, r)
+		add(bucketRecords, kindRecord, r.ID, r)
 	}
 	for _, d := range c.PutDevices {
-		add(bucketDevices, d.ID, d)
+		add(bucketDevices, kindDevice, d.ID, d)
 	}
 	return puts, err
 }
@@ -178,8 +327,25 @@ func encode(c Change) (puts []entryPut, err error) {
 // Held says whether the file takes what it is told. It is always this process's own: it is locked.
 func (s *Embedded) Held() error { return s.committer.prompt() }
 
-// Ping says whether the file is open.
-func (s *Embedded) Ping(context.Context) error { return s.committer.open() }
+// maxProbe bounds what a probe writes.
+const maxProbe = 1 << 20
+
+// Ping says whether the file takes writes, by one of its own.
+func (s *Embedded) Ping(ctx context.Context) error {
+	if err := s.committer.open(); err != nil {
+		return err
+	}
+	if err := s.probe.ask(ctx); err != nil {
+		return fmt.Errorf("state file %s takes no write: %w", s.file, err)
+	}
+	return nil
+}
+
+// try writes what nobody reads: as much as was not taken the last time, since a little finds room on a full disk where more does not.
+func (s *Embedded) try(ctx context.Context) error {
+	value := make([]byte, 1+min(s.refused.Load(), maxProbe))
+	return s.committer.write(ctx, []entryPut{{bucket: bucketMeta, key: keyProbe, value: value}})
+}
 
 // Close commits what is queued and closes the file.
 func (s *Embedded) Close() error {

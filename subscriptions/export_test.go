@@ -15,3 +15,6 @@ func (s *Redis) Kept() time.Time {
 	defer s.lease.mu.Unlock()
 	return s.lease.granted.wall
 }
+
+// All are the mailboxes, also those that are asleep.
+func (b *Book) All() []*Mailbox { return b.all() }

@@ -25,23 +25,33 @@ type holder struct {
 	Nonce string    `json:"nonce"`
 }
 
+// textScript reads a key. One of another type is none of ours, and in the way.
+const textScript = `
+local function text(key)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then redis.call('DEL', key) return false end
+  return value
+end
+`
+
 // takeScript takes the lease where nobody has it or can believe in it any more: as long as the server knows (until), and as long as
 // who asks has seen, but for no longer than a lease lives since it was seen to be gone. A lease that was given back is nobody's at
 // once. Without until and holders the state is new.
 // KEYS: lock, holders, until. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, and since
 // when it has seen none, in milliseconds. It returns our number, or 0; for how long it is to be waited; and who holds the state.
-const takeScript = `
-local lock, life = redis.call('GET', KEYS[1]), tonumber(ARGV[2])
+const takeScript = textScript + `
+local lock, life = text(KEYS[1]), tonumber(ARGV[2])
 if lock and lock ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), lock} end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if not lock then
-  local known, wait = redis.call('GET', KEYS[3]), 0
+  local known, wait = text(KEYS[3]), 0
   if known ~= '0' then
-    if known then wait = tonumber(known) - now elseif redis.call('EXISTS', KEYS[2]) == 1 then wait = life end
+    if known then wait = (tonumber(known) or now + life) - now elseif redis.call('EXISTS', KEYS[2]) == 1 then wait = life end
     wait = math.min(math.max(wait, tonumber(ARGV[3])), life - tonumber(ARGV[4]))
   end
   if wait > 0 then return {0, wait, ''} end
+  if not tonumber(text(KEYS[2])) then redis.call('DEL', KEYS[2]) end
   redis.call('INCR', KEYS[2])
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', life)
@@ -49,15 +59,16 @@ redis.call('SET', KEYS[3], string.format('%d', now + life))
 return {tonumber(redis.call('GET', KEYS[2])), 0, ''}`
 
 // keepScript renews the lease, also where it has run out meanwhile and nobody has followed, or where the server has lost everything.
-// KEYS: lock, holders, until. ARGV: our value, the life of a lease in milliseconds, our number.
-const keepScript = `
-local lock, n = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
-if lock and lock ~= ARGV[1] or n and tonumber(n) > tonumber(ARGV[3]) then return 0 end
+// It returns 1, or 0 where another has followed, and the number of the last write (redis_loss.go).
+// KEYS: lock, holders, until, generation. ARGV: our value, the life of a lease in milliseconds, our number.
+const keepScript = textScript + `
+local lock, n = text(KEYS[1]), tonumber(text(KEYS[2]) or 0) or 0
+if lock and lock ~= ARGV[1] or n > tonumber(ARGV[3]) then return {0, ''} end
 local t = redis.call('TIME')
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('SET', KEYS[3], string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2]))
-return 1`
+return {1, text(KEYS[4]) or ''}`
 
 // giveScript gives the lease back: nobody believes in it any more. KEYS: lock, holders, until. ARGV: our value.
 const giveScript = `
@@ -184,7 +195,6 @@ func (s *Redis) Held() error {
 // keep renews the lease. While Redis does not answer nothing is sent (Held), and when it is back the lease is taken again, unless
 // another instance was quicker.
 func (s *Redis) keep(value []byte) {
-	s.lookWithin(context.Background(), leaseRenew)
 	var ctx context.Context
 	ctx, s.holding = context.WithCancel(context.Background())
 	s.held.Go(func() {
@@ -192,38 +202,41 @@ func (s *Redis) keep(value []byte) {
 		began := time.Now()
 		for pause.For(ctx, leaseRenew-time.Since(began)) {
 			began = time.Now()
-			granted, followed := s.renew(ctx, value)
-			if followed {
+			remembered := s.told.generation.Load()
+			generation, granted := s.renew(ctx, value)
+			if s.lease.isLost() {
 				return
 			}
 			if granted {
-				s.lookWithin(ctx, leaseRenew-time.Since(began)) // the next renewal does not wait for it
+				s.compareWithin(ctx, leaseRenew-time.Since(began), generation, remembered) // the next renewal does not wait for it
 			}
 		}
 	})
 }
 
-// renew asks once.
-func (s *Redis) renew(ctx context.Context, value []byte) (granted, followed bool) {
+// renew asks once. It returns the number of the last write that Redis knows.
+func (s *Redis) renew(ctx context.Context, value []byte) (generation string, granted bool) {
 	asked := s.lease.ask()
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
-	kept, err := s.client.Eval(ctx, keepScript, s.leaseKeys(), value, leaseLife.Milliseconds(), s.fence).Int()
-	switch {
-	case err != nil:
-		return false, false
-	case kept == 0:
+	keys := append(s.leaseKeys(), s.key("generation"))
+	answer, err := s.client.Eval(ctx, keepScript, keys, value, leaseLife.Milliseconds(), s.fence).Slice()
+	if err != nil || len(answer) != 2 {
+		return "", false
+	}
+	if kept, _ := answer[0].(int64); kept == 0 {
 		s.lease.follow()
-		return false, true
+		return "", false
 	}
 	s.lease.grant(asked)
-	return true, false
+	generation, _ = answer[1].(string)
+	return generation, true
 }
 
-func (s *Redis) lookWithin(ctx context.Context, most time.Duration) {
+func (s *Redis) compareWithin(ctx context.Context, most time.Duration, generation string, remembered int64) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	s.look(ctx)
+	s.compare(ctx, generation, remembered)
 }
 
 // give gives the lease back.
@@ -233,31 +246,6 @@ func (s *Redis) give(ctx context.Context, value []byte) {
 	defer cancel()
 	s.client.Eval(ctx, giveScript, s.leaseKeys(), value)
 }
-
-// look sees whether the server was started anew since it was looked at last. One without an append-only file comes back with what
-// its last snapshot had; who holds the state has all of it in memory.
-func (s *Redis) look(ctx context.Context) {
-	info, err := s.client.InfoMap(ctx, "server").Result()
-	if err != nil {
-		return
-	}
-	was := s.server
-	if s.server = info["Server"]["run_id"]; was == "" || was == s.server {
-		return
-	}
-	if err := s.client.SetNX(ctx, s.key("secret"), s.secret[:], 0).Err(); err != nil {
-		s.server = was // the next look finds it again
-		return
-	}
-	s.forget.Store(true)
-	select {
-	case s.restarted <- struct{}{}:
-	default:
-	}
-}
-
-// Restarted has a signal when the server was started anew: what the book has is to be written again (Book.Rewrite).
-func (s *Redis) Restarted() <-chan struct{} { return s.restarted }
 
 // release gives the lease back, so that a standby need not wait for its end.
 func (s *Redis) release() {

@@ -217,38 +217,6 @@ func TestTheLockIsKeptOverAnOutageOfRedis(t *testing.T) {
 	}
 }
 
-func TestARedisThatComesBackEmptyIsTold(t *testing.T) {
-	t.Parallel()
-	s := startRedis(t, "--appendonly", "no")
-	store := s.open(t)
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	enrol(t, b, "d1", alice, "aa")
-	secret := b.Secret()
-	s.kill()
-	s.start()
-	select {
-	case <-store.Restarted():
-	case <-time.After(10 * time.Second):
-		t.Fatal("nobody knows that it was started anew")
-	}
-	if err := b.Rewrite(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	store.Close()
-	again := s.open(t)
-	defer again.Close()
-	b, err = subscriptions.Open(t.Context(), again)
-	if err != nil || b.Mailbox(alice) == nil || b.Secret() != secret {
-		t.Fatalf("%v: what it had been told is not there", err)
-	}
-	if d, ok := b.Device("d1"); !ok || d.Token != "aa" {
-		t.Errorf("%+v", d)
-	}
-}
-
 func TestARedisThatCouldDropEnrolmentsIsRefused(t *testing.T) {
 	s := startRedis(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
 	_, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 
 	"github.com/mailbell/mailbell/mail"
@@ -73,6 +74,9 @@ func (m *Memory) Write(ctx context.Context, c subscriptions.Change) error {
 	}
 	for _, r := range c.Put {
 		m.records[r.ID] = r.Clone()
+		if c.Whole {
+			maps.DeleteFunc(m.devices, func(_ string, d *subscriptions.Device) bool { return d.Record == r.ID })
+		}
 	}
 	for _, d := range c.PutDevices {
 		copied := *d

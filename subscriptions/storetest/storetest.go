@@ -4,6 +4,8 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +47,15 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 		got := load(t, open)
 		same(t, got.Records, r)
 		same(t, got.Devices, d)
+	})
+	t.Run("a whole write leaves no other device of its records", func(t *testing.T) {
+		r, other := record("r2"), record("r3")
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r, other}, PutDevices: []*subscriptions.Device{device("d2", "r2"), device("stale", "r2"), device("d3", "r3")}})
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}, PutDevices: []*subscriptions.Device{device("d2", "r2")}, Whole: true})
+		got := load(t, open)
+		slices.SortFunc(got.Devices, func(a, b *subscriptions.Device) int { return strings.Compare(a.ID, b.ID) })
+		same(t, got.Devices, device("d2", "r2"), device("d3", "r3"))
+		write(t, open, subscriptions.Change{Drop: []string{"r3"}, DropDevices: []*subscriptions.Device{device("d3", "r3")}})
 	})
 	t.Run("dropping what is not there is no error", func(t *testing.T) {
 		write(t, open, subscriptions.Change{Drop: []string{"none"}, DropDevices: []*subscriptions.Device{device("none", "none")}})

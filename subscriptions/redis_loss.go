@@ -1,0 +1,199 @@
+package subscriptions
+
+// A Redis can have less than it was told: it was flushed, another database was swapped in, a key was deleted, it came back from a
+// snapshot or from a replica that was behind. Whoever holds the state has all of it in memory, sees that within a second where
+// everything is gone or older, and within a round of looking where a key is, and writes it again.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+// told is what the server was told, for comparing it with what it has.
+type told struct {
+	mu      sync.Mutex // held over a round trip: what is compared must not be changed meanwhile
+	secret  mail.Secret
+	devices map[string]int // the records that the server has, and how many devices each
+	whole   bool           // false while everything is written again
+	losses  int            // how often it was
+	unseen  []string       // records that this round of looking has still to come to
+	number  int64          // of the last write; no number is given twice
+
+	loaded     atomic.Bool
+	generation atomic.Int64 // the number of the last write that was confirmed; 0 while everything is written again
+	newest     atomic.Int64 // the number of the last write, confirmed or not; 0 likewise
+	lossy      chan string  // holds one signal: why everything is to be written again
+}
+
+// lookPage is how many records are looked at with each renewal of the lock: 15,000 in a minute, at a cost that is not noticed.
+const lookPage = 250
+
+var errNotWhole = errors.New("mailbell ended while a state that Redis had lost was written again, or a key is gone: " +
+	"enrolments may be missing; have the MDM portal enrol all its devices once more")
+
+// markScript numbers a write, after it. KEYS: holders, generation. ARGV: our number, the write's.
+const markScript = `
+local n = redis.call('GET', KEYS[1])
+if n and (tonumber(n) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+return redis.call('SET', KEYS[2], ARGV[2])`
+
+// mark numbers what a pipeline has written. While everything is written again there is no number: it would say that all is there.
+func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
+	if !s.told.whole {
+		return nil
+	}
+	s.told.number++
+	s.told.newest.Store(s.told.number)
+	return p.Eval(ctx, markScript, []string{s.key("holders"), s.key("generation")}, s.fence, s.told.number)
+}
+
+// compare looks whether the server has what it was told. generation is what it answered, and remembered what it had been told
+// before it was asked.
+func (s *Redis) compare(ctx context.Context, generation string, remembered int64) {
+	why := ""
+	switch n, err := strconv.ParseInt(generation, 10, 64); {
+	case !s.told.loaded.Load():
+		return
+	case err != nil:
+		why = "what was written is gone: it was flushed, has begun anew, or is another database"
+	case n > s.told.newest.Load():
+		why = "what is there is not what was written: it is another database"
+	case n < remembered:
+		why = fmt.Sprintf("it went back to an older state: its last write is number %d, and number %d had been confirmed", n, remembered)
+	default:
+		if why = s.look(ctx); why == "" {
+			return
+		}
+	}
+	s.told.mu.Lock()
+	defer s.told.mu.Unlock()
+	if s.client.Type(ctx, s.key("records")).Val() != "set" {
+		s.client.Del(ctx, s.key("records"))
+	}
+	if s.installation(ctx, 0) != nil {
+		return // the next renewal finds it again
+	}
+	clear(s.told.devices)
+	s.told.unseen, s.told.whole = nil, false
+	s.told.losses++
+	s.told.generation.Store(0)
+	s.told.newest.Store(0)
+	select {
+	case s.told.lossy <- why:
+	default: // it waits to be written again anyway
+	}
+}
+
+// look looks at the next records, and says what is missing. It lets a write go first.
+func (s *Redis) look(ctx context.Context) string {
+	if !s.told.mu.TryLock() {
+		return ""
+	}
+	defer s.told.mu.Unlock()
+	if !s.told.whole || len(s.told.devices) == 0 {
+		return ""
+	}
+	if len(s.told.unseen) == 0 {
+		s.told.unseen = slices.Collect(maps.Keys(s.told.devices))
+	}
+	page := s.told.unseen[:min(len(s.told.unseen), lookPage)]
+	s.told.unseen = s.told.unseen[len(page):]
+	page = slices.DeleteFunc(page, func(id string) bool { _, known := s.told.devices[id]; return !known }) // dropped meanwhile
+	if len(page) == 0 {
+		return ""
+	}
+	members := make([]any, len(page))
+	keys, devices := make([]*redis.IntCmd, len(page)), make([]*redis.IntCmd, len(page))
+	p := s.client.Pipeline()
+	for i, id := range page {
+		members[i] = id
+		all := s.recordKeys(id)
+		keys[i], devices[i] = p.Exists(ctx, all[0], all[2]), p.HLen(ctx, all[1])
+	}
+	listed := p.SMIsMember(ctx, s.key("records"), members...)
+	if _, err := p.Exec(ctx); err != nil && !isWrongType(err) {
+		return ""
+	}
+	for i, id := range page {
+		switch {
+		case listed.Err() != nil || !listed.Val()[i]:
+			return "key " + s.key("records") + " does not have what was written"
+		case devices[i].Err() != nil || keys[i].Val() != 2 || devices[i].Val() != int64(s.told.devices[id]):
+			return "keys " + s.recordKey(id, "*") + " do not have what was written"
+		}
+	}
+	return ""
+}
+
+func isWrongType(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") }
+
+// Lossy has a signal, and why, when the server has less than it was told: Restore writes it again.
+func (s *Redis) Lossy() <-chan string { return s.told.lossy }
+
+// Restore writes everything again by rewrite (Book.Rewrite), and then deletes what the server has beside that: what an older state
+// brought back. Until it is done, the state counts as not whole.
+func (s *Redis) Restore(ctx context.Context, rewrite func(context.Context) error) error {
+	s.told.mu.Lock()
+	losses := s.told.losses
+	s.told.mu.Unlock()
+	if err := rewrite(ctx); err != nil {
+		return err
+	}
+	s.told.mu.Lock()
+	defer s.told.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	if s.told.losses != losses || s.told.whole {
+		return nil // it was lost again meanwhile, and there is another signal
+	}
+	if err := s.sweep(ctx); err != nil {
+		return err
+	}
+	s.told.whole = true
+	p := s.client.Pipeline()
+	mark := s.mark(ctx, p)
+	_, _ = p.Exec(ctx)
+	if err := s.followed(mark.Err()); err != nil {
+		s.told.whole = false
+		return err
+	}
+	s.told.generation.Store(s.told.number)
+	return nil
+}
+
+// sweep drops the records that are not known.
+func (s *Redis) sweep(ctx context.Context) error {
+	ids, err := s.client.SMembers(ctx, s.key("records")).Result()
+	if err != nil {
+		return err
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { _, known := s.told.devices[id]; return known })
+	for page := range slices.Chunk(ids, redisPage) {
+		members := make([]any, len(page))
+		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, id := range page {
+				members[i] = id
+				s.queue(ctx, p, &recordWrite{record: id})
+			}
+			return nil
+		})
+		if err == nil {
+			err = s.client.SRem(ctx, s.key("records"), members...).Err()
+		}
+		if err != nil {
+			return s.followed(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,367 @@
+package subscriptions_test
+
+// A Redis that has less than it was told, without a restart that mailbell could see.
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// snapshot is all that a Redis holds, to bring it back later.
+func snapshot(t *testing.T, c *redis.Client) map[string]string {
+	t.Helper()
+	dump := map[string]string{}
+	for _, key := range c.Keys(t.Context(), "*").Val() {
+		if key != "mailbell:lock" {
+			dump[key] = c.Dump(t.Context(), key).Val()
+		}
+	}
+	return dump
+}
+
+func contents(t *testing.T, s subscriptions.Store) subscriptions.Contents {
+	t.Helper()
+	all, err := s.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(all.Records, func(a, b *subscriptions.Record) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(all.Devices, func(a, b *subscriptions.Device) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+func TestWhatRedisHasLostIsWrittenAgainAndSaid(t *testing.T) {
+	key := func(c *redis.Client, pattern string) string { return c.Keys(context.Background(), pattern).Val()[0] }
+	for name, lose := range map[string]struct {
+		do   func(c *redis.Client, before map[string]string) error
+		says string
+	}{
+		"FLUSHALL":         {func(c *redis.Client, _ map[string]string) error { return c.FlushAll(t.Context()).Err() }, "gone"},
+		"FLUSHDB":          {func(c *redis.Client, _ map[string]string) error { return c.FlushDB(t.Context()).Err() }, "gone"},
+		"another database": {func(c *redis.Client, _ map[string]string) error { return c.Do(t.Context(), "SWAPDB", 0, 1).Err() }, "gone"},
+		"a record":         {func(c *redis.Client, _ map[string]string) error { return c.Del(t.Context(), key(c, "*}:record")).Err() }, "}:*"},
+		"devices": {func(c *redis.Client, _ map[string]string) error {
+			return c.Del(t.Context(), key(c, "*}:devices")).Err()
+		}, "}:*"},
+		"a fence": {func(c *redis.Client, _ map[string]string) error { return c.Del(t.Context(), key(c, "*}:fence")).Err() }, "}:*"},
+		"the ids": {func(c *redis.Client, _ map[string]string) error { return c.Del(t.Context(), "mailbell:records").Err() }, "mailbell:records"},
+		"one id":  {func(c *redis.Client, _ map[string]string) error { return c.SPop(t.Context(), "mailbell:records").Err() }, "mailbell:records"},
+		"ids of a kind": {func(c *redis.Client, _ map[string]string) error {
+			return c.Set(t.Context(), "mailbell:records", "x", 0).Err()
+		}, "mailbell:records"},
+		"the generation": {func(c *redis.Client, _ map[string]string) error {
+			return c.Del(t.Context(), "mailbell:generation").Err()
+		}, "gone"},
+		"one device": {func(c *redis.Client, _ map[string]string) error {
+			return c.HDel(t.Context(), key(c, "*}:devices"), "d1", "d2").Err()
+		}, "}:*"},
+		"devices of a kind": {func(c *redis.Client, _ map[string]string) error {
+			return c.Set(t.Context(), key(c, "*}:devices"), "x", 0).Err()
+		}, "}:*"},
+		"all of a kind": {func(c *redis.Client, _ map[string]string) error {
+			for _, k := range c.Keys(t.Context(), "*").Val() {
+				c.Del(t.Context(), k)
+				c.RPush(t.Context(), k, "x")
+			}
+			return nil
+		}, "gone"},
+		"what came since": {func(c *redis.Client, before map[string]string) error {
+			_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+				p.FlushAll(t.Context())
+				for k, v := range before {
+					p.Restore(t.Context(), k, 0, v)
+				}
+				return nil
+			})
+			return err
+		}, "older"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			c := s.client(t)
+			store := s.open(t)
+			b, err := subscriptions.Open(t.Context(), store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			enrol(t, b, "gone", "gone@contoso.example", "00")
+			enrol(t, b, "d3", bob, "cc")
+			before := snapshot(t, c)
+			enrol(t, b, "d1", alice, "aa")
+			enrol(t, b, "d2", bob, "bb")
+			for _, id := range []string{"gone", "d3"} { // what is older knows them still
+				if _, _, err := b.Remove(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := b.Mailbox(bob).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 77 }); err != nil {
+				t.Fatal(err)
+			}
+			want := whatItHas(b)
+			if err := lose.do(c, before); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case why := <-store.Lossy():
+				if !strings.Contains(why, lose.says) {
+					t.Errorf("the reason is %q; want one that says %q", why, lose.says)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("nobody knows that something is missing")
+			}
+			if err := store.Restore(t.Context(), b.Rewrite); err != nil {
+				t.Fatal(err)
+			}
+			secret := b.Secret()
+			<-time.After(2500 * time.Millisecond) // two renewals
+			select {
+			case why := <-store.Lossy():
+				t.Errorf("it is told again: %s", why)
+			case <-store.Lost():
+				t.Error("nobody followed")
+			default:
+			}
+			store.Close()
+			again := s.open(t)
+			defer again.Close()
+			got := contents(t, again)
+			if got.Secret != secret || len(got.Damaged) != 0 {
+				t.Errorf("another secret, or something is damaged: %v", got.Damaged)
+			}
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(got, "Secret")); diff != "" {
+				t.Errorf("the state differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// whatItHas is what a book has.
+func whatItHas(b *subscriptions.Book) (all subscriptions.Contents) {
+	for _, m := range b.All() {
+		all.Records = append(all.Records, m.Record())
+		all.Devices = append(all.Devices, m.Devices()...)
+	}
+	slices.SortFunc(all.Records, func(a, b *subscriptions.Record) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(all.Devices, func(a, b *subscriptions.Device) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+func TestAStateThatIsLostAgainWhileItIsWrittenIsWrittenOnceMore(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	defer store.Close()
+	b, err := subscriptions.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	lossy := func() {
+		t.Helper()
+		select {
+		case <-store.Lossy():
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody knows that something is missing")
+		}
+	}
+	c.FlushAll(t.Context())
+	lossy()
+	err = store.Restore(t.Context(), func(ctx context.Context) error {
+		if err := b.Rewrite(ctx); err != nil {
+			return err
+		}
+		c.FlushAll(ctx)
+		lossy()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := c.Get(t.Context(), "mailbell:generation").Val(); n != "0" {
+		t.Errorf("the generation is %s: the state is not whole", n)
+	}
+	if err := store.Restore(t.Context(), b.Rewrite); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.Exists(t.Context(), "mailbell:{"+b.Mailbox(alice).Record().ID+"}:record").Val(); n != 1 {
+		t.Error("what was lost again is not there")
+	}
+}
+
+func TestAStartFromAStateThatIsNotWholeIsSaid(t *testing.T) {
+	for _, generation := range []string{"0", ""} {
+		s := startRedis(t)
+		c := s.client(t)
+		store := s.open(t)
+		b, err := subscriptions.Open(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		enrol(t, b, "d1", alice, "aa")
+		store.Close()
+		if c.Del(t.Context(), "mailbell:generation"); generation != "" {
+			c.Set(t.Context(), "mailbell:generation", generation, 0)
+		}
+		again := s.open(t)
+		all := contents(t, again)
+		if len(all.Damaged) != 1 || !strings.Contains(all.Damaged[0].Err.Error(), "enrol") || len(all.Devices) != 1 {
+			t.Errorf("generation %q: %v", generation, all.Damaged)
+		}
+		again.Close()
+	}
+}
+
+func TestAValueInRedisThatCannotBeReadIsSetAsideAndTheOthersGoOn(t *testing.T) {
+	s := startRedis(t)
+	c := s.client(t)
+	for name, damage := range map[string]struct {
+		do               func(ids []string) error // of two records, with a device each
+		records, devices int
+		says             []string // "N" is the id of the Nth record
+	}{
+		"cut": {func(ids []string) error {
+			return c.Set(t.Context(), "mailbell:{"+ids[0]+"}:record", "2 1234", 0).Err()
+		}, 1, 2, []string{`record "0"`}},
+		"of another type": {func(ids []string) error {
+			c.Del(t.Context(), "mailbell:{"+ids[0]+"}:record")
+			return c.RPush(t.Context(), "mailbell:{"+ids[0]+"}:record", "x").Err()
+		}, 1, 2, []string{`record "0"`}},
+		"all of another type": {func(ids []string) error {
+			for _, k := range []string{"record", "devices", "fence"} {
+				c.Del(t.Context(), "mailbell:{"+ids[0]+"}:"+k)
+				c.SAdd(t.Context(), "mailbell:{"+ids[0]+"}:"+k, "x")
+			}
+			return nil
+		}, 1, 1, []string{`record "0"`, `record "0"`}},
+		"a fence that is no number": {func(ids []string) error {
+			return c.Set(t.Context(), "mailbell:{"+ids[0]+"}:fence", "x", 0).Err()
+		}, 2, 2, nil},
+		"two records swapped": {func(ids []string) error {
+			return errors.Join(c.Rename(t.Context(), "mailbell:{"+ids[0]+"}:record", "mailbell:x").Err(),
+				c.Rename(t.Context(), "mailbell:{"+ids[1]+"}:record", "mailbell:{"+ids[0]+"}:record").Err(),
+				c.Rename(t.Context(), "mailbell:x", "mailbell:{"+ids[1]+"}:record").Err())
+		}, 0, 2, []string{`record "0"`, `record "1"`}},
+		"devices swapped": {func(ids []string) error {
+			return errors.Join(c.Rename(t.Context(), "mailbell:{"+ids[0]+"}:devices", "mailbell:x").Err(),
+				c.Rename(t.Context(), "mailbell:{"+ids[1]+"}:devices", "mailbell:{"+ids[0]+"}:devices").Err(),
+				c.Rename(t.Context(), "mailbell:x", "mailbell:{"+ids[1]+"}:devices").Err())
+		}, 2, 0, []string{`device "d0"`, `device "d1"`}},
+		"a device": {func(ids []string) error {
+			return c.HSet(t.Context(), "mailbell:{"+ids[0]+"}:devices", "d0", strings.Repeat("[", 1<<20)).Err()
+		}, 2, 1, []string{`device "d0"`}},
+		"one that is gone": {func(ids []string) error {
+			return c.Del(t.Context(), "mailbell:{"+ids[0]+"}:record", "mailbell:{"+ids[0]+"}:devices", "mailbell:{"+ids[0]+"}:fence").Err()
+		}, 1, 1, []string{`record "0"`}},
+	} {
+		c.FlushAll(t.Context())
+		store := s.open(t)
+		b, err := subscriptions.Open(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		enrol(t, b, "d0", alice, "aa")
+		enrol(t, b, "d1", bob, "bb")
+		ids := []string{b.Mailbox(alice).Record().ID, b.Mailbox(bob).Record().ID}
+		store.Close()
+		if err := damage.do(ids); err != nil {
+			t.Fatal(err)
+		}
+		again := s.open(t)
+		all := contents(t, again)
+		var said []string
+		for _, d := range all.Damaged {
+			said = append(said, strings.NewReplacer(ids[0], "0", ids[1], "1").Replace(d.What))
+			if kept, ok := strings.CutPrefix(d.Kept, "key "); ok && c.Exists(t.Context(), kept).Val() != 1 {
+				t.Errorf("%s: %s is not there", name, d.Kept)
+			}
+		}
+		slices.Sort(said)
+		if diff := cmp.Diff(damage.says, said); diff != "" || len(all.Records) != damage.records || len(all.Devices) != damage.devices {
+			t.Errorf("%s: %d records and %d devices, want %d and %d; told (-want +got):\n%s", name, len(all.Records), len(all.Devices), damage.records, damage.devices, diff)
+		}
+		if all := contents(t, again); len(all.Damaged) != 0 {
+			t.Errorf("%s: it is told again: %v", name, all.Damaged)
+		}
+		again.Close()
+	}
+}
+
+func TestAStateInRedisWithoutItsSecretOrOfAnotherVersionIsRefused(t *testing.T) {
+	s := startRedis(t)
+	c := s.client(t)
+	for name, damage := range map[string]struct {
+		do   func() error
+		want error
+		says string
+	}{
+		"a short secret":   {func() error { return c.Set(t.Context(), "mailbell:secret", "short", 0).Err() }, subscriptions.ErrDamaged, "secret"},
+		"no secret":        {func() error { return c.Del(t.Context(), "mailbell:secret").Err() }, subscriptions.ErrDamaged, "secret"},
+		"a changed secret": {func() error { return c.SetRange(t.Context(), "mailbell:secret", 20, "!").Err() }, subscriptions.ErrDamaged, "secret"},
+		"ids of a kind":    {func() error { return c.Set(t.Context(), "mailbell:records", "x", 0).Err() }, subscriptions.ErrDamaged, "mailbell:records"},
+		"a newer version":  {func() error { return c.Set(t.Context(), "mailbell:schema", "3", 0).Err() }, subscriptions.ErrNewer, "version 3"},
+		"no version":       {func() error { return c.Set(t.Context(), "mailbell:schema", "new", 0).Err() }, subscriptions.ErrDamaged, "new"},
+	} {
+		c.FlushAll(t.Context())
+		store := s.open(t)
+		b, err := subscriptions.Open(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		enrol(t, b, "d1", alice, "aa")
+		store.Close()
+		if err := damage.do(); err != nil {
+			t.Fatal(err)
+		}
+		again := s.open(t)
+		if _, err := again.Load(t.Context()); !errors.Is(err, damage.want) || !strings.Contains(err.Error(), damage.says) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		again.Close()
+	}
+}
+
+func TestAStateInRedisOfVersion1IsMigrated(t *testing.T) {
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	b, err := subscriptions.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", bob, "bb")
+	want := contents(t, store)
+	store.Close()
+	for _, key := range c.Keys(t.Context(), "*}:record").Val() {
+		c.Set(t.Context(), key, c.Get(t.Context(), key).Val()[11:], 0)
+	}
+	for _, key := range c.Keys(t.Context(), "*}:devices").Val() {
+		for id, v := range c.HGetAll(t.Context(), key).Val() {
+			c.HSet(t.Context(), key, id, v[11:])
+		}
+	}
+	c.Del(t.Context(), "mailbell:schema", "mailbell:generation")
+	c.Set(t.Context(), "mailbell:secret", want.Secret[:], 0)
+	for range 2 {
+		again := s.open(t)
+		if diff := cmp.Diff(want, contents(t, again)); diff != "" {
+			t.Errorf("the state differs (-want +got):\n%s", diff)
+		}
+		again.Close()
+	}
+	if v := c.Get(t.Context(), "mailbell:schema").Val(); v != "2" {
+		t.Errorf("its version is %s", v)
+	}
+}

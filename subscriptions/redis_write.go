@@ -1,0 +1,179 @@
+package subscriptions
+
+// Writing to Redis.
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// fenced is what the scripts answer whom another holder has followed.
+const fenced = "FENCED"
+
+// writeScript writes a record and its devices, and returns how many it has. KEYS: recordKeys. ARGV: our number; the record, or ""
+// where it is dropped, or "-" where it stays; "whole" where the devices that follow are all that it has; then for each device its
+// id and value, or "" where it is dropped.
+const writeScript = `
+local fence = redis.pcall('GET', KEYS[3])
+if type(fence) == 'table' then redis.call('DEL', KEYS[3]) fence = false end
+if fence and (tonumber(fence) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+if ARGV[3] == 'whole' then redis.call('DEL', KEYS[2]) end
+for i = 4, #ARGV, 2 do
+  if ARGV[i+1] == '' then redis.call('HDEL', KEYS[2], ARGV[i]) else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
+end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return 0 end
+if ARGV[2] ~= '-' then redis.call('SET', KEYS[1], ARGV[2]) end
+redis.call('SET', KEYS[3], ARGV[1])
+return redis.call('HLEN', KEYS[2])`
+
+// commit writes a batch in one round trip. A change of several records is a transaction of its own: a device that changes its
+// mailbox must not be in two, or in none.
+func (s *Redis) commit(batch []Change) []error {
+	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
+	defer cancel()
+	s.told.mu.Lock()
+	defer s.told.mu.Unlock()
+
+	errs := make([]error, len(batch))
+	writes := make([][]*recordWrite, len(batch))
+	p := s.client.Pipeline()
+	asked := false
+	for i, c := range batch {
+		if writes[i], errs[i] = s.writes(c); errs[i] == nil && !asked && slices.ContainsFunc(writes[i], s.isNew) {
+			errs[i] = s.leading(ctx)
+			asked = errs[i] == nil
+		}
+		switch {
+		case errs[i] != nil:
+		case len(writes[i]) == 1:
+			s.queue(ctx, p, writes[i][0])
+		case len(writes[i]) > 1:
+			_, _ = p.Exec(ctx) // what was queued before comes before
+			_, errs[i] = s.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+				for _, w := range writes[i] {
+					s.queue(ctx, tx, w)
+				}
+				return nil
+			})
+		}
+	}
+	number := s.mark(ctx, p)
+	_, _ = p.Exec(ctx) // each call has its own error
+	failed := false
+	var dropped []any
+	for i := range batch {
+		for _, w := range writes[i] {
+			if w.call == nil { // not queued
+				continue
+			}
+			n, err := w.call.Int()
+			switch {
+			case err != nil: // what the server has of it is not known
+				errs[i] = errors.Join(errs[i], err)
+				delete(s.told.devices, w.record)
+			case w.value == "":
+				dropped = append(dropped, w.record)
+				delete(s.told.devices, w.record)
+			default:
+				s.told.devices[w.record] = n
+			}
+		}
+		errs[i] = s.followed(errs[i])
+		failed = failed || errs[i] != nil
+	}
+	if number != nil && s.followed(number.Err()) == nil {
+		s.told.generation.Store(s.told.number)
+	}
+	if len(dropped) > 0 { // only now: where a drop was refused, the record is there
+		s.client.SRem(ctx, s.key("records"), dropped...)
+	}
+	if !failed {
+		return nil
+	}
+	s.probe.forget()
+	return errs
+}
+
+// isNew says whether the server may not know a record yet.
+func (s *Redis) isNew(w *recordWrite) bool {
+	_, known := s.told.devices[w.record]
+	return !known && w.value != ""
+}
+
+// leading says whether nobody has followed us. A new record has no number yet that could tell.
+func (s *Redis) leading(ctx context.Context) error {
+	n, err := s.client.Get(ctx, s.key("holders")).Uint64()
+	switch {
+	case err != nil && !errors.Is(err, redis.Nil): // a server that lost everything is filled again by keep
+		return err
+	case n > s.fence:
+		return s.followed(errors.New(fenced))
+	}
+	return nil
+}
+
+// recordWrite is one call of writeScript.
+type recordWrite struct {
+	record string
+	value  string // "" where the record is dropped, "-" where it stays
+	whole  string // "whole", or ""
+	args   []any  // device ids and values
+	call   *redis.Cmd
+}
+
+// writes sorts a change by record.
+func (s *Redis) writes(c Change) (list []*recordWrite, err error) {
+	at := func(id string) *recordWrite {
+		if i := slices.IndexFunc(list, func(w *recordWrite) bool { return w.record == id }); i >= 0 {
+			return list[i]
+		}
+		w := &recordWrite{record: id, value: "-"}
+		list = append(list, w)
+		return w
+	}
+	encode := func(k kind, id string, v any) string {
+		data, e := seal(k, id, v)
+		err = errors.Join(err, e)
+		return string(data)
+	}
+	for _, r := range c.Put {
+		w := at(r.ID)
+		w.value = encode(kindRecord, r.ID, r)
+		if c.Whole {
+			w.whole = "whole"
+		}
+	}
+	for _, d := range c.DropDevices {
+		w := at(d.Record)
+		w.args = append(w.args, d.ID, "")
+	}
+	for _, d := range c.PutDevices {
+		w := at(d.Record)
+		w.args = append(w.args, d.ID, encode(kindDevice, d.ID, d))
+	}
+	for _, id := range c.Drop {
+		at(id).value = ""
+	}
+	return list, err
+}
+
+// queue puts a write into a pipeline: the id of a new record comes into the set of all first.
+func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
+	if s.isNew(w) {
+		p.SAdd(ctx, s.key("records"), w.record)
+	}
+	w.call = p.Eval(ctx, writeScript, s.recordKeys(w.record), append([]any{s.fence, w.value, w.whole}, w.args...)...)
+}
+
+// followed sees to it that who was followed by another holder learns of it, whatever call it is that tells.
+func (s *Redis) followed(err error) error {
+	if err != nil && strings.Contains(err.Error(), fenced) {
+		s.lease.follow()
+		return ErrFollowed
+	}
+	return err
+}

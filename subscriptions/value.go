@@ -1,0 +1,139 @@
+package subscriptions
+
+// How a record, a device and the secret are written: a version, a checksum, and JSON.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strconv"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+// schema is the version of everything that a store holds. A state of an older one is migrated when it is opened, a newer one is
+// refused. 1 had values without a checksum.
+const schema = 2
+
+// ErrDamaged is wrapped by the error of a state that is not what mailbell wrote. Nothing was changed.
+var ErrDamaged = errors.New("the state is damaged")
+
+// ErrNewer is wrapped by the error of a state that a newer mailbell has written. Nothing was changed.
+var ErrNewer = errors.New("the state was written by a newer mailbell")
+
+// schemaOf reads the version that a state says it has.
+func schemaOf(text []byte) (int, error) {
+	n, err := strconv.Atoi(string(text))
+	switch {
+	case err != nil || n < 1:
+		return 0, fmt.Errorf("%w: its version is %q, which is no number", ErrDamaged, text)
+	case n > schema:
+		return 0, fmt.Errorf("%w: it has version %d, and this one knows up to %d: start the mailbell that wrote it, or restore a copy",
+			ErrNewer, n, schema)
+	}
+	return n, nil
+}
+
+// Damaged is a value that a store could not read. It was set aside, and everything else goes on.
+type Damaged struct {
+	What string // names the value: record "…", device "…"
+	Kept string // where it is kept now; empty where nothing is left of it
+	Err  error
+}
+
+// kind is what a value is.
+type kind string
+
+const (
+	kindRecord kind = "record"
+	kindDevice kind = "device"
+	kindSecret kind = "secret"
+)
+
+// A written value is sealMark, 8 hexadecimal digits of a checksum, a space, and JSON.
+const (
+	sealMark = "2 "
+	sealSize = len(sealMark) + 9
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum is of a value and of its name: one that stands under the name of another has another.
+func checksum(k kind, id string, data []byte) string {
+	name := append(append([]byte(k), 0), id...)
+	sum := crc32.Update(crc32.Checksum(append(name, 0), castagnoli), castagnoli, data)
+	return fmt.Sprintf("%08x", sum)
+}
+
+// seal writes a value.
+func seal(k kind, id string, v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	sealed := make([]byte, 0, sealSize+len(data))
+	sealed = append(sealed, sealMark...)
+	sealed = append(sealed, checksum(k, id, data)...)
+	sealed = append(sealed, ' ')
+	return append(sealed, data...), nil
+}
+
+// unseal reads what seal wrote; of version 1 it takes the JSON as it is.
+func unseal(version int, k kind, id string, sealed []byte, v any) error {
+	data := sealed
+	if version > 1 {
+		if len(sealed) < sealSize || string(sealed[:len(sealMark)]) != sealMark {
+			return errors.New("it is cut off, or not a value of mailbell")
+		}
+		data = sealed[sealSize:]
+		if string(sealed[len(sealMark):sealSize]) != checksum(k, id, data)+" " {
+			return errors.New("its checksum is wrong: it was changed, or is the value of another")
+		}
+	}
+	return json.Unmarshal(data, v)
+}
+
+// readRecord reads the record that stands under an id.
+func readRecord(version int, id string, sealed []byte) (*Record, error) {
+	r := new(Record)
+	switch err := unseal(version, kindRecord, id, sealed, r); {
+	case err != nil:
+		return nil, err
+	case r.ID != id:
+		return nil, fmt.Errorf("it is the record %q", r.ID)
+	case len(r.Addresses) == 0 || slices.Contains(r.Addresses, ""):
+		return nil, errors.New("it has no address")
+	}
+	return r, nil
+}
+
+// readDevice reads the device that stands under an id.
+func readDevice(version int, id string, sealed []byte) (*Device, error) {
+	d := new(Device)
+	switch err := unseal(version, kindDevice, id, sealed, d); {
+	case err != nil:
+		return nil, err
+	case d.ID != id:
+		return nil, fmt.Errorf("it is the device %q", d.ID)
+	case d.Mailbox == "" || d.Record == "" || d.Token == "":
+		return nil, errors.New("it has no mailbox, no record or no token")
+	}
+	return d, nil
+}
+
+// readSecret reads the secret of the installation. Without it every message of the last day would be alerted again.
+func readSecret(version int, written []byte) (s mail.Secret, err error) {
+	secret := written
+	if version > 1 {
+		if err := unseal(version, kindSecret, "", written, &secret); err != nil {
+			return s, fmt.Errorf("%w: the secret of the installation cannot be read: %w", ErrDamaged, err)
+		}
+	}
+	if len(secret) != len(s) {
+		return s, fmt.Errorf("%w: the secret of the installation has %d bytes, and not %d", ErrDamaged, len(secret), len(s))
+	}
+	copy(s[:], secret)
+	return s, nil
+}
