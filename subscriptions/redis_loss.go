@@ -42,11 +42,13 @@ const lookPage = 250
 var errNotWhole = errors.New("mailbell ended while a state that Redis had lost was written again, or a key is gone: " +
 	"enrolments may be missing; have the MDM portal enrol all its devices once more")
 
-// markScript numbers a write, after it. KEYS: holders, generation. ARGV: our number, the write's.
+// markScript numbers a write, after it, and returns the number before. KEYS: holders, generation. ARGV: our number, the write's.
 const markScript = `
 local n = redis.call('GET', KEYS[1])
 if n and (tonumber(n) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
-return redis.call('SET', KEYS[2], ARGV[2])`
+local before = redis.pcall('GET', KEYS[2])
+redis.call('SET', KEYS[2], ARGV[2])
+return type(before) == 'string' and before or ''`
 
 // mark numbers what a pipeline has written. While everything is written again there is no number: it would say that all is there.
 func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
@@ -61,23 +63,37 @@ func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
 // compare looks whether the server has what it was told. generation is what it answered, and remembered what it had been told
 // before it was asked.
 func (s *Redis) compare(ctx context.Context, generation string, remembered int64) {
-	why := ""
-	switch n, err := strconv.ParseInt(generation, 10, 64); {
-	case !s.told.loaded.Load():
+	if !s.told.loaded.Load() {
 		return
-	case err != nil:
-		why = "what was written is gone: it was flushed, has begun anew, or is another database"
-	case n > s.told.newest.Load():
-		why = "what is there is not what was written: it is another database"
-	case n < remembered:
-		why = fmt.Sprintf("it went back to an older state: its last write is number %d, and number %d had been confirmed", n, remembered)
-	default:
-		if why = s.look(ctx); why == "" {
-			return
-		}
 	}
-	s.told.mu.Lock()
-	defer s.told.mu.Unlock()
+	why := s.older(generation, remembered)
+	if why == "" {
+		why = s.look(ctx)
+	}
+	if why != "" {
+		s.told.mu.Lock()
+		defer s.told.mu.Unlock()
+		s.lost(ctx, why)
+	}
+}
+
+// older says what it means that the server has this generation, "" where it is one that it was told.
+func (s *Redis) older(generation any, remembered int64) string {
+	text, _ := generation.(string)
+	n, err := strconv.ParseInt(text, 10, 64)
+	switch {
+	case err != nil:
+		return "what was written is gone: it was flushed, has begun anew, or is another database"
+	case n > s.told.newest.Load():
+		return "what is there is not what was written: it is another database"
+	case n < remembered:
+		return fmt.Sprintf("it went back to an older state: its last write is number %d, and number %d had been confirmed", n, remembered)
+	}
+	return ""
+}
+
+// lost has everything written again. told.mu is held.
+func (s *Redis) lost(ctx context.Context, why string) {
 	if s.client.Type(ctx, s.key("records")).Val() != "set" {
 		s.client.Del(ctx, s.key("records"))
 	}
@@ -130,10 +146,14 @@ func (s *Redis) look(ctx context.Context) string {
 		case listed.Err() != nil || !listed.Val()[i]:
 			return "key " + s.key("records") + " does not have what was written"
 		case devices[i].Err() != nil || keys[i].Val() != 2 || devices[i].Val() != int64(s.told.devices[id]):
-			return "keys " + s.recordKey(id, "*") + " do not have what was written"
+			return s.lacks(id)
 		}
 	}
 	return ""
+}
+
+func (s *Redis) lacks(record string) string {
+	return "keys " + s.recordKey(record, "*") + " do not have what was written"
 }
 
 func isWrongType(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") }

@@ -157,6 +157,76 @@ func whatItHas(b *subscriptions.Book) (all subscriptions.Contents) {
 	return all
 }
 
+// A write comes between a loss and the next look at what was lost: it must not hide it.
+func TestAWriteHidesNoLoss(t *testing.T) {
+	for name, c := range map[string]struct {
+		lose func(c *redis.Client, before map[string]string) error
+		says string
+	}{
+		"all": {func(c *redis.Client, _ map[string]string) error { return c.FlushAll(t.Context()).Err() }, ""}, // a renewal may be sooner, and sees it otherwise
+		"the devices of the mailbox": {func(c *redis.Client, _ map[string]string) error {
+			return c.Del(t.Context(), c.Keys(t.Context(), "*}:devices").Val()[0]).Err()
+		}, "}:*"},
+		"the record of the mailbox": {func(c *redis.Client, _ map[string]string) error {
+			return c.Del(t.Context(), c.Keys(t.Context(), "*}:record").Val()[0]).Err()
+		}, "}:*"},
+		"the number of the last write": {func(c *redis.Client, _ map[string]string) error {
+			return c.Del(t.Context(), "mailbell:generation").Err()
+		}, "gone"},
+		"the last writes": {func(c *redis.Client, before map[string]string) error {
+			_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+				for k, v := range before {
+					p.RestoreReplace(t.Context(), k, 0, v)
+				}
+				return nil
+			})
+			return err
+		}, "older"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			store := s.open(t)
+			b, err := subscriptions.Open(t.Context(), store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			enrol(t, b, "d1", alice, "aa")
+			enrol(t, b, "d2", alice, "bb")
+			client := s.client(t)
+			listed := func(n int64) {
+				t.Helper()
+				if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = n }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := snapshot(t, client)
+			listed(76)
+			if err := c.lose(client, before); err != nil {
+				t.Fatal(err)
+			}
+			listed(77)
+			select {
+			case why := <-store.Lossy():
+				if !strings.Contains(why, c.says) {
+					t.Errorf("the reason is %q; want one that says %q", why, c.says)
+				}
+			default:
+				t.Fatal("the write has hidden it")
+			}
+			if err := store.Restore(t.Context(), b.Rewrite); err != nil {
+				t.Fatal(err)
+			}
+			store.Close()
+			again := s.open(t)
+			defer again.Close()
+			if n := len(contents(t, again).Devices); n != 2 {
+				t.Errorf("%d devices are there again; want 2", n)
+			}
+		})
+	}
+}
+
 func TestAStateThatIsLostAgainWhileItIsWrittenIsWrittenOnceMore(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)

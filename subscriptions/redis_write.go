@@ -5,6 +5,7 @@ package subscriptions
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,21 +15,23 @@ import (
 // fenced is what the scripts answer whom another holder has followed.
 const fenced = "FENCED"
 
-// writeScript writes a record and its devices, and returns how many it has. KEYS: recordKeys. ARGV: our number; the record, or ""
-// where it is dropped, or "-" where it stays; "whole" where the devices that follow are all that it has; then for each device its
-// id and value, or "" where it is dropped.
+// writeScript writes a record and its devices, and returns how many devices it had (-1: there was no record, or another type) and has. KEYS:
+// recordKeys. ARGV: our number; the record, or "" where it is dropped, or "-" where it stays; "whole" where the devices that follow
+// are all that it has; then for each device its id and value, or "" where it is dropped.
 const writeScript = `
 local fence = redis.pcall('GET', KEYS[3])
 if type(fence) == 'table' then redis.call('DEL', KEYS[3]) fence = false end
 if fence and (tonumber(fence) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+local had = redis.pcall('HLEN', KEYS[2])
+if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
 if ARGV[3] == 'whole' then redis.call('DEL', KEYS[2]) end
 for i = 4, #ARGV, 2 do
   if ARGV[i+1] == '' then redis.call('HDEL', KEYS[2], ARGV[i]) else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return {had, 0} end
 if ARGV[2] ~= '-' then redis.call('SET', KEYS[1], ARGV[2]) end
 redis.call('SET', KEYS[3], ARGV[1])
-return redis.call('HLEN', KEYS[2])`
+return {had, redis.call('HLEN', KEYS[2])}`
 
 // commit writes a batch in one round trip. A change of several records is a transaction of its own: a device that changes its
 // mailbox must not be in two, or in none.
@@ -63,14 +66,17 @@ func (s *Redis) commit(batch []Change) []error {
 	}
 	number := s.mark(ctx, p)
 	_, _ = p.Exec(ctx) // each call has its own error
-	failed := false
+	failed, missing := false, ""
 	var dropped []any
 	for i := range batch {
 		for _, w := range writes[i] {
 			if w.call == nil { // not queued
 				continue
 			}
-			n, err := w.call.Int()
+			had, has, err := w.answer()
+			if known, ok := s.told.devices[w.record]; s.told.whole && ok && (isWrongType(err) || err == nil && had != known) {
+				missing = s.lacks(w.record)
+			}
 			switch {
 			case err != nil: // what the server has of it is not known
 				errs[i] = errors.Join(errs[i], err)
@@ -79,17 +85,23 @@ func (s *Redis) commit(batch []Change) []error {
 				dropped = append(dropped, w.record)
 				delete(s.told.devices, w.record)
 			default:
-				s.told.devices[w.record] = n
+				s.told.devices[w.record] = has
 			}
 		}
 		errs[i] = s.followed(errs[i])
 		failed = failed || errs[i] != nil
 	}
 	if number != nil && s.followed(number.Err()) == nil {
+		if missing == "" {
+			missing = s.older(number.Val(), s.told.generation.Load())
+		}
 		s.told.generation.Store(s.told.number)
 	}
 	if len(dropped) > 0 { // only now: where a drop was refused, the record is there
 		s.client.SRem(ctx, s.key("records"), dropped...)
+	}
+	if missing != "" { // by now the server has this write, and the next look at it would not see what it has not
+		s.lost(ctx, missing)
 	}
 	if !failed {
 		return nil
@@ -123,6 +135,18 @@ type recordWrite struct {
 	whole  string // "whole", or ""
 	args   []any  // device ids and values
 	call   *redis.Cmd
+}
+
+// answer is what writeScript returns.
+func (w *recordWrite) answer() (had, has int, err error) {
+	n, err := w.call.Int64Slice()
+	if err == nil && len(n) != 2 {
+		err = fmt.Errorf("redis answered %d numbers to a write", len(n))
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return int(n[0]), int(n[1]), nil
 }
 
 // writes sorts a change by record.
