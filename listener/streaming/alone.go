@@ -40,6 +40,14 @@ func (r *reading) refusedOthers(f *fault.Error, now time.Time) bool {
 	return len(r.refused) == len(r.by)-1
 }
 
+// shared says whether several mailboxes shared the stream: it has begun, and nothing was said against a subscription. One that was replaced
+// before its server could say that proves nothing.
+func (r *reading) shared() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.by) > 1 && r.begun.Load() && len(r.refused) == 0 && len(r.reports) == 0
+}
+
 // alone counts a stream that was refused to all but one, and gives each mailbox of the account a stream of its own after the second.
 func (k *keeper) alone() {
 	k.refused++

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
@@ -57,6 +58,7 @@ type server struct {
 	wait    func(ctx context.Context, c call) error // called before a call is answered, without the lock
 	single  bool                                    // a stream serves the mailbox only as which it is opened
 	silent  bool                                    // streams bring no first envelope by themselves
+	latency time.Duration                           // after which a stream brings what it has
 	ignores bool                                    // an old stream goes on when another is opened with its subscriptions
 	calls   []call
 	n       int
@@ -138,7 +140,7 @@ func (s *server) Stream(ctx context.Context, at mail.Location, a Affinity, ids [
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := &stream{ctx: ctx, said: make(chan said, 1000), end: make(chan struct{}), ids: ids}
+	st := &stream{ctx: ctx, said: make(chan said, 1000), end: make(chan struct{}), ids: ids, latency: s.latency}
 	var lost []string
 	for _, id := range ids {
 		q := s.queues[id]
@@ -255,12 +257,13 @@ type said struct {
 }
 
 type stream struct {
-	ctx  context.Context
-	ids  []string
-	said chan said
-	once sync.Once
-	err  error
-	end  chan struct{}
+	ctx     context.Context
+	ids     []string
+	latency time.Duration // the reader's own
+	said    chan said
+	once    sync.Once
+	err     error
+	end     chan struct{}
 }
 
 func (st *stream) finish(err error) {
@@ -280,6 +283,8 @@ func (st *stream) over() bool {
 }
 
 func (st *stream) Next() (Envelope, error) {
+	pause.For(st.ctx, st.latency)
+	st.latency = 0
 	select { // what was written before the end has come
 	case what := <-st.said:
 		return Envelope{Events: what.events, At: time.Now()}, what.err

@@ -203,7 +203,7 @@ func (k *keeper) reopenWith(ctx context.Context, want map[string]*Member) {
 	g.opened(r)
 	go r.run()
 	if was := k.open; was != nil {
-		if len(was.by) > 1 && len(was.refused) == 0 {
+		if was.shared() {
 			k.refused = 0
 		}
 		k.old.Go(func() { was.handOver(ctx) })

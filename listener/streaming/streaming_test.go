@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -856,6 +857,37 @@ func TestAServerThatAllowsOneMailboxAStreamGetsOneStreamEach(t *testing.T) {
 			t.Errorf("who comes later shares a stream: %v", s.alive())
 		}
 	})
+}
+
+// A mailbox that is always subscribed later than the others has each refused stream followed by one that is replaced before the server could
+// refuse it. That one is no proof that the server lets mailboxes share a stream.
+func TestOneMailboxPerStreamIsNoticedHoweverMuchLaterOneIsSubscribed(t *testing.T) {
+	for later := time.Duration(0); later < gather; later += settle / 10 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(t)
+			s.single, s.latency = true, settle/4
+			s.wait = func(ctx context.Context, c call) error {
+				if c.op == "Subscribe" && c.mailbox == carol {
+					pause.For(ctx, later)
+				}
+				return ctx.Err()
+			}
+			list := newAccount(t, s, 200).join(alice, bob, carol)
+			pass(time.Minute)
+			whole := slices.DeleteFunc(s.made("Stream"), func(c call) bool { return len(c.ids) < len(list) })
+			if len(whole) > maxRefused {
+				t.Errorf("%v later: %d streams of all were refused, want %d", later, len(whole), maxRefused)
+			}
+			if sizes := s.alive(); !slices.Equal(sizes, []int{1, 1, 1}) {
+				t.Errorf("%v later: streams of %v", later, sizes)
+			}
+			for _, m := range list {
+				if !m.listens() {
+					t.Errorf("%v later: %s is not listened to", later, m.address)
+				}
+			}
+		})
+	}
 }
 
 func TestSubscriptionsThatAServerLostAreNoReasonForAStreamEach(t *testing.T) {
