@@ -92,7 +92,7 @@ func (l *lane) queue(m *Mailbox, hinted bool) {
 	} else {
 		l.listed = append(l.listed, m)
 	}
-	more := l.active < maxWorkers && (hinted || l.listers < maxListers)
+	more := l.active < maxWorkers
 	if more {
 		l.active++
 	}

@@ -33,6 +33,7 @@ func TestNewMailTakesAMailboxOutOfTheQueueOfListings(t *testing.T) {
 	var queued []bool
 	m := marks{queue: func(hinted bool) { queued = append(queued, hinted) }, attached: true}
 	m.listing()
+	m.listing()
 	m.hint("one", time.Now())
 	m.hint("two", time.Now())
 	if fmt.Sprint(queued) != "[false true]" {
@@ -62,6 +63,45 @@ func TestCatchUpsThatHangKeepNoOthersWaiting(t *testing.T) {
 		leave()
 		for _, leave := range leaves {
 			leave()
+		}
+		if len(l.catchUps) != 0 || len(l.slow) != 0 {
+			t.Errorf("%d and %d places are left taken", len(l.catchUps), len(l.slow))
+		}
+	})
+}
+
+func TestCatchUpsThatAreDoneSoonAreNoMoreThanTheirPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane(&Inbox{})
+		var catching busy
+		for range 3 * maxCatchUps {
+			go func() {
+				leave, _ := l.enterCatchUp(t.Context())
+				defer leave()
+				catching.during(brisk - time.Millisecond)
+			}()
+		}
+		<-time.After(time.Minute)
+		if most, all := catching.counts(); most != maxCatchUps || all != 3*maxCatchUps {
+			t.Errorf("%d mailboxes caught up, %d at once", all, most)
+		}
+	})
+}
+
+func TestCatchUpsThatHangAreNoMoreThanTheirBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane(&Inbox{})
+		var catching busy
+		for range maxSlow + 3*maxCatchUps {
+			go func() {
+				leave, _ := l.enterCatchUp(t.Context())
+				defer leave()
+				catching.during(time.Hour)
+			}()
+		}
+		<-time.After(3 * time.Hour)
+		if most, all := catching.counts(); most != maxSlow+maxCatchUps || all != maxSlow+3*maxCatchUps {
+			t.Errorf("%d mailboxes caught up, %d at once", all, most)
 		}
 		if len(l.catchUps) != 0 || len(l.slow) != 0 {
 			t.Errorf("%d and %d places are left taken", len(l.catchUps), len(l.slow))

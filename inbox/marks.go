@@ -223,7 +223,7 @@ func (m *marks) completed(poll time.Duration) {
 	if m.closed {
 		return
 	}
-	wait := poll - rand.N(poll/8+1)
+	wait := poll - rand.N(poll/8)
 	if m.poll == nil {
 		m.poll = time.AfterFunc(wait, m.listing)
 		return

@@ -4,12 +4,16 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
@@ -102,6 +106,38 @@ func TestLateAnswersThatWaitTogetherAreEnteredTogether(t *testing.T) {
 	}
 }
 
+func TestAnswersThatCannotBeRecordedAreLogged(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		core, logs := observer.New(zap.ErrorLevel)
+		s.in.log = zap.New(core)
+		m := s.mailbox(alice)
+		device, _ := m.box.Device("a")
+		a := alert{device: device, keys: []mail.Key{{1}}, notification: subscriptions.Notification{Phone: device.Phone()}}
+		enter := func(ctx context.Context, want int, when string) {
+			t.Helper()
+			m.enterLate(ctx, a, subscriptions.Answer{Result: subscriptions.Accepted})
+			if n := logs.FilterMessage("answers of APNs could not be recorded").Len(); n != want {
+				t.Errorf("%s: %d errors, want %d", when, n, want)
+			}
+		}
+		enter(context.Background(), 0, "recorded")
+		ended, end := context.WithCancel(context.Background())
+		end()
+		s.store.Fail(errors.New("redis is away"))
+		enter(ended, 1, "the process ends while the state is away")
+		s.store.Fail(nil)
+		s.remove("a")
+		s.pass(2 * subscriptions.Asleep)
+		if err := s.book.Bury(context.Background(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		enter(context.Background(), 1, "the record has gone with its last device")
+	})
+}
+
 func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -127,6 +163,30 @@ func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 		if len(tried) != 2 || tried[0] != time.Minute || tried[1] != 6*time.Minute {
 			t.Errorf("it was tried again after %v", tried)
 		}
+	})
+}
+
+func TestAnItemThatIsForgottenIsNotTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := unreadable{again: func(item string, _ time.Time) { t.Errorf("%s is tried again", item) }}
+		u.forget("an item that never failed")
+		for _, c := range []struct {
+			item string
+			end  func(item string)
+		}{
+			{"one that was read", u.forget},
+			{"one of another Exchange", func(string) { u.forgetAll() }},
+			{"one of a mailbox that is closed", func(string) { u.close() }},
+			{"one that was read after that", u.forget},
+			{"one of another Exchange after that", func(string) { u.forgetAll() }},
+			{"one that failed after that", func(string) { u.close() }},
+		} {
+			if last, counted := u.try(c.item, time.Now()); last || !counted {
+				t.Errorf("%s: last %v, counted %v", c.item, last, counted)
+			}
+			c.end(c.item)
+		}
+		<-time.After(time.Hour)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
@@ -267,7 +269,14 @@ func TestAListingWhosePagesNeverSayThatTheyAreTheLastEnds(t *testing.T) {
 						all = append(all, s.source.come(alice))
 					}
 				})
-				s.source.set(func() { s.source.lists = 0 })
+				s.source.set(func() {
+					s.source.lists = 0
+					s.source.onList = func(int) {
+						if s.source.lists > maxRestarts*4 {
+							s.source.set(func() { s.source.fails = errors.New("this listing does not end") })
+						}
+					}
+				})
 				s.mailbox(alice).List()
 				s.pass(time.Minute)
 				if s.source.lists > maxRestarts*4 {
@@ -279,9 +288,88 @@ func TestAListingWhosePagesNeverSayThatTheyAreTheLastEnds(t *testing.T) {
 	}
 }
 
+func TestAListingThatDeletionsOvertakeAgainAndAgainGivesUpAndIsTriedLater(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		var all []*message
+		s.source.quietly(func() {
+			for i := range 1000 {
+				all = append(all, s.source.come(alice, receivedAt(ago(time.Duration(i)*time.Second))))
+			}
+		})
+		s.source.set(func() {
+			s.source.lists = 0
+			s.source.onList = func(offset int) {
+				if offset > 0 {
+					s.source.take(alice, all[:60]...)
+					all = all[60:]
+				}
+			}
+		})
+		m := s.mailbox(alice)
+		m.List()
+		s.pass(time.Second)
+		if s.source.lists != 2*maxRestarts {
+			t.Errorf("%d calls, want two for each of %d tries", s.source.lists, maxRestarts)
+		}
+		if f := m.Status().Failing; f == nil || f.Code != "pages" {
+			t.Errorf("the mailbox fails of %v", f)
+		}
+		s.source.set(func() { s.source.onList = nil })
+		s.pass(time.Minute)
+		s.accepted(1, "a", all...)
+	})
+}
+
+// vast is an Inbox of that many messages, the newest now.
+type vast struct {
+	*link
+	messages int
+	apart    time.Duration
+}
+
+func (v vast) List(_ context.Context, offset, limit int) (Page, error) {
+	now := time.Now()
+	p := Page{Clock: now, Last: offset+limit >= v.messages}
+	for i := offset; i < min(offset+limit, v.messages); i++ {
+		p.Messages = append(p.Messages, mail.Message{ItemID: fmt.Sprint(i), InternetID: fmt.Sprint(i), Received: now.Add(-time.Duration(i) * v.apart)})
+	}
+	return p, nil
+}
+
+func TestOfAVastInboxOnlyMailOfTheLastDayIsKeptInMemory(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(72 * time.Hour) // without a message, so that the log begins at the enrolment
+		for name, c := range map[string]struct {
+			apart time.Duration
+			kept  int
+		}{
+			"two days": {3 * time.Second, maxListed}, "a day": {time.Second, maxListed + 10_000},
+		} {
+			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), vast{messages: maxListed + 10_000, apart: c.apart})
+			if err != nil || !whole || len(list) != c.kept {
+				t.Errorf("of the mail of %s %d messages are kept, want %d (whole: %v, %v)", name, len(list), c.kept, whole, err)
+			}
+		}
+	})
+}
+
 func TestAMailboxRemembersNoMoreThanSixtyFourHintedItems(t *testing.T) { // rule 7
 	synctest.Test(t, func(t *testing.T) {
 		m := marks{queue: func(bool) {}}
+		for i := range maxHints + 1 {
+			if m.list {
+				t.Errorf("it is listed for %d hints", i)
+			}
+			m.hint(fmt.Sprint(i), time.Now())
+		}
+		if len(m.hints) != maxHints || !m.list {
+			t.Errorf("%d hints, list %v", len(m.hints), m.list)
+		}
 		for i := range 10 * maxHints {
 			m.hint(fmt.Sprint(i), time.Now())
 			m.giveBack(turn{hints: map[string]time.Time{fmt.Sprint("back", i): time.Now()}})
@@ -292,16 +380,39 @@ func TestAMailboxRemembersNoMoreThanSixtyFourHintedItems(t *testing.T) { // rule
 	})
 }
 
-func TestNoMoreMailboxesOfAnEntryAreAtWorkThanTheirWorkers(t *testing.T) {
+// busy counts how often something was done, and how often at once at the most.
+type busy struct {
+	mu             sync.Mutex
+	now, most, all int
+}
+
+func (b *busy) during(d time.Duration) {
+	b.mu.Lock()
+	b.all++
+	b.now++
+	b.most = max(b.most, b.now)
+	b.mu.Unlock()
+	<-time.After(d)
+	b.mu.Lock()
+	b.now--
+	b.mu.Unlock()
+}
+
+// counts says what was counted.
+func (b *busy) counts() (most, all int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.most, b.all
+}
+
+func TestNoMoreMailboxesOfAnEntryAreAtWorkThanTheirWorkers(t *testing.T) { // half of them with listings
 	inScene(t, func(s *scene) {
 		s.start()
-		var now, most atomic.Int32
-		s.source.onList = func(int) {
-			most.Store(max(most.Load(), now.Add(1)))
-			<-time.After(time.Second)
-			now.Add(-1)
-		}
-		for i := range maxWorkers + 200 {
+		const mailboxes = maxWorkers + 200
+		var listing, reading busy
+		s.source.onList = func(int) { listing.during(time.Second) }
+		s.source.onRead = func() { reading.during(time.Second) }
+		for i := range mailboxes {
 			e := subscriptions.Enrolment{ID: fmt.Sprint("d", i), Mailbox: address(i), Token: "t", Topic: topic, Environment: "production"}
 			done, err := s.book.Enrol(context.Background(), e, time.Now(), time.Now())
 			if err != nil {
@@ -310,8 +421,15 @@ func TestNoMoreMailboxesOfAnEntryAreAtWorkThanTheirWorkers(t *testing.T) {
 			s.listen(done.Mailbox)
 		}
 		s.pass(time.Minute)
-		if most.Load() > maxWorkers {
-			t.Errorf("%d mailboxes were read at once", most.Load())
+		if most, all := listing.counts(); most != maxListers || all != mailboxes {
+			t.Errorf("%d mailboxes were listed, %d at once", all, most)
+		}
+		for i := range mailboxes {
+			s.source.come(address(i))
+		}
+		s.pass(time.Minute)
+		if most, all := reading.counts(); most != maxWorkers || all != mailboxes {
+			t.Errorf("%d mailboxes were read, %d at once", all, most)
 		}
 	})
 }
@@ -330,12 +448,10 @@ func TestNoMorePushesOfAnEntryAreUnderWayThanThereMayBe(t *testing.T) {
 			s.listen(box)
 		}
 		s.pass(time.Second)
-		var now, most atomic.Int32
+		var pushing busy
 		s.apns.set(func() {
 			s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
-				most.Store(max(most.Load(), now.Add(1)))
-				<-time.After(100 * time.Millisecond)
-				now.Add(-1)
+				pushing.during(100 * time.Millisecond)
 				return subscriptions.Answer{}
 			}
 		})
@@ -343,8 +459,8 @@ func TestNoMorePushesOfAnEntryAreUnderWayThanThereMayBe(t *testing.T) {
 			s.source.come(address(i))
 		}
 		s.pass(time.Minute)
-		if n := most.Load(); n > maxPushes || n < maxPushes/2 {
-			t.Errorf("%d pushes were under way at once", n)
+		if most, all := pushing.counts(); most != maxPushes || all != devices*mailboxes {
+			t.Errorf("%d alerts were sent, %d at once", all, most)
 		}
 	})
 }

@@ -1021,6 +1021,31 @@ func TestADeviceThatAPNsDeclaredGoneIsRemoved(t *testing.T) {
 	})
 }
 
+// A token that is confirmed after APNs declared it gone may work again: APNs says so itself with the next alert.
+func TestADeviceThatEnrolsAnewWhileItsTokenIsDeclaredGoneIsKept(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+			<-time.After(time.Second)
+			return subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered"}
+		}
+		s.source.come(alice)
+		s.pass(100 * time.Millisecond)
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		if _, ok := s.book.Device("a"); !ok {
+			t.Fatal("it was removed for what APNs said of its former enrolment")
+		}
+		s.source.come(alice)
+		s.pass(time.Minute)
+		if _, ok := s.book.Device("a"); ok {
+			t.Error("it is still enrolled, although APNs has said it again")
+		}
+	})
+}
+
 func TestADeviceMovesToTheEnvironmentThatKnowsItsToken(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()

@@ -211,6 +211,7 @@ type source struct {
 	n        int
 	lists    int
 	onList   func(offset int) // called before a page is answered, without the lock
+	onRead   func()           // the same before items are
 	quiet    bool             // notifications are dropped
 	fails    error            // every call
 	first    *message         // an item that every listing shows before all others; nil: none
@@ -375,6 +376,11 @@ func (l *link) Listed()                       {}
 func (l *link) Unhinted(time.Time, time.Time) { l.set(func() { l.unhinted++ }) }
 
 func (l *link) Read(_ context.Context, ids []string) (Items, error) {
+	var before func()
+	l.set(func() { before = l.onRead })
+	if before != nil {
+		before()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := Items{Clock: l.told()}
@@ -382,7 +388,6 @@ func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 		if l.garbled[id] {
 			return all, &fault.Error{Op: "read", Code: "unparseable", Scope: fault.Message, Remedy: fault.Retry}
 		}
-
 		item := Item{ID: id}
 		i := slices.IndexFunc(l.folder.items, func(m *message) bool { return m.id == id })
 		switch {
