@@ -1,6 +1,7 @@
 // Mutate holds the tests of a room: go-gremlins changes one operator after the other in the lines that they cover, and the tests
 // of the package have to fail each time. What lives all the same is named in live/ROOM, with a sentence why that is right; a
-// mutant that lives and is not named there, and a share of killed ones below minKilled, is an error.
+// mutant that lives and is not named there, and a share of killed ones below minKilled, is an error. A room is one package: what is
+// in a folder of it is another (listener/streaming, whose list is live/listener-streaming).
 //
 //	go run . ROOM [FILE…]
 package main
@@ -12,7 +13,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -60,7 +60,7 @@ func run(room string, only []string) error {
 	if err != nil {
 		return err
 	}
-	list, err := read(filepath.Join(here, "live", room))
+	list, err := read(filepath.Join(here, "live", strings.ReplaceAll(room, "/", "-")))
 	if err != nil {
 		return err
 	}
@@ -166,6 +166,7 @@ func results(here, dir, module, room string, without []string) ([]file, error) {
 	answer := filepath.Join(dir, "answer.json")
 	args := []string{"unleash", "--output", answer, fmt.Sprint("--workers=", workers), fmt.Sprint("--timeout-coefficient=", coefficient)}
 	args = append(args, more...)
+	args = append(args, "--exclude-files", "/") // the packages in it
 	for _, name := range without {
 		args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(name)+"$")
 	}
@@ -271,21 +272,26 @@ type source struct {
 
 // parse reads the files of a room, by their names in it.
 func parse(room string) (map[string]*source, error) {
+	names, err := filepath.Glob(filepath.Join(room, "*.go"))
+	if err != nil {
+		return nil, err
+	}
 	sources := map[string]*source{}
-	err := fs.WalkDir(os.DirFS(room), ".", func(name string, _ fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") {
-			return err
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
 		}
-		data, err := os.ReadFile(filepath.Join(room, name))
+		data, err := os.ReadFile(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		s := &source{name: name, lines: strings.Split(string(data), "\n"), set: token.NewFileSet()}
-		s.tree, err = parser.ParseFile(s.set, name, data, parser.SkipObjectResolution)
-		sources[name] = s
-		return err
-	})
-	return sources, err
+		s := &source{name: filepath.Base(name), lines: strings.Split(string(data), "\n"), set: token.NewFileSet()}
+		if s.tree, err = parser.ParseFile(s.set, s.name, data, parser.SkipObjectResolution); err != nil {
+			return nil, err
+		}
+		sources[s.name] = s
+	}
+	return sources, nil
 }
 
 // mutations are those of gremlins: what stands in the place of a token.
