@@ -32,8 +32,10 @@ type response struct {
 // isUnanswered says that nothing is known but err.
 func (r response) isUnanswered() bool { return r.status == 0 && r.reason == "" }
 
-// isOurs says that an attempt was not begun because of mailbell itself, so nothing is known of APNs.
-func (r response) isOurs() bool { return errors.Is(r.err, errMayNot) || errors.Is(r.err, errNotHeld) }
+// isOurs says that an attempt was not begun because of mailbell itself, so nothing more is known of APNs.
+func (r response) isOurs() bool {
+	return errors.Is(r.err, errMayNot) || errors.Is(r.err, errNotHeld) || errors.Is(r.err, errShut)
+}
 
 // rule is what the response asks for.
 func (r response) rule() rule {

@@ -62,7 +62,9 @@ func TestATopicThatNothingIsSentToSaysWhatCameBack(t *testing.T) {
 					t.Errorf("before: %+v", s)
 				}
 				began := time.Now()
-				go b.Push(t.Context(), alert(1, 1))
+				for i := range 20 { // those that wait for a stream meanwhile say nothing new of APNs
+					go b.Push(t.Context(), alert(1, i))
+				}
 				<-time.After(2 * awayAfter)
 				s := b.Topics()[0]
 				if s.Reason != c.reason || s.Fault == nil || s.Fault.Code != c.code || s.Since.Sub(began) > awayAfter {
