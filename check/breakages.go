@@ -200,7 +200,7 @@ var breakages = []Breakage{
 		"Switch it on for the EWS and the Autodiscover virtual directory (Set-WebServicesVirtualDirectory and Set-AutodiscoverVirtualDirectory -BasicAuthentication $true), or use ntlm if the server offers NTLM or Negotiate.",
 		evidence{codes: []string{auth.CodeNoBasic}}},
 	{"Autodiscover does not accept the user name or password", "HTTP 401 of Autodiscover",
-		"Where EWS accepts them, switch the method on for the Autodiscover virtual directory (Set-AutodiscoverVirtualDirectory -BasicAuthentication $true or -WindowsAuthentication $true), or name ews_url, so that Autodiscover is not asked. Else sign in by hand with the same name (DOMAIN\\user or user@domain) and password, from password_file.",
+		"Sign in by hand with the same name (DOMAIN\\user or user@domain) and password, from password_file. Correct the password if that fails; mailbell tries a changed file at once. If EWS accepts them, switch the method on for the Autodiscover virtual directory (Set-AutodiscoverVirtualDirectory -BasicAuthentication $true or -WindowsAuthentication $true), or name ews_url, so that Autodiscover is not asked.",
 		evidence{where: onPremises, peers: []fault.Peer{fault.Autodiscover}, codes: []string{wrongPassword}}},
 	{"the user name or password is wrong", "HTTP 401",
 		"Sign in by hand with the same name (DOMAIN\\user or user@domain) and password, from password_file. Has the password expired, or is the account locked? Is Basic authentication on for the EWS and the Autodiscover virtual directory (Set-WebServicesVirtualDirectory -BasicAuthentication $true)?",
