@@ -146,8 +146,8 @@ func (b *book) Count() map[subscriptions.State]int {
 	return map[subscriptions.State]int{subscriptions.Listening: 1, subscriptions.Failing: 2}
 }
 
-// desk is a portal with its book, its log, and what it is told about readiness.
-type desk struct {
+// backend is an API on a book that it keeps itself, with its log, and what it is told about readiness.
+type backend struct {
 	*book
 	handler *API
 	log     *observer.ObservedLogs
@@ -156,10 +156,10 @@ type desk struct {
 	tested  []string // devices
 }
 
-func newDesk(t testing.TB) *desk {
+func newBackend(t testing.TB) *backend {
 	t.Helper()
 	core, log := observer.New(zap.DebugLevel)
-	d := &desk{book: &book{devices: map[string]subscriptions.Device{}}, log: log}
+	d := &backend{book: &book{devices: map[string]subscriptions.Device{}}, log: log}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total", Help: "."}))
 	d.handler = New(Options{
@@ -189,7 +189,7 @@ func newDesk(t testing.TB) *desk {
 }
 
 // ask sends a request with a token and holds every answer to what is promised of all of them.
-func (d *desk) ask(t testing.TB, token, method, target, body string, headers ...string) *http.Response {
+func (d *backend) ask(t testing.TB, token, method, target, body string, headers ...string) *http.Response {
 	t.Helper()
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
 	if token != "" {
@@ -249,7 +249,7 @@ const phone = `{"id": "phone", "mailbox": "ann@contoso.com", "token": "9c1d2e3f"
 	"created": "2026-03-01T12:00:00Z", "enrolled": "2026-03-01T12:00:00Z", "state": "listening"}`
 
 func TestAnEnrolmentIsNewThenSameThenReadThenRemovedThenGone(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	is(t, d.ask(t, enrolToken, "GET", "/v1/devices/phone", ""), 404, "")
 	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 201, phone)
 	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 200, phone)
@@ -276,7 +276,7 @@ func TestAnEnrolmentIsNewThenSameThenReadThenRemovedThenGone(t *testing.T) {
 }
 
 func TestTokensAndAddressesAreKeptInOneForm(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	body := strings.NewReplacer(deviceHex, strings.ToUpper(deviceHex), "ann@contoso.com", " Ann@CONTOSO.com").Replace(enrolment)
 	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", body, "Content-Type", "application/json; charset=utf-8"), 201, phone)
 	if got, _ := d.Device("phone"); got.Token != deviceHex {
@@ -285,7 +285,7 @@ func TestTokensAndAddressesAreKeptInOneForm(t *testing.T) {
 }
 
 func TestWhatMayBeLeftOutIsForTheConfigurationToDecide(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	for _, body := range []string{
 		`{"mailbox": "ann@contoso.com", "token": "` + deviceHex + `"}`,
 		`{"mailbox": "ann@contoso.com", "token": "` + deviceHex + `", "topic": null, "environment": "", "exchange": null, "badge": null}`,
@@ -299,7 +299,7 @@ func TestWhatMayBeLeftOutIsForTheConfigurationToDecide(t *testing.T) {
 }
 
 func TestADeviceThatIsBehindSaysWhyAndUntilWhen(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	is(t, d.ask(t, adminToken, "PUT", "/v1/devices/quiet", enrolment), 201,
 		strings.NewReplacer(`"phone"`, `"quiet"`, `"listening"`, `"behind", "reason": "throttled", "advice": "mend throttled", "next_try": "2026-03-01T12:01:00Z"`).Replace(phone))
 }
@@ -345,7 +345,7 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			d := newDesk(t)
+			d := newBackend(t)
 			want := strings.TrimSpace(fmt.Sprint(test.status, " ", test.errs))
 			if got := told(t, d.ask(t, enrolToken, "PUT", test.path, test.body)); got != want {
 				t.Errorf("%s, want %s", got, want)
@@ -379,7 +379,7 @@ func TestABodyOfWrongFieldsDoesNotComeBackLarger(t *testing.T) {
 	for i := range 2000 {
 		fmt.Fprintf(&body, `, "x%d": 1`, i)
 	}
-	d := newDesk(t)
+	d := newBackend(t)
 	a := d.ask(t, enrolToken, "PUT", "/v1/devices/phone", "{"+body.String()[1:]+"}")
 	var p Problem
 	if err := json.NewDecoder(a.Body).Decode(&p); err != nil || len(p.Errors) != maxErrors {
@@ -393,13 +393,13 @@ func TestABodyIsJSONUnderEveryTypeThatClientsGiveIt(t *testing.T) {
 		"application/vnd.contoso.enrolment+json": 201, "application/merge-patch+json; charset=utf-8": 201,
 		"text/plain": 415, "multipart/form-data; boundary=x": 415, "application/jsonx": 415, "application/json+xml": 415, "json/": 415,
 	} {
-		d := newDesk(t)
+		d := newBackend(t)
 		is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment, "Content-Type", kind), want, "")
 		if enrolled := len(d.devices) == 1; enrolled != (want == 201) {
 			t.Errorf("%s: enrolled %t", kind, enrolled)
 		}
 	}
-	d := newDesk(t)
+	d := newBackend(t)
 	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", "mailbox=ann%40contoso.com&token="+deviceHex, "Content-Type", "application/x-www-form-urlencoded"), 400, "")
 }
 
@@ -420,7 +420,7 @@ func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
 	}
 	for _, c := range calls {
 		for token, want := range map[string]int{enrolToken: c.enrol, readToken: c.read, testToken: c.test, adminToken: c.admin, "": 401, "wrong-0123456789abcdef": 401} {
-			d := newDesk(t)
+			d := newBackend(t)
 			d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
 			a := d.ask(t, token, c.method, c.target, enrolment)
 			if a.StatusCode != want {
@@ -438,7 +438,7 @@ func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
 }
 
 func TestOnlyABearerTokenOpens(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	for _, header := range []string{"", "Bearer", "Bearer ", "Basic " + readToken, readToken, "Bearer " + readToken + "x", "Bearer " + readToken[:len(readToken)-1]} {
 		is(t, d.ask(t, "", "GET", "/v1/status", "", "Authorization", header), 401, "")
 	}
@@ -451,7 +451,7 @@ func TestOnlyABearerTokenOpens(t *testing.T) {
 }
 
 func TestPathsAndMethodsThatAreNotThereAreProblemsToo(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	for _, target := range []string{"/v1", "/v1/", "/v1/devices/", "/v1/devices/a/b", "/v1/nothing", "/v1//devices", "/v1/devices/../status", "/v2", "/", "/healthz/"} {
 		is(t, d.ask(t, adminToken, "GET", target, ""), 404, "")
 	}
@@ -469,7 +469,7 @@ func TestPathsAndMethodsThatAreNotThereAreProblemsToo(t *testing.T) {
 }
 
 func TestWhatIsNotBuiltYetSaysSo(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	want := `{"status": 501, "title": "Not Implemented", "detail": "not available in this version of mailbell"}`
 	for _, target := range []string{"/admin", "/admin/", "/admin/mailboxes", "/callbacks/ews/secret", "/callbacks/graph/secret"} {
 		is(t, d.ask(t, "", "POST", target, ""), 501, want)
@@ -477,7 +477,7 @@ func TestWhatIsNotBuiltYetSaysSo(t *testing.T) {
 }
 
 func TestDevicesArePagedThroughByID(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	for i := range 205 {
 		mailbox := fmt.Sprintf("m%d@contoso.com", i%2)
 		d.devices[fmt.Sprintf("d%03d", i)] = subscriptions.Device{ID: fmt.Sprintf("d%03d", i), Mailbox: mailbox, Token: deviceHex}
@@ -506,7 +506,7 @@ func TestDevicesArePagedThroughByID(t *testing.T) {
 }
 
 func TestAWrongQueryIsRefusedByName(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	for target, want := range map[string]string{
 		"/v1/devices?limit=0":             "limit invalid",
 		"/v1/devices?limit=1001":          "limit invalid",
@@ -514,7 +514,7 @@ func TestAWrongQueryIsRefusedByName(t *testing.T) {
 		"/v1/devices?limit=1&limit=2":     "limit invalid",
 		"/v1/devices?mailbx=a@b.c":        "mailbx unknown",
 		"/v1/devices?mailbox=a&limit=-1":  "mailbox invalid, limit invalid",
-		"/v1/mailboxes?state=deaf":        "state invalid",
+		"/v1/mailboxes?state=unknown":     "state invalid",
 		"/v1/mailboxes?state=x&limit=1e3": "state invalid, limit invalid",
 		"/v1/mailboxes?mailbox=a@b.c":     "mailbox unknown",
 		"/v1/status?verbose=1":            "verbose unknown",
@@ -526,8 +526,8 @@ func TestAWrongQueryIsRefusedByName(t *testing.T) {
 	is(t, d.ask(t, adminToken, "GET", "/v1/devices?mailbox=%zz", ""), 400, "")
 }
 
-func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
-	d := newDesk(t)
+func TestAMailboxSaysHowItIsListenedToAndWhatWasDecided(t *testing.T) {
+	d := newBackend(t)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 404, "")
 	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
 	const at = `"2026-03-01T12:00:00Z"`
@@ -544,7 +544,7 @@ func TestAMailboxSaysHowItIsHeardAndWhatWasDecided(t *testing.T) {
 }
 
 func TestMailboxesAreListedByState(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?limit=1", ""), 200,
 		`{"mailboxes": [{"address": "ann@contoso.com", "state": "listening", "account": "listener-01", "devices": 2}], "next": "ann@contoso.com"}`)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=failing&after=ann@contoso.com", ""), 200,
@@ -554,7 +554,7 @@ func TestMailboxesAreListedByState(t *testing.T) {
 }
 
 func TestStatusSaysWhyItIsNotReady(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	d.ready, d.ping = errors.New("not every mailbox was tried yet"), errors.New("disk full")
 	a := d.ask(t, readToken, "GET", "/v1/status", "")
 	var s Status
@@ -579,7 +579,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 }
 
 func TestHealthNeedsNoTokenAndReadinessShowsNoReason(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	body := func(target string, status int) string {
 		t.Helper()
 		a := d.ask(t, "", "GET", target, "")
@@ -604,14 +604,14 @@ func TestHealthNeedsNoTokenAndReadinessShowsNoReason(t *testing.T) {
 	}
 }
 
-func (d *desk) raw(target string) string {
+func (d *backend) raw(target string) string {
 	w := httptest.NewRecorder()
 	d.handler.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
 	return w.Body.String()
 }
 
 func TestMetricsAreThoseOfTheGatherer(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	a := d.ask(t, readToken, "GET", "/metrics", "")
 	got, err := io.ReadAll(a.Body)
 	if err != nil || !strings.Contains(string(got), "mailbell_resent_total 0") {
@@ -620,7 +620,7 @@ func TestMetricsAreThoseOfTheGatherer(t *testing.T) {
 }
 
 func TestAStateStoreThatIsAwayIsAProblemToTryAgain(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	d.refuse = errors.New("no space left on device")
 	for _, method := range []string{"PUT", "DELETE"} {
 		a := d.ask(t, enrolToken, method, "/v1/devices/phone", enrolment)
@@ -635,7 +635,7 @@ func TestAStateStoreThatIsAwayIsAProblemToTryAgain(t *testing.T) {
 }
 
 func TestAClientThatHangsUpLeavesNoChangeHalfDone(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := httptest.NewRequestWithContext(ctx, "PUT", "/v1/devices/phone", strings.NewReader(enrolment))
@@ -647,7 +647,7 @@ func TestAClientThatHangsUpLeavesNoChangeHalfDone(t *testing.T) {
 }
 
 func TestAPanicHarmsOneRequestAndShowsNothingOfIt(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	d.panics = true
 	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 500, "")
 	d.panics = false

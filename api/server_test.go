@@ -66,7 +66,7 @@ func TestAStopLetsTheRequestUnderWayFinish(t *testing.T) {
 func TestTLSIsServedWithItsCertificate(t *testing.T) {
 	other := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
 	defer other.Close()
-	address, stop, done := serve(t, newDesk(t).handler, &tls.Config{Certificates: other.TLS.Certificates})
+	address, stop, done := serve(t, newBackend(t).handler, &tls.Config{Certificates: other.TLS.Certificates})
 	client := other.Client()
 	a, err := client.Get("https://" + address + "/healthz")
 	if err != nil {

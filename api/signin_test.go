@@ -17,7 +17,7 @@ import (
 )
 
 // from asks with a token from an address, and returns the status and how long that took.
-func (d *desk) from(address, token string, headers ...string) (int, time.Duration) {
+func (d *backend) from(address, token string, headers ...string) (int, time.Duration) {
 	r := httptest.NewRequest(http.MethodGet, "/v1/devices", nil)
 	r.RemoteAddr = address
 	if token != "" {
@@ -35,7 +35,7 @@ func (d *desk) from(address, token string, headers ...string) (int, time.Duratio
 func TestWrongTokensAreAnsweredSlowlyHoweverManyConnectionsTheyComeOver(t *testing.T) {
 	for _, connections := range []int{1, 20} {
 		synctest.Test(t, func(t *testing.T) {
-			d := newDesk(t)
+			d := newBackend(t)
 			var mu sync.Mutex
 			tried := 0
 			end := time.Now().Add(4 * time.Second)
@@ -63,7 +63,7 @@ func TestWrongTokensAreAnsweredSlowlyHoweverManyConnectionsTheyComeOver(t *testi
 
 func TestARightTokenIsNotHeldUpWhereOthersGuessFromTheSameAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t)
+		d := newBackend(t)
 		var all sync.WaitGroup
 		for range 100 {
 			all.Go(func() { d.from("10.0.0.1:1", "guess-0123456789abcdef") })
@@ -84,7 +84,7 @@ func TestARightTokenIsNotHeldUpWhereOthersGuessFromTheSameAddress(t *testing.T) 
 
 func TestWrongTokensAreCountedAndSaidOnceAMinuteWithTheirAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t)
+		d := newBackend(t)
 		for range 10 {
 			d.from("203.0.113.7:1", "guess-0123456789abcdef", "X-Forwarded-For", "evil\nline, 198.51.100.9")
 		}

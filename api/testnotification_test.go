@@ -15,7 +15,7 @@ const failedWay = `{"ok": false, "steps": [{"name": "enrolment", "ok": true, "ms
 	{"name": "location", "ok": false, "ms": 7, "error": "Autodiscover: nowhere", "advice": "look"}]}`
 
 func TestATestGoesTheWayForADeviceOrTheFirstOfAMailboxAndIsNoErrorWhenAStepFails(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	for _, id := range []string{"phone", "other"} {
 		is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/"+id, strings.Replace(enrolment, deviceHex, strings.Repeat("ab", 32), 1)), 201, "")
 	}
@@ -44,7 +44,7 @@ func TestATestOfNobodyOrOfTwoIsRefused(t *testing.T) {
 		`{`:  "400",
 	} {
 		t.Run(body, func(t *testing.T) {
-			d := newDesk(t)
+			d := newBackend(t)
 			a := d.ask(t, testToken, "POST", "/v1/test-notifications", body)
 			if got := told(t, a); got != want {
 				t.Errorf("got %s, want %s", got, want)
@@ -58,7 +58,7 @@ func TestATestOfNobodyOrOfTwoIsRefused(t *testing.T) {
 
 func TestADeviceIsTestedOnceInTenSecondsAndOthersMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(t)
+		d := newBackend(t)
 		for _, id := range []string{"phone", "other"} {
 			d.ask(t, enrolToken, "PUT", "/v1/devices/"+id, enrolment)
 		}
@@ -94,7 +94,7 @@ func TestTestsAreRememberedWithinBounds(t *testing.T) {
 }
 
 func TestReplacedClientsAreRecognisedAtOnceAndTheirForerunnersNoMore(t *testing.T) {
-	d := newDesk(t)
+	d := newBackend(t)
 	d.handler.SetClients([]Client{{"grafana", RoleRead, "another-0123456789abcdef"}})
 	is(t, d.ask(t, readToken, "GET", "/v1/status", ""), 401, "")
 	is(t, d.ask(t, "another-0123456789abcdef", "GET", "/v1/status", ""), 200, "")

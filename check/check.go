@@ -44,7 +44,7 @@ type Result struct {
 	State  State
 	Took   time.Duration // 0: there was no wait
 	Tried  string        // what was tried
-	Found  string        // what is worth knowing where all is well: where a mailbox lives
+	Found  string        // what is worth knowing where all is well: where a mailbox is
 	Error  string        // what came back; for a check that was skipped, why; empty where all is well
 	Advice string        // what to do about it
 }
@@ -495,9 +495,9 @@ func (r *runner) nowhereToSignIn(e Entry) omitted {
 	case r.mailbox == "":
 		return tells + "Name one of this entry: --mailbox ADDRESS."
 	case r.at.Location.Entry == "":
-		return tells + "Where " + omitted(r.mailbox) + " lives was not found."
+		return tells + omitted(r.mailbox) + " was not located."
 	}
-	return tells + omitted(r.mailbox) + " lives in the entry " + omitted(r.at.Location.Entry) + "; name one of the entry " + omitted(e.Name) + "."
+	return tells + omitted(r.mailbox) + " is in the entry " + omitted(r.at.Location.Entry) + "; name one of the entry " + omitted(e.Name) + "."
 }
 
 // topic asks APNs whether it accepts the credential of a topic.
@@ -569,7 +569,7 @@ func (r *runner) testDevice(ctx context.Context, device string) {
 
 // tries says what each step does.
 var tries = map[string]string{
-	StepEnrolment: "looking the device up", StepLocation: "finding where the mailbox lives", StepCredential: "getting what signing in needs",
+	StepEnrolment: "looking the device up", StepLocation: "locating the mailbox", StepCredential: "getting what signing in needs",
 	StepSignIn: "signing in", StepImpersonation: "opening the Inbox as the mailbox", StepSubscription: "subscribing to new mail",
 	StepRead: "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
 }

@@ -71,7 +71,7 @@ func TestEverythingIsTriedInOrderAndTheWholeWayForAMailboxAndADevice(t *testing.
 	}
 }
 
-func TestWithoutAMailboxAutodiscoverIsAskedForNobodyAndNoPhoneRings(t *testing.T) {
+func TestWithoutAMailboxAutodiscoverIsAskedForNobodyAndNothingIsSent(t *testing.T) {
 	s := simulate(t, "")
 	lines, all, fine := run(t, s.installation(t), "", "")
 	if !fine || !slices.Contains(lines, "ok exchange headquarters: Autodiscover") || !slices.Contains(lines, "skipped exchange headquarters: account listener-01: sign_in") {

@@ -21,7 +21,7 @@ import (
 // The steps, in their order.
 const (
 	StepEnrolment     = "enrolment"     // the device is enrolled, for this mailbox
-	StepLocation      = "location"      // where the mailbox lives, and by which account it is listened to
+	StepLocation      = "location"      // where the mailbox is, and by which account it is listened to
 	StepCredential    = "credential"    // a token, where the account needs one
 	StepSignIn        = "sign_in"       // the server lets the account in
 	StepImpersonation = "impersonation" // and lets it act as the mailbox

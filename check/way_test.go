@@ -112,7 +112,7 @@ func simulate(t *testing.T, password string) *simulated {
 	return s
 }
 
-// way knows where the mailbox lives, as a listener does that hears it.
+// way knows where the mailbox is, as a listener does that listens to it.
 func (s *simulated) way() Way {
 	return Way{Enrolments: s, Push: s.sender, Locate: func(context.Context, string, string) (Route, error) {
 		return Route{Account: s.account, Location: mail.Location{Entry: "headquarters", URL: s.sim.EWSURL, Primary: ann}}, nil

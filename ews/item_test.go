@@ -137,7 +137,7 @@ func TestAnAnswerThatCannotBeUnderstoodIsTyped(t *testing.T) {
 			t.Errorf("%s: the error tells content: %v", name, err)
 		}
 	}
-	// A page is no item, whatever its markup and its media type: taken for one that cannot be read, an outage would ring.
+	// A page is no item, whatever its markup and its media type: taken for one that cannot be read, an outage would alert.
 	for _, media := range []string{"text/html; charset=utf-8", "text/xml", "text/plain", "application/octet-stream", "application/xhtml+xml", ""} {
 		_, _, err := answers(200, "<!DOCTYPE html><html><body>secret</body></html>", "Content-Type", media).GetItem(t.Context(), target, []string{"a"})
 		if f := fault.Of(err); f.Code != CodeForeign || f.Scope != fault.Server {

@@ -871,7 +871,7 @@ func TestAnEnrolmentTakesTheClockOfTheEntryThatHasItsMailbox(t *testing.T) {
 		s.pass(time.Minute)
 		for id, want := range map[string]time.Duration{"a": 0, "a2": 0, "b": cloud.skew, "b2": cloud.skew, "c": cloud.skew} {
 			if got := since(id) - want; got < -mail.Tolerance-time.Minute || got > 0 {
-				t.Errorf("%s rings from %v after its enrolment; want %v less the tolerance", id, since(id), want)
+				t.Errorf("%s is alerted from %v after its enrolment; want %v less the tolerance", id, since(id), want)
 			}
 		}
 		m, n := hq.come(alice), cloud.come(bob)

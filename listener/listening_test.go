@@ -309,7 +309,7 @@ func TestMailFromBeforeTheStreamWasOpenIsNoSignOfADeadOne(t *testing.T) {
 }
 
 // Each row of the table of errors, met where a mailbox is subscribed, where its stream speaks of it, and where it is read: it
-// harms whom it concerns and nobody else, it is not asked again too often, and when it has passed all rings.
+// harms whom it concerns and nobody else, it is not asked again too often, and when it has passed everything is alerted.
 func TestEveryErrorOfExchangeHarmsOnlyWhomItConcernsAndPasses(t *testing.T) {
 	for _, row := range ews.Rows() {
 		if row.Code == "" || row.Scope == fault.Message {

@@ -310,13 +310,13 @@ func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
 		b.Push(t.Context(), alert(0, 0))
-		b.apns.set(func(s *standIn) { s.deaf = true })
+		b.apns.set(func(s *standIn) { s.silent = true })
 		<-time.After(10 * time.Second)
 		synctest.Wait()
 		if got := b.metric(t, "mailbell_apns_connections", ""); got != 0 {
 			t.Errorf("%v connections are kept, want none", got)
 		}
-		b.apns.set(func(s *standIn) { s.deaf = false })
+		b.apns.set(func(s *standIn) { s.silent = false })
 		start := time.Now()
 		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
 			t.Errorf("got %+v after %v", a, time.Since(start))

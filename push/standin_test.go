@@ -78,7 +78,7 @@ type standIn struct {
 	downHost    string // dials to it fail
 	slams       bool   // connections are accepted and closed
 	farewell    string // connections are accepted, told a GOAWAY with this debug data, and closed
-	deaf        bool   // bytes go nowhere: neither answers nor pings
+	silent      bool   // bytes go nowhere: neither answers nor pings
 	serving     sync.WaitGroup
 }
 
@@ -229,7 +229,7 @@ func (s *standIn) set(change func(*standIn)) {
 func (s *standIn) isDeaf() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.deaf
+	return s.silent
 }
 
 // seen returns the requests so far, without the probes, and how many connections and refused streams there were.

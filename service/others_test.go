@@ -1,6 +1,6 @@
 package service_test
 
-// The real service listens to servers of both personalities through the same bad days: nothing is lost, and nothing rings twice.
+// The real service listens to servers of both personalities through the same bad days: nothing is lost, and nothing is alerted twice.
 
 import (
 	"bytes"
@@ -34,7 +34,7 @@ const (
 	mailboxes, round = 4, 3
 )
 
-func TestServersOfEveryKindLoseNothingAndRingNothingTwice(t *testing.T) {
+func TestServersOfEveryKindLoseNothingAndNothingIsAlertedTwice(t *testing.T) {
 	for _, personality := range []string{"", simulator.Gromox} {
 		for name, bad := range map[string]func(*installation){ // what happens in the middle of the messages
 			"nothing happens":                 func(*installation) {},
@@ -81,7 +81,7 @@ type installation struct {
 	token   string
 	client  *http.Client
 	devices map[string]string // by mailbox
-	owed    map[string]string // devices, by the subject that has to ring there
+	owed    map[string]string // devices, by the subject that is to be alerted there
 	service *service.Service  // that runs
 	log     *observer.ObservedLogs
 	stop    func()
@@ -241,10 +241,10 @@ func (inst *installation) deliver() {
 	}
 }
 
-// times is how often each message rang on the device that it was for; strays is what else rang.
-func (inst *installation) times() (rang map[string]int, strays []string) {
+// times is how often each message was alerted on the device that it was for; strays is what else was.
+func (inst *installation) times() (alerted map[string]int, strays []string) {
 	inst.t.Helper()
-	rang = map[string]int{}
+	alerted = map[string]int{}
 	for _, a := range inst.sim.Alerts(0) {
 		var p struct {
 			APS      struct{ Alert struct{ Body string } }
@@ -257,9 +257,9 @@ func (inst *installation) times() (rang map[string]int, strays []string) {
 			strays = append(strays, fmt.Sprintf("%d %s", a.Status, a.Payload))
 			continue
 		}
-		rang[p.APS.Alert.Body]++
+		alerted[p.APS.Alert.Body]++
 	}
-	return rang, strays
+	return alerted, strays
 }
 
 // awaitAlerts waits until APNs has accepted an alert for every message.
@@ -269,14 +269,14 @@ func (inst *installation) awaitAlerts() {
 	defer cancel()
 	for {
 		seen := len(inst.sim.Alerts(0))
-		rang, _ := inst.times()
-		if len(rang) == len(inst.owed) {
+		alerted, _ := inst.times()
+		if len(alerted) == len(inst.owed) {
 			return
 		}
 		if _, err := inst.sim.WaitAlerts(ctx, seen); err != nil {
 			var lost []string
 			for subject := range inst.owed {
-				if rang[subject] == 0 {
+				if alerted[subject] == 0 {
 					lost = append(lost, subject)
 				}
 			}
@@ -285,8 +285,8 @@ func (inst *installation) awaitAlerts() {
 	}
 }
 
-// balance is the end: nothing rang twice, and nothing that nobody waits for. What would ring again has rung when every mailbox
-// is heard and no device is behind.
+// balance is the end: nothing was alerted twice, and nothing that nobody waits for. What would be sent again has been when every mailbox
+// is listened to and no device is behind.
 func (inst *installation) balance() {
 	inst.t.Helper()
 	inst.awaitListening()
@@ -295,10 +295,10 @@ func (inst *installation) balance() {
 		inst.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
 		return len(page.Devices) == mailboxes && !slices.ContainsFunc(page.Devices, func(d struct{ State string }) bool { return d.State != "listening" })
 	})
-	rang, strays := inst.times()
-	for subject, n := range rang {
+	alerted, strays := inst.times()
+	for subject, n := range alerted {
 		if n != 1 {
-			inst.t.Errorf("%q rang %d times", subject, n)
+			inst.t.Errorf("%q was alerted %d times", subject, n)
 		}
 	}
 	if len(strays) > 0 {

@@ -1,6 +1,6 @@
 package service_test
 
-// What is taken up without a restart, by a service that runs: mail rings before, through and after each change.
+// What is taken up without a restart, by a service that runs: mail is alerted before, through and after each change.
 
 import (
 	"crypto/ecdsa"

@@ -127,7 +127,7 @@ func TestATokenTakesOverAllTheIDsThatItHad(t *testing.T) {
 		}
 	}
 	if devices := b.Mailbox(other).Devices(); len(devices) != 1 || devices[0].ID != "d3" {
-		t.Errorf("%d devices are rung", len(devices))
+		t.Errorf("%d devices are alerted", len(devices))
 	}
 }
 

@@ -147,16 +147,16 @@ func TestOneEnrolmentAtATime(t *testing.T) {
 			if err := <-over; err != nil {
 				t.Error(err)
 			}
-			rung := 0
+			alerted := 0
 			for _, m := range b.Mailboxes() {
 				for _, d := range m.Devices() {
 					if d.ID == "d1" {
-						rung++
+						alerted++
 					}
 				}
 			}
-			if rung != 1 {
-				t.Errorf("the device is in %d mailboxes", rung)
+			if alerted != 1 {
+				t.Errorf("the device is in %d mailboxes", alerted)
 			}
 		})
 	}
@@ -172,7 +172,7 @@ func TestAnEnrolmentWhoseAnswerWasLostKeepsItsRecord(t *testing.T) {
 		}
 	}
 	if n := len(onMemory(t, s).Mailboxes()); n != 1 {
-		t.Errorf("after a restart %d mailboxes ring the one device", n)
+		t.Errorf("after a restart %d mailboxes alert the one device", n)
 	}
 }
 

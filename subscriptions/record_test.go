@@ -45,7 +45,7 @@ func done(ids ...string) map[string]struct{} {
 
 func because(string) (outcome.Reason, time.Time) { return "throttled", noon }
 
-// enter enters one message for one device that was rung.
+// enter enters one message for one device that was alerted.
 func enter(r *Record, i int, at time.Time) {
 	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done("a")}}, devices("a"), because)
 }
@@ -59,7 +59,7 @@ func TestEnterNumbersOutcomesAndKnowsThem(t *testing.T) {
 		t.Errorf("the log is %+v", r)
 	}
 	if len(r.Behind) != 0 {
-		t.Error("a device that was rung is behind")
+		t.Error("a device that was alerted is behind")
 	}
 }
 
@@ -74,10 +74,10 @@ func TestEnterMovesNeitherListedNorSince(t *testing.T) { // rule 2
 func TestEnterPutsBehindWhoHasNeitherABellNorAReason(t *testing.T) { // rule 6
 	r := started()
 	enter(r, 1, noon)
-	// b was rung for 2 but not for 3; c enrolled while the batch was rung, and nobody asked it.
+	// b was alerted of 2 but not of 3; c enrolled while the batch was alerted, and nobody asked it.
 	r.Enter([]Outcome{{Key: key(2), Received: noon, Done: done("a", "b")}, {Key: key(3), Received: noon, Done: done("a")}}, devices("a", "b", "c"), because)
 	want := []Behind{
-		{Device: "b", Number: 2, Reason: "throttled", Next: noon}, // its number moves over what it was rung for
+		{Device: "b", Number: 2, Reason: "throttled", Next: noon}, // its number moves over what it was alerted for
 		{Device: "c", Number: 1, Reason: "throttled", Next: noon},
 	}
 	if diff := cmp.Diff(want, r.Behind, cmpopts.EquateEmpty()); diff != "" {
@@ -103,7 +103,7 @@ func TestALateAnswerBringsADeviceLevelOnlyWhenNothingIsLeft(t *testing.T) {
 	r.Deal("a", key(2)) // the same answer once more
 	r.Deal("a", key(1))
 	if len(r.Behind) != 0 {
-		t.Errorf("everything was rung, and the device is behind: %+v", r.Behind)
+		t.Errorf("everything was alerted, and the device is behind: %+v", r.Behind)
 	}
 	r.Deal("a", key(1)) // in step: nothing to add to
 }
@@ -125,7 +125,7 @@ func TestACatchUpSettlesOnlyWhatWasNumberedBeforeItsListing(t *testing.T) { // r
 	r.Enter([]Outcome{{Key: key(2), Received: noon}}, devices("a"), because) // after the listing
 	r.CaughtUp("a", end)
 	if b := r.BehindOf("a"); b == nil || b.Number != end {
-		t.Fatalf("behind is %+v: the second message would ring nowhere", b)
+		t.Fatalf("behind is %+v: the second message would be alerted nowhere", b)
 	}
 	r.CaughtUp("a", r.End)
 	if len(r.Behind) != 0 {
@@ -178,7 +178,7 @@ func TestCompleteKeepsTheNewest256AndCountsNoneOfTheFuture(t *testing.T) {
 	}
 }
 
-func TestAListingRaisesTheDateOfAnEntryAndNeverLowersIt(t *testing.T) { // rule 4: rung under the sender's Date, then listed as received
+func TestAListingRaisesTheDateOfAnEntryAndNeverLowersIt(t *testing.T) { // rule 4: alerted under the sender's Date, then listed as received
 	r := started()
 	enter(r, 1, noon)
 	r.Complete([]Shown{{key(1), noon.Add(10 * time.Hour)}}, noon.Add(48*time.Hour))
@@ -200,8 +200,8 @@ func TestWhatIsPrunedNoLongerHoldsADeviceBehind(t *testing.T) {
 	}
 }
 
-func enterFor(r *Record, i int, at time.Time, rung string) {
-	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done(rung)}}, devices("a", "b"), because)
+func enterFor(r *Record, i int, at time.Time, alerted string) {
+	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done(alerted)}}, devices("a", "b"), because)
 }
 
 func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
@@ -216,14 +216,14 @@ func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
 		t.Errorf("behind is %+v", b)
 	}
 	enter(r, 2, noon.Add(time.Minute))
-	r.Backdate("y", Outcomes{{Key: 99, Number: 1, Received: seconds(noon)}}) // rung there for what was received until then
+	r.Backdate("y", Outcomes{{Key: 99, Number: 1, Received: seconds(noon)}}) // alerted there of what was received until then
 	if b := r.BehindOf("y"); b == nil || len(r.Owed(b, r.End)) != 1 {
 		t.Errorf("behind is %+v", b)
 	}
 }
 
 // Whatever order things come in: a device is behind exactly while some entry has neither a bell nor a reason for it, its number
-// never passes such an entry, and what was rung is never owed again.
+// never passes such an entry, and what was alerted is never owed again.
 func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 1))

@@ -42,7 +42,7 @@ func TestAFollowedInstanceEnrolsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}, time.Now(), time.Now()); err == nil {
-		t.Error("it was enrolled where nobody rings")
+		t.Error("it was enrolled where nobody alerts it")
 	}
 }
 
@@ -79,11 +79,11 @@ func TestAnEnrolmentWhoseAnswerWasLostIsThereOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(b.Mailboxes()); n != 1 {
-		t.Errorf("%d mailboxes ring the one device", n)
+		t.Errorf("%d mailboxes alert the one device", n)
 	}
 	_, _, _ = b.Remove(t.Context(), "d1")
 	if n := len(b.Mailboxes()); n != 0 {
-		t.Errorf("the device was removed, and %d mailboxes ring it", n)
+		t.Errorf("the device was removed, and %d mailboxes alert it", n)
 	}
 }
 

@@ -39,10 +39,10 @@ func TestAHostileAnswerHarmsOnlyItsMailbox(t *testing.T) {
 		}
 	}
 	inst.deliverTo(inst.boxes...)
-	inst.othersRing(sick...)
-	complain("a message did not ring")
+	inst.othersAreAlerted(sick...)
+	complain("a message was not alerted")
 	inst.fault("stream_rst", simulator.Fault{}) // and all are listed
-	inst.othersRing(sick...)
+	inst.othersAreAlerted(sick...)
 	complain("the mailbox cannot be listed")
 	if peak := peakMemory(t, inst.service()); peak > maxMemory {
 		t.Errorf("%d MiB of memory at the peak, want at most %d", peak>>20, maxMemory>>20)

@@ -15,7 +15,7 @@ import (
 	"github.com/mailbell/mailbell/simulator"
 )
 
-func TestMailRingsByEachWayIn(t *testing.T) {
+func TestMailIsAlertedByEachAuthentication(t *testing.T) {
 	t.Parallel()
 	for _, way := range []struct {
 		name    string
@@ -69,7 +69,7 @@ func TestEverythingGoesThroughTheProxy(t *testing.T) {
 			}
 			inst.secret("proxy-password", proxytest.Password)
 			inst.reload()
-			eventually(t, atLast, "all are heard", func() bool { return len(inst.mailboxes("listening")) == len(inst.boxes) })
+			eventually(t, atLast, "all are listened to", func() bool { return len(inst.mailboxes("listening")) == len(inst.boxes) })
 			for range 3 {
 				inst.deliverTo(inst.boxes...)
 			}
@@ -127,7 +127,7 @@ func TestNothingIsLostWhileMailboxesMoveBetweenThreeExchanges(t *testing.T) {
 		var m struct{ Location struct{ Exchange string } }
 		inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m)
 		if m.Location.Exchange != at.Host {
-			t.Errorf("%s is heard at %s and lives at %s", b.address, m.Location.Exchange, at.Host)
+			t.Errorf("%s is listened to at %s and is at %s", b.address, m.Location.Exchange, at.Host)
 		}
 	}
 }
@@ -206,7 +206,7 @@ func TestAChangedClientSecretIsTakenUpWithoutARestart(t *testing.T) {
 	inst.reload()
 	inst.fault("stream_rst", simulator.Fault{})
 	eventually(t, soon, "the log says that the new one is refused", func() bool {
-		return strings.Contains(inst.service().stderr(), "the changed credential was refused")
+		return strings.Contains(inst.service().stderr(), "changed credential refused, old one stays in use")
 	})
 	inst.awaitListening()
 	inst.deliverTo(inst.boxes...)

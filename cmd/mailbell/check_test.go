@@ -77,7 +77,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"a certificate that is not registered", hybrid, unregisteredCertificate, nil, 1, app, "AADSTS700027", "Upload the certificate"},
 		{"this machine's clock is too far off for a token", hybrid, fault("token_refused", simulator.Fault{Reason: "AADSTS700024"}), nil, 1, app, "AADSTS700024", "NTP"},
 		{"a second factor is asked for", hybrid, all(listenerAccount, fault("token_refused", simulator.Fault{Reason: "AADSTS50076"})), nil, 1, app, "AADSTS50076", "second factor"},
-		{"a listener account at Exchange Online, before it is used", hybrid, listenerAccount, nil, 0, "warning exchange online: account online-01", "gone since February 2025", "client_secret or certificate"},
+		{"a listener account at Exchange Online, before it is used", hybrid, listenerAccount, nil, 0, "warning exchange online: account online-01", "since February 2025 it cannot impersonate", "client_secret or certificate"},
 		{"a listener account at Exchange Online", hybrid, listenerAccount, to(second), 1, online + "impersonation", "ErrorImpersonateUserDenied", "As above: exchange online: account online-01"},
 		{"the token service is away", hybrid, fault("token_away", simulator.Fault{Status: http.StatusBadGateway}), nil, 1, app, "HTTP 502", "login.microsoftonline.com"},
 		{"Exchange Online blocks the app", hybrid, fault("ews_blocked", simulator.Fault{Host: simulator.Online}), to(second), 1, online + "sign_in", "HTTP 403", "EwsAllowedAppIDs"},
@@ -134,7 +134,7 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		// The state.
 		{"another mailbell has the state file", one, locked, nil, 1, "failed state", "in use by another process", "Two services need a state file each"},
 		{"the folder of the state is not there", one, edited("path: mailbell.db", "path: nowhere/mailbell.db"), nil, misconfigured, "", "state.path", ""},
-		{"the state file is none", one, wrote("mailbell.db", strings.Repeat("not a state file\n", 1000)), nil, 1, "failed state", "mailbell.db", "state.path"},
+		{"the state file is none", one, wrote("mailbell.db", strings.Repeat("not a state file\n", 1000)), nil, 1, "failed state", "mailbell.db", "Restore a copy"},
 		{"Redis wants a password", one, redisWith(""), nil, 1, "failed state", "NOAUTH", "state.redis.username"},
 		{"Redis does not accept the password", one, redisWith("not-the-password"), nil, 1, "failed state", "WRONGPASS", "state.redis.username"},
 		{"Redis is away", one, func(inst *installation) {

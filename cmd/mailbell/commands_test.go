@@ -51,11 +51,11 @@ func TestTheDemoPrintsEachAlertAndTheSummary(t *testing.T) {
 		Topic      string
 		Latency    float64 `json:"latency_ms"`
 	}
-	pushes, rung := map[string]bool{}, map[[2]string]bool{}
+	pushes, alerted := map[string]bool{}, map[[2]string]bool{}
 	for _, line := range lines[:len(lines)-1] {
 		var a alert
 		strict(t, line, &a, "device", "mailbox", "message", "collapse_id", "apns_id", "topic", "latency_ms")
-		pushes[a.APNsID], rung[[2]string{a.Device, a.Message}] = true, true
+		pushes[a.APNsID], alerted[[2]string{a.Device, a.Message}] = true, true
 		if a.Device == "" || !strings.Contains(a.Mailbox, "@") || a.Message == "" || len(a.CollapseID) != 22 || a.Topic == "" || a.Latency <= 0 {
 			t.Errorf("%s", line)
 		}
@@ -67,8 +67,8 @@ func TestTheDemoPrintsEachAlertAndTheSummary(t *testing.T) {
 	}
 	strict(t, lines[len(lines)-1], &sum, "mailboxes", "messages", "alerts", "lost", "duplicates", "resent", "p50_ms", "p99_ms")
 	const alerts = 30 + 4 + 4 // the 3rd and the 6th of 7 mailboxes have two devices; 30 messages, dealt round robin, are 4 for each of them
-	if sum.Mailboxes != 7 || sum.Messages != 30 || sum.Alerts != alerts || sum.Lost+sum.Duplicates+sum.Resent != 0 || len(pushes) != alerts || len(rung) != alerts {
-		t.Errorf("%+v with %d apns-ids of %d bells, want %d alerts and nothing lost, doubled or sent again", sum, len(pushes), len(rung), alerts)
+	if sum.Mailboxes != 7 || sum.Messages != 30 || sum.Alerts != alerts || sum.Lost+sum.Duplicates+sum.Resent != 0 || len(pushes) != alerts || len(alerted) != alerts {
+		t.Errorf("%+v with %d apns-ids of %d alerts, want %d alerts and nothing lost, doubled or sent again", sum, len(pushes), len(alerted), alerts)
 	}
 	if sum.P50 <= 0 || sum.P99 < sum.P50 {
 		t.Errorf("p50 %v ms, p99 %v ms", sum.P50, sum.P99)
@@ -149,7 +149,7 @@ func TestTheServiceRunsAgainstTheSimulatorAsItIs(t *testing.T) {
 	}
 	sendMail(t, a.SMTP, a.Mailboxes[1], "Subject: by SMTP\r\nFrom: a@fabrikam.example\r\n\r\nHello.\r\n")
 	var alerts []string
-	eventually(t, soon, "both messages ring", func() bool {
+	eventually(t, soon, "both messages are alerted", func() bool {
 		_, text := call(http.MethodGet, a.ControlURL+"/alerts?after=0", "")
 		alerts = strings.Split(strings.TrimSpace(text), "\n")
 		return len(alerts) == 2

@@ -10,7 +10,7 @@ import (
 	"github.com/mailbell/mailbell/simulator"
 )
 
-func TestANewDeviceIsHeardWithinSecondsWithoutARestart(t *testing.T) {
+func TestANewDeviceIsListenedForWithinSecondsWithoutARestart(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 3})
 	inst.start()
@@ -24,10 +24,10 @@ func TestANewDeviceIsHeardWithinSecondsWithoutARestart(t *testing.T) {
 	inst.deliverTo(inst.boxes[1]) // nobody listens to it yet
 	inst.awaitAlerts(soon)
 	if took := time.Since(began); took > 10*time.Second { // some hundred milliseconds, on an idle machine
-		t.Errorf("a new device rang after %v, want seconds", took)
+		t.Errorf("a new device was alerted after %v, want seconds", took)
 	}
 	inst.awaitListening()
-	inst.enrol(inst.boxes[0], "third") // of a mailbox in use: rings for everything after, and nothing from before
+	inst.enrol(inst.boxes[0], "third") // of a mailbox in use: alerted of everything after, and nothing from before
 	inst.deliverTo(inst.boxes...)
 	inst.balance(0)
 }
@@ -45,8 +45,8 @@ func TestTheLastDeviceGivesTheSubscriptionBack(t *testing.T) {
 	inst.remove(b, "one")
 	inst.deliverTo(inst.boxes...)
 	inst.awaitAlerts(soon)
-	if alive, heard := inst.sim.Subscriptions(b.address); alive != 1 || heard != 1 {
-		t.Errorf("after the first of two devices went: %d subscriptions, %d open; want one, open", alive, heard)
+	if alive, open := inst.sim.Subscriptions(b.address); alive != 1 || open != 1 {
+		t.Errorf("after the first of two devices went: %d subscriptions, %d open; want one, open", alive, open)
 	}
 	inst.remove(b, "two")
 	eventually(t, soon, "the subscription is given back", func() bool {
@@ -96,7 +96,7 @@ func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 		victim := &box{address: b.address}
 		id := fmt.Sprintf("goes-%d", i)
 		token := inst.enrol(victim, id)
-		eventually(t, soon, "the device rings", func() bool { return len(alertsOf(inst.sim, token)) > 0 })
+		eventually(t, soon, "the device is alerted", func() bool { return len(alertsOf(inst.sim, token)) > 0 })
 		inst.remove(victim, id)
 		removed[token] = time.Now()
 		if status := inst.call(http.MethodDelete, "/v1/devices/"+id, nil, nil); status != http.StatusNotFound {
@@ -107,20 +107,20 @@ func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 	delivery.Wait()
 	inst.awaitAlerts(soon)
 	inst.awaitRest()
-	rang := 0
+	alerted := 0
 	for token, at := range removed {
 		for _, a := range alertsOf(inst.sim, token) {
-			rang++
+			alerted++
 			p, err := read(a)
 			if came := delivered[p.APS.Alert.Body]; err != nil || came.After(at) {
-				t.Errorf("%q came %v after its device was removed, and rang", p.APS.Alert.Body, came.Sub(at))
+				t.Errorf("%q came %v after its device was removed, and was alerted", p.APS.Alert.Body, came.Sub(at))
 			}
 			if late := a.At.Sub(at); late > underWay {
 				t.Errorf("an alert came %v after its device was removed", late)
 			}
 		}
 	}
-	t.Logf("%d alerts on %d devices that were removed", rang, len(removed))
+	t.Logf("%d alerts on %d devices that were removed", alerted, len(removed))
 	for b := range inst.ledger.owed {
 		if b.device != "stays" {
 			t.Fatalf("%s is owed to %s", b.subject, b.device)
@@ -138,7 +138,7 @@ func alertsOf(sim *simulator.Server, token string) (list []simulator.Alert) {
 	return list
 }
 
-// An alert that is tried again and again is not tried any more once its device was removed; the others of its mailbox ring.
+// An alert that is tried again and again is not tried any more once its device was removed; the others of its mailbox are.
 func TestNoAlertIsTriedAgainAfterADeviceWasRemoved(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 1})

@@ -1,5 +1,5 @@
 // The tests of this package see mailbell from outside: they build it, run it as a process, and talk to it as its users do, by
-// its command line, its HTTP API, its log and its exit code. Exchange and APNs are the simulator, which lives in the test's own
+// its command line, its HTTP API, its log and its exit code. Exchange and APNs are the simulator, which runs in the test's own
 // process and so survives whatever is done to mailbell's.
 package main_test
 
@@ -603,7 +603,7 @@ func (inst *installation) awaitRest() {
 	}
 }
 
-// balance is the end of most tests: nothing was lost, nothing rang twice, and repeats stay within their bound.
+// balance is the end of most tests: nothing was lost, nothing was alerted twice, and repeats stay within their bound.
 func (inst *installation) balance(maxResent int) {
 	inst.t.Helper()
 	inst.awaitAlerts(atLast)

@@ -68,8 +68,8 @@ func TestAGracefulStopUnderLoadLosesAndRepeatsNothing(t *testing.T) {
 		t.Errorf("%d subscriptions were given back at a stop", n)
 	}
 	for _, b := range inst.boxes {
-		if alive, heard := inst.sim.Subscriptions(b.address); alive != 1 || heard != 1 {
-			t.Errorf("%s: %d subscriptions, %d of them open; want one, open", b.address, alive, heard)
+		if alive, open := inst.sim.Subscriptions(b.address); alive != 1 || open != 1 {
+			t.Errorf("%s: %d subscriptions, %d of them open; want one, open", b.address, alive, open)
 		}
 	}
 	if n := len(inst.runs); n != 4 || slices.ContainsFunc(inst.runs[:3], func(p *process) bool { return p.running() }) {

@@ -50,7 +50,7 @@ func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {
 		}
 	}
 	all()
-	eventually(t, soon, "mail rings", func() bool { return inst.sim.Counts().Accepted >= len(inst.boxes) })
+	eventually(t, soon, "mail is alerted", func() bool { return inst.sim.Counts().Accepted >= len(inst.boxes) })
 	inst.sim.Unregister(tokens[4], time.Now().Add(time.Hour)) // 410: the device goes
 	mail(inst.boxes[4])
 	eventually(t, soon, "the device has gone", func() bool { return inst.call(http.MethodGet, "/v1/devices/phone-4", nil, nil) == http.StatusNotFound })
@@ -83,7 +83,7 @@ func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {
 	inst.fault("wrong_password", simulator.Fault{})
 	inst.fault("stream_rst", simulator.Fault{})
 	all()
-	eventually(t, soon, "a mailbox is parked", func() bool { return len(inst.mailboxes("failing")) > 0 })
+	eventually(t, soon, "a mailbox is failing", func() bool { return len(inst.mailboxes("failing")) > 0 })
 
 	stranger := "f00dfeedf00dfeedf00dfeedf00dfeed"
 	secretBody := []byte(`{"mailbox":"` + inst.boxes[0].address + `","token":"` + tokens[0] + `","topic":7,"tokenn":"` + tokens[1] + `"}`)

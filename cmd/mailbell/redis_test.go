@@ -89,7 +89,7 @@ func TestNothingIsLostWithTheStateInRedis(t *testing.T) {
 	inst.balance(2 * len(inst.boxes)) // a message of every mailbox may be in flight at each kill
 }
 
-// A second instance says that it stands by, and takes over within 15 s; mail that came in between rings once.
+// A second instance says that it stands by, and takes over within 15 s; mail that came in between is alerted once.
 func TestASecondInstanceTakesOver(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 5})

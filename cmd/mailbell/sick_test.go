@@ -29,7 +29,7 @@ func TestAWrongPasswordParksWithAReasonAndHeals(t *testing.T) {
 	inst.deliverTo(inst.boxes...)
 	for _, b := range inst.boxes {
 		var m mailbox
-		eventually(t, soon, b.address+" is parked", func() bool {
+		eventually(t, soon, b.address+" is failing", func() bool {
 			m = inst.mailbox(b)
 			return m.State == "failing"
 		})
@@ -49,7 +49,7 @@ func TestAWrongPasswordParksWithAReasonAndHeals(t *testing.T) {
 	inst.balance(0)
 }
 
-// steady is how long mailboxes have to be heard in a row to count as heard again.
+// steady is how long mailboxes have to be listened to in a row to count as well again.
 const steady = 2 * time.Second
 
 // One sick mailbox harms only itself, also where it is the one on whose behalf the stream of all is opened.
@@ -61,7 +61,7 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 				t.Parallel()
 				inst := install(t, simulator.Options{Mailboxes: 4})
 				inst.start()
-				for i, b := range inst.boxes { // one after the other: the first to be heard is the anchor
+				for i, b := range inst.boxes { // one after the other: the first to be listened to is the anchor
 					inst.enrol(b, fmt.Sprintf("phone-%d", i))
 					inst.awaitListening()
 				}
@@ -76,13 +76,13 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 				if m.Reason == "" || !m.NextTry.After(time.Now()) {
 					t.Errorf("%s: %q, next try %v; want a reason and a time", m.State, m.Reason, m.NextTry)
 				}
-				inst.othersRing(b)
+				inst.othersAreAlerted(b)
 				asked := func() int { return inst.sim.Counts().Requests["GetStreamingEvents"] }
 				before := asked()
 				inst.fault("stream_rst", simulator.Fault{})
 				eventually(t, soon, "the stream is asked for anew", func() bool { return asked() > before })
-				inst.othersRing(b)
-				var since time.Time // when the others were heard, and stayed so: a stream that breaks at once is none
+				inst.othersAreAlerted(b)
+				var since time.Time // when the others were listened to, and stayed so: a stream that breaks at once is none
 				if !waitUntil(t.Context(), soon, func() bool {
 					if len(inst.mailboxes("listening")) < len(inst.boxes)-1 {
 						since = time.Time{}
@@ -91,9 +91,9 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 					}
 					return !since.IsZero() && time.Since(since) > steady
 				}) {
-					t.Errorf("%v after the stream was cut, only %v are heard", soon, inst.mailboxes("listening"))
+					t.Errorf("%v after the stream was cut, only %v are listened to", soon, inst.mailboxes("listening"))
 				}
-				inst.othersRing(b)
+				inst.othersAreAlerted(b)
 				inst.clear(name)
 				inst.restart()
 				inst.balance(0)
@@ -102,9 +102,10 @@ func TestOneSickMailboxHarmsOnlyItself(t *testing.T) {
 	}
 }
 
-// othersRing delivers to all mailboxes but the sick ones, until new mail rings there at once. What was delivered to the sick ones is not
+// othersAreAlerted delivers to all mailboxes but the sick ones, until new mail is alerted there at once. What was delivered to the
+// sick ones is not
 // waited for.
-func (inst *installation) othersRing(sick ...*box) {
+func (inst *installation) othersAreAlerted(sick ...*box) {
 	inst.t.Helper()
 	var others []*box
 	devices := map[string]bool{}
@@ -133,7 +134,7 @@ func (inst *installation) othersRing(sick ...*box) {
 			m := inst.mailbox(b)
 			states = append(states, fmt.Sprintf("%s is %s (%s), next try %v", b.address, m.State, m.Reason, m.NextTry))
 		}
-		inst.t.Errorf("others do not ring after %v: %v\n%s", time.Since(began), waits, strings.Join(states, "\n"))
+		inst.t.Errorf("others are not alerted after %v: %v\n%s", time.Since(began), waits, strings.Join(states, "\n"))
 	}
 }
 
@@ -166,7 +167,7 @@ func TestAHostileSenderHarmsNobody(t *testing.T) {
 
 	for i, h := range hostile {
 		sendMail(t, inst.sim.SMTPAddr, target.address, h.header+"\r\n\r\n\x00\x01 body \xff\r\n")
-		eventually(t, soon, h.name+" rings", func() bool { return len(alertsOf(inst.sim, token)) == i+1 })
+		eventually(t, soon, h.name+" is alerted", func() bool { return len(alertsOf(inst.sim, token)) == i+1 })
 		inst.deliverTo(inst.boxes[1:]...)
 	}
 	inst.awaitAlerts(soon)
@@ -175,7 +176,7 @@ func TestAHostileSenderHarmsNobody(t *testing.T) {
 	for i, a := range alertsOf(inst.sim, token) {
 		p, err := read(a)
 		if err != nil || !a.Accepted() || seen[a.Headers["apns-collapse-id"]] {
-			t.Errorf("%s: status %d %s, %v, rung before %v", hostile[min(i, len(hostile)-1)].name, a.Status, a.Reason, err, seen[a.Headers["apns-collapse-id"]])
+			t.Errorf("%s: status %d %s, %v, alerted before %v", hostile[min(i, len(hostile)-1)].name, a.Status, a.Reason, err, seen[a.Headers["apns-collapse-id"]])
 		}
 		seen[a.Headers["apns-collapse-id"]] = true
 		if text := p.APS.Alert.Title + p.APS.Alert.Body; strings.ContainsFunc(text, unicode.IsControl) || strings.ContainsAny(text, "\u202e\u2028\u2029") {
@@ -215,7 +216,7 @@ func TestControlCharactersInAnAnswerAreNotShown(t *testing.T) {
 	if text := p.APS.Alert.Body; err != nil || text == "" || strings.ContainsFunc(text, unicode.IsControl) {
 		t.Errorf("shown as %q (%v)", text, err)
 	}
-	inst.othersRing(sick)
+	inst.othersAreAlerted(sick)
 	inst.clear("answer_control_chars")
 	inst.deliverTo(inst.boxes...)
 	inst.awaitAlerts(soon)

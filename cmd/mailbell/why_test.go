@@ -9,7 +9,7 @@ import (
 	"github.com/mailbell/mailbell/simulator"
 )
 
-// A good installation, with and without a service that runs: everything is well, it is said where a mailbox lives, and the phone
+// A good installation, with and without a service that runs: everything is well, it is said where a mailbox is, and the phone
 // rings.
 func TestCheckOfAGoodInstallation(t *testing.T) {
 	t.Parallel()
@@ -39,13 +39,13 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 			}
 			return results[i]
 		}
-		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it lives in the entry online, at "+inst.sim.OnlineURL+", by Autodiscover") {
-			t.Errorf("%s: it does not say where it lives: %+v", c.name, r)
+		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it is in the entry online, at "+inst.sim.OnlineURL+", by Autodiscover") {
+			t.Errorf("%s: it does not say where it is: %+v", c.name, r)
 		}
 		if r := named("state"); r.state != "ok" || r.found != c.state {
 			t.Errorf("%s: want %q: %+v", c.name, c.state, r)
 		}
-		if r := named("exchange onpremises: account listener-01: sign_in"); r.state != "skipped" || !strings.Contains(r.why, "lives in the entry online") {
+		if r := named("exchange onpremises: account listener-01: sign_in"); r.state != "skipped" || !strings.Contains(r.why, "is in the entry online") {
 			t.Errorf("%s: %+v", c.name, r)
 		}
 		for _, name := range []string{"exchange online: account online-01: read", "exchange other: account other-01: sign_in", "device phone: apns"} {
@@ -63,7 +63,7 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 }
 
 // The service says no to what it is asked for: that is told with what to do, and the rest is tried.
-func TestCheckTellsWhyTheServiceDoesNotRing(t *testing.T) {
+func TestCheckTellsWhyTheServiceSendsNoAlert(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 1})
 	inst.startWithDevices()
@@ -117,7 +117,7 @@ func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
 	}{
 		{[]string{"check", "--plan", "0"}, "want 1 to 1000000 mailboxes"},
 		{[]string{"check", "--plan", "many"}, "invalid value"},
-		{[]string{"check", "--plan", "10", "--mailbox", first}, "-plan goes without"},
+		{[]string{"check", "--plan", "10", "--mailbox", first}, "-plan only prints: leave out -mailbox and -device"},
 		{[]string{"check", "--mailbox", "ann"}, "not a mail address"},
 		{[]string{"check", "--mailbox", ""}, "not a mail address"},
 		{[]string{"check", "--device", ""}, "-device is empty"},
@@ -135,7 +135,7 @@ func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
 func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 3, Hybrid: true})
-	if said := refused(t, failed, refusal, "why", "--config", inst.config, second); !strings.Contains(said, "does not answer; does it run, and with this configuration?") {
+	if said := refused(t, failed, refusal, "why", "--config", inst.config, second); !strings.Contains(said, "does not answer: is it running, and with this configuration?") {
 		t.Errorf("the service is down: %s", said)
 	}
 	inst.start()
@@ -159,7 +159,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 		}
 	}
 	out := ask(second)
-	has(out, "mailbox "+second+": listening", "  lives at +"+inst.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
+	has(out, "mailbox "+second+": listening", "  located at +"+inst.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
 		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "devices:", "  phone +listening", "no decision since the service was started: no new message was seen")
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)
@@ -175,7 +175,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	inst.awaitRest()
 	has(ask("tablet"), "device tablet: listening", "no decision for this device among the newest of its mailbox")
 	for _, unknown := range []string{"nobodys-phone", nobody} {
-		if said := refused(t, failed, refusal, "why", "--config", inst.config, unknown); !strings.Contains(said, unknown+" or for a mailbox of this address: nothing can ring") {
+		if said := refused(t, failed, refusal, "why", "--config", inst.config, unknown); !strings.Contains(said, unknown+", or for a mailbox with this address, so no alert can be sent") {
 			t.Errorf("%s: %s", unknown, said)
 		}
 	}

@@ -53,7 +53,7 @@ func TestAStreamHasTheOtherFormOfExchangesEnvelopesWhereThatIsSwitchedOn(t *test
 	}
 }
 
-func TestNewMailIsHeardOnTheStreamInTheFormOfRealServersOrOfTheSchema(t *testing.T) {
+func TestNewMailComesOnTheStreamInTheFormOfRealServersOrOfTheSchema(t *testing.T) {
 	for _, schemaForm := range []bool{false, true} {
 		t.Run(fmt.Sprintf("schema form %t", schemaForm), func(t *testing.T) {
 			s := start(t, 1, Options{SchemaForm: schemaForm})

@@ -31,7 +31,7 @@ func TestDeliveryNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestThousandsOfMailboxesAreHeardAtOnce(t *testing.T) {
+func TestThousandsOfMailboxesAreListenedToAtOnce(t *testing.T) {
 	const mailboxes, each = 2000, 3
 	s := start(t, mailboxes, Options{OnMessage: func(string, string, []byte) {}}) // not validated: it is many
 	var ids []string

@@ -155,7 +155,7 @@ func TestGromoxTellsEventsWithTheNextHeartbeat(t *testing.T) {
 	})
 }
 
-func TestGromoxHearsOneMailboxPerStreamAndGoesOnAfterItsErrors(t *testing.T) {
+func TestGromoxServesOneMailboxPerStreamAndGoesOnAfterItsErrors(t *testing.T) {
 	s, a, b := startGromox(t, 10*time.Millisecond)
 	idA, idB := a.gromoxID(), b.gromoxID()
 	if idA != "AQAAAB4AAAA=" || idB != "AgAAAB4AAAA=" { // two small numbers, and minutes
