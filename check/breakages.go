@@ -20,7 +20,7 @@ import (
 const lookAtTheLog = "Look into mailbell's log at the time of the error. With the request id there, find the request in the server's log."
 
 // unknownMailbox are the codes of EWS and Autodiscover for an address that no mailbox has.
-var unknownMailbox = []string{"ErrorNonExistentMailbox", "ErrorMissingEmailAddress", "ErrorInvalidUserPrincipalName", "ErrorInvalidUserSid", "ErrorCannotFindUser", "ErrorCode 500", "ErrorCode InvalidUser", autodiscover.CodeElsewhere}
+var unknownMailbox = []string{"ErrorNonExistentMailbox", "ErrorMissingEmailAddress", "ErrorInvalidUserPrincipalName", "ErrorInvalidUserSid", "ErrorCannotFindUser", "ErrorCode 500", "ErrorCode 404", "ErrorCode ErrorCannotFindUser", "ErrorCode UserNotFound", "ErrorCode InvalidUser", autodiscover.CodeElsewhere}
 
 const (
 	wrongPassword = "HTTP 401"
@@ -244,8 +244,14 @@ var breakages = []Breakage{
 		"Does a second mailbell run with this account? Stop one, or give each its own listener accounts and mailboxes.",
 		evidence{codes: []string{"ErrorNewEventStreamConnectionOpened"}}},
 	{"something on the way cuts or holds back the stream", "code silent, cut, overdue",
-		"A load balancer, proxy or firewall between here and Exchange ends long connections or keeps what comes: raise its idle time above 60 s, switch response buffering off for /EWS (nginx: proxy_buffering off), or lower connection_timeout.",
+		"A load balancer, proxy or firewall between here and Exchange ends long connections or keeps what comes: raise its idle time above 60 s, or lower connection_timeout.",
 		evidence{codes: []string{ews.CodeSilent, ews.CodeCut, ews.CodeOverdue}}},
+	{"something on the way keeps what the stream brings", "code no envelope: the stream is open, and its first envelope does not come",
+		"A gateway between mailbell and Exchange buffers answers: switch that off for the path /EWS (nginx: proxy_buffering off; a WAF: no inspection of responses), or let mailbell go past it (ews_url).",
+		evidence{codes: []string{CodeNoEnvelope}}},
+	{"the server takes one mailbox a stream", "code one mailbox a stream",
+		"mailbell finds this out by itself and opens a stream for each mailbox. Set subscriptions_per_connection of the entry to 1, so that it need not.",
+		evidence{codes: []string{codeOneEach}}},
 	{"the server throttles", "ErrorServerBusy, HTTP 429, HTTP 503",
 		"mailbell waits as long as the server asks. If this does not end, lower requests_per_second of the entry, or give the account a throttling policy (mailbell check --plan).",
 		evidence{codes: []string{"ErrorServerBusy", "HTTP 429", "HTTP 503"}}},
@@ -336,6 +342,15 @@ var breakages = []Breakage{
 		evidence{codes: []string{"state_away"}}},
 
 	// mailbell's own.
+	{"another program has the port", "address already in use",
+		"Another program listens there (ss -ltnp). If it is a mailbell that runs with this configuration, give a client of the API the role read, test or admin, so that it can be asked. Else choose another port in listen.",
+		evidence{is: syscall.EADDRINUSE}},
+	{"mailbell may not listen on the port", "permission denied",
+		"Ports below 1024 take a right: AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of systemd, or choose a higher port in listen.",
+		evidence{is: syscall.EACCES, net: true}},
+	{"the address to listen on is not one of this machine", "cannot assign requested address",
+		"listen names an address that no interface of this machine has: correct it, or use 0.0.0.0 with tls or behind_tls_proxy.",
+		evidence{is: syscall.EADDRNOTAVAIL}},
 	{"the device is not enrolled", "not_enrolled",
 		"Enrol it (PUT /v1/devices/{id}). If APNs declared the device gone, mailbell removed it: let the app report its token, and enrol it again.",
 		evidence{codes: []string{"not_enrolled"}}},

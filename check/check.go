@@ -14,12 +14,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/auth"
-	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/permissions"
@@ -58,6 +56,7 @@ type Installation struct {
 	Entries []Entry
 	Topics  []Topic
 	APNs    Prober
+	Listen  string                // where the API is to listen; empty: a running mailbell has the port
 	State   *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
 	Running *Running              // nil: none
 	Expiry  func() []expiry.Entry // after the checks before, so that the certificates of servers are among them
@@ -94,6 +93,7 @@ type Entry struct {
 	Online   bool
 	Domains  []string
 	EWS      string         // its URL; empty: told by Autodiscover
+	Guess    string         // the URL that EWS usually has, on the host of a configured Autodiscover; empty: there is none
 	Hosts    []string       // host:port of what is configured or sure to be asked: EWS, Autodiscover
 	Outbound proxy.Settings // as its accounts connect to them
 	// Authority is host:port of Entra ID; empty: no account needs it. It is connected to by Tokens.
@@ -145,7 +145,7 @@ const codeClock = "clock"
 // Run tries everything, also for a mailbox and a device if they are given, and reports each result as it comes. It returns whether nothing
 // failed.
 func (in Installation) Run(ctx context.Context, mailbox, device string, tell func(Result)) bool {
-	r := &runner{Installation: in, tellAll: tell, advised: map[string]string{}, mailbox: mailbox}
+	r := &runner{Installation: in, tellAll: tell, advised: map[string]string{}, mailbox: mailbox, signedIn: map[string]firstSignIn{}}
 	r.configuration()
 	if in.Proxy != "" {
 		r.reachProxy(ctx)
@@ -154,6 +154,9 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 		r.reach(ctx, "exchange "+e.Name, e)
 	}
 	r.clocks()
+	for _, e := range in.Entries {
+		r.guess(ctx, e)
+	}
 	if mailbox != "" {
 		r.locate(ctx)
 	}
@@ -161,6 +164,7 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 		r.entry(ctx, e)
 	}
 	r.state()
+	r.port(ctx)
 	for _, t := range in.Topics {
 		r.topic(ctx, t)
 	}
@@ -174,12 +178,13 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 // runner is one run.
 type runner struct {
 	Installation
-	tellAll func(Result)
-	failed  bool
-	advised map[string]string // the name of the result that gave an advice first
-	mailbox string
-	at      Route // of the mailbox; without an account: not found, or no mailbox is given
-	skews   []skew
+	tellAll  func(Result)
+	failed   bool
+	advised  map[string]string // the name of the result that gave an advice first
+	mailbox  string
+	at       Route // of the mailbox; without an account: not found, or no mailbox is given
+	skews    []skew
+	signedIn map[string]firstSignIn // by "entry/account"
 }
 
 // skew is by how much the clock of a host is ahead of ours.
@@ -224,6 +229,9 @@ func (r *runner) complete(result Result, c Circumstances, err error) bool {
 		result.State, result.Error, result.Advice = Failed, err.Error(), Advise(err, c).Do
 		if _, ok := errors.AsType[doubt](err); ok {
 			result.State = Warning
+		}
+		if fault.Of(err).Code == auth.CodeHeld { // the refusal before it is told
+			err = omitted(err.Error())
 		}
 		if why, ok := errors.AsType[omitted](err); ok {
 			result.State, result.Error, result.Advice = Skipped, "", string(why)
@@ -401,7 +409,21 @@ func (r *runner) locate(ctx context.Context) {
 	})
 }
 
-// state checks whether the state can be used, here or by the mailbell that runs.
+// port tries the port of the API, where no mailbell has it.
+func (r *runner) port(ctx context.Context) {
+	if r.Listen == "" || r.Running != nil {
+		return
+	}
+	r.try(ctx, "listen", "listening on "+r.Listen, Circumstances{}, func(ctx context.Context) error {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", r.Listen)
+		if err != nil {
+			return err
+		}
+		return l.Close()
+	})
+}
+
+// state tells whether the state can be had, here or by the mailbell that runs.
 func (r *runner) state() {
 	c := Circumstances{Step: StepState}
 	switch {
@@ -414,90 +436,6 @@ func (r *runner) state() {
 			r.say(wrong.result(tried))
 		}
 	}
-}
-
-// entry tries the accounts of an entry.
-func (r *runner) entry(ctx context.Context, e Entry) {
-	name := "exchange " + e.Name
-	if e.EWS == "" && len(e.Accounts) > 0 && e.Accounts[0].Finder != nil {
-		r.autodiscover(ctx, name, e)
-	}
-	for _, a := range e.Accounts {
-		c := Circumstances{Online: e.Online, Method: a.Method}
-		name := name + ": account " + a.Name
-		if e.Online && a.Method == credential.ListenerAccount {
-			r.tell(name, "looking at its credential", 0, c, doubt{&fault.Error{Op: "listener_account", Code: "ErrorImpersonateUserDenied", Scope: fault.Account, Remedy: fault.Fix,
-				Text: "since February 2025 it cannot impersonate: use client_secret or certificate"}})
-		}
-		if a.ByToken {
-			c.Step = StepCredential
-			if !r.try(ctx, name+": token", "getting a token", c, func(ctx context.Context) error { return prepare(ctx, a.Credential) }) {
-				continue
-			}
-		}
-		r.account(ctx, name, e, a, c)
-	}
-}
-
-// autodiscover asks for the mailbox, or for an address that does not exist.
-func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
-	address, known := r.mailbox, slices.Contains(e.Domains, mail.Domain(r.mailbox))
-	if !known {
-		if len(e.Domains) == 0 {
-			return
-		}
-		address = stranger + "@" + e.Domains[0]
-	}
-	a := e.Accounts[0]
-	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepLocation, Online: e.Online, Method: a.Method}, func(ctx context.Context) error {
-		_, err := a.Finder.Find(ctx, address)
-		f := fault.Of(err)
-		switch {
-		case err == nil:
-			return nil
-		case f.Elsewhere, !known && f.Scope == fault.Mailbox && slices.Contains(unknownMailbox, f.Code):
-			return nil // it answers, and that is the answer
-		}
-		return err
-	})
-}
-
-// account signs in, and tries what listening needs if the mailbox is in this entry.
-func (r *runner) account(ctx context.Context, name string, e Entry, a Account, c Circumstances) {
-	if r.at.Location.Entry == e.Name && r.at.Location.URL != "" {
-		ctx, cancel := context.WithTimeout(ctx, wayTimeout)
-		defer cancel()
-		w := &walk{ctx: ctx, at: Route{Account: a, Location: r.at.Location, Online: e.Online}}
-		w.after = func(step string, took time.Duration, err error) {
-			c.Step = step
-			r.tell(name+": "+step, tries[step]+" for "+r.mailbox, took, c, err)
-		}
-		w.open()
-		return
-	}
-	c.Step = StepSignIn
-	if e.EWS == "" {
-		r.tell(name+": "+StepSignIn, "", 0, c, r.nowhereToSignIn(e))
-		return
-	}
-	r.try(ctx, name+": "+StepSignIn, "signing in at "+e.EWS, c, func(ctx context.Context) error {
-		if err := a.Exchange.Look(ctx, mail.Location{URL: e.EWS}); err != nil && !answered(err) {
-			return err
-		}
-		return nil
-	})
-}
-
-// nowhereToSignIn says why no sign-in is tried: Autodiscover gives the URL of EWS, and no mailbox was found in this entry.
-func (r *runner) nowhereToSignIn(e Entry) omitted {
-	const tells = "Autodiscover tells for a mailbox where to sign in. "
-	switch {
-	case r.mailbox == "":
-		return tells + "Name one of this entry: --mailbox ADDRESS."
-	case r.at.Location.Entry == "":
-		return tells + omitted(r.mailbox) + " was not located."
-	}
-	return tells + omitted(r.mailbox) + " is in the entry " + omitted(r.at.Location.Entry) + "; name one of the entry " + omitted(e.Name) + "."
 }
 
 // topic asks APNs whether it accepts the credential of a topic.
@@ -571,5 +509,6 @@ func (r *runner) testDevice(ctx context.Context, device string) {
 var tries = map[string]string{
 	StepEnrolment: "looking the device up", StepLocation: "locating the mailbox", StepCredential: "getting what signing in needs",
 	StepSignIn: "signing in", StepImpersonation: "opening the Inbox as the mailbox", StepSubscription: "subscribing to new mail",
-	StepRead: "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
+	StepStream: "opening a stream and waiting for its first envelope",
+	StepRead:   "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
 }

@@ -25,7 +25,8 @@ const (
 	StepCredential    = "credential"    // a token, where the account needs one
 	StepSignIn        = "sign_in"       // the server lets the account in
 	StepImpersonation = "impersonation" // and lets it act as the mailbox
-	StepSubscription  = "subscription"  // a subscription, given back at once
+	StepSubscription  = "subscription"  // a subscription
+	StepStream        = "stream"        // a stream with it, up to its first envelope; then the subscription is given back
 	StepRead          = "read"          // a listing of one message, and that message
 	StepDecide        = "decide"        // the alert that is to be sent
 	StepAPNs          = "apns"          // APNs accepts it
@@ -33,24 +34,36 @@ const (
 
 // Steps lists them.
 func Steps() []string {
-	return []string{StepEnrolment, StepLocation, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepRead, StepDecide, StepAPNs}
+	return []string{StepEnrolment, StepLocation, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepStream, StepRead, StepDecide, StepAPNs}
 }
 
 // The bounds of a walk through the steps. The API has to answer within a minute.
 const (
 	wayTimeout    = 45 * time.Second // all steps
 	giveBackAfter = 5 * time.Second  // to give the subscription back, also where the way's own time is over
+	// envelopeWithin is how long the first envelope of a stream may take: Exchange writes it at once, and a gateway that buffers keeps it
+	// for minutes.
+	envelopeWithin = 10 * time.Second
 )
 
 // Exchange makes the calls of a listener account for a mailbox at its location, as the service does. Its errors are *fault.Error.
 type Exchange interface {
 	// Look opens the Inbox. Without a primary address it is the account's own.
 	Look(ctx context.Context, at mail.Location) error
-	Subscribe(ctx context.Context, at mail.Location) (id string, err error)
+	// Subscribe subscribes; the first of a group notes in its affinity where the server wants the others.
+	Subscribe(ctx context.Context, at mail.Location, a *Affinity) (id string, err error)
 	Unsubscribe(ctx context.Context, at mail.Location, id string) error
+	// Stream opens a stream of subscriptions as the mailbox at this location, waits for its first envelope, and closes it.
+	Stream(ctx context.Context, at mail.Location, a Affinity, ids []string) error
 	// Newest returns the item id of the newest message; empty if the Inbox has none.
 	Newest(ctx context.Context, at mail.Location) (item string, err error)
 	Read(ctx context.Context, at mail.Location, item string) error
+}
+
+// Affinity keeps the subscriptions of a stream on one mailbox server.
+type Affinity struct {
+	Anchor string // the mailbox that leads there
+	Cookie string // that its answer brought
 }
 
 // Route is the location of a mailbox, and the account that reaches it.
@@ -77,6 +90,8 @@ type Way struct {
 	// Locate returns the location and account that a mailbox would get now, and changes nothing. exchange chooses the entry; empty: any.
 	Locate func(ctx context.Context, address, exchange string) (Route, error)
 	Push   Tester
+	// Beside returns another mailbox that shares a stream with the one of this route, if one is known; nil: none is.
+	Beside func(ctx context.Context, r Route) (mail.Location, bool)
 }
 
 // Step is one step that was tried.
@@ -159,12 +174,18 @@ func (w *walk) step(name string, try func() error) bool {
 		err = try()
 	}
 	w.tell(name, time.Since(began), err)
-	return err == nil
+	return err == nil || doubtful(err)
+}
+
+// doubtful reports whether an error is a warning: what was tried works.
+func doubtful(err error) bool {
+	_, ok := errors.AsType[doubt](err)
+	return ok
 }
 
 // tell notes the result of a step.
 func (w *walk) tell(name string, took time.Duration, err error) {
-	s := Step{Name: name, OK: err == nil, MS: took.Milliseconds()}
+	s := Step{Name: name, OK: err == nil || doubtful(err), MS: took.Milliseconds()}
 	if err != nil {
 		s.Error, s.Advice = err.Error(), Advise(err, w.circumstances(name)).Do
 		if errors.Is(err, context.DeadlineExceeded) && w.ctx.Err() != nil {
@@ -193,7 +214,7 @@ func (w *walk) locate(address, exchange string) bool {
 func (w *walk) open() bool {
 	x, at := w.at.Account.Exchange, w.at.Location
 	return w.signIn(x, at) &&
-		w.step(StepSubscription, func() error { return subscribe(w.ctx, x, at) }) &&
+		w.listen(x, at) &&
 		w.step(StepRead, func() error { return read(w.ctx, x, at) })
 }
 
@@ -216,15 +237,63 @@ func answered(err error) bool { return strings.HasPrefix(fault.Of(err).Code, "Er
 
 func prepare(ctx context.Context, c auth.Credential) error { return c.Prepare(ctx) }
 
-// subscribe makes a subscription and ends it.
-func subscribe(ctx context.Context, x Exchange, at mail.Location) error {
-	id, err := x.Subscribe(ctx, at)
-	if err != nil {
+// CodeNoEnvelope is the fault.Error.Code of a stream that is open and on which nothing arrives.
+const CodeNoEnvelope = "no envelope"
+
+// codeOneEach is the code of a server that accepts no second mailbox on a stream.
+const codeOneEach = "one mailbox a stream"
+
+// listen subscribes and opens a stream, as the service does, with two mailboxes if a second one is known. It ends its subscriptions.
+func (w *walk) listen(x Exchange, at mail.Location) bool {
+	id, group := "", Affinity{Anchor: at.Primary}
+	if !w.step(StepSubscription, func() (err error) {
+		id, err = x.Subscribe(w.ctx, at, &group)
+		return err
+	}) {
+		return false
+	}
+	ids := []string{id}
+	defer func() { w.giveBack(x, at, id) }()
+	if w.way.Beside != nil {
+		if other, ok := w.way.Beside(w.ctx, w.at); ok {
+			if second, err := x.Subscribe(w.ctx, other, &group); err == nil { // what is wrong with the other mailbox is its own matter
+				ids = append(ids, second)
+				defer func() { w.giveBack(x, other, second) }()
+			}
+		}
+	}
+	return w.step(StepStream, func() error { return stream(w.ctx, x, at, group, ids) })
+}
+
+func (w *walk) giveBack(x Exchange, at mail.Location, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), giveBackAfter)
+	defer cancel()
+	_ = x.Unsubscribe(ctx, at, id) // else it expires by itself, within half an hour
+}
+
+// stream opens a stream of one or two mailboxes and waits for its first envelope.
+func stream(ctx context.Context, x Exchange, at mail.Location, group Affinity, ids []string) error {
+	err := envelope(ctx, x, at, group, ids)
+	if err == nil || len(ids) == 1 || ctx.Err() != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackAfter)
+	alone := envelope(ctx, x, at, group, ids[:1])
+	if alone != nil {
+		return err
+	}
+	return doubt{&fault.Error{Op: "GetStreamingEvents", Code: codeOneEach, Scope: fault.Group, Remedy: fault.Fix, Err: err,
+		Text: "the stream opens with one mailbox, and not with two", Evidence: fault.Evidence{Peer: fault.Exchange}}}
+}
+
+func envelope(ctx context.Context, x Exchange, at mail.Location, group Affinity, ids []string) error {
+	ctx, cancel := context.WithTimeout(ctx, envelopeWithin)
 	defer cancel()
-	return x.Unsubscribe(ctx, at, id)
+	err := x.Stream(ctx, at, group, ids)
+	if err != nil && errors.Is(err, context.DeadlineExceeded) {
+		return &fault.Error{Op: "GetStreamingEvents", Code: CodeNoEnvelope, Scope: fault.Group, Remedy: fault.Fix, Err: err,
+			Text: fmt.Sprintf("the stream was opened, and nothing came on it within %s", envelopeWithin), Evidence: fault.Evidence{Peer: fault.Exchange}}
+	}
+	return err
 }
 
 // read lists one message and reads it, if there is one. It keeps nothing of it.

@@ -46,13 +46,23 @@ func (x calls) Look(ctx context.Context, at mail.Location) error {
 	return err
 }
 
-func (x calls) Subscribe(ctx context.Context, at mail.Location) (string, error) {
+func (x calls) Subscribe(ctx context.Context, at mail.Location, _ *Affinity) (string, error) {
 	id, _, err := x.Client.Subscribe(ctx, target(at))
 	return id, err
 }
 
 func (x calls) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
 	return x.Client.Unsubscribe(ctx, target(at), id)
+}
+
+func (x calls) Stream(ctx context.Context, at mail.Location, _ Affinity, ids []string) error {
+	s, err := x.GetStreamingEvents(ctx, target(at), ids, time.Minute)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = s.Next()
+	return err
 }
 
 func (x calls) Newest(ctx context.Context, at mail.Location) (string, error) {

@@ -31,7 +31,8 @@ const stateTimeout = 10 * time.Second
 // Check tries everything that c needs, and everything for a mailbox and a device if they are given. It reports each result as it comes.
 // If a mailbell runs with c, that one has the state and the devices. The error says that nothing could be tried.
 func Check(ctx context.Context, c *config.Config, running *check.Running, log *zap.Logger, version, mailbox, device string, tell func(check.Result)) error {
-	s := &Service{log: log, version: version, proxy: &proxy.Current{}, calendar: expiry.New(log)}
+	s := &Service{log: log, version: version, proxy: &proxy.Current{}, calendar: expiry.New(log), oneRefusal: true}
+	quietRedis(log)
 	s.configuration.Store(c)
 	v, err := via(c.Proxy)
 	if err != nil {
@@ -79,6 +80,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 
 	in := check.Installation{
 		Config:  c.File,
+		Listen:  c.Listen,
 		State:   state,
 		Running: running,
 		Expiry:  s.calendar.List,
@@ -108,6 +110,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	for _, x := range c.Exchange {
 		e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Hosts: hosts(x), Outbound: s.outbound(x)}
+		e.Guess = guess(x)
 		e.Tokens = forTokens(x, e.Outbound)
 		if u, err := url.Parse(x.Cloud.Authority); err == nil && slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() }) {
 			e.Authority = hostname.Address(u)
@@ -128,6 +131,15 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	in.Run(ctx, mailbox, device, tell)
 	return nil
+}
+
+// guess is the URL that EWS usually has: on the host of a configured Autodiscover.
+func guess(x config.Exchange) string {
+	u, err := url.Parse(x.AutodiscoverURL)
+	if err != nil || u.Host == "" || x.EWSURL != "" || x.Type == config.Online {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/EWS/Exchange.asmx"}).String()
 }
 
 // forCheck describes the account for check.
@@ -163,7 +175,7 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 		if err != nil {
 			return nil, nil, err
 		}
-		return nil, doubts, store.Close()
+		return nil, doubts, errors.Join(store.Ping(ctx), store.Close())
 	}
 	store, err := subscriptions.ReadEmbedded(c.Path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -173,6 +185,9 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 		return nil, nil, err
 	}
 	book, err = subscriptions.Open(ctx, store)
+	if err == nil {
+		err = writable(filepath.Dir(c.Path))
+	}
 	if err = errors.Join(err, store.Close()); err != nil {
 		return nil, nil, err
 	}
@@ -195,15 +210,18 @@ func (nowhere) Held() error                                       { return nil }
 func (nowhere) Ping(context.Context) error                        { return nil }
 func (nowhere) Close() error                                      { return nil }
 
-// writable reports why no file can be created in a folder.
+// writable reports why no file can be written in a folder.
 func writable(dir string) error {
 	f, err := os.CreateTemp(dir, ".mailbell-check-*")
 	if err != nil {
 		return fmt.Errorf("the state cannot be created: %w", err)
 	}
-	f.Close()
-	return os.Remove(f.Name())
+	_, err = f.Write(make([]byte, probeSize))
+	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
+
+// probeSize is how much is written to see whether the disk has room: what a mailbox and its devices need.
+const probeSize = 64 << 10
 
 // Plan returns what n mailboxes need, and how to set up Exchange for them.
 func Plan(c *config.Config, n int) string {

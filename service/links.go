@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/listener/streaming"
@@ -144,6 +147,9 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			})
 			// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
 			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
+			if s.oneRefusal && !a.Credential.ByToken() {
+				authorised = &once{RoundTripper: authorised}
+			}
 			plain := out.Transport()
 			l.idle = append(l.idle, plain)
 			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
@@ -196,6 +202,42 @@ func credentialHosts(x config.Exchange) auth.Hosts {
 		h.Domains = x.Domains
 	}
 	return h
+}
+
+// once lets an account be refused once: whoever checks an installation is not to lock the account out.
+type once struct {
+	http.RoundTripper
+
+	mu sync.Mutex
+	by string // the host that has refused it; empty: none has
+}
+
+// RoundTrip implements http.RoundTripper.
+func (o *once) RoundTrip(req *http.Request) (*http.Response, error) {
+	o.mu.Lock()
+	by := o.by
+	o.mu.Unlock()
+	if by != "" {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, &fault.Error{Op: "sign in", Code: auth.CodeHeld, Scope: fault.Account, Remedy: fault.Fix,
+			Text: by + " has refused the account in this check, and one refusal is enough: more could lock it"}
+	}
+	resp, err := o.RoundTripper.RoundTrip(req)
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		o.mu.Lock()
+		o.by = req.URL.Host
+		o.mu.Unlock()
+	}
+	return resp, err
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (o *once) CloseIdleConnections() {
+	if c, ok := o.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
 }
 
 // elsewhere reports whether a mail domain belongs to another entry and not to the ith.
@@ -305,10 +347,24 @@ func (w walked) Look(ctx context.Context, at mail.Location) error {
 	return err
 }
 
-// Subscribe makes a subscription that belongs to no group.
-func (w walked) Subscribe(ctx context.Context, at mail.Location) (string, error) {
-	id, _, err := w.EWS.Subscribe(ctx, at, streaming.Affinity{})
+// Subscribe makes a subscription.
+func (w walked) Subscribe(ctx context.Context, at mail.Location, a *check.Affinity) (string, error) {
+	id, cookie, err := w.EWS.Subscribe(ctx, at, streaming.Affinity(*a))
+	if a.Cookie == "" {
+		a.Cookie = cookie
+	}
 	return id, err
+}
+
+// Stream opens a stream and waits for its first envelope.
+func (w walked) Stream(ctx context.Context, at mail.Location, a check.Affinity, ids []string) error {
+	s, err := w.EWS.Stream(ctx, at, streaming.Affinity(a), ids)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = s.Next()
+	return err
 }
 
 // Newest is the item id of the newest message.

@@ -17,6 +17,7 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -142,7 +143,19 @@ func (r *rooms) tookOver() {
 
 // way returns the steps of an alert, for tests.
 func (r *rooms) way() check.Way {
-	return check.Way{Enrolments: r.book, Locate: r.locate, Push: r.sender}
+	return check.Way{Enrolments: r.book, Locate: r.locate, Push: r.sender, Beside: r.beside}
+}
+
+// beside finds another mailbox that would share a stream with the one of a route.
+func (r *rooms) beside(_ context.Context, to check.Route) (mail.Location, bool) {
+	for _, m := range r.book.Mailboxes() {
+		record := m.Record()
+		at := record.Location
+		if at.URL == to.Location.URL && at.Group == to.Location.Group && at.Primary != to.Location.Primary && record.Account == to.Account.Name && len(m.Devices()) > 0 {
+			return at, true
+		}
+	}
+	return mail.Location{}, false
 }
 
 // locate returns the location and account that a mailbox would get now.

@@ -42,6 +42,7 @@ type Service struct {
 
 	configuration atomic.Pointer[config.Config] // the newest
 	certificate   atomic.Pointer[tls.Certificate]
+	oneRefusal    bool          // a check: no account is refused twice
 	look          chan struct{} // a signal: the files may have changed
 	changed       chan struct{} // a signal: the configuration has changed
 }

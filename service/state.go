@@ -40,8 +40,7 @@ func openState(ctx context.Context, c config.State, log *zap.Logger) (state, err
 		return file{s}, nil
 	}
 	o := redisOptions(c.Redis)
-	// The library has one logger for the process. mailbell gets the same errors from its calls.
-	goredis.SetLogger(quiet{log})
+	quietRedis(log)
 	store, warnings, err := subscriptions.OpenRedis(ctx, o)
 	if err != nil {
 		return nil, err
@@ -59,6 +58,10 @@ func redisOptions(c *config.Redis) subscriptions.RedisOptions {
 	}
 	return o
 }
+
+// quietRedis has the Redis library log through ours. The library has one logger for the process. mailbell gets the same errors from
+// its calls.
+func quietRedis(log *zap.Logger) { goredis.SetLogger(quiet{log}) }
 
 // quiet logs the library's messages with level debug.
 type quiet struct{ log *zap.Logger }

@@ -60,12 +60,12 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		advice  string // in what is to be done
 	}{
 		// Signing in on premises.
-		{"a wrong password", one, wrote("password", "not-the-password"), to(first), 1, place, "HTTP 401", "password_file"},
+		{"a wrong password", one, wrote("password", "not-the-password"), to(first), 1, account + "sign_in", "HTTP 401", "password_file"},
 		{"a wrong password, and the URL of EWS is configured", one, all(atEWS, wrote("password", "not-the-password")), nil, 1, account + "sign_in", "HTTP 401", "password_file"},
 		{"a wrong password by NTLM", ntlm, all(atEWS, wrote("password", "not-the-password")), nil, 1, account + "sign_in", "HTTP 401", "Sign in by hand"},
 		{"NTLM with Extended Protection behind what ends TLS", ntlm, endTLS, nil, 1, account + "sign_in", "HTTP 401", "Extended Protection"},
 		{"Basic behind what ends TLS, which works", one, endTLS, to(first), 0, "ok exchange simulator: account listener-01: read", "", ""},
-		{"NTLM is not offered", one, edited("    basic:\n", "    ntlm:\n"), to(first), 1, place, "NTLM not offered", "-WindowsAuthentication $true"},
+		{"NTLM is not offered", one, edited("    basic:\n", "    ntlm:\n"), to(first), 1, account + "sign_in", "NTLM not offered", "-WindowsAuthentication $true"},
 		{"EWS is blocked", one, all(atEWS, fault("ews_blocked", simulator.Fault{})), nil, 1, account + "sign_in", "HTTP 403", "Get-CASMailbox"},
 		{"there is no EWS at the URL", one, ewsAt("/nowhere"), nil, 1, account + "sign_in", "HTTP 404", "/EWS/Exchange.asmx"},
 

@@ -45,10 +45,7 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 		if r := named("state"); r.state != "ok" || r.found != c.state {
 			t.Errorf("%s: want %q: %+v", c.name, c.state, r)
 		}
-		if r := named("exchange onpremises: account listener-01: sign_in"); r.state != "skipped" || !strings.Contains(r.why, "is in the entry online") {
-			t.Errorf("%s: %+v", c.name, r)
-		}
-		for _, name := range []string{"exchange online: account online-01: read", "exchange other: account other-01: sign_in", "device phone: apns"} {
+		for _, name := range []string{"exchange online: account online-01: read", "exchange online: account online-01: stream", "exchange other: account other-01: sign_in", "exchange onpremises: account listener-01: sign_in", "device phone: apns"} {
 			if r := named(name); r.state != "ok" || r.took == "" {
 				t.Errorf("%s: %+v", c.name, r)
 			}
