@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,9 @@ type Current struct{ via atomic.Pointer[Via] }
 
 // Set changes the proxy; nil: connections are made directly.
 func (s *Current) Set(v *Via) { s.via.Store(v) }
+
+// Via returns the proxy; nil: connections are made directly.
+func (s *Current) Via() *Via { return s.via.Load() }
 
 // For returns the proxy of a request, for Settings.Proxy. A host that bypass does not list is reached through the proxy, loopback too:
 // unlike golang.org/x/net/http/httpproxy, no host is exempt by itself.
@@ -70,6 +74,9 @@ func ParseVia(address, username, password string, bypass []string) (*Via, error)
 	}
 	return v, nil
 }
+
+// Equal reports whether two proxies are one, reached with the same password, past the same hosts.
+func (v *Via) Equal(other *Via) bool { return reflect.DeepEqual(v, other) }
 
 // String is the proxy's address, without user name and password.
 func (v *Via) String() string {

@@ -44,38 +44,56 @@ func (s *Service) watch(ctx context.Context) {
 		case <-tick.C:
 		case <-s.look:
 		}
-		before := s.current()
-		if !before.Changed() {
-			reported = ""
-			continue
-		}
-		c, err := config.Load(before.File)
-		if err == nil {
-			err = s.use(c) //nolint:contextcheck // it makes no request
-		}
+		changed, err := s.readAgain() //nolint:contextcheck // it makes no request
+		mistakes := ""
 		if err != nil {
-			if err.Error() != reported {
-				s.log.Error("changed configuration has mistakes, old one stays in use", zap.Error(err))
-			}
-			reported = err.Error()
-			continue
+			mistakes = err.Error()
 		}
-		reported = ""
-		s.configuration.Store(c)
-		for _, w := range c.Warnings {
-			s.log.Warn("configuration probably wrong", zap.Error(w))
+		if mistakes != "" && mistakes != reported {
+			s.log.Error("changed configuration has mistakes, old one stays in use", zap.Error(err))
 		}
-		for _, key := range needRestart(before, c) {
-			s.log.Warn("change of the configuration needs a restart", zap.String("key", key))
+		reported = mistakes
+		if changed {
+			s.signalChange()
 		}
-		select {
-		case s.changed <- struct{}{}:
-		default: // it is about to be taken up
+		if s.tryProxy(ctx) {
+			s.signalChange()
 		}
 	}
 }
 
-// use checks c, and takes up what it can. On an error nothing is changed.
+// readAgain reads the configuration if its files have changed, and checks it. It reports whether there is a new one without mistakes.
+func (s *Service) readAgain() (changed bool, err error) {
+	before := s.current()
+	if !before.Changed() {
+		return false, nil
+	}
+	c, err := config.Load(before.File)
+	if err == nil {
+		err = s.use(c)
+	}
+	if err != nil {
+		return false, err
+	}
+	s.configuration.Store(c)
+	for _, w := range c.Warnings {
+		s.log.Warn("configuration probably wrong", zap.Error(w))
+	}
+	for _, key := range needRestart(before, c) {
+		s.log.Warn("change of the configuration needs a restart", zap.String("key", key))
+	}
+	return true, nil
+}
+
+// signalChange has the rooms take up what has changed.
+func (s *Service) signalChange() {
+	select {
+	case s.changed <- struct{}{}:
+	default: // they are about to
+	}
+}
+
+// use checks c, and takes up what it can; a changed proxy is tried first (proxy.go). On an error nothing is changed.
 func (s *Service) use(c *config.Config) error {
 	if err := s.checkKeys(c); err != nil {
 		return err
@@ -87,7 +105,7 @@ func (s *Service) use(c *config.Config) error {
 	if err := s.useTLS(c); err != nil {
 		return err
 	}
-	s.proxy.Set(v)
+	s.offerProxy(v)
 	return nil
 }
 

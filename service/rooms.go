@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"errors"
-	"reflect"
 	"slices"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -33,7 +33,7 @@ type rooms struct {
 	listener *listener.Listener
 	links    *links
 	topics   []config.APNs
-	proxy    *config.Proxy // the last one that the listener knows
+	via      *proxy.Via // the last one that the listener knows
 	api      *api.API
 	service  *Service
 
@@ -43,7 +43,7 @@ type rooms struct {
 // build makes the rooms by the newest configuration. It reads the state, and starts nothing.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
-	r := &rooms{service: s, topics: c.APNs, proxy: c.Proxy, conditions: newConditions(s.log)}
+	r := &rooms{service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log)}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
@@ -94,8 +94,8 @@ func (r *rooms) update(c *config.Config) {
 	log := r.service.log
 	r.service.enterDates(c)
 	r.api.SetClients(clients(c))
-	if !reflect.DeepEqual(r.proxy, c.Proxy) {
-		r.proxy = c.Proxy
+	if v := r.service.proxy.Via(); v != r.via {
+		r.via = v
 		r.listener.ConnectionsChanged()
 	}
 	for _, x := range c.Exchange {

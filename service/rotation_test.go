@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy/proxytest"
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -151,6 +152,48 @@ func TestTheProxyIsChanged(t *testing.T) {
 	through(first)
 	inst.configure(line(first), line(second))
 	through(second)
+	inst.balance()
+}
+
+func TestAProxyThatLeadsNowhereIsNotTakenUp(t *testing.T) {
+	t.Parallel()
+	inst := install(t, "")
+	inst.write("proxy-password", proxytest.Password)
+	line := func(address, username string) string {
+		return fmt.Sprintf("proxy: {url: 'socks5://%s', username: %s, password_file: proxy-password}\nlisten: ", address, username)
+	}
+	first, second, forbidding := proxytest.StartSOCKS(t), proxytest.StartSOCKS(t), proxytest.StartSOCKS(t)
+	forbidding.Refuse(proxytest.NotAllowed)
+	good := line(first.Address, proxytest.Username)
+	inst.configure("listen: ", good)
+	inst.load()
+	inst.config.Listen = "127.0.0.1:0"
+	inst.startWithDevices()
+	inst.deliver()
+	inst.awaitAlerts()
+	present := good
+	for n, bad := range []string{line(tcptest.Closed(t), proxytest.Username), line(second.Address, "nobody"), line(forbidding.Address, proxytest.Username)} {
+		inst.configure(present, bad)
+		present = bad
+		before := len(first.Asked())
+		inst.service.Reload()
+		inst.says("changed proxy refused, old one stays in use", n+1)
+		inst.fault("stream_rst", simulator.Fault{}) // its connections are made anew
+		inst.eventually("the old proxy is asked", func() bool { return len(first.Asked()) > before })
+		inst.awaitListening()
+		inst.deliver()
+		inst.awaitAlerts()
+	}
+	forbidding.Refuse(0) // nothing is written: it is tried again by itself
+	inst.service.Reload()
+	inst.says("changed proxy is in use", 1)
+	inst.configure(present, "listen: ")
+	inst.service.Reload()
+	inst.says("changed proxy is in use", 2)
+	inst.fault("stream_rst", simulator.Fault{})
+	inst.awaitListening()
+	inst.deliver()
+	inst.awaitAlerts()
 	inst.balance()
 }
 

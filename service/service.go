@@ -42,6 +42,7 @@ type Service struct {
 
 	configuration atomic.Pointer[config.Config] // the newest
 	certificate   atomic.Pointer[tls.Certificate]
+	offered       *offeredProxy // nil: none; only watch uses it
 	oneRefusal    bool          // a check: no account is refused twice
 	look          chan struct{} // a signal: the files may have changed
 	changed       chan struct{} // a signal: the configuration has changed
@@ -63,6 +64,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 	if err := s.use(c); err != nil { //nolint:contextcheck // it makes no request
 		return s, err
 	}
+	s.takeProxy() // there is no other to compare it with
 	if s.state, err = openState(ctx, c.State, log.Named("state")); err != nil {
 		return s, err
 	}
