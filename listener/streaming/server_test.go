@@ -57,6 +57,7 @@ type server struct {
 	refuse  func(c call) error                      // what a call fails with; nil: nothing fails
 	wait    func(ctx context.Context, c call) error // called before a call is answered, without the lock
 	single  bool                                    // a stream serves the mailbox only as which it is opened
+	closes  bool                                    // a stream ends with the refusal of a subscription
 	silent  bool                                    // streams bring no first envelope by themselves
 	latency time.Duration                           // after which a stream brings what it has
 	ignores bool                                    // an old stream goes on when another is opened with its subscriptions
@@ -160,7 +161,9 @@ func (s *server) Stream(ctx context.Context, at mail.Location, a Affinity, ids [
 	if len(lost) > 0 {
 		st.said <- said{err: lostSubscription(lost...)}
 	}
-	if !s.silent {
+	if s.closes && len(lost) > 0 {
+		st.finish(io.EOF)
+	} else if !s.silent {
 		st.said <- said{}
 	}
 	s.streams = append(s.streams, st)

@@ -295,10 +295,12 @@ func (k *keeper) replace() {
 	k.group.broken(k.open.by)
 }
 
-// reports deals with errors about single subscriptions. The stream is opened anew soon, for the server does its work.
-func (k *keeper) reports(ctx context.Context) {
+// reports deals with errors about single subscriptions, and says whether there were any. The stream is opened anew soon, for the server does
+// its work.
+func (k *keeper) reports(ctx context.Context) bool {
 	refused := false
-	for i, f := range k.open.takeReports() {
+	list := k.open.takeReports()
+	for i, f := range list {
 		refused = refused || k.open.refusedOthers(f, time.Now())
 		if i == 0 {
 			k.open.spoilt = true
@@ -310,12 +312,14 @@ func (k *keeper) reports(ctx context.Context) {
 	if refused {
 		k.alone()
 	}
+	return len(list) > 0
 }
 
 // over deals with the end of the open stream. After one as it should be, what comes meanwhile waits at the server and nothing is lost.
 // After any other, what was under way is lost with no error and a subscription that is still valid.
 func (k *keeper) over(ctx context.Context) {
 	r, g := k.open, k.group
+	reported := ctx.Err() == nil && k.reports(ctx) // gromox ends a stream with the envelope that names subscriptions
 	k.open = nil
 	g.groups.mu.Lock()
 	for _, m := range r.by {
@@ -332,7 +336,9 @@ func (k *keeper) over(ctx context.Context) {
 	}
 	lived := time.Since(r.opened)
 	if errors.Is(r.err, io.EOF) {
-		k.ended(lived)
+		if !reported {
+			k.ended(lived)
+		}
 		return
 	}
 	f := fault.Of(r.err)

@@ -8,8 +8,8 @@ package exchange
 //   - times have six digits behind the second, and differ from call to call: an event has the time when it is written, and an
 //     item's received time is up to two seconds earlier in one call than in the other;
 //   - a heartbeat has a StatusEvent for each subscription that has nothing to tell, and events wait for the next one;
-//   - GetStreamingEvents answers an error document for the ids that are wrong (ErrorInvalidSubscription for those that it does
-//     not know), and then continues, even without a valid id;
+//   - GetStreamingEvents answers an error document for the ids that are wrong (ErrorInvalidSubscription, also for those of others)
+//     with ConnectionStatus Closed (since gromox 3.10), and then continues all the same, even without a valid id;
 //   - a subscription belongs to its mailbox: a stream of several mailboxes gets the events only of the one that it impersonates;
 //   - subscription ids are made of small numbers that a restart uses again;
 //   - envelopes have its prefixes, and the ids in ErrorSubscriptionIds no namespace;

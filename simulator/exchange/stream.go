@@ -116,6 +116,9 @@ func (c *call) openStream(ids []*node) (*stream, *streamError) {
 			st.subs = append(st.subs, s)
 		}
 	}
+	if x.gromox { // it makes no difference between them
+		unknown, foreign = slices.Concat(foreign, unknown), nil
+	}
 	if len(foreign) > 0 {
 		st.refused = append(st.refused, streamError{"ErrorSubscriptionAccessDenied", accessDeniedText, foreign})
 	}
@@ -187,7 +190,7 @@ func (o *streamWriter) run(limit time.Duration) {
 		wake = nil
 	}
 	for _, e := range o.st.refused {
-		if !o.send(x.streamEnvelope(nil, &e, "OK")) {
+		if !o.send(x.streamEnvelope(nil, &e, "Closed")) { // though it continues
 			return
 		}
 	}
