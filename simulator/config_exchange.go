@@ -22,7 +22,6 @@ type exchangeEntry struct {
 	TrustedHosts      []string          `yaml:"trusted_hosts"`
 	CAFile            string            `yaml:"ca_file"`
 	RequestsPerSecond int               `yaml:"requests_per_second"`
-	PerConnection     int               `yaml:"subscriptions_per_connection,omitempty"`
 	ListenerAccounts  []listenerAccount `yaml:"listener_accounts"`
 }
 
@@ -68,9 +67,6 @@ func (s *Server) exchangeEntries() []exchangeEntry {
 	}
 	here := s.entry("simulator", account)
 	here.AutodiscoverURL = s.AutodiscoverURL
-	if s.options.Personality == Gromox {
-		here.PerConnection = 1
-	}
 	if !s.options.Hybrid {
 		return []exchangeEntry{here}
 	}

@@ -189,7 +189,6 @@ func TestAStreamThatAGatewayBuffersIsNamedAndItsMailboxesArePolled(t *testing.T)
 // gromox serves of the subscriptions on a stream only those of the mailbox that it is opened as. mailbell finds that out, and says it once.
 func TestAServerThatLetsNoMailboxesShareAStreamGetsAStreamForEach(t *testing.T) {
 	inst := install(t, simulator.Options{Mailboxes: 12, Personality: simulator.Gromox, Heartbeat: time.Second})
-	inst.edit("  subscriptions_per_connection: 1\n", "")
 	inst.start()
 	inst.enrolAll()
 	t.Parallel()
