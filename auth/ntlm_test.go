@@ -27,6 +27,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf16"
 
@@ -34,6 +35,7 @@ import (
 	"golang.org/x/crypto/md4" //nolint:staticcheck // what NTLM hashes a password with
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pipetest"
 	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/simulator"
@@ -42,9 +44,10 @@ import (
 // peer is a server with NTLM, which verifies with code of its own.
 type peer struct {
 	*httptest.Server
-	settings  proxy.Settings    // for clients
-	passwords map[string]string // by user name
-	bindings  []byte            // that a sign-in must have; nil: any
+	settings  proxy.Settings                                                       // for clients
+	dial      func(ctx context.Context, network, address string) (net.Conn, error) // of clients; nil: over sockets
+	passwords map[string]string                                                    // by user name
+	bindings  []byte                                                               // that a sign-in must have; nil: any
 	// step sees each request first: the leg is 1, 2 (an AUTHENTICATE) or 0 (on a connection that is signed in, or nothing). If it
 	// returns true, it has answered.
 	step func(w http.ResponseWriter, r *http.Request, leg int) bool
@@ -66,11 +69,31 @@ type peerConn struct {
 
 type peerKey struct{}
 
+// newPeer makes one on a socket.
 func newPeer(t *testing.T) *peer {
 	t.Helper()
+	return newPeerAt(t, tcptest.Listen(t))
+}
+
+// newPeerInMemory makes one for a test in a synctest bubble. A test that counts connections needs it: net/http gives up a connection
+// whose request it does not know to be written 50 ms after the answer, which happens on a machine that is busy with something else.
+func newPeerInMemory(t *testing.T) *peer {
+	t.Helper()
+	return newPeerAtPort(t, 443)
+}
+
+func newPeerAtPort(t *testing.T, port int) *peer {
+	t.Helper()
+	l := pipetest.NewListener(net.IPv4(127, 0, 0, 1), port)
+	p := newPeerAt(t, l)
+	p.dial = l.Dial
+	return p
+}
+
+func newPeerAt(t *testing.T, l net.Listener) *peer {
+	t.Helper()
 	p := &peer{passwords: map[string]string{`CONTOSO\svc-bell`: "pä:ss", "anna@contoso.com": "other"}, closed: make(chan struct{}, 1000)}
-	p.Server = httptest.NewUnstartedServer(p)
-	p.Config.ErrorLog = log.New(io.Discard, "", 0)
+	p.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: p, ErrorLog: log.New(io.Discard, "", 0)}}
 	p.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, peerKey{}, &peerConn{})
 	}
@@ -275,6 +298,9 @@ const testUser, testPassword = `CONTOSO\svc-bell`, "pä:ss"
 func (p *peer) client(t *testing.T, c Credential, n int) *ntlm {
 	t.Helper()
 	rt := c.RoundTripper(here, p.settings, n).(*ntlm)
+	if p.dial != nil {
+		rt.transport.DialContext = p.dial
+	}
 	t.Cleanup(rt.CloseIdleConnections)
 	return rt
 }
@@ -360,37 +386,41 @@ func TestACertificateIsHashedAsItsSignatureIs(t *testing.T) {
 }
 
 func TestAConnectionIsSignedInOnceAndTheProofHolds(t *testing.T) {
-	p := newPeer(t)
-	for _, who := range []string{testUser, "anna@contoso.com"} {
-		conns, signIns, _ := p.counts()
-		rt := p.client(t, NewNTLM(who, Secret(p.passwords[who])), 4)
-		for range 20 {
-			if status, body, err := post(t.Context(), rt, p.URL, false); status != http.StatusOK || body != who+": <Envelope/>" || err != nil {
-				t.Fatalf("%d %q %v", status, body, err)
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		for _, who := range []string{testUser, "anna@contoso.com"} {
+			conns, signIns, _ := p.counts()
+			rt := p.client(t, NewNTLM(who, Secret(p.passwords[who])), 4)
+			for range 20 {
+				if status, body, err := post(t.Context(), rt, p.URL, false); status != http.StatusOK || body != who+": <Envelope/>" || err != nil {
+					t.Fatalf("%d %q %v", status, body, err)
+				}
+			}
+			if c, s, refused := p.counts(); c != conns+1 || s != signIns+1 || refused != 0 {
+				t.Errorf("%d connections, %d sign-ins, %d refused", c-conns, s-signIns, refused)
 			}
 		}
-		if c, s, refused := p.counts(); c != conns+1 || s != signIns+1 || refused != 0 {
-			t.Errorf("%d connections, %d sign-ins, %d refused", c-conns, s-signIns, refused)
-		}
-	}
+	})
 }
 
 func TestANegotiateOfferCarriesNTLMToo(t *testing.T) {
-	p := newPeer(t)
-	p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
-		if strings.HasPrefix(r.Header.Get("Authorization"), "NTLM") {
-			w.Header().Set("WWW-Authenticate", `Negotiate, Basic realm="x"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return true
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
+			if strings.HasPrefix(r.Header.Get("Authorization"), "NTLM") {
+				w.Header().Set("WWW-Authenticate", `Negotiate, Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return true
+			}
+			return false
 		}
-		return false
-	}
-	if status, body, err := post(t.Context(), p.client(t, NewNTLM(testUser, testPassword), 1), p.URL, false); status != http.StatusOK || body != signedInAnswer || err != nil {
-		t.Fatalf("%d %q %v", status, body, err)
-	}
-	if c, s, _ := p.counts(); c != 1 || s != 1 {
-		t.Errorf("%d connections, %d sign-ins", c, s)
-	}
+		if status, body, err := post(t.Context(), p.client(t, NewNTLM(testUser, testPassword), 1), p.URL, false); status != http.StatusOK || body != signedInAnswer || err != nil {
+			t.Fatalf("%d %q %v", status, body, err)
+		}
+		if c, s, _ := p.counts(); c != 1 || s != 1 {
+			t.Errorf("%d connections, %d sign-ins", c, s)
+		}
+	})
 }
 
 func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
@@ -411,24 +441,26 @@ func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
 		"hostile text":      {401, []string{"B\u202e" + strings.Repeat("x", 1000)}, CodeNoNTLM, "…"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPeer(t)
-			p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
-				if leg != 1 {
-					p.fault("another request: %s", r.Header)
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeerInMemory(t)
+				p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
+					if leg != 1 {
+						p.fault("another request: %s", r.Header)
+					}
+					for _, o := range c.offers {
+						w.Header().Add("WWW-Authenticate", o)
+					}
+					w.WriteHeader(c.status)
+					return true
 				}
-				for _, o := range c.offers {
-					w.Header().Add("WWW-Authenticate", o)
+				_, _, err := post(t.Context(), p.client(t, NewNTLM(testUser, testPassword), 1), p.URL, true)
+				if e := fault.Of(err); e.Code != c.code || e.Scope != fault.Account || e.Remedy != fault.Fix || !strings.Contains(e.Error(), c.text) || strings.Contains(e.Error(), "ss ") || len(e.Error()) > 400 {
+					t.Errorf("%v", err)
 				}
-				w.WriteHeader(c.status)
-				return true
-			}
-			_, _, err := post(t.Context(), p.client(t, NewNTLM(testUser, testPassword), 1), p.URL, true)
-			if e := fault.Of(err); e.Code != c.code || e.Scope != fault.Account || e.Remedy != fault.Fix || !strings.Contains(e.Error(), c.text) || strings.Contains(e.Error(), "ss ") || len(e.Error()) > 400 {
-				t.Errorf("%v", err)
-			}
-			if conns, _, _ := p.counts(); conns != 1 {
-				t.Errorf("it is tried on %d connections: another offers no more", conns)
-			}
+				if conns, _, _ := p.counts(); conns != 1 {
+					t.Errorf("it is tried on %d connections: another offers no more", conns)
+				}
+			})
 		})
 	}
 }
@@ -461,39 +493,41 @@ func TestNTLMGoesOverHTTPSOnly(t *testing.T) {
 }
 
 func TestAWrongPasswordIsTriedAFewTimesAndNeverShown(t *testing.T) {
-	p := newPeer(t)
-	rt := p.client(t, NewNTLM(testUser, "wrong-secret"), 8)
-	statuses, held := make(chan int, 50), make(chan error, 50)
-	var all sync.WaitGroup
-	for range 50 {
-		all.Go(func() {
-			status, _, err := post(t.Context(), rt, p.URL, true)
-			statuses <- status
-			if err != nil {
-				held <- err
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		rt := p.client(t, NewNTLM(testUser, "wrong-secret"), 8)
+		statuses, held := make(chan int, 50), make(chan error, 50)
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				status, _, err := post(t.Context(), rt, p.URL, true)
+				statuses <- status
+				if err != nil {
+					held <- err
+				}
+			})
+		}
+		all.Wait()
+		close(statuses)
+		close(held)
+		if _, signIns, refused := p.counts(); signIns != 3 || refused != 3 {
+			t.Errorf("%d sign-ins, %d refused, want %d", signIns, refused, 3)
+		}
+		unauthorized := 0
+		for s := range statuses {
+			if s == http.StatusUnauthorized {
+				unauthorized++
 			}
-		})
-	}
-	all.Wait()
-	close(statuses)
-	close(held)
-	if _, signIns, refused := p.counts(); signIns != 3 || refused != 3 {
-		t.Errorf("%d sign-ins, %d refused, want %d", signIns, refused, 3)
-	}
-	unauthorized := 0
-	for s := range statuses {
-		if s == http.StatusUnauthorized {
-			unauthorized++
 		}
-	}
-	if unauthorized != 3 {
-		t.Errorf("%d answers 401", unauthorized)
-	}
-	for err := range held {
-		if e := fault.Of(err); e.Code != CodeHeld || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%v", err)
+		if unauthorized != 3 {
+			t.Errorf("%d answers 401", unauthorized)
 		}
-	}
+		for err := range held {
+			if e := fault.Of(err); e.Code != CodeHeld || strings.Contains(err.Error(), "secret") {
+				t.Errorf("%v", err)
+			}
+		}
+	})
 }
 
 func TestAProxyThatEndsTLSIsRefusedByExtendedProtection(t *testing.T) {
@@ -564,23 +598,25 @@ func newFront(t *testing.T, p *peer) front {
 }
 
 func TestManyRequestsShareFewConnectionsAndNeverAnIdentity(t *testing.T) {
-	p := newPeer(t)
-	const most, requests = 4, 50
-	var all sync.WaitGroup
-	for _, who := range []string{testUser, "anna@contoso.com"} {
-		rt := p.client(t, NewNTLM(who, Secret(p.passwords[who])), most)
-		for range requests {
-			all.Go(func() {
-				if status, body, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || body != who+": <Envelope/>" || err != nil {
-					t.Errorf("%s: %d %q %v", who, status, body, err)
-				}
-			})
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		const most, requests = 4, 50
+		var all sync.WaitGroup
+		for _, who := range []string{testUser, "anna@contoso.com"} {
+			rt := p.client(t, NewNTLM(who, Secret(p.passwords[who])), most)
+			for range requests {
+				all.Go(func() {
+					if status, body, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || body != who+": <Envelope/>" || err != nil {
+						t.Errorf("%s: %d %q %v", who, status, body, err)
+					}
+				})
+			}
 		}
-	}
-	all.Wait()
-	if conns, signIns, refused := p.counts(); conns > 2*most || signIns != conns || refused != 0 {
-		t.Errorf("%d connections, %d sign-ins, %d refused", conns, signIns, refused)
-	}
+		all.Wait()
+		if conns, signIns, refused := p.counts(); conns > 2*most || signIns != conns || refused != 0 {
+			t.Errorf("%d connections, %d sign-ins, %d refused", conns, signIns, refused)
+		}
+	})
 }
 
 // hangUp closes the connection of a request.
@@ -616,33 +652,35 @@ func TestAConnectionThatIsCutIsTriedAgainOnAFreshOne(t *testing.T) {
 		"at the request, always":        {2, hangUp, 100, true, 3, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPeer(t)
-			left := c.times
-			p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
-				p.mu.Lock()
-				cut := leg == c.leg && left > 0
-				if cut {
-					left--
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeerInMemory(t)
+				left := c.times
+				p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
+					p.mu.Lock()
+					cut := leg == c.leg && left > 0
+					if cut {
+						left--
+					}
+					p.mu.Unlock()
+					if cut {
+						c.cut(w)
+					}
+					return cut
 				}
-				p.mu.Unlock()
-				if cut {
-					c.cut(w)
+				rt := p.client(t, NewNTLM(testUser, testPassword), 1)
+				status, body, err := post(t.Context(), rt, p.URL, c.read)
+				if ok := err == nil && status == http.StatusOK && body == signedInAnswer; ok != c.ok {
+					t.Errorf("%d %q %v", status, body, err)
 				}
-				return cut
-			}
-			rt := p.client(t, NewNTLM(testUser, testPassword), 1)
-			status, body, err := post(t.Context(), rt, p.URL, c.read)
-			if ok := err == nil && status == http.StatusOK && body == signedInAnswer; ok != c.ok {
-				t.Errorf("%d %q %v", status, body, err)
-			}
-			if conns, _, _ := p.counts(); conns != c.conns {
-				t.Errorf("%d connections, want %d", conns, c.conns)
-			}
-			if left = 0; !c.ok {
-				if status, body, err := post(t.Context(), rt, p.URL, false); status != http.StatusOK || body != signedInAnswer || err != nil {
-					t.Errorf("afterwards: %d %q %v", status, body, err)
+				if conns, _, _ := p.counts(); conns != c.conns {
+					t.Errorf("%d connections, want %d", conns, c.conns)
 				}
-			}
+				if left = 0; !c.ok {
+					if status, body, err := post(t.Context(), rt, p.URL, false); status != http.StatusOK || body != signedInAnswer || err != nil {
+						t.Errorf("afterwards: %d %q %v", status, body, err)
+					}
+				}
+			})
 		})
 	}
 }
@@ -679,83 +717,87 @@ func TestADeadKeptConnectionIsReplaced(t *testing.T) {
 }
 
 func TestAServerThatForgetsIsSignedInToAnew(t *testing.T) {
-	p := newPeer(t)
-	rt := p.client(t, NewNTLM(testUser, testPassword), 1)
-	forgotten := 0
-	p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
-		if leg != 0 {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		rt := p.client(t, NewNTLM(testUser, testPassword), 1)
+		forgotten := 0
+		p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
+			if leg != 0 {
+				return false
+			}
+			forgotten++
+			r.Context().Value(peerKey{}).(*peerConn).who = ""
 			return false
 		}
-		forgotten++
-		r.Context().Value(peerKey{}).(*peerConn).who = ""
-		return false
-	}
-	for range 3 {
-		if status, body, err := post(t.Context(), rt, p.URL, false); status != http.StatusOK || body != signedInAnswer || err != nil {
-			t.Errorf("%d %q %v", status, body, err)
+		for range 3 {
+			if status, body, err := post(t.Context(), rt, p.URL, false); status != http.StatusOK || body != signedInAnswer || err != nil {
+				t.Errorf("%d %q %v", status, body, err)
+			}
 		}
-	}
-	if _, signIns, refused := p.counts(); signIns != 3 || refused != 0 || forgotten != 2 {
-		t.Errorf("%d sign-ins, %d refused, forgotten %d times", signIns, refused, forgotten)
-	}
-	// Without a way to send the body again, the 401 stays.
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL, io.MultiReader(strings.NewReader("x")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := rt.RoundTrip(req)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized {
-		t.Fatalf("%v %v", resp, err)
-	}
-	resp.Body.Close()
-}
-
-func TestAConnectionBelongsToItsAnswerUntilThatIsRead(t *testing.T) {
-	p := newPeer(t)
-	next := make(chan struct{})
-	p.then = func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "event")
-		http.NewResponseController(w).Flush()
-		select {
-		case <-next:
-		case <-r.Context().Done():
+		if _, signIns, refused := p.counts(); signIns != 3 || refused != 0 || forgotten != 2 {
+			t.Errorf("%d sign-ins, %d refused, forgotten %d times", signIns, refused, forgotten)
 		}
-	}
-	rt := p.client(t, NewNTLM(testUser, testPassword), 1)
-	open := func(ctx context.Context) (*http.Response, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, nil)
+		// Without a way to send the body again, the 401 stays.
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL, io.MultiReader(strings.NewReader("x")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return rt.RoundTrip(req)
-	}
-	stream, err := open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := open(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "all 1 connections are in use") {
-		t.Errorf("a second request while the first streams: %v", err)
-	}
-	close(next)
-	if body, err := io.ReadAll(stream.Body); string(body) != "event" || err != nil {
-		t.Errorf("%q %v", body, err)
-	}
-	stream.Body.Close()
-	if conns, _, _ := p.counts(); conns != 1 {
-		t.Errorf("%d connections", conns)
-	}
-	// Closed before its end, the connection is too.
-	next = make(chan struct{})
-	if stream, err = open(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	stream.Body.Close()
-	<-p.closed
-	if len(rt.idle) != 0 || len(rt.slots) != 0 {
-		t.Errorf("%d idle, %d under way", len(rt.idle), len(rt.slots))
-	}
+		resp, err := rt.RoundTrip(req)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("%v %v", resp, err)
+		}
+		resp.Body.Close()
+	})
+}
+
+func TestAConnectionBelongsToItsAnswerUntilThatIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		next := make(chan struct{})
+		p.then = func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "event")
+			http.NewResponseController(w).Flush()
+			select {
+			case <-next:
+			case <-r.Context().Done():
+			}
+		}
+		rt := p.client(t, NewNTLM(testUser, testPassword), 1)
+		open := func(ctx context.Context) (*http.Response, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rt.RoundTrip(req)
+		}
+		stream, err := open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if _, err := open(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "all 1 connections are in use") {
+			t.Errorf("a second request while the first streams: %v", err)
+		}
+		close(next)
+		if body, err := io.ReadAll(stream.Body); string(body) != "event" || err != nil {
+			t.Errorf("%q %v", body, err)
+		}
+		stream.Body.Close()
+		if conns, _, _ := p.counts(); conns != 1 {
+			t.Errorf("%d connections", conns)
+		}
+		// Closed before its end, the connection is too.
+		next = make(chan struct{})
+		if stream, err = open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stream.Body.Close()
+		<-p.closed
+		if len(rt.idle) != 0 || len(rt.slots) != 0 {
+			t.Errorf("%d idle, %d under way", len(rt.idle), len(rt.slots))
+		}
+	})
 }
 
 func TestCancellingEndsARequestAtAnyLeg(t *testing.T) {
@@ -800,59 +842,71 @@ func TestCancellingEndsARequestAtAnyLeg(t *testing.T) {
 }
 
 func TestIdleConnectionsAreClosedInTime(t *testing.T) {
-	p := newPeer(t)
-	rt := p.client(t, NewNTLM(testUser, testPassword), 1)
-	if rt.transport.IdleConnTimeout != (proxy.Settings{}).Transport().IdleConnTimeout || rt.transport.IdleConnTimeout <= 0 {
-		t.Errorf("%v", rt.transport.IdleConnTimeout)
-	}
-	rt.transport.IdleConnTimeout = time.Millisecond
-	if _, _, err := post(t.Context(), rt, p.URL, true); err != nil {
-		t.Fatal(err)
-	}
-	<-p.closed
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	if len(rt.idle) != 0 {
-		t.Errorf("%d idle", len(rt.idle))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		rt := p.client(t, NewNTLM(testUser, testPassword), 1)
+		if rt.transport.IdleConnTimeout != (proxy.Settings{}).Transport().IdleConnTimeout || rt.transport.IdleConnTimeout <= 0 {
+			t.Errorf("%v", rt.transport.IdleConnTimeout)
+		}
+		rt.transport.IdleConnTimeout = time.Millisecond
+		if _, _, err := post(t.Context(), rt, p.URL, true); err != nil {
+			t.Fatal(err)
+		}
+		<-p.closed
+		rt.mu.Lock()
+		defer rt.mu.Unlock()
+		if len(rt.idle) != 0 {
+			t.Errorf("%d idle", len(rt.idle))
+		}
+	})
 }
 
 func TestClosingIdleConnectionsClosesThoseThatComeBackToo(t *testing.T) {
-	p := newPeer(t)
-	rt := p.client(t, NewNTLM(testUser, testPassword), 2)
-	if _, _, err := post(t.Context(), rt, p.URL, true); err != nil {
-		t.Fatal(err)
-	}
-	rt.CloseIdleConnections()
-	<-p.closed
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := rt.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rt.CloseIdleConnections()
-	io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	<-p.closed
-	if _, _, err := post(t.Context(), rt, p.URL, true); err != nil {
-		t.Errorf("it cannot be used again: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		rt := p.client(t, NewNTLM(testUser, testPassword), 2)
+		if _, _, err := post(t.Context(), rt, p.URL, true); err != nil {
+			t.Fatal(err)
+		}
+		rt.CloseIdleConnections()
+		<-p.closed
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rt.CloseIdleConnections()
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		<-p.closed
+		if _, _, err := post(t.Context(), rt, p.URL, true); err != nil {
+			t.Errorf("it cannot be used again: %v", err)
+		}
+	})
 }
 
 func TestConnectionsToAnotherHostMakeRoom(t *testing.T) {
-	a, b := newPeer(t), newPeer(t)
-	rt := a.client(t, NewNTLM(testUser, testPassword), 1)
-	for _, p := range []*peer{a, b, a} {
-		if status, body, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || body != signedInAnswer || err != nil {
-			t.Fatalf("%d %q %v", status, body, err)
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPeerAtPort(t, 443), newPeerAtPort(t, 444)
+		rt := a.client(t, NewNTLM(testUser, testPassword), 1)
+		rt.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if strings.HasSuffix(address, ":444") {
+				return b.dial(ctx, network, address)
+			}
+			return a.dial(ctx, network, address)
 		}
-	}
-	if len(rt.idle) != 1 {
-		t.Errorf("%d connections are kept", len(rt.idle))
-	}
+		for _, p := range []*peer{a, b, a} {
+			if status, body, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || body != signedInAnswer || err != nil {
+				t.Fatalf("%d %q %v", status, body, err)
+			}
+		}
+		if conns, _, _ := a.counts(); conns != 2 || len(rt.idle) != 1 {
+			t.Errorf("%d connections to the first, and %d are kept", conns, len(rt.idle))
+		}
+	})
 }
 
 func TestNTLMGoesThroughAProxyByCONNECT(t *testing.T) {
@@ -925,50 +979,54 @@ func TestAKeptConnectionIsNotUsedOnceTheProxyHasChanged(t *testing.T) {
 }
 
 func TestAnAnswerBeforeThePasswordWasUsedSaysNothingOfIt(t *testing.T) {
-	p := newPeer(t)
-	p.step = func(w http.ResponseWriter, _ *http.Request, leg int) bool {
-		w.Header().Set("Content-Type", "text/xml")
-		w.WriteHeader(http.StatusInternalServerError)
-		return true
-	}
-	c := NewNTLM(testUser, testPassword).(NTLM)
-	if status, _, err := post(t.Context(), p.client(t, c, 1), p.URL, true); status != http.StatusInternalServerError || err != nil {
-		t.Fatal(status, err)
-	}
-	if c.tries.works {
-		t.Error("the password is taken for right")
-	}
-	p.step = func(w http.ResponseWriter, _ *http.Request, leg int) bool {
-		if leg == 2 {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		p.step = func(w http.ResponseWriter, _ *http.Request, leg int) bool {
 			w.Header().Set("Content-Type", "text/xml")
 			w.WriteHeader(http.StatusInternalServerError)
+			return true
 		}
-		return leg == 2
-	}
-	if status, _, err := post(t.Context(), p.client(t, c, 1), p.URL, true); status != http.StatusInternalServerError || err != nil || !c.tries.works {
-		t.Error(status, err, c.tries.works)
-	}
+		c := NewNTLM(testUser, testPassword).(NTLM)
+		if status, _, err := post(t.Context(), p.client(t, c, 1), p.URL, true); status != http.StatusInternalServerError || err != nil {
+			t.Fatal(status, err)
+		}
+		if c.tries.works {
+			t.Error("the password is taken for right")
+		}
+		p.step = func(w http.ResponseWriter, _ *http.Request, leg int) bool {
+			if leg == 2 {
+				w.Header().Set("Content-Type", "text/xml")
+				w.WriteHeader(http.StatusInternalServerError)
+			}
+			return leg == 2
+		}
+		if status, _, err := post(t.Context(), p.client(t, c, 1), p.URL, true); status != http.StatusInternalServerError || err != nil || !c.tries.works {
+			t.Error(status, err, c.tries.works)
+		}
+	})
 }
 
 func TestABodyThatIsNeverSentIsClosed(t *testing.T) {
-	p := newPeer(t)
-	p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return true
-	}
-	body := &closable{Reader: strings.NewReader("x")}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := p.client(t, NewNTLM(testUser, testPassword), 1).RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if !body.closed {
-		t.Error("it stays open")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeerInMemory(t)
+		p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+		body := &closable{Reader: strings.NewReader("x")}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := p.client(t, NewNTLM(testUser, testPassword), 1).RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if !body.closed {
+			t.Error("it stays open")
+		}
+	})
 }
 
 type closable struct {

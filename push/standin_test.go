@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/pipetest"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -183,7 +184,7 @@ func (s *standIn) dial(ctx context.Context, _, address string) (net.Conn, error)
 	if down {
 		return nil, errors.New("connection refused")
 	}
-	client, server := pipe()
+	client, server := pipetest.Pipe()
 	s.accept(server)
 	return client, nil
 }
@@ -427,68 +428,3 @@ func (p *peer) answer(a arrived, do act) bool {
 	}
 	return true
 }
-
-// pipe returns the ends of a connection over memory. Writes never wait, so that no order of reads and writes can lock it up.
-func pipe() (net.Conn, net.Conn) {
-	a, b := newStream(), newStream()
-	return &end{in: a, out: b}, &end{in: b, out: a}
-}
-
-// stream is one direction.
-type stream struct {
-	mu     sync.Mutex
-	more   *sync.Cond
-	buffer bytes.Buffer
-	closed bool
-}
-
-func newStream() *stream {
-	s := &stream{}
-	s.more = sync.NewCond(&s.mu)
-	return s
-}
-
-type end struct{ in, out *stream }
-
-func (e *end) Read(p []byte) (int, error) {
-	e.in.mu.Lock()
-	defer e.in.mu.Unlock()
-	for e.in.buffer.Len() == 0 {
-		if e.in.closed {
-			return 0, io.EOF
-		}
-		e.in.more.Wait()
-	}
-	return e.in.buffer.Read(p)
-}
-
-func (e *end) Write(p []byte) (int, error) {
-	e.out.mu.Lock()
-	defer e.out.mu.Unlock()
-	if e.out.closed {
-		return 0, net.ErrClosed
-	}
-	e.out.more.Signal()
-	return e.out.buffer.Write(p)
-}
-
-func (e *end) Close() error {
-	for _, s := range []*stream{e.in, e.out} {
-		s.mu.Lock()
-		s.closed = true
-		s.more.Broadcast()
-		s.mu.Unlock()
-	}
-	return nil
-}
-
-func (e *end) LocalAddr() net.Addr              { return memory{} }
-func (e *end) RemoteAddr() net.Addr             { return memory{} }
-func (e *end) SetDeadline(time.Time) error      { return nil }
-func (e *end) SetReadDeadline(time.Time) error  { return nil }
-func (e *end) SetWriteDeadline(time.Time) error { return nil }
-
-type memory struct{}
-
-func (memory) Network() string { return "memory" }
-func (memory) String() string  { return "memory" }
