@@ -106,6 +106,22 @@ func TestConnectionsNeverPassTheGate(t *testing.T) {
 	})
 }
 
+// A connection whose numbers of streams are used up stands, and takes nothing any more. So does one that APNs allows no stream on.
+func TestAConnectionThatHasNoStreamLeftIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act { return act{noMore: a.connection == 1} })
+		for i := range 2 {
+			start := time.Now()
+			if a := b.Push(t.Context(), alert(i, i)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > 2*redialSpacing {
+				t.Errorf("got %+v after %v", a, time.Since(start))
+			}
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 2 {
+			t.Errorf("%d connections, want 2", connections)
+		}
+	})
+}
+
 // sameIDs checks that whatever arrived twice for a device came with the same ids, and returns how many repeats there were.
 func sameIDs(t *testing.T, requests []arrived) (repeats int) {
 	t.Helper()
@@ -248,6 +264,21 @@ func TestDialThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestADialThatTheEndCutsShortSaysNothingAgainstAPNs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		b.apns.set(func(s *standIn) { s.hangs = true })
+		var all sync.WaitGroup
+		all.Go(func() { b.Push(t.Context(), alert(1, 1)) })
+		synctest.Wait()
+		b.Close(t.Context())
+		all.Wait()
+		if got := b.metric(t, "mailbell_apns_dials_total", "failed"); got != 0 || b.logs.FilterMessage("APNs cannot be reached").Len() != 0 {
+			t.Errorf("%v dials count as failed, and the log has %v", got, b.logs.All())
+		}
+	})
+}
+
 func TestGoAwayLosesAndRepeatsNothing(t *testing.T) {
 	b := overSockets(t, func(a arrived) act {
 		return act{delay: 5 * time.Millisecond, goAway: a.connection == 1 && a.stream == 101}
@@ -306,22 +337,56 @@ func TestStalledConnectionIsReplacedWithinFiveSeconds(t *testing.T) {
 	})
 }
 
-func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
+// A request that does not even leave has the time of one that is not answered.
+func TestAConnectionThatTakesNoBytesIsReplacedWithinFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
 		b.Push(t.Context(), alert(0, 0))
-		b.apns.set(func(s *standIn) { s.silent = true })
-		<-time.After(10 * time.Second)
-		synctest.Wait()
-		if got := b.metric(t, "mailbell_apns_connections", ""); got != 0 {
-			t.Errorf("%v connections are kept, want none", got)
-		}
-		b.apns.set(func(s *standIn) { s.silent = false })
+		b.apns.set(func(s *standIn) { s.clogged = true })
 		start := time.Now()
-		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
-			t.Errorf("got %+v after %v", a, time.Since(start))
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				if a := b.Push(t.Context(), alert(1+i, i)); a.Result != subscriptions.Accepted {
+					t.Errorf("got %+v", a)
+				}
+			})
+		}
+		<-time.After(time.Second)
+		b.apns.set(func(s *standIn) { s.clogged = false })
+		all.Wait()
+		if took := time.Since(start); took > answerTimeout+time.Second {
+			t.Errorf("took %v", took)
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 2 {
+			t.Errorf("%d connections, want 2", connections)
 		}
 	})
+}
+
+func TestDeadPeerIsFoundWithinTenSecondsWhileNothingIsSent(t *testing.T) {
+	for name, dies := range map[string]func(s *standIn, dead bool){
+		"it answers no ping": func(s *standIn, dead bool) { s.silent = dead },
+		"it takes no bytes":  func(s *standIn, dead bool) { s.clogged = dead },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, nil)
+				b.Push(t.Context(), alert(0, 0))
+				b.apns.set(func(s *standIn) { dies(s, true) })
+				<-time.After(10 * time.Second)
+				synctest.Wait()
+				if got := b.metric(t, "mailbell_apns_connections", ""); got != 0 {
+					t.Errorf("%v connections are kept, want none", got)
+				}
+				b.apns.set(func(s *standIn) { dies(s, false) })
+				start := time.Now()
+				if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
+					t.Errorf("got %+v after %v", a, time.Since(start))
+				}
+			})
+		})
+	}
 }
 
 func TestIdleConnectionThatWasClosedIsReplacedWithoutLoss(t *testing.T) {

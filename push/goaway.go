@@ -37,7 +37,7 @@ type farewells struct {
 	payload []byte // of the GOAWAY, as far as it is there and kept
 }
 
-// read takes in what came next, and calls said with the debug data of each GOAWAY that has ended.
+// read takes in what came next, and calls said with the debug data of each GOAWAY that has ended and has some.
 func (f *farewells) read(p []byte, said func(debug []byte)) {
 	for len(p) > 0 {
 		if f.left == 0 {
@@ -93,7 +93,7 @@ func (o *overheard) Close() error {
 	return o.Conn.Close()
 }
 
-// said is the reason of the last GOAWAY; empty: none came, or it gave none.
+// said is the reason of the last GOAWAY that gave one; empty: none did.
 func (o *overheard) said() outcome.Reason {
 	if o == nil {
 		return ""

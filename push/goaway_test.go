@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,6 +105,55 @@ func TestWhatAPNsSaysOfItselfWhenItEndsAConnectionIsToldAndHoldsNothing(t *testi
 	}
 }
 
+// What was under way when APNs ended a connection that worked was cut off by a restart, and not by the network.
+func TestATestThatAGoAwayCutsOffSaysWhatAPNsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.payload != testPayload {
+				return act{}
+			}
+			return act{lastStream: a.stream, cut: true}
+		})
+		b.Push(t.Context(), alert(1, 1))
+		if got := told(b.Test(t.Context(), trial(1))); got != "not_before unanswered: Shutdown" {
+			t.Error(got)
+		}
+	})
+}
+
+// After a GOAWAY the answers to what is under way may take their time. Nobody else waits for them.
+func TestWhatAGoAwayTurnsAwayGoesOutOnAnotherConnectionAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := uint32(0)
+		b := overMemory(t, func(a arrived) act {
+			switch a.token() {
+			case tokenOf(1):
+				slow = a.stream
+				return act{delay: 3 * time.Second}
+			case tokenOf(2):
+				if a.connection == 1 {
+					return act{lastStream: slow}
+				}
+			}
+			return act{}
+		})
+		b.Push(t.Context(), alert(0, 0))
+		<-time.After(redialSpacing)
+		var all sync.WaitGroup
+		all.Go(func() {
+			if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || a.Resent != 0 {
+				t.Errorf("what was under way: %+v", a)
+			}
+		})
+		synctest.Wait()
+		start := time.Now()
+		if a := b.Push(t.Context(), alert(2, 2)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > time.Second {
+			t.Errorf("got %+v after %v", a, time.Since(start))
+		}
+		all.Wait()
+	})
+}
+
 // An APNs that is shutting down is no firewall: the topic says what APNs said.
 func TestAnAPNsThatSaysWhyItIsAwayIsNotCalledUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -154,6 +204,33 @@ func TestAGoAwayIsFoundHoweverItsBytesCome(t *testing.T) {
 		}
 		if len(got) != 1 || got[0] != wrongEnvironment {
 			t.Fatalf("by %d bytes: %q", step, got)
+		}
+	}
+}
+
+// The length of a frame has three bytes.
+func TestAGoAwayBehindALongFrameIsFound(t *testing.T) {
+	const long = 0x012345
+	all := append([]byte{long >> 16, long >> 8 & 0xff, long & 0xff, byte(http2.FrameData), 0, 0, 0, 0, 1}, make([]byte, long)...)
+	var f farewells
+	var got []string
+	f.read(append(all, frames(t, wrongEnvironment)...), func(debug []byte) { got = append(got, string(debug)) })
+	if len(got) != 1 || got[0] != wrongEnvironment {
+		t.Errorf("%q", got)
+	}
+}
+
+// A server that shuts down in good order sends two: one that says why, and a last one that says which stream was the last.
+func TestAGoAwayWithoutAReasonLeavesTheOneBefore(t *testing.T) {
+	for last, calls := range map[string]int{"": 1, "{}": 2, `{"reason":"Shutdown","reason":7}`: 2} {
+		var o overheard
+		called := 0
+		o.farewells.read(append(frames(t, wrongEnvironment), frames(t, last)...), func(debug []byte) {
+			called++
+			o.note(debug)
+		})
+		if called != calls || o.said() != "BadCertificateEnvironment" {
+			t.Errorf("after %q: %q, and %d of two had something to say", last, o.said(), called)
 		}
 	}
 }

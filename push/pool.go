@@ -38,8 +38,6 @@ const (
 	// pingAfter and pingTimeout find a peer that is dead without a word within 10 seconds, also while nothing is sent.
 	pingAfter   = 5 * time.Second
 	pingTimeout = 4 * time.Second
-	// writeTimeout gives up a connection that takes no bytes.
-	writeTimeout = 10 * time.Second
 	// dialTimeout bounds connect, proxy and TLS together. A dial is nobody's request: no caller's end cancels it for the others.
 	dialTimeout = 10 * time.Second
 	// redialSpacing is the least time between two dials after a connection that worked. Apple takes quick reconnects for an attack.
@@ -89,7 +87,7 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 	t := out.Transport()
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
-	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: writeTimeout, CountError: countError}
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, CountError: countError}
 	t.IdleConnTimeout = 0 // Apple wants connections kept open; the pings find those that died
 	if certificate != nil {
 		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}

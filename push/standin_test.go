@@ -54,7 +54,9 @@ type act struct {
 	endless    bool          // the body never ends
 	goAway     bool          // after the answer, with this stream as the last
 	farewell   string        // instead of an answer: a GOAWAY that says so and has looked at nothing, and the end of the connection
+	lastStream uint32        // instead of an answer: a GOAWAY for a restart, with this stream as the last; with cut: and then the end
 	limit      uint32        // instead of 1000 or 1
+	noMore     bool          // the limit is 0
 	reset      http2.ErrCode // the stream is reset instead
 }
 
@@ -80,6 +82,7 @@ type standIn struct {
 	slams       bool   // connections are accepted and closed
 	farewell    string // connections are accepted, told a GOAWAY with this debug data, and closed
 	silent      bool   // bytes go nowhere: neither answers nor pings
+	clogged     bool   // connections take no bytes: a client waits with its first write
 	serving     sync.WaitGroup
 }
 
@@ -186,7 +189,28 @@ func (s *standIn) dial(ctx context.Context, _, address string) (net.Conn, error)
 	}
 	client, server := pipetest.Pipe()
 	s.accept(server)
-	return client, nil
+	return &outlet{Conn: client, apns: s, closed: make(chan struct{})}, nil
+}
+
+// outlet is a client's end of a connection, whose writes wait for ever while it is clogged.
+type outlet struct {
+	net.Conn
+	apns   *standIn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (o *outlet) Write(p []byte) (int, error) {
+	if o.apns.isClogged() {
+		<-o.closed
+		return 0, net.ErrClosed
+	}
+	return o.Conn.Write(p)
+}
+
+func (o *outlet) Close() error {
+	o.once.Do(func() { close(o.closed) })
+	return o.Conn.Close()
 }
 
 func (s *standIn) accept(c net.Conn) {
@@ -231,6 +255,12 @@ func (s *standIn) isDeaf() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.silent
+}
+
+func (s *standIn) isClogged() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clogged
 }
 
 // seen returns the requests so far, without the probes, and how many connections and refused streams there were.
@@ -372,6 +402,17 @@ func (p *peer) answer(a arrived, do act) bool {
 	case do.farewell != "":
 		p.bid(do.farewell)
 		return false
+	case do.lastStream != 0:
+		for id := range p.streams {
+			if id > do.lastStream {
+				delete(p.streams, id) // never looked at
+			}
+		}
+		err := p.framer.WriteGoAway(do.lastStream, http2.ErrCodeNo, []byte(`{"reason":"Shutdown"}`))
+		if do.cut {
+			<-time.After(10 * time.Millisecond) // it is read before the end is seen
+		}
+		return err == nil && !do.cut
 	case do.cut:
 		if c, ok := p.conn.(*net.TCPConn); ok && do.abort {
 			c.SetLinger(0)
@@ -391,7 +432,7 @@ func (p *peer) answer(a arrived, do act) bool {
 	if do.status == 200 {
 		limit = 1000
 	}
-	if do.limit != 0 {
+	if do.limit != 0 || do.noMore {
 		limit = do.limit
 	}
 	if limit != p.limit {
