@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"slices"
@@ -51,6 +52,7 @@ func commands() []command {
 }
 
 func main() {
+	stdlog.SetOutput(io.Discard) // see libraryLog; only the service has a log
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	code := call(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

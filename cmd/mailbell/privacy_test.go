@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +17,34 @@ import (
 
 	"github.com/mailbell/mailbell/simulator"
 )
+
+// What a server sends unasked is printed by net/http, to the standard logger.
+func TestWhatALibraryPrintsReachesTheLogWithoutTheBytesOfAServer(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	server := inst.serve(trusted, good, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+		pass(t, 200*time.Millisecond) // until the connection is idle
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nXylophone")
+		pass(t, 200*time.Millisecond)
+	}))
+	ewsAt(server + "/EWS/Exchange.asmx")(inst)
+	inst.extend("log: {level: debug}\n")
+	p := inst.start()
+	inst.enrol(inst.boxes[0], "phone")
+	eventually(t, soon, "the library has printed", func() bool { return strings.Contains(p.stderr(), "Unsolicited response") })
+	for line := range strings.Lines(p.stderr()) {
+		if !strings.HasPrefix(line, "{") || strings.Contains(line, "Xylophone") || strings.Contains(line, "200 OK") {
+			t.Error(line)
+		}
+	}
+}
 
 // No secret and no mail content in a log line, an error, a metric or the state; device tokens in the state only.
 func TestNothingThatIsSecretOrOfAMailIsToldAnywhere(t *testing.T) {

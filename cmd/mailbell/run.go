@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -29,7 +30,10 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	if err != nil {
 		return configError{err}
 	}
-	s, err := service.Open(ctx, c, newLog(c.Log, log), buildVersion())
+	to := newLog(c.Log, log)
+	stdlog.SetOutput(libraryLog{to.Named("library")})
+	stdlog.SetFlags(0)
+	s, err := service.Open(ctx, c, to, buildVersion())
 	if err != nil {
 		return err
 	}
@@ -69,6 +73,17 @@ func newLog(c config.Log, w io.Writer) *zap.Logger {
 		encoder = zapcore.NewConsoleEncoder(e)
 	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
+}
+
+// libraryLog takes what libraries print to the standard logger, which would reach standard error as it is. mailbell gets the same errors from
+// its calls. net/http prints the first bytes of what a server sends unasked: they could be of a mail, and are left out.
+type libraryLog struct{ log *zap.Logger }
+
+// Write implements io.Writer.
+func (l libraryLog) Write(line []byte) (int, error) {
+	text, _, _ := strings.Cut(string(line), " starting with ")
+	l.log.Debug("a library reports", zap.String("text", strings.TrimSpace(text)))
+	return len(line), nil
 }
 
 func version(_ context.Context, args []string, out, log io.Writer) error {
