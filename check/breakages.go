@@ -364,6 +364,10 @@ var breakages = []Breakage{
 		"mailbox_servers of the entry does not name this server. Add it, or let another instance listen to it.",
 		evidence{codes: []string{"out_of_scope"}}},
 
+	{"the changed configuration has mistakes", "code configuration_invalid",
+		"Correct what the reason names: mailbell reads the files every 10 seconds. Until then the old configuration stays in use.",
+		evidence{codes: []string{CodeConfiguration}}},
+
 	// Whatever is left.
 	{"something temporary", "an error of another code that is tried again",
 		"mailbell tries again by itself. If this does not end: " + strings.ToLower(lookAtTheLog[:1]) + lookAtTheLog[1:],

@@ -132,12 +132,15 @@ type Prober interface {
 const (
 	// checkTimeout bounds one check: longer than a connection and an answer take, short enough for a person who waits.
 	checkTimeout = 30 * time.Second
-	// maxSkew is how far a server's clock may differ from ours. Above it Kerberos refuses tickets in Exchange's own domain, and Entra ID refuses
+	// MaxSkew is how far a server's clock may differ from ours. Above it Kerberos refuses tickets in Exchange's own domain, and Entra ID refuses
 	// signed requests.
-	maxSkew = 5 * time.Minute
+	MaxSkew = 5 * time.Minute
 	// stranger is the address for which Autodiscover is asked if no mailbox is given: it is enough if Autodiscover answers that it is unknown.
 	stranger = "mailbell-check"
 )
+
+// CodeConfiguration is the fault.Error.Code of a changed configuration with mistakes.
+const CodeConfiguration = "configuration_invalid"
 
 // codeClock is the code for a clock that is wrong.
 const codeClock = "clock"
@@ -375,19 +378,33 @@ func (r *runner) clocks() {
 	}
 	var wrong []string
 	for _, s := range r.skews {
-		if s.by.Abs() > maxSkew {
-			where := "ahead of"
-			if s.by < 0 {
-				where = "behind"
-			}
-			wrong = append(wrong, fmt.Sprintf("%s is %s %s this machine's", s.host, s.by.Abs().Round(time.Second), where))
+		if s.by.Abs() > MaxSkew {
+			wrong = append(wrong, s.host+" is "+apart(s.by))
 		}
 	}
 	var err error
 	if wrong != nil {
-		err = doubt{&fault.Error{Op: "compare clocks", Code: codeClock, Scope: fault.Server, Remedy: fault.Fix, Text: "the clock of " + strings.Join(wrong, ", that of ")}}
+		err = doubt{clocksDiffer(strings.Join(wrong, ", that of "))}
 	}
 	r.tell("clock", "comparing the Date of the servers with this machine's clock", 0, Circumstances{}, err)
+}
+
+// ClocksDiffer is the error of servers whose clock is ahead of ours by so much, or behind.
+func ClocksDiffer(whose string, by time.Duration) *fault.Error {
+	return clocksDiffer(whose + " is " + apart(by))
+}
+
+func clocksDiffer(how string) *fault.Error {
+	return &fault.Error{Op: "compare clocks", Code: codeClock, Scope: fault.Server, Remedy: fault.Fix, Text: "the clock of " + how}
+}
+
+// apart says how far a clock is from ours.
+func apart(by time.Duration) string {
+	where := "ahead of"
+	if by < 0 {
+		where = "behind"
+	}
+	return fmt.Sprintf("%s %s this machine's", by.Abs().Round(time.Second), where)
 }
 
 // locate finds the mailbox.
@@ -461,7 +478,7 @@ func (r *runner) expiries() {
 		}
 		soon = true
 		result := Result{Name: "expiry " + e.Kind + " " + e.Name, State: Warning, Tried: "checking what expires",
-			Error: "expires on " + e.At.UTC().Format(time.DateOnly), Advice: "Have it renewed before that day; mailbell takes up a changed file by itself."}
+			Error: "expires on " + e.At.UTC().Format(time.DateOnly), Advice: expiry.Advice}
 		if left <= 0 {
 			result.State, result.Error, result.Advice = Failed, "expired on "+e.At.UTC().Format(time.DateOnly), "Renew it."
 		}

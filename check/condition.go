@@ -16,10 +16,11 @@ const (
 	KindAccount       = "account"       // the mailboxes of a listener account
 	KindExchange      = "exchange"      // mailboxes of an exchange entry
 	KindConfiguration = "configuration" // what was changed and not taken up
+	KindClock         = "clock"         // the clock of an exchange entry's servers, and ours
 )
 
 // kinds lists them, the worst first.
-var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindConfiguration}
+var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindConfiguration, KindClock}
 
 // Level is how bad a condition is, as in the log.
 type Level string
@@ -65,7 +66,7 @@ func (c Condition) result(tried string) Result {
 	if c.Name != "" {
 		r.Name += " " + c.Name
 	}
-	if c.Level == LevelInfo {
+	if c.Level == LevelInfo || c.Kind == KindClock {
 		r.State = Warning
 	}
 	things := "mailboxes"

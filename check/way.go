@@ -117,7 +117,7 @@ func (w Way) Walk(ctx context.Context, device string) Report {
 	d, ok := subscriptions.Device{}, false
 	if !r.step(StepEnrolment, func() (err error) {
 		if d, ok = w.Enrolments.Device(device); !ok {
-			return errNotEnrolled
+			return ErrNotEnrolled
 		}
 		return nil
 	}) {
@@ -154,7 +154,8 @@ func testOf(d *subscriptions.Device) subscriptions.Notification {
 	return n
 }
 
-var errNotEnrolled = &fault.Error{Op: "enrolment", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix,
+// ErrNotEnrolled says that a device is unknown.
+var ErrNotEnrolled = &fault.Error{Op: "enrolment", Code: "not_enrolled", Scope: fault.Mailbox, Remedy: fault.Fix,
 	Text: "no device is enrolled with this id"}
 
 // walk is one walk through the steps.

@@ -20,7 +20,7 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscr
 			Detail: fmt.Sprintf("the configuration has no exchange entry %q with the domain %s", e.Exchange, mail.Domain(e.Mailbox))}
 	case len(entries) == 0:
 		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: codeNotCovered,
-			Detail: "no exchange entry of the configuration has the domain " + mail.Domain(e.Mailbox)}
+			Detail: mail.Domain(e.Mailbox) + " is not in domains of an exchange entry of the configuration"}
 	}
 	done, err := l.enrol(ctx, e, entries)
 	if err != nil {

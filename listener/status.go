@@ -148,8 +148,9 @@ func (l *Listener) Placed() bool {
 // Load is what an exchange entry has to do.
 type Load struct {
 	Exchange string
-	Version  string // the RequestServerVersion that is spoken with its servers; empty: its Dialect is not known here
-	Waiting  int    // mailboxes that wait for room
+	Version  string        // the RequestServerVersion that is spoken with its servers; empty: its Dialect is not known here
+	Waiting  int           // mailboxes that wait for room
+	Skew     time.Duration // the server's clock minus ours, by its last answer
 	Accounts []AccountLoad
 }
 
@@ -168,6 +169,9 @@ func (l *Listener) Load() []Load {
 	list := make([]Load, len(l.entries))
 	for i, e := range l.entries {
 		list[i] = Load{Exchange: e.Name, Waiting: e.seats.queue()}
+		if skew := e.skew.Load(); skew != nil {
+			list[i].Skew = *skew
+		}
 		if e.Dialect != nil {
 			list[i].Version = e.Dialect.Version()
 		}

@@ -147,6 +147,7 @@ var said = map[string]struct{ begins, ends string }{
 	check.KindAccount:       {"mailboxes cannot be listened to, for their account cannot work", "a listener account works again"},
 	check.KindExchange:      {"mailboxes cannot be listened to", "mailboxes are listened to again"},
 	check.KindConfiguration: {"a changed configuration is not taken up", "a changed configuration is taken up"},
+	check.KindClock:         {"a server's clock and this machine's differ", "a server's clock and this machine's agree again"},
 }
 
 // about returns the fields of what a condition concerns.
@@ -159,6 +160,8 @@ func about(c check.Condition) (fields []zap.Field) {
 		fields = append(fields, zap.String("exchange", exchange), zap.String("account", account), zap.Int("mailboxes", c.Count))
 	case check.KindExchange:
 		fields = append(fields, zap.String("exchange", c.Name), zap.Int("mailboxes", c.Count))
+	case check.KindClock:
+		fields = append(fields, zap.String("exchange", c.Name))
 	}
 	if c.Example != "" {
 		fields = append(fields, zap.String("example", c.Example))
@@ -187,6 +190,8 @@ func (r *rooms) wrong() []check.Condition {
 	g.apns()
 	g.accounts()
 	g.mailboxes()
+	g.clocks()
+	g.configuration()
 	list := make([]check.Condition, 0, len(g.list))
 	for _, c := range g.list {
 		list = append(list, *c)
@@ -264,6 +269,24 @@ func (g *gathering) apns() {
 	for name, devices := range of {
 		f := reasonFault(string(outcome.NoTopic))
 		g.add(check.KindAPNs, name, check.LevelError, f, check.Advise(f, check.Circumstances{Step: check.StepAPNs}), "", time.Time{}).Count = devices
+	}
+}
+
+// clocks compares the clock of each exchange entry's servers with ours.
+func (g *gathering) clocks() {
+	for _, e := range g.listener.Load() {
+		if e.Skew.Abs() > check.MaxSkew {
+			f := check.ClocksDiffer("the exchange entry "+e.Exchange, e.Skew)
+			g.add(check.KindClock, e.Exchange, check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", time.Time{})
+		}
+	}
+}
+
+// configuration checks whether a changed configuration, or a changed proxy, is refused.
+func (g *gathering) configuration() {
+	if err := g.service.notTakenUp.Load(); err != nil {
+		f := fault.Of(*err)
+		g.add(check.KindConfiguration, "", check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", time.Time{}).Reason = (*err).Error()
 	}
 }
 

@@ -29,8 +29,8 @@ const (
 
 // offeredProxy is a changed proxy that has not worked yet.
 type offeredProxy struct {
-	via      *proxy.Via // nil: none
-	reported string     // why it was refused, as the log has it
+	via     *proxy.Via // nil: none
+	refused error      // nil: it was not tried yet
 }
 
 // offerProxy remembers the proxy of a changed configuration.
@@ -48,16 +48,16 @@ func (s *Service) tryProxy(ctx context.Context) bool {
 	}
 	targets, err := s.targets(s.current())
 	if err == nil {
-		err = worse(ctx, targets, s.offered.via, s.proxy.Via())
+		err = s.worse(ctx, targets, s.offered.via, s.proxy.Via())
 	}
 	switch {
 	case ctx.Err() != nil:
 		return false
 	case err != nil:
-		if err.Error() != s.offered.reported {
+		if s.offered.refused == nil || err.Error() != s.offered.refused.Error() {
 			s.log.Error("changed proxy refused, old one stays in use", zap.Error(err))
 		}
-		s.offered.reported = err.Error()
+		s.offered.refused = err
 		return false
 	}
 	s.log.Info("changed proxy is in use", zap.Stringer("proxy", s.offered.via), zap.Stringer("before", s.proxy.Via()))
@@ -109,13 +109,13 @@ func (s *Service) targets(c *config.Config) (list []target, err error) {
 }
 
 // worse says where the new proxy does not lead and the old one does; nil: nowhere.
-func worse(ctx context.Context, targets []target, offered, present *proxy.Via) error {
+func (s *Service) worse(ctx context.Context, targets []target, offered, present *proxy.Via) error {
 	errs := make([]error, len(targets))
 	var all sync.WaitGroup
 	for i, t := range targets {
 		all.Go(func() {
-			err := t.connect(ctx, offered)
-			if err != nil && t.connect(ctx, present) == nil {
+			err := s.connect(ctx, t, offered)
+			if err != nil && s.connect(ctx, t, present) == nil {
 				errs[i] = fmt.Errorf("%s: %w", t.url.Host, err)
 			}
 		})
@@ -125,7 +125,7 @@ func worse(ctx context.Context, targets []target, offered, present *proxy.Via) e
 }
 
 // connect opens a connection through a proxy, with TLS, and closes it.
-func (t target) connect(ctx context.Context, v *proxy.Via) error {
+func connect(ctx context.Context, t target, v *proxy.Via) error {
 	ctx, cancel := context.WithTimeout(ctx, proxyTrial)
 	defer cancel()
 	var through proxy.Current

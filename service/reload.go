@@ -15,8 +15,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/fault"
 )
 
 // lookEvery is the time between two checks of the files: a new password is used within half a minute, at the cost of reading some ten small
@@ -36,7 +38,7 @@ func (s *Service) Reload() {
 func (s *Service) watch(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	reported := "" // the present mistakes, which are reported once
+	var reported error // the present mistakes, which are reported once
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,21 +47,32 @@ func (s *Service) watch(ctx context.Context) {
 		case <-s.look:
 		}
 		changed, err := s.readAgain() //nolint:contextcheck // it makes no request
-		mistakes := ""
-		if err != nil {
-			mistakes = err.Error()
-		}
-		if mistakes != "" && mistakes != reported {
+		if err != nil && (reported == nil || err.Error() != reported.Error()) {
 			s.log.Error("changed configuration has mistakes, old one stays in use", zap.Error(err))
 		}
-		reported = mistakes
+		reported = err
 		if changed {
 			s.signalChange()
 		}
 		if s.tryProxy(ctx) {
 			s.signalChange()
 		}
+		s.notTakenUp.Store(s.refusal(err))
 	}
+}
+
+// refusal says why a change is not taken up: mistakes, or a proxy that leads nowhere; nil: all is.
+func (s *Service) refusal(mistakes error) *error {
+	var err error
+	switch {
+	case mistakes != nil:
+		err = &fault.Error{Op: "read the configuration", Code: check.CodeConfiguration, Scope: fault.Server, Remedy: fault.Fix, Text: mistakes.Error()}
+	case s.offered != nil && s.offered.refused != nil:
+		err = s.offered.refused
+	default:
+		return nil
+	}
+	return &err
 }
 
 // readAgain reads the configuration if its files have changed, and checks it. It reports whether there is a new one without mistakes.

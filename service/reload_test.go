@@ -69,7 +69,8 @@ func newDesktop(t *testing.T) *desktop {
 	var core zapcore.Core
 	core, d.logs = observer.New(zap.InfoLevel)
 	log := zap.New(core)
-	d.Service = &Service{log: log, proxy: &proxy.Current{}, calendar: expiry.New(log), look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	d.Service = &Service{log: log, proxy: &proxy.Current{}, connect: func(context.Context, target, *proxy.Via) error { return nil },
+		calendar: expiry.New(log), look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	d.configuration.Store(d.load())
 	return d
 }
@@ -357,6 +358,9 @@ func TestWhatNeedsARestartIsNamed(t *testing.T) {
 				var want []string
 				if test.want != "" {
 					want = []string{"change of the configuration needs a restart: " + test.want}
+				}
+				if strings.Contains(test.replacement, "proxy: ") {
+					want = []string{"changed proxy is in use"}
 				}
 				if said := d.said(); !slices.Equal(said, want) || !d.tookUp() {
 					t.Errorf("said: %q, want %q", said, want)

@@ -15,10 +15,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy/proxytest"
@@ -178,6 +180,11 @@ func TestAProxyThatLeadsNowhereIsNotTakenUp(t *testing.T) {
 		before := len(first.Asked())
 		inst.service.Reload()
 		inst.says("changed proxy refused, old one stays in use", n+1)
+		inst.eventually("the status says so", func() bool {
+			return slices.ContainsFunc(inst.overview().Conditions, func(c check.Condition) bool {
+				return c.Kind == check.KindConfiguration && strings.Contains(c.Reason, "proxy") && c.Advice != ""
+			})
+		})
 		inst.fault("stream_rst", simulator.Fault{}) // its connections are made anew
 		inst.eventually("the old proxy is asked", func() bool { return len(first.Asked()) > before })
 		inst.awaitListening()

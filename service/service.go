@@ -42,15 +42,17 @@ type Service struct {
 
 	configuration atomic.Pointer[config.Config] // the newest
 	certificate   atomic.Pointer[tls.Certificate]
-	offered       *offeredProxy // nil: none; only watch uses it
-	oneRefusal    bool          // a check: no account is refused twice
-	look          chan struct{} // a signal: the files may have changed
-	changed       chan struct{} // a signal: the configuration has changed
+	connect       func(context.Context, target, *proxy.Via) error // tries a changed proxy
+	offered       *offeredProxy                                   // nil: none; only watch uses it
+	notTakenUp    atomic.Pointer[error]                           // why a changed configuration, or a changed proxy, is refused; nil: none is
+	oneRefusal    bool                                            // a check: no account is refused twice
+	look          chan struct{}                                   // a signal: the files may have changed
+	changed       chan struct{}                                   // a signal: the configuration has changed
 }
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{log: log, version: version, first: make(chan struct{}), proxy: &proxy.Current{}, calendar: expiry.New(log.Named("expiry")),
+	s := &Service{log: log, version: version, first: make(chan struct{}), proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
 		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	s.configuration.Store(c)
 	defer func() {

@@ -41,24 +41,25 @@ const (
 	nobody = "nobody@" + simulator.Domain
 )
 
-// Each breakage is prepared in an installation that works, and `mailbell check` names it, with its remedy.
-func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
-	t.Parallel()
+// breakage is something that is wrong with an installation.
+type breakage struct {
+	name    string
+	options simulator.Options
+	prepare func(inst *installation)
+	args    []string
+	code    int
+	line    string // the state of a check, and how its name begins
+	says    string // in what came back
+	advice  string // in what is to be done
+}
+
+func breakages() []breakage {
 	one, hybrid := simulator.Options{Mailboxes: 1}, simulator.Options{Mailboxes: 3, Hybrid: true}
 	ntlm := simulator.Options{Mailboxes: 1, Auth: []string{simulator.AuthNTLM}, ExtendedProtection: true}
 	old := simulator.Options{Mailboxes: 1, Personality: simulator.Exchange2007}
 	const account, online, app, apns = "failed exchange simulator: account listener-01: ", "failed exchange online: account online-01: ", "failed exchange online: account online-01: token", "failed apns com.contoso.mail production"
 	const place, tlsTo, token, nameAndPassword = "failed mailbox " + first + ": location", "failed exchange simulator: TLS ", "AADSTS7000222", "proxy.username and proxy.password_file"
-	for _, b := range []struct {
-		name    string
-		options simulator.Options
-		prepare func(inst *installation)
-		args    []string
-		code    int
-		line    string // the state of a check, and how its name begins
-		says    string // in what came back
-		advice  string // in what is to be done
-	}{
+	return []breakage{
 		// Signing in on premises.
 		{"a wrong password", one, wrote("password", "not-the-password"), to(first), 1, account + "sign_in", "HTTP 401", "password_file"},
 		{"a wrong password, and the URL of EWS is configured", one, all(atEWS, wrote("password", "not-the-password")), nil, 1, account + "sign_in", "HTTP 401", "password_file"},
@@ -146,7 +147,13 @@ func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
 		{"a file that is not there", one, edited("password_file: password", "password_file: nowhere"), nil, misconfigured, "", "password_file", ""},
 		{"a key that is none", one, edited("listen_by:", "listen_buy:"), nil, misconfigured, "", "listen_buy", ""},
 		{"an address that is none", one, nil, to("ann"), misused, "", "not a mail address", ""},
-	} {
+	}
+}
+
+// Each breakage is prepared in an installation that works, and `mailbell check` names it, with its remedy.
+func TestCheckNamesEachBreakageWithItsRemedy(t *testing.T) {
+	t.Parallel()
+	for _, b := range breakages() {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
 			inst := install(t, b.options)

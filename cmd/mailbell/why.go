@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -54,7 +55,8 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	var m api.Mailbox
 	if err := ask.call(ctx, http.MethodGet, "/v1/mailboxes/"+url.PathEscape(address), nil, &m); err != nil {
 		if p, ok := errors.AsType[*api.Problem](err); ok && p.Status == http.StatusNotFound {
-			return fmt.Errorf("no device is enrolled with the id %s, or for a mailbox with this address, so no alert can be sent", subject)
+			advice := check.Advise(check.ErrNotEnrolled, check.Circumstances{}).Do
+			return fmt.Errorf("no device is enrolled with the id %s, or for a mailbox with this address, so no alert can be sent. %s", subject, advice)
 		}
 		return err
 	}

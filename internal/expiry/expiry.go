@@ -24,6 +24,9 @@ const (
 // Soon is how long before the date the first warning is.
 const Soon = 30 * day
 
+// Advice is what to do before something expires.
+const Advice = "Have it renewed before that day; mailbell takes up a changed file by itself."
+
 const (
 	day = 24 * time.Hour
 	// maxEntries bounds the entries, and with them the metric: a configuration has some dozens, but redirects lead to any number of hosts.
@@ -133,7 +136,7 @@ func (c *Calendar) warn(now time.Time) (next time.Duration) {
 	for _, e := range c.due(now, &next) {
 		fields := []zap.Field{zap.String("kind", e.Kind), zap.String("name", e.Name), zap.Time("at", e.At)}
 		if left := e.At.Sub(now); left > 0 {
-			c.log.Warn("expires soon", append(fields, zap.Int("days", int((left+day-1)/day)))...)
+			c.log.Warn("expires soon", append(fields, zap.Int("days", int((left+day-1)/day)), zap.String("advice", Advice))...)
 		} else {
 			c.log.Error("has expired", fields...)
 		}
