@@ -175,6 +175,37 @@ func TestAnAccountOfOneMailboxNeedsNoMoreWitnesses(t *testing.T) {
 	}
 }
 
+// Whoever enrols and removes phones for years, for mailboxes that are never let in, does not fill the memory. Those that were refused long ago
+// are forgotten first.
+func TestNoMoreRefusedMailboxesAreRememberedThanAnInstanceListensTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := healthOf(1250)
+		refuse := func(from, to int) {
+			for i := from; i < to; i++ {
+				_ = h.note(address(i), row("HTTP 403", ""))
+			}
+			_ = h.note(alice, nil)
+		}
+		refuse(0, maxRefused)
+		<-time.After(ownFor / 2)
+		refuse(maxRefused, 2*maxRefused)
+		if len(h.own) != maxRefused {
+			t.Errorf("%d mailboxes are remembered", len(h.own))
+		}
+		<-time.After(ownFor / 2)
+		refuse(maxRefused, maxRefused+1)
+		if _, ok := h.own[address(maxRefused)]; !ok || len(h.own) != 1 {
+			t.Errorf("of those that were refused long ago %d are remembered", len(h.own))
+		}
+		for i := range 2 * maxRefused { // while nobody is let in
+			_ = h.note(address(i), row("HTTP 403", ""))
+		}
+		if len(h.refused) > maxRefused {
+			t.Errorf("%d refusals are remembered", len(h.refused))
+		}
+	})
+}
+
 func TestOneCallerAtATimeTriesWhetherAnAccountWorksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := healthOf(1250)

@@ -5,6 +5,7 @@ package listener
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	window    = time.Minute
 	// ownFor is how long a mailbox's refusal is taken as its own: it is asked about hourly.
 	ownFor = 2 * time.Hour
+	// maxRefused bounds the mailboxes that are known to be refused: as many as an instance listens to. Otherwise those that were removed, or
+	// are never let in, would stay. What a mailbox meets that is not remembered counts as evidence once more.
+	maxRefused = MaxAccounts * 1250
 
 	// The account as a whole is tried again after these: a wrong password must not be tried by 1,250 mailboxes, or the directory
 	// locks the account out.
@@ -109,18 +113,29 @@ func (h *health) works(mailbox string) {
 	h.mu.Lock()
 	delete(h.own, mailbox)
 	delete(h.refused, mailbox)
-	for m, at := range h.refused {
-		if h.own == nil {
-			h.own = map[string]time.Time{}
-		}
-		h.own[m] = at
-	}
+	h.disown()
 	was, since := h.blocked, h.since
 	h.clear()
 	h.mu.Unlock()
 	if was != nil {
 		h.log.Info("a listener account works again", zap.Duration("after", time.Since(since).Round(time.Second)))
 		h.lifted()
+	}
+}
+
+// disown takes what mailboxes have met for their own. Where they are too many, those go first that were refused long ago. It is called with
+// mu held.
+func (h *health) disown() {
+	if len(h.own)+len(h.refused) > maxRefused {
+		maps.DeleteFunc(h.own, func(_ string, at time.Time) bool { return time.Since(at) >= ownFor })
+	}
+	if h.own == nil {
+		h.own = map[string]time.Time{}
+	}
+	for m, at := range h.refused {
+		if _, known := h.own[m]; known || len(h.own) < maxRefused {
+			h.own[m] = at
+		}
 	}
 }
 
@@ -165,9 +180,12 @@ func (h *health) testify(mailbox string, f *fault.Error, enough int) (again time
 		}
 	}
 	at, theirs := h.own[mailbox]
-	if theirs = theirs && now.Sub(at) < ownFor; theirs {
+	theirs = theirs && now.Sub(at) < ownFor
+	_, known := h.refused[mailbox]
+	switch {
+	case theirs:
 		h.own[mailbox] = now
-	} else {
+	case known || len(h.refused) < maxRefused:
 		h.refused[mailbox] = now
 	}
 	switch {
