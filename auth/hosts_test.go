@@ -270,6 +270,7 @@ func TestAHostOfTheMailDomainGetsAPasswordOnceItHasShownToBeAnExchange(t *testin
 		"a hoster's IIS":          {http.Header{"Server": {"Microsoft-IIS/10.0"}, "X-Powered-By": {"ASP.NET"}}, false},
 		"NTLM alone":              {http.Header{"WWW-Authenticate": {"NTLM"}, "Server": {"nginx"}}, false},
 		"a front end of Exchange": {http.Header{"X-FEServer": {"EX01"}}, true},
+		"a back end of Exchange":  {http.Header{"X-Calculatedbetarget": {"ex01.contoso.com"}}, true},
 		"its Autodiscover":        {http.Header{"X-SOAP-Enabled": {"True"}}, true},
 		"its OAuth":               {http.Header{"WWW-Authenticate": {`Bearer client_id="` + exchangeApp + `", token_types="app_asserted_user_v1"`}}, true},
 		"Exchange 2010":           {http.Header{"Server": {"Microsoft-IIS/7.5"}, "WWW-Authenticate": {"Negotiate", "NTLM"}}, true},

@@ -641,6 +641,22 @@ func sample(t testing.TB, name string) []byte {
 	return b
 }
 
+// A group only has to be equal to that of others: of a hostile one nobody stores a megabyte for each mailbox.
+func TestTheGroupOfAMailboxIsBounded(t *testing.T) {
+	long := strings.Repeat("g", 100_000)
+	p, f := parse([]byte(pox(`<Account><Action>settings</Action><Protocol><Type>EXPR</Type><EwsUrl>out</EwsUrl><GroupingInformation>` +
+		long + `</GroupingInformation></Protocol></Account>`)))
+	if f != nil || p.group == "" || len(p.group) > 2*maxWords {
+		t.Errorf("POX: %d bytes, %v", len(p.group), f)
+	}
+	said := strings.Replace(soap(userSettings(mailURL)), "Default-First-Site-Name", long, 1)
+	n := &internet{t: t, web: map[string]page{bareSOAP: {body: said}}}
+	found, err := n.client(Options{}).Find(t.Context(), "user@contoso.com")
+	if err != nil || found.Group == "" || len(found.Group) > 2*maxWords {
+		t.Errorf("SOAP: %d bytes, %v", len(found.Group), err)
+	}
+}
+
 func TestTheExternalURLComesFirst(t *testing.T) {
 	protocol := func(kind, url, group string) string {
 		return `<Protocol><Type>` + kind + `</Type><EwsUrl>` + url + `</EwsUrl><GroupingInformation>` + group + `</GroupingInformation></Protocol>`

@@ -148,7 +148,7 @@ func parse(b []byte) (answer, *fault.Error) {
 	slices.Reverse(protocols["EXHTTP"])
 	for _, p := range slices.Concat(protocols["EXPR"], protocols["EXHTTP"], protocols["EXCH"]) {
 		a.name(text(p, "EwsUrl"))
-		a.group = cmp.Or(a.group, text(p, "GroupingInformation"))
+		a.group = cmp.Or(a.group, printable(text(p, "GroupingInformation")))
 		if strings.EqualFold(text(p, "Type"), "EXCH") {
 			a.server = cmp.Or(a.server, mailboxServer(text(p, "Server")))
 		}

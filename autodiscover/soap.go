@@ -161,7 +161,7 @@ func userReply(e *etree.Element) reply {
 		name := text(s, "Name")
 		settings[name] = cmp.Or(settings[name], text(s, "Value"))
 	}
-	a := answer{group: settings[settingGroup], server: mailboxServer(settings[settingServer])}
+	a := answer{group: printable(settings[settingGroup]), server: mailboxServer(settings[settingServer])}
 	a.name(settings[settingExternal])
 	a.name(settings[settingInternal])
 	if p, err := mail.ParseAddress(settings[settingPrimary]); err == nil {

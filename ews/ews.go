@@ -83,14 +83,24 @@ type Answer struct {
 	RequestID    string    // client-request-id: what to look for in the server's logs
 }
 
+// maxServerName bounds the name of a server; a name of DNS has 253 characters.
+const maxServerName = 253
+
 // Server is the mailbox server that answered: the backend, else the one in the override cookie (<server>~<number>). Empty:
-// the answer names none.
+// the answer names none. What cannot be the name of a server is none: it would be stored and shown.
 func (a Answer) Server() string {
-	if a.Backend != "" {
-		return a.Backend
+	cookie, _, _ := strings.Cut(a.Cookie, "~")
+	for _, name := range [...]string{a.Backend, cookie} {
+		if name != "" && len(name) <= maxServerName && !strings.ContainsFunc(name, notOfName) {
+			return name
+		}
 	}
-	server, _, _ := strings.Cut(a.Cookie, "~")
-	return server
+	return ""
+}
+
+// notOfName reports whether a character cannot be in the name of a server.
+func notOfName(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '.' || r == '_')
 }
 
 // Notifications are the events of one envelope of a stream. Without events the envelope is a heartbeat.

@@ -2,6 +2,7 @@ package ews
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -10,14 +11,20 @@ import (
 func TestTheAnswerOfTheInboxNamesTheServerOfItsMailbox(t *testing.T) {
 	const cookie = "X-BackEndOverrideCookie=EX02.contoso.com~1941996295; path=/; secure; HttpOnly"
 	folder := response("GetFolder", success("GetFolder", `<m:Folders><t:Folder><t:FolderId Id="AQApA=" ChangeKey="AQAAAB"/></t:Folder></m:Folders>`))
-	for want, header := range map[string][]string{
-		"ex01.contoso.com": {"X-CalculatedBETarget", "ex01.contoso.com", "Set-Cookie", cookie},
-		"EX02.contoso.com": {"Set-Cookie", cookie},
-		"":                 {"Set-Cookie", "exchangecookie=ddb8c383; path=/"}, // a 2010
+	for name, c := range map[string]struct {
+		want   string
+		header []string
+	}{
+		"the header counts first": {"ex01.contoso.com", []string{"X-CalculatedBETarget", "ex01.contoso.com", "Set-Cookie", cookie}},
+		"the cookie":              {"EX02.contoso.com", []string{"Set-Cookie", cookie}},
+		"a 2010":                  {"", []string{"Set-Cookie", "exchangecookie=ddb8c383; path=/"}},
+		"no name of a host":       {"", []string{"X-CalculatedBETarget", "ex01.contoso.com/EWS <b>"}},
+		"no name in the cookie":   {"", []string{"Set-Cookie", "X-BackEndOverrideCookie=EX 02~1; path=/"}},
+		"a name without an end":   {"EX02.contoso.com", []string{"X-CalculatedBETarget", strings.Repeat("ex01.", 10_000) + "com", "Set-Cookie", cookie}},
 	} {
-		a, err := answers(http.StatusOK, folder, header...).GetFolder(t.Context(), target)
-		if err != nil || a.Server() != want {
-			t.Errorf("%q, %v; want %q", a.Server(), err, want)
+		a, err := answers(http.StatusOK, folder, c.header...).GetFolder(t.Context(), target)
+		if err != nil || a.Server() != c.want {
+			t.Errorf("%s: %q, %v; want %q", name, a.Server(), err, c.want)
 		}
 	}
 }

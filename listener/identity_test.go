@@ -137,6 +137,45 @@ func TestNoEntryIsAskedForAnAddressThatAnotherHasTold(t *testing.T) {
 	})
 }
 
+// The mailbox server that answers name (X-CalculatedBETarget) counts within the entry whose server says so: a partner that names one of our
+// servers gets its mailbox neither to our entry nor to another account, and takes none of ours out.
+func TestAMailboxServerThatAnEntryTellsIsOneOfThatEntry(t *testing.T) {
+	inScene(t, func(s *scene) {
+		partner, hqFinder, partnerFinder := s.partnership("fabrikam.example")
+		withFinder := s.entry
+		s.entry = func(e *Entry) { withFinder(e); e.MailboxServers = []string{"ex01"} }
+		s.also[0].MailboxServers = []string{"px01"}
+		delete(partnerFinder.primary, partnersBob)
+		s.hq.servers = map[string]string{alice: "EX01.contoso.example"}
+		partner.servers = map[string]string{partnersBob: "px01.fabrikam.example"}
+		s.start()
+		s.enrol("alice", alice)
+		s.enrol("bob", partnersBob)
+		s.pass(time.Minute)
+		s.listening("hq", alice)
+		s.listening("partner", partnersBob)
+		partner.set(func() { partner.servers[partnersBob], partner.servers[alice] = "EX01.contoso.example", "px01" })
+		theirs := partner.come(partnersBob) // the answer about it names our server
+		ours := s.hq.come(alice)
+		s.pass(5 * time.Minute)
+		s.accepted(1, "bob", theirs)
+		s.accepted(1, "alice", ours)
+		if h := s.wantState(subscriptions.OutOfScope, partnersBob); !strings.Contains(h.Reason, "not among the mailbox_servers of partner") {
+			t.Errorf("%+v", h)
+		}
+		s.listening("hq", alice)
+		if slices.Contains(hqFinder.names, partnersBob) || slices.Contains(partnerFinder.names, alice) {
+			t.Errorf("hq was asked for %q, the partner for %q", hqFinder.names, partnerFinder.names)
+		}
+		partner.set(func() { partner.servers[partnersBob] = "PX01.fabrikam.example" })
+		s.pass(75 * time.Minute)
+		s.listening("partner", partnersBob)
+		m := s.hq.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "alice", m)
+	})
+}
+
 // Whoever can write to the state cannot make a location last that nobody has looked up.
 func TestALocationFromTheFutureIsLookedUp(t *testing.T) {
 	inScene(t, func(s *scene) {
