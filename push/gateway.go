@@ -131,7 +131,7 @@ const foreignAgain = time.Minute
 func (g *gateway) inItsPlace(r response) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now := time.Now(); g.toldForeign.IsZero() || now.Sub(g.toldForeign) >= foreignAgain {
+	if now := time.Now(); now.Sub(g.toldForeign) >= foreignAgain {
 		g.toldForeign = now
 		g.log.Warn("something answers in the place of APNs", zap.Int("status", r.status), zap.Error(r.fault()))
 	}

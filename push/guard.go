@@ -78,7 +78,7 @@ func (g *guard) tell() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	if !g.told.IsZero() && now.Sub(g.told) < guardWindow {
+	if now.Sub(g.told) < guardWindow {
 		return false
 	}
 	g.told = now

@@ -110,6 +110,40 @@ func TestRemovalsGoOnWhenTheShareIsNormalAgain(t *testing.T) {
 	}
 }
 
+func TestTheGuardLooksBackTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard()
+		g.note("long ago", true)
+		<-time.After(guardWindow)
+		if answered, failing, _ := g.note("now", false); answered != 2 || failing != 1 || guardWindow != 10*time.Minute {
+			t.Errorf("at the end of the window %d are watched, and %d failed", answered, failing)
+		}
+		<-time.After(guardWindow / 5)
+		if answered, failing, _ := g.note("now", false); answered != 1 || failing != 0 {
+			t.Errorf("after it %d are watched, and %d failed", answered, failing)
+		}
+	})
+}
+
+func TestThatManyFailIsToldOnceInAWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return refusing(400, "DeviceTokenNotForTopic") })
+		for range 25 {
+			b.each(t, 1000, 20)
+			<-time.After(time.Minute)
+		}
+		told := b.logs.FilterMessageSnippet("many devices fail alike").All()
+		if len(told) != 3 {
+			t.Fatalf("%d lines in 25 minutes", len(told))
+		}
+		for i := range told[1:] {
+			if after := told[i+1].Time.Sub(told[i].Time); after != guardWindow {
+				t.Errorf("told again after %v", after)
+			}
+		}
+	})
+}
+
 // everyMinute sends to a few phones that accept it, while those that failed are left alone.
 func everyMinute(t *testing.T, b *bench) {
 	for range 12 {

@@ -33,7 +33,13 @@ func TestAPhoneThatIsRefusedOrQuarantinedStandsSoUntilItEnrolsAgain(t *testing.T
 		if reason, next, f := b.Standing(n.Phone, n.Enrolled); reason != outcome.Quarantined || !next.After(time.Now()) || f == nil || f.Code != "BadDeviceToken" {
 			t.Errorf("quarantined: %s, %v, %v", reason, next, f)
 		}
+		if reason, _, _ := b.Standing(n.Phone, n.Enrolled.Add(time.Second)); reason != "" {
+			t.Errorf("quarantined, and enrolled again: %s", reason)
+		}
 		<-time.After(2 * quarantineBase)
+		if reason, next, _ := b.Standing(n.Phone, n.Enrolled); reason != "BadDeviceToken" || !next.IsZero() {
+			t.Errorf("after the quarantine: %s, %v", reason, next)
+		}
 		b.apns.set(func(*standIn) { answer = act{} })
 		b.Push(t.Context(), n)
 		if reason, _, _ := b.Standing(n.Phone, n.Enrolled); reason != "" {
