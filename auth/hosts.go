@@ -145,8 +145,11 @@ type gate struct {
 	hosts Hosts
 
 	mu    sync.RWMutex
-	known map[string]*destination // by scheme and host:port as a URL has them; at most maxDestinations
+	known map[origin]*destination // at most maxDestinations
 }
+
+// origin is a scheme and host:port as a URL has them.
+type origin struct{ scheme, host string }
 
 // destination is a host.
 type destination struct {
@@ -155,7 +158,7 @@ type destination struct {
 	asked   atomic.Bool  // it has asked for a credential of the right kind: the next goes with the request, and no round trip is lost
 }
 
-func newGate(h Hosts) *gate { return &gate{hosts: h, known: map[string]*destination{}} }
+func newGate(h Hosts) *gate { return &gate{hosts: h, known: map[origin]*destination{}} }
 
 // admit returns the destination of a request. It refuses a request whose credential may not be sent there, and closes its body.
 func (g *gate) admit(req *http.Request) (*destination, error) {
@@ -169,10 +172,7 @@ func (g *gate) admit(req *http.Request) (*destination, error) {
 }
 
 func (g *gate) destination(u *url.URL) *destination {
-	key := u.Host
-	if u.Scheme != "https" {
-		key = u.Scheme + "://" + key
-	}
+	key := origin{u.Scheme, u.Host}
 	g.mu.RLock()
 	to := g.known[key]
 	g.mu.RUnlock()

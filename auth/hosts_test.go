@@ -274,6 +274,8 @@ func TestAHostOfTheMailDomainGetsAPasswordOnceItHasShownToBeAnExchange(t *testin
 		"its Autodiscover":        {http.Header{"X-SOAP-Enabled": {"True"}}, true},
 		"its OAuth":               {http.Header{"WWW-Authenticate": {`Bearer client_id="` + exchangeApp + `", token_types="app_asserted_user_v1"`}}, true},
 		"Exchange 2010":           {http.Header{"Server": {"Microsoft-IIS/7.5"}, "WWW-Authenticate": {"Negotiate", "NTLM"}}, true},
+		"with NTLM alone":         {http.Header{"Server": {"Microsoft-IIS/7.5"}, "WWW-Authenticate": {"NTLM"}}, true},
+		"with Negotiate alone":    {http.Header{"Server": {"Microsoft-IIS/7.5"}, "WWW-Authenticate": {"Negotiate"}}, true},
 	} {
 		header := c.header.Clone()
 		header["WWW-Authenticate"] = append(header["WWW-Authenticate"], basic)
@@ -319,6 +321,16 @@ func TestWhatIsNotToBeAskedIsNotAsked(t *testing.T) {
 
 func TestWhatARoundTripperRemembersOfHostsIsBounded(t *testing.T) {
 	g := newGate(here)
+	first := g.destination(&url.URL{Scheme: "https", Host: "h0.example"})
+	if plain := g.destination(&url.URL{Scheme: "http", Host: "h0.example"}); plain == first || plain.refused == nil {
+		t.Errorf("over http the host is %+v", plain)
+	}
+	for i := range maxDestinations - 1 {
+		g.destination(&url.URL{Scheme: "https", Host: fmt.Sprintf("h%d.example", i)})
+	}
+	if g.destination(&url.URL{Scheme: "https", Host: "h0.example"}) != first {
+		t.Errorf("of %d hosts the first is forgotten", len(g.known))
+	}
 	for i := range 3 * maxDestinations {
 		g.destination(&url.URL{Scheme: "https", Host: fmt.Sprintf("h%d.example", i)})
 		if len(g.known) > maxDestinations {

@@ -234,7 +234,7 @@ func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, oth
 			return "", nil, err
 		}
 		has := readOffers(resp.Header)
-		if challenge := has.challenge(scheme); challenge != nil && resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
+		if challenge := has.challenge(scheme); challenge != nil {
 			if err := c.drain(resp); err != nil {
 				return "", nil, err
 			}
@@ -277,7 +277,7 @@ func (n *ntlm) pick(to route) (picked *ntlmConn) {
 			drop = append(drop, c) // the server has closed it
 		}
 	}
-	for len(n.idle) > 0 && len(n.idle)+n.busy > cap(n.slots) {
+	for len(n.idle)+n.busy > cap(n.slots) { // no more are busy than there are slots
 		drop = append(drop, n.remove(0))
 	}
 	n.mu.Unlock()

@@ -186,17 +186,15 @@ func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // newChallenge makes a CHALLENGE as a server would.
 func newChallenge(timestamp bool) []byte {
-	var info bytes.Buffer
-	attribute := func(id uint16, value []byte) {
-		binary.Write(&info, binary.LittleEndian, []uint16{id, uint16(len(value))})
-		info.Write(value)
-	}
-	attribute(2, testUTF16("CONTOSO"))
-	attribute(1, testUTF16("EX01"))
+	says := []pair{{2, testUTF16("CONTOSO")}, {1, testUTF16("EX01")}}
 	if timestamp {
-		attribute(7, []byte{1, 2, 3, 4, 5, 6, 7, 8})
+		says = append(says, pair{7, []byte{1, 2, 3, 4, 5, 6, 7, 8}})
 	}
-	attribute(0, nil)
+	return challengeOf(infoOf(says...))
+}
+
+// challengeOf makes a CHALLENGE with some target information.
+func challengeOf(info []byte) []byte {
 	random := make([]byte, 8)
 	rand.Read(random)
 	b := bytes.NewBufferString("NTLMSSP\x00\x02\x00\x00\x00")
@@ -204,10 +202,10 @@ func newChallenge(timestamp bool) []byte {
 	binary.Write(b, binary.LittleEndian, uint32(0xA2898205))
 	b.Write(random)
 	b.Write(make([]byte, 8))
-	binary.Write(b, binary.LittleEndian, []uint16{uint16(info.Len()), uint16(info.Len()), 56 + 14, 0})
+	binary.Write(b, binary.LittleEndian, []uint16{uint16(len(info)), uint16(len(info)), 56 + 14, 0})
 	b.Write([]byte{10, 0, 0x7C, 0x4F, 0, 0, 0, 15})
 	b.Write(testUTF16("CONTOSO"))
-	b.Write(info.Bytes())
+	b.Write(info)
 	return b.Bytes()
 }
 
