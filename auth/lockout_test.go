@@ -134,6 +134,23 @@ func TestOnePlaceThatRefusesAPasswordThatWorksDoesNotHoldTheOthers(t *testing.T)
 	})
 }
 
+// At EWS each mailbox may refuse an account for itself; any other service is one, whoever it is asked for.
+func TestAtEWSEachMailboxIsAPlaceOfItsOwn(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://ex01.example/EWS/Exchange.asmx":                 "ews alice@contoso.example",
+		"https://ex01.example/ews/exchange.asmx":                 "ews alice@contoso.example",
+		"https://ex01.example/Autodiscover/Autodiscover.xml":     "autodiscover",
+		"https://ex01.example/autodiscover/autodiscover.svc?x=y": "autodiscover",
+		"https://ex01.example":                                   "",
+	} {
+		req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, url, nil))
+		req.Header.Set("X-AnchorMailbox", "alice@contoso.example")
+		if got := placeOf(req); got != want {
+			t.Errorf("%s is %q", url, got)
+		}
+	}
+}
+
 func TestWhereOneAloneIsAskedItsRefusalsHoldThePasswordToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l lockout

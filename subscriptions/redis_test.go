@@ -29,6 +29,9 @@ type server struct {
 
 func startRedis(t *testing.T, args ...string) *server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it starts a redis-server, whose clock is the real one")
+	}
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("redis-server is not installed: `make test` installs it")
 	}
@@ -128,9 +131,6 @@ func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
 }
 
 func TestASecondInstanceStandsByAndTakesOverWithinFifteenSeconds(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it waits for the end of a lock, 10 s")
-	}
 	t.Parallel()
 	s := startRedis(t)
 	first := s.open(t)
