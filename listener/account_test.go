@@ -84,12 +84,15 @@ func TestWhatSeveralMeetWhileNoneIsLetInIsTheAccounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, lifted := healthOf(1250)
 		_ = h.note(alice, row("HTTP 403", ""))
-		<-time.After(window + time.Second)
+		<-time.After(window + 1)
 		for i := range witnesses {
-			if h.allowed(address(i)) != nil {
-				t.Fatalf("blocked after %d", i)
+			if f, _ := h.state(); f != nil || h.allowed(address(i)) != nil {
+				t.Fatalf("blocked after %d within %v", i, window)
 			}
 			_ = h.note(address(i), row("HTTP 403", ""))
+			if i == 0 {
+				<-time.After(window)
+			}
 		}
 		if h.allowed(address(0)) == nil {
 			t.Error("one that was refused may try")
@@ -103,6 +106,77 @@ func TestWhatSeveralMeetWhileNoneIsLetInIsTheAccounts(t *testing.T) {
 		_ = h.note(bob, nil)
 		if h.allowed(address(0)) != nil || *lifted != 1 {
 			t.Error("a success does not lift it at once")
+		}
+	})
+}
+
+func TestWhatAMailboxMetAloneIsNoEvidenceForTwoHours(t *testing.T) {
+	for name, c := range map[string]struct {
+		after   time.Duration
+		blocked bool
+	}{"until then": {ownFor - 1, false}, "then": {ownFor, true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, _ := healthOf(1250)
+				refused := row("HTTP 403", "")
+				_ = h.note(alice, refused)
+				_ = h.note(bob, nil)
+				for range 5 { // each time it is asked about, that is known again
+					<-time.After(time.Hour)
+					_ = h.note(alice, refused)
+				}
+				<-time.After(c.after)
+				for i := range witnesses - 1 {
+					_ = h.note(address(i), refused)
+				}
+				_ = h.note(alice, refused)
+				if f, _ := h.state(); (f != nil) != c.blocked {
+					t.Errorf("after %v the account is blocked: %v", c.after, f)
+				}
+			})
+		})
+	}
+}
+
+func TestWhoWasRefusedAloneTriesABlockedAccountLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := healthOf(1250)
+		_ = h.note(alice, row("HTTP 403", ""))
+		_ = h.note(bob, nil)
+		refuseAll(h, row("HTTP 401", ""))
+		wait := func() time.Duration { return fault.Of(h.allowed(alice)).After }
+		if wait() != firstBlock+probe {
+			t.Errorf("it may try in %v, want %v after the others", wait(), probe)
+		}
+		<-time.After(firstBlock)
+		if wait() != probe {
+			t.Errorf("it may try in %v", wait())
+		}
+		<-time.After(probe)
+		if err := h.allowed(alice); err != nil {
+			t.Errorf("nobody else has tried: %v", err)
+		}
+	})
+}
+
+func TestABlockIsLoggedOnceEachTimeThatTheAccountIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.ErrorLevel)
+		h, _ := healthOf(1250)
+		h.log = zap.New(core)
+		_ = h.note(address(0), row("HTTP 401", ""))
+		if logs.Len() != 0 {
+			t.Errorf("one mailbox was refused: %v", logs.All())
+		}
+		refuseAll(h, row("HTTP 401", ""))
+		if logs.Len() != 1 {
+			t.Errorf("%d errors for a block", logs.Len())
+		}
+		<-time.After(firstBlock)
+		_ = h.allowed(alice)
+		_ = h.note(alice, row("HTTP 401", ""))
+		if logs.Len() != 2 {
+			t.Errorf("%d errors after the first try", logs.Len())
 		}
 	})
 }
@@ -236,19 +310,20 @@ func TestOneCallerAtATimeTriesWhetherAnAccountWorksAgain(t *testing.T) {
 
 func TestABlockGrowsToFourMinutesAndAPolicyIsAskedWithinMinutesBeforeItIsHourly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for code, last := range map[string]time.Duration{"HTTP 401": maxBlock, "HTTP 403": time.Hour} {
+		soon := &fault.Error{Code: "asks for as long as that", Scope: fault.Account, After: maxBlock}
+		for f, last := range map[*fault.Error]time.Duration{row("HTTP 401", ""): maxBlock, row("HTTP 403", ""): time.Hour, soon: maxBlock} {
 			h, _ := healthOf(1250)
-			refuseAll(h, row(code, ""))
+			refuseAll(h, f)
 			for _, want := range []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, maxBlock, last, last} {
 				_, next := h.state()
 				if time.Until(next) != want {
-					t.Errorf("%s: %v, want %v", code, time.Until(next), want)
+					t.Errorf("%s: %v, want %v", f.Code, time.Until(next), want)
 				}
 				<-time.After(time.Until(next))
 				if err := h.allowed(alice); err != nil {
 					t.Error(err)
 				}
-				_ = h.note(alice, row(code, ""))
+				_ = h.note(alice, f)
 			}
 		}
 	})
@@ -516,6 +591,16 @@ func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
 	_ = one.calls.note(alice, row("HTTP 401", ""))
 	if e.asker("two") != two {
 		t.Error("where none can work, the one that the mailbox had tries")
+	}
+	one.calls.unblock()
+	two.calls.unblock()
+	_ = two.finding.note(alice, row("HTTP 401", ""))
+	if e.asker("two") != two {
+		t.Error("one that Autodiscover refuses is not asked, although nobody has to ask Autodiscover")
+	}
+	two.entry.URL = ""
+	if e.asker("two") != one {
+		t.Error("one that Autodiscover refuses is asked")
 	}
 }
 

@@ -316,6 +316,22 @@ func TestMailboxesAreSpreadOverTheAccountsAndKeepTheirs(t *testing.T) {
 	})
 }
 
+func TestAMailboxGetsRoomAtAnyAccountThatHasSomeAndRatherAtItsOwn(t *testing.T) {
+	one, two := &account{Account: &Account{Name: "one"}}, &account{Account: &Account{Name: "two"}}
+	s := newSeats([]*account{one, two}, 2)
+	for i, c := range []struct {
+		had  string
+		want *account
+	}{{"two", two}, {"", one}, {"one", one}, {"one", two}, {"two", nil}} {
+		if got := s.take(&mailbox{}, c.had); got != c.want {
+			t.Errorf("%d: who had %q gets %v, want %v", i, c.had, got, c.want)
+		}
+	}
+	if s.taken(one) != 2 || s.taken(two) != 2 || s.queue() != 1 {
+		t.Errorf("%d and %d mailboxes, %d wait", s.taken(one), s.taken(two), s.queue())
+	}
+}
+
 func TestAnErrorOfALocationIsTriedAgainWhenThatMayBeDoubted(t *testing.T) {
 	inScene(t, func(s *scene) {
 		hq, cloud := s.hybrid(alice)

@@ -101,7 +101,7 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 		case m.subscribing:
 		case now.Before(m.refusal.next):
 			next = sooner(next, m.refusal.next)
-		case g.calls < subscribing && (g.affinity.Anchor != "" || g.leading < min(1<<min(g.hung, 10), subscribing)): // one leads, unless it hangs
+		case g.calls < subscribing && (g.affinity.Anchor != "" || g.leading < 1<<min(g.hung, 10)): // one leads, unless it hangs
 			a := &attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity}
 			if g.affinity.Anchor == "" {
 				a.affinity.Anchor, a.leads = m.at.Primary, true

@@ -1,0 +1,124 @@
+package streaming
+
+// The bounds, and what is spread so that it does not come at once.
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+func TestNoMoreSubscribesHangThanTheirBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		a := newAccount(t, s, 1000)
+		a.join(numbered(0)) // it leads
+		pass(time.Second)
+		now, most := 0, 0
+		s.set(func() {
+			s.wait = func(ctx context.Context, c call) error {
+				s.set(func() {
+					now++
+					most = max(most, now)
+				})
+				<-ctx.Done()
+				s.set(func() { now-- })
+				return ctx.Err()
+			}
+		})
+		for i := range 2 * (maxSlow + subscribing) {
+			a.join(numbered(1 + i))
+		}
+		pass(subscribeTimeout - time.Second)
+		s.set(func() {
+			if most != maxSlow+subscribing {
+				t.Errorf("%d hang at once, want %d that take long and %d more", most, maxSlow, subscribing)
+			}
+		})
+	})
+}
+
+func TestACallThatEndsWhenItBeginsToTakeLongIsCountedOnce(t *testing.T) {
+	g := newGroup(New(Options{}))
+	for name, inTurn := range map[string][]func(*attempt){
+		"it ends":                 {g.called},
+		"it takes long, and ends": {g.takesLong, g.called},
+		"it ends just then":       {g.called, g.takesLong},
+	} {
+		a := &attempt{leads: true}
+		g.calls, g.slow, g.leading, g.hung = 1, 0, 1, 0
+		for _, f := range inTurn {
+			f(a)
+		}
+		if g.calls != 0 || g.slow != 0 || g.leading != 0 {
+			t.Errorf("%s: %d calls, %d that take long, %d that may lead are counted, and none is under way", name, g.calls, g.slow, g.leading)
+		}
+	}
+}
+
+func TestMailboxesThatArePolledAreNotListedAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.silent = true
+		var addresses []string
+		for i := range 20 {
+			addresses = append(addresses, numbered(i))
+		}
+		list := newAccount(t, s, 200).join(addresses...)
+		pass(10 * time.Minute)
+		for n := range 5 { // the first listing is that after the opening: it waits for its envelope
+			at := map[time.Time]bool{}
+			for _, m := range list {
+				at[m.lists[1+n]] = true
+			}
+			if len(at) < 10 {
+				t.Errorf("%d mailboxes are listed at %d times (%d)", len(list), len(at), n)
+			}
+		}
+	})
+}
+
+func TestOneRefusedStreamIsNoReasonForAStreamEach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.wait = func(_ context.Context, c call) error {
+			if c.op == "Stream" {
+				streams := len(s.made("Stream"))
+				s.set(func() { s.single = streams < maxRefused })
+			}
+			return nil
+		}
+		a := newAccount(t, s, 200)
+		a.join(alice, bob, carol)
+		pass(time.Minute)
+		if sizes := s.alive(); fmt.Sprint(sizes) != "[3]" {
+			t.Errorf("streams with %v subscriptions are open", sizes)
+		}
+	})
+}
+
+func TestAMailboxThatIsListedWhereItWasUnknownIsSubscribedWithinMinutesHoweverOftenItWasRefused(t *testing.T) {
+	for failures, want := range map[int]time.Duration{0: firstReturn, 1: 2 * firstReturn, 5: 32 * firstReturn, 6: maxReturn, 100: maxReturn} {
+		synctest.Test(t, func(t *testing.T) {
+			for name, f := range map[string]*fault.Error{"unknown": {Elsewhere: true}, "not let in": {Unproven: true}} {
+				gs := New(Options{})
+				m := gs.Member(nil, nil)
+				m.group = newGroup(gs)
+				m.refusal = refusal{fault: f, failures: failures, next: time.Now().Add(time.Hour)}
+				m.Listed()
+				if wait := time.Until(m.refusal.next); wait != want {
+					t.Errorf("%s %d times: tried again in %v, want %v", name, failures, wait, want)
+				}
+				m.refusal.next = time.Now().Add(time.Second)
+				m.Listed()
+				if wait := time.Until(m.refusal.next); wait != time.Second {
+					t.Errorf("%s: a try in a second is put off to %v", name, wait)
+				}
+			}
+		})
+	}
+}
