@@ -118,6 +118,11 @@ func TestAMailboxThatIsListedWhereItWasUnknownIsSubscribedWithinMinutesHoweverOf
 				if wait := time.Until(m.refusal.next); wait != time.Second {
 					t.Errorf("%s: a try in a second is put off to %v", name, wait)
 				}
+				m.group, m.refusal.next = nil, time.Now().Add(time.Hour)
+				m.Listed()
+				if wait := time.Until(m.refusal.next); wait != time.Hour {
+					t.Errorf("%s: who left is to be subscribed in %v", name, wait)
+				}
 			}
 		})
 	}

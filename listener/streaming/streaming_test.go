@@ -514,6 +514,48 @@ func TestAnUnsubscribeThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestASubscriptionThatIsNotGivenBackIsLogged(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		logs int
+	}{"given back": {nil, 0}, "refused": {denied(fault.Mailbox, fault.Retry, 0), 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(t)
+			a := newAccount(t, s, 200)
+			core, logs := observer.New(zap.InfoLevel)
+			a.Groups.o.Log = zap.New(core)
+			m := a.join(alice)[0]
+			pass(time.Second)
+			s.set(func() { s.refuse = on("Unsubscribe", c.err) })
+			m.Leave()
+			pass(time.Second)
+			if n := logs.FilterMessageSnippet("was not given back").Len(); n != c.logs {
+				t.Errorf("%s: said %d times", name, n)
+			}
+		})
+	}
+}
+
+func TestAnUnsubscribeMayTakeSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		a := newAccount(t, s, 200)
+		m := a.join(alice)[0]
+		pass(time.Second)
+		s.set(func() {
+			s.wait = func(ctx context.Context, c call) error {
+				pause.For(ctx, 5*time.Second)
+				return ctx.Err()
+			}
+		})
+		m.Leave()
+		pass(time.Minute)
+		if len(s.queues) > 0 {
+			t.Errorf("%d subscriptions are left at the server", len(s.queues))
+		}
+	})
+}
+
 func TestGroupsAreSplitAtTheirBound(t *testing.T) {
 	for _, bound := range []int{1, 2, 3, 7} {
 		synctest.Test(t, func(t *testing.T) {
@@ -592,6 +634,43 @@ func TestWhereTheFirstCannotLeadTheNextDoes(t *testing.T) {
 		pass(3 * time.Second)
 		if c := s.made("Stream"); c[len(c)-1].a != (Affinity{Anchor: carol}) {
 			t.Errorf("the anchor has left: %+v", c[len(c)-1])
+		}
+	})
+}
+
+// A member that takes long has the next one tried, whose cookie the others have by the time it answers.
+func TestOfTwoThatMayLeadTheOneLeadsWhoIsSubscribedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.wait = func(ctx context.Context, c call) error {
+			if c.mailbox == alice {
+				pause.For(ctx, 4*brisk)
+			}
+			return ctx.Err()
+		}
+		a := newAccount(t, s, 200)
+		a.join(alice, bob)
+		pass(3 * time.Second)
+		a.join(carol)
+		pass(3 * time.Second)
+		if calls := s.made("Subscribe"); len(calls) != 3 || calls[2].a != (Affinity{Anchor: bob, Cookie: "cookie-of-" + bob}) {
+			t.Errorf("%+v", calls)
+		}
+	})
+}
+
+func TestAfterARestartTheFirstKeptSubscriptionLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		a := newAccount(t, s, 200)
+		a.join(alice, bob)
+		pass(time.Minute)
+		a.Close()
+		a.start(s, 200)
+		a.join(alice, bob, carol)
+		pass(3 * time.Second)
+		if calls := s.made("Subscribe"); len(calls) != 3 || calls[2].mailbox != carol || calls[2].a != (Affinity{Anchor: alice}) {
+			t.Errorf("%+v", calls)
 		}
 	})
 }
@@ -923,7 +1002,11 @@ func TestAStreamWithoutItsFirstEnvelopeIsNamedAndItsMailboxesArePolled(t *testin
 		s := newServer(t)
 		s.silent = true
 		list := newAccount(t, s, 200).join(alice, bob)
-		pass(firstEnvelope + 5*time.Second)
+		pass(9 * time.Second)
+		if f, _ := list[0].Failing(); f != nil {
+			t.Errorf("its time is not over, and it fails: %v", f)
+		}
+		pass(firstEnvelope - 4*time.Second)
 		for _, m := range list {
 			if f, _ := m.Failing(); f == nil || f.Code != "stream held back" || !strings.Contains(f.Text, "proxy_buffering off") {
 				t.Errorf("%v", f)
@@ -1307,6 +1390,61 @@ func TestARefusalThatComesAfterItsMailboxLeftDoesNotConcernItsNewLocation(t *tes
 	})
 }
 
+func TestARefusalThatComesAfterItsMailboxLeftIsForgotten(t *testing.T) {
+	for name, again := range map[string]bool{"for good": false, "and has joined again": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer(t)
+				answer := make(chan struct{})
+				s.wait = func(ctx context.Context, c call) error {
+					switch {
+					case c.op != "Subscribe":
+						return nil
+					case len(s.made("Subscribe")) > 1:
+						pause.For(ctx, 10*time.Second)
+						return ctx.Err()
+					}
+					<-answer
+					return denied(fault.Mailbox, fault.Fix, time.Hour)
+				}
+				m := newAccount(t, s, 200).join(alice)[0]
+				pass(time.Second)
+				m.Leave()
+				if again {
+					m.Join(here(alice))
+				}
+				pass(time.Second)
+				close(answer)
+				pass(time.Second)
+				if f, _ := m.Failing(); f != nil || m.listings() != 0 {
+					t.Errorf("%v; listed %d times", f, m.listings())
+				}
+				pass(15 * time.Second)
+				if m.listens() != again {
+					t.Errorf("it is listened to: %v", m.listens())
+				}
+			})
+		})
+	}
+}
+
+func TestARefusalIsLoggedForItsMailboxUnlessItIsTheAccounts(t *testing.T) {
+	for scope, want := range map[fault.Scope]int{fault.Mailbox: 1, fault.Account: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(t)
+			s.refuse = on("Subscribe", denied(scope, fault.Fix, time.Hour))
+			a := newAccount(t, s, 200)
+			core, logs := observer.New(zap.WarnLevel)
+			a.Groups.o.Log = zap.New(core)
+			a.join(alice)
+			pass(time.Second)
+			if n := logs.FilterMessage("a mailbox cannot be subscribed").Len(); n != want {
+				t.Errorf("scope %v: said %d times, want %d", scope, n, want)
+			}
+		})
+	}
+}
+
 func TestWhatAStreamBringsOfAMailboxThatLeftIsNotTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
@@ -1454,9 +1592,11 @@ func TestAStreamThatBeatsAndTellsNothingIsReplacedAtTheSecondMessage(t *testing.
 		"three":                         {[]late{{0, 5 * time.Minute}, {time.Minute, 5 * time.Minute}, {time.Minute, 5 * time.Minute}}, 2},
 		"four":                          {[]late{{0, 5 * time.Minute}, {time.Minute, 5 * time.Minute}, {time.Minute, 5 * time.Minute}, {time.Minute, 5 * time.Minute}}, 3},
 		"one":                           {[]late{{0, 5 * time.Minute}}, 1},
-		"two within more than that":     {[]late{{0, 5 * time.Minute}, {61 * time.Minute, 5 * time.Minute}}, 1},
+		"an hour apart":                 {[]late{{0, 5 * time.Minute}, {lateWindow, 5 * time.Minute}}, 2},
+		"two within more than that":     {[]late{{0, 5 * time.Minute}, {lateWindow + 1, 5 * time.Minute}}, 1},
 		"from before it was open":       {[]late{{0, 3 * time.Hour}, {0, 4 * time.Hour}}, 1},
-		"too young to have been missed": {[]late{{0, 59 * time.Second}, {0, 30 * time.Second}}, 1},
+		"just old enough":               {[]late{{0, hintDelay}, {0, hintDelay}}, 2},
+		"too young to have been missed": {[]late{{0, hintDelay - 1}, {0, hintDelay - 1}}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1479,6 +1619,57 @@ func TestAStreamThatBeatsAndTellsNothingIsReplacedAtTheSecondMessage(t *testing.
 			})
 		})
 	}
+}
+
+func TestAMessageOfTheMomentAtWhichAStreamBeganCountsAgainstItAndNoneFromBefore(t *testing.T) {
+	for before, streams := range map[time.Duration]int{0: 2, 1: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(t)
+			m := newAccount(t, s, 200).join(alice)[0]
+			pass(time.Hour)
+			since, _ := m.Listening()
+			for range maxLate {
+				m.Unhinted(time.Since(since) + before)
+			}
+			pass(3 * time.Second)
+			if got := len(s.made("Stream")); got != streams {
+				t.Errorf("%v before: %d streams, want %d", before, got, streams)
+			}
+		})
+	}
+}
+
+func TestALostSubscriptionThatCannotBeRecordedIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		a := newAccount(t, s, 200)
+		core, logs := observer.New(zap.WarnLevel)
+		a.Groups.o.Log = zap.New(core)
+		list := a.join(alice, bob)
+		pass(time.Minute)
+		lose := func(ctx context.Context, m *mailbox, want int, when string) {
+			t.Helper()
+			m.lose(ctx, m.box.Record().Subscription)
+			if n := logs.FilterMessage("a lost subscription could not be recorded").Len(); n != want {
+				t.Errorf("%s: %d warnings, want %d", when, n, want)
+			}
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		lose(t.Context(), list[0], 0, "recorded")
+		a.store.Fail(io.ErrUnexpectedEOF)
+		lose(ended, list[1], 0, "the process ends")
+		lose(t.Context(), list[1], 1, "the state is away")
+		a.store.Fail(nil)
+		if _, _, err := a.book.Remove(t.Context(), bob); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * subscriptions.Asleep)
+		if err := a.book.Bury(t.Context(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		lose(t.Context(), list[1], 1, "the record has gone with its last device")
+	})
 }
 
 // A loop that spins has the fake clock stand still, and the test run into its time limit.
