@@ -55,6 +55,8 @@ type scene struct {
 	poll  time.Duration
 	entry func(e *Entry) // changes the entry of hq before the start
 	also  []Entry        // further exchange entries
+
+	deliver func(mailbox, subject string) // at a simulated Exchange
 }
 
 // inScene runs a test in fake time, with a listener that has not been started: the entry hq, with one account, covers contoso.example.
@@ -673,7 +675,8 @@ type apns struct {
 	gone map[string]bool     // tokens of devices that are gone
 	// stuck are devices for which a push ends with its context only, and how many are under way.
 	stuck map[string]int
-	last  subscriptions.Notification // that is stuck
+	last  subscriptions.Notification         // that is stuck
+	seen  func(n subscriptions.Notification) // told what was accepted, with mu held; may be nil
 }
 
 // underWay is how many pushes to a device that is stuck are under way.
@@ -704,6 +707,9 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 		return subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered", At: time.Now(), Status: 410}
 	}
 	a.got[n.Device] = append(a.got[n.Device], keys(n.Payload)...)
+	if a.seen != nil {
+		a.seen(n)
+	}
 	return subscriptions.Answer{Result: subscriptions.Accepted, At: time.Now(), Status: 200}
 }
 
@@ -717,6 +723,13 @@ func (a *apns) accepted(device, key string) (n int) {
 		}
 	}
 	return n
+}
+
+// set has what is accepted told; nil: not any more.
+func (a *apns) set(seen func(n subscriptions.Notification)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = seen
 }
 
 // hold keeps a device behind until release.

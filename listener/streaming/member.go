@@ -47,6 +47,7 @@ type Member struct {
 	gap    bool
 	listBy time.Time
 
+	proven time.Time // when the server last did for it what was asked; zero: it did not open a stream as it since
 	pollAt time.Time // when it is listed since nothing tells of its mail; zero: something does
 	stream *reading  // the open one that serves it, the newest; nil: none
 	since  time.Time // when notifications began to reach us, without a break since then; zero: they do not
@@ -150,6 +151,7 @@ func (m *Member) Unhinted(age time.Duration) {
 func (m *Member) Listed() {
 	m.groups.mu.Lock()
 	defer m.groups.mu.Unlock()
+	m.proven = time.Now()
 	r := &m.refusal
 	if m.group == nil || r.fault == nil || !r.fault.Elsewhere && !r.fault.Unproven {
 		return

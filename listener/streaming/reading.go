@@ -79,6 +79,7 @@ func (r *reading) begin() {
 	mu := &r.group.groups.mu
 	mu.Lock()
 	r.group.fault, r.group.next = nil, time.Time{}
+	r.as.proven = now
 	for _, m := range r.by {
 		if m.stream != r {
 			continue

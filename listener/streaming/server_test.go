@@ -59,6 +59,7 @@ type server struct {
 	single  bool                                    // a stream serves the mailbox only as which it is opened
 	closes  bool                                    // a stream ends with the refusal of a subscription
 	silent  bool                                    // streams bring no first envelope by themselves
+	mutes   string                                  // streams that are opened as this mailbox bring none
 	latency time.Duration                           // after which a stream brings what it has
 	ignores bool                                    // an old stream goes on when another is opened with its subscriptions
 	calls   []call
@@ -163,7 +164,7 @@ func (s *server) Stream(ctx context.Context, at mail.Location, a Affinity, ids [
 	}
 	if s.closes && len(lost) > 0 {
 		st.finish(io.EOF)
-	} else if !s.silent {
+	} else if !s.silent && s.mutes != at.Primary {
 		st.said <- said{}
 	}
 	s.streams = append(s.streams, st)

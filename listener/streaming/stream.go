@@ -42,7 +42,7 @@ type keeper struct {
 	group   *group
 	open    *reading       // nil: none
 	old     sync.WaitGroup // streams that are handed over; each takes handOver at most, and nobody waits for it
-	turn    int            // whom the stream is opened as: the anchor, then the next after it
+	turn    int            // whom the stream is opened as where the anchor fails, and nobody is known to be better: the next after it
 	tried   int            // others in a row
 	refused int            // streams in a row whose other subscriptions were all refused
 	reopen  time.Time      // not before
@@ -101,18 +101,22 @@ func (k *keeper) envelopeDue() time.Time {
 	return k.open.opened.Add(firstEnvelope)
 }
 
-// overdue names a stream that has not brought its first envelope in time as what it is. It stays open, for some servers begin late;
-// meanwhile its members are polled.
+// overdue deals with a stream that has not brought its first envelope in time. Perhaps the mailbox hangs as which it was opened: it is tried
+// as others. Where that brings nothing either, it is named as what it is, and stays open, for some servers begin late. Meanwhile its
+// members are polled.
 func (k *keeper) overdue() {
 	due := k.envelopeDue()
 	if due.IsZero() || time.Now().Before(due) {
 		return
 	}
 	k.open.late = true
-	g := k.group
+	g, f := k.group, heldBack()
+	if k.another(k.open.as, f, k.open.by) {
+		k.open.spoilt = true
+		return
+	}
 	g.groups.mu.Lock()
-	g.fault, g.next = heldBack(), time.Time{}
-	f := g.fault
+	g.fault, g.next = f, time.Time{}
 	g.groups.mu.Unlock()
 	g.groups.o.Log.Warn("a stream is open and brings nothing; its mailboxes are polled", zap.Int("mailboxes", len(k.open.by)), zap.Error(f))
 }
@@ -178,7 +182,11 @@ func (k *keeper) plan(want map[string]*Member) (opening, bool) {
 	}
 	slices.SortFunc(list, byName)
 	first := max(slices.IndexFunc(list, func(m *Member) bool { return m.at.Primary == g.affinity.Anchor }), 0)
-	m := list[(first+k.turn)%len(list)]
+	m := list[first]
+	if k.tried > 0 || m.proven.IsZero() { // rather one for which the server has worked lately: for those that hang it has not
+		next := (first + k.turn) % len(list)
+		m = slices.MaxFunc(slices.Concat(list[next:], list[:next]), func(a, b *Member) int { return a.proven.Compare(b.proven) })
+	}
 	return opening{as: m, at: m.at, affinity: Affinity{Anchor: m.at.Primary, Cookie: g.affinity.Cookie}}, true
 }
 
@@ -232,7 +240,7 @@ func (g *group) opened(r *reading) {
 
 // notOpened deals with a stream that could not be opened as m.
 func (k *keeper) notOpened(ctx context.Context, m *Member, f *fault.Error, want map[string]*Member) {
-	if f.Elsewhere && k.goesOn(m, f, want) || k.another(f, want) {
+	if f.Elsewhere && k.goesOn(m, f, want) || k.another(m, f, want) {
 		return
 	}
 	k.failed(0, f)
@@ -254,8 +262,7 @@ func (k *keeper) goesOn(m *Member, f *fault.Error, want map[string]*Member) bool
 	case Stays:
 		return false
 	case Later: // meanwhile as another, where there is one
-		k.turn++
-		k.tried++
+		k.next(m)
 		if k.tried >= len(want) { // as each of them
 			k.tried, wait = 0, firstWait
 		}
@@ -267,15 +274,26 @@ func (k *keeper) goesOn(m *Member, f *fault.Error, want map[string]*Member) bool
 	return true
 }
 
-// another has the stream opened as another member, at once: what is wrong may concern only the one that it was opened as, and must not
-// silence the others.
-func (k *keeper) another(f *fault.Error, want map[string]*Member) bool {
-	if len(f.Subscriptions) > 0 || f.Scope == fault.Account || k.tried >= min(len(want)-1, maxOthers) {
+// next has the next try made as another than m, for which the server has not done what it was asked to.
+func (k *keeper) next(m *Member) {
+	k.turn++
+	k.tried++
+	k.group.groups.mu.Lock()
+	m.proven = time.Time{}
+	k.group.groups.mu.Unlock()
+}
+
+// another has the stream opened as another member than m, at once: what is wrong may concern only m, and must not silence the others.
+func (k *keeper) another(m *Member, f *fault.Error, want map[string]*Member) bool {
+	others := min(len(want)-1, maxOthers)
+	if len(f.Subscriptions) > 0 || f.Scope == fault.Account {
+		others = 0
+	}
+	if k.tried >= others {
 		k.tried = 0
 		return false
 	}
-	k.turn++
-	k.tried++
+	k.next(m)
 	k.group.broken(want)
 	k.reopen = time.Now().Add(firstRetry)
 	k.group.groups.mu.Lock()
@@ -295,22 +313,24 @@ func (k *keeper) replace() {
 	k.group.broken(k.open.by)
 }
 
-// reports deals with errors about single subscriptions, and says whether there were any. The stream is opened anew soon, for the server does
-// its work.
+// reports deals with errors about single subscriptions, and says whether there were any. The stream is opened anew soon, for the server
+// does its work.
 func (k *keeper) reports(ctx context.Context) bool {
-	refused := false
 	list := k.open.takeReports()
+	refused := false
+	for _, f := range list {
+		refused = k.open.refusedOthers(f, time.Now()) || refused
+	}
+	if refused {
+		k.alone() // before they lose their subscriptions, which serve them in streams of their own
+	}
 	for i, f := range list {
-		refused = refused || k.open.refusedOthers(f, time.Now())
 		if i == 0 {
 			k.open.spoilt = true
 			k.failed(time.Since(k.open.opened), f)
 			k.soon()
 		}
 		k.trouble(ctx, f, k.open.by)
-	}
-	if refused {
-		k.alone()
 	}
 	return len(list) > 0
 }
@@ -343,7 +363,7 @@ func (k *keeper) over(ctx context.Context) {
 	}
 	f := fault.Of(r.err)
 	g.broken(r.by)
-	if !r.begun.Load() && k.another(f, r.by) {
+	if !r.begun.Load() && k.another(r.as, f, r.by) {
 		return
 	}
 	k.failed(lived, f)

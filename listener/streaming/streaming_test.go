@@ -924,7 +924,7 @@ func TestAServerThatAllowsOneMailboxAStreamGetsOneStreamEach(t *testing.T) {
 				t.Errorf("%s: listened to %v, told of %v", m.address, m.listens(), m.told())
 			}
 		}
-		if n := len(s.made("Subscribe")); n > 3*20 {
+		if n := len(s.made("Subscribe")); n > 2*20+subscribing { // the second time they keep theirs
 			t.Errorf("%d Subscribes", n)
 		}
 		if n := logs.FilterMessageSnippet("one mailbox on a stream").Len(); n != 1 {
@@ -1059,6 +1059,49 @@ func TestAStreamIsTriedAsOthersBeforeTheFaultIsTakenForTheGroups(t *testing.T) {
 		pass(30 * time.Second)
 		if n := len(s.made("Stream")) - len(calls); n != 1+maxOthers {
 			t.Errorf("%d tries", n)
+		}
+	})
+}
+
+// Of those that hang nobody knows it until they are asked. Mailboxes that were listed meanwhile do not.
+func TestAStreamThatFailsIsTriedAsAMailboxThatWasListedSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		var addresses []string
+		for i := range 20 {
+			addresses = append(addresses, numbered(i))
+		}
+		list := newAccount(t, s, 200).join(addresses...)
+		pass(time.Minute)
+		s.set(func() { s.refuse = on("Stream", heldBack(), addresses[:15]...) })
+		list[17].Listed()
+		s.cut(errReset)
+		pass(2 * time.Second)
+		calls := s.made("Stream")
+		if last := calls[len(calls)-1]; len(calls) != 3 || last.mailbox != numbered(17) || !list[0].listens() {
+			t.Errorf("the stream was opened as %v of %d", last.mailbox, len(calls))
+		}
+		s.cut(errReset)
+		pass(2 * time.Second)
+		if calls = s.made("Stream"); len(calls) != 4 { // it is known now
+			t.Errorf("%d streams", len(calls))
+		}
+	})
+}
+
+func TestAStreamWithoutAFirstEnvelopeIsTriedAsOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.mutes = alice
+		list := newAccount(t, s, 200).join(alice, bob, carol)
+		pass(firstEnvelope + 5*time.Second)
+		for _, m := range list {
+			if !m.listens() {
+				t.Errorf("%s is not listened to", m.address)
+			}
+		}
+		if sizes := s.alive(); !slices.Equal(sizes, []int{3}) {
+			t.Errorf("streams of %v", sizes)
 		}
 	})
 }

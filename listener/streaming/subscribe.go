@@ -188,6 +188,7 @@ func (g *group) subscribe(ctx context.Context, a *attempt) {
 		return
 	}
 	m.subscription, m.subscribed, m.subscribing, m.refusal = id, time.Now(), false, refusal{}
+	m.proven = time.Now()
 	m.broken(time.Now())
 	if a.leads && g.affinity.Anchor == "" {
 		g.hung = 0
