@@ -119,6 +119,7 @@ func TestTheFirstEnvelopeBeginsForEachMemberThatTheStreamServes(t *testing.T) {
 		}
 		r.by[numbered(i)] = m
 	}
+	r.as = r.by[numbered(0)]
 	r.begin()
 	for name, m := range r.by {
 		served := m.stream == r

@@ -240,7 +240,11 @@ func (g *group) opened(r *reading) {
 
 // notOpened deals with a stream that could not be opened as m.
 func (k *keeper) notOpened(ctx context.Context, m *Member, f *fault.Error, want map[string]*Member) {
-	if f.Elsewhere && k.goesOn(m, f, want) || k.another(m, f, want) {
+	if f.Elsewhere && k.goesOn(m, f, want) {
+		return
+	}
+	if k.another(m, f, want) {
+		k.group.broken(want)
 		return
 	}
 	k.failed(0, f)
@@ -294,7 +298,6 @@ func (k *keeper) another(m *Member, f *fault.Error, want map[string]*Member) boo
 		return false
 	}
 	k.next(m)
-	k.group.broken(want)
 	k.reopen = time.Now().Add(firstRetry)
 	k.group.groups.mu.Lock()
 	k.group.fault, k.group.next = f, k.reopen
