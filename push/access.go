@@ -14,7 +14,6 @@ import (
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
-	"github.com/sideshow/apns2"
 	"go.uber.org/zap"
 )
 
@@ -138,7 +137,7 @@ func (a *access) nextFailure() (context.Context, error) {
 
 // ask sends a notification once, for somebody who waits for the answer: not for long, and no longer than until a connection is
 // known not to be had. It moves nothing but the counters.
-func (a *access) ask(ctx context.Context, n *apns2.Notification) response {
+func (a *access) ask(ctx context.Context, n *request) response {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	failure, last := a.nextFailure()
@@ -150,9 +149,7 @@ func (a *access) ask(ctx context.Context, n *apns2.Notification) response {
 	return r
 }
 
-func probeOf(topic string) *apns2.Notification {
-	return &apns2.Notification{DeviceToken: probeToken, Topic: topic, Priority: apns2.PriorityHigh, Payload: []byte(`{"aps":{}}`)}
-}
+func probeOf(topic string) *request { return newRequest(probeToken, topic, []byte(`{"aps":{}}`)) }
 
 // prove tries a new credential until it has worked, and then has notifications go out by it.
 func (a *access) prove() {

@@ -1,15 +1,18 @@
 package push
 
-// This file is one attempt to send one notification: apns2 makes the request and reads the answer, our connections carry it.
+// This file is one attempt to send one notification.
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
-	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -20,10 +23,56 @@ import (
 // maxRetryAfter bounds what APNs may ask for in Retry-After.
 const maxRetryAfter = time.Hour
 
-// requestOf is a notification as apns2 has it.
-func requestOf(n subscriptions.Notification) *apns2.Notification {
-	return &apns2.Notification{ApnsID: uuid(n.PushID), CollapseID: n.CollapseID, DeviceToken: n.Phone.Token, Topic: n.Phone.Topic,
-		Expiration: n.Expires, Priority: apns2.PriorityHigh, PushType: apns2.PushTypeAlert, Payload: n.Payload}
+// request is a notification as it goes to APNs. It is made once; each attempt adds the authorization of the time.
+// https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+type request struct {
+	token   string
+	header  http.Header
+	payload []byte
+}
+
+func requestOf(n subscriptions.Notification) *request {
+	r := newRequest(n.Phone.Token, n.Phone.Topic, n.Payload)
+	r.header["Apns-Id"] = []string{uuid(n.PushID)}
+	if n.CollapseID != "" {
+		r.header["Apns-Collapse-Id"] = []string{n.CollapseID}
+	}
+	if n.Expires.After(time.Unix(0, 0)) {
+		r.header["Apns-Expiration"] = []string{strconv.FormatInt(n.Expires.Unix(), 10)}
+	}
+	return r
+}
+
+// newRequest makes a request without an id of ours.
+func newRequest(token, topic string, payload []byte) *request {
+	return &request{token: token, payload: payload, header: http.Header{
+		"Content-Type": contentType, "User-Agent": userAgent, "Apns-Push-Type": pushType, "Apns-Priority": priority, "Apns-Topic": {topic},
+	}}
+}
+
+// The headers that are the same for all. net/http reads them only.
+var (
+	contentType = []string{"application/json; charset=utf-8"}
+	userAgent   = []string{"mailbell"}
+	pushType    = []string{string(apns2.PushTypeAlert)}
+	priority    = []string{strconv.Itoa(apns2.PriorityHigh)}
+)
+
+// isSendable reports whether APNs can be asked at all: the token is a part of a path, the payload is JSON.
+func (r *request) isSendable() bool {
+	outside := func(c rune) bool { return !('0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z') }
+	return r.token != "" && !strings.ContainsFunc(r.token, outside) && json.Valid(r.payload)
+}
+
+// signed is the request with a provider token; empty: its connection has a certificate.
+func (r *request) signed(at *url.URL, bearer string) *http.Request {
+	header := maps.Clone(r.header)
+	if bearer != "" {
+		header["Authorization"] = []string{"bearer " + bearer}
+	}
+	to := *at
+	to.Path = "/3/device/" + r.token
+	return &http.Request{Method: http.MethodPost, URL: &to, Host: to.Host, Header: header, Proto: "HTTP/2.0", ProtoMajor: 2}
 }
 
 // uuid writes an id in the canonical form of RFC 9562.
@@ -33,7 +82,7 @@ func uuid(id [16]byte) string {
 }
 
 // attempt sends a notification once, if allowed does not object directly before it would go out.
-func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) response {
+func (g *gateway) attempt(ctx context.Context, n *request, allowed func() error) response {
 	for {
 		r := g.access.Load().attempt(ctx, n, allowed)
 		if !errors.Is(r.err, errLeft) { // else it waited for its turn, and another credential serves by now
@@ -42,65 +91,41 @@ func (g *gateway) attempt(ctx context.Context, n *apns2.Notification, allowed fu
 	}
 }
 
-func (a *access) attempt(ctx context.Context, n *apns2.Notification, allowed func() error) response {
-	c := carrier{access: a, allowed: allowed, response: response{access: a}}
-	client := apns2.Client{Host: a.gateway.url, HTTPClient: &http.Client{
-		Transport:     &c,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-	answer, err := client.PushWithContext(ctx, n)
-	r := c.response
-	if r.status == 0 {
+func (a *access) attempt(ctx context.Context, n *request, allowed func() error) response {
+	r := response{access: a}
+	if !n.isSendable() {
+		r.reason, r.err = outcome.NotSendable, errNotSendable
+		return r
+	}
+	r.bearer = a.credential.bearer()
+	var answer *answer
+	var c *connection
+	answer, c, r.written, r.err = a.pool.send(ctx, n.signed(a.gateway.url, r.bearer), n.payload, allowed)
+	if r.err != nil {
 		if said, ok := errors.AsType[*goneAway](r.err); ok && ruleFor(0, said.reason).reaction == hold {
 			r.reason = said.reason
 		}
-		if r.err == nil { // it never came to the carrier
-			r.reason, r.err = outcome.NotSendable, err
-		}
 		return r
 	}
-	if err == nil { // else the body was not of APNs
-		r.reason, r.gone = known(answer.Reason), answer.Timestamp.Time
-	}
-	r.foreign = err != nil || r.reason == "" && r.status != http.StatusOK
+	r.read(answer)
 	a.gateway.metrics.answered(r.status, r.reason)
 	if r.rule().replace {
-		c.connection.retire("replaced after " + string(r.why()))
+		c.retire("replaced after " + string(r.why()))
 	}
 	return r
 }
 
-// carrier is the http.RoundTripper of one attempt. It signs the request, sends it on one of our connections, and keeps what apns2
-// drops of the answer.
-type carrier struct {
-	access     *access
-	allowed    func() error
-	connection *connection // that the answer came on
-	response   response
-}
+var errNotSendable = errors.New("it is no notification that APNs could be asked to send")
 
-func (c *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
-	payload, err := io.ReadAll(req.Body)
-	req.Body.Close()
-	if err != nil {
-		return nil, err
+// read takes in an answer.
+func (r *response) read(a *answer) {
+	r.status, r.retryAfter = a.status, retryAfter(a.header.Get("Retry-After"))
+	var said apns2.Response
+	isApples := len(bytes.TrimSpace(a.body)) == 0 || json.Unmarshal(a.body, &said) == nil
+	if isApples {
+		r.reason, r.gone = known(said.Reason), said.Timestamp.Time
 	}
-	r := &c.response
-	r.bearer = c.access.credential.bearer()
-	signed := *req
-	signed.Header = maps.Clone(req.Header)
-	if r.bearer != "" {
-		signed.Header["Authorization"] = []string{"bearer " + r.bearer}
-	}
-	signed.Header["User-Agent"] = []string{"mailbell"}
-	var answer *http.Response
-	answer, c.connection, r.written, r.err = c.access.pool.send(&signed, payload, c.allowed)
-	if r.err != nil {
-		return nil, r.err
-	}
-	r.status, r.retryAfter = answer.StatusCode, retryAfter(answer.Header.Get("Retry-After"))
-	answer.Request = req
-	return answer, nil
+	r.foreign = !isApples || r.reason == "" && r.status != http.StatusOK
 }
 
 // retryAfter reads the seconds of the header.

@@ -105,7 +105,7 @@ var senders = map[string]func(*testing.B, *standIn) (send func(int) bool, end fu
 			return conn, err
 		}
 		return func(n int) bool {
-				r, err := c.Push(requestOf(alert(n, n)))
+				r, err := c.Push(plain(alert(n, n)))
 				return err == nil && r.StatusCode != 0
 			}, func() {
 				for _, conn := range open {
@@ -113,4 +113,10 @@ var senders = map[string]func(*testing.B, *standIn) (send func(int) bool, end fu
 				}
 			}
 	},
+}
+
+// plain is a notification for apns2 as it comes.
+func plain(n subscriptions.Notification) *apns2.Notification {
+	return &apns2.Notification{ApnsID: uuid(n.PushID), CollapseID: n.CollapseID, DeviceToken: n.Phone.Token, Topic: n.Phone.Topic,
+		Expiration: n.Expires, Priority: apns2.PriorityHigh, PushType: apns2.PushTypeAlert, Payload: n.Payload}
 }

@@ -70,7 +70,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 			send := func() {
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://apns.example/3/device/"+tokenOf(1), nil)
 				if err == nil && c.reserve() {
-					c.send(req, []byte("{}"))
+					c.send(t.Context(), req, []byte("{}"))
 				}
 			}
 			atOnce(send, c.pause, func() { c.answered() }, func() { c.reason() }, func() { c.retire("over") })

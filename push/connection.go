@@ -3,7 +3,6 @@ package push
 // This file is one HTTP/2 connection to APNs, and the turns on it (pool.go).
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -113,8 +112,8 @@ func (c *connection) giveBack() {
 }
 
 // send uses a turn: it sends one request and reads its answer, with the whole body. written says whether the payload left.
-func (c *connection) send(req *http.Request, payload []byte) (answer *http.Response, written bool, err error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
+func (c *connection) send(ctx context.Context, req *http.Request, payload []byte) (a *answer, written bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c.mu.Lock()
 	c.inFlight++
@@ -126,22 +125,24 @@ func (c *connection) send(req *http.Request, payload []byte) (answer *http.Respo
 	})
 	defer func() {
 		written = b.end()
-		c.done(answer != nil)
+		c.done(a != nil)
 		if err != nil && errors.Is(context.Cause(ctx), errStalled) {
 			err = errStalled
 		}
 	}()
 	req = req.WithContext(ctx)
 	req.Body, req.ContentLength = b, int64(len(payload))
-	answer, err = c.cc.RoundTrip(req)
+	resp, err := c.cc.RoundTrip(req)
 	if err != nil {
 		return nil, false, err
 	}
-	defer answer.Body.Close()
-	// The status is the answer. A body that breaks off tells less, and changes nothing.
-	whole, _ := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
-	answer.Body = io.NopCloser(bytes.NewReader(whole))
-	return answer, true, nil
+	defer resp.Body.Close()
+	a = &answer{status: resp.StatusCode, header: resp.Header}
+	if resp.ContentLength != 0 { // an acceptance has no body
+		// The status is the answer. A body that breaks off tells less, and changes nothing.
+		a.body, _ = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	}
+	return a, true, nil
 }
 
 // done ends a turn that was used.

@@ -11,7 +11,6 @@ import (
 	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
-	"github.com/sideshow/apns2"
 )
 
 const (
@@ -118,7 +117,7 @@ type delivery struct {
 	sender       *Sender
 	gateway      *gateway // of the phone's environment, or of the other
 	notification subscriptions.Notification
-	request      *apns2.Notification
+	request      *request
 	start        time.Time // for the histogram
 
 	status      int  // of the last answer

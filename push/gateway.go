@@ -9,6 +9,7 @@ package push
 import (
 	"context"
 	"errors"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,7 +54,7 @@ func (a app) elsewhere() app {
 
 // gateway is one APNs host with one credential.
 type gateway struct {
-	url         string
+	url         *url.URL
 	access      atomic.Pointer[access] // by which notifications go out
 	connections int                    // at most
 	apps        []app

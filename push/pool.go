@@ -203,25 +203,32 @@ func (p *pool) turn(ctx context.Context) (*connection, error) {
 	}
 }
 
+// answer is what APNs answered, with the whole body.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
 // send sends a request, again where APNs surely did not process it. written says whether the payload of the last try left:
-// with an error, APNs may then have accepted it. No try begins after req's context has ended, or unless allowed says so. The
+// with an error, APNs may then have accepted it. No try begins after ctx has ended, or unless allowed says so. The
 // connection is the one that answered.
-func (p *pool) send(req *http.Request, payload []byte, allowed func() error) (
-	answer *http.Response, c *connection, written bool, err error,
+func (p *pool) send(ctx context.Context, req *http.Request, payload []byte, allowed func() error) (
+	a *answer, c *connection, written bool, err error,
 ) {
 	for range maxUnprocessed {
-		c, err = p.turn(req.Context())
+		c, err = p.turn(ctx)
 		if err != nil {
 			return nil, nil, false, err
 		}
-		err = cmp.Or(req.Context().Err(), allowed())
+		err = cmp.Or(ctx.Err(), allowed())
 		if err != nil {
 			c.giveBack()
 			return nil, nil, false, err
 		}
-		answer, written, err = c.send(req, payload)
-		if err == nil || req.Context().Err() != nil {
-			return answer, c, written, err
+		a, written, err = c.send(ctx, req, payload)
+		if err == nil || ctx.Err() != nil {
+			return a, c, written, err
 		}
 		refused, leave := unprocessed(err)
 		said := c.heard.said()

@@ -43,7 +43,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 		}
 	case shrink:
 		d.shrunk = true
-		d.request.Payload = d.notification.Smaller
+		d.request.payload = d.notification.Smaller
 	case reconnect:
 		d.reconnected = true
 	case keepToken:

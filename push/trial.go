@@ -80,7 +80,7 @@ func (s *Sender) Probe(ctx context.Context, topic, environment string) error {
 }
 
 // ask asks once, and a second time where a new provider token or a new connection may bring another answer.
-func (s *Sender) ask(ctx context.Context, g *gateway, n *apns2.Notification) response {
+func (s *Sender) ask(ctx context.Context, g *gateway, n *request) response {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)() //nolint:contextcheck // the sender's life bounds the question as well as the caller's ctx does
