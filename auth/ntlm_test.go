@@ -427,21 +427,24 @@ func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
 		offers []string
 		code   string
 		text   string
+		asked  int // how often
 	}{
-		"Basic alone":       {401, []string{`Basic realm="x"`}, CodeNoNTLM, "does not offer NTLM but Basic;"},
-		"nothing":           {401, nil, CodeNoNTLM, "no sign-in at all"},
-		"no sign-in needed": {200, nil, CodeNoNTLM, "no sign-in at all"},
-		"Kerberos alone":    {401, []string{"Negotiate", "Basic realm=x"}, CodeNoNTLM, "Negotiate, Basic"},
-		"SPNEGO":            {401, []string{"Negotiate YIIBAgYGKwYBBQUC"}, CodeNoNTLM, "Negotiate"},
-		"Bearer":            {401, []string{"Bearer authorization_uri=x"}, CodeNoNTLM, "Bearer"},
-		"no challenge":      {401, []string{"NTLM"}, CodeNTLM, "no challenge"},
-		"broken challenge":  {401, []string{"NTLM " + base64.StdEncoding.EncodeToString([]byte("NTLMSSP\x00\x02\x00\x00\x00short"))}, CodeNTLM, "cannot be answered"},
-		"hostile text":      {401, []string{"B\u202e" + strings.Repeat("x", 1000)}, CodeNoNTLM, "…"},
+		"Basic alone":       {401, []string{`Basic realm="x"`}, CodeNoNTLM, "does not offer NTLM but Basic;", 1},
+		"nothing":           {401, nil, CodeNoNTLM, "no sign-in at all", 1},
+		"no sign-in needed": {200, nil, CodeNoNTLM, "no sign-in at all", 1},
+		"Kerberos alone":    {401, []string{"Negotiate", "Basic realm=x"}, CodeNoNTLM, "Negotiate, Basic", 2},
+		"SPNEGO":            {401, []string{"Negotiate YIIBAgYGKwYBBQUC"}, CodeNoNTLM, "Negotiate", 2},
+		"Bearer":            {401, []string{"Bearer authorization_uri=x"}, CodeNoNTLM, "Bearer", 1},
+		"no challenge":      {401, []string{"NTLM"}, CodeNTLM, "no challenge", 1},
+		"broken challenge":  {401, []string{"NTLM " + base64.StdEncoding.EncodeToString([]byte("NTLMSSP\x00\x02\x00\x00\x00short"))}, CodeNTLM, "cannot be answered", 1},
+		"hostile text":      {401, []string{"B\u202e" + strings.Repeat("x", 1000)}, CodeNoNTLM, "…", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPeerInMemory(t)
+				asked := 0
 				p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
+					asked++
 					if leg != 1 {
 						p.fault("another request: %s", r.Header)
 					}
@@ -455,8 +458,8 @@ func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
 				if e := fault.Of(err); e.Code != c.code || e.Scope != fault.Account || e.Remedy != fault.Fix || !strings.Contains(e.Error(), c.text) || strings.Contains(e.Error(), "ss ") || len(e.Error()) > 400 {
 					t.Errorf("%v", err)
 				}
-				if conns, _, _ := p.counts(); conns != 1 {
-					t.Errorf("it is tried on %d connections: another offers no more", conns)
+				if conns, _, _ := p.counts(); conns != 1 || asked != c.asked {
+					t.Errorf("it is asked %d times on %d connections: another offers no more", asked, conns)
 				}
 			})
 		})
@@ -886,25 +889,29 @@ func TestClosingIdleConnectionsClosesThoseThatComeBackToo(t *testing.T) {
 	})
 }
 
-func TestConnectionsToAnotherHostMakeRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := newPeerAtPort(t, 443), newPeerAtPort(t, 444)
-		rt := a.client(t, NewNTLM(testUser, testPassword), 1)
-		rt.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if strings.HasSuffix(address, ":444") {
-				return b.dial(ctx, network, address)
-			}
-			return a.dial(ctx, network, address)
-		}
-		for _, p := range []*peer{a, b, a} {
-			if status, body, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || body != signedInAnswer || err != nil {
-				t.Fatalf("%d %q %v", status, body, err)
-			}
-		}
-		if conns, _, _ := a.counts(); conns != 2 || len(rt.idle) != 1 {
-			t.Errorf("%d connections to the first, and %d are kept", conns, len(rt.idle))
-		}
-	})
+func TestConnectionsToAnotherHostMakeRoomWhereThereIsNone(t *testing.T) {
+	for most, kept := range map[int]struct{ conns, idle int }{1: {2, 1}, 2: {1, 2}} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newPeerAtPort(t, 443), newPeerAtPort(t, 444)
+				rt := a.client(t, NewNTLM(testUser, testPassword), most)
+				rt.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+					if strings.HasSuffix(address, ":444") {
+						return b.dial(ctx, network, address)
+					}
+					return a.dial(ctx, network, address)
+				}
+				for _, p := range []*peer{a, b, a} {
+					if status, body, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || body != signedInAnswer || err != nil {
+						t.Fatalf("%d %q %v", status, body, err)
+					}
+				}
+				if conns, _, _ := a.counts(); conns != kept.conns || len(rt.idle) != kept.idle {
+					t.Errorf("%d connections to the first, and %d are kept", conns, len(rt.idle))
+				}
+			})
+		})
+	}
 }
 
 func TestNTLMGoesThroughAProxyByCONNECT(t *testing.T) {
