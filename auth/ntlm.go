@@ -262,9 +262,15 @@ func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, oth
 }
 
 // pick takes the kept connection of a route that was used last; nil if there is none, and then there is room for another.
-func (n *ntlm) pick(to route) (picked *ntlmConn) {
-	var drop []*ntlmConn
+func (n *ntlm) pick(to route) *ntlmConn {
+	picked, dropped := n.take(to)
+	closeAll(dropped)
+	return picked
+}
+
+func (n *ntlm) take(to route) (picked *ntlmConn, dropped []*ntlmConn) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.busy++
 	n.closed = false
 	for i := len(n.idle) - 1; picked == nil && i >= 0; i-- {
@@ -274,44 +280,51 @@ func (n *ntlm) pick(to route) (picked *ntlmConn) {
 		if c := n.remove(i); c.Reserve() == nil {
 			picked = c
 		} else {
-			drop = append(drop, c) // the server has closed it
+			dropped = append(dropped, c) // the server has closed it
 		}
 	}
 	for len(n.idle)+n.busy > cap(n.slots) { // no more are busy than there are slots
-		drop = append(drop, n.remove(0))
+		dropped = append(dropped, n.remove(0))
 	}
-	n.mu.Unlock()
-	closeAll(drop)
-	return picked
+	return picked, dropped
 }
 
 // release ends a request. Its connection, nil if it got none, is kept if it is signed in and can take another.
 func (n *ntlm) release(c *ntlmConn) {
 	defer func() { <-n.slots }()
-	n.mu.Lock()
-	n.busy--
-	keep := c != nil && c.signedIn && !n.closed && c.Available() > 0
-	if keep {
-		c.expiry = time.AfterFunc(n.transport.IdleConnTimeout, func() { n.expire(c) })
-		n.idle = append(n.idle, c)
-	}
-	n.mu.Unlock()
-	if c != nil && !keep {
+	if kept := n.keep(c); c != nil && !kept {
 		c.Close()
 	}
 }
 
+func (n *ntlm) keep(c *ntlmConn) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.busy--
+	if c == nil || !c.signedIn || n.closed || c.Available() == 0 {
+		return false
+	}
+	c.expiry = time.AfterFunc(n.transport.IdleConnTimeout, func() { n.expire(c) })
+	n.idle = append(n.idle, c)
+	return true
+}
+
 // expire closes a connection that was idle for too long.
 func (n *ntlm) expire(c *ntlmConn) {
+	if n.forget(c) {
+		c.Close()
+	}
+}
+
+// forget takes a connection out if it is idle still.
+func (n *ntlm) forget(c *ntlmConn) bool {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	i := slices.Index(n.idle, c)
 	if i >= 0 {
 		n.remove(i)
 	}
-	n.mu.Unlock()
-	if i >= 0 {
-		c.Close()
-	}
+	return i >= 0
 }
 
 // remove takes an idle connection out. The caller holds mu.

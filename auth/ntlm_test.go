@@ -458,6 +458,10 @@ func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
 				if e := fault.Of(err); e.Code != c.code || e.Scope != fault.Account || e.Remedy != fault.Fix || !strings.Contains(e.Error(), c.text) || strings.Contains(e.Error(), "ss ") || len(e.Error()) > 400 {
 					t.Errorf("%v", err)
 				}
+				if e := fault.Of(err); c.code == CodeNoNTLM && (e.Status != http.StatusUnauthorized || (e.Detail == fault.NoChallenge) != (len(c.offers) == 0) ||
+					(len(e.Offers) == 0) != (len(c.offers) == 0)) {
+					t.Errorf("the evidence is %+v", e.Evidence)
+				}
 				if conns, _, _ := p.counts(); conns != 1 || asked != c.asked {
 					t.Errorf("it is asked %d times on %d connections: another offers no more", asked, conns)
 				}
@@ -1125,6 +1129,24 @@ func FuzzBind(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestACommaWithinQuotesEndsNoElement(t *testing.T) {
+	for line, want := range map[string][]string{
+		"":                {""},
+		"a, b":            {"a", " b"},
+		`x="a, b", c`:     {`x="a, b"`, " c"},
+		`x="a", b`:        {`x="a"`, " b"},
+		`x="ab", c`:       {`x="ab"`, " c"},
+		`x="a\", b", c`:   {`x="a\", b"`, " c"},
+		`x="a\\", b`:      {`x="a\\"`, " b"},
+		`a\, b`:           {`a\`, " b"},
+		`x="is not, over`: {`x="is not, over`},
+	} {
+		if got := slices.Collect(elements(line)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
 }
 
 func FuzzReadOffers(f *testing.F) {
