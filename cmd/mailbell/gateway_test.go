@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -174,6 +175,11 @@ func TestAStreamThatAGatewayBuffersIsNamedAndItsMailboxesArePolled(t *testing.T)
 	}
 	inst.deliverTo(inst.boxes...)
 	t.Parallel()
+	if code, results, said := inst.check("--mailbox", inst.boxes[0].address); code != 1 || !slices.ContainsFunc(results, func(r result) bool {
+		return r.state == "failed" && strings.Contains(r.tried+r.cameBack+r.do, "proxy_buffering off")
+	}) {
+		t.Errorf("check ends with %d, and says\n%s", code, said)
+	}
 	inst.awaitAlerts(atLast) // by the listing of each minute
 	if n := len(inst.mailboxes("polling")); n != len(inst.boxes) {
 		t.Errorf("%d mailboxes are polled, want all %d", n, len(inst.boxes))
