@@ -7,31 +7,70 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // maxDecisions is how many decisions are shown of a mailbox.
 const maxDecisions = 50
 
-// history is the last decisions about a mailbox.
+// history is the last decisions about a mailbox. With 15,000 mailboxes it is most of what is kept in memory.
 type history struct {
 	mu     sync.Mutex
-	list   []subscriptions.Decision // a ring, once there are maxDecisions
+	list   []kept // a ring, once there are maxDecisions
 	newest int
+}
+
+// kept is a decision in half the space.
+type kept struct {
+	key                           mail.Key
+	push                          mail.PushID
+	came, at                      int64 // Unix microseconds; 0: none
+	device, outcome, reason, code unique.Handle[string]
+	status                        int16
+}
+
+func keep(d subscriptions.Decision) kept {
+	return kept{key: d.Key, push: d.PushID, came: microseconds(d.Came), at: microseconds(d.At), status: int16(d.Status), device: unique.Make(d.Device),
+		outcome: unique.Make(string(d.Outcome)), reason: unique.Make(string(d.Reason)), code: unique.Make(d.Code)}
+}
+
+func (k kept) decision() subscriptions.Decision {
+	return subscriptions.Decision{Key: k.key, PushID: k.push, Came: fromMicroseconds(k.came), At: fromMicroseconds(k.at), Status: int(k.status),
+		Device: k.device.Value(), Outcome: outcome.Outcome(k.outcome.Value()), Reason: outcome.Reason(k.reason.Value()), Code: k.code.Value()}
+}
+
+func microseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicroseconds(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n)
 }
 
 func (h *history) add(d subscriptions.Decision) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.list) < maxDecisions {
-		h.list = append(h.list, d)
-		h.newest = len(h.list) - 1
+	n := len(h.list)
+	if n == maxDecisions {
+		h.newest = (h.newest + 1) % maxDecisions
+		h.list[h.newest] = keep(d)
 		return
 	}
-	h.newest = (h.newest + 1) % maxDecisions
-	h.list[h.newest] = d
+	if n == cap(h.list) { // append would take a quarter more than there will ever be
+		h.list = append(make([]kept, 0, min(max(2*n, 2), maxDecisions)), h.list...)
+	}
+	h.list = append(h.list, keep(d))
+	h.newest = n
 }
 
 // all returns the decisions, the newest first.
@@ -40,7 +79,7 @@ func (h *history) all() []subscriptions.Decision {
 	defer h.mu.Unlock()
 	list := make([]subscriptions.Decision, 0, len(h.list))
 	for i := range h.list {
-		list = append(list, h.list[(h.newest+len(h.list)-i)%len(h.list)])
+		list = append(list, h.list[(h.newest+len(h.list)-i)%len(h.list)].decision())
 	}
 	return list
 }
