@@ -56,71 +56,25 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	defer l.close()
 
-	// The state is read once, to check it and to look the device up. It is closed again, because the service may be about to start.
-	book, err := subscriptions.Open(ctx, nowhere{})
+	known, err := readState(ctx, c.State, running)
 	if err != nil {
 		return err
 	}
-	var state *check.Attempt
-	var doubts []string
-	if running == nil || c.State.Redis != nil {
-		began := time.Now()
-		var read *subscriptions.Book
-		read, doubts, err = readBook(ctx, c.State)
-		state = &check.Attempt{Took: time.Since(began), Err: err}
-		if read != nil {
-			book = read
-		}
-	}
-	r := &rooms{service: s, links: l, sender: sender, book: book}
-	r.inbox = inbox.New(inbox.Options{Book: book, Sender: sender, Log: log})
+	r := &rooms{service: s, links: l, sender: sender, book: known.book}
+	r.inbox = inbox.New(inbox.Options{Book: r.book, Sender: sender, Log: log})
 	defer r.inbox.Close()
-	r.listener = listener.New(listener.Options{Book: book, Inbox: r.inbox, Entries: l.entries, Log: log})
+	r.listener = listener.New(listener.Options{Book: r.book, Inbox: r.inbox, Entries: l.entries, Log: log})
 	defer r.listener.Close()
 
 	in := check.Installation{
-		Config:  c.File,
-		Listen:  c.Listen,
-		State:   state,
-		Running: running,
-		Expiry:  s.calendar.List,
-		APNs:    sender,
-		Way:     r.way(),
-	}
-	switch {
-	case err != nil:
-		in.NoEnrolments = err
-	case c.State.Redis != nil:
-		in.NoEnrolments = errors.New("only a running mailbell knows the enrolments in Redis, and none answers at " + c.Listen)
-	}
-	in.Doubts = doubts
-	for _, w := range c.Warnings {
-		in.Doubts = append(in.Doubts, w.Error())
-	}
-	for _, d := range stateDoubts(c.State) {
-		in.Doubts = append(in.Doubts, d.key+": "+d.Text+": "+d.Advice)
+		Config: c.File, Listen: c.Listen, State: known.attempt, Running: running, Expiry: s.calendar.List, APNs: sender, Way: r.way(),
+		NoEnrolments: known.noEnrolments(c), Doubts: append(known.doubts, configurationDoubts(c)...), Proxy: proxyAddress(c),
 	}
 	for _, f := range c.Files {
 		in.Files = append(in.Files, check.File{Key: f.Key, Path: f.Path, Secret: f.Secret})
 	}
-	if c.Proxy != nil {
-		if u, err := url.Parse(c.Proxy.URL); err == nil {
-			in.Proxy = u.Host
-		}
-	}
 	for _, x := range c.Exchange {
-		e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Hosts: hosts(x), Outbound: s.outbound(x)}
-		e.Guess = guess(x)
-		e.Tokens = forTokens(x, e.Outbound)
-		if u, err := url.Parse(x.Cloud.Authority); err == nil && slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() }) {
-			e.Authority = hostname.Address(u)
-		}
-		for _, a := range l.accounts {
-			if a.entry.Name == x.Name {
-				e.Accounts = append(e.Accounts, a.forCheck())
-			}
-		}
-		in.Entries = append(in.Entries, e)
+		in.Entries = append(in.Entries, s.entryForCheck(x, l))
 	}
 	for _, t := range s.topics(c.APNs) {
 		u, err := t.Address()
@@ -131,6 +85,84 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	in.Run(ctx, mailbox, device, tell)
 	return nil
+}
+
+// knownState is what a check knows of the state.
+type knownState struct {
+	book    *subscriptions.Book // empty if the state could not be read, or is a running mailbell's
+	attempt *check.Attempt      // nil: a running mailbell holds it
+	doubts  []string
+}
+
+// readState reads the state once, to check it and to look the device up. It is closed again, because the service may be about to start.
+func readState(ctx context.Context, c config.State, running *check.Running) (k knownState, err error) {
+	if k.book, err = subscriptions.Open(ctx, nowhere{}); err != nil {
+		return k, err
+	}
+	if running != nil && c.Redis == nil {
+		return k, nil
+	}
+	began := time.Now()
+	read, doubts, err := readBook(ctx, c)
+	k.attempt, k.doubts = &check.Attempt{Took: time.Since(began), Err: err}, doubts
+	if read != nil {
+		k.book = read
+	}
+	return k, nil
+}
+
+// noEnrolments says why the enrolments are not known; nil: they are.
+func (k knownState) noEnrolments(c *config.Config) error {
+	switch {
+	case k.attempt != nil && k.attempt.Err != nil:
+		return k.attempt.Err
+	case c.State.Redis != nil:
+		return errors.New("only a running mailbell knows the enrolments in Redis, and none answers at " + c.Listen)
+	}
+	return nil
+}
+
+// configurationDoubts are the warnings about the configuration and its files.
+func configurationDoubts(c *config.Config) (doubts []string) {
+	for _, w := range c.Warnings {
+		doubts = append(doubts, w.Error())
+	}
+	for _, d := range stateDoubts(c.State) {
+		doubts = append(doubts, d.key+": "+d.Text+": "+d.Advice)
+	}
+	return doubts
+}
+
+// proxyAddress is the host:port of the proxy; empty: there is none.
+func proxyAddress(c *config.Config) string {
+	if c.Proxy == nil {
+		return ""
+	}
+	u, err := url.Parse(c.Proxy.URL)
+	if err != nil { // config has checked it
+		return ""
+	}
+	return u.Host
+}
+
+// entryForCheck describes an exchange entry for check.
+func (s *Service) entryForCheck(x config.Exchange, l *links) check.Entry {
+	e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Guess: guess(x), Hosts: hosts(x), Outbound: s.outbound(x)}
+	e.Tokens = forTokens(x, e.Outbound)
+	if u, err := url.Parse(x.Cloud.Authority); err == nil && byToken(x) {
+		e.Authority = hostname.Address(u)
+	}
+	for _, a := range l.accounts {
+		if a.entry.Name == x.Name {
+			e.Accounts = append(e.Accounts, a.forCheck())
+		}
+	}
+	return e
+}
+
+// byToken reports whether an account of the entry gets tokens of Entra ID.
+func byToken(x config.Exchange) bool {
+	return slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() })
 }
 
 // guess is the URL that EWS usually has: on the host of a configured Autodiscover.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -101,7 +100,7 @@ func (s *Service) targets(c *config.Config) (list []target, err error) {
 		for _, host := range hosts(x) {
 			add(target{&url.URL{Scheme: "https", Host: host}, out, false})
 		}
-		if u, err := url.Parse(x.Cloud.Authority); err == nil && u.Host != "" && slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() }) {
+		if u, err := url.Parse(x.Cloud.Authority); err == nil && u.Host != "" && byToken(x) {
 			add(target{u, forTokens(x, out), false})
 		}
 	}

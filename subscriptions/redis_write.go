@@ -3,6 +3,7 @@ package subscriptions
 // Writing to Redis.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,35 +67,21 @@ func (s *Redis) commit(batch []Change) []error {
 	}
 	number := s.mark(ctx, p)
 	_, _ = p.Exec(ctx) // each call has its own error
-	failed, missing := false, ""
+	missing := ""
 	var dropped []any
 	for i := range batch {
 		for _, w := range writes[i] {
-			if w.call == nil { // not queued
-				continue
-			}
-			had, has, err := w.answer()
-			if known, ok := s.told.devices[w.record]; s.told.whole && ok && (isWrongType(err) || err == nil && had != known) {
-				missing = s.lacks(w.record)
-			}
-			switch {
-			case err != nil: // what the server has of it is not known
-				errs[i] = errors.Join(errs[i], err)
-				delete(s.told.devices, w.record)
-			case w.value == "":
+			lacks, err := s.took(w)
+			missing = cmp.Or(missing, lacks)
+			errs[i] = errors.Join(errs[i], err)
+			if err == nil && w.call != nil && w.value == "" {
 				dropped = append(dropped, w.record)
-				delete(s.told.devices, w.record)
-			default:
-				s.told.devices[w.record] = has
 			}
 		}
 		errs[i] = s.followed(errs[i])
-		failed = failed || errs[i] != nil
 	}
 	if number != nil && s.followed(number.Err()) == nil {
-		if missing == "" {
-			missing = s.older(number.Val(), s.told.generation.Load())
-		}
+		missing = cmp.Or(missing, s.older(number.Val(), s.told.generation.Load()))
 		s.told.generation.Store(s.told.number)
 	}
 	if len(dropped) > 0 { // only now: where a drop was refused, the record is there
@@ -103,11 +90,29 @@ func (s *Redis) commit(batch []Change) []error {
 	if missing != "" { // by now the server has this write, and the next look at it would not see what it has not
 		s.lost(ctx, missing)
 	}
-	if !failed {
+	if errors.Join(errs...) == nil {
 		return nil
 	}
 	s.probe.forget()
 	return errs
+}
+
+// took notes what a write has come to, and says what the server lacked before it.
+func (s *Redis) took(w *recordWrite) (lacks string, err error) {
+	if w.call == nil { // not queued
+		return "", nil
+	}
+	had, has, err := w.answer()
+	known, ok := s.told.devices[w.record]
+	if s.told.whole && ok && (isWrongType(err) || err == nil && had != known) {
+		lacks = s.lacks(w.record)
+	}
+	if err != nil || w.value == "" { // with an error, what the server has of it is not known
+		delete(s.told.devices, w.record)
+	} else {
+		s.told.devices[w.record] = has
+	}
+	return lacks, err
 }
 
 // isNew says whether the server may not know a record yet.

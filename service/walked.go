@@ -1,0 +1,99 @@
+package service
+
+// What check uses in the place of the service's own calls: each call as an error that it understands, and no second refused sign-in.
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/listener/streaming"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// walked makes the calls of a check with a listener account, which are those of the service.
+type walked struct{ listener.EWS }
+
+// Look looks at the Inbox.
+func (w walked) Look(ctx context.Context, at mail.Location) error {
+	_, err := w.EWS.Look(ctx, at)
+	return err
+}
+
+// Subscribe makes a subscription.
+func (w walked) Subscribe(ctx context.Context, at mail.Location, a *check.Affinity) (string, error) {
+	id, cookie, err := w.EWS.Subscribe(ctx, at, streaming.Affinity(*a))
+	if a.Cookie == "" {
+		a.Cookie = cookie
+	}
+	return id, err
+}
+
+// Stream opens a stream and waits for its first envelope.
+func (w walked) Stream(ctx context.Context, at mail.Location, a check.Affinity, ids []string) error {
+	s, err := w.EWS.Stream(ctx, at, streaming.Affinity(a), ids)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = s.Next()
+	return err
+}
+
+// Newest is the item id of the newest message.
+func (w walked) Newest(ctx context.Context, at mail.Location) (string, error) {
+	messages, _, _, err := w.List(ctx, at, 0, 1)
+	if err != nil || len(messages) == 0 {
+		return "", err
+	}
+	return messages[0].ItemID, nil
+}
+
+// Read reads a message.
+func (w walked) Read(ctx context.Context, at mail.Location, item string) error {
+	items, _, err := w.EWS.Read(ctx, at, []string{item})
+	if err != nil {
+		return err
+	}
+	return items[0].Err
+}
+
+// once lets an account be refused once: whoever checks an installation is not to lock the account out.
+type once struct {
+	http.RoundTripper
+
+	mu sync.Mutex
+	by string // the host that has refused it; empty: none has
+}
+
+// RoundTrip implements http.RoundTripper.
+func (o *once) RoundTrip(req *http.Request) (*http.Response, error) {
+	o.mu.Lock()
+	by := o.by
+	o.mu.Unlock()
+	if by != "" {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, &fault.Error{Op: "sign in", Code: auth.CodeHeld, Scope: fault.Account, Remedy: fault.Fix,
+			Text: by + " has refused the account in this check, and one refusal is enough: more could lock it"}
+	}
+	resp, err := o.RoundTripper.RoundTrip(req)
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		o.mu.Lock()
+		o.by = req.URL.Host
+		o.mu.Unlock()
+	}
+	return resp, err
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (o *once) CloseIdleConnections() {
+	if c, ok := o.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
