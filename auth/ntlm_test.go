@@ -280,6 +280,9 @@ func (p *peer) verify(negotiate, challenge, message []byte) (string, error) {
 	if !bytes.Equal(attributes[6], []byte{2, 0, 0, 0}) {
 		p.fault("the flags are %x: no MIC is announced", attributes[6])
 	}
+	if flags&(1<<25) == 0 && !bytes.Equal(message[64:72], make([]byte, 8)) {
+		p.fault("the version is %x, and was not negotiated", message[64:72])
+	}
 	bare := slices.Concat(message[:72], make([]byte, 16), message[88:])
 	if mic := testHMAC(testHMAC(key, proof), slices.Concat(negotiate, challenge, bare)); !bytes.Equal(message[72:88], mic) {
 		p.fault("the MIC is %x, want %x", message[72:88], mic)
