@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -961,8 +962,41 @@ func TestATopicThatIsReadyAgainIsCaughtUpAtOnce(t *testing.T) { // rule 12
 			t.Error("the mailbox was listed for a device that could not be reached")
 		}
 		release()
+		s.in.TopicReady("com.contoso.mail", "sandbox")
+		s.in.TopicReady("com.fabrikam.mail", "production")
+		s.pass(time.Second)
+		if s.source.lists != lists {
+			t.Error("the mailbox was listed for a topic that its device has not")
+		}
 		s.in.TopicReady("com.contoso.mail", "production")
 		s.pass(time.Second)
+		s.accepted(1, "a", m)
+		s.inStep(alice)
+	})
+}
+
+func TestACatchUpWhoseMailboxCannotBeReadIsTriedAgainAfterSeconds(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		m := s.source.come(alice)
+		s.pass(time.Minute)
+		lists := s.source.lists
+		s.source.set(func() {
+			s.source.fails = &fault.Error{Op: "FindItem", Code: "cut", Scope: fault.Mailbox, Remedy: fault.Retry}
+		})
+		release()
+		s.in.TopicReady(topic, "production")
+		s.pass(4 * time.Second)
+		if n := s.source.lists - lists; n != 1 {
+			t.Errorf("%d tries within seconds", n)
+		}
+		if b := s.record(alice).BehindOf("a"); b == nil || b.Reason != outcome.MailboxFailing {
+			t.Errorf("it does not say why the device is behind: %+v", b)
+		}
+		s.source.set(func() { s.source.fails = nil })
+		s.pass(4 * time.Second)
 		s.accepted(1, "a", m)
 		s.inStep(alice)
 	})

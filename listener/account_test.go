@@ -604,6 +604,25 @@ func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
 	}
 }
 
+func TestTheAccountsAfterOneThatCannotWorkAreAskedInTheirOrder(t *testing.T) {
+	e := &entry{Entry: &Entry{URL: hqURL}}
+	for i := range 3 {
+		e.accounts = append(e.accounts, blockable(&Account{Name: fmt.Sprint(i)}))
+	}
+	for i, a := range e.accounts {
+		for range 2 {
+			if got := e.asker(a.Name); got != a {
+				t.Errorf("%s is asked for a mailbox of %s", got.Name, a.Name)
+			}
+		}
+		_ = a.calls.note(alice, row("HTTP 401", ""))
+		if got, want := e.asker(a.Name), e.accounts[(i+1)%3]; got != want {
+			t.Errorf("%s is asked where %s cannot work, want %s", got.Name, a.Name, want.Name)
+		}
+		a.calls.unblock()
+	}
+}
+
 func TestANewCredentialDoesNotHaveLookedForWhatIsUnknown(t *testing.T) {
 	inScene(t, func(s *scene) {
 		hq, cloud := s.hybrid()
