@@ -194,6 +194,9 @@ func (h *hanging) Write(ctx context.Context, c subscriptions.Change) error {
 // The network is gone: neither APNs nor Redis answers, and each late answer wants its write, one after the other. In real time,
 // for a mutex that is waited for stops the fake clock.
 func TestAStopIsBoundedWhereNothingAnswers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes seconds of real time")
+	}
 	store := &hanging{Memory: &storetest.Memory{}}
 	book, err := subscriptions.Open(context.Background(), store)
 	if err != nil {
