@@ -108,6 +108,22 @@ func TestAnEnrolmentHasItsMailboxListedOnlyWhereSomethingIsNew(t *testing.T) {
 	})
 }
 
+func TestADeviceGetsAlertsSinceItsEnrolmentOnTheServersClockLessTheTolerance(t *testing.T) { // rule 5
+	for _, skew := range []time.Duration{0, 3 * time.Minute, -3 * time.Minute} {
+		inScene(t, func(s *scene) {
+			s.hq.skew = skew
+			s.start()
+			s.enrol("a", alice)
+			s.pass(time.Minute) // an answer has told its clock
+			s.enrol("b", bob)
+			want := time.Now().Add(skew - mail.Tolerance)
+			if d, _ := s.book.Device("b"); d.Since.Sub(want).Abs() > time.Second {
+				t.Errorf("a server %v ahead: since %v, want %v", skew, d.Since, want)
+			}
+		})
+	}
+}
+
 func TestADeviceThatIsEnrolledWhileNobodyKnowsTheServersClockGetsWhatComesAfterwards(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.hq.skew = 2 * time.Hour
@@ -219,6 +235,43 @@ func TestATokenThatIsEnrolledUnderAnotherIdTakesOver(t *testing.T) {
 		s.pass(time.Second)
 		s.accepted(1, "b", m)
 	})
+}
+
+// What its former phone waited for, which went to another id with its token or was removed, is nothing that its new one waits for.
+func TestAnIdThatIsEnrolledAgainDoesNotWaitForItsFormerPhone(t *testing.T) {
+	for name, leave := range map[string]func(s *scene){
+		"its token was taken over": func(s *scene) {
+			if _, _, err := s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a")); err != nil {
+				s.t.Fatal(err)
+			}
+		},
+		"it was removed": func(s *scene) { s.remove("a") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.enrol("other", alice)
+				s.pass(time.Minute)
+				release := s.apns.hold("a")
+				s.hq.come(alice)
+				s.pass(time.Second) // it waits for the word that its topic is ready
+				leave(s)
+				release()
+				if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another token")); err != nil {
+					t.Fatal(err)
+				}
+				s.pass(time.Minute)
+				s.apns.mu.Lock()
+				s.apns.later = map[string]time.Duration{"a": time.Second}
+				s.apns.mu.Unlock()
+				m := s.hq.come(alice)
+				s.pass(5 * time.Second)
+				s.accepted(1, "a", m)
+				s.inStep(alice)
+			})
+		})
+	}
 }
 
 // What has begun is not cut off, but no further attempt begins once the phone is not enrolled any more.

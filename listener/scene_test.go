@@ -204,8 +204,9 @@ func (s *scene) wantState(want subscriptions.State, mailboxes ...string) (status
 func (s *scene) listening(entry string, mailboxes ...string) {
 	s.t.Helper()
 	for _, m := range mailboxes {
-		if status := s.wantState(subscriptions.Listening, m); status.Location.Entry != entry || status.Account == "" {
-			s.t.Errorf("%s is at %q by %q; want %s", m, status.Location.Entry, status.Account, entry)
+		status := s.wantState(subscriptions.Listening, m)
+		if status.Location.Entry != entry || status.Account == "" || status.Exchange != entry || status.Reason != "" {
+			s.t.Errorf("%s is at %q by %q (%s); want %s", m, status.Location.Entry, status.Account, status.Reason, entry)
 		}
 	}
 }
@@ -673,6 +674,8 @@ type apns struct {
 	got  map[string][]string // by device: the keys of the messages
 	held map[string]bool     // devices that cannot be sent to now
 	gone map[string]bool     // tokens of devices that are gone
+	// later are devices that cannot be sent to once, and when they can.
+	later map[string]time.Duration
 	// stuck are devices for which a push ends with its context only, and how many are under way.
 	stuck map[string]int
 	last  subscriptions.Notification         // that is stuck
@@ -701,6 +704,10 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 		a.mu.Lock()
 		a.stuck[n.Device]--
 		return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Unanswered}
+	case a.later[n.Device] > 0:
+		answer := subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Throttled, Next: time.Now().Add(a.later[n.Device])}
+		delete(a.later, n.Device)
+		return answer
 	case a.held[n.Device]:
 		return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.TopicAway}
 	case a.gone[n.Phone.Token]:

@@ -82,6 +82,34 @@ func TestWhoseErrorItIsDecidesWhetherAMailboxIsPolled(t *testing.T) {
 	}
 }
 
+func TestAMailboxWithoutALocationSaysWhatItWaitsFor(t *testing.T) {
+	hq := &entry{Entry: &Entry{Name: "hq"}}
+	one := &account{Account: &Account{Name: "one"}}
+	failed := &fault.Error{Op: "look-up", Code: "code", Text: "text"}
+	asked := []*entry{hq}
+	for name, c := range map[string]struct {
+		m                         *mailbox
+		state                     subscriptions.State
+		exchange, account, reason string
+	}{
+		"nobody was asked yet": {&mailbox{}, subscriptions.Resolving, "", "", ""},
+		"there is no room":     {&mailbox{entry: hq}, subscriptions.WaitingForCapacity, "hq", "", words(hq.full())},
+		"it has a seat":        {&mailbox{entry: hq, account: one}, subscriptions.Resolving, "hq", "one", ""},
+		"its first one failed": {&mailbox{failing: failed}, subscriptions.Failing, "", "", failed.Error()},
+		"its look-up failed":   {&mailbox{failing: failed, asked: asked, where: hq}, subscriptions.Failing, "hq", "", failed.Error()},
+		"it keeps its seat": {&mailbox{failing: failed, asked: asked, entry: hq, account: one},
+			subscriptions.Failing, "hq", "one", failed.Error()},
+		"nobody covers it": {&mailbox{failing: failed, asked: []*entry{}}, subscriptions.Failing, "", "", "code: text"},
+		"it is out of scope": {&mailbox{failing: failed, asked: asked, where: hq, outOfScope: true},
+			subscriptions.OutOfScope, "hq", "", "code: text"},
+	} {
+		got := c.m.standing()
+		if got.State != c.state || got.Exchange != c.exchange || got.Account != c.account || got.Reason != c.reason {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 func TestADeviceStandsAsItsMailboxDoesOrBehind(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
