@@ -496,6 +496,30 @@ func TestANewCredentialIsTriedAtOnce(t *testing.T) {
 	})
 }
 
+func TestANewCredentialIsThatOfItsAccountAndOfNoOther(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		both := []Account{{Name: "one", Source: s.hq, Streams: s.hq}, {Name: "two", Source: s.hq, Streams: s.hq}}
+		l := New(Options{Book: s.book, Inbox: s.in, Log: zap.NewNop(), Entries: []Entry{{Name: "hq", Accounts: both}, {Name: "cloud", Accounts: both}}})
+		defer l.Close()
+		for _, e := range l.entries {
+			for _, a := range e.accounts {
+				_ = a.calls.note(alice, row("HTTP 401", ""))
+				_ = a.finding.note(alice, row("HTTP 401", ""))
+			}
+		}
+		l.AccountChanged("hq", "two")
+		for _, load := range l.Load() {
+			for _, a := range load.Accounts {
+				changed := load.Exchange == "hq" && a.Name == "two"
+				if (a.Blocked == nil) != changed || (a.Finding == nil) != changed || a.Next.IsZero() != changed {
+					t.Errorf("%s of %s: %+v", a.Name, load.Exchange, a)
+				}
+			}
+		}
+	})
+}
+
 func TestANewCredentialOfTheEntryThatIsAskedPlacesItsMailboxesAtOnce(t *testing.T) {
 	inScene(t, func(s *scene) {
 		hq, _ := s.hybrid(alice)

@@ -430,3 +430,17 @@ func TestAMailboxThatHasADeviceIsNotLeft(t *testing.T) {
 		s.listening("hq", alice)
 	})
 }
+
+// Its last device may leave between an enrolment and the following of its mailbox.
+func TestAMailboxWithoutADeviceIsNotFollowed(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		box := s.book.Mailbox(alice)
+		s.remove("a")
+		if m, known := s.l.follow(box); m != nil || known || s.l.following() != 0 {
+			t.Errorf("%d mailboxes are followed", s.l.following())
+		}
+	})
+}
