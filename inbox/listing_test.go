@@ -141,6 +141,36 @@ func TestAMessageInDoubtThatIsGoneIsEnteredAtTheBeginningOfTheLog(t *testing.T) 
 	})
 }
 
+func TestOfMessagesInDoubtThoseAlertThatAreShownAndTheOthersAreLate(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		var shown, gone []*message
+		s.source.quietly(func() {
+			for i := range 10 {
+				doubtful := readTells(time.Unix(int64(1+i), 0))
+				shown, gone = append(shown, s.source.come(alice, doubtful)), append(gone, s.source.come(alice, doubtful))
+			}
+		})
+		s.source.set(func() { s.source.onList = func(int) { s.source.take(alice, gone...) } })
+		m := s.mailbox(alice)
+		m.Detach() // so that one turn has all hints
+		for i := range shown {
+			s.source.hint(alice, shown[i])
+			s.source.hint(alice, gone[i])
+		}
+		m.Attach(m.link.Load().Link)
+		s.pass(time.Second)
+		s.accepted(1, "a", shown...)
+		for _, m := range gone {
+			if got := s.reasons(alice, s.key("a", m)); !slices.Equal(got, []string{string(outcome.Late)}) {
+				t.Errorf("%s, which is gone: %v", m.id, got)
+			}
+		}
+	})
+}
+
 func TestMailThatComesWhileAListingIsDealtWithIsReadAndListedOnlyWhereItIsInDoubt(t *testing.T) {
 	for name, c := range map[string]struct {
 		change   func(m *message)

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -331,9 +332,11 @@ type vast struct {
 	*link
 	messages int
 	apart    time.Duration
+	calls    *int
 }
 
 func (v vast) List(_ context.Context, offset, limit int) (Page, error) {
+	*v.calls++
 	now := time.Now()
 	p := Page{Clock: now, Last: offset+limit >= v.messages}
 	for i := offset; i < min(offset+limit, v.messages); i++ {
@@ -351,11 +354,18 @@ func TestOfAVastInboxOnlyMailOfTheLastDayIsKeptInMemory(t *testing.T) {
 			apart time.Duration
 			kept  int
 		}{
-			"two days": {3 * time.Second, maxListed}, "a day": {time.Second, maxListed + 10_000},
+			"two days":        {3 * time.Second, maxListed},
+			"a day and more":  {1600 * time.Millisecond, int(alerts.Window/(1600*time.Millisecond)) + 1},
+			"less than a day": {time.Second, maxListed + 10_000},
 		} {
-			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), vast{messages: maxListed + 10_000, apart: c.apart})
+			calls := 0
+			v := vast{messages: maxListed + 10_000, apart: c.apart, calls: &calls}
+			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), v)
 			if err != nil || !whole || len(list) != c.kept {
 				t.Errorf("of the mail of %s %d messages are kept, want %d (whole: %v, %v)", name, len(list), c.kept, whole, err)
+			}
+			if pages := c.kept/(nextPage-overlap) + 2; calls > pages {
+				t.Errorf("%s: %d pages for %d messages", name, calls, c.kept)
 			}
 		}
 	})
@@ -554,9 +564,13 @@ func TestAnItemWithoutADateEndsNoListing(t *testing.T) {
 		s.enrol("a", alice)
 		s.pass(time.Hour)
 		s.source.set(func() { s.source.first = &message{id: "no date", internetID: "<none@fabrikam.example>"} })
-		var m *message
-		s.source.quietly(func() { m = s.source.come(alice) })
+		var all []*message
+		s.source.quietly(func() {
+			for range firstPage + 10 { // some of them on the second page
+				all = append(all, s.source.come(alice))
+			}
+		})
 		s.pass(s.poll)
-		s.accepted(1, "a", m)
+		s.accepted(1, "a", all...)
 	})
 }
