@@ -54,6 +54,9 @@ func TestTheLogBeginsAnewWhereTheServersClockStandsBeforeItAndNotAtIt(t *testing
 			s.source.set(func() { s.source.ahead = time.Until(clock) })
 			s.mailbox(alice).List()
 			s.pass(time.Millisecond)
+			if h := s.mailbox(alice).Status(); !h.Listed || time.Since(h.LastListing) > time.Millisecond {
+				t.Errorf("%+v", h)
+			}
 		}
 		expect := func(m *message, want ...string) {
 			t.Helper()
@@ -167,6 +170,79 @@ func TestOfMessagesInDoubtThoseAlertThatAreShownAndTheOthersAreLate(t *testing.T
 			if got := s.reasons(alice, s.key("a", m)); !slices.Equal(got, []string{string(outcome.Late)}) {
 				t.Errorf("%s, which is gone: %v", m.id, got)
 			}
+		}
+	})
+}
+
+func TestADeviceThatEnrolsInAMailboxInUseWhileNobodyKnowsTheClockGetsAlerts(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		e := subscriptions.Enrolment{ID: "b", Mailbox: alice, Token: "token-of-b", Topic: topic, Environment: "production"}
+		done, err := s.book.Enrol(context.Background(), e, time.Now(), time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.listen(done.Mailbox)
+		want := time.Now().Add(-mail.Tolerance)
+		s.pass(time.Second)
+		if d, _ := s.book.Device("b"); !d.Since.Equal(want) {
+			t.Errorf("it gets alerts since %v, want %v", d.Since, want)
+		}
+		m := s.source.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+		s.accepted(1, "b", m)
+	})
+}
+
+// Within the minute until its second try, a listing reads what could not be read at first.
+func TestAMessageThatAListingCouldReadInTheEndIsNotTriedAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice, corrupt) })
+		listed := s.record(alice).Listed
+		s.mailbox(alice).List()
+		s.pass(10 * time.Second)
+		if s.record(alice).Listed != listed || len(s.mailbox(alice).unreadable.items) != 1 {
+			t.Error("a listing is complete without a message that has no outcome")
+		}
+		s.source.mend(m)
+		s.mailbox(alice).List()
+		s.pass(10 * time.Second)
+		s.accepted(1, "a", m)
+		if n := len(s.mailbox(alice).unreadable.items); n != 0 || s.record(alice).Listed != m.received.Unix() {
+			t.Errorf("%d tries are kept of a message that was read", n)
+		}
+	})
+}
+
+func TestAMessageThatAHintWasQuickerToReadAndThatIsGoneSinceHasOneDecision(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		var all []*message
+		s.source.quietly(func() {
+			for i := range 2 * batch {
+				all = append(all, s.source.come(alice, receivedAt(ago(time.Duration(i)*time.Second))))
+			}
+		})
+		last := all[len(all)-1]
+		s.apns.set(func() { s.apns.delay = 100 * time.Millisecond })
+		s.mailbox(alice).List()
+		s.pass(50 * time.Millisecond)
+		s.source.hint(alice, last) // read between the two batches
+		s.pass(100 * time.Millisecond)
+		s.source.take(alice, last)
+		s.pass(time.Minute)
+		s.accepted(1, "a", all...)
+		if got := s.reasons(alice, s.key("a", last)); !slices.Equal(got, []string{string(outcome.Accepted)}) {
+			t.Errorf("%v", got)
 		}
 	})
 }

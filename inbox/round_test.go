@@ -133,6 +133,30 @@ func TestAPushThatWaitedForItsPlaceIsNotBegunForAPhoneThatLeftNorAtTheEnd(t *tes
 	}
 }
 
+func TestADeviceThatMayBeTriedAgainAtOnceIsTriedFourTimesASecond(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		var tries atomic.Int32
+		s.apns.set(func() {
+			s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+				if tries.Add(1) > 20 {
+					return subscriptions.Answer{}
+				}
+				return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Throttled, Next: time.Now()}
+			}
+		})
+		m := s.source.come(alice)
+		s.pass(time.Second - time.Millisecond)
+		if n := tries.Load(); n < 3 || n > 4 {
+			t.Errorf("%d tries within a second", n)
+		}
+		s.pass(time.Minute)
+		s.accepted(1, "a", m)
+	})
+}
+
 func TestASummaryCameWhenItsNewestMessageCame(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
@@ -195,6 +219,32 @@ func TestAMoveToAnotherEnvironmentIsLoggedOnceItIsWritten(t *testing.T) {
 					}
 				}
 			})
+		})
+	}
+}
+
+func TestADeviceThatIsGoneAndCannotBeRemovedIsLogged(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		logs int
+	}{"removed": {nil, 0}, "not removed": {errors.New("redis is away"), 1}} {
+		inScene(t, func(s *scene) {
+			s.start()
+			s.enrol("a", alice)
+			s.pass(time.Minute)
+			core, logs := observer.New(zap.ErrorLevel)
+			s.in.log = zap.New(core)
+			s.in.o.Unenrol = func(context.Context, subscriptions.Device) error { return c.err }
+			s.apns.set(func() {
+				s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+					return subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered"}
+				}
+			})
+			s.source.come(alice)
+			s.pass(time.Second)
+			if logs.Len() != c.logs {
+				t.Errorf("%s: %v", name, logs.All())
+			}
 		})
 	}
 }
