@@ -30,7 +30,13 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil { // most of their time these tests wait
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A golden file is the same whenever and wherever it is written.
 const (

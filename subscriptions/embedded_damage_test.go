@@ -98,6 +98,7 @@ func TestAFileThatWasCutOffIsRefusedInWords(t *testing.T) {
 // Whatever single bit or page of a file is wrong: it is refused in words, or what is read from it is what was written, and what is
 // missing is told.
 func TestADamagedFileIsRefusedOrReadAsItWasWritten(t *testing.T) {
+	t.Parallel()
 	file, want := stateFile(t, 20)
 	whole, err := os.ReadFile(file)
 	if err != nil {

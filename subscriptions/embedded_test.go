@@ -2,6 +2,7 @@ package subscriptions_test
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,13 @@ import (
 	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil { // most of their time these tests wait
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestEmbeddedConforms(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mailbell.db")

@@ -225,6 +225,7 @@ func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
 // Whatever order things come in: a device is behind exactly while some entry has neither a bell nor a reason for it, its number
 // never passes such an entry, and what was alerted is never owed again.
 func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		r := started()

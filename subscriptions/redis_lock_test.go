@@ -361,6 +361,7 @@ func TestARedisThatIsNewIsNotWaitedFor(t *testing.T) {
 
 // The answer that the lease was taken may be lost: who asks again has it already.
 func TestALeaseWhoseAnswerWasLostIsTakenAgainByTheSame(t *testing.T) {
+	t.Parallel()
 	s := startRedis(t)
 	var cut atomic.Bool
 	r, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: answersCut(t, s.address, &cut), Prefix: "mailbell"})

@@ -16,6 +16,7 @@ import (
 
 // A removal that a followed instance tries is refused as a whole.
 func TestARefusedRemovalOfAFollowedInstanceLeavesTheRecordWhereItIs(t *testing.T) {
+	t.Parallel()
 	s, _, b, second := followed(t)
 	if _, _, err := b.Remove(t.Context(), "d1"); !errors.Is(err, subscriptions.ErrFollowed) {
 		t.Fatalf("%v", err)
@@ -29,6 +30,7 @@ func TestARefusedRemovalOfAFollowedInstanceLeavesTheRecordWhereItIs(t *testing.T
 }
 
 func TestAFollowedInstanceEnrolsNobody(t *testing.T) {
+	t.Parallel()
 	s := startRedis(t)
 	first := s.open(t)
 	defer first.Close()
