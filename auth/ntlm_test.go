@@ -1134,6 +1134,24 @@ func FuzzBind(f *testing.F) {
 	})
 }
 
+func TestAChallengeIsThatOfItsScheme(t *testing.T) {
+	challenge := base64.StdEncoding.EncodeToString(newChallenge(true))
+	for offer, want := range map[string]bool{
+		"NTLM " + challenge:                    true,
+		"ntlm " + challenge:                    true,
+		"Negotiate, NTLM " + challenge:         true,
+		"Negotiate " + challenge:               false,
+		"Negotiate " + challenge + ", NTLM":    false,
+		"NTLM " + challenge + "!":              false,
+		"NTLM YIIBAgYGKwYBBQUC":                false,
+		`Basic realm="NTLM ` + challenge + `"`: false,
+	} {
+		if got := readOffers(http.Header{"Www-Authenticate": {offer}}).challenge("NTLM"); (got != nil) != want {
+			t.Errorf("%s: %x", offer, got)
+		}
+	}
+}
+
 func TestACommaWithinQuotesEndsNoElement(t *testing.T) {
 	for line, want := range map[string][]string{
 		"":                {""},
