@@ -227,12 +227,16 @@ func (p *pool) send(ctx context.Context, req *http.Request, payload []byte, allo
 			return nil, nil, false, err
 		}
 		a, written, err = c.send(ctx, req, payload)
-		if err == nil || ctx.Err() != nil {
-			return a, c, written, err
+		if err == nil {
+			return a, c, written, nil
 		}
 		refused, leave := unprocessed(err)
 		said := c.heard.said()
-		if written && !refused || ruleFor(0, said).reaction == hold {
+		holds := ruleFor(0, said).reaction == hold // said also to whom the end of the connection has cancelled
+		if ctx.Err() != nil && !holds {
+			return nil, c, written, err
+		}
+		if written && !refused || holds {
 			c.retire(endOf(err))
 			if said != "" {
 				err = &goneAway{said, err}
