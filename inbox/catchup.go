@@ -147,6 +147,12 @@ func (m *Mailbox) behind() []subscriptions.Behind {
 	})
 }
 
+// isBehind says whether the device that has a phone is behind.
+func (m *Mailbox) isBehind(l subscriptions.Line) bool {
+	d, ok := m.box.Reached(l)
+	return ok && slices.ContainsFunc(m.box.Record().Behind, func(b subscriptions.Behind) bool { return b.Device == d.ID })
+}
+
 // await has the device that has a phone wait for the word that its topic is ready, which may have come since. The process that is started next need
 // not wait: it does not know.
 func (m *Mailbox) await(l subscriptions.Line, a subscriptions.Answer) {

@@ -303,7 +303,9 @@ func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func
 		m.follow(a, answer)
 	}
 	m.flight.end(a.line())
-	m.catchUpSoon()
+	if m.isBehind(a.line()) { // its catching up, and nobody else's, has waited for that
+		m.catchUpSoon()
+	}
 	m.in.forget(m) // where its last device was removed meanwhile
 }
 

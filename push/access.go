@@ -149,7 +149,9 @@ func (a *access) ask(ctx context.Context, n *request) response {
 	return r
 }
 
-func probeOf(topic string) *request { return newRequest(probeToken, topic, []byte(`{"aps":{}}`)) }
+func probeOf(topic string) *request {
+	return &request{token: probeToken, topic: topic, payload: []byte(`{"aps":{}}`)}
+}
 
 // prove tries a new credential until it has worked, and then has notifications go out by it.
 func (a *access) prove() {

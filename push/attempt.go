@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -23,31 +22,25 @@ import (
 // maxRetryAfter bounds what APNs may ask for in Retry-After.
 const maxRetryAfter = time.Hour
 
-// request is a notification as it goes to APNs. It is made once; each attempt adds the authorization of the time.
+// request is a notification as it goes to APNs.
 // https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
 type request struct {
-	token   string
-	header  http.Header
-	payload []byte
+	token, topic, id, collapseID, expiration string // the last three may be empty
+	payload                                  []byte
 }
 
 func requestOf(n subscriptions.Notification) *request {
-	r := newRequest(n.Phone.Token, n.Phone.Topic, n.Payload)
-	r.header["Apns-Id"] = []string{uuid(n.PushID)}
-	if n.CollapseID != "" {
-		r.header["Apns-Collapse-Id"] = []string{n.CollapseID}
-	}
+	r := &request{token: n.Phone.Token, topic: n.Phone.Topic, id: uuid(n.PushID), collapseID: n.CollapseID, payload: n.Payload}
 	if n.Expires.After(time.Unix(0, 0)) {
-		r.header["Apns-Expiration"] = []string{strconv.FormatInt(n.Expires.Unix(), 10)}
+		r.expiration = strconv.FormatInt(n.Expires.Unix(), 10)
 	}
 	return r
 }
 
-// newRequest makes a request without an id of ours.
-func newRequest(token, topic string, payload []byte) *request {
-	return &request{token: token, payload: payload, header: http.Header{
-		"Content-Type": contentType, "User-Agent": userAgent, "Apns-Push-Type": pushType, "Apns-Priority": priority, "Apns-Topic": {topic},
-	}}
+// isSendable reports whether APNs can be asked at all: the token is a part of a path, the payload is JSON.
+func (r *request) isSendable() bool {
+	outside := func(c rune) bool { return !('0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z') }
+	return r.token != "" && !strings.ContainsFunc(r.token, outside) && json.Valid(r.payload)
 }
 
 // The headers that are the same for all. net/http reads them only.
@@ -58,17 +51,22 @@ var (
 	priority    = []string{strconv.Itoa(apns2.PriorityHigh)}
 )
 
-// isSendable reports whether APNs can be asked at all: the token is a part of a path, the payload is JSON.
-func (r *request) isSendable() bool {
-	outside := func(c rune) bool { return !('0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z') }
-	return r.token != "" && !strings.ContainsFunc(r.token, outside) && json.Valid(r.payload)
-}
-
 // signed is the request with a provider token; empty: its connection has a certificate.
 func (r *request) signed(at *url.URL, bearer string) *http.Request {
-	header := maps.Clone(r.header)
+	header := http.Header{"Content-Type": contentType, "User-Agent": userAgent, "Apns-Push-Type": pushType, "Apns-Priority": priority}
+	values := make([]string, 0, 5)
+	set := func(name, value string) {
+		if value != "" {
+			values = append(values, value)
+			header[name] = values[len(values)-1 : len(values) : len(values)]
+		}
+	}
+	set("Apns-Topic", r.topic)
+	set("Apns-Id", r.id)
+	set("Apns-Collapse-Id", r.collapseID)
+	set("Apns-Expiration", r.expiration)
 	if bearer != "" {
-		header["Authorization"] = []string{"bearer " + bearer}
+		set("Authorization", "bearer "+bearer)
 	}
 	to := *at
 	to.Path = "/3/device/" + r.token

@@ -209,7 +209,7 @@ func (m *Mailbox) Device(id string) (*Device, bool) {
 // Reached returns the enrolment of the mailbox that has a phone now.
 func (m *Mailbox) Reached(l Line) (*Device, bool) {
 	devices := m.Devices()
-	i := slices.IndexFunc(devices, func(d *Device) bool { return d.Phone().Line() == l })
+	i := slices.IndexFunc(devices, func(d *Device) bool { return d.Token == l.Token && d.Topic == l.Topic })
 	if i < 0 {
 		return nil, false
 	}
