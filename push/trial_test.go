@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -157,8 +158,9 @@ func TestATestThatCannotGoOutSaysWhy(t *testing.T) {
 		}
 		b.apns.set(func(s *standIn) { s.down, s.decide = false, func(arrived) act { return act{silent: true} } })
 		<-time.After(time.Minute) // the line has tried again
-		if got := told(b.Test(t.Context(), trial(1))); !strings.HasPrefix(got, "not_before unanswered: ") {
-			t.Error(got)
+		a, err = b.Test(t.Context(), trial(1))
+		if got := told(a, err); !strings.HasPrefix(got, "not_before unanswered: ") || !errors.Is(err, errStalled) {
+			t.Errorf("%s: %v", got, err)
 		}
 		b.Close(t.Context())
 		if got := told(b.Test(t.Context(), trial(1))); got != "not_before unanswered: closed" {
