@@ -43,6 +43,36 @@ func TestNotificationIsSentAsAppleAsksForIt(t *testing.T) {
 	})
 }
 
+func TestWhatANotificationDoesNotHaveIsNotSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, nil)
+		n := alert(1, 1)
+		n.CollapseID, n.Expires = "", time.Time{}
+		b.Push(t.Context(), n)
+		requests, _, _, _ := b.apns.seen()
+		for _, name := range []string{"apns-collapse-id", "apns-expiration"} {
+			if value, said := requests[0].header[name]; said {
+				t.Errorf("%s: %q", name, value)
+			}
+		}
+	})
+}
+
+// A token is a part of the path of its request: what is no letter and no digit could make another path of it.
+func TestATokenIsLettersAndDigits(t *testing.T) {
+	for token, want := range map[string]bool{"09azAZ": true, "": false, "a/b": false, "a:": false, "@": false, "[": false, "`": false, "{": false,
+		"..": false, "a?b": false, "a%2fb": false, "\u00e9": false, " ": false} {
+		if got := newRequest(token, topic, []byte("{}")).isSendable(); got != want {
+			t.Errorf("%q: %t", token, got)
+		}
+	}
+	for payload, want := range map[string]bool{"{}": true, "": false, "{": false, "Lunch on Friday?": false} {
+		if got := newRequest("00", topic, []byte(payload)).isSendable(); got != want {
+			t.Errorf("%q: %t", payload, got)
+		}
+	}
+}
+
 func TestSendOffSendsNothing(t *testing.T) {
 	b := overSockets(t, nil, func(o *Options) { o.Send = false })
 	if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Reason != "send_off" {
