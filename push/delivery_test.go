@@ -62,12 +62,12 @@ func TestWhatANotificationDoesNotHaveIsNotSaid(t *testing.T) {
 func TestATokenIsLettersAndDigits(t *testing.T) {
 	for token, want := range map[string]bool{"09azAZ": true, "": false, "a/b": false, "a:": false, "@": false, "[": false, "`": false, "{": false,
 		"..": false, "a?b": false, "a%2fb": false, "\u00e9": false, " ": false} {
-		if got := newRequest(token, topic, []byte("{}")).isSendable(); got != want {
+		if got := (&request{token: token, payload: []byte("{}")}).isSendable(); got != want {
 			t.Errorf("%q: %t", token, got)
 		}
 	}
 	for payload, want := range map[string]bool{"{}": true, "": false, "{": false, "Lunch on Friday?": false} {
-		if got := newRequest("00", topic, []byte(payload)).isSendable(); got != want {
+		if got := (&request{token: "00", payload: []byte(payload)}).isSendable(); got != want {
 			t.Errorf("%q: %t", payload, got)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -236,14 +237,21 @@ func TestAGoAwayWithoutAReasonLeavesTheOneBefore(t *testing.T) {
 }
 
 func TestOfAGoAwayNoMoreIsKeptThanItsBound(t *testing.T) {
-	var f farewells
-	f.read(frames(t, strings.Repeat("x", 10_000)), func(debug []byte) {
-		if len(debug) != maxGoAway-goAwayFixed || maxGoAway != 512 {
-			t.Errorf("%d bytes", len(debug))
+	all := frames(t, strings.Repeat("x", 10_000))
+	for _, step := range []int{100, len(all)} {
+		var f farewells
+		said := 0
+		for rest := range slices.Chunk(all, step) {
+			f.read(rest, func(debug []byte) {
+				said++
+				if len(debug) != maxGoAway-goAwayFixed || maxGoAway != 512 {
+					t.Errorf("%d bytes", len(debug))
+				}
+			})
 		}
-	})
-	if cap(f.payload) > 2*maxGoAway {
-		t.Errorf("%d bytes are kept", cap(f.payload))
+		if said != 1 || cap(f.payload) > 2*maxGoAway {
+			t.Errorf("by %d bytes: it was said %d times, and %d bytes are kept", step, said, cap(f.payload))
+		}
 	}
 }
 
