@@ -38,6 +38,31 @@ func TestTheLastFiftyDecisionsAreShownNewestFirst(t *testing.T) {
 	}
 }
 
+func TestADecisionIsShownAsItWasMade(t *testing.T) {
+	at := time.Unix(1_700_000_000, 123_000)
+	for _, want := range []subscriptions.Decision{
+		{},
+		{Key: mail.Key{1}, Device: "a", PushID: mail.PushID{2}, Outcome: outcome.Refused, Reason: "BadDeviceToken", Code: "code", Status: 400,
+			Came: at, At: at.Add(time.Microsecond)},
+	} {
+		var h history
+		h.add(want)
+		if got := h.all()[0]; got != want {
+			t.Errorf("%+v\nwant %+v", got, want)
+		}
+	}
+}
+
+func TestTheMemoryOfDecisionsGrowsWithThemAndNotBeyondTheirBound(t *testing.T) {
+	var h history
+	for n := range 3 * maxDecisions {
+		h.add(subscriptions.Decision{})
+		if c := cap(h.list); c > max(2*n, 2) || c > maxDecisions {
+			t.Errorf("room for %d after %d decisions", c, n+1)
+		}
+	}
+}
+
 func TestTheNewestSixtyFourItemsAreRemembered(t *testing.T) {
 	var s seen
 	for i := range uint64(3 * maxSeen) {
