@@ -56,7 +56,11 @@ func TestADecisionIsShownAsItWasMade(t *testing.T) {
 func TestTheMemoryOfDecisionsGrowsWithThemAndNotBeyondTheirBound(t *testing.T) {
 	var h history
 	for n := range 3 * maxDecisions {
+		before := h.list
 		h.add(subscriptions.Decision{})
+		if n > 0 && cap(before) > len(before) && &before[0] != &h.list[0] {
+			t.Errorf("decision %d has room, and all are copied for it", n)
+		}
 		if c := cap(h.list); c > max(2*n, 2) || c > maxDecisions {
 			t.Errorf("room for %d after %d decisions", c, n+1)
 		}
