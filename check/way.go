@@ -254,20 +254,20 @@ func (w *walk) listen(x Exchange, at mail.Location) bool {
 		return false
 	}
 	ids := []string{id}
-	defer func() { w.giveBack(x, at, id) }()
+	defer func() { giveBack(w.ctx, x, at, id) }()
 	if w.way.Beside != nil {
 		if other, ok := w.way.Beside(w.ctx, w.at); ok {
 			if second, err := x.Subscribe(w.ctx, other, &group); err == nil { // what is wrong with the other mailbox is its own matter
 				ids = append(ids, second)
-				defer func() { w.giveBack(x, other, second) }()
+				defer func() { giveBack(w.ctx, x, other, second) }()
 			}
 		}
 	}
 	return w.step(StepStream, func() error { return stream(w.ctx, x, at, group, ids) })
 }
 
-func (w *walk) giveBack(x Exchange, at mail.Location, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), giveBackAfter)
+func giveBack(ctx context.Context, x Exchange, at mail.Location, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackAfter)
 	defer cancel()
 	_ = x.Unsubscribe(ctx, at, id) // else it expires by itself, within half an hour
 }
