@@ -376,7 +376,11 @@ func tokenRefused(reason string) func(*installation) {
 		inst.start()
 		token := inst.enrol(inst.boxes[0], "phone")
 		inst.stop()
-		if reason != "" {
+		switch reason {
+		case "":
+		case "Unregistered": // with a time behind the enrolment, or the token is thought to be a new one
+			inst.sim.Unregister(token, time.Now().Add(time.Hour))
+		default:
 			inst.fault("apns_answer", simulator.Fault{Token: token, Reason: reason})
 		}
 	}
