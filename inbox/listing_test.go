@@ -4,6 +4,7 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -281,9 +282,14 @@ func TestMailThatComesWhileAListingIsDealtWithIsReadAndListedOnlyWhereItIsInDoub
 type stingy struct {
 	*link
 	messages []mail.Message
+	calls    *int
 }
 
 func (l stingy) List(_ context.Context, offset, _ int) (Page, error) {
+	*l.calls++
+	if *l.calls > 10 {
+		return Page{}, errors.New("this listing does not end")
+	}
 	return Page{Messages: l.messages[offset:min(offset+1, len(l.messages))], Clock: time.Now()}, nil
 }
 
@@ -294,7 +300,7 @@ func TestAPageOfTheOverlapAloneIsTheLastOnlyWhereNothingStandsBeyond(t *testing.
 		s.pass(time.Hour)
 		all := []mail.Message{{ItemID: "1", Received: time.Now()}, {ItemID: "2", Received: time.Now()}, {ItemID: "3", Received: time.Now()}}
 		for n, want := range []bool{true, true, false, false} {
-			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), stingy{messages: all[:n]})
+			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), stingy{messages: all[:n], calls: new(int)})
 			if err != nil || whole != want || len(list) != min(n, 1) {
 				t.Errorf("of %d messages %d are listed; it is whole: %v (%v)", n, len(list), whole, err)
 			}
