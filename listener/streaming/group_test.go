@@ -173,3 +173,19 @@ func TestAReportOfSubscriptionsOfWhichOneIsOfAnotherTimeConcernsTheOthers(t *tes
 		}
 	})
 }
+
+func TestWhoLosesAFormerSubscriptionKeepsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		m := newAccount(t, s, 200).join(alice)[0]
+		pass(time.Minute)
+		m.lose(t.Context(), "a former one")
+		if !m.listens() {
+			t.Error("it is not listened to any more")
+		}
+		pass(time.Minute)
+		if n := len(s.made("Subscribe")); n != 1 {
+			t.Errorf("it was subscribed %d times", n)
+		}
+	})
+}
