@@ -2,6 +2,8 @@ package subscriptions
 
 import (
 	"bytes"
+	"errors"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -76,4 +78,14 @@ func FuzzReadRecord(f *testing.F) {
 			t.Errorf("%+v", d)
 		}
 	})
+}
+
+func TestAVersionIsANumberFromOneToOurs(t *testing.T) {
+	for text, want := range map[string]error{
+		"1": nil, "2": nil, "": ErrDamaged, "x": ErrDamaged, "0": ErrDamaged, "-1": ErrDamaged, "1.0": ErrDamaged, "999": ErrNewer,
+	} {
+		if n, err := schemaOf([]byte(text)); !errors.Is(err, want) || err == nil && strconv.Itoa(n) != text {
+			t.Errorf("%q is version %d, %v; want %v", text, n, err, want)
+		}
+	}
 }
