@@ -196,6 +196,45 @@ func TestARecordThatHasADeviceAgainIsNotBuried(t *testing.T) {
 	}
 }
 
+func TestAllWhoSleptLongEnoughAreBuriedAndTheOthersStay(t *testing.T) {
+	b, reopen := book(t)
+	address := func(i int) string { return fmt.Sprintf("user%02d@contoso.example", i) }
+	id := func(i int) string { return fmt.Sprintf("d%02d", i) }
+	const n = 20
+	boxes := make([]*subscriptions.Mailbox, n)
+	for i := range n {
+		enrol(t, b, id(i), address(i), fmt.Sprintf("%064d", i))
+		boxes[i] = b.Mailbox(address(i))
+	}
+	for i := 0; i < n; i += 2 {
+		if _, _, err := b.Remove(t.Context(), id(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	later := time.Now().Add(subscriptions.Asleep + time.Minute)
+	if err := b.Bury(t.Context(), later); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.BuryOne(t.Context(), boxes[1], later); err != nil { // it was woken meanwhile
+		t.Fatal(err)
+	}
+	for i, m := range boxes {
+		if err := m.Update(t.Context(), func(*subscriptions.Draft) {}); errors.Is(err, subscriptions.ErrNoMailbox) != (i%2 == 0) {
+			t.Errorf("%s: a write to its record: %v", address(i), err)
+		}
+	}
+	enrol(t, b, id(0), address(0), "00") // it leads to no record that is gone
+	if err := b.BuryOne(t.Context(), boxes[0], later); err != nil {
+		t.Fatal(err)
+	}
+	if b.Mailbox(address(0)).Record().ID == boxes[0].Record().ID {
+		t.Error("a mailbox that was buried came back with its old record")
+	}
+	if b = reopen(); len(b.All()) != n/2+1 || b.Mailbox(address(0)) == nil {
+		t.Errorf("after a restart there are %d records, want %d", len(b.All()), n/2+1)
+	}
+}
+
 func TestTwoAddressesOfOneMailboxAreJoined(t *testing.T) {
 	b, reopen := book(t)
 	enrol(t, b, "d1", alice, "aa")

@@ -1,6 +1,9 @@
 package subscriptions
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Crash ends a store as a kill would: nothing is written any more, and the lock is not given back.
 func (s *Redis) Crash() {
@@ -14,6 +17,11 @@ func (s *Redis) Kept() time.Time {
 	s.lease.mu.Lock()
 	defer s.lease.mu.Unlock()
 	return s.lease.granted.wall
+}
+
+// BuryOne buries a mailbox that was dead when it was looked at.
+func (b *Book) BuryOne(ctx context.Context, m *Mailbox, now time.Time) error {
+	return b.bury(ctx, m, now)
 }
 
 // All are the mailboxes, also those that are asleep.

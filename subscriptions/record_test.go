@@ -63,6 +63,19 @@ func TestEnterNumbersOutcomesAndKnowsThem(t *testing.T) {
 	}
 }
 
+func TestEnterGoesOnBehindAnOutcomeThatItKnows(t *testing.T) {
+	r := started()
+	enter(r, 1, noon)
+	var list []Outcome
+	for i := 1; i <= 3; i++ {
+		list = append(list, Outcome{Key: key(i), Received: noon, Done: done("a")})
+	}
+	r.Enter(list, devices("a"), because)
+	if r.End != 3 || !r.Has(key(2)) || !r.Has(key(3)) {
+		t.Errorf("the log is %+v", r)
+	}
+}
+
 func TestEnterMovesNeitherListedNorSince(t *testing.T) { // rule 2
 	r := started()
 	enter(r, 1, noon.Add(time.Hour))
