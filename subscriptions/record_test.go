@@ -121,6 +121,18 @@ func TestALateAnswerBringsADeviceLevelOnlyWhenNothingIsLeft(t *testing.T) {
 	r.Deal("a", key(1)) // in step: nothing to add to
 }
 
+func TestWhatIsDealtWithForADeviceIsOfWhatItIsBehindWith(t *testing.T) {
+	r := started()
+	enter(r, 1, noon)
+	r.Enter([]Outcome{{Key: key(2), Received: noon}, {Key: key(3), Received: noon}}, devices("a"), because)
+	r.Deal("a", key(1), key(9)) // it is in step with the one, and nobody knows the other
+	r.CaughtUp("a", 0)          // an old end leads no device back
+	r.CaughtUp("z", r.End)      // in step
+	if b := r.BehindOf("a"); b == nil || b.Number != 1 || len(b.Done) != 0 {
+		t.Errorf("behind is %+v", b)
+	}
+}
+
 func TestLiveMailPassesADeviceBehind(t *testing.T) {
 	r := started()
 	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
