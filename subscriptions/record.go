@@ -151,11 +151,11 @@ func (r *Record) Deal(device string, keys ...mail.Key) {
 		return
 	}
 	for _, k := range keys {
-		if i, ok := r.entry(k.Short()); ok && r.Outcomes[i].Number > b.Number && !slices.Contains(b.Done, k.Short()) {
+		if !slices.Contains(b.Done, k.Short()) {
 			b.Done = append(b.Done, k.Short())
 		}
 	}
-	r.advance()
+	r.advance() // drops what it is not behind with
 }
 
 // CaughtUp ends a catch-up (rule 6): everything up to end, the end of the log before its listing began, has an acceptance or a reason.
