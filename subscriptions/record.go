@@ -191,9 +191,8 @@ func (r *Record) advance() {
 	})
 	for i := range r.Behind {
 		b := &r.Behind[i]
-		if u := r.Owed(b, r.End); u[len(u)-1].Number-1 > b.Number {
-			b.Number = u[len(u)-1].Number - 1
-		}
+		owed := r.Owed(b, r.End)
+		b.Number = owed[len(owed)-1].Number - 1 // the oldest comes last
 		b.Done = slices.DeleteFunc(b.Done, func(k uint64) bool {
 			j, ok := r.entry(k)
 			return !ok || r.Outcomes[j].Number <= b.Number
