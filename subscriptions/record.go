@@ -227,11 +227,11 @@ func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
 	now := seconds(clock)
 	for _, s := range shown {
 		at := seconds(s.Received)
-		if i, ok := r.entry(s.Key.Short()); ok && at > r.Outcomes[i].Received {
-			r.Outcomes[i].Received = at
+		if i, ok := r.entry(s.Key.Short()); ok {
+			r.Outcomes[i].Received = max(r.Outcomes[i].Received, at)
 		}
-		if at <= now && int64(at) > r.Listed {
-			r.Listed = int64(at)
+		if at <= now {
+			r.Listed = max(r.Listed, int64(at))
 		}
 	}
 	since := max(r.Listed-int64(Window/time.Second), r.newestEntries(now))
