@@ -121,6 +121,13 @@ func TestALateAnswerBringsADeviceLevelOnlyWhenNothingIsLeft(t *testing.T) {
 	r.Deal("a", key(1)) // in step: nothing to add to
 }
 
+// A device that enrols again finds the record that knows what it was alerted of, as long as listings show that.
+func TestARecordSleepsLongerThanListingsReadBack(t *testing.T) {
+	if Asleep < apart+mail.Tolerance {
+		t.Errorf("it sleeps for %v, and listings may read back %v", Asleep, apart+mail.Tolerance)
+	}
+}
+
 func TestWhatIsDealtWithForADeviceIsOfWhatItIsBehindWith(t *testing.T) {
 	r := started()
 	enter(r, 1, noon)
