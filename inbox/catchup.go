@@ -150,7 +150,7 @@ func (m *Mailbox) behind() []subscriptions.Behind {
 // isBehind says whether the device that has a phone is behind.
 func (m *Mailbox) isBehind(l subscriptions.Line) bool {
 	d, ok := m.box.Reached(l)
-	return ok && slices.ContainsFunc(m.box.Record().Behind, func(b subscriptions.Behind) bool { return b.Device == d.ID })
+	return ok && m.box.Record().BehindOf(d.ID) != nil
 }
 
 // await has the device that has a phone wait for the word that its topic is ready, which may have come since. The process that is started next need

@@ -5,7 +5,6 @@ package push
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -30,7 +29,7 @@ type request struct {
 }
 
 func requestOf(n subscriptions.Notification) *request {
-	r := &request{token: n.Phone.Token, topic: n.Phone.Topic, id: uuid(n.PushID), collapseID: n.CollapseID, payload: n.Payload}
+	r := &request{token: n.Phone.Token, topic: n.Phone.Topic, id: n.PushID.String(), collapseID: n.CollapseID, payload: n.Payload}
 	if n.Expires.After(time.Unix(0, 0)) {
 		r.expiration = strconv.FormatInt(n.Expires.Unix(), 10)
 	}
@@ -71,12 +70,6 @@ func (r *request) signed(at *url.URL, bearer string) *http.Request {
 	to := *at
 	to.Path = "/3/device/" + r.token
 	return &http.Request{Method: http.MethodPost, URL: &to, Host: to.Host, Header: header, Proto: "HTTP/2.0", ProtoMajor: 2}
-}
-
-// uuid writes an id in the canonical form of RFC 9562.
-func uuid(id [16]byte) string {
-	h := hex.EncodeToString(id[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
 // attempt sends a notification once, if allowed does not object directly before it would go out.

@@ -117,6 +117,6 @@ var senders = map[string]func(*testing.B, *standIn) (send func(int) bool, end fu
 
 // plain is a notification for apns2 as it comes.
 func plain(n subscriptions.Notification) *apns2.Notification {
-	return &apns2.Notification{ApnsID: uuid(n.PushID), CollapseID: n.CollapseID, DeviceToken: n.Phone.Token, Topic: n.Phone.Topic,
+	return &apns2.Notification{ApnsID: n.PushID.String(), CollapseID: n.CollapseID, DeviceToken: n.Phone.Token, Topic: n.Phone.Topic,
 		Expiration: n.Expires, Priority: apns2.PriorityHigh, PushType: apns2.PushTypeAlert, Payload: n.Payload}
 }

@@ -49,7 +49,7 @@ func TestATestIsSentAsItIsGiven(t *testing.T) {
 		requests, _, _, _ := b.apns.seen()
 		got := requests[0]
 		if got.payload != testPayload || got.header["apns-push-type"] != "alert" || got.header["apns-priority"] != "10" || got.token() != tokenOf(1) ||
-			got.header["apns-id"] != uuid(n.PushID) || got.header["apns-collapse-id"] != n.CollapseID || got.header["apns-expiration"] != fmt.Sprint(n.Expires.Unix()) {
+			got.header["apns-id"] != n.PushID.String() || got.header["apns-collapse-id"] != n.CollapseID || got.header["apns-expiration"] != fmt.Sprint(n.Expires.Unix()) {
 			t.Errorf("sent was %v with %s", got.header, got.payload)
 		}
 	})

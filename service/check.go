@@ -148,10 +148,7 @@ func proxyAddress(c *config.Config) string {
 // entryForCheck describes an exchange entry for check.
 func (s *Service) entryForCheck(x config.Exchange, l *links) check.Entry {
 	e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Guess: guess(x), Hosts: hosts(x), Outbound: s.outbound(x)}
-	e.Tokens = forTokens(x, e.Outbound)
-	if u, err := url.Parse(x.Cloud.Authority); err == nil && byToken(x) {
-		e.Authority = hostname.Address(u)
-	}
+	e.Authority, e.Tokens = tokenService(x), forTokens(x, e.Outbound)
 	for _, a := range l.accounts {
 		if a.entry.Name == x.Name {
 			e.Accounts = append(e.Accounts, a.forCheck())
@@ -160,9 +157,13 @@ func (s *Service) entryForCheck(x config.Exchange, l *links) check.Entry {
 	return e
 }
 
-// byToken reports whether an account of the entry gets tokens of Entra ID.
-func byToken(x config.Exchange) bool {
-	return slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() })
+// tokenService is the host:port of Entra ID, from which accounts of the entry get tokens; empty: none does.
+func tokenService(x config.Exchange) string {
+	u, err := url.Parse(x.Cloud.Authority)
+	if err != nil || !slices.ContainsFunc(x.Accounts, func(a config.Account) bool { return a.Credential.ByToken() }) {
+		return ""
+	}
+	return hostname.Address(u)
 }
 
 // guess is the URL that EWS usually has: on the host of a configured Autodiscover.

@@ -100,8 +100,8 @@ func (s *Service) targets(c *config.Config) (list []target, err error) {
 		for _, host := range hosts(x) {
 			add(target{&url.URL{Scheme: "https", Host: host}, out, false})
 		}
-		if u, err := url.Parse(x.Cloud.Authority); err == nil && u.Host != "" && byToken(x) {
-			add(target{u, forTokens(x, out), false})
+		if host := tokenService(x); host != "" {
+			add(target{&url.URL{Scheme: "https", Host: host}, forTokens(x, out), false})
 		}
 	}
 	return list, nil
