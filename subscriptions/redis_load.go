@@ -17,14 +17,13 @@ import (
 
 // claimScript takes a record over, and returns it with its devices and their ids. A key of another type is moved away first.
 // KEYS: recordKeys; where what is of another type is kept: of the record, of the devices. ARGV: our number.
-const claimScript = `
+const claimScript = textScript + `
 local function other(key, kind)
   local is = redis.call('TYPE', key).ok
   return is ~= kind and is ~= 'none'
 end
 local moved = {}
-if other(KEYS[3], 'string') then redis.call('DEL', KEYS[3]) end
-local fence = redis.call('GET', KEYS[3])
+local fence = text(KEYS[3])
 if fence and (tonumber(fence) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
 if other(KEYS[1], 'string') then redis.call('RENAME', KEYS[1], KEYS[4]) moved[#moved+1] = KEYS[4] end
 if other(KEYS[2], 'hash') then redis.call('RENAME', KEYS[2], KEYS[5]) moved[#moved+1] = KEYS[5] end

@@ -43,12 +43,12 @@ var errNotWhole = errors.New("mailbell ended while a state that Redis had lost w
 	"enrolments may be missing; have the MDM portal enrol all its devices once more")
 
 // markScript numbers a write, after it, and returns the number before. KEYS: holders, generation. ARGV: our number, the write's.
-const markScript = `
+const markScript = textScript + `
 local n = redis.call('GET', KEYS[1])
 if n and (tonumber(n) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
-local before = redis.pcall('GET', KEYS[2])
+local before = text(KEYS[2])
 redis.call('SET', KEYS[2], ARGV[2])
-return type(before) == 'string' and before or ''`
+return before or ''`
 
 // mark numbers what a pipeline has written. While everything is written again there is no number: it would say that all is there.
 func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {

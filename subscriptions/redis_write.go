@@ -19,9 +19,8 @@ const fenced = "FENCED"
 // writeScript writes a record and its devices, and returns how many devices it had (-1: there was no record, or another type) and has. KEYS:
 // recordKeys. ARGV: our number; the record, or "" where it is dropped, or "-" where it stays; "whole" where the devices that follow
 // are all that it has; then for each device its id and value, or "" where it is dropped.
-const writeScript = `
-local fence = redis.pcall('GET', KEYS[3])
-if type(fence) == 'table' then redis.call('DEL', KEYS[3]) fence = false end
+const writeScript = textScript + `
+local fence = text(KEYS[3])
 if fence and (tonumber(fence) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
 local had = redis.pcall('HLEN', KEYS[2])
 if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
