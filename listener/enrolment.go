@@ -26,8 +26,8 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscr
 	if err != nil {
 		return subscriptions.Device{}, false, err
 	}
-	if done.Ousted != "" {
-		l.removed(done.Mailbox, done.Ousted)
+	for _, id := range done.Ousted {
+		l.removed(done.Mailbox, id)
 	}
 	if done.Left != nil {
 		l.left(done.Left, e.ID)
@@ -50,8 +50,6 @@ func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, entries
 	} else if len(entries) == 1 {
 		since = entries[0].enrolment(now)
 	}
-	l.enrolling.Lock()
-	defer l.enrolling.Unlock()
 	return l.o.Book.Enrol(ctx, e, now, since)
 }
 
@@ -87,15 +85,7 @@ func (l *Listener) RemoveGone(ctx context.Context, gone subscriptions.Device) er
 }
 
 func (l *Listener) remove(ctx context.Context, id string, fits func(subscriptions.Device) bool) (bool, error) {
-	var box *subscriptions.Mailbox
-	var err error
-	l.enrolling.Lock()
-	d, ok := l.o.Book.Device(id)
-	ok = ok && fits(d)
-	if ok {
-		box, ok, err = l.o.Book.Remove(ctx, id)
-	}
-	l.enrolling.Unlock()
+	box, ok, err := l.o.Book.RemoveIf(ctx, id, fits)
 	if ok {
 		l.left(box, id)
 	}

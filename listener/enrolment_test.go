@@ -3,14 +3,12 @@ package listener
 // Devices come and go, and mailboxes turn out to be one.
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
-	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
 
 // Leaving one mailbox and joining another is one write.
@@ -170,52 +168,6 @@ func TestADeviceThatIsGoneIsRemovedUnlessItHasAnotherPhoneByNow(t *testing.T) {
 		s.pass(time.Minute)
 		if _, ok := s.book.Device("b"); ok || len(s.l.mailboxes()) > 0 || len(s.hq.givenBack()) != 1 {
 			t.Errorf("the last device is gone: %d mailboxes are followed, given back %v", len(s.l.mailboxes()), s.hq.givenBack())
-		}
-	})
-}
-
-// asking is a store that asks something at each write.
-type asking struct {
-	*storetest.Memory
-	ask func()
-}
-
-func (a *asking) Write(ctx context.Context, c subscriptions.Change) error {
-	if a.ask != nil {
-		a.ask()
-	}
-	return a.Memory.Write(ctx, c)
-}
-
-// A 410 and the portal's new enrolment meet: whether the phone is still the same is asked in one with the removal.
-func TestNoEnrolmentComesBetweenTheLookAtAPhoneAndItsRemoval(t *testing.T) {
-	inScene(t, func(s *scene) {
-		store := &asking{Memory: s.store}
-		book, err := subscriptions.Open(s.t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.open(book)
-		held := 0
-		free := func() {
-			if s.l.enrolling.TryLock() {
-				t.Error("another change may come between")
-				s.l.enrolling.Unlock()
-			}
-			held++
-		}
-		store.ask = func() {
-			store.ask = nil // of the other writes
-			free()
-		}
-		s.enrol("a", alice)
-		s.pass(time.Minute)
-		_, err = s.l.remove(s.t.Context(), "a", func(subscriptions.Device) bool {
-			free()
-			return false
-		})
-		if _, ok := s.book.Device("a"); !ok || err != nil || held != 2 {
-			t.Errorf("%v, %v, asked %d times", ok, err, held)
 		}
 	})
 }

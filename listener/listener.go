@@ -13,8 +13,8 @@
 //	enrolment.go  devices come and go
 //	status.go     what is asked about all this
 //
-// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for two: Listener.mu
-// is held while a mailbox is opened in the inbox, and Listener.enrolling over a change of the book.
+// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for one: Listener.mu
+// is held while a mailbox is opened in the inbox.
 package listener
 
 import (
@@ -78,9 +78,6 @@ type Listener struct {
 	stopping atomic.Bool
 	located  atomic.Bool    // every mailbox has been looked up once
 	tasks    sync.WaitGroup // look-ups; grows only while mu is held and stopping is false
-
-	// enrolling is held over a change of the book, so that a device that is gone is told from one that has enrolled anew.
-	enrolling sync.Mutex
 
 	mu       sync.Mutex
 	followed map[*subscriptions.Mailbox]*mailbox

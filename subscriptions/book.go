@@ -21,7 +21,7 @@ const MaxDevices = 1000
 
 // Book is all enrolments and records, in memory; every change is durable in the Store before it shows.
 //
-// Lock order: Book.enrolling, Mailbox.writing, Book.mu.
+// Lock order: Book.enrolling (of a device before that of an address), Book.moving, Mailbox.writing, Book.mu.
 type Book struct {
 	store   Store
 	secret  mail.Secret
@@ -29,7 +29,8 @@ type Book struct {
 	isNew   bool
 
 	failing   atomic.Bool // the last write failed
-	enrolling turn        // one enrolment or removal at a time, held over its write: ids and tokens move between mailboxes
+	enrolling turns       // one enrolment or removal at a time of a device, and one enrolment with an address; held over the write
+	moving    turn        // one at a time changes two mailboxes at once
 	mu        sync.RWMutex
 	devices   map[string]*Device
 	boxes     map[string]*Mailbox   // by record id
@@ -43,7 +44,7 @@ type Book struct {
 type Mailbox struct {
 	book     *Book
 	writing  turn     // one change at a time, held over its write
-	gone     bool     // guarded by writing: the last device was removed
+	gone     bool     // guarded by writing: it was buried, or joined to another
 	identity identity // guarded by Book.mu; zero: none is known
 	now      atomic.Pointer[standing]
 }
@@ -65,7 +66,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	}
 	all.repair(time.Now())
 	b := &Book{
-		store: store, enrolling: newTurn(), secret: all.Secret, damaged: all.Damaged, isNew: all.New,
+		store: store, moving: newTurn(), secret: all.Secret, damaged: all.Damaged, isNew: all.New,
 		devices: map[string]*Device{}, boxes: map[string]*Mailbox{},
 		addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{},
 	}
@@ -171,7 +172,11 @@ func (b *Book) Mailbox(address string) *Mailbox {
 func (b *Book) at(address string) *Mailbox {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.addresses[address]
+	m := b.addresses[address]
+	if m == nil || b.boxes[m.Record().ID] != m { // it was buried
+		return nil
+	}
+	return m
 }
 
 // Mailboxes returns all mailboxes with a device, in no order.
@@ -294,192 +299,6 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 		m.book.mu.Unlock()
 	}
 	m.now.Store(&standing{record: draft.Record, devices: devices})
-	return nil
-}
-
-// Enrolled says what an enrolment did.
-type Enrolled struct {
-	Device  Device
-	Created bool
-	Mailbox *Mailbox
-	Left    *Mailbox // the mailbox that the device had before, where it is another; its place there is gone
-	Ousted  string   // the id that the same token, topic and mailbox had before
-}
-
-// Enrol makes an enrolment or changes one (DESIGN section 4): a changed token keeps its place, a changed mailbox starts anew,
-// and the same token, topic and mailbox under another id takes over. since is now on the server's clock less the tolerance (rule
-// 5); zero where that clock is not known yet. A mailbox that is asleep is woken, with its log.
-func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
-	if err := b.enrolling.take(ctx); err != nil {
-		return Enrolled{}, err
-	}
-	defer b.enrolling.giveBack()
-	old, known := b.Device(e.ID)
-	m := b.at(e.Mailbox)
-	if m == nil {
-		m = &Mailbox{book: b, writing: newTurn()}
-		r := &Record{ID: b.recordID(e.Mailbox), Addresses: []string{e.Mailbox}}
-		if !since.IsZero() {
-			r.Start(since.Add(-mail.Tolerance))
-		}
-		m.now.Store(&standing{record: r})
-	}
-	done := Enrolled{Mailbox: m, Created: !known}
-	var change Change
-	left := func() {}
-	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had, in the same write
-		done.Left = b.box(old.Record)
-		if err := done.Left.writing.take(ctx); err != nil {
-			return Enrolled{}, err
-		}
-		defer done.Left.writing.giveBack()
-		change, left = b.leave(done.Left, old)
-		known = false
-	}
-	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Created: now, Since: since}
-	if known {
-		d.Created, d.Since = old.Created, old.Since
-	}
-
-	if err := m.writing.take(ctx); err != nil {
-		return Enrolled{}, err
-	}
-	defer m.writing.giveBack()
-	was := m.now.Load()
-	r := was.record.Clone()
-	r.Dies = time.Time{}
-	d.Record, d.Enrolled = r.ID, now
-	change.Put = append(change.Put, r)
-	change.PutDevices = []*Device{d}
-	devices := make([]*Device, 0, len(was.devices)+1)
-	for _, o := range was.devices {
-		switch {
-		case o.ID == d.ID:
-		case o.Token == d.Token && o.Topic == d.Topic && o.Environment == d.Environment:
-			done.Ousted = o.ID
-			if !known { // takes over its place
-				d.Created, d.Since = o.Created, o.Since
-				if behind := r.BehindOf(o.ID); behind != nil {
-					behind.Device = d.ID
-				}
-			}
-			r.Remove(o.ID)
-			change.DropDevices = append(change.DropDevices, o)
-		default:
-			devices = append(devices, o)
-		}
-	}
-	if len(devices) >= MaxDevices {
-		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices", Detail: fmt.Sprintf("the mailbox has %d devices already, which is the most", MaxDevices)}
-	}
-	if err := b.write(ctx, change); err != nil {
-		b.unsure(e.Mailbox, r.ID)
-		return Enrolled{}, err
-	}
-	left()
-	b.mu.Lock()
-	delete(b.unsureIDs, e.Mailbox)
-	for _, o := range change.DropDevices {
-		delete(b.devices, o.ID)
-	}
-	b.devices[d.ID] = d
-	b.sorted = nil
-	b.mu.Unlock()
-	b.show(m, r, append(devices, d))
-	done.Device = *d
-	return done, nil
-}
-
-// Remove ends an enrolment. With its last device a mailbox falls asleep (rule 5); Bury ends that. It returns the mailbox that the device
-// had.
-func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
-	if err := b.enrolling.take(ctx); err != nil {
-		return nil, false, err
-	}
-	defer b.enrolling.giveBack()
-	d, ok := b.Device(id)
-	if !ok {
-		return nil, false, nil
-	}
-	m, err := b.drop(ctx, d)
-	return m, err == nil, err
-}
-
-// drop removes a device from its mailbox. The caller holds enrolling.
-func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
-	m := b.box(d.Record)
-	if err := m.writing.take(ctx); err != nil {
-		return nil, err
-	}
-	defer m.writing.giveBack()
-	change, show := b.leave(m, d)
-	if err := b.write(ctx, change); err != nil {
-		return nil, err
-	}
-	show()
-	return m, nil
-}
-
-// leave is the change by which a device leaves its mailbox, and what shows it once it is written. The caller holds enrolling and m.writing.
-func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
-	was := m.now.Load()
-	devices := slices.DeleteFunc(slices.Clone(was.devices), func(o *Device) bool { return o.ID == d.ID })
-	r := was.record.Clone()
-	r.Remove(d.ID)
-	change.DropDevices = []*Device{&d}
-	change.Put = []*Record{r}
-	if len(devices) == 0 {
-		r.Dies = time.Now().Add(Asleep)
-		r.Subscription = "" // nobody listens: it is given back
-	}
-	return change, func() {
-		m.now.Store(&standing{record: r, devices: devices})
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.devices, d.ID)
-		b.sorted = nil
-	}
-}
-
-// Bury drops the records that have been asleep for long enough.
-func (b *Book) Bury(ctx context.Context, now time.Time) error {
-	for _, m := range b.all() {
-		if !m.Record().dead(now) {
-			continue
-		}
-		if err := b.bury(ctx, m, now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *Book) bury(ctx context.Context, m *Mailbox, now time.Time) error {
-	if err := b.enrolling.take(ctx); err != nil {
-		return err
-	}
-	defer b.enrolling.giveBack()
-	if err := m.writing.take(ctx); err != nil {
-		return err
-	}
-	defer m.writing.giveBack()
-	r := m.Record()
-	if m.gone || !r.dead(now) { // it was woken meanwhile
-		return nil
-	}
-	if err := b.write(ctx, Change{Drop: []string{r.ID}}); err != nil {
-		return err
-	}
-	m.gone = true
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.boxes, r.ID)
-	b.disown(m)
-	for _, a := range r.Addresses {
-		if b.addresses[a] == m {
-			delete(b.addresses, a)
-		}
-	}
 	return nil
 }
 

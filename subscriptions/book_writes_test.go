@@ -5,8 +5,11 @@ package subscriptions_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -109,20 +112,31 @@ func TestOneChangeOfAMailboxAtATime(t *testing.T) {
 	}
 }
 
-// Ids and tokens move between mailboxes: two enrolments at once could each take the device for new.
-func TestOneEnrolmentAtATime(t *testing.T) {
-	for name, other := range map[string]func(t *testing.T, b *subscriptions.Book) error{
-		"an enrolment": func(t *testing.T, b *subscriptions.Book) error {
-			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}, noon, noon)
+// What concerns one device, or one new address, happens in turn: two enrolments at once could each take it for new. All else does not wait.
+func TestWhatConcernsOneDeviceOrAddressHappensInTurn(t *testing.T) {
+	const carol = "carol@contoso.example"
+	enrolment := func(id, mailbox string) func(*testing.T, *subscriptions.Book) error {
+		return func(t *testing.T, b *subscriptions.Book) error {
+			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: id, Mailbox: mailbox, Token: "token of " + id}, noon, noon)
 			return err
-		},
-		"a removal": func(t *testing.T, b *subscriptions.Book) error {
-			_, _, err := b.Remove(t.Context(), "d0")
+		}
+	}
+	removal := func(id string) func(*testing.T, *subscriptions.Book) error {
+		return func(t *testing.T, b *subscriptions.Book) error {
+			_, _, err := b.Remove(t.Context(), id)
 			return err
-		},
-		"two mailboxes that are one": func(t *testing.T, b *subscriptions.Book) error {
-			return join(t.Context(), b, bob, alice)
-		},
+		}
+	}
+	for name, c := range map[string]struct {
+		other func(t *testing.T, b *subscriptions.Book) error
+		waits bool
+	}{
+		"the device in another mailbox":          {enrolment("d1", alice), true},
+		"the device's removal":                   {removal("d1"), true},
+		"another device in the new mailbox":      {enrolment("d2", carol), true},
+		"another device in another new mailbox":  {enrolment("d2", "dora@contoso.example"), false},
+		"another device's removal":               {removal("d0"), false},
+		"two other mailboxes that are found one": {func(t *testing.T, b *subscriptions.Book) error { return join(t.Context(), b, bob, alice) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &during{}
@@ -131,34 +145,113 @@ func TestOneEnrolmentAtATime(t *testing.T) {
 			enrol(t, b, "d9", bob, "yy")
 			over := make(chan error, 1)
 			s.call = func() {
-				ended := false
-				go func() { over <- other(t, b) }()
+				go func() { over <- c.other(t, b) }()
+				if !c.waits {
+					over <- <-over
+					return
+				}
 				for range 10_000 {
 					runtime.Gosched()
-					ended = ended || len(over) > 0
 				}
-				if ended {
-					t.Error("it ended while an enrolment was being written")
+				if len(over) > 0 {
+					t.Error("it ended while the enrolment was being written")
 				}
 			}
-			if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: "carol@contoso.example", Token: "aa"}, noon, noon); err != nil {
+			if err := enrolment("d1", carol)(t, b); err != nil {
 				t.Error(err)
 			}
 			if err := <-over; err != nil {
 				t.Error(err)
 			}
-			alerted := 0
-			for _, m := range b.Mailboxes() {
-				for _, d := range m.Devices() {
-					if d.ID == "d1" {
-						alerted++
+			if carols := 0; c.waits {
+				for _, m := range b.Mailboxes() {
+					if m.Record().Addresses[0] == carol {
+						carols++
 					}
 				}
-			}
-			if alerted != 1 {
-				t.Errorf("the device is in %d mailboxes", alerted)
+				if carols > 1 {
+					t.Errorf("the new address has %d mailboxes", carols)
+				}
 			}
 		})
+	}
+}
+
+// A 410 and the portal's new enrolment meet: whether the phone is still the same is asked in one with the removal.
+func TestNoEnrolmentComesBetweenTheLookAtADeviceAndItsRemoval(t *testing.T) {
+	b := onMemory(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "old")
+	over := make(chan error, 1)
+	_, removed, err := b.RemoveIf(t.Context(), "d1", func(d subscriptions.Device) bool {
+		go func() {
+			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "new"}, noon, noon)
+			over <- err
+		}()
+		for range 10_000 {
+			runtime.Gosched()
+		}
+		return d.Token == "old"
+	})
+	if !removed || err != nil {
+		t.Errorf("%v, %v", removed, err)
+	}
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	if d, ok := b.Device("d1"); !ok || d.Token != "new" {
+		t.Errorf("the new enrolment was removed: %+v", d)
+	}
+}
+
+// Devices that move, oust each other, are removed and whose mailboxes are joined and buried, all at once: each is in one mailbox at most,
+// and the store has what the book shows.
+func TestDevicesThatComeAndGoAtOnceAreInOneMailboxAtMost(t *testing.T) {
+	store := &storetest.Memory{}
+	b := onMemory(t, store)
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(worker), 1))
+			for range 300 {
+				id, address := fmt.Sprintf("d%d", random.IntN(5)), fmt.Sprintf("m%d@contoso.example", random.IntN(4))
+				var err error
+				switch random.IntN(8) {
+				case 0:
+					_, _, err = b.Remove(t.Context(), id)
+				case 1:
+					err = b.Bury(t.Context(), time.Now().Add(time.Hour))
+				case 2:
+					if m := b.Mailbox(address); m != nil {
+						_, _, err = b.Name(t.Context(), m, "headquarters", fmt.Sprintf("m%d@contoso.example", random.IntN(2)))
+					}
+				default:
+					e := subscriptions.Enrolment{ID: id, Mailbox: address, Token: fmt.Sprintf("token %d", random.IntN(3))}
+					_, err = b.Enrol(t.Context(), e, noon, noon)
+				}
+				if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	in := map[string]*subscriptions.Mailbox{}
+	for _, m := range b.Mailboxes() {
+		for _, d := range m.Devices() {
+			if in[d.ID] != nil {
+				t.Errorf("%s is in two mailboxes", d.ID)
+			}
+			in[d.ID] = m
+			if got, ok := b.Device(d.ID); !ok || got.Record != m.Record().ID || b.Mailbox(got.Mailbox) != m {
+				t.Errorf("%s: %+v, in %q", d.ID, got, m.Record().ID)
+			}
+		}
+	}
+	list, _ := b.Devices("", "", 100)
+	again := onMemory(t, store)
+	stored, _ := again.Devices("", "", 100)
+	if len(list) != len(in) || !slices.Equal(list, stored) {
+		t.Errorf("%d devices, of which %d are in a mailbox; the store has %d", len(list), len(in), len(stored))
 	}
 }
 
@@ -303,7 +396,7 @@ func TestOneTokenOnTwoTopicsOrEnvironmentsIsTwoDevices(t *testing.T) {
 		{ID: "d3", Topic: "com.contoso.mail", Environment: "sandbox"},
 	} {
 		e.Mailbox, e.Token = alice, "aa"
-		if done, err := b.Enrol(t.Context(), e, noon, noon); err != nil || done.Ousted != "" {
+		if done, err := b.Enrol(t.Context(), e, noon, noon); err != nil || len(done.Ousted) > 0 {
 			t.Errorf("%s: %v, ousted %q", e.ID, err, done.Ousted)
 		}
 	}
@@ -324,7 +417,7 @@ func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
 	if r := b.Mailbox(alice).Record(); r.BehindOf("d1") != nil || r.BehindOf("d2") == nil {
 		t.Errorf("%+v: what the old id is behind by is of no device", r.Behind)
 	}
-	if done.Ousted != "d1" || !done.Device.Since.Equal(later) || !done.Device.Created.Equal(later) || done.Created || done.Left != nil {
+	if !slices.Equal(done.Ousted, []string{"d1"}) || !done.Device.Since.Equal(later) || !done.Device.Created.Equal(later) || done.Created || done.Left != nil {
 		t.Errorf("%+v: it has been there since %v", done, later)
 	}
 }
@@ -360,7 +453,7 @@ func TestANewIDOfATokenHasThePlaceOfTheOldOne(t *testing.T) {
 	old := enrol(t, b, "old", alice, "aa").Device
 	later := noon.Add(time.Hour)
 	done, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "new", Mailbox: alice, Token: "aa", Topic: "com.contoso.mail", Environment: "production"}, later, later)
-	if err != nil || done.Ousted != "old" || !done.Device.Since.Equal(old.Since) || !done.Device.Created.Equal(old.Created) || !done.Device.Enrolled.Equal(later) {
+	if err != nil || !slices.Equal(done.Ousted, []string{"old"}) || !done.Device.Since.Equal(old.Since) || !done.Device.Created.Equal(old.Created) || !done.Device.Enrolled.Equal(later) {
 		t.Errorf("%v: %+v, want the place of %+v", err, done.Device, old)
 	}
 }

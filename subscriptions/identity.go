@@ -34,16 +34,13 @@ func (b *Book) Name(ctx context.Context, m *Mailbox, entry, primary string) (sam
 	if other, err := b.claim(m, id); other == nil {
 		return m, false, err
 	}
-	if err := b.enrolling.take(ctx); err != nil {
+	if err := b.moving.take(ctx); err != nil {
 		return nil, false, err
 	}
-	defer b.enrolling.giveBack()
-	other, err := b.claim(m, id) // as it is now that nobody enrols
-	switch {
-	case other == nil:
+	defer b.moving.giveBack()
+	other, err := b.claim(m, id) // as it is now that no other mailboxes are joined
+	if other == nil {
 		return m, false, err
-	case len(m.Devices()) == 0:
-		return nil, false, ErrNoMailbox
 	}
 	return other, true, b.join(ctx, m, other)
 }
@@ -97,14 +94,15 @@ func (b *Book) disown(m *Mailbox) {
 	b.primaries[primary] = named
 }
 
+// join has the devices of m go over to another mailbox. The caller holds moving.
 func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
-	for _, one := range []*Mailbox{m, into} { // two mailboxes at once, which only the holder of enrolling does
+	for _, one := range []*Mailbox{m, into} {
 		if err := one.writing.take(ctx); err != nil {
 			return err
 		}
 		defer one.writing.giveBack()
 	}
-	if m.gone || into.gone {
+	if m.gone || into.gone || len(m.Devices()) == 0 {
 		return ErrNoMailbox
 	}
 	from, to := m.now.Load(), into.now.Load()
@@ -132,6 +130,11 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 	b.mu.Lock()
 	delete(b.boxes, from.record.ID)
 	b.disown(m)
+	for _, a := range from.record.Addresses {
+		if b.addresses[a] == m {
+			b.addresses[a] = into
+		}
+	}
 	for _, d := range change.PutDevices {
 		b.devices[d.ID] = d
 	}

@@ -1,0 +1,262 @@
+package subscriptions
+
+// Devices come and go. Enrolments of different devices in different mailboxes are written together; what concerns one device, or one
+// mailbox, is written in turn.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+)
+
+// Enrolled says what an enrolment did.
+type Enrolled struct {
+	Device  Device
+	Created bool
+	Mailbox *Mailbox
+	Left    *Mailbox // the mailbox that the device had before, where it is another; its place there is gone
+	Ousted  []string // the ids that the same token, topic and mailbox had before; two where two mailboxes became one
+}
+
+// Enrol makes an enrolment or changes one (DESIGN section 4): a changed token keeps its place, a changed mailbox starts anew,
+// and the same token, topic and mailbox under another id takes over. since is now on the server's clock less the tolerance (rule
+// 5); zero where that clock is not known yet. A mailbox that is asleep is woken, with its log.
+func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
+	done, err := b.enrolling.take(ctx, "device "+e.ID)
+	if err != nil {
+		return Enrolled{}, err
+	}
+	defer done()
+	done, err = b.enrolling.take(ctx, "address "+e.Mailbox) // a new address gets one mailbox
+	if err != nil {
+		return Enrolled{}, err
+	}
+	defer done()
+	for {
+		enrolled, err := b.enrol(ctx, e, now, since)
+		if !errors.Is(err, ErrNoMailbox) { // else a mailbox went, or was joined to another, meanwhile
+			return enrolled, err
+		}
+	}
+}
+
+// enrol is Enrol, whose turns the caller has. ErrNoMailbox says that the device or its mailbox is elsewhere by now.
+func (b *Book) enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
+	m := b.at(e.Mailbox)
+	if m == nil {
+		m = b.newMailbox(e.Mailbox, since)
+	}
+	old, known := b.Device(e.ID)
+	done := Enrolled{Mailbox: m, Created: !known}
+	var change Change
+	left := func() {}
+	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had, in the same write
+		if err := b.moving.take(ctx); err != nil {
+			return Enrolled{}, err
+		}
+		defer b.moving.giveBack()
+		var err error
+		if done.Left, err = b.take(ctx, old); err != nil {
+			return Enrolled{}, err
+		}
+		defer done.Left.writing.giveBack()
+		change, left = b.leave(done.Left, old)
+	}
+	if err := m.writing.take(ctx); err != nil {
+		return Enrolled{}, err
+	}
+	defer m.writing.giveBack()
+	if m.gone {
+		return Enrolled{}, ErrNoMailbox
+	}
+	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange,
+		Record: m.Record().ID, Created: now, Since: since, Enrolled: now}
+	r, devices, ousted := m.enter(d)
+	if len(devices) > MaxDevices {
+		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",
+			Detail: fmt.Sprintf("the mailbox has %d devices already, which is the most", MaxDevices)}
+	}
+	change.Put = append(change.Put, r)
+	change.PutDevices = []*Device{d}
+	for _, o := range ousted {
+		done.Ousted = append(done.Ousted, o.ID)
+	}
+	change.DropDevices = append(change.DropDevices, ousted...)
+	if err := b.write(ctx, change); err != nil {
+		b.unsure(e.Mailbox, r.ID)
+		return Enrolled{}, err
+	}
+	left()
+	b.mu.Lock()
+	delete(b.unsureIDs, e.Mailbox)
+	for _, o := range ousted {
+		delete(b.devices, o.ID)
+	}
+	b.devices[d.ID] = d
+	b.sorted = nil
+	b.mu.Unlock()
+	b.show(m, r, devices)
+	done.Device = *d
+	return done, nil
+}
+
+// newMailbox is one that nobody sees before it is written.
+func (b *Book) newMailbox(address string, since time.Time) *Mailbox {
+	m := &Mailbox{book: b, writing: newTurn()}
+	r := &Record{ID: b.recordID(address), Addresses: []string{address}}
+	if !since.IsZero() {
+		r.Start(since.Add(-mail.Tolerance))
+	}
+	m.now.Store(&standing{record: r})
+	return m
+}
+
+// enter makes the record and the devices of the mailbox with d among them: in its own place, or in that of the same phone under another
+// id, which is ousted. The caller holds writing.
+func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
+	was := m.now.Load()
+	r = was.record.Clone()
+	r.Dies = time.Time{}
+	devices = make([]*Device, 0, len(was.devices)+1)
+	known := false
+	for _, o := range was.devices {
+		switch {
+		case o.ID == d.ID:
+			known = true
+			d.Created, d.Since = o.Created, o.Since
+		case o.Token == d.Token && o.Topic == d.Topic && o.Environment == d.Environment:
+			ousted = append(ousted, o)
+		default:
+			devices = append(devices, o)
+		}
+	}
+	for i, o := range ousted {
+		if i == 0 && !known {
+			d.Created, d.Since = o.Created, o.Since
+			if behind := r.BehindOf(o.ID); behind != nil {
+				behind.Device = d.ID
+			}
+		}
+		r.Remove(o.ID)
+	}
+	return r, append(devices, d), ousted
+}
+
+// Remove ends an enrolment. With its last device a mailbox falls asleep (rule 5); Bury ends that. It returns the mailbox that the device
+// had.
+func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
+	return b.RemoveIf(ctx, id, func(Device) bool { return true })
+}
+
+// RemoveIf is Remove for a device that fits: it stays as it is from the question to its removal.
+func (b *Book) RemoveIf(ctx context.Context, id string, fits func(Device) bool) (*Mailbox, bool, error) {
+	done, err := b.enrolling.take(ctx, "device "+id)
+	if err != nil {
+		return nil, false, err
+	}
+	defer done()
+	for {
+		d, ok := b.Device(id)
+		if !ok || !fits(d) {
+			return nil, false, nil
+		}
+		m, err := b.drop(ctx, d)
+		if !errors.Is(err, ErrNoMailbox) { // else it is elsewhere by now
+			return m, err == nil, err
+		}
+	}
+}
+
+// drop removes a device from its mailbox. The caller has the turn of the device.
+func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
+	m, err := b.take(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer m.writing.giveBack()
+	change, show := b.leave(m, d)
+	if err := b.write(ctx, change); err != nil {
+		return nil, err
+	}
+	show()
+	return m, nil
+}
+
+// take takes the writing of the mailbox that a device is in. ErrNoMailbox: it is in another by now, or in none.
+func (b *Book) take(ctx context.Context, d Device) (*Mailbox, error) {
+	m := b.box(d.Record)
+	if m == nil {
+		return nil, ErrNoMailbox
+	}
+	if err := m.writing.take(ctx); err != nil {
+		return nil, err
+	}
+	if _, here := m.Device(d.ID); !here || m.gone {
+		m.writing.giveBack()
+		return nil, ErrNoMailbox
+	}
+	return m, nil
+}
+
+// leave is the change by which a device leaves its mailbox, and what shows it once it is written. The caller holds m.writing.
+func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
+	was := m.now.Load()
+	devices := slices.DeleteFunc(slices.Clone(was.devices), func(o *Device) bool { return o.ID == d.ID })
+	r := was.record.Clone()
+	r.Remove(d.ID)
+	change.DropDevices = []*Device{&d}
+	change.Put = []*Record{r}
+	if len(devices) == 0 {
+		r.Dies = time.Now().Add(Asleep)
+		r.Subscription = "" // nobody listens: it is given back
+	}
+	return change, func() {
+		m.now.Store(&standing{record: r, devices: devices})
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.devices, d.ID)
+		b.sorted = nil
+	}
+}
+
+// Bury drops the records that have been asleep for long enough.
+func (b *Book) Bury(ctx context.Context, now time.Time) error {
+	for _, m := range b.all() {
+		if !m.Record().dead(now) {
+			continue
+		}
+		if err := b.bury(ctx, m, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Book) bury(ctx context.Context, m *Mailbox, now time.Time) error {
+	if err := m.writing.take(ctx); err != nil {
+		return err
+	}
+	defer m.writing.giveBack()
+	r := m.Record()
+	if m.gone || !r.dead(now) { // it was woken meanwhile
+		return nil
+	}
+	if err := b.write(ctx, Change{Drop: []string{r.ID}}); err != nil {
+		return err
+	}
+	m.gone = true
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.boxes, r.ID)
+	b.disown(m)
+	for _, a := range r.Addresses {
+		if b.addresses[a] == m {
+			delete(b.addresses, a)
+		}
+	}
+	return nil
+}
