@@ -37,7 +37,12 @@ type configuration struct {
 }
 
 type stateConfig struct {
-	Path string `yaml:"path"`
+	Path  string       `yaml:"path,omitempty"`
+	Redis *redisConfig `yaml:"redis,omitempty"`
+}
+
+type redisConfig struct {
+	Addresses []string `yaml:"addresses"`
 }
 
 type apnsEntry struct {
@@ -79,6 +84,9 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		Listen: listen,
 		State:  stateConfig{Path: "mailbell.db"},
 		API:    apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
+	}
+	if s.options.Redis != "" {
+		config.State = stateConfig{Redis: &redisConfig{[]string{s.options.Redis}}}
 	}
 	config.Exchange = s.exchangeEntries()
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}

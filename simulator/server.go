@@ -33,6 +33,7 @@ import (
 // Options of Start. The zero value is a simulator without a mailbox.
 type Options struct {
 	Dir       string   // the CA certificate, the secrets and mailbell.yaml are written there; empty: nothing is written
+	Redis     string   // host:port of the Redis that mailbell.yaml has for the state; empty: a file in Dir
 	Mailboxes int      // how many are made up: user0001@contoso.example, user0002@…
 	Addresses []string // further mailboxes, on premises
 	// Hybrid starts two more hosts of Exchange, Online and Other. The mailboxes are dealt to the three in turn.

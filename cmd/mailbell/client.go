@@ -16,6 +16,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 )
@@ -49,7 +52,7 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	t := &http.Transport{}
+	t := &http.Transport{MaxIdleConnsPerHost: portalClients}
 	scheme := "http"
 	if c.TLS != nil {
 		scheme = "https"
@@ -72,17 +75,64 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 
 // call makes a request and decodes the JSON into answer. An error of the API is an *api.Problem.
 func (c *client) call(ctx context.Context, method, path string, body, answer any) error {
+	data, err := c.request(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("the server at %s is not mailbell: %w", c.base, err)
+	}
+	return nil
+}
+
+// gauges are figures that the service tells of itself, by name; one with a label state has that behind its name.
+type gauges map[string]float64
+
+// metrics asks for the service's metrics.
+func (c *client) metrics(ctx context.Context) (gauges, error) {
+	data, err := c.request(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("the server at %s is not mailbell: %w", c.base, err)
+	}
+	all := gauges{}
+	for name, f := range families {
+		for _, m := range f.Metric {
+			full := name
+			for _, l := range m.Label {
+				if l.GetName() == "state" {
+					full += " " + l.GetValue()
+				}
+			}
+			all[full] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return all, nil
+}
+
+// listening is how many mailboxes are listened to.
+func (c *client) listening(ctx context.Context) (int, error) {
+	all, err := c.metrics(ctx)
+	return int(all["mailbell_mailboxes listening"]), err
+}
+
+// request makes a request and returns the answer.
+func (c *client) request(ctx context.Context, method, path string, body any) ([]byte, error) {
 	var r io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		r = bytes.NewReader(data)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, r) //nolint:gosec // the configuration says where the service is
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	if body != nil {
@@ -93,21 +143,18 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		return fmt.Errorf("the service at %s does not answer: is it running, and with this configuration? (%w)", c.base, err)
+		return nil, fmt.Errorf("the service at %s does not answer: is it running, and with this configuration? (%w)", c.base, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		p := &api.Problem{Status: resp.StatusCode, Title: resp.Status}
 		_ = json.Unmarshal(data, p) // the page of a proxy is not JSON; the status is enough then
 		p.Status = resp.StatusCode
-		return p
+		return nil, p
 	}
-	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("the server at %s is not mailbell: %w", c.base, err)
-	}
-	return nil
+	return data, nil
 }

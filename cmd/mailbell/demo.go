@@ -7,12 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/mailbell/mailbell/api"
@@ -51,8 +48,9 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	d := &demonstration{out: out, json: *exit, sent: map[string]*sent{}, more: make(chan struct{}, 1)}
-	if d.sim, err = simulator.Start(ctx, simulator.Options{Dir: dir, Mailboxes: *mailboxes, OnAlert: d.accepted}); err != nil {
+	d := &demonstration{out: out, json: *exit}
+	d.tally, err = startTally(ctx, simulator.Options{Dir: dir, Mailboxes: *mailboxes}, d.show)
+	if err != nil {
 		return err
 	}
 	defer d.sim.Close()
@@ -84,48 +82,20 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	return errors.Join(err, <-ended)
 }
 
-// demonstration records which messages were delivered, and which alerts APNs accepted.
+// demonstration is a demo that runs.
 type demonstration struct {
-	sim   *simulator.Server
-	api   *client // a client of the service that enrols, as an MDM portal does
-	out   io.Writer
-	json  bool
-	boxes []*demoBox
-	more  chan struct{} // a signal: an alert was accepted
-
-	mu         sync.Mutex
-	sent       map[string]*sent // by subject
-	alerts     int
-	duplicates int
-	resent     int
-	latencies  []float64
-}
-
-type demoBox struct {
-	address string
-	devices []string
-}
-
-type sent struct {
-	item     string
-	box      *demoBox
-	at       time.Time
-	accepted map[string]bool // by device; true: the answer was cut off
+	*tally
+	api  *client // a client of the service that enrols, as an MDM portal does
+	out  io.Writer
+	json bool
 }
 
 // play enrols devices, delivers messages and prints alerts.
 func (d *demonstration) play(ctx context.Context, messages int, logName string) error {
-	for i, address := range d.sim.Mailboxes() {
-		b := &demoBox{address: address}
-		for n := range 1 + (i%3)/2 { // every third has two
-			id := fmt.Sprintf("demo-%04d-%c", i+1, 'a'+n)
-			body := map[string]string{"mailbox": address, "token": fmt.Sprintf("%062x%02x", i+1, n)}
-			if err := d.api.call(ctx, http.MethodPut, "/v1/devices/"+id, body, &api.Device{}); err != nil {
-				return err
-			}
-			b.devices = append(b.devices, id)
+	for id, address := range d.devices() {
+		if err := d.api.call(ctx, http.MethodPut, "/v1/devices/"+id, enrolmentOf(id, address), &api.Device{}); err != nil {
+			return err
 		}
-		d.boxes = append(d.boxes, b)
 	}
 	if err := d.awaitListening(ctx); err != nil {
 		return err
@@ -170,16 +140,9 @@ func (d *demonstration) say(format string, a ...any) {
 // awaitListening waits until every mailbox is listening.
 func (d *demonstration) awaitListening(ctx context.Context) error {
 	for began := time.Now(); time.Since(began) < listenWait; {
-		n := 0
-		for after := ""; ; {
-			var page api.MailboxPage
-			if err := d.api.call(ctx, http.MethodGet, "/v1/mailboxes?state=listening&limit=1000&after="+after, nil, &page); err != nil {
-				return err
-			}
-			n += len(page.Mailboxes)
-			if after = page.Next; after == "" {
-				break
-			}
+		n, err := d.api.listening(ctx)
+		if err != nil {
+			return err
 		}
 		if n == len(d.boxes) {
 			return nil
@@ -191,132 +154,26 @@ func (d *demonstration) awaitListening(ctx context.Context) error {
 	return fmt.Errorf("not every mailbox was listening within %v", listenWait)
 }
 
-var demoMail = []struct{ from, subject string }{
-	{"Travel desk <travel@fabrikam.example>", "Your train leaves from platform 9"},
-	{"Board office <board@fabrikam.example>", "Minutes of the last meeting"},
-	{"Facilities <facilities@fabrikam.example>", "The coffee machine is back"},
-	{"Service desk <desk@fabrikam.example>", "Ticket 4711 was answered"},
-	{"Payroll <payroll@fabrikam.example>", "Your statement is ready"},
-}
-
-// deliver delivers the message with this number: round robin.
-func (d *demonstration) deliver(i int) error {
-	b := d.boxes[i%len(d.boxes)]
-	text := demoMail[i%len(demoMail)]
-	subject := fmt.Sprintf("%s (%d)", text.subject, i+1)
-	s := &sent{box: b, at: time.Now(), accepted: map[string]bool{}}
-	message := fmt.Sprintf("From: %s\r\nTo: <%s>\r\nSubject: %s\r\nDate: %s\r\nMessage-ID: <demo-%d@fabrikam.example>\r\n\r\nHello,\r\nthis is message %d of the demo.\r\n",
-		text.from, b.address, subject, s.at.Format(time.RFC1123Z), i+1, i+1)
-	d.mu.Lock() // over the delivery: an alert can be quicker than the item's id
-	defer d.mu.Unlock()
-	d.sent[subject] = s
-	var err error
-	s.item, err = d.sim.Deliver(b.address, time.Time{}, []byte(message))
-	return err
-}
-
-// alertLine is what --exit prints of an alert that APNs accepted.
-type alertLine struct {
-	Device     string  `json:"device"`
-	Mailbox    string  `json:"mailbox"`
-	Message    string  `json:"message"`
-	CollapseID string  `json:"collapse_id"`
-	PushID     string  `json:"apns_id"`
-	Topic      string  `json:"topic"`
-	Latency    float64 `json:"latency_ms"`
-}
-
-// accepted notes an alert that APNs accepts.
-func (d *demonstration) accepted(a simulator.Alert) {
-	var p struct {
-		APS struct {
-			Alert struct{ Title, Body string } `json:"alert"`
-		} `json:"aps"`
-		Mailbell struct {
-			Device string `json:"d"`
-		} `json:"mailbell"`
-	}
-	if json.Unmarshal(a.Payload, &p) != nil || !a.Accepted() {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := d.sent[p.APS.Alert.Body]
-	if s == nil {
-		return
-	}
-	device := p.Mailbell.Device
-	latency := float64(a.At.Sub(s.at).Microseconds()) / 1000
-	if cut, again := s.accepted[device]; again && cut {
-		d.resent++
-	} else if again {
-		d.duplicates++
-	} else {
-		d.alerts++
-		d.latencies = append(d.latencies, latency)
-	}
-	s.accepted[device] = a.Cut
+// show prints an alert that APNs accepted.
+func (d *demonstration) show(a alertLine, title, subject string) {
 	if d.json {
-		_ = json.NewEncoder(d.out).Encode(alertLine{device, s.box.address, s.item, a.Headers["apns-collapse-id"], a.Headers["apns-id"], a.Headers["apns-topic"], latency})
-	} else {
-		fmt.Fprintf(d.out, "  alert  %-14s  %-16s  %-44s  %6.1f ms\n", device, p.APS.Alert.Title, p.APS.Alert.Body, latency)
+		_ = json.NewEncoder(d.out).Encode(a)
+		return
 	}
-	select {
-	case d.more <- struct{}{}:
-	default:
-	}
-}
-
-func (d *demonstration) lost() (n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, s := range d.sent {
-		n += len(s.box.devices) - len(s.accepted)
-	}
-	return n
-}
-
-// await waits until the alerts of every message were accepted for every device of its mailbox.
-func (d *demonstration) await(ctx context.Context, most time.Duration) {
-	end := time.NewTimer(most)
-	defer end.Stop()
-	for d.lost() > 0 {
-		select {
-		case <-d.more:
-		case <-end.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
+	fmt.Fprintf(d.out, "  alert  %-14s  %-16s  %-44s  %6.1f ms\n", a.Device, title, subject, a.Latency)
 }
 
 // sum prints the summary. Its error says that alerts were lost or sent twice.
 func (d *demonstration) sum() error {
-	lost := d.lost()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	slices.Sort(d.latencies)
+	t, took := d.total(), d.latenciesAfter(0)
 	err := json.NewEncoder(d.out).Encode(struct {
-		Mailboxes  int     `json:"mailboxes"`
-		Messages   int     `json:"messages"`
-		Alerts     int     `json:"alerts"`
-		Lost       int     `json:"lost"`
-		Duplicates int     `json:"duplicates"`
-		Resent     int     `json:"resent"`
-		P50        float64 `json:"p50_ms"`
-		P99        float64 `json:"p99_ms"`
-	}{len(d.boxes), len(d.sent), d.alerts, lost, d.duplicates, d.resent, percentile(d.latencies, 50), percentile(d.latencies, 99)})
-	if err == nil && lost+d.duplicates > 0 {
-		err = fmt.Errorf("%d alerts were lost and %d sent twice", lost, d.duplicates)
+		Mailboxes int `json:"mailboxes"`
+		totals
+		P50 float64 `json:"p50_ms"`
+		P99 float64 `json:"p99_ms"`
+	}{len(d.boxes), t, percentile(took, 50), percentile(took, 99)})
+	if err == nil {
+		err = t.err()
 	}
 	return err
-}
-
-// percentile of sorted values, by the nearest rank; 0 of none.
-func percentile(sorted []float64, p float64) float64 {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[int(math.Ceil(p/100*float64(len(sorted))))-1]
 }

@@ -43,10 +43,10 @@ func commands() []command {
 		{"simulate", "[--dir DIR] [--mailboxes 5] [--hybrid] [--personality KIND]", "the simulator alone, for your own tests", simulate},
 		{"check", "--config mailbell.yaml [--mailbox ADDRESS] [--device ID]", "tries everything that the service will need; to a test alert", checkAll},
 		{"check", "--config mailbell.yaml --plan N", "what N mailboxes need, and how to set up Exchange", checkAll},
+		{"bench", "[--mailboxes N] [--rate N] [--duration D] [--state KIND] [--json]", "what this machine can do: the real service against the simulator", bench},
 		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why did this phone not ring? asks the running service", why},
 		{"version", "", "the version", version},
 		{"explain", "", "", later},
-		{"bench", "", "", later},
 		{"import", "", "", later},
 	}
 }

@@ -165,7 +165,11 @@ func TestACommandLineThatIsWrongIsRefused(t *testing.T) {
 		{"demo", "--mailboxes", "five"},
 		{"simulate", "--mailboxes", "-1"},
 		{"version", "--short"},
-		{"bench"}, // not built yet: said, and not ignored
+		{"bench", "--mailboxes", "15001"},
+		{"bench", "--rate", "0"},
+		{"bench", "--duration", "24h", "--rate", "1000"},
+		{"bench", "--state", "paper"},
+		{"import"}, // not built yet: said, and not ignored
 	} {
 		if said := refused(t, misused, refusal, args...); said == "" {
 			t.Errorf("mailbell %s: nothing is said", strings.Join(args, " "))
