@@ -25,8 +25,8 @@ type Exchange struct {
 	SubscriptionsPerConnection int
 	ConnectionTimeout          time.Duration
 	SafetyPoll                 time.Duration
-	RequestsPerSecond          int
-	RequestsInFlight           int
+	RequestsPerSecond          int       // at most; 0: as many as the servers answer quickly
+	RequestsInFlight           int       // at most; how many of them are worth it is found from the answers
 	Accounts                   []Account // the listener accounts; never empty
 }
 
@@ -52,10 +52,10 @@ const (
 	minSafetyPoll     = time.Minute      // more often would be polling, which is what streams replace
 	maxSafetyPoll     = 24 * time.Hour   // beyond a day there is no alert any more
 
-	defaultRequestsPerSecond = 100     // 15,000 mailboxes are subscribed in minutes; a server of two cores stays calm
+	defaultRequestsPerSecond = 0       // none: the pace is found from the server's answers
 	maxRequestsPerSecond     = 100_000 // more than a farm of Exchange servers can answer: a typing error
 
-	defaultRequestsInFlight = 256    // 100 requests a second at up to 2.5 s each
+	defaultRequestsInFlight = 512    // 5,000 requests a second at 100 ms each: more than most servers answer
 	maxRequestsInFlight     = 10_000 // each is a goroutine and, over HTTP/1.1, a connection
 )
 

@@ -490,8 +490,8 @@ log: {}
 		Exchange: []Exchange{{
 			Name: "headquarters", Type: OnPremises, Domains: []string{"contoso.com"}, Cloud: worldwide,
 			MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, ConnectionTimeout: 30 * time.Minute, SafetyPoll: 30 * time.Minute,
-			RequestsPerSecond: 100, RequestsInFlight: 256,
-			Accounts: []Account{{Name: "listener-01", Credential: credential.Description{Method: "basic", Username: `CONTOSO\svc-bell`, Secret: "pass word"}}},
+			RequestsInFlight: 512,
+			Accounts:         []Account{{Name: "listener-01", Credential: credential.Description{Method: "basic", Username: `CONTOSO\svc-bell`, Secret: "pass word"}}},
 		}},
 		APNs: []APNs{{
 			Topic: "com.contoso.mail", Environment: "production",

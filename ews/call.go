@@ -4,6 +4,7 @@ package ews
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -38,27 +39,30 @@ type operation struct {
 	name        string
 	purpose     purpose
 	body        func(b *bytes.Buffer, version string)
-	read        bool   // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
-	unparseable string // the code of an answer that cannot be understood
+	read        bool          // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
+	unparseable string        // the code of an answer that cannot be understood
+	within      time.Duration // how long it may take, where that is less than of other calls; 0: as they
 	// message reads one response message, which was just entered; it returns what is wrong with it, or nil.
 	message func(*scanner) *problem
 }
 
-// call runs one operation and returns the Answer of the server. Its error is an *Error, or that of ctx.
+// call runs one operation and returns the Answer of the server. Its error is an *Error, or that of ctx. Its time begins when its turn has
+// come.
 func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
-	if err := c.wait(ctx, op.purpose, op.name); err != nil {
-		return a, err
-	}
-	places := c.places[op.purpose]
-	own, leave, entered := places.enter(ctx, t.Mailbox)
-	if !entered {
+	places := c.o.Pace.places[op.purpose]
+	own, place := places.enter(ctx, t.Mailbox)
+	if place == nil {
 		return a, newError(op.name, CodeHangs, "", 0, nil)
 	}
-	defer func() { leave(err == nil) }()
+	defer func() { places.leave(place, endingOf(err)) }()
+	if err := c.o.Pace.turn(own, op.purpose, op.name); err != nil {
+		return a, err
+	}
+	places.begin(place)
 	version := c.o.Dialect.Version()
 	a, err = c.ask(own, t, op, version)
 	if version != version2010 && refuses(err) {
-		if err := c.wait(own, op.purpose, op.name); err != nil {
+		if err := c.o.Pace.turn(own, op.purpose, op.name); err != nil {
 			return a, err
 		}
 		a, err = c.ask(own, t, op, version2010)
@@ -70,8 +74,30 @@ func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, er
 		err = newError(op.name, CodeHangs, "", 0, nil)
 	case fault.Of(err).Code == proxy.CodeTimeout:
 		places.hung(t.Mailbox)
+		if op.within > 0 && time.Since(place.began) >= op.within {
+			err = hangs(op)
+		}
 	}
 	return a, err
+}
+
+// hangs is the error of a call that was not answered within its own, short time.
+func hangs(op operation) *Error {
+	e := newError(op.name, CodeHangs, "", 0, nil)
+	e.Fault.Text = "the server has not answered within " + op.within.String()
+	return e
+}
+
+// endingOf says what an error says of the server's pace.
+func endingOf(err error) ending {
+	if err == nil {
+		return well
+	}
+	switch fault.Of(err).Code {
+	case "ErrorServerBusy", "ErrorInsufficientResources", "HTTP 503", "HTTP 429":
+		return busy
+	}
+	return failed
 }
 
 // ask is one request of a call.
@@ -84,7 +110,7 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 			return a, fmt.Errorf("%s: %w", op.name, ctx.Err())
 		}
 	}
-	timed, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	timed, cancel := context.WithTimeout(ctx, min(c.o.Timeout, cmp.Or(op.within, c.o.Timeout)))
 	defer cancel()
 	resp, a, err := c.send(ctx, timed, t, op, version) //nolint:bodyclose // receive closes it
 	if err == nil {
@@ -95,23 +121,6 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 		e.RequestID = a.RequestID
 	}
 	return a, err
-}
-
-// wait waits until the limiter allows the call. A call that live mail does not wait for passes another one before.
-func (c *Client) wait(ctx context.Context, of purpose, op string) error {
-	limits := []Limiter{c.o.Others, c.o.Limit}
-	if of == reading {
-		limits = limits[1:]
-	}
-	for _, limit := range limits {
-		if limit == nil {
-			continue
-		}
-		if err := limit.Wait(ctx); err != nil {
-			return fmt.Errorf("%s: waiting for its turn: %w", op, err)
-		}
-	}
-	return nil
 }
 
 // send makes the request under timed, which ends with ctx or before it, and returns the answer with status 200, its body unread. Any

@@ -198,7 +198,9 @@ func TestCallsKeepToTheirBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now, most atomic.Int32
 		l := &limiter{}
-		c := New(Options{InFlight: 3, Limit: l, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		p := NewPace(0, 3)
+		p.rate = l
+		c := New(Options{Pace: p, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
 			most.Store(max(most.Load(), now.Add(1)))
 			defer now.Add(-1)
 			<-time.After(100 * time.Millisecond)
@@ -346,11 +348,14 @@ func TestWithoutSettingsCallsHaveTheirBoundsToo(t *testing.T) {
 				done <- err
 			}()
 		}
-		if err := <-done; fault.Of(err).Code != CodeHangs || time.Since(began) != hanging || most.Load() != 32 {
-			t.Errorf("after %v, of %d calls at once: %v", time.Since(began), most.Load(), err)
+		if err := <-done; fault.Of(err).Code != CodeHangs || time.Since(began) != 3*hanging {
+			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		for range 299 {
 			<-done
+		}
+		if most.Load() != MaxInFlight/otherShare {
+			t.Errorf("%d calls at once", most.Load())
 		}
 	})
 }

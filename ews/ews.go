@@ -19,8 +19,6 @@ const (
 	defaultTimeout = 60 * time.Second // a batch of GetItem may run a minute at the server
 	// defaultSilence is twice the 45 s between two heartbeats of Exchange. Microsoft's own client gives up then, too.
 	defaultSilence = 90 * time.Second
-	// defaultInFlight bounds the calls at once: beyond it Exchange queues, and each holds a connection and a buffer.
-	defaultInFlight = 256
 )
 
 // Limiter spreads calls over time; *rate.Limiter of golang.org/x/time is one.
@@ -34,17 +32,14 @@ type Options struct {
 	UserAgent string            // fixed, as administrators match on it: mailbell/<version>
 	Timeout   time.Duration     // of a call, and of a stream until its first byte, but there 10 s at most; 0: 60 s
 	Silence   time.Duration     // a stream without a byte for this long is dead; 0: 90 s
-	Limit     Limiter           // waited for before each request; nil: none
-	Others    Limiter           // waited for before that, but not by GetItem, which live mail waits for; nil: none
-	InFlight  int               // calls at once, streams not counted; 0: 256
+	Pace      *Pace             // shared by the clients of the same servers; nil: this client's own
 	Dialect   *Dialect          // shared by the clients of the same servers; nil: this client's own
 }
 
 // Client calls EWS. It is safe for concurrent use.
 type Client struct {
 	o       Options
-	places  [purposes]*places
-	few     chan struct{} // the same for Exchange 2010
+	few     chan struct{} // the calls at once to an Exchange 2010
 	parsers sync.Pool     // of *parser: their buffers are used again
 }
 
@@ -56,14 +51,20 @@ func New(o Options) *Client {
 	if o.Silence <= 0 {
 		o.Silence = defaultSilence
 	}
-	if o.InFlight <= 0 {
-		o.InFlight = defaultInFlight
+	if o.Pace == nil {
+		o.Pace = NewPace(0, 0)
 	}
 	if o.Dialect == nil {
 		o.Dialect = &Dialect{}
 	}
-	return &Client{o: o, places: newPlaces(o.InFlight), few: make(chan struct{}, min(o.InFlight, inFlight2010))}
+	return &Client{o: o, few: make(chan struct{}, inFlight2010)}
 }
+
+// Listings is how many listings it is worth to have under way at once, by all clients of the same servers.
+func (c *Client) Listings() int { return c.o.Pace.places[listing].worth() }
+
+// Subscribes is how many calls of Subscribe it is worth to have under way at once.
+func (c *Client) Subscribes() int { return c.o.Pace.places[subscribing].worth() }
 
 // Target is the mailbox of an operation, and the URL.
 type Target struct {

@@ -33,6 +33,8 @@ const (
 	suspectShare = 4
 	// maxSuspects bounds the mailboxes that are remembered for that; beyond it they are forgotten and met anew.
 	maxSuspects = 20_000
+	// ahead is how many calls may wait for a place so that none stays free.
+	ahead = 2
 )
 
 // errHangs is the cause with which a call is given up for others.
@@ -40,9 +42,9 @@ var errHangs = errors.New("given up, as others wait")
 
 // places of the calls of one purpose.
 type places struct {
-	size int
-
 	mu       sync.Mutex
+	window   window
+	lent     int      // places beyond the window, beside calls that hang
 	held     []*place // the oldest first
 	queue    []*place // first in first out
 	suspects map[string]struct{}
@@ -52,15 +54,23 @@ type places struct {
 // place is that of a call, or its wait for one.
 type place struct {
 	mailbox string
-	began   time.Time
+	taken   time.Time
+	began   time.Time // when the request was made; zero: the rate does not allow it yet
+	lent    bool      // it hangs, and another call is made beside it
 	givenUp bool
 	ready   chan struct{} // closed when it has a place; nil: it had one at once
 	cancel  context.CancelCauseFunc
 }
 
+// hangs says whether a call has been under way for long.
+func (c *place) hangs(now time.Time) bool { return !c.began.IsZero() && now.Sub(c.began) >= hanging }
+
 func newPlaces(inFlight int) (all [purposes]*places) {
+	of := func(most, first int) *places {
+		return &places{window: window{most: float64(most), size: float64(min(most, first))}, suspects: map[string]struct{}{}}
+	}
 	if inFlight < otherShare { // too few to share out
-		one := &places{size: inFlight, suspects: map[string]struct{}{}}
+		one := of(inFlight, inFlight)
 		for k := range all {
 			all[k] = one
 		}
@@ -68,27 +78,38 @@ func newPlaces(inFlight int) (all [purposes]*places) {
 	}
 	others := inFlight / otherShare
 	for k := range all {
-		all[k] = &places{size: others, suspects: map[string]struct{}{}}
+		all[k] = of(others, firstWindow)
 	}
-	all[reading].size = inFlight - (int(purposes)-1)*others
+	live := inFlight - (int(purposes)-1)*others
+	all[reading] = of(live, live)
 	return all
 }
 
-// enter waits for a place. The context is the call's from then on; it ends with errHangs where the call is given up for others. leave gives
-// the place back, with how the call ended. false: the mailbox hung before, and there is no place for such.
-func (p *places) enter(ctx context.Context, mailbox string) (own context.Context, leave func(ok bool), entered bool) {
+// worth is how many calls it is worth to have under way or waiting for a place: with more, each only waits longer.
+func (p *places) worth() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.room() + ahead
+}
+
+// room is how many calls may be under way. It is called with mu held.
+func (p *places) room() int { return min(int(p.window.most), p.window.room()+p.lent) }
+
+// enter waits for a place. The context is the call's from then on; it ends with errHangs where the call is given up for others. nil: the
+// mailbox hung before, and there is no place for such.
+func (p *places) enter(ctx context.Context, mailbox string) (context.Context, *place) {
 	own, cancel := context.WithCancelCause(ctx)
 	c := &place{mailbox: mailbox, cancel: cancel}
 	p.mu.Lock()
-	if _, suspect := p.suspects[mailbox]; suspect && p.suspected() >= max(1, p.size/suspectShare) {
+	if _, suspect := p.suspects[mailbox]; suspect && p.suspected() >= max(1, int(p.window.most)/suspectShare) {
 		p.mu.Unlock()
 		cancel(errHangs)
-		return own, nil, false
+		return own, nil
 	}
-	if len(p.held) < p.size {
+	if len(p.queue) == 0 && len(p.held) < p.room() {
 		p.take(c)
 		p.mu.Unlock()
-		return own, func(ok bool) { p.leave(c, ok) }, true
+		return own, c
 	}
 	c.ready = make(chan struct{})
 	p.queue = append(p.queue, c)
@@ -98,20 +119,26 @@ func (p *places) enter(ctx context.Context, mailbox string) (own context.Context
 	for {
 		select {
 		case <-c.ready:
-			return own, func(ok bool) { p.leave(c, ok) }, true
+			return own, c
 		case <-waited.C:
-			p.giveUpOne()
+			p.passOne()
 			waited.Reset(patience)
 		case <-ctx.Done():
-			p.withdraw(c)
-			return own, func(bool) {}, true // the call finds its context ended
+			return own, c // the call finds its context ended
 		}
 	}
 }
 
+// begin notes that the request of a call is made.
+func (p *places) begin(c *place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.began = time.Now()
+}
+
 // take gives a call a place. It is called with mu held.
 func (p *places) take(c *place) {
-	c.began = time.Now()
+	c.taken = time.Now()
 	p.held = append(p.held, c)
 }
 
@@ -125,33 +152,17 @@ func (p *places) suspected() (n int) {
 	return n
 }
 
-// leave gives a place back; whoever has waited the longest gets it.
-func (p *places) leave(c *place, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.cancel(nil)
-	took := time.Since(c.began)
-	if ok {
-		delete(p.suspects, c.mailbox)
-		p.slow = took >= hanging
-	}
-	p.free(c)
-}
+// ending is how a call ended, as far as it says something of the server's pace.
+type ending uint8
 
-// free takes the place of a call back. It is called with mu held.
-func (p *places) free(c *place) {
-	i := slices.Index(p.held, c)
-	p.held = slices.Delete(p.held, i, i+1)
-	if len(p.queue) > 0 {
-		next := p.queue[0]
-		p.queue = slices.Delete(p.queue, 0, 1)
-		p.take(next)
-		close(next.ready)
-	}
-}
+const (
+	failed ending = iota // it says nothing
+	well
+	busy // the server is too busy
+)
 
-// withdraw ends a wait, or gives back the place that has come meanwhile.
-func (p *places) withdraw(c *place) {
+// leave gives a place back, or ends the wait for it; whoever has waited the longest gets it.
+func (p *places) leave(c *place, how ending) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.cancel(nil)
@@ -159,24 +170,60 @@ func (p *places) withdraw(c *place) {
 		p.queue = slices.Delete(p.queue, i, i+1)
 		return
 	}
-	p.free(c)
+	now := time.Now()
+	switch how {
+	case well:
+		delete(p.suspects, c.mailbox)
+		p.slow = now.Sub(c.began) >= hanging
+		p.window.answered(now.Sub(c.taken), len(p.queue) > 0 || len(p.held) >= p.room(), now)
+	case busy:
+		p.window.refused(now)
+	case failed:
+	}
+	if c.lent {
+		p.lent--
+	}
+	i := slices.Index(p.held, c)
+	p.held = slices.Delete(p.held, i, i+1)
+	p.admit()
 }
 
-// giveUpOne gives up the oldest call where it hangs, for the one that waits.
-func (p *places) giveUpOne() {
+// admit gives those a place that have waited the longest. It is called with mu held.
+func (p *places) admit() {
+	for len(p.queue) > 0 && len(p.held) < p.room() {
+		next := p.queue[0]
+		p.queue = slices.Delete(p.queue, 0, 1)
+		p.take(next)
+		close(next.ready)
+	}
+}
+
+// passOne lets one that waits pass the oldest call that hangs: a call is made beside it, or where there are as many as may be, that one is
+// given up.
+func (p *places) passOne() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) == 0 || p.slow {
 		return
 	}
-	i := slices.IndexFunc(p.held, func(c *place) bool { return !c.givenUp })
-	if i < 0 || time.Since(p.held[i].began) < hanging {
+	now := time.Now()
+	first := func(fits func(c *place) bool) int {
+		return slices.IndexFunc(p.held, func(c *place) bool { return c.hangs(now) && fits(c) })
+	}
+	if p.room() < int(p.window.most) {
+		if i := first(func(c *place) bool { return !c.lent }); i >= 0 {
+			p.held[i].lent = true
+			p.lent++
+			p.admit()
+		}
 		return
 	}
-	c := p.held[i]
-	c.givenUp = true // its place is free once it has gone
-	p.suspect(c.mailbox)
-	c.cancel(errHangs)
+	if i := first(func(c *place) bool { return !c.givenUp }); i >= 0 {
+		c := p.held[i]
+		c.givenUp = true // its place is free once it has gone
+		p.suspect(c.mailbox)
+		c.cancel(errHangs)
+	}
 }
 
 // hung notes a mailbox whose call was not answered in time.

@@ -106,11 +106,13 @@ func TestLookUpsListingsAndSubscribingThatHangLeaveReadingAlone(t *testing.T) {
 func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlaces(256)[reading]
-		_, leave, _ := p.enter(t.Context(), "slow")
+		_, c := p.enter(t.Context(), "slow")
+		p.begin(c)
 		<-time.After(2 * time.Second)
-		leave(true)
-		for i := range p.size {
-			own, _, _ := p.enter(t.Context(), fmt.Sprint(i))
+		p.leave(c, well)
+		for i := range int(p.window.most) {
+			own, c := p.enter(t.Context(), fmt.Sprint(i))
+			p.begin(c)
 			defer func() {
 				if own.Err() != nil {
 					t.Error("a call was given up")
@@ -119,8 +121,8 @@ func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, leave, _ = p.enter(ctx, "another")
-		leave(false)
+		_, c = p.enter(ctx, "another")
+		p.leave(c, failed)
 	})
 }
 

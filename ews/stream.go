@@ -70,7 +70,7 @@ func (c *Client) GetStreamingEvents(ctx context.Context, t Target, ids []string,
 // stream is one request for a stream.
 func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int, version string) (*Stream, error) {
 	const op = "GetStreamingEvents"
-	if err := c.wait(ctx, subscribing, op); err != nil {
+	if err := c.o.Pace.turn(ctx, reading, op); err != nil {
 		return nil, err
 	}
 	timed, release := context.WithTimeoutCause(ctx, time.Duration(minutes)*time.Minute+overtime, errOverdue)

@@ -5,6 +5,14 @@ package ews
 import (
 	"bytes"
 	"context"
+	"time"
+)
+
+const (
+	// subscribeWithin bounds a Subscribe: while a mailbox that may lead its group hangs, the others of the group wait.
+	subscribeWithin = 15 * time.Second
+	// unsubscribeWithin bounds giving a subscription back: one that is not given back expires at the server.
+	unsubscribeWithin = 10 * time.Second
 )
 
 // Subscribe makes a streaming subscription to new mail in the Inbox of t.Mailbox, beginning now, and returns its id. The mailbox has to
@@ -12,7 +20,7 @@ import (
 // of ctx.
 func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
-		name: "Subscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer,
+		name: "Subscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, within: subscribeWithin,
 		body: fixed(subscribe),
 		message: func(s *scanner) *problem {
 			p := begin(s)
@@ -32,6 +40,9 @@ func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, 
 
 // Unsubscribe ends a subscription. If the server no longer knows it, the error is an *Error with the code ErrorSubscriptionNotFound.
 func (c *Client) Unsubscribe(ctx context.Context, t Target, id string) error {
-	_, err := c.call(ctx, t, operation{name: "Unsubscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, body: unsubscribe(id), message: plainMessage})
+	_, err := c.call(ctx, t, operation{
+		name: "Unsubscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, within: unsubscribeWithin,
+		body: unsubscribe(id), message: plainMessage,
+	})
 	return err
 }

@@ -23,6 +23,8 @@ const (
 	// no others waiting.
 	brisk   = 2 * time.Second
 	maxSlow = 256
+	// stuck is how long an Inbox is read until another is taken all the same: a mailbox that hangs keeps no others waiting.
+	stuck = 500 * time.Millisecond
 )
 
 // lane is the workers of an exchange entry, and the marked mailboxes that wait for one.
@@ -37,6 +39,7 @@ type lane struct {
 	listed  []*Mailbox // the same; they are to be listed
 	active  int        // workers
 	listers int        // of them, those that serve a mailbox of listed
+	paging  int        // of those, who have not read its Inbox yet
 }
 
 func newLane(in *Inbox) *lane {
@@ -92,7 +95,14 @@ func (l *lane) queue(m *Mailbox, hinted bool) {
 	} else {
 		l.listed = append(l.listed, m)
 	}
-	more := l.active < maxWorkers
+	l.mu.Unlock()
+	l.start()
+}
+
+// start starts another worker where there is something for it to do.
+func (l *lane) start() {
+	l.mu.Lock()
+	more := l.active < maxWorkers && (len(l.hinted) > 0 || l.mayList())
 	if more {
 		l.active++
 	}
@@ -104,6 +114,16 @@ func (l *lane) queue(m *Mailbox, hinted bool) {
 	}
 }
 
+// mayList says whether the next mailbox that is to be listed may be taken now. One that is taken has to read its Inbox at once: were it to
+// wait for its turn at the server, a hint that came meanwhile would wait as long. It is called with mu held.
+func (l *lane) mayList() bool {
+	if len(l.listed) == 0 || l.listers >= maxListers {
+		return false
+	}
+	a := l.listed[0].link.Load()
+	return a == nil || l.paging < max(1, a.Listings())
+}
+
 // work is a worker: it serves marked mailboxes until there are none.
 func (l *lane) work() {
 	for {
@@ -111,13 +131,28 @@ func (l *lane) work() {
 		if m == nil {
 			return
 		}
-		m.serve(l.in.working)
-		if lists {
-			l.mu.Lock()
-			l.listers--
-			l.mu.Unlock()
+		if !lists {
+			m.serve(l.in.working, func() {})
+			continue
 		}
+		l.start() // as many as it is worth
+		read := sync.OnceFunc(l.read)
+		hangs := time.AfterFunc(stuck, read)
+		m.serve(l.in.working, read)
+		hangs.Stop()
+		read()
+		l.mu.Lock()
+		l.listers--
+		l.mu.Unlock()
 	}
+}
+
+// read notes that an Inbox has been read: the next may be.
+func (l *lane) read() {
+	l.mu.Lock()
+	l.paging--
+	l.mu.Unlock()
+	l.start()
 }
 
 // next takes the mailbox that has waited the longest, one with new mail before one that is to be listed; nil: there is none, and the worker
@@ -130,7 +165,7 @@ func (l *lane) next() (m *Mailbox, lists bool) {
 	if lists {
 		queue = &l.listed
 	}
-	if len(*queue) == 0 || lists && l.listers >= maxListers || l.in.stopping.Load() {
+	if l.in.stopping.Load() || lists && !l.mayList() {
 		l.active--
 		return nil, false
 	}
@@ -139,6 +174,7 @@ func (l *lane) next() (m *Mailbox, lists bool) {
 	*queue = (*queue)[1:]
 	if lists {
 		l.listers++
+		l.paging++
 	}
 	return m, lists
 }

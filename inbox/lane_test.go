@@ -29,6 +29,31 @@ func TestListingsLeaveWorkersToNewMail(t *testing.T) {
 	}
 }
 
+func TestNoMoreMailboxesAreTakenForTheirListingsThanTheirServerReadsAtOnce(t *testing.T) {
+	l := newLane(&Inbox{})
+	for range 10 {
+		m := &Mailbox{}
+		m.link.Store(&attachment{Link: &link{listings: 3}, lane: l})
+		l.listed = append(l.listed, m)
+	}
+	taken := func() (n int) {
+		for m, _ := l.next(); m != nil; m, _ = l.next() {
+			n++
+		}
+		return n
+	}
+	if n := taken(); n != 3 {
+		t.Errorf("%d are taken", n)
+	}
+	l.paging-- // one has been read, and its alerts are under way
+	if n := taken(); n != 1 {
+		t.Errorf("%d more are taken", n)
+	}
+	if len(l.listed) != 6 || l.listers != 4 {
+		t.Errorf("%d wait, %d are taken", len(l.listed), l.listers)
+	}
+}
+
 func TestNewMailTakesAMailboxOutOfTheQueueOfListings(t *testing.T) {
 	var queued []bool
 	m := marks{queue: func(hinted bool) { queued = append(queued, hinted) }, attached: true}

@@ -32,9 +32,10 @@ type shown struct {
 }
 
 // listInbox lists the Inbox and deals with all that it shows. hinted are the items that hints named and that it has to decide, doubted
-// what reading them told.
-func (m *Mailbox) listInbox(ctx context.Context, link *attachment, hinted map[string]time.Time, doubted map[string]due) error {
+// what reading them told. listed is called once the Inbox has been read.
+func (m *Mailbox) listInbox(ctx context.Context, link *attachment, hinted map[string]time.Time, doubted map[string]due, listed func()) error {
 	list, clock, err := m.pages(ctx, link)
+	listed()
 	if err != nil {
 		return err
 	}

@@ -110,13 +110,14 @@ func (m *Mailbox) enqueue(hinted bool) {
 	}
 }
 
-// serve is one turn of a worker: it takes the marks, and what could not be done goes back to them.
-func (m *Mailbox) serve(ctx context.Context) {
+// serve is one turn of a worker: it takes the marks, and what could not be done goes back to them. listed is called when the Inbox has
+// been listed, if it is.
+func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	t, ok := m.marks.take()
 	if !ok {
 		return
 	}
-	err := m.read(ctx, &t)
+	err := m.read(ctx, &t, listed)
 	if err == nil || m.in.stopping.Load() {
 		m.marks.done(t, nil)
 		return
@@ -129,7 +130,7 @@ func (m *Mailbox) serve(ctx context.Context) {
 }
 
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
-func (m *Mailbox) read(ctx context.Context, t *turn) error {
+func (m *Mailbox) read(ctx context.Context, t *turn, listed func()) error {
 	doubted := map[string]due{}
 	if err := m.readHints(ctx, t.link, t.hints, doubted); err != nil {
 		return err
@@ -138,7 +139,7 @@ func (m *Mailbox) read(ctx context.Context, t *turn) error {
 		return nil
 	}
 	t.list = true
-	return m.listInbox(ctx, t.link, t.hints, doubted)
+	return m.listInbox(ctx, t.link, t.hints, doubted, listed)
 }
 
 func (m *Mailbox) address() string { return m.box.Record().Addresses[0] }

@@ -42,6 +42,9 @@ func (k *link) Source() mail.Source { return k.account.Source.Kind() }
 // SafetyPoll is after how long without a listing the mailbox is listed.
 func (k *link) SafetyPoll() time.Duration { return k.account.entry.SafetyPoll }
 
+// Listings is how many listings it is worth to have under way at once.
+func (k *link) Listings() int { return k.account.Source.Listings() }
+
 // Read reads messages by their ids.
 func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if err := k.account.calls.allowed(k.at.Primary); err != nil {

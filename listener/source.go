@@ -21,6 +21,9 @@ type Source interface {
 	Read(ctx context.Context, at mail.Location, ids []string) ([]inbox.Item, Answer, error)
 	// List returns a page of the Inbox, newest first by received time, and whether it is the last.
 	List(ctx context.Context, at mail.Location, offset, limit int) (messages []mail.Message, last bool, a Answer, err error)
+	// Listings is how many listings it is worth to have under way at once, by all accounts at these servers: with more, each only takes
+	// longer.
+	Listings() int
 }
 
 // Finder finds where a mailbox lives; *autodiscover.Client is one. Nil where the address of EWS is configured.

@@ -4,7 +4,7 @@ package service
 // connection.
 
 import (
-	"context"
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"net/url"
@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/autodiscover"
@@ -111,12 +110,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
 			MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
 		}
-		// The limits are those of the entry: its accounts share the rate, and have equal parts of the requests in flight.
-		limit := rate.NewLimiter(rate.Limit(x.RequestsPerSecond), x.RequestsPerSecond)
-		// Live mail has the whole rate; three quarters of it are for all the rest, of which look-ups may use two thirds.
-		others := rate.NewLimiter(rate.Limit(x.RequestsPerSecond)*3/4, max(1, x.RequestsPerSecond*3/4))
-		lookUps := oneAfterTheOther{rate.NewLimiter(rate.Limit(x.RequestsPerSecond)/2, max(1, x.RequestsPerSecond/2)), others, limit}
-		inFlight := max(1, x.RequestsInFlight/len(x.Accounts))
+		pace := ews.NewPace(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
 		entry.Dialect = &ews.Dialect{}
 		out := s.outbound(x)
 		for _, a := range x.Accounts {
@@ -141,7 +135,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 				}
 			})
 			// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
-			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
+			authorised := link.credential.RoundTripper(credentialHosts(x), out, cmp.Or(x.RequestsInFlight, ews.MaxInFlight)+x.MailboxesPerAccount)
 			if s.oneRefusal && !a.Credential.ByToken() {
 				authorised = &once{RoundTripper: authorised}
 			}
@@ -150,13 +144,13 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
 				l.idle = append(l.idle, c)
 			}
-			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Limit: limit, Others: others, InFlight: inFlight, Dialect: entry.Dialect})
+			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Pace: pace, Dialect: entry.Dialect})
 			exchange := listener.EWS{Client: client, ConnectionTimeout: x.ConnectionTimeout}
 			link.exchange = walked{exchange}
 			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange}
 			if x.EWSURL == "" {
 				o := autodiscover.Options{
-					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: lookUps,
+					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: pace.LookUps(),
 					Elsewhere: elsewhere(c.Exchange, i),
 				}
 				if x.Type == config.Online {
@@ -171,19 +165,6 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		l.entries = append(l.entries, entry)
 	}
 	return l, nil
-}
-
-// oneAfterTheOther is a limiter that waits for several.
-type oneAfterTheOther []*rate.Limiter
-
-// Wait waits for all of them.
-func (l oneAfterTheOther) Wait(ctx context.Context) error {
-	for _, limit := range l {
-		if err := limit.Wait(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // credentialHosts are the hosts to which the credentials of an entry may be sent. With ews_url, hosts in the mail domains are not among
