@@ -54,7 +54,7 @@ func newAccess(g *gateway, c *credential, p *pool) *access {
 // start keeps its connections until its life ends.
 func (a *access) start() {
 	for range a.gateway.connections {
-		a.gateway.run(func(context.Context) { a.pool.line(a.life) }) //nolint:contextcheck // its life is a part of the sender's
+		a.gateway.run(func(life context.Context) { a.pool.line(a.life, life) })
 	}
 }
 
@@ -67,7 +67,7 @@ func (a *access) leave() {
 // serves reports whether notifications go out by it: it is not a new one that has to prove itself, nor one that was replaced.
 func (a *access) serves() bool { return a.gateway.access.Load() == a }
 
-// connected, notConnected and disconnected tell of the connections (watcher).
+// connected, notConnected, disconnected and http2Error tell of the connections (watcher).
 
 func (a *access) connected() {
 	a.gateway.metrics.dials.WithLabelValues("connected").Inc()
@@ -121,6 +121,8 @@ func (a *access) disconnected(why string, said outcome.Reason, answered bool) {
 	}
 }
 
+func (a *access) http2Error(kind string) { a.gateway.metrics.http2Errors.WithLabelValues(kind).Inc() }
+
 // failLocked ends the questions of those who wait for a connection that is not to be had.
 func (a *access) failLocked(err error) {
 	a.last = err
@@ -142,7 +144,7 @@ func (a *access) ask(ctx context.Context, n *request) response {
 	defer cancel()
 	failure, last := a.nextFailure()
 	defer context.AfterFunc(failure, cancel)() //nolint:contextcheck // a failed dial ends the question as well as the caller's ctx does
-	r := a.attempt(ctx, n, always)
+	r := a.attempt(ctx, time.Time{}, n, always)
 	if r.isUnanswered() && !r.written {
 		r.err = cmp.Or(context.Cause(failure), last, r.err) //nolint:contextcheck // it holds the dial's error
 	}

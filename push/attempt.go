@@ -8,14 +8,15 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/push/h2"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/sideshow/apns2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // maxRetryAfter bounds what APNs may ask for in Retry-After.
@@ -42,56 +43,55 @@ func (r *request) isSendable() bool {
 	return r.token != "" && !strings.ContainsFunc(r.token, outside) && json.Valid(r.payload)
 }
 
-// The headers that are the same for all. net/http reads them only.
-var (
-	contentType = []string{"application/json; charset=utf-8"}
-	userAgent   = []string{"mailbell"}
-	pushType    = []string{string(apns2.PushTypeAlert)}
-	priority    = []string{strconv.Itoa(apns2.PriorityHigh)}
-)
-
-// signed is the request with a provider token; empty: its connection has a certificate.
-func (r *request) signed(at *url.URL, bearer string) *http.Request {
-	header := http.Header{"Content-Type": contentType, "User-Agent": userAgent, "Apns-Push-Type": pushType, "Apns-Priority": priority}
-	values := make([]string, 0, 5)
-	set := func(name, value string) {
+// fields are the header fields, with those of the provider token; empty: its connection has a certificate. What each notification has for
+// itself is never indexed (RFC 7541): it does not come again.
+func (r *request) fields(into []hpack.HeaderField, authority, authorization string) []hpack.HeaderField {
+	into = append(into,
+		hpack.HeaderField{Name: ":method", Value: http.MethodPost},
+		hpack.HeaderField{Name: ":scheme", Value: "https"},
+		hpack.HeaderField{Name: ":authority", Value: authority},
+		hpack.HeaderField{Name: ":path", Value: "/3/device/" + r.token, Sensitive: true},
+		hpack.HeaderField{Name: "content-type", Value: "application/json; charset=utf-8"},
+		hpack.HeaderField{Name: "content-length", Value: strconv.Itoa(len(r.payload)), Sensitive: true},
+		hpack.HeaderField{Name: "user-agent", Value: "mailbell"},
+		hpack.HeaderField{Name: "apns-push-type", Value: string(apns2.PushTypeAlert)},
+		hpack.HeaderField{Name: "apns-priority", Value: priority})
+	set := func(name, value string, isUnique bool) {
 		if value != "" {
-			values = append(values, value)
-			header[name] = values[len(values)-1 : len(values) : len(values)]
+			into = append(into, hpack.HeaderField{Name: name, Value: value, Sensitive: isUnique})
 		}
 	}
-	set("Apns-Topic", r.topic)
-	set("Apns-Id", r.id)
-	set("Apns-Collapse-Id", r.collapseID)
-	set("Apns-Expiration", r.expiration)
-	if bearer != "" {
-		set("Authorization", "bearer "+bearer)
-	}
-	to := *at
-	to.Path = "/3/device/" + r.token
-	return &http.Request{Method: http.MethodPost, URL: &to, Host: to.Host, Header: header, Proto: "HTTP/2.0", ProtoMajor: 2}
+	set("authorization", authorization, false)
+	set("apns-topic", r.topic, false)
+	set("apns-id", r.id, true)
+	set("apns-collapse-id", r.collapseID, true)
+	set("apns-expiration", r.expiration, true)
+	return into
 }
 
-// attempt sends a notification once, if allowed does not object directly before it would go out.
-func (g *gateway) attempt(ctx context.Context, n *request, allowed func() error) response {
+var priority = strconv.Itoa(apns2.PriorityHigh)
+
+// attempt sends a notification once, if allowed does not object directly before it would go out. It is waited for until ctx ends, or a
+// time, where that is not zero.
+func (g *gateway) attempt(ctx context.Context, until time.Time, n *request, allowed func() error) response {
 	for {
-		r := g.access.Load().attempt(ctx, n, allowed)
+		r := g.access.Load().attempt(ctx, until, n, allowed)
 		if !errors.Is(r.err, errLeft) { // else it waited for its turn, and another credential serves by now
 			return r
 		}
 	}
 }
 
-func (a *access) attempt(ctx context.Context, n *request, allowed func() error) response {
+func (a *access) attempt(ctx context.Context, until time.Time, n *request, allowed func() error) response {
 	r := response{access: a}
 	if !n.isSendable() {
 		r.reason, r.err = outcome.NotSendable, errNotSendable
 		return r
 	}
 	r.bearer = a.credential.bearer()
-	var answer *answer
+	var answer h2.Ending
 	var c *connection
-	answer, c, r.written, r.err = a.pool.send(ctx, n.signed(a.gateway.url, r.bearer), n.payload, allowed)
+	answer, c, r.written, r.err = a.pool.send(ctx, until, n, r.bearer, allowed)
 	if r.err != nil {
 		if said, ok := errors.AsType[*goneAway](r.err); ok && ruleFor(0, said.reason).reaction == hold {
 			r.reason = said.reason
@@ -109,10 +109,10 @@ func (a *access) attempt(ctx context.Context, n *request, allowed func() error) 
 var errNotSendable = errors.New("it is no notification that APNs could be asked to send")
 
 // read takes in an answer.
-func (r *response) read(a *answer) {
-	r.status, r.retryAfter = a.status, retryAfter(a.header.Get("Retry-After"))
+func (r *response) read(a h2.Ending) {
+	r.status, r.retryAfter = a.Status, retryAfter(a.RetryAfter)
 	var said apns2.Response
-	isApples := len(bytes.TrimSpace(a.body)) == 0 || json.Unmarshal(a.body, &said) == nil
+	isApples := len(bytes.TrimSpace(a.Body)) == 0 || json.Unmarshal(a.Body, &said) == nil
 	if isApples {
 		r.reason, r.gone = known(said.Reason), said.Timestamp.Time
 	}

@@ -2,9 +2,7 @@ package push
 
 import (
 	"context"
-	"net/http"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -63,21 +61,23 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 			atOnce(a.connected, func() { a.notConnected(errClosed) }, func() { a.disconnected("cut", "", true) }, func() { a.nextFailure() })
 		},
 		"a connection": func(t *testing.T, b *bench) {
-			c, err := b.gateways[0].access.Load().pool.dial(t.Context())
+			p := b.gateways[0].access.Load().pool
+			c, err := p.dial(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			send := func() {
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://apns.example/3/device/"+tokenOf(1), nil)
-				if err == nil && c.reserve() {
-					c.send(t.Context(), req, []byte("{}"))
+				if c.reserve() {
+					c.conn.Send(&post{request: probeOf(topic), ctx: t.Context(), allowed: always, done: make(chan struct{}), by: c})
 				}
 			}
-			atOnce(send, c.pause, func() { c.answered() }, func() { c.reason() }, func() { c.retire("over") })
+			go c.conn.Run()
+			atOnce(send, c.Changed, c.Stalled, func() { c.GoneAway([]byte(`{"reason":"Shutdown"}`)) }, func() { c.said() }, func() { c.end() }, func() { c.retire("over") })
+			c.conn.Close()
 		},
-		"a payload on its way out": func(t *testing.T, _ *bench) {
-			p := &body{ctx: t.Context(), rest: []byte(strings.Repeat("x", 100)), opened: make(chan struct{}, 1), stall: time.NewTimer(time.Hour)}
-			atOnce(func() { p.Read(make([]byte, 10)) }, func() { p.end() })
+		"a request that is given up": func(t *testing.T, b *bench) {
+			p := &post{request: probeOf(topic), ctx: t.Context(), allowed: always}
+			atOnce(func() { _ = p.Begin() }, func() { p.giveUp() })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

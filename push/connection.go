@@ -1,14 +1,17 @@
 package push
 
-// This file is one HTTP/2 connection to APNs, and the turns on it (pool.go).
+// This file is one HTTP/2 connection to APNs, and how many requests are in flight on it (pool.go).
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
-	"io"
-	"net/http"
+	"net"
 	"sync"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/push/h2"
+	"golang.org/x/net/http2"
 )
 
 const (
@@ -18,155 +21,88 @@ const (
 	// answerTimeout is how long a request that was sent may stay without an answer before its connection is given up as
 	// stalled. APNs answers in tens of milliseconds.
 	answerTimeout = 5 * time.Second
-	// maxAnswer bounds the body of an answer; APNs sends less than 100 bytes.
-	maxAnswer = 4 << 10
+	// pingAfter and pingTimeout find a peer that is dead without a word within 10 seconds, also while nothing is sent.
+	pingAfter   = 5 * time.Second
+	pingTimeout = 4 * time.Second
 )
 
-// connection is one connection to APNs and the turns on it.
+// connection is one connection to APNs. It is told of by h2 (h2.Watcher).
 type connection struct {
-	cc      *http.ClientConn
-	heard   *overheard    // what APNs says when it ends the connection; nil: nobody listens
-	changed chan struct{} // holds one signal: a stream may have become free, or the connection ended
-	opened  chan struct{} // holds one signal: the turn given out has become a stream, or came back
-	retired chan struct{} // closed: no further turn
+	pool    *pool
+	conn    *h2.Conn
+	retired chan struct{} // closed: nothing more is sent on it
 
 	mu       sync.Mutex
 	inFlight int
+	most     int  // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
 	primed   bool // an answer has come
-	paused   bool // APNs refused a stream: its limit is lower than was known, until the next answer
 	over     bool
 	why      string
+	reason   outcome.Reason // what APNs said when it ended it; empty: nothing
+
+	bearer, header string // the last provider token and its header field; of the goroutine that writes
 }
 
-// signal leaves a signal where none waits yet.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+func newConnection(p *pool, nc net.Conn) *connection {
+	c := &connection{pool: p, retired: make(chan struct{}), most: 1}
+	c.conn = h2.New(nc, h2.Times{Answer: answerTimeout, PingAfter: pingAfter, PingTimeout: pingTimeout}, c)
+	return c
 }
 
-// serve gives out turns until the connection is retired, and says why it was. What is in flight then goes on; the last of it
-// closes the connection.
-func (c *connection) serve(ctx context.Context, turns chan<- *connection) string {
-	defer c.retire("closed")
-	for {
-		for !c.reserve() {
-			select {
-			case <-c.changed:
-			case <-c.retired:
-				return c.reason()
-			case <-ctx.Done():
-				return "closed"
-			}
-		}
-		for given := false; !given; {
-			select {
-			case turns <- c:
-				given = true
-			case <-c.changed:
-				if c.cc.Err() != nil {
-					c.cc.Release()
-					c.retire("closed by the other end")
-					return c.reason()
-				}
-			case <-c.retired:
-				c.cc.Release()
-				return c.reason()
-			case <-ctx.Done():
-				c.cc.Release()
-				return "closed"
-			}
-		}
-		select {
-		case <-c.opened:
-		case <-c.retired:
-			return c.reason()
-		case <-ctx.Done():
-			return "closed"
-		}
-	}
-}
-
-// reserve takes a stream where one is free. A connection that has none though nothing is in flight will never have one again.
+// reserve takes a stream where one is free: the first request on a connection runs alone, for only its answer tells the true limit. A
+// connection that has no stream though nothing is in flight will never have one again.
 func (c *connection) reserve() bool {
+	told := c.conn.MaxStreams()
 	c.mu.Lock()
-	full := c.inFlight >= gate || (!c.primed || c.paused) && c.inFlight > 0
+	full := c.over || c.inFlight >= min(c.most, int(told))
+	if !full {
+		c.inFlight++
+	}
+	isDry := told == 0 && c.inFlight == 0
 	c.mu.Unlock()
-	if full {
-		return false
-	}
-	if c.cc.Reserve() == nil {
-		return true
-	}
-	if c.cc.Err() != nil || c.cc.InFlight() == 0 && c.cc.Available() == 0 {
+	if isDry {
 		c.retire("closed by the other end")
 	}
-	return false
+	return !full
 }
 
-// giveBack returns a turn unused.
-func (c *connection) giveBack() {
-	c.cc.Release()
-	signal(c.opened)
-}
-
-// send uses a turn: it sends one request and reads its answer, with the whole body. written says whether the payload left.
-func (c *connection) send(ctx context.Context, req *http.Request, payload []byte) (a *answer, written bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	c.mu.Lock()
-	c.inFlight++
-	c.mu.Unlock()
-	b := &body{ctx: ctx, rest: payload, opened: c.opened}
-	b.stall = time.AfterFunc(answerTimeout, func() {
-		c.retire("stalled")
-		cancel(errStalled)
-	})
-	defer func() {
-		written = b.end()
-		c.done(a != nil)
-		if err != nil && errors.Is(context.Cause(ctx), errStalled) {
-			err = errStalled
-		}
-	}()
-	req = req.WithContext(ctx)
-	req.Body, req.ContentLength = b, int64(len(payload))
-	resp, err := c.cc.RoundTrip(req)
-	if err != nil {
-		return nil, false, err
-	}
-	defer resp.Body.Close()
-	a = &answer{status: resp.StatusCode, header: resp.Header}
-	if resp.ContentLength != 0 { // an acceptance has no body
-		// The status is the answer. A body that breaks off tells less, and changes nothing.
-		a.body, _ = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	}
-	return a, true, nil
-}
-
-// done ends a turn that was used.
-func (c *connection) done(answered bool) {
+// ended gives back the stream of a request.
+func (c *connection) ended(e h2.Ending) {
 	c.mu.Lock()
 	c.inFlight--
-	c.primed = c.primed || answered
-	c.paused = c.paused && !answered
+	switch {
+	case errors.Is(e.Err, h2.ErrRefused): // a limit that it did not announce; it is tried for more with each answer
+		c.most = max(1, c.inFlight)
+	case e.Status != 0 && !c.primed:
+		c.primed, c.most = true, gate
+	case e.Status != 0:
+		c.most = min(gate, c.most+1)
+	}
 	last := c.over && c.inFlight == 0
 	c.mu.Unlock()
-	signal(c.changed)
+	if errors.Is(e.Err, h2.ErrRefused) {
+		c.pool.watch.http2Error("refused_stream")
+	} else if _, ok := errors.AsType[http2.StreamError](e.Err); ok {
+		c.pool.watch.http2Error("stream_error")
+	}
+	if e.Unknown {
+		c.retire(endOf(e.Err))
+	}
 	if last {
-		c.cc.Close()
+		c.conn.Close()
 	}
 }
 
-// pause gives out no turn until the next answer: APNs has refused a stream.
-func (c *connection) pause() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.paused = true
+// authorization is the header field of a provider token; empty: there is none, but a certificate.
+func (c *connection) authorization(bearer string) string {
+	if bearer != c.bearer {
+		c.bearer, c.header = bearer, "bearer "+bearer
+	}
+	return c.header
 }
 
-// retire ends the giving out of turns; it is replaced when one is wanted.
+// retire has nothing more sent on it; it is replaced when one is wanted. What is in flight goes on, and the last of it closes the
+// connection.
 func (c *connection) retire(why string) {
 	c.mu.Lock()
 	first := !c.over
@@ -177,19 +113,71 @@ func (c *connection) retire(why string) {
 	idle := c.inFlight == 0
 	c.mu.Unlock()
 	if first && idle {
-		c.cc.Close()
+		c.conn.Close()
 	}
 }
 
-func (c *connection) reason() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.why
+// Changed, GoneAway, Stalled and Closed are what h2 tells.
+
+// Changed sends what the connection takes by now.
+func (c *connection) Changed() { c.pool.dispatch() }
+
+// Stalled gives the connection up.
+func (c *connection) Stalled() {
+	c.pool.watch.http2Error("stalled")
+	c.retire(endOf(h2.ErrStalled))
 }
 
-// answered reports whether any answer ever came.
-func (c *connection) answered() bool {
+// Closed tells that it has ended.
+func (c *connection) Closed(err error) {
+	if errors.Is(err, h2.ErrLost) {
+		c.pool.watch.http2Error("ping_timeout")
+	} else if _, ok := errors.AsType[http2.ConnectionError](err); ok {
+		c.pool.watch.http2Error("connection_error")
+	}
+	c.retire(endOf(err))
+}
+
+// GoneAway keeps what APNs says of the end, as {"reason":"…"}. One that says nothing leaves the one before.
+func (c *connection) GoneAway(debug []byte) {
+	var told struct {
+		Reason string `json:"reason"`
+	}
+	if json.Unmarshal(debug, &told) == nil && told.Reason != "" {
+		c.mu.Lock()
+		c.reason = known(told.Reason)
+		c.mu.Unlock()
+	}
+	c.retire(endOf(h2.ErrGoneAway))
+}
+
+// said is the reason of the last GOAWAY that gave one; empty: none did.
+func (c *connection) said() outcome.Reason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.primed
+	return c.reason
+}
+
+// end is why nothing more is sent on it, and whether any answer ever came.
+func (c *connection) end() (why string, answered bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why, c.primed
+}
+
+// endOf names the end of a connection in a word or two; the text of an error could hold what is not ours to log.
+func endOf(err error) string {
+	switch {
+	case errors.Is(err, h2.ErrGoneAway):
+		return "going away"
+	case errors.Is(err, h2.ErrStalled):
+		return "stalled"
+	case errors.Is(err, h2.ErrClosed):
+		return "closed"
+	}
+	// With TLS 1.3, APNs looks at a client certificate when the connection stands already. The alert is a word of crypto/tls.
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return e.Err.Error()
+	}
+	return "cut"
 }

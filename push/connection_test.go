@@ -3,9 +3,6 @@ package push
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -13,7 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/mailbell/mailbell/proxy"
+	"github.com/mailbell/mailbell/push/h2"
 	"github.com/mailbell/mailbell/subscriptions"
 	"golang.org/x/net/http2"
 )
@@ -193,7 +190,7 @@ func TestAnAcceptanceThatBreaksOffAfterItsStatusIsOne(t *testing.T) {
 
 func TestAnswerWithoutAnEndIsReadNoFurtherThanItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		body := `{"reason":"BadPath"}` + strings.Repeat(" ", 2*maxAnswer)
+		body := `{"reason":"BadPath"}` + strings.Repeat(" ", 2*h2.MaxBody)
 		b := overMemory(t, func(arrived) act { return act{status: 404, body: body, endless: true} })
 		start := time.Now()
 		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Refused || a.Status != 404 {
@@ -294,27 +291,6 @@ func TestGoAwayLosesAndRepeatsNothing(t *testing.T) {
 	}
 	if _, _, connections, _ := b.apns.seen(); connections != 2 {
 		t.Errorf("%d connections, want 2", connections)
-	}
-}
-
-// Between the last look at the context and the payload's way out, net/http is at work; so the payload looks again.
-func TestPayloadLeavesOnlyWhileItsRequestLasts(t *testing.T) {
-	for name, end := range map[string]func(*body, context.CancelFunc){
-		"its context has ended": func(_ *body, cancel context.CancelFunc) { cancel() },
-		"its call has returned": func(b *body, _ context.CancelFunc) { b.end() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			b := &body{ctx: ctx, rest: []byte("{}"), opened: make(chan struct{}, 1), stall: time.NewTimer(time.Hour)}
-			end(b, cancel)
-			if n, err := b.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF {
-				t.Errorf("read %d bytes, %v", n, err)
-			}
-			if b.end() {
-				t.Error("it counts as begun")
-			}
-		})
 	}
 }
 
@@ -442,85 +418,6 @@ func TestPeerThatDoesNotSpeakHTTP2IsNamed(t *testing.T) {
 		}
 		if n := b.logs.FilterMessage("APNs cannot be reached").Len(); n == 0 {
 			t.Error("nothing is logged")
-		}
-	})
-}
-
-// A new Go may word its errors differently. Were that not noticed, what APNs never looked at would count as resent.
-func TestErrorsOfNetHTTPReadAsExpected(t *testing.T) {
-	connect := func(t *testing.T, decide func(arrived) act) *http.ClientConn {
-		s := newStandIn(t, decide)
-		u, err := url.Parse(s.listen())
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := newPool(u, proxy.Settings{Roots: s.pool}, nil, nil, nil)
-		cc, err := p.transport.NewClientConn(t.Context(), "https", u.Host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cc.Close() })
-		return cc
-	}
-	post := func(t *testing.T, cc *http.ClientConn) error {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://apns.example/3/device/00", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Body, req.ContentLength = &body{ctx: t.Context(), rest: []byte("{}"), opened: make(chan struct{}, 1), stall: time.NewTimer(time.Hour)}, 2
-		resp, err := cc.RoundTrip(req)
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err
-	}
-	t.Run("a stream above the last of a GOAWAY, and then a connection that is going away", func(t *testing.T) {
-		inFlight := make(chan struct{})
-		cc := connect(t, func(a arrived) act {
-			switch a.stream {
-			case 1:
-				return act{}
-			case 3:
-				close(inFlight)
-				return act{delay: 50 * time.Millisecond, goAway: true}
-			}
-			return act{silent: true}
-		})
-		if err := post(t, cc); err != nil {
-			t.Fatal(err)
-		}
-		var all sync.WaitGroup
-		var last, above error
-		all.Go(func() { last = post(t, cc) })
-		<-inFlight
-		all.Go(func() { above = post(t, cc) })
-		all.Wait()
-		if last != nil {
-			t.Errorf("the last stream failed: %v", last)
-		}
-		if above == nil || above.Error() != textGoAway {
-			t.Errorf("got %v, want %q", above, textGoAway)
-		}
-		if err := post(t, cc); err == nil || err.Error() != textUnusable {
-			t.Errorf("got %v, want %q", err, textUnusable)
-		}
-	})
-	t.Run("a refused stream", func(t *testing.T) {
-		err := post(t, connect(t, func(arrived) act { return act{reset: http2.ErrCodeRefusedStream} }))
-		if refused, leave := unprocessed(err); !refused || leave {
-			t.Errorf("%v: refused %t, leave %t", err, refused, leave)
-		}
-	})
-	t.Run("a stream that was reset otherwise may have been processed", func(t *testing.T) {
-		err := post(t, connect(t, func(arrived) act { return act{reset: http2.ErrCodeInternal} }))
-		if refused, _ := unprocessed(err); err == nil || refused {
-			t.Errorf("%v: refused %t", err, refused)
-		}
-	})
-	t.Run("a connection that was cut says nothing about its streams", func(t *testing.T) {
-		err := post(t, connect(t, func(arrived) act { return act{cut: true} }))
-		if refused, _ := unprocessed(err); err == nil || refused {
-			t.Errorf("%v: refused %t", err, refused)
 		}
 	})
 }

@@ -55,19 +55,17 @@ func (s *Sender) push(ctx context.Context, n subscriptions.Notification) subscri
 		return why
 	}
 	defer d.leave()
-	held, cancel := s.hold(ctx)
-	defer cancel()
 	for failures := 1; ; failures++ {
 		shut, recovered := d.gateway.state()
 		if shut == outcome.Credentials {
 			return d.notBefore(shut, time.Time{})
 		}
-		r := d.attempt(held)
+		r := d.attempt(ctx)
 		answer, settled := d.settle(r)
 		if settled {
 			return answer
 		}
-		if !d.wait(held, retrying.Wait(failures, r.retryAfter), recovered) {
+		if !d.wait(ctx, retrying.Wait(failures, r.retryAfter), recovered) {
 			return d.giveUp(ctx, r)
 		}
 	}
@@ -102,23 +100,13 @@ func refused(reason outcome.Reason) subscriptions.Answer {
 	return subscriptions.Answer{Result: subscriptions.Refused, Reason: reason}
 }
 
-// hold bounds a notification by its caller's ctx, by the sender's life, and by holdFor.
-func (s *Sender) hold(ctx context.Context) (context.Context, context.CancelFunc) {
-	held, cancel := context.WithTimeout(ctx, holdFor)
-	stop := context.AfterFunc(s.life, cancel)
-	return held, func() {
-		stop()
-		cancel()
-	}
-}
-
 // delivery is one notification under way.
 type delivery struct {
 	sender       *Sender
 	gateway      *gateway // of the phone's environment, or of the other
 	notification subscriptions.Notification
 	request      *request
-	start        time.Time // for the histogram
+	start        time.Time
 
 	status      int  // of the last answer
 	resent      int  // how often it was sent again while unknown
@@ -150,9 +138,17 @@ func (d *delivery) allowed() error {
 	return nil
 }
 
+// until is how long it is held.
+func (d *delivery) until() time.Time { return d.start.Add(holdFor) }
+
+// isOver says whether it is not held any longer.
+func (d *delivery) isOver(ctx context.Context) bool {
+	return ctx.Err() != nil || d.sender.life.Err() != nil || !time.Now().Before(d.until())
+}
+
 // attempt sends it once.
-func (d *delivery) attempt(held context.Context) response {
-	r := d.gateway.attempt(held, d.request, d.allowed)
+func (d *delivery) attempt(ctx context.Context) response {
+	r := d.gateway.attempt(ctx, d.until(), d.request, d.allowed)
 	if d.unknown && r.written {
 		d.resent++
 		d.sender.metrics.resent.Inc()
@@ -160,7 +156,7 @@ func (d *delivery) attempt(held context.Context) response {
 	if r.status == 0 {
 		d.unknown = d.unknown || r.written
 	}
-	if r.isUnanswered() && held.Err() == nil && !r.isOurs() {
+	if r.isUnanswered() && !d.isOver(ctx) && !r.isOurs() {
 		d.gateway.failed(r)
 	}
 	return r
@@ -187,15 +183,15 @@ func (d *delivery) settle(r response) (answer subscriptions.Answer, settled bool
 }
 
 // wait reports whether the notification may be tried again: after a pause, or as soon as an APNs that was away has answered.
-func (d *delivery) wait(held context.Context, pause time.Duration, recovered <-chan struct{}) bool {
-	over := time.NewTimer(pause)
+func (d *delivery) wait(ctx context.Context, pause time.Duration, recovered <-chan struct{}) bool {
+	over := time.NewTimer(min(pause, time.Until(d.until())))
 	defer over.Stop()
 	select {
 	case <-over.C:
-		return true
+		return !d.isOver(ctx)
 	case <-recovered:
-		return true
-	case <-held.Done():
+		return !d.isOver(ctx)
+	case <-ctx.Done():
 		return false
 	case <-d.sender.closing:
 		return false

@@ -249,7 +249,7 @@ func (g *gateway) probe(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		r := g.attempt(ctx, probeOf(g.apps[0].topic), always)
+		r := g.attempt(ctx, time.Time{}, probeOf(g.apps[0].topic), always)
 		g.told(r)
 		if r.isUnanswered() {
 			continue

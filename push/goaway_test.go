@@ -1,10 +1,8 @@
 package push
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,7 +12,6 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
-	"golang.org/x/net/http2"
 )
 
 const wrongEnvironment = `{"reason":"BadCertificateEnvironment"}`
@@ -181,94 +178,26 @@ func TestAnAlertOnAConnectionThatIsEndedForItsCredentialMayHaveBeenAccepted(t *t
 	}
 }
 
-// frames is a connection's worth of frames with a GOAWAY among them.
-func frames(t testing.TB, debug string) []byte {
-	t.Helper()
-	var all bytes.Buffer
-	f := http2.NewFramer(&all, nil)
-	for _, err := range []error{f.WriteSettings(), f.WriteSettingsAck(), f.WriteData(1, true, []byte(strings.Repeat("\x00\x00\x09\x07", 300))),
-		f.WritePing(true, [8]byte{7, 7, 7}), f.WriteGoAway(1, http2.ErrCodeNo, []byte(debug)), f.WriteData(3, true, nil)} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return all.Bytes()
-}
-
-func TestAGoAwayIsFoundHoweverItsBytesCome(t *testing.T) {
-	all := frames(t, wrongEnvironment)
-	for step := 1; step <= len(all); step++ {
-		var f farewells
-		var got []string
-		for rest := all; len(rest) > 0; rest = rest[min(step, len(rest)):] {
-			f.read(rest[:min(step, len(rest))], func(debug []byte) { got = append(got, string(debug)) })
-		}
-		if len(got) != 1 || got[0] != wrongEnvironment {
-			t.Fatalf("by %d bytes: %q", step, got)
-		}
-	}
-}
-
-// The length of a frame has three bytes.
-func TestAGoAwayBehindALongFrameIsFound(t *testing.T) {
-	const long = 0x012345
-	all := append([]byte{long >> 16, long >> 8 & 0xff, long & 0xff, byte(http2.FrameData), 0, 0, 0, 0, 1}, make([]byte, long)...)
-	var f farewells
-	var got []string
-	f.read(append(all, frames(t, wrongEnvironment)...), func(debug []byte) { got = append(got, string(debug)) })
-	if len(got) != 1 || got[0] != wrongEnvironment {
-		t.Errorf("%q", got)
-	}
-}
-
 // A server that shuts down in good order sends two: one that says why, and a last one that says which stream was the last.
 func TestAGoAwayWithoutAReasonLeavesTheOneBefore(t *testing.T) {
-	for last, calls := range map[string]int{"": 1, "{}": 2, `{"reason":"Shutdown","reason":7}`: 2} {
-		var o overheard
-		called := 0
-		o.farewells.read(append(frames(t, wrongEnvironment), frames(t, last)...), func(debug []byte) {
-			called++
-			o.note(debug)
-		})
-		if called != calls || o.said() != "BadCertificateEnvironment" {
-			t.Errorf("after %q: %q, and %d of two had something to say", last, o.said(), called)
-		}
-	}
-}
-
-func TestOfAGoAwayNoMoreIsKeptThanItsBound(t *testing.T) {
-	all := frames(t, strings.Repeat("x", 10_000))
-	for _, step := range []int{100, len(all)} {
-		var f farewells
-		said := 0
-		for rest := range slices.Chunk(all, step) {
-			f.read(rest, func(debug []byte) {
-				said++
-				if len(debug) != maxGoAway-goAwayFixed || maxGoAway != 512 {
-					t.Errorf("%d bytes", len(debug))
-				}
-			})
-		}
-		if said != 1 || cap(f.payload) > 2*maxGoAway {
-			t.Errorf("by %d bytes: it was said %d times, and %d bytes are kept", step, said, cap(f.payload))
+	for _, last := range []string{"", "{}", `{"reason":""}`, `{"reason":7}`} {
+		c := &connection{retired: make(chan struct{}), inFlight: 1}
+		c.GoneAway([]byte(wrongEnvironment))
+		c.GoneAway([]byte(last))
+		if c.said() != "BadCertificateEnvironment" {
+			t.Errorf("after %q: %q", last, c.said())
 		}
 	}
 }
 
 func FuzzWhatAPNsSaysWhenItEndsAConnection(f *testing.F) {
-	f.Add(frames(f, wrongEnvironment), 7)
-	f.Add(frames(f, `{"reason":7}`), 1)
-	f.Add([]byte{0xff, 0xff, 0xff, 7, 0, 0, 0, 0, 0, 1, 2, 3}, 2)
-	f.Fuzz(func(t *testing.T, all []byte, step int) {
-		step = max(step, 1)
-		var o overheard
-		for rest := all; len(rest) > 0; rest = rest[min(step, len(rest)):] {
-			o.farewells.read(rest[:min(step, len(rest))], o.note)
-			if len(o.farewells.payload) > maxGoAway || len(o.farewells.header) > frameHeader {
-				t.Fatalf("%d and %d bytes are kept", len(o.farewells.payload), len(o.farewells.header))
-			}
-		}
-		if said := o.said(); said != "" && said != outcome.Other && !said.Known() {
+	f.Add([]byte(wrongEnvironment))
+	f.Add([]byte(`{"reason":7}`))
+	f.Add([]byte(`{"reason":"Shutdown","reason":"x"}`))
+	f.Fuzz(func(t *testing.T, debug []byte) {
+		c := &connection{retired: make(chan struct{}), inFlight: 1}
+		c.GoneAway(debug)
+		if said := c.said(); said != "" && said != outcome.Other && !said.Known() {
 			t.Errorf("a peer said %q", said)
 		}
 	})

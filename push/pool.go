@@ -1,27 +1,25 @@
 package push
 
-// This file is the connection layer: explicit HTTP/2 connections to one APNs host, and the turns on them.
+// This file is the connection layer: explicit HTTP/2 connections to one APNs host (connection.go), and the queue for them.
 //
 // APNs allows one stream until it has seen a valid token, some hundreds after that, and one again after each push that it
 // rejected, until it accepts one. Stock transports answer that with refused streams, more connections, stalls of a second, or a
-// deadlock (golang/go#70809). So here a request goes out only when the connection has a stream for it:
+// deadlock (golang/go#70809). So here a request goes out only when a connection has a stream for it:
 //
-//   - Whoever wants to send takes a turn. A connection gives out one turn at a time, and the next only when the one before has
-//     become a stream: never more waiters than streams reach net/http.
+//   - What has to wait for a stream waits in one queue for all connections, and each stream that becomes free takes the next.
 //   - The first request on a connection runs alone: only its answer tells the true limit.
 //   - What APNs surely did not process is sent again here. What it may have processed is returned: only the caller knows that the
 //     apns-id and the collapse id make a repeat harmless.
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/backoff"
@@ -29,15 +27,12 @@ import (
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/proxy"
-	"golang.org/x/net/http2"
+	"github.com/mailbell/mailbell/push/h2"
 )
 
 const (
 	// maxConnections to one host with one credential. Two carried 20,000 pushes a second in tests; more is for slow links.
 	maxConnections = 4
-	// pingAfter and pingTimeout find a peer that is dead without a word within 10 seconds, also while nothing is sent.
-	pingAfter   = 5 * time.Second
-	pingTimeout = 4 * time.Second
 	// dialTimeout bounds connect, proxy and TLS together. A dial is nobody's request: no caller's end cancels it for the others.
 	dialTimeout = 10 * time.Second
 	// redialSpacing is the least time between two dials after a connection that worked. Apple takes quick reconnects for an attack.
@@ -51,9 +46,8 @@ const (
 var redial = backoff.Policy{First: time.Second, Max: time.Minute}
 
 var (
-	errStalled = errors.New("no answer in time, though the connection is alive")
-	errClosed  = errors.New("the sender is closed")
-	errLeft    = errors.New("these connections are not used any more")
+	errClosed = errors.New("the sender is closed")
+	errLeft   = errors.New("these connections are not used any more")
 )
 
 // CodeHTTP2 is the fault.Error.Code of a server that does not speak HTTP/2, which Apple's does.
@@ -62,16 +56,19 @@ const CodeHTTP2 = "no HTTP/2"
 var errNoHTTP2 = &fault.Error{Op: "connect to APNs", Code: CodeHTTP2, Scope: fault.Server, Remedy: fault.Fix, Text: "the server does not speak HTTP/2: something between here and APNs ends TLS",
 	Evidence: fault.Evidence{Peer: fault.APNs, Detail: fault.Intercepted}}
 
-// pool gives out the turns on all connections to one host.
+// pool is all connections to one host, and what waits for them.
 type pool struct {
 	scheme, host string // host with its port
+	authority    string // as requests name the host
 	transport    *http.Transport
-	turns        chan *connection // each with one stream reserved
-	waiting      atomic.Int32     // who waits for a turn
-	wanted       chan struct{}    // holds one signal: somebody waits since now
-	closing      <-chan struct{}  // closed: no turn is waited for any more
-	left         chan struct{}    // closed: likewise, as other connections have taken over
+	wanted       chan struct{}   // holds one signal: something waits since now
+	closing      <-chan struct{} // closed: nothing waits any more
+	left         chan struct{}   // closed: likewise, as other connections have taken over
 	watch        watcher
+
+	mu          sync.Mutex
+	queue       []*post // what waits for a stream
+	connections []*connection
 }
 
 // watcher is told what becomes of the connections.
@@ -79,16 +76,15 @@ type watcher interface {
 	connected()
 	notConnected(err error)
 	disconnected(why string, said outcome.Reason, answered bool)
+	http2Error(kind string)
 }
 
 // newPool makes a pool of connections to a URL of scheme https, with a client certificate unless that is nil. Its lines dial them
 // when they are needed. Who makes it sets watch before the first line.
-func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closing <-chan struct{}, countError func(string)) *pool {
+func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closing <-chan struct{}) *pool {
 	t := out.Transport()
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
-	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, CountError: countError}
-	t.IdleConnTimeout = 0 // Apple wants connections kept open; the pings find those that died
 	if certificate != nil {
 		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
 	}
@@ -106,12 +102,8 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 	if u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), "443")
 	}
-	return poolOf(u.Scheme, host, t, closing)
-}
-
-func poolOf(scheme, host string, t *http.Transport, closing <-chan struct{}) *pool {
-	return &pool{scheme: scheme, host: host, transport: t, closing: closing,
-		turns: make(chan *connection), wanted: make(chan struct{}, 1), left: make(chan struct{})}
+	return &pool{scheme: u.Scheme, host: host, authority: u.Host, transport: t, closing: closing,
+		wanted: make(chan struct{}, 1), left: make(chan struct{})}
 }
 
 // with makes a pool that connects in the same way with another client certificate; nil: none.
@@ -121,12 +113,15 @@ func (p *pool) with(certificate *tls.Certificate) *pool {
 	if certificate != nil {
 		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
 	}
-	return poolOf(p.scheme, p.host, t, p.closing)
+	return &pool{scheme: p.scheme, host: p.host, authority: p.authority, transport: t, closing: p.closing,
+		wanted: make(chan struct{}, 1), left: make(chan struct{})}
 }
 
 // line keeps one connection until ctx ends: it dials when one is wanted, or when the last one failed, serves it until it has to
-// be replaced, and goes on.
-func (p *pool) line(ctx context.Context) {
+// be replaced, and goes on. What is in flight on those that were replaced goes on, but not past the end of life.
+func (p *pool) line(ctx, life context.Context) {
+	var connections sync.WaitGroup
+	defer connections.Wait()
 	var dialled time.Time
 	failures := 0 // connections in a row that were not had, or answered nothing
 	for {
@@ -147,18 +142,38 @@ func (p *pool) line(ctx context.Context) {
 			continue
 		}
 		p.watch.connected()
-		why := c.serve(ctx, p.turns)
-		answered := c.answered()
-		p.watch.disconnected(why, c.heard.said(), answered)
+		connections.Go(func() {
+			defer context.AfterFunc(life, c.conn.Close)()
+			c.conn.Run()
+		})
+		p.serve(ctx, c)
+		why, answered := c.end()
+		p.watch.disconnected(why, c.said(), answered)
 		if answered {
 			failures = 0
 		}
 	}
 }
 
-// isWanted waits until somebody waits for a turn, and reports whether that was before ctx ended.
+// serve has a connection take what waits until it is retired.
+func (p *pool) serve(ctx context.Context, c *connection) {
+	p.mu.Lock()
+	p.connections = append(p.connections, c)
+	p.mu.Unlock()
+	p.dispatch()
+	select {
+	case <-c.retired:
+	case <-ctx.Done():
+		c.retire("closed")
+	}
+	p.mu.Lock()
+	p.connections = slices.DeleteFunc(p.connections, func(other *connection) bool { return other == c })
+	p.mu.Unlock()
+}
+
+// isWanted waits until something waits for a connection, and reports whether that was before ctx ended.
 func (p *pool) isWanted(ctx context.Context) bool {
-	for p.waiting.Load() == 0 {
+	for !p.isWaitedFor() {
 		select {
 		case <-p.wanted:
 		case <-ctx.Done():
@@ -168,118 +183,150 @@ func (p *pool) isWanted(ctx context.Context) bool {
 	return true
 }
 
+func (p *pool) isWaitedFor() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue) > 0
+}
+
 func (p *pool) dial(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var o opener
-	if err := o.open(ctx, p.transport, p.scheme, p.host); err != nil {
+	nc, err := connect(ctx, p.transport, p.scheme, p.host)
+	if err != nil {
 		return nil, proxy.Explain("connect to APNs", err).From(fault.APNs)
 	}
-	cc := o.connected
-	c := &connection{cc: cc, heard: o.heard, changed: make(chan struct{}, 1), opened: make(chan struct{}, 1), retired: make(chan struct{})}
-	cc.SetStateHook(func(*http.ClientConn) { signal(c.changed) })
-	return c, nil
+	return newConnection(p, nc), nil
 }
 
-// turn waits for a connection with a free stream. The caller calls send on it, or giveBack.
-func (p *pool) turn(ctx context.Context) (*connection, error) {
+// enqueue has a post go out, at once where a connection has a stream for it; first: before those that wait. It reports whether it is out.
+func (p *pool) enqueue(po *post, first bool) (out bool) {
+	p.mu.Lock()
+	if first {
+		p.queue = slices.Insert(p.queue, 0, po)
+	} else {
+		p.queue = append(p.queue, po)
+	}
+	p.mu.Unlock()
+	p.dispatch()
+	p.mu.Lock()
+	out = po.by != nil
+	p.mu.Unlock()
+	if !out {
+		signal(p.wanted)
+	}
+	return out
+}
+
+// dispatch gives what waits to the connections, as far as they have streams for it.
+func (p *pool) dispatch() {
+	for {
+		po := p.next()
+		if po == nil {
+			return
+		}
+		po.by.conn.Send(po)
+	}
+}
+
+// next takes the first that waits, for a connection that has a stream for it; nil: there is none.
+func (p *pool) next() *post {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 {
+		return nil
+	}
+	free := slices.IndexFunc(p.connections, (*connection).reserve)
+	if free < 0 {
+		return nil
+	}
+	po := p.queue[0]
+	p.queue[0] = nil
+	p.queue = p.queue[1:]
+	po.by = p.connections[free]
+	return po
+}
+
+// withdraw takes a post out of the queue and reports whether it was there.
+func (p *pool) withdraw(po *post) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := len(p.queue)
+	p.queue = slices.DeleteFunc(p.queue, func(other *post) bool { return other == po })
+	return len(p.queue) < before
+}
+
+// send sends a request, again where APNs surely did not process it. No try begins after ctx has ended, or unless allowed says so; it is
+// waited for until then, and until a time, where that is not zero. written says whether the payload of the last try left: with an error,
+// APNs may then have accepted it. The connection is the one that answered.
+func (p *pool) send(ctx context.Context, until time.Time, r *request, bearer string, allowed func() error) (
+	a h2.Ending, c *connection, written bool, err error,
+) {
+	for try := range maxUnprocessed {
+		po := &post{request: r, bearer: bearer, ctx: ctx, allowed: allowed, done: make(chan struct{})}
+		if err = p.wait(ctx, until, po, p.enqueue(po, try > 0)); err != nil {
+			return a, nil, po.giveUp(), err
+		}
+		a, c, err = po.ending, po.by, po.ending.Err
+		if err == nil || po.refused != nil {
+			return a, c, a.Err == nil, err
+		}
+		said := c.said()
+		holds := ruleFor(0, said).reaction == hold
+		if said != "" {
+			err = &goneAway{said, err}
+		}
+		if a.Unknown || holds || ctx.Err() != nil {
+			return a, c, a.Unknown, err
+		}
+	}
+	return a, c, false, err
+}
+
+// wait waits for the end of a post that is out, or waits for a stream. An error says why it is waited for no longer.
+func (p *pool) wait(ctx context.Context, until time.Time, po *post, out bool) error {
+	if out && (until.IsZero() || time.Until(until) > 2*answerTimeout) { // its end comes before that, so there is no need for a timer
+		select {
+		case <-po.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	var over <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(time.Until(until))
+		defer timer.Stop()
+		over = timer.C
+	}
+	closing, left := p.closing, p.left
+	for {
+		var end error
+		select {
+		case <-po.done:
+			return nil
+		case <-ctx.Done():
+			p.withdraw(po)
+			return ctx.Err()
+		case <-over:
+			p.withdraw(po)
+			return context.DeadlineExceeded
+		case <-closing:
+			end = errClosed
+		case <-left:
+			end = errLeft
+		}
+		if p.withdraw(po) {
+			return end
+		}
+		closing, left = nil, nil // it is out
+	}
+}
+
+// signal leaves a signal where none waits yet.
+func signal(c chan struct{}) {
 	select {
-	case c := <-p.turns:
-		return c, nil
+	case c <- struct{}{}:
 	default:
 	}
-	p.waiting.Add(1)
-	defer p.waiting.Add(-1)
-	signal(p.wanted)
-	select {
-	case c := <-p.turns:
-		return c, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-p.closing:
-		return nil, errClosed
-	case <-p.left:
-		return nil, errLeft
-	}
-}
-
-// answer is what APNs answered, with the whole body.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
-}
-
-// send sends a request, again where APNs surely did not process it. written says whether the payload of the last try left:
-// with an error, APNs may then have accepted it. No try begins after ctx has ended, or unless allowed says so. The
-// connection is the one that answered.
-func (p *pool) send(ctx context.Context, req *http.Request, payload []byte, allowed func() error) (
-	a *answer, c *connection, written bool, err error,
-) {
-	for range maxUnprocessed {
-		c, err = p.turn(ctx)
-		if err != nil {
-			return nil, nil, false, err
-		}
-		err = cmp.Or(ctx.Err(), allowed())
-		if err != nil {
-			c.giveBack()
-			return nil, nil, false, err
-		}
-		a, written, err = c.send(ctx, req, payload)
-		if err == nil {
-			return a, c, written, nil
-		}
-		refused, leave := unprocessed(err)
-		said := c.heard.said()
-		holds := ruleFor(0, said).reaction == hold // said also to whom the end of the connection has cancelled
-		if ctx.Err() != nil && !holds {
-			return nil, c, written, err
-		}
-		if written && !refused || holds {
-			c.retire(endOf(err))
-			if said != "" {
-				err = &goneAway{said, err}
-			}
-			return nil, c, written && !refused, err
-		}
-		if leave || !written {
-			c.retire(endOf(err))
-		} else {
-			c.pause()
-		}
-	}
-	return nil, nil, false, err
-}
-
-// The errors of net/http that have no exported value; a test holds them against the Go that is used.
-const (
-	textGoAway     = "http2: Transport received Server's graceful shutdown GOAWAY" // the stream is above the last one that APNs will process
-	textGoAwayCode = "http2: Transport received GOAWAY from server ErrCode:"       // the same, for the first stream of a connection
-	textUnusable   = "http2: client conn not usable"                               // nothing was written
-)
-
-// unprocessed reports whether an error says that the server did not look at the request, and whether the connection is to be left.
-func unprocessed(err error) (refused, leave bool) {
-	if e, ok := errors.AsType[http2.StreamError](err); ok {
-		return e.Code == http2.ErrCodeRefusedStream, false
-	}
-	text := err.Error()
-	goAway := text == textGoAway || text == textUnusable || strings.HasPrefix(text, textGoAwayCode)
-	return goAway, goAway
-}
-
-// endOf names the end of a connection in a word or two; the text of an error could hold what is not ours to log.
-func endOf(err error) string {
-	if refused, _ := unprocessed(err); refused {
-		return "going away"
-	}
-	if errors.Is(err, errStalled) {
-		return "stalled"
-	}
-	// With TLS 1.3, APNs looks at a client certificate when the connection stands already. The alert is a word of crypto/tls.
-	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
-		return e.Err.Error()
-	}
-	return "cut"
 }

@@ -9,7 +9,7 @@
 //   - throttle.go, quarantine.go, guard.go: the phones that have to wait, that APNs accepts nowhere, and that are not to be removed.
 //   - standing.go: what is asked about topics and phones.
 //   - attempt.go, response.go: one request, and what it came to.
-//   - pool.go, connection.go, body.go: the HTTP/2 connections, and the turns on them.
+//   - pool.go, post.go, connection.go: the connections, and what waits for them; goaway.go: how they begin and end. Package h2 is HTTP/2.
 //   - credential.go, access.go: the provider token or the certificate; how a new one takes over.
 //   - trial.go: one notification, or none, to see whether APNs lets us in.
 package push

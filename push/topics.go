@@ -70,8 +70,7 @@ func (s *Sender) shared(t Topic, u *url.URL) (c *credential, g *gateway, err err
 func (s *Sender) newGateway(u *url.URL, c *credential, t Topic, ready Readiness) *gateway {
 	g := &gateway{url: u, ready: ready, metrics: s.metrics, recovered: make(chan struct{}), guard: newGuard(),
 		log: s.log.With(zap.String("apns", u.Host)), life: s.life, run: func(f func(context.Context)) { s.work.Go(func() { f(s.life) }) }}
-	countError := func(kind string) { s.metrics.http2Errors.WithLabelValues(kind).Inc() }
-	g.access.Store(newAccess(g, c, newPool(u, t.Outbound, t.Certificate, s.closing, countError)))
+	g.access.Store(newAccess(g, c, newPool(u, t.Outbound, t.Certificate, s.closing)))
 	return g
 }
 

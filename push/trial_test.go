@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/push/h2"
 	"github.com/mailbell/mailbell/subscriptions"
 	"golang.org/x/net/http2"
 )
@@ -159,7 +160,7 @@ func TestATestThatCannotGoOutSaysWhy(t *testing.T) {
 		b.apns.set(func(s *standIn) { s.down, s.decide = false, func(arrived) act { return act{silent: true} } })
 		<-time.After(time.Minute) // the line has tried again
 		a, err = b.Test(t.Context(), trial(1))
-		if got := told(a, err); !strings.HasPrefix(got, "not_before unanswered: ") || !errors.Is(err, errStalled) {
+		if got := told(a, err); !strings.HasPrefix(got, "not_before unanswered: ") || !errors.Is(err, h2.ErrStalled) {
 			t.Errorf("%s: %v", got, err)
 		}
 		b.Close(t.Context())

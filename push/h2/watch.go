@@ -1,0 +1,78 @@
+package h2
+
+// This file is the one timer of a connection. It fires at least each time that the server has been silent for a while, and no request may
+// wait for less than that: so nothing has to be set when one is sent.
+
+import (
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// look ends what has taken too long, asks a silent server whether it is there, and comes back when there is the next to see to.
+func (c *Conn) look() {
+	now := time.Now()
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	if !c.pinged.IsZero() && now.Sub(c.pinged) >= c.times.PingTimeout {
+		c.mu.Unlock()
+		c.end(ErrLost)
+		return
+	}
+	if c.pinged.IsZero() && now.Sub(c.heard) >= c.times.PingAfter {
+		c.pinged = now
+		c.control.framer().WritePing(false, [8]byte{})
+		c.work.Signal()
+	}
+	next := c.heard.Add(c.times.PingAfter)
+	if !c.pinged.IsZero() {
+		next = c.pinged.Add(c.times.PingTimeout)
+	}
+	unwritten, streams := c.stalled(now)
+	if until, some := c.firstUntil(); some && until.Before(next) {
+		next = until
+	}
+	c.timer.Reset(next.Sub(now))
+	c.mu.Unlock()
+	if len(unwritten)+len(streams) == 0 {
+		return
+	}
+	c.watch.Stalled()
+	for _, s := range streams {
+		s.request.End(s.ending(ErrStalled))
+	}
+	for _, r := range unwritten {
+		r.End(Ending{Err: ErrStalled})
+	}
+}
+
+// stalled takes out what has waited for too long. It is called with mu held.
+func (c *Conn) stalled(now time.Time) (unwritten []Request, streams []*stream) {
+	for !c.waiting.isEmpty() && now.Sub(c.waiting.head().since) >= c.times.Answer {
+		unwritten = append(unwritten, c.waiting.take())
+	}
+	for id, s := range c.streams {
+		if !now.Before(s.until) {
+			streams = append(streams, s)
+			delete(c.streams, id)
+			c.reset(id, http2.ErrCodeCancel)
+		}
+	}
+	return unwritten, streams
+}
+
+// firstUntil is when the next request will have waited for too long. It is called with mu held.
+func (c *Conn) firstUntil() (first time.Time, some bool) {
+	if !c.waiting.isEmpty() {
+		first, some = c.waiting.head().since.Add(c.times.Answer), true
+	}
+	for _, s := range c.streams {
+		if !some || s.until.Before(first) {
+			first, some = s.until, true
+		}
+	}
+	return first, some
+}
