@@ -10,7 +10,7 @@ EWS_SCHEMA := $(abspath $(or $(EWS_SCHEMA),$(wildcard ../shared/ews-schema)))
 export EWS_SCHEMA
 
 .DEFAULT_GOAL := help
-.PHONY: help build test packages lint fuzz mutate bench demo release clean
+.PHONY: help build test packages lint fuzz mutate soak bench demo release clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,12 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=1m for longer)
 
 mutate: ## change the operators of a room one by one and see its tests fail: make mutate ROOM=subscriptions [FILES=book.go]
 	@cd .ci/mutate && $(GO) run . $(ROOM) $(FILES)
+
+SOAK      ?= 4h
+MAILBOXES ?= 15000
+
+soak: packages ## everything that can go wrong at once, for hours: make soak SOAK=4h MAILBOXES=15000
+	$(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/mailbell -plain -soak $(SOAK) -mailboxes $(MAILBOXES)
 
 bench: ## run the benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem ./...

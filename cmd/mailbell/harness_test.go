@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,6 +46,8 @@ const (
 // program is the path of the mailbell that TestMain built; nothing else writes it.
 var program string
 
+var plain = flag.Bool("plain", false, "build mailbell without the race detector, for long and large runs")
+
 var seed = flag.Uint64("seed", 0, "of what the tests draw; 0: a new one, which they print")
 
 func TestMain(m *testing.M) {
@@ -56,7 +59,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		program = filepath.Join(dir, "mailbell")
 		var out []byte
-		if out, err = exec.Command("go", "build", "-race", "-o", program, ".").CombinedOutput(); err != nil {
+		if out, err = exec.Command("go", "build", "-race="+strconv.FormatBool(!*plain), "-o", program, ".").CombinedOutput(); err != nil {
 			err = fmt.Errorf("%w\n%s", err, out)
 		}
 	}
@@ -238,6 +241,8 @@ type installation struct {
 	boxes  []*box
 	runs   []*process
 	ledger *ledger
+
+	patience time.Duration // how long all mailboxes may take until they are listened to
 }
 
 // box is a mailbox, with the ids of the devices that are enrolled for it.
@@ -249,7 +254,7 @@ type box struct {
 // install starts a simulator, and has it write a configuration. No service runs yet.
 func install(t *testing.T, o simulator.Options) *installation {
 	t.Helper()
-	inst := &installation{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{}, Timeout: soon}}
+	inst := &installation{t: t, dir: t.TempDir(), patience: soon, client: &http.Client{Transport: &http.Transport{}, Timeout: soon}}
 	o.Dir = inst.dir
 	var err error
 	if inst.sim, err = simulator.Start(context.Background(), o); err != nil {
@@ -474,7 +479,7 @@ func (inst *installation) awaitListening() {
 	for _, b := range inst.boxes {
 		n += min(1, len(b.devices))
 	}
-	eventually(inst.t, soon, fmt.Sprintf("%d mailboxes are listened to", n), func() bool { return len(inst.mailboxes("listening")) == n })
+	eventually(inst.t, inst.patience, fmt.Sprintf("%d mailboxes are listened to", n), func() bool { return len(inst.mailboxes("listening")) == n })
 }
 
 // startWithDevices starts the service, enrols a device for every mailbox and a second one for every third, and waits until all are
@@ -489,14 +494,22 @@ func (inst *installation) startWithDevices() {
 // mailboxes are the addresses of those in a state.
 func (inst *installation) mailboxes(state string) (addresses []string) {
 	inst.t.Helper()
-	var page struct{ Mailboxes []struct{ Address string } }
-	if status := inst.call(http.MethodGet, "/v1/mailboxes?limit=1000&state="+state, nil, &page); status != http.StatusOK {
-		inst.t.Fatalf("listing mailboxes: %d", status)
+	for after := ""; ; {
+		var page struct {
+			Mailboxes []struct{ Address string }
+			Next      string
+		}
+		if status := inst.call(http.MethodGet, "/v1/mailboxes?limit=1000&state="+state+"&after="+after, nil, &page); status != http.StatusOK {
+			inst.t.Fatalf("listing mailboxes: %d", status)
+		}
+		for _, m := range page.Mailboxes {
+			addresses = append(addresses, m.Address)
+		}
+		if page.Next == "" {
+			return addresses
+		}
+		after = page.Next
 	}
-	for _, m := range page.Mailboxes {
-		addresses = append(addresses, m.Address)
-	}
-	return addresses
 }
 
 // mailbox is a part of what GET /v1/mailboxes/{address} answers.
@@ -590,16 +603,24 @@ func (inst *installation) awaitAlerts(within time.Duration) {
 // by then.
 func (inst *installation) awaitRest() {
 	inst.t.Helper()
-	var page struct {
-		Devices []struct{ ID, State, Reason string }
-	}
-	if !waitUntil(inst.t.Context(), atLast, func() bool {
-		page.Devices = nil
-		inst.call(http.MethodGet, "/v1/devices?limit=1000", nil, &page)
-		page.Devices = slices.DeleteFunc(page.Devices, func(d struct{ ID, State, Reason string }) bool { return d.State == "listening" })
-		return len(page.Devices) == 0
+	type device struct{ ID, State, Reason string }
+	var busy []device
+	if !waitUntil(inst.t.Context(), max(atLast, inst.patience), func() bool {
+		busy = nil
+		for after := ""; ; {
+			var page struct {
+				Devices []device
+				Next    string
+			}
+			inst.call(http.MethodGet, "/v1/devices?limit=1000&after="+after, nil, &page)
+			busy = append(busy, slices.DeleteFunc(page.Devices, func(d device) bool { return d.State == "listening" })...)
+			if page.Next == "" {
+				return len(busy) == 0
+			}
+			after = page.Next
+		}
 	}) {
-		inst.t.Fatalf("not at rest within %v: %+v", atLast, page.Devices)
+		inst.t.Fatalf("%d devices are not at rest: %+v", len(busy), busy[:min(len(busy), 20)])
 	}
 }
 

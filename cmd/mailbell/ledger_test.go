@@ -15,6 +15,7 @@ type ledger struct {
 	sim *simulator.Server
 
 	mu       sync.Mutex
+	from     int // the number of the last alert that was settled before
 	messages int
 	owed     map[alert]struct{} // every alert that APNs has to accept
 	kills    []span
@@ -75,7 +76,10 @@ func (l *ledger) await(ctx context.Context, within time.Duration) (lost []alert)
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	accepted := map[alert]struct{}{}
-	for n := 0; ; {
+	l.mu.Lock()
+	n := l.from
+	l.mu.Unlock()
+	for {
 		alerts, err := l.sim.WaitAlerts(ctx, n)
 		for _, a := range alerts {
 			n = a.N
@@ -111,7 +115,7 @@ func (l *ledger) sum() (s sums) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := map[alert]simulator.Alert{}
-	for _, a := range l.sim.Alerts(0) {
+	for _, a := range l.sim.Alerts(l.from) {
 		if !a.Accepted() {
 			continue
 		}
@@ -133,6 +137,17 @@ func (l *ledger) sum() (s sums) {
 		}
 	}
 	return s
+}
+
+// settle forgets what was delivered and alerted until now. An alert of it that comes later is a stray.
+func (l *ledger) settle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if all := l.sim.Alerts(l.from); len(all) > 0 {
+		l.from = all[len(all)-1].N
+	}
+	clear(l.owed)
+	l.kills = nil
 }
 
 func (l *ledger) excused(a simulator.Alert) bool {
