@@ -113,6 +113,8 @@ var table = []Row{
 		Meaning: "the mailbox has too many subscriptions, or the throttling policy allows none (EWSMaxSubscriptions)"},
 	{Code: "ErrorSubscriptionDelegateAccessNotSupported", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
 		Meaning: "delegate rights are not enough: the account needs the role ApplicationImpersonation for this mailbox"},
+	{Code: "ErrorInvalidPushSubscriptionUrl", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+		Meaning: "the server does not accept the URL at which it is to call back (public_url)"},
 	{Code: "ErrorInvalidSubscriptionRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
 		Meaning: "the server does not accept the subscription"},
 

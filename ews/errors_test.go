@@ -64,6 +64,7 @@ var reactions = []struct {
 	{"ErrorExceededConnectionCount", "", fault.Group, fault.Wait, cat},
 	{"ErrorExceededSubscriptionCount", "", fault.Mailbox, fault.Wait, 0},
 	{"ErrorSubscriptionDelegateAccessNotSupported", "", fault.Mailbox, fault.Fix, 0},
+	{"ErrorInvalidPushSubscriptionUrl", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorInvalidSubscriptionRequest", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorServerBusy", "", fault.Mailbox, fault.Wait, 0},
 	{"ErrorInternalServerTransientError", "", fault.Mailbox, fault.Retry, 0},

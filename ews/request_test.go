@@ -39,6 +39,8 @@ func requests(t *testing.T, version string) map[string][]byte {
 	note("subscribe", err)
 	_, _, err = c.Subscribe(t.Context(), Target{URL: target.URL})
 	note("subscribe-unimpersonated", err)
+	_, _, _, err = c.SubscribePush(t.Context(), target, Push{URL: "https://mailbell.contoso.example/callbacks/ews/", Secret: "c2VjcmV0", Frequency: 5 * time.Minute})
+	note("subscribe-push", err)
 	note("unsubscribe", c.Unsubscribe(t.Context(), target, "JgBjbzFwcjA2bWIyMjI="))
 	_, err = c.GetStreamingEvents(t.Context(), target, []string{"JgBjbzFwcjA2bWIyMjI=", tricky}, 10*time.Minute)
 	note("getstreamingevents", err)

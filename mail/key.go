@@ -47,6 +47,12 @@ func (s Secret) ItemKey(record, item string) Key { return s.sum("item", record, 
 // SummaryKey is the one key of all summaries of a mailbox (rule 8): a newer summary replaces the older.
 func (s Secret) SummaryKey(record string) Key { return s.sum("summary", record) }
 
+// Callback is the secret of a push subscription of a mailbox, for the URL at which its Exchange calls back: 128 bits. The nonce is stored,
+// and the secret is not.
+func (s Secret) Callback(record, nonce string) string {
+	return s.sum("callback", record, nonce).String()
+}
+
 // PushID is an apns-id.
 type PushID [16]byte
 
