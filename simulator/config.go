@@ -29,11 +29,12 @@ const (
 
 // configuration is the part of mailbell.yaml that is written.
 type configuration struct {
-	Listen   string          `yaml:"listen"`
-	State    stateConfig     `yaml:"state"`
-	Exchange []exchangeEntry `yaml:"exchange"`
-	APNs     []apnsEntry     `yaml:"apns"`
-	API      apiConfig       `yaml:"api"`
+	Listen    string          `yaml:"listen"`
+	PublicURL string          `yaml:"public_url"`
+	State     stateConfig     `yaml:"state"`
+	Exchange  []exchangeEntry `yaml:"exchange"`
+	APNs      []apnsEntry     `yaml:"apns"`
+	API       apiConfig       `yaml:"api"`
 }
 
 type stateConfig struct {
@@ -81,9 +82,9 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		return err
 	}
 	config := configuration{
-		Listen: listen,
-		State:  stateConfig{Path: "mailbell.db"},
-		API:    apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
+		Listen: listen, PublicURL: "http://" + listen,
+		State: stateConfig{Path: "mailbell.db"},
+		API:   apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
 	}
 	if s.options.Redis != "" {
 		config.State = stateConfig{Redis: &redisConfig{[]string{s.options.Redis}}}

@@ -55,6 +55,8 @@ type Options struct {
 	// soap11:Header and soap11:Body, and no XML declaration.
 	DefaultNamespace bool
 
+	PushRetry time.Duration // the first wait before a push notification is posted again; 0: exchange.DefaultPushRetry
+
 	AlertLog int // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
 
 	// Logf logs what the simulator does; may be nil.
@@ -252,6 +254,7 @@ func (s *Server) startHosts(ctx context.Context, o Options, ca *authority.Author
 		Hybrid: o.Hybrid, Heartbeat: o.Heartbeat, Personality: o.Personality, Servers: o.Servers, Auth: o.Auth,
 		ExtendedProtection: o.ExtendedProtection, SchemaForm: o.SchemaForm, DefaultNamespace: o.DefaultNamespace,
 		Password: s.Password, Tokens: s.tenant, Faults: s.faults, Closing: ctx.Done(), Logf: s.logf, OnMessage: o.OnMessage,
+		PushRetry: o.PushRetry, PushRoots: s.RootCAs(),
 	})
 	if err != nil {
 		return err
@@ -354,6 +357,11 @@ func (s *Server) Close() error {
 	s.running.Wait()
 	s.handlers.Lock() // the last handler has ended
 	defer s.handlers.Unlock()
+	if s.org != nil {
+		for _, x := range s.org.Hosts() {
+			x.Close()
+		}
+	}
 	return s.failed
 }
 

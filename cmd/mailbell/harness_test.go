@@ -269,7 +269,8 @@ func install(t *testing.T, o simulator.Options) *installation {
 	inst.ledger = newLedger(inst.sim)
 	inst.config = inst.sim.ConfigFile
 	listen := quietAddress(t)
-	inst.edit("listen: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "listen: "+listen)
+	inst.edit("\nlisten: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "\nlisten: "+listen)
+	inst.edit("public_url: "+inst.sim.APIURL, "public_url: http://"+listen)
 	inst.url = "http://" + listen
 	token, err := os.ReadFile(inst.sim.APITokenFile)
 	if err != nil {

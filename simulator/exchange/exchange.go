@@ -3,6 +3,7 @@ package exchange
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -43,6 +44,9 @@ type Options struct {
 	Tokens   *entra.Tenant    // whose tokens Online takes; may be nil without it
 	Faults   *faults.Registry // with the kinds of Faults
 	Closing  <-chan struct{}  // ends the streams that are open
+
+	PushRetry time.Duration  // the first wait before a push notification is posted again; 0: DefaultPushRetry
+	PushRoots *x509.CertPool // the authorities of https URLs that they are posted to; nil: the system's
 
 	Logf      func(format string, args ...any)                   // may be nil
 	OnMessage func(direction, operation string, envelope []byte) // sees every EWS envelope; may be nil
@@ -109,6 +113,7 @@ type Host struct {
 	gromox     bool          // the personality
 	heartbeat  time.Duration
 	closing    <-chan struct{}
+	pusher     *pusher
 
 	mu        sync.Mutex
 	boxes     map[string]*mailbox // by address
@@ -131,7 +136,7 @@ func newHost(name string, org *Organisation, o Options) *Host {
 		name: name, org: org, release: releaseOf(name, o.Personality), servers: serversOf(name, o.Servers),
 		clock: faults.Clock{Faults: here}, faults: here, logf: o.Logf, onMessage: o.OnMessage, schema: o.SchemaForm,
 		gromox: name == OnPremises && o.Personality == Gromox, heartbeat: o.Heartbeat, tokens: o.Tokens, closing: o.Closing,
-		basic: true, protected: o.ExtendedProtection,
+		pusher: newPusher(o.PushRetry, o.PushRoots), basic: true, protected: o.ExtendedProtection,
 		boxes: map[string]*mailbox{}, aliases: map[string]string{}, redirects: map[string]Redirect{},
 		subs: map[string]*subscription{}, streams: map[*stream]struct{}{}, conns: map[net.Conn]struct{}{}, requests: map[string]int{},
 	}
@@ -161,6 +166,9 @@ func (x *Host) EWSURL() string { return x.url + "/EWS/Exchange.asmx" }
 
 // AutodiscoverURL is the URL of Autodiscover as plain XML.
 func (x *Host) AutodiscoverURL() string { return x.url + "/autodiscover/autodiscover.xml" }
+
+// Close ends the posts of push subscriptions. It is called after the last call was answered.
+func (x *Host) Close() { x.pusher.close() }
 
 // Listen returns the HTTP server of the host, and a listener over l on which the caller runs it. It is called once, before the host
 // is used.

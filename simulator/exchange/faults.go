@@ -31,6 +31,10 @@ const (
 	moveSilent           = "move_silent"
 	ewsBlocked           = "ews_blocked"
 	subscriptionsNone    = "subscriptions_none"
+	streamingRefused     = "streaming_refused"
+	pushUnreachable      = "push_unreachable"
+	pushGap              = "push_gap"
+	pushSilent           = "push_silent"
 	autodiscoverAway     = "autodiscover_away"
 	autodiscoverRefused  = "autodiscover_refused"
 	autodiscoverLimit    = "autodiscover_limit"
@@ -101,6 +105,12 @@ func Faults() []faults.Kind {
 		{Name: subscriptionsNone, Fields: often,
 			Text: "Subscribe answers ErrorExceededSubscriptionCount, whatever there is: EWSMaxSubscriptions is 0 for the mailbox, which " +
 				"turns off every kind of notification."},
+		{Name: streamingRefused, Fields: often,
+			Text: "Subscribe answers ErrorSchemaValidation to streaming subscriptions, as a server that has none; push works."},
+		{Name: pushUnreachable, Fields: often, Text: "A post of a push subscription does not reach its URL; it is repeated as any other."},
+		{Name: pushGap, Fields: often, Text: "A post with events is lost, and not repeated; the watermark of the next one shows it."},
+		{Name: pushSilent, Fields: "mailbox host seconds",
+			Text: "Push subscriptions post nothing, not even a status; what they would have posted is lost."},
 		{Name: autodiscoverAway, Fields: "host seconds reason",
 			Text: "Autodiscover is not there, V2 included: HTTP 404, or with the reason closed the connection ends without an answer."},
 		{Name: autodiscoverRefused, Fields: "host share count seconds status",
@@ -198,6 +208,7 @@ func (x *Host) restart(away time.Duration) {
 	x.away = time.Now().Add(away)
 	for _, s := range x.subs {
 		s.box.subs = nil
+		s.end()
 	}
 	clear(x.subs)
 	x.lastSub = 0

@@ -1,6 +1,6 @@
 package exchange
 
-// Streaming subscriptions: Subscribe, Unsubscribe, and the events that wait for a stream.
+// Subscriptions: Subscribe, Unsubscribe, and the events that wait for a stream, or to be posted.
 
 import (
 	"fmt"
@@ -56,6 +56,7 @@ type subscription struct {
 	later   []event // held back, to come behind the next
 	missed  bool    // the queue was full
 	stream  *stream // that it is open on
+	push    *push   // nil: it is not a push subscription
 	used    time.Time
 }
 
@@ -123,8 +124,15 @@ func (s *subscription) wants(e event) bool {
 	return s.kinds&(1<<e.kind) != 0 && seen != 0
 }
 
-// tell wakes the stream that has the subscription.
+// tell wakes the stream that has the subscription, or who posts for it.
 func (s *subscription) tell() {
+	if s.push != nil && len(s.queue) > 0 {
+		select {
+		case s.push.wake <- struct{}{}:
+		default:
+		}
+		return
+	}
 	if s.stream == nil || len(s.queue) == 0 && !s.missed {
 		return
 	}
@@ -140,6 +148,7 @@ func (x *Host) forget(s *subscription) { x.drop(s, x.unknown(s.id)) }
 // drop drops a subscription and sends its stream the reason; x.mu is held.
 func (x *Host) drop(s *subscription, why streamError) {
 	delete(x.subs, s.id)
+	s.end()
 	s.box.subs = slices.DeleteFunc(s.box.subs, func(o *subscription) bool { return o == s })
 	if st := s.stream; st != nil {
 		s.stream = nil
@@ -147,6 +156,13 @@ func (x *Host) drop(s *subscription, why streamError) {
 		st.dirty = slices.DeleteFunc(st.dirty, func(o *subscription) bool { return o == s })
 		st.errors = append(st.errors, why)
 		st.poke()
+	}
+}
+
+// end ends the posts of a push subscription.
+func (s *subscription) end() {
+	if s.push != nil && !s.ended() {
+		close(s.push.gone)
 	}
 }
 
@@ -173,6 +189,7 @@ func (x *Host) endSubscriptions(b *mailbox, why streamError, silent bool) {
 	for _, s := range slices.Clone(b.subs) {
 		if silent {
 			delete(x.subs, s.id)
+			s.end()
 			continue
 		}
 		why.ids = []string{s.id}
@@ -186,7 +203,7 @@ const notFoundText = "The specified subscription was not found."
 // expire drops the subscriptions of a mailbox that had no stream for long; x.mu is held.
 func (x *Host) expire(b *mailbox) {
 	for _, s := range slices.Clone(b.subs) {
-		if s.stream == nil && time.Since(s.used) > idleExpiry {
+		if s.push == nil && s.stream == nil && time.Since(s.used) > idleExpiry {
 			x.forget(s)
 		}
 	}
@@ -204,15 +221,30 @@ func (x *Host) loseSubscriptions(f *faults.Cases) {
 
 const exceededText = "You have exceeded the available subscriptions for your account. Remove unnecessary subscriptions and try your request again."
 
-// subscribe makes a subscription. Pull and push are not served.
+// subscribe makes a subscription. Pull is not served.
 func (c *call) subscribe(b *markup) *soapFault {
 	const message = "SubscribeResponseMessage"
+	s := &subscription{owner: c.account, box: c.box, server: c.server}
 	req := c.body.kid(nsMessages, "StreamingSubscriptionRequest")
-	if req == nil {
-		b.responseError(message, "ErrorInvalidSubscriptionRequest", "Only streaming subscriptions are served here.")
+	if req != nil {
+		if _, refused := c.x.faults.Hit(streamingRefused, c.address(), ""); refused {
+			return badRequest("The element 'Subscribe' has invalid child element 'StreamingSubscriptionRequest'.")
+		}
+	} else if req = c.body.kid(nsMessages, "PushSubscriptionRequest"); req != nil && !c.x.gromox {
+		var code, text string
+		var fault *soapFault
+		s.push, code, text, fault = pushRequest(req)
+		if fault != nil {
+			return fault
+		}
+		if code != "" {
+			b.responseError(message, code, text)
+			return nil
+		}
+	} else {
+		b.responseError(message, "ErrorInvalidSubscriptionRequest", "Such subscriptions are not served here.")
 		return nil
 	}
-	s := &subscription{owner: c.account, box: c.box, server: c.server}
 	for _, t := range req.at("EventTypes").children() {
 		i := slices.Index(eventNames[:], t.value())
 		if i < 0 {
@@ -272,6 +304,10 @@ func (c *call) subscribe(b *markup) *soapFault {
 	c.bind()
 	b.success(message)
 	b.element("m:SubscriptionId", s.id)
+	if s.push != nil {
+		b.element("m:Watermark", s.push.mark(s.box.guid))
+		x.pusher.posts.Go(func() { x.runPush(s) })
+	}
 	b.raw(`</m:`, message, `>`)
 	return nil
 }
@@ -285,6 +321,11 @@ func (c *call) unsubscribe(b *markup) *soapFault {
 	c.x.mu.Lock()
 	s := c.x.subs[id]
 	mine := s != nil && c.owns(s)
+	if s != nil && s.push != nil { // a subscription of this kind ends by the answer to a post
+		c.x.mu.Unlock()
+		b.responseError(message, "ErrorInvalidPullSubscriptionId", "The subscription is not a pull or streaming subscription.")
+		return nil
+	}
 	if mine {
 		c.x.forget(s)
 	}
