@@ -49,7 +49,7 @@ type Overview struct {
 	Conditions  []check.Condition // what is wrong now, the worst first
 }
 
-// Options of New; all are required.
+// Options of New; all but Callbacks are required.
 type Options struct {
 	Clients    []Client
 	Enrolments Enrolments
@@ -58,6 +58,7 @@ type Options struct {
 	Ping       func(context.Context) error // asks the state store
 	Test       func(ctx context.Context, device string) check.Report
 	Overview   func() Overview
+	Callbacks  http.Handler                                // what is posted from outside; it needs no token. nil: nothing is posted here
 	Advise     func(subscriptions.Standing) check.Breakage // what is wrong with a mailbox or a device; the zero value: nothing
 	Gatherer   prometheus.Gatherer
 	Metrics    prometheus.Registerer // of the API's own metrics
@@ -112,8 +113,11 @@ func New(o Options) *API {
 	mux.Handle("/healthz", text("ok\n"))
 	mux.Handle("/readyz", a.ready())
 	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
-	for _, later := range []string{"/admin", "/admin/", "/callbacks", "/callbacks/"} {
+	for _, later := range []string{"/admin", "/admin/"} {
 		mux.Handle(later, refusal(errNotBuilt))
+	}
+	if o.Callbacks != nil {
+		mux.Handle("/callbacks/", o.Callbacks)
 	}
 	mux.Handle("/", refusal(errNoPath))
 	a.handler = a.guarded(mux)

@@ -20,6 +20,8 @@ type Config struct {
 	Listen         string // host:port of the API
 	TLS            *TLS   // nil: the API speaks plain HTTP
 	BehindTLSProxy bool   // plain HTTP beyond loopback is meant: a proxy in front of it ends TLS
+	PublicURL      string // https://host or http://host: where Exchange reaches the callbacks; empty: nowhere
+	Callbacks      Callbacks
 	State          State
 	Exchange       []Exchange // in the order in which they are asked for an address; never empty
 	Proxy          *Proxy     // nil: connections are made directly
@@ -107,9 +109,11 @@ func (r *reader) config(o *object) *Config {
 	}
 	// A listener account has one budget, and one name in metrics and answers, even if several entries used it.
 	entries, accounts := once{}, once{}
+	var by []value
 	for _, e := range o.objects("exchange") {
 		x := e.exchange(accounts)
 		c.Exchange = append(c.Exchange, x)
+		by = append(by, e.get("listen_by"))
 		entries.add(e.get("name"), x.Name)
 	}
 	topics := once{}
@@ -120,8 +124,10 @@ func (r *reader) config(o *object) *Config {
 			topics.add(e.get("topic"), a.Topic+" ("+a.Environment+")")
 		}
 	}
-	o.unavailable("public_url")
-	o.unavailable("callbacks", "listen", "tls")
+	c.PublicURL = o.text("public_url", "", publicURL)
+	callbacks := o.object("callbacks")
+	c.Callbacks = callbacks.callbacks()
+	c.reachable(o.get("public_url"), callbacks.get("listen"), by)
 	c.Proxy = o.proxy()
 	o.end()
 	return c

@@ -14,6 +14,7 @@ import (
 type Exchange struct {
 	Name                       string
 	Type                       string         // OnPremises or Online
+	ListenBy                   string         // ByStreaming or ByPush
 	Domains                    []string       // lower case, ASCII form
 	EWSURL                     string         // empty: Autodiscover
 	AutodiscoverURL            string         // empty: found from the mail domain
@@ -34,6 +35,12 @@ type Exchange struct {
 const (
 	OnPremises = "exchange"
 	Online     = "online"
+)
+
+// The kinds of listening of an exchange entry.
+const (
+	ByStreaming = "streaming"
+	ByPush      = "push"
 )
 
 // The defaults and bounds of an entry.
@@ -70,10 +77,10 @@ func (o *object) entryType() string {
 
 func (o *object) exchange(accounts once) Exchange {
 	o.require("name", "domains", "listener_accounts")
-	o.choice("listen_by", "streaming", []string{"streaming"}, "push", "graph")
 	e := Exchange{
 		Name:                       o.text("name", "", matching(pattern.Name)),
 		Type:                       o.entryType(),
+		ListenBy:                   o.choice("listen_by", ByStreaming, []string{ByStreaming, ByPush}, "graph"),
 		Domains:                    o.texts("domains", domain),
 		EWSURL:                     o.text("ews_url", "", httpsURL),
 		AutodiscoverURL:            o.text("autodiscover_url", "", httpsURL),

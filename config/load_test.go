@@ -313,44 +313,55 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"state in no folder":        {"", "state: {path: var/mailbell.db}", "1: state.path: the folder var does not exist"},
 		"state is a folder":         {"", "state: {path: secrets}", "1: state.path: secrets is not a regular file"},
 
-		"Redis with a typo":           {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.addresses: is required\n1: state.redis.adresses: unknown key; did you mean addresses?"},
-		"Redis and a file":            {"", "state: {path: mailbell.db, redis: {addresses: [redis1:6379]}}", "1: state.path: the state is either in a file or in Redis: leave out path or redis"},
-		"Redis without a port":        {"", "state: {redis: {addresses: [redis1]}}", `1: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1`},
-		"two single Redis":            {"", "state: {redis: {addresses: [redis1:6379, redis2:6379]}}", "1: state.redis.addresses: has 2 addresses: a single Redis has one"},
-		"Redis by sentinel":           {"", "state: {redis: {addresses: [redis1:26379], mode: sentinel}}", "1: state.redis.mode: not available in this version of mailbell: sentinel; want single"},
-		"Redis CA without TLS":        {"", "state: {redis: {addresses: [redis1:6379], ca_file: ca.pem}}", "1: state.redis.ca_file: is only for tls: true"},
-		"Redis user, no secret":       {"", "state: {redis: {addresses: [redis1:6379], username: bell}}", "1: state.redis.username: has no password: set password_file or password_env"},
-		"Redis prefix":                {"", `state: {redis: {addresses: [redis1:6379], prefix: "a b"}}`, `1: state.redis.prefix: want 1 to 64 characters of A-Z a-z 0-9 . _ : -, got "a b"`},
-		"Exchange Online by password": {"[contoso.com]", "[contoso.com]\n    type: online", "7: exchange[0].listener_accounts[0].basic: Exchange Online accepts tokens only: use client_secret or certificate"},
-		"push":                        {"[contoso.com]", "[contoso.com]\n    listen_by: push", "4: exchange[0].listen_by: not available in this version of mailbell: push; want streaming"},
-		"Graph":                       {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming"},
-		"no way to listen":            {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, got pull"},
-		"no such type":                {"[contoso.com]", "[contoso.com]\n    type: notes", "4: exchange[0].type: want one of exchange, online, got notes"},
-		"no such cloud":               {"[contoso.com]", "[contoso.com]\n    cloud: mars", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got mars"},
-		"cloud misspelt":              {"[contoso.com]", "[contoso.com]\n    cloud: costum\n    cloud_urls: {ews: https://x, autodiscover: https://y, authority: https://z}", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got costum"},
-		"type misspelt":               {account, "[contoso.com]\n    type: Online" + byApp, "4: exchange[0].type: want one of exchange, online, got Online"},
-		"token for a URL in clear":    {account, "[contoso.com]\n    ews_url: http://ex.contoso.com/" + byApp, "4: exchange[0].ews_url: want a URL that begins with https://"},
-		"Autodiscover of a cloud":     {account, "[contoso.com]\n    type: online\n    autodiscover_url: https://autodiscover.contoso.com/" + byApp, "5: exchange[0].autodiscover_url: is not for type: online, whose cloud has its own Autodiscover"},
-		"cloud URLs":                  {"[contoso.com]", "[contoso.com]\n    cloud_urls: {ews: https://x}", "4: exchange[0].cloud_urls: is only for cloud: custom"},
-		"custom cloud":                {"[contoso.com]", "[contoso.com]\n    cloud: custom", "2: exchange[0].cloud_urls: is required with cloud: custom"},
-		"half a cloud":                {"[contoso.com]", "[contoso.com]\n    cloud: custom\n    cloud_urls: {ews: https://x, authority: https://y/tenant, graf: z}", "5: exchange[0].cloud_urls.autodiscover: is required\n5: exchange[0].cloud_urls.authority: want a URL without a path: https://host\n5: exchange[0].cloud_urls.graf: unknown key; did you mean graph?"},
-		"mailbox servers":             {"[contoso.com]", "[contoso.com]\n    mailbox_servers: ['ex 1']", "4: exchange[0].mailbox_servers[0]: not a host name: want one as in mail.contoso.com, without scheme or port, got \"ex 1\""},
-		"NTLM without a domain":       {"basic: {username: 'CONTOSO\\svc-bell'", "ntlm: {username: svc-bell", "6: exchange[0].listener_accounts[0].ntlm.username: want a user as DOMAIN\\name or name@domain, got svc-bell"},
-		"client secret":               {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "client_secret: {tenant_id: common, client_id: b, secret_file: c, expires: May}", "6: exchange[0].listener_accounts[0].client_secret.tenant_id: want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got common\n6: exchange[0].listener_accounts[0].client_secret.client_id: want a GUID, as Entra ID shows it as the application (client) id, got b\n6: exchange[0].listener_accounts[0].client_secret.secret_file: c does not exist\n6: exchange[0].listener_accounts[0].client_secret.expires: want a day as in 2027-05-01, got May\n6: exchange[0].listener_accounts[0].client_secret: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
-		"account's certificate":       {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "6: exchange[0].listener_accounts[0].certificate.tenant_id: is required\n6: exchange[0].listener_accounts[0].certificate.client_id: is required\n6: exchange[0].listener_accounts[0].certificate.file: cannot be opened with this password: check password_file\n6: exchange[0].listener_accounts[0].certificate: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
-		"listener account":            {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: contoso.com, client_id: 11111111-2222-3333-4444-555555555555, username: svc-bell, password_file: secrets/svc-bell}", "6: exchange[0].listener_accounts[0].listener_account.username: want a user principal name, as in svc-bell@contoso.com, got svc-bell\n6: exchange[0].listener_accounts[0].listener_account: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
-		"proxy with a secret":         {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy.url: a URL must not have a user name or password in it: they are username and password_file"},
-		"proxy without a URL":         {"", "proxy: {username: u}", "1: proxy.url: is required\n1: proxy.password_file: is required (or password_env)"},
-		"proxy without a port":        {"", "proxy: {url: http://proxy}", "1: proxy.url: want a URL with a port: a proxy has no usual one"},
-		"proxy of another kind":       {"", "proxy: {url: ftp://proxy:21}", "1: proxy.url: want a URL that begins with http://, https://, socks5:// or socks5h://"},
-		"proxy of a long name":        {"", "proxy: {url: http://proxy:3128, username: " + strings.Repeat("u", 256) + ", password_file: secrets/svc-bell}", "1: proxy.username: want at most 255 bytes: the most that SOCKS5 allows"},
-		"proxy with a long password":  {"", "proxy: {url: http://proxy:3128, username: u, password_env: MAILBELL_TEST_LONG}", "1: proxy.password_env: has a password of 256 bytes: want at most 255, the most that SOCKS5 allows"},
-		"proxy with many exceptions":  {"", "proxy: {url: http://proxy:3128, bypass: [" + many + "]}", "1: proxy.bypass: has 1001 entries: want at most 1000, use networks and .suffixes"},
-		"proxy of nobody":             {"", "proxy: {url: http://proxy:3128, password_file: secrets/svc-bell}", "1: proxy.username: is required with a password"},
-		"proxy's bypass":              {"", "proxy: {url: http://proxy:3128, bypass: ['a b']}", "1: proxy.bypass[0]: want a host name, .contoso.com for all hosts below it, an IP address or a network as in 10.0.0.0/8, with :port or without, got \"a b\""},
-		"callbacks":                   {"", "callbacks: {listen: 127.0.0.1:8443}", "1: callbacks: not available in this version of mailbell: leave it out"},
-		"callbacks with a typo":       {"", "callbacks: {lisen: ''}", "1: callbacks.lisen: unknown key; did you mean listen?"},
-		"public URL":                  {"", "public_url: https://mailbell.contoso.com", "1: public_url: not available in this version of mailbell: leave it out"},
+		"Redis with a typo":            {"", "state: {redis: {adresses: [redis1:6379]}}", "1: state.redis.addresses: is required\n1: state.redis.adresses: unknown key; did you mean addresses?"},
+		"Redis and a file":             {"", "state: {path: mailbell.db, redis: {addresses: [redis1:6379]}}", "1: state.path: the state is either in a file or in Redis: leave out path or redis"},
+		"Redis without a port":         {"", "state: {redis: {addresses: [redis1]}}", `1: state.redis.addresses[0]: not an address: want host:port, as in 127.0.0.1:8080, got redis1`},
+		"two single Redis":             {"", "state: {redis: {addresses: [redis1:6379, redis2:6379]}}", "1: state.redis.addresses: has 2 addresses: a single Redis has one"},
+		"Redis by sentinel":            {"", "state: {redis: {addresses: [redis1:26379], mode: sentinel}}", "1: state.redis.mode: not available in this version of mailbell: sentinel; want single"},
+		"Redis CA without TLS":         {"", "state: {redis: {addresses: [redis1:6379], ca_file: ca.pem}}", "1: state.redis.ca_file: is only for tls: true"},
+		"Redis user, no secret":        {"", "state: {redis: {addresses: [redis1:6379], username: bell}}", "1: state.redis.username: has no password: set password_file or password_env"},
+		"Redis prefix":                 {"", `state: {redis: {addresses: [redis1:6379], prefix: "a b"}}`, `1: state.redis.prefix: want 1 to 64 characters of A-Z a-z 0-9 . _ : -, got "a b"`},
+		"Exchange Online by password":  {"[contoso.com]", "[contoso.com]\n    type: online", "7: exchange[0].listener_accounts[0].basic: Exchange Online accepts tokens only: use client_secret or certificate"},
+		"push to nowhere":              {"[contoso.com]", "[contoso.com]\n    listen_by: push", "4: exchange[0].listen_by: push needs public_url: the URL at which Exchange reaches mailbell"},
+		"push to itself":               {"exchange:\n  - name: headquarters", "public_url: https://localhost:8443\nexchange:\n  - name: headquarters\n    listen_by: push", "1: public_url: leads to this machine only, where the Exchange of the entry headquarters is not: want a name that its mailbox servers reach"},
+		"push to 127.0.0.1":            {"exchange:\n  - name: headquarters", "public_url: http://127.0.0.1:8080\nexchange:\n  - name: headquarters\n    listen_by: push\n    ews_url: https://ex.contoso.com/EWS/Exchange.asmx", "1: public_url: leads to this machine only, where the Exchange of the entry headquarters is not: want a name that its mailbox servers reach"},
+		"push in clear over the net":   {"exchange:\n  - name: headquarters\n    domains: " + account, "public_url: http://mailbell.contoso.com\nexchange:\n  - name: headquarters\n    domains: [contoso.com]\n    type: online\n    listen_by: push" + byApp, "1: public_url: must begin with https:// for the exchange entry headquarters: Exchange Online calls back over the internet"},
+		"Graph":                        {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming, push"},
+		"no way to listen":             {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, push, got pull"},
+		"no such type":                 {"[contoso.com]", "[contoso.com]\n    type: notes", "4: exchange[0].type: want one of exchange, online, got notes"},
+		"no such cloud":                {"[contoso.com]", "[contoso.com]\n    cloud: mars", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got mars"},
+		"cloud misspelt":               {"[contoso.com]", "[contoso.com]\n    cloud: costum\n    cloud_urls: {ews: https://x, autodiscover: https://y, authority: https://z}", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got costum"},
+		"type misspelt":                {account, "[contoso.com]\n    type: Online" + byApp, "4: exchange[0].type: want one of exchange, online, got Online"},
+		"token for a URL in clear":     {account, "[contoso.com]\n    ews_url: http://ex.contoso.com/" + byApp, "4: exchange[0].ews_url: want a URL that begins with https://"},
+		"Autodiscover of a cloud":      {account, "[contoso.com]\n    type: online\n    autodiscover_url: https://autodiscover.contoso.com/" + byApp, "5: exchange[0].autodiscover_url: is not for type: online, whose cloud has its own Autodiscover"},
+		"cloud URLs":                   {"[contoso.com]", "[contoso.com]\n    cloud_urls: {ews: https://x}", "4: exchange[0].cloud_urls: is only for cloud: custom"},
+		"custom cloud":                 {"[contoso.com]", "[contoso.com]\n    cloud: custom", "2: exchange[0].cloud_urls: is required with cloud: custom"},
+		"half a cloud":                 {"[contoso.com]", "[contoso.com]\n    cloud: custom\n    cloud_urls: {ews: https://x, authority: https://y/tenant, graf: z}", "5: exchange[0].cloud_urls.autodiscover: is required\n5: exchange[0].cloud_urls.authority: want a URL without a path: https://host\n5: exchange[0].cloud_urls.graf: unknown key; did you mean graph?"},
+		"mailbox servers":              {"[contoso.com]", "[contoso.com]\n    mailbox_servers: ['ex 1']", "4: exchange[0].mailbox_servers[0]: not a host name: want one as in mail.contoso.com, without scheme or port, got \"ex 1\""},
+		"NTLM without a domain":        {"basic: {username: 'CONTOSO\\svc-bell'", "ntlm: {username: svc-bell", "6: exchange[0].listener_accounts[0].ntlm.username: want a user as DOMAIN\\name or name@domain, got svc-bell"},
+		"client secret":                {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "client_secret: {tenant_id: common, client_id: b, secret_file: c, expires: May}", "6: exchange[0].listener_accounts[0].client_secret.tenant_id: want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got common\n6: exchange[0].listener_accounts[0].client_secret.client_id: want a GUID, as Entra ID shows it as the application (client) id, got b\n6: exchange[0].listener_accounts[0].client_secret.secret_file: c does not exist\n6: exchange[0].listener_accounts[0].client_secret.expires: want a day as in 2027-05-01, got May\n6: exchange[0].listener_accounts[0].client_secret: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
+		"account's certificate":        {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "6: exchange[0].listener_accounts[0].certificate.tenant_id: is required\n6: exchange[0].listener_accounts[0].certificate.client_id: is required\n6: exchange[0].listener_accounts[0].certificate.file: cannot be opened with this password: check password_file\n6: exchange[0].listener_accounts[0].certificate: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
+		"listener account":             {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: contoso.com, client_id: 11111111-2222-3333-4444-555555555555, username: svc-bell, password_file: secrets/svc-bell}", "6: exchange[0].listener_accounts[0].listener_account.username: want a user principal name, as in svc-bell@contoso.com, got svc-bell\n6: exchange[0].listener_accounts[0].listener_account: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
+		"proxy with a secret":          {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy.url: a URL must not have a user name or password in it: they are username and password_file"},
+		"proxy without a URL":          {"", "proxy: {username: u}", "1: proxy.url: is required\n1: proxy.password_file: is required (or password_env)"},
+		"proxy without a port":         {"", "proxy: {url: http://proxy}", "1: proxy.url: want a URL with a port: a proxy has no usual one"},
+		"proxy of another kind":        {"", "proxy: {url: ftp://proxy:21}", "1: proxy.url: want a URL that begins with http://, https://, socks5:// or socks5h://"},
+		"proxy of a long name":         {"", "proxy: {url: http://proxy:3128, username: " + strings.Repeat("u", 256) + ", password_file: secrets/svc-bell}", "1: proxy.username: want at most 255 bytes: the most that SOCKS5 allows"},
+		"proxy with a long password":   {"", "proxy: {url: http://proxy:3128, username: u, password_env: MAILBELL_TEST_LONG}", "1: proxy.password_env: has a password of 256 bytes: want at most 255, the most that SOCKS5 allows"},
+		"proxy with many exceptions":   {"", "proxy: {url: http://proxy:3128, bypass: [" + many + "]}", "1: proxy.bypass: has 1001 entries: want at most 1000, use networks and .suffixes"},
+		"proxy of nobody":              {"", "proxy: {url: http://proxy:3128, password_file: secrets/svc-bell}", "1: proxy.username: is required with a password"},
+		"proxy's bypass":               {"", "proxy: {url: http://proxy:3128, bypass: ['a b']}", "1: proxy.bypass[0]: want a host name, .contoso.com for all hosts below it, an IP address or a network as in 10.0.0.0/8, with :port or without, got \"a b\""},
+		"callbacks to nowhere":         {"", "callbacks: {listen: 127.0.0.1:8443}", "1: callbacks.listen: needs public_url: the URL at which Exchange reaches it"},
+		"callbacks without an address": {"", "callbacks: {tls: {cert_file: cert.pem, key_file: key.pem}}", "1: callbacks.tls: goes with callbacks.listen, which is empty: callbacks are served on listen, with its tls"},
+		"callbacks without a port":     {"", "public_url: https://mailbell.contoso.com\ncallbacks: {listen: mailbell}", "2: callbacks.listen: not an address: want host:port, as in 127.0.0.1:8080, got mailbell"},
+		"callbacks with a typo":        {"", "callbacks: {lisen: ''}", "1: callbacks.lisen: unknown key; did you mean listen?"},
+		"public URL with a path":       {"", "public_url: https://mailbell.contoso.com/bell/", "1: public_url: want a URL without a path, ? and #: mailbell appends /callbacks/…"},
+		"public URL with a query":      {"", "public_url: 'https://mailbell.contoso.com/?'", "1: public_url: want a URL without a path, ? and #: mailbell appends /callbacks/…"},
+		"public URL with a fragment":   {"", "public_url: 'https://mailbell.contoso.com/#'", "1: public_url: want a URL without a path, ? and #: mailbell appends /callbacks/…"},
+		"public URL with a secret":     {"", "public_url: 'https://u:hunter2@mailbell.contoso.com'", "1: public_url: a URL must not have a user name or password in it"},
+		"public URL without a scheme":  {"", "public_url: mailbell.contoso.com", "1: public_url: want a URL that begins with https:// or http://"},
+		"public URL without a host":    {"", "public_url: 'https://:8443'", "1: public_url: want a URL with a host name: https://host"},
+		"public URL with a port":       {"", "public_url: 'https://mailbell.contoso.com:99999'", "1: public_url: a port of a URL is 1 to 65535"},
 
 		"a list as the file":     {good, "- a\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
 		"a text as the file":     {good, "hello\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
@@ -488,7 +499,7 @@ log: {}
 		Listen: "127.0.0.1:8080",
 		State:  State{Path: "mailbell.db"},
 		Exchange: []Exchange{{
-			Name: "headquarters", Type: OnPremises, Domains: []string{"contoso.com"}, Cloud: worldwide,
+			Name: "headquarters", Type: OnPremises, ListenBy: ByStreaming, Domains: []string{"contoso.com"}, Cloud: worldwide,
 			MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, ConnectionTimeout: 30 * time.Minute, SafetyPoll: 30 * time.Minute,
 			RequestsInFlight: 512,
 			Accounts:         []Account{{Name: "listener-01", Credential: credential.Description{Method: "basic", Username: `CONTOSO\svc-bell`, Secret: "pass word"}}},
@@ -519,7 +530,7 @@ func TestEverythingThatIsGivenArrives(t *testing.T) {
 	c, err := load(t, strings.NewReplacer(
 		"[contoso.com]", `[Contoso.COM, bücher.example]
     type: exchange
-    listen_by: streaming
+    listen_by: push
     ews_url: https://ex.contoso.com/EWS/Exchange.asmx
     autodiscover_url: https://ex.contoso.com:8443/autodiscover/autodiscover.xml
     trusted_hosts: [EX2.contoso.com, 10.0.0.7]
@@ -536,6 +547,8 @@ func TestEverythingThatIsGivenArrives(t *testing.T) {
 listen: "[::]:8443"
 tls: {cert_file: cert.pem, key_file: key.pem}
 behind_tls_proxy: true
+public_url: https://mailbell.contoso.com/
+callbacks: {listen: "[::]:8444", tls: {cert_file: cert.pem, key_file: key.pem}}
 state: {path: secrets/state.db}
 alerts: {content: generic, max_age: 10m, send: false}
 log: {level: debug, format: console}
@@ -546,12 +559,16 @@ log: {level: debug, format: console}
 	if c.Exchange[0].CA == nil || c.APNs[0].CA == nil || c.TLS == nil || len(c.TLS.CertPEM) == 0 || c.TLS.KeyPEM == "" {
 		t.Fatalf("a file was not loaded: %+v", c)
 	}
+	if c.Callbacks.TLS == nil || len(c.Callbacks.TLS.CertPEM) == 0 || c.Callbacks.TLS.KeyPEM == "" {
+		t.Fatalf("the certificate of the callbacks was not loaded: %+v", c.Callbacks)
+	}
+	c.Callbacks.TLS = nil
 	c.Exchange[0].CA, c.APNs[0].CA, c.TLS, c.APNs[0].Token.KeyPEM, c.Sum = nil, nil, nil, "", Sum{}
 	want := &Config{
 		File:   "mailbell.yaml",
-		Listen: "[::]:8443", BehindTLSProxy: true, State: State{Path: "secrets/state.db"},
+		Listen: "[::]:8443", BehindTLSProxy: true, PublicURL: "https://mailbell.contoso.com", Callbacks: Callbacks{Listen: "[::]:8444"}, State: State{Path: "secrets/state.db"},
 		Exchange: []Exchange{{
-			Name: "headquarters", Type: OnPremises, Domains: []string{"contoso.com", "xn--bcher-kva.example"}, Cloud: worldwide,
+			Name: "headquarters", Type: OnPremises, ListenBy: ByPush, Domains: []string{"contoso.com", "xn--bcher-kva.example"}, Cloud: worldwide,
 			EWSURL: "https://ex.contoso.com/EWS/Exchange.asmx", AutodiscoverURL: "https://ex.contoso.com:8443/autodiscover/autodiscover.xml",
 			TrustedHosts:        []string{"ex2.contoso.com", "10.0.0.7"},
 			MailboxesPerAccount: 1, SubscriptionsPerConnection: 1, ConnectionTimeout: time.Minute, SafetyPoll: 24 * time.Hour,
@@ -565,7 +582,7 @@ log: {level: debug, format: console}
 		Files: []File{
 			{"tls.cert_file", "cert.pem", false}, {"tls.key_file", "key.pem", true}, {"exchange[0].ca_file", "ca.pem", false},
 			{"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true}, {"apns[0].ca_file", "ca.pem", false},
-			{"apns[0].token.key_file", "secrets/apns.p8", true},
+			{"apns[0].token.key_file", "secrets/apns.p8", true}, {"callbacks.tls.cert_file", "cert.pem", false}, {"callbacks.tls.key_file", "key.pem", true},
 		},
 	}
 	if diff := cmp.Diff(want, c, cmp.Transformer("value", func(s Secret) []byte { return []byte(s) })); diff != "" {

@@ -8,7 +8,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/callbacks"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -28,6 +30,12 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	lifted := func() { l.wake(n) }
 	n.calls = &health{log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted}
 	n.finding = &health{log: n.log.With(zap.String("of", "look-ups by Autodiscover")), mailboxes: l.following, lifted: lifted}
+	if e.ListenBy == ByPush {
+		n.listening = posts{callbacks.NewKeeper(callbacks.Options{
+			Server: guarded{n}, Receiver: l.receiver, PublicURL: l.o.PublicURL, Log: n.log,
+		})}
+		return n
+	}
 	n.listening = streams{streaming.New(streaming.Options{
 		Server: guarded{n}, Size: e.SubscriptionsPerConnection, Sharing: &e.sharing, Log: n.log, Metrics: metrics,
 	})}
@@ -45,7 +53,7 @@ func (a *account) blocked() *fault.Error {
 	return f
 }
 
-// guarded is the account as a streaming.Server.
+// guarded is the account as a streaming.Server, and a callbacks.Server.
 type guarded struct{ *account }
 
 // Subscribe makes a subscription, where the account may.
@@ -55,6 +63,15 @@ func (g guarded) Subscribe(ctx context.Context, at mail.Location, a streaming.Af
 	}
 	id, cookie, err = g.Streams.Subscribe(ctx, at, a)
 	return id, cookie, g.calls.note(at.Primary, err)
+}
+
+// SubscribePush makes a push subscription, where the account may.
+func (g guarded) SubscribePush(ctx context.Context, at mail.Location, a callbacks.Affinity, p ews.Push) (callbacks.Subscribed, error) {
+	if err := g.calls.allowed(at.Primary); err != nil {
+		return callbacks.Subscribed{}, err
+	}
+	s, err := g.Pushes.SubscribePush(ctx, at, a, p)
+	return s, g.calls.note(at.Primary, err)
 }
 
 // Unsubscribe gives a subscription back, where the account may.

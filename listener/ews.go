@@ -8,11 +8,12 @@ import (
 
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/listener/callbacks"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
 
-// EWS is a listener account at an Exchange server: a Source, and a streaming.Server.
+// EWS is a listener account at an Exchange server: a Source, a streaming.Server, and a callbacks.Server.
 type EWS struct {
 	Client            *ews.Client
 	ConnectionTimeout time.Duration // of a stream
@@ -61,6 +62,12 @@ func (e EWS) Listings() int { return e.Client.Listings() }
 func (e EWS) Subscribe(ctx context.Context, at mail.Location, a streaming.Affinity) (id, cookie string, err error) {
 	id, got, err := e.Client.Subscribe(ctx, grouped(at, a))
 	return id, got.Cookie, err
+}
+
+// SubscribePush makes a push subscription.
+func (e EWS) SubscribePush(ctx context.Context, at mail.Location, a callbacks.Affinity, p ews.Push) (s callbacks.Subscribed, err error) {
+	id, watermark, got, err := e.Client.SubscribePush(ctx, grouped(at, streaming.Affinity(a)), p)
+	return callbacks.Subscribed{ID: id, Watermark: watermark, Cookie: got.Cookie}, err
 }
 
 // Unsubscribe gives a subscription back.

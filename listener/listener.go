@@ -9,7 +9,7 @@
 //	account.go    a listener account at work
 //	health.go     whether a refusal is a mailbox's or its account's, and who may try that again
 //	link.go       how the inbox reads a mailbox at its location, and what its errors say about that
-//	listening.go  the seam to the kinds of listening, each a folder of its own: package streaming
+//	listening.go  the seam to the kinds of listening, each a folder of its own: packages streaming and callbacks
 //	enrolment.go  devices come and go
 //	status.go     what is asked about all this
 //
@@ -19,6 +19,7 @@ package listener
 
 import (
 	"context"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ import (
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/callbacks"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -39,11 +41,12 @@ const MaxAccounts = 12
 
 // Options of a Listener.
 type Options struct {
-	Book    *subscriptions.Book
-	Inbox   *inbox.Inbox // it is closed after the Listener
-	Entries []Entry
-	Log     *zap.Logger
-	Metrics prometheus.Registerer
+	Book      *subscriptions.Book
+	Inbox     *inbox.Inbox // it is closed after the Listener
+	Entries   []Entry
+	PublicURL string // where Exchange reaches the callbacks of mailbell; empty: nowhere, and no entry listens by push
+	Log       *zap.Logger
+	Metrics   prometheus.Registerer
 }
 
 // Entry is an exchange entry of the configuration.
@@ -52,6 +55,7 @@ type Entry struct {
 	Domains                    []string     // several entries may have a domain: they are asked in their order
 	URL                        string       // of EWS, where it is configured; else the accounts have a Finder
 	MailboxServers             []string     // only their mailboxes are listened to, by short or full names; none: all
+	ListenBy                   string       // ByStreaming or ByPush; empty: ByStreaming
 	Dialect                    *ews.Dialect // of the accounts' clients, for who asks; may be nil
 	Accounts                   []Account
 	MailboxesPerAccount        int
@@ -64,16 +68,24 @@ type Account struct {
 	Name    string
 	Source  Source
 	Streams streaming.Server
+	Pushes  callbacks.Server // where the entry listens by push
 	Finder  Finder
 }
+
+// The kinds of listening of an entry.
+const (
+	ByStreaming = "streaming"
+	ByPush      = "push"
+)
 
 // Listener follows the mailboxes of a book.
 type Listener struct {
 	o        Options
 	log      *zap.Logger
 	entries  []*entry
-	known    *lookups        // of mailboxes whose location nobody has to be asked for
-	looking  context.Context // of the look-ups
+	receiver *callbacks.Receiver // nil: nobody listens by push
+	known    *lookups            // of mailboxes whose location nobody has to be asked for
+	looking  context.Context     // of the look-ups
 	stop     context.CancelFunc
 	stopping atomic.Bool
 	located  atomic.Bool    // every mailbox has been looked up once
@@ -88,6 +100,12 @@ func New(o Options) *Listener {
 	l := &Listener{o: o, log: o.Log, followed: map[*subscriptions.Mailbox]*mailbox{}}
 	l.looking, l.stop = context.WithCancel(context.Background())
 	l.known = newLookups(l, maxKnown)
+	if o.PublicURL != "" {
+		l.receiver = callbacks.NewReceiver(o.Book.Secret(), o.Metrics)
+		for _, m := range o.Book.Mailboxes() {
+			l.receiver.Keep(m)
+		}
+	}
 	metrics := streaming.NewMetrics(o.Metrics)
 	left := MaxAccounts
 	for i := range o.Entries {
@@ -102,6 +120,14 @@ func New(o Options) *Listener {
 		o.Metrics.MustRegister(states{l})
 	}
 	return l
+}
+
+// Callbacks answers what Exchange posts to callbacks.Path; nil: nobody listens by push.
+func (l *Listener) Callbacks() http.Handler {
+	if l.receiver == nil {
+		return nil
+	}
+	return l.receiver
 }
 
 // Start follows every mailbox of the book.

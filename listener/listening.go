@@ -8,6 +8,7 @@ import (
 
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/callbacks"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -34,6 +35,24 @@ type membership interface {
 type streams struct{ *streaming.Groups }
 
 func (s streams) member(m *mailbox) membership { return s.Member(m.box, sink{m.work, m}) }
+
+// posts is the kind that uses EWS push notifications.
+type posts struct{ *callbacks.Keeper }
+
+func (p posts) member(m *mailbox) membership { return p.Member(m.box, postSink{sink{m.work, m}}) }
+
+// postSink is a sink for callbacks.
+type postSink struct{ sink }
+
+// Doubt says whether the mailbox may live elsewhere, and is looked up again. Where that is too early its listing waits until it may be
+// doubted.
+func (s postSink) Doubt(f *fault.Error) bool {
+	verdict := s.sink.Doubt(f, 0)
+	if verdict == streaming.Later {
+		s.List()
+	}
+	return verdict == streaming.Leaves
+}
 
 // sink is told what a server says of a mailbox. Hints and listings are the inbox's.
 type sink struct {

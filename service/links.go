@@ -108,7 +108,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 	for i, x := range c.Exchange {
 		entry := listener.Entry{
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
-			MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
+			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
 		}
 		pace := ews.NewPace(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
 		entry.Dialect = &ews.Dialect{}
@@ -147,7 +147,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Pace: pace, Dialect: entry.Dialect})
 			exchange := listener.EWS{Client: client, ConnectionTimeout: x.ConnectionTimeout}
 			link.exchange = walked{exchange}
-			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange}
+			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange, Pushes: exchange}
 			if x.EWSURL == "" {
 				o := autodiscover.Options{
 					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: pace.LookUps(),

@@ -118,6 +118,9 @@ func (s *Service) use(c *config.Config) error {
 	if err := s.useTLS(c); err != nil {
 		return err
 	}
+	if err := s.callbacks.use(c, func(kind, name string, pair *tls.Certificate) { s.calendar.Set(kind, name, pair.Leaf.NotAfter) }); err != nil {
+		return err
+	}
 	s.offerProxy(v)
 	return nil
 }
@@ -130,6 +133,8 @@ func needRestart(a, b *config.Config) (keys []string) {
 		}
 	}
 	differ("listen", a.Listen == b.Listen && (a.TLS == nil) == (b.TLS == nil))
+	differ("public_url", a.PublicURL == b.PublicURL)
+	differ("callbacks", a.Callbacks.Listen == b.Callbacks.Listen && (a.Callbacks.TLS == nil) == (b.Callbacks.TLS == nil))
 	differ("state", sameState(a.State, b.State))
 	differ("exchange", slices.EqualFunc(a.Exchange, b.Exchange, sameEntry))
 	differ("apns", slices.EqualFunc(a.APNs, b.APNs, sameTopic))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,7 @@ type rooms struct {
 	via      *proxy.Via // the last one that the listener knows
 	api      *api.API
 	service  *Service
+	started  atomic.Bool // the listener follows the mailboxes
 
 	conditions *conditions
 }
@@ -70,13 +72,17 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
 	})
 	r.listener = listener.New(listener.Options{
-		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, Log: s.log.Named("listener"), Metrics: registry,
+		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, PublicURL: c.PublicURL, Log: s.log.Named("listener"), Metrics: registry,
 	})
 
 	backend := &backend{rooms: r}
+	callbacks := r.listener.Callbacks()
+	if s.callbacks.socket != nil {
+		callbacks = nil
+	}
 	r.api = api.New(api.Options{
 		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
-		Test: backend.test, Overview: backend.overview, Advise: r.Advise,
+		Callbacks: callbacks, Test: backend.test, Overview: backend.overview, Advise: r.Advise,
 	})
 	return r, nil
 }
@@ -205,7 +211,7 @@ func (r *rooms) ready() error {
 	if err := r.book.Ping(ctx); err != nil {
 		return err
 	}
-	if !r.listener.Placed() {
+	if !r.started.Load() || !r.listener.Placed() {
 		return errors.New("not every mailbox was tried yet")
 	}
 	return nil

@@ -31,14 +31,15 @@ import (
 
 // Service is mailbell, built and not yet started.
 type Service struct {
-	log      *zap.Logger
-	version  string
-	state    state
-	socket   net.Listener
-	proxy    *proxy.Current // of every outbound connection
-	calendar *expiry.Calendar
-	handler  atomic.Pointer[http.Handler]
-	first    chan struct{} // closed with the first handler: calls wait in the socket until then
+	log       *zap.Logger
+	version   string
+	state     state
+	socket    net.Listener
+	callbacks callbacks
+	proxy     *proxy.Current // of every outbound connection
+	calendar  *expiry.Calendar
+	handler   atomic.Pointer[http.Handler]
+	first     chan struct{} // closed with the first handler: calls wait in the socket until then
 
 	configuration atomic.Pointer[config.Config] // the newest
 	certificate   atomic.Pointer[tls.Certificate]
@@ -76,7 +77,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 	if s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
 		return s, fmt.Errorf("listen: %w", err)
 	}
-	return s, nil
+	return s, s.callbacks.open(ctx, c)
 }
 
 // Address is the address of the API.
@@ -124,10 +125,12 @@ func (s *Service) Run(ctx context.Context) error {
 	var besides sync.WaitGroup
 	besides.Go(func() { s.watch(ctx) })
 	besides.Go(func() { s.calendar.Run(ctx) })
+	var calledBack error
+	besides.Go(func() { calledBack = s.callbacks.serve(ctx, s.log.Named("callbacks")) })
 	served := api.Serve(ctx, s.socket, s, s.tls(), s.log.Named("api"))
 	stop()
 	besides.Wait()
-	return errors.Join(served, <-worked, s.close())
+	return errors.Join(served, calledBack, <-worked, s.close())
 }
 
 // work waits until this instance holds the state, works, and waits again after another instance has taken over, until ctx ends.
@@ -157,6 +160,7 @@ func (s *Service) work(ctx context.Context) error {
 
 // standby answers and logs why this instance does not work.
 func (s *Service) standby(holder string, err error) {
+	s.callbacks.answer(nil)
 	switch {
 	case err != nil:
 		s.log.Warn("the state cannot be reached", zap.Error(err))
@@ -176,8 +180,10 @@ func (s *Service) serve(ctx context.Context, h held) error {
 	if err != nil {
 		return err
 	}
+	s.callbacks.answer(r.listener.Callbacks())
+	s.answer(r.api) // before anything is subscribed: Exchange calls back at once
 	r.listener.Start()
-	s.answer(r.api)
+	r.started.Store(true)
 	telling, told := context.WithCancel(ctx)
 	var tell sync.WaitGroup
 	tell.Go(func() { r.tell(telling) })
@@ -204,6 +210,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 			s.log.Info("mailbell is stopping")
 			working = false
 		case <-h.lost:
+			s.callbacks.answer(nil)
 			s.answer(api.Standby("another instance has taken the state over"))
 			working = false
 		case why := <-h.lossy:
@@ -235,6 +242,7 @@ func (s *Service) close() error {
 	if s.socket != nil {
 		s.socket.Close() // already closed if the API served it
 	}
+	s.callbacks.close()
 	if s.state != nil {
 		return s.state.close()
 	}

@@ -19,9 +19,10 @@ type Record struct {
 	Location     mail.Location `json:"location,omitzero"`
 	Subscription string        `json:"subscription,omitempty"` // kept over a restart (rule 11)
 	Subscribed   time.Time     `json:"subscribed,omitzero"`
-	Listed       int64         `json:"listed"` // Unix seconds: the greatest received time that a complete listing has dealt with
-	Since        int64         `json:"since"`  // Unix seconds: back to where listings read; moved by complete listings only
-	End          uint32        `json:"end"`    // the number of the newest entry ever made
+	Callback     string        `json:"callback,omitempty"` // the nonce of its secret, where it is a push subscription; empty: it is not
+	Listed       int64         `json:"listed"`             // Unix seconds: the greatest received time that a complete listing has dealt with
+	Since        int64         `json:"since"`              // Unix seconds: back to where listings read; moved by complete listings only
+	End          uint32        `json:"end"`                // the number of the newest entry ever made
 	Outcomes     Outcomes      `json:"outcomes,omitempty"`
 	Behind       []Behind      `json:"behind,omitempty"`
 	Dies         time.Time     `json:"dies,omitzero"` // when the record goes, while no device is enrolled (rule 5)

@@ -72,7 +72,10 @@ func (m *Member) Join(at mail.Location) {
 	}
 	m.joined++
 	m.subscribing = false
-	m.subscription = m.box.Record().Subscription
+	m.subscription = ""
+	if r := m.box.Record(); r.Callback == "" { // else it is a push subscription
+		m.subscription = r.Subscription
+	}
 	m.broken(time.Now())
 	m.groups.join(m, at)
 }

@@ -215,7 +215,7 @@ func (g *group) record(ctx context.Context, a *attempt, id string) error {
 		defer g.groups.mu.Unlock()
 		asleep = len(d.Devices) == 0 // its last device was removed meanwhile
 		if !asleep && a.member.group == g && a.member.joined == a.joined {
-			d.Subscription, d.Subscribed = id, time.Now()
+			d.Subscription, d.Subscribed, d.Callback = id, time.Now(), ""
 		}
 	})
 	if err == nil && asleep {

@@ -1,0 +1,412 @@
+package callbacks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// DefaultFrequency is how often Exchange posts though nothing is new, and for how long it repeats a post that is not answered: mailbell
+	// may be away for some minutes without losing its subscriptions, and a dead one is noticed within ten. 15,000 mailboxes are 50 posts a
+	// second.
+	DefaultFrequency = 5 * time.Minute
+	// firstCallback is how long the first post of a new subscription may take, which is due at once.
+	firstCallback = 30 * time.Second
+	// listAnyway is how long a mailbox that may have lost callbacks waits for one before it is listed all the same.
+	listAnyway = 5 * time.Second
+	// polling is how often a mailbox is listed while nothing tells of its mail.
+	polling = time.Minute
+	// subscribing bounds the calls of an account at once: with twelve accounts each has its turn, at the default rate, well before its time
+	// is over. The client of Exchange 2010 has a bound of its own below that.
+	subscribing = 16
+	// subscribeTimeout bounds a Subscribe: a mailbox that hangs holds one of those calls.
+	subscribeTimeout = 15 * time.Second
+	// settle is how long the loop waits for more to do: 1,250 mailboxes that join, or are answered, are not looked through for each.
+	settle = 20 * time.Millisecond
+	// leading is how long the others of a group wait for the answer to the one that leads it.
+	leading = 2 * time.Second
+
+	// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
+	firstReturn = 5 * time.Second
+	maxReturn   = 4 * time.Minute
+)
+
+// CodeUnreached is the fault.Error.Code of a mailbox that is subscribed and whose callbacks do not come.
+const CodeUnreached = "no callback"
+
+// Options of a Keeper.
+type Options struct {
+	Server    Server
+	Receiver  *Receiver
+	PublicURL string // where Exchange reaches mailbell, without Path
+	Frequency time.Duration // 0: DefaultFrequency
+	Log       *zap.Logger
+}
+
+// Keeper keeps the mailboxes of one listener account subscribed.
+type Keeper struct {
+	o     Options
+	ctx   context.Context // of the calls
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+	wake  chan struct{} // members, their subscriptions or their waits have changed
+
+	mu      sync.Mutex
+	closed  bool
+	begun   bool
+	members map[*Member]struct{}
+	sites   map[siteKey]*site
+	calls   int
+}
+
+// siteKey is what mailboxes that a server wants to have together have in common.
+type siteKey struct{ url, group string }
+
+// site are those mailboxes: where the first was subscribed, the others are too.
+type site struct {
+	affinity Affinity
+	leads    *Member   // whose answer is to bring the affinity; nil: nobody's
+	since    time.Time // since when it leads
+}
+
+// NewKeeper returns a keeper without a member.
+func NewKeeper(o Options) *Keeper {
+	if o.Frequency <= 0 {
+		o.Frequency = DefaultFrequency
+	}
+	k := &Keeper{o: o, wake: make(chan struct{}, 1), members: map[*Member]struct{}{}, sites: map[siteKey]*site{}}
+	k.ctx, k.stop = context.WithCancel(context.Background())
+	return k
+}
+
+// Close ends the calls. Subscriptions are kept, for the next start.
+func (k *Keeper) Close() {
+	k.mu.Lock()
+	k.closed = true // under mu: from now on nobody joins
+	k.mu.Unlock()
+	k.stop()
+	k.tasks.Wait()
+}
+
+// Open is how many connections are kept open: none.
+func (k *Keeper) Open() int { return 0 }
+
+// Member returns a mailbox that may join.
+func (k *Keeper) Member(box *subscriptions.Mailbox, s Sink) *Member {
+	return &Member{keeper: k, box: box, sink: s}
+}
+
+// Retry has tried at once what waits because of the account or its server: credentials or connections have changed.
+func (k *Keeper) Retry() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for m := range k.members {
+		if f := m.refusal.fault; f != nil && (f.Scope >= fault.Account || f.Unproven) {
+			m.refusal.next = time.Time{}
+		}
+	}
+	k.changed()
+}
+
+// site returns the mailboxes that one at this location belongs to. It is called with mu held.
+func (k *Keeper) site(at mail.Location) *site {
+	if !k.begun {
+		k.begun = true
+		k.tasks.Go(k.run)
+	}
+	key := siteKey{at.URL, at.Group}
+	s := k.sites[key]
+	if s == nil {
+		s = &site{}
+		k.sites[key] = s
+	}
+	return s
+}
+
+// left forgets a mailbox that led the others.
+func (s *site) left(m *Member) {
+	if s.leads == m {
+		s.leads = nil
+	}
+	if s.affinity.Anchor == m.at.Primary {
+		s.affinity = Affinity{}
+	}
+}
+
+// changed wakes the loop.
+func (k *Keeper) changed() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// attempt is a member that is to be subscribed.
+type attempt struct {
+	member   *Member
+	joined   int
+	at       mail.Location
+	affinity Affinity
+	made     *subscription
+}
+
+// run sees to it that every member is subscribed and hears callbacks, until the keeper is closed. It waits for none of the calls.
+func (k *Keeper) run() {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for k.ctx.Err() == nil {
+		attempts, lists, next := k.due(time.Now())
+		for _, a := range attempts {
+			calls.Go(func() {
+				k.subscribe(a)
+				k.called()
+			})
+		}
+		for _, m := range lists {
+			m.sink.List()
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-k.ctx.Done():
+		case <-timer.C:
+		case <-k.wake:
+		}
+		timer.Stop()
+		pause.For(k.ctx, settle)
+	}
+}
+
+func (k *Keeper) called() {
+	k.mu.Lock()
+	k.calls--
+	k.mu.Unlock()
+	k.changed()
+}
+
+// rest is the longest that the loop sleeps.
+const rest = time.Hour
+
+// due takes what is to be done now, and says when the next is due.
+func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next = now.Add(rest)
+	at := func(t time.Time) bool {
+		if t.After(now) && t.Before(next) {
+			next = t
+		}
+		return !t.After(now)
+	}
+	members := make([]*Member, 0, len(k.members))
+	for m := range k.members {
+		members = append(members, m)
+	}
+	slices.SortFunc(members, func(a, b *Member) int { // who failed goes last; of the others the first by name leads its group
+		return cmp.Or(cmp.Compare(a.refusal.failures, b.refusal.failures), cmp.Compare(a.at.Primary, b.at.Primary))
+	})
+	for _, m := range members {
+		m.watch(now, at)
+		if (m.now == nil || m.since.IsZero() && !m.now.silentAt(k.o.Frequency).After(now)) && m.asking == nil && at(m.refusal.next) {
+			if a := k.attempt(m, now, at); a != nil {
+				attempts = append(attempts, a)
+			}
+		}
+		if m.listDue(now, at) {
+			lists = append(lists, m)
+		}
+	}
+	return attempts, lists, next
+}
+
+// watch looks whether callbacks come as they should. It is called with mu held.
+func (m *Member) watch(now time.Time, at func(time.Time) bool) {
+	s, frequency := m.now, m.keeper.o.Frequency
+	if s == nil {
+		return
+	}
+	switch silent := at(s.silentAt(frequency)); {
+	case silent && !m.since.IsZero():
+		m.unheard()
+		m.broken(now)
+		m.keeper.o.Log.Info("callbacks have stopped; the mailbox is subscribed anew", zap.String("mailbox", m.at.Primary),
+			zap.Duration("silent_for", now.Sub(s.heard).Round(time.Second)))
+	case m.since.IsZero() && m.fault == nil && at(s.made.Add(firstCallback)):
+		m.fault = m.keeper.unreached()
+		m.keeper.o.Log.Warn("a mailbox is subscribed, and its callbacks do not come", zap.String("mailbox", m.at.Primary), zap.Error(m.fault))
+	}
+}
+
+// unreached is the fault of a subscription whose callbacks do not come.
+func (k *Keeper) unreached() *fault.Error {
+	return &fault.Error{Op: "Subscribe", Code: CodeUnreached, Scope: fault.Mailbox, Remedy: fault.Wait, Missed: true,
+		Evidence: fault.Evidence{Peer: fault.Exchange},
+		Text: "Exchange accepted the subscription, and its callback does not reach " + k.o.PublicURL + Path + "…: the mailbox servers must reach " +
+			"this address (firewall; their proxy is Set-ExchangeServer -InternetWebProxy) and trust its certificate"}
+}
+
+// listDue says whether a member is to be listed now. It is called with mu held.
+func (m *Member) listDue(now time.Time, at func(time.Time) bool) bool {
+	list := false
+	if m.now != nil && m.since.IsZero() {
+		if m.pollAt.IsZero() {
+			m.pollAt = now.Add(backoff.Jitter(polling))
+		}
+		if at(m.pollAt) {
+			m.pollAt = now.Add(backoff.Jitter(polling))
+			at(m.pollAt)
+			list = true
+		}
+	}
+	if !m.listBy.IsZero() && at(m.listBy) {
+		m.listBy = time.Time{}
+		list = true
+	}
+	return list
+}
+
+// attempt begins a Subscribe for a member; nil: others go first. It is called with mu held.
+func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *attempt {
+	s := m.site
+	if k.calls >= subscribing { // the end of a call wakes the loop
+		return nil
+	}
+	a := &attempt{member: m, joined: m.joined, at: m.at, affinity: s.affinity, made: m.newSubscription()}
+	if s.affinity.Anchor == "" {
+		if s.leads != nil && !at(s.since.Add(leading)) {
+			return nil
+		}
+		a.affinity.Anchor = m.at.Primary
+		s.leads, s.since = m, now
+	}
+	m.asking = a.made
+	k.calls++
+	k.o.Receiver.add(a.made.secret, m) // before the call: the first post comes before its answer
+	return a
+}
+
+// subscribe subscribes a member and writes that down. It is listed once its first callback has come.
+func (k *Keeper) subscribe(a *attempt) {
+	m := a.member
+	err := unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
+	var got Subscribed
+	if err == nil {
+		got, err = k.call(a)
+	}
+	if err == nil {
+		err = k.record(a, got)
+	}
+	if err != nil {
+		k.refused(a, err)
+		return
+	}
+	m.sink.Answers()
+	k.mu.Lock()
+	if m.site == nil || m.joined != a.joined { // it left meanwhile, and its secret is forgotten
+		k.mu.Unlock()
+		return
+	}
+	now := time.Now()
+	s, early := a.made, a.made.id == got.ID && !a.made.heard.IsZero()
+	s.id, s.made = got.ID, now
+	if !early {
+		s.watermark, s.heard = "", time.Time{}
+	}
+	m.drop(m.now)
+	m.now, m.asking, m.refusal, m.pollAt = s, nil, refusal{}, time.Time{}
+	m.unheard()
+	m.broken(now)
+	if m.site.leads == m {
+		m.site.leads = nil
+	}
+	if m.site.affinity.Anchor == "" {
+		m.site.affinity = Affinity{Anchor: a.affinity.Anchor, Cookie: got.Cookie}
+	}
+	list := early && m.heard(s.heard)
+	k.mu.Unlock()
+	if list {
+		m.sink.List()
+	}
+}
+
+func (k *Keeper) call(a *attempt) (Subscribed, error) {
+	short, cancel := context.WithTimeout(k.ctx, subscribeTimeout)
+	defer cancel()
+	got, err := k.o.Server.SubscribePush(short, a.at, a.affinity, ews.Push{URL: k.o.PublicURL + Path, Secret: a.made.secret, Frequency: k.o.Frequency})
+	if errors.Is(err, context.DeadlineExceeded) && k.ctx.Err() == nil {
+		err = &fault.Error{Op: "Subscribe", Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Wait,
+			Text: "the server has not answered within " + subscribeTimeout.String()}
+	}
+	return got, err
+}
+
+// record writes a new subscription down.
+func (k *Keeper) record(a *attempt, got Subscribed) error {
+	asleep := false
+	err := a.member.box.Update(k.ctx, func(d *subscriptions.Draft) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		asleep = len(d.Devices) == 0 // its last device was removed meanwhile
+		if !asleep && a.member.site != nil && a.member.joined == a.joined {
+			d.Subscription, d.Subscribed, d.Callback = got.ID, time.Now(), a.made.nonce
+		}
+	})
+	if err == nil && asleep {
+		err = subscriptions.ErrNoMailbox
+	}
+	return unwritable(err)
+}
+
+// unwritable types an error of the state.
+func unwritable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fault.Error{Op: "state", Code: "state_away", Scope: fault.Mailbox, Remedy: fault.Retry,
+		Text: "the state cannot be written", Err: err}
+}
+
+// refused notes that a member could not be subscribed. What the server may have made of it ends when it posts.
+func (k *Keeper) refused(a *attempt, err error) {
+	m, f := a.member, fault.Of(err)
+	k.mu.Lock()
+	m.drop(a.made)
+	if k.ctx.Err() != nil || m.site == nil || m.joined != a.joined || errors.Is(err, subscriptions.ErrNoMailbox) { // it left, or all ends
+		k.mu.Unlock()
+		return
+	}
+	if m.site.leads == m {
+		m.site.leads = nil
+	}
+	if f.Misled {
+		m.site.affinity = Affinity{}
+	}
+	m.asking = nil
+	m.refusal.fault = f
+	m.refusal.failures++
+	m.refusal.next = time.Now().Add(f.Pause(m.refusal.failures))
+	next, list := m.refusal.next, !m.listBy.IsZero()
+	m.listBy = time.Time{}
+	k.mu.Unlock()
+	if list {
+		m.sink.List()
+	}
+	if f.Scope < fault.Account { // else the account has said it, once for all
+		k.o.Log.Warn("a mailbox cannot be subscribed", zap.String("mailbox", a.at.Primary), zap.Time("next_try", next), zap.Error(err))
+	}
+	if f.Moved && m.sink.Doubt(f) {
+		m.leave(a.joined)
+	}
+}
