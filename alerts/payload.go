@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/mailbell/mailbell/mail"
 )
@@ -188,7 +189,7 @@ func appendString(b []byte, s string) []byte {
 		case r == '\u2029':
 			b = append(b, `\u2029`...)
 		default:
-			b = append(b, string(r)...)
+			b = utf8.AppendRune(b, r)
 		}
 	}
 	return append(b, '"')

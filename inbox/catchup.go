@@ -147,12 +147,6 @@ func (m *Mailbox) behind() []subscriptions.Behind {
 	})
 }
 
-// isBehind says whether the device that has a phone is behind.
-func (m *Mailbox) isBehind(l subscriptions.Line) bool {
-	d, ok := m.box.Reached(l)
-	return ok && m.box.Record().BehindOf(d.ID) != nil
-}
-
 // await has the device that has a phone wait for the word that its topic is ready, which may have come since. The process that is started next need
 // not wait: it does not know.
 func (m *Mailbox) await(l subscriptions.Line, a subscriptions.Answer) {
@@ -269,7 +263,7 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link Link, ready []subscripti
 	var pushes sync.WaitGroup
 	for _, o := range devices {
 		if len(o.old) > 0 && !o.stopped.Load() {
-			pushes.Go(func() { m.pushOwed(ctx, o, m.summary(o.device, keysOf(o.old), o.old[0].received)) })
+			m.pushOwed(ctx, o, m.summary(o.device, keysOf(o.old), o.old[0].received), &pushes)
 		}
 	}
 	pushes.Wait()
@@ -371,7 +365,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link Link, some []due, devices [
 			c.View.Gone = gone(item)
 			switch decision := alerts.Decide(c); decision.Verdict {
 			case alerts.Send:
-				pushes.Go(func() { m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, decision)) })
+				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, decision), &pushes)
 			default:
 				m.decide(subscriptions.Decision{Key: d.key, Device: o.device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now()})
 			}
@@ -381,18 +375,23 @@ func (m *Mailbox) sendOwed(ctx context.Context, link Link, some []due, devices [
 	return nil
 }
 
-// pushOwed pushes one alert of a catch-up; its answer is written at once.
-func (m *Mailbox) pushOwed(ctx context.Context, o *owed, a alert) {
-	if o.stopped.Load() {
-		return
-	}
-	reached := false
+// pushOwed has one alert of a catch-up pushed. Its answer is written at once, and then it counts out of pushes.
+func (m *Mailbox) pushOwed(ctx context.Context, o *owed, a alert, pushes *sync.WaitGroup) {
 	always := func() bool { return true }
-	m.push(ctx, a, always, func(answer subscriptions.Answer) {
-		reached = answer.Result != subscriptions.NotBefore
-		m.enterLate(ctx, a, answer)
+	pushes.Add(1)
+	m.in.pushersOf(a.topic()).push(false, func() {
+		if o.stopped.Load() {
+			pushes.Done()
+			return
+		}
+		answer, begun := m.push(&a, always)
+		if !begun || answer.Result == subscriptions.NotBefore {
+			o.stopped.Store(true)
+		}
+		if !begun {
+			pushes.Done()
+			return
+		}
+		m.enterLate(ctx, &a, answer, pushes.Done)
 	})
-	if !reached {
-		o.stopped.Store(true)
-	}
 }

@@ -47,7 +47,7 @@ func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason)
 
 // readHints deals with the items that hints named. Each one that is dealt with goes out of hints; what a listing has to decide stays
 // there, with the key under which it was read in doubted.
-func (m *Mailbox) readHints(ctx context.Context, link Link, hints map[string]time.Time, doubted map[string]due) error {
+func (m *Mailbox) readHints(ctx context.Context, link *attachment, hints map[string]time.Time, doubted map[string]due) error {
 	order := slices.SortedFunc(maps.Keys(hints), func(a, b string) int { return cmp.Or(hints[a].Compare(hints[b]), cmp.Compare(a, b)) })
 	for ids := range slices.Chunk(order, batch) {
 		if m.in.stopping.Load() {
@@ -119,7 +119,7 @@ func before(received time.Time, d *subscriptions.Device) bool {
 }
 
 // deal sends the alerts of what was read, and enters what grew too old for one while it waited.
-func (m *Mailbox) deal(ctx context.Context, link Link, dues []due, clock time.Time) error {
+func (m *Mailbox) deal(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
 	fresh, old, skipped := m.sortOut(dues, clock)
 	if err := m.send(ctx, link, slices.Concat(fresh, old), clock); err != nil {
 		return err

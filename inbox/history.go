@@ -26,21 +26,30 @@ type history struct {
 
 // kept is a decision in half the space.
 type kept struct {
-	key                           mail.Key
-	push                          mail.PushID
-	came, at                      int64 // Unix microseconds; 0: none
-	device, outcome, reason, code unique.Handle[string]
-	status                        int16
+	key      mail.Key
+	push     mail.PushID
+	came, at int64 // Unix microseconds; 0: none
+	device   string
+	why      unique.Handle[why]
+	status   int16
+}
+
+// why is what many decisions have in common.
+type why struct {
+	outcome outcome.Outcome
+	reason  outcome.Reason
+	code    string
 }
 
 func keep(d subscriptions.Decision) kept {
-	return kept{key: d.Key, push: d.PushID, came: microseconds(d.Came), at: microseconds(d.At), status: int16(d.Status), device: unique.Make(d.Device),
-		outcome: unique.Make(string(d.Outcome)), reason: unique.Make(string(d.Reason)), code: unique.Make(d.Code)}
+	return kept{key: d.Key, push: d.PushID, came: microseconds(d.Came), at: microseconds(d.At), device: d.Device, status: int16(d.Status),
+		why: unique.Make(why{d.Outcome, d.Reason, d.Code})}
 }
 
 func (k kept) decision() subscriptions.Decision {
+	w := k.why.Value()
 	return subscriptions.Decision{Key: k.key, PushID: k.push, Came: fromMicroseconds(k.came), At: fromMicroseconds(k.at), Status: int(k.status),
-		Device: k.device.Value(), Outcome: outcome.Outcome(k.outcome.Value()), Reason: outcome.Reason(k.reason.Value()), Code: k.code.Value()}
+		Device: k.device, Outcome: w.outcome, Reason: w.reason, Code: w.code}
 }
 
 func microseconds(t time.Time) int64 {

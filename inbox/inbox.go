@@ -17,7 +17,7 @@
 //  5. A mailbox starts at its first enrolment and a device at its own, on the server's clock less the tolerance (mail.Tolerance); a
 //     record outlives its last device by a quarter of an hour, asleep: start, subscriptions.Book.
 //  6. A device that a message could not reach now is behind, decided in the write; it catches up from a listing, outside the worker.
-//     A push belongs to its phone, and is in flight until the write that holds its answer has ended: round.go, flight.go, catchup.go, Record.Enter.
+//     A push belongs to its phone, and is in flight until the write that holds its answer has ended: round.go, flight.go, late.go, catchup.go, Record.Enter.
 //  7. Hints are a set of marked mailboxes; one worker at a time on each: marks.go, lane.go.
 //  8. Mail older than max_age is summed up under one collapse id, mail older than a day leads to no alert: alerts.Judge.
 //  9. A message that cannot be read while its mailbox can leads to a generic alert after three tries: unreadable.go.
@@ -68,12 +68,16 @@ type Inbox struct {
 	stopping atomic.Bool
 	grace    time.Duration
 	seed     maphash.Seed   // of what is remembered of item ids
-	tasks    sync.WaitGroup // workers, pushes, catch-ups; grows only while mu is held and stopping is false
+	tasks    sync.WaitGroup // workers, pushers, catch-ups: grows only from a task, or while mu is held and stopping is false
 
-	mu    sync.Mutex
-	open  map[*subscriptions.Mailbox]*Mailbox
-	lanes map[string]*lane // by exchange entry
+	mu      sync.Mutex
+	open    map[*subscriptions.Mailbox]*Mailbox
+	lanes   map[string]*lane // by exchange entry
+	pushers map[topicOf]*pushers
 }
+
+// topicOf is an app in an environment of APNs: its phones are reached on the same connections.
+type topicOf struct{ topic, environment string }
 
 // grace is how long what is in flight may take at a stop: the longest wait for APNs and the write behind it, well within the
 // 30 s that a supervisor is told to allow.
@@ -84,7 +88,7 @@ var errStopping = errors.New("mailbell is stopping")
 // New returns an inbox in which no mailbox is open.
 func New(o Options) *Inbox {
 	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(),
-		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}}
+		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[topicOf]*pushers{}}
 	in.working, in.stop = context.WithCancel(context.Background())
 	return in
 }
@@ -109,6 +113,9 @@ func (in *Inbox) Open(box *subscriptions.Mailbox) *Mailbox {
 func (in *Inbox) Close() {
 	in.mu.Lock()
 	in.stopping.Store(true) // under mu: from now on no task begins
+	for _, p := range in.pushers {
+		p.stop()
+	}
 	in.mu.Unlock()
 	late := time.AfterFunc(in.grace, in.stop)
 	for _, m := range in.mailboxes() {

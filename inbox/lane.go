@@ -6,17 +6,18 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 const (
-	// maxWorkers bounds the mailboxes of an entry that are read and whose alerts are sent at once; the others stay marked. At
-	// 1,000 messages a second and 100 ms a message 100 are at work; the rest is room for a slow server or APNs.
+	// maxWorkers bounds the mailboxes of an entry that are read at once; the others stay marked. At 1,000 messages a second and 100 ms
+	// a message 100 are at work; the rest is room for a slow server.
 	maxWorkers = 1024
 	// maxListers bounds those of them that begin with a listing: half, so that new mail that a hint named always has the others.
 	maxListers = maxWorkers / 2
-	// maxPushes bounds the pushes of an entry under way at once, so that one message to a mailbox of many devices, times the
-	// workers, stays within memory (8 KiB each).
-	maxPushes = 4096
+	// maxAlerts bounds the alerts of an entry that are made and not answered: 16 MiB of them. It is more than one mailbox has at once.
+	maxAlerts = 16 << 10
 	// maxCatchUps bounds the mailboxes of an entry whose devices catch up at once: live mail goes first.
 	maxCatchUps = 32
 	// A catch-up that takes longer than brisk gives its place to the next, as long as fewer than maxSlow do: a mailbox that hangs keeps
@@ -30,7 +31,7 @@ const (
 // lane is the workers of an exchange entry, and the marked mailboxes that wait for one.
 type lane struct {
 	in       *Inbox
-	pushes   chan struct{}
+	alerts   *semaphore.Weighted
 	catchUps chan struct{}
 	slow     chan struct{} // catch-ups that take long
 
@@ -43,17 +44,30 @@ type lane struct {
 }
 
 func newLane(in *Inbox) *lane {
-	return &lane{in: in, pushes: make(chan struct{}, maxPushes), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
+	return &lane{in: in, alerts: semaphore.NewWeighted(maxAlerts), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
 }
 
-// enterPush waits for a place for a push; leave gives it back. false: ctx has ended.
-func (l *lane) enterPush(ctx context.Context) (leave func(), ok bool) {
-	select {
-	case l.pushes <- struct{}{}:
-		return sync.OnceFunc(func() { <-l.pushes }), true
-	case <-ctx.Done():
+// sending is for a mailbox that waits for APNs with so many alerts: it does not count among those that are read meanwhile, for reading
+// never waits for APNs. done ends that. false: ctx has ended.
+func (l *lane) sending(ctx context.Context, alerts int) (done func(), ok bool) {
+	room := int64(min(alerts, maxAlerts))
+	l.mu.Lock()
+	l.active--
+	l.mu.Unlock()
+	l.start()
+	back := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.active++ // also over the bound: it has to write what APNs answered
+	}
+	if l.alerts.Acquire(ctx, room) != nil {
+		back()
 		return nil, false
 	}
+	return func() {
+		l.alerts.Release(room)
+		back()
+	}, true
 }
 
 // enterCatchUp waits for a place for a catch-up; leave gives it back. false: ctx has ended.
@@ -165,7 +179,7 @@ func (l *lane) next() (m *Mailbox, lists bool) {
 	if lists {
 		queue = &l.listed
 	}
-	if l.in.stopping.Load() || lists && !l.mayList() {
+	if l.in.stopping.Load() || l.active > maxWorkers || lists && !l.mayList() {
 		l.active--
 		return nil, false
 	}

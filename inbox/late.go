@@ -21,9 +21,8 @@ type late struct {
 }
 
 type lateAnswer struct {
-	alert
-	answer  subscriptions.Answer
-	entered chan struct{} // closed when the write that holds it has ended
+	answered
+	entered func() // is told that the write that holds it has ended
 }
 
 // add has an answer entered. first: nobody is at it, and the caller enters all that waits.
@@ -46,16 +45,15 @@ func (l *late) take() []lateAnswer {
 	return all
 }
 
-// enterLate enters an answer, and returns when that is written.
-func (m *Mailbox) enterLate(ctx context.Context, a alert, answer subscriptions.Answer) {
-	own := lateAnswer{a, answer, make(chan struct{})}
-	if m.late.add(own) {
-		for all := m.late.take(); len(all) > 0; all = m.late.take() {
-			m.enterAll(ctx, all)
-		}
+// enterLate has an answer entered, and entered called when that is written.
+func (m *Mailbox) enterLate(ctx context.Context, a *alert, answer subscriptions.Answer, entered func()) {
+	if m.late.add(lateAnswer{answered{a, answer}, entered}) {
+		m.in.tasks.Go(func() { // whoever pushes has the next push waiting
+			for all := m.late.take(); len(all) > 0; all = m.late.take() {
+				m.enterAll(ctx, all)
+			}
+		})
 	}
-	<-own.entered
-	m.await(a.line(), answer)
 }
 
 func (m *Mailbox) enterAll(ctx context.Context, all []lateAnswer) {
@@ -75,7 +73,13 @@ func (m *Mailbox) enterAll(ctx context.Context, all []lateAnswer) {
 	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
 		m.in.log.Error("answers of APNs could not be recorded", zap.String("mailbox", m.address()), zap.Int("answers", len(all)), zap.Error(err))
 	}
+	list := make([]answered, len(all))
+	for i, l := range all {
+		list[i] = l.answered
+		m.await(l.line(), l.answer)
+	}
+	m.follow(list)
 	for _, l := range all {
-		close(l.entered)
+		l.entered()
 	}
 }

@@ -147,7 +147,10 @@ func TestAnswersThatCannotBeRecordedAreLogged(t *testing.T) {
 		a := alert{device: device, keys: []mail.Key{{1}}, notification: subscriptions.Notification{Phone: device.Phone()}}
 		enter := func(ctx context.Context, want int, when string) {
 			t.Helper()
-			m.enterLate(ctx, a, subscriptions.Answer{Result: subscriptions.Accepted})
+			entered := make(chan struct{})
+			m.flight.begin(a.line())
+			m.enterLate(ctx, &a, subscriptions.Answer{Result: subscriptions.Accepted}, func() { close(entered) })
+			<-entered
 			if n := logs.FilterMessage("answers of APNs could not be recorded").Len(); n != want {
 				t.Errorf("%s: %d errors, want %d", when, n, want)
 			}
@@ -238,7 +241,7 @@ func TestARoundIsOverWithItsLastAnswer(t *testing.T) {
 	r := newRound()
 	r.left = 2
 	a := alert{device: &subscriptions.Device{ID: "a"}, keys: []mail.Key{{1}}}
-	if !r.answer(a, subscriptions.Answer{Result: subscriptions.Accepted}) {
+	if !r.answer(&a, subscriptions.Answer{Result: subscriptions.Accepted}) {
 		t.Error("an answer before the draft is late")
 	}
 	select {
@@ -259,7 +262,7 @@ func TestARoundIsOverWithItsLastAnswer(t *testing.T) {
 		t.Error("a push may begin in a closed round")
 	}
 	r.drafted = true
-	if r.answer(a, subscriptions.Answer{Result: subscriptions.Accepted}) {
+	if r.answer(&a, subscriptions.Answer{Result: subscriptions.Accepted}) {
 		t.Error("an answer after the draft is in time")
 	}
 }

@@ -38,12 +38,16 @@ type alert struct {
 	notification subscriptions.Notification
 }
 
-// line is the phone that it is for.
-func (a alert) line() subscriptions.Line { return a.notification.Phone.Line() }
+// topic of the phone that it is for.
+func (a *alert) topic() topicOf {
+	return topicOf{a.notification.Phone.Topic, a.notification.Phone.Environment}
+}
 
-// send decides about messages for the devices in step, sends the alerts, and enters the outcomes: one call and one write. Reading
-// never waits for APNs: the worker of another mailbox goes on meanwhile.
-func (m *Mailbox) send(ctx context.Context, link Link, dues []due, clock time.Time) error {
+// line is the phone that it is for.
+func (a *alert) line() subscriptions.Line { return a.notification.Phone.Line() }
+
+// send decides about messages for the devices in step, sends the alerts, and enters the outcomes: one call and one write.
+func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
 	record := m.box.Record()
 	dues = m.once(dues, record)
 	if len(dues) == 0 {
@@ -54,14 +58,19 @@ func (m *Mailbox) send(ctx context.Context, link Link, dues []due, clock time.Ti
 	}
 	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
 	r := newRound()
-	var list []alert
-	for _, device := range m.box.Devices() {
-		if record.BehindOf(device.ID) != nil {
-			continue // live mail passes it by
-		}
-		list = append(list, m.alertsFor(device, link.Source(), dues, clock, r.skip)...)
+	devices := slices.DeleteFunc(slices.Clone(m.box.Devices()), func(d *subscriptions.Device) bool {
+		return record.BehindOf(d.ID) != nil // live mail passes it by
+	})
+	done, ok := link.lane.sending(ctx, len(devices)*len(dues))
+	if !ok {
+		return ctx.Err()
+	}
+	list := make([]alert, 0, len(devices)*len(dues))
+	for _, device := range devices {
+		list = m.alertsFor(list, device, link.Source(), dues, clock, r.skip)
 	}
 	m.pushAll(ctx, r, list)
+	done()
 	return m.enter(ctx, r, dues)
 }
 
@@ -79,9 +88,11 @@ func (m *Mailbox) once(dues []due, record *subscriptions.Record) []due {
 	})
 }
 
-// alertsFor decides about messages for one device, the newest first: an alert for each, and one for all that grew old. skip is told of
-// each that leads to none.
-func (m *Mailbox) alertsFor(device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(device string, k mail.Key)) (list []alert) {
+// alertsFor adds what there is for one device, the newest first: an alert for each message, and one for all that grew old. skip is told
+// of each that leads to none.
+func (m *Mailbox) alertsFor(
+	list []alert, device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(device string, k mail.Key),
+) []alert {
 	var old []mail.Key
 	var newest due
 	for _, d := range dues {
@@ -142,22 +153,30 @@ func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest 
 // round is the sending of the alerts of some messages. Answers that come once its outcome is drafted are late: they enter the record by
 // themselves.
 type round struct {
-	first   chan struct{} // closed with the first acceptance
-	all     chan struct{} // closed with the last answer
-	entered chan struct{} // closed when the write of the outcome has ended
+	first chan struct{} // closed with the first acceptance
+	all   chan struct{} // closed with the last answer
 
 	mu       sync.Mutex
 	closed   bool // no push begins any more
 	drafted  bool // an answer is late from now on
 	accepted bool
 	left     int                                          // pushes without an answer
+	sent     []answered                                   // what came in time
+	late     []answered                                   // what came after the draft, and before its write had ended
+	entered  bool                                         // it has ended
 	none     map[mail.Key]map[string]struct{}             // devices for which there is no alert
 	answered map[mail.Key]map[subscriptions.Line]struct{} // phones with an acceptance, or a refusal for good
 	held     map[subscriptions.Line]subscriptions.Answer  // of phones that cannot be reached now
 }
 
+// answered is an alert with the answer to it.
+type answered struct {
+	*alert
+	answer subscriptions.Answer
+}
+
 func newRound() *round {
-	return &round{first: make(chan struct{}), all: make(chan struct{}), entered: make(chan struct{}),
+	return &round{first: make(chan struct{}), all: make(chan struct{}),
 		none: map[mail.Key]map[string]struct{}{}, answered: map[mail.Key]map[subscriptions.Line]struct{}{}, held: map[subscriptions.Line]subscriptions.Answer{}}
 }
 
@@ -207,12 +226,29 @@ func (r *round) done(k mail.Key, devices []subscriptions.Device) map[string]stru
 }
 
 // answer takes an answer in; false: it is late.
-func (r *round) answer(a alert, answer subscriptions.Answer) bool {
+func (r *round) answer(a *alert, answer subscriptions.Answer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.drafted {
 		return false
 	}
+	r.sent = append(r.sent, answered{a, answer})
+	r.note(a, answer)
+	return true
+}
+
+// awaits keeps a late answer until the outcome is written: it is entered into that. false: it is written.
+func (r *round) awaits(a *alert, answer subscriptions.Answer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.entered {
+		r.late = append(r.late, answered{a, answer})
+	}
+	return !r.entered
+}
+
+// note is called with mu held.
+func (r *round) note(a *alert, answer subscriptions.Answer) {
 	if answer.Result == subscriptions.NotBefore {
 		r.held[a.line()] = answer
 	} else {
@@ -222,7 +258,6 @@ func (r *round) answer(a alert, answer subscriptions.Answer) bool {
 		r.accepted = true
 		close(r.first)
 	}
-	return true
 }
 
 // leave counts a push out, with its answer or without.
@@ -235,6 +270,15 @@ func (r *round) leave() {
 	}
 }
 
+// stopped takes in that a push does not begin because mailbell is stopping: the device is behind, and the next start goes on there.
+func (r *round) stopped(a *alert) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.drafted {
+		r.note(a, subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Stopping, Next: time.Now()})
+	}
+}
+
 // pushAll begins the pushes of a round and waits: for all answers, half a second from the first acceptance, or for as long as a first
 // answer may take. Then the round is closed.
 func (m *Mailbox) pushAll(ctx context.Context, r *round, list []alert) {
@@ -243,12 +287,10 @@ func (m *Mailbox) pushAll(ctx context.Context, r *round, list []alert) {
 		return
 	}
 	r.left = len(list)
-	for _, a := range list {
-		begun := m.in.run(func() { m.pushInRound(ctx, r, a) })
-		if !begun { // the device is behind, and the next start goes on there
-			r.answer(a, subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Stopping, Next: time.Now()})
-			r.leave()
-		}
+	r.sent = make([]answered, 0, len(list))
+	for i := range list {
+		a := &list[i]
+		m.in.pushersOf(a.topic()).push(true, func() { m.pushInRound(ctx, r, a) })
 	}
 	wait := time.NewTimer(firstAnswer)
 	defer wait.Stop()
@@ -266,66 +308,82 @@ func (m *Mailbox) pushAll(ctx context.Context, r *round, list []alert) {
 	}
 }
 
-// pushInRound pushes one alert and takes its answer in, however late it comes.
-func (m *Mailbox) pushInRound(ctx context.Context, r *round, a alert) {
-	left := sync.OnceFunc(r.leave)
-	defer left()
-	m.push(ctx, a, r.open, func(answer subscriptions.Answer) {
-		inTime := r.answer(a, answer)
-		left()
-		select {
-		case <-r.entered:
-		case <-ctx.Done():
-		}
-		if !inTime {
-			m.enterLate(ctx, a, answer)
-		}
-	})
+// pushInRound pushes one alert and takes its answer in, however late it comes. The write of the round holds what comes in time.
+func (m *Mailbox) pushInRound(ctx context.Context, r *round, a *alert) {
+	defer r.leave()
+	answer, begun := m.push(a, r.open)
+	switch {
+	case !begun && m.in.stopping.Load():
+		r.stopped(a)
+	case begun && !r.answer(a, answer) && !r.awaits(a, answer):
+		m.enterLate(ctx, a, answer, func() {})
+	}
 }
 
-// push pushes an alert, if its device is still enrolled. It is in flight until enter has entered the answer: until then nothing else is
-// sent to the device. may is asked once the push is counted: whoever looks then either sees it, or has kept it from beginning.
-func (m *Mailbox) push(ctx context.Context, a alert, may func() bool, enter func(subscriptions.Answer)) {
-	leave, ok := m.link.Load().lane.enterPush(ctx)
-	if !ok {
-		return
-	}
-	defer leave()
-	if !m.enrolled(a.line()) || m.in.stopping.Load() {
-		return
+// push pushes an alert, if its device is still enrolled. It is in flight until landed is called, once its answer is entered: until then
+// nothing else is sent to the device. may is asked once the push is counted: whoever looks then either sees it, or has kept it from
+// beginning.
+func (m *Mailbox) push(a *alert, may func() bool) (answer subscriptions.Answer, begun bool) {
+	if !m.enrolled(a) || m.in.stopping.Load() {
+		return answer, false
 	}
 	m.flight.begin(a.line())
-	if may() {
-		answer := m.pushOnce(a)
-		leave() // a slow store holds no place that another mailbox's push could have
-		m.note(a, answer)
-		enter(answer)
-		m.follow(a, answer)
+	if !may() {
+		m.landed(a)
+		m.settled()
+		return answer, false
 	}
-	m.flight.end(a.line())
-	if m.isBehind(a.line()) { // its catching up, and nobody else's, has waited for that
-		m.catchUpSoon()
+	answer = m.pushOnce(a)
+	m.note(a, answer)
+	return answer, true
+}
+
+// follow does what answers ask for, now that they are entered.
+func (m *Mailbox) follow(list []answered) {
+	for _, l := range list {
+		if l.answer.Environment == "" && l.answer.Result != subscriptions.Gone {
+			m.landed(l.alert)
+			continue
+		}
+		m.in.tasks.Go(func() { // that is a write of its own, and rare
+			m.obey(l.alert, l.answer)
+			m.landed(l.alert)
+			m.settled()
+		})
 	}
-	m.in.forget(m) // where its last device was removed meanwhile
+	m.settled()
+}
+
+// landed says that the answer of a push is entered.
+func (m *Mailbox) landed(a *alert) { m.flight.end(a.line()) }
+
+// settled goes on with what waited for pushes: the catching up of their devices, and nobody else's, and the end of a mailbox whose last
+// device was removed meanwhile.
+func (m *Mailbox) settled() {
+	m.catchUpSoon()
+	m.in.forget(m)
 }
 
 // pushOnce has the sender send an alert, and remembers where APNs may have it all the same.
-func (m *Mailbox) pushOnce(a alert) subscriptions.Answer {
-	a.notification.May = func() bool { return m.enrolled(a.line()) }
+func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
+	a.notification.May = func() bool { return m.enrolled(a) }
 	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
 	answer := m.in.o.Sender.Push(m.in.working, a.notification)
 	m.doubts.settle(a.line(), a.keys, answer.Unknown)
 	return answer
 }
 
-// enrolled says whether a phone is enrolled for the mailbox.
-func (m *Mailbox) enrolled(l subscriptions.Line) bool {
-	_, ok := m.box.Reached(l)
+// enrolled says whether the phone of an alert is enrolled for the mailbox, as the device that it was or as another.
+func (m *Mailbox) enrolled(a *alert) bool {
+	if d, ok := m.box.Device(a.device.ID); ok && d.Phone().Line() == a.line() {
+		return true
+	}
+	_, ok := m.box.Reached(a.line())
 	return ok
 }
 
-// follow does what an answer asks for beyond the outcome.
-func (m *Mailbox) follow(a alert, answer subscriptions.Answer) {
+// obey does what an answer asks for beyond the outcome.
+func (m *Mailbox) obey(a *alert, answer subscriptions.Answer) {
 	if answer.Environment != "" {
 		m.environment(a.notification.Phone, answer.Environment)
 	}
@@ -361,7 +419,6 @@ func (m *Mailbox) environment(was subscriptions.Phone, environment string) {
 
 // enter is the one write of what became of the messages of a round. Who is behind is decided in it.
 func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
-	defer close(r.entered)
 	err := m.write(ctx, func(d *subscriptions.Draft) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -377,17 +434,20 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		d.Enter(outcomes, d.Devices, func(id string) (outcome.Reason, time.Time) { return m.why(r, lines[id]) })
 	})
 	m.last.message.Store(time.Now().UnixNano())
-	if err != nil {
-		return err
-	}
 	r.mu.Lock()
-	held := r.held
+	r.drafted, r.entered = true, true
+	held, sent, late := r.held, r.sent, r.late
 	r.mu.Unlock()
-	for line, answer := range held { // nothing is added to it any more
-		m.await(line, answer)
+	if err == nil {
+		for line, answer := range held { // nothing is added to it any more
+			m.await(line, answer)
+		}
 	}
-	m.catchUpSoon()
-	return nil
+	m.follow(sent)
+	for _, l := range late {
+		m.enterLate(ctx, l.alert, l.answer, func() {})
+	}
+	return err
 }
 
 // why says why a device is behind: as the sender answered, or because no answer had come when the outcome was written.
@@ -413,7 +473,7 @@ func again(a subscriptions.Answer) time.Time {
 }
 
 // note keeps the decision that an answer is.
-func (m *Mailbox) note(a alert, answer subscriptions.Answer) {
+func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
 	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.came, At: answer.At,
 		PushID: a.notification.PushID, Status: answer.Status}
 	if d.At.IsZero() {

@@ -111,16 +111,22 @@ var errNotSendable = errors.New("it is no notification that APNs could be asked 
 // read takes in an answer.
 func (r *response) read(a h2.Ending) {
 	r.status, r.retryAfter = a.Status, retryAfter(a.RetryAfter)
-	var said apns2.Response
-	isApples := len(bytes.TrimSpace(a.Body)) == 0 || json.Unmarshal(a.Body, &said) == nil
-	if isApples {
-		r.reason, r.gone = known(said.Reason), said.Timestamp.Time
+	isApples := true
+	if len(bytes.TrimSpace(a.Body)) > 0 { // an acceptance has no body
+		var said apns2.Response
+		isApples = json.Unmarshal(a.Body, &said) == nil
+		if isApples {
+			r.reason, r.gone = known(said.Reason), said.Timestamp.Time
+		}
 	}
 	r.foreign = !isApples || r.reason == "" && r.status != http.StatusOK
 }
 
 // retryAfter reads the seconds of the header.
 func retryAfter(s string) time.Duration {
+	if s == "" {
+		return 0
+	}
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
 		return 0

@@ -1,0 +1,96 @@
+package inbox
+
+// What pushes the alerts. Each push keeps a goroutine waiting for its answer, so there are so many and no more, and they are used again:
+// a stack that has grown need not grow for the next alert.
+
+import "sync"
+
+const (
+	// maxPushes bounds the pushes to the phones of one topic under way at once: as many as a connection to APNs carries (900 streams), and
+	// some that are on their way to it or from it. With a goroutine each they are 8 MiB.
+	maxPushes = 1024
+	// keptPushers is how many goroutines wait for the next push where there is none: what 1,000 alerts a second keep busy.
+	keptPushers = 64
+)
+
+// pushers push the alerts for the phones of one topic, so that a topic that APNs keeps waiting harms no other.
+type pushers struct {
+	in *Inbox
+
+	mu      sync.Mutex
+	work    sync.Cond
+	live    []func() // new mail goes first
+	owed    []func() // of devices that catch up
+	running int      // goroutines
+	idle    int      // of them, those that wait for work
+}
+
+// pushersOf the phones of a topic.
+func (in *Inbox) pushersOf(t topicOf) *pushers {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	p := in.pushers[t]
+	if p == nil {
+		p = &pushers{in: in}
+		p.work.L = &p.mu
+		in.pushers[t] = p
+	}
+	return p
+}
+
+// push has a push made, now or when its turn comes. live: before those that are owed.
+func (p *pushers) push(live bool, push func()) {
+	p.mu.Lock()
+	if live {
+		p.live = append(p.live, push)
+	} else {
+		p.owed = append(p.owed, push)
+	}
+	waiting := len(p.live) + len(p.owed)
+	more := waiting > p.idle && p.running < maxPushes
+	if more {
+		p.running++
+	}
+	p.work.Signal()
+	p.mu.Unlock()
+	if more && !p.in.run(p.run) {
+		p.run() // nothing begins any more, and what waits is told so
+	}
+}
+
+// run makes pushes until there are none, or the inbox is closing.
+func (p *pushers) run() {
+	for push := p.next(); push != nil; push = p.next() {
+		push()
+	}
+}
+
+// next is the push whose turn it is; nil: there is none, and the goroutine has ended.
+func (p *pushers) next() func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.live)+len(p.owed) == 0 {
+		if p.idle >= keptPushers || p.in.stopping.Load() {
+			p.running--
+			return nil
+		}
+		p.idle++
+		p.work.Wait()
+		p.idle--
+	}
+	queue := &p.live
+	if len(p.live) == 0 {
+		queue = &p.owed
+	}
+	push := (*queue)[0]
+	(*queue)[0] = nil
+	*queue = (*queue)[1:]
+	return push
+}
+
+// stop ends those that wait: the inbox is closing.
+func (p *pushers) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.work.Broadcast()
+}
