@@ -41,6 +41,7 @@ type operation struct {
 	body        func(b *bytes.Buffer, version string)
 	read        bool          // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 	unparseable string        // the code of an answer that cannot be understood
+	first       bool          // other calls wait for this one
 	within      time.Duration // how long it may take, where that is less than of other calls; 0: as they
 	// message reads one response message, which was just entered; it returns what is wrong with it, or nil.
 	message func(*scanner) *problem
@@ -50,7 +51,7 @@ type operation struct {
 // come.
 func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
 	places := c.o.Pace.places[op.purpose]
-	own, place := places.enter(ctx, t.Mailbox)
+	own, place := places.enter(ctx, t.Mailbox, op.first)
 	if place == nil {
 		return a, newError(op.name, CodeHangs, "", 0, nil)
 	}

@@ -95,9 +95,9 @@ func (p *places) worth() int {
 // room is how many calls may be under way. It is called with mu held.
 func (p *places) room() int { return min(int(p.window.most), p.window.room()+p.lent) }
 
-// enter waits for a place. The context is the call's from then on; it ends with errHangs where the call is given up for others. nil: the
+// enter waits for a place; one that others wait for is the first to get it. The context is the call's from then on; it ends with errHangs where the call is given up for others. nil: the
 // mailbox hung before, and there is no place for such.
-func (p *places) enter(ctx context.Context, mailbox string) (context.Context, *place) {
+func (p *places) enter(ctx context.Context, mailbox string, first bool) (context.Context, *place) {
 	own, cancel := context.WithCancelCause(ctx)
 	c := &place{mailbox: mailbox, cancel: cancel}
 	p.mu.Lock()
@@ -112,7 +112,11 @@ func (p *places) enter(ctx context.Context, mailbox string) (context.Context, *p
 		return own, c
 	}
 	c.ready = make(chan struct{})
-	p.queue = append(p.queue, c)
+	if first {
+		p.queue = slices.Insert(p.queue, 0, c)
+	} else {
+		p.queue = append(p.queue, c)
+	}
 	p.mu.Unlock()
 	waited := time.NewTimer(patience)
 	defer waited.Stop()

@@ -106,12 +106,12 @@ func TestLookUpsListingsAndSubscribingThatHangLeaveReadingAlone(t *testing.T) {
 func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlaces(256)[reading]
-		_, c := p.enter(t.Context(), "slow")
+		_, c := p.enter(t.Context(), "slow", false)
 		p.begin(c)
 		<-time.After(2 * time.Second)
 		p.leave(c, well)
 		for i := range int(p.window.most) {
-			own, c := p.enter(t.Context(), fmt.Sprint(i))
+			own, c := p.enter(t.Context(), fmt.Sprint(i), false)
 			p.begin(c)
 			defer func() {
 				if own.Err() != nil {
@@ -121,7 +121,7 @@ func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, c = p.enter(ctx, "another")
+		_, c = p.enter(ctx, "another", false)
 		p.leave(c, failed)
 	})
 }

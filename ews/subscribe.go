@@ -21,7 +21,8 @@ const (
 func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
 		name: "Subscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, within: subscribeWithin,
-		body: fixed(subscribe),
+		first: t.Affinity && t.Anchor == t.Mailbox, // the others of its group wait for the cookie
+		body:  fixed(subscribe),
 		message: func(s *scanner) *problem {
 			p := begin(s)
 			for at := s.depth; s.child(at); {

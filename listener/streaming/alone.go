@@ -18,8 +18,12 @@ const (
 	maxRefused = 2
 )
 
-// Sharing is whether the mailboxes of an exchange entry may share a stream; its accounts have one. The zero Sharing allows it.
-type Sharing struct{ refused atomic.Bool }
+// Sharing is what the accounts of an exchange entry share: whether mailboxes may share a stream, and which groups subscribe their members
+// now. The zero Sharing is one to begin with.
+type Sharing struct {
+	refused atomic.Bool
+	turns   turns
+}
 
 // refusedOthers takes in an error about subscriptions of the stream, and says whether by now all fresh ones are refused but that of the
 // mailbox that it was opened as, which the server serves.
@@ -49,13 +53,13 @@ func (r *reading) shared() bool {
 }
 
 // alone counts a stream that was refused to all but one, and gives each mailbox of the account a stream of its own after the second.
-func (k *keeper) alone() {
-	k.refused++
-	gs := k.group.groups
-	if k.refused < maxRefused {
+func (l *line) alone() {
+	l.refused++
+	gs := l.group.groups
+	if l.refused < maxRefused {
 		return
 	}
-	k.refused = 0
+	l.refused = 0
 	if !gs.o.Sharing.refused.Swap(true) {
 		gs.o.Log.Info("the server allows one mailbox on a stream; from now on each mailbox of this exchange entry has a stream of its own")
 	}

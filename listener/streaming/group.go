@@ -13,46 +13,56 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// group is the members that share a stream. Two goroutines work for it: one keeps the members subscribed, the other keeps the stream open.
+// group is the members that share streams. Two goroutines work for it: one keeps the members subscribed, the other keeps the streams open.
 type group struct {
 	groups *Groups
 	roster chan struct{} // wakes the first: members, their subscriptions or their waits have changed
 	ready  chan struct{} // wakes the second, for the same
-	dead   chan struct{} // the stream tells too little: it is to be replaced
-	anew   atomic.Bool   // credentials or connections have changed: the stream is opened without further waiting
+	anew   atomic.Bool   // credentials or connections have changed: the streams are opened without further waiting
+	keeper *keeper
 
 	// What follows is guarded by groups.mu.
 
 	members  map[*Member]struct{}
 	leaving  []departure
 	calls    int // of Subscribe and Unsubscribe, under way
-	slow     int // of Subscribe, that take long
-	leading  int // of them, those of members that may come to lead the group
+	leading  int // of them, those of members that may come to lead the group, and have not taken long yet
 	hung     int // of those, who took long, since the group was last without anybody who leads it
 	affinity Affinity
 	late     []time.Time  // when messages were found that the stream should have told of
-	failures int          // of the stream, in a row
-	fault    *fault.Error // why it is not open
+	failures int          // of streams, in a row
+	fault    *fault.Error // why one is not open
 	next     time.Time    // when it is tried again
 }
 
-// departure is a subscription that is to be given back.
+// depart has a subscription given back. It is called with mu held.
+func (g *group) depart(at mail.Location, subscription string) {
+	for i := range g.leaving {
+		if g.leaving[i].at.Primary == at.Primary {
+			g.leaving[i].now = true
+		}
+	}
+	g.leaving = append(g.leaving, departure{at: at, id: subscription})
+}
+
+// departure is a subscription that is to be given back, once no open stream has it any more: there it would be a bad id.
 type departure struct {
-	at mail.Location
-	id string
+	at  mail.Location
+	id  string
+	now bool // all the same: its mailbox has come and left again since then, and must not have ever more of them
 }
 
 func newGroup(g *Groups) *group {
-	return &group{
-		groups: g, roster: make(chan struct{}, 1), ready: make(chan struct{}, 1), dead: make(chan struct{}, 1), members: map[*Member]struct{}{},
-	}
+	n := &group{groups: g, roster: make(chan struct{}, 1), ready: make(chan struct{}, 1), members: map[*Member]struct{}{}}
+	n.keeper = newKeeper(n)
+	return n
 }
 
 // run works until the group is empty, or ctx ends.
 func (g *group) run(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	var stream sync.WaitGroup
-	stream.Go(func() { (&keeper{group: g}).run(ctx) })
+	stream.Go(func() { g.keeper.run(ctx) })
 	g.keepSubscribed(ctx)
 	stop()
 	stream.Wait()
@@ -84,6 +94,24 @@ func (g *group) excuse(least fault.Scope) {
 			m.refusal.next = time.Time{}
 		}
 	}
+}
+
+// carries says whether an open stream has a subscription. It is called with mu held.
+func (g *group) carries(subscription string) bool {
+	for _, l := range g.keeper.lines {
+		if l.open != nil && l.open.by[subscription] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// gettingOn says whether members are being subscribed, here and now.
+func (g *group) gettingOn() bool {
+	g.groups.mu.Lock()
+	calls := g.calls
+	g.groups.mu.Unlock()
+	return calls > 0 && g.groups.o.Sharing.turns.flow(time.Now())
 }
 
 // has says whether a member is still here with this subscription. It is called with mu held.

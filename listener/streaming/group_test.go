@@ -137,7 +137,9 @@ func TestMailWaitsForAStreamThatIsOpenedAgainWithinFiveSecondsAndForNoOther(t *t
 			m := &Member{group: g, subscription: "id", sink: s}
 			g.members[m] = struct{}{}
 			m.broken(time.Now())
-			(&keeper{group: g, reopen: time.Now().Add(wait)}).meanwhile()
+			l := g.keeper.lines[0]
+			l.reopen = time.Now().Add(wait)
+			l.meanwhile()
 			if s.lists != lists {
 				t.Errorf("opened again in %v: listed %d times, want %d", wait, s.lists, lists)
 			}
@@ -147,7 +149,7 @@ func TestMailWaitsForAStreamThatIsOpenedAgainWithinFiveSecondsAndForNoOther(t *t
 
 func TestAStreamThatHasLastedTenSecondsEndsTheRowOfFailures(t *testing.T) {
 	for lived, c := range map[time.Duration]struct{ ended, failed int }{lasting: {0, 1}, lasting - 1: {6, 6}} {
-		k := &keeper{group: newGroup(New(Options{}))}
+		k := newGroup(New(Options{})).keeper.lines[0]
 		k.group.failures = 5
 		k.ended(lived)
 		if k.group.failures != c.ended {

@@ -76,8 +76,15 @@ func (m *Member) Join(at mail.Location) {
 	if r := m.box.Record(); r.Callback == "" { // else it is a push subscription
 		m.subscription = r.Subscription
 	}
-	m.broken(time.Now())
+	now := time.Now()
+	m.gap, m.listBy = true, now.Add(polling) // whose turn it is not yet, is listed twice where that takes longer
+	if m.subscription != "" {
+		m.broken(now)
+	}
 	m.groups.join(m, at)
+	if g := m.group; g != nil && slices.ContainsFunc(g.leaving, func(d departure) bool { return d.id == m.subscription }) {
+		m.subscription = "" // it is to be given back
+	}
 }
 
 // Leave ends that. The subscription is given back where it was made; whoever has the mailbox leave takes it out of its record.
@@ -98,7 +105,7 @@ func (m *Member) leave(joined int) {
 	}
 	delete(g.members, m)
 	if m.subscription != "" {
-		g.leaving = append(g.leaving, departure{m.at, m.subscription})
+		g.depart(m.at, m.subscription)
 	}
 	m.group, m.subscription = nil, ""
 	m.unserved()
@@ -145,7 +152,7 @@ func (m *Member) Unhinted(age time.Duration) {
 	g.late = append(g.late, now)
 	if len(g.late) >= maxLate {
 		g.late = nil
-		signal(g.dead)
+		signal(m.stream.dead)
 	}
 }
 
@@ -176,8 +183,8 @@ func (m *Member) in(g *group) bool {
 // broken notes that notifications may be lost. It is called with mu held.
 func (m *Member) broken(now time.Time) {
 	m.gap = true
-	if m.listBy.IsZero() {
-		m.listBy = now.Add(listAnyway)
+	if by := now.Add(listAnyway); m.listBy.IsZero() || by.Before(m.listBy) {
+		m.listBy = by
 	}
 }
 

@@ -33,12 +33,25 @@ type reading struct {
 	late    bool         // that envelope did not come in time. The keeper's own
 	spoilt  bool         // the server named a bad id: nobody knows whether the good ones are still served. The keeper's own
 
-	reported chan struct{} // errors about single subscriptions have come
-	end      chan struct{}
-	err      error // how it ended, once end is closed; io.EOF: as it should
+	ears
+	err error // how it ended, once end is closed; io.EOF: as it should
 
 	mu      sync.Mutex
 	reports []*fault.Error
+}
+
+// ears are what the keeper of a stream listens for.
+type ears struct {
+	reported chan struct{} // errors about single subscriptions have come
+	dead     chan struct{} // the stream tells too little: it is to be replaced
+	end      chan struct{}
+}
+
+func newReading(g *group, s Stream, stop context.CancelFunc, by map[string]*Member, as *Member) *reading {
+	r := &reading{group: g, stream: s, stop: stop, by: by, as: as, opened: time.Now()}
+	r.ears = ears{reported: make(chan struct{}, 1), dead: make(chan struct{}, 1), end: make(chan struct{})}
+	r.last.Store(r.opened.UnixNano())
+	return r
 }
 
 // run reads until the stream ends.
@@ -114,6 +127,24 @@ func (r *reading) takeReports() []*fault.Error {
 	list := r.reports
 	r.reports = nil
 	return list
+}
+
+// has says whether a member has its notifications on this stream; nil: there is none.
+func (r *reading) has(m *Member, subscription string) bool {
+	return r != nil && r.by[subscription] == m
+}
+
+// followed says whether members that are still here are served by a newer stream.
+func (r *reading) followed() bool {
+	mu := &r.group.groups.mu
+	mu.Lock()
+	defer mu.Unlock()
+	for id, m := range r.by {
+		if r.group.has(m, id) && m.stream != nil && m.stream != r {
+			return true
+		}
+	}
+	return false
 }
 
 // serves says whether the stream serves all of these subscriptions.

@@ -114,7 +114,29 @@ func (s *server) made(op string) (list []call) {
 	return list
 }
 
-func (s *server) Subscribe(ctx context.Context, at mail.Location, a Affinity) (string, string, error) {
+// within is how long a call takes at most.
+const within = 15 * time.Second
+
+// bounded gives up a call that takes too long, as a client does.
+func bounded(ctx context.Context, f func(ctx context.Context) error) error {
+	short, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	err := f(short)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return &fault.Error{Op: "test", Code: "hangs", Scope: fault.Mailbox, Remedy: fault.Wait}
+	}
+	return err
+}
+
+func (s *server) Subscribe(ctx context.Context, at mail.Location, a Affinity) (id, cookie string, err error) {
+	err = bounded(ctx, func(ctx context.Context) error {
+		id, cookie, err = s.subscribe(ctx, at, a)
+		return err
+	})
+	return id, cookie, err
+}
+
+func (s *server) subscribe(ctx context.Context, at mail.Location, a Affinity) (string, string, error) {
 	if err := s.note(ctx, call{op: "Subscribe", mailbox: at.Primary, url: at.URL, a: a}); err != nil {
 		return "", "", err
 	}
@@ -127,7 +149,10 @@ func (s *server) Subscribe(ctx context.Context, at mail.Location, a Affinity) (s
 }
 
 func (s *server) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
-	if err := s.note(ctx, call{op: "Unsubscribe", mailbox: at.Primary, url: at.URL, ids: []string{id}}); err != nil {
+	err := bounded(ctx, func(ctx context.Context) error {
+		return s.note(ctx, call{op: "Unsubscribe", mailbox: at.Primary, url: at.URL, ids: []string{id}})
+	})
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -1,18 +1,21 @@
 // Package streaming listens to mailboxes by EWS streaming notifications. What a server says becomes a mark at the mailbox that it
 // concerns, and what is not listened to says why.
 //
-// Mailboxes of one listener account whose servers belong together share a stream: they are a group. Each has a subscription of its own.
+// Mailboxes of one listener account whose servers belong together are a group: they share a stream, or two. Each has a subscription of its
+// own.
 //
 //	groups.go     the groups of one listener account
 //	member.go     a mailbox: its subscription, and whether notifications reach us
-//	group.go      the members that share a stream
+//	group.go      the members that share streams
 //	subscribe.go  keeps the members subscribed
-//	stream.go     keeps the stream open
+//	turns.go      which groups do so now
+//	keeper.go     keeps the streams open: which member is served by which
+//	stream.go     keeps one stream open
 //	reading.go    reads one stream
 //	alone.go      a server that does not let mailboxes share a stream
 //
 // The order of rule 11: a mailbox is subscribed, its stream is opened, and then it is listed. The stream is opened with the members that
-// are subscribed, and opened anew with the others once they are. A member is listed when the first envelope has come, unless the stream
+// are subscribed; the others have another once they are. A member is listed when the first envelope has come, unless the stream
 // took over from one that was whole to its end: only then has nobody else read what was meant for us. Should that envelope be late, it is
 // listed all the same, for its mail does not wait.
 //

@@ -15,18 +15,8 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-const (
-	// subscribing bounds the Subscribe and Unsubscribe calls of a group at once: below the 10 that Exchange 2010 allows an account.
-	subscribing = 8
-	// A Subscribe that takes longer than brisk is not counted among those any more, as long as fewer than maxSlow take that long: mailboxes
-	// that hang keep the others of their group waiting no longer.
-	brisk   = 250 * time.Millisecond
-	maxSlow = 192
-	// subscribeTimeout bounds a Subscribe: a mailbox that hangs holds one of those calls, or the whole group while it may lead it.
-	subscribeTimeout = 15 * time.Second
-	// unsubscribeTimeout bounds giving a subscription back: one that is not given back expires at the server.
-	unsubscribeTimeout = 10 * time.Second
-)
+// brisk is how long a member that may lead the group is waited for before others are tried beside it.
+const brisk = 500 * time.Millisecond
 
 // attempt is a member that is to be subscribed.
 type attempt struct {
@@ -35,15 +25,16 @@ type attempt struct {
 	at       mail.Location
 	affinity Affinity
 	leads    bool // its answer brings the cookie that keeps the others on its server
-	slow     bool // it takes long, and is not counted any more. Guarded by groups.mu, as over is
+	waited   bool // it takes long, and others are tried beside it. Guarded by groups.mu, as over is
 	over     bool
 }
 
 // keepSubscribed sees to it that every member has a subscription and that those of members that left are given back, until the group is
-// empty or ctx ends. It waits for none of the calls.
+// empty or ctx ends. It waits for none of the calls; how many are made at once is the server's.
 func (g *group) keepSubscribed(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
+	defer g.turns().end(g)
 	for {
 		back, attempts, next, ended := g.due()
 		if ended || ctx.Err() != nil {
@@ -57,11 +48,11 @@ func (g *group) keepSubscribed(ctx context.Context) {
 		}
 		for _, a := range attempts {
 			calls.Go(func() {
-				late := time.AfterFunc(brisk, func() { g.takesLong(a) })
-				defer func() {
-					late.Stop()
-					g.called(a)
-				}()
+				if a.leads {
+					late := time.AfterFunc(brisk, func() { g.takesLong(a) })
+					defer late.Stop()
+				}
+				defer g.called(a)
 				g.subscribe(ctx, a)
 			})
 		}
@@ -75,23 +66,53 @@ func (g *group) keepSubscribed(ctx context.Context) {
 	}
 }
 
-// due takes what is to be called now, within the bound: the end of a call wakes the loop. It says when the next is due by time.
+func (g *group) turns() *turns { return &g.groups.o.Sharing.turns }
+
+// due takes what is to be called now: the end of a call wakes the loop. It says when the next is due by time.
 func (g *group) due() (back []departure, attempts []*attempt, next time.Time, ended bool) {
 	g.groups.mu.Lock()
 	defer g.groups.mu.Unlock()
-	if len(g.members) == 0 && len(g.leaving) == 0 && g.calls == 0 && g.slow == 0 {
+	if len(g.members) == 0 && len(g.leaving) == 0 && g.calls == 0 {
 		g.groups.forget(g)
 		return nil, nil, time.Time{}, true
 	}
-	for len(g.leaving) > 0 && g.calls < subscribing {
-		back = append(back, g.leaving[0])
-		g.leaving = g.leaving[1:]
-		g.calls++
+	g.leaving = slices.DeleteFunc(g.leaving, func(d departure) bool {
+		free := d.now || !g.carries(d.id)
+		if free {
+			back = append(back, d)
+		}
+		return free
+	})
+	now := time.Now()
+	list, next := g.unsubscribed(now)
+	switch {
+	case len(list) == 0 && g.calls == 0:
+		g.turns().end(g)
+	case len(list) > 0 && !g.turns().take(g, now):
+		next = sooner(next, now.Add(stalled))
+		list = nil
 	}
+	for _, m := range list {
+		if g.affinity.Anchor == "" && g.leading >= 1<<min(g.hung, 10) { // one leads, unless it hangs
+			break
+		}
+		a := &attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity}
+		if g.affinity.Anchor == "" {
+			a.affinity.Anchor, a.leads = m.at.Primary, true
+			g.leading++
+		}
+		m.subscribing, m.excused = true, false
+		attempts = append(attempts, a)
+	}
+	g.calls += len(back) + len(attempts)
+	return back, attempts, next, false
+}
+
+// unsubscribed are the members that are to be subscribed now, those last who failed, and when the next is to be. It sees to it that somebody
+// leads the group who has a subscription. It is called with mu held.
+func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
 	members := g.sorted()
 	g.checkAnchor(members)
-	now := time.Now()
-	slices.SortStableFunc(members, func(a, b *Member) int { return cmp.Compare(a.refusal.failures, b.refusal.failures) }) // who failed goes last
 	for _, m := range members {
 		switch {
 		case m.subscription != "":
@@ -101,18 +122,12 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 		case m.subscribing:
 		case now.Before(m.refusal.next):
 			next = sooner(next, m.refusal.next)
-		case g.calls < subscribing && (g.affinity.Anchor != "" || g.leading < 1<<min(g.hung, 10)): // one leads, unless it hangs
-			a := &attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity}
-			if g.affinity.Anchor == "" {
-				a.affinity.Anchor, a.leads = m.at.Primary, true
-				g.leading++
-			}
-			m.subscribing, m.excused = true, false
-			g.calls++
-			attempts = append(attempts, a)
+		default:
+			list = append(list, m)
 		}
 	}
-	return back, attempts, next, false
+	slices.SortStableFunc(list, func(a, b *Member) int { return cmp.Compare(a.refusal.failures, b.refusal.failures) })
+	return list, next
 }
 
 // checkAnchor forgets an anchor that has left.
@@ -125,32 +140,24 @@ func (g *group) checkAnchor(members []*Member) {
 	g.affinity = Affinity{}
 }
 
-// takesLong has others called beside a call that takes long.
+// takesLong has others that may lead called beside one that takes long.
 func (g *group) takesLong(a *attempt) {
 	g.groups.mu.Lock()
 	defer g.groups.mu.Unlock()
-	if a.over || g.slow >= maxSlow {
+	if a.over {
 		return
 	}
-	a.slow = true
-	if a.leads {
-		g.leading--
-		g.hung++
-	}
-	g.slow++
-	g.calls--
+	a.waited = true
+	g.leading--
+	g.hung++
 	signal(g.roster)
 }
 
 func (g *group) called(a *attempt) {
 	g.groups.mu.Lock()
 	a.over = true
-	if a.slow {
-		g.slow--
-	} else {
-		g.calls--
-	}
-	if a.leads && !a.slow {
+	g.calls--
+	if a.leads && !a.waited {
 		g.leading--
 	}
 	g.groups.mu.Unlock()
@@ -159,8 +166,6 @@ func (g *group) called(a *attempt) {
 
 // giveBack gives a subscription back (rule 11).
 func (g *group) giveBack(ctx context.Context, d departure) {
-	ctx, cancel := context.WithTimeout(ctx, unsubscribeTimeout)
-	defer cancel()
 	if err := g.groups.o.Server.Unsubscribe(ctx, d.at, d.id); err != nil {
 		g.groups.o.Log.Info("a subscription was not given back; it expires at the server", zap.String("mailbox", d.at.Primary), zap.Error(err))
 	}
@@ -172,7 +177,7 @@ func (g *group) subscribe(ctx context.Context, a *attempt) {
 	err := unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
 	var id, cookie string
 	if err == nil {
-		id, cookie, err = g.callSubscribe(ctx, a)
+		id, cookie, err = g.groups.o.Server.Subscribe(ctx, a.at, a.affinity)
 	}
 	if err == nil {
 		err = g.record(ctx, a, id)
@@ -184,27 +189,18 @@ func (g *group) subscribe(ctx context.Context, a *attempt) {
 	g.groups.mu.Lock()
 	defer g.groups.mu.Unlock()
 	if m.group != g || m.joined != a.joined { // it left meanwhile
-		g.leaving = append(g.leaving, departure{a.at, id})
+		g.depart(a.at, id)
 		return
 	}
-	m.subscription, m.subscribed, m.subscribing, m.refusal = id, time.Now(), false, refusal{}
-	m.proven = time.Now()
-	m.broken(time.Now())
+	now := time.Now()
+	m.subscription, m.subscribed, m.subscribing, m.refusal = id, now, false, refusal{}
+	m.proven = now
+	m.broken(now)
+	g.turns().gotOn(now)
 	if a.leads && g.affinity.Anchor == "" {
 		g.hung = 0
 		g.affinity = Affinity{Anchor: a.at.Primary, Cookie: cookie}
 	}
-}
-
-func (g *group) callSubscribe(ctx context.Context, a *attempt) (id, cookie string, err error) {
-	short, cancel := context.WithTimeout(ctx, subscribeTimeout)
-	defer cancel()
-	id, cookie, err = g.groups.o.Server.Subscribe(short, a.at, a.affinity)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = &fault.Error{Op: "Subscribe", Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Wait,
-			Text: "the server has not answered within " + subscribeTimeout.String()}
-	}
-	return id, cookie, err
 }
 
 // record writes a new subscription down. Where that fails it is given back.
@@ -223,7 +219,7 @@ func (g *group) record(ctx context.Context, a *attempt, id string) error {
 	}
 	if err != nil {
 		g.groups.mu.Lock()
-		g.leaving = append(g.leaving, departure{a.at, id})
+		g.depart(a.at, id)
 		g.groups.mu.Unlock()
 	}
 	return unwritable(err)
