@@ -4,6 +4,7 @@ package inbox
 
 import (
 	"hash/maphash"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -24,14 +25,14 @@ type history struct {
 	newest int
 }
 
-// kept is a decision in half the space.
+// kept is a decision in a third of the space: 64 bytes.
 type kept struct {
-	key      mail.Key
-	push     mail.PushID
-	came, at int64 // Unix microseconds; 0: none
-	device   string
-	why      unique.Handle[why]
-	status   int16
+	key    mail.Key
+	push   mail.PushID
+	at     int64  // Unix microseconds; 0: not known
+	came   uint32 // Unix seconds, which is all that Exchange tells; 0: not known
+	device unique.Handle[string]
+	why    unique.Handle[why]
 }
 
 // why is what many decisions have in common.
@@ -39,31 +40,30 @@ type why struct {
 	outcome outcome.Outcome
 	reason  outcome.Reason
 	code    string
+	status  int
 }
 
 func keep(d subscriptions.Decision) kept {
-	return kept{key: d.Key, push: d.PushID, came: microseconds(d.Came), at: microseconds(d.At), device: d.Device, status: int16(d.Status),
-		why: unique.Make(why{d.Outcome, d.Reason, d.Code})}
+	k := kept{key: d.Key, push: d.PushID, device: unique.Make(d.Device), why: unique.Make(why{d.Outcome, d.Reason, d.Code, d.Status})}
+	if !d.At.IsZero() {
+		k.at = d.At.UnixMicro()
+	}
+	if at := d.Came.Unix(); at > 0 && at <= math.MaxUint32 {
+		k.came = uint32(at)
+	}
+	return k
 }
 
 func (k kept) decision() subscriptions.Decision {
 	w := k.why.Value()
-	return subscriptions.Decision{Key: k.key, PushID: k.push, Came: fromMicroseconds(k.came), At: fromMicroseconds(k.at), Status: int(k.status),
-		Device: k.device, Outcome: w.outcome, Reason: w.reason, Code: w.code}
-}
-
-func microseconds(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
+	d := subscriptions.Decision{Key: k.key, PushID: k.push, Device: k.device.Value(), Outcome: w.outcome, Reason: w.reason, Code: w.code, Status: w.status}
+	if k.at != 0 {
+		d.At = time.UnixMicro(k.at)
 	}
-	return t.UnixMicro()
-}
-
-func fromMicroseconds(n int64) time.Time {
-	if n == 0 {
-		return time.Time{}
+	if k.came != 0 {
+		d.Came = time.Unix(int64(k.came), 0)
 	}
-	return time.UnixMicro(n)
+	return d
 }
 
 func (h *history) add(d subscriptions.Decision) {
