@@ -108,7 +108,7 @@ func TestAPhoneIsInFlightUntilEachOfItsPushesHasEnded(t *testing.T) {
 		t.Error("the second push to the phone has not ended")
 	}
 	f.end(a)
-	if f.has(a) || !f.empty() || len(f.lines) != 0 {
+	if f.has(a) || !f.empty() || len(f.list) != 0 {
 		t.Error("a phone without a push costs something")
 	}
 }
