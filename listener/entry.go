@@ -27,7 +27,7 @@ func newEntry(l *Listener, e *Entry, accounts int, metrics *streaming.Metrics) *
 	for i := range min(len(e.Accounts), accounts) {
 		n.accounts = append(n.accounts, newAccount(l, n, &e.Accounts[i], metrics))
 	}
-	n.seats = newSeats(n.accounts, e.MailboxesPerAccount)
+	n.seats = newSeats(n.accounts, e.MailboxesPerAccount, e.SubscriptionsPerConnection)
 	return n
 }
 

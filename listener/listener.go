@@ -14,12 +14,14 @@
 //	status.go     what is asked about all this
 //
 // Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for one: Listener.mu
-// is held while a mailbox is opened in the inbox.
+// is held while a mailbox is opened in the inbox and gets its seat back.
 package listener
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,10 +132,23 @@ func (l *Listener) Callbacks() http.Handler {
 	return l.receiver
 }
 
-// Start follows every mailbox of the book.
+// Start follows every mailbox of the book. Each keeps its seat, and is looked up in the order in which they were subscribed: so those that
+// shared a stream share one again.
 func (l *Listener) Start() {
-	for _, b := range l.o.Book.Mailboxes() {
-		l.follow(b)
+	boxes := l.o.Book.Mailboxes()
+	slices.SortStableFunc(boxes, func(a, b *subscriptions.Mailbox) int {
+		r, s := a.Record(), b.Record()
+		return cmp.Or(cmp.Compare(r.Account, s.Account), cmp.Compare(r.Location.URL, s.Location.URL), cmp.Compare(r.Location.Group, s.Location.Group),
+			r.Subscribed.Compare(s.Subscribed))
+	})
+	var list []*mailbox
+	for _, b := range boxes {
+		if m, known := l.begin(b); m != nil && !known {
+			list = append(list, m)
+		}
+	}
+	for _, m := range list { // nobody is looked up before everybody sits
+		m.seek()
 	}
 }
 
@@ -167,20 +182,27 @@ func (l *Listener) run(task func()) bool {
 
 // follow follows a mailbox that has a device. It returns nil where it has none, or all ends; known: it was followed already.
 func (l *Listener) follow(box *subscriptions.Mailbox) (m *mailbox, known bool) {
-	l.mu.Lock()
-	m, known = l.followed[box]
-	devices := box.Devices() // under mu: unfollow looks there too, so that neither misses the other
-	if !known && !l.stopping.Load() && len(devices) > 0 {
-		m = newMailbox(l, box)
-		l.followed[box] = m
-	}
-	l.mu.Unlock()
+	m, known = l.begin(box)
 	switch {
 	case m == nil:
 	case known:
 		m.cover()
 	default:
 		m.seek()
+	}
+	return m, known
+}
+
+// begin has a mailbox among those that are followed, and does nothing for it yet.
+func (l *Listener) begin(box *subscriptions.Mailbox) (m *mailbox, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m, known = l.followed[box]
+	devices := box.Devices() // under mu: unfollow looks there too, so that neither misses the other
+	if !known && !l.stopping.Load() && len(devices) > 0 {
+		m = newMailbox(l, box)
+		m.keep()
+		l.followed[box] = m
 	}
 	return m, known
 }

@@ -285,7 +285,7 @@ func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route,
 		route.Account = own.account.Name
 		return route, nil
 	}
-	a := found.entry.seats.free(s.account)
+	a := found.entry.seats.free(s.account, groupingOf(found.at))
 	if a == nil {
 		return route, found.entry.full()
 	}

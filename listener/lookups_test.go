@@ -282,9 +282,10 @@ func TestALocationThatWasDoubtedBeforeARestartIsNotTrustedAfterIt(t *testing.T) 
 	})
 }
 
-func TestMailboxesAreSpreadOverTheAccountsAndKeepTheirs(t *testing.T) {
+func TestAccountsAreFilledOneAfterTheOtherAndMailboxesKeepTheirs(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.entry = func(e *Entry) {
+			e.MailboxesPerAccount = 3
 			e.Accounts = append(e.Accounts, Account{Name: "listener-02", Source: s.hq, Streams: s.hq}, Account{Name: "listener-03", Source: s.hq, Streams: s.hq})
 		}
 		s.start()
@@ -296,7 +297,7 @@ func TestMailboxesAreSpreadOverTheAccountsAndKeepTheirs(t *testing.T) {
 		for i := range 7 {
 			accounts[i] = s.status(address(i)).Account
 		}
-		for i, want := range []int{3, 2, 2} {
+		for i, want := range []int{3, 3, 1} {
 			if n := s.l.Load()[0].Accounts[i].Mailboxes; n != want {
 				t.Errorf("account %d has %d mailboxes, want %d", i, n, want)
 			}
@@ -318,12 +319,12 @@ func TestMailboxesAreSpreadOverTheAccountsAndKeepTheirs(t *testing.T) {
 
 func TestAMailboxGetsRoomAtAnyAccountThatHasSomeAndRatherAtItsOwn(t *testing.T) {
 	one, two := &account{Account: &Account{Name: "one"}}, &account{Account: &Account{Name: "two"}}
-	s := newSeats([]*account{one, two}, 2)
+	s := newSeats([]*account{one, two}, 2, 200)
 	for i, c := range []struct {
 		had  string
 		want *account
-	}{{"two", two}, {"", one}, {"one", one}, {"one", two}, {"two", nil}} {
-		if got := s.take(&mailbox{}, c.had); got != c.want {
+	}{{"two", two}, {"one", one}, {"", one}, {"one", two}, {"two", nil}} {
+		if got := s.take(&mailbox{}, c.had, grouping{}); got != c.want {
 			t.Errorf("%d: who had %q gets %v, want %v", i, c.had, got, c.want)
 		}
 	}

@@ -212,7 +212,7 @@ func (m *mailbox) find(ctx context.Context) answered {
 	if found.err != nil {
 		return m.missing(found)
 	}
-	a := m.seat(found.entry, s.account)
+	a := m.seat(found.entry, s.account, groupingOf(found.at))
 	if a == nil {
 		return answered{entry: found.entry, err: found.entry.full()}
 	}
@@ -262,15 +262,28 @@ func (m *mailbox) missing(found answered) answered {
 	return found
 }
 
+// keep gives the mailbox the seat that its record tells of, before it is looked up.
+func (m *mailbox) keep() {
+	r := m.box.Record()
+	for _, e := range m.l.entries {
+		if e.Name != r.Location.Entry || r.Account == "" {
+			continue
+		}
+		if a := e.seats.keep(m, r.Account, groupingOf(r.Location)); a != nil {
+			m.entry, m.account = e, a
+		}
+	}
+}
+
 // seat gives the mailbox a seat at an entry; nil: it waits for one. What it had at another goes back.
-func (m *mailbox) seat(e *entry, had string) *account {
+func (m *mailbox) seat(e *entry, had string, of grouping) *account {
 	m.mu.Lock()
 	elsewhere := m.entry != nil && m.entry != e
 	m.mu.Unlock()
 	if elsewhere {
 		m.unseat()
 	}
-	a := e.seats.take(m, had)
+	a := e.seats.take(m, had, of)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.entry, m.account = e, a

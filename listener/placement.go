@@ -3,42 +3,76 @@ package listener
 // Room at the accounts of an exchange entry, and who waits for some.
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 )
 
-// seats are the room at the accounts of an entry. A mailbox has one seat, or waits for one.
+// grouping is what mailboxes have in common that may share a stream: streams are few where an account has few groupings.
+type grouping struct{ url, group string }
+
+func groupingOf(at mail.Location) grouping { return grouping{at.URL, at.Group} }
+
+// seat is the room of one mailbox.
+type seat struct {
+	account *account
+	of      grouping
+}
+
+// seats are the room at the accounts of an entry. A mailbox has one seat, or waits for one. Accounts are filled grouping by grouping; a
+// grouping has several accounts only where it does not fit into one. Who has a seat keeps it, for a new one costs a new subscription.
 type seats struct {
 	size     int // of each account
+	stream   int // mailboxes on a stream at most
 	accounts []*account
 
 	mu      sync.Mutex
 	load    map[*account]int
-	seated  map[*mailbox]*account
+	of      map[grouping]map[*account]int // the load, by grouping
+	seated  map[*mailbox]seat
 	waiting []*mailbox // first in first out; each at most once
 }
 
-func newSeats(accounts []*account, size int) *seats {
-	return &seats{size: size, accounts: accounts, load: map[*account]int{}, seated: map[*mailbox]*account{}}
+func newSeats(accounts []*account, size, stream int) *seats {
+	return &seats{size: size, stream: stream, accounts: accounts, load: map[*account]int{}, of: map[grouping]map[*account]int{}, seated: map[*mailbox]seat{}}
+}
+
+// keep gives a mailbox the seat that it had before the start, while nobody else can have taken it; nil: there is no such account, or no room.
+func (s *seats) keep(m *mailbox, had string, of grouping) *account {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.best(had, of)
+	if a == nil || a.Name != had {
+		return nil
+	}
+	s.sit(m, a, of)
+	return a
 }
 
 // take gives a mailbox a seat, rather at the account that it had; nil: it waits for one.
-func (s *seats) take(m *mailbox, had string) *account {
+func (s *seats) take(m *mailbox, had string, of grouping) *account {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a := s.seated[m]; a != nil || slices.Contains(s.waiting, m) {
-		return a
+	at, seated := s.seated[m]
+	switch {
+	case seated && at.of == of:
+		return at.account
+	case seated: // it has moved, and is subscribed anew wherever it sits; while others wait, all other accounts are full
+		s.rise(m)
+		had = ""
+	case slices.Contains(s.waiting, m):
+		return nil
 	}
-	a := s.best(had)
+	a := s.best(had, of)
 	if a == nil {
 		s.waiting = append(s.waiting, m)
 		return nil
 	}
-	s.load[a]++
-	s.seated[m] = a
+	s.sit(m, a, of)
 	return a
 }
 
@@ -47,31 +81,57 @@ func (s *seats) take(m *mailbox, had string) *account {
 func (s *seats) leave(m *mailbox) (next *mailbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := s.seated[m]
-	delete(s.seated, m)
 	s.waiting = slices.DeleteFunc(s.waiting, func(o *mailbox) bool { return o == m })
-	switch {
-	case a == nil:
+	at, seated := s.seated[m]
+	if !seated {
 		return nil
-	case len(s.waiting) == 0:
-		s.load[a]--
+	}
+	s.rise(m)
+	if len(s.waiting) == 0 {
 		return nil
 	}
 	next = s.waiting[0]
 	s.waiting = slices.Delete(s.waiting, 0, 1)
-	s.seated[next] = a
+	s.sit(next, at.account, grouping{}) // its own is known once it is looked up
 	return next
 }
 
-// free is the account that a mailbox would be given; nil: there is no room.
-func (s *seats) free(had string) *account {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.best(had)
+// sit gives a mailbox a seat. It is called with mu held.
+func (s *seats) sit(m *mailbox, a *account, of grouping) {
+	s.seated[m] = seat{a, of}
+	s.load[a]++
+	if s.of[of] == nil {
+		s.of[of] = map[*account]int{}
+	}
+	s.of[of][a]++
 }
 
-// best is the account that the mailbox had, where there is room, else the one with the most. It is called with mu held.
-func (s *seats) best(had string) (best *account) {
+// rise takes back a seat. It is called with mu held.
+func (s *seats) rise(m *mailbox) {
+	at := s.seated[m]
+	delete(s.seated, m)
+	s.load[at.account]--
+	s.of[at.of][at.account]--
+	if s.of[at.of][at.account] == 0 {
+		delete(s.of[at.of], at.account)
+	}
+	if len(s.of[at.of]) == 0 {
+		delete(s.of, at.of)
+	}
+}
+
+// free is the account that a mailbox would be given; nil: there is no room.
+func (s *seats) free(had string, of grouping) *account {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.best(had, of)
+}
+
+// best is, of the accounts with room, the one that the mailbox had, else the one with the most of its grouping, else the one with the most
+// room. Where an account is half full, and the grouping would need another stream there, it may as well have that at an account with more
+// room: so small groupings find room at theirs for longer. It is called with mu held.
+func (s *seats) best(had string, of grouping) *account {
+	var list []*account
 	for _, a := range s.accounts {
 		if s.load[a] >= s.size {
 			continue
@@ -79,11 +139,26 @@ func (s *seats) best(had string) (best *account) {
 		if a.Name == had {
 			return a
 		}
-		if best == nil || s.load[a] < s.load[best] {
-			best = a
-		}
+		list = append(list, a)
 	}
-	return best
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.MaxFunc(list, func(a, b *account) int {
+		return cmp.Or(cmp.Compare(s.draws(a, of), s.draws(b, of)), cmp.Compare(s.load[b], s.load[a]))
+	})
+}
+
+// draws is how strongly an account draws a mailbox of a grouping: by how many of it are there. It is called with mu held.
+func (s *seats) draws(a *account, of grouping) int {
+	n := s.of[of][a]
+	switch {
+	case n == 0:
+		return 0
+	case n%s.stream == 0 && 2*s.load[a] >= s.size:
+		return -1
+	}
+	return n
 }
 
 // taken is how many mailboxes an account has.

@@ -85,11 +85,7 @@ func (g *Groups) split() {
 	for _, gr := range full {
 		members := gr.sorted()
 		for _, m := range members[min(1, len(members)):] {
-			delete(gr.members, m)
-			m.group = nil
-			m.joined++ // what is under way for it was for the old group
-			m.subscribing = false
-			m.unserved()
+			m.regroup(nil)
 			m.broken(time.Now())
 			g.join(m, m.at)
 		}

@@ -98,6 +98,33 @@ func (g *Groups) join(m *Member, at mail.Location) {
 	gr.changed()
 }
 
+// merge has the members of a group join another of the same servers that has room for all of them. Its stream has ended as it should, and
+// what comes meanwhile waits at the server. So the streams stay few, though mailboxes come and go.
+func (g *Groups) merge(from *group) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range from.keeper.lines {
+		if l.open != nil {
+			return
+		}
+	}
+	for _, list := range g.groups {
+		if !slices.Contains(list, from) {
+			continue
+		}
+		i := slices.IndexFunc(list, func(to *group) bool { return to != from && len(to.members)+len(from.members) <= g.size() })
+		if i < 0 {
+			return
+		}
+		for m := range from.members {
+			m.regroup(list[i])
+		}
+		from.changed()
+		list[i].changed()
+		return
+	}
+}
+
 // forget takes out a group that is empty. It is called with mu held.
 func (g *Groups) forget(gr *group) {
 	for k, list := range g.groups {

@@ -234,3 +234,38 @@ func TestGroupsWhoseMembersHangKeepTheOthersWaitingForSecondsOnly(t *testing.T) 
 		}
 	})
 }
+
+func TestGroupsThatFitIntoOneBecomeOneWhenAStreamEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		a := newAccount(t, s, 10)
+		list := a.join(numbers(0, 40)...)
+		pass(time.Minute)
+		var stay []*mailbox
+		for i, m := range list {
+			if i%4 == 0 {
+				stay = append(stay, m)
+			} else {
+				m.Leave()
+			}
+		}
+		pass(time.Minute)
+		for range 4 {
+			s.cut(io.EOF)
+			pass(time.Minute)
+		}
+		if got := s.alive(); len(got) != 1 || got[0] != 10 || a.Open() != 1 {
+			t.Errorf("streams with %v subscriptions are open", got)
+		}
+		for _, m := range stay {
+			s.tell(m.address, "new")
+			synctest.Wait()
+			if m.listings() != 1 || !m.listens() || !slices.Equal(m.told(), []string{"new"}) {
+				t.Errorf("%s: listed %d times, told of %v", m.address, m.listings(), m.told())
+			}
+		}
+		if n := len(s.made("Subscribe")); n != 40 {
+			t.Errorf("%d subscriptions were made", n)
+		}
+	})
+}

@@ -87,6 +87,19 @@ func (m *Member) Join(at mail.Location) {
 	}
 }
 
+// regroup has the member in another group of the same servers, or in none; what is under way for it was for the old one. It is called with
+// mu held.
+func (m *Member) regroup(to *group) {
+	delete(m.group.members, m)
+	m.joined++
+	m.subscribing = false
+	m.unserved()
+	m.group = to
+	if to != nil {
+		to.members[m] = struct{}{}
+	}
+}
+
 // Leave ends that. The subscription is given back where it was made; whoever has the mailbox leave takes it out of its record.
 func (m *Member) Leave() {
 	m.groups.mu.Lock()

@@ -327,6 +327,7 @@ func (l *line) over(ctx context.Context) {
 	if errors.Is(r.err, io.EOF) {
 		if !reported {
 			l.ended(lived)
+			g.groups.merge(g)
 		}
 		return
 	}
