@@ -360,6 +360,10 @@ var breakages = []Breakage{
 	{"no listener account has room", "no_capacity",
 		"Add listener accounts to the entry (mailbell check --plan says how many): each listens to mailboxes_per_account mailboxes.",
 		evidence{codes: []string{"no_capacity"}}},
+	{"the listener accounts are nearly full", "capacity_low",
+		"Add listener accounts to the entry before all places are taken (mailbell check --plan says how many): mailboxes beyond them wait. " +
+			"An instance owns 12 accounts at most.",
+		evidence{codes: []string{"capacity_low"}}},
 	{"the mailbox is on a server that is not listened to", "out_of_scope",
 		"mailbox_servers of the entry does not name this server. Add it, or let another instance listen to it.",
 		evidence{codes: []string{"out_of_scope"}}},

@@ -15,12 +15,13 @@ const (
 	KindAPNs          = "apns"          // the devices of a topic
 	KindAccount       = "account"       // the mailboxes of a listener account
 	KindExchange      = "exchange"      // mailboxes of an exchange entry
+	KindCapacity      = "capacity"      // the room at the listener accounts of an exchange entry
 	KindConfiguration = "configuration" // what was changed and not taken up
 	KindClock         = "clock"         // the clock of an exchange entry's servers, and ours
 )
 
 // kinds lists them, the worst first.
-var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindConfiguration, KindClock}
+var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindCapacity, KindConfiguration, KindClock}
 
 // Level is how bad a condition is, as in the log.
 type Level string
@@ -66,7 +67,7 @@ func (c Condition) result(tried string) Result {
 	if c.Name != "" {
 		r.Name += " " + c.Name
 	}
-	if c.Level == LevelInfo || c.Kind == KindClock {
+	if c.Level == LevelInfo || c.Kind == KindClock || c.Kind == KindCapacity {
 		r.State = Warning
 	}
 	things := "mailboxes"

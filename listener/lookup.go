@@ -22,6 +22,7 @@ const locationAge = 24 * time.Hour
 const (
 	codeNotCovered = "not_covered"     // by any exchange entry
 	codeNoCapacity = "no_capacity"     // at the accounts of its entry
+	codeLow        = "capacity_low"    // there is room, and little
 	codeOutOfScope = "out_of_scope"    // on a server that is not among mailbox_servers
 	codeUnknown    = "mailbox_unknown" // at all entries that cover it
 )

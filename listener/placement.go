@@ -175,6 +175,27 @@ func (s *seats) queue() int {
 	return len(s.waiting)
 }
 
+// lowRoom is the part of an entry's places, in hundredths, from which on the room counts as little: time to add an account before mailboxes
+// wait.
+const lowRoom = 80
+
+// Scarce says that the accounts have little room for mailboxes, or none; nil: they have.
+func (l Load) Scarce() *fault.Error {
+	taken := 0
+	for _, a := range l.Accounts {
+		taken += a.Mailboxes
+	}
+	if 100*taken < lowRoom*l.Places || l.Places == 0 {
+		return nil
+	}
+	f := &fault.Error{Op: "location", Code: codeLow, Scope: fault.Mailbox, Remedy: fault.Fix,
+		Text: fmt.Sprintf("%d of the %d places at the listener accounts of %s are taken", taken, l.Places, l.Exchange)}
+	if taken >= l.Places {
+		f.Code = codeNoCapacity
+	}
+	return f
+}
+
 // full is the error of a mailbox that found no room.
 func (e *entry) full() *fault.Error {
 	return &fault.Error{Op: "location", Code: codeNoCapacity, Scope: fault.Mailbox, Remedy: fault.Fix,

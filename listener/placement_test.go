@@ -182,3 +182,44 @@ func TestSeatsOfTheLastRunAreNotGivenToOthers(t *testing.T) {
 		t.Error("its own seat is refused")
 	}
 }
+
+func TestLittleRoomIsSaidFromFourFifthsOnAndTheNextWaitsWhereThereIsNone(t *testing.T) {
+	const accounts, size = MaxAccounts, 1250
+	c := newCompany(accounts, size)
+	load := func() Load {
+		l := Load{Exchange: "hq", Places: accounts * size, Waiting: c.s.queue()}
+		for _, a := range c.s.accounts {
+			l.Accounts = append(l.Accounts, AccountLoad{Mailboxes: c.s.taken(a)})
+		}
+		return l
+	}
+	var first *mailbox
+	for i := range accounts * size {
+		m := &mailbox{}
+		if first == nil {
+			first = m
+		}
+		c.come(t, m, grouping{})
+		code := ""
+		if f := load().Scarce(); f != nil {
+			code = f.Code
+		}
+		want := ""
+		switch n := i + 1; {
+		case n == accounts*size:
+			want = codeNoCapacity
+		case n >= accounts*size*lowRoom/100:
+			want = codeLow
+		}
+		if code != want {
+			t.Fatalf("with %d mailboxes: %q, want %q", i+1, code, want)
+		}
+	}
+	next := &mailbox{}
+	if c.s.take(next, "", grouping{}) != nil || load().Waiting != 1 {
+		t.Error("mailbox 15,001 has a place")
+	}
+	if c.s.leave(first) != next || load().Waiting != 0 || c.s.take(next, "", grouping{}) == nil {
+		t.Error("it has none though there is room")
+	}
+}

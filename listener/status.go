@@ -149,6 +149,7 @@ func (l *Listener) Placed() bool {
 type Load struct {
 	Exchange string
 	Version  string        // the RequestServerVersion that is spoken with its servers; empty: its Dialect is not known here
+	Places   int           // mailboxes that its accounts may have
 	Waiting  int           // mailboxes that wait for room
 	Skew     time.Duration // the server's clock minus ours, by its last answer
 	Accounts []AccountLoad
@@ -168,7 +169,7 @@ type AccountLoad struct {
 func (l *Listener) Load() []Load {
 	list := make([]Load, len(l.entries))
 	for i, e := range l.entries {
-		list[i] = Load{Exchange: e.Name, Waiting: e.seats.queue()}
+		list[i] = Load{Exchange: e.Name, Places: len(e.accounts) * e.MailboxesPerAccount, Waiting: e.seats.queue()}
 		if skew := e.skew.Load(); skew != nil {
 			list[i].Skew = *skew
 		}

@@ -146,6 +146,7 @@ var said = map[string]struct{ begins, ends string }{
 	check.KindAPNs:          {"no alerts reach the devices of a topic", "alerts reach the devices of a topic again"},
 	check.KindAccount:       {"mailboxes cannot be listened to, for their account cannot work", "a listener account works again"},
 	check.KindExchange:      {"mailboxes cannot be listened to", "mailboxes are listened to again"},
+	check.KindCapacity:      {"there is little or no room for mailboxes", "there is room for mailboxes again"},
 	check.KindConfiguration: {"a changed configuration is not taken up", "a changed configuration is taken up"},
 	check.KindClock:         {"a server's clock and this machine's differ", "a server's clock and this machine's agree again"},
 }
@@ -158,7 +159,7 @@ func about(c check.Condition) (fields []zap.Field) {
 	case check.KindAccount:
 		exchange, account, _ := strings.Cut(c.Name, "/")
 		fields = append(fields, zap.String("exchange", exchange), zap.String("account", account), zap.Int("mailboxes", c.Count))
-	case check.KindExchange:
+	case check.KindExchange, check.KindCapacity:
 		fields = append(fields, zap.String("exchange", c.Name), zap.Int("mailboxes", c.Count))
 	case check.KindClock:
 		fields = append(fields, zap.String("exchange", c.Name))
@@ -189,6 +190,7 @@ func (r *rooms) wrong() []check.Condition {
 	g.state()
 	g.apns()
 	g.accounts()
+	g.capacity()
 	g.mailboxes()
 	g.clocks()
 	g.configuration()
@@ -290,6 +292,15 @@ func (g *gathering) configuration() {
 	}
 }
 
+// capacity checks whether there is room for more mailboxes.
+func (g *gathering) capacity() {
+	for _, e := range g.listener.Load() {
+		if f := e.Scarce(); f != nil {
+			g.add(check.KindCapacity, e.Exchange, check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", time.Time{})
+		}
+	}
+}
+
 // accounts checks the listener accounts.
 func (g *gathering) accounts() {
 	for _, e := range g.listener.Load() {
@@ -321,6 +332,8 @@ func (g *gathering) mailboxes() {
 				continue
 			}
 			g.add(check.KindState, "", check.LevelError, s.Fault, b, address, s.Next)
+		case s.State == subscriptions.WaitingForCapacity:
+			g.add(check.KindCapacity, name, check.LevelWarn, s.Fault, b, address, s.Next)
 		case s.Fault.Scope == fault.Account && account != "":
 			g.add(check.KindAccount, account, "", s.Fault, b, address, s.Next)
 		default:

@@ -139,6 +139,28 @@ func TestAnOrganisationThatIsDownSaysSoItself(t *testing.T) {
 	}
 }
 
+func TestLittleRoomIsWarnedOfBeforeMailboxesWait(t *testing.T) {
+	t.Parallel()
+	for cause, c := range map[string]struct{ places, waiting int }{
+		"the listener accounts are nearly full": {mailboxes * 100 / 80, 0},
+		"no listener account has room":          {mailboxes - 1, 1},
+	} {
+		t.Run(cause, func(t *testing.T) {
+			t.Parallel()
+			inst := install(t, "")
+			inst.config.Exchange[0].MailboxesPerAccount = c.places
+			inst.start()
+			inst.enrol()
+			found := inst.wrong(cause)
+			if found.Kind != check.KindCapacity || found.Level != check.LevelWarn || !strings.Contains(found.Advice, "Add listener accounts") {
+				t.Errorf("%+v", found)
+			}
+			inst.eventually("those that wait are counted", func() bool { return inst.wrong(cause).Count == c.waiting })
+			inst.told(cause)
+		})
+	}
+}
+
 // otherAuthority is a certificate that has issued nothing here.
 func otherAuthority(inst *installation) string {
 	cert, _ := inst.certificate("another authority")
