@@ -26,7 +26,7 @@ type Row struct {
 	After  time.Duration // how long to wait if the server says nothing
 
 	// What follows from the error: the fields of fault.Error with these names.
-	Elsewhere, Moved, Gone, Missed, Unsubscribed, Misled, Superseded bool
+	Elsewhere, Moved, Gone, Missed, Unsubscribed, Misled, Superseded, Untold, Unsupported bool
 
 	Meaning string // for the administrator
 }
@@ -109,13 +109,13 @@ var table = []Row{
 		Meaning: "the stream brought something that cannot be understood"},
 
 	// Subscribing.
-	{Code: "ErrorExceededSubscriptionCount", Scope: fault.Mailbox, Remedy: fault.Wait, After: longAfter,
+	{Code: "ErrorExceededSubscriptionCount", Scope: fault.Mailbox, Remedy: fault.Wait, After: longAfter, Untold: true,
 		Meaning: "the mailbox has too many subscriptions, or the throttling policy allows none (EWSMaxSubscriptions)"},
 	{Code: "ErrorSubscriptionDelegateAccessNotSupported", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
 		Meaning: "delegate rights are not enough: the account needs the role ApplicationImpersonation for this mailbox"},
-	{Code: "ErrorInvalidPushSubscriptionUrl", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+	{Code: "ErrorInvalidPushSubscriptionUrl", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "the server does not accept the URL at which it is to call back (public_url)"},
-	{Code: "ErrorInvalidSubscriptionRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+	{Code: "ErrorInvalidSubscriptionRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true, Unsupported: true,
 		Meaning: "the server does not accept the subscription"},
 
 	// Throttling and temporary trouble.
@@ -184,9 +184,9 @@ var table = []Row{
 		Meaning: "the server is older than Exchange 2010 SP1: it has no streaming notifications, without which mailbell cannot listen"},
 	{Code: "ErrorIncorrectSchemaVersion", Scope: fault.Server, Remedy: fault.Fix, After: hourly,
 		Meaning: "the server does not know what was asked for in this RequestServerVersion"},
-	{Code: "ErrorSchemaValidation", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+	{Code: "ErrorSchemaValidation", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true, Unsupported: true,
 		Meaning: "the server does not understand the request: it may be older than the RequestServerVersion"},
-	{Code: "ErrorInvalidRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the server does not accept the request"},
+	{Code: "ErrorInvalidRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true, Unsupported: true, Meaning: "the server does not accept the request"},
 
 	// Items.
 	{Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true,
@@ -315,6 +315,7 @@ func newError(op, code, text string, asked time.Duration, cause error) *Error {
 func (r *Row) follow(f *fault.Error) {
 	f.Elsewhere, f.Moved, f.Gone = r.Elsewhere, r.Moved, r.Gone
 	f.Missed, f.Unsubscribed, f.Misled, f.Superseded = r.Missed, r.Unsubscribed, r.Misled, r.Superseded
+	f.Untold, f.Unsupported = r.Untold, r.Unsupported
 }
 
 // problem is what an envelope says went wrong.

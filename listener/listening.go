@@ -27,6 +27,7 @@ type membership interface {
 	Leave()                // it is not any more: it may live elsewhere, or has no device
 	Listening() (since, last time.Time)
 	Failing() (f *fault.Error, next time.Time)
+	Awaits() string             // what is awaited where it neither listens nor fails, for people
 	Unhinted(age time.Duration) // a listing showed a message of this age that no hint had named
 	Listed()                    // a complete listing is done
 }

@@ -90,7 +90,7 @@ func (k *link) state() (s subscriptions.State, reason string, next time.Time, wh
 	since, _ := k.member.Listening()
 	switch {
 	case since.IsZero():
-		return subscriptions.Resolving, "stream: being opened", time.Time{}, nil
+		return subscriptions.Resolving, k.member.Awaits(), time.Time{}, nil
 	case !work.Listed:
 		return subscriptions.Resolving, "listing: under way", time.Time{}, nil
 	case len(k.account.entry.MailboxServers) > 0 && k.location().Server == "":

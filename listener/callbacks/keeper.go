@@ -11,9 +11,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/ews"
-	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -27,8 +27,6 @@ const (
 	firstCallback = 30 * time.Second
 	// listAnyway is how long a mailbox that may have lost callbacks waits for one before it is listed all the same.
 	listAnyway = 5 * time.Second
-	// polling is how often a mailbox is listed while nothing tells of its mail.
-	polling = time.Minute
 	// subscribing bounds the calls of an account at once: with twelve accounts each has its turn, at the default rate, well before its time
 	// is over. The client of Exchange 2010 has a bound of its own below that.
 	subscribing = 16
@@ -51,8 +49,9 @@ const CodeUnreached = "no callback"
 type Options struct {
 	Server    Server
 	Receiver  *Receiver
-	PublicURL string // where Exchange reaches mailbell, without Path
+	PublicURL string        // where Exchange reaches mailbell, without Path
 	Frequency time.Duration // 0: DefaultFrequency
+	Polls     *polling.Pace // of the mailboxes that no callback tells of; it may be nil
 	Log       *zap.Logger
 }
 
@@ -260,12 +259,12 @@ func (k *Keeper) unreached() *fault.Error {
 // listDue says whether a member is to be listed now. It is called with mu held.
 func (m *Member) listDue(now time.Time, at func(time.Time) bool) bool {
 	list := false
-	if m.now != nil && m.since.IsZero() {
+	if m.untold() {
 		if m.pollAt.IsZero() {
-			m.pollAt = now.Add(backoff.Jitter(polling))
+			m.pollAt = m.keeper.o.Polls.Next(now)
 		}
 		if at(m.pollAt) {
-			m.pollAt = now.Add(backoff.Jitter(polling))
+			m.pollAt = m.keeper.o.Polls.Next(now)
 			at(m.pollAt)
 			list = true
 		}

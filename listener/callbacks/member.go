@@ -154,6 +154,22 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	return nil, time.Time{}
 }
 
+// Awaits says what is awaited of a mailbox that is not listened to yet, though nothing is wrong.
+func (m *Member) Awaits() string {
+	m.keeper.mu.Lock()
+	defer m.keeper.mu.Unlock()
+	if m.now == nil {
+		return "subscription: being made"
+	}
+	return "callback: awaited"
+}
+
+// untold says whether the mailbox is to be polled. It is called with mu held.
+func (m *Member) untold() bool {
+	f := m.refusal.fault
+	return m.since.IsZero() && (m.now != nil || f != nil && f.Untold)
+}
+
 // Unhinted tells that a listing showed a message of this age that no hint had named. A callback that did not come in time is seen by the
 // watermark of the next one, and by silence.
 func (m *Member) Unhinted(time.Duration) {}

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -122,21 +121,18 @@ func (g *group) has(m *Member, subscription string) bool {
 // listAnyway is how long a mailbox that may have lost notifications waits for its stream to be open before it is listed all the same.
 const listAnyway = 5 * time.Second
 
-// polling is how often a mailbox is listed while its stream cannot be opened, or brings nothing.
-const polling = time.Minute
-
 // listOverdue lists the members whose stream has not opened by their time; all: whose stream is not open. It says when the next is due.
 func (g *group) listOverdue(all bool) (next time.Time) {
 	var overdue []*Member
 	now := time.Now()
 	g.groups.mu.Lock()
 	for m := range g.members {
-		if m.subscription != "" && m.since.IsZero() { // a mailbox that cannot be subscribed has its safety poll
+		if m.untold() {
 			if m.pollAt.IsZero() {
-				m.pollAt = now.Add(backoff.Jitter(polling))
+				m.pollAt = g.groups.o.Polls.Next(now)
 			}
 			if !now.Before(m.pollAt) {
-				m.pollAt = now.Add(backoff.Jitter(polling))
+				m.pollAt = g.groups.o.Polls.Next(now)
 				m.listBy = now
 			}
 			next = sooner(next, m.pollAt)

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -17,8 +18,9 @@ import (
 // Options of the groups of a listener account.
 type Options struct {
 	Server  Server
-	Size    int      // the most members of a group
-	Sharing *Sharing // of the exchange entry; nil: of these groups alone
+	Size    int           // the most members of a group
+	Sharing *Sharing      // of the exchange entry; nil: of these groups alone
+	Polls   *polling.Pace // of the mailboxes that no stream tells of; it may be nil
 	Log     *zap.Logger
 	Metrics *Metrics
 }

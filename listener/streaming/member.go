@@ -211,6 +211,16 @@ func (m *Member) unserved() {
 	m.stream, m.since = nil, time.Time{}
 }
 
+// untold says whether the mailbox is to be polled: it has a subscription, and its stream is not open or brings nothing, or it is to get
+// none. Any other that cannot be subscribed has its safety poll. It is called with mu held.
+func (m *Member) untold() bool {
+	f := m.refusal.fault
+	return m.since.IsZero() && (m.subscription != "" || f != nil && f.Untold)
+}
+
+// Awaits says what is awaited of a mailbox that is not listened to yet, though nothing is wrong.
+func (m *Member) Awaits() string { return "stream: being opened" }
+
 // lose forgets a subscription that the server does not know any more.
 func (m *Member) lose(ctx context.Context, id string) {
 	m.groups.mu.Lock()
