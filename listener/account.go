@@ -30,15 +30,24 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	lifted := func() { l.wake(n) }
 	n.calls = &health{log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted}
 	n.finding = &health{log: n.log.With(zap.String("of", "look-ups by Autodiscover")), mailboxes: l.following, lifted: lifted}
-	if e.ListenBy == ByPush {
-		n.listening = posts{callbacks.NewKeeper(callbacks.Options{
-			Server: guarded{n}, Receiver: l.receiver, PublicURL: l.o.PublicURL, Log: n.log,
+	byPush := func() kind {
+		return posts{callbacks.NewKeeper(callbacks.Options{
+			Server: guarded{n}, Receiver: l.receiver, PublicURL: l.o.PublicURL, Polls: e.polls, Log: n.log,
 		})}
-		return n
 	}
-	n.listening = streams{streaming.New(streaming.Options{
-		Server: guarded{n}, Size: e.SubscriptionsPerConnection, Sharing: &e.sharing, Log: n.log, Metrics: metrics,
-	})}
+	byStreaming := func() kind {
+		return streams{streaming.New(streaming.Options{
+			Server: guarded{n}, Size: e.SubscriptionsPerConnection, Sharing: &e.sharing, Polls: e.polls, Log: n.log, Metrics: metrics,
+		})}
+	}
+	switch {
+	case e.ListenBy == ByPush:
+		n.listening = byPush()
+	case e.fallback != nil:
+		n.listening = eitherKind{streams: byStreaming(), posts: byPush(), fallback: e.fallback}
+	default:
+		n.listening = byStreaming()
+	}
 	return n
 }
 
@@ -62,6 +71,7 @@ func (g guarded) Subscribe(ctx context.Context, at mail.Location, a streaming.Af
 		return "", "", err
 	}
 	id, cookie, err = g.Streams.Subscribe(ctx, at, a)
+	g.entry.fallback.failed(at.Primary, err)
 	return id, cookie, g.calls.note(at.Primary, err)
 }
 
@@ -88,6 +98,7 @@ func (g guarded) Stream(ctx context.Context, at mail.Location, a streaming.Affin
 		return nil, err
 	}
 	s, err := g.Streams.Stream(ctx, at, a, ids)
+	g.entry.fallback.failed(at.Primary, err)
 	if err = g.calls.note(at.Primary, err); err != nil {
 		return nil, err
 	}
@@ -104,6 +115,10 @@ type noted struct {
 // Next is the next envelope.
 func (n noted) Next() (streaming.Envelope, error) {
 	e, err := n.Stream.Next()
+	if err == nil {
+		n.account.entry.fallback.streamed()
+	}
+	n.account.entry.fallback.failed(n.mailbox, err)
 	if f, ok := errors.AsType[*fault.Error](err); ok && f.Scope == fault.Account {
 		return e, n.account.calls.note(n.mailbox, err)
 	}

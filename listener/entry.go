@@ -6,7 +6,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -18,16 +21,40 @@ type entry struct {
 	seats    *seats
 	lookups  *lookups
 	sharing  streaming.Sharing             // of streams by its mailboxes
+	polls    *polling.Pace                 // of its mailboxes that nothing tells of
+	fallback *fallback                     // from streaming to push; nil: there is none
 	turn     atomic.Uint32                 // of the accounts: which asks where a mailbox lives
 	skew     atomic.Pointer[time.Duration] // the server's clock minus ours, as the last answer showed it
 }
 
 func newEntry(l *Listener, e *Entry, accounts int, metrics *streaming.Metrics) *entry {
-	n := &entry{Entry: e, lookups: newLookups(l, maxLookups)}
+	n := &entry{Entry: e, lookups: newLookups(l, maxLookups), polls: polling.New(pollsPerSecond(e.RequestsPerSecond))}
+	if e.ListenBy != ByPush && l.receiver != nil {
+		n.fallback = newFallback(l.log.With(zap.String("exchange", e.Name)), n.mailboxes, l.run)
+	}
 	for i := range min(len(e.Accounts), accounts) {
 		n.accounts = append(n.accounts, newAccount(l, n, &e.Accounts[i], metrics))
 	}
 	n.seats = newSeats(n.accounts, e.MailboxesPerAccount, e.SubscriptionsPerConnection)
+	return n
+}
+
+// mostPolls is how many mailboxes of an entry are polled a second: 15,000 in ten minutes, which is what an Exchange answers beside its
+// other work. Where a rate is configured it is a quarter of that at most.
+const mostPolls = 25
+
+func pollsPerSecond(rate int) float64 {
+	if rate <= 0 {
+		return mostPolls
+	}
+	return min(mostPolls, float64(rate)/4)
+}
+
+// mailboxes is how many mailboxes the accounts have.
+func (e *entry) mailboxes() (n int) {
+	for _, a := range e.accounts {
+		n += e.seats.taken(a)
+	}
 	return n
 }
 

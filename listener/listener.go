@@ -10,11 +10,12 @@
 //	health.go     whether a refusal is a mailbox's or its account's, and who may try that again
 //	link.go       how the inbox reads a mailbox at its location, and what its errors say about that
 //	listening.go  the seam to the kinds of listening, each a folder of its own: packages streaming and callbacks
+//	fallback.go   from streaming to push, where there is no streaming
 //	enrolment.go  devices come and go
 //	status.go     what is asked about all this
 //
-// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for one: Listener.mu
-// is held while a mailbox is opened in the inbox and gets its seat back.
+// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for two: Listener.mu
+// is held while a mailbox is opened in the inbox and gets its seat back, and either.mu while a mailbox joins or leaves.
 package listener
 
 import (
@@ -62,6 +63,7 @@ type Entry struct {
 	Accounts                   []Account
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
+	RequestsPerSecond          int // that are configured; 0: none are
 	SafetyPoll                 time.Duration
 }
 

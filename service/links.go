@@ -107,7 +107,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 	agent := "mailbell/" + s.version
 	for i, x := range c.Exchange {
 		entry := listener.Entry{
-			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
+			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, RequestsPerSecond: x.RequestsPerSecond, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
 			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
 		}
 		pace := ews.NewPace(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it

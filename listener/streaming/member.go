@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -77,7 +78,7 @@ func (m *Member) Join(at mail.Location) {
 		m.subscription = r.Subscription
 	}
 	now := time.Now()
-	m.gap, m.listBy = true, now.Add(polling) // whose turn it is not yet, is listed twice where that takes longer
+	m.gap, m.listBy = true, now.Add(polling.Interval) // whose turn it is not yet, is listed twice where that takes longer
 	if m.subscription != "" {
 		m.broken(now)
 	}

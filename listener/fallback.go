@@ -1,0 +1,182 @@
+package listener
+
+// From streaming to push, where a server has no streaming notifications, or something before it lets no stream through.
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// fallback is that of an exchange entry. It is decided once: a stream that brings anything proves that streaming works there, and before
+// that some mailboxes that are refused it prove that it does not. A restart begins with streaming again.
+type fallback struct {
+	log       *zap.Logger
+	mailboxes func() int // of the entry: one of two cannot have three witnesses
+	run       func(task func()) bool
+
+	works atomic.Bool // a stream has brought something
+
+	mu      sync.Mutex
+	push    bool                // the mailboxes are listened to by push
+	refused map[string]struct{} // mailboxes that met what a server without streaming answers
+	joined  map[*either]struct{}
+}
+
+func newFallback(log *zap.Logger, mailboxes func() int, run func(task func()) bool) *fallback {
+	return &fallback{log: log, mailboxes: mailboxes, run: run, refused: map[string]struct{}{}, joined: map[*either]struct{}{}}
+}
+
+// streamed notes that a stream has brought something.
+func (f *fallback) streamed() {
+	if f != nil && !f.works.Load() {
+		f.works.Store(true)
+	}
+}
+
+// failed takes in what streaming ended with for a mailbox.
+func (f *fallback) failed(mailbox string, err error) {
+	if f == nil || err == nil {
+		return
+	}
+	why := fault.Of(err)
+	if !why.Unsupported && why.Code != ews.CodeHeldBack {
+		return
+	}
+	enough := min(witnesses, max(1, f.mailboxes()))
+	f.mu.Lock()
+	if f.works.Load() || f.push {
+		f.mu.Unlock()
+		return
+	}
+	f.refused[mailbox] = struct{}{}
+	if len(f.refused) < enough {
+		f.mu.Unlock()
+		return
+	}
+	f.push, f.refused = true, nil
+	list := make([]*either, 0, len(f.joined))
+	for e := range f.joined {
+		list = append(list, e)
+	}
+	f.mu.Unlock()
+	f.log.Warn("the server gives no streaming notifications; its mailboxes are listened to by push notifications until the next start",
+		zap.Int("mailboxes", len(list)), zap.Error(why))
+	f.run(func() { // whoever called may be a part of what it ends
+		for _, e := range list {
+			e.turn()
+		}
+	})
+}
+
+// join notes that a mailbox has joined, and says whether by push.
+func (f *fallback) join(e *either) (push bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.joined[e] = struct{}{}
+	return f.push
+}
+
+func (f *fallback) leave(e *either) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.joined, e)
+}
+
+// eitherKind is the kind that uses streaming, and push where there is no streaming.
+type eitherKind struct {
+	streams, posts kind
+	fallback       *fallback
+}
+
+func (k eitherKind) member(m *mailbox) membership {
+	streams := k.streams.member(m)
+	return &either{fallback: k.fallback, streams: streams, posts: k.posts.member(m), now: streams}
+}
+
+func (k eitherKind) Retry() {
+	k.streams.Retry()
+	k.posts.Retry()
+}
+
+func (k eitherKind) Open() int { return k.streams.Open() }
+
+func (k eitherKind) Close() {
+	k.streams.Close()
+	k.posts.Close()
+}
+
+// either is a mailbox that may be listened to one way or the other.
+type either struct {
+	fallback       *fallback
+	streams, posts membership
+
+	mu     sync.Mutex // held while the mailbox joins or leaves one of them; they call nothing meanwhile
+	now    membership
+	at     mail.Location
+	joined bool
+}
+
+// Join has the mailbox listened to at a location.
+func (e *either) Join(at mail.Location) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.joined {
+		return
+	}
+	e.at, e.joined = at, true
+	if e.fallback.join(e) {
+		e.now = e.posts
+	}
+	e.now.Join(at)
+}
+
+// Leave ends that.
+func (e *either) Leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fallback.leave(e)
+	e.joined = false
+	e.now.Leave()
+}
+
+// turn has the mailbox listened to by push from now on.
+func (e *either) turn() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.now == e.posts {
+		return
+	}
+	e.now.Leave()
+	e.now = e.posts
+	if e.joined {
+		e.now.Join(e.at)
+	}
+}
+
+func (e *either) current() membership {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.now
+}
+
+// Listening is that of the way that is used, as is all that follows.
+func (e *either) Listening() (since, last time.Time) { return e.current().Listening() }
+
+// Failing says why the mailbox is not listened to.
+func (e *either) Failing() (f *fault.Error, next time.Time) { return e.current().Failing() }
+
+// Awaits says what is awaited of a mailbox that is not listened to yet.
+func (e *either) Awaits() string { return e.current().Awaits() }
+
+// Unhinted tells that a listing showed a message that no hint had named.
+func (e *either) Unhinted(age time.Duration) { e.current().Unhinted(age) }
+
+// Listed tells that a complete listing is done.
+func (e *either) Listed() { e.current().Listed() }
