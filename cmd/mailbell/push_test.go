@@ -3,10 +3,23 @@ package main_test
 // Push notifications, seen from outside: Exchange calls back.
 
 import (
+	"fmt"
+	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/mailbell/mailbell/simulator"
 )
+
+// installPush is an installation that listens by push. What is not accepted is posted again after a fifth of a second.
+func installPush(t *testing.T, o simulator.Options) *installation {
+	t.Helper()
+	o.PushRetry = 200 * time.Millisecond
+	inst := install(t, o)
+	inst.edit("listen_by: streaming", "listen_by: push\n  safety_poll: 1m")
+	return inst
+}
 
 func TestACallbackRingsAPhone(t *testing.T) {
 	t.Parallel()
@@ -15,16 +28,163 @@ func TestACallbackRingsAPhone(t *testing.T) {
 	for range 6 {
 		inst.deliver()
 	}
+	inst.awaitAlerts(soon)
 	inst.balance(0)
 	if n := inst.sim.Counts().Requests["GetStreamingEvents"]; n != 0 {
 		t.Errorf("%d streams were opened, want none", n)
 	}
 }
 
-// installPush is an installation that listens by push.
-func installPush(t *testing.T, o simulator.Options) *installation {
-	t.Helper()
-	inst := install(t, o)
-	inst.edit("listen_by: streaming", "listen_by: push")
-	return inst
+func TestCallbacksAreServedOnAnAddressOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	inst := installPush(t, simulator.Options{Mailboxes: 2})
+	own := quietAddress(t)
+	inst.edit("public_url: "+inst.url, "public_url: http://"+own+"\ncallbacks: {listen: "+own+"}")
+	inst.startWithDevices()
+	for range 4 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	for target, want := range map[string]int{
+		inst.url + "/callbacks/ews/x": http.StatusNotFound, "http://" + own + "/callbacks/ews/x": http.StatusOK,
+		"http://" + own + "/v1/devices": http.StatusNotFound, "http://" + own + "/healthz": http.StatusNotFound,
+	} {
+		resp, err := inst.client.Post(target, "text/xml", strings.NewReader(""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("POST %s: %d, want %d", target, resp.StatusCode, want)
+		}
+	}
+}
+
+func TestARestartKeepsPushSubscriptions(t *testing.T) {
+	t.Parallel()
+	inst := installPush(t, simulator.Options{Mailboxes: 4})
+	inst.startWithDevices()
+	inst.restart()
+	inst.deliver()
+	inst.kill()
+	inst.deliver() // its callback is repeated
+	inst.start()
+	for range 8 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.awaitListening()
+	if n := inst.sim.Counts().Requests["Subscribe"]; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions were made, want one for each of the %d mailboxes", n, len(inst.boxes))
+	}
+	inst.balance(2 * len(inst.boxes)) // what was in flight at the kill
+}
+
+// There is no Unsubscribe for push: whoever left ends its subscription by the answer to a callback.
+func TestAPushSubscriptionEndsAfterTheLastDeviceHasLeft(t *testing.T) {
+	t.Parallel()
+	inst := installPush(t, simulator.Options{Mailboxes: 1})
+	inst.startWithDevices()
+	box := inst.boxes[0]
+	inst.remove(box, box.devices[0])
+	inst.deliverTo(box)
+	eventually(t, soon, "the subscription has ended", func() bool { return inst.sim.Counts().Subscriptions == 0 })
+}
+
+// pushStrokes are what is done to push notifications in the middle of a run.
+var pushStrokes = []stroke{
+	{"push_unreachable", at("push_unreachable", simulator.Fault{Seconds: 0.5}), false},
+	{"push_gap", at("push_gap", simulator.Fault{Count: 3}), false},
+	{"push_silent", at("push_silent", simulator.Fault{Seconds: 0.3}), false},
+	{"subscriptions_lost", at("subscriptions_lost", simulator.Fault{}), false},
+	{"server_restart", at("server_restart", simulator.Fault{Seconds: 0.2}), false},
+	{"server_busy", at("server_busy", simulator.Fault{Reason: "message", Seconds: 0.3}), false},
+	{"a kill", func(_ *testing.T, inst *installation) { inst.kill(); inst.start() }, true},
+}
+
+func TestNothingIsLostByPushWhen(t *testing.T) {
+	t.Parallel()
+	const messages, times = 60, 2
+	for _, s := range pushStrokes {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			inst := installPush(t, simulator.Options{Mailboxes: 4})
+			inst.startWithDevices()
+			for i := range messages {
+				if i%(messages/times) == messages/times/2 {
+					s.strike(t, inst)
+				}
+				inst.deliver()
+				pass(t, 5*time.Millisecond)
+			}
+			bound := 0
+			if s.repeats {
+				bound = times * 2 * len(inst.boxes)
+			}
+			if lost := inst.ledger.await(t.Context(), 2*atLast); len(lost) > 0 { // what no callback tells of is found by the safety poll
+				t.Fatalf("lost %d of %d: %v", len(lost), inst.ledger.count(), lost)
+			}
+			inst.balance(bound)
+		})
+	}
+}
+
+// A server that has no streaming notifications.
+func TestWithoutStreamingTheServerCallsBack(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 4})
+	inst.fault("streaming_refused", simulator.Fault{})
+	inst.startWithDevices()
+	for range 8 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	inst.restart()
+	for range 4 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+}
+
+// A server that allows no notifications at all (EWSMaxSubscriptions 0).
+func TestWithoutNotificationsMailboxesArePolled(t *testing.T) {
+	for _, by := range []string{"streaming", "push"} {
+		t.Run(by, func(t *testing.T) {
+			t.Parallel()
+			inst := install(t, simulator.Options{Mailboxes: 3})
+			if by == "push" {
+				inst.edit("listen_by: streaming", "listen_by: push")
+			}
+			inst.fault("subscriptions_none", simulator.Fault{})
+			inst.start()
+			inst.enrolAll()
+			eventually(t, soon, "the mailboxes are polled", func() bool { return len(inst.mailboxes("polling")) == len(inst.boxes) })
+			if why := inst.mailbox(inst.boxes[0]).Reason; !strings.Contains(why, "ErrorExceededSubscriptionCount") {
+				t.Errorf("the reason is %q", why)
+			}
+			inst.deliver()
+			inst.awaitAlerts(atLast)
+		})
+	}
+}
+
+func TestACallbackThatDoesNotReachMailbellIsSaid(t *testing.T) {
+	t.Parallel()
+	inst := installPush(t, simulator.Options{Mailboxes: 1})
+	nobody := quietAddress(t)
+	inst.edit("public_url: "+inst.url, "public_url: http://"+nobody)
+	inst.start()
+	inst.enrolAll()
+	box := inst.boxes[0]
+	eventually(t, atLast, "the mailbox is polled", func() bool { return inst.mailbox(box).State == "polling" })
+	m := inst.mailbox(box)
+	for _, want := range []string{"no callback", fmt.Sprintf("http://%s/callbacks/ews/…", nobody), "InternetWebProxy"} {
+		if !strings.Contains(m.Reason, want) {
+			t.Errorf("%q does not name %q", m.Reason, want)
+		}
+	}
+	inst.deliver()
+	inst.awaitAlerts(atLast)
 }

@@ -305,6 +305,25 @@ func TestAMailboxThatIsRefusedNotificationsIsPolled(t *testing.T) {
 	})
 }
 
+func TestASubscriptionThatDoesNotTellOfAMessageIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		m := newAccount(t, s).join(alice)[0]
+		pass(5 * time.Minute)
+		m.Unhinted(30 * time.Second) // its callback may be on its way
+		m.Unhinted(time.Hour)        // from before
+		pass(time.Second)
+		if n := len(s.made()); n != 1 {
+			t.Fatalf("%d subscriptions", n)
+		}
+		m.Unhinted(2 * time.Minute)
+		pass(time.Second)
+		if n := len(s.made()); n != 2 || !m.listens() {
+			t.Errorf("%d subscriptions, listens %v", n, m.listens())
+		}
+	})
+}
+
 func TestAMailboxThatIsElsewhereLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

@@ -37,6 +37,9 @@ const (
 	// leading is how long the others of a group wait for the answer to the one that leads it.
 	leading = 2 * time.Second
 
+	// hintDelay is how old a message is that a callback has had the time to tell of.
+	hintDelay = time.Minute
+
 	// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
 	firstReturn = 5 * time.Second
 	maxReturn   = 4 * time.Minute
@@ -218,7 +221,7 @@ func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next 
 	})
 	for _, m := range members {
 		m.watch(now, at)
-		if (m.now == nil || m.since.IsZero() && !m.now.silentAt(k.o.Frequency).After(now)) && m.asking == nil && at(m.refusal.next) {
+		if m.needs(now) && m.asking == nil && at(m.refusal.next) {
 			if a := k.attempt(m, now, at); a != nil {
 				attempts = append(attempts, a)
 			}
@@ -228,6 +231,11 @@ func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next 
 		}
 	}
 	return attempts, lists, next
+}
+
+// needs says whether a member needs a subscription, or another one. It is called with mu held.
+func (m *Member) needs(now time.Time) bool {
+	return m.now == nil || m.doubted || m.since.IsZero() && !m.now.silentAt(m.keeper.o.Frequency).After(now)
 }
 
 // watch looks whether callbacks come as they should. It is called with mu held.
@@ -324,6 +332,7 @@ func (k *Keeper) subscribe(a *attempt) {
 		s.watermark, s.heard = "", time.Time{}
 	}
 	m.drop(m.now)
+	m.doubted = false
 	m.now, m.asking, m.refusal, m.pollAt = s, nil, refusal{}, time.Time{}
 	m.unheard()
 	m.broken(now)

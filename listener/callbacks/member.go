@@ -28,6 +28,7 @@ type Member struct {
 
 	since   time.Time    // when callbacks began to reach us, without a break since then; zero: they do not
 	fault   *fault.Error // why not, though it is subscribed; nil: it is too early to say
+	doubted bool         // they did not tell of a message: the subscription is to be replaced
 	gap     bool         // it is to be listed once its first callback has come
 	listBy  time.Time    // when it is listed all the same; zero: nothing is to be listed
 	pollAt  time.Time    // when it is listed since nothing tells of its mail; zero: something does
@@ -80,6 +81,7 @@ func (m *Member) Join(at mail.Location) {
 	m.joined++
 	m.at, m.site = at, k.site(at)
 	k.members[m] = struct{}{}
+	m.doubted = false
 	now := time.Now()
 	m.broken(now)
 	r := m.box.Record()
@@ -170,9 +172,18 @@ func (m *Member) untold() bool {
 	return m.since.IsZero() && (m.now != nil || f != nil && f.Untold)
 }
 
-// Unhinted tells that a listing showed a message of this age that no hint had named. A callback that did not come in time is seen by the
-// watermark of the next one, and by silence.
-func (m *Member) Unhinted(time.Duration) {}
+// Unhinted tells that a listing showed a message of this age that no hint had named. Where a callback should have told of it, the
+// subscription is replaced: its server may have forgotten it, which nobody else would notice before twice the StatusFrequency.
+func (m *Member) Unhinted(age time.Duration) {
+	m.keeper.mu.Lock()
+	defer m.keeper.mu.Unlock()
+	if m.since.IsZero() || age < hintDelay || age > time.Since(m.since) {
+		return
+	}
+	m.unheard()
+	m.doubted = true
+	m.keeper.changed()
+}
 
 // Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
 // does now.
