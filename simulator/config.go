@@ -30,7 +30,7 @@ const (
 // configuration is the part of mailbell.yaml that is written.
 type configuration struct {
 	Listen    string          `yaml:"listen"`
-	PublicURL string          `yaml:"public_url"`
+	PublicURL string          `yaml:"public_url,omitempty"`
 	State     stateConfig     `yaml:"state"`
 	Exchange  []exchangeEntry `yaml:"exchange"`
 	APNs      []apnsEntry     `yaml:"apns"`
@@ -82,12 +82,15 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		return err
 	}
 	config := configuration{
-		Listen: listen, PublicURL: "http://" + listen,
+		Listen: listen,
 		State: stateConfig{Path: "mailbell.db"},
 		API:   apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
 	}
 	if s.options.Redis != "" {
 		config.State = stateConfig{Redis: &redisConfig{[]string{s.options.Redis}}}
+	}
+	if s.options.ListenBy == ByPush {
+		config.PublicURL = "http://" + listen
 	}
 	config.Exchange = s.exchangeEntries()
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}

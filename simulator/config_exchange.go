@@ -3,6 +3,7 @@ package simulator
 // The exchange entries of the mailbell.yaml: one, or in a hybrid organisation one for each host, all with the same mail domain.
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -82,7 +83,7 @@ func (s *Server) exchangeEntries() []exchangeEntry {
 
 // entry describes a host, with as many listener accounts as the service needs for all mailboxes. All have the same credential.
 func (s *Server) entry(name string, account listenerAccount) exchangeEntry {
-	e := exchangeEntry{Name: name, Type: "exchange", ListenBy: "streaming", Domains: s.domains(), CAFile: caFile, RequestsPerSecond: manyRequests}
+	e := exchangeEntry{Name: name, Type: "exchange", ListenBy: cmp.Or(s.options.ListenBy, ByStreaming), Domains: s.domains(), CAFile: caFile, RequestsPerSecond: manyRequests}
 	if u, err := url.Parse(s.EWSURL); err == nil {
 		e.TrustedHosts = []string{u.Hostname()} // all hosts are on loopback
 	}

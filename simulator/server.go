@@ -55,6 +55,8 @@ type Options struct {
 	// soap11:Header and soap11:Body, and no XML declaration.
 	DefaultNamespace bool
 
+	// ListenBy is how the service listens with the mailbell.yaml of Dir: ByStreaming or ByPush. Empty: ByStreaming.
+	ListenBy  string
 	PushRetry time.Duration // the first wait before a push notification is posted again; 0: exchange.DefaultPushRetry
 
 	AlertLog int // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
@@ -67,6 +69,12 @@ type Options struct {
 	// OnAlert sees every alert as it is recorded, one call at a time, before its answer is sent. May be nil.
 	OnAlert func(Alert)
 }
+
+// The kinds of listening of Options.ListenBy.
+const (
+	ByStreaming = "streaming"
+	ByPush      = "push"
+)
 
 // Server is a running simulator. Its fields are set by Start and only read afterwards.
 type Server struct {

@@ -192,6 +192,22 @@ func TestAStreamThatAGatewayBuffersIsNamedAndItsMailboxesArePolled(t *testing.T)
 	inst.balance(0)
 }
 
+// Behind such a gateway push notifications go another way, and mailbell finds that by itself.
+func TestBehindAGatewayThatBuffersExchangeCallsBackWherePublicURLIsSet(t *testing.T) {
+	inst := install(t, simulator.Options{Mailboxes: 2})
+	inst.extend("public_url: " + inst.url + "\n")
+	g := newGateway(t, strings.TrimSuffix(inst.sim.EWSURL, "/EWS/Exchange.asmx"))
+	inst.behind(g)
+	g.start("")
+	inst.start()
+	inst.enrolAll()
+	t.Parallel()
+	eventually(t, atLast, "all are listened to", func() bool { return len(inst.mailboxes("listening")) == len(inst.boxes) })
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+}
+
 // gromox serves of the subscriptions on a stream only those of the mailbox that it is opened as. mailbell finds that out, and says it once.
 func TestAServerThatLetsNoMailboxesShareAStreamGetsAStreamForEach(t *testing.T) {
 	inst := install(t, simulator.Options{Mailboxes: 12, Personality: simulator.Gromox, Heartbeat: time.Second})

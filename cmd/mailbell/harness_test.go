@@ -269,8 +269,10 @@ func install(t *testing.T, o simulator.Options) *installation {
 	inst.ledger = newLedger(inst.sim)
 	inst.config = inst.sim.ConfigFile
 	listen := quietAddress(t)
-	inst.edit("\nlisten: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "\nlisten: "+listen)
-	inst.edit("public_url: "+inst.sim.APIURL, "public_url: http://"+listen)
+	inst.edit("listen: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "listen: "+listen)
+	if o.ListenBy == simulator.ByPush {
+		inst.edit("public_url: "+inst.sim.APIURL, "public_url: http://"+listen)
+	}
 	inst.url = "http://" + listen
 	token, err := os.ReadFile(inst.sim.APITokenFile)
 	if err != nil {

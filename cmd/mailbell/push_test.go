@@ -15,9 +15,9 @@ import (
 // installPush is an installation that listens by push. What is not accepted is posted again after a fifth of a second.
 func installPush(t *testing.T, o simulator.Options) *installation {
 	t.Helper()
-	o.PushRetry = 200 * time.Millisecond
+	o.PushRetry, o.ListenBy = 200*time.Millisecond, simulator.ByPush
 	inst := install(t, o)
-	inst.edit("listen_by: streaming", "listen_by: push\n  safety_poll: 1m")
+	inst.edit("listen_by: push", "listen_by: push\n  safety_poll: 1m")
 	return inst
 }
 
@@ -133,6 +133,7 @@ func TestNothingIsLostByPushWhen(t *testing.T) {
 func TestWithoutStreamingTheServerCallsBack(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 4})
+	inst.extend("public_url: " + inst.url + "\n")
 	inst.fault("streaming_refused", simulator.Fault{})
 	inst.startWithDevices()
 	for range 8 {
@@ -150,13 +151,10 @@ func TestWithoutStreamingTheServerCallsBack(t *testing.T) {
 
 // A server that allows no notifications at all (EWSMaxSubscriptions 0).
 func TestWithoutNotificationsMailboxesArePolled(t *testing.T) {
-	for _, by := range []string{"streaming", "push"} {
+	for _, by := range []string{simulator.ByStreaming, simulator.ByPush} {
 		t.Run(by, func(t *testing.T) {
 			t.Parallel()
-			inst := install(t, simulator.Options{Mailboxes: 3})
-			if by == "push" {
-				inst.edit("listen_by: streaming", "listen_by: push")
-			}
+			inst := install(t, simulator.Options{Mailboxes: 3, ListenBy: by})
 			inst.fault("subscriptions_none", simulator.Fault{})
 			inst.start()
 			inst.enrolAll()

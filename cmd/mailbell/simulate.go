@@ -22,6 +22,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	hybrid := flags.Bool("hybrid", false, "three Exchanges in one mail domain: on premises, Exchange Online with Entra ID, and another server")
 	signIn := flags.String("sign-in", simulator.AuthBasic, "how one signs in on premises: "+simulator.AuthBasic+" or "+simulator.AuthNTLM+" (a `way`)")
 	protection := flags.Bool("extended-protection", true, "have NTLM need channel binding")
+	listenBy := flags.String("listen-by", simulator.ByStreaming, "how mailbell listens with the mailbell.yaml that is written: "+simulator.ByStreaming+" or "+simulator.ByPush+" (a `kind`)")
 	schema := flags.Bool("schema-form", false, "write stream answers as the schema has them (t:Notification), and not as real servers do (m:Notification)")
 	namespace := flags.Bool("default-namespace", false, "write the envelopes of streams in the other form that Exchange has for them: <Envelope xmlns=…> with soap11:Body")
 	if err := parse(flags, args, log); err != nil {
@@ -36,6 +37,9 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	if *signIn != simulator.AuthBasic && *signIn != simulator.AuthNTLM {
 		return usageError{fmt.Errorf("mailbell simulate: -sign-in %s: want %s or %s", *signIn, simulator.AuthBasic, simulator.AuthNTLM)}
 	}
+	if *listenBy != simulator.ByStreaming && *listenBy != simulator.ByPush {
+		return usageError{fmt.Errorf("mailbell simulate: -listen-by %s: want %s or %s", *listenBy, simulator.ByStreaming, simulator.ByPush)}
+	}
 	if *dir == "" {
 		temporary, err := os.MkdirTemp("", "mailbell-simulator-")
 		if err != nil {
@@ -45,7 +49,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 		*dir = temporary
 	}
 	s, err := simulator.Start(ctx, simulator.Options{
-		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, DefaultNamespace: *namespace, Hybrid: *hybrid, Auth: []string{*signIn}, ExtendedProtection: *protection,
+		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, DefaultNamespace: *namespace, Hybrid: *hybrid, Auth: []string{*signIn}, ExtendedProtection: *protection, ListenBy: *listenBy,
 		Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) },
 	})
 	if err != nil {
