@@ -63,6 +63,9 @@ func New(o Options) *Client {
 // Listings is how many listings it is worth to have under way at once, by all clients of the same servers.
 func (c *Client) Listings() int { return c.o.Pace.places[listing].worth() }
 
+// Reads is how many calls of GetItem it is worth to have under way at once, by all clients of the same servers.
+func (c *Client) Reads() int { return c.o.Pace.places[reading].worth() }
+
 // Subscribes is how many calls of Subscribe it is worth to have under way at once.
 func (c *Client) Subscribes() int { return c.o.Pace.places[subscribing].worth() }
 

@@ -116,7 +116,7 @@ func (l *lane) queue(m *Mailbox, hinted bool) {
 // start starts another worker where there is something for it to do.
 func (l *lane) start() {
 	l.mu.Lock()
-	more := l.active < maxWorkers && (len(l.hinted) > 0 || l.mayList())
+	more := l.active < maxWorkers && (l.mayRead(1) || l.mayList())
 	if more {
 		l.active++
 	}
@@ -126,6 +126,17 @@ func (l *lane) start() {
 		l.active--
 		l.mu.Unlock()
 	}
+}
+
+// mayRead says whether the next mailbox with new mail may be taken now, by so many more workers. Beside those whose reads are worth to be
+// under way as many may be at something else, as deciding and writing; more would only wait for their turns at the server, each with a
+// goroutine. It is called with mu held.
+func (l *lane) mayRead(more int) bool {
+	if len(l.hinted) == 0 {
+		return false
+	}
+	a := l.hinted[0].link.Load()
+	return a == nil || l.active-l.listers+more <= 2*max(1, a.Reads())
 }
 
 // mayList says whether the next mailbox that is to be listed may be taken now. One that is taken has to read its Inbox at once: were it to
@@ -145,11 +156,11 @@ func (l *lane) work() {
 		if m == nil {
 			return
 		}
+		l.start() // as many as it is worth
 		if !lists {
 			m.serve(l.in.working, func() {})
 			continue
 		}
-		l.start() // as many as it is worth
 		read := sync.OnceFunc(l.read)
 		hangs := time.AfterFunc(stuck, read)
 		m.serve(l.in.working, read)
@@ -175,7 +186,7 @@ func (l *lane) next() (m *Mailbox, lists bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	queue := &l.hinted
-	lists = len(l.hinted) == 0
+	lists = !l.mayRead(0)
 	if lists {
 		queue = &l.listed
 	}

@@ -54,6 +54,41 @@ func TestNoMoreMailboxesAreTakenForTheirListingsThanTheirServerReadsAtOnce(t *te
 	}
 }
 
+func TestNoMoreMailboxesAreTakenForNewMailThanIsWorthIt(t *testing.T) {
+	l := newLane(&Inbox{})
+	a := &attachment{Link: &link{reads: 3}, lane: l}
+	for range 20 {
+		m := &Mailbox{}
+		m.link.Store(a)
+		l.hinted = append(l.hinted, m)
+	}
+	taken := func() (n int) {
+		for l.mayRead(1) {
+			l.active++ // as start does
+			if m, lists := l.next(); m == nil || lists {
+				t.Fatalf("nobody is taken, or for a listing (%v)", lists)
+			}
+			n++
+		}
+		return n
+	}
+	if n := taken(); n != 2*3 {
+		t.Errorf("%d are taken", n)
+	}
+	l.active -= 2 // they wait for APNs
+	if n := taken(); n != 2 {
+		t.Errorf("%d more are taken", n)
+	}
+	l.active += 2 // they have their answers
+	if m, _ := l.next(); m != nil || l.active != 2*3+1 {
+		t.Errorf("one too many goes on; there are %d", l.active)
+	}
+	l.listers = 4 // which do something else
+	if n := taken(); n != 3 {
+		t.Errorf("%d more are taken beside listings", n)
+	}
+}
+
 func TestNewMailTakesAMailboxOutOfTheQueueOfListings(t *testing.T) {
 	var queued []bool
 	m := marks{queue: func(hinted bool) { queued = append(queued, hinted) }, attached: true}

@@ -367,12 +367,14 @@ type link struct {
 	folder   *folder
 	exchange string
 	poll     time.Duration
-	listings int // worth having under way at once; 0: many
+	reads    int // worth having under way at once; 0: many
+	listings int // the same
 }
 
 func (l *link) Exchange() string              { return cmp.Or(l.exchange, "headquarters") }
 func (l *link) Source() mail.Source           { return mail.Graph }
 func (l *link) SafetyPoll() time.Duration     { return l.poll }
+func (l *link) Reads() int                    { return cmp.Or(l.reads, 1000) }
 func (l *link) Listings() int                 { return cmp.Or(l.listings, 1000) }
 func (l *link) Listed()                       {}
 func (l *link) Unhinted(time.Time, time.Time) { l.set(func() { l.unhinted++ }) }

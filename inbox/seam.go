@@ -43,6 +43,7 @@ type Link interface {
 	Exchange() string          // the exchange entry: its mailboxes share their workers
 	Source() mail.Source       // whose item ids its messages have
 	SafetyPoll() time.Duration // after this without a listing it is listed
+	Reads() int                // how many reads of the entry's mailboxes it is worth to have under way at once, at least 1
 	Listings() int             // how many listings of the entry's mailboxes it is worth to have under way at once, at least 1
 	// Unhinted tells that a listing showed a message that no hint had named.
 	Unhinted(received, clock time.Time)

@@ -58,6 +58,9 @@ func (e EWS) List(ctx context.Context, at mail.Location, offset, limit int) ([]m
 // Listings is as the pace of the calls has it.
 func (e EWS) Listings() int { return e.Client.Listings() }
 
+// Reads is as the pace of the calls has it.
+func (e EWS) Reads() int { return e.Client.Reads() }
+
 // Subscribe makes a streaming subscription; only the anchor's answer brings the cookie.
 func (e EWS) Subscribe(ctx context.Context, at mail.Location, a streaming.Affinity) (id, cookie string, err error) {
 	id, got, err := e.Client.Subscribe(ctx, grouped(at, a))

@@ -45,6 +45,9 @@ func (k *link) SafetyPoll() time.Duration { return k.account.entry.SafetyPoll }
 // Listings is how many listings it is worth to have under way at once.
 func (k *link) Listings() int { return k.account.Source.Listings() }
 
+// Reads is the same of reads by ids.
+func (k *link) Reads() int { return k.account.Source.Reads() }
+
 // Read reads messages by their ids.
 func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if err := k.account.calls.allowed(k.at.Primary); err != nil {

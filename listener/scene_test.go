@@ -387,6 +387,8 @@ func (e *exchange) Read(_ context.Context, p mail.Location, ids []string) (list 
 
 func (e *exchange) Listings() int { return 1000 }
 
+func (e *exchange) Reads() int { return 1000 }
+
 func (e *exchange) List(_ context.Context, p mail.Location, offset, limit int) ([]mail.Message, bool, Answer, error) {
 	e.mu.Lock()
 	f := e.onList

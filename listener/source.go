@@ -24,6 +24,8 @@ type Source interface {
 	// Listings is how many listings it is worth to have under way at once, by all accounts at these servers: with more, each only takes
 	// longer.
 	Listings() int
+	// Reads is the same of reads by ids.
+	Reads() int
 }
 
 // Finder finds where a mailbox lives; *autodiscover.Client is one. Nil where the address of EWS is configured.
