@@ -38,6 +38,7 @@ const (
 
 // inProcess is an http.RoundTripper that has the simulated Exchange answer. What is asked for a sick mailbox hangs, or drips.
 type inProcess struct {
+	org   *simulator.Organisation
 	host  *simulator.Host
 	calls sync.WaitGroup
 
@@ -264,7 +265,7 @@ func (s *scene) atSimulated(mailboxes int, lost func(string) bool) *inProcess {
 			s.t.Fatal(err)
 		}
 	}
-	server := &inProcess{host: org.Hosts()[0], sick: among(0, 0), ends: make(chan struct{})}
+	server := &inProcess{org: org, host: org.Hosts()[0], sick: among(0, 0), ends: make(chan struct{})}
 	s.deliver = func(mailbox, subject string) {
 		id := strings.ReplaceAll(subject, " ", "-")
 		message := fmt.Sprintf("From: a@fabrikam.example\r\nSubject: %s\r\nMessage-ID: <%s@x>\r\n\r\n\r\n", subject, id)
