@@ -81,7 +81,7 @@ func newPlaces(inFlight int) (all [purposes]*places) {
 		all[k] = of(others, firstWindow)
 	}
 	live := inFlight - (int(purposes)-1)*others
-	all[reading] = of(live, live)
+	all[reading] = of(live, firstReads)
 	return all
 }
 

@@ -110,7 +110,7 @@ func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 		p.begin(c)
 		<-time.After(2 * time.Second)
 		p.leave(c, well)
-		for i := range int(p.window.most) {
+		for i := range p.room() {
 			own, c := p.enter(t.Context(), fmt.Sprint(i), false)
 			p.begin(c)
 			defer func() {

@@ -5,13 +5,15 @@ package ews
 import "time"
 
 const (
-	// firstWindow is how many calls that live mail does not wait for are made at once before anything is known of the servers.
+	// firstReads is how many reads of live mail are made at once before anything is known of the servers, and firstWindow how many calls
+	// of another purpose.
+	firstReads  = 64
 	firstWindow = 16
 	// leastWindow is how few calls at once there are at least: fewer would tell nothing of a server that has recovered.
 	leastWindow = 2
 	// Answers are quick while a call usually takes no longer than alwaysQuick, or twice what it takes at best, but never where that is
 	// longer than neverQuick. Then more calls are made at once.
-	alwaysQuick = 100 * time.Millisecond
+	alwaysQuick = 25 * time.Millisecond
 	neverQuick  = time.Second
 	// Answers are slow where a call usually takes four times what it takes at best, but never where that is less than neverSlow: the
 	// calls wait for each other, and live mail waits with them.
