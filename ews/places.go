@@ -26,9 +26,10 @@ const otherShare = 8
 
 const (
 	// patience is how long a call waits for a place before one that hangs is given up for it, and hanging is how long that one has to
-	// have been under way: many times what a server takes that is well.
-	patience = 50 * time.Millisecond
-	hanging  = 500 * time.Millisecond
+	// have been under way at least; a server that is slow has manyTimes what a call usually takes.
+	patience  = 50 * time.Millisecond
+	hanging   = 500 * time.Millisecond
+	manyTimes = 8
 	// suspectShare is the part of the places that mailboxes may have whose last call hung.
 	suspectShare = 4
 	// maxSuspects bounds the mailboxes that are remembered for that; beyond it they are forgotten and met anew.
@@ -62,8 +63,10 @@ type place struct {
 	cancel  context.CancelCauseFunc
 }
 
-// hangs says whether a call has been under way for long.
-func (c *place) hangs(now time.Time) bool { return !c.began.IsZero() && now.Sub(c.began) >= hanging }
+// hangs says whether a call has been under way for that long.
+func (c *place) hangs(now time.Time, long time.Duration) bool {
+	return !c.began.IsZero() && now.Sub(c.began) >= long
+}
 
 func newPlaces(inFlight int) (all [purposes]*places) {
 	of := func(most, first int) *places {
@@ -211,8 +214,9 @@ func (p *places) passOne() {
 		return
 	}
 	now := time.Now()
+	long := max(hanging, manyTimes*p.window.usual)
 	first := func(fits func(c *place) bool) int {
-		return slices.IndexFunc(p.held, func(c *place) bool { return c.hangs(now) && fits(c) })
+		return slices.IndexFunc(p.held, func(c *place) bool { return c.hangs(now, long) && fits(c) })
 	}
 	if p.room() < int(p.window.most) {
 		if i := first(func(c *place) bool { return !c.lent }); i >= 0 {
