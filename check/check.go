@@ -49,21 +49,29 @@ type Result struct {
 
 // Installation is what a configuration describes, built and not started, for Run to try.
 type Installation struct {
-	Config  string   // its file
-	Doubts  []string // the warnings of the configuration itself, for example about an expires that is too far ahead
-	Files   []File
-	Proxy   string // host:port of the proxy; empty: none
-	Entries []Entry
-	Topics  []Topic
-	APNs    Prober
-	Listen  string                // where the API is to listen; empty: a running mailbell has the port
-	State   *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
-	Running *Running              // nil: none
-	Expiry  func() []expiry.Entry // after the checks before, so that the certificates of servers are among them
+	Config    string   // its file
+	Doubts    []string // the warnings of the configuration itself, for example about an expires that is too far ahead
+	Files     []File
+	Proxy     string // host:port of the proxy; empty: none
+	Entries   []Entry
+	Topics    []Topic
+	APNs      Prober
+	Listen    string                // where the API is to listen; empty: a running mailbell has the port
+	State     *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
+	Running   *Running              // nil: none
+	Callbacks *Callbacks            // nil: nobody listens by push
+	Expiry    func() []expiry.Entry // after the checks before, so that the certificates of servers are among them
 	// Way finds mailboxes; its Enrolments and Push are needed only for a test alert.
 	Way Way
 	// NoEnrolments says why the enrolments cannot be read; nil: they can.
 	NoEnrolments error
+}
+
+// Callbacks are how Exchange reaches mailbell.
+type Callbacks struct {
+	URL   string                          // without a secret
+	Reach func(ctx context.Context) error // calls it from here
+	Here  bool                            // they are waited for at Listen, until the check is over
 }
 
 // Attempt is the result of something that had to be tried before everything else.
@@ -109,7 +117,10 @@ type Account struct {
 	ByToken    bool   // its credential gets tokens of Entra ID
 	Credential auth.Credential
 	Exchange   Exchange
-	Finder     Finder // nil: the URL of EWS is configured
+	Pusher     Pusher // nil: it listens by streams
+	// NoCallbacks says why no callback can be waited for here, where it listens by push; empty: one can.
+	NoCallbacks string
+	Finder      Finder // nil: the URL of EWS is configured
 }
 
 // Finder finds the location of a mailbox; *autodiscover.Client is one.
@@ -166,6 +177,7 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 	for _, e := range in.Entries {
 		r.entry(ctx, e)
 	}
+	r.callbacks(ctx)
 	r.state()
 	r.port(ctx)
 	for _, t := range in.Topics {
@@ -426,9 +438,32 @@ func (r *runner) locate(ctx context.Context) {
 	})
 }
 
+// CodeElsewhere is the fault.Error.Code of a public_url that leads to something else.
+const CodeElsewhere = "not mailbell"
+
+// stepCallbacks is the check of public_url.
+const stepCallbacks = "callbacks"
+
+// callbacks calls public_url from here. That it fails is no proof: another way may lead there from the Exchange servers.
+func (r *runner) callbacks(ctx context.Context) {
+	if r.Callbacks == nil {
+		return
+	}
+	r.try(ctx, "callbacks", "calling "+r.Callbacks.URL+"… from this machine", Circumstances{Step: stepCallbacks}, func(ctx context.Context) error {
+		if err := r.Callbacks.Reach(ctx); err != nil {
+			return doubt{err}
+		}
+		return nil
+	})
+}
+
 // port tries the port of the API, where no mailbell has it.
 func (r *runner) port(ctx context.Context) {
 	if r.Listen == "" || r.Running != nil {
+		return
+	}
+	if r.Callbacks != nil && r.Callbacks.Here {
+		r.tell("listen", "listening on "+r.Listen, 0, Circumstances{}, nil)
 		return
 	}
 	r.try(ctx, "listen", "listening on "+r.Listen, Circumstances{}, func(ctx context.Context) error {
@@ -526,6 +561,7 @@ func (r *runner) testDevice(ctx context.Context, device string) {
 var tries = map[string]string{
 	StepEnrolment: "looking the device up", StepLocation: "locating the mailbox", StepCredential: "getting what signing in needs",
 	StepSignIn: "signing in", StepImpersonation: "opening the Inbox as the mailbox", StepSubscription: "subscribing to new mail",
-	StepStream: "opening a stream and waiting for its first envelope",
-	StepRead:   "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
+	StepStream:   "opening a stream and waiting for its first envelope",
+	StepCallback: "waiting for the first callback",
+	StepRead:     "listing one message and reading it", StepDecide: "making the alert", StepAPNs: "sending it to APNs",
 }

@@ -60,7 +60,7 @@ func TestEverythingIsTriedInOrderAndTheWholeWayForAMailboxAndADevice(t *testing.
 	const account = "ok exchange headquarters: account listener-01: "
 	want := []string{"ok configuration", "ok files", "ok exchange headquarters: TLS " + at, "ok clock", "ok mailbox " + ann + ": location", "ok exchange headquarters: Autodiscover",
 		account + "sign_in", account + "impersonation", account + "subscription", account + "stream", account + "read", "ok state", "ok apns com.contoso.mail production", "ok expiry"}
-	for _, s := range Steps() {
+	for _, s := range byStream() {
 		want = append(want, "ok device phone: "+s)
 	}
 	if diff := cmp.Diff(want, lines); diff != "" || !fine {

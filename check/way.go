@@ -27,14 +27,15 @@ const (
 	StepImpersonation = "impersonation" // and lets it act as the mailbox
 	StepSubscription  = "subscription"  // a subscription
 	StepStream        = "stream"        // a stream with it, up to its first envelope; then the subscription is given back
+	StepCallback      = "callback"      // or, of an entry that listens by push: the first callback
 	StepRead          = "read"          // a listing of one message, and that message
 	StepDecide        = "decide"        // the alert that is to be sent
 	StepAPNs          = "apns"          // APNs accepts it
 )
 
-// Steps lists them.
+// Steps lists them: of an entry that listens by push, callback stands where stream stands for the others.
 func Steps() []string {
-	return []string{StepEnrolment, StepLocation, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepStream, StepRead, StepDecide, StepAPNs}
+	return []string{StepEnrolment, StepLocation, StepCredential, StepSignIn, StepImpersonation, StepSubscription, StepStream, StepCallback, StepRead, StepDecide, StepAPNs}
 }
 
 // The bounds of a walk through the steps. The API has to answer within a minute.
@@ -44,6 +45,8 @@ const (
 	// envelopeWithin is how long the first envelope of a stream may take: Exchange writes it at once, and a gateway that buffers keeps it
 	// for minutes.
 	envelopeWithin = 10 * time.Second
+	// callbackWithin is how long the first callback of a push subscription may take: Exchange posts at once, and again after 30 s only.
+	callbackWithin = 10 * time.Second
 )
 
 // Exchange makes the calls of a listener account for a mailbox at its location, as the service does. Its errors are *fault.Error.
@@ -58,6 +61,12 @@ type Exchange interface {
 	// Newest returns the item id of the newest message; empty if the Inbox has none.
 	Newest(ctx context.Context, at mail.Location) (item string, err error)
 	Read(ctx context.Context, at mail.Location, item string) error
+}
+
+// Pusher makes the calls of a listener account that listens by push.
+type Pusher interface {
+	// SubscribePush makes a push subscription. called waits for its first callback, which ends it; its error says at which URL none came.
+	SubscribePush(ctx context.Context, at mail.Location) (called func(context.Context) error, err error)
 }
 
 // Affinity keeps the subscriptions of a stream on one mailbox server.
@@ -241,11 +250,34 @@ func prepare(ctx context.Context, c auth.Credential) error { return c.Prepare(ct
 // CodeNoEnvelope is the fault.Error.Code of a stream that is open and on which nothing arrives.
 const CodeNoEnvelope = "no envelope"
 
+// codeUnreached is the code of a push subscription whose callbacks do not come (package callbacks).
+const codeUnreached = "no callback"
+
 // codeOneEach is the code of a server that accepts no second mailbox on a stream.
 const codeOneEach = "one mailbox a stream"
 
+// calledBack subscribes by push, as the service does, and waits for the first callback.
+func (w *walk) calledBack(p Pusher, at mail.Location) bool {
+	var called func(context.Context) error
+	return w.step(StepSubscription, func() (err error) {
+		called, err = p.SubscribePush(w.ctx, at)
+		return err
+	}) && w.step(StepCallback, func() error {
+		ctx, cancel := context.WithTimeout(w.ctx, callbackWithin)
+		defer cancel()
+		return called(ctx)
+	})
+}
+
 // listen subscribes and opens a stream, as the service does, with two mailboxes if a second one is known. It ends its subscriptions.
 func (w *walk) listen(x Exchange, at mail.Location) bool {
+	switch a := w.at.Account; {
+	case a.NoCallbacks != "":
+		w.tell(StepCallback, 0, omitted(a.NoCallbacks))
+		return true
+	case a.Pusher != nil:
+		return w.calledBack(a.Pusher, at)
+	}
 	id, group := "", Affinity{Anchor: at.Primary}
 	if !w.step(StepSubscription, func() (err error) {
 		id, err = x.Subscribe(w.ctx, at, &group)

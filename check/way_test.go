@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,11 @@ func names(r Report) (list []string) {
 	return list
 }
 
+// byStream are the steps of an entry that listens by streams.
+func byStream() []string {
+	return slices.DeleteFunc(Steps(), func(s string) bool { return s == StepCallback })
+}
+
 func TestTheWholeWayEndsInATestAlertAndMovesNothing(t *testing.T) {
 	s := simulate(t, "")
 	if _, err := s.sim.Deliver(ann, time.Time{}, []byte("From: bob@contoso.example\r\nSubject: secret plan\r\n\r\nHi.\r\n")); err != nil {
@@ -164,7 +170,7 @@ func TestTheWholeWayEndsInATestAlertAndMovesNothing(t *testing.T) {
 	}
 	for _, way := range []Way{s.way(), s.looking()} {
 		r := way.Walk(t.Context(), "phone")
-		if diff := cmp.Diff(Steps(), names(r)); diff != "" || !r.OK {
+		if diff := cmp.Diff(byStream(), names(r)); diff != "" || !r.OK {
 			t.Fatalf("%+v (-want +got):\n%s", r, diff)
 		}
 	}
@@ -207,7 +213,7 @@ func TestTheWayEndsAtTheFirstStepThatFails(t *testing.T) {
 			s.fault(t, c.fault, c.set)
 			r := s.way().Walk(t.Context(), "phone")
 			var want []string
-			for _, s := range Steps() {
+			for _, s := range byStream() {
 				if want = append(want, s); s == c.last {
 					break
 				}

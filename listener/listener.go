@@ -21,7 +21,6 @@ package listener
 import (
 	"cmp"
 	"context"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -127,12 +126,7 @@ func New(o Options) *Listener {
 }
 
 // Callbacks answers what Exchange posts to callbacks.Path; nil: nobody listens by push.
-func (l *Listener) Callbacks() http.Handler {
-	if l.receiver == nil {
-		return nil
-	}
-	return l.receiver
-}
+func (l *Listener) Callbacks() *callbacks.Receiver { return l.receiver }
 
 // Start follows every mailbox of the book. Each keeps its seat, and is looked up in the order in which they were subscribed: so those that
 // shared a stream share one again.

@@ -17,15 +17,15 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 )
 
-// callbacks serves the callbacks on an address of their own.
-type callbacks struct {
+// callbackServer serves the callbacks on an address of their own.
+type callbackServer struct {
 	socket      net.Listener // nil: they are served where the API is
 	handler     atomic.Pointer[http.Handler]
 	certificate atomic.Pointer[tls.Certificate]
 }
 
 // open binds the address.
-func (c *callbacks) open(ctx context.Context, conf *config.Config) (err error) {
+func (c *callbackServer) open(ctx context.Context, conf *config.Config) (err error) {
 	if conf.Callbacks.Listen == "" {
 		return nil
 	}
@@ -36,7 +36,7 @@ func (c *callbacks) open(ctx context.Context, conf *config.Config) (err error) {
 }
 
 // use takes up the certificate of a configuration.
-func (c *callbacks) use(conf *config.Config, note func(kind, name string, pair *tls.Certificate)) error {
+func (c *callbackServer) use(conf *config.Config, note func(kind, name string, pair *tls.Certificate)) error {
 	if conf.Callbacks.TLS == nil {
 		return nil
 	}
@@ -50,7 +50,7 @@ func (c *callbacks) use(conf *config.Config, note func(kind, name string, pair *
 }
 
 // answer has h answer callbacks from now on; nil: this instance does not work, and Exchange posts again later.
-func (c *callbacks) answer(h http.Handler) {
+func (c *callbackServer) answer(h http.Handler) {
 	if h == nil {
 		c.handler.Store(nil)
 		return
@@ -59,7 +59,7 @@ func (c *callbacks) answer(h http.Handler) {
 }
 
 // ServeHTTP answers with the present handler.
-func (c *callbacks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (c *callbackServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := c.handler.Load()
 	if h == nil {
 		w.Header().Set("Retry-After", "30")
@@ -70,7 +70,7 @@ func (c *callbacks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serve serves until ctx ends.
-func (c *callbacks) serve(ctx context.Context, log *zap.Logger) error {
+func (c *callbackServer) serve(ctx context.Context, log *zap.Logger) error {
 	if c.socket == nil {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (c *callbacks) serve(ctx context.Context, log *zap.Logger) error {
 	return api.Serve(ctx, c.socket, c, t, log)
 }
 
-func (c *callbacks) close() {
+func (c *callbackServer) close() {
 	if c.socket != nil {
 		c.socket.Close() // already closed if it was served
 	}

@@ -63,12 +63,18 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	r := &rooms{service: s, links: l, sender: sender, book: known.book}
 	r.inbox = inbox.New(inbox.Options{Book: r.book, Sender: sender, Log: log})
 	defer r.inbox.Close()
-	r.listener = listener.New(listener.Options{Book: r.book, Inbox: r.inbox, Entries: l.entries, Log: log})
+	r.listener = listener.New(listener.Options{Book: r.book, Inbox: r.inbox, Entries: l.entries, PublicURL: c.PublicURL, Log: log})
 	defer r.listener.Close()
+	l.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL}
+	called, end, err := s.tryCallbacks(ctx, c, running, l.pushes)
+	if err != nil {
+		return err
+	}
+	defer end()
 
 	in := check.Installation{
 		Config: c.File, Listen: c.Listen, State: known.attempt, Running: running, Expiry: s.calendar.List, APNs: sender, Way: r.way(),
-		NoEnrolments: known.noEnrolments(c), Doubts: append(known.doubts, configurationDoubts(c)...), Proxy: proxyAddress(c),
+		NoEnrolments: known.noEnrolments(c), Doubts: append(known.doubts, configurationDoubts(c)...), Proxy: proxyAddress(c), Callbacks: called,
 	}
 	for _, f := range c.Files {
 		in.Files = append(in.Files, check.File{Key: f.Key, Path: f.Path, Secret: f.Secret})
@@ -151,7 +157,7 @@ func (s *Service) entryForCheck(x config.Exchange, l *links) check.Entry {
 	e.Authority, e.Tokens = tokenService(x), forTokens(x, e.Outbound)
 	for _, a := range l.accounts {
 		if a.entry.Name == x.Name {
-			e.Accounts = append(e.Accounts, a.forCheck())
+			e.Accounts = append(e.Accounts, a.forCheck(l.pushes))
 		}
 	}
 	return e
@@ -176,9 +182,13 @@ func guess(x config.Exchange) string {
 }
 
 // forCheck describes the account for check.
-func (a *account) forCheck() check.Account {
+func (a *account) forCheck(p *pushes) check.Account {
 	d := a.described.Load()
-	return check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.exchange, Finder: a.finder}
+	c := check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.exchange, Finder: a.finder}
+	if a.entry.ListenBy == config.ByPush {
+		c.Pusher, c.NoCallbacks = pusher{a.exchange.EWS, p}, p.not
+	}
+	return c
 }
 
 // hosts are the hosts of an entry that are configured, or are asked in any case, without Entra ID's.

@@ -33,6 +33,7 @@ type links struct {
 	entries  []listener.Entry
 	accounts []*account
 	idle     []interface{ CloseIdleConnections() }
+	pushes   *pushes       // nil until it is known who takes callbacks
 	worked   chan struct{} // a signal: a changed credential has replaced the old one
 }
 

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -75,16 +76,26 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, PublicURL: c.PublicURL, Log: s.log.Named("listener"), Metrics: registry,
 	})
 
+	r.links.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL}
+
 	backend := &backend{rooms: r}
-	callbacks := r.listener.Callbacks()
-	if s.callbacks.socket != nil {
-		callbacks = nil
+	var called http.Handler
+	if r.callbacks() != nil && s.callbacks.socket == nil {
+		called = r.callbacks()
 	}
 	r.api = api.New(api.Options{
 		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
-		Callbacks: callbacks, Test: backend.test, Overview: backend.overview, Advise: r.Advise,
+		Callbacks: called, Test: backend.test, Overview: backend.overview, Advise: r.Advise,
 	})
 	return r, nil
+}
+
+// callbacks answers callbacks; nil: nobody listens by push.
+func (r *rooms) callbacks() http.Handler {
+	if to := r.listener.Callbacks(); to != nil {
+		return to
+	}
+	return nil
 }
 
 func clients(c *config.Config) []api.Client {
@@ -171,7 +182,7 @@ func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Rou
 		return check.Route{}, err
 	}
 	a := r.links.find(l.Entry, l.Account)
-	return check.Route{Account: a.forCheck(), Location: l.Location, Online: a.entry.Type == config.Online}, nil
+	return check.Route{Account: a.forCheck(r.links.pushes), Location: l.Location, Online: a.entry.Type == config.Online}, nil
 }
 
 // TopicReady passes the sender's call on to the inbox, which is made after the sender.

@@ -35,7 +35,7 @@ type Service struct {
 	version   string
 	state     state
 	socket    net.Listener
-	callbacks callbacks
+	callbacks callbackServer
 	proxy     *proxy.Current // of every outbound connection
 	calendar  *expiry.Calendar
 	handler   atomic.Pointer[http.Handler]
@@ -180,7 +180,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 	if err != nil {
 		return err
 	}
-	s.callbacks.answer(r.listener.Callbacks())
+	s.callbacks.answer(r.callbacks())
 	s.answer(r.api) // before anything is subscribed: Exchange calls back at once
 	r.listener.Start()
 	r.started.Store(true)

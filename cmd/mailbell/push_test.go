@@ -186,3 +186,56 @@ func TestACallbackThatDoesNotReachMailbellIsSaid(t *testing.T) {
 	inst.deliver()
 	inst.awaitAlerts(atLast)
 }
+
+func TestCheckTriesTheCallbacks(t *testing.T) {
+	t.Parallel()
+	inst := installPush(t, simulator.Options{Mailboxes: 2})
+	inst.start()
+	box := inst.boxes[0]
+	inst.enrol(box, "phone")
+	inst.awaitListening()
+	find := func(results []result, name string) (r result) {
+		for _, r := range results {
+			if strings.HasSuffix(r.name, name) {
+				return r
+			}
+		}
+		t.Errorf("no %q in %+v", name, results)
+		return r
+	}
+	for _, c := range []struct{ name, device, account, reached string }{
+		{"while the service runs", "ok", "skipped", "ok"},
+		{"while it does not", "ok", "ok", "ok"},
+		{"while nobody gets there", "", "failed", "warning"},
+	} {
+		switch c.name {
+		case "while it does not":
+			inst.stop()
+		case "while nobody gets there":
+			inst.edit("public_url: "+inst.url, "public_url: http://"+quietAddress(t))
+		}
+		args := []string{"--mailbox", box.address, "--device", "phone"}
+		if c.device == "" {
+			args = args[:2]
+		}
+		code, results, said := inst.check(args...)
+		if (code == 0) != (c.account != "failed") {
+			t.Errorf("%s: exit code %d:\n%s", c.name, code, said)
+		}
+		var device result
+		if c.device != "" {
+			device = find(results, "device phone: callback")
+		}
+		account := find(results, "account listener-01: callback")
+		reached := find(results, "callbacks")
+		if device.state != c.device || account.state != c.account || reached.state != c.reached {
+			t.Errorf("%s: %s, %s, %s:\n%s", c.name, device.state, account.state, reached.state, said)
+		}
+		if c.account == "failed" && (!strings.Contains(account.do, "InternetWebProxy") || !strings.Contains(account.cameBack, "/callbacks/ews/…")) {
+			t.Errorf("%s: %+v", c.name, account)
+		}
+	}
+	if n := inst.sim.Counts().Subscriptions; n > 2+1 { // the last try is repeated by Exchange for as long as it may
+		t.Errorf("%d subscriptions are left", n)
+	}
+}

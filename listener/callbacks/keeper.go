@@ -251,16 +251,16 @@ func (m *Member) watch(now time.Time, at func(time.Time) bool) {
 		m.keeper.o.Log.Info("callbacks have stopped; the mailbox is subscribed anew", zap.String("mailbox", m.at.Primary),
 			zap.Duration("silent_for", now.Sub(s.heard).Round(time.Second)))
 	case m.since.IsZero() && m.fault == nil && at(s.made.Add(firstCallback)):
-		m.fault = m.keeper.unreached()
+		m.fault = Unreached(m.keeper.o.PublicURL)
 		m.keeper.o.Log.Warn("a mailbox is subscribed, and its callbacks do not come", zap.String("mailbox", m.at.Primary), zap.Error(m.fault))
 	}
 }
 
-// unreached is the fault of a subscription whose callbacks do not come.
-func (k *Keeper) unreached() *fault.Error {
+// Unreached is the fault of a subscription whose callbacks do not come.
+func Unreached(publicURL string) *fault.Error {
 	return &fault.Error{Op: "Subscribe", Code: CodeUnreached, Scope: fault.Mailbox, Remedy: fault.Wait, Missed: true,
 		Evidence: fault.Evidence{Peer: fault.Exchange},
-		Text: "Exchange accepted the subscription, and its callback does not reach " + k.o.PublicURL + Path + "…: the mailbox servers must reach " +
+		Text: "Exchange accepted the subscription, and its callback does not reach " + publicURL + Path + "…: the mailbox servers must reach " +
 			"this address (firewall; their proxy is Set-ExchangeServer -InternetWebProxy) and trust its certificate"}
 }
 

@@ -1,6 +1,7 @@
 package callbacks
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"net/http"
 	"strings"
@@ -45,6 +46,7 @@ type Receiver struct {
 	mu      sync.RWMutex
 	members map[digest]*Member
 	kept    map[digest]*kept // of the last start, whose mailboxes have not joined yet
+	trials  map[digest]func()
 }
 
 // kept is a subscription of the last start.
@@ -63,7 +65,7 @@ func NewReceiver(secret mail.Secret, reg prometheus.Registerer) *Receiver {
 	f := promauto.With(reg)
 	return &Receiver{
 		secret: secret, strangers: rate.NewLimiter(strangers, strangers), reading: make(chan struct{}, maxReading),
-		members: map[digest]*Member{}, kept: map[digest]*kept{},
+		members: map[digest]*Member{}, kept: map[digest]*kept{}, trials: map[digest]func(){},
 		posts: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "mailbell_callbacks_total", Help: "Callbacks of Exchange by what came of them."}, []string{"result"}),
 		gaps: f.NewCounter(prometheus.CounterOpts{
@@ -90,6 +92,46 @@ func (r *Receiver) Keep(box *subscriptions.Mailbox) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kept[digestOf(secret)] = &kept{box: box}
+}
+
+// Expect returns a new secret for somebody who tries whether posts reach us. came is closed with the first one, which ends its
+// subscription; forget ends the waiting.
+func (r *Receiver) Expect() (secret string, came <-chan struct{}, forget func()) {
+	secret = rand.Text() // 130 bits
+	c := make(chan struct{})
+	d := digestOf(secret)
+	forget = func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.trials, d)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.trials[d] = sync.OnceFunc(func() { close(c) })
+	return secret, c, forget
+}
+
+// tried tells whoever waits for a post to a secret that it came.
+func (r *Receiver) tried(secret string) bool {
+	r.mu.RLock()
+	came := r.trials[digestOf(secret)]
+	r.mu.RUnlock()
+	if came == nil {
+		return false
+	}
+	came()
+	return true
+}
+
+// Trials answers what Expect waits for and nothing else: who only tries ends no subscription of those who work.
+func (r *Receiver) Trials() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if secret, ok := strings.CutPrefix(req.URL.Path, Path); ok && req.Method == http.MethodPost && r.tried(secret) {
+			r.answer(w, resultUnsubscribe)
+			return
+		}
+		r.limited(w)
+	})
 }
 
 // add has posts to a secret go to a member. It says when that secret was posted to before the member joined.
@@ -154,6 +196,8 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a writer without deadlines has no connection either
 	m, known := r.find(secret)
 	switch {
+	case !known && r.tried(secret):
+		r.answer(w, resultUnsubscribe)
 	case !known && !r.strangers.Allow():
 		r.limited(w)
 	case !known:

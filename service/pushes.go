@@ -1,0 +1,155 @@
+package service
+
+// How a check tries the callbacks: those of a mailbox, by Exchange, and public_url itself, from here.
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/listener/callbacks"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
+)
+
+const (
+	// trialFrequency is the StatusFrequency of a push subscription that is only tried: one that is not reached ends as soon.
+	trialFrequency = time.Minute
+	// maxReached bounds the answer of public_url that is read.
+	maxReached = 4 << 10
+)
+
+// pushes are what accounts need to try a callback.
+type pushes struct {
+	receiver  *callbacks.Receiver
+	publicURL string
+	not       string // why no callback can be waited for here; empty: one can
+}
+
+// pusher tries push notifications with an account.
+type pusher struct {
+	listener.EWS
+	*pushes
+}
+
+// SubscribePush makes a push subscription that ends with its first callback.
+func (p pusher) SubscribePush(ctx context.Context, at mail.Location) (func(context.Context) error, error) {
+	secret, came, forget := p.receiver.Expect()
+	to := ews.Push{URL: p.publicURL + callbacks.Path, Secret: secret, Frequency: trialFrequency}
+	if _, err := p.EWS.SubscribePush(ctx, at, callbacks.Affinity{Anchor: at.Primary}, to); err != nil {
+		forget()
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		defer forget()
+		select {
+		case <-came:
+			return nil
+		case <-ctx.Done():
+			return callbacks.Unreached(p.publicURL)
+		}
+	}, nil
+}
+
+// byPush says whether an entry of a configuration listens by push.
+func byPush(c *config.Config) bool {
+	return slices.ContainsFunc(c.Exchange, func(x config.Exchange) bool { return x.ListenBy == config.ByPush })
+}
+
+// tryCallbacks has the callbacks served for a check, where no mailbell that runs has their address. It returns what to check of them; nil:
+// nobody listens by push. end ends serving them.
+func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *check.Running, to *pushes) (out *check.Callbacks, end func(), err error) {
+	end = func() {}
+	if !byPush(c) {
+		return nil, end, nil
+	}
+	out = &check.Callbacks{URL: c.PublicURL + callbacks.Path}
+	address, secure := c.Listen, s.tls()
+	if c.Callbacks.Listen != "" {
+		address, secure = c.Callbacks.Listen, nil
+		if c.Callbacks.TLS != nil {
+			pair, err := tls.X509KeyPair(c.Callbacks.TLS.CertPEM, []byte(c.Callbacks.TLS.KeyPEM))
+			if err != nil {
+				return nil, end, fmt.Errorf("callbacks.tls: %w", err)
+			}
+			secure = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+		}
+	}
+	switch socket, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address); {
+	case running != nil:
+		if err == nil {
+			socket.Close()
+		}
+		to.not = "The callbacks come to the mailbell that runs at " + running.At + ": mailbell why ADDRESS says whether those of a mailbox do."
+		out.Reach = func(ctx context.Context) error { return s.reach(ctx, out.URL, rand.Text(), nil) }
+	case err != nil:
+		to.not = "No callback can be waited for: " + address + " cannot be listened on."
+		out.Reach = func(context.Context) error { return err }
+	default:
+		serving, stop := context.WithCancel(ctx)
+		served := make(chan error, 1)
+		go func() { served <- api.Serve(serving, socket, to.receiver.Trials(), secure, zap.NewNop()) }()
+		end = func() {
+			stop()
+			<-served //nolint:errcheck // what it could not answer is said by what was waited for
+		}
+		out.Here = c.Callbacks.Listen == ""
+		out.Reach = func(ctx context.Context) error {
+			secret, came, forget := to.receiver.Expect()
+			defer forget()
+			return s.reach(ctx, out.URL, secret, came)
+		}
+	}
+	return out, end, nil
+}
+
+// reach posts to public_url from here, past the proxy, as the Exchange servers do. came is closed if it gets here; nil: any mailbell may
+// answer.
+func (s *Service) reach(ctx context.Context, url, secret string, came <-chan struct{}) error {
+	const op = "call public_url"
+	t := proxy.Settings{}.Transport()
+	defer t.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+secret, strings.NewReader(""))
+	if err != nil {
+		return err
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return proxy.Explain(op, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReached))
+	if err != nil {
+		return proxy.Explain(op, err)
+	}
+	wrong := &fault.Error{Op: op, Code: check.CodeElsewhere, Scope: fault.Server, Remedy: fault.Fix, Text: fmt.Sprintf("something else than mailbell answers there, with HTTP %d", resp.StatusCode)}
+	if resp.StatusCode != http.StatusOK || string(answer) != ews.ResultUnsubscribe {
+		return wrong
+	}
+	if came == nil {
+		return nil
+	}
+	select {
+	case <-came:
+		return nil
+	default:
+		wrong.Err = errors.New("another mailbell")
+		return wrong
+	}
+}
