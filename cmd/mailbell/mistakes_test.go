@@ -55,7 +55,7 @@ func TestEveryMistakeOfAConfigurationIsToldAtOnceAndNothingStarts(t *testing.T) 
 		{"  - name: operator\n", "  - name: mdm\n", "api.clients[1].name"},                                                            // a name given twice
 		{"    role: admin\n", "    role: admin\n    token: 0123456789abcdef0123456789abcdef\n", "api.clients[1].token"},               // a secret in the file
 		{"  type: exchange\n", "  type: notes\n", "exchange[0].type"},
-		{"  path: mailbell.db\n", "  path: mailbell.db\n  path: other.db\n", "state.path"},                                                              // a key given twice
+		{"  path: mailbell.db\n", "  path: mailbell.db\n  path: other.db\n", "state.path"},                                                                        // a key given twice
 		{"# Written by the mailbell simulator at its start; ports and secrets are new each time.\n", "public_url: http://bell.example/callbacks\n", "public_url"}, // a path
 	}
 	text := inst.configText()

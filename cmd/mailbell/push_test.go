@@ -5,7 +5,9 @@ package main_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -238,4 +240,53 @@ func TestCheckTriesTheCallbacks(t *testing.T) {
 	if n := inst.sim.Counts().Subscriptions; n > 2+1 { // the last try is repeated by Exchange for as long as it may
 		t.Errorf("%d subscriptions are left", n)
 	}
+}
+
+// Ten thousand forged callbacks in ten seconds cost live mail nothing: nobody is marked for them, and what rings rings as quickly.
+func TestForgedCallbacksKeepNoAlertWaiting(t *testing.T) {
+	t.Parallel()
+	inst := installPush(t, simulator.Options{Mailboxes: 4})
+	inst.startWithDevices()
+	median := func(n int) time.Duration {
+		var took []time.Duration
+		for range n {
+			began := time.Now()
+			inst.deliver()
+			inst.awaitAlerts(soon)
+			took = append(took, time.Since(began))
+			pass(t, 100*time.Millisecond)
+		}
+		slices.Sort(took)
+		return took[n/2]
+	}
+	quiet := median(10)
+	const forged, at = 10_000, 8
+	var attack sync.WaitGroup
+	for a := range at {
+		attack.Go(func() {
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+			defer client.CloseIdleConnections()
+			pace := time.NewTicker(at * 10 * time.Second / forged)
+			defer pace.Stop()
+			for i := range forged / at {
+				<-pace.C
+				resp, err := client.Post(fmt.Sprintf("%s/callbacks/ews/forged%016d", inst.url, a*forged+i), "text/xml", strings.NewReader("<Envelope/>"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				resp.Body.Close()
+			}
+		})
+	}
+	attacked := median(20)
+	attack.Wait()
+	t.Logf("an alert took %v, and beside forged callbacks %v", quiet, attacked)
+	if attacked > 2*quiet+100*time.Millisecond {
+		t.Errorf("an alert took %v beside forged callbacks, and %v without", attacked, quiet)
+	}
+	if n := inst.sim.Counts().Requests["Subscribe"]; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions were made, want %d", n, len(inst.boxes))
+	}
+	inst.balance(0)
 }

@@ -1,0 +1,226 @@
+package callbacks
+
+// Real HTTP clients, over TCP: who sends nothing, slowly, too much or too often harms nobody else.
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mailbell/mailbell/ews"
+)
+
+// served serves the callbacks of one mailbox that is listened to, over TCP.
+func served(t *testing.T) (*mailbox, *httptest.Server, *server) {
+	t.Helper()
+	s := newServer()
+	a := newAccount(t, s)
+	m := a.join(alice)[0]
+	web := httptest.NewServer(s.receiver)
+	t.Cleanup(web.Close)
+	waitFor(t, "alice is listened to", func() bool { return m.listens() && m.listings() > 0 })
+	return m, web, s
+}
+
+func waitFor(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	end := time.NewTimer(20 * time.Second)
+	defer end.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-end.C:
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+// dial sends the beginning of a request.
+func dial(t *testing.T, web *httptest.Server, text string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", web.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func head(path string, length int) string {
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: bell\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n", path, length)
+}
+
+// live posts a message and tells how long the answer took.
+func live(t *testing.T, web *httptest.Server, s *server, item string) time.Duration {
+	t.Helper()
+	sub := s.sub(alice)
+	s.mu.Lock()
+	body := notification(sub.id, sub.mark, sub.mark+1, item)
+	sub.mark++
+	s.mu.Unlock()
+	began := time.Now()
+	resp, err := web.Client().Post(web.URL+strings.TrimPrefix(sub.url, publicURL), "text/xml", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || string(answer) != ews.ResultOK {
+		t.Fatalf("%d %s, %v", resp.StatusCode, answer, err)
+	}
+	return time.Since(began)
+}
+
+func TestWhoPostsNothingOrSlowlyKeepsNobodyWaitingAndIsCutOff(t *testing.T) {
+	t.Parallel()
+	m, web, s := served(t)
+	known := strings.TrimPrefix(s.sub(alice).url, publicURL)
+	var slow []net.Conn
+	for i := range 100 {
+		path := Path + fmt.Sprintf("%022d", i)
+		if i < maxOfOne-1 {
+			path = known
+		}
+		slow = append(slow, dial(t, web, head(path, 1000)+"<Envel"))
+	}
+	for i := range 5 {
+		live(t, web, s, fmt.Sprintf("AAMk%d", i))
+	}
+	if told := m.told(); len(told) != 5 {
+		t.Errorf("told of %v", told)
+	}
+	began := time.Now()
+	for _, c := range slow {
+		if err := c.SetReadDeadline(time.Now().Add(2 * readTimeout)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Fatalf("not cut off: %v", err)
+		}
+	}
+	if took := time.Since(began); took > readTimeout+2*time.Second {
+		t.Errorf("cut off after %v, want %v at most", took, readTimeout)
+	}
+}
+
+func TestOfAPostThatIsTooLargeNoMoreIsReadThanIsAllowed(t *testing.T) {
+	t.Parallel()
+	m, web, s := served(t)
+	c := dial(t, web, head(strings.TrimPrefix(s.sub(alice).url, publicURL), 1<<30))
+	blank := strings.Repeat(" ", 64<<10)
+	sent := 0
+	for range 1 << 30 / len(blank) {
+		n, err := io.WriteString(c, blank)
+		sent += n
+		if err != nil {
+			break
+		}
+	}
+	if most := 16 << 20; sent > most { // what buffers of both ends hold
+		t.Errorf("%d bytes were taken", sent)
+	}
+	live(t, web, s, "AAMk1")
+	if told := m.told(); !slices.Equal(told, []string{"AAMk1"}) {
+		t.Errorf("told of %v", told)
+	}
+}
+
+func TestWhoKnowsASecretTakesNoMorePlacesThanItsOwn(t *testing.T) {
+	t.Parallel()
+	_, web, s := served(t)
+	known := strings.TrimPrefix(s.sub(alice).url, publicURL)
+	for range maxOfOne {
+		dial(t, web, head(known, 1000))
+	}
+	waitFor(t, "the next is refused", func() bool {
+		c := dial(t, web, head(known, 4)+"<a/>")
+		defer c.Close()
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != ""
+	})
+}
+
+// Ten thousand forged callbacks in ten seconds, beside live mail: they mark nobody, and live callbacks are answered as before.
+func TestForgedCallbacksCostLiveMailNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes ten seconds")
+	}
+	t.Parallel()
+	m, web, s := served(t)
+	listed := m.listings()
+	median := func(n int, prefix string) time.Duration {
+		var took []time.Duration
+		for i := range n {
+			took = append(took, live(t, web, s, fmt.Sprintf("%s%d", prefix, i)))
+			<-time.After(time.Second / marksASecond)
+		}
+		slices.Sort(took)
+		return took[len(took)/2]
+	}
+	quiet := median(6, "quiet")
+	const forged, at = 10_000, 8
+	var attack sync.WaitGroup
+	stop := make(chan struct{})
+	var mu sync.Mutex
+	answers := map[int]int{}
+	for a := range at {
+		attack.Go(func() {
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+			defer client.CloseIdleConnections()
+			pace := time.NewTicker(at * 10 * time.Second / forged)
+			defer pace.Stop()
+			for i := range forged / at {
+				select {
+				case <-pace.C:
+				case <-stop:
+					return
+				}
+				resp, err := client.Post(fmt.Sprintf("%s%sforged%016d", web.URL, Path, a*forged+i), "text/xml", strings.NewReader(notification("sub-1", 1, 2, "AAMkForged")))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				mu.Lock()
+				answers[resp.StatusCode]++
+				mu.Unlock()
+			}
+		})
+	}
+	attacked := median(16, "live")
+	close(stop)
+	attack.Wait()
+	t.Logf("a live callback is answered in %v, beside forged ones in %v; those were answered %v", quiet, attacked, answers)
+	if attacked > quiet+20*time.Millisecond {
+		t.Errorf("a live callback is answered in %v, without forged ones in %v", attacked, quiet)
+	}
+	for _, item := range m.told() {
+		if strings.Contains(item, "Forged") {
+			t.Fatalf("told of %s", item)
+		}
+	}
+	if n := len(m.told()); n != 22 || m.listings() != listed {
+		t.Errorf("told of %d messages, want 22; %d listings more", n, m.listings()-listed)
+	}
+	if s.sub(alice).ended || !m.listens() {
+		t.Error("alice is not listened to any more")
+	}
+}
