@@ -26,6 +26,12 @@ const (
 	pingTimeout = 4 * time.Second
 )
 
+// Ends of a connection, as the log has them.
+const (
+	cut        = "cut"
+	byTheOther = "closed by the other end"
+)
+
 // connection is one connection to APNs. It is told of by h2 (h2.Watcher).
 type connection struct {
 	pool    *pool
@@ -49,21 +55,29 @@ func newConnection(p *pool, nc net.Conn) *connection {
 	return c
 }
 
-// reserve takes a stream where one is free: the first request on a connection runs alone, for only its answer tells the true limit. A
-// connection that has no stream though nothing is in flight will never have one again.
+// reserve takes a stream where one is free: the first request on a connection runs alone, for only its answer tells the true limit.
 func (c *connection) reserve() bool {
-	told := c.conn.MaxStreams()
+	told := int(c.conn.MaxStreams())
 	c.mu.Lock()
-	full := c.over || c.inFlight >= min(c.most, int(told))
-	if !full {
-		c.inFlight++
+	defer c.mu.Unlock()
+	if c.over || c.inFlight >= min(c.most, told) {
+		return false
 	}
-	isDry := told == 0 && c.inFlight == 0
-	c.mu.Unlock()
-	if isDry {
-		c.retire("closed by the other end")
+	c.inFlight++
+	return true
+}
+
+// retireDry retires a connection that has no stream though nothing is in flight: it will never have one again.
+func (c *connection) retireDry() {
+	if c.conn.MaxStreams() == 0 && c.isIdle() {
+		c.retire(byTheOther)
 	}
-	return !full
+}
+
+func (c *connection) isIdle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inFlight == 0
 }
 
 // ended gives back the stream of a request.
@@ -91,6 +105,7 @@ func (c *connection) ended(e h2.Ending) {
 	if last {
 		c.conn.Close()
 	}
+	c.retireDry()
 }
 
 // authorization is the header field of a provider token; empty: there is none, but a certificate.
@@ -120,7 +135,10 @@ func (c *connection) retire(why string) {
 // Changed, GoneAway, Stalled and Closed are what h2 tells.
 
 // Changed sends what the connection takes by now.
-func (c *connection) Changed() { c.pool.dispatch() }
+func (c *connection) Changed() {
+	c.retireDry()
+	c.pool.dispatch()
+}
 
 // Stalled gives the connection up.
 func (c *connection) Stalled() {
@@ -135,7 +153,11 @@ func (c *connection) Closed(err error) {
 	} else if _, ok := errors.AsType[http2.ConnectionError](err); ok {
 		c.pool.watch.http2Error("connection_error")
 	}
-	c.retire(endOf(err))
+	why := endOf(err)
+	if why == cut && c.isIdle() {
+		why = byTheOther
+	}
+	c.retire(why)
 }
 
 // GoneAway keeps what APNs says of the end, as {"reason":"…"}. One that says nothing leaves the one before.
@@ -179,5 +201,5 @@ func endOf(err error) string {
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
 		return e.Err.Error()
 	}
-	return "cut"
+	return cut
 }

@@ -240,13 +240,18 @@ func (c *Conn) finish(id uint32, s *stream, err error) (Request, Ending) {
 	return r, e
 }
 
-// isStreamOver says whether nothing is to come on a stream that is not open. Else it never was, and the server must not speak of it.
+// stream with a number; nil: it is over, and what comes for it is late. An error: it never was, and the server must not speak of it.
 // It is called with mu held.
-func (c *Conn) isStreamOver(id uint32) bool { return id%2 == 1 && id < c.next }
+func (c *Conn) stream(id uint32) (*stream, error) {
+	if id%2 == 0 || id >= c.next {
+		return nil, http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	return c.streams[id], nil
+}
 
 // reset tells the server that nothing more is wanted of a stream. It is called with mu held.
 func (c *Conn) reset(id uint32, code http2.ErrCode) {
-	c.control.framer().WriteRSTStream(id, code)
+	_ = c.control.framer().WriteRSTStream(id, code)
 	c.work.Signal()
 }
 

@@ -4,6 +4,7 @@ package h2
 
 import (
 	"bufio"
+	"errors"
 	"math"
 	"strconv"
 	"time"
@@ -46,9 +47,8 @@ func (c *Conn) read() error {
 	r.decoder.SetMaxStringLength(maxHeaders)
 	for first := true; ; first = false {
 		f, err := in.ReadFrame()
-		if e, ok := err.(http2.StreamError); ok { //nolint:errorlint // ReadFrame says that it is one, as it is
-			c.broken(e.StreamID, e.Code)
-			continue
+		if e, ok := errors.AsType[http2.StreamError](err); ok { // it may have had header fields, and without them the next cannot be read
+			return http2.ConnectionError(e.Code)
 		}
 		if err != nil {
 			return err
@@ -84,7 +84,7 @@ func (c *Conn) take(r *reader, f http2.Frame) error {
 		return c.settings(f)
 	case *http2.PingFrame:
 		if !f.IsAck() {
-			return c.reply(func(out *http2.Framer) { out.WritePing(true, f.Data) })
+			return c.reply(func(out *http2.Framer) error { return out.WritePing(true, f.Data) })
 		}
 	case *http2.WindowUpdateFrame:
 		return c.windowUpdate(f)
@@ -95,15 +95,14 @@ func (c *Conn) take(r *reader, f http2.Frame) error {
 }
 
 // reply writes a frame that the server has asked for. One that asks for more than it takes is left.
-func (c *Conn) reply(write func(*http2.Framer)) error {
+func (c *Conn) reply(write func(*http2.Framer) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.control.bytes) > maxControl {
 		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 	}
-	write(c.control.framer())
 	c.work.Signal()
-	return nil
+	return write(c.control.framer())
 }
 
 // field takes in a header field. Of an acceptance there is nothing more to know, and what is not looked at costs no memory.
@@ -164,7 +163,7 @@ func (c *Conn) data(r *reader, f *http2.DataFrame) error {
 	}
 	if given := defaultWindow - r.window; given > defaultWindow/2 {
 		r.window = defaultWindow
-		err := c.reply(func(out *http2.Framer) { out.WriteWindowUpdate(0, uint32(given)) })
+		err := c.reply(func(out *http2.Framer) error { return out.WriteWindowUpdate(0, uint32(given)) })
 		if err != nil {
 			return err
 		}
@@ -198,13 +197,10 @@ const (
 // onStream does something about a stream, if it is open.
 func (c *Conn) onStream(id uint32, do func(*stream) progress) error {
 	c.mu.Lock()
-	s := c.streams[id]
+	s, err := c.stream(id)
 	if s == nil {
-		defer c.mu.Unlock()
-		if id%2 == 0 || id >= c.next { // it never was
-			return http2.ConnectionError(http2.ErrCodeProtocol)
-		}
-		return nil
+		c.mu.Unlock()
+		return err
 	}
 	var why error
 	p := do(s)
@@ -224,30 +220,13 @@ func (c *Conn) onStream(id uint32, do func(*stream) progress) error {
 	return nil
 }
 
-// broken ends a stream on which the server broke the rules.
-func (c *Conn) broken(id uint32, code http2.ErrCode) {
-	c.mu.Lock()
-	s := c.streams[id]
-	if s == nil {
-		c.mu.Unlock()
-		return
-	}
-	c.reset(id, code)
-	request, e := c.finish(id, s, http2.StreamError{StreamID: id, Code: code})
-	c.mu.Unlock()
-	request.End(e)
-}
-
 // wasReset ends a stream that the server gives up.
 func (c *Conn) wasReset(f *http2.RSTStreamFrame) error {
 	c.mu.Lock()
-	s := c.streams[f.StreamID]
+	s, err := c.stream(f.StreamID)
 	if s == nil {
-		defer c.mu.Unlock()
-		if f.StreamID%2 == 0 || f.StreamID >= c.next {
-			return http2.ConnectionError(http2.ErrCodeProtocol)
-		}
-		return nil
+		c.mu.Unlock()
+		return err
 	}
 	request, e := c.finish(f.StreamID, s, http2.StreamError{StreamID: f.StreamID, Code: f.ErrCode})
 	c.mu.Unlock()
@@ -283,7 +262,7 @@ func (c *Conn) settings(f *http2.SettingsFrame) error {
 		return err
 	}
 	c.watch.Changed()
-	return c.reply(func(out *http2.Framer) { out.WriteSettingsAck() })
+	return c.reply(func(out *http2.Framer) error { return out.WriteSettingsAck() })
 }
 
 // windowUpdate lets more be sent. The window of a single stream is of no account: its request has gone out as a whole.

@@ -24,7 +24,7 @@ func (c *Conn) look() {
 	}
 	if c.pinged.IsZero() && now.Sub(c.heard) >= c.times.PingAfter {
 		c.pinged = now
-		c.control.framer().WritePing(false, [8]byte{})
+		_ = c.control.framer().WritePing(false, [8]byte{})
 		c.work.Signal()
 	}
 	next := c.heard.Add(c.times.PingAfter)

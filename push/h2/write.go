@@ -39,7 +39,7 @@ func (f *frames) framer() *http2.Framer {
 // preface is the first that is said. The server pushes nothing.
 func (c *Conn) preface() {
 	c.control.bytes = append(c.control.bytes, http2.ClientPreface...)
-	c.control.framer().WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0},
+	_ = c.control.framer().WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeaders})
 }
 
@@ -78,7 +78,7 @@ func (c *Conn) gather(w *writer) (goesOn bool) {
 	w.out.bytes = append(w.out.bytes[:0], c.control.bytes...)
 	c.control.bytes = c.control.bytes[:0]
 	if c.err != nil {
-		w.out.framer().WriteGoAway(0, codeOf(c.err), nil)
+		_ = w.out.framer().WriteGoAway(0, codeOf(c.err), nil)
 		return false
 	}
 	w.encoder.SetMaxDynamicTableSizeLimit(c.tableSize)
@@ -145,14 +145,14 @@ func (c *Conn) writeRequest(w *writer, r Request) error {
 	id := c.next
 	c.next += 2
 	c.window -= int64(len(payload))
-	c.streams[id] = c.stream(r)
-	w.out.framer().WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.block.bytes, EndHeaders: true})
-	w.out.framer().WriteData(id, true, payload)
+	c.streams[id] = c.open(r)
+	_ = w.out.framer().WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.block.bytes, EndHeaders: true})
+	_ = w.out.framer().WriteData(id, true, payload)
 	return nil
 }
 
-// stream makes a stream, or takes one that is not used any more.
-func (c *Conn) stream(r Request) *stream {
+// open makes a stream, or takes one that is not used any more.
+func (c *Conn) open(r Request) *stream {
 	s := &stream{}
 	if n := len(c.free); n > 0 {
 		s, c.free = c.free[n-1], c.free[:n-1]
