@@ -235,7 +235,7 @@ type owed struct {
 
 // catchUpOnce notes the end of the log, then lists the mailbox: what is numbered after a device's number and up to that end is sent,
 // newest first, or summed up; what the listing does not show is gone. Then the device stands at that end.
-func (m *Mailbox) catchUpOnce(ctx context.Context, link Link, ready []subscriptions.Behind) error {
+func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []subscriptions.Behind) error {
 	r := m.box.Record()
 	list, clock, err := m.pages(ctx, link)
 	if err != nil {
@@ -326,7 +326,7 @@ func freshOf(devices []*owed) (dues []due) {
 }
 
 // sendOwed reads a batch and sends it to the devices that it is owed to.
-func (m *Mailbox) sendOwed(ctx context.Context, link Link, some []due, devices []*owed, clock time.Time) error {
+func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, devices []*owed, clock time.Time) error {
 	if m.in.stopping.Load() {
 		return errStopping
 	}
@@ -356,6 +356,15 @@ func (m *Mailbox) sendOwed(ctx context.Context, link Link, some []due, devices [
 	if err != nil {
 		return err
 	}
+	most := 0
+	for _, o := range to {
+		most += len(o)
+	}
+	done, ok := link.lane.catchingUp(ctx, most)
+	if !ok {
+		return ctx.Err()
+	}
+	defer done()
 	var pushes sync.WaitGroup
 	for _, item := range found.Items {
 		d := by[item.ID]

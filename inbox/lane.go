@@ -16,7 +16,8 @@ const (
 	maxWorkers = 1024
 	// maxListers bounds those of them that begin with a listing: half, so that new mail that a hint named always has the others.
 	maxListers = maxWorkers / 2
-	// maxAlerts bounds the alerts of an entry that are made and not answered: 16 MiB of them. It is more than one mailbox has at once.
+	// maxAlerts bounds the alerts of an entry that are made and not answered, for new mail and again for devices that catch up: 16 MiB of
+	// them. It is more than one mailbox has at once.
 	maxAlerts = 16 << 10
 	// maxCatchUps bounds the mailboxes of an entry whose devices catch up at once: live mail goes first.
 	maxCatchUps = 32
@@ -31,7 +32,8 @@ const (
 // lane is the workers of an exchange entry, and the marked mailboxes that wait for one.
 type lane struct {
 	in       *Inbox
-	alerts   *semaphore.Weighted
+	alerts   *semaphore.Weighted // room for those of new mail
+	owed     *semaphore.Weighted // room for those of devices that catch up
 	catchUps chan struct{}
 	slow     chan struct{} // catch-ups that take long
 
@@ -44,7 +46,7 @@ type lane struct {
 }
 
 func newLane(in *Inbox) *lane {
-	return &lane{in: in, alerts: semaphore.NewWeighted(maxAlerts), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
+	return &lane{in: in, alerts: semaphore.NewWeighted(maxAlerts), owed: semaphore.NewWeighted(maxAlerts), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
 }
 
 // sending is for a mailbox that waits for APNs with so many alerts: it does not count among those that are read meanwhile, for reading
@@ -68,6 +70,15 @@ func (l *lane) sending(ctx context.Context, alerts int) (done func(), ok bool) {
 		l.alerts.Release(room)
 		back()
 	}, true
+}
+
+// catchingUp waits for room for so many alerts that devices are owed; done gives it back. false: ctx has ended.
+func (l *lane) catchingUp(ctx context.Context, alerts int) (done func(), ok bool) {
+	room := int64(min(alerts, maxAlerts))
+	if l.owed.Acquire(ctx, room) != nil {
+		return nil, false
+	}
+	return func() { l.owed.Release(room) }, true
 }
 
 // enterCatchUp waits for a place for a catch-up; leave gives it back. false: ctx has ended.

@@ -139,7 +139,29 @@ func TestAlertsThatAreMadeAreBounded(t *testing.T) {
 	})
 }
 
-// phones has pushes that wait for their answers.
+func TestAlertsThatDevicesAreOwedAreBoundedByThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane(&Inbox{})
+		done, _ := l.catchingUp(t.Context(), 2*maxAlerts)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, ok := l.catchingUp(ctx, 1); ok {
+			t.Error("there is room for one more")
+		}
+		live, ok := l.sending(t.Context(), maxAlerts)
+		if !ok {
+			t.Error("new mail waits for what is owed")
+		}
+		live()
+		done()
+		if done, ok = l.catchingUp(t.Context(), maxAlerts); !ok {
+			t.Error("the room is not given back")
+		}
+		done()
+	})
+}
+
+// hang has pushes made that wait for their answers.
 func hang(p *pushers, live bool, n int) (answer func(), begun *int) {
 	end, counted := make(chan struct{}), 0
 	for range n {

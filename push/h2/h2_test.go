@@ -29,9 +29,11 @@ func TestARequestEndsAnsweredHoweverItsAnswerIsMadeUp(t *testing.T) {
 			s.check(s.framer.WriteDataPadded(1, true, []byte("{}"), make([]byte, 200)))
 		}, "400 {}"},
 		"after one that is not final": {func(s *server) {
-			s.headers(1, false, ":status", "103", "link", "x")
-			s.headers(1, true, ":status", "200")
-		}, "200 "},
+			s.headers(1, false, ":status", "100")
+			s.headers(1, false, ":status", "199", "link", "x")
+			s.headers(1, false, ":status", "400")
+			s.check(s.framer.WriteData(1, true, []byte("{}")))
+		}, "400 {}"},
 		"with fields behind the body": {func(s *server) {
 			s.headers(1, false, ":status", "503")
 			s.check(s.framer.WriteData(1, false, []byte("{}")))
@@ -91,18 +93,20 @@ func TestARequestThatIsNotAnsweredIsUnknownOrSurelyNotTaken(t *testing.T) {
 		end  func(s *server)
 		want string
 	}{
-		"refused unread":       {func(s *server) { s.check(s.framer.WriteRSTStream(3, http2.ErrCodeRefusedStream)) }, "not taken: " + ErrRefused.Error()},
-		"reset":                {func(s *server) { s.check(s.framer.WriteRSTStream(3, http2.ErrCodeInternal)) }, stream(http2.ErrCodeInternal)},
-		"above the last":       {func(s *server) { s.check(s.framer.WriteGoAway(1, http2.ErrCodeNo, nil)) }, "not taken: " + ErrGoneAway.Error()},
-		"the last":             {func(s *server) { s.check(s.framer.WriteGoAway(3, http2.ErrCodeNo, nil)) }, ""},
-		"the last, and cut":    {func(s *server) { s.check(s.framer.WriteGoAway(3, http2.ErrCodeNo, nil)); s.nc.Close() }, "unknown: EOF"},
-		"cut":                  {func(s *server) { s.nc.Close() }, "unknown: EOF"},
-		"closed":               {func(s *server) { s.conn.Close() }, "unknown: " + ErrClosed.Error()},
-		"silent":               {func(*server) { <-time.After(times.Answer) }, "unknown: " + ErrStalled.Error()},
-		"without a status":     {func(s *server) { s.headers(3, true, "apns-id", "x") }, stream(http2.ErrCodeProtocol)},
-		"with a status of two": {func(s *server) { s.headers(3, true, ":status", "99") }, stream(http2.ErrCodeProtocol)},
-		"with no final status": {func(s *server) { s.headers(3, true, ":status", "100") }, stream(http2.ErrCodeProtocol)},
-		"with a body only":     {func(s *server) { s.check(s.framer.WriteData(3, true, nil)) }, stream(http2.ErrCodeProtocol)},
+		"refused unread":         {func(s *server) { s.check(s.framer.WriteRSTStream(3, http2.ErrCodeRefusedStream)) }, "not taken: " + ErrRefused.Error()},
+		"reset":                  {func(s *server) { s.check(s.framer.WriteRSTStream(3, http2.ErrCodeInternal)) }, stream(http2.ErrCodeInternal)},
+		"above the last":         {func(s *server) { s.check(s.framer.WriteGoAway(1, http2.ErrCodeNo, nil)) }, "not taken: " + ErrGoneAway.Error()},
+		"the last":               {func(s *server) { s.check(s.framer.WriteGoAway(3, http2.ErrCodeNo, nil)) }, ""},
+		"the last, and cut":      {func(s *server) { s.check(s.framer.WriteGoAway(3, http2.ErrCodeNo, nil)); s.nc.Close() }, "unknown: EOF"},
+		"cut":                    {func(s *server) { s.nc.Close() }, "unknown: EOF"},
+		"closed":                 {func(s *server) { s.conn.Close() }, "unknown: " + ErrClosed.Error()},
+		"silent":                 {func(*server) { <-time.After(times.Answer) }, "unknown: " + ErrStalled.Error()},
+		"without a status":       {func(s *server) { s.headers(3, true, "apns-id", "x") }, stream(http2.ErrCodeProtocol)},
+		"with a status of four":  {func(s *server) { s.headers(3, true, ":status", "0200") }, stream(http2.ErrCodeProtocol)},
+		"with a status in words": {func(s *server) { s.headers(3, true, ":status", "2oo") }, stream(http2.ErrCodeProtocol)},
+		"with a status of two":   {func(s *server) { s.headers(3, true, ":status", "99") }, stream(http2.ErrCodeProtocol)},
+		"with no final status":   {func(s *server) { s.headers(3, true, ":status", "100") }, stream(http2.ErrCodeProtocol)},
+		"with a body only":       {func(s *server) { s.check(s.framer.WriteData(3, true, nil)) }, stream(http2.ErrCodeProtocol)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			against(t, func(s *server) {
@@ -314,8 +318,13 @@ func TestWhatBreaksTheRulesOfHTTP2EndsTheConnection(t *testing.T) {
 	t.Run("more data than its window", func(t *testing.T) {
 		against(t, func(s *server) {
 			s.tap().set(true) // what is given back does not come to it; it counts all the same, so the reader is asked
-			r := &reader{window: 9}
-			f := &http2.DataFrame{FrameHeader: http2.FrameHeader{StreamID: 1, Length: 10}}
+			r := &reader{window: 19}
+			f := &http2.DataFrame{FrameHeader: http2.FrameHeader{StreamID: 1, Length: 19}}
+			s.send(ask("{}"))
+			if err := s.conn.data(r, f); err != nil {
+				t.Error(err)
+			}
+			r.window = 18
 			if err := s.conn.data(r, f); err != http2.ConnectionError(http2.ErrCodeFlowControl) {
 				t.Error(err)
 			}
