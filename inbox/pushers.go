@@ -9,8 +9,9 @@ const (
 	// maxPushes bounds the pushes to the phones of one topic under way at once: as many as a connection to APNs carries (900 streams), and
 	// some that are on their way to it or from it. With a goroutine each they are 8 MiB.
 	maxPushes = 1024
-	// keptPushers is how many goroutines wait for the next push where there is none: what 1,000 alerts a second keep busy.
-	keptPushers = 64
+	// keptPushers is how many goroutines wait for the next push where there is none: what some thousand alerts a second keep busy. They
+	// are 2 MiB.
+	keptPushers = 256
 )
 
 // pushers push the alerts for the phones of one topic, so that a topic that APNs keeps waiting harms no other.
