@@ -48,7 +48,8 @@ func TestARequestEndsAnsweredHoweverItsAnswerIsMadeUp(t *testing.T) {
 		}, "404 "},
 		"with a body that does not end": {func(s *server) {
 			s.headers(1, false, ":status", "400")
-			s.check(s.framer.WriteData(1, false, []byte(strings.Repeat("x", MaxBody+1))))
+			s.check(s.framer.WriteData(1, false, []byte(strings.Repeat("x", MaxBody-1))))
+			s.check(s.framer.WriteData(1, false, []byte("xyz")))
 			s.expect("RST_STREAM 1 CANCEL")
 			s.check(s.framer.WriteData(1, false, []byte("more, which was on its way")))
 		}, "400 " + strings.Repeat("x", MaxBody)},
@@ -201,6 +202,17 @@ func TestNoMoreStreamsAreOpenedThanTheServerTakes(t *testing.T) {
 		s.headers(1, true, ":status", "200")
 		s.takes(3)
 	}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
+}
+
+func TestTheLargestWindowIsNoFault(t *testing.T) {
+	against(t, func(s *server) {
+		s.check(s.framer.WriteWindowUpdate(0, math.MaxInt32-defaultWindow))
+		a := ask(strings.Repeat("x", MaxPayload)) // and the largest request
+		s.send(a)
+		s.takes(1)
+		s.headers(1, true, ":status", "200")
+		s.ends(a, "200 ")
+	}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: math.MaxInt32})
 }
 
 // A request goes out as a whole, so it waits until the server takes as much.
