@@ -14,7 +14,8 @@ import (
 type Credential interface {
 	// RoundTripper returns a new round tripper that signs in each request, over https and at these hosts only, on connections of its own.
 	// A request to any other is refused before anything is sent, by a *fault.Error with CodeHost.
-	// It keeps up to maxConns connections open per host; 0 leaves the default of proxy. It has a method CloseIdleConnections.
+	// Where connections are signed in there are at most maxConns. The others keep as many per host without a request as s says, or
+	// maxConns where it does not. 0 is the default of proxy. It has a method CloseIdleConnections.
 	RoundTripper(to Hosts, s proxy.Settings, maxConns int) http.RoundTripper
 	// Prepare gets the token that signing in needs. Its error is a *fault.Error. A user name and a password need nothing.
 	Prepare(ctx context.Context) error
@@ -22,10 +23,10 @@ type Credential interface {
 	Close()
 }
 
-// keeping is the transport of a round tripper that signs in each request: it keeps up to maxConns connections open.
+// keeping is the transport of a round tripper that signs in each request: it keeps connections that wait for one.
 func keeping(s proxy.Settings, maxConns int) *http.Transport {
 	t := s.Transport()
-	if maxConns > 0 {
+	if maxConns > 0 && s.Idle == 0 {
 		t.MaxIdleConnsPerHost = maxConns
 	}
 	return t

@@ -89,6 +89,9 @@ func TestTheNumberOfKeptConnectionsCanBeSet(t *testing.T) {
 		if got := (Basic{}).RoundTripper(here, proxy.Settings{}, n).(*basic).MaxIdleConnsPerHost; got != want {
 			t.Errorf("%d: %d, want %d", n, got, want)
 		}
+		if got := (Basic{}).RoundTripper(here, proxy.Settings{Idle: 7}, n).(*basic).MaxIdleConnsPerHost; got != 7 {
+			t.Errorf("%d: %d, want the 7 of the settings", n, got)
+		}
 		if got := cap((NTLM{}).RoundTripper(here, proxy.Settings{}, n).(*ntlm).slots); got != want {
 			t.Errorf("%d with NTLM: %d, want %d", n, got, want)
 		}

@@ -348,7 +348,7 @@ func TestWithoutSettingsCallsHaveTheirBoundsToo(t *testing.T) {
 				done <- err
 			}()
 		}
-		if err := <-done; fault.Of(err).Code != CodeHangs || time.Since(began) != 3*hanging {
+		if err := <-done; fault.Of(err).Code != CodeHangs || time.Since(began) != 4*hanging {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		for range 299 {

@@ -49,7 +49,8 @@ type places struct {
 	held     []*place // the oldest first
 	queue    []*place // first in first out
 	suspects map[string]struct{}
-	slow     bool // the last success took long: the server is slow for all, and giving up its calls would not help
+	slow     bool      // the last success took long: the server is slow for all, and giving up its calls would not help
+	answered time.Time // when the last call ended well: where that is long ago, perhaps all of them wait for a server that stalls
 }
 
 // place is that of a call, or its wait for one.
@@ -181,7 +182,7 @@ func (p *places) leave(c *place, how ending) {
 	switch how {
 	case well:
 		delete(p.suspects, c.mailbox)
-		p.slow = now.Sub(c.began) >= hanging
+		p.slow, p.answered = now.Sub(c.began) >= hanging, now
 		p.window.answered(now.Sub(c.taken), len(p.queue) > 0 || len(p.held) >= p.room(), now)
 	case busy:
 		p.window.refused(now)
@@ -225,6 +226,9 @@ func (p *places) passOne() {
 			p.admit()
 		}
 		return
+	}
+	if now.Sub(p.answered) > long {
+		long *= 4
 	}
 	if i := first(func(c *place) bool { return !c.givenUp }); i >= 0 {
 		c := p.held[i]

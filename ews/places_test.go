@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,4 +135,28 @@ func TestTheSuspectsAreBounded(t *testing.T) {
 	if len(p.suspects) > maxSuspects {
 		t.Errorf("%d", len(p.suspects))
 	}
+}
+
+func TestAServerThatStallsForAMomentHasNoCallGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		answer := sample(t, "02")
+		c := New(Options{HTTP: roundTrip(func(*http.Request) (*http.Response, error) {
+			wait := 20 * time.Millisecond
+			if at := time.Since(began); at > time.Second && at < 2700*time.Millisecond {
+				wait = 2700*time.Millisecond - at // nobody is answered for 1.7 s
+			}
+			<-time.After(wait)
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(answer))}, nil
+		})})
+		var calls sync.WaitGroup
+		for i := range 3000 {
+			calls.Go(func() {
+				if _, _, err := c.Subscribe(t.Context(), Target{URL: target.URL, Mailbox: fmt.Sprint(i)}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+	})
 }

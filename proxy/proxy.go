@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -51,6 +52,7 @@ type Settings struct {
 	// the configuration names, are allowed.
 	PublicOnly bool
 	Except     []string // without ports
+	Idle       int      // connections to a host that are kept without a request; 0: 16
 }
 
 // Transport returns a new transport, which shares nothing with any other: TLS 1.2 or later, HTTP/1.1 (an EWS stream
@@ -62,7 +64,7 @@ func (s Settings) Transport() *http.Transport {
 		TLSClientConfig:        &tls.Config{RootCAs: s.Roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    handshakeTimeout,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    idlePerHost,
+		MaxIdleConnsPerHost:    cmp.Or(s.Idle, idlePerHost),
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxResponseHeader,
 	}

@@ -102,6 +102,10 @@ func host(u string) string {
 	return hostname.Of(parsed)
 }
 
+// leastIdle is how many connections of a listener account are kept at least while no call has them; else it is the account's share of the
+// calls in flight. Where many calls begin at once, net/http opens several times as many connections as they need.
+const leastIdle = 32
+
 // links makes the accounts and topics of c.
 func (s *Service) links(c *config.Config) (*links, error) {
 	l := &links{worked: make(chan struct{}, 1)}
@@ -114,6 +118,8 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		pace := ews.NewPace(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
 		entry.Dialect = &ews.Dialect{}
 		out := s.outbound(x)
+		inFlight := cmp.Or(x.RequestsInFlight, ews.MaxInFlight)
+		out.Idle = max(leastIdle, inFlight/len(x.Accounts))
 		for _, a := range x.Accounts {
 			link := &account{name: a.Name, entry: x, outbound: out}
 			link.described.Store(&a.Credential)
@@ -136,7 +142,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 				}
 			})
 			// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
-			authorised := link.credential.RoundTripper(credentialHosts(x), out, cmp.Or(x.RequestsInFlight, ews.MaxInFlight)+x.MailboxesPerAccount)
+			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
 			if s.oneRefusal && !a.Credential.ByToken() {
 				authorised = &once{RoundTripper: authorised}
 			}
