@@ -83,8 +83,8 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	}
 	config := configuration{
 		Listen: listen,
-		State: stateConfig{Path: "mailbell.db"},
-		API:   apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
+		State:  stateConfig{Path: "mailbell.db"},
+		API:    apiConfig{Clients: []apiClient{{"mdm", "enrol", enrolFile}, {"operator", "admin", adminFile}}},
 	}
 	if s.options.Redis != "" {
 		config.State = stateConfig{Redis: &redisConfig{[]string{s.options.Redis}}}

@@ -25,7 +25,7 @@ func TestSchemaIsAtHandForTheTests(t *testing.T) {
 		t.Skip("no EWS message of these tests is validated: " + missing)
 	}
 	bad := &messages{list: map[string]map[string]bool{}}
-	bad.add("x", "response", []byte(xmlDeclaration+releaseSE.envelope().open+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+releaseSE.envelope().end))
+	bad.add("x", []byte(xmlDeclaration+releaseSE.envelope().open+`<m:GetItem xmlns:m="`+nsMessages+`"/>`+releaseSE.envelope().end))
 	if wrong, err := bad.invalid(dir); err != nil || !strings.Contains(wrong, "Missing child element") {
 		t.Errorf("a message that is wrong: %q, %v", wrong, err)
 	}

@@ -79,6 +79,11 @@ func start(t *testing.T, mailboxes int, o Options) *service {
 	}
 	t.Cleanup(s.faults.Close)
 	t.Cleanup(stop)
+	t.Cleanup(func() {
+		for _, x := range s.hosts {
+			x.Close()
+		}
+	})
 	s.serve(t, tenant)
 	for i := range mailboxes {
 		address := fmt.Sprintf("user%04d@%s", i+1, Domain)
@@ -171,7 +176,11 @@ func run(t *testing.T, server interface {
 // collect has the messages of a test validated.
 func collect(t *testing.T) func(direction, operation string, envelope []byte) {
 	name := strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
-	return func(direction, _ string, envelope []byte) { sent.add(name, direction, envelope) }
+	return func(direction, operation string, envelope []byte) {
+		if direction == "response" || operation == "SendNotification" { // else it is of a client
+			sent.add(name, envelope)
+		}
+	}
 }
 
 // messages collects the envelopes that the simulator sends, by the test that they came in.
@@ -186,9 +195,9 @@ var sent = &messages{list: map[string]map[string]bool{}}
 // maxValidated messages of a test.
 const maxValidated = 300
 
-func (m *messages) add(test, direction string, envelope []byte) {
-	if direction != "response" || bytes.Contains(envelope, []byte(":Fault>")) {
-		return // of a client, or outside the schema
+func (m *messages) add(test string, envelope []byte) {
+	if bytes.Contains(envelope, []byte(":Fault>")) {
+		return // outside the schema
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
