@@ -56,6 +56,8 @@ type scene struct {
 	entry func(e *Entry) // changes the entry of hq before the start
 	also  []Entry        // further exchange entries
 
+	publicURL string // of the callbacks; empty: there are none
+
 	deliver func(mailbox, subject string) // at a simulated Exchange
 }
 
@@ -96,7 +98,7 @@ func (s *scene) open(book *subscriptions.Book) {
 	}
 	s.in = inbox.New(inbox.Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Log: zap.NewNop(),
 		Unenrol: func(ctx context.Context, d subscriptions.Device) error { return s.l.RemoveGone(ctx, d) }})
-	s.l = New(Options{Book: s.book, Inbox: s.in, Log: zap.NewNop(), Entries: append([]Entry{e}, s.also...)})
+	s.l = New(Options{Book: s.book, Inbox: s.in, Log: zap.NewNop(), PublicURL: s.publicURL, Entries: append([]Entry{e}, s.also...)})
 	s.l.Start()
 }
 
