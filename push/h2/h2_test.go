@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 func TestARequestEndsAnsweredHoweverItsAnswerIsMadeUp(t *testing.T) {
@@ -459,9 +458,13 @@ func TestAConnectionThatTakesNoBytesIsClosedAllTheSame(t *testing.T) {
 	against(t, func(s *server) {
 		s.tap().set(true)
 		s.conn.Close()
+		<-time.After(100 * time.Millisecond)
+		if s.tap().isClosed() {
+			t.Error("it has no time for its last word")
+		}
 		<-time.After(closeTimeout)
 		synctest.Wait()
-		if !s.tap().closed {
+		if !s.tap().isClosed() {
 			t.Error("it is open")
 		}
 	})
@@ -470,7 +473,8 @@ func TestAConnectionThatTakesNoBytesIsClosedAllTheSame(t *testing.T) {
 func TestWhatIsLargerThanAFrameIsNotWritten(t *testing.T) {
 	against(t, func(s *server) {
 		payload, fields, b := ask(strings.Repeat("x", MaxPayload+1)), ask("{}"), ask("{}")
-		fields.fields = append(fields.fields, hpack.HeaderField{Name: "x", Value: strings.Repeat("y", MaxPayload)})
+		half := strings.Repeat("y", MaxPayload/2)
+		fields.fields = append(fields.fields, field("x", half), field("y", half), field("z", ""))
 		s.send(payload, fields, b)
 		s.takes(1)
 		s.ends(payload, "not taken: "+ErrTooLarge.Error())
@@ -481,11 +485,11 @@ func TestWhatIsLargerThanAFrameIsNotWritten(t *testing.T) {
 func TestNumbersOfStreamsAreUsedUpInGoodOrder(t *testing.T) {
 	against(t, func(s *server) {
 		s.conn.mu.Lock()
-		s.conn.next = lastID
+		s.conn.next = lastID - 2
 		s.conn.mu.Unlock()
 		a, b := ask("{}"), ask("{}")
-		s.send(a, b)
-		s.takes(lastID)
+		s.send(ask("{}"), a, b)
+		s.takes(lastID-2, lastID)
 		s.ends(b, "not taken: "+ErrGoneAway.Error())
 		if got := s.seen.said(); got != "gone away " {
 			t.Error(got)

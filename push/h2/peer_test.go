@@ -140,6 +140,12 @@ func (t *tap) set(shut bool) {
 	t.opened.Broadcast()
 }
 
+func (t *tap) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
 func (t *tap) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	for t.shut && !t.closed {
