@@ -476,6 +476,31 @@ func TestWhatIsNotBuiltYetSaysSo(t *testing.T) {
 	}
 }
 
+func TestCallbacksNeedNoTokenAndAreThereOnlyWhereSomebodyTakesThem(t *testing.T) {
+	for _, takes := range []bool{true, false} {
+		var got []string
+		o := Options{Metrics: prometheus.NewRegistry(), Log: zap.NewNop()}
+		if takes {
+			o.Callbacks = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = append(got, r.Method+" "+r.URL.Path) })
+		}
+		a := New(o)
+		for target, want := range map[string]int{"/callbacks/ews/secret": 200, "/callbacks/": 200, "/callbacks": 404, "/callbacks/../v1": 404, "/callbacksandmore": 404} {
+			w := httptest.NewRecorder()
+			a.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader("<Envelope/>")))
+			if !takes {
+				want = 404
+			}
+			if w.Code != want {
+				t.Errorf("takes %v: %s: %d, want %d", takes, target, w.Code, want)
+			}
+		}
+		if takes != (len(got) == 2) {
+			t.Errorf("takes %v: got %q", takes, got)
+		}
+		a.Close()
+	}
+}
+
 func TestDevicesArePagedThroughByID(t *testing.T) {
 	d := newBackend(t)
 	for i := range 205 {

@@ -9,7 +9,7 @@ import (
 
 func TestAnInstanceThatStandsByIsAliveAndNotReady(t *testing.T) {
 	h := Standby("standby: process 7 on mail2 holds the state")
-	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/v1/devices/d1": 503, "/metrics": 503} {
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/v1/devices/d1": 503, "/metrics": 503, "/callbacks/ews/secret": 503} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
 		if w.Code != want {

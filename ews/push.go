@@ -9,6 +9,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -90,11 +91,22 @@ type Pushed struct {
 	Code         string   // what is wrong with the subscription; empty: nothing
 }
 
-// ReadPushed reads a SendNotification of at most MaxNotification bytes. Anybody may have written it.
-func ReadPushed(body io.Reader) ([]Pushed, error) {
+// Posts reads what servers post. The zero Posts is ready; it is safe for concurrent use.
+type Posts struct{ parsers sync.Pool } // of *parser: their buffers are used again
+
+// Read reads a SendNotification of at most MaxNotification bytes. Anybody may have written it.
+func (r *Posts) Read(body io.Reader) ([]Pushed, error) {
 	limited := &io.LimitedReader{R: body, N: MaxNotification + 1}
-	var p parser
+	p, _ := r.parsers.Get().(*parser)
+	if p == nil {
+		p = &parser{}
+	}
+	defer r.parsers.Put(p)
 	p.framer.reset(limited)
+	defer func() {
+		p.framer.reset(nil)
+		p.scanner.reset(nil)
+	}()
 	doc, err := p.framer.next()
 	switch {
 	case limited.N == 0:

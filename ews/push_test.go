@@ -58,7 +58,7 @@ func TestANotificationIsReadByLocalNames(t *testing.T) {
 		"no notification":   {`<Envelope><Body><SendNotification><ResponseMessages><SendNotificationResponseMessage/></ResponseMessages></SendNotification></Body></Envelope>`, []Pushed{{}}},
 		"two subscriptions": {`<E:Envelope><Body><SendNotification><R><M><Notification><SubscriptionId>1</SubscriptionId></Notification></M><M><Notification><SubscriptionId>2</SubscriptionId></Notification></M></R></SendNotification></Body></E:Envelope>`, []Pushed{{Subscription: "1"}, {Subscription: "2"}}},
 	} {
-		got, err := ReadPushed(strings.NewReader(test.body))
+		got, err := new(Posts).Read(strings.NewReader(test.body))
 		if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}
@@ -79,7 +79,7 @@ func TestWhatIsNoNotificationIsRefusedAndNeverQuoted(t *testing.T) {
 		"UTF-16":           "\xff\xfe<\x00E\x00",
 		"wrong tags":       strings.Replace(pushedStatus, "</s:Body>", "</s:hunter2>", 1),
 	} {
-		list, err := ReadPushed(strings.NewReader(body))
+		list, err := new(Posts).Read(strings.NewReader(body))
 		switch {
 		case err == nil:
 			t.Errorf("%s: %+v", name, list)
@@ -103,7 +103,7 @@ func (e *unending) Read(p []byte) (int, error) {
 func TestOfANotificationThatDoesNotEndNoMoreIsReadThanIsAllowed(t *testing.T) {
 	for _, begin := range []string{"", "<Envelope>", "<Envelope a='", "<!--"} {
 		e := &unending{}
-		if _, err := ReadPushed(io.MultiReader(strings.NewReader(begin), e)); err == nil {
+		if _, err := new(Posts).Read(io.MultiReader(strings.NewReader(begin), e)); err == nil {
 			t.Errorf("%q is read", begin)
 		}
 		if e.read > MaxNotification+keptBuffer {
@@ -186,7 +186,7 @@ func FuzzNotification(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		list, err := ReadPushed(bytes.NewReader(body))
+		list, err := new(Posts).Read(bytes.NewReader(body))
 		if (err == nil) != (len(list) > 0) {
 			t.Errorf("%d notifications, %v", len(list), err)
 		}
@@ -200,7 +200,7 @@ func FuzzNotification(f *testing.F) {
 				}
 			}
 		}
-		slow, slowErr := ReadPushed(oneByOne{bytes.NewReader(body)})
+		slow, slowErr := new(Posts).Read(oneByOne{bytes.NewReader(body)})
 		if (err == nil) != (slowErr == nil) || cmp.Diff(list, slow) != "" {
 			t.Errorf("read at once %v (%v), byte by byte %v (%v)", list, err, slow, slowErr)
 		}

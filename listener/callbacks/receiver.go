@@ -38,6 +38,7 @@ type Receiver struct {
 	secret    mail.Secret
 	strangers *rate.Limiter
 	reading   chan struct{}
+	bodies    ews.Posts
 
 	posts *prometheus.CounterVec
 	gaps  prometheus.Counter
@@ -224,7 +225,7 @@ func (r *Receiver) read(w http.ResponseWriter, req *http.Request, m *Member, sec
 		r.limited(w)
 		return
 	}
-	posted, err := ews.ReadPushed(req.Body)
+	posted, err := r.bodies.Read(req.Body)
 	if err != nil {
 		m.unreadable(secret)
 		r.posts.WithLabelValues(resultUnreadable).Inc()

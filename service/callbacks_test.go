@@ -1,0 +1,79 @@
+package service
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/expiry"
+)
+
+// An address of their own has the callbacks over its own certificate, and nothing while another instance works.
+func TestTheAddressOfTheCallbacksAnswersOnlyWhileThisInstanceWorks(t *testing.T) {
+	sample := httptest.NewUnstartedServer(nil)
+	sample.StartTLS() // for its certificate
+	key, err := x509.MarshalPKCS8PrivateKey(sample.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sample.Close()
+	c := &config.Config{Callbacks: config.Callbacks{Listen: "127.0.0.1:0", TLS: &config.TLS{
+		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sample.Certificate().Raw}),
+		KeyPEM:  config.Secret(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
+	}}}
+	var s callbackServer
+	if err := s.open(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	expires := map[string]time.Time{}
+	if err := s.use(c, func(kind, name string, pair *tls.Certificate) { expires[kind+" "+name] = pair.Leaf.NotAfter }); err != nil {
+		t.Fatal(err)
+	}
+	if at := expires[expiry.TLS+" callbacks"]; !at.Equal(sample.Certificate().NotAfter) {
+		t.Errorf("it expires %v", expires)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- s.serve(ctx, zap.NewNop()) }()
+	client := sample.Client()
+	defer client.CloseIdleConnections()
+	ask := func() (status int, body string) {
+		t.Helper()
+		resp, err := client.Post("https://"+s.socket.Addr().String()+"/callbacks/ews/x", "text/xml", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(text)
+	}
+	away := func(when string) {
+		t.Helper()
+		if status, _ := ask(); status != http.StatusServiceUnavailable {
+			t.Errorf("%s: %d, want 503, for Exchange to post again", when, status)
+		}
+	}
+	away("before it works")
+	s.answer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") }))
+	if status, body := ask(); status != http.StatusOK || body != "here" {
+		t.Errorf("%d %s", status, body)
+	}
+	s.answer(nil)
+	away("after another has taken over")
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
