@@ -116,6 +116,7 @@ func New(o Options) *API {
 	for _, later := range []string{"/admin", "/admin/"} {
 		mux.Handle(later, refusal(errNotBuilt))
 	}
+	mux.Handle("/callbacks", refusal(errNoPath)) // and no redirect
 	if o.Callbacks != nil {
 		mux.Handle("/callbacks/", o.Callbacks)
 	}

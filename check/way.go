@@ -65,9 +65,12 @@ type Exchange interface {
 
 // Pusher makes the calls of a listener account that listens by push.
 type Pusher interface {
-	// SubscribePush makes a push subscription. called waits for its first callback, which ends it; its error says at which URL none came.
-	SubscribePush(ctx context.Context, at mail.Location) (called func(context.Context) error, err error)
+	// SubscribePush makes a push subscription.
+	SubscribePush(ctx context.Context, at mail.Location) (Called, error)
 }
+
+// Called waits so long for the first callback of a push subscription, which ends it. Its error says at which URL none came.
+type Called func(ctx context.Context, within time.Duration) error
 
 // Affinity keeps the subscriptions of a stream on one mailbox server.
 type Affinity struct {
@@ -258,15 +261,11 @@ const codeOneEach = "one mailbox a stream"
 
 // calledBack subscribes by push, as the service does, and waits for the first callback.
 func (w *walk) calledBack(p Pusher, at mail.Location) bool {
-	var called func(context.Context) error
+	var called Called
 	return w.step(StepSubscription, func() (err error) {
 		called, err = p.SubscribePush(w.ctx, at)
 		return err
-	}) && w.step(StepCallback, func() error {
-		ctx, cancel := context.WithTimeout(w.ctx, callbackWithin)
-		defer cancel()
-		return called(ctx)
-	})
+	}) && w.step(StepCallback, func() error { return called(w.ctx, callbackWithin) })
 }
 
 // listen subscribes and opens a stream, as the service does, with two mailboxes if a second one is known. It ends its subscriptions.

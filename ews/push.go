@@ -192,7 +192,8 @@ const (
 		`<m:SendNotificationResult xmlns:m="http://schemas.microsoft.com/exchange/services/2006/messages"><m:SubscriptionStatus>`
 	resultClose = `</m:SubscriptionStatus></m:SendNotificationResult></s:Body></s:Envelope>`
 
-	// The answers to a SendNotification.
-	ResultOK          = resultOpen + `OK` + resultClose          // the subscription goes on
-	ResultUnsubscribe = resultOpen + `Unsubscribe` + resultClose // it ends
+	// ResultOK is the answer to a SendNotification whose subscription goes on.
+	ResultOK = resultOpen + `OK` + resultClose
+	// ResultUnsubscribe is the answer that ends it.
+	ResultUnsubscribe = resultOpen + `Unsubscribe` + resultClose
 )

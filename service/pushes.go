@@ -49,20 +49,24 @@ type pusher struct {
 }
 
 // SubscribePush makes a push subscription that ends with its first callback.
-func (p pusher) SubscribePush(ctx context.Context, at mail.Location) (func(context.Context) error, error) {
+func (p pusher) SubscribePush(ctx context.Context, at mail.Location) (check.Called, error) {
 	secret, came, forget := p.receiver.Expect()
 	to := ews.Push{URL: p.publicURL + callbacks.Path, Secret: secret, Frequency: trialFrequency}
 	if _, err := p.EWS.SubscribePush(ctx, at, callbacks.Affinity{Anchor: at.Primary}, to); err != nil {
 		forget()
 		return nil, err
 	}
-	return func(ctx context.Context) error {
+	return func(ctx context.Context, within time.Duration) error {
 		defer forget()
+		late := time.NewTimer(within)
+		defer late.Stop()
 		select {
 		case <-came:
 			return nil
-		case <-ctx.Done():
+		case <-late.C:
 			return callbacks.Unreached(p.publicURL)
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}, nil
 }
