@@ -111,11 +111,11 @@ func (l *Listener) Standing(box *subscriptions.Mailbox, device string) subscript
 	return s
 }
 
-// Standings tells of each mailbox that is followed.
-func (l *Listener) Standings() iter.Seq2[string, subscriptions.Standing] {
+// Faulty tells of each mailbox that is followed and stands as it does because of an error.
+func (l *Listener) Faulty() iter.Seq2[string, subscriptions.Standing] {
 	return func(yield func(string, subscriptions.Standing) bool) {
 		for _, m := range l.mailboxes() {
-			if !yield(m.address(), m.standing()) {
+			if s := m.standing(); s.Fault != nil && !yield(m.address(), s) {
 				return
 			}
 		}

@@ -5,6 +5,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,7 @@ import (
 const (
 	// compareEvery is the time between two comparisons: seconds, so that a condition is in the log well within a minute. A comparison of
 	// 15,000 mailboxes takes milliseconds.
-	compareEvery = 5 * time.Second
+	compareEvery = 10 * time.Second
 	// overAfter is how long a condition has to be absent before it is over: a mailbox that is tried again has no error for a moment.
 	overAfter = 15 * time.Second
 	// A condition that lasts is logged again after firstReminder, then after twice the time, up to lastReminder. One that comes and goes is
@@ -239,14 +240,27 @@ func (g *gathering) state() {
 	c.Reason, c.Count = err.Error(), len(g.book.Mailboxes())
 }
 
-// apns checks the topics, and whether there are devices for other topics.
-func (g *gathering) apns() {
+// devices counts the devices by topic and environment. Most have the same as the one before: nothing is looked up for them.
+func (g *gathering) devices() map[string]int {
 	of := map[string]int{}
+	topic, environment, n := "", "", 0
 	for _, m := range g.book.Mailboxes() {
 		for _, d := range m.Devices() {
-			of[d.Topic+" "+d.Environment]++
+			if d.Topic != topic || d.Environment != environment {
+				of[topic+" "+environment] += n
+				topic, environment, n = d.Topic, d.Environment, 0
+			}
+			n++
 		}
 	}
+	of[topic+" "+environment] += n
+	maps.DeleteFunc(of, func(_ string, n int) bool { return n == 0 })
+	return of
+}
+
+// apns checks the topics, and whether there are devices for other topics.
+func (g *gathering) apns() {
+	of := g.devices()
 	for _, t := range g.sender.Topics() {
 		name := t.Topic + " " + t.Environment
 		devices := of[name]
@@ -319,8 +333,8 @@ func (g *gathering) accounts() {
 
 // mailboxes checks the mailboxes that are not listened to, by the account or exchange entry that causes it.
 func (g *gathering) mailboxes() {
-	for address, s := range g.listener.Standings() {
-		if s.Fault == nil || s.State == subscriptions.OutOfScope {
+	for address, s := range g.listener.Faulty() {
+		if s.State == subscriptions.OutOfScope {
 			continue
 		}
 		b := g.Advise(s)
