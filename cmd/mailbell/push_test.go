@@ -82,6 +82,23 @@ func TestARestartKeepsPushSubscriptions(t *testing.T) {
 	inst.balance(2 * len(inst.boxes)) // what was in flight at the kill
 }
 
+// Exchange posts at once, and again after 30 s only: whoever subscribes before it can be called waits for that.
+func TestCallbacksAreAnsweredBeforeAnythingIsSubscribed(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 5})
+	inst.startWithDevices()
+	inst.stop()
+	inst.extend("public_url: " + inst.url + "\n")
+	inst.edit("listen_by: streaming", "listen_by: push")
+	inst.start()
+	inst.awaitListening()
+	for range 10 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+}
+
 // There is no Unsubscribe for push: whoever left ends its subscription by the answer to a callback.
 func TestAPushSubscriptionEndsAfterTheLastDeviceHasLeft(t *testing.T) {
 	t.Parallel()

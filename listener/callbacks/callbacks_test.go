@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -278,6 +279,45 @@ func TestASubscriptionOfTheLastStartEndsWhereItsMailboxHasNoDeviceAnyMore(t *tes
 		s.status(alice)
 		if !s.sub(alice).ended {
 			t.Error("it goes on")
+		}
+	})
+}
+
+func TestASubscriptionOfTheLastStartWhoseMailboxDoesNotJoinEndsAfterAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		a.join(alice)
+		pass(time.Minute)
+		a.restart()
+		pass(keptFor - time.Second)
+		s.status(alice)
+		if s.sub(alice).ended {
+			t.Fatal("it ended too early")
+		}
+		pass(2 * time.Second)
+		s.status(alice)
+		if !s.sub(alice).ended {
+			t.Error("it goes on")
+		}
+	})
+}
+
+func TestAServerWithoutWatermarksHasNoGaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		m := newAccount(t, s).join(alice)[0]
+		pass(time.Minute)
+		before := m.listings()
+		bare := regexp.MustCompile(`<t:(Previous)?Watermark>[^<]*</t:(Previous)?Watermark>`)
+		for i := range 10 {
+			body := bare.ReplaceAllString(notification("sub-1", 7*i, 7*i+1, fmt.Sprint("AAMk", i)), "")
+			if w := deliver(s.receiver, s.sub(alice).url, body); w.Code != http.StatusOK {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+		}
+		if len(m.told()) != 10 || m.listings() != before {
+			t.Errorf("told of %d, %d listings more", len(m.told()), m.listings()-before)
 		}
 	})
 }

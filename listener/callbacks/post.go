@@ -38,8 +38,9 @@ func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
 			continue
 		}
 		goesOn = true
+		// Some servers have no watermarks. With them a lost post is found by the safety poll.
 		again := p.Watermark != "" && p.Watermark == s.watermark // our answer to it was lost
-		if s.watermark != "" && p.Previous != s.watermark && !again {
+		if s.watermark != "" && p.Previous != "" && p.Previous != s.watermark && !again {
 			k.o.Receiver.gaps.Inc()
 			lists = true
 		}

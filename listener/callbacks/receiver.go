@@ -28,6 +28,8 @@ const (
 	// strangers is how many posts a second with an unknown secret are answered: those of subscriptions that mailbell has given up come once,
 	// and once more in 30 s where they are not answered.
 	strangers = 500
+	// keptFor is how long a subscription of the last start goes on whose mailbox does not join: it cannot be found, or is nobody's any more.
+	keptFor = time.Hour
 )
 
 // Receiver takes the posts for all mailboxes, of every listener account.
@@ -36,6 +38,7 @@ const (
 // which mailbell has given up. So nobody learns from an answer whether a mailbox exists, has a subscription, or what a secret is like.
 type Receiver struct {
 	secret    mail.Secret
+	started   time.Time
 	strangers *rate.Limiter
 	reading   chan struct{}
 	bodies    ews.Posts
@@ -65,7 +68,7 @@ func digestOf(secret string) digest { return sha256.Sum256([]byte(secret)) }
 func NewReceiver(secret mail.Secret, reg prometheus.Registerer) *Receiver {
 	f := promauto.With(reg)
 	return &Receiver{
-		secret: secret, strangers: rate.NewLimiter(strangers, strangers), reading: make(chan struct{}, maxReading),
+		secret: secret, started: time.Now(), strangers: rate.NewLimiter(strangers, strangers), reading: make(chan struct{}, maxReading),
 		members: map[digest]*Member{}, kept: map[digest]*kept{}, trials: map[digest]func(){},
 		posts: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "mailbell_callbacks_total", Help: "Callbacks of Exchange by what came of them."}, []string{"result"}),
@@ -168,7 +171,7 @@ func (r *Receiver) find(secret string) (m *Member, known bool) {
 	if m != nil || was == nil {
 		return m, m != nil
 	}
-	goesOn := keptSecret(r.secret, was.box.Record()) == secret
+	goesOn := keptSecret(r.secret, was.box.Record()) == secret && time.Since(r.started) < keptFor
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m = r.members[d]; m != nil {
