@@ -6,6 +6,7 @@ package push
 import (
 	"cmp"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -145,8 +146,13 @@ func (a *access) ask(ctx context.Context, n *request) response {
 	failure, last := a.nextFailure()
 	defer context.AfterFunc(failure, cancel)() //nolint:contextcheck // a failed dial ends the question as well as the caller's ctx does
 	r := a.attempt(ctx, time.Time{}, n, always)
-	if r.isUnanswered() && !r.written {
-		r.err = cmp.Or(context.Cause(failure), last, r.err) //nolint:contextcheck // it holds the dial's error
+	why := context.Cause(failure) //nolint:contextcheck // it holds the error of the dial, or what APNs said when it ended the connection
+	switch {
+	case !r.isUnanswered():
+	case !r.written:
+		r.err = cmp.Or(why, last, r.err)
+	case errors.Is(r.err, context.Canceled): // the connection was given up before it told what became of the request
+		r.err = cmp.Or(why, r.err)
 	}
 	return r
 }
