@@ -161,7 +161,10 @@ func (b *benchmark) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return b.await(ctx, "the service is not ready", func(g gauges) bool { return true })
+	if err := b.await(ctx, "the service is not ready", func(gauges) bool { return true }); err != nil {
+		return errors.Join(err, b.service.stop())
+	}
+	return nil
 }
 
 // await waits until the service tells what is wanted.
