@@ -214,8 +214,8 @@ func (m *marks) done(t turn, f *fault.Error) (first bool, next time.Time) {
 	return first, next
 }
 
-// completed notes a complete listing; the next is due after poll if nothing comes, for a subscription can die in silence. The
-// mailboxes are spread over the last eighth of that time.
+// completed notes a complete listing; the next is due after poll if nothing comes, for a subscription can die in silence. The first is
+// spread over three quarters of that time, since a start lists all mailboxes together, and each further one over the last eighth.
 func (m *marks) completed(poll time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -223,12 +223,11 @@ func (m *marks) completed(poll time.Duration) {
 	if m.closed {
 		return
 	}
-	wait := poll - rand.N(poll/8)
 	if m.poll == nil {
-		m.poll = time.AfterFunc(wait, m.listing)
+		m.poll = time.AfterFunc(poll-rand.N(poll*3/4), m.listing)
 		return
 	}
-	m.poll.Reset(wait)
+	m.poll.Reset(poll - rand.N(poll/8))
 }
 
 // close stops the timers: nothing is queued any more.
