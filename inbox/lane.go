@@ -49,8 +49,8 @@ func newLane(in *Inbox) *lane {
 	return &lane{in: in, alerts: semaphore.NewWeighted(maxAlerts), owed: semaphore.NewWeighted(maxAlerts), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
 }
 
-// sending is for a mailbox that waits for APNs with so many alerts: it does not count among those that are read meanwhile, for reading
-// never waits for APNs. done ends that. false: ctx has ended.
+// sending is for a mailbox that waits for APNs with so many alerts, and then for the state: it does not count among those that are read
+// meanwhile, for reading waits for neither. done ends that. false: ctx has ended.
 func (l *lane) sending(ctx context.Context, alerts int) (done func(), ok bool) {
 	room := int64(min(alerts, maxAlerts))
 	l.mu.Lock()
@@ -60,7 +60,7 @@ func (l *lane) sending(ctx context.Context, alerts int) (done func(), ok bool) {
 	back := func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.active++ // also over the bound: it has to write what APNs answered
+		l.active++ // also over the bound: it goes on with its mailbox
 	}
 	if l.alerts.Acquire(ctx, room) != nil {
 		back()
@@ -139,15 +139,14 @@ func (l *lane) start() {
 	}
 }
 
-// mayRead says whether the next mailbox with new mail may be taken now, by so many more workers. Beside those whose reads are worth to be
-// under way as many may be at something else, as deciding and writing; more would only wait for their turns at the server, each with a
-// goroutine. It is called with mu held.
+// mayRead says whether the next mailbox with new mail may be taken now, by so many more workers: as many as it is worth to read at once.
+// More would only wait for their turns at the server, each with a goroutine. It is called with mu held.
 func (l *lane) mayRead(more int) bool {
 	if len(l.hinted) == 0 {
 		return false
 	}
 	a := l.hinted[0].link.Load()
-	return a == nil || l.active-l.listers+more <= 2*max(1, a.Reads())
+	return a == nil || l.active-l.listers+more <= max(1, a.Reads())
 }
 
 // mayList says whether the next mailbox that is to be listed may be taken now. One that is taken has to read its Inbox at once: were it to

@@ -65,12 +65,12 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 	if !ok {
 		return ctx.Err()
 	}
+	defer done()
 	list := make([]alert, 0, len(devices)*len(dues))
 	for _, device := range devices {
 		list = m.alertsFor(list, device, link.Source(), dues, clock, r.skip)
 	}
 	m.pushAll(ctx, r, list)
-	done()
 	return m.enter(ctx, r, dues)
 }
 

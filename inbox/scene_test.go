@@ -374,7 +374,7 @@ type link struct {
 func (l *link) Exchange() string              { return cmp.Or(l.exchange, "headquarters") }
 func (l *link) Source() mail.Source           { return mail.Graph }
 func (l *link) SafetyPoll() time.Duration     { return l.poll }
-func (l *link) Reads() int                    { return cmp.Or(l.reads, 1000) }
+func (l *link) Reads() int                    { return cmp.Or(l.reads, 2*maxWorkers) }
 func (l *link) Listings() int                 { return cmp.Or(l.listings, 1000) }
 func (l *link) Listed()                       {}
 func (l *link) Unhinted(time.Time, time.Time) { l.set(func() { l.unhinted++ }) }
