@@ -261,6 +261,11 @@ func (m *Mailbox) complete(ctx context.Context, link Link, list []shown, clock t
 	if now := time.Now(); now.Before(earlier) {
 		earlier = now
 	}
+	if !m.changes(seen, earlier, clock) {
+		m.in.metrics.listings.Inc()
+		m.completed(link)
+		return nil
+	}
 	expired := 0
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 		expired = d.Complete(seen, earlier)
@@ -277,7 +282,16 @@ func (m *Mailbox) complete(ctx context.Context, link Link, list []shown, clock t
 	return nil
 }
 
-// completed takes in that a complete listing is written.
+// changes says whether a complete listing changes the record: most safety polls change nothing, and need no write.
+func (m *Mailbox) changes(seen []subscriptions.Shown, earlier, clock time.Time) bool {
+	r := m.box.Record()
+	after := r.Clone()
+	return after.Complete(seen, earlier) > 0 || after.Listed != r.Listed || after.Since != r.Since || after.End != r.End || len(r.Behind) > 0 ||
+		!slices.Equal(after.Outcomes, r.Outcomes) ||
+		slices.ContainsFunc(m.box.Devices(), func(d *subscriptions.Device) bool { return d.Since.After(clock.Add(-mail.Tolerance)) })
+}
+
+// completed takes in that a complete listing is done, and written where it changed something.
 func (m *Mailbox) completed(link Link) {
 	m.last.listing.Store(time.Now().UnixNano())
 	m.marks.completed(link.SafetyPoll())

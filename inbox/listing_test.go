@@ -342,3 +342,30 @@ func TestAClosedMailboxIsForgottenOnceNothingOfItIsInFlight(t *testing.T) {
 		}
 	})
 }
+
+func TestAListingThatShowsNothingNewWritesNothingAndOneThatDoesWrites(t *testing.T) { // rule 3
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.source.come(alice)
+		s.pass(time.Hour)
+		listed := func() bool {
+			s.mailbox(alice).List()
+			s.pass(time.Minute)
+			return s.mailbox(alice).Status().Listed
+		}
+		s.store.Fail(errors.New("no write is taken"))
+		if !listed() {
+			t.Error("a listing that shows nothing new is written")
+		}
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice) })
+		if listed() {
+			t.Error("one that shows a new message is not")
+		}
+		s.store.Fail(nil)
+		s.pass(time.Minute)
+		s.accepted(1, "a", m)
+	})
+}
