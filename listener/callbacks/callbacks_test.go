@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 )
 
 // Rule 11: subscribe, hear the first callback, list.
@@ -102,7 +103,11 @@ func TestACallbackThatDoesNotComeIsSaidWithTheURLAndWithoutTheSecret(t *testing.
 			t.Errorf("%d polls in three minutes", got)
 		}
 		s.set(func() { s.silent = false })
-		pass(DefaultFrequency)
+		pass(DefaultFrequency - 3*time.Minute - 2*time.Second)
+		if n := len(s.made()); n != 1 {
+			t.Errorf("%d subscriptions: the server may still repeat its post", n)
+		}
+		pass(firstCallback)
 		if !m.listens() || m.failing() != "" || len(s.made()) != 2 {
 			t.Errorf("listens %v, %s, %d calls: the server had given the post up", m.listens(), m.failing(), len(s.made()))
 		}
@@ -384,6 +389,81 @@ func TestAMailboxThatIsElsewhereLeaves(t *testing.T) {
 	})
 }
 
+// What a server or an account says that it does not know is asked again once a listing shows the opposite; other refusals wait as they are.
+func TestAMailboxThatWasListedAllTheSameIsSubscribedSoon(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault fault.Error
+		soon  bool
+	}{
+		"it was elsewhere":         {fault.Error{Elsewhere: true}, true},
+		"nobody else has met it":   {fault.Error{Unproven: true}, true},
+		"it has too many of them":  {fault.Error{}, false},
+		"the server is being busy": {fault.Error{Moved: true}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer()
+			f := test.fault
+			f.Op, f.Code, f.Scope, f.Remedy, f.After = "Subscribe", "ErrorX", fault.Mailbox, fault.Wait, 10*time.Minute
+			s.refuse = func(call) error { return &f }
+			m := newAccount(t, s).join(alice)[0]
+			pass(time.Second)
+			s.set(func() { s.refuse = nil })
+			m.Listed()
+			pass(maxReturn)
+			if m.listens() != test.soon {
+				t.Errorf("%s: listens %v, want %v", name, m.listens(), test.soon)
+			}
+			m.Listed()
+			if n := len(s.made()); test.soon && n != 2 {
+				t.Errorf("%s: %d calls", name, n)
+			}
+		})
+	}
+}
+
+func TestWhatWasWrongAtOneLocationIsForgottenAtAnother(t *testing.T) {
+	for name, to := range map[string]mail.Location{
+		"another server":  {URL: "https://other.example/EWS/Exchange.asmx", Primary: alice},
+		"another address": {URL: here(alice).URL, Primary: "ann@contoso.example"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer()
+			s.refuse = func(call) error { return refusalOf("ErrorX") }
+			m := newAccount(t, s).join(alice)[0]
+			pass(time.Second)
+			m.Leave()
+			m.Leave()
+			s.set(func() { s.refuse = nil })
+			m.Join(here(alice))
+			m.Join(to) // it has joined
+			pass(time.Minute)
+			if n := len(s.made()); n != 1 || m.failing() != "ErrorX" {
+				t.Errorf("%s: %d calls, failing %q: it waits as before", name, n, m.failing())
+			}
+			m.Leave()
+			m.Join(to)
+			pass(time.Second)
+			if !m.listens() || s.made()[1].mailbox != to.Primary {
+				t.Errorf("%s: it is not listened to there", name)
+			}
+		})
+	}
+}
+
+func TestAfterTheCloseNobodyJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		m := a.member(alice)
+		a.Close()
+		m.Join(here(alice))
+		pass(time.Minute)
+		if n := len(s.made()); n != 0 || m.failing() != "" || m.listens() {
+			t.Errorf("%d calls, failing %q, listens %v", n, m.failing(), m.listens())
+		}
+	})
+}
+
 func TestTheFirstOfAGroupLeadsTheOthersToItsServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()
@@ -623,6 +703,97 @@ func TestADayOfCallbacksLeavesNothingBehind(t *testing.T) {
 		defer a.o.Receiver.mu.RUnlock()
 		if n := len(a.o.Receiver.members); n != 2 || len(a.o.Receiver.kept) != 0 {
 			t.Errorf("%d secrets, %d kept", n, len(a.o.Receiver.kept))
+		}
+	})
+}
+
+func TestASubscribeThatHangsIsGivenUpAndItsMailboxTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.wait = time.Hour
+		m := newAccount(t, s).join(alice)[0]
+		pass(subscribeTimeout + time.Second)
+		if m.failing() != "timeout" || m.listings() != 1 {
+			t.Errorf("failing %q, %d listings", m.failing(), m.listings())
+		}
+		s.set(func() { s.wait = 0 })
+		pass(10 * time.Minute)
+		if !m.listens() {
+			t.Error("it is not tried again")
+		}
+	})
+}
+
+func TestAMailboxThatLedItsGroupAndLeavesLeadsNobodyAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		first := a.join(alice)[0]
+		pass(time.Second)
+		first.Leave()
+		a.join(bob)
+		pass(time.Second)
+		if got := s.made()[1].a; got != (Affinity{Anchor: bob}) {
+			t.Errorf("bob was led to %+v", got)
+		}
+	})
+}
+
+func TestADeviceThatIsRemovedWhileItsMailboxIsSubscribedLeavesNoSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.wait = 5 * time.Second
+		a := newAccount(t, s)
+		m := a.join(alice)[0]
+		pass(time.Second)
+		if _, _, err := a.book.Remove(context.Background(), "phone-of-"+alice); err != nil {
+			t.Fatal(err)
+		}
+		pass(10 * time.Second)
+		if m.box.Record().Subscription != "" || m.failing() != "" {
+			t.Errorf("recorded %q, failing %q", m.box.Record().Subscription, m.failing())
+		}
+		s.status(alice)
+		if !s.sub(alice).ended {
+			t.Error("it goes on at the server")
+		}
+	})
+}
+
+// Who only tries whether callbacks come gets the one that it waits for, and ends no subscription of anybody.
+func TestATrialEndsNothingButItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		newAccount(t, s).join(alice)
+		pass(time.Second)
+		secret, came, forget := s.receiver.Expect()
+		isClosed := func() bool {
+			select {
+			case <-came:
+				return true
+			default:
+				return false
+			}
+		}
+		trials := s.receiver.Trials()
+		for _, path := range []string{s.sub(alice).url, Path + "unknown", "/elsewhere/" + secret} {
+			if w := deliver(trials, path, "<a/>"); w.Code != http.StatusServiceUnavailable {
+				t.Errorf("%s: %d %s", path, w.Code, w.Body)
+			}
+		}
+		w := httptest.NewRecorder()
+		trials.ServeHTTP(w, httptest.NewRequest(http.MethodGet, Path+secret, nil))
+		if w.Code != http.StatusServiceUnavailable || isClosed() {
+			t.Errorf("GET: %d, came %v", w.Code, isClosed())
+		}
+		for _, h := range []http.Handler{trials, s.receiver} {
+			if w := deliver(h, Path+secret, ""); !strings.Contains(w.Body.String(), "Unsubscribe") || !isClosed() {
+				t.Errorf("%s, came %v", w.Body, isClosed())
+			}
+		}
+		forget()
+		if w := deliver(trials, Path+secret, ""); w.Code != http.StatusServiceUnavailable {
+			t.Errorf("forgotten: %d", w.Code)
 		}
 	})
 }

@@ -21,6 +21,10 @@ import (
 // served serves the callbacks of one mailbox that is listened to, over TCP.
 func served(t *testing.T) (*mailbox, *httptest.Server, *server) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+	t.Parallel()
 	s := newServer()
 	a := newAccount(t, s)
 	m := a.join(alice)[0]
@@ -85,7 +89,6 @@ func live(t *testing.T, web *httptest.Server, s *server, item string) time.Durat
 }
 
 func TestWhoPostsNothingOrSlowlyKeepsNobodyWaitingAndIsCutOff(t *testing.T) {
-	t.Parallel()
 	m, web, s := served(t)
 	known := strings.TrimPrefix(s.sub(alice).url, publicURL)
 	var slow []net.Conn
@@ -117,7 +120,6 @@ func TestWhoPostsNothingOrSlowlyKeepsNobodyWaitingAndIsCutOff(t *testing.T) {
 }
 
 func TestOfAPostThatIsTooLargeNoMoreIsReadThanIsAllowed(t *testing.T) {
-	t.Parallel()
 	m, web, s := served(t)
 	c := dial(t, web, head(strings.TrimPrefix(s.sub(alice).url, publicURL), 1<<30))
 	blank := strings.Repeat(" ", 64<<10)
@@ -139,7 +141,6 @@ func TestOfAPostThatIsTooLargeNoMoreIsReadThanIsAllowed(t *testing.T) {
 }
 
 func TestWhoKnowsASecretTakesNoMorePlacesThanItsOwn(t *testing.T) {
-	t.Parallel()
 	m, web, s := served(t)
 	known := strings.TrimPrefix(s.sub(alice).url, publicURL)
 	var held time.Time // since when slow posts have the places
@@ -166,10 +167,6 @@ func TestWhoKnowsASecretTakesNoMorePlacesThanItsOwn(t *testing.T) {
 
 // Ten thousand forged callbacks in ten seconds, beside live mail: they mark nobody, and live callbacks are answered as before.
 func TestForgedCallbacksCostLiveMailNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes ten seconds")
-	}
-	t.Parallel()
 	m, web, s := served(t)
 	listed := m.listings()
 	median := func(n int, prefix string) time.Duration {
@@ -216,7 +213,7 @@ func TestForgedCallbacksCostLiveMailNothing(t *testing.T) {
 	close(stop)
 	attack.Wait()
 	t.Logf("a live callback is answered in %v, beside forged ones in %v; those were answered %v", quiet, attacked, answers)
-	if attacked > quiet+20*time.Millisecond {
+	if attacked > quiet+100*time.Millisecond { // on a busy machine
 		t.Errorf("a live callback is answered in %v, without forged ones in %v", attacked, quiet)
 	}
 	for _, item := range m.told() {
