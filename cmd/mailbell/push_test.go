@@ -5,6 +5,9 @@ package main_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +37,47 @@ func TestACallbackRingsAPhone(t *testing.T) {
 	inst.balance(0)
 	if n := inst.sim.Counts().Requests["GetStreamingEvents"]; n != 0 {
 		t.Errorf("%d streams were opened, want none", n)
+	}
+}
+
+func TestTheSecretsOfCallbacksAreToldNowhere(t *testing.T) {
+	t.Parallel()
+	form := regexp.MustCompile(`/callbacks/ews/([^<]+)<`)
+	var mu sync.Mutex
+	secrets := map[string]bool{}
+	inst := installPush(t, simulator.Options{Mailboxes: 3, OnMessage: func(_, operation string, envelope []byte) {
+		if m := form.FindSubmatch(envelope); operation == "Subscribe" && m != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			secrets[string(m[1])] = true
+		}
+	}})
+	inst.edit("listen: ", "log: {level: debug}\nlisten: ")
+	inst.startWithDevices()
+	for range 3 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	told := inst.service().stderr()
+	for _, path := range []string{"/metrics", "/v1/status", "/v1/mailboxes?limit=100", "/v1/mailboxes/" + inst.boxes[0].address} {
+		_, answer := inst.raw(http.MethodGet, path, inst.token, nil)
+		told += string(answer)
+	}
+	inst.stop()
+	state, err := os.ReadFile(filepath.Join(inst.dir, "mailbell.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	told += inst.service().stderr() + string(state)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(secrets) != len(inst.boxes) {
+		t.Errorf("%d secrets for %d mailboxes", len(secrets), len(inst.boxes))
+	}
+	for secret := range secrets {
+		if len(secret) < 22 || strings.Contains(told, secret[:12]) {
+			t.Errorf("the secret of a mailbox (%d characters) is told", len(secret))
+		}
 	}
 }
 
