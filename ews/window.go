@@ -13,7 +13,7 @@ const (
 	leastWindow = 2
 	// Answers are quick while a call usually takes no longer than alwaysQuick, or twice what it takes at best, but never where that is
 	// longer than neverQuick. Then more calls are made at once.
-	alwaysQuick = 25 * time.Millisecond
+	alwaysQuick = 5 * time.Millisecond
 	neverQuick  = time.Second
 	// Answers are slow where a call usually takes four times what it takes at best, but never where that is less than neverSlow: the
 	// calls wait for each other, and live mail waits with them.

@@ -104,9 +104,9 @@ func host(u string) string {
 
 // leastIdle is how many connections of a listener account are kept at least while no call has them; else it is the account's share of the
 // calls in flight. Where many calls begin at once, net/http opens several times as many connections as they need. A burst goes from one
-// account to the next, and one account may have all reads of it: five eighths of 512 calls. With fewer it opens anew what it has just
-// closed, which costs more than all else.
-const leastIdle = 320
+// account to the next, and with fewer the next one opens anew what has just been closed, which costs more than all else; each takes some
+// 50 KiB.
+const leastIdle = 192
 
 // links makes the accounts and topics of c.
 func (s *Service) links(c *config.Config) (*links, error) {
