@@ -125,7 +125,7 @@ func (b *benchmark) run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		defer redis.stop()
+		defer func() { err = errors.Join(err, redis.stop()) }()
 		o.Redis = address
 	}
 	if b.mail, err = startTally(ctx, o, func(alertLine, string, string) {}); err != nil {

@@ -56,7 +56,7 @@ func startChild(ctx context.Context, log, program string, args ...string) (*chil
 		return nil, err
 	}
 	defer file.Close()
-	c := &child{cmd: exec.CommandContext(ctx, program, args...), log: log, ended: make(chan struct{})}
+	c := &child{cmd: exec.CommandContext(ctx, program, args...), log: log, ended: make(chan struct{})} //nolint:gosec // ourselves, or the redis-server
 	c.cmd.Stdout, c.cmd.Stderr = file, file
 	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
 	c.cmd.WaitDelay = childStop

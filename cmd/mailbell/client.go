@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
@@ -103,10 +104,8 @@ func (c *client) metrics(ctx context.Context) (gauges, error) {
 	for name, f := range families {
 		for _, m := range f.Metric {
 			full := name
-			for _, l := range m.Label {
-				if l.GetName() == "state" {
-					full += " " + l.GetValue()
-				}
+			if i := slices.IndexFunc(m.Label, func(l *dto.LabelPair) bool { return l.GetName() == "state" }); i >= 0 {
+				full += " " + m.Label[i].GetValue()
 			}
 			all[full] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
