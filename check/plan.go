@@ -14,12 +14,13 @@ import (
 	"github.com/mailbell/mailbell/internal/credential"
 )
 
-// The memory that mailbell needs: bounds that its benchmark checks.
+// What mailbell takes, as `mailbell bench` printed it on two cores with 100 to 15,000 mailboxes (docs/operations.md), and a quarter more.
 const (
-	boundMailboxes = 15_000
-	boundMiB       = 128 // resident, with boundMailboxes, under the usual load
-	burstMiB       = 192 // likewise, during a burst
-	furtherKiB     = 8   // for each further mailbox
+	fixedMiB  = 40
+	steadyKiB = 16 // of a mailbox that is listened to
+	burstKiB  = 45 // of each, after bursts of mail for all
+	messageUs = 2000
+	burstUs   = 350 // of CPU a message, alone and in a burst
 )
 
 const (
@@ -56,7 +57,9 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d mailboxes\n\n", mailboxes)
 	steady, burst := memory(mailboxes)
-	fmt.Fprintf(&b, "memory     at most %d MiB, %d MiB in a burst: the bounds of the benchmark, not a measurement of this machine\n", steady, burst)
+	fmt.Fprintf(&b, "memory     about %d MiB, and %d MiB after a burst of mail for all\n", steady, burst)
+	fmt.Fprintf(&b, "CPU        %d us a message in a burst of many, %d us where each comes alone\n", burstUs, messageUs)
+	b.WriteString("           figures of another machine (docs/operations.md): mailbell bench measures this one\n")
 	for _, e := range entries {
 		kind := "on premises"
 		if e.Online {
@@ -79,10 +82,9 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 	return b.String()
 }
 
-// memory returns the bounds in MiB.
+// memory is in MiB.
 func memory(mailboxes int) (steady, burst int) {
-	further := up(max(0, mailboxes-boundMailboxes)*furtherKiB, 1024)
-	return boundMiB + further, burstMiB + further
+	return fixedMiB + up(mailboxes*steadyKiB, 1024), fixedMiB + up(mailboxes*burstKiB, 1024)
 }
 
 func up(n, by int) int { return (n + by - 1) / by }
