@@ -34,8 +34,9 @@ const (
 	suspectShare = 4
 	// maxSuspects bounds the mailboxes that are remembered for that; beyond it they are forgotten and met anew.
 	maxSuspects = 20_000
-	// ahead is how many calls may wait for a place so that none stays free.
-	ahead = 2
+	// ahead is how many calls may wait for a place so that none stays free. Each passes one that hangs in every patience: with 100 that
+	// hang, the others have places within three seconds.
+	ahead = 8
 )
 
 // errHangs is the cause with which a call is given up for others.
