@@ -178,5 +178,8 @@ func (e *either) Awaits() string { return e.current().Awaits() }
 // Unhinted tells that a listing showed a message that no hint had named.
 func (e *either) Unhinted(age time.Duration) { e.current().Unhinted(age) }
 
+// Answered tells that its server has done for it what it was asked.
+func (e *either) Answered() { e.current().Answered() }
+
 // Listed tells that a complete listing is done.
 func (e *either) Listed() { e.current().Listed() }

@@ -60,6 +60,7 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if err = k.account.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Items{Clock: k.account.entry.now()}, k.judge(err)
 	}
+	k.member.Answered()
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
 }
 

@@ -23,6 +23,14 @@ func (r reads) Read(context.Context, mail.Location, []string) ([]inbox.Item, Ans
 	return r.items, Answer{}, nil
 }
 
+// attentive is a member that counts what its server has done for it.
+type attentive struct {
+	membership
+	answers int
+}
+
+func (a *attentive) Answered() { a.answers++ }
+
 func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *testing.T) {
 	good := inbox.Item{ID: "good", Message: &mail.Message{}}
 	for name, c := range map[string]struct {
@@ -34,13 +42,17 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 		"an error of the mailbox": {inbox.Item{ID: "bad", Err: denied("moving", fault.Mailbox, fault.Wait)}, "moving"},
 		"an error of the server":  {inbox.Item{ID: "bad", Err: denied("busy", fault.Server, fault.Wait)}, "busy"},
 	} {
-		k := &link{m: &mailbox{}, account: blockable(&Account{Source: reads{items: []inbox.Item{good, c.item, good}}})}
+		member := &attentive{}
+		k := &link{m: &mailbox{}, member: member, account: blockable(&Account{Source: reads{items: []inbox.Item{good, c.item, good}}})}
 		got, err := k.Read(t.Context(), []string{"good", "bad", "good"})
 		switch {
 		case c.code == "" && (err != nil || len(got.Items) != 3 || got.Items[1] != c.item):
 			t.Errorf("%s: %v, %v", name, got, err)
 		case c.code != "" && (err == nil || fault.Of(err).Code != c.code):
 			t.Errorf("%s: the call ends with %v", name, err)
+		}
+		if worked := c.code == ""; worked != (member.answers == 1) {
+			t.Errorf("%s: the member is told of %d answers", name, member.answers)
 		}
 	}
 }

@@ -29,6 +29,7 @@ type membership interface {
 	Failing() (f *fault.Error, next time.Time)
 	Awaits() string             // what is awaited where it neither listens nor fails, for people
 	Unhinted(age time.Duration) // a listing showed a message of this age that no hint had named
+	Answered()                  // its server has done for it what it was asked
 	Listed()                    // a complete listing is done
 }
 

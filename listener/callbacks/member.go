@@ -185,6 +185,9 @@ func (m *Member) Unhinted(age time.Duration) {
 	m.keeper.changed()
 }
 
+// Answered tells that its server has just done for the mailbox what it was asked. Nobody is asked in its name for others.
+func (m *Member) Answered() {}
+
 // Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
 // does now.
 func (m *Member) Listed() {

@@ -170,6 +170,13 @@ func (m *Member) Unhinted(age time.Duration) {
 	}
 }
 
+// Answered tells that its server has just done for the mailbox what it was asked: of those that hang it does nothing.
+func (m *Member) Answered() {
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	m.proven = time.Now()
+}
+
 // Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
 // does now.
 func (m *Member) Listed() {
