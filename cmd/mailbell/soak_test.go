@@ -196,6 +196,7 @@ func (s *soak) breakProcesses(draw *rand.Rand) (kills int) {
 		case 0:
 			s.killRedis(draw)
 		case 1: // longer and shorter than the lease
+			from := time.Now()
 			if err := s.service().cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 				s.t.Error(err)
 			}
@@ -203,6 +204,8 @@ func (s *soak) breakProcesses(draw *rand.Rand) (kills int) {
 			if err := s.service().cmd.Process.Signal(syscall.SIGCONT); err != nil {
 				s.t.Error(err)
 			}
+			kills++
+			s.ledger.killed(from, time.Now()) // the lease may be lost, and the answers to what was in flight with it (rule 13)
 		default:
 			kills++
 			s.kill()
