@@ -58,6 +58,7 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 	}
 	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
 	r := newRound()
+	m.last.message.Store(time.Now().UnixNano()) // before a decision about it can be seen
 	devices := slices.DeleteFunc(slices.Clone(m.box.Devices()), func(d *subscriptions.Device) bool {
 		return record.BehindOf(d.ID) != nil // live mail passes it by
 	})
@@ -433,7 +434,6 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		}
 		d.Enter(outcomes, d.Devices, func(id string) (outcome.Reason, time.Time) { return m.why(r, lines[id]) })
 	})
-	m.last.message.Store(time.Now().UnixNano())
 	r.mu.Lock()
 	r.drafted, r.entered = true, true
 	held, sent, late := r.held, r.sent, r.late
