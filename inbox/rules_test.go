@@ -959,7 +959,7 @@ func TestATopicThatIsReadyAgainIsCaughtUpAtOnce(t *testing.T) { // rule 12
 		release := s.apns.hold("a", outcome.TopicAway, 0)
 		lists := s.source.lists
 		m := s.source.come(alice)
-		s.pass(10 * time.Minute)
+		s.pass(5 * time.Minute) // before the first safety poll
 		s.accepted(0, "a", m)
 		if s.source.lists != lists || s.apns.calls != 1 {
 			t.Errorf("%d pushes; the mailbox was listed for a device that could not be reached: %v", s.apns.calls, s.source.lists != lists)
