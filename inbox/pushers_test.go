@@ -69,7 +69,7 @@ func TestABurstTakesNoGoroutineForEachAlert(t *testing.T) {
 		}
 		goesOn()
 		s.pass(10 * time.Minute)
-		if kept := runtime.NumGoroutine() - before; kept > keptPushers {
+		if kept := runtime.NumGoroutine() - before; kept > keptPushers+10 { // a safety poll may be under way
 			t.Errorf("%d goroutines are kept", kept)
 		}
 		for i := range mailboxes {
