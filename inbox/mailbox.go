@@ -172,5 +172,5 @@ func (m *Mailbox) writable(ctx context.Context) error {
 	if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) {
 		return err
 	}
-	return &fault.Error{Op: "state", Code: "state_away", Text: "the state cannot be written", Scope: fault.Mailbox, Remedy: fault.Retry, Err: err}
+	return subscriptions.Unwritable(err)
 }

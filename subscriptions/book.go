@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -266,6 +267,15 @@ func (m *Mailbox) Writable(ctx context.Context) error {
 		return nil
 	}
 	return m.Update(ctx, func(*Draft) {})
+}
+
+// Unwritable types an error of a write for whoever needed it, as a *fault.Error: the state is away, and the mailbox is tried again.
+func Unwritable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fault.Error{Op: "state", Code: "state_away", Scope: fault.Mailbox, Remedy: fault.Retry,
+		Text: "the state cannot be written", Err: err}
 }
 
 // Update makes one change of the record, durable before it returns: the one write that the rules of the log speak of.

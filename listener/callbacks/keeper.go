@@ -307,7 +307,7 @@ func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *att
 // subscribe subscribes a member and writes that down. It is listed once its first callback has come.
 func (k *Keeper) subscribe(a *attempt) {
 	m := a.member
-	err := unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
+	err := subscriptions.Unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
 	var got Subscribed
 	if err == nil {
 		got, err = k.call(a)
@@ -374,16 +374,7 @@ func (k *Keeper) record(a *attempt, got Subscribed) error {
 	if err == nil && asleep {
 		err = subscriptions.ErrNoMailbox
 	}
-	return unwritable(err)
-}
-
-// unwritable types an error of the state.
-func unwritable(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &fault.Error{Op: "state", Code: "state_away", Scope: fault.Mailbox, Remedy: fault.Retry,
-		Text: "the state cannot be written", Err: err}
+	return subscriptions.Unwritable(err)
 }
 
 // refused notes that a member could not be subscribed. What the server may have made of it ends when it posts.

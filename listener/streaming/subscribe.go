@@ -174,7 +174,7 @@ func (g *group) giveBack(ctx context.Context, d departure) {
 // subscribe subscribes a member and writes that down. It is listed once its stream is open.
 func (g *group) subscribe(ctx context.Context, a *attempt) {
 	m := a.member
-	err := unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
+	err := subscriptions.Unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
 	var id, cookie string
 	if err == nil {
 		id, cookie, err = g.groups.o.Server.Subscribe(ctx, a.at, a.affinity)
@@ -222,16 +222,7 @@ func (g *group) record(ctx context.Context, a *attempt, id string) error {
 		g.depart(a.at, id)
 		g.groups.mu.Unlock()
 	}
-	return unwritable(err)
-}
-
-// unwritable types an error of the state.
-func unwritable(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &fault.Error{Op: "state", Code: "state_away", Scope: fault.Mailbox, Remedy: fault.Retry,
-		Text: "the state cannot be written", Err: err}
+	return subscriptions.Unwritable(err)
 }
 
 // refused notes that a member could not be subscribed. It is listed at its safety poll, and now if it has not been yet.
