@@ -4,7 +4,6 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,14 +13,13 @@ import (
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
-	"github.com/mailbell/mailbell/internal/expiry"
 )
 
 // callbackServer serves the callbacks on an address of their own.
 type callbackServer struct {
 	socket      net.Listener // nil: they are served where the API is
 	handler     atomic.Pointer[http.Handler]
-	certificate atomic.Pointer[tls.Certificate]
+	certificate certificate
 }
 
 // open binds the address.
@@ -32,20 +30,6 @@ func (c *callbackServer) open(ctx context.Context, conf *config.Config) (err err
 	if c.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", conf.Callbacks.Listen); err != nil {
 		return fmt.Errorf("callbacks.listen: %w", err)
 	}
-	return nil
-}
-
-// use takes up the certificate of a configuration.
-func (c *callbackServer) use(conf *config.Config, note func(kind, name string, pair *tls.Certificate)) error {
-	if conf.Callbacks.TLS == nil {
-		return nil
-	}
-	pair, err := tls.X509KeyPair(conf.Callbacks.TLS.CertPEM, []byte(conf.Callbacks.TLS.KeyPEM))
-	if err != nil {
-		return fmt.Errorf("callbacks.tls: %w", err)
-	}
-	c.certificate.Store(&pair)
-	note(expiry.TLS, "callbacks", &pair)
 	return nil
 }
 
@@ -74,13 +58,7 @@ func (c *callbackServer) serve(ctx context.Context, log *zap.Logger) error {
 	if c.socket == nil {
 		return nil
 	}
-	var t *tls.Config
-	if c.certificate.Load() != nil {
-		t = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return c.certificate.Load(), nil
-		}}
-	}
-	return api.Serve(ctx, c.socket, c, t, log)
+	return api.Serve(ctx, c.socket, c, c.certificate.config(), log)
 }
 
 func (c *callbackServer) close() {

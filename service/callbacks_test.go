@@ -2,14 +2,12 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -34,11 +32,12 @@ func TestTheAddressOfTheCallbacksAnswersOnlyWhileThisInstanceWorks(t *testing.T)
 	if err := s.open(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	expires := map[string]time.Time{}
-	if err := s.use(c, func(kind, name string, pair *tls.Certificate) { expires[kind+" "+name] = pair.Leaf.NotAfter }); err != nil {
+	calendar := expiry.New(zap.NewNop())
+	if err := s.certificate.use(c.Callbacks.TLS, "callbacks.tls", "callbacks", calendar); err != nil {
 		t.Fatal(err)
 	}
-	if at := expires[expiry.TLS+" callbacks"]; !at.Equal(sample.Certificate().NotAfter) {
+	expires := calendar.List()
+	if len(expires) != 1 || expires[0].Kind != expiry.TLS || expires[0].Name != "callbacks" || !expires[0].At.Equal(sample.Certificate().NotAfter) {
 		t.Errorf("it expires %v", expires)
 	}
 	ctx, stop := context.WithCancel(t.Context())

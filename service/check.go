@@ -40,10 +40,8 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	s.proxy.Set(v)
 	s.enterDates(c)
-	if c.TLS != nil {
-		if err := s.useTLS(c); err != nil {
-			return err
-		}
+	if err := s.useTLS(c); err != nil {
+		return err
 	}
 	sender, err := s.newSender(c, log, nil, nil, nil)
 	if err != nil {
@@ -66,10 +64,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	r.listener = listener.New(listener.Options{Book: r.book, Inbox: r.inbox, Entries: l.entries, PublicURL: c.PublicURL, Log: log})
 	defer r.listener.Close()
 	l.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL}
-	called, end, err := s.tryCallbacks(ctx, c, running, l.pushes)
-	if err != nil {
-		return err
-	}
+	called, end := s.tryCallbacks(ctx, c, running, l.pushes)
 	defer end()
 
 	in := check.Installation{

@@ -5,7 +5,6 @@ package service
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -78,22 +77,15 @@ func byPush(c *config.Config) bool {
 
 // tryCallbacks has the callbacks served for a check, where no mailbell that runs has their address. It returns what to check of them; nil:
 // nobody listens by push. end ends serving them.
-func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *check.Running, to *pushes) (out *check.Callbacks, end func(), err error) {
+func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *check.Running, to *pushes) (out *check.Callbacks, end func()) {
 	end = func() {}
 	if !byPush(c) {
-		return nil, end, nil
+		return nil, end
 	}
 	out = &check.Callbacks{URL: c.PublicURL + callbacks.Path}
-	address, secure := c.Listen, s.tls()
+	address, secure := c.Listen, s.certificate.config()
 	if c.Callbacks.Listen != "" {
-		address, secure = c.Callbacks.Listen, nil
-		if c.Callbacks.TLS != nil {
-			pair, err := tls.X509KeyPair(c.Callbacks.TLS.CertPEM, []byte(c.Callbacks.TLS.KeyPEM))
-			if err != nil {
-				return nil, end, fmt.Errorf("callbacks.tls: %w", err)
-			}
-			secure = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
-		}
+		address, secure = c.Callbacks.Listen, s.callbacks.certificate.config()
 	}
 	switch socket, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address); {
 	case running != nil:
@@ -120,7 +112,7 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 			return s.reach(ctx, out.URL, secret, came)
 		}
 	}
-	return out, end, nil
+	return out, end
 }
 
 // reach posts to public_url from here, past the proxy, as the Exchange servers do. came is closed if it gets here; nil: any mailbell may

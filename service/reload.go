@@ -6,9 +6,7 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
-	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
@@ -118,9 +115,6 @@ func (s *Service) use(c *config.Config) error {
 	if err := s.useTLS(c); err != nil {
 		return err
 	}
-	if err := s.callbacks.use(c, func(kind, name string, pair *tls.Certificate) { s.calendar.Set(kind, name, pair.Leaf.NotAfter) }); err != nil {
-		return err
-	}
 	s.offerProxy(v)
 	return nil
 }
@@ -177,18 +171,4 @@ func samePool(a, b *x509.CertPool) bool {
 		return a == b
 	}
 	return a.Equal(b)
-}
-
-// useTLS makes the API use the certificate of c for new connections.
-func (s *Service) useTLS(c *config.Config) error {
-	if c.TLS == nil {
-		return nil
-	}
-	pair, err := tls.X509KeyPair(c.TLS.CertPEM, []byte(c.TLS.KeyPEM))
-	if err != nil {
-		return fmt.Errorf("tls: %w", err)
-	}
-	s.certificate.Store(&pair)
-	s.calendar.Set(expiry.TLS, "api", pair.Leaf.NotAfter)
-	return nil
 }

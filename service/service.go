@@ -11,7 +11,6 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -42,7 +41,7 @@ type Service struct {
 	first     chan struct{} // closed with the first handler: calls wait in the socket until then
 
 	configuration atomic.Pointer[config.Config] // the newest
-	certificate   atomic.Pointer[tls.Certificate]
+	certificate   certificate
 	connect       func(context.Context, target, *proxy.Via) error // tries a changed proxy
 	offered       *offeredProxy                                   // nil: none; only watch uses it
 	notTakenUp    atomic.Pointer[error]                           // why a changed configuration, or a changed proxy, is refused; nil: none is
@@ -86,16 +85,6 @@ func (s *Service) Address() net.Addr { return s.socket.Addr() }
 // current is the newest configuration.
 func (s *Service) current() *config.Config { return s.configuration.Load() }
 
-// tls is the TLS configuration of the API; nil: it has no TLS.
-func (s *Service) tls() *tls.Config {
-	if s.certificate.Load() == nil {
-		return nil
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return s.certificate.Load(), nil
-	}}
-}
-
 // answer makes h answer calls from now on.
 func (s *Service) answer(h http.Handler) {
 	if s.handler.Swap(&h) == nil {
@@ -127,7 +116,7 @@ func (s *Service) Run(ctx context.Context) error {
 	besides.Go(func() { s.calendar.Run(ctx) })
 	var calledBack error
 	besides.Go(func() { calledBack = s.callbacks.serve(ctx, s.log.Named("callbacks")) })
-	served := api.Serve(ctx, s.socket, s, s.tls(), s.log.Named("api"))
+	served := api.Serve(ctx, s.socket, s, s.certificate.config(), s.log.Named("api"))
 	stop()
 	besides.Wait()
 	return errors.Join(served, calledBack, <-worked, s.close())
