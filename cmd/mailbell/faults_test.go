@@ -88,20 +88,25 @@ func TestNothingIsLostWhen(t *testing.T) {
 			t.Parallel()
 			inst := install(t, simulator.Options{Mailboxes: 7})
 			inst.startWithDevices()
-			for i := range messages {
-				if i%(messages/times) == messages/times/2 {
-					s.strike(t, inst)
-				}
-				inst.deliver()
-				pass(t, 5*time.Millisecond)
-			}
-			bound := 0
-			if s.repeats {
-				bound = times * 2 * len(inst.boxes) // a message of every mailbox may be in flight at each cut; apns_cut with a count is two
-			}
-			inst.balance(bound)
+			inst.balance(inst.struck(s, messages, times))
 		})
 	}
+}
+
+// struck delivers messages while something is done to the service that many times, and returns how many alerts may be sent again.
+func (inst *installation) struck(s stroke, messages, times int) (repeats int) {
+	inst.t.Helper()
+	for i := range messages {
+		if i%(messages/times) == messages/times/2 {
+			s.strike(inst.t, inst)
+		}
+		inst.deliver()
+		pass(inst.t, 5*time.Millisecond)
+	}
+	if !s.repeats {
+		return 0
+	}
+	return times * 2 * len(inst.boxes) // a message of every mailbox may be in flight at each cut; apns_cut with a count is two
 }
 
 // A stall of APNs that outlasts mailbell's patience with a connection, and with a message: the devices catch up.

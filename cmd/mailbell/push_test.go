@@ -173,17 +173,7 @@ func TestNothingIsLostByPushWhen(t *testing.T) {
 			t.Parallel()
 			inst := installPush(t, simulator.Options{Mailboxes: 4})
 			inst.startWithDevices()
-			for i := range messages {
-				if i%(messages/times) == messages/times/2 {
-					s.strike(t, inst)
-				}
-				inst.deliver()
-				pass(t, 5*time.Millisecond)
-			}
-			bound := 0
-			if s.repeats {
-				bound = times * 2 * len(inst.boxes)
-			}
+			bound := inst.struck(s, messages, times)
 			if lost := inst.ledger.await(t.Context(), 2*atLast); len(lost) > 0 { // what no callback tells of is found by the safety poll
 				t.Fatalf("lost %d of %d: %v", len(lost), inst.ledger.count(), lost)
 			}
