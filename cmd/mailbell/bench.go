@@ -240,8 +240,11 @@ func (b *benchmark) idle(ctx context.Context) error {
 		return ctx.Err()
 	}
 	used, ended, err := b.cpu(ctx)
+	if err != nil {
+		return err
+	}
 	b.IdleCPU = rounded(1000 * (used - cpu) / ended.Sub(began).Seconds())
-	b.MemorySteady, err = b.memory(ctx, err)
+	b.MemorySteady, err = b.memory(ctx)
 	return err
 }
 
@@ -301,7 +304,7 @@ func (b *benchmark) burst(ctx context.Context) error {
 		b.CPUAtBurst = rounded(1e6 * (used - cpu) / float64(b.Mailboxes))
 	}
 	var err error
-	b.MemoryAfter, err = b.memory(ctx, nil)
+	b.MemoryAfter, err = b.memory(ctx)
 	return err
 }
 
@@ -317,10 +320,7 @@ func (b *benchmark) cpu(ctx context.Context) (seconds float64, at time.Time, err
 }
 
 // memory is what the service has in memory, in MiB.
-func (b *benchmark) memory(ctx context.Context, before error) (float64, error) {
-	if before != nil {
-		return 0, before
-	}
+func (b *benchmark) memory(ctx context.Context) (float64, error) {
 	g, err := b.api.metrics(ctx)
 	return rounded(g["process_resident_memory_bytes"] / (1 << 20)), err
 }
