@@ -59,6 +59,8 @@ func (c *Config) reachable(public, listen value, by []value) {
 	}
 	for i, x := range c.Exchange {
 		switch {
+		case x.ListenBy == ByGraph:
+			c.reachableByGraph(public, x)
 		case x.ListenBy != ByPush:
 		case public.node == nil:
 			by[i].fail("push needs public_url: the URL at which Exchange reaches mailbell")
@@ -68,6 +70,20 @@ func (c *Config) reachable(public, listen value, by []value) {
 		case onLoopback(c.PublicURL) && !onLoopback(x.EWSURL) && !onLoopback(x.AutodiscoverURL):
 			public.fail("leads to this machine only, where the Exchange of the entry %s is not: want a name that its mailbox servers reach", x.Name)
 		}
+	}
+}
+
+// reachableByGraph reports a public_url to which Microsoft Graph does not post. Without one its mailboxes are polled.
+func (c *Config) reachableByGraph(public value, x Exchange) {
+	switch {
+	case c.PublicURL == "": // none, or wrong, which is reported
+	case !strings.HasPrefix(c.PublicURL, "https://"):
+		public.fail("must begin with https:// for the exchange entry %s: Microsoft Graph calls back over the internet", x.Name)
+	case onLoopback(c.PublicURL) && !onLoopback(x.Cloud.Graph):
+		public.fail("leads to this machine only, where the Microsoft Graph of the entry %s is not: want a name that the internet reaches", x.Name)
+	case x.Cloud == clouds["china"]:
+		public.warn("Microsoft does not document notifications of mail for the cloud of the exchange entry %s: where Microsoft Graph refuses "+
+			"them, its mailboxes are polled", x.Name)
 	}
 }
 

@@ -38,7 +38,7 @@ var worldwide = Cloud{"https://outlook.office365.com/EWS/Exchange.asmx", "https:
 	"https://login.microsoftonline.com", "https://graph.microsoft.com", false}
 
 // cloud reads cloud and cloud_urls of an exchange entry.
-func (o *object) cloud() Cloud {
+func (o *object) cloud(listenBy string) Cloud {
 	before := len(o.r.errs)
 	chosen := o.choice("cloud", "global", append(slices.Sorted(maps.Keys(clouds)), custom))
 	urls, given := o.optional("cloud_urls")
@@ -49,6 +49,9 @@ func (o *object) cloud() Cloud {
 		urls.fail("is only for cloud: custom")
 	}
 	urls.absent = urls.absent || chosen != custom
+	if listenBy == ByGraph {
+		urls.require("graph")
+	}
 	described := urls.cloudURLs()
 	if chosen == custom {
 		return described

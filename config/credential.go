@@ -22,6 +22,7 @@ type Account struct {
 type method struct {
 	name      string // its key
 	byToken   bool   // of Entra ID
+	app       bool   // and the token is an app's, not a user's
 	read      func(*object) credential.Description
 	notOnline string // the warning about it with Exchange Online; empty: none
 }
@@ -31,8 +32,8 @@ type method struct {
 var methods = []method{
 	{name: credential.Basic, read: func(o *object) credential.Description { return o.password(username) }},
 	{name: credential.NTLM, read: func(o *object) credential.Description { return o.password(ntlmUser) }},
-	{name: credential.ClientSecret, byToken: true, read: (*object).clientSecret},
-	{name: credential.Certificate, byToken: true, read: (*object).appCertificate},
+	{name: credential.ClientSecret, byToken: true, app: true, read: (*object).clientSecret},
+	{name: credential.Certificate, byToken: true, app: true, read: (*object).appCertificate},
 	{name: credential.ListenerAccount, byToken: true, read: (*object).listenerAccount,
 		notOnline: "Exchange Online has refused impersonation by a listener account since February 2025: use client_secret or certificate"},
 }
@@ -48,7 +49,7 @@ func AuthenticationMethods() []string {
 
 // account reads a listener account of an entry. If the type of the entry is unknown, account does not check whether the method fits it.
 // byURL: the entry has a URL of EWS.
-func (o *object) account(entryType string, byURL bool) Account {
+func (o *object) account(e Exchange, byURL bool) Account {
 	defer o.end()
 	o.require("name")
 	a := Account{Name: o.text("name", "", matching(pattern.Name))}
@@ -68,11 +69,13 @@ func (o *object) account(entryType string, byURL bool) Account {
 	a.Credential = m.read(c)
 	a.Credential.Method = m.name
 	switch {
-	case entryType == Online && !m.byToken:
+	case e.Type == Online && !m.byToken:
 		c.fail("Exchange Online accepts tokens only: use client_secret or certificate")
-	case entryType == Online && m.notOnline != "":
+	case e.ListenBy == ByGraph && m.byToken && !m.app:
+		c.fail("Microsoft Graph gives one user no other's mailbox: use client_secret or certificate")
+	case e.Type == Online && m.notOnline != "":
 		c.warn("%s", m.notOnline)
-	case entryType == OnPremises && m.byToken && !byURL:
+	case e.Type == OnPremises && m.byToken && !byURL:
 		c.fail("tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online")
 	}
 	c.end()

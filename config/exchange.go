@@ -14,7 +14,7 @@ import (
 type Exchange struct {
 	Name                       string
 	Type                       string         // OnPremises or Online
-	ListenBy                   string         // ByStreaming or ByPush
+	ListenBy                   string         // ByStreaming, ByPush or ByGraph
 	Domains                    []string       // lower case, ASCII form
 	EWSURL                     string         // empty: Autodiscover
 	AutodiscoverURL            string         // empty: found from the mail domain
@@ -22,6 +22,7 @@ type Exchange struct {
 	CA                         *x509.CertPool // nil: the system's roots
 	MailboxServers             []string       // lower case, short or full names; empty: all
 	Cloud                      Cloud
+	Graph                      Graph
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
 	ConnectionTimeout          time.Duration
@@ -29,6 +30,11 @@ type Exchange struct {
 	RequestsPerSecond          int       // at most; 0: as many as the servers answer quickly
 	RequestsInFlight           int       // at most; how many of them are worth it is found from the answers
 	Accounts                   []Account // the listener accounts; never empty
+}
+
+// Graph is what only matters where mailboxes are listened to by Microsoft Graph.
+type Graph struct {
+	Rich bool // notifications carry the message, encrypted
 }
 
 // The types of an exchange entry.
@@ -41,12 +47,13 @@ const (
 const (
 	ByStreaming = "streaming"
 	ByPush      = "push"
+	ByGraph     = "graph"
 )
 
 // The defaults and bounds of an entry.
 const (
-	defaultMailboxesPerAccount = maxMailboxes // a lower number only spreads the load
-	maxMailboxes               = 1250         // a listener account's documented share: more and its budget is used up by reopening streams
+	maxMailboxes = 1250   // a listener account's documented share: more and its budget is used up by reopening streams
+	maxByGraph   = 15_000 // Graph has limits for an app, which all accounts of one app share, and for a mailbox: this is an instance's
 
 	defaultSubscriptionsPerConnection = maxSubscriptions // fewer connections need less of the account's budget
 	maxSubscriptions                  = 200              // subscription ids that GetStreamingEvents takes ([MS-OXWSNTIF])
@@ -77,18 +84,24 @@ func (o *object) entryType() string {
 
 func (o *object) exchange(accounts once) Exchange {
 	o.require("name", "domains", "listener_accounts")
+	listenBy := o.choice("listen_by", ByStreaming, []string{ByStreaming, ByPush, ByGraph})
+	mailboxes := maxMailboxes
+	if listenBy == ByGraph {
+		mailboxes = maxByGraph
+	}
 	e := Exchange{
 		Name:                       o.text("name", "", matching(pattern.Name)),
 		Type:                       o.entryType(),
-		ListenBy:                   o.choice("listen_by", ByStreaming, []string{ByStreaming, ByPush}, "graph"),
+		ListenBy:                   listenBy,
 		Domains:                    o.texts("domains", domain),
 		EWSURL:                     o.text("ews_url", "", httpsURL),
 		AutodiscoverURL:            o.text("autodiscover_url", "", httpsURL),
 		TrustedHosts:               o.texts("trusted_hosts", hostName),
 		CA:                         o.authorities("ca_file"),
 		MailboxServers:             o.texts("mailbox_servers", hostName),
-		Cloud:                      o.cloud(),
-		MailboxesPerAccount:        o.integer("mailboxes_per_account", defaultMailboxesPerAccount, 1, maxMailboxes),
+		Cloud:                      o.cloud(listenBy),
+		Graph:                      o.graph(),
+		MailboxesPerAccount:        o.integer("mailboxes_per_account", mailboxes, 1, mailboxes), // a lower number only spreads the load
 		SubscriptionsPerConnection: o.integer("subscriptions_per_connection", defaultSubscriptionsPerConnection, 1, maxSubscriptions),
 		ConnectionTimeout:          o.duration("connection_timeout", defaultConnectionTimeout, minConnectionTimeout, maxConnectionTimeout),
 		SafetyPoll:                 o.duration("safety_poll", defaultSafetyPoll, minSafetyPoll, maxSafetyPoll),
@@ -98,11 +111,36 @@ func (o *object) exchange(accounts once) Exchange {
 	if v := o.get("autodiscover_url"); e.Type == Online && isSet(v.node) {
 		v.fail("is not for type: online, whose cloud has its own Autodiscover")
 	}
+	e.byGraph(o)
 	for _, l := range o.objects("listener_accounts") {
-		a := l.account(e.Type, o.has("ews_url"))
+		a := l.account(e, o.has("ews_url"))
 		e.Accounts = append(e.Accounts, a)
 		accounts.add(l.get("name"), a.Name)
 	}
 	o.end()
 	return e
+}
+
+// graph reads what only matters with Microsoft Graph.
+func (o *object) graph() Graph {
+	section, _ := o.optional("graph")
+	section.unavailable("rich")
+	section.end()
+	return Graph{}
+}
+
+// byGraph reports what does not go with Microsoft Graph.
+func (e *Exchange) byGraph(o *object) {
+	if v := o.get("graph"); e.Type == OnPremises && isSet(v.node) {
+		v.fail("is for type: online: an Exchange on premises has no Microsoft Graph")
+	}
+	if e.ListenBy != ByGraph {
+		return
+	}
+	if e.Type == OnPremises {
+		o.get("listen_by").fail("graph is for type: online: an Exchange on premises has no Microsoft Graph; want streaming or push")
+	}
+	if v := o.get("mailbox_servers"); isSet(v.node) {
+		v.fail("is not for listen_by: graph: Microsoft Graph does not say on which server a mailbox is")
+	}
 }

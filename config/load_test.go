@@ -326,8 +326,16 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"push to itself":               {"exchange:\n  - name: headquarters", "public_url: https://localhost:8443\nexchange:\n  - name: headquarters\n    listen_by: push", "1: public_url: leads to this machine only, where the Exchange of the entry headquarters is not: want a name that its mailbox servers reach"},
 		"push to 127.0.0.1":            {"exchange:\n  - name: headquarters", "public_url: http://127.0.0.1:8080\nexchange:\n  - name: headquarters\n    listen_by: push\n    ews_url: https://ex.contoso.com/EWS/Exchange.asmx", "1: public_url: leads to this machine only, where the Exchange of the entry headquarters is not: want a name that its mailbox servers reach"},
 		"push in clear over the net":   {"exchange:\n  - name: headquarters\n    domains: " + account, "public_url: http://mailbell.contoso.com\nexchange:\n  - name: headquarters\n    domains: [contoso.com]\n    type: online\n    listen_by: push" + byApp, "1: public_url: must begin with https:// for the exchange entry headquarters: Exchange Online calls back over the internet"},
-		"Graph":                        {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: not available in this version of mailbell: graph; want streaming, push"},
-		"no way to listen":             {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, push, got pull"},
+		"Graph":                        {"[contoso.com]", "[contoso.com]\n    listen_by: graph", "4: exchange[0].listen_by: graph is for type: online: an Exchange on premises has no Microsoft Graph; want streaming or push"},
+		"Graph to itself":              {"exchange:\n  - name: headquarters\n    domains: " + account, "public_url: https://localhost:8443\nexchange:\n  - name: headquarters\n    domains: [contoso.com]\n    type: online\n    listen_by: graph" + byApp, "1: public_url: leads to this machine only, where the Microsoft Graph of the entry headquarters is not: want a name that the internet reaches"},
+		"Graph in clear":               {"exchange:\n  - name: headquarters\n    domains: " + account, "public_url: http://mailbell.contoso.com\nexchange:\n  - name: headquarters\n    domains: [contoso.com]\n    type: online\n    listen_by: graph" + byApp, "1: public_url: must begin with https:// for the exchange entry headquarters: Microsoft Graph calls back over the internet"},
+		"Graph of no cloud":            {account, "[contoso.com]\n    type: online\n    listen_by: graph\n    cloud: custom\n    cloud_urls: {ews: https://x, autodiscover: https://y, authority: https://z}" + byApp, "7: exchange[0].cloud_urls.graph: is required"},
+		"Graph by server":              {account, "[contoso.com]\n    type: online\n    listen_by: graph\n    mailbox_servers: [ex1]" + byApp, "6: exchange[0].mailbox_servers: is not for listen_by: graph: Microsoft Graph does not say on which server a mailbox is"},
+		"Graph as a user":              {account, "[contoso.com]\n    type: online\n    listen_by: graph\n    listener_accounts:\n      - name: a\n        listener_account: {" + registration + ", username: svc-bell@contoso.com, password_file: secrets/svc-bell}\n", "8: exchange[0].listener_accounts[0].listener_account: Microsoft Graph gives one user no other's mailbox: use client_secret or certificate"},
+		"too many by Graph":            {account, "[contoso.com]\n    type: online\n    listen_by: graph\n    mailboxes_per_account: 15001" + byApp, "6: exchange[0].mailboxes_per_account: out of bounds: want 1 to 15000, got 15001"},
+		"rich notifications":           {account, "[contoso.com]\n    type: online\n    listen_by: graph\n    graph: {rich: true}" + byApp, "6: exchange[0].graph.rich: not available in this version of mailbell: leave it out"},
+		"rich on premises":             {"[contoso.com]", "[contoso.com]\n    graph: {rich: true}", "4: exchange[0].graph.rich: not available in this version of mailbell: leave it out\n4: exchange[0].graph: is for type: online: an Exchange on premises has no Microsoft Graph"},
+		"no way to listen":             {"[contoso.com]", "[contoso.com]\n    listen_by: pull", "4: exchange[0].listen_by: want one of streaming, push, graph, got pull"},
 		"no such type":                 {"[contoso.com]", "[contoso.com]\n    type: notes", "4: exchange[0].type: want one of exchange, online, got notes"},
 		"no such cloud":                {"[contoso.com]", "[contoso.com]\n    cloud: mars", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got mars"},
 		"cloud misspelt":               {"[contoso.com]", "[contoso.com]\n    cloud: costum\n    cloud_urls: {ews: https://x, autodiscover: https://y, authority: https://z}", "4: exchange[0].cloud: want one of china, dod, gcc, gcc-high, global, custom, got costum"},
@@ -670,6 +678,7 @@ exchange:
     requests_in_flight: 256
     cloud: global
     cloud_urls: {ews: a, autodiscover: b, authority: c, graph: d}
+    graph: {rich: false}
     listener_accounts:
       - {name: a, basic: {username: a, password_file: b, password_env: C}}
       - {name: b, ntlm: {username: a, password_file: b}}

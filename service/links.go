@@ -113,6 +113,9 @@ func (s *Service) links(c *config.Config) (*links, error) {
 	l := &links{worked: make(chan struct{}, 1)}
 	agent := "mailbell/" + s.version
 	for i, x := range c.Exchange {
+		if x.ListenBy == config.ByGraph {
+			return nil, fmt.Errorf("exchange %s: listen_by: graph is not available in this version of mailbell", x.Name)
+		}
 		entry := listener.Entry{
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, RequestsPerSecond: x.RequestsPerSecond, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
 			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
