@@ -1,6 +1,7 @@
 package entra
 
-// What Exchange Online says to an access token: the checks of [MS-XOAUTH], with headers as real servers send them.
+// What a resource sees in an access token, and what Exchange Online says to it: the checks of [MS-XOAUTH], with headers as real servers
+// send them.
 
 import (
 	"encoding/json"
@@ -16,6 +17,8 @@ type Bearer struct {
 	Delegated bool     // for a user, not app-only
 	User      string   // the address, of a delegated one
 	Roles     []string // of an app-only one
+	Audience  string
+	Until     time.Time // it is valid
 }
 
 // Refusal is the answer of Exchange Online to a request whose token is missing or invalid. It has no body.
@@ -66,39 +69,80 @@ func (d diagnostics) String() string {
 	return d.code + `;reason="` + d.reason + `";error_category="` + d.category + `"`
 }
 
-// Check looks at the access token of a request to Exchange, whose host goes by the name audience; any other name of Exchange
-// Online does as well.
-func (e *Tenant) Check(r *http.Request, audience string, now time.Time) (Bearer, *Refusal) {
+// Verdict is what is wrong with an access token.
+type Verdict int
+
+// Verdicts. Every resource has its own words for them.
+const (
+	Valid Verdict = iota
+	Missing
+	Unreadable
+	BadSignature
+	TooOld
+	TooYoung
+	WrongAudience
+	Revoked
+)
+
+// Inspect looks at the access token of a request to the resource that goes by the name audience; any other name of that resource does
+// as well.
+func (e *Tenant) Inspect(r *http.Request, audience string, now time.Time) (Bearer, Verdict) {
 	scheme, token, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return Bearer{}, &Refusal{http.StatusUnauthorized, http.Header{"Www-Authenticate": {challenge, `Basic Realm=""`}}}
+		return Bearer{}, Missing
 	}
 	t, ok := parseJWS(strings.TrimSpace(token))
 	var c accessClaims
 	if !ok || json.Unmarshal(t.claims, &c) != nil {
-		return Bearer{}, refuseBearer(unreadable)
+		return Bearer{}, Unreadable
 	}
 	if !t.verify(&e.key.PublicKey) {
-		return Bearer{}, refuseBearer(badSignature)
+		return Bearer{}, BadSignature
 	}
 	generation, ok := tokenGeneration(c.ID)
 	e.mu.Lock()
 	current := e.generation
 	e.mu.Unlock()
+	b := Bearer{App: c.AppID, Delegated: c.Scopes != "", User: c.UPN, Roles: c.Roles, Audience: c.Audience, Until: time.Unix(c.Until, 0)}
 	resource := e.resourceOf(c.Audience)
 	switch {
 	case !ok: // an ID token, which grants no access
-		return Bearer{}, refuseBearer(unreadable)
+		return b, Unreadable
 	case now.Unix() >= c.Until:
-		return Bearer{}, refuseBearer(tokenTooOld)
+		return b, TooOld
 	case now.Add(clockLeeway).Unix() < c.From:
-		return Bearer{}, refuseBearer(tokenTooYoung)
+		return b, TooYoung
 	case resource == "" || resource != e.resourceOf(audience):
-		return Bearer{}, refuseBearer(wrongAudience(c.Audience))
+		return b, WrongAudience
 	case generation != current:
+		return b, Revoked
+	}
+	return b, Valid
+}
+
+// Check looks at the access token of a request to Exchange, whose host goes by the name audience; any other name of Exchange
+// Online does as well.
+func (e *Tenant) Check(r *http.Request, audience string, now time.Time) (Bearer, *Refusal) {
+	b, verdict := e.Inspect(r, audience, now)
+	switch verdict {
+	case Missing:
+		return Bearer{}, &Refusal{http.StatusUnauthorized, http.Header{"Www-Authenticate": {challenge, `Basic Realm=""`}}}
+	case Unreadable:
+		return Bearer{}, refuseBearer(unreadable)
+	case BadSignature:
+		return Bearer{}, refuseBearer(badSignature)
+	case TooOld:
+		return Bearer{}, refuseBearer(tokenTooOld)
+	case TooYoung:
+		return Bearer{}, refuseBearer(tokenTooYoung)
+	case WrongAudience:
+		return Bearer{}, refuseBearer(wrongAudience(b.Audience))
+	case Revoked:
 		return Bearer{}, refuseBearer(tokenRevoked)
-	case len(c.Roles) == 0 && c.Scopes == "":
+	case Valid:
+	}
+	if len(b.Roles) == 0 && !b.Delegated {
 		return Bearer{}, &Refusal{http.StatusForbidden, http.Header{"X-Ms-Diagnostics": {nothingHere.String()}}}
 	}
-	return Bearer{App: c.AppID, Delegated: c.Scopes != "", User: c.UPN, Roles: c.Roles}, nil
+	return b, nil
 }

@@ -65,6 +65,7 @@ type Options struct {
 	ClientID     string   // of the app; empty: made up
 	Secrets      []Secret
 	Certificates []*x509.Certificate // the app's, with RSA keys
+	GraphRoles   []string            // of the app at Microsoft Graph, by an administrator's consent
 	FullAccess   bool                // the app has the role full_access_as_app, by an administrator's consent
 	PublicClient bool                // "Allow public client flows"
 	Consent      bool                // an administrator has consented to EWS.AccessAsUser.All, for everyone
@@ -81,6 +82,7 @@ type Tenant struct {
 	tenant, clientID    string
 	domains             []string
 	fullAccess, public  bool
+	graphRoles          []string
 	consent             bool
 	refreshIn           time.Duration
 	key                 *rsa.PrivateKey
@@ -126,7 +128,7 @@ type Counts struct {
 func New(o Options) (*Tenant, error) {
 	e := &Tenant{
 		tenant: o.Tenant, clientID: o.ClientID, fullAccess: o.FullAccess, public: o.PublicClient, consent: o.Consent,
-		refreshIn: o.RefreshIn, key: o.Key, faults: o.Faults, stop: o.Stop,
+		graphRoles: o.GraphRoles, refreshIn: o.RefreshIn, key: o.Key, faults: o.Faults, stop: o.Stop,
 		secrets: slices.Clone(o.Secrets), certificates: slices.Clone(o.Certificates), accounts: map[string]*account{},
 		resources:  []resource{{exchangeAppID, []string{exchangeName, "https://outlook.office.com"}}, {graphAppID, []string{graphName}}},
 		assertions: map[string]time.Time{}, refreshTokens: map[string]refreshGrant{}, requests: map[string]int{}, discovery: map[string]int{},
@@ -170,9 +172,20 @@ func (e *Tenant) ClientID() string { return e.clientID }
 
 // AddResource gives Exchange Online a further name that tokens are asked for by: the URL of its host, without a path.
 func (e *Tenant) AddResource(name string) {
+	e.nameResource(exchangeAppID, name)
+}
+
+// AddGraph gives Microsoft Graph a further name, as AddResource does for Exchange Online.
+func (e *Tenant) AddGraph(name string) { e.nameResource(graphAppID, name) }
+
+func (e *Tenant) nameResource(appID, name string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.resources[0].names = append(e.resources[0].names, strings.TrimRight(name, "/"))
+	for i := range e.resources {
+		if r := &e.resources[i]; r.appID == appID {
+			r.names = append(r.names, strings.TrimRight(name, "/"))
+		}
+	}
 }
 
 // AddSecret gives the app a further client secret, or another expiry to one that it has. It reports whether there is room.

@@ -295,8 +295,13 @@ type accessClaims struct {
 // forApp is a token that stands for the app alone.
 func (q *tokenRequest) forApp() *tokenAnswer {
 	c := accessClaims{Object: q.e.clientID, Subject: q.e.clientID}
-	if q.e.fullAccess && q.e.resourceOf(q.audience) == exchangeAppID {
-		c.Roles = []string{roleFullAccess}
+	switch q.e.resourceOf(q.audience) {
+	case exchangeAppID:
+		if q.e.fullAccess {
+			c.Roles = []string{roleFullAccess}
+		}
+	case graphAppID:
+		c.Roles = q.e.graphRoles
 	}
 	return q.issue(c)
 }
@@ -422,6 +427,20 @@ func (q *tokenRequest) issue(c accessClaims) *tokenAnswer {
 	e.mu.Unlock()
 	whole := int(life / time.Second)
 	return &tokenAnswer{Type: "Bearer", ExpiresIn: whole, ExtExpiresIn: whole, RefreshIn: int(min(e.refreshIn, life) / time.Second), AccessToken: e.sign(c)}
+}
+
+// notifierAppID is the app of Microsoft that posts change notifications.
+const notifierAppID = "0bf30f3b-4a52-48df-9a82-234910c4a086"
+
+// Validation is a validation token: with it Microsoft Graph proves to an app that it posts a notification with content. The token is no
+// access token.
+func (e *Tenant) Validation(app string) string {
+	now := e.clock.Now().Truncate(time.Second)
+	return e.sign(map[string]any{
+		"aud": app, "iss": "https://sts.windows.net/" + e.tenant + "/", "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(accessLife).Unix(),
+		"appid": notifierAppID, "appidacr": "2", "idp": "https://sts.windows.net/" + e.tenant + "/", "oid": notifierAppID, "sub": notifierAppID,
+		"tid": e.tenant, "ver": "1.0",
+	})
 }
 
 // newTokenID returns an id that has the generation of the token in it, for this service only.

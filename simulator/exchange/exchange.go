@@ -77,7 +77,7 @@ func New(o Options) (*Organisation, error) {
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
 	}
-	org := &Organisation{}
+	org := &Organisation{objects: map[string]string{}}
 	names := []string{OnPremises}
 	if o.Hybrid {
 		names = append(names, Online, Other)
@@ -114,6 +114,7 @@ type Host struct {
 	heartbeat  time.Duration
 	closing    <-chan struct{}
 	pusher     *pusher
+	watcher    Watcher // of Online; nil: nobody
 
 	mu        sync.Mutex
 	boxes     map[string]*mailbox // by address

@@ -60,8 +60,10 @@ type mailbox struct {
 	address string
 	server  string
 	guid    guid.GUID
-	changes uint64 // counts up with every change; numbers items and change keys
+	object  guid.GUID // of its user in Entra ID; stays when the mailbox moves to another host
+	changes uint64    // counts up with every change; numbers items and change keys
 	items   map[uint64]*item
+	moved   map[uint64]uint64 // by origin, the number of an item that was moved to another folder
 	folders [folderKinds]folder
 	subs    []*subscription
 	removed bool
@@ -77,6 +79,7 @@ type folder struct {
 // item is a message in a folder. It does not change: a move or a read mark makes another.
 type item struct {
 	number   uint64
+	origin   uint64 // the number that it had at first in this mailbox; moves to another folder leave it
 	change   uint64
 	folder   folderKind
 	received time.Time
@@ -108,7 +111,7 @@ func (x *Host) addMailbox(address string) error {
 	if x.find(address) != nil {
 		return fmt.Errorf("%s %w", address, ErrMailboxExists)
 	}
-	x.boxes[address] = &mailbox{address: address, server: x.nextServer(), guid: guid.New(), items: map[uint64]*item{}}
+	x.boxes[address] = &mailbox{address: address, server: x.nextServer(), guid: guid.New(), object: guid.New(), items: map[uint64]*item{}}
 	return nil
 }
 
@@ -132,6 +135,7 @@ func (x *Host) removeMailbox(address string) error {
 	}
 	b.removed = true
 	delete(x.boxes, b.address)
+	x.tellLeft(b, false)
 	for alias, address := range x.aliases {
 		if address == b.address {
 			delete(x.aliases, alias)
@@ -159,8 +163,9 @@ func (x *Host) deliver(to string, received time.Time, raw []byte) (string, error
 		return "", ErrNoMailbox
 	}
 	b.changes++
-	it := &item{number: b.changes, change: b.changes, folder: inbox, received: received.UTC(), created: now, msg: m}
+	it := &item{number: b.changes, origin: b.changes, change: b.changes, folder: inbox, received: received.UTC(), created: now, msg: m}
 	b.insert(it, now)
+	x.tellArrived(b, it)
 	id := b.itemID(it)
 	if len(b.subs) == 0 {
 		x.mu.Unlock()
@@ -271,6 +276,8 @@ func (x *Host) moveItem(to, id string, dest folderKind) (string, error) {
 	next := *it
 	next.number, next.change, next.folder = b.changes, b.changes, dest
 	b.insert(&next, now)
+	b.noteMove(&next)
+	x.tellArrived(b, &next)
 	x.publish(b,
 		event{kind: movedEvent, at: now, folder: dest, item: next.number, change: next.change, oldItem: it.number, oldFolder: it.folder},
 		b.folderChanged(it.folder, now),

@@ -42,8 +42,9 @@ var ErrNoHost = errors.New("no such host of Exchange")
 // one of its addresses comes, goes or moves, and for reading while something is found: mail that arrives during a move is
 // delivered before it, or after it to the new host. Locks are taken in the order Organisation.mu, Host.mu of one host.
 type Organisation struct {
-	mu    sync.RWMutex
-	hosts []*Host
+	mu      sync.RWMutex
+	hosts   []*Host
+	objects map[string]string // primary addresses by the object ids of their users
 }
 
 // Hosts lists the hosts, the one on premises first.
@@ -120,6 +121,7 @@ func (o *Organisation) AddMailbox(address, host string) error {
 	if err := x.addMailbox(address); err != nil {
 		return err
 	}
+	o.noteObject(x, normal(address))
 	o.giveRouting(x, normal(address))
 	return nil
 }
@@ -204,6 +206,7 @@ func (o *Organisation) Rename(address, primary string) error {
 	}
 	x.aliases[old] = primary
 	x.mu.Unlock()
+	o.noteObject(x, primary)
 	o.giveRouting(x, primary)
 	return nil
 }
@@ -238,6 +241,7 @@ func (x *Host) giveAway(primary string) (*mailbox, []string) {
 	defer x.mu.Unlock()
 	b := x.boxes[primary]
 	x.endSubscriptions(b, why, silent)
+	x.tellLeft(b, silent)
 	b.removed = true
 	delete(x.boxes, primary)
 	var aliases []string
@@ -254,11 +258,11 @@ func (x *Host) giveAway(primary string) (*mailbox, []string) {
 func (x *Host) receive(old *mailbox, aliases []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	b := &mailbox{address: old.address, guid: guid.New(), server: x.nextServer(), items: map[uint64]*item{}}
+	b := &mailbox{address: old.address, guid: guid.New(), object: old.object, server: x.nextServer(), items: map[uint64]*item{}}
 	for _, number := range slices.Sorted(maps.Keys(old.items)) {
 		it := *old.items[number]
 		b.changes++
-		it.number, it.change = b.changes, b.changes
+		it.number, it.origin, it.change = b.changes, b.changes, b.changes
 		b.insert(&it, old.folders[it.folder].changed)
 	}
 	x.boxes[b.address] = b
