@@ -166,10 +166,11 @@ type Announcement struct {
 	Topic           string   `json:"topic"`
 	OnlineURL       string   `json:"online_url,omitempty"` // of a hybrid organisation
 	OtherURL        string   `json:"other_url,omitempty"`
+	GraphURL        string   `json:"graph_url,omitempty"`
 }
 
 // Announce returns the addresses and secrets of the simulator.
 func (s *Server) Announce() Announcement {
 	return Announcement{s.EWSURL, s.AutodiscoverURL, s.APNsURL, s.TokenURL, s.SMTPAddr, s.CAFile, s.Username, s.Password,
-		s.Mailboxes(), s.ConfigFile, s.ControlURL, s.APIURL, s.APITokenFile, s.Topic, s.OnlineURL, s.OtherURL}
+		s.Mailboxes(), s.ConfigFile, s.ControlURL, s.APIURL, s.APITokenFile, s.Topic, s.OnlineURL, s.OtherURL, s.GraphURL}
 }

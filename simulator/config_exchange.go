@@ -26,11 +26,12 @@ type exchangeEntry struct {
 	ListenerAccounts  []listenerAccount `yaml:"listener_accounts"`
 }
 
-// cloudURLs say where the simulated cloud is. It has no Graph.
+// cloudURLs say where the simulated cloud is.
 type cloudURLs struct {
 	EWS          string `yaml:"ews"`
 	Autodiscover string `yaml:"autodiscover"`
 	Authority    string `yaml:"authority"`
+	Graph        string `yaml:"graph"`
 }
 
 // listenerAccount has one of the credentials.
@@ -74,7 +75,7 @@ func (s *Server) exchangeEntries() []exchangeEntry {
 	here.Name = OnPremises
 	cloud := s.entry(Online, listenerAccount{Name: Online, ClientSecret: &clientSecret{s.TenantID, s.ClientID, secretFile, s.secretEnds.Format(time.DateOnly)}})
 	cloud.Type, cloud.Cloud = "online", "custom"
-	cloud.CloudURLs = &cloudURLs{s.OnlineURL, s.OnlineAutodiscoverURL, s.Authority}
+	cloud.CloudURLs = &cloudURLs{s.OnlineURL, s.OnlineAutodiscoverURL, s.Authority, s.GraphURL}
 	cloud.Domains = append(cloud.Domains, RoutingDomain)
 	other := s.entry(Other, listenerAccount{Name: Other, Basic: &passwordOf{s.OtherUsername, passwordFile}})
 	other.EWSURL = s.OtherURL

@@ -4,6 +4,7 @@ package simulator
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/mailbell/mailbell/simulator/apns"
@@ -11,6 +12,7 @@ import (
 	"github.com/mailbell/mailbell/simulator/entra"
 	"github.com/mailbell/mailbell/simulator/exchange"
 	"github.com/mailbell/mailbell/simulator/faults"
+	"github.com/mailbell/mailbell/simulator/graph"
 )
 
 // Alert is a request to APNs that was accepted or refused.
@@ -158,22 +160,29 @@ func (s *Server) ClearFault(name string) error { return s.faults.Clear(name) }
 // Faults lists every fault, each with a sentence, and how it is set.
 func (s *Server) Faults() []faults.Info { return s.faults.List() }
 
-// Counts returns the counts of all hosts of Exchange.
-func (s *Server) Counts() control.Counts { return s.counts(s.org.Counts()) }
+// Counts returns the counts of all hosts of Exchange and of Graph.
+func (s *Server) Counts() control.Counts { return s.counts(s.org.Counts(), s.graph) }
 
-// CountsAt returns the counts, but of the hosts of Exchange only of the one with that name. The error wraps exchange.ErrNoHost.
+// CountsAt returns the counts, but of the hosts of Exchange only of the one with that name; Graph goes with Online. The error wraps exchange.ErrNoHost.
 func (s *Server) CountsAt(host string) (control.Counts, error) {
 	c, err := s.org.CountsAt(host)
 	if err != nil {
 		return control.Counts{}, err
 	}
-	return s.counts(c), nil
+	if host != Online {
+		return s.counts(c, nil), nil
+	}
+	return s.counts(c, s.graph), nil
 }
 
-func (s *Server) counts(mail exchange.Counts) control.Counts {
+// counts puts the counts together; cloud may be nil.
+func (s *Server) counts(mail exchange.Counts, graph *graph.Server) control.Counts {
 	tokens, pushes := s.tenant.Count(), s.pushes.Counts()
+	cloud := graph.Counts()
+	maps.Copy(mail.Requests, cloud.Requests)
 	return control.Counts{
-		Requests: mail.Requests, Unauthorized: mail.Unauthorized, OpenStreams: mail.OpenStreams, Subscriptions: mail.Subscriptions,
+		GraphSubscriptions: cloud.Subscriptions, GraphNotifications: cloud.Notifications, GraphThrottled: cloud.Throttled,
+		Requests: mail.Requests, Unauthorized: mail.Unauthorized + cloud.Unauthorized, OpenStreams: mail.OpenStreams, Subscriptions: mail.Subscriptions,
 		Tokens: tokens.Issued, TokensRefused: tokens.Refused,
 		APNsOpen: pushes.Open, APNsEver: pushes.Ever, RefusedStreams: pushes.RefusedStreams, Accepted: pushes.Accepted, Refused: pushes.Refused,
 	}

@@ -1,4 +1,4 @@
-// Package simulator is an Exchange (EWS, Autodiscover, SMTP), an Entra ID and an APNs on loopback. They behave as the real ones are
+// Package simulator is an Exchange (EWS, Autodiscover, SMTP), a Microsoft Graph, an Entra ID and an APNs on loopback. They behave as the real ones are
 // documented, and faults can be switched on. The demo, the tests and the benchmark run the real service against it, and developers of
 // mail apps can run their own clients.
 //
@@ -27,6 +27,7 @@ import (
 	"github.com/mailbell/mailbell/simulator/entra"
 	"github.com/mailbell/mailbell/simulator/exchange"
 	"github.com/mailbell/mailbell/simulator/faults"
+	"github.com/mailbell/mailbell/simulator/graph"
 	"github.com/mailbell/mailbell/simulator/internal/authority"
 )
 
@@ -36,7 +37,8 @@ type Options struct {
 	Redis     string   // host:port of the Redis that mailbell.yaml has for the state; empty: a file in Dir
 	Mailboxes int      // how many are made up: user0001@contoso.example, user0002@…
 	Addresses []string // further mailboxes, on premises
-	// Hybrid starts two more hosts of Exchange, Online and Other. The mailboxes are dealt to the three in turn.
+	// Hybrid starts two more hosts of Exchange, Online and Other, and Microsoft Graph for the mailboxes at Online. The mailboxes are dealt
+	// to the three in turn.
 	Hybrid    bool
 	Heartbeat time.Duration // 0: exchange.DefaultHeartbeat
 	// Personality is which Exchange it is like, on premises: empty, Exchange Server SE; or one of Personalities.
@@ -58,6 +60,8 @@ type Options struct {
 	// ListenBy is how the service listens with the mailbell.yaml of Dir: ByStreaming or ByPush. Empty: ByStreaming.
 	ListenBy  string
 	PushRetry time.Duration // the first wait before a push notification is posted again; 0: exchange.DefaultPushRetry
+	// GraphRetry is the first wait before a notification of Graph is posted again; 0: graph.DefaultRetry.
+	GraphRetry time.Duration
 
 	AlertLog int // the newest alerts that are kept; 0: apns.DefaultAlertLog, below 0: none
 
@@ -99,6 +103,7 @@ type Server struct {
 	OnlineAutodiscoverURL string // https://127.0.0.1:…, without a path
 	OtherURL              string // https://127.0.0.1:…/EWS/Exchange.asmx
 	OtherUsername         string // of the listener account at Other: its mail address, with the same Password
+	GraphURL              string // https://127.0.0.1:…, without a path
 
 	CAFile       string // the rest is empty without Options.Dir
 	ConfigFile   string
@@ -110,6 +115,7 @@ type Server struct {
 	org    *exchange.Organisation
 	tenant *entra.Tenant
 	pushes *apns.Server
+	graph  *graph.Server // nil without Options.Hybrid
 
 	options    Options
 	secretEnds time.Time // ClientSecret
@@ -166,7 +172,7 @@ func (s *Server) start(ctx context.Context, o Options) error {
 
 	inner, stop := context.WithCancel(ctx)
 	s.stop, s.ended = stop, inner.Done()
-	s.faults = faults.New(slices.Concat(exchange.Faults(), entra.Faults(), apns.Faults())...)
+	s.faults = faults.New(slices.Concat(exchange.Faults(), graph.Faults(), entra.Faults(), apns.Faults())...)
 	s.pushes, err = apns.New(inner, apns.Options{
 		Topic: topic, KeyID: keyID, TeamID: teamID, AlertLog: o.AlertLog, Faults: s.faults, Logf: s.logf, OnAlert: o.OnAlert,
 	})
@@ -179,6 +185,11 @@ func (s *Server) start(ctx context.Context, o Options) error {
 	}
 	if err := s.startHosts(inner, o, ca); err != nil {
 		return err
+	}
+	if o.Hybrid {
+		if err := s.startGraph(inner, certificate); err != nil {
+			return err
+		}
 	}
 	hosts := s.org.Hosts()
 	for i := range o.Mailboxes {
@@ -234,6 +245,7 @@ func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) er
 	var err error
 	s.tenant, err = entra.New(entra.Options{
 		Domains: []string{Domain, RoutingDomain}, FullAccess: true, PublicClient: true, Consent: true,
+		GraphRoles: []string{"Mail.Read"},
 		Secrets: []entra.Secret{{Value: s.ClientSecret, Expires: s.secretEnds}},
 		Users:   []entra.User{{Address: exchange.ListenerAddress, Password: s.Password}},
 		Faults:  s.faults, Stop: ctx.Done(),
@@ -254,6 +266,21 @@ func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) er
 
 // secretLife is how long the client secret is valid: longer than any run, and too long for a warning that it expires.
 const secretLife = 180 * 24 * time.Hour
+
+// startGraph starts Microsoft Graph for the mailboxes at Online.
+func (s *Server) startGraph(ctx context.Context, certificate tls.Certificate) error {
+	s.graph = graph.New(graph.Options{
+		Mail: s.org, Tokens: s.tenant, Faults: s.faults, Roots: s.RootCAs(), Retry: s.options.GraphRetry, Logf: s.logf,
+	})
+	l, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	s.GraphURL = "https://" + l.Addr().String()
+	s.graph.Locate(s.GraphURL)
+	s.serveHTTP(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}}), &http.Server{Handler: s.graph})
+	return nil
+}
 
 // startHosts starts the hosts of Exchange.
 func (s *Server) startHosts(ctx context.Context, o Options, ca *authority.Authority) error {
@@ -363,6 +390,9 @@ func (s *Server) shut() {
 func (s *Server) Close() error {
 	s.shut()
 	s.running.Wait()
+	if s.graph != nil {
+		s.graph.Close() // a handler may wait for a handshake
+	}
 	s.handlers.Lock() // the last handler has ended
 	defer s.handlers.Unlock()
 	if s.org != nil {

@@ -69,17 +69,23 @@ type Counter interface {
 
 // Counts is what has happened, and what is open.
 type Counts struct {
-	Requests       map[string]int `json:"requests"`        // ever, by EWS operation, and Autodiscover, GetUserSettings, AutodiscoverV2
-	Unauthorized   int            `json:"unauthorized"`    // answers 401, ever
-	OpenStreams    int            `json:"open_streams"`    // GetStreamingEvents
-	Subscriptions  int            `json:"subscriptions"`   // alive
-	Tokens         int            `json:"tokens"`          // issued by the token service, ever
-	TokensRefused  int            `json:"tokens_refused"`  // requests that it answered with an error
-	APNsOpen       int            `json:"apns_open"`       // connections
-	APNsEver       int            `json:"apns_ever"`       // connections
-	RefusedStreams int            `json:"refused_streams"` // of APNs, over its limit
-	Accepted       int            `json:"accepted"`        // alerts
-	Refused        int            `json:"refused"`         // alerts
+	// Requests ever, by EWS operation, and Autodiscover, GetUserSettings, AutodiscoverV2; those of Graph begin so: GraphMessages.
+	Requests      map[string]int `json:"requests"`
+	Unauthorized  int            `json:"unauthorized"`  // answers 401, ever
+	OpenStreams   int            `json:"open_streams"`  // GetStreamingEvents
+	Subscriptions int            `json:"subscriptions"` // alive; of EWS
+	// Of Microsoft Graph: alive, accepted ever, and answers 429 ever.
+	GraphSubscriptions int `json:"graph_subscriptions"`
+	GraphNotifications int `json:"graph_notifications"`
+	GraphThrottled     int `json:"graph_throttled"`
+
+	Tokens         int `json:"tokens"`          // issued by the token service, ever
+	TokensRefused  int `json:"tokens_refused"`  // requests that it answered with an error
+	APNsOpen       int `json:"apns_open"`       // connections
+	APNsEver       int `json:"apns_ever"`       // connections
+	RefusedStreams int `json:"refused_streams"` // of APNs, over its limit
+	Accepted       int `json:"accepted"`        // alerts
+	Refused        int `json:"refused"`         // alerts
 }
 
 // api answers the calls.
