@@ -3,11 +3,13 @@ package streaming
 // A server for the tests: it makes subscriptions, queues what they have to tell, and has streams that end as a test says.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -61,6 +63,7 @@ type server struct {
 	silent  bool                                    // streams bring no first envelope by themselves
 	mutes   string                                  // streams that are opened as this mailbox bring none
 	latency time.Duration                           // after which a stream brings what it has
+	affine  bool                                    // each mailbox has a server of its own, to which its name as the anchor leads where no cookie does
 	ignores bool                                    // an old stream goes on when another is opened with its subscriptions
 	calls   []call
 	n       int
@@ -71,9 +74,13 @@ type server struct {
 // queue is what a subscription has to tell.
 type queue struct {
 	mailbox string
+	server  string
 	events  []Event
 	stream  *stream
 }
+
+// leads is the server to which a call is led.
+func (a Affinity) leads() string { return cmp.Or(strings.TrimPrefix(a.Cookie, "cookie-of-"), a.Anchor) }
 
 func newServer(t *testing.T) *server { return &server{t: t, queues: map[string]*queue{}} }
 
@@ -144,7 +151,7 @@ func (s *server) subscribe(ctx context.Context, at mail.Location, a Affinity) (s
 	defer s.mu.Unlock()
 	s.n++
 	id := fmt.Sprint("sub-", s.n)
-	s.queues[id] = &queue{mailbox: at.Primary}
+	s.queues[id] = &queue{mailbox: at.Primary, server: a.leads()}
 	return id, "cookie-of-" + at.Primary, nil
 }
 
@@ -171,7 +178,7 @@ func (s *server) Stream(ctx context.Context, at mail.Location, a Affinity, ids [
 	var lost []string
 	for _, id := range ids {
 		q := s.queues[id]
-		if q == nil || s.single && q.mailbox != at.Primary {
+		if q == nil || s.single && q.mailbox != at.Primary || s.affine && q.server != a.leads() {
 			lost = append(lost, id)
 			continue
 		}

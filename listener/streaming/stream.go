@@ -3,6 +3,7 @@ package streaming
 // One line of a group: a stream that is kept open.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -156,7 +157,10 @@ func (l *line) plan(want map[string]*Member) (opening, bool) {
 		next := (first + l.turn) % len(list)
 		m = slices.MaxFunc(slices.Concat(list[next:], list[:next]), func(a, b *Member) int { return a.proven.Compare(b.proven) })
 	}
-	return opening{as: m, at: m.at, affinity: Affinity{Anchor: m.at.Primary, Cookie: g.affinity.Cookie}}, true
+	// Whoever it is opened as, the group's anchor leads to the server that has the subscriptions: without a cookie nothing else does.
+	affinity := g.affinity
+	affinity.Anchor = cmp.Or(affinity.Anchor, m.at.Primary)
+	return opening{as: m, at: m.at, affinity: affinity}, true
 }
 
 // reopenWith opens a stream for these members. It takes over from the one that is open.

@@ -689,6 +689,28 @@ func TestAfterARestartTheFirstKeptSubscriptionLeads(t *testing.T) {
 	})
 }
 
+// After a restart a group has no cookie. Who comes then has a stream beside that of the others, and the anchor is not on it: the stream is
+// opened all the same where the anchor had it subscribed.
+func TestAStreamWithoutTheAnchorIsOpenedOnItsServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.affine = true
+		a := newAccount(t, s, 200)
+		a.join(alice, bob)
+		pass(time.Minute)
+		a.Close()
+		a.start(s, 200)
+		a.join(alice, bob)
+		pass(time.Minute)
+		late := a.join(carol)[0]
+		pass(time.Minute)
+		if since, _ := late.Listening(); since.IsZero() {
+			f, _ := late.Failing()
+			t.Errorf("it is not listened to: %v; %d Subscribes", f, len(s.made("Subscribe")))
+		}
+	})
+}
+
 func TestAGroupThatWasMisledLeavesItsCookie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
