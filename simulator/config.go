@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/mailbell/mailbell/simulator/internal/authority"
 )
 
 // Names of the files.
@@ -23,6 +25,8 @@ const (
 	passwordFile = "password"
 	secretFile   = "client-secret"
 	pushKeyFile  = "apns.p8"
+	callbackFile = "callbacks.pem"
+	callbackKey  = "callbacks.key"
 	enrolFile    = "mdm.token"
 	adminFile    = "operator.token"
 )
@@ -31,10 +35,22 @@ const (
 type configuration struct {
 	Listen    string          `yaml:"listen"`
 	PublicURL string          `yaml:"public_url,omitempty"`
+	Callbacks *callbackConfig `yaml:"callbacks,omitempty"`
 	State     stateConfig     `yaml:"state"`
 	Exchange  []exchangeEntry `yaml:"exchange"`
 	APNs      []apnsEntry     `yaml:"apns"`
 	API       apiConfig       `yaml:"api"`
+}
+
+// callbackConfig is an address of its own for callbacks, because Graph posts over TLS only.
+type callbackConfig struct {
+	Listen string    `yaml:"listen"`
+	TLS    tlsConfig `yaml:"tls"`
+}
+
+type tlsConfig struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
 }
 
 type stateConfig struct {
@@ -92,6 +108,14 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	if s.options.ListenBy == ByPush {
 		config.PublicURL = "http://" + listen
 	}
+	if s.options.Graph {
+		callbacks, err := freeAddress(ctx)
+		if err != nil {
+			return err
+		}
+		config.PublicURL = "https://" + callbacks
+		config.Callbacks = &callbackConfig{callbacks, tlsConfig{callbackFile, callbackKey}}
+	}
 	config.Exchange = s.exchangeEntries()
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}
 	push.Token.KeyFile, push.Token.KeyID, push.Token.TeamID = pushKeyFile, s.KeyID, s.TeamID
@@ -115,6 +139,13 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 	}
 	if s.options.Hybrid {
 		files = append(files, file{secretFile, []byte(s.ClientSecret + "\n")})
+	}
+	if s.options.Graph {
+		chain, key, err := authority.Encode(s.callbacks)
+		if err != nil {
+			return fmt.Errorf("%s: %w", callbackFile, err)
+		}
+		files = append(files, file{callbackFile, chain}, file{callbackKey, key})
 	}
 	var errs []error
 	for _, f := range files {

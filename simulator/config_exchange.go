@@ -77,6 +77,9 @@ func (s *Server) exchangeEntries() []exchangeEntry {
 	cloud.Type, cloud.Cloud = "online", "custom"
 	cloud.CloudURLs = &cloudURLs{s.OnlineURL, s.OnlineAutodiscoverURL, s.Authority, s.GraphURL}
 	cloud.Domains = append(cloud.Domains, RoutingDomain)
+	if s.options.Graph {
+		cloud.ListenBy = ByGraph
+	}
 	other := s.entry(Other, listenerAccount{Name: Other, Basic: &passwordOf{s.OtherUsername, passwordFile}})
 	other.EWSURL = s.OtherURL
 	return []exchangeEntry{here, cloud, other}

@@ -14,7 +14,8 @@ func TestEveryFaultIsListedAndChecked(t *testing.T) {
 	all := s.Faults()
 	for _, name := range []string{"stream_fin", "stream_rst", "stream_half", "stream_silent", "events_dropped", "subscriptions_lost", "wrong_password", "mailbox_unknown",
 		"impersonation_refused", "server_busy", "server_restart", "apns_cut", "apns_stall", "apns_answer", "answer_garbage", "answer_huge", "answer_entities", "answer_control_chars",
-		"events_reordered", "mailbox_move", "apns_goaway", "apns_goaway_close", "apns_dead", "apns_streams", "apns_limit_kept"} {
+		"events_reordered", "mailbox_move", "apns_goaway", "apns_goaway_close", "apns_dead", "apns_streams", "apns_limit_kept",
+		"graph_dropped", "graph_missed", "graph_late", "graph_doubled", "graph_reordered", "graph_foreign", "graph_removed", "graph_token_ends", "graph_limit"} {
 		if !slices.ContainsFunc(all, func(f faults.Info) bool { return f.Name == name && len(f.Text) > 20 }) {
 			t.Errorf("%s is not listed", name)
 		}
@@ -36,6 +37,8 @@ func TestEveryFaultIsListedAndChecked(t *testing.T) {
 		"a shape that is none":   {"server_busy", Fault{Reason: "late"}, "reason"},
 		"a limit below 0":        {"apns_streams", Fault{Limit: -1}, "limit"},
 		"a code that is none":    {"token_refused", Fault{Reason: "AADSTS"}, "reason"},
+		"no limit":               {"graph_expiry", Fault{}, "limit"},
+		"a limit of nothing":     {"graph_limit", Fault{Limit: 1, Reason: "all"}, "reason"},
 		"a host of APNs":         {"apns_cut", Fault{Host: Online}, "host"},
 		"a status with a reason": {"exchange_answer", Fault{Status: 503, Reason: "ErrorX"}, "status"},
 	} {

@@ -58,7 +58,9 @@ type Options struct {
 	DefaultNamespace bool
 
 	// ListenBy is how the service listens with the mailbell.yaml of Dir: ByStreaming or ByPush. Empty: ByStreaming.
-	ListenBy  string
+	ListenBy string
+	// Graph has the service listen to the mailboxes at Online by Microsoft Graph. It needs Hybrid.
+	Graph     bool
 	PushRetry time.Duration // the first wait before a push notification is posted again; 0: exchange.DefaultPushRetry
 	// GraphRetry is the first wait before a notification of Graph is posted again; 0: graph.DefaultRetry.
 	GraphRetry time.Duration
@@ -78,6 +80,7 @@ type Options struct {
 const (
 	ByStreaming = "streaming"
 	ByPush      = "push"
+	ByGraph     = "graph" // of the entry for Online, with Options.Graph
 )
 
 // Server is a running simulator. Its fields are set by Start and only read afterwards.
@@ -118,7 +121,8 @@ type Server struct {
 	graph  *graph.Server // nil without Options.Hybrid
 
 	options    Options
-	secretEnds time.Time // ClientSecret
+	callbacks  tls.Certificate // of the service, for its callbacks over TLS
+	secretEnds time.Time       // ClientSecret
 
 	end      sync.Once
 	stop     context.CancelFunc
@@ -146,6 +150,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Mailboxes < 0 || o.Mailboxes > maxMadeUp {
 		return nil, fmt.Errorf("simulator: %d mailboxes: must be 0 to %d", o.Mailboxes, maxMadeUp)
 	}
+	if o.Graph && !o.Hybrid {
+		return nil, errors.New("simulator: Graph is for Exchange Online, which only a hybrid organisation has")
+	}
 	s := &Server{Username: exchange.ListenerName, Password: rand.Text(), Topic: topic, KeyID: keyID, TeamID: teamID, logf: o.Logf, options: o}
 	if s.logf == nil {
 		s.logf = func(string, ...any) {}
@@ -169,6 +176,9 @@ func (s *Server) start(ctx context.Context, o Options) error {
 		return err
 	}
 	s.CAPEM = ca.PEM
+	if s.callbacks, err = ca.Issue(); err != nil {
+		return err
+	}
 
 	inner, stop := context.WithCancel(ctx)
 	s.stop, s.ended = stop, inner.Done()
@@ -246,9 +256,9 @@ func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) er
 	s.tenant, err = entra.New(entra.Options{
 		Domains: []string{Domain, RoutingDomain}, FullAccess: true, PublicClient: true, Consent: true,
 		GraphRoles: []string{"Mail.Read"},
-		Secrets: []entra.Secret{{Value: s.ClientSecret, Expires: s.secretEnds}},
-		Users:   []entra.User{{Address: exchange.ListenerAddress, Password: s.Password}},
-		Faults:  s.faults, Stop: ctx.Done(),
+		Secrets:    []entra.Secret{{Value: s.ClientSecret, Expires: s.secretEnds}},
+		Users:      []entra.User{{Address: exchange.ListenerAddress, Password: s.Password}},
+		Faults:     s.faults, Stop: ctx.Done(),
 	})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -107,6 +108,36 @@ func TestDirOfAHybridOrganisationHasAnEntryForEachHost(t *testing.T) {
 	}
 }
 
+func TestDirWithGraphHasTheServiceListenToOnlineByGraph(t *testing.T) {
+	s := start(t, Options{Mailboxes: 3, Hybrid: true, Graph: true, Dir: t.TempDir()})
+	text, err := os.ReadFile(s.ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c configuration
+	if err := yaml.Unmarshal(text, &c); err != nil || len(c.Exchange) != 3 {
+		t.Fatalf("%d entries, %v: %s", len(c.Exchange), err, text)
+	}
+	if here, cloud := c.Exchange[0], c.Exchange[1]; here.ListenBy != ByStreaming || cloud.ListenBy != ByGraph || cloud.CloudURLs.Graph != s.GraphURL {
+		t.Errorf("%s", text)
+	}
+	if c.Callbacks == nil || c.PublicURL != "https://"+c.Callbacks.Listen || c.Callbacks.Listen == c.Listen {
+		t.Fatalf("%s", text)
+	}
+	dir := filepath.Dir(s.ConfigFile)
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, c.Callbacks.TLS.CertFile), filepath.Join(dir, c.Callbacks.TLS.KeyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: s.RootCAs(), DNSName: "127.0.0.1"}); err != nil {
+		t.Errorf("Graph does not trust the certificate of the callbacks: %v", err)
+	}
+	line, err := json.Marshal(s.Announce())
+	if err != nil || !strings.Contains(string(line), `"graph_url":"`+s.GraphURL+`"`) {
+		t.Errorf("announced: %s, %v", line, err)
+	}
+}
+
 func TestStartRefusesWhatItCannotDo(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -117,6 +148,7 @@ func TestStartRefusesWhatItCannotDo(t *testing.T) {
 		"servers below 0":        {Servers: -1},
 		"a sign-in that is not":  {Auth: []string{AuthBasic, "kerberos"}},
 		"an address that is not": {Addresses: []string{"nobody"}},
+		"Graph without a cloud":  {Graph: true},
 		"an address twice":       {Addresses: []string{"a@b.example", "A@B.example"}},
 		"a directory under file": {Dir: filepath.Join(file, "x")},
 	} {

@@ -20,6 +20,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	mailboxes := flags.Int("mailboxes", 5, "how many `mailboxes` there are")
 	personality := flags.String("personality", "", "which Exchange it is like: empty, Exchange Server SE; or another `kind`: "+kinds())
 	hybrid := flags.Bool("hybrid", false, "three Exchanges in one mail domain: on premises, Exchange Online with Entra ID, and another server")
+	graph := flags.Bool("graph", false, "have mailbell listen to the mailboxes at Exchange Online by Microsoft Graph; implies -hybrid")
 	signIn := flags.String("sign-in", simulator.AuthBasic, "how one signs in on premises: "+simulator.AuthBasic+" or "+simulator.AuthNTLM+" (a `way`)")
 	protection := flags.Bool("extended-protection", true, "have NTLM need channel binding")
 	listenBy := flags.String("listen-by", simulator.ByStreaming, "how mailbell listens with the mailbell.yaml that is written: "+simulator.ByStreaming+" or "+simulator.ByPush+" (a `kind`)")
@@ -49,7 +50,7 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 		*dir = temporary
 	}
 	s, err := simulator.Start(ctx, simulator.Options{
-		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, DefaultNamespace: *namespace, Hybrid: *hybrid, Auth: []string{*signIn}, ExtendedProtection: *protection, ListenBy: *listenBy,
+		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, DefaultNamespace: *namespace, Hybrid: *hybrid || *graph, Graph: *graph, Auth: []string{*signIn}, ExtendedProtection: *protection, ListenBy: *listenBy,
 		Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) },
 	})
 	if err != nil {

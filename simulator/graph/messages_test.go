@@ -171,7 +171,7 @@ func TestWhatIsOrderedByStandsFirstInTheFilter(t *testing.T) {
 		const since = "receivedDateTime ge 2026-01-01T00:00:00Z"
 		for query, code := range map[string]string{
 			"$filter=" + since + " and isRead eq false&$orderby=receivedDateTime desc": "",
-			"$filter=isRead eq false":                                                  "",
+			"$filter=isRead eq false": "",
 			"$filter=isRead eq false and " + since + "&$orderby=receivedDateTime desc": "InefficientFilter",
 			"$filter=isRead eq false&$orderby=receivedDateTime desc":                   "InefficientFilter",
 			"$filter=receivedDateTime ge yesterday":                                    "BadRequest",

@@ -40,8 +40,10 @@ func TestSubscriptionIsNotMadeWhereTheHandshakeFails(t *testing.T) {
 		"another status": {func(s string) *http.Response { return respond(http.StatusForbidden, "text/plain", s) }, "HTTP status code is 'Forbidden'"},
 		"another type":   {func(s string) *http.Response { return respond(http.StatusOK, "text/html", s) }, "text/plain"},
 		"another text":   {func(s string) *http.Response { return respond(http.StatusOK, "text/plain", s+" ") }, "exactly match"},
-		"as it came":     {func(s string) *http.Response { return respond(http.StatusOK, "text/plain", strings.ReplaceAll(s, " ", "+")) }, "exactly match"},
-		"a redirect":     {func(s string) *http.Response { return respond(http.StatusFound, "text/plain", s) }, "Found"},
+		"as it came": {func(s string) *http.Response {
+			return respond(http.StatusOK, "text/plain", strings.ReplaceAll(s, " ", "+"))
+		}, "exactly match"},
+		"a redirect": {func(s string) *http.Response { return respond(http.StatusFound, "text/plain", s) }, "Found"},
 	} {
 		run(t, func(w *world) {
 			w.echo = c.echo

@@ -76,6 +76,18 @@ func (a *Authority) Issue() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der, a.der}, PrivateKey: key}, nil
 }
 
+// Encode returns a certificate with its chain, and its key, as PEM.
+func Encode(c tls.Certificate) (chain, key []byte, err error) {
+	for _, der := range c.Certificate {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
 // Pool trusts this authority and nothing else.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
