@@ -4,6 +4,7 @@ package inbox
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,12 +18,14 @@ import (
 const (
 	firstPage = 50  // the mail of a day fits
 	nextPage  = 200 // well below EWSFindCountLimit, 1,000
-	// overlap is how many items of a page the next one shows again (rule 3): a deletion meanwhile shifts the pages.
-	overlap = 1
+	// dateless is how many items before since end nothing: one without a date may stand anywhere, and one may be shown twice.
+	dateless = 1
 	// maxRestarts bounds a listing that is overtaken by deletions again and again.
 	maxRestarts = 5
 	// maxListed bounds what a listing keeps in memory, 100 bytes each. Beyond it, only mail of the last day is looked at.
 	maxListed = 50_000
+	// maxPages bounds a listing whose pages do not end: a source may name a next page again and again. It is the mail of months.
+	maxPages = 2000
 )
 
 // shown is a message of a listing.
@@ -94,8 +97,8 @@ func (m *Mailbox) forgotten(doubted map[string]due, list []shown, r *subscriptio
 	return none
 }
 
-// pages lists the Inbox newest first, back to since, or to a clock that fell behind it. A further page starts with an item
-// already seen, else the listing starts again.
+// pages lists the Inbox newest first, back to since, or to a clock that fell behind it. Where pages overlap (rule 3) a further one starts
+// with an item already seen, else the listing starts again: a deletion meanwhile has shifted them.
 func (m *Mailbox) pages(ctx context.Context, link Link) ([]shown, time.Time, error) {
 	for range maxRestarts {
 		list, clock, whole, err := m.tryPages(ctx, link)
@@ -103,22 +106,26 @@ func (m *Mailbox) pages(ctx context.Context, link Link) ([]shown, time.Time, err
 			return list, clock, err
 		}
 	}
-	return nil, time.Time{}, &fault.Error{Op: "FindItem", Code: "pages", Text: "the Inbox changes faster than it can be listed", Scope: fault.Mailbox, Remedy: fault.Wait}
+	return nil, time.Time{}, &fault.Error{Op: "list the Inbox", Code: "pages", Text: "the Inbox changes faster than it can be listed", Scope: fault.Mailbox, Remedy: fault.Wait}
 }
 
 func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock time.Time, whole bool, err error) {
 	seen := map[string]bool{}
+	part := Part{Limit: firstPage}
+	if r := m.box.Record(); r.Started() {
+		part.Since = time.Unix(r.Since, 0)
+	}
 	var from int64
-	limit := firstPage
-	for offset := 0; ; {
+	overlaps := false
+	for range maxPages {
 		if m.in.stopping.Load() {
 			return nil, clock, false, errStopping
 		}
-		p, err := link.List(ctx, offset, limit)
+		p, err := link.List(ctx, part)
 		if err != nil {
 			return nil, clock, false, err
 		}
-		if offset == 0 {
+		if part.After == "" {
 			if err := m.start(ctx, p.Clock); err != nil {
 				return nil, p.Clock, false, err
 			}
@@ -126,7 +133,11 @@ func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock 
 			if clock.Unix() < from {
 				from = clock.Add(-2 * mail.Tolerance).Unix()
 			}
-		} else if !continues(p, seen) {
+			if !part.Since.IsZero() && from < part.Since.Unix() { // the page need not show all of it
+				part.Since = time.Unix(from, 0)
+				continue
+			}
+		} else if overlaps && !continues(p, seen) {
 			return nil, clock, false, nil
 		}
 		old := 0
@@ -138,16 +149,14 @@ func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock 
 			}
 			seen[msg.ItemID] = true
 		}
-		if p.Last || len(p.Messages) == 0 || old > overlap { // an item without a date may stand anywhere: one alone ends nothing
+		if p.Next == "" || old > dateless {
 			return list, clock, true, nil
 		}
-		if len(p.Messages) <= overlap { // nothing new, and no word that it is the last: some servers never say so
-			beyond, err := link.List(ctx, offset+len(p.Messages), limit)
-			return list, clock, err == nil && len(beyond.Messages) == 0, err
-		}
-		offset += len(p.Messages) - overlap
-		limit = nextPage
+		overlaps = p.Overlaps
+		part.After, part.Limit = p.Next, nextPage
 	}
+	return nil, clock, false, &fault.Error{Op: "list the Inbox", Code: "pages", Text: fmt.Sprintf("the listing has not ended after %d pages", maxPages),
+		Scope: fault.Mailbox, Remedy: fault.Wait}
 }
 
 // continues says whether a further page goes on where the one before it ended: it starts with an item already seen.

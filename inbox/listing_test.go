@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -278,32 +280,58 @@ func TestMailThatComesWhileAListingIsDealtWithIsReadAndListedOnlyWhereItIsInDoub
 	}
 }
 
-// stingy lists one message at a time, and never says that it is the last.
-type stingy struct {
+// linked is a source whose pages are linked: each names the next one, and none begins with what another has shown.
+type linked struct {
 	*link
-	messages []mail.Message
-	calls    *int
+	pages []Page
+	parts *[]Part
 }
 
-func (l stingy) List(_ context.Context, offset, _ int) (Page, error) {
-	*l.calls++
-	if *l.calls > 10 {
-		return Page{}, errors.New("this listing does not end")
-	}
-	return Page{Messages: l.messages[offset:min(offset+1, len(l.messages))], Clock: time.Now()}, nil
+func (l linked) List(_ context.Context, p Part) (Page, error) {
+	*l.parts = append(*l.parts, p)
+	n, _ := strconv.Atoi(p.After)
+	page := l.pages[n%len(l.pages)]
+	page.Clock = time.Now()
+	return page, nil
 }
 
-func TestAPageOfTheOverlapAloneIsTheLastOnlyWhereNothingStandsBeyond(t *testing.T) {
+func TestPagesAreFollowedToTheirEndHoweverShortTheyAre(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
 		s.enrol("a", alice)
 		s.pass(time.Hour)
-		all := []mail.Message{{ItemID: "1", Received: time.Now()}, {ItemID: "2", Received: time.Now()}, {ItemID: "3", Received: time.Now()}}
-		for n, want := range []bool{true, true, false, false} {
-			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), stingy{messages: all[:n], calls: new(int)})
-			if err != nil || whole != want || len(list) != min(n, 1) {
-				t.Errorf("of %d messages %d are listed; it is whole: %v (%v)", n, len(list), whole, err)
+		of := func(ids ...string) (list []mail.Message) {
+			for _, id := range ids {
+				list = append(list, mail.Message{ItemID: id, Received: time.Now()})
 			}
+			return list
+		}
+		var parts []Part
+		l := linked{parts: &parts, pages: []Page{
+			{Messages: of("1", "2"), Next: "1"}, {Next: "2"}, {Messages: of("3"), Next: "3"}, {Messages: of("3", "4"), Next: "4"}, {},
+		}}
+		list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), l)
+		if err != nil || !whole || len(list) != 4 {
+			t.Errorf("%d messages of 4 are listed; it is whole: %v (%v)", len(list), whole, err)
+		}
+		since := s.mailbox(alice).box.Record().Since
+		for n, p := range parts {
+			if n > 0 && p.After != strconv.Itoa(n) || p.Since.Unix() != since {
+				t.Errorf("page %d was asked for as %+v", n, p)
+			}
+		}
+	})
+}
+
+func TestAListingThatDoesNotEndIsGivenUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		var parts []Part
+		_, _, _, err := s.mailbox(alice).tryPages(context.Background(), linked{parts: &parts, pages: []Page{{Next: "1"}}})
+		if fault.Of(err).Code != "pages" || len(parts) != maxPages {
+			t.Errorf("%v after %d pages", err, len(parts))
 		}
 	})
 }

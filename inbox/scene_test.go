@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -411,7 +412,21 @@ func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 	return all, l.fails
 }
 
-func (l *link) List(_ context.Context, offset, limit int) (Page, error) {
+// overlapping is a page as EWS gives it, of those of n messages from offset on: the next one begins with its last message. A server that
+// does not say which page is the last has another one than of that message alone.
+func overlapping(n, offset, limit int, notLast bool, message func(i int) mail.Message) Page {
+	page := Page{Overlaps: true}
+	for i := offset; i < min(offset+limit, n); i++ {
+		page.Messages = append(page.Messages, message(i))
+	}
+	if offset+limit < n || notLast && len(page.Messages) > 1 {
+		page.Next = strconv.Itoa(offset + len(page.Messages) - 1)
+	}
+	return page
+}
+
+func (l *link) List(_ context.Context, p Part) (Page, error) {
+	offset, _ := strconv.Atoi(p.After)
 	var before func(int)
 	l.set(func() { before = l.onList })
 	if before != nil {
@@ -426,10 +441,8 @@ func (l *link) List(_ context.Context, offset, limit int) (Page, error) {
 	if l.first != nil {
 		items = slices.Insert(items, 0, l.first)
 	}
-	page := Page{Clock: l.told(), Last: offset+limit >= len(items) && !l.notLast}
-	for i := offset; i < len(items) && i < offset+limit; i++ {
-		page.Messages = append(page.Messages, items[i].tell())
-	}
+	page := overlapping(len(items), offset, p.Limit, l.notLast, func(i int) mail.Message { return items[i].tell() })
+	page.Clock = l.told()
 	return page, l.fails
 }
 

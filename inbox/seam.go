@@ -14,7 +14,7 @@ type Reader interface {
 	// item is in that Item, what concerns more than the message is the error of the call.
 	Read(ctx context.Context, ids []string) (Items, error)
 	// List returns a page of the Inbox, newest first by received time.
-	List(ctx context.Context, offset, limit int) (Page, error)
+	List(ctx context.Context, p Part) (Page, error)
 }
 
 // Items are messages that were read by their ids.
@@ -30,10 +30,18 @@ type Item struct {
 	Err     error
 }
 
-// Page is a part of the Inbox.
+// Part is the part of the Inbox that a page is to show.
+type Part struct {
+	Since time.Time // what was received before need not be shown; zero: all is wanted
+	After string    // the Next of the page before; empty: from the newest message on
+	Limit int       // so many messages at most
+}
+
+// Page is a part of the Inbox. It may be shorter than it could be, even empty, and not be the last.
 type Page struct {
 	Messages []mail.Message // without sender and preview
-	Last     bool           // there is none after these
+	Next     string         // by what the next page is asked for, in the source's own words; empty: this is the last
+	Overlaps bool           // the next page begins with the last message of this one, as long as no message is deleted meanwhile
 	Clock    time.Time      // the server's, now
 }
 

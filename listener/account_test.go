@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
@@ -416,7 +417,7 @@ func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	k := &link{account: a}
 	g := guarded{a}
 	_, err1 := k.Read(t.Context(), []string{"item"})
-	_, err2 := k.List(t.Context(), 0, 50)
+	_, err2 := k.List(t.Context(), inbox.Part{Limit: 50})
 	_, _, err3 := g.Subscribe(t.Context(), mail.Location{}, streaming.Affinity{})
 	_, err4 := g.Stream(t.Context(), mail.Location{}, streaming.Affinity{}, nil)
 	err5 := g.Unsubscribe(t.Context(), mail.Location{}, "id")

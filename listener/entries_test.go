@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
@@ -720,11 +721,11 @@ type impersonation struct {
 	names []string
 }
 
-func (i *impersonation) List(ctx context.Context, p mail.Location, offset, limit int) ([]mail.Message, bool, Answer, error) {
+func (i *impersonation) List(ctx context.Context, p mail.Location, part inbox.Part) (inbox.Page, Answer, error) {
 	i.mu.Lock()
 	i.names = append(i.names, p.Primary)
 	i.mu.Unlock()
-	return i.exchange.List(ctx, p, offset, limit)
+	return i.exchange.List(ctx, p, part)
 }
 
 func TestARenamedUserIsImpersonatedByTheNewNameAndKeepsTheMailbox(t *testing.T) {

@@ -4,6 +4,7 @@ package listener
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/mailbell/mailbell/ews"
@@ -49,10 +50,29 @@ func (e EWS) Read(ctx context.Context, at mail.Location, ids []string) ([]inbox.
 	return items, answer(a), err
 }
 
-// List is FindItem.
-func (e EWS) List(ctx context.Context, at mail.Location, offset, limit int) ([]mail.Message, bool, Answer, error) {
-	l, err := e.Client.FindItem(ctx, target(at), offset, limit)
-	return l.Messages, l.Last, answer(l.Answer), err
+// overlap is how many items of a page the next one shows again: a deletion meanwhile shifts the pages.
+const overlap = 1
+
+// List is FindItem. A page is asked for by its offset, and begins with the last item of the one before.
+func (e EWS) List(ctx context.Context, at mail.Location, p inbox.Part) (inbox.Page, Answer, error) {
+	offset, _ := strconv.Atoi(p.After) // none is the first
+	l, err := e.Client.FindItem(ctx, target(at), offset, p.Limit)
+	page := inbox.Page{Messages: l.Messages, Overlaps: true}
+	n := len(l.Messages)
+	switch {
+	case err != nil || l.Last || n == 0:
+	case n > overlap:
+		page.Next = strconv.Itoa(offset + n - overlap)
+	default: // nothing new, and no word that it is the last: some servers never say so
+		beyond, err := e.Client.FindItem(ctx, target(at), offset+n, p.Limit)
+		if err != nil {
+			return inbox.Page{}, answer(beyond.Answer), err
+		}
+		if len(beyond.Messages) > 0 {
+			page.Next = strconv.Itoa(offset + n) // it does not go on from here, and that is to be seen
+		}
+	}
+	return page, answer(l.Answer), err
 }
 
 // Listings is as the pace of the calls has it.

@@ -75,15 +75,16 @@ func beyondTheMessage(items []inbox.Item) error {
 }
 
 // List returns a page of the Inbox.
-func (k *link) List(ctx context.Context, offset, limit int) (inbox.Page, error) {
+func (k *link) List(ctx context.Context, p inbox.Part) (inbox.Page, error) {
 	if err := k.account.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Page{}, err
 	}
-	messages, last, a, err := k.account.Source.List(ctx, k.at, offset, limit)
+	page, a, err := k.account.Source.List(ctx, k.at, p)
 	if err = k.account.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Page{}, k.judge(err)
 	}
-	return inbox.Page{Messages: messages, Last: last, Clock: k.answered(a)}, nil
+	page.Clock = k.answered(a)
+	return page, nil
 }
 
 // Unhinted tells that a listing showed a message that no hint had named.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -391,7 +392,8 @@ func (e *exchange) Listings() int { return 1000 }
 
 func (e *exchange) Reads() int { return 1000 }
 
-func (e *exchange) List(_ context.Context, p mail.Location, offset, limit int) ([]mail.Message, bool, Answer, error) {
+func (e *exchange) List(_ context.Context, p mail.Location, part inbox.Part) (inbox.Page, Answer, error) {
+	offset, _ := strconv.Atoi(part.After)
 	e.mu.Lock()
 	f := e.onList
 	e.mu.Unlock()
@@ -402,15 +404,18 @@ func (e *exchange) List(_ context.Context, p mail.Location, offset, limit int) (
 	defer e.mu.Unlock()
 	e.lists++
 	if err := e.refuses(p); err != nil {
-		return nil, false, Answer{}, err
+		return inbox.Page{}, Answer{}, err
 	}
 	items := slices.Clone(e.box(p.Primary).items)
 	slices.SortStableFunc(items, func(a, b *message) int { return b.received.Compare(a.received) })
-	var messages []mail.Message
-	for i := offset; i < len(items) && i < offset+limit; i++ {
-		messages = append(messages, items[i].tell())
+	page := inbox.Page{Overlaps: true}
+	for i := offset; i < len(items) && i < offset+part.Limit; i++ {
+		page.Messages = append(page.Messages, items[i].tell())
 	}
-	return messages, offset+limit >= len(items), e.answer(p), nil
+	if offset+part.Limit < len(items) {
+		page.Next = strconv.Itoa(offset + part.Limit - overlap)
+	}
+	return page, e.answer(p), nil
 }
 
 func (e *exchange) Subscribe(_ context.Context, p mail.Location, _ streaming.Affinity) (string, string, error) {

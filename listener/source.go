@@ -10,7 +10,7 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Source reads the mailboxes of an Exchange, as one listener account; EWS is one. Its errors are *fault.Error.
+// Source reads the mailboxes of an Exchange, as one listener account; EWS and Graph are. Its errors are *fault.Error.
 type Source interface {
 	// Kind is whose item ids its messages have.
 	Kind() mail.Source
@@ -19,8 +19,8 @@ type Source interface {
 	Look(ctx context.Context, at mail.Location) (server string, err error)
 	// Read reads messages by their ids, as inbox.Reader has it.
 	Read(ctx context.Context, at mail.Location, ids []string) ([]inbox.Item, Answer, error)
-	// List returns a page of the Inbox, newest first by received time, and whether it is the last.
-	List(ctx context.Context, at mail.Location, offset, limit int) (messages []mail.Message, last bool, a Answer, err error)
+	// List returns a page of the Inbox, newest first by received time, without a clock: that is in the answer.
+	List(ctx context.Context, at mail.Location, p inbox.Part) (inbox.Page, Answer, error)
 	// Listings is how many listings it is worth to have under way at once, by all accounts at these servers: with more, each only takes
 	// longer.
 	Listings() int

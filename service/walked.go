@@ -9,6 +9,7 @@ import (
 
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/listener/streaming"
@@ -46,11 +47,11 @@ func (w walked) Stream(ctx context.Context, at mail.Location, a check.Affinity, 
 
 // Newest is the item id of the newest message.
 func (w walked) Newest(ctx context.Context, at mail.Location) (string, error) {
-	messages, _, _, err := w.List(ctx, at, 0, 1)
-	if err != nil || len(messages) == 0 {
+	page, _, err := w.List(ctx, at, inbox.Part{Limit: 1})
+	if err != nil || len(page.Messages) == 0 {
 		return "", err
 	}
-	return messages[0].ItemID, nil
+	return page.Messages[0].ItemID, nil
 }
 
 // Read reads a message.
