@@ -24,20 +24,21 @@ const all = "*"
 // internal/…. A room is in it from the day it exists.
 var mayImport = map[string][]string{
 	"cmd":           {all},
-	"service":       {"alerts", "api", "auth", "autodiscover", "check", "config", "ews", "inbox", "listener", "mail", "proxy", "push", "simulator", "subscriptions"},
+	"service":       {"alerts", "api", "auth", "autodiscover", "check", "config", "ews", "graph", "inbox", "listener", "mail", "proxy", "push", "simulator", "subscriptions"},
 	"config":        {},
 	"mail":          {},
 	"proxy":         {},
 	"auth":          {"proxy"},
 	"autodiscover":  {"auth", "mail", "proxy"},
 	"ews":           {"auth", "mail", "proxy"},
-	"listener":      {"autodiscover", "ews", "inbox", "mail", "subscriptions"},
+	"graph":         {"auth", "mail", "proxy"},
+	"listener":      {"autodiscover", "ews", "graph", "inbox", "mail", "subscriptions"},
 	"inbox":         {"alerts", "mail", "subscriptions"},
 	"subscriptions": {"mail"},
 	"alerts":        {"mail"},
 	"push":          {"proxy", "subscriptions"},
 	"api":           {"check", "mail", "subscriptions"},
-	"check":         {"alerts", "auth", "autodiscover", "ews", "mail", "proxy", "push", "subscriptions"},
+	"check":         {"alerts", "auth", "autodiscover", "ews", "graph", "mail", "proxy", "push", "subscriptions"},
 	"simulator":     {}, // it has wire code of its own, so that one mistake cannot hide on both sides
 	"internal":      {},
 }

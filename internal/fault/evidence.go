@@ -12,9 +12,10 @@ const (
 	Proxy
 	APNs
 	StateStore
+	Graph
 )
 
-var peers = [...]string{"", "Exchange", "Autodiscover", "the token service", "the proxy", "APNs", "the state store"}
+var peers = [...]string{"", "Exchange", "Autodiscover", "the token service", "the proxy", "APNs", "the state store", "Microsoft Graph"}
 
 func (p Peer) String() string { return peers[p] }
 

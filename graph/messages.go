@@ -1,0 +1,259 @@
+package graph
+
+// The Inbox of a mailbox: a look at it, its listing, and messages by their ids.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+)
+
+const (
+	// MaxPage is the longest page that Graph gives of messages.
+	MaxPage = 1000
+	// MaxItems is how many messages one Read may ask for: the longest batch.
+	MaxItems = 20
+	// together is how many requests of one batch are about one mailbox: as many as it answers at once.
+	together = 4
+	// fewFor is how long only what Mail.ReadBasic.All shows is asked for, after more was refused: a permission that is granted takes up to
+	// an hour to be in a token.
+	fewFor = time.Hour
+)
+
+// folder is a mailFolder, as far as it is needed.
+type folder struct {
+	ID string `json:"id"`
+}
+
+// Look asks for the id of the Inbox of a mailbox, the smallest request that shows whether the mailbox is here and may be read. If it is
+// not here, the *fault.Error in the chain has Elsewhere.
+func (c *Client) Look(ctx context.Context, mailbox string) (Answer, error) {
+	var f folder
+	a, err := c.call(ctx, operation{
+		name: "GET mailFolders/inbox", about: aboutInbox, mailbox: mailbox, method: http.MethodGet, repeats: true,
+		url: c.mailboxURL(mailbox, "/mailFolders/inbox?$select=id"), answer: &f,
+	})
+	if err == nil {
+		c.inboxes.learn(mailbox, f.ID)
+	}
+	return a, err
+}
+
+// Page is one page of the Inbox, newest first by received time. It can be short, or empty, and not be the last.
+type Page struct {
+	Answer
+	Messages []mail.Message // without preview
+	Next     string         // the link of the next page; empty: this is the last
+}
+
+// Messages lists the Inbox of a mailbox, newest first by received time, back to since, which may be zero, at most top messages (1 to
+// MaxPage, or the nearest of these). Its error is an *Error, or that of ctx.
+func (c *Client) Messages(ctx context.Context, mailbox string, since time.Time, top int) (Page, error) {
+	query := "?$select=" + shownFields + "&$top=" + strconv.Itoa(min(max(top, 1), MaxPage)) + "&$orderby=receivedDateTime%20desc"
+	if !since.IsZero() { // what is ordered by stands first in the filter
+		query += "&$filter=receivedDateTime%20ge%20" + since.UTC().Format("2006-01-02T15:04:05Z")
+	}
+	return c.page(ctx, mailbox, c.mailboxURL(mailbox, "/mailFolders/inbox/messages"+query))
+}
+
+// More is the next page of a listing: next is the Next of the page before. A link that leads away from this Graph is refused.
+func (c *Client) More(ctx context.Context, mailbox, next string) (Page, error) {
+	if !c.here(next) {
+		return Page{}, newError(operation{name: opList, about: aboutInbox}, said{code: CodeAway})
+	}
+	return c.page(ctx, mailbox, next)
+}
+
+const opList = "GET messages"
+
+func (c *Client) page(ctx context.Context, mailbox, url string) (Page, error) {
+	var list struct {
+		Value []message `json:"value"`
+		Next  string    `json:"@odata.nextLink"`
+	}
+	op := operation{name: opList, about: aboutInbox, mailbox: mailbox, method: http.MethodGet, url: url, answer: &list, repeats: true}
+	a, err := c.call(ctx, op)
+	if err != nil {
+		return Page{Answer: a}, err
+	}
+	p := Page{Answer: a, Next: list.Next, Messages: make([]mail.Message, len(list.Value))}
+	for i := range list.Value {
+		p.Messages[i] = list.Value[i].mail()
+	}
+	if len(list.Value) > 0 {
+		c.inboxes.learn(mailbox, list.Value[0].ParentFolderID)
+	}
+	return p, nil
+}
+
+// Item is one message that was read by its id, or why there is none.
+type Item struct {
+	ID      string
+	Message *mail.Message
+	Err     error // an *Error that concerns this item, or at most its mailbox
+}
+
+const opRead = "GET message"
+
+// Read reads up to MaxItems messages of a mailbox, with sender, and preview where the client has it, and returns one Item for each id, in
+// their order. An error of one item is in that Item; one that concerns all of them is the error of the call: an *Error, or that of ctx.
+func (c *Client) Read(ctx context.Context, mailbox string, ids []string) ([]Item, Answer, error) {
+	if len(ids) == 0 || len(ids) > MaxItems {
+		return nil, Answer{}, fmt.Errorf("%s: %d ids, want 1 to %d", opRead, len(ids), MaxItems)
+	}
+	few := c.asksForFew()
+	items, a, err := c.readAll(ctx, mailbox, ids, few)
+	if few || !anyRefused(items, err) {
+		return items, a, err
+	}
+	// With Mail.ReadBasic.All neither the preview nor the sensitivity may be asked for: then the rest.
+	again, a2, err2 := c.readAll(ctx, mailbox, ids, true)
+	if anyRefused(again, err2) {
+		return items, a, err // that is not it
+	}
+	if err2 == nil {
+		c.few.Store(time.Now().Add(fewFor).Unix())
+	}
+	return again, a2, err2
+}
+
+// asksForFew says whether only what Mail.ReadBasic.All shows is asked for: no preview, and not whether a message is private.
+func (c *Client) asksForFew() bool { return time.Now().Unix() < c.few.Load() }
+
+// anyRefused says whether Graph refused a call, or one of its items, for how it asks or for a permission that it takes.
+func anyRefused(items []Item, err error) bool {
+	refused := func(err error) bool {
+		if err == nil {
+			return false
+		}
+		status := fault.Of(err).Status
+		return status == http.StatusForbidden || status == http.StatusBadRequest
+	}
+	return refused(err) || slices.ContainsFunc(items, func(i Item) bool { return refused(i.Err) })
+}
+
+func (c *Client) readAll(ctx context.Context, mailbox string, ids []string, few bool) ([]Item, Answer, error) {
+	if len(ids) == 1 {
+		return c.readOne(ctx, mailbox, ids[0], few)
+	}
+	var all []Item
+	var last Answer
+	for some := range slices.Chunk(ids, together) {
+		items, a, err := c.readSome(ctx, mailbox, some, few)
+		if err != nil {
+			return nil, a, err
+		}
+		all, last = append(all, items...), a
+	}
+	return all, last, nil
+}
+
+// messagePath is the path of a message within its mailbox.
+func (c *Client) messagePath(id string, few bool) string {
+	path := "/messages/" + escaped(id) + "?$select=" + shownFields
+	switch {
+	case few:
+	case c.o.Preview:
+		path += ",bodyPreview" + extended
+	default:
+		path += extended
+	}
+	return path
+}
+
+func (c *Client) readOne(ctx context.Context, mailbox, id string, few bool) ([]Item, Answer, error) {
+	var m message
+	a, err := c.call(ctx, operation{
+		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodGet, repeats: true,
+		url: c.mailboxURL(mailbox, c.messagePath(id, few)), answer: &m,
+	})
+	if err != nil && fault.Of(err).Scope > fault.Message {
+		return nil, a, err
+	}
+	if err != nil {
+		return []Item{{ID: id, Err: err}}, a, nil
+	}
+	return []Item{c.item(ctx, mailbox, id, &m)}, a, nil
+}
+
+// item is a message that was read. One that has left the Inbox is gone; before that is said the Inbox is asked for anew.
+func (c *Client) item(ctx context.Context, mailbox, id string, m *message) Item {
+	if c.inboxes.other(mailbox, m.ParentFolderID) {
+		if _, err := c.Look(ctx, mailbox); err != nil {
+			return Item{ID: id, Err: err}
+		}
+		if c.inboxes.other(mailbox, m.ParentFolderID) {
+			return Item{ID: id, Err: newError(operation{name: opRead, about: aboutMessage}, said{code: CodeLeft})}
+		}
+	}
+	told := m.mail()
+	return Item{ID: id, Message: &told}
+}
+
+// batchRequest and batchResponse are the parts of a JSON batch.
+type batchRequest struct {
+	ID      string            `json:"id"`
+	Method  string            `json:"method"`
+	URL     string            `json:"url"`
+	Headers map[string]string `json:"headers,omitempty"`
+}
+
+type batchResponse struct {
+	ID      string            `json:"id"`
+	Status  int               `json:"status"`
+	Headers map[string]string `json:"headers"`
+	Body    json.RawMessage   `json:"body"`
+}
+
+// readSome reads messages in one batch.
+func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few bool) ([]Item, Answer, error) {
+	var batch struct {
+		Requests []batchRequest `json:"requests"`
+	}
+	for i, id := range ids {
+		batch.Requests = append(batch.Requests, batchRequest{
+			ID: strconv.Itoa(i), Method: http.MethodGet, Headers: map[string]string{"Prefer": immutable},
+			URL: "/users/" + escaped(mailbox) + c.messagePath(id, few),
+		})
+	}
+	var got struct {
+		Responses []batchResponse `json:"responses"`
+	}
+	op := operation{
+		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodPost, url: c.root + "/$batch", body: batch, answer: &got,
+		repeats: true,
+	}
+	a, err := c.call(ctx, op)
+	if err != nil {
+		return nil, a, err
+	}
+	items := make([]Item, len(ids))
+	for i, id := range ids {
+		items[i] = Item{ID: id, Err: unparseable(op, "fewer answers than messages")}
+	}
+	for _, r := range got.Responses {
+		i, err := strconv.Atoi(r.ID)
+		if err != nil || i < 0 || i >= len(items) {
+			continue
+		}
+		var m message
+		switch {
+		case r.Status != http.StatusOK:
+			refused := r.refused(op)
+			refused.RequestID = a.RequestID
+			items[i].Err = refused
+		case json.Unmarshal(r.Body, &m) != nil:
+			items[i].Err = unparseable(op, "it is not the JSON of a message")
+		default:
+			items[i] = c.item(ctx, mailbox, ids[i], &m)
+		}
+	}
+	return items, a, nil
+}
