@@ -38,7 +38,8 @@ const (
 // Location is the location of a mailbox, from Autodiscover or the configuration.
 type Location struct {
 	Entry   string    `json:"entry"`             // the exchange entry of the configuration
-	URL     string    `json:"url"`               // of EWS, the external one
+	Source  Source    `json:"source,omitempty"`  // by what it is read there; empty: EWS
+	URL     string    `json:"url"`               // of EWS, the external one; of Graph, what all calls begin with
 	Group   string    `json:"group,omitempty"`   // GroupingInformation: mailboxes that may share a stream
 	Primary string    `json:"primary,omitempty"` // the primary SMTP address, normalised
 	Server  string    `json:"server,omitempty"`  // the mailbox server, as the mailbox's own answers name it; empty: unknown

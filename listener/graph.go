@@ -1,0 +1,79 @@
+package listener
+
+// Microsoft Graph in the words of inbox and of the search for a mailbox.
+
+import (
+	"context"
+	"time"
+
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// Graph is a listener account at Exchange Online that reads by Microsoft Graph: a Source.
+type Graph struct{ Client *graph.Client }
+
+func answerOfGraph(a graph.Answer) Answer {
+	return Answer{Clock: a.ServerTime, Ours: a.Began.Add(a.Ended.Sub(a.Began) / 2)}
+}
+
+// Kind of the item ids.
+func (Graph) Kind() mail.Source { return mail.Graph }
+
+// Look asks for the Inbox. Graph names no server.
+func (g Graph) Look(ctx context.Context, at mail.Location) (string, error) {
+	_, err := g.Client.Look(ctx, at.Primary)
+	return "", err
+}
+
+// Read reads messages by their ids, several by a batch.
+func (g Graph) Read(ctx context.Context, at mail.Location, ids []string) ([]inbox.Item, Answer, error) {
+	list, a, err := g.Client.Read(ctx, at.Primary, ids)
+	items := make([]inbox.Item, len(list))
+	for i, item := range list {
+		items[i] = inbox.Item{ID: item.ID, Message: item.Message, Err: item.Err}
+	}
+	return items, answerOfGraph(a), err
+}
+
+// List returns a page of the Inbox. The next one is where Graph's link to it leads.
+func (g Graph) List(ctx context.Context, at mail.Location, p inbox.Part) (inbox.Page, Answer, error) {
+	var got graph.Page
+	var err error
+	if p.After == "" {
+		got, err = g.Client.Messages(ctx, at.Primary, p.Since, p.Limit)
+	} else {
+		got, err = g.Client.More(ctx, at.Primary, p.After)
+	}
+	return inbox.Page{Messages: got.Messages, Next: got.Next}, answerOfGraph(got.Answer), err
+}
+
+// Listings is as the pace of the calls has it.
+func (g Graph) Listings() int { return g.Client.Listings() }
+
+// Reads is as the pace of the calls has it.
+func (g Graph) Reads() int { return g.Client.Reads() }
+
+// GraphFinder is a Finder that asks Graph whether a mailbox is in Exchange Online.
+type GraphFinder struct {
+	Client *graph.Client
+	Entry  string // the exchange entry
+	Base   string // of Graph: https://graph.microsoft.com
+}
+
+// Find looks at the Inbox. Graph tells no primary address to an app that may only read mail, so it is the one that was asked for. Where the
+// mailbox is not in Exchange Online the error has Elsewhere. That is a doubt: before the mailbox moves, another entry has to know it.
+func (f GraphFinder) Find(ctx context.Context, address string) (mail.Location, error) {
+	address, err := mail.ParseAddress(address)
+	if err != nil {
+		return mail.Location{}, &fault.Error{Op: "look at the Inbox", Code: "address", Scope: fault.Mailbox, Remedy: fault.Fix, Err: err}
+	}
+	if _, err := f.Client.Look(ctx, address); err != nil {
+		return mail.Location{}, err
+	}
+	return mail.Location{
+		Entry: f.Entry, Source: mail.Graph, URL: graph.Root(f.Base), Primary: address, How: "Microsoft Graph", Found: time.Now(),
+	}, nil
+}
