@@ -12,7 +12,7 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Graph is a listener account at Exchange Online that reads by Microsoft Graph: a Source.
+// Graph is a listener account at Exchange Online that reads by Microsoft Graph: a Source, and what makes subscriptions there.
 type Graph struct{ Client *graph.Client }
 
 func answerOfGraph(a graph.Answer) Answer {
@@ -76,4 +76,22 @@ func (f GraphFinder) Find(ctx context.Context, address string) (mail.Location, e
 	return mail.Location{
 		Entry: f.Entry, Source: mail.Graph, URL: graph.Root(f.Base), Primary: address, How: "Microsoft Graph", Found: time.Now(),
 	}, nil
+}
+
+// Subscribe makes a subscription to new mail in the Inbox of a mailbox.
+func (g Graph) Subscribe(ctx context.Context, at mail.Location, s graph.Subscription) (graph.Subscribed, error) {
+	return g.Client.Subscribe(ctx, at.Primary, s)
+}
+
+// Renew lets a subscription live until a time, or as long as Graph allows, and gives it a new access token.
+func (g Graph) Renew(ctx context.Context, _ mail.Location, id string, until time.Time) (expires time.Time, err error) {
+	return g.Client.Renew(ctx, id, until)
+}
+
+// Delete removes a subscription. One that is not there is removed.
+func (g Graph) Delete(ctx context.Context, id string) error { return g.Client.Delete(ctx, id) }
+
+// Subscriptions lists all that the app has, those of others with the same app among them.
+func (g Graph) Subscriptions(ctx context.Context) ([]graph.Listed, error) {
+	return g.Client.Subscriptions(ctx)
 }

@@ -135,3 +135,32 @@ func TestGraphFindsTheMailboxesOfExchangeOnline(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestGraphSubscribesToTheMailboxAtALocation(t *testing.T) {
+	var did []string
+	g := byGraph(func(r *http.Request, body string) (int, string) {
+		if r.Method == http.MethodPost && !strings.Contains(body, `"resource":"/users/`+alice+`/mailFolders('inbox')/messages"`) {
+			t.Error(body)
+		}
+		did = append(did, r.Method+" "+r.URL.Path)
+		return 200, `{"id":"1","expirationDateTime":"2026-12-04T00:00:00Z","value":[{"id":"1"}]}`
+	})
+	at := mail.Location{Primary: alice}
+	made, err := g.Subscribe(t.Context(), at, graph.Subscription{})
+	if err != nil || made.ID != "1" {
+		t.Error(made, err)
+	}
+	if until, err := g.Renew(t.Context(), at, "1", time.Now()); err != nil || until.IsZero() {
+		t.Error(until, err)
+	}
+	if list, err := g.Subscriptions(t.Context()); err != nil || len(list) != 1 {
+		t.Error(list, err)
+	}
+	if err := g.Delete(t.Context(), "1"); err != nil {
+		t.Error(err)
+	}
+	want := []string{"POST /v1.0/subscriptions", "PATCH /v1.0/subscriptions/1", "GET /v1.0/subscriptions", "DELETE /v1.0/subscriptions/1"}
+	if diff := cmp.Diff(want, did); diff != "" {
+		t.Error(diff)
+	}
+}
