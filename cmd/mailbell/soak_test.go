@@ -205,7 +205,8 @@ func (s *soak) breakProcesses(draw *rand.Rand) (kills int) {
 				s.t.Error(err)
 			}
 			kills++
-			s.ledger.killed(from, time.Now()) // the lease may be lost, and the answers to what was in flight with it (rule 13)
+			// The lease may be lost, and the answers to what was in flight with it (rule 13), until a moment after it goes on.
+			s.ledger.killed(from, time.Now().Add(time.Second))
 		default:
 			kills++
 			s.kill()

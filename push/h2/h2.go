@@ -108,6 +108,7 @@ type Conn struct {
 	heard      time.Time // the last frame
 	pinged     time.Time // since when a ping is not answered; zero: none is
 	timer      *time.Timer
+	due        time.Time // when it is to fire
 	err        error // why it is over; nil: it is not
 	force      *time.Timer
 }
@@ -133,6 +134,7 @@ func New(nc net.Conn, times Times, watch Watcher) *Conn {
 // Run reads and writes until the connection is over; both goroutines have ended when it returns.
 func (c *Conn) Run() {
 	c.mu.Lock()
+	c.due = time.Now().Add(c.times.PingAfter)
 	c.timer = time.AfterFunc(c.times.PingAfter, c.look)
 	c.mu.Unlock()
 	var writer sync.WaitGroup

@@ -402,6 +402,34 @@ func TestASilentServerIsPingedAndLeftWhenItDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// A process that was paused finds its times over, and the answers that came meanwhile unread.
+func TestWhatCameWhileTheProcessWasPausedIsRead(t *testing.T) {
+	pause := func(s *server) {
+		s.conn.mu.Lock()
+		defer s.conn.mu.Unlock()
+		s.conn.due = s.conn.due.Add(-slept) // as the timer finds it when it fires late
+	}
+	against(t, func(s *server) {
+		s.expect("PING 0000000000000000 ack false")
+		pause(s)
+		<-time.After(times.PingTimeout + slept/2)
+		s.check(s.framer.WritePing(true, [8]byte{}))
+		s.expect("PING 0000000000000000 ack false")
+		pause(s)
+		<-time.After(times.PingTimeout + slept)
+		s.isClosed(ErrLost.Error())
+	})
+	against(t, func(s *server) {
+		a := ask("{}")
+		s.send(a)
+		s.takes(1)
+		pause(s)
+		<-time.After(times.Answer + slept/2)
+		s.headers(1, true, ":status", "200")
+		s.ends(a, "200 ")
+	})
+}
+
 // The time of a request counts from when it was written, whatever else comes meanwhile, and a stall is told before its request ends.
 func TestAStallIsFoundInTime(t *testing.T) {
 	against(t, func(s *server) {

@@ -9,11 +9,20 @@ import (
 	"golang.org/x/net/http2"
 )
 
+// slept is by how much the timer has to be late for this process, and not the server, to have been silent: it was paused, and has not read
+// yet what came meanwhile. It has that long again to do so, for an answer that is there must not be taken for one that is lost.
+const slept = time.Second
+
 // look ends what has taken too long, asks a silent server whether it is there, and comes back when there is the next to see to.
 func (c *Conn) look() {
 	now := time.Now()
 	c.mu.Lock()
 	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	if now.Sub(c.due) >= slept {
+		c.lookIn(slept)
 		c.mu.Unlock()
 		return
 	}
@@ -35,7 +44,7 @@ func (c *Conn) look() {
 	if until, some := c.firstUntil(); some && until.Before(next) {
 		next = until
 	}
-	c.timer.Reset(next.Sub(now))
+	c.lookIn(next.Sub(now))
 	c.mu.Unlock()
 	if len(unwritten)+len(streams) == 0 {
 		return
@@ -47,6 +56,12 @@ func (c *Conn) look() {
 	for _, r := range unwritten {
 		r.End(Ending{Err: ErrStalled})
 	}
+}
+
+// lookIn has the timer fire. It is called with mu held.
+func (c *Conn) lookIn(d time.Duration) {
+	c.due = time.Now().Add(d)
+	c.timer.Reset(d)
 }
 
 // stalled takes out what has waited for too long. It is called with mu held.
