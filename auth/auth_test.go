@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -81,6 +82,53 @@ func TestCredentialsGoOverHTTPSOnly(t *testing.T) {
 	_, err = rt.RoundTrip(req)
 	if e := fault.Of(err); e.Scope != fault.Mailbox || e.Remedy != fault.Fix || strings.Contains(e.Error(), "ss") && strings.Contains(e.Error(), "pä") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Accounts share connections, and no request has the password of another. NTLM signs in the connection itself, and shares none.
+func TestAccountsThatSignInEachRequestShareConnections(t *testing.T) {
+	var mu sync.Mutex
+	from := map[string]bool{}
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		from[r.RemoteAddr] = true
+		mu.Unlock()
+		u, _, ok := r.BasicAuth()
+		if !ok {
+			askForPassword(w)
+			return
+		}
+		fmt.Fprint(w, u)
+	}))
+	defer srv.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	s := proxy.Settings{Roots: roots}
+	s.Shared = s.Transport()
+	defer s.Shared.CloseIdleConnections()
+	for range 2 {
+		for _, name := range []string{"one", "two", "three"} {
+			rt := NewBasic(name, "secret").RoundTripper(here, s, 8)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || string(body) != name {
+				t.Errorf("%s was signed in as %s, %v", name, body, err)
+			}
+		}
+	}
+	if len(from) != 1 {
+		t.Errorf("%d connections", len(from))
+	}
+	if (NTLM{}).RoundTripper(here, s, 8).(*ntlm).transport == s.Shared {
+		t.Error("NTLM shares its connections")
 	}
 }
 

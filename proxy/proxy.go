@@ -53,6 +53,8 @@ type Settings struct {
 	PublicOnly bool
 	Except     []string // without ports
 	Idle       int      // connections to a host that are kept without a request; 0: 16
+	// Shared are the connections of those who sign in each request and no connection; nil: each has its own.
+	Shared *http.Transport
 }
 
 // Transport returns a new transport, which shares nothing with any other: TLS 1.2 or later, HTTP/1.1 (an EWS stream

@@ -102,11 +102,9 @@ func host(u string) string {
 	return hostname.Of(parsed)
 }
 
-// leastIdle is how many connections of a listener account are kept at least while no call has them; else it is the account's share of the
-// calls in flight. Where many calls begin at once, net/http opens several times as many connections as they need. A burst goes from one
-// account to the next, and with fewer the next one opens anew what has just been closed, which costs more than all else; each takes some
-// 50 KiB.
-const leastIdle = 192
+// maxIdle is how many connections to a server of an entry are kept at most while no call has them; else it is the calls in flight. Its
+// accounts share them, unless they sign in by NTLM. Each takes some 50 KiB.
+const maxIdle = 192
 
 // links makes the accounts and topics of c.
 func (s *Service) links(c *config.Config) (*links, error) {
@@ -124,7 +122,9 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		entry.Dialect = &ews.Dialect{}
 		out := s.outbound(x)
 		inFlight := cmp.Or(x.RequestsInFlight, ews.MaxInFlight)
-		out.Idle = max(leastIdle, inFlight/len(x.Accounts))
+		out.Idle = min(maxIdle, inFlight)
+		out.Shared = out.Transport()
+		l.idle = append(l.idle, out.Shared)
 		for _, a := range x.Accounts {
 			link := &account{name: a.Name, entry: x, outbound: out}
 			link.described.Store(&a.Credential)
