@@ -279,7 +279,7 @@ const secretLife = 180 * 24 * time.Hour
 
 // startGraph starts Microsoft Graph for the mailboxes at Online.
 func (s *Server) startGraph(ctx context.Context, certificate tls.Certificate) error {
-	s.graph = graph.New(graph.Options{
+	s.graph = graph.New(graph.Options{ //nolint:contextcheck // its posts end with Close
 		Mail: s.org, Tokens: s.tenant, Faults: s.faults, Roots: s.RootCAs(), Retry: s.options.GraphRetry, Logf: s.logf,
 	})
 	l, err := s.listen(ctx)

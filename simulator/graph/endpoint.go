@@ -97,16 +97,21 @@ func (s *Server) put(e *endpoint, n notification) {
 // postAll posts until nothing waits.
 func (s *Server) postAll(e *endpoint) {
 	for {
-		list, body := s.take(e)
+		list := s.take(e)
 		if list == nil {
 			return
+		}
+		body, err := s.bodyOf(s.withForeign(list))
+		if err != nil {
+			s.logf("graph: notification: %v", err)
+			continue
 		}
 		s.post(e, list, body)
 	}
 }
 
 // take takes the next post of an endpoint; nothing waits: its poster ends.
-func (s *Server) take(e *endpoint) ([]notification, []byte) {
+func (s *Server) take(e *endpoint) []notification {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.closed {
@@ -116,21 +121,15 @@ func (s *Server) take(e *endpoint) ([]notification, []byte) {
 		}
 		list := s.ready(e.queue[:n])
 		e.queue = e.queue[n:]
-		if len(list) == 0 {
-			continue
+		if len(list) > 0 {
+			return list
 		}
-		body, err := s.bodyOf(s.withForeign(list))
-		if err != nil {
-			s.logf("graph: notification: %v", err)
-			continue
-		}
-		return list, body
 	}
 	e.posts--
 	if e.posts == 0 && len(e.queue) == 0 {
 		e.queue = nil
 	}
-	return nil, nil
+	return nil
 }
 
 // ready sorts out what is not to be posted now: notifications of a subscription that has gone, or whose token has run out. s.mu is held.
@@ -149,13 +148,14 @@ func (s *Server) ready(list []notification) []notification {
 				s.tell(n.sub, reauthorizationRequired)
 			}
 		default:
+			n.expires = n.sub.expires
 			out = append(out, n)
 		}
 	}
 	return out
 }
 
-// withForeign puts items around a post that are not for the receiver, where the fault is set. s.mu is held.
+// withForeign puts items around a post that are not for the receiver, where the fault is set.
 func (s *Server) withForeign(list []notification) []notification {
 	if _, ok := s.faults.Hit(foreign, list[0].sub.box.Address, ""); !ok {
 		return list
@@ -163,10 +163,10 @@ func (s *Server) withForeign(list []notification) []notification {
 	other := func(state string) notification {
 		n := list[0]
 		sub := &subscription{
-			id: guid.New().String(), app: n.sub.app, state: state, expires: n.sub.expires, resource: n.sub.resource, token: n.sub.token,
+			id: guid.New().String(), app: n.sub.app, state: state, resource: n.sub.resource,
 			box: exchange.Box{Object: guid.New().String(), Address: n.sub.box.Address}, changes: n.sub.changes,
 		}
-		n.sub, n.foreign = sub, true
+		n.sub = sub
 		return n
 	}
 	return append(append([]notification{other(""), other("someone-else")}, list...), other(list[0].sub.state))

@@ -66,7 +66,7 @@ func Faults() []faults.Kind {
 				"to a mailbox), app (130,000 in 10 s), subscriptions (1,000 writes in 20 s)."},
 		{Name: denied, Fields: often, Text: "Graph answers 403 ErrorAccessDenied: the app has no right to the mailbox."},
 		{Name: basicRights, Fields: "seconds",
-			Text: "The app has only Mail.ReadBasic.All: subscribing is refused with 403, and bodies and previews are left out."},
+			Text: "The app has only Mail.ReadBasic.All: subscribing is refused with 403, and so are previews, bodies and extended properties."},
 		{Name: noMailbox, Fields: often + " reason",
 			Text: "Graph answers 404 for a mailbox, as while it moves: with the code `reason` (MailboxNotEnabledForRESTAPI), or with the " +
 				"reason bare without a body."},

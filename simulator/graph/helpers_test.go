@@ -251,6 +251,9 @@ func (w *world) deliver(to string, n int, ago time.Duration) string {
 	return urlSafe(id)
 }
 
+// pass lets time pass.
+func (w *world) pass(d time.Duration) { <-time.After(d) }
+
 // told waits until nothing moves and returns the posts since the last call.
 func (w *world) told() []post {
 	synctest.Wait()

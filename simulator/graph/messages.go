@@ -128,10 +128,23 @@ func (c *call) folder(box exchange.Box, name string) {
 		c.gone(err)
 		return
 	}
-	c.ok(http.StatusOK, "users('"+box.Object+"')/mailFolders/$entity", map[string]any{
+	all := map[string]any{
 		"id": urlSafe(f.ID), "displayName": f.Name, "parentFolderId": urlSafe(f.ParentID), "childFolderCount": 0,
 		"unreadItemCount": f.Unread, "totalItemCount": f.Total, "sizeInBytes": f.Total * 4096, "isHidden": false,
-	})
+	}
+	shown := all
+	if text := c.r.URL.Query().Get("$select"); text != "" {
+		shown = map[string]any{"id": all["id"]}
+		for name := range strings.SplitSeq(text, ",") {
+			v, ok := all[name]
+			if !ok {
+				c.fail(http.StatusBadRequest, "BadRequest", "Parsing OData Select and Expand failed: Could not find a property named '"+name+"' on type 'microsoft.graph.mailFolder'.")
+				return
+			}
+			shown[name] = v
+		}
+	}
+	c.ok(http.StatusOK, "users('"+box.Object+"')/mailFolders/$entity", shown)
 }
 
 // urlSafe is an id as Graph has it.
@@ -146,9 +159,12 @@ var (
 )
 
 func (c *call) message(box exchange.Box, id string) {
-	wanted, problem := readSelect(c.r.URL.Query())
+	wanted, problem := readShape(c.r.URL.Query())
 	if problem != nil {
 		c.fail(http.StatusBadRequest, problem.code, problem.text)
+		return
+	}
+	if !c.mayShow(wanted) {
 		return
 	}
 	m, err := c.s.mail.MessageAtOnline(box.Address, standard(id))
@@ -163,6 +179,15 @@ func (c *call) message(box exchange.Box, id string) {
 	c.ok(http.StatusOK, "users('"+box.Object+"')/messages/$entity", c.view(m, wanted))
 }
 
+// mayShow answers and returns false for an app that may not see what it asks for.
+func (c *call) mayShow(wanted shape) bool {
+	if wanted.content() && c.s.basicOnly() {
+		c.fail(http.StatusForbidden, "ErrorAccessDenied", textDenied)
+		return false
+	}
+	return true
+}
+
 func orElse(s, other string) string {
 	if s == "" {
 		return other
@@ -175,6 +200,9 @@ func (c *call) messages(box exchange.Box, folder string) {
 	q, problem := readQuery(c.r.URL.Query())
 	if problem != nil {
 		c.fail(http.StatusBadRequest, problem.code, problem.text)
+		return
+	}
+	if !c.mayShow(q.wanted) {
 		return
 	}
 	all, err := c.s.mail.MessagesAtOnline(box.Address, standard(folder), q.from, q.before)

@@ -33,7 +33,7 @@ func TestOnlyATokenForGraphOpensGraph(t *testing.T) {
 		if w.token = w.newToken("https://graph.microsoft.com/.default"); w.get(path).status != http.StatusOK {
 			t.Error("the well-known name of Graph is not its name")
 		}
-		time.Sleep(61 * time.Minute)
+		w.pass(61 * time.Minute)
 		if g := w.get(path); g.status != http.StatusUnauthorized {
 			t.Errorf("a token of an hour ago: %d", g.status)
 		}
@@ -146,7 +146,7 @@ func TestPagesNeitherRepeatNorMissWhenMailComesUnlessTheyDrift(t *testing.T) {
 			}
 			path = g.text("@odata.nextLink")
 			w.deliver(user, n, 0)
-			time.Sleep(time.Second)
+			w.pass(time.Second)
 		}
 		return subjects
 	}
@@ -198,14 +198,17 @@ func TestMessageHasItsPropertiesAndNoContentWithBasicRights(t *testing.T) {
 		g := w.get("/users/" + user + "/messages/" + id)
 		from, _ := g.body["from"].(map[string]any)["emailAddress"].(map[string]any)
 		if g.status != http.StatusOK || g.text("subject") != "message 7" || g.text("internetMessageId") != "<7@fabrikam.example>" || g.text("sentDateTime") != "2026-11-26T09:00:00Z" ||
-			from["name"] != "Ann Example" || from["address"] != "ann@fabrikam.example" || g.text("bodyPreview") != "This is message 7." || g.body["isRead"] != false || g.text("importance") != "normal" || g.text("id") != id {
+			from["name"] != "Ann Example" || from["address"] != "ann@fabrikam.example" || g.text("bodyPreview") != "This is message 7." || g.body["isRead"] != any(false) || g.text("importance") != "normal" || g.text("id") != id {
 			t.Errorf("%d %s", g.status, g.raw)
 		}
 		w.set(basicRights, faults.Fault{})
-		for _, path := range []string{"", "?$select=subject,bodyPreview,body"} {
-			g := w.get("/users/" + user + "/messages/" + id + path)
-			if _, preview := g.body["bodyPreview"]; g.status != http.StatusOK || preview || strings.Contains(g.raw, "This is") || g.text("subject") == "" {
-				t.Errorf("with basic rights: %d %s", g.status, g.raw)
+		g = w.get("/users/" + user + "/messages/" + id)
+		if _, preview := g.body["bodyPreview"]; g.status != http.StatusOK || preview || strings.Contains(g.raw, "This is") || g.text("subject") == "" {
+			t.Errorf("with basic rights: %d %s", g.status, g.raw)
+		}
+		for _, path := range []string{"/" + id + "?$select=subject,bodyPreview", "?$select=body", "/" + id + extended} {
+			if g := w.get("/users/" + user + "/messages" + path); g.status != http.StatusForbidden || g.code() != "ErrorAccessDenied" {
+				t.Errorf("with basic rights: %s: %d %s", path, g.status, g.raw)
 			}
 		}
 		if g := w.get("/users/" + user + "/messages/" + id[:len(id)-4] + "AAAA"); g.status != http.StatusNotFound || g.code() != "ErrorItemNotFound" {
@@ -213,6 +216,25 @@ func TestMessageHasItsPropertiesAndNoContentWithBasicRights(t *testing.T) {
 		}
 		if g := w.get("/users/" + other + "/messages/" + id); g.status != http.StatusNotFound {
 			t.Errorf("in another mailbox: %d", g.status)
+		}
+	})
+}
+
+// extended asks for the sensitivity and the message class.
+const extended = "?$select=id&$expand=singleValueExtendedProperties($filter=id eq 'Integer 0x0036' or id eq 'String 0x001A')"
+
+func TestSensitivityAndClassAreExtendedProperties(t *testing.T) {
+	run(t, func(w *world) {
+		id, err := w.org.Deliver(user, time.Time{}, []byte("From: a@b.example\r\nSensitivity: Private\r\n\r\nx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := w.get("/users/" + user + "/messages/" + urlSafe(id) + extended)
+		if !strings.Contains(g.raw, `"singleValueExtendedProperties":[{"id":"Integer 0x36","value":"2"},{"id":"String 0x1a","value":"IPM.Note"}]`) {
+			t.Errorf("%d %s", g.status, g.raw)
+		}
+		if g := w.get("/users/" + user + "/messages/" + urlSafe(id) + "?$expand=attachments"); g.status != http.StatusBadRequest {
+			t.Errorf("%d %s", g.status, g.raw)
 		}
 	})
 }

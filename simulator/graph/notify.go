@@ -27,8 +27,8 @@ type notification struct {
 	lifecycle string // the event; empty: a message
 	message   exchange.Message
 	at        time.Time // it came up
+	expires   time.Time // the subscription, as the notification says it
 	attempts  int       // so far
-	foreign   bool      // of a subscription that nobody here has
 }
 
 // Arrived implements exchange.Watcher.
@@ -133,11 +133,11 @@ type resourceData struct {
 	ID   string `json:"id"`
 }
 
-// write is a notification on the wire. s.mu is held.
+// write is a notification on the wire.
 func (s *Server) write(n notification) change {
 	sub := n.sub
 	c := change{
-		SubscriptionID: sub.id, Expires: sub.expires.Format(stateTime), ClientState: sub.state, TenantID: s.tokens.ID(), LifecycleEvent: n.lifecycle,
+		SubscriptionID: sub.id, Expires: n.expires.Format(stateTime), ClientState: sub.state, TenantID: s.tokens.ID(), LifecycleEvent: n.lifecycle,
 	}
 	if n.lifecycle != "" {
 		c.Resource = sub.resource
@@ -152,7 +152,7 @@ func (s *Server) write(n notification) change {
 	c.ResourceData = &resourceData{"#Microsoft.Graph.Message", name, etag(n.message.Properties().ChangeKey), id}
 	if sub.rich != nil {
 		view := viewOf(n.message, sub.rich.wanted, sub.immutable, false)
-		view["@odata.context"] = s.url + version + "/$metadata#users('" + sub.box.Object + "')/messages/$entity"
+		view["@odata.context"] = s.base() + version + "/$metadata#users('" + sub.box.Object + "')/messages/$entity"
 		if encrypted, err := sub.rich.encrypt(view); err == nil {
 			c.Encrypted = encrypted
 		}
@@ -160,7 +160,7 @@ func (s *Server) write(n notification) change {
 	return c
 }
 
-// bodyOf is the body of a post. s.mu is held.
+// bodyOf is the body of a post.
 func (s *Server) bodyOf(list []notification) ([]byte, error) {
 	var body struct {
 		Value  []change `json:"value"`

@@ -5,6 +5,8 @@ package graph
 import (
 	"encoding/base64"
 	"net/mail"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,7 +49,7 @@ var properties = map[string]property{
 	"importance":                 {value: func(m *shown) any { return strings.ToLower(m.Importance) }},
 	"parentFolderId":             {value: func(m *shown) any { return urlSafe(m.Folder) }},
 	"conversationId":             {value: func(m *shown) any { return urlSafe(m.Conversation) }},
-	"conversationIndex":          {value: func(m *shown) any { return base64.StdEncoding.EncodeToString([]byte{1, 0, 0, 0, 0, 0}) }},
+	"conversationIndex":          fixed(base64.StdEncoding.EncodeToString([]byte{1, 0, 0, 0, 0, 0})),
 	"isDeliveryReceiptRequested": fixed(false),
 	"isReadReceiptRequested":     fixed(false),
 	"isRead":                     {value: func(m *shown) any { return m.Read }},
@@ -132,18 +134,35 @@ func derivedType(class string) string {
 	return ""
 }
 
+// extendedProperties are those that a shape can have, by their ids.
+var extendedProperties = map[string]func(*shown) string{
+	"Integer 0x36": func(m *shown) string { // PidTagSensitivity
+		return strconv.Itoa(max(0, slices.Index([]string{"Normal", "Personal", "Private", "Confidential"}, m.Sensitivity)))
+	},
+	"String 0x1a": func(m *shown) string { return m.Class }, // PidTagMessageClass
+}
+
 // view is a message with the wanted properties.
-func (c *call) view(m exchange.Message, wanted []string) map[string]any {
+func (c *call) view(m exchange.Message, wanted shape) map[string]any {
 	return viewOf(m, wanted, c.immutable, c.s.basicOnly())
 }
 
-func viewOf(m exchange.Message, wanted []string, immutable, basic bool) map[string]any {
+func viewOf(m exchange.Message, wanted shape, immutable, basic bool) map[string]any {
 	s := &shown{m, m.Properties(), immutable}
 	v := map[string]any{"@odata.etag": etag(s.ChangeKey), "id": s.id()}
 	if kind := derivedType(s.Class); kind != "" {
 		v["@odata.type"] = kind
 	}
-	if len(wanted) == 0 {
+	var extended []map[string]string
+	for _, id := range wanted.extended {
+		if value, ok := extendedProperties[id]; ok {
+			extended = append(extended, map[string]string{"id": id, "value": value(s)})
+		}
+	}
+	if extended != nil {
+		v["singleValueExtendedProperties"] = extended
+	}
+	if len(wanted.selected) == 0 {
 		for name, p := range properties {
 			if !p.extra && (!p.content || !basic) {
 				v[name] = p.value(s)
@@ -151,10 +170,8 @@ func viewOf(m exchange.Message, wanted []string, immutable, basic bool) map[stri
 		}
 		return v
 	}
-	for _, name := range wanted {
-		if p := properties[name]; !p.content || !basic {
-			v[name] = p.value(s)
-		}
+	for _, name := range wanted.selected {
+		v[name] = properties[name].value(s)
 	}
 	return v
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +23,7 @@ type query struct {
 	from, before time.Time // received
 	unread       *bool     // only unread ones (true), or only read ones
 	oldestFirst  bool
-	wanted       []string // properties; empty: those that come by default
+	wanted       shape
 	top, skip    int
 	token        *skipToken
 	counted      bool
@@ -75,7 +77,7 @@ func readQuery(values url.Values) (*query, *problem) {
 		}
 	}
 	var wrong *problem
-	if q.wanted, wrong = readSelect(values); wrong != nil {
+	if q.wanted, wrong = readShape(values); wrong != nil {
 		return nil, wrong
 	}
 	if q.top, wrong = parseTop(values); wrong != nil {
@@ -179,19 +181,59 @@ func unsupported(operator string) *problem {
 	return &problem{"BadRequest", "Invalid filter clause: The operator '" + operator + "' is not supported."}
 }
 
-// readSelect reads $select.
-func readSelect(values url.Values) ([]string, *problem) {
+// shape is what is shown of a message.
+type shape struct {
+	selected []string // properties; empty: those that come by default
+	extended []string // ids of extended properties, as "Integer 0x36"
+}
+
+// content reports whether a shape asks for what an app with Mail.ReadBasic.All may not see.
+func (s shape) content() bool {
+	return len(s.extended) > 0 || slices.ContainsFunc(s.selected, func(name string) bool { return properties[name].content })
+}
+
+// readShape reads $select and $expand.
+func readShape(values url.Values) (s shape, wrong *problem) {
+	if text := values.Get("$expand"); text != "" {
+		if s.extended, wrong = readExpand(text); wrong != nil {
+			return s, wrong
+		}
+	}
 	text := values.Get("$select")
 	if text == "" {
-		return nil, nil
+		return s, nil
 	}
-	var wanted []string
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
 		if _, ok := properties[name]; !ok {
-			return nil, &problem{"BadRequest", "Parsing OData Select and Expand failed: Could not find a property named '" + name + "' on type 'microsoft.graph.message'."}
+			return s, unknownProperty(name)
 		}
-		wanted = append(wanted, name)
+		s.selected = append(s.selected, name)
 	}
-	return wanted, nil
+	return s, nil
+}
+
+func unknownProperty(name string) *problem {
+	return &problem{"BadRequest", "Parsing OData Select and Expand failed: Could not find a property named '" + name + "' on type 'microsoft.graph.message'."}
+}
+
+var (
+	expanded   = regexp.MustCompile(`^singleValueExtendedProperties\(\$filter=(.*)\)$`)
+	expandedID = regexp.MustCompile(`^id eq '(\w+) 0x0*([0-9A-Fa-f]+)'$`)
+)
+
+// readExpand reads the ids of extended properties, in the form that answers have them.
+func readExpand(text string) (ids []string, wrong *problem) {
+	m := expanded.FindStringSubmatch(text)
+	if m == nil {
+		return nil, unknownProperty(text)
+	}
+	for part := range strings.SplitSeq(m[1], " or ") {
+		id := expandedID.FindStringSubmatch(strings.TrimSpace(part))
+		if id == nil {
+			return nil, &problem{"ErrorInvalidParameter", "PropertyId values '" + part + "' are invalid."}
+		}
+		ids = append(ids, id[1]+" 0x"+strings.ToLower(id[2]))
+	}
+	return ids, nil
 }

@@ -8,7 +8,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // what Graph names a certificate by, and the hash of its RSA-OAEP
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -31,7 +31,7 @@ type encryption struct {
 	id         string // encryptionCertificateId
 	thumbprint string
 	key        *rsa.PublicKey
-	wanted     []string // $select of the resource
+	wanted     shape // $select of the resource
 }
 
 // encryptedContent is the content on the wire.
@@ -76,7 +76,7 @@ func readEncryption(certificate, id, resource string) (*encryption, string) {
 	if !ok || key.N.BitLen() < minKeyBits || key.N.BitLen() > maxKeyBits {
 		return nil, "encryptionCertificate needs an RSA key of 2048 to 4096 bits."
 	}
-	sum := sha1.Sum(der)
+	sum := sha1.Sum(der) //nolint:gosec // see the import
 	return &encryption{id: id, thumbprint: strings.ToUpper(hex.EncodeToString(sum[:])), key: key}, ""
 }
 
@@ -99,7 +99,7 @@ func (e *encryption) encrypt(content any) (*encryptedContent, error) {
 	}
 	data := make([]byte, len(plain))
 	cipher.NewCBCEncrypter(block, key[:aes.BlockSize]).CryptBlocks(data, plain)
-	sealed, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, e.key, key, nil)
+	sealed, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, e.key, key, nil) //nolint:gosec // see the import
 	if err != nil {
 		return nil, err
 	}

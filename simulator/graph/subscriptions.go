@@ -271,7 +271,7 @@ func (c *call) readResource(sub *subscription) (user string, ok bool) {
 		return "", false
 	}
 	if sub.rich != nil {
-		wanted, wrong := readSelect(values)
+		wanted, wrong := readShape(values)
 		if wrong != nil {
 			c.fail(http.StatusBadRequest, wrong.code, wrong.text)
 			return "", false
