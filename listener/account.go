@@ -5,17 +5,21 @@ package listener
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/callbacks"
+	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
 
-// account is a listener account at work. What Autodiscover refuses holds look-ups only: EWS may work all the same.
+// account is a listener account at work. What Autodiscover refuses holds look-ups only: EWS may work all the same. What EWS refuses does not
+// hold what is done by Graph, and the other way round.
 type account struct {
 	*Account
 	entry     *entry
@@ -23,6 +27,30 @@ type account struct {
 	listening kind
 	calls     *health // of EWS
 	finding   *health // of Autodiscover
+	byGraph   *way    // nil: there is no Graph
+}
+
+// way is how an account reaches mailboxes, and listens to them.
+type way struct {
+	source    Source
+	calls     *health
+	listening kind
+}
+
+// way is that by which a location is reached.
+func (a *account) way(s mail.Source) way {
+	if s == mail.Graph {
+		return *a.byGraph
+	}
+	return way{a.Source, a.calls, a.listening}
+}
+
+// ways are all that the account has.
+func (a *account) ways() []way {
+	if a.byGraph == nil {
+		return []way{a.way(mail.EWS)}
+	}
+	return []way{a.way(mail.EWS), *a.byGraph}
 }
 
 func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *account {
@@ -48,11 +76,21 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	default:
 		n.listening = byStreaming()
 	}
+	if a.Graph != nil {
+		calls := &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: n.calls.mailboxes, lifted: lifted}
+		n.byGraph = &way{source: a.Graph, calls: calls, listening: changed{changes.NewKeeper(changes.Options{
+			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.knowsSubscription, Log: n.log,
+		})}}
+	}
 	return n
 }
 
 // blocked says why no call for a mailbox can be made, and when that is tried again; nil: it can.
 func (a *account) blocked() *fault.Error {
+	if a.byGraph != nil && a.entry.source("") == mail.Graph {
+		f, _ := a.byGraph.calls.state()
+		return f
+	}
 	if a.entry.URL == "" {
 		if f, _ := a.finding.state(); f != nil {
 			return f
@@ -103,6 +141,35 @@ func (g guarded) Stream(ctx context.Context, at mail.Location, a streaming.Affin
 		return nil, err
 	}
 	return noted{s, g.account, at.Primary}, nil
+}
+
+// graphGuarded is the account as a changes.Server.
+type graphGuarded struct{ *account }
+
+// Subscribe makes a subscription, where the account may.
+func (g graphGuarded) Subscribe(ctx context.Context, at mail.Location, s graph.Subscription) (graph.Subscribed, error) {
+	if err := g.byGraph.calls.allowed(at.Primary); err != nil {
+		return graph.Subscribed{}, err
+	}
+	made, err := g.Changes.Subscribe(ctx, at, s)
+	return made, g.byGraph.calls.note(at.Primary, err)
+}
+
+// Renew renews a subscription, where the account may.
+func (g graphGuarded) Renew(ctx context.Context, at mail.Location, id string, until time.Time) (time.Time, error) {
+	if err := g.byGraph.calls.allowed(at.Primary); err != nil {
+		return time.Time{}, err
+	}
+	expires, err := g.Changes.Renew(ctx, at, id, until)
+	return expires, g.byGraph.calls.note(at.Primary, err)
+}
+
+// Delete removes a subscription. It is of no mailbox, and says nothing about the account.
+func (g graphGuarded) Delete(ctx context.Context, id string) error { return g.Changes.Delete(ctx, id) }
+
+// Subscriptions lists those of the app.
+func (g graphGuarded) Subscriptions(ctx context.Context) ([]graph.Listed, error) {
+	return g.Changes.Subscriptions(ctx)
 }
 
 // noted is a stream whose errors are noted where they concern the account. Its other errors do not say that the account is let in.

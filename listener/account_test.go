@@ -414,7 +414,7 @@ func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	_ = a.calls.note(alice, row("HTTP 401", ""))
 	a.calls.trials = 0
 	a.entry.MailboxServers = []string{"mbx1"}
-	k := &link{account: a}
+	k := &link{account: a, way: a.way(mail.EWS)}
 	g := guarded{a}
 	_, err1 := k.Read(t.Context(), []string{"item"})
 	_, err2 := k.List(t.Context(), inbox.Part{Limit: 50})

@@ -26,6 +26,7 @@ const (
 type link struct {
 	m       *mailbox
 	account *account
+	way     way
 	member  membership
 	at      mail.Location
 
@@ -37,27 +38,27 @@ type link struct {
 func (k *link) Exchange() string { return k.account.entry.Name }
 
 // Source is whose item ids the messages have.
-func (k *link) Source() mail.Source { return k.account.Source.Kind() }
+func (k *link) Source() mail.Source { return k.way.source.Kind() }
 
 // SafetyPoll is after how long without a listing the mailbox is listed.
 func (k *link) SafetyPoll() time.Duration { return k.account.entry.SafetyPoll }
 
 // Listings is how many listings it is worth to have under way at once.
-func (k *link) Listings() int { return k.account.Source.Listings() }
+func (k *link) Listings() int { return k.way.source.Listings() }
 
 // Reads is the same of reads by ids.
-func (k *link) Reads() int { return k.account.Source.Reads() }
+func (k *link) Reads() int { return k.way.source.Reads() }
 
 // Read reads messages by their ids.
 func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
-	if err := k.account.calls.allowed(k.at.Primary); err != nil {
+	if err := k.way.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Items{}, err
 	}
-	items, a, err := k.account.Source.Read(ctx, k.at, ids)
+	items, a, err := k.way.source.Read(ctx, k.at, ids)
 	if err == nil {
 		err = beyondTheMessage(items)
 	}
-	if err = k.account.calls.note(k.at.Primary, err); err != nil {
+	if err = k.way.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Items{Clock: k.account.entry.now()}, k.judge(err)
 	}
 	k.member.Answered()
@@ -76,11 +77,11 @@ func beyondTheMessage(items []inbox.Item) error {
 
 // List returns a page of the Inbox.
 func (k *link) List(ctx context.Context, p inbox.Part) (inbox.Page, error) {
-	if err := k.account.calls.allowed(k.at.Primary); err != nil {
+	if err := k.way.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Page{}, err
 	}
-	page, a, err := k.account.Source.List(ctx, k.at, p)
-	if err = k.account.calls.note(k.at.Primary, err); err != nil {
+	page, a, err := k.way.source.List(ctx, k.at, p)
+	if err = k.way.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Page{}, k.judge(err)
 	}
 	page.Clock = k.answered(a)

@@ -44,6 +44,7 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 	} {
 		member := &attentive{}
 		k := &link{m: &mailbox{}, member: member, account: blockable(&Account{Source: reads{items: []inbox.Item{good, c.item, good}}})}
+		k.way = k.account.way(mail.EWS)
 		got, err := k.Read(t.Context(), []string{"good", "bad", "good"})
 		switch {
 		case c.code == "" && (err != nil || len(got.Items) != 3 || got.Items[1] != c.item):

@@ -9,7 +9,7 @@
 //	account.go    a listener account at work
 //	health.go     whether a refusal is a mailbox's or its account's, and who may try that again
 //	link.go       how the inbox reads a mailbox at its location, and what its errors say about that
-//	listening.go  the seam to the kinds of listening, each a folder of its own: packages streaming and callbacks
+//	listening.go  the seam to the kinds of listening, each a folder of its own: packages streaming, callbacks and changes
 //	fallback.go   from streaming to push, where there is no streaming
 //	enrolment.go  devices come and go
 //	status.go     what is asked about all this
@@ -22,17 +22,20 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/callbacks"
+	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -57,7 +60,7 @@ type Entry struct {
 	Domains                    []string     // several entries may have a domain: they are asked in their order
 	URL                        string       // of EWS, where it is configured; else the accounts have a Finder
 	MailboxServers             []string     // only their mailboxes are listened to, by short or full names; none: all
-	ListenBy                   string       // ByStreaming or ByPush; empty: ByStreaming
+	ListenBy                   string       // ByStreaming, ByPush or ByGraph; empty: ByStreaming
 	Dialect                    *ews.Dialect // of the accounts' clients, for who asks; may be nil
 	Accounts                   []Account
 	MailboxesPerAccount        int
@@ -73,12 +76,18 @@ type Account struct {
 	Streams streaming.Server
 	Pushes  callbacks.Server // where the entry listens by push
 	Finder  Finder
+
+	// Microsoft Graph, where the entry has it.
+	Graph       Source // nil: it has not
+	Changes     changes.Server
+	GraphFinder Finder
 }
 
 // The kinds of listening of an entry.
 const (
 	ByStreaming = "streaming"
 	ByPush      = "push"
+	ByGraph     = "graph"
 )
 
 // Listener follows the mailboxes of a book.
@@ -87,6 +96,8 @@ type Listener struct {
 	log      *zap.Logger
 	entries  []*entry
 	receiver *callbacks.Receiver // nil: nobody listens by push
+	changes  *changes.Receiver   // nil: Graph has nowhere to post to
+	writes   *rate.Limiter       // of subscriptions at Graph, by all accounts
 	known    *lookups            // of mailboxes whose location nobody has to be asked for
 	looking  context.Context     // of the look-ups
 	stop     context.CancelFunc
@@ -100,7 +111,7 @@ type Listener struct {
 
 // New returns a listener that follows nothing yet.
 func New(o Options) *Listener {
-	l := &Listener{o: o, log: o.Log, followed: map[*subscriptions.Mailbox]*mailbox{}}
+	l := &Listener{o: o, log: o.Log, followed: map[*subscriptions.Mailbox]*mailbox{}, writes: changes.NewWrites()}
 	l.looking, l.stop = context.WithCancel(context.Background())
 	l.known = newLookups(l, maxKnown)
 	if o.PublicURL != "" {
@@ -108,6 +119,9 @@ func New(o Options) *Listener {
 		for _, m := range o.Book.Mailboxes() {
 			l.receiver.Keep(m)
 		}
+	}
+	if strings.HasPrefix(o.PublicURL, "https://") && slices.ContainsFunc(o.Entries, Entry.hasGraph) {
+		l.changes = changes.NewReceiver(o.PublicURL, o.Book.Secret(), o.Metrics)
 	}
 	metrics := streaming.NewMetrics(o.Metrics)
 	left := MaxAccounts
@@ -127,6 +141,22 @@ func New(o Options) *Listener {
 
 // Callbacks answers what Exchange posts to callbacks.Path; nil: nobody listens by push.
 func (l *Listener) Callbacks() *callbacks.Receiver { return l.receiver }
+
+// Changes answers what Microsoft Graph posts to changes.Path; nil: nobody is listened to by its notifications.
+func (l *Listener) Changes() *changes.Receiver { return l.changes }
+
+// hasGraph says whether mailboxes of the entry can be read by Graph.
+func (e Entry) hasGraph() bool {
+	return slices.ContainsFunc(e.Accounts, func(a Account) bool { return a.Graph != nil })
+}
+
+// knowsSubscription says whether a mailbox has this subscription at Graph.
+func (l *Listener) knowsSubscription(id string) bool {
+	return slices.ContainsFunc(l.o.Book.Mailboxes(), func(m *subscriptions.Mailbox) bool {
+		g := m.Record().Graph
+		return g != nil && g.ID == id
+	})
+}
 
 // Start follows every mailbox of the book. Each keeps its seat, and is looked up in the order in which they were subscribed: so those that
 // shared a stream share one again.
@@ -159,8 +189,13 @@ func (l *Listener) Close() {
 	}
 	for _, e := range l.entries {
 		for _, a := range e.accounts {
-			a.listening.Close()
+			for _, w := range a.ways() {
+				w.listening.Close()
+			}
 		}
+	}
+	if l.changes != nil {
+		l.changes.Close()
 	}
 	l.tasks.Wait()
 }
@@ -273,7 +308,7 @@ func (l *Listener) Worked(address string) {
 	}
 	m.retry(func(*fault.Error) bool { return true })
 	if k := m.linked(); k != nil {
-		k.account.calls.works(k.at.Primary)
+		k.way.calls.works(k.at.Primary)
 		k.account.finding.works(k.at.Primary)
 		k.member.Listed()
 	}
@@ -281,7 +316,9 @@ func (l *Listener) Worked(address string) {
 
 // retry has what waits for an account tried at once, whatever is known of it.
 func (l *Listener) retry(a *account) {
-	a.calls.unblock()
+	for _, w := range a.ways() {
+		w.calls.unblock()
+	}
 	a.finding.unblock()
 	l.wake(a)
 }
@@ -293,5 +330,7 @@ func (l *Listener) wake(a *account) {
 			m.retry(func(f *fault.Error) bool { return f.Scope == fault.Account || f.Unproven })
 		}
 	}
-	a.listening.Retry()
+	for _, w := range a.ways() {
+		w.listening.Retry()
+	}
 }

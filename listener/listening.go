@@ -9,6 +9,7 @@ import (
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/callbacks"
+	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -43,7 +44,7 @@ type posts struct{ *callbacks.Keeper }
 
 func (p posts) member(m *mailbox) membership { return p.Member(m.box, postSink{sink{m.work, m}}) }
 
-// postSink is a sink for callbacks.
+// postSink is a sink for callbacks, of Exchange and of Graph.
 type postSink struct{ sink }
 
 // Doubt says whether the mailbox may live elsewhere, and is looked up again. Where that is too early its listing waits until it may be
@@ -55,6 +56,11 @@ func (s postSink) Doubt(f *fault.Error) bool {
 	}
 	return verdict == streaming.Leaves
 }
+
+// changed is the kind that uses change notifications of Microsoft Graph.
+type changed struct{ *changes.Keeper }
+
+func (c changed) member(m *mailbox) membership { return c.Member(m.box, postSink{sink{m.work, m}}) }
 
 // sink is told what a server says of a mailbox. Hints and listings are the inbox's.
 type sink struct {

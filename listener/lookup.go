@@ -54,6 +54,7 @@ type search struct {
 	told      string        // the primary address that an entry has told last; empty: none has
 	toldBy    string        // that entry
 	account   string        // the listener account that it had
+	listenBy  string        // how it is to be listened to; empty: as its entry is configured
 	anyway    bool          // a person asks: an account that is blocked is asked all the same
 }
 
@@ -104,17 +105,17 @@ func (s *search) counts(e *entry, primary string) bool {
 // asks says whether a mailbox has to be asked for: elsewhere the configuration alone says where it lives.
 func (s *search) asks() bool {
 	return len(s.covering) > 1 || slices.ContainsFunc(s.entries, func(e *entry) bool {
-		return e.URL == "" || len(e.MailboxServers) > 0 || len(s.of(e)) > 1
+		return e.URL == "" || e.source(s.listenBy) == mail.Graph || len(e.MailboxServers) > 0 || len(s.of(e)) > 1
 	})
 }
 
 // home is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
 func (s *search) home() *entry {
 	for _, e := range s.entries {
-		if e.Name != s.known.Entry || s.known.Found.IsZero() {
+		if e.Name != s.known.Entry || s.known.Found.IsZero() || cmp.Or(s.known.Source, mail.EWS) != e.source(s.listenBy) {
 			continue
 		}
-		if (e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) {
+		if (s.known.Source == mail.Graph || e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) {
 			return e
 		}
 	}
@@ -199,10 +200,15 @@ func (s *search) ask(ctx context.Context, e *entry) answered {
 		Text: "the mailbox is known under addresses of other domains only"}}
 	asked := false
 	for _, address := range s.of(e) {
-		if e.URL == "" && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
+		if e.URL == "" && e.source(s.listenBy) == mail.EWS && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
 			continue
 		}
-		a := asker.locate(ctx, address, s.anyway)
+		var a answered
+		if e.source(s.listenBy) == mail.Graph {
+			a = asker.locateByGraph(ctx, address, s.anyway)
+		} else {
+			a = asker.locate(ctx, address, s.anyway)
+		}
 		if a.err == nil || !a.err.Elsewhere || a.outOfScope {
 			return a
 		}
@@ -252,6 +258,20 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 			Elsewhere: true}}
 	}
 	return answered{entry: e, at: at, other: other}
+}
+
+// locateByGraph asks Graph for one address, by looking at the Inbox. anyway: also where the account is blocked.
+func (a *account) locateByGraph(ctx context.Context, address string, anyway bool) answered {
+	calls := a.byGraph.calls
+	if err := calls.allowed(address); err != nil && !anyway {
+		return answered{err: fault.Of(err)}
+	}
+	at, err := a.GraphFinder.Find(ctx, address)
+	if err = calls.note(address, err); err != nil {
+		return answered{err: fault.Of(err)}
+	}
+	at.Entry = a.entry.Name
+	return answered{entry: a.entry, at: at}
 }
 
 // Route is where a mailbox would be listened to.

@@ -54,6 +54,7 @@ type mailbox struct {
 	link    *link      // nil: its location is not known
 	member  membership // at host, whether it has joined or not
 	host    *account
+	by      mail.Source // which way of host
 }
 
 func newMailbox(l *Listener, box *subscriptions.Mailbox) *mailbox {
@@ -195,7 +196,7 @@ func (m *mailbox) giveUp(ctx context.Context, k *link) {
 	k.member.Leave()
 	m.l.o.Book.Forget(m.box)
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
-		d.Location.Found, d.Subscription = time.Time{}, ""
+		d.Location.Found, d.Subscription, d.Graph = time.Time{}, "", nil
 	})
 	if err != nil && ctx.Err() == nil && !errors.Is(err, subscriptions.ErrNoMailbox) { // the next start will look where it was
 		m.l.log.Warn("a doubtful location could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
@@ -310,7 +311,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 	if moved := r.Account != a.Name || r.Location.Entry != at.Entry || r.Location.URL != at.URL; moved || at != r.Location {
 		err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 			if moved { // an id belongs to the account and the location that made it
-				d.Subscription = ""
+				d.Subscription, d.Graph = "", nil
 			}
 			d.Location, d.Account = at, a.Name
 		})
@@ -319,10 +320,11 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		}
 	}
 	m.mu.Lock()
-	if m.host != a {
-		m.host, m.member = a, a.listening.member(m)
+	by := a.way(at.Source)
+	if m.host != a || m.by != at.Source {
+		m.host, m.by, m.member = a, at.Source, by.listening.member(m)
 	}
-	k := &link{m: m, account: a, member: m.member, at: at, server: at.Server}
+	k := &link{m: m, account: a, way: by, member: m.member, at: at, server: at.Server}
 	m.link, m.lost = k, time.Time{}
 	m.mu.Unlock()
 	m.work.Attach(k)

@@ -23,7 +23,10 @@ func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 	s := subscriptions.Status{
 		LastHint: work.LastHint, LastListing: work.LastListing, LastMessage: work.LastMessage, Decisions: m.work.Decisions(),
 	}
-	if r := box.Record(); r.Subscription != "" {
+	switch r := box.Record(); {
+	case r.Graph != nil:
+		s.Subscribed = r.Graph.Made
+	case r.Subscription != "":
 		s.Subscribed = r.Subscribed
 	}
 	if k := m.linked(); k != nil {
@@ -177,9 +180,12 @@ func (l *Listener) Load() []Load {
 			list[i].Version = e.Dialect.Version()
 		}
 		for _, a := range e.accounts {
-			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a), Streams: a.listening.Open()}
-			if blocked, next := a.calls.state(); blocked != nil {
-				s.Blocked, s.Next = blocked, next
+			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a)}
+			for _, w := range a.ways() {
+				s.Streams += w.listening.Open()
+				if blocked, next := w.calls.state(); blocked != nil && s.Blocked == nil {
+					s.Blocked, s.Next = blocked, next
+				}
 			}
 			if refused, _ := a.finding.state(); refused != nil {
 				s.Finding = refused

@@ -53,6 +53,15 @@ func (s Secret) Callback(record, nonce string) string {
 	return s.sum("callback", record, nonce).String()
 }
 
+// GraphPath is the end of the URL to which Microsoft Graph posts: one secret for all mailboxes, so that it can post for several at once. It
+// is another one for each public URL.
+func (s Secret) GraphPath(publicURL string) string { return s.sum("graph", publicURL).String() }
+
+// ClientState is the secret of a subscription of a mailbox at Microsoft Graph, which comes back with each notification.
+func (s Secret) ClientState(record, nonce string) string {
+	return s.sum("client state", record, nonce).String()
+}
+
 // PushID is an apns-id.
 type PushID [16]byte
 

@@ -44,6 +44,7 @@ type account struct {
 	described  atomic.Pointer[credential.Description] // as it was offered last
 	outbound   proxy.Settings
 	credential *auth.Rotating
+	graph      *auth.Rotating // with tokens for Microsoft Graph; nil: the account does not use it
 	worked     atomic.Bool // the changed credential has replaced the old one, and tookOver has not seen that yet
 	exchange   walked
 	finder     check.Finder // nil: the URL of EWS is configured
@@ -68,7 +69,7 @@ func (s *Service) outbound(x config.Exchange) proxy.Settings {
 		out.PublicOnly = true
 		named := []string{x.EWSURL, x.AutodiscoverURL}
 		if x.Cloud.Custom {
-			named = append(named, x.Cloud.EWS, x.Cloud.Autodiscover, x.Cloud.Authority)
+			named = append(named, x.Cloud.EWS, x.Cloud.Autodiscover, x.Cloud.Authority, x.Cloud.Graph)
 		}
 		for _, u := range named {
 			if h := host(u); h != "" {
@@ -111,9 +112,6 @@ func (s *Service) links(c *config.Config) (*links, error) {
 	l := &links{worked: make(chan struct{}, 1)}
 	agent := "mailbell/" + s.version
 	for i, x := range c.Exchange {
-		if x.ListenBy == config.ByGraph {
-			return nil, fmt.Errorf("exchange %s: listen_by: graph is not available in this version of mailbell", x.Name)
-		}
 		entry := listener.Entry{
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, RequestsPerSecond: x.RequestsPerSecond, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
 			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
@@ -128,13 +126,8 @@ func (s *Service) links(c *config.Config) (*links, error) {
 		for _, a := range x.Accounts {
 			link := &account{name: a.Name, entry: x, outbound: out}
 			link.described.Store(&a.Credential)
-			signIn, err := newCredential(x, a.Credential, out)
-			if err != nil {
-				l.close()
-				return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
-			}
 			log := s.log.Named("auth").With(zap.String("exchange", x.Name), zap.String("account", a.Name))
-			link.credential = auth.NewRotating(signIn, func(err error) {
+			tried := func(err error) {
 				if err != nil {
 					log.Error("changed credential refused, old one stays in use", zap.Error(err))
 					return
@@ -145,7 +138,13 @@ func (s *Service) links(c *config.Config) (*links, error) {
 				case l.worked <- struct{}{}:
 				default: // it is about to be dealt with
 				}
-			})
+			}
+			signIn, err := newCredential(x, a.Credential, out, scope(x))
+			if err != nil {
+				l.close()
+				return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
+			}
+			link.credential = auth.NewRotating(signIn, tried)
 			// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
 			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
 			if s.oneRefusal && !a.Credential.ByToken() {
@@ -170,6 +169,13 @@ func (s *Service) links(c *config.Config) (*links, error) {
 				}
 				finder := autodiscover.New(o)
 				to.Finder, link.finder = finder, finder
+			}
+			if byGraph(x, a.Credential) {
+				err := l.addGraph(link, &to, graphOptions{inFlight: inFlight, agent: agent, preview: c.Alerts.Content == config.ContentSenderSubjectPreview, tried: tried})
+				if err != nil {
+					l.close()
+					return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
+				}
 			}
 			entry.Accounts = append(entry.Accounts, to)
 			l.accounts = append(l.accounts, link)
@@ -227,8 +233,10 @@ func (l *links) circumstances(entry, name string) (c check.Circumstances) {
 // close ends open requests, and closes the connections.
 func (l *links) close() {
 	for _, a := range l.accounts {
-		if a.credential != nil {
-			a.credential.Close()
+		for _, c := range []*auth.Rotating{a.credential, a.graph} {
+			if c != nil {
+				c.Close()
+			}
 		}
 	}
 	for _, c := range l.idle {
@@ -236,9 +244,9 @@ func (l *links) close() {
 	}
 }
 
-// newCredential makes the credential of an account.
-func newCredential(x config.Exchange, d credential.Description, out proxy.Settings) (auth.Credential, error) {
-	return auth.New(d, auth.TokenService{Authority: x.Cloud.Authority, Scope: scope(x), Outbound: forTokens(x, out)})
+// newCredential makes the credential of an account, with tokens of a scope.
+func newCredential(x config.Exchange, d credential.Description, out proxy.Settings, scope string) (auth.Credential, error) {
+	return auth.New(d, auth.TokenService{Authority: x.Cloud.Authority, Scope: scope, Outbound: forTokens(x, out)})
 }
 
 // scope is the scope of tokens: all permissions of the app at the host of EWS. It has this form in every cloud.

@@ -697,7 +697,7 @@ func TestEachAuthenticationMethodOfTheConfigurationIsOneOfAuths(t *testing.T) {
 	x := config.Exchange{Cloud: config.Cloud{EWS: "https://outlook.office365.com/EWS/Exchange.asmx", Authority: "https://login.microsoftonline.com"}}
 	for _, method := range config.AuthenticationMethods() {
 		// What else the description lacks is another error.
-		c, err := newCredential(x, credential.Description{Method: method}, proxy.Settings{})
+		c, err := newCredential(x, credential.Description{Method: method}, proxy.Settings{}, scope(x))
 		if err != nil && strings.Contains(err.Error(), "authentication method") {
 			t.Errorf("%s: %v", method, err)
 		}
@@ -705,7 +705,7 @@ func TestEachAuthenticationMethodOfTheConfigurationIsOneOfAuths(t *testing.T) {
 			c.Close()
 		}
 	}
-	if _, err := newCredential(x, credential.Description{Method: "kerberos"}, proxy.Settings{}); err == nil {
+	if _, err := newCredential(x, credential.Description{Method: "kerberos"}, proxy.Settings{}, scope(x)); err == nil {
 		t.Error("one that nobody knows makes a credential")
 	}
 }

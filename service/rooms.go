@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
@@ -90,12 +93,22 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	return r, nil
 }
 
-// callbacks answers callbacks; nil: nobody listens by push.
+// callbacks answers callbacks; nil: nobody listens by push, and nobody by the notifications of Microsoft Graph.
 func (r *rooms) callbacks() http.Handler {
-	if to := r.listener.Callbacks(); to != nil {
-		return to
+	pushes, notifications := r.listener.Callbacks(), r.listener.Changes()
+	switch {
+	case pushes == nil:
+		return nil // neither without public_url
+	case notifications == nil:
+		return pushes
 	}
-	return nil
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.HasPrefix(req.URL.Path, changes.Path) {
+			notifications.ServeHTTP(w, req)
+			return
+		}
+		pushes.ServeHTTP(w, req)
+	})
 }
 
 func clients(c *config.Config) []api.Client {
@@ -126,14 +139,11 @@ func (r *rooms) update(c *config.Config) {
 				log.Warn("changed credential waits for the restart: the hosts of its exchange entry changed too", fields...)
 				continue
 			}
-			credential, err := newCredential(had.entry, a.Credential, had.outbound)
-			if err != nil {
+			if err := had.offer(a.Credential); err != nil {
 				log.Error("changed credential is invalid, old one stays in use", append(fields, zap.Error(err))...)
 				continue
 			}
-			had.described.Store(&a.Credential)
 			log.Info("changed credential is tried", fields...)
-			had.credential.Offer(credential)
 			r.listener.AccountChanged(x.Name, a.Name)
 		}
 	}
@@ -146,6 +156,24 @@ func (r *rooms) update(c *config.Config) {
 	if err := r.sender.Update(r.service.topics(topics)); err != nil {
 		log.Error("changed credentials for APNs are invalid, old ones stay in use", zap.Error(err))
 	}
+}
+
+// offer has a changed credential tried.
+func (a *account) offer(d credential.Description) error {
+	changed, err := newCredential(a.entry, d, a.outbound, scope(a.entry))
+	if err != nil {
+		return err
+	}
+	if a.graph != nil && byGraph(a.entry, d) {
+		byGraph, err := newCredential(a.entry, d, a.outbound, graphScope(a.entry))
+		if err != nil {
+			return err
+		}
+		a.graph.Offer(byGraph)
+	}
+	a.described.Store(&d)
+	a.credential.Offer(changed)
+	return nil
 }
 
 // tookOver makes the listener try at once what was refused with the old credential: some requests with it were answered after the new one

@@ -212,7 +212,7 @@ func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
 	change.Put = []*Record{r}
 	if len(devices) == 0 {
 		r.Dies = time.Now().Add(Asleep)
-		r.Subscription = "" // nobody listens: it is given back
+		r.Subscription, r.Graph = "", nil // nobody listens: it is given back
 	}
 	return change, func() {
 		m.now.Store(&standing{record: r, devices: devices})

@@ -13,19 +13,30 @@ import (
 // Record is where one mailbox stands: the log of the package comment. It is written as one, and it is a value: the
 // methods below change a copy, which Mailbox.Update then makes durable.
 type Record struct {
-	ID           string        `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
-	Addresses    []string      `json:"addresses"`
-	Account      string        `json:"account,omitempty"` // the listener account that listens to it
-	Location     mail.Location `json:"location,omitzero"`
-	Subscription string        `json:"subscription,omitempty"` // kept over a restart (rule 11)
-	Subscribed   time.Time     `json:"subscribed,omitzero"`
-	Callback     string        `json:"callback,omitempty"` // the nonce of its secret, where it is a push subscription; empty: it is not
-	Listed       int64         `json:"listed"`             // Unix seconds: the greatest received time that a complete listing has dealt with
-	Since        int64         `json:"since"`              // Unix seconds: back to where listings read; moved by complete listings only
-	End          uint32        `json:"end"`                // the number of the newest entry ever made
-	Outcomes     Outcomes      `json:"outcomes,omitempty"`
-	Behind       []Behind      `json:"behind,omitempty"`
-	Dies         time.Time     `json:"dies,omitzero"` // when the record goes, while no device is enrolled (rule 5)
+	ID           string             `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
+	Addresses    []string           `json:"addresses"`
+	Account      string             `json:"account,omitempty"` // the listener account that listens to it
+	Location     mail.Location      `json:"location,omitzero"`
+	Subscription string             `json:"subscription,omitempty"` // kept over a restart (rule 11)
+	Subscribed   time.Time          `json:"subscribed,omitzero"`
+	Callback     string             `json:"callback,omitempty"` // the nonce of its secret, where it is a push subscription; empty: it is not
+	Graph        *GraphSubscription `json:"graph,omitempty"`    // nil: it has none
+	Listed       int64              `json:"listed"`             // Unix seconds: the greatest received time that a complete listing has dealt with
+	Since        int64              `json:"since"`              // Unix seconds: back to where listings read; moved by complete listings only
+	End          uint32             `json:"end"`                // the number of the newest entry ever made
+	Outcomes     Outcomes           `json:"outcomes,omitempty"`
+	Behind       []Behind           `json:"behind,omitempty"`
+	Dies         time.Time          `json:"dies,omitzero"` // when the record goes, while no device is enrolled (rule 5)
+}
+
+// GraphSubscription is the subscription that a mailbox has at Microsoft Graph. It is never changed, but replaced by another.
+type GraphSubscription struct {
+	ID      string    `json:"id,omitempty"`    // empty: the answer that brings it was never written down
+	Nonce   string    `json:"nonce,omitempty"` // of its client state
+	To      string    `json:"to,omitempty"`    // a digest of the URL to which it posts
+	Made    time.Time `json:"made,omitzero"`
+	Expires time.Time `json:"expires,omitzero"` // as Graph has told
+	Asked   string    `json:"asked,omitempty"`  // the nonce of another one that was asked for; empty: none was, or it is this one
 }
 
 // Entry says that a message has its outcome.

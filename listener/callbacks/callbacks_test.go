@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/marks"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -530,10 +531,10 @@ func TestFloodedMailboxesAreMarkedWithinBoundsAndNothingIsLost(t *testing.T) {
 				pass(time.Second)
 			}
 		}
-		if n := len(m.told()); n > maxMarks+10*marksASecond+1 {
+		if n := len(m.told()); n > marks.Most+10*marks.ASecond+1 {
 			t.Errorf("%d hints of 10,000 in ten seconds", n)
 		}
-		pass(overflow + time.Second)
+		pass(marks.Overflow + time.Second)
 		if n := m.listings() - before; n < 1 || n > 4 {
 			t.Errorf("%d listings more", n)
 		}
@@ -553,7 +554,7 @@ func TestListingsForGapsAreBounded(t *testing.T) {
 				pass(time.Second)
 			}
 		}
-		if n := m.listings() - before; n > maxMarks+10*marksASecond+4 {
+		if n := m.listings() - before; n > marks.Most+10*marks.ASecond+4 {
 			t.Errorf("%d listings in ten seconds", n)
 		}
 	})
@@ -636,7 +637,7 @@ func TestUnreadablePostsOfWhoKnowsTheSecretAreRefusedAndTheMailboxListed(t *test
 				t.Errorf("%.20s…: %d", body, w.Code)
 			}
 		}
-		pass(overflow + time.Second)
+		pass(marks.Overflow + time.Second)
 		if len(m.told()) > 0 || m.listings() != before+1 {
 			t.Errorf("told of %v, %d listings more", m.told(), m.listings()-before)
 		}

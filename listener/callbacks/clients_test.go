@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/listener/marks"
 )
 
 // served serves the callbacks of one mailbox that is listened to, over TCP.
@@ -173,7 +174,7 @@ func TestForgedCallbacksCostLiveMailNothing(t *testing.T) {
 		var took []time.Duration
 		for i := range n {
 			took = append(took, live(t, web, s, fmt.Sprintf("%s%d", prefix, i)))
-			<-time.After(time.Second / marksASecond)
+			<-time.After(time.Second / marks.ASecond)
 		}
 		slices.Sort(took)
 		return took[len(took)/2]

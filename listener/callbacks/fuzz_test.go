@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/listener/marks"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
@@ -65,7 +66,7 @@ func FuzzPost(f *testing.F) {
 		if !known && (len(told) > 0 || m.listings() > 0 || !m.since.IsZero() || !m.listBy.IsZero()) {
 			t.Errorf("a stranger marked the mailbox: %v", told)
 		}
-		if len(told)+m.listings() > maxMarks+1 {
+		if len(told)+m.listings() > marks.Most+1 {
 			t.Errorf("%d hints and %d listings by one post", len(told), m.listings())
 		}
 		for _, item := range told {

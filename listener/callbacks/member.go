@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/marks"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -26,14 +27,13 @@ type Member struct {
 	asking  *subscription // that a call under way is to make; nil: there is none
 	refusal refusal
 
-	since   time.Time    // when callbacks began to reach us, without a break since then; zero: they do not
-	fault   *fault.Error // why not, though it is subscribed; nil: it is too early to say
-	doubted bool         // they did not tell of a message: the subscription is to be replaced
-	gap     bool         // it is to be listed once its first callback has come
-	listBy  time.Time    // when it is listed all the same; zero: nothing is to be listed
-	pollAt  time.Time    // when it is listed since nothing tells of its mail; zero: something does
-	allowed float64      // the marks that callbacks may set now
-	counted time.Time    // when that was so
+	since     time.Time       // when callbacks began to reach us, without a break since then; zero: they do not
+	fault     *fault.Error    // why not, though it is subscribed; nil: it is too early to say
+	doubted   bool            // they did not tell of a message: the subscription is to be replaced
+	gap       bool            // it is to be listed once its first callback has come
+	listBy    time.Time       // when it is listed all the same; zero: nothing is to be listed
+	pollAt    time.Time       // when it is listed since nothing tells of its mail; zero: something does
+	allowance marks.Allowance // of the marks that callbacks may set
 }
 
 // subscription is one at the server, or one that is being made.

@@ -5,17 +5,11 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/listener/marks"
 )
 
-const (
-	// A mailbox may be marked by callbacks this often: more than people get mail, and less than what would keep its server busy. What is
-	// beyond becomes one listing, at most every overflow.
-	marksASecond = 2
-	maxMarks     = 64 // as many items as a mailbox remembers from hints
-	overflow     = 5 * time.Second
-	// maxItem bounds an item id. Exchange's have some 150 characters.
-	maxItem = 1024
-)
+// maxItem bounds an item id. Exchange's have some 150 characters.
+const maxItem = 1024
 
 // posted takes in what was posted to a secret of the mailbox, and says whether its subscription goes on.
 func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
@@ -60,14 +54,14 @@ func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
 	if s.heard.Equal(at) && s == m.now {
 		lists = m.heard(at) || lists
 	}
-	allowed := m.allow(len(items), at)
+	allowed := m.allowance.Take(len(items), at)
 	if allowed < len(items) {
 		items = items[:allowed]
-		m.listSoon(at.Add(overflow))
+		m.listSoon(at.Add(marks.Overflow))
 	}
-	if lists && !m.mayList(at) {
+	if lists && m.allowance.Take(1, at) == 0 {
 		lists = false
-		m.listSoon(at.Add(overflow))
+		m.listSoon(at.Add(marks.Overflow))
 	}
 	k.mu.Unlock()
 	for _, item := range items {
@@ -98,28 +92,8 @@ func (m *Member) unreadable(secret string) {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
 	if m.now != nil && m.now.secret == secret {
-		m.listSoon(time.Now().Add(overflow))
+		m.listSoon(time.Now().Add(marks.Overflow))
 	}
-}
-
-// allow takes marks from the mailbox's share, and says how many it got. It is called with mu held.
-func (m *Member) allow(marks int, now time.Time) int {
-	m.refill(now)
-	got := min(marks, int(m.allowed))
-	m.allowed -= float64(got)
-	return got
-}
-
-// mayList takes the mark of a listing. It is called with mu held.
-func (m *Member) mayList(now time.Time) bool { return m.allow(1, now) == 1 }
-
-func (m *Member) refill(now time.Time) {
-	if m.counted.IsZero() {
-		m.allowed = maxMarks
-	} else if passed := now.Sub(m.counted); passed > 0 {
-		m.allowed = min(m.allowed+passed.Seconds()*marksASecond, maxMarks)
-	}
-	m.counted = now
 }
 
 // plausible says whether an item id looks like one of Exchange: base64 of a moderate length.

@@ -1,0 +1,192 @@
+package changes
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+const (
+	// A subscription is renewed when this part of its life is over, or up to renewSpread later: well before its end, so that Graph may be
+	// away for two days, and spread, so that those that were made together are not renewed together.
+	renewFrom   = 0.5
+	renewSpread = 0.2
+	// authoriseWithin is how long a subscription that needs a new access token waits for it at most: until then its notifications are held
+	// back, and all may need one in the same minute.
+	authoriseWithin = 15 * time.Second
+	// authorised is how long a new access token does: Graph says it several times.
+	authorised = time.Minute
+	// removals is how often it is tried to remove a subscription. After that the next start finds it, or it expires.
+	removals = 3
+)
+
+// expire notes until when a subscription lives, and when it is renewed.
+func (s *subscription) expire(now, expires time.Time) {
+	if expires.IsZero() {
+		expires = now.Add(graph.Longest)
+	}
+	s.expires = expires
+	life := float64(expires.Sub(now))
+	s.renewAt = now.Add(time.Duration(life * (renewFrom + renewSpread*rand.Float64())))
+}
+
+// reauthorise has the subscription renewed soon, for its access token runs out. It is called with mu held.
+func (m *Member) reauthorise(now time.Time) {
+	s := m.now
+	if s == nil || s.authorising || now.Sub(s.renewed) < authorised {
+		return
+	}
+	s.authorising = true
+	if soon := now.Add(rand.N(authoriseWithin)); soon.Before(s.renewAt) {
+		s.renewAt = soon
+	}
+	m.plan()
+	m.keeper.changed()
+}
+
+// renew renews a member's subscription.
+func (k *Keeper) renew(w write) {
+	m := w.member
+	k.mu.Lock()
+	s := m.now
+	if !m.in || m.joined != w.joined || s == nil || m.doubted {
+		m.done(w.joined)
+		k.mu.Unlock()
+		return
+	}
+	at := m.at
+	k.mu.Unlock()
+	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
+	expires, err := k.o.Server.Renew(short, at, s.id, time.Now().Add(graph.Longest))
+	cancel()
+	err = k.late("PATCH subscriptions", err)
+	if k.ctx.Err() != nil {
+		return
+	}
+	f := outcome(err)
+	if f != nil && (f.Unsubscribed || f.Status == http.StatusBadRequest || f.Status == http.StatusNotFound) {
+		k.ended(m, nil)
+		k.lost(m, w.joined, s, f)
+		return
+	}
+	k.ended(m, f)
+	now := time.Now()
+	k.mu.Lock()
+	if m.joined != w.joined || m.now != s {
+		m.done(w.joined)
+		k.mu.Unlock()
+		return
+	}
+	m.writing, s.authorising = false, false
+	if f != nil {
+		s.failures++
+		s.renewAt = now.Add(f.Pause(s.failures))
+	} else {
+		s.failures, s.renewed = 0, now
+		s.expire(now, expires)
+	}
+	next, failures := s.renewAt, s.failures
+	m.plan()
+	k.changed()
+	k.mu.Unlock()
+	if f != nil {
+		if failures == 1 {
+			k.o.Log.Warn("a subscription at Microsoft Graph cannot be renewed", zap.String("mailbox", at.Primary), zap.Time("next_try", next), zap.Error(f))
+		}
+		return
+	}
+	k.recordExpiry(m, at.Primary, s.id, expires)
+}
+
+// done notes that a write for this joining has come to nothing. It is called with mu held.
+func (m *Member) done(joined int) {
+	if m.joined != joined {
+		return
+	}
+	m.writing = false
+	m.plan()
+	m.keeper.changed()
+}
+
+// recordExpiry writes down until when a subscription lives. Where that fails it is renewed again after the next start.
+func (k *Keeper) recordExpiry(m *Member, address, id string, expires time.Time) {
+	err := m.box.Update(k.ctx, func(d *subscriptions.Draft) {
+		if d.Graph != nil && d.Graph.ID == id {
+			next := *d.Graph
+			next.Expires = expires
+			d.Graph = &next
+		}
+	})
+	if err != nil && k.ctx.Err() == nil && !errors.Is(err, subscriptions.ErrNoMailbox) {
+		k.o.Log.Warn("the expiry of a subscription could not be recorded", zap.String("mailbox", address), zap.Error(err))
+	}
+}
+
+// lost notes that Graph does not have a subscription any more.
+func (k *Keeper) lost(m *Member, joined int, s *subscription, f *fault.Error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !m.in || m.joined != joined {
+		return
+	}
+	m.writing = false
+	if m.now == s {
+		k.o.Log.Info("a subscription at Microsoft Graph is lost; the mailbox is subscribed anew", zap.String("mailbox", m.at.Primary), zap.Error(f))
+		m.lose()
+	}
+	m.plan()
+	k.changed()
+}
+
+// remove removes a subscription. Its mailbox's record forgets it before: else the next start would take it up.
+func (k *Keeper) remove(w write) {
+	err := k.forget(w)
+	if err == nil {
+		err = k.delete(w.id)
+	}
+	if err == nil || k.ctx.Err() != nil {
+		return
+	}
+	w.tries++
+	if w.tries >= removals {
+		k.o.Log.Warn("a subscription at Microsoft Graph could not be removed; it ends by itself", zap.Error(err))
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.writes.waiting[removal] = append(k.writes.waiting[removal], w)
+}
+
+// forget takes a subscription that is to be removed out of the record of its mailbox.
+func (k *Keeper) forget(w write) error {
+	if w.member == nil {
+		return nil
+	}
+	r := w.member.box.Record().Graph
+	if r == nil || r.ID != w.id {
+		return nil
+	}
+	err := w.member.box.Update(k.ctx, func(d *subscriptions.Draft) {
+		if d.Graph != nil && d.Graph.ID == w.id {
+			d.Graph = nil
+		}
+	})
+	if errors.Is(err, subscriptions.ErrNoMailbox) {
+		return nil
+	}
+	return err
+}
+
+func (k *Keeper) delete(id string) error {
+	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
+	defer cancel()
+	return k.late("DELETE subscriptions", k.o.Server.Delete(short, id))
+}
