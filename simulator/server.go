@@ -288,7 +288,8 @@ func (s *Server) startGraph(ctx context.Context, certificate tls.Certificate) er
 	}
 	s.GraphURL = "https://" + l.Addr().String()
 	s.graph.Locate(s.GraphURL)
-	s.serveHTTP(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}}), &http.Server{Handler: s.graph})
+	secure := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2", "http/1.1"}}
+	s.serveHTTP(tls.NewListener(l, secure), &http.Server{Handler: s.graph})
 	return nil
 }
 

@@ -46,6 +46,7 @@ func TestNotificationsAreHeldWhenTheTokenOfTheirSubscriptionHasRunOut(t *testing
 			if g := refresh(w, id); g.status >= 300 {
 				t.Fatalf("%s: %d %s", name, g.status, g.raw)
 			}
+			synctest.Wait()
 			second := w.deliver(user, 2, 0)
 			if got := w.items(); !slices.Equal(got, []string{first, second}) {
 				t.Errorf("%s: told %v, want %s, %s", name, got, first, second)
@@ -102,6 +103,7 @@ func TestFaultsOfNotifications(t *testing.T) {
 			first := w.deliver(user, 1, 0)
 			synctest.Wait()
 			second := w.deliver(user, 2, 0)
+			w.pass(time.Second)
 			if got, want := w.items(), c.want(first, second); !slices.Equal(got, want) {
 				t.Errorf("%s: told %v, want %v", name, got, want)
 			}

@@ -58,6 +58,7 @@ type world struct {
 	asked   []*url.URL                               // of handshakes
 	answer  func(post) (status int, d time.Duration) // of the endpoint; nil: 202 at once
 	echo    func(token string) *http.Response        // nil: as it should
+	echoIn  time.Duration                            // so late is the answer of a handshake
 	problem error                                    // of the endpoint
 }
 
@@ -288,8 +289,13 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Query().Has("validationToken") {
 		w.mu.Lock()
 		w.asked = append(w.asked, r.URL)
-		echo := w.echo
+		echo, wait := w.echo, w.echoIn
 		w.mu.Unlock()
+		select {
+		case <-time.After(wait):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 		token := r.URL.Query().Get("validationToken")
 		if echo != nil {
 			return echo(token), nil

@@ -68,8 +68,13 @@ func (s *Server) arrived(sub *subscription, address string, n notification) {
 		}
 		s.enqueue(sub.url, n)
 	}
-	s.releaseLater(sub)
+	if len(sub.later) > 0 {
+		s.after(behind, func() { s.releaseLater(sub) })
+	}
 }
+
+// behind is how long what was held back comes after what it was held back for, as posts run at a time.
+const behind = 100 * time.Millisecond
 
 // releaseLater queues what was held back. s.mu is held.
 func (s *Server) releaseLater(sub *subscription) {

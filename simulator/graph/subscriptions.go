@@ -172,6 +172,13 @@ func (c *call) subscribe() {
 		c.fail(http.StatusConflict, "ObjectIdentifierInUse", "Subscription Id "+other+" already exists for the requested combination.")
 		return
 	}
+	if now, err := c.s.mail.AtOnline(box.Address); err != nil || now.GUID != box.GUID { // it moved away before the subscription was there
+		c.s.mu.Lock()
+		c.s.drop(sub)
+		c.s.mu.Unlock()
+		c.extension(http.StatusNotFound, textElsewhere)
+		return
+	}
 	c.s.logf("graph: %s: subscription %s", box.Address, sub.id)
 	c.ok(http.StatusCreated, "subscriptions/$entity", c.s.wire(sub))
 }

@@ -54,6 +54,17 @@ func TestSubscriptionIsNotMadeWhereTheHandshakeFails(t *testing.T) {
 		})
 	}
 	run(t, func(w *world) {
+		w.echoIn = 9 * time.Second
+		if g := w.subscribe(map[string]any{"lifecycleNotificationUrl": nil}); g.status != http.StatusCreated {
+			t.Errorf("after 9 s: %d %s", g.status, g.raw)
+		}
+		w.echoIn = 11 * time.Second
+		began := time.Now()
+		if g := w.subscribe(map[string]any{"changeType": "created,updated"}); g.status != http.StatusBadRequest || !strings.Contains(g.raw, "timed out") || time.Since(began) != 10*time.Second {
+			t.Errorf("after 11 s: %d %s after %v", g.status, g.raw, time.Since(began))
+		}
+	})
+	run(t, func(w *world) {
 		w.set(unreachable, faults.Fault{})
 		if g := w.subscribe(nil); g.status != http.StatusBadRequest || !strings.Contains(g.raw, "timed out") {
 			t.Errorf("%d %s", g.status, g.raw)
