@@ -19,6 +19,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -37,7 +38,7 @@ type parser struct {
 // operation is one call: its name, what it sends, and how its answer is read.
 type operation struct {
 	name        string
-	purpose     purpose
+	purpose     pace.Purpose
 	body        func(b *bytes.Buffer, version string)
 	read        bool          // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 	unparseable string        // the code of an answer that cannot be understood
@@ -50,20 +51,19 @@ type operation struct {
 // call runs one operation and returns the Answer of the server. Its error is an *Error, or that of ctx. Its time begins when its turn has
 // come.
 func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
-	places := c.o.Pace.places[op.purpose]
-	own, place := places.enter(ctx, t.Mailbox, op.first)
-	if place == nil {
+	own, place, ok := c.o.Pace.Enter(ctx, op.purpose, t.Mailbox, op.first)
+	if !ok {
 		return a, newError(op.name, CodeHangs, "", 0, nil)
 	}
-	defer func() { places.leave(place, endingOf(err)) }()
-	if err := c.o.Pace.turn(own, op.purpose, op.name); err != nil {
+	defer func() { place.Leave(endingOf(err)) }()
+	if err := c.o.Pace.Turn(own, op.purpose, op.name); err != nil {
 		return a, err
 	}
-	places.begin(place)
+	place.Begin()
 	version := c.o.Dialect.Version()
 	a, err = c.ask(own, t, op, version)
 	if version != version2010 && refuses(err) {
-		if err := c.o.Pace.turn(own, op.purpose, op.name); err != nil {
+		if err := c.o.Pace.Turn(own, op.purpose, op.name); err != nil {
 			return a, err
 		}
 		a, err = c.ask(own, t, op, version2010)
@@ -71,11 +71,11 @@ func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, er
 	}
 	switch {
 	case err == nil || ctx.Err() != nil:
-	case errors.Is(context.Cause(own), errHangs):
+	case errors.Is(context.Cause(own), pace.ErrHangs):
 		err = newError(op.name, CodeHangs, "", 0, nil)
 	case fault.Of(err).Code == proxy.CodeTimeout:
-		places.hung(t.Mailbox)
-		if op.within > 0 && time.Since(place.began) >= op.within {
+		place.Hung()
+		if op.within > 0 && time.Since(place.Began()) >= op.within {
 			err = hangs(op)
 		}
 	}
@@ -90,15 +90,15 @@ func hangs(op operation) *Error {
 }
 
 // endingOf says what an error says of the server's pace.
-func endingOf(err error) ending {
+func endingOf(err error) pace.Ending {
 	if err == nil {
-		return well
+		return pace.Well
 	}
 	switch fault.Of(err).Code {
 	case "ErrorServerBusy", "ErrorInsufficientResources", "HTTP 503", "HTTP 429":
-		return busy
+		return pace.Busy
 	}
-	return failed
+	return pace.Failed
 }
 
 // ask is one request of a call.

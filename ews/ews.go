@@ -6,12 +6,12 @@
 package ews
 
 import (
-	"context"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -21,18 +21,13 @@ const (
 	defaultSilence = 90 * time.Second
 )
 
-// Limiter spreads calls over time; *rate.Limiter of golang.org/x/time is one.
-type Limiter interface {
-	Wait(ctx context.Context) error
-}
-
 // Options of a Client. Only HTTP is needed.
 type Options struct {
 	HTTP      http.RoundTripper // authorised; a redirect is never followed
 	UserAgent string            // fixed, as administrators match on it: mailbell/<version>
 	Timeout   time.Duration     // of a call, and of a stream until its first byte, but there 10 s at most; 0: 60 s
 	Silence   time.Duration     // a stream without a byte for this long is dead; 0: 90 s
-	Pace      *Pace             // shared by the clients of the same servers; nil: this client's own
+	Pace      *pace.Pace        // shared by the clients of the same servers; nil: this client's own
 	Dialect   *Dialect          // shared by the clients of the same servers; nil: this client's own
 }
 
@@ -52,7 +47,7 @@ func New(o Options) *Client {
 		o.Silence = defaultSilence
 	}
 	if o.Pace == nil {
-		o.Pace = NewPace(0, 0)
+		o.Pace = pace.New(0, 0)
 	}
 	if o.Dialect == nil {
 		o.Dialect = &Dialect{}
@@ -61,13 +56,13 @@ func New(o Options) *Client {
 }
 
 // Listings is how many listings it is worth to have under way at once, by all clients of the same servers.
-func (c *Client) Listings() int { return c.o.Pace.places[listing].worth() }
+func (c *Client) Listings() int { return c.o.Pace.Worth(pace.Listing) }
 
 // Reads is how many calls of GetItem it is worth to have under way at once, by all clients of the same servers.
-func (c *Client) Reads() int { return c.o.Pace.places[reading].worth() }
+func (c *Client) Reads() int { return c.o.Pace.Worth(pace.Reading) }
 
 // Subscribes is how many calls of Subscribe it is worth to have under way at once.
-func (c *Client) Subscribes() int { return c.o.Pace.places[subscribing].worth() }
+func (c *Client) Subscribes() int { return c.o.Pace.Worth(pace.Subscribing) }
 
 // Target is the mailbox of an operation, and the URL.
 type Target struct {

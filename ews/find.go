@@ -7,6 +7,7 @@ import (
 	"context"
 	"strconv"
 
+	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -20,7 +21,7 @@ func (c *Client) FindItem(ctx context.Context, t Target, offset, most int) (List
 	offset, most = max(offset, 0), min(max(most, 1), MaxPage)
 	var l Listing
 	a, err := c.call(ctx, t, operation{
-		name: "FindItem", purpose: listing, unparseable: CodeUnparseableAnswer, read: true,
+		name: "FindItem", purpose: pace.Listing, unparseable: CodeUnparseableAnswer, read: true,
 		body: findItem(offset, most),
 		message: func(s *scanner) *problem {
 			p := begin(s)

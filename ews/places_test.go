@@ -104,39 +104,6 @@ func TestLookUpsListingsAndSubscribingThatHangLeaveReadingAlone(t *testing.T) {
 	})
 }
 
-func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPlaces(256)[reading]
-		_, c := p.enter(t.Context(), "slow", false)
-		p.begin(c)
-		<-time.After(2 * time.Second)
-		p.leave(c, well)
-		for i := range p.room() {
-			own, c := p.enter(t.Context(), fmt.Sprint(i), false)
-			p.begin(c)
-			defer func() {
-				if own.Err() != nil {
-					t.Error("a call was given up")
-				}
-			}()
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		_, c = p.enter(ctx, "another", false)
-		p.leave(c, failed)
-	})
-}
-
-func TestTheSuspectsAreBounded(t *testing.T) {
-	p := newPlaces(256)[reading]
-	for i := range 3 * maxSuspects {
-		p.hung(fmt.Sprint(i))
-	}
-	if len(p.suspects) > maxSuspects {
-		t.Errorf("%d", len(p.suspects))
-	}
-}
-
 func TestAServerThatStallsForAMomentHasNoCallGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pace"
 )
 
 const (
@@ -70,7 +71,7 @@ func (c *Client) GetStreamingEvents(ctx context.Context, t Target, ids []string,
 // stream is one request for a stream.
 func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int, version string) (*Stream, error) {
 	const op = "GetStreamingEvents"
-	if err := c.o.Pace.turn(ctx, reading, op); err != nil {
+	if err := c.o.Pace.Turn(ctx, pace.Reading, op); err != nil {
 		return nil, err
 	}
 	timed, release := context.WithTimeoutCause(ctx, time.Duration(minutes)*time.Minute+overtime, errOverdue)

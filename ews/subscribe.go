@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/pace"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 // of ctx.
 func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
-		name: "Subscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, within: subscribeWithin,
+		name: "Subscribe", purpose: pace.Subscribing, unparseable: CodeUnparseableAnswer, within: subscribeWithin,
 		first: t.Affinity && t.Anchor == t.Mailbox, // the others of its group wait for the cookie
 		body:  fixed(subscribe),
 		message: func(s *scanner) *problem {
@@ -42,7 +44,7 @@ func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, 
 // Unsubscribe ends a subscription. If the server no longer knows it, the error is an *Error with the code ErrorSubscriptionNotFound.
 func (c *Client) Unsubscribe(ctx context.Context, t Target, id string) error {
 	_, err := c.call(ctx, t, operation{
-		name: "Unsubscribe", purpose: subscribing, unparseable: CodeUnparseableAnswer, within: unsubscribeWithin,
+		name: "Unsubscribe", purpose: pace.Subscribing, unparseable: CodeUnparseableAnswer, within: unsubscribeWithin,
 		body: unsubscribe(id), message: plainMessage,
 	})
 	return err

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/pace"
 )
 
 // capacity is a server that takes a while for each call, and answers so many a second: the others queue at it.
@@ -95,7 +97,7 @@ func TestLiveMailIsReadWithinASecondWhileEverythingIsListed(t *testing.T) {
 	for name, perSecond := range map[string]int{"at the server's own pace": 0, "at a rate that is configured": 100} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := New(Options{HTTP: newCapacity(t, 600, 2*time.Millisecond), Pace: NewPace(perSecond, 0)})
+				c := New(Options{HTTP: newCapacity(t, 600, 2*time.Millisecond), Pace: pace.New(perSecond, 0)})
 				ctx, cancel := context.WithCancel(t.Context())
 				var listings sync.WaitGroup
 				for range 1000 {
@@ -155,15 +157,15 @@ func TestAServerThatIsBusyIsCalledLessAtOnceAndThenMoreAgain(t *testing.T) {
 				<-time.After(time.Second)
 				return most.Load()
 			}
-			if n := after(10 * time.Second); n != MaxInFlight/otherShare {
+			if n := after(10 * time.Second); n != pace.MaxInFlight/8 {
 				t.Errorf("%d calls at once, while all is well", n)
 			}
 			busy.Store(true)
-			if n := after(15 * time.Second); n > leastWindow {
+			if n := after(15 * time.Second); n > 2 {
 				t.Errorf("%d calls at once, while the server is busy", n)
 			}
 			busy.Store(false)
-			if n := after(15 * time.Second); n != MaxInFlight/otherShare {
+			if n := after(15 * time.Second); n != pace.MaxInFlight/8 {
 				t.Errorf("%d calls at once, after it was busy", n)
 			}
 			cancel()
@@ -174,7 +176,7 @@ func TestAServerThatIsBusyIsCalledLessAtOnceAndThenMoreAgain(t *testing.T) {
 
 func TestASubscribeHasItsTimeFromItsTurnOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := New(Options{HTTP: newCapacity(t, 1000, 10*time.Millisecond), Pace: NewPace(2, 0)})
+		c := New(Options{HTTP: newCapacity(t, 1000, 10*time.Millisecond), Pace: pace.New(2, 0)})
 		var calls sync.WaitGroup
 		for range 100 { // nearly a minute of them
 			calls.Go(func() {
@@ -189,7 +191,7 @@ func TestASubscribeHasItsTimeFromItsTurnOn(t *testing.T) {
 
 func TestWhoWaitsForTheRateIsNotTakenForOneThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := New(Options{HTTP: newCapacity(t, 1000, 10*time.Millisecond), Pace: NewPace(1, 0)})
+		c := New(Options{HTTP: newCapacity(t, 1000, 10*time.Millisecond), Pace: pace.New(1, 0)})
 		var calls sync.WaitGroup
 		for i := range 40 {
 			calls.Go(func() {

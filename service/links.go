@@ -23,6 +23,7 @@ import (
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
@@ -116,10 +117,10 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, RequestsPerSecond: x.RequestsPerSecond, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
 			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
 		}
-		pace := ews.NewPace(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
+		shared := pace.New(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
 		entry.Dialect = &ews.Dialect{}
 		out := s.outbound(x)
-		inFlight := cmp.Or(x.RequestsInFlight, ews.MaxInFlight)
+		inFlight := cmp.Or(x.RequestsInFlight, pace.MaxInFlight)
 		out.Idle = min(maxIdle, inFlight)
 		out.Shared = out.Transport()
 		l.idle = append(l.idle, out.Shared)
@@ -155,13 +156,13 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
 				l.idle = append(l.idle, c)
 			}
-			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Pace: pace, Dialect: entry.Dialect})
+			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Pace: shared, Dialect: entry.Dialect})
 			exchange := listener.EWS{Client: client, ConnectionTimeout: x.ConnectionTimeout}
 			link.exchange = walked{exchange}
 			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange, Pushes: exchange}
 			if x.EWSURL == "" {
 				o := autodiscover.Options{
-					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: pace.LookUps(),
+					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: shared.LookUps(),
 					Elsewhere: elsewhere(c.Exchange, i),
 				}
 				if x.Type == config.Online {

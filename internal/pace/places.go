@@ -1,4 +1,4 @@
-package ews
+package pace
 
 // The places of calls: how many of one purpose are under way at once, and what becomes of those that hang.
 
@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
-// purpose of calls. Each has places of its own, so that look-ups, subscribing and listings that hang leave those of live mail alone.
-type purpose uint8
+// Purpose of calls. Each has places of its own, so that look-ups, subscribing and listings that hang leave those of live mail alone.
+type Purpose uint8
 
+// The purposes.
 const (
-	reading     purpose = iota // GetItem: live mail waits for it
-	listing                    // FindItem
-	subscribing                // Subscribe and Unsubscribe
-	looking                    // GetFolder: where a mailbox lives
+	Reading     Purpose = iota // messages by their ids: live mail waits for it
+	Listing                    // of an Inbox
+	Subscribing                // making subscriptions and giving them back
+	Looking                    // where a mailbox lives
 	purposes
 )
 
@@ -39,8 +40,8 @@ const (
 	ahead = 8
 )
 
-// errHangs is the cause with which a call is given up for others.
-var errHangs = errors.New("given up, as others wait")
+// ErrHangs is the cause with which a call is given up for others.
+var ErrHangs = errors.New("given up, as others wait")
 
 // places of the calls of one purpose.
 type places struct {
@@ -86,7 +87,7 @@ func newPlaces(inFlight int) (all [purposes]*places) {
 		all[k] = of(others, firstWindow)
 	}
 	live := inFlight - (int(purposes)-1)*others
-	all[reading] = of(live, firstReads)
+	all[Reading] = of(live, firstReads)
 	return all
 }
 
@@ -100,7 +101,7 @@ func (p *places) worth() int {
 // room is how many calls may be under way. It is called with mu held.
 func (p *places) room() int { return min(int(p.window.most), p.window.room()+p.lent) }
 
-// enter waits for a place; one that others wait for is the first to get it. The context is the call's from then on; it ends with errHangs where the call is given up for others. nil: the
+// enter waits for a place; one that others wait for is the first to get it. The context is the call's from then on; it ends with ErrHangs where the call is given up for others. nil: the
 // mailbox hung before, and there is no place for such.
 func (p *places) enter(ctx context.Context, mailbox string, first bool) (context.Context, *place) {
 	own, cancel := context.WithCancelCause(ctx)
@@ -108,7 +109,7 @@ func (p *places) enter(ctx context.Context, mailbox string, first bool) (context
 	p.mu.Lock()
 	if _, suspect := p.suspects[mailbox]; suspect && p.suspected() >= max(1, int(p.window.most)/suspectShare) {
 		p.mu.Unlock()
-		cancel(errHangs)
+		cancel(ErrHangs)
 		return own, nil
 	}
 	if len(p.queue) == 0 && len(p.held) < p.room() {
@@ -161,17 +162,18 @@ func (p *places) suspected() (n int) {
 	return n
 }
 
-// ending is how a call ended, as far as it says something of the server's pace.
-type ending uint8
+// Ending is how a call ended, as far as it says something of the server's pace.
+type Ending uint8
 
+// The endings.
 const (
-	failed ending = iota // it says nothing
-	well
-	busy // the server is too busy
+	Failed Ending = iota // it says nothing
+	Well
+	Busy // the server is too busy
 )
 
 // leave gives a place back, or ends the wait for it; whoever has waited the longest gets it.
-func (p *places) leave(c *place, how ending) {
+func (p *places) leave(c *place, how Ending) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.cancel(nil)
@@ -181,13 +183,13 @@ func (p *places) leave(c *place, how ending) {
 	}
 	now := time.Now()
 	switch how {
-	case well:
+	case Well:
 		delete(p.suspects, c.mailbox)
 		p.slow, p.answered = now.Sub(c.began) >= hanging, now
 		p.window.answered(now.Sub(c.taken), len(p.queue) > 0 || len(p.held) >= p.room(), now)
-	case busy:
+	case Busy:
 		p.window.refused(now)
-	case failed:
+	case Failed:
 	}
 	if c.lent {
 		p.lent--
@@ -235,7 +237,7 @@ func (p *places) passOne() {
 		c := p.held[i]
 		c.givenUp = true // its place is free once it has gone
 		p.suspect(c.mailbox)
-		c.cancel(errHangs)
+		c.cancel(ErrHangs)
 	}
 }
 

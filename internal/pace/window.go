@@ -1,4 +1,4 @@
-package ews
+package pace
 
 // How many calls are worth being under way at once: what a server's own answers say of that.
 
