@@ -4,6 +4,7 @@ package graph
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -17,7 +18,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/internal/pace"
+	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/proxy"
 )
 
 const (
@@ -46,25 +51,110 @@ const (
 
 // operation is one call: its name, what it sends, and how its answer is read.
 type operation struct {
-	name    string // as errors tell it: "GET messages"
-	about   about
-	mailbox string // whose; empty: of none
-	method  string
-	url     string   // all of it
-	body    any      // sent as JSON; nil: none
-	answer  any      // where the JSON of the answer goes; nil: only the status matters
-	secrets []string // that no error may show
-	repeats bool     // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
+	name     string // as errors tell it: "GET messages"
+	about    about
+	mailbox  string // whose; empty: of none
+	method   string
+	url      string   // all of it
+	body     any      // sent as JSON; nil: none
+	answer   any      // where the JSON of the answer goes; nil: only the status matters
+	secrets  []string // that no error may show
+	looks    bool     // it is a look-up of where the mailbox is
+	requests int      // that a batch makes of the mailbox at once; 0: it is one
+	repeats  bool     // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 }
 
-// call runs one operation. Its error is an *Error, or that of ctx.
+// gate is the gate at which an operation waits.
+func (op operation) gate() string {
+	switch op.about {
+	case aboutMaking, aboutExisting, aboutAll:
+		return ofSubscriptions
+	}
+	return op.mailbox
+}
+
+// purpose of a call, for the pace.
+func (op operation) purpose() pace.Purpose {
+	switch {
+	case op.about == aboutMessage:
+		return pace.Reading
+	case op.looks:
+		return pace.Looking
+	case op.about == aboutInbox:
+		return pace.Listing
+	}
+	return pace.Subscribing
+}
+
+// call runs one operation. Its error is an *Error, or that of ctx. Its time begins when its turn has come.
 func (c *Client) call(ctx context.Context, op operation) (Answer, error) {
-	a, err := c.ask(ctx, op)
+	for waited := time.Duration(0); ; {
+		a, err := c.turn(ctx, op)
+		e, _ := errors.AsType[*Error](err)
+		if e == nil || !e.app {
+			return a, err
+		}
+		wait := backoff.Jitter(e.Fault.After)
+		if waited += wait; waited > patience {
+			return a, err
+		}
+		if !pause.For(ctx, wait) {
+			return a, fmt.Errorf("%s: waiting for its turn: %w", op.name, ctx.Err())
+		}
+	}
+}
+
+// turn makes the request of an operation as soon as it may be made.
+func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
+	requests := max(1, op.requests)
+	closed, err := c.gates.enter(ctx, op.gate(), requests)
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%s: waiting for its turn: %w", op.name, err)
+	case closed.held > 0:
+		return a, heldError(op, closed)
+	}
+	defer c.gates.leave(op.gate(), requests, nil)
+	own, place, ok := c.o.Pace.Enter(ctx, op.purpose(), cmp.Or(op.mailbox, op.url), false)
+	if !ok {
+		return a, newError(op, said{code: CodeHangs})
+	}
+	defer func() { place.Leave(endingOf(err)) }()
+	if err := c.o.Pace.Turn(own, op.purpose(), op.name); err != nil {
+		return a, err
+	}
+	if closed := c.gates.pass(op.gate()); closed.held > 0 { // meanwhile
+		return a, heldError(op, closed)
+	}
+	place.Begin()
+	a, err = c.ask(own, op)
 	a.Ended = time.Now()
-	if e, ok := errors.AsType[*Error](err); ok {
+	e, _ := errors.AsType[*Error](err)
+	switch {
+	case ctx.Err() != nil:
+		return a, err
+	case errors.Is(context.Cause(own), pace.ErrHangs):
+		return a, newError(op, said{code: CodeHangs})
+	case e != nil && e.Fault.Code == proxy.CodeTimeout:
+		place.Hung()
+	}
+	if e != nil {
 		e.RequestID = a.RequestID
 	}
+	c.gates.note(op.gate(), a.Began, e)
 	return a, err
+}
+
+// endingOf says what an error says of the server's pace.
+func endingOf(err error) pace.Ending {
+	e, ok := errors.AsType[*Error](err)
+	switch {
+	case err == nil:
+		return pace.Well
+	case ok && throttles(e.Fault):
+		return pace.Busy
+	}
+	return pace.Failed
 }
 
 // ask makes the request and reads the answer.

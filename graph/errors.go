@@ -46,6 +46,9 @@ const (
 	CodeDenied      = "subscribing denied"  // the app may not subscribe to this mailbox
 	CodePolicy      = "access policy"       // an application access policy keeps the app from this mailbox
 	CodeThrottled   = "throttled"           // whatever Graph calls it
+	CodeCrowded     = "crowded"             // the same, because of how much is asked for of one mailbox at once
+	CodeHeld        = "held back"           // nothing was asked for, as Graph has refused other requests for now
+	CodeHangs       = "hangs"               // a mailbox whose calls were given up, as others waited for their places
 	CodeUnparseable = "unparseable answer"  // of Graph
 	CodeForeign     = "not Graph"           // something that is no answer of Graph at all
 	CodeRedirect    = "redirect"            // HTTP 3xx
@@ -99,13 +102,16 @@ var table = []Row{
 		Meaning: "the subscription cannot be renewed as it is: a new one is made"},
 
 	// Throttling and temporary trouble.
-	{Status: http.StatusTooManyRequests, Text: "MailboxConcurrency", As: CodeThrottled,
+	{Status: http.StatusTooManyRequests, Text: "MailboxConcurrency", As: CodeCrowded,
 		Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,
 		Meaning: "more of one mailbox was asked for at once than Graph allows"},
 	{Status: http.StatusTooManyRequests, As: CodeThrottled, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
 		Meaning: "Graph throttles the app; asking again at once would prolong it"},
 	{Code: "ApplicationThrottled", As: CodeThrottled, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
 		Meaning: "Graph throttles the app; asking again at once would prolong it"},
+	{Code: CodeHeld, Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "Graph has refused other requests for now"},
+	{Code: CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,
+		Meaning: "Graph does not answer for this mailbox while it does for others; the call was given up, so that they need not wait"},
 	{Code: "ErrorServerBusy", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the mailbox's server throttles the app"},
 	{Code: "ErrorTooManyObjectsOpened", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
 		Meaning: "the app has too much open in the mailbox"},
@@ -255,6 +261,9 @@ type said struct {
 type Error struct {
 	Fault     *fault.Error
 	RequestID string // client-request-id: what to look for in Microsoft's logs; "": no request was made
+
+	asked time.Duration // Retry-After; 0: none
+	app   bool          // with CodeHeld: nothing is asked for of any mailbox
 }
 
 func (e *Error) Error() string { return e.Fault.Error() }
@@ -287,7 +296,7 @@ func newError(op operation, s said) *Error {
 	if row.As == CodeExists {
 		f.Subscriptions = subscriptionID.FindAllString(s.text, 1)
 	}
-	return &Error{Fault: f}
+	return &Error{Fault: f, asked: s.after}
 }
 
 // subscriptionID finds the id of the subscription that exists already in Graph's text: a GUID.

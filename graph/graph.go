@@ -6,6 +6,8 @@
 //	messages.go      the Inbox: a look at it, its listing, messages by their ids
 //	subscription.go  subscriptions: made, renewed, deleted, listed
 //	notification.go  what Graph posts to a callback
+//	throttle.go      what Graph allows at once, and how long nothing is asked for after it has refused
+//	inboxes.go       which folder the Inbox of a mailbox is
 //
 // Sources: the reference and the concepts of Microsoft Graph on Microsoft Learn, and, where these say nothing, recorded answers.
 package graph
@@ -17,12 +19,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/pace"
 )
 
 const (
 	defaultTimeout = 60 * time.Second // a batch runs as long as the slowest of its requests
-	// inFlight is how many calls may be under way at once.
-	inFlight = 64
 	// version is the only version of Graph's API that is for production.
 	version = "/v1.0"
 )
@@ -33,6 +35,7 @@ type Options struct {
 	Base      string            // of the cloud: https://graph.microsoft.com
 	UserAgent string            // fixed, as administrators match on it: mailbell/<version>
 	Timeout   time.Duration     // of a call; 0: 60 s
+	Pace      *pace.Pace        // shared by the clients of an exchange entry; nil: this client's own
 	Preview   bool              // messages are read with their preview, which takes the permission Mail.Read
 }
 
@@ -40,6 +43,7 @@ type Options struct {
 type Client struct {
 	o       Options
 	root    string // Base and the version
+	gates   gates
 	inboxes inboxes
 	few     atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
 	buffers sync.Pool    // of *bytes.Buffer: answers
@@ -50,14 +54,17 @@ func New(o Options) *Client {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
 	}
-	return &Client{o: o, root: Root(o.Base), inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
+	if o.Pace == nil {
+		o.Pace = pace.New(0, 0)
+	}
+	return &Client{o: o, root: Root(o.Base), gates: newGates(), inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
 }
 
-// Listings is how many listings it is worth to have under way at once.
-func (c *Client) Listings() int { return inFlight / 4 }
+// Listings is how many listings it is worth to have under way at once, by all clients of the exchange entry.
+func (c *Client) Listings() int { return c.o.Pace.Worth(pace.Listing) }
 
-// Reads is how many calls of Read it is worth to have under way at once.
-func (c *Client) Reads() int { return inFlight }
+// Reads is how many calls of Read it is worth to have under way at once, by all clients of the exchange entry.
+func (c *Client) Reads() int { return c.o.Pace.Worth(pace.Reading) }
 
 // Root is the URL that all calls of a Client begin with: https://graph.microsoft.com/v1.0.
 func Root(base string) string { return strings.TrimSuffix(base, "/") + version }

@@ -20,8 +20,6 @@ const (
 	MaxPage = 1000
 	// MaxItems is how many messages one Read may ask for: the longest batch.
 	MaxItems = 20
-	// together is how many requests of one batch are about one mailbox: as many as it answers at once.
-	together = 4
 	// fewFor is how long only what Mail.ReadBasic.All shows is asked for, after more was refused: a permission that is granted takes up to
 	// an hour to be in a token.
 	fewFor = time.Hour
@@ -37,7 +35,7 @@ type folder struct {
 func (c *Client) Look(ctx context.Context, mailbox string) (Answer, error) {
 	var f folder
 	a, err := c.call(ctx, operation{
-		name: "GET mailFolders/inbox", about: aboutInbox, mailbox: mailbox, method: http.MethodGet, repeats: true,
+		name: "GET mailFolders/inbox", about: aboutInbox, looks: true, mailbox: mailbox, method: http.MethodGet, repeats: true,
 		url: c.mailboxURL(mailbox, "/mailFolders/inbox?$select=id"), answer: &f,
 	})
 	if err == nil {
@@ -145,7 +143,7 @@ func (c *Client) readAll(ctx context.Context, mailbox string, ids []string, few 
 	}
 	var all []Item
 	var last Answer
-	for some := range slices.Chunk(ids, together) {
+	for some := range slices.Chunk(ids, c.gates.room(mailbox)) {
 		items, a, err := c.readSome(ctx, mailbox, some, few)
 		if err != nil {
 			return nil, a, err
@@ -228,7 +226,7 @@ func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few
 	}
 	op := operation{
 		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodPost, url: c.root + "/$batch", body: batch, answer: &got,
-		repeats: true,
+		repeats: true, requests: len(ids),
 	}
 	a, err := c.call(ctx, op)
 	if err != nil {
@@ -248,6 +246,7 @@ func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few
 		case r.Status != http.StatusOK:
 			refused := r.refused(op)
 			refused.RequestID = a.RequestID
+			c.gates.note(op.gate(), a.Began, refused)
 			items[i].Err = refused
 		case json.Unmarshal(r.Body, &m) != nil:
 			items[i].Err = unparseable(op, "it is not the JSON of a message")

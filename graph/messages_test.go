@@ -78,7 +78,7 @@ func TestOneMessageIsReadByItselfAndSeveralByABatchOfWhatAMailboxAnswersAtOnce(t
 		}
 		var list []string
 		requests := parsed(t, body)["requests"].([]any)
-		if len(requests) > together {
+		if len(requests) > atOnce {
 			t.Errorf("%d at once", len(requests))
 		}
 		for _, one := range requests {

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
@@ -93,7 +94,7 @@ func (h *health) note(mailbox string, err error) error {
 		return nil
 	}
 	switch f := fault.Of(err); {
-	case f.Code == ews.CodeHangs: // the server has said nothing
+	case f.Code == ews.CodeHangs || f.Code == graph.CodeHangs || f.Code == graph.CodeHeld: // the server has said nothing
 		return err
 	case f.Scope < fault.Account: // the server let it in
 		h.works(mailbox)

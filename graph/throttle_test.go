@@ -1,0 +1,372 @@
+package graph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// service is a Graph that answers after 50 ms, and counts.
+type service struct {
+	takes time.Duration
+	// refuse says how a request is refused, or "" where it is not: by status, and Retry-After in seconds.
+	refuse func(mailbox string, open int) (status int, body, after string)
+
+	mu   sync.Mutex
+	open map[string]int
+	most map[string]int
+	all  map[string]int // requests, by mailbox
+	bad  int            // refused
+}
+
+func newService() *service {
+	return &service{takes: 50 * time.Millisecond, open: map[string]int{}, most: map[string]int{}, all: map[string]int{}}
+}
+
+func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
+	parts := strings.Split(r.URL.Path, "/")
+	mailbox := parts[min(3, len(parts)-1)]
+	n := 1
+	if mailbox == "$batch" {
+		mailbox, n = mara, atOnce
+	}
+	s.mu.Lock()
+	s.all[mailbox] += n
+	s.open[mailbox] += n
+	s.most[mailbox] = max(s.most[mailbox], s.open[mailbox])
+	status, body, after := http.StatusOK, `{"id":"1","value":[]}`, ""
+	if s.refuse != nil {
+		if st, b, a := s.refuse(mailbox, s.open[mailbox]); st != 0 {
+			status, body, after = st, b, a
+			s.bad++
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case <-time.After(s.takes):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	s.mu.Lock()
+	s.open[mailbox] -= n
+	s.mu.Unlock()
+	return reply(r, status, body, "Retry-After", after), nil
+}
+
+func (s *service) client() *Client { return New(Options{Base: base, HTTP: s}) }
+
+func TestOfAMailboxNoMoreIsAskedForAtOnceThanItAnswersAndOthersDoNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.takes = time.Second
+		c := s.client()
+		var calls sync.WaitGroup
+		for i := range 20 {
+			calls.Go(func() {
+				var err error
+				if i%5 == 0 {
+					_, _, err = c.Read(t.Context(), mara, []string{"1", "2", "3", "4"})
+				} else {
+					_, err = c.Messages(t.Context(), mara, time.Time{}, 1)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		if _, err := c.Messages(t.Context(), "tom@contoso.com", time.Time{}, 1); err != nil || time.Since(began) != s.takes {
+			t.Errorf("another mailbox waited %v (%v)", time.Since(began), err)
+		}
+		calls.Wait()
+		if s.most[mara] != atOnce {
+			t.Errorf("%d at once", s.most[mara])
+		}
+		if len(c.gates.of) != 0 {
+			t.Errorf("%d gates are kept of mailboxes of which nothing is to be remembered", len(c.gates.of))
+		}
+	})
+}
+
+func TestAWaitForAGateEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.takes = time.Second
+		c := s.client()
+		var calls sync.WaitGroup
+		for range atOnce + 1 {
+			calls.Go(func() { _, _ = c.Look(t.Context(), mara) })
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := c.Look(ctx, mara); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		calls.Wait()
+		if len(c.gates.of) != 0 {
+			t.Errorf("%+v", c.gates.of[mara])
+		}
+	})
+}
+
+func crowded(int) (int, string, string) {
+	return http.StatusTooManyRequests, errorBody("ApplicationThrottled", "Application is over its MailboxConcurrency limit."), "1"
+}
+
+func TestWhereAMailboxAnswersFewerAtOnceFewerAreAskedForUntilItIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		limit := 2
+		s.refuse = func(_ string, open int) (int, string, string) {
+			if open > limit {
+				return crowded(open)
+			}
+			return 0, "", ""
+		}
+		c := s.client()
+		work := func(for_ time.Duration) {
+			var calls sync.WaitGroup
+			until := time.Now().Add(for_)
+			for range 8 {
+				calls.Go(func() {
+					for time.Now().Before(until) {
+						if _, err := c.Look(t.Context(), mara); err != nil {
+							<-time.After(fault.Of(err).Pause(1))
+						}
+					}
+				})
+			}
+			calls.Wait()
+		}
+		work(30 * time.Second)
+		if s.bad == 0 || s.bad > atOnce {
+			t.Errorf("%d refused", s.bad)
+		}
+		limit = atOnce
+		work(5 * time.Minute)
+		s.mu.Lock()
+		clear(s.most)
+		s.mu.Unlock()
+		work(time.Second)
+		if s.most[mara] != atOnce {
+			t.Errorf("%d at once, after the mailbox answers %d again", s.most[mara], atOnce)
+		}
+	})
+}
+
+func TestWhoeverWasRefusedIsLeftAloneForLongerEachTimeWhateverRetryAfterSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.refuse = func(string, int) (int, string, string) {
+			return http.StatusTooManyRequests, errorBody("TooManyRequests", ""), "1"
+		}
+		c := s.client()
+		began := time.Now()
+		for time.Since(began) < 30*time.Minute {
+			_, err := c.Look(t.Context(), mara)
+			f := fault.Of(err)
+			if f.Code != CodeThrottled && f.Code != CodeHeld || f.After <= 0 || f.Scope != fault.Mailbox || f.Remedy > fault.Wait {
+				t.Fatalf("%v after %v", err, f.After)
+			}
+			<-time.After(time.Second) // as one who does not wait
+		}
+		if n := s.all[mara]; n < 10 || n > 16 {
+			t.Errorf("%d requests in half an hour", n)
+		}
+		s.refuse = nil
+		<-time.After(6 * time.Minute)
+		for range 10 {
+			if _, err := c.Look(t.Context(), mara); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(c.gates.of) != 1 {
+			t.Fatal("it is forgotten at once that the mailbox was refused")
+		}
+		<-time.After(forgotten)
+		if _, err := c.Look(t.Context(), mara); err != nil || len(c.gates.of) != 0 {
+			t.Errorf("%d gates, %v", len(c.gates.of), err)
+		}
+	})
+}
+
+func TestOneMailboxThatIsThrottledHoldsNoOtherAndManyAreTheApps(t *testing.T) {
+	for name, c := range map[string]struct {
+		throttled int
+		held      bool
+	}{"one": {1, false}, "a few": {witnesses - 1, false}, "many": {witnesses, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newService()
+			s.refuse = func(mailbox string, _ int) (int, string, string) {
+				if strings.HasPrefix(mailbox, "busy") {
+					return http.StatusTooManyRequests, "", "3"
+				}
+				return 0, "", ""
+			}
+			client := s.client()
+			for i := range c.throttled {
+				_, _ = client.Look(t.Context(), fmt.Sprint("busy", i))
+			}
+			began := time.Now()
+			_, err := client.Look(t.Context(), mara)
+			if took := time.Since(began); err != nil || (took > s.takes) != c.held || took > 5*time.Second {
+				t.Errorf("%s: %v after %v", name, err, took)
+			}
+		})
+	}
+}
+
+func TestAFewThrottledMailboxesAmongManyThatAreAnsweredAreNotTheApps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.takes = time.Millisecond
+		s.refuse = func(mailbox string, _ int) (int, string, string) {
+			if strings.HasPrefix(mailbox, "busy") {
+				return http.StatusTooManyRequests, "", "3"
+			}
+			return 0, "", ""
+		}
+		client := s.client()
+		for i := range 2000 {
+			mailbox := fmt.Sprint("well", i)
+			if i%50 == 49 {
+				mailbox = fmt.Sprint("busy", i)
+			}
+			_, err := client.Look(t.Context(), mailbox)
+			if (err != nil) != (i%50 == 49) {
+				t.Fatalf("%s: %v", mailbox, err)
+			}
+		}
+	})
+}
+
+func TestThrottledSubscriptionsHoldNoReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.refuse = func(mailbox string, _ int) (int, string, string) {
+			if mailbox == "subscriptions" || mailbox == "1" {
+				return http.StatusTooManyRequests, "", "7"
+			}
+			return 0, "", ""
+		}
+		c := s.client()
+		if _, err := c.Subscribe(t.Context(), mara, Subscription{}); fault.Of(err).Code != CodeThrottled {
+			t.Error(err)
+		}
+		if _, err := c.Renew(t.Context(), "1", time.Now()); fault.Of(err).Code != CodeHeld || fault.Of(err).After < 6*time.Second {
+			t.Error(err)
+		}
+		if _, err := c.Look(t.Context(), mara); err != nil {
+			t.Error(err)
+		}
+		s.refuse = nil
+		<-time.After(10 * time.Second)
+		if _, err := c.Renew(t.Context(), "1", time.Now()); err != nil {
+			t.Error(err)
+		}
+		var calls sync.WaitGroup
+		for range 40 { // not as few as of one mailbox
+			calls.Go(func() {
+				if _, err := c.Renew(t.Context(), "1", time.Now()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		calls.Wait()
+		if s.most["1"] <= atOnce {
+			t.Errorf("%d at once", s.most["1"])
+		}
+	})
+}
+
+func TestTheGatesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newService().client()
+		for i := range maxGates + 10 {
+			c.gates.note(fmt.Sprint(i), time.Now(), newError(operation{}, said{status: http.StatusTooManyRequests}))
+			if i%1000 == 0 {
+				<-time.After(time.Minute)
+			}
+		}
+		if n := len(c.gates.of); n > maxGates {
+			t.Errorf("%d gates", n)
+		}
+	})
+}
+
+func TestACallWaitsForTheAppNoLongerThanItsPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.refuse = func(string, int) (int, string, string) { return http.StatusTooManyRequests, "", "20" }
+		c := s.client()
+		for i := range witnesses {
+			_, _ = c.Look(t.Context(), fmt.Sprint(i))
+		}
+		began := time.Now()
+		_, err := c.Look(t.Context(), mara)
+		if f := fault.Of(err); f.Code != CodeThrottled || time.Since(began) < 19*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		began = time.Now()
+		_, err = c.Look(t.Context(), "tom@contoso.com")
+		if took := time.Since(began); err == nil || took > patience {
+			t.Errorf("%v after %v", err, took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.Look(ctx, "tom@contoso.com"); !errors.Is(err, context.DeadlineExceeded) && fault.Of(err).Code != CodeHeld {
+			t.Error(err)
+		}
+	})
+}
+
+// An app whose limit is 400 requests in ten seconds, with a thousand mailboxes that all have something to be read.
+func TestAnAppFindsWhatItIsAllowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const span, allowed = 10 * time.Second, 400
+		s := newService()
+		began, taken := time.Now(), 0
+		s.refuse = func(string, int) (int, string, string) {
+			if time.Since(began) >= span {
+				began, taken = time.Now(), 0
+			}
+			taken++
+			if taken > allowed {
+				return http.StatusTooManyRequests, errorBody("TooManyRequests", ""), "1"
+			}
+			return 0, "", ""
+		}
+		c := s.client()
+		var done atomic.Int64
+		var calls sync.WaitGroup
+		for i := range 1000 {
+			calls.Go(func() {
+				for failures := 1; ; failures++ {
+					_, err := c.Look(t.Context(), fmt.Sprint(i))
+					if err == nil {
+						break
+					}
+					<-time.After(fault.Of(err).Pause(failures))
+				}
+				done.Add(1)
+			})
+		}
+		start := time.Now()
+		calls.Wait()
+		if took := time.Since(start); took > 2*time.Minute || s.bad > 300 {
+			t.Errorf("%d mailboxes read in %v, with %d refusals", done.Load(), took, s.bad)
+		}
+	})
+}
