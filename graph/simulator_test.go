@@ -215,7 +215,6 @@ func TestASimulatedGraphRefusesWithTheReason(t *testing.T) {
 		_, err := c.client.Subscribe(t.Context(), c.mailbox, Subscription{NotificationURL: c.url, LifecycleURL: c.url, ClientState: "s", Until: time.Now().Add(Longest)})
 		return err
 	}
-	try("graph_throttled", simulator.Fault{Mailbox: c.mailbox, Seconds: 7}, look, func(e *fault.Error) bool { return e.After > 0 && e.After <= 7*time.Second && e.Scope == fault.Mailbox })
 	try("graph_denied", simulator.Fault{Mailbox: c.mailbox}, look, func(e *fault.Error) bool { return e.Remedy == fault.Fix && !e.Elsewhere })
 	try("graph_no_mailbox", simulator.Fault{Mailbox: c.mailbox, Reason: "bare"}, look, func(e *fault.Error) bool { return e.Elsewhere })
 	try("graph_no_mailbox", simulator.Fault{Mailbox: c.mailbox}, look, func(e *fault.Error) bool { return e.Elsewhere })
@@ -224,5 +223,11 @@ func TestASimulatedGraphRefusesWithTheReason(t *testing.T) {
 	try("graph_unreachable", simulator.Fault{}, subscribe, func(e *fault.Error) bool { return e.Code == CodeHandshake })
 	if err := subscribe(); err != nil {
 		t.Error(err)
+	}
+	try("graph_throttled", simulator.Fault{Mailbox: c.mailbox, Seconds: 7}, look, func(e *fault.Error) bool {
+		return e.Code == CodeThrottled && e.After >= 6*time.Second && e.After <= 9*time.Second && e.Scope == fault.Mailbox
+	})
+	if err := look(); fault.Of(err).Code != CodeHeld {
+		t.Errorf("asked again at once: %v", err)
 	}
 }

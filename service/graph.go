@@ -7,6 +7,7 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/credential"
+	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/listener"
 )
 
@@ -26,6 +27,7 @@ func graphScope(x config.Exchange) string { return x.Cloud.Graph + "/.default" }
 // graphOptions are what the accounts of a configuration have in common at Graph.
 type graphOptions struct {
 	inFlight int
+	pace     *pace.Pace
 	agent    string
 	preview  bool // messages are read with their preview
 	tried    func(error)
@@ -43,7 +45,7 @@ func (l *links) addGraph(a *account, to *listener.Account, o graphOptions) error
 		l.idle = append(l.idle, c)
 	}
 	base := a.entry.Cloud.Graph
-	by := listener.Graph{Client: graph.New(graph.Options{HTTP: authorised, Base: base, UserAgent: o.agent, Preview: o.preview})}
+	by := listener.Graph{Client: graph.New(graph.Options{HTTP: authorised, Base: base, UserAgent: o.agent, Pace: o.pace, Preview: o.preview})}
 	to.Graph, to.Changes = by, by
 	to.GraphFinder = listener.GraphFinder{Client: by.Client, Entry: a.entry.Name, Base: base}
 	return nil

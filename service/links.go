@@ -118,6 +118,7 @@ func (s *Service) links(c *config.Config) (*links, error) {
 			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
 		}
 		shared := pace.New(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
+		ofGraph := pace.New(x.RequestsPerSecond, x.RequestsInFlight)
 		entry.Dialect = &ews.Dialect{}
 		out := s.outbound(x)
 		inFlight := cmp.Or(x.RequestsInFlight, pace.MaxInFlight)
@@ -172,7 +173,9 @@ func (s *Service) links(c *config.Config) (*links, error) {
 				to.Finder, link.finder = finder, finder
 			}
 			if byGraph(x, a.Credential) {
-				err := l.addGraph(link, &to, graphOptions{inFlight: inFlight, agent: agent, preview: c.Alerts.Content == config.ContentSenderSubjectPreview, tried: tried})
+				err := l.addGraph(link, &to, graphOptions{
+					inFlight: inFlight, pace: ofGraph, agent: agent, preview: c.Alerts.Content == config.ContentSenderSubjectPreview, tried: tried,
+				})
 				if err != nil {
 					l.close()
 					return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
