@@ -109,12 +109,11 @@ func (s *Server) writeFiles(ctx context.Context, dir string) error {
 		config.PublicURL = "http://" + listen
 	}
 	if s.options.Graph {
-		callbacks, err := freeAddress(ctx)
-		if err != nil {
+		if s.CallbackAddr, err = freeAddress(ctx); err != nil {
 			return err
 		}
-		config.PublicURL = "https://" + callbacks
-		config.Callbacks = &callbackConfig{callbacks, tlsConfig{callbackFile, callbackKey}}
+		config.PublicURL = "https://" + s.CallbackAddr
+		config.Callbacks = &callbackConfig{s.CallbackAddr, tlsConfig{callbackFile, callbackKey}}
 	}
 	config.Exchange = s.exchangeEntries()
 	push := apnsEntry{Topic: s.Topic, Environment: "production", URL: s.APNsURL, CAFile: caFile}

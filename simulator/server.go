@@ -37,9 +37,10 @@ type Options struct {
 	Redis     string   // host:port of the Redis that mailbell.yaml has for the state; empty: a file in Dir
 	Mailboxes int      // how many are made up: user0001@contoso.example, user0002@…
 	Addresses []string // further mailboxes, on premises
-	// Hybrid starts two more hosts of Exchange, Online and Other, and Microsoft Graph for the mailboxes at Online. The mailboxes are dealt
-	// to the three in turn.
-	Hybrid    bool
+	// Hybrid starts two more hosts of Exchange, Online and Other, and Microsoft Graph for the mailboxes at Online.
+	Hybrid bool
+	// Hosts are those that the made-up mailboxes are dealt to in turn; a host may be there several times. Empty: each once.
+	Hosts     []string
 	Heartbeat time.Duration // 0: exchange.DefaultHeartbeat
 	// Personality is which Exchange it is like, on premises: empty, Exchange Server SE; or one of Personalities.
 	Personality string
@@ -111,6 +112,7 @@ type Server struct {
 	CAFile       string // the rest is empty without Options.Dir
 	ConfigFile   string
 	APIURL       string // where a service with that configuration listens
+	CallbackAddr string // host:port; where it takes callbacks over TLS, with Options.Graph
 	APITokenFile string // of the client with the role admin
 
 	logf   func(string, ...any)
@@ -201,9 +203,14 @@ func (s *Server) start(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	hosts := s.org.Hosts()
+	hosts := o.Hosts
+	if len(hosts) == 0 {
+		for _, x := range s.org.Hosts() {
+			hosts = append(hosts, x.Name())
+		}
+	}
 	for i := range o.Mailboxes {
-		if err := s.AddMailboxAt(fmt.Sprintf("user%04d@%s", i+1, Domain), hosts[i%len(hosts)].Name()); err != nil {
+		if err := s.AddMailboxAt(fmt.Sprintf("user%04d@%s", i+1, Domain), hosts[i%len(hosts)]); err != nil {
 			return err
 		}
 	}

@@ -109,7 +109,12 @@ func TestDirOfAHybridOrganisationHasAnEntryForEachHost(t *testing.T) {
 }
 
 func TestDirWithGraphHasTheServiceListenToOnlineByGraph(t *testing.T) {
-	s := start(t, Options{Mailboxes: 3, Hybrid: true, Graph: true, Dir: t.TempDir()})
+	s := start(t, Options{Mailboxes: 3, Hybrid: true, Graph: true, Hosts: []string{OnPremises, OnPremises, Online}, Dir: t.TempDir()})
+	for i, host := range []string{OnPremises, OnPremises, Online} {
+		if m, err := s.Mailbox(s.Mailboxes()[i]); err != nil || m.Host != host {
+			t.Errorf("mailbox %d: %+v, %v", i, m, err)
+		}
+	}
 	text, err := os.ReadFile(s.ConfigFile)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +126,7 @@ func TestDirWithGraphHasTheServiceListenToOnlineByGraph(t *testing.T) {
 	if here, cloud := c.Exchange[0], c.Exchange[1]; here.ListenBy != ByStreaming || cloud.ListenBy != ByGraph || cloud.CloudURLs.Graph != s.GraphURL {
 		t.Errorf("%s", text)
 	}
-	if c.Callbacks == nil || c.PublicURL != "https://"+c.Callbacks.Listen || c.Callbacks.Listen == c.Listen {
+	if c.Callbacks == nil || c.PublicURL != "https://"+c.Callbacks.Listen || c.Callbacks.Listen != s.CallbackAddr || c.Callbacks.Listen == c.Listen {
 		t.Fatalf("%s", text)
 	}
 	dir := filepath.Dir(s.ConfigFile)
@@ -148,6 +153,7 @@ func TestStartRefusesWhatItCannotDo(t *testing.T) {
 		"servers below 0":        {Servers: -1},
 		"a sign-in that is not":  {Auth: []string{AuthBasic, "kerberos"}},
 		"an address that is not": {Addresses: []string{"nobody"}},
+		"a host that is not":     {Mailboxes: 1, Hosts: []string{Online}},
 		"Graph without a cloud":  {Graph: true},
 		"an address twice":       {Addresses: []string{"a@b.example", "A@B.example"}},
 		"a directory under file": {Dir: filepath.Join(file, "x")},

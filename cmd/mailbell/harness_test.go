@@ -231,16 +231,17 @@ func (p *process) cleanup() {
 
 // installation is a simulator, and a service that runs against it.
 type installation struct {
-	t      *testing.T
-	sim    *simulator.Server
-	dir    string // of the configuration, the secrets and the state
-	config string
-	url    string
-	token  string // of the client operator
-	client *http.Client
-	boxes  []*box
-	runs   []*process
-	ledger *ledger
+	t         *testing.T
+	sim       *simulator.Server
+	dir       string // of the configuration, the secrets and the state
+	config    string
+	url       string
+	token     string // of the client operator
+	callbacks string // host:port; where it takes those of Graph
+	client    *http.Client
+	boxes     []*box
+	runs      []*process
+	ledger    *ledger
 
 	patience time.Duration // how long all mailboxes may take until they are listened to
 }
@@ -272,6 +273,10 @@ func install(t *testing.T, o simulator.Options) *installation {
 	inst.edit("listen: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "listen: "+listen)
 	if o.ListenBy == simulator.ByPush {
 		inst.edit("public_url: "+inst.sim.APIURL, "public_url: http://"+listen)
+	}
+	if o.Graph {
+		inst.callbacks = quietAddress(t)
+		inst.write(strings.ReplaceAll(inst.configText(), inst.sim.CallbackAddr, inst.callbacks))
 	}
 	inst.url = "http://" + listen
 	token, err := os.ReadFile(inst.sim.APITokenFile)
