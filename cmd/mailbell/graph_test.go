@@ -3,6 +3,9 @@ package main_test
 // Microsoft Graph, seen from outside: the mailboxes are at Exchange Online, and Graph calls back.
 
 import (
+	"math/rand/v2"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,4 +38,231 @@ func TestANotificationOfGraphRingsAPhone(t *testing.T) {
 	if counts.GraphSubscriptions != len(inst.boxes) || counts.Requests["Subscribe"] != 0 || counts.Requests["GetStreamingEvents"] != 0 {
 		t.Errorf("%+v", counts)
 	}
+}
+
+func TestARestartKeepsSubscriptionsAtGraph(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 4})
+	inst.startWithDevices()
+	inst.restart()
+	inst.deliver()
+	inst.kill()
+	inst.deliver() // its notification is posted again
+	inst.start()
+	for range 8 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.awaitListening()
+	if n := inst.sim.Counts().Requests["GraphSubscribe"]; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions were made, want one for each of the %d mailboxes", n, len(inst.boxes))
+	}
+	inst.balance(2 * len(inst.boxes)) // what was in flight at the kill
+}
+
+func TestASubscriptionAtGraphEndsAfterTheLastDeviceHasLeft(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.startWithDevices()
+	inst.remove(inst.boxes[0], inst.boxes[0].devices[0])
+	eventually(t, soon, "its subscription has ended", func() bool { return inst.sim.Counts().GraphSubscriptions == 1 })
+}
+
+func TestWhatGraphTellsOfASubscriptionIsActedOnAtOnce(t *testing.T) {
+	for name, strike := range map[string]func(inst *installation){
+		"subscriptionRemoved": func(inst *installation) {
+			inst.fault("graph_removed", simulator.Fault{})
+			inst.deliver()
+		},
+		"missed": func(inst *installation) {
+			inst.fault("graph_missed", simulator.Fault{Count: 2})
+			inst.deliver()
+			inst.deliver()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inst := installGraph(t, simulator.Options{Mailboxes: 2})
+			inst.startWithDevices()
+			strike(inst)
+			inst.awaitAlerts(soon)
+			inst.awaitListening()
+			inst.deliver()
+			inst.deliver()
+			inst.awaitAlerts(soon)
+			inst.balance(0)
+			if n := inst.sim.Counts().GraphSubscriptions; n != len(inst.boxes) {
+				t.Errorf("%d subscriptions, want %d", n, len(inst.boxes))
+			}
+		})
+	}
+}
+
+// A subscription carries an access token of an hour, here of a minute and a half, and tells nothing once it has run out.
+func TestASubscriptionAtGraphOutlivesItsAccessToken(t *testing.T) {
+	t.Parallel()
+	const life = 90 * time.Second
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.fault("token_short", simulator.Fault{Seconds: life.Seconds()})
+	inst.startWithDevices()
+	began := time.Now()
+	eventually(t, atLast, "each subscription has got another token", func() bool {
+		return inst.sim.Counts().Requests["GraphRenew"]+inst.sim.Counts().Requests["GraphReauthorize"] >= len(inst.boxes)
+	})
+	pass(t, time.Until(began.Add(life)))
+	for range 4 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	if n := inst.sim.Counts().Requests["GraphSubscribe"]; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions were made, want %d", n, len(inst.boxes))
+	}
+}
+
+// graphStrokes are what is done to Graph in the middle of a run.
+var graphStrokes = []stroke{
+	{"graph_dropped", at("graph_dropped", simulator.Fault{Count: 3}), false},
+	{"graph_missed", at("graph_missed", simulator.Fault{Count: 3}), false},
+	{"graph_late", func(t *testing.T, inst *installation) {
+		inst.fault("graph_late", simulator.Fault{Seconds: 2})
+		inst.deliver()
+		inst.deliver()
+		inst.clear("graph_late")
+	}, false},
+	{"graph_doubled", at("graph_doubled", simulator.Fault{Count: 5}), false},
+	{"graph_reordered", at("graph_reordered", simulator.Fault{Seconds: 0.2}), false},
+	{"graph_foreign", at("graph_foreign", simulator.Fault{Count: 5}), false},
+	{"graph_unreachable", at("graph_unreachable", simulator.Fault{Seconds: 0.5}), false},
+	{"graph_removed", at("graph_removed", simulator.Fault{}), false},
+	{"graph_forgotten", at("graph_forgotten", simulator.Fault{Share: 0.5}), false},
+	{"graph_lifecycle_dropped, and removed", func(t *testing.T, inst *installation) {
+		inst.fault("graph_lifecycle_dropped", simulator.Fault{Seconds: 0.2})
+		inst.fault("graph_removed", simulator.Fault{Share: 0.5})
+	}, false},
+	{"graph_reauthorize", at("graph_reauthorize", simulator.Fault{}), false},
+	{"graph_throttled", at("graph_throttled", simulator.Fault{Seconds: 1}), false},
+	{"graph_answer", at("graph_answer", simulator.Fault{Count: 2}), false},
+	{"graph_away", at("graph_away", simulator.Fault{Seconds: 0.3}), false},
+	{"graph_garbage", at("graph_garbage", simulator.Fault{Count: 2}), false},
+	{"graph_pages_short", at("graph_pages_short", simulator.Fault{Count: 4}), false},
+	{"graph_pages_empty", at("graph_pages_empty", simulator.Fault{Count: 4}), false},
+	{"graph_item_unreadable", at("graph_item_unreadable", simulator.Fault{Count: 2}), false},
+	{"graph_no_mailbox", at("graph_no_mailbox", simulator.Fault{Count: 1, Reason: "bare"}), false},
+	{"tokens_revoked", at("tokens_revoked", simulator.Fault{}), false},
+	{"a kill", func(_ *testing.T, inst *installation) { inst.kill(); inst.start() }, true},
+}
+
+func TestNothingIsLostByGraphWhen(t *testing.T) {
+	t.Parallel()
+	const messages, times = 60, 2
+	for _, s := range graphStrokes {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			inst := installGraph(t, simulator.Options{Mailboxes: 4})
+			inst.startWithDevices()
+			bound := inst.struck(s, messages, times)
+			if lost := inst.ledger.await(t.Context(), 2*atLast); len(lost) > 0 { // what no notification tells of is found by the safety poll
+				t.Fatalf("lost %d of %d: %v", len(lost), inst.ledger.count(), lost)
+			}
+			inst.balance(bound)
+		})
+	}
+}
+
+// Mailboxes move between two Exchanges with EWS and Exchange Online with Graph while mail arrives, each more than once, and back.
+func TestNothingIsLostWhileMailboxesMoveBetweenEWSAndGraph(t *testing.T) {
+	for name, kills := range map[string]int{"in one life": 0, "and the service is killed": 4} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			draw := dice(t)
+			inst := installGraph(t, simulator.Options{Mailboxes: 6, Hosts: []string{simulator.OnPremises, simulator.Online, simulator.Other}})
+			inst.startWithDevices()
+			inst.underLoad(20*time.Millisecond, func() {
+				for range max(1, kills) {
+					for range 12 / max(1, kills) {
+						inst.move(draw)
+						pass(t, time.Duration(draw.IntN(500))*time.Millisecond)
+					}
+					if kills > 0 {
+						inst.kill()
+						inst.start()
+					}
+				}
+			})
+			inst.balance(kills * 8) // a message of every device may be in flight at each kill
+			for _, b := range inst.boxes {
+				at, err := inst.sim.Mailbox(b.address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var m struct{ Location struct{ Exchange string } }
+				inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &m)
+				if m.Location.Exchange != at.Host {
+					t.Errorf("%s is listened to at %s and is at %s", b.address, m.Location.Exchange, at.Host)
+				}
+			}
+		})
+	}
+}
+
+// move moves a mailbox that is drawn to a host that is drawn.
+func (inst *installation) move(draw *rand.Rand) {
+	inst.t.Helper()
+	hosts := []string{simulator.OnPremises, simulator.Online, simulator.Other}
+	if err := inst.sim.Move(inst.boxes[draw.IntN(len(inst.boxes))].address, hosts[draw.IntN(len(hosts))]); err != nil {
+		inst.t.Error(err)
+	}
+}
+
+func TestWithoutPublicURLTheMailboxesAtGraphArePolled(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.write(withoutCallbacks(inst.configText()))
+	inst.polled()
+}
+
+func TestWithMailReadBasicTheMailboxesAtGraphArePolled(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.fault("graph_basic_only", simulator.Fault{})
+	m := inst.polled()
+	if !strings.Contains(m.Reason, "Mail.Read") {
+		t.Errorf("the reason is %q", m.Reason)
+	}
+}
+
+func TestACallbackOfGraphThatDoesNotReachMailbellIsSaid(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 1})
+	nobody := quietAddress(t)
+	inst.edit("public_url: https://"+inst.callbacks, "public_url: https://"+nobody)
+	m := inst.polled()
+	if !strings.Contains(m.Reason, "https://"+nobody+"/callbacks/graph/…") {
+		t.Errorf("the reason is %q", m.Reason)
+	}
+}
+
+// polled starts a service to whose mailboxes nothing tells of mail, and sees that it rings nevertheless. It returns one of them.
+func (inst *installation) polled() mailbox {
+	inst.t.Helper()
+	inst.start()
+	inst.enrolAll()
+	eventually(inst.t, atLast, "the mailboxes are polled", func() bool { return len(inst.mailboxes("polling")) == len(inst.boxes) })
+	inst.deliver()
+	inst.deliver()
+	inst.awaitAlerts(atLast)
+	return inst.mailbox(inst.boxes[0])
+}
+
+// withoutCallbacks is a configuration without public_url and callbacks.
+func withoutCallbacks(text string) string {
+	var kept []string
+	skip := false
+	for line := range strings.Lines(text) {
+		if skip = strings.HasPrefix(line, "callbacks:") || strings.HasPrefix(line, "public_url:") || skip && strings.HasPrefix(line, " "); !skip {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "")
 }
