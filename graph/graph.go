@@ -6,6 +6,8 @@
 //	messages.go      the Inbox: a look at it, its listing, messages by their ids
 //	subscription.go  subscriptions: made, renewed, deleted, listed
 //	notification.go  what Graph posts to a callback
+//	decrypt.go       messages that come in notifications, encrypted for a key of ours
+//	token.go         validation tokens, which show that it is Graph that posts them
 //	throttle.go      what Graph allows at once, and how long nothing is asked for after it has refused
 //	inboxes.go       which folder the Inbox of a mailbox is
 //

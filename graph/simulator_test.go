@@ -231,3 +231,44 @@ func TestASimulatedGraphRefusesWithTheReason(t *testing.T) {
 		t.Errorf("asked again at once: %v", err)
 	}
 }
+
+func TestASimulatedGraphPostsMessagesThatOnlyWeCanReadAndProvesThatItIsGraph(t *testing.T) {
+	c := simulated(t, true)
+	keys := &Keys{}
+	rich, err := keys.Rich()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.client.Subscribe(t.Context(), c.mailbox, Subscription{
+		NotificationURL: c.url, LifecycleURL: c.url, ClientState: "state", Until: time.Now().Add(LongestRich), Rich: &rich,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.deliver(t, 1, 0)
+	post := <-c.posts
+	if len(post.Notifications) != 1 || post.Notifications[0].Content == nil {
+		t.Fatalf("%+v", post)
+	}
+	outbound := proxy.Settings{Roots: c.RootCAs()}.Transport()
+	defer outbound.CloseIdleConnections()
+	tokens := NewTokens(TokenOptions{HTTP: outbound, Authority: c.Authority, Tenant: c.TenantID, ClientID: c.ClientID})
+	if err := tokens.Check(t.Context(), post.Tokens); err != nil {
+		t.Error(err)
+	}
+	told, err := keys.Open(post.Notifications[0].Content)
+	if err != nil || told.Subject != "message 1" {
+		t.Fatalf("%+v, %v", told, err)
+	}
+	items, _, err := c.client.Read(t.Context(), c.mailbox, []string{post.Notifications[0].Item})
+	if err != nil || items[0].Err != nil {
+		t.Fatal(items, err)
+	}
+	var secret mail.Secret
+	if secret.Key("record", &told) != secret.Key("record", items[0].Message) || told.ItemID != items[0].ID || told.Preview != items[0].Message.Preview {
+		t.Errorf("the notification tells of %+v, the mailbox of %+v", told, items[0].Message)
+	}
+	stranger := NewTokens(TokenOptions{HTTP: outbound, Authority: c.Authority, Tenant: c.TenantID, ClientID: "another"})
+	if err := stranger.Check(t.Context(), post.Tokens); fault.Of(err).Code != CodeToken {
+		t.Errorf("a token for another app: %v", err)
+	}
+}
