@@ -102,7 +102,7 @@ func (k *link) state() (s subscriptions.State, reason string, next time.Time, wh
 	return subscriptions.Listening, "", time.Time{}, nil
 }
 
-// Standing says how one device stands: as its mailbox does, or behind with its own reason.
+// Standing says how one device stands: as its mailbox does, or behind with its own reason. Without a device it is the mailbox's.
 func (l *Listener) Standing(box *subscriptions.Mailbox, device string) subscriptions.Standing {
 	s := subscriptions.Standing{State: subscriptions.Resolving}
 	if m := l.mailbox(box); m != nil {

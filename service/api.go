@@ -136,7 +136,7 @@ func (d *backend) List(state subscriptions.State, after string, limit int) (list
 		return 1
 	})
 	for _, m := range boxes[i:] {
-		s := d.listener.Status(m)
+		s := d.listener.Standing(m, "")
 		if state != "" && s.State != state {
 			continue
 		}
@@ -144,7 +144,7 @@ func (d *backend) List(state subscriptions.State, after string, limit int) (list
 			return list, list[limit-1].Address
 		}
 		list = append(list, api.MailboxLine{
-			Address: address(m), State: s.State, Reason: s.Reason, Advice: d.Advise(s.Standing).Do, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
+			Address: address(m), State: s.State, Reason: s.Reason, Advice: d.Advise(s).Do, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
 		})
 	}
 	return list, ""
