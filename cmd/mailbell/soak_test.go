@@ -36,11 +36,13 @@ const (
 )
 
 // TestSoak has faults of every kind at once, in rounds. In every second one, of which the short form has one, the process is killed and
-// paused too; the others, in which it lives, show that it does not grow. After each: nothing is lost, nothing was alerted twice, all are listened to again.
+// paused too; the others, in which it lives, show that it does not grow. After each: nothing is lost, nothing was alerted twice, all are
+// listened to again. A third of the mailboxes is at Exchange Online and listened to by Graph, at first: they move both ways.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	draw := dice(t)
-	inst := install(t, simulator.Options{Mailboxes: *soakMailboxes, Servers: soakServers})
+	inst := installGraph(t, simulator.Options{
+		Mailboxes: *soakMailboxes, Servers: soakServers, Hosts: []string{simulator.OnPremises, simulator.OnPremises, simulator.Online}})
 	inst.patience = max(soon, time.Duration(*soakMailboxes)*40*time.Millisecond)
 	if *soakFor > 0 {
 		inst.patience = 10 * time.Minute // the longest back-off of what can pass is five
@@ -140,6 +142,11 @@ func (s *soak) breakExchange(draw *rand.Rand) {
 			deck = append(deck, one)
 		}
 	}
+	for _, one := range graphStrokes {
+		if !one.repeats {
+			deck = append(deck, one)
+		}
+	}
 	if *soakFor > 0 { // who meets them waits for minutes
 		deck = append(deck, stroke{"mailbox_move", at("mailbox_move", simulator.Fault{Seconds: 3}), false},
 			stroke{"subscriptions_none", at("subscriptions_none", simulator.Fault{Count: 5}), false})
@@ -176,11 +183,21 @@ func (s *soak) breakAPNs(draw *rand.Rand) (cuts int) {
 	return cuts
 }
 
-// moveMailboxes moves mailboxes among the servers, and has one hang at a time.
+// moveMailboxes moves mailboxes among the servers and between EWS and Graph, and has one hang at a time.
 func (s *soak) moveMailboxes(draw *rand.Rand) {
 	for s.wait(draw, time.Second) {
 		b := s.boxes[draw.IntN(len(s.boxes))]
-		if err := s.sim.MoveServer(b.address, fmt.Sprintf("EXCH%02d", 1+draw.IntN(soakServers))); err != nil {
+		at, err := s.sim.Mailbox(b.address)
+		switch {
+		case err != nil:
+		case at.Host == simulator.Online:
+			err = s.sim.Move(b.address, simulator.OnPremises)
+		case draw.IntN(3) == 0:
+			err = s.sim.Move(b.address, simulator.Online)
+		default:
+			err = s.sim.MoveServer(b.address, fmt.Sprintf("EXCH%02d", 1+draw.IntN(soakServers)))
+		}
+		if err != nil {
 			s.t.Error(err)
 		}
 		s.fault("exchange_delay", simulator.Fault{Mailbox: s.boxes[draw.IntN(len(s.boxes))].address, Seconds: 20})
