@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/mailbell/mailbell/api"
@@ -49,7 +50,7 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	d := &demonstration{out: out, json: *exit}
-	d.tally, err = startTally(ctx, simulator.Options{Dir: dir, Mailboxes: *mailboxes}, d.show)
+	d.tally, err = startTally(ctx, demoOrganisation(dir, *mailboxes), d.show)
 	if err != nil {
 		return err
 	}
@@ -82,6 +83,16 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	return errors.Join(err, <-ended)
 }
 
+// demoOrganisation has all mailboxes on premises but the last of several, which is at Exchange Online and listened to by Microsoft Graph.
+func demoOrganisation(dir string, mailboxes int) simulator.Options {
+	o := simulator.Options{Dir: dir, Mailboxes: mailboxes}
+	if mailboxes > 1 {
+		o.Hybrid, o.Graph = true, true
+		o.Hosts = append(slices.Repeat([]string{simulator.OnPremises}, mailboxes-1), simulator.Online)
+	}
+	return o
+}
+
 // demonstration is a demo that runs.
 type demonstration struct {
 	*tally
@@ -100,7 +111,7 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 	if err := d.awaitListening(ctx); err != nil {
 		return err
 	}
-	d.say("%d mailboxes are listening. Delivering %d messages.\n\n", len(d.boxes), messages)
+	d.say("%d mailboxes are listening%s. Delivering %d messages.\n\n", len(d.boxes), d.byGraph(), messages)
 	for i := range messages {
 		if err := d.deliver(i); err != nil {
 			return err
@@ -129,6 +140,14 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 		}
 	}
 	return nil
+}
+
+// byGraph says which mailbox is listened to by Microsoft Graph.
+func (d *demonstration) byGraph() string {
+	if len(d.boxes) == 1 {
+		return ""
+	}
+	return ", the last one, " + d.boxes[len(d.boxes)-1].address + ", at Exchange Online by Microsoft Graph"
 }
 
 func (d *demonstration) say(format string, a ...any) {
