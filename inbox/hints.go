@@ -60,7 +60,7 @@ func (m *Mailbox) readHints(ctx context.Context, link *attachment, hints map[str
 		var dues []due
 		r := m.box.Record()
 		for _, item := range found.Items {
-			d, ok := m.hinted(item, hints[item.ID], found.Clock)
+			d, ok := m.hinted(link.Source(), item, hints[item.ID], found.Clock)
 			switch {
 			case !ok:
 				delete(hints, item.ID)
@@ -84,12 +84,13 @@ func (m *Mailbox) readHints(ctx context.Context, link *attachment, hints map[str
 }
 
 // hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
-func (m *Mailbox) hinted(item Item, at, clock time.Time) (due, bool) {
+func (m *Mailbox) hinted(source mail.Source, item Item, at, clock time.Time) (due, bool) {
 	d := due{item: item.ID, hinted: at}
 	switch {
 	case item.Err == nil:
 		m.unreadable.forget(item.ID)
 		d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
+		d.hinted = came(source, at, d.received, clock)
 		return d, true
 	case gone(item):
 		m.unreadable.forget(item.ID)
@@ -100,6 +101,18 @@ func (m *Mailbox) hinted(item Item, at, clock time.Time) (due, bool) {
 	}
 	d.key, d.received = m.itemKey(item.ID), clock
 	return d, true
+}
+
+// came is when a message came in that a hint named at a time, on our clock: then, but for Graph, which tells in the same words of one that was
+// moved or restored into the Inbox (rule 8). Zero: no hint named it.
+func came(source mail.Source, hinted, received, clock time.Time) time.Time {
+	if source != mail.Graph || hinted.IsZero() {
+		return hinted
+	}
+	if ours := received.Add(time.Since(clock)); ours.Before(hinted) {
+		return ours
+	}
+	return hinted
 }
 
 func gone(item Item) bool { return item.Err != nil && fault.Of(item.Err).Gone }

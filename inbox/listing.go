@@ -72,7 +72,7 @@ func (m *Mailbox) unknown(list []shown, clock time.Time, hinted map[string]time.
 			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
 			continue
 		}
-		d := due{key: s.Key, item: s.item, received: s.Received, hinted: hinted[s.item]}
+		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted[s.item], s.Received, clock)}
 		dues = append(dues, d)
 		wanted := slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) })
 		if wanted && d.hinted.IsZero() {

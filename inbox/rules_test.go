@@ -13,6 +13,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -921,6 +922,29 @@ func TestMailIsSummedUpAfterAnHourAndLateAfterADay(t *testing.T) { // rule 8
 			t.Errorf("the reason is %v", r)
 		}
 	})
+}
+
+func TestMailThatGraphTellsOfIsAsOldAsItsReceivedTime(t *testing.T) { // rule 8
+	for kind, want := range map[mail.Source]bool{mail.EWS: false, mail.Graph: true} {
+		inScene(t, func(s *scene) {
+			s.source.kind = kind
+			s.source.ahead = 2 * time.Minute // its clock, by which it stamps mail
+			s.start()
+			s.enrol("a", alice)
+			s.pass(60 * time.Hour)
+			fresh := s.source.come(alice)
+			moved := s.source.come(alice, receivedAt(ago(3*time.Hour))) // moved in, or restored: Graph calls that created, too
+			restored := s.source.come(alice, receivedAt(ago(30*time.Hour)))
+			s.pass(time.Minute)
+			s.accepted(1, "a", fresh, moved)
+			if got := s.apns.pushes("a", s.key("a", moved))[0].summary; got != want {
+				t.Errorf("%s: a message of three hours ago is summed up: %v", kind, got)
+			}
+			if got := contains(s.reasons(alice, s.key("a", restored)), "late"); got != want {
+				t.Errorf("%s: a message of thirty hours ago is late: %v", kind, got)
+			}
+		})
+	}
 }
 
 func TestAStuckDeviceHoldsNoOther(t *testing.T) { // promise 3

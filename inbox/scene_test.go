@@ -218,6 +218,7 @@ type source struct {
 	first    *message         // an item that every listing shows before all others; nil: none
 	garbled  map[string]bool  // items for which no answer of a server can be understood
 	notLast  bool             // pages never say that they are the last
+	kind     mail.Source      // empty: EWS
 	unhinted int
 }
 
@@ -373,7 +374,7 @@ type link struct {
 }
 
 func (l *link) Exchange() string              { return cmp.Or(l.exchange, "headquarters") }
-func (l *link) Source() mail.Source           { return mail.Graph }
+func (l *link) Source() mail.Source           { return cmp.Or(l.kind, mail.EWS) }
 func (l *link) SafetyPoll() time.Duration     { return l.poll }
 func (l *link) Reads() int                    { return cmp.Or(l.reads, 2*maxWorkers) }
 func (l *link) Listings() int                 { return cmp.Or(l.listings, 1000) }
