@@ -5,6 +5,7 @@ package listener
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,6 +29,7 @@ type account struct {
 	calls     *health // of EWS
 	finding   *health // of Autodiscover
 	byGraph   *way    // nil: there is no Graph
+	links     *atomic.Int64
 }
 
 // way is how an account reaches mailboxes, and listens to them.
@@ -35,6 +37,7 @@ type way struct {
 	source    Source
 	calls     *health
 	listening kind
+	links     *atomic.Int64 // mailboxes that are read so
 }
 
 // way is that by which a location is reached.
@@ -42,7 +45,7 @@ func (a *account) way(s mail.Source) way {
 	if s == mail.Graph {
 		return *a.byGraph
 	}
-	return way{a.Source, a.calls, a.listening}
+	return way{a.Source, a.calls, a.listening, a.links}
 }
 
 // ways are all that the account has.
@@ -54,9 +57,10 @@ func (a *account) ways() []way {
 }
 
 func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *account {
-	n := &account{Account: a, entry: e, log: l.log.With(zap.String("exchange", e.Name), zap.String("account", a.Name))}
+	n := &account{Account: a, entry: e, log: l.log.With(zap.String("exchange", e.Name), zap.String("account", a.Name)), links: &atomic.Int64{}}
 	lifted := func() { l.wake(n) }
 	n.calls = &health{log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted}
+	n.calls.held = func(f *fault.Error, mailboxes, times int) { e.exodus.blocked(n, f, mailboxes, times) }
 	n.finding = &health{log: n.log.With(zap.String("of", "look-ups by Autodiscover")), mailboxes: l.following, lifted: lifted}
 	byPush := func() kind {
 		return posts{callbacks.NewKeeper(callbacks.Options{
@@ -77,17 +81,32 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 		n.listening = byStreaming()
 	}
 	if a.Graph != nil {
-		calls := &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: n.calls.mailboxes, lifted: lifted}
-		n.byGraph = &way{source: a.Graph, calls: calls, listening: changed{changes.NewKeeper(changes.Options{
+		n.calls.mailboxes = func() int { return int(n.links.Load()) }
+		links := &atomic.Int64{}
+		calls := &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: func() int { return int(links.Load()) }, lifted: lifted}
+		n.byGraph = &way{source: a.Graph, calls: calls, links: links, listening: changed{changes.NewKeeper(changes.Options{
 			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.knowsSubscription, Log: n.log,
 		})}}
 	}
 	return n
 }
 
-// blocked says why no call for a mailbox can be made, and when that is tried again; nil: it can.
-func (a *account) blocked() *fault.Error {
-	if a.byGraph != nil && a.entry.source("") == mail.Graph {
+// left says whether all mailboxes of the account have gone over from this way to the other.
+func (a *account) left(w way) bool {
+	if w.links.Load() > 0 {
+		return false
+	}
+	for _, other := range a.ways() {
+		if other.links.Load() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// blocked says why no call for a mailbox can be made by EWS, or by Graph, and when that is tried again; nil: it can.
+func (a *account) blocked(by mail.Source) *fault.Error {
+	if by == mail.Graph {
 		f, _ := a.byGraph.calls.state()
 		return f
 	}

@@ -601,30 +601,30 @@ func TestAnInstanceOwnsTwelveAccountsAndSaysHowManyItLeaves(t *testing.T) {
 func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
 	one, two := blockable(&Account{Name: "one"}), blockable(&Account{Name: "two"})
 	e := &entry{Entry: &Entry{URL: hqURL}, accounts: []*account{one, two}}
-	if a, b := e.asker(""), e.asker(""); a == b {
+	if a, b := e.asker("", mail.EWS), e.asker("", mail.EWS); a == b {
 		t.Error("they do not take turns")
 	}
-	if e.asker("two") != two {
+	if e.asker("two", mail.EWS) != two {
 		t.Error("the one that the mailbox had is not asked")
 	}
 	_ = two.calls.note(alice, row("HTTP 401", ""))
 	for range 4 {
-		if e.asker("") != one || e.asker("two") != one {
+		if e.asker("", mail.EWS) != one || e.asker("two", mail.EWS) != one {
 			t.Error("one that cannot work is asked")
 		}
 	}
 	_ = one.calls.note(alice, row("HTTP 401", ""))
-	if e.asker("two") != two {
+	if e.asker("two", mail.EWS) != two {
 		t.Error("where none can work, the one that the mailbox had tries")
 	}
 	one.calls.unblock()
 	two.calls.unblock()
 	_ = two.finding.note(alice, row("HTTP 401", ""))
-	if e.asker("two") != two {
+	if e.asker("two", mail.EWS) != two {
 		t.Error("one that Autodiscover refuses is not asked, although nobody has to ask Autodiscover")
 	}
 	two.entry.URL = ""
-	if e.asker("two") != one {
+	if e.asker("two", mail.EWS) != one {
 		t.Error("one that Autodiscover refuses is asked")
 	}
 }
@@ -636,12 +636,12 @@ func TestTheAccountsAfterOneThatCannotWorkAreAskedInTheirOrder(t *testing.T) {
 	}
 	for i, a := range e.accounts {
 		for range 2 {
-			if got := e.asker(a.Name); got != a {
+			if got := e.asker(a.Name, mail.EWS); got != a {
 				t.Errorf("%s is asked for a mailbox of %s", got.Name, a.Name)
 			}
 		}
 		_ = a.calls.note(alice, row("HTTP 401", ""))
-		if got, want := e.asker(a.Name), e.accounts[(i+1)%3]; got != want {
+		if got, want := e.asker(a.Name, mail.EWS), e.accounts[(i+1)%3]; got != want {
 			t.Errorf("%s is asked where %s cannot work, want %s", got.Name, a.Name, want.Name)
 		}
 		a.calls.unblock()

@@ -22,6 +22,7 @@ type entry struct {
 	accounts []*account
 	seats    *seats
 	lookups  *lookups
+	exodus   *exodus           // from EWS to Graph; nil: there is no Graph
 	sharing  streaming.Sharing // of streams by its mailboxes
 	polls    *polling.Pace     // of its mailboxes that nothing tells of
 	// The same of those that are read by Graph, and of those of them that have got mail lately.
@@ -37,6 +38,9 @@ func newEntry(l *Listener, e *Entry, accounts int, metrics *streaming.Metrics) *
 	n.graphPolls, n.busyPolls = polling.New(perSecond), polling.NewEvery(changes.BusyInterval, perSecond/2)
 	if e.ListenBy != ByPush && l.receiver != nil {
 		n.fallback = newFallback(l.log.With(zap.String("exchange", e.Name)), n.mailboxes, l.run)
+	}
+	if e.hasGraph() {
+		n.exodus = &exodus{l: l, entry: n, log: l.log.With(zap.String("exchange", e.Name))}
 	}
 	for i := range min(len(e.Accounts), accounts) {
 		n.accounts = append(n.accounts, newAccount(l, n, &e.Accounts[i], metrics))
@@ -62,7 +66,7 @@ func pollsPerSecond(rate int, most float64) float64 {
 // source is by what a mailbox of the entry is read that is wanted by listenBy; empty: as the entry is configured.
 func (e *entry) source(listenBy string) mail.Source {
 	switch {
-	case len(e.accounts) == 0 || e.accounts[0].byGraph == nil:
+	case len(e.accounts) == 0 || !e.hasGraph():
 		return mail.EWS
 	case cmp.Or(listenBy, e.ListenBy) == ByGraph:
 		return mail.Graph
@@ -105,6 +109,19 @@ func (e *entry) now() time.Time {
 	return time.Now()
 }
 
+// allByGraph says whether mailboxes of the entry are read by Graph, and none by EWS.
+func (e *entry) allByGraph() bool {
+	if !e.hasGraph() {
+		return false
+	}
+	graph, ews := int64(0), int64(0)
+	for _, a := range e.accounts {
+		graph += a.byGraph.links.Load()
+		ews += a.links.Load()
+	}
+	return graph > 0 && ews == 0
+}
+
 // enrolment is since when a device that enrols now gets alerts (rule 5): now on the server's clock, less the tolerance, for rather one
 // alert from just before than none. Zero while that clock is not known.
 func (e *entry) enrolment(now time.Time) time.Time {
@@ -117,14 +134,14 @@ func (e *entry) enrolment(now time.Time) time.Time {
 
 // asker is the account that asks where a mailbox lives, which costs no room: the one that it had, else one after the other, and rather one
 // that can work.
-func (e *entry) asker(had string) *account {
+func (e *entry) asker(had string, by mail.Source) *account {
 	first := slices.IndexFunc(e.accounts, func(a *account) bool { return a.Name == had })
 	if first < 0 {
 		first = int(e.turn.Add(1)) % len(e.accounts)
 	}
 	for i := range e.accounts {
 		a := e.accounts[(first+i)%len(e.accounts)]
-		if a.blocked() == nil {
+		if a.blocked(by) == nil {
 			return a
 		}
 	}

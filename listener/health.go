@@ -43,6 +43,8 @@ type health struct {
 	log       *zap.Logger
 	mailboxes func() int // that the calls are made for; an account of two cannot have three witnesses
 	lifted    func()     // called when a block has ended
+	// held is called when the account is blocked: for the nth time in a row, by the word of so many mailboxes; nil: nobody needs to know.
+	held func(f *fault.Error, mailboxes, times int)
 
 	mu      sync.Mutex
 	refused map[string]time.Time // mailboxes, since one was let in
@@ -160,6 +162,12 @@ func (h *health) refuse(mailbox string, f *fault.Error) error {
 	again, err := h.testify(mailbox, f, enough)
 	if again > 0 {
 		h.log.Error("a listener account cannot work", zap.Duration("next_try", again), zap.Error(f))
+		if h.held != nil {
+			h.mu.Lock()
+			mailboxes, times := len(h.refused), h.blocks
+			h.mu.Unlock()
+			h.held(f, mailboxes, times)
+		}
 	}
 	return err
 }

@@ -145,9 +145,9 @@ func (l *Listener) Callbacks() *callbacks.Receiver { return l.receiver }
 // Changes answers what Microsoft Graph posts to changes.Path; nil: nobody is listened to by its notifications.
 func (l *Listener) Changes() *changes.Receiver { return l.changes }
 
-// hasGraph says whether mailboxes of the entry can be read by Graph.
+// hasGraph says whether mailboxes of the entry can be read by Graph, with every account.
 func (e Entry) hasGraph() bool {
-	return slices.ContainsFunc(e.Accounts, func(a Account) bool { return a.Graph != nil })
+	return len(e.Accounts) > 0 && !slices.ContainsFunc(e.Accounts, func(a Account) bool { return a.Graph == nil })
 }
 
 // knowsSubscription says whether a mailbox has this subscription at Graph.

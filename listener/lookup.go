@@ -55,6 +55,7 @@ type search struct {
 	toldBy    string        // that entry
 	account   string        // the listener account that it had
 	listenBy  string        // how it is to be listened to; empty: as its entry is configured
+	newcomer  bool          // it was never found
 	anyway    bool          // a person asks: an account that is blocked is asked all the same
 }
 
@@ -76,7 +77,8 @@ func (l *Listener) search(box *subscriptions.Mailbox) search {
 	for _, d := range box.Devices() {
 		enrolled, pinned = append(enrolled, d.Mailbox), cmp.Or(pinned, d.Exchange)
 	}
-	s := search{covering: l.covering(enrolled...), addresses: []string{r.Addresses[0]}, known: r.Location, account: r.Account}
+	s := search{covering: l.covering(enrolled...), addresses: []string{r.Addresses[0]}, known: r.Location, account: r.Account, listenBy: r.ListenBy,
+		newcomer: r.Location.URL == ""}
 	s.entries = pin(s.covering, pinned)
 	s.told, s.toldBy = r.Location.Primary, r.Location.Entry
 	for _, a := range enrolled {
@@ -105,14 +107,14 @@ func (s *search) counts(e *entry, primary string) bool {
 // asks says whether a mailbox has to be asked for: elsewhere the configuration alone says where it lives.
 func (s *search) asks() bool {
 	return len(s.covering) > 1 || slices.ContainsFunc(s.entries, func(e *entry) bool {
-		return e.URL == "" || e.source(s.listenBy) == mail.Graph || len(e.MailboxServers) > 0 || len(s.of(e)) > 1
+		return e.URL == "" || s.by(e) == mail.Graph || len(e.MailboxServers) > 0 || len(s.of(e)) > 1
 	})
 }
 
 // home is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
 func (s *search) home() *entry {
 	for _, e := range s.entries {
-		if e.Name != s.known.Entry || s.known.Found.IsZero() || cmp.Or(s.known.Source, mail.EWS) != e.source(s.listenBy) {
+		if e.Name != s.known.Entry || s.known.Found.IsZero() || source(s.known) != s.by(e) {
 			continue
 		}
 		if (s.known.Source == mail.Graph || e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) {
@@ -120,6 +122,14 @@ func (s *search) home() *entry {
 		}
 	}
 	return nil
+}
+
+// by is by what the mailbox is to be read at an entry. One that is new goes where all others of the entry have gone.
+func (s *search) by(e *entry) mail.Source {
+	if s.newcomer && s.listenBy == "" && e.allByGraph() {
+		return mail.Graph
+	}
+	return e.source(s.listenBy)
 }
 
 // settled returns the answer where nobody has to be asked for it: the configuration or the record has it, or nobody covers it.
@@ -195,16 +205,17 @@ func nowhere(said []answered) answered {
 
 // ask asks an entry whether it has the mailbox, under one address after the other.
 func (s *search) ask(ctx context.Context, e *entry) answered {
-	asker := e.asker(s.account)
+	by := s.by(e)
+	asker := e.asker(s.account, by)
 	first := answered{err: &fault.Error{Op: "location", Code: codeNotCovered, Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true,
 		Text: "the mailbox is known under addresses of other domains only"}}
 	asked := false
 	for _, address := range s.of(e) {
-		if e.URL == "" && e.source(s.listenBy) == mail.EWS && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
+		if e.URL == "" && by == mail.EWS && !e.covers(address) { // Autodiscover would carry the credentials to a domain that is not the entry's
 			continue
 		}
 		var a answered
-		if e.source(s.listenBy) == mail.Graph {
+		if by == mail.Graph {
 			a = asker.locateByGraph(ctx, address, s.anyway)
 		} else {
 			a = asker.locate(ctx, address, s.anyway)

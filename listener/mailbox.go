@@ -186,8 +186,17 @@ func (m *mailbox) begin() (k *link, closed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k = m.link
-	m.link, m.due, m.doubted = nil, false, false
+	m.unlink()
+	m.due, m.doubted = false, false
 	return k, m.closed
+}
+
+// unlink forgets how the mailbox was read. It is called with mu held.
+func (m *mailbox) unlink() {
+	if m.link != nil {
+		m.link.way.links.Add(-1)
+	}
+	m.link = nil
 }
 
 // giveUp ends reading and listening at a location. The subscription is given back where it was made.
@@ -314,6 +323,9 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 				d.Subscription, d.Graph = "", nil
 			}
 			d.Location, d.Account = at, a.Name
+			if source(at) == mail.Graph && a.entry.ListenBy != ByGraph { // it has followed the others, and stays there
+				d.ListenBy = ByGraph
+			}
 		})
 		if err != nil {
 			return err
@@ -325,6 +337,8 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		m.host, m.by, m.member = a, at.Source, by.listening.member(m)
 	}
 	k := &link{m: m, account: a, way: by, member: m.member, at: at, server: at.Server}
+	m.unlink()
+	by.links.Add(1)
 	m.link, m.lost = k, time.Time{}
 	m.mu.Unlock()
 	m.work.Attach(k)
@@ -398,7 +412,8 @@ func (m *mailbox) close() {
 func (m *mailbox) cleanUp() {
 	m.mu.Lock()
 	member := m.member
-	m.link, m.member, m.host = nil, nil, nil
+	m.unlink()
+	m.member, m.host = nil, nil
 	m.mu.Unlock()
 	if member != nil {
 		member.Leave()

@@ -183,7 +183,7 @@ func (l *Listener) Load() []Load {
 			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a)}
 			for _, w := range a.ways() {
 				s.Streams += w.listening.Open()
-				if blocked, next := w.calls.state(); blocked != nil && s.Blocked == nil {
+				if blocked, next := w.calls.state(); blocked != nil && s.Blocked == nil && !a.left(w) {
 					s.Blocked, s.Next = blocked, next
 				}
 			}

@@ -15,7 +15,8 @@ import (
 type Record struct {
 	ID           string             `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
 	Addresses    []string           `json:"addresses"`
-	Account      string             `json:"account,omitempty"` // the listener account that listens to it
+	Account      string             `json:"account,omitempty"`   // the listener account that listens to it
+	ListenBy     string             `json:"listen_by,omitempty"` // how it is listened to; empty: as its exchange entry is configured
 	Location     mail.Location      `json:"location,omitzero"`
 	Subscription string             `json:"subscription,omitempty"` // kept over a restart (rule 11)
 	Subscribed   time.Time          `json:"subscribed,omitzero"`
