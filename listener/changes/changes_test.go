@@ -108,13 +108,13 @@ func TestAKillBetweenThePostAndItsAnswerLeavesOneSubscription(t *testing.T) {
 				a := newAccount(t, s)
 				m := a.member(alice)
 				s.posted = func() { a.store.Fail(fmt.Errorf("killed")) } // nothing is written from the answer on
-				m.Join(here(alice))
 				s.refuse = func(op, _ string) error {
 					if op == "DELETE" {
 						return fmt.Errorf("killed")
 					}
 					return nil
 				}
+				m.Join(here(alice))
 				pass(100 * time.Millisecond)
 				if len(s.alive()) == 0 {
 					t.Fatal("no subscription was made")

@@ -78,7 +78,7 @@ func (s *server) called(op, mailbox string) error {
 	wait, refuse := s.wait, s.refuse
 	s.mu.Unlock()
 	if wait > 0 {
-		time.Sleep(wait)
+		<-time.After(wait)
 	}
 	if refuse != nil {
 		return refuse(op, mailbox)
