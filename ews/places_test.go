@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pace"
 )
 
 // server answers within 20 ms, and for mailboxes whose name begins with "sick" only when the call ends.
@@ -66,6 +67,46 @@ func TestMailboxesThatHangKeepNoOthersWaiting(t *testing.T) {
 		cancel()
 		for range sick {
 			<-done
+		}
+	})
+}
+
+// The time of a Subscribe counts from when it is its turn, however many wait with it.
+func TestASubscribeThatHangsHasItsOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var took []time.Duration
+		c := New(Options{Pace: pace.New(1, 0), HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			began := time.Now()
+			<-r.Context().Done()
+			mu.Lock()
+			took = append(took, time.Since(began))
+			mu.Unlock()
+			return nil, context.Cause(r.Context())
+		})})
+		var calls sync.WaitGroup
+		for i := range 10 {
+			at := Target{URL: target.URL, Mailbox: fmt.Sprint("sick", i)}
+			calls.Go(func() {
+				var err error
+				if i%2 == 0 {
+					_, _, err = c.Subscribe(t.Context(), at)
+				} else {
+					_, _, _, err = c.SubscribePush(t.Context(), at, Push{URL: "https://mailbell.contoso.example/", Secret: "s", Frequency: time.Minute})
+				}
+				if err == nil {
+					t.Error("it succeeded")
+				}
+			})
+		}
+		calls.Wait()
+		for _, d := range took {
+			if d != subscribeWithin {
+				t.Errorf("a Subscribe had %v", d)
+			}
+		}
+		if len(took) != 10 {
+			t.Errorf("%d Subscribes", len(took))
 		}
 	})
 }

@@ -37,7 +37,7 @@ type Push struct {
 // Unsubscribe, or with errors for as long as Frequency. Its error is an *Error, or that of ctx.
 func (c *Client) SubscribePush(ctx context.Context, t Target, push Push) (id, watermark string, a Answer, err error) {
 	a, err = c.call(ctx, t, operation{
-		name: "Subscribe", purpose: pace.Subscribing, unparseable: CodeUnparseableAnswer,
+		name: "Subscribe", purpose: pace.Subscribing, unparseable: CodeUnparseableAnswer, within: subscribeWithin,
 		body: subscribePush(push),
 		message: func(s *scanner) *problem {
 			p := begin(s)

@@ -29,7 +29,8 @@ const Path = "/callbacks/ews/"
 
 // Server is the Exchange, as one listener account reaches it. Its errors are *fault.Error.
 type Server interface {
-	// SubscribePush makes a push subscription to new mail in the Inbox of a mailbox. It belongs to the account.
+	// SubscribePush makes a push subscription to new mail in the Inbox of a mailbox. It belongs to the account. It bounds its own time,
+	// which begins when it is its turn.
 	SubscribePush(ctx context.Context, at mail.Location, a Affinity, p ews.Push) (s Subscribed, err error)
 }
 

@@ -27,11 +27,8 @@ const (
 	firstCallback = 30 * time.Second
 	// listAnyway is how long a mailbox that may have lost callbacks waits for one before it is listed all the same.
 	listAnyway = 5 * time.Second
-	// subscribing bounds the calls of an account at once: with twelve accounts each has its turn, at the default rate, well before its time
-	// is over. The client of Exchange 2010 has a bound of its own below that.
+	// subscribing bounds the calls of an account at once. The client of Exchange 2010 has a bound of its own below that.
 	subscribing = 16
-	// subscribeTimeout bounds a Subscribe: a mailbox that hangs holds one of those calls.
-	subscribeTimeout = 15 * time.Second
 	// settle is how long the loop waits for more to do: 1,250 mailboxes that join, or are answered, are not looked through for each.
 	settle = 20 * time.Millisecond
 	// leading is how long the others of a group wait for the answer to the one that leads it.
@@ -310,7 +307,8 @@ func (k *Keeper) subscribe(a *attempt) {
 	err := subscriptions.Unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
 	var got Subscribed
 	if err == nil {
-		got, err = k.call(a)
+		push := ews.Push{URL: k.o.PublicURL + Path, Secret: a.made.secret, Frequency: k.o.Frequency}
+		got, err = k.o.Server.SubscribePush(k.ctx, a.at, a.affinity, push)
 	}
 	if err == nil {
 		err = k.record(a, got)
@@ -347,17 +345,6 @@ func (k *Keeper) subscribe(a *attempt) {
 	if list {
 		m.sink.List()
 	}
-}
-
-func (k *Keeper) call(a *attempt) (Subscribed, error) {
-	short, cancel := context.WithTimeout(k.ctx, subscribeTimeout)
-	defer cancel()
-	got, err := k.o.Server.SubscribePush(short, a.at, a.affinity, ews.Push{URL: k.o.PublicURL + Path, Secret: a.made.secret, Frequency: k.o.Frequency})
-	if errors.Is(err, context.DeadlineExceeded) && k.ctx.Err() == nil {
-		err = &fault.Error{Op: "Subscribe", Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Wait,
-			Text: "the server has not answered within " + subscribeTimeout.String()}
-	}
-	return got, err
 }
 
 // record writes a new subscription down.

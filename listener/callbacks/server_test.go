@@ -81,6 +81,9 @@ func (s *server) made() []call {
 	return slices.Clone(s.calls)
 }
 
+// within is how long a Subscribe takes at most.
+const within = 15 * time.Second
+
 func (s *server) SubscribePush(ctx context.Context, at mail.Location, a Affinity, p ews.Push) (Subscribed, error) {
 	c := call{mailbox: at.Primary, a: a, push: p, at: time.Now()}
 	s.mu.Lock()
@@ -91,7 +94,10 @@ func (s *server) SubscribePush(ctx context.Context, at mail.Location, a Affinity
 	s.mu.Unlock()
 	if wait > 0 {
 		select {
-		case <-time.After(wait):
+		case <-time.After(min(wait, within)):
+			if wait > within {
+				return Subscribed{}, &fault.Error{Op: "Subscribe", Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Wait}
+			}
 		case <-ctx.Done():
 			return Subscribed{}, ctx.Err()
 		}
