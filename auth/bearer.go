@@ -4,6 +4,7 @@ package auth
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -71,10 +72,10 @@ func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	discard(resp)
+	said := drain(resp)
 	fresh, err := b.tokens.replace(ctx, value)
 	if errors.Is(err, errRefusedNew) || err == nil && !canRepeat(req) {
-		return nil, refusedToken(resp)
+		return nil, refusedToken(resp, said)
 	} else if err != nil {
 		return nil, err
 	}
@@ -86,9 +87,9 @@ func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	discard(resp)
+	said = drain(resp)
 	b.tokens.refused()
-	return nil, refusedToken(resp)
+	return nil, refusedToken(resp, said)
 }
 
 func (b *bearer) send(req *http.Request, value string) (*http.Response, error) {
@@ -133,9 +134,46 @@ func discard(resp *http.Response) {
 	resp.Body.Close()
 }
 
+// drain is discard, and returns what was read: Graph says there why it refuses.
+func drain(resp *http.Response) []byte {
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxDiscard))
+	resp.Body.Close()
+	return said
+}
+
 // refusedToken is the error of an answer 401 to a token.
-func refusedToken(resp *http.Response) error {
-	return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: diagnosis(resp.Header)}
+func refusedToken(resp *http.Response, said []byte) error {
+	text := graphDiagnosis(said)
+	if text == "" {
+		text = diagnosis(resp.Header)
+	}
+	return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: text}
+}
+
+// graphDiagnosis explains why Microsoft Graph refuses a token, by the error in its answer; empty: it is no answer of Graph.
+func graphDiagnosis(said []byte) string {
+	var answer struct {
+		Error struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(said, &answer) != nil || answer.Error.Code == "" {
+		return ""
+	}
+	text := "Graph does not accept the token"
+	switch message := strings.ToLower(answer.Error.Message); {
+	case answer.Error.Code == "OrganizationFromTenantGuidNotFound":
+		text = "the tenant of the token has no Exchange Online: is tenant_id that of the mailboxes?"
+	case strings.Contains(message, "audience"):
+		text = "the token is for another server: the cloud is not the one that the token was asked for"
+	case strings.Contains(message, "lifetime") || strings.Contains(message, "expired"):
+		text = "Graph takes a new token for expired: is its clock right, and the token service's?"
+	case answer.Error.Code == "UnknownError": // what the mailbox's server says to an app without any right to mail
+		text = "the app has no right to mail: it needs the application permission Mail.Read or Mail.ReadBasic.All with the consent of an administrator, " +
+			"or such a role of RBAC for Applications"
+	}
+	return text + "; it says: " + proxy.Printable(answer.Error.Code+": "+answer.Error.Message, maxServerText)
 }
 
 // diagnosis explains why a server refuses a token, by its header x-ms-diagnostics:
@@ -146,7 +184,7 @@ func refusedToken(resp *http.Response) error {
 func diagnosis(h http.Header) string {
 	said := h.Get("X-Ms-Diagnostics")
 	if said == "" {
-		return "the server does not accept the token, and does not say why: has the app, or the listener account, the right to EWS?"
+		return "the server does not accept the token, and does not say why: has the app, or the listener account, the right to EWS or Graph?"
 	}
 	number, _, _ := strings.Cut(said, ";")
 	text := "the server does not accept the token"

@@ -138,10 +138,36 @@ func TestWhyAServerRefusesATokenIsSaidInWords(t *testing.T) {
 	}
 }
 
+func TestWhyGraphRefusesATokenIsSaidInWords(t *testing.T) {
+	for _, c := range []struct{ code, message, want string }{
+		{"InvalidAuthenticationToken", "Access token validation failure. Invalid audience.", "another server"},
+		{"InvalidAuthenticationToken", "Lifetime validation failed, the token is expired.", "its clock"},
+		{"OrganizationFromTenantGuidNotFound", "The tenant for tenant guid does not exist.", "tenant_id"},
+		{"UnknownError", "", "Mail.Read"},
+		{"InvalidAuthenticationToken", "Signing key is invalid.", "Signing key is invalid."},
+		{"InvalidAuthenticationToken", strings.Repeat("x", 10_000), "…"},
+	} {
+		s := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprintf(w, `{"error":{"code":%q,"message":%q}}`, c.code, c.message)
+		})
+		o := newOAuth(t, &issuer{life: time.Hour})
+		_, _, err := s.post(t, trip(t, o, s))
+		if f := fault.Of(err); f.Code != "HTTP 401" || f.Scope != fault.Account || !strings.Contains(f.Text, c.want) || len(f.Text) > 1000 {
+			t.Errorf("%s: %v", c.code, err)
+		}
+	}
+}
+
 func TestOfAnAnswerThatNobodyWantsLittleIsRead(t *testing.T) {
 	body := strings.NewReader(strings.Repeat("x", 1<<20))
 	discard(&http.Response{Body: io.NopCloser(body)})
 	if read := 1<<20 - body.Len(); read != 16<<10 {
+		t.Errorf("%d bytes", read)
+	}
+	said := drain(&http.Response{Body: io.NopCloser(body)})
+	if read := 1<<20 - body.Len(); read != 32<<10 || len(said) != 16<<10 {
 		t.Errorf("%d bytes", read)
 	}
 }

@@ -402,5 +402,5 @@ func connError(ctx context.Context, op operation, err error) error {
 			f.After = newError(op, said{code: f.Code}).Fault.After
 		}
 	}
-	return &Error{Fault: f}
+	return &Error{Fault: f.From(fault.Graph)}
 }
