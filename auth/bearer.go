@@ -143,15 +143,15 @@ func drain(resp *http.Response) []byte {
 
 // refusedToken is the error of an answer 401 to a token.
 func refusedToken(resp *http.Response, said []byte) error {
-	text := graphDiagnosis(said)
+	text, detail := graphDiagnosis(said)
 	if text == "" {
 		text = diagnosis(resp.Header)
 	}
-	return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: text}
+	return &fault.Error{Op: opSignIn, Code: codeRefused, Scope: fault.Account, Remedy: fault.Fix, Text: text, Evidence: fault.Evidence{Detail: detail}}
 }
 
 // graphDiagnosis explains why Microsoft Graph refuses a token, by the error in its answer; empty: it is no answer of Graph.
-func graphDiagnosis(said []byte) string {
+func graphDiagnosis(said []byte) (text string, detail fault.Detail) {
 	var answer struct {
 		Error struct {
 			Code    string `json:"code"`
@@ -159,12 +159,12 @@ func graphDiagnosis(said []byte) string {
 		} `json:"error"`
 	}
 	if json.Unmarshal(said, &answer) != nil || answer.Error.Code == "" {
-		return ""
+		return "", fault.None
 	}
-	text := "Graph does not accept the token"
+	text = "Graph does not accept the token"
 	switch message := strings.ToLower(answer.Error.Message); {
 	case answer.Error.Code == "OrganizationFromTenantGuidNotFound":
-		text = "the tenant of the token has no Exchange Online: is tenant_id that of the mailboxes?"
+		text, detail = "the tenant of the token has no Exchange Online: is tenant_id that of the mailboxes?", fault.OtherTenant
 	case strings.Contains(message, "audience"):
 		text = "the token is for another server: the cloud is not the one that the token was asked for"
 	case strings.Contains(message, "lifetime") || strings.Contains(message, "expired"):
@@ -172,8 +172,9 @@ func graphDiagnosis(said []byte) string {
 	case answer.Error.Code == "UnknownError": // what the mailbox's server says to an app without any right to mail
 		text = "the app has no right to mail: it needs the application permission Mail.Read or Mail.ReadBasic.All with the consent of an administrator, " +
 			"or such a role of RBAC for Applications"
+		detail = fault.NoRight
 	}
-	return text + "; it says: " + proxy.Printable(answer.Error.Code+": "+answer.Error.Message, maxServerText)
+	return text + "; it says: " + proxy.Printable(answer.Error.Code+": "+answer.Error.Message, maxServerText), detail
 }
 
 // diagnosis explains why a server refuses a token, by its header x-ms-diagnostics:

@@ -139,13 +139,16 @@ func TestWhyAServerRefusesATokenIsSaidInWords(t *testing.T) {
 }
 
 func TestWhyGraphRefusesATokenIsSaidInWords(t *testing.T) {
-	for _, c := range []struct{ code, message, want string }{
-		{"InvalidAuthenticationToken", "Access token validation failure. Invalid audience.", "another server"},
-		{"InvalidAuthenticationToken", "Lifetime validation failed, the token is expired.", "its clock"},
-		{"OrganizationFromTenantGuidNotFound", "The tenant for tenant guid does not exist.", "tenant_id"},
-		{"UnknownError", "", "Mail.Read"},
-		{"InvalidAuthenticationToken", "Signing key is invalid.", "Signing key is invalid."},
-		{"InvalidAuthenticationToken", strings.Repeat("x", 10_000), "…"},
+	for _, c := range []struct {
+		code, message, want string
+		detail              fault.Detail
+	}{
+		{"InvalidAuthenticationToken", "Access token validation failure. Invalid audience.", "another server", fault.None},
+		{"InvalidAuthenticationToken", "Lifetime validation failed, the token is expired.", "its clock", fault.None},
+		{"OrganizationFromTenantGuidNotFound", "The tenant for tenant guid does not exist.", "tenant_id", fault.OtherTenant},
+		{"UnknownError", "", "Mail.Read", fault.NoRight},
+		{"InvalidAuthenticationToken", "Signing key is invalid.", "Signing key is invalid.", fault.None},
+		{"InvalidAuthenticationToken", strings.Repeat("x", 10_000), "…", fault.None},
 	} {
 		s := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -154,7 +157,7 @@ func TestWhyGraphRefusesATokenIsSaidInWords(t *testing.T) {
 		})
 		o := newOAuth(t, &issuer{life: time.Hour})
 		_, _, err := s.post(t, trip(t, o, s))
-		if f := fault.Of(err); f.Code != "HTTP 401" || f.Scope != fault.Account || !strings.Contains(f.Text, c.want) || len(f.Text) > 1000 {
+		if f := fault.Of(err); f.Code != "HTTP 401" || f.Scope != fault.Account || f.Detail != c.detail || !strings.Contains(f.Text, c.want) || len(f.Text) > 1000 {
 			t.Errorf("%s: %v", c.code, err)
 		}
 	}

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bufio"
+	stdcmp "cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -30,6 +31,7 @@ import (
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/tcptest"
@@ -395,6 +397,23 @@ func TestEachCodeOfExchangeThatNeedsAPersonHasAnAdviceOfItsOwn(t *testing.T) {
 	for _, code := range []string{autodiscover.CodeHost, autodiscover.CodeLoop, autodiscover.CodeNoURL, autodiscover.CodeNowhere, autodiscover.CodeElsewhere, auth.CodeUntrusted, auth.CodeNoBasic} {
 		if b := Advise(&fault.Error{Code: code, Remedy: fault.Fix}, Circumstances{Step: StepLocation}); strings.HasPrefix(b.Name, "something") {
 			t.Errorf("%s has the advice of whatever else", code)
+		}
+	}
+}
+
+func TestEachCodeOfGraphThatNeedsAPersonHasAnAdviceOfItsOwn(t *testing.T) {
+	for _, row := range graph.Rows() {
+		code := stdcmp.Or(row.As, row.Code)
+		if code == "" && row.Status != 0 {
+			code = fmt.Sprintf("HTTP %d", row.Status)
+		}
+		if row.Remedy != fault.Fix || row.Scope == fault.Message || code == "" {
+			continue
+		}
+		err := &fault.Error{Op: "x", Code: code, Text: row.Meaning, Scope: row.Scope, Remedy: row.Remedy, Evidence: fault.Evidence{Peer: fault.Graph}}
+		if b := Advise(err, Circumstances{Online: true, Method: credential.ClientSecret}); strings.HasPrefix(b.Name, "something") && !strings.HasPrefix(b.Name, "something else than") ||
+			strings.Contains(b.Do, "EWS") {
+			t.Errorf("%s (%s) has the advice of %q", code, row.Meaning, b.Name)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -24,7 +25,9 @@ var unknownMailbox = []string{"ErrorNonExistentMailbox", "ErrorMissingEmailAddre
 
 const (
 	wrongPassword = "HTTP 401"
-	apps          = "the app registration (Entra ID, App registrations)"
+	// codeNoNotification is the code of a subscription at Graph that tells nothing (listener/changes).
+	codeNoNotification = "no notification"
+	apps               = "the app registration (Entra ID, App registrations)"
 )
 
 var breakages = []Breakage{
@@ -90,6 +93,59 @@ var breakages = []Breakage{
 	{"APNs cannot be reached", "code connect, timeout, name or network, of APNs; topic_away",
 		"Let this machine out to api.push.apple.com (api.sandbox.push.apple.com), port 443 or 2197, or set proxy.url. Try it from here (curl -v https://api.push.apple.com). Compare apns url.",
 		evidence{peers: []fault.Peer{fault.APNs}, codes: []string{proxy.CodeConnect, proxy.CodeTimeout, proxy.CodeName, proxy.CodeNetwork}}},
+
+	// Microsoft Graph.
+	{"the tenant has no Exchange Online", "HTTP 401 or OrganizationFromTenantGuidNotFound, of Microsoft Graph",
+		"tenant_id has to be the tenant that the mailboxes are in, and that tenant has to have Exchange Online: compare it with the Directory (tenant) ID of " + apps + ".",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{"HTTP 401"}, details: []fault.Detail{fault.OtherTenant}}},
+	{"the app has no right to mail", "HTTP 401 with the code UnknownError, of Microsoft Graph",
+		"Give the app the role Application Mail.Read of RBAC for Applications (mailbell check --plan prints the commands), or the application permission Mail.Read with the administrator's consent. It takes up to two hours.",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{"HTTP 401"}, details: []fault.Detail{fault.NoRight}}},
+	{"Microsoft Graph does not accept the token", "HTTP 401 or InvalidAuthenticationToken, of Microsoft Graph",
+		"Compare tenant_id and cloud with the tenant that the mailboxes are in, and this machine's clock with the real time. Was the app, or its service principal in the tenant, removed or disabled (Entra ID, Enterprise applications)?",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{"HTTP 401", "InvalidAuthenticationToken", "OrganizationFromTenantGuidNotFound"}}},
+	{"Microsoft Graph does not reach public_url", "code handshake; Subscription validation request failed, or timed out",
+		"Before it makes a subscription, Microsoft calls the URL that is named, and wants an answer within ten seconds. Open the firewall for it from the internet (docs/graph.md names the addresses), let the load balancer or reverse proxy pass POST /callbacks/graph/ on to mailbell unchanged and without a sign-in, and give public_url a certificate of a public authority with its whole chain. Meanwhile the mailboxes are polled.",
+		evidence{codes: []string{graph.CodeHandshake}}},
+	{"the app may not subscribe", "code subscribing denied: HTTP 403 of Microsoft Graph at the subscription, while reading works",
+		"Mail.ReadBasic is enough to read, and not to subscribe: give the app the role Application Mail.Read of RBAC for Applications (mailbell check --plan prints the commands), or the application permission Mail.Read with the administrator's consent. Without it the mailboxes are polled, which is later and costs more requests.",
+		evidence{codes: []string{graph.CodeDenied}}},
+	{"an application access policy keeps the app from the mailbox", "code access policy: Blocked by tenant configured AppOnly AccessPolicy settings",
+		"Run Test-ApplicationAccessPolicy -AppId CLIENT_ID -Identity ADDRESS. Add the mailbox to the group of the policy, or replace the policy by RBAC for Applications (mailbell check --plan prints the commands).",
+		evidence{codes: []string{graph.CodePolicy}}},
+	{"the app may not read the mailbox by Microsoft Graph", "ErrorAccessDenied, Authorization_RequestDenied or HTTP 403, of Microsoft Graph",
+		"With RBAC for Applications, the mailbox has to be in the scope of the app: Test-ServicePrincipalAuthorization -Identity CLIENT_ID -Resource ADDRESS shows it, and a change takes up to two hours. Otherwise the app needs the application permission Mail.Read (not the delegated one) with the administrator's consent.",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{"ErrorAccessDenied", "AccessDenied", "accessDenied", "Authorization_RequestDenied", "Forbidden", "HTTP 403"}}},
+	{"the mailbox is not in Exchange Online", "MailboxNotEnabledForRESTAPI, MailboxNotSupportedForRESTAPI, MailboxNotHostedInExchangeOnline",
+		"RecipientTypeDetails of Get-Recipient ADDRESS says where it is: MailUser is one on premises, which an exchange entry of type exchange has to cover. A user without a licence for Exchange Online, or one that was deleted, has no mailbox.",
+		evidence{codes: []string{"MailboxNotEnabledForRESTAPI", "MailboxNotSupportedForRESTAPI", "MailboxNotHostedInExchangeOnline"}}},
+	{"Exchange Online does not know the address", "ErrorInvalidUser, ErrorNonExistentMailbox, ResourceNotFound or HTTP 404, of Microsoft Graph",
+		"Enrol the mailbox under its primary address (Get-Recipient ADDRESS). Is it in the tenant of tenant_id? A mailbox on premises needs an exchange entry of type exchange that covers it.",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{"ErrorInvalidUser", "ErrorNonExistentMailbox", "ResourceNotFound", "Request_ResourceNotFound", "itemNotFound", "HTTP 404"}}},
+	{"Microsoft Graph throttles", "code throttled, crowded or held back: HTTP 429",
+		"mailbell asks for less, and waits as long as Graph says and longer. If this does not end: does another program use the same app registration? Give mailbell one of its own. Without callbacks, polling costs requests: docs/graph.md computes them.",
+		evidence{codes: []string{graph.CodeThrottled, graph.CodeCrowded, graph.CodeHeld}}},
+	{"the mailbox is over its quota", "ErrorQuotaExceeded, HTTP 507",
+		"It takes no new mail until there is room: Get-MailboxStatistics ADDRESS shows its size. Nothing else is wrong.",
+		evidence{codes: []string{"ErrorQuotaExceeded", "HTTP 507"}}},
+	{"subscriptions at Microsoft Graph stand in the way", "code subscription exists, too many subscriptions",
+		"mailbell removes what is its own by itself. Does another program, or a second mailbell, subscribe with the same app registration? Give mailbell one of its own.",
+		evidence{codes: []string{graph.CodeExists, graph.CodeFull}}},
+	{"notifications of Microsoft Graph do not come", "code no notification: the subscription was made, and mail was found of which nothing was told",
+		"What Graph posts to public_url does not arrive, though its first call did: look at the firewall, the load balancer and the reverse proxy for requests to /callbacks/graph/ that are refused, held up, or answered by something else. Meanwhile the mailbox is polled.",
+		evidence{codes: []string{codeNoNotification}}},
+	{"something else than Microsoft Graph answers", "code not Graph, link leads away, redirect, of Microsoft Graph",
+		"A proxy or firewall answers in its place, or cloud_urls.graph names another server: let mailbell reach graph.microsoft.com (or the host of the cloud) on port 443 without anything that ends TLS.",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{graph.CodeForeign, graph.CodeAway, graph.CodeRedirect, graph.CodeURL, "HTTP 407"}}},
+	{"TLS is looked into on the way to Microsoft Graph", "code certificate, of Microsoft Graph",
+		"Something on the way shows a certificate of its own: have graph.microsoft.com (or the host of the cloud) exempt from TLS inspection.",
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{proxy.CodeCertificate}, details: []fault.Detail{fault.UnknownIssuer}}},
+	{"a notification does not show that Microsoft Graph posted it", "code validation token",
+		"Nothing of it is believed. If there are many: somebody posts forged notifications to public_url, which cost nothing, or client_id and tenant_id are not those that the subscriptions were made with.",
+		evidence{codes: []string{graph.CodeToken}}},
+	{"Microsoft Graph does not accept a request", "InefficientFilter, InvalidRequest, ErrorInvalidRequest or HTTP 400, of Microsoft Graph",
+		"This is a mistake of mailbell, or a mailbox whose index is damaged. " + lookAtTheLog,
+		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{"InefficientFilter", "InvalidRequest", "ErrorInvalidRequest", "BadRequest", "HTTP 400"}}},
 
 	// What Exchange Online no longer allows.
 	{"a listener account cannot impersonate at Exchange Online", "the account is a listener_account, the entry is online; ErrorImpersonateUserDenied, ErrorAccessDenied, HTTP 403",

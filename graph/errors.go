@@ -40,22 +40,23 @@ type Row struct {
 
 // Codes of this package, for errors that Graph has no code of its own for.
 const (
-	CodeHandshake   = "handshake"           // Graph did not get back the token that it sent to a callback
-	CodeExpiration  = "expiration"          // a subscription for longer than Graph allows
-	CodeExists      = "subscription exists" // the same is subscribed to already: fault.Error.Subscriptions has it
-	CodeDenied      = "subscribing denied"  // the app may not subscribe to this mailbox
-	CodePolicy      = "access policy"       // an application access policy keeps the app from this mailbox
-	CodeThrottled   = "throttled"           // whatever Graph calls it
-	CodeCrowded     = "crowded"             // the same, because of how much is asked for of one mailbox at once
-	CodeHeld        = "held back"           // nothing was asked for, as Graph has refused other requests for now
-	CodeHangs       = "hangs"               // a mailbox whose calls were given up, as others waited for their places
-	CodeUnparseable = "unparseable answer"  // of Graph
-	CodeForeign     = "not Graph"           // something that is no answer of Graph at all
-	CodeRedirect    = "redirect"            // HTTP 3xx
-	CodeLeft        = "not in the Inbox"    // a message that has left it
-	CodeAway        = "link leads away"     // the next page would be on another host
-	CodeURL         = "URL"                 // of Graph, not valid
-	codeUnknown     = ""                    // the row of everything that has none
+	CodeHandshake   = "handshake"              // Graph did not get back the token that it sent to a callback
+	CodeExpiration  = "expiration"             // a subscription for longer than Graph allows
+	CodeExists      = "subscription exists"    // the same is subscribed to already: fault.Error.Subscriptions has it
+	CodeFull        = "too many subscriptions" // of the mailbox, by all apps
+	CodeDenied      = "subscribing denied"     // the app may not subscribe to this mailbox
+	CodePolicy      = "access policy"          // an application access policy keeps the app from this mailbox
+	CodeThrottled   = "throttled"              // whatever Graph calls it
+	CodeCrowded     = "crowded"                // the same, because of how much is asked for of one mailbox at once
+	CodeHeld        = "held back"              // nothing was asked for, as Graph has refused other requests for now
+	CodeHangs       = "hangs"                  // a mailbox whose calls were given up, as others waited for their places
+	CodeUnparseable = "unparseable answer"     // of Graph
+	CodeForeign     = "not Graph"              // something that is no answer of Graph at all
+	CodeRedirect    = "redirect"               // HTTP 3xx
+	CodeLeft        = "not in the Inbox"       // a message that has left it
+	CodeAway        = "link leads away"        // the next page would be on another host
+	CodeURL         = "URL"                    // of Graph, not valid
+	codeUnknown     = ""                       // the row of everything that has none
 )
 
 const (
@@ -89,7 +90,7 @@ var table = []Row{
 	{about: aboutMaking, Code: "ObjectIdentifierInUse", As: CodeExists,
 		Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Untold: true,
 		Meaning: "there is a subscription to the same already"},
-	{about: aboutMaking, Text: "maximum number of active subscriptions", As: "too many subscriptions",
+	{about: aboutMaking, Text: "maximum number of active subscriptions", As: CodeFull,
 		Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "the mailbox has as many subscriptions as it can have, 1,000 by all apps"},
 	{about: aboutExisting, Text: "expiration can only be", As: CodeExpiration, Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly,

@@ -47,6 +47,8 @@ const (
 	PolicyOff     // EWS is switched off
 	BeforeItsDoor // something before the server refuses: it has none of the server's marks
 	SignInPage    // a page for people to sign in at
+	OtherTenant   // the tenant of the token has no Exchange Online
+	NoRight       // the app has no right to mail at all
 )
 
 // Evidence is what came back beside a code. By it advice is chosen, and never by a text: the same code has several causes. Nothing of it
