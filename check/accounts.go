@@ -49,6 +49,10 @@ func (r *runner) autodiscover(ctx context.Context, name string, e Entry) {
 		address = stranger + "@" + e.Domains[0]
 	}
 	a := e.Accounts[0]
+	if e.Graph {
+		r.graph(ctx, name, e, address, known)
+		return
+	}
 	r.try(ctx, name+": Autodiscover", "asking Autodiscover for "+address, Circumstances{Step: StepLocation, Online: e.Online, Method: a.Method}, func(ctx context.Context) error {
 		_, err := a.Finder.Find(ctx, address)
 		f := fault.Of(err)
@@ -130,7 +134,10 @@ func (r *runner) guess(ctx context.Context, e Entry) {
 
 // nowhereToSignIn says why no sign-in is tried: Autodiscover gives the URL of EWS, and no mailbox was found in this entry.
 func (r *runner) nowhereToSignIn(e Entry) omitted {
-	const tells = "Autodiscover tells for a mailbox where to sign in. "
+	tells := omitted("Autodiscover tells for a mailbox where to sign in. ")
+	if e.Graph {
+		tells = "Microsoft Graph lets an app in for a mailbox. "
+	}
 	switch {
 	case r.mailbox == "":
 		return tells + "Name one of this entry: --mailbox ADDRESS."

@@ -65,6 +65,8 @@ type Installation struct {
 	Way Way
 	// NoEnrolments says why the enrolments cannot be read; nil: they can.
 	NoEnrolments error
+	// Beyond are mailboxes that mailbell is not to be able to read.
+	Beyond []string
 }
 
 // Callbacks are how Exchange reaches mailbell.
@@ -99,6 +101,7 @@ type File struct {
 type Entry struct {
 	Name     string
 	Online   bool
+	Graph    bool // its mailboxes are reached by Microsoft Graph
 	Domains  []string
 	EWS      string         // its URL; empty: told by Autodiscover
 	Guess    string         // the URL that EWS usually has, on the host of a configured Autodiscover; empty: there is none
@@ -117,8 +120,8 @@ type Account struct {
 	ByToken    bool   // its credential gets tokens of Entra ID
 	Credential auth.Credential
 	Exchange   Exchange
-	Pusher     Pusher // nil: it listens by streams
-	// NoCallbacks says why no callback can be waited for here, where it listens by push; empty: one can.
+	Pusher     Pusher // nil: it listens by streams, or its callbacks cannot be tried
+	// NoCallbacks says why no callback can be waited for here, where it listens by push or by Microsoft Graph; empty: one can.
 	NoCallbacks string
 	Finder      Finder // nil: the URL of EWS is configured
 }
@@ -176,6 +179,7 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 	}
 	for _, e := range in.Entries {
 		r.entry(ctx, e)
+		r.beyond(ctx, "exchange "+e.Name, e)
 	}
 	r.callbacks(ctx)
 	r.state()

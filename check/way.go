@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -63,13 +64,13 @@ type Exchange interface {
 	Read(ctx context.Context, at mail.Location, item string) error
 }
 
-// Pusher makes the calls of a listener account that listens by push.
+// Pusher makes the calls of a listener account that listens by push, or by Microsoft Graph.
 type Pusher interface {
-	// SubscribePush makes a push subscription.
+	// SubscribePush makes a push subscription. That of Graph has called already when it is made.
 	SubscribePush(ctx context.Context, at mail.Location) (Called, error)
 }
 
-// Called waits so long for the first callback of a push subscription, which ends it. Its error says at which URL none came.
+// Called waits so long for the first callback of a push subscription, and ends it. Its error says at which URL none came.
 type Called func(ctx context.Context, within time.Duration) error
 
 // Affinity keeps the subscriptions of a stream on one mailbox server.
@@ -245,8 +246,14 @@ func (w *walk) signIn(x Exchange, at mail.Location) bool {
 	return err == nil
 }
 
-// answered reports whether an error is an answer of EWS itself, which means that the sign-in was accepted.
-func answered(err error) bool { return strings.HasPrefix(fault.Of(err).Code, "Error") }
+// answered reports whether an error is an answer of EWS or Graph itself, which means that the sign-in was accepted.
+func answered(err error) bool {
+	f := fault.Of(err)
+	if f.Peer == fault.Graph {
+		return f.Status != 0 && f.Status != http.StatusUnauthorized
+	}
+	return strings.HasPrefix(f.Code, "Error")
+}
 
 func prepare(ctx context.Context, c auth.Credential) error { return c.Prepare(ctx) }
 

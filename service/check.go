@@ -21,6 +21,7 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -28,9 +29,15 @@ import (
 // stateTimeout bounds opening the state for a check: the lock of the file is tried for 2 s, and a reachable Redis answers in milliseconds.
 const stateTimeout = 10 * time.Second
 
+// Subject is what a check is about, beside the configuration. Each may be empty.
+type Subject struct {
+	Mailbox, Device string
+	Beyond          []string // mailboxes that mailbell is not to be able to read
+}
+
 // Check tries everything that c needs, and everything for a mailbox and a device if they are given. It reports each result as it comes.
 // If a mailbell runs with c, that one has the state and the devices. The error says that nothing could be tried.
-func Check(ctx context.Context, c *config.Config, running *check.Running, log *zap.Logger, version, mailbox, device string, tell func(check.Result)) error {
+func Check(ctx context.Context, c *config.Config, running *check.Running, log *zap.Logger, version string, of Subject, tell func(check.Result)) error {
 	s := &Service{log: log, version: version, proxy: &proxy.Current{}, calendar: expiry.New(log), oneRefusal: true}
 	quietRedis(log)
 	s.configuration.Store(c)
@@ -70,6 +77,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	in := check.Installation{
 		Config: c.File, Listen: c.Listen, State: known.attempt, Running: running, Expiry: s.calendar.List, APNs: sender, Way: r.way(),
 		NoEnrolments: known.noEnrolments(c), Doubts: append(known.doubts, configurationDoubts(c)...), Proxy: proxyAddress(c), Callbacks: called,
+		Beyond: of.Beyond,
 	}
 	for _, f := range c.Files {
 		in.Files = append(in.Files, check.File{Key: f.Key, Path: f.Path, Secret: f.Secret})
@@ -84,7 +92,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 		}
 		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostname.Address(u), Outbound: t.Outbound})
 	}
-	in.Run(ctx, mailbox, device, tell)
+	in.Run(ctx, of.Mailbox, of.Device, tell)
 	return nil
 }
 
@@ -148,11 +156,14 @@ func proxyAddress(c *config.Config) string {
 
 // entryForCheck describes an exchange entry for check.
 func (s *Service) entryForCheck(x config.Exchange, l *links) check.Entry {
-	e := check.Entry{Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, EWS: x.EWSURL, Guess: guess(x), Hosts: hosts(x), Outbound: s.outbound(x)}
+	e := check.Entry{
+		Name: x.Name, Domains: x.Domains, Online: x.Type == config.Online, Graph: x.ListenBy == config.ByGraph, EWS: x.EWSURL, Guess: guess(x), Hosts: hosts(x),
+		Outbound: s.outbound(x),
+	}
 	e.Authority, e.Tokens = tokenService(x), forTokens(x, e.Outbound)
 	for _, a := range l.accounts {
 		if a.entry.Name == x.Name {
-			e.Accounts = append(e.Accounts, a.forCheck(l.pushes))
+			e.Accounts = append(e.Accounts, a.forCheck(l.pushes, a.source()))
 		}
 	}
 	return e
@@ -176,9 +187,23 @@ func guess(x config.Exchange) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/EWS/Exchange.asmx"}).String()
 }
 
-// forCheck describes the account for check.
-func (a *account) forCheck(p *pushes) check.Account {
+// source is by what the mailboxes of an account are reached, unless a mailbox was moved to the other.
+func (a *account) source() mail.Source {
+	if a.entry.ListenBy == config.ByGraph && a.atGraph != nil {
+		return mail.Graph
+	}
+	return mail.EWS
+}
+
+// forCheck describes the account for check, as it reaches mailboxes by a source.
+func (a *account) forCheck(p *pushes, by mail.Source) check.Account {
 	d := a.described.Load()
+	if by == mail.Graph && a.atGraph != nil {
+		return check.Account{
+			Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.graph, Exchange: walkedGraph{a.atGraph.by}, Finder: a.atGraph.finder,
+			Pusher: graphPusher{a.atGraph.by, p.graph}, NoCallbacks: p.graph.not,
+		}
+	}
 	c := check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.exchange, Finder: a.finder}
 	if a.entry.ListenBy == config.ByPush {
 		c.Pusher, c.NoCallbacks = pusher{a.exchange.EWS, p}, p.not
@@ -189,7 +214,10 @@ func (a *account) forCheck(p *pushes) check.Account {
 // hosts are the hosts of an entry that are configured, or are asked in any case, without Entra ID's.
 func hosts(x config.Exchange) (list []string) {
 	urls := []string{x.EWSURL, x.AutodiscoverURL}
-	if x.Type == config.Online {
+	switch {
+	case x.ListenBy == config.ByGraph:
+		urls = append(urls, x.Cloud.Graph)
+	case x.Type == config.Online:
 		urls = append(urls, x.Cloud.Autodiscover)
 		if x.EWSURL == "" {
 			urls = append(urls, x.Cloud.EWS)

@@ -78,7 +78,7 @@ func (inst *installation) checks(mailbox string) (lines []string, all map[string
 	inst.t.Helper()
 	inst.load()
 	all = map[string]check.Result{}
-	err := service.Check(inst.t.Context(), inst.config, nil, zap.NewNop(), "test", mailbox, "", func(r check.Result) {
+	err := service.Check(inst.t.Context(), inst.config, nil, zap.NewNop(), "test", service.Subject{Mailbox: mailbox}, func(r check.Result) {
 		lines = append(lines, fmt.Sprint(r.State, " ", r.Name))
 		all[r.Name] = r
 	})

@@ -33,6 +33,12 @@ type graphOptions struct {
 	tried    func(error)
 }
 
+// atGraph is what an account has at Graph.
+type atGraph struct {
+	by     listener.Graph
+	finder listener.GraphFinder
+}
+
 // addGraph gives an account its client of Graph. Its tokens are others than those for EWS.
 func (l *links) addGraph(a *account, to *listener.Account, o graphOptions) error {
 	signIn, err := newCredential(a.entry, *a.described.Load(), a.outbound, graphScope(a.entry))
@@ -47,6 +53,7 @@ func (l *links) addGraph(a *account, to *listener.Account, o graphOptions) error
 	base := a.entry.Cloud.Graph
 	by := listener.Graph{Client: graph.New(graph.Options{HTTP: authorised, Base: base, UserAgent: o.agent, Pace: o.pace, Preview: o.preview})}
 	to.Graph, to.Changes = by, by
-	to.GraphFinder = listener.GraphFinder{Client: by.Client, Entry: a.entry.Name, Base: base}
+	finder := listener.GraphFinder{Client: by.Client, Entry: a.entry.Name, Base: base}
+	to.GraphFinder, a.atGraph = finder, &atGraph{by, finder}
 	return nil
 }

@@ -46,6 +46,7 @@ type account struct {
 	outbound   proxy.Settings
 	credential *auth.Rotating
 	graph      *auth.Rotating // with tokens for Microsoft Graph; nil: the account does not use it
+	atGraph    *atGraph       // nil: likewise
 	worked     atomic.Bool    // the changed credential has replaced the old one, and tookOver has not seen that yet
 	exchange   walked
 	finder     check.Finder // nil: the URL of EWS is configured

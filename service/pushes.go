@@ -3,6 +3,7 @@ package service
 // How a check tries the callbacks: those of a mailbox, by Exchange, and public_url itself, from here.
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -23,6 +24,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/listener/callbacks"
+	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -39,6 +41,7 @@ type pushes struct {
 	receiver  *callbacks.Receiver
 	publicURL string
 	not       string // why no callback can be waited for here; empty: one can
+	graph     graphTrials
 }
 
 // pusher tries push notifications with an account.
@@ -70,19 +73,34 @@ func (p pusher) SubscribePush(ctx context.Context, at mail.Location) (check.Call
 	}, nil
 }
 
+// trials answers what is waited for, and nothing else.
+func (p *pushes) trials() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, changes.Path) {
+			p.graph.ServeHTTP(w, r)
+			return
+		}
+		p.receiver.Trials().ServeHTTP(w, r)
+	})
+}
+
 // byPush says whether an entry of a configuration listens by push.
 func byPush(c *config.Config) bool {
 	return slices.ContainsFunc(c.Exchange, func(x config.Exchange) bool { return x.ListenBy == config.ByPush })
 }
 
 // tryCallbacks has the callbacks served for a check, where no mailbell that runs has their address. It returns what to check of them; nil:
-// nobody listens by push. end ends serving them.
+// nobody listens by push, and nobody by Microsoft Graph. end ends serving them.
 func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *check.Running, to *pushes) (out *check.Callbacks, end func()) {
 	end = func() {}
-	if !byPush(c) {
+	to.graph = newGraphTrials(c.PublicURL)
+	if !byPush(c) && !listensByGraph(c) {
 		return nil, end
 	}
 	out = &check.Callbacks{URL: c.PublicURL + callbacks.Path}
+	if !byPush(c) {
+		out.URL = c.PublicURL + changes.Path
+	}
 	address, secure := c.Listen, s.certificate.config()
 	if c.Callbacks.Listen != "" {
 		address, secure = c.Callbacks.Listen, s.callbacks.certificate.config()
@@ -93,19 +111,25 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 			socket.Close()
 		}
 		to.not = "The callbacks come to the mailbell that runs at " + running.At + ": mailbell why ADDRESS says whether those of a mailbox do."
+		to.graph.not = cmp.Or(to.graph.not, to.not)
 		out.Reach = func(ctx context.Context) error { return s.reach(ctx, out.URL, rand.Text(), nil) }
 	case err != nil:
 		to.not = "No callback can be waited for: " + address + " cannot be listened on."
+		to.graph.not = cmp.Or(to.graph.not, to.not)
 		out.Reach = func(context.Context) error { return err }
 	default:
 		serving, stop := context.WithCancel(ctx)
 		served := make(chan error, 1)
-		go func() { served <- api.Serve(serving, socket, to.receiver.Trials(), secure, zap.NewNop()) }()
+		go func() { served <- api.Serve(serving, socket, to.trials(), secure, zap.NewNop()) }()
 		end = func() {
 			stop()
 			<-served //nolint:errcheck // what it could not answer is said by what was waited for
 		}
 		out.Here = c.Callbacks.Listen == ""
+		if !byPush(c) {
+			out.Reach = to.graph.reach
+			break
+		}
 		out.Reach = func(ctx context.Context) error {
 			secret, came, forget := to.receiver.Expect()
 			defer forget()

@@ -29,6 +29,7 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -507,7 +508,7 @@ func TestTheStatusCanBeReadWhileACredentialChanges(t *testing.T) {
 		reading.Go(func() {
 			for range 100 {
 				asked.overview()
-				r.links.find("headquarters", "listener-01").forCheck(r.links.pushes)
+				r.links.find("headquarters", "listener-01").forCheck(r.links.pushes, mail.EWS)
 			}
 		})
 	}

@@ -79,7 +79,10 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, PublicURL: c.PublicURL, Log: s.log.Named("listener"), Metrics: registry,
 	})
 
-	r.links.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL}
+	r.links.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL, graph: newGraphTrials(c.PublicURL)}
+	if r.links.pushes.graph.url != "" {
+		r.links.pushes.graph.url = c.PublicURL + changes.Path + r.book.Secret().GraphPath(c.PublicURL)
+	}
 
 	backend := &backend{rooms: r}
 	var called http.Handler
@@ -210,7 +213,7 @@ func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Rou
 		return check.Route{}, err
 	}
 	a := r.links.find(l.Entry, l.Account)
-	return check.Route{Account: a.forCheck(r.links.pushes), Location: l.Location, Online: a.entry.Type == config.Online}, nil
+	return check.Route{Account: a.forCheck(r.links.pushes, l.Location.Source), Location: l.Location, Online: a.entry.Type == config.Online}, nil
 }
 
 // TopicReady passes the sender's call on to the inbox, which is made after the sender.

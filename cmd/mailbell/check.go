@@ -35,14 +35,15 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 	file := flags.String("config", "mailbell.yaml", "the configuration `file`")
 	mailbox := flags.String("mailbox", "", "go the whole way for the mailbox with this `address`")
 	device := flags.String("device", "", "go on to a test alert on the device with this `id`")
+	beyond := flags.String("beyond", "", "see that the apps of Microsoft Graph cannot read the mailboxes with these `addresses`, with commas between them")
 	plan := flags.Int("plan", 0, "print what `N` mailboxes need, and how to set up Exchange for them")
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if given["plan"] && (given["mailbox"] || given["device"]) {
-		return usageError{errors.New("mailbell check: -plan only prints: leave out -mailbox and -device")}
+	if given["plan"] && (given["mailbox"] || given["device"] || given["beyond"]) {
+		return usageError{errors.New("mailbell check: -plan only prints: leave out -mailbox, -device and -beyond")}
 	}
 	if given["device"] && *device == "" {
 		return usageError{errors.New("mailbell check: -device is empty")}
@@ -51,6 +52,16 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 		var err error
 		if *mailbox, err = mail.ParseAddress(*mailbox); err != nil {
 			return usageError{fmt.Errorf("mailbell check: -mailbox: %w", err)}
+		}
+	}
+	of := service.Subject{Mailbox: *mailbox, Device: *device}
+	if given["beyond"] {
+		for address := range strings.SplitSeq(*beyond, ",") {
+			parsed, err := mail.ParseAddress(address)
+			if err != nil {
+				return usageError{fmt.Errorf("mailbell check: -beyond: %w", err)}
+			}
+			of.Beyond = append(of.Beyond, parsed)
 		}
 	}
 	if given["plan"] && (*plan < 1 || *plan > maxPlan) {
@@ -69,7 +80,7 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 		fine = fine && r.State != check.Failed
 		show(out, r)
 	}
-	if err := service.Check(ctx, c, running(ctx, c), zap.NewNop(), buildVersion(), *mailbox, *device, tell); err != nil {
+	if err := service.Check(ctx, c, running(ctx, c), zap.NewNop(), buildVersion(), of, tell); err != nil {
 		return err
 	}
 	if !fine {
