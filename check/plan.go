@@ -37,10 +37,13 @@ const (
 type PlanEntry struct {
 	Name                       string
 	Online                     bool
+	Graph                      bool // its mailboxes are reached by Microsoft Graph
+	Callbacks                  bool // Microsoft can reach mailbell, so that mailboxes need not be polled
 	EWS                        bool // its URL is configured, so Autodiscover is not used
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
 	RequestsInFlight           int
+	RequestsPerSecond          int
 	Accounts                   []PlanAccount
 }
 
@@ -70,6 +73,11 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 		fmt.Fprintf(&b, "accounts   %d, of %d mailboxes each; %s\n", accounts, e.MailboxesPerAccount, e.missing(accounts))
 		if instances := up(accounts, maxAccounts); instances > 1 {
 			fmt.Fprintf(&b, "instances  %d: an instance has at most %d accounts. Divide the mailboxes by mailbox_servers or by entries\n", instances, maxAccounts)
+		}
+		if e.Graph {
+			e.graphNeeds(&b, mailboxes)
+			e.graph(&b)
+			continue
 		}
 		fmt.Fprintf(&b, "streams    at least %d, of %d subscriptions each; more if the groups of Autodiscover are not full\n\n",
 			up(mailboxes, e.SubscriptionsPerConnection), e.SubscriptionsPerConnection)
@@ -148,17 +156,8 @@ func (e PlanEntry) users() (first []PlanAccount, most int) {
 
 // online prints the commands for Exchange Online.
 func (e PlanEntry) online(b *strings.Builder) {
-	var apps []PlanAccount // the first account of each app
-	for _, a := range e.Accounts {
-		switch {
-		case a.Method == credential.ListenerAccount:
-			fmt.Fprintf(b, "# %s is a listener_account. Since February 2025 Exchange Online does not let it impersonate:\n# give it client_secret or certificate instead.\n\n", comment(a.Name))
-		case a.ClientID != "" && !slices.ContainsFunc(apps, func(known PlanAccount) bool { return known.ClientID == a.ClientID }):
-			apps = append(apps, a)
-		}
-	}
+	apps := e.apps(b)
 	if apps == nil {
-		b.WriteString("# No account of this entry has a client_id: register an app, and add it to the configuration first.\n")
 		return
 	}
 	name := quote(limit("mailbell " + e.Name))
@@ -188,6 +187,22 @@ Get-OrganizationConfig | Format-List EwsEnabled, EwsApplicationAccessPolicy, Ews
 
 # Microsoft ends EWS in Exchange Online on 2027-04-01. Its throttling cannot be changed by policies.
 `)
+}
+
+// apps are the first accounts of each app. It prints what is wrong with the others, and whether there is none.
+func (e PlanEntry) apps(b *strings.Builder) (apps []PlanAccount) {
+	for _, a := range e.Accounts {
+		switch {
+		case a.Method == credential.ListenerAccount:
+			fmt.Fprintf(b, "# %s is a listener_account. Since February 2025 Exchange Online does not let it impersonate:\n# give it client_secret or certificate instead.\n\n", comment(a.Name))
+		case a.ClientID != "" && !slices.ContainsFunc(apps, func(known PlanAccount) bool { return known.ClientID == a.ClientID }):
+			apps = append(apps, a)
+		}
+	}
+	if apps == nil {
+		b.WriteString("# No account of this entry has a client_id: register an app, and add it to the configuration first.\n")
+	}
+	return apps
 }
 
 // scope prints the commands for the group of mailboxes.

@@ -26,6 +26,12 @@ func TestThePlanIsTheOneThatStandsInTheGoldenFile(t *testing.T) {
 			{Name: "app-02", Method: credential.Certificate, ClientID: "11111111-2222-3333-4444-555555555555"},
 			{Name: "old", Method: credential.ListenerAccount, Username: "svc@contoso.com"},
 		}},
+		{Name: "graph", Online: true, Graph: true, Callbacks: true, MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 256, Accounts: []PlanAccount{
+			{Name: "graph-01", Method: credential.ClientSecret, ClientID: "11111111-2222-3333-4444-555555555555"},
+		}},
+		{Name: "polled", Online: true, Graph: true, RequestsPerSecond: 100, MailboxesPerAccount: 1250, SubscriptionsPerConnection: 200, RequestsInFlight: 256, Accounts: []PlanAccount{
+			{Name: "graph-02", Method: credential.Certificate, ClientID: "11111111-2222-3333-4444-666666666666"},
+		}},
 	})
 	golden := filepath.Join("testdata", "plan.txt")
 	if *update {
@@ -64,6 +70,41 @@ func TestAPlanCountsWhatIsNeeded(t *testing.T) {
 		if strings.Contains(strings.ToLower(got), "unlimited\n") {
 			t.Error("something is unlimited")
 		}
+	}
+}
+
+func TestAPlanForGraphCountsWhatIsNeeded(t *testing.T) {
+	entry := PlanEntry{
+		Name: "x", Online: true, Graph: true, RequestsPerSecond: 100, MailboxesPerAccount: 1250, Accounts: []PlanAccount{{Name: "a", Method: credential.ClientSecret, ClientID: "c"}},
+	}
+	for _, c := range []struct {
+		mailboxes, rate int
+		want            []string
+	}{
+		{100, 100, []string{"every 1m0s: 1.7 requests a second"}},
+		{1500, 100, []string{"every 1m0s: 25.0 requests a second"}},
+		{15_000, 100, []string{"every 10m0s: 25.0 requests a second", "With requests_per_second: 1000 it is every 1m0s"}},
+		{15_000, 1000, []string{"every 1m0s: 250.0 requests a second"}},
+		{30_000, 0, []string{"every 2m0s: 250.0 requests a second"}},
+	} {
+		entry.RequestsPerSecond = c.rate
+		got := Plan(c.mailboxes, []PlanEntry{entry})
+		for _, want := range append(c.want, "'Application Mail.ReadBasic'") {
+			if !strings.Contains(got, want) {
+				t.Errorf("%d mailboxes: no %q in\n%s", c.mailboxes, want, got)
+			}
+		}
+	}
+	entry.Callbacks = true
+	got := Plan(15_000, []PlanEntry{entry})
+	for _, want := range []string{"15000 subscriptions, made within 6m15s", "'Application Mail.Read'"} {
+		if !strings.Contains(got, want) || strings.Contains(got, "polling") || strings.Contains(got, "EWS") {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	entry.Accounts = nil
+	if got := Plan(1, []PlanEntry{entry}); !strings.Contains(got, "register an app") {
+		t.Error(got)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -295,7 +296,8 @@ func Plan(c *config.Config, n int) string {
 	for i, x := range c.Exchange {
 		entries[i] = check.PlanEntry{
 			Name: x.Name, Online: x.Type == config.Online, EWS: x.EWSURL != "", MailboxesPerAccount: x.MailboxesPerAccount,
-			SubscriptionsPerConnection: x.SubscriptionsPerConnection, RequestsInFlight: x.RequestsInFlight,
+			Graph: x.ListenBy == config.ByGraph, Callbacks: strings.HasPrefix(c.PublicURL, "https://"),
+			SubscriptionsPerConnection: x.SubscriptionsPerConnection, RequestsInFlight: x.RequestsInFlight, RequestsPerSecond: x.RequestsPerSecond,
 		}
 		for _, a := range x.Accounts {
 			d := a.Credential
