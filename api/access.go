@@ -34,6 +34,7 @@ const (
 	readDevices
 	readAll
 	testDevices
+	changeListening
 )
 
 func (r Role) may(p permission) bool {
@@ -46,7 +47,7 @@ func (r Role) may(p permission) bool {
 	case RoleTest:
 		all = readDevices | readAll | testDevices
 	case RoleAdmin:
-		all = changeDevices | readDevices | readAll | testDevices
+		all = changeDevices | readDevices | readAll | testDevices | changeListening
 	}
 	return all&p == p
 }

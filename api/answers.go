@@ -66,6 +66,7 @@ type Mailbox struct {
 // Location is the location of a mailbox.
 type Location struct {
 	Exchange string    `json:"exchange"` // the exchange entry of the configuration
+	Source   string    `json:"source"`   // ews or graph
 	URL      string    `json:"url"`
 	Group    string    `json:"group,omitempty"`
 	Primary  string    `json:"primary,omitempty"`

@@ -58,8 +58,9 @@ type Options struct {
 	Ping       func(context.Context) error // asks the state store
 	Test       func(ctx context.Context, device string) check.Report
 	Overview   func() Overview
-	Callbacks  http.Handler                                // what is posted from outside; it needs no token. nil: nothing is posted here
-	Advise     func(subscriptions.Standing) check.Breakage // what is wrong with a mailbox or a device; the zero value: nothing
+	Move       func(ctx context.Context, m Move) (mailboxes int, err error) // a *subscriptions.FieldError, ErrNoExchange and NotMoved are answered as such
+	Callbacks  http.Handler                                                 // what is posted from outside; it needs no token. nil: nothing is posted here
+	Advise     func(subscriptions.Standing) check.Breakage                  // what is wrong with a mailbox or a device; the zero value: nothing
 	Gatherer   prometheus.Gatherer
 	Metrics    prometheus.Registerer // of the API's own metrics
 	Log        *zap.Logger
@@ -137,6 +138,8 @@ func (a *API) routes() routes {
 		"/v1/mailboxes":           {http.MethodGet: {readAll, a.mailboxes}},
 		"/v1/status":              {http.MethodGet: {readAll, a.status}},
 		"/v1/test-notifications":  {http.MethodPost: {testDevices, a.test}},
+
+		"/v1/exchange/{name}/listen_by": {http.MethodPut: {changeListening, a.listenBy}},
 	}
 }
 

@@ -154,6 +154,8 @@ type backend struct {
 	ready   error
 	ping    error
 	tested  []string // devices
+	moves   []Move
+	unmoved error
 }
 
 func newBackend(t testing.TB) *backend {
@@ -176,6 +178,10 @@ func newBackend(t testing.TB) *backend {
 				return check.Breakage{}
 			}
 			return check.Breakage{Name: "it is " + s.Reason, Do: "mend " + s.Reason}
+		},
+		Move: func(_ context.Context, m Move) (int, error) {
+			d.moves = append(d.moves, m)
+			return 7, d.unmoved
 		},
 		Overview: func() Overview {
 			return Overview{Conditions: []check.Condition{{Kind: check.KindExchange, Name: "headquarters", Level: check.LevelError, Since: noon, Count: 2, Reason: "connect", Cause: "c", Advice: "a"}},
@@ -416,6 +422,7 @@ func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
 		{"GET", "/v1/status", 403, 200, 200, 200},
 		{"GET", "/metrics", 403, 200, 200, 200},
 		{"POST", "/v1/test-notifications", 403, 403, 422, 422},
+		{"PUT", "/v1/exchange/online/listen_by", 403, 403, 403, 422},
 		{"DELETE", "/v1/devices/phone", 204, 403, 403, 204},
 	}
 	for _, c := range calls {
@@ -458,7 +465,7 @@ func TestPathsAndMethodsThatAreNotThereAreProblemsToo(t *testing.T) {
 	is(t, d.ask(t, "", "GET", "/v1/nothing", ""), 401, "")
 	for target, allow := range map[string]string{
 		"/v1/devices/phone": "DELETE, GET, HEAD, PUT", "/v1/devices": "GET, HEAD", "/v1/mailboxes": "GET, HEAD", "/v1/mailboxes/a@b.c": "GET, HEAD",
-		"/v1/status": "GET, HEAD", "/v1/test-notifications": "POST", "/healthz": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD", "/openapi.yaml": "GET, HEAD",
+		"/v1/exchange/online/listen_by": "PUT", "/v1/status": "GET, HEAD", "/v1/test-notifications": "POST", "/healthz": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD", "/openapi.yaml": "GET, HEAD",
 	} {
 		a := d.ask(t, adminToken, "PATCH", target, "{}")
 		is(t, a, 405, "")
@@ -559,7 +566,7 @@ func TestAMailboxSaysHowItIsListenedToAndWhatWasDecided(t *testing.T) {
 	accepted := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "accepted", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f0000-0000-0000-0000-000000000000", "apns_status": 200}`
 	want := `{"address": "ann@contoso.com", "state": "failing", "reason": "HTTP 401: the password is wrong", "advice": "mend HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
 		"location": {"exchange": "headquarters", "url": "https://ex.contoso.com/EWS/Exchange.asmx", "group": "g1", "primary": "ann@contoso.com",
-			"server": "unknown", "how": "ews_url", "found": ` + at + `},
+			"server": "unknown", "source": "ews", "how": "ews_url", "found": ` + at + `},
 		"subscribed": ` + at + `, "last_heartbeat": ` + at + `, "last_hint": ` + at + `, "last_listing": ` + at + `, "last_message": ` + at + `, "last_alert": ` + accepted + `,
 		"devices": ["phone"], "device_states": [{"id": "phone", "state": "listening"}],
 		"decisions": [{"message": "AgAAAAAAAAAAAAAAAAAAAA", "outcome": "not_sent", "reason": "before_enrolment", "explanation": "The message was received before the device was enrolled.", "received": ` + at + `, "decided": ` + at + `}, ` + accepted + `]}`

@@ -29,7 +29,7 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 		Devices: make([]string, len(devices)), DeviceStates: make([]DeviceState, len(devices)), Decisions: make([]Decision, len(s.Decisions)),
 	}
 	if s.Location != (mail.Location{}) {
-		m.Location = &Location{Exchange: s.Location.Entry, URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
+		m.Location = &Location{Exchange: s.Location.Entry, Source: string(cmp.Or(s.Location.Source, mail.EWS)), URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
 			Server: cmp.Or(s.Location.Server, "unknown"), How: s.Location.How, Found: s.Location.Found.UTC()}
 	}
 	for i, d := range devices {

@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -52,6 +54,23 @@ func (d *backend) test(ctx context.Context, device string) check.Report {
 		d.listener.Worked(enrolled.Mailbox)
 	}
 	return report
+}
+
+// move has mailboxes listened to another way.
+func (d *backend) move(ctx context.Context, m api.Move) (int, error) {
+	n, err := d.listener.ListenBy(ctx, m.Exchange, m.ListenBy, m.Mailbox)
+	refused, typed := errors.AsType[*fault.Error](err)
+	switch {
+	case errors.Is(err, listener.ErrNoExchange):
+		return 0, api.ErrNoExchange
+	case typed:
+		why := "Microsoft Graph lets mailbell in to none of the mailboxes that it was asked for, so nothing was changed: " + refused.Error()
+		if advice := check.Advise(refused, d.links.circumstances(m.Exchange, "")).Do; advice != "" {
+			why += ". " + advice
+		}
+		return 0, api.NotMoved(why)
+	}
+	return n, err
 }
 
 func (d *backend) Remove(ctx context.Context, id string) (bool, error) {
