@@ -27,6 +27,8 @@ const (
 	wrongPassword = "HTTP 401"
 	// codeNoNotification is the code of a subscription at Graph that tells nothing (listener/changes).
 	codeNoNotification = "no notification"
+	// codeNowhere is the code of a mailbox for which Graph has no URL to post to (listener/changes).
+	codeNowhere = "no public_url"
 	apps               = "the app registration (Entra ID, App registrations)"
 )
 
@@ -134,6 +136,9 @@ var breakages = []Breakage{
 	{"notifications of Microsoft Graph do not come", "code no notification: the subscription was made, and mail was found of which nothing was told",
 		"What Graph posts to public_url does not arrive, though its first call did: look at the firewall, the load balancer and the reverse proxy for requests to /callbacks/graph/ that are refused, held up, or answered by something else. Meanwhile the mailbox is polled.",
 		evidence{codes: []string{codeNoNotification}}},
+	{"there is no public_url for Microsoft Graph", "code no public_url: the mailboxes of an entry with listen_by: graph are polled",
+		"Mail is found within a minute or so. To be told of it at once, set public_url, an https URL that the internet reaches, and let Microsoft call it (docs/graph.md). Where no port can be opened, leave it as it is.",
+		evidence{codes: []string{codeNowhere}}},
 	{"something else than Microsoft Graph answers", "code not Graph, link leads away, redirect, of Microsoft Graph",
 		"A proxy or firewall answers in its place, or cloud_urls.graph names another server: let mailbell reach graph.microsoft.com (or the host of the cloud) on port 443 without anything that ends TLS.",
 		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{graph.CodeForeign, graph.CodeAway, graph.CodeRedirect, graph.CodeURL, "HTTP 407"}}},
@@ -152,10 +157,10 @@ var breakages = []Breakage{
 		"Since February 2025 Exchange Online no longer lets a user impersonate: use client_secret or certificate, with the role Application EWS.AccessAsApp (mailbell check --plan prints the commands).",
 		evidence{where: online, methods: []string{credential.ListenerAccount}, codes: []string{"ErrorImpersonateUserDenied", "ErrorImpersonationDenied", "ErrorImpersonationFailed", "ErrorAccessDenied", "HTTP 403"}}},
 	{"EWS is switched off at Exchange Online", "HTTP 403 with X-EWS-Policy-Reason: EWS is disabled for this user or tenant",
-		"Run Set-OrganizationConfig -EwsEnabled $true, and Set-CASMailbox -EwsEnabled $true for the mailbox, and add the app id to EwsAllowedAppIDs. EWS in Exchange Online ends on 2027-04-01.",
+		"Run Set-OrganizationConfig -EwsEnabled $true, and Set-CASMailbox -EwsEnabled $true for the mailbox, and add the app id to EwsAllowedAppIDs. EWS in Exchange Online ends on 2027-04-01: give the app Mail.Read, and mailbell goes over to Microsoft Graph by itself (docs/graph.md).",
 		evidence{where: online, codes: []string{"HTTP 403"}, details: []fault.Detail{fault.PolicyOff}}},
 	{"Exchange Online blocks EWS for this app", "HTTP 403, often without an explanation; X-EWS-Policy-Reason: EWS is blocked by policy for this user or tenant",
-		"Add the app id (client_id) to EwsAllowedAppIDs, keep what is there, and set EwsEnabled to $true (mailbell check --plan prints the commands). The change takes up to 24 hours. Check EwsApplicationAccessPolicy and Set-CASMailbox -EwsEnabled too. EWS in Exchange Online ends on 2027-04-01.",
+		"Add the app id (client_id) to EwsAllowedAppIDs, keep what is there, and set EwsEnabled to $true (mailbell check --plan prints the commands). The change takes up to 24 hours. Check EwsApplicationAccessPolicy and Set-CASMailbox -EwsEnabled too. EWS in Exchange Online ends on 2027-04-01: give the app Mail.Read, and mailbell goes over to Microsoft Graph by itself (docs/graph.md).",
 		evidence{where: online, codes: []string{"HTTP 403"}}},
 	{"Exchange Online does not accept the token", "HTTP 401 to a request with a token",
 		"Check that cloud is the tenant's. Give the app its right: New-ServicePrincipal and the role Application EWS.AccessAsApp, or full_access_as_app with the administrator's consent. New rights take up to two hours.",

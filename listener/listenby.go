@@ -57,6 +57,9 @@ func (l *Listener) ListenBy(ctx context.Context, exchange, listenBy, address str
 			return 0, err
 		}
 	}
+	for _, a := range e.accounts { // a person says that it works: who was refused there tries at once
+		a.way(e.source(listenBy)).calls.unblock()
+	}
 	return l.turn(ctx, list, listenBy)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -352,7 +353,8 @@ func (g *gathering) mailboxes() {
 			g.add(check.KindAccount, account, "", s.Fault, b, address, s.Next)
 		default:
 			c := g.add(check.KindExchange, name, check.LevelInfo, s.Fault, b, address, s.Next)
-			if c.Count > 1 || s.Fault.Scope >= fault.Account {
+			polledByChoice := s.Fault.Code == changes.CodeNowhere
+			if !polledByChoice && (c.Count > 1 || s.Fault.Scope >= fault.Account) {
 				c.Level = levelOf(s.Fault)
 			}
 		}
