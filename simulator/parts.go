@@ -136,6 +136,12 @@ func (s *Server) Subscriptions(address string) (alive, streamed int) {
 	return s.org.Subscriptions(address)
 }
 
+// GraphSubscription is a subscription at Microsoft Graph.
+type GraphSubscription = graph.Subscription
+
+// GraphSubscriptions lists the subscriptions at Microsoft Graph, by their mailboxes.
+func (s *Server) GraphSubscriptions() []GraphSubscription { return s.graph.Subscriptions() }
+
 // Alerts returns the kept alerts with a number above after, refused ones too.
 func (s *Server) Alerts(after int) []Alert { return s.pushes.Alerts(after) }
 

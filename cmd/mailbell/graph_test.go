@@ -3,8 +3,16 @@ package main_test
 // Microsoft Graph, seen from outside: the mailboxes are at Exchange Online, and Graph calls back.
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -265,4 +273,210 @@ func withoutCallbacks(text string) string {
 		}
 	}
 	return strings.Join(kept, "")
+}
+
+// Graph refuses a second subscription of the same kind, or accepts it beside the first; and nobody can be asked for a lost secret.
+func TestSubscriptionsOfALostStateAreReplaced(t *testing.T) {
+	for name, lenient := range map[string]bool{"where Graph refuses a second one": false, "where Graph accepts one": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inst := installGraph(t, simulator.Options{Mailboxes: 3})
+			if lenient {
+				inst.fault("graph_duplicates", simulator.Fault{})
+			}
+			inst.startWithDevices()
+			inst.kill()
+			if err := os.Remove(filepath.Join(inst.dir, "mailbell.db")); err != nil {
+				t.Fatal(err)
+			}
+			inst.start()
+			for i, b := range inst.boxes {
+				b.devices = nil
+				inst.enrol(b, fmt.Sprintf("new-%d", i))
+			}
+			inst.awaitListening()
+			for range 6 {
+				inst.deliver()
+			}
+			inst.awaitAlerts(soon)
+			inst.balance(0)
+			// mailbell looks for them a minute after the start, and spares what might just be made for two more.
+			eventually(t, 5*time.Minute, "only the new subscriptions are left", func() bool { return inst.sim.Counts().GraphSubscriptions == len(inst.boxes) })
+		})
+	}
+}
+
+func TestSubscriptionsAreMadeAnewAfterAChangeOfPublicURL(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 3})
+	inst.startWithDevices()
+	inst.stop()
+	other := quietAddress(t)
+	inst.write(strings.ReplaceAll(inst.configText(), inst.callbacks, other))
+	inst.start()
+	inst.awaitListening()
+	for range 6 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	eventually(t, soon, "only the new subscriptions are left", func() bool { return inst.sim.Counts().GraphSubscriptions == len(inst.boxes) })
+	if n := inst.sim.Counts().Requests["GraphSubscribe"]; n < 2*len(inst.boxes) {
+		t.Errorf("%d subscriptions were made, want %d", n, 2*len(inst.boxes))
+	}
+}
+
+func TestASubscriptionThatCannotBeRenewedIsMadeAnew(t *testing.T) {
+	for _, status := range []int{http.StatusBadRequest, http.StatusNotFound} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			t.Parallel()
+			inst := installGraph(t, simulator.Options{Mailboxes: 2})
+			inst.fault("token_short", simulator.Fault{Seconds: 90}) // after more than a minute each subscription needs another token
+			inst.fault("graph_renewal_refused", simulator.Fault{Status: status})
+			inst.startWithDevices()
+			eventually(t, 2*atLast, "each subscription is made anew", func() bool { return inst.sim.Counts().Requests["GraphSubscribe"] >= 2*len(inst.boxes) })
+			inst.clear("token_short")
+			inst.awaitListening()
+			for range 4 {
+				inst.deliver()
+			}
+			inst.awaitAlerts(soon)
+			inst.balance(0)
+			if n := inst.sim.Counts().GraphSubscriptions; n != len(inst.boxes) {
+				t.Errorf("%d subscriptions, want %d", n, len(inst.boxes))
+			}
+		})
+	}
+}
+
+// What is posted to the callbacks is anonymous: whatever it is, it is accepted at once, and only what has the secrets of a subscription
+// counts.
+func TestACallbackOfGraphIsBelievedOnlyWithItsSecrets(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.startWithDevices()
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
+	subs := inst.sim.GraphSubscriptions()
+	url, ours, other := subs[0].NotificationURL, subs[0], subs[1]
+	calls := func() int {
+		n := 0
+		for operation, count := range inst.sim.Counts().Requests {
+			if strings.HasPrefix(operation, "Graph") {
+				n += count
+			}
+		}
+		return n
+	}
+	before := calls()
+	item := func(id, state string) string {
+		return fmt.Sprintf(`{"value":[{"subscriptionId":%q,"clientState":%q,"changeType":"created","resource":"Users/x/Messages/AAMkAD","resourceData":{"id":"AAMkAD"}}]}`, id, state)
+	}
+	life := func(id, state, event string) string {
+		return fmt.Sprintf(`{"value":[{"subscriptionId":%q,"clientState":%q,"lifecycleEvent":%q}]}`, id, state, event)
+	}
+	for name, body := range map[string]string{
+		"nothing": "", "half": "{", "null": "null", "a list": "[]", "no list": `{"value":null}`, "no items": `{"value":[null,1,"x",{}]}`, "deep": strings.Repeat("[", 100_000),
+		"many": `{"value":[` + strings.Repeat(`{"subscriptionId":"x"},`, 9_000) + `{}]}`, "large": `{"value":["` + strings.Repeat("x", 5<<20) + `"]}`,
+		"a wrong state": item(ours.ID, "guess"), "no state": item(ours.ID, ""), "the state of another": item(ours.ID, other.ClientState), "another id": item("11111111-2222-3333-4444-555555555555", ours.ClientState),
+		"removed, with a wrong state": life(ours.ID, "guess", "subscriptionRemoved"), "removed, with the state of another": life(ours.ID, other.ClientState, "subscriptionRemoved"),
+		"missed, with a wrong state": life(ours.ID, "guess", "missed"), "a token": `{"validationTokens":["x.y.z"],"value":[]}`,
+	} {
+		if status, _, text := inst.post(url, body); status != http.StatusAccepted || text != "" {
+			t.Errorf("%s: %d %q", name, status, text)
+		}
+	}
+	if status, _, _ := inst.post("https://"+inst.callbacks+"/callbacks/graph/guess", item(ours.ID, ours.ClientState)); status != http.StatusAccepted {
+		t.Errorf("at another URL: %d", status)
+	}
+	pass(t, time.Second)
+	if n := calls() - before; n != 0 {
+		t.Errorf("Graph was asked %d times because of forged notifications", n)
+	}
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	if n := inst.sim.Counts().GraphSubscriptions; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions, want %d", n, len(inst.boxes))
+	}
+}
+
+func TestAHandshakeEchoesTheTokenAsPlainTextAndNothingElse(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 1})
+	inst.startWithDevices()
+	at := inst.sim.GraphSubscriptions()[0].NotificationURL + "?validationToken="
+	const token = "Validation: Testing client application reachability for subscription Request-Id: 3b2a"
+	for _, escaped := range []string{url.QueryEscape(token), strings.ReplaceAll(url.QueryEscape(token), "+", "%20")} {
+		if status, media, text := inst.post(at+escaped, ""); status != http.StatusOK || text != token || !strings.HasPrefix(media, "text/plain") {
+			t.Errorf("%s: %d %s %q", escaped, status, media, text)
+		}
+	}
+	if status, media, text := inst.post(at+url.QueryEscape("<script>alert(1)</script>"), ""); status == http.StatusOK && (strings.Contains(text, "<") || !strings.HasPrefix(media, "text/plain")) {
+		t.Errorf("%d %s %q", status, media, text)
+	}
+	if status, _, text := inst.post(at+strings.Repeat("x", 100_000), ""); status == http.StatusOK || len(text) > 1000 {
+		t.Errorf("a long one: %d, %d bytes", status, len(text))
+	}
+	if status, _, text := inst.post("https://"+inst.callbacks+"/callbacks/graph/guess?validationToken=x", ""); status == http.StatusOK {
+		t.Errorf("at another URL: %d %q", status, text)
+	}
+}
+
+func TestTheSecretsOfGraphAreToldNowhere(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 3})
+	inst.edit("listen: "+strings.TrimPrefix(inst.url, "http://"), "log: {level: debug}\nlisten: "+strings.TrimPrefix(inst.url, "http://"))
+	inst.startWithDevices()
+	for _, name := range []string{"graph_missed", "graph_foreign", "graph_item_unreadable"} {
+		inst.fault(name, simulator.Fault{Count: 1})
+		inst.deliverTo(inst.boxes...)
+	}
+	inst.awaitAlerts(atLast)
+	secrets := []string{inst.sim.ClientSecret}
+	for _, s := range inst.sim.GraphSubscriptions() {
+		secrets = append(secrets, s.ClientState, path.Base(s.NotificationURL))
+	}
+	inst.fault("graph_subscribe_refused", simulator.Fault{Count: 3})
+	inst.fault("graph_removed", simulator.Fault{})
+	eventually(t, soon, "subscribing was refused", func() bool { return inst.sim.Counts().Requests["GraphSubscribe"] >= 2*len(inst.boxes) })
+	told := inst.service().stderr()
+	for _, path := range []string{"/metrics", "/v1/status", "/v1/mailboxes?limit=100", "/v1/mailboxes/" + inst.boxes[0].address} {
+		_, answer := inst.raw(http.MethodGet, path, inst.token, nil)
+		told += string(answer)
+	}
+	inst.stop()
+	state, err := os.ReadFile(filepath.Join(inst.dir, "mailbell.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	told += inst.service().stderr() + string(state)
+	for i, secret := range secrets {
+		if len(secret) < 20 || strings.Contains(told, secret[:12]) {
+			t.Errorf("secret %d (%d characters) is told", i, len(secret))
+		}
+	}
+	for _, text := range []string{"Ticket 0001", "eyJ0eXAi"} { // of a mail, of an access token
+		if strings.Contains(told, text) {
+			t.Errorf("%s… is told", text)
+		}
+	}
+}
+
+// post posts what Graph might to a URL of the callbacks, and returns the status, the media type and the text of the answer.
+func (inst *installation) post(at, body string) (status int, media, text string) {
+	inst.t.Helper()
+	client := &http.Client{Timeout: soon, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: inst.sim.RootCAs()}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Post(at, "application/json", strings.NewReader(body))
+	if err != nil {
+		inst.t.Error(err)
+		return 0, "", ""
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		inst.t.Error(err)
+	}
+	return resp.StatusCode, resp.Header.Get("Content-Type"), string(answer)
 }

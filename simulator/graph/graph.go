@@ -170,6 +170,26 @@ func (s *Server) Counts() Counts {
 	return c
 }
 
+// Subscription is one that is alive, with its secret, which Graph shows nobody.
+type Subscription struct {
+	ID, Mailbox, NotificationURL, ClientState string
+	Expires                                   time.Time
+}
+
+// Subscriptions lists those that are alive, by their mailboxes; without a server, none.
+func (s *Server) Subscriptions() []Subscription {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Subscription, 0, len(s.subs))
+	for _, sub := range s.inOrder() {
+		list = append(list, Subscription{sub.id, sub.box.Address, sub.url, sub.state, sub.expires})
+	}
+	return list
+}
+
 // call is one request, alone or of a batch.
 type call struct {
 	s         *Server

@@ -26,8 +26,8 @@ func TestSubscribingAsksBothURLsBeforeItIsAnswered(t *testing.T) {
 		if !strings.Contains(token, ": ") || !strings.Contains(w.asked[0].RawQuery, "+") || !strings.Contains(w.asked[1].RawQuery, "%20") || !strings.Contains(w.asked[1].RawQuery, "%3A") {
 			t.Errorf("asked %v", w.asked)
 		}
-		if w.graph.Counts().Subscriptions != 1 {
-			t.Error("it is not there")
+		if all := w.graph.Subscriptions(); len(all) != 1 || all[0].ID != g.text("id") || all[0].Mailbox != user || all[0].ClientState != "secret" || w.graph.Counts().Subscriptions != 1 {
+			t.Errorf("%+v", all)
 		}
 	})
 }
