@@ -197,7 +197,7 @@ func TestWithMailReadBasicWhatItDoesNotShowIsAskedForOnceInAnHour(t *testing.T) 
 			if all != 1 || few != 3 {
 				t.Errorf("%s: %d and %d requests", name, all, few)
 			}
-			time.Sleep(fewFor)
+			<-time.After(fewFor)
 			if _, _, err := c.Read(t.Context(), mara, []string{"1"}); err != nil || all != 2 {
 				t.Errorf("%s: %d requests: a permission that is granted meanwhile is not noticed (%v)", name, all, err)
 			}

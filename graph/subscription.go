@@ -146,7 +146,7 @@ func (c *Client) until(ctx context.Context, until time.Time, send func(until str
 	return until, nil
 }
 
-// minutesOf finds the limit in "Subscription expiration can only be 4230 minutes in the future."
+// minutesOf finds the limit in Graph's text: it can only be so many minutes in the future.
 var minutesOf = regexp.MustCompile(`can only be (\d{1,6}) minutes`)
 
 // limitIn is the longest life that Graph's text allows, less the margin.

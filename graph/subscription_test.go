@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -21,9 +22,7 @@ func TestASubscriptionIsMadeAsItIsDocumented(t *testing.T) {
 		"notificationUrl": callback, "lifecycleNotificationUrl": callback + "/l", "expirationDateTime": "2026-12-05T02:00:00.000Z", "latestSupportedTlsVersion": "v1_2",
 	}
 	rich := map[string]any{"includeResourceData": true, "encryptionCertificate": "MIIC", "encryptionCertificateId": "id"}
-	for k, v := range plain {
-		rich[k] = v
-	}
+	maps.Copy(rich, plain)
 	rich["resource"] = "/users/mara@contoso.com/mailFolders('inbox')/messages?$select=" + shownFields
 	for _, want := range []map[string]any{plain, rich} {
 		c := client(func(r *http.Request, body string) *http.Response {
