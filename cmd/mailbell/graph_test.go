@@ -12,8 +12,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -479,4 +481,100 @@ func (inst *installation) post(at, body string) (status int, media, text string)
 		inst.t.Error(err)
 	}
 	return resp.StatusCode, resp.Header.Get("Content-Type"), string(answer)
+}
+
+// listenBy has the mailboxes of the entry online listened to another way, and returns how many that concerned.
+func (inst *installation) listenBy(way string) (mailboxes int) {
+	inst.t.Helper()
+	var answer struct{ Mailboxes int }
+	if status := inst.call(http.MethodPut, "/v1/exchange/online/listen_by", map[string]string{"listen_by": way}, &answer); status != http.StatusOK {
+		inst.t.Errorf("listening by %s: %d", way, status)
+	}
+	return answer.Mailboxes
+}
+
+func TestMailboxesGoOverToGraphAndBackByCommandUnderLoad(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 6, Hosts: []string{simulator.Online, simulator.Online, simulator.OnPremises}})
+	inst.startWithDevices()
+	inst.underLoad(20*time.Millisecond, func() {
+		for _, way := range []string{"streaming", "graph", "streaming", "graph"} {
+			if n := inst.listenBy(way); n != 4 {
+				t.Errorf("%d mailboxes went over to %s, want 4", n, way)
+			}
+			pass(t, 3*time.Second)
+		}
+	})
+	inst.balance(0)
+	eventually(t, soon, "each mailbox at Online has a subscription of Graph", func() bool { return inst.sim.Counts().GraphSubscriptions == 4 })
+}
+
+// What a tenant says that has switched EWS off: HTTP 403 and nothing else, for every mailbox.
+func TestMailboxesGoOverToGraphWhereTheTenantSwitchesEWSOff(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 6, Hosts: []string{simulator.Online, simulator.Online, simulator.OnPremises}})
+	inst.edit("listen_by: graph", "listen_by: streaming")
+	inst.startWithDevices()
+	inst.underLoad(50*time.Millisecond, func() {
+		pass(t, time.Second)
+		inst.fault("ews_blocked", simulator.Fault{Host: simulator.Online})
+		inst.fault("stream_rst", simulator.Fault{Host: simulator.Online})
+		pass(t, 2*time.Second)
+	})
+	if lost := inst.ledger.await(t.Context(), 3*atLast); len(lost) > 0 {
+		t.Fatalf("lost %d of %d: %v", len(lost), inst.ledger.count(), lost)
+	}
+	eventually(t, atLast, "each mailbox at Online has a subscription of Graph", func() bool { return inst.sim.Counts().GraphSubscriptions == 4 })
+	inst.balance(0)
+}
+
+// Ten thousand forged notifications in ten seconds, posted by somebody who knows the URL, cost live mail nothing.
+func TestForgedNotificationsOfGraphKeepNoAlertWaiting(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 4})
+	inst.startWithDevices()
+	url := inst.sim.GraphSubscriptions()[0].NotificationURL
+	median := func(n int) time.Duration {
+		var took []time.Duration
+		for range n {
+			began := time.Now()
+			inst.deliver()
+			inst.awaitAlerts(soon)
+			took = append(took, time.Since(began))
+			pass(t, 100*time.Millisecond)
+		}
+		slices.Sort(took)
+		return took[n/2]
+	}
+	quiet := median(10)
+	const forged, at = 10_000, 8
+	var attack sync.WaitGroup
+	for a := range at {
+		attack.Go(func() {
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1, TLSClientConfig: &tls.Config{RootCAs: inst.sim.RootCAs()}}}
+			defer client.CloseIdleConnections()
+			pace := time.NewTicker(at * 10 * time.Second / forged)
+			defer pace.Stop()
+			for i := range forged / at {
+				<-pace.C
+				body := fmt.Sprintf(`{"value":[{"subscriptionId":"x","clientState":"forged-%d-%d","changeType":"created","resourceData":{"id":"AAMkAD"}}]}`, a, i)
+				resp, err := client.Post(url, "application/json", strings.NewReader(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusAccepted {
+					t.Errorf("a forged one is answered %d", resp.StatusCode)
+				}
+			}
+		})
+	}
+	attacked := median(20)
+	attack.Wait()
+	t.Logf("an alert took %v, and beside forged notifications %v", quiet, attacked)
+	if attacked > 2*quiet+100*time.Millisecond {
+		t.Errorf("an alert took %v beside forged notifications, and %v without", attacked, quiet)
+	}
+	inst.balance(0)
 }
