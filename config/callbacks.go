@@ -76,6 +76,8 @@ func (c *Config) reachable(public, listen value, by []value) {
 // reachableByGraph reports a public_url to which Microsoft Graph does not post. Without one its mailboxes are polled.
 func (c *Config) reachableByGraph(public value, x Exchange) {
 	switch {
+	case public.node == nil && x.Graph.Rich:
+		public.fail("is required with graph.rich of the exchange entry %s: without it Microsoft Graph posts nothing", x.Name)
 	case c.PublicURL == "": // none, or wrong, which is reported
 	case !strings.HasPrefix(c.PublicURL, "https://"):
 		public.fail("must begin with https:// for the exchange entry %s: Microsoft Graph calls back over the internet", x.Name)

@@ -124,9 +124,8 @@ func (o *object) exchange(accounts once) Exchange {
 // graph reads what only matters with Microsoft Graph.
 func (o *object) graph() Graph {
 	section, _ := o.optional("graph")
-	section.unavailable("rich")
-	section.end()
-	return Graph{}
+	defer section.end()
+	return Graph{Rich: section.boolean("rich", false)}
 }
 
 // byGraph reports what does not go with Microsoft Graph.

@@ -85,7 +85,7 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 		links := &atomic.Int64{}
 		calls := &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: func() int { return int(links.Load()) }, lifted: lifted}
 		n.byGraph = &way{source: a.Graph, calls: calls, links: links, listening: changed{changes.NewKeeper(changes.Options{
-			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.knowsSubscription, Log: n.log,
+			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.knowsSubscription, Content: a.Content, Log: n.log,
 		})}}
 	}
 	return n

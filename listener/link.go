@@ -31,7 +31,9 @@ type link struct {
 	at      mail.Location
 
 	mu     sync.Mutex
-	server string // the mailbox server, as the mailbox's own answers name it; empty: unknown
+	told   map[string]*mail.Message // what came in notifications and is not taken yet, by item id
+	ended  bool                     // the mailbox has been given up here
+	server string                   // the mailbox server, as the mailbox's own answers name it; empty: unknown
 }
 
 // Exchange is the exchange entry.
@@ -49,8 +51,39 @@ func (k *link) Listings() int { return k.way.source.Listings() }
 // Reads is the same of reads by ids.
 func (k *link) Reads() int { return k.way.source.Reads() }
 
-// Read reads messages by their ids.
+// Read reads messages by their ids. What came in a notification is not asked for.
 func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
+	told := k.takeTold(ids)
+	if len(told) == 0 {
+		return k.read(ctx, ids)
+	}
+	var others []string
+	for _, id := range ids {
+		if told[id] == nil {
+			others = append(others, id)
+		}
+	}
+	all := inbox.Items{Clock: k.account.entry.now()}
+	if len(others) > 0 {
+		var err error
+		if all, err = k.read(ctx, others); err != nil {
+			return all, err
+		}
+	}
+	read := all.Items
+	all.Items = nil
+	for _, id := range ids {
+		if m := told[id]; m != nil {
+			all.Items = append(all.Items, inbox.Item{ID: id, Message: m})
+			continue
+		}
+		all.Items = append(all.Items, read[0])
+		read = read[1:]
+	}
+	return all, nil
+}
+
+func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if err := k.way.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Items{}, err
 	}
@@ -92,7 +125,10 @@ func (k *link) List(ctx context.Context, p inbox.Part) (inbox.Page, error) {
 func (k *link) Unhinted(received, clock time.Time) { k.member.Unhinted(clock.Sub(received)) }
 
 // Listed tells that a complete listing is done.
-func (k *link) Listed() { k.member.Listed() }
+func (k *link) Listed() {
+	k.dropTold(false)
+	k.member.Listed()
+}
 
 // location is where the mailbox lives, as far as it is known now.
 func (k *link) location() mail.Location {

@@ -14,8 +14,9 @@
 //	enrolment.go  devices come and go
 //	status.go     what is asked about all this
 //
-// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for two: Listener.mu
-// is held while a mailbox is opened in the inbox and gets its seat back, and either.mu while a mailbox joins or leaves.
+// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for three: Listener.mu
+// is held while a mailbox is opened in the inbox and gets its seat back, mailbox.mu while that of its link is taken, and either.mu while a
+// mailbox joins or leaves.
 package listener
 
 import (
@@ -81,6 +82,7 @@ type Account struct {
 	Graph       Source // nil: it has not
 	Changes     changes.Server
 	GraphFinder Finder
+	Content     changes.Content // of notifications; nil: they come without
 }
 
 // The kinds of listening of an entry.
@@ -102,6 +104,7 @@ type Listener struct {
 	looking  context.Context     // of the look-ups
 	stop     context.CancelFunc
 	stopping atomic.Bool
+	told     atomic.Int64   // messages that came in notifications and are not taken yet
 	located  atomic.Bool    // every mailbox has been looked up once
 	tasks    sync.WaitGroup // look-ups; grows only while mu is held and stopping is false
 

@@ -62,6 +62,14 @@ type changed struct{ *changes.Keeper }
 
 func (c changed) member(m *mailbox) membership { return c.Member(m.box, postSink{sink{m.work, m}}) }
 
+// Tell hints at a message whose content has come: it need not be read.
+func (s postSink) Tell(m *mail.Message, at time.Time) {
+	if k := s.m.linked(); k != nil {
+		k.keepTold(m)
+	}
+	s.Hint(m.ItemID, at)
+}
+
 // sink is told what a server says of a mailbox. Hints and listings are the inbox's.
 type sink struct {
 	*inbox.Mailbox

@@ -195,6 +195,7 @@ func (m *mailbox) begin() (k *link, closed bool) {
 func (m *mailbox) unlink() {
 	if m.link != nil {
 		m.link.way.links.Add(-1)
+		m.link.dropTold(true)
 	}
 	m.link = nil
 }

@@ -3,12 +3,15 @@ package service
 // The accounts of Exchange Online at Microsoft Graph.
 
 import (
+	"context"
+
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/mail"
 )
 
 // byGraph reports whether an account can use Microsoft Graph: as an app, in a cloud that has it.
@@ -39,6 +42,20 @@ type atGraph struct {
 	finder listener.GraphFinder
 }
 
+// content opens what comes encrypted in notifications.
+type content struct {
+	graph.Keys
+	tokens *graph.Tokens
+}
+
+// Open decrypts a message, where the validation tokens show that it is Graph's.
+func (c *content) Open(ctx context.Context, e *graph.Encrypted, tokens []string) (mail.Message, error) {
+	if err := c.tokens.Check(ctx, tokens); err != nil {
+		return mail.Message{}, err
+	}
+	return c.Keys.Open(e)
+}
+
 // addGraph gives an account its client of Graph. Its tokens are others than those for EWS.
 func (l *links) addGraph(a *account, to *listener.Account, o graphOptions) error {
 	signIn, err := newCredential(a.entry, *a.described.Load(), a.outbound, graphScope(a.entry))
@@ -53,6 +70,12 @@ func (l *links) addGraph(a *account, to *listener.Account, o graphOptions) error
 	base := a.entry.Cloud.Graph
 	by := listener.Graph{Client: graph.New(graph.Options{HTTP: authorised, Base: base, UserAgent: o.agent, Pace: o.pace, Preview: o.preview})}
 	to.Graph, to.Changes = by, by
+	if a.entry.Graph.Rich {
+		d := a.described.Load()
+		plain := forTokens(a.entry, a.outbound).Transport()
+		l.idle = append(l.idle, plain)
+		to.Content = &content{tokens: graph.NewTokens(graph.TokenOptions{HTTP: plain, Authority: a.entry.Cloud.Authority, Tenant: d.Tenant, ClientID: d.ClientID})}
+	}
 	finder := listener.GraphFinder{Client: by.Client, Entry: a.entry.Name, Base: base}
 	to.GraphFinder, a.atGraph = finder, &atGraph{by, finder}
 	return nil

@@ -32,12 +32,13 @@ type Record struct {
 
 // GraphSubscription is the subscription that a mailbox has at Microsoft Graph. It is never changed, but replaced by another.
 type GraphSubscription struct {
-	ID      string    `json:"id,omitempty"`    // empty: the answer that brings it was never written down
-	Nonce   string    `json:"nonce,omitempty"` // of its client state
-	To      string    `json:"to,omitempty"`    // a digest of the URL to which it posts
-	Made    time.Time `json:"made,omitzero"`
-	Expires time.Time `json:"expires,omitzero"` // as Graph has told
-	Asked   string    `json:"asked,omitempty"`  // the nonce of another one that was asked for; empty: none was, or it is this one
+	ID          string    `json:"id,omitempty"`    // empty: the answer that brings it was never written down
+	Nonce       string    `json:"nonce,omitempty"` // of its client state
+	To          string    `json:"to,omitempty"`    // a digest of the URL to which it posts
+	Made        time.Time `json:"made,omitzero"`
+	Expires     time.Time `json:"expires,omitzero"`      // as Graph has told
+	Certificate string    `json:"certificate,omitempty"` // the id of that for which its messages are encrypted; empty: they do not come
+	Asked       string    `json:"asked,omitempty"`       // the nonce of another one that was asked for; empty: none was, or it is this one
 }
 
 // Entry says that a message has its outcome.

@@ -14,6 +14,7 @@
 //	member.go     a mailbox: its subscription, and whether it is listened to
 //	polled.go     how it is listed while nothing tells of its mail
 //	told.go       what a notification says
+//	content.go    the message in it, if it has one
 //	receiver.go   who may post, and what is answered
 //
 // The order of rule 11: a mailbox is subscribed, and then it is listed. Graph answers a new subscription only after mailbell has answered at
@@ -48,9 +49,10 @@ type Server interface {
 
 // Sink is told what Graph says of one mailbox. Its methods do not block, and may be called at any time.
 type Sink interface {
-	Hint(item string, at time.Time) // it may have this new item
-	List()                          // anything may have come: it is to be listed
-	Answers()                       // its server answers
+	Hint(item string, at time.Time)     // it may have this new item
+	Tell(m *mail.Message, at time.Time) // the same, and this is what it is
+	List()                              // anything may have come: it is to be listed
+	Answers()                           // its server answers
 	// Doubt asks what an error that says that the mailbox moved means. true: it is looked up again.
 	Doubt(f *fault.Error) bool
 }

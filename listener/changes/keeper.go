@@ -26,6 +26,7 @@ type Options struct {
 	Writes    *rate.Limiter        // of all accounts; nil: NewWrites
 	Polls     *polling.Pace        // of the mailboxes that nothing tells of; it may be nil
 	BusyPolls *polling.Pace        // of those of them that have got mail lately
+	Content   Content              // nil: notifications come without content
 	Known     func(id string) bool // whether a record of any mailbox has this subscription
 	Log       *zap.Logger
 }

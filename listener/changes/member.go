@@ -64,6 +64,7 @@ type Member struct {
 type subscription struct {
 	nonce, state string // the client state and what it is made of
 	id           string // empty: not known yet
+	certificate  string // for which its messages are encrypted; empty: they do not come
 	expires      time.Time
 	renewAt      time.Time
 	failures     int       // to renew it, in a row
@@ -125,7 +126,7 @@ func (m *Member) takeUp(now time.Time) {
 		return
 	}
 	m.now = m.newSubscription(had.Nonce)
-	m.now.id, m.now.renewed = had.ID, now
+	m.now.id, m.now.certificate, m.now.renewed = had.ID, had.Certificate, now
 	m.now.expire(now, had.Expires)
 	m.keeper.current[had.ID] = m
 	m.keeper.o.Receiver.add(m.now.state, m)

@@ -58,6 +58,8 @@ type Receiver struct {
 	reading chan struct{}
 	posts   *prometheus.CounterVec
 	items   *prometheus.CounterVec
+	// of the messages that came in notifications
+	contents *prometheus.CounterVec
 
 	mu      sync.RWMutex
 	members map[digest]known
@@ -88,6 +90,8 @@ func NewReceiver(publicURL string, secret mail.Secret, reg prometheus.Registerer
 			Name: "mailbell_graph_callbacks_total", Help: "Posts of Microsoft Graph by what came of them."}, []string{"result"}),
 		items: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "mailbell_graph_notifications_total", Help: "Notifications in posts of Microsoft Graph by what came of them."}, []string{"result"}),
+		contents: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "mailbell_graph_contents_total", Help: "Messages in notifications of Microsoft Graph by what came of them."}, []string{"result"}),
 	}
 }
 
@@ -222,7 +226,7 @@ func (r *Receiver) look(body []byte) {
 		r.mu.RUnlock()
 		result := toldStranger
 		if k.member != nil {
-			result = k.member.told(n, k.state, now)
+			result = k.member.told(n, post.Tokens, k.state, now)
 		}
 		r.items.WithLabelValues(result).Inc()
 	}

@@ -391,6 +391,7 @@ func (m marking) n() int { return int(m.hints.Load()) }
 type counting struct{ hints *atomic.Int64 }
 
 func (c counting) Hint(string, time.Time)        { c.hints.Add(1) }
+func (counting) Tell(*mail.Message, time.Time)   {}
 func (counting) List()                           {}
 func (counting) Answers()                        {}
 func (counting) Doubt(*fault.Error) (moved bool) { return false }

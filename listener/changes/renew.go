@@ -62,10 +62,19 @@ func (k *Keeper) renew(w write) {
 		k.mu.Unlock()
 		return
 	}
-	at := m.at
+	if !s.authorising && k.outdated(s) {
+		m.doubted = true
+		m.done(w.joined)
+		k.mu.Unlock()
+		return
+	}
+	at, life := m.at, graph.Longest
+	if s.certificate != "" {
+		life = graph.LongestRich
+	}
 	k.mu.Unlock()
 	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
-	expires, err := k.o.Server.Renew(short, at, s.id, time.Now().Add(graph.Longest))
+	expires, err := k.o.Server.Renew(short, at, s.id, time.Now().Add(life))
 	cancel()
 	err = k.late("PATCH subscriptions", err)
 	if k.ctx.Err() != nil {

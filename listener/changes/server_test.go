@@ -214,6 +214,7 @@ type told struct {
 	Data         struct {
 		ID string `json:"id"`
 	} `json:"resourceData"`
+	Content *graph.Encrypted `json:"encryptedContent,omitempty"`
 }
 
 func (x sub) mail(item string) told {
@@ -253,6 +254,7 @@ type account struct {
 	book    *subscriptions.Book
 	public  string // empty: there is no public URL
 	verdict func(f *fault.Error) bool
+	content Content // nil: notifications have none
 	boxes   []*mailbox
 	log     *zap.Logger
 }
@@ -278,7 +280,7 @@ func (a *account) start() {
 	a.s.set(func() { a.s.receiver = r })
 	book := a.book
 	a.Keeper = NewKeeper(Options{
-		Server: a.s, Receiver: r, Polls: polling.New(250), BusyPolls: polling.NewEvery(BusyInterval, 125), Log: a.log,
+		Server: a.s, Receiver: r, Polls: polling.New(250), BusyPolls: polling.NewEvery(BusyInterval, 125), Log: a.log, Content: a.content,
 		Known: func(id string) bool {
 			return slices.ContainsFunc(book.Mailboxes(), func(m *subscriptions.Mailbox) bool { g := m.Record().Graph; return g != nil && g.ID == id })
 		},
@@ -308,16 +310,23 @@ type mailbox struct {
 	address string
 	box     *subscriptions.Mailbox
 
-	mu     sync.Mutex
-	hints  []string
-	lists  []time.Time
-	doubts int
+	mu       sync.Mutex
+	hints    []string
+	messages []string // the subjects of those that came with their hints
+	lists    []time.Time
+	doubts   int
 }
 
 func (m *mailbox) Hint(item string, _ time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.hints = append(m.hints, item)
+}
+
+func (m *mailbox) Tell(message *mail.Message, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.messages = append(m.messages, message.Subject)
 }
 
 func (m *mailbox) List() {

@@ -96,7 +96,7 @@ func (k *Keeper) recordAsked(a *attempt) error {
 
 // recordMade writes a new subscription down.
 func (k *Keeper) recordMade(a *attempt, got graph.Subscribed) error {
-	made := &subscriptions.GraphSubscription{ID: got.ID, Nonce: a.made.nonce, To: k.o.Receiver.to, Made: time.Now(), Expires: got.Expires}
+	made := &subscriptions.GraphSubscription{ID: got.ID, Nonce: a.made.nonce, To: k.o.Receiver.to, Certificate: a.made.certificate, Made: time.Now(), Expires: got.Expires}
 	return k.record(a, func(*subscriptions.GraphSubscription) *subscriptions.GraphSubscription { return made })
 }
 
@@ -157,9 +157,16 @@ func (k *Keeper) others(m *Member, ids []string) bool {
 func (k *Keeper) postOnce(a *attempt) (graph.Subscribed, error) {
 	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
 	defer cancel()
-	url := k.o.Receiver.url
+	url, life := k.o.Receiver.url, graph.Longest
+	rich, err := k.rich()
+	if err != nil {
+		return graph.Subscribed{}, err
+	}
+	if rich != nil {
+		life, a.made.certificate = graph.LongestRich, rich.CertificateID
+	}
 	got, err := k.o.Server.Subscribe(short, a.at, graph.Subscription{
-		NotificationURL: url, LifecycleURL: url, ClientState: a.made.state, Until: time.Now().Add(graph.Longest),
+		NotificationURL: url, LifecycleURL: url, ClientState: a.made.state, Until: time.Now().Add(life), Rich: rich,
 	})
 	return got, k.late("POST subscriptions", err)
 }

@@ -21,7 +21,7 @@ const (
 )
 
 // told takes in a notification that came with the client state of the mailbox, and says what it was.
-func (m *Member) told(n *graph.Notification, state string, at time.Time) string {
+func (m *Member) told(n *graph.Notification, tokens []string, state string, at time.Time) string {
 	k := m.keeper
 	k.mu.Lock()
 	s := m.now
@@ -61,7 +61,11 @@ func (m *Member) told(n *graph.Notification, state string, at time.Time) string 
 	m.plan()
 	k.mu.Unlock()
 	if item != "" {
-		m.sink.Hint(item, at)
+		if message := k.open(n, tokens); message != nil {
+			m.sink.Tell(message, at)
+		} else {
+			m.sink.Hint(item, at)
+		}
 	}
 	if list {
 		m.sink.List()

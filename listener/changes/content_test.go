@@ -1,0 +1,145 @@
+package changes
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// contents is a Content whose messages are named by what is encrypted.
+type contents struct {
+	mu     sync.Mutex
+	id     string   // of the present certificate
+	former []string // those that can still be decrypted
+	tokens []string // the last
+}
+
+func (c *contents) set(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.id = id
+}
+
+func (c *contents) Rich() (graph.Rich, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return graph.Rich{Certificate: "der", CertificateID: c.id}, nil
+}
+
+func (c *contents) Present(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id == id
+}
+
+func (c *contents) Open(_ context.Context, e *graph.Encrypted, tokens []string) (mail.Message, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens = tokens
+	switch {
+	case e.CertificateID != c.id && !slices.Contains(c.former, e.CertificateID):
+		return mail.Message{}, graph.ErrNoKey
+	case e.Data == "forged":
+		return mail.Message{}, errors.New("it is not signed")
+	}
+	return mail.Message{ItemID: e.Data, Subject: "about " + e.Data}, nil
+}
+
+// withContent is a mailbox whose notifications have content.
+func withContent(t *testing.T, c *contents) (*account, *server, *mailbox) {
+	t.Helper()
+	s := newServer()
+	a := newAccount(t, s)
+	a.content = c
+	a.restart()
+	m := a.join(alice)[0]
+	pass(time.Second)
+	return a, s, m
+}
+
+func (x sub) rich(item, data, certificate string) told {
+	n := x.mail(item)
+	n.Content = &graph.Encrypted{Data: data, CertificateID: certificate}
+	return n
+}
+
+func TestAMessageThatComesInItsNotificationIsNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &contents{id: "one"}
+		_, s, m := withContent(t, c)
+		x := s.of(t, alice)
+		if life := time.Until(x.expires); life > 24*time.Hour || m.box.Record().Graph.Certificate != "one" {
+			t.Errorf("it lives for %v, and the record has %+v", life, m.box.Record().Graph)
+		}
+		s.post(x.rich("AAMk1", "AAMk1", "one"))
+		synctest.Wait()
+		if len(m.messages) != 1 || m.messages[0] != "about AAMk1" || len(m.told()) != 0 {
+			t.Errorf("told %v, hinted at %v", m.messages, m.told())
+		}
+	})
+}
+
+func TestContentThatIsNotBelievedIsAHint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, m := withContent(t, &contents{id: "one"})
+		x := s.of(t, alice)
+		forged := x
+		forged.state = "guessed"
+		s.post(x.rich("AAMk1", "forged", "one"), x.rich("AAMk2", "AAMk9", "one"), x.rich("AAMk3", "AAMk3", "lost"), x.mail("AAMk4"), forged.rich("AAMk5", "AAMk5", "one"))
+		synctest.Wait()
+		if want := []string{"AAMk1", "AAMk2", "AAMk3", "AAMk4"}; len(m.messages) != 0 || !slices.Equal(m.told(), want) {
+			t.Errorf("told %v, hinted at %v", m.messages, m.told())
+		}
+	})
+}
+
+func TestASubscriptionForAKeyThatIsGoneIsReplacedWhenItWouldBeRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &contents{id: "one"}
+		a, s, _ := withContent(t, c)
+		s.set(func() { s.unique = true })
+		c.set("two") // keys are in memory only
+		a.restart()
+		m := a.join(alice)[0]
+		pass(time.Second)
+		x := s.of(t, alice)
+		s.post(x.rich("AAMk1", "AAMk1", "one"))
+		synctest.Wait()
+		if !slices.Equal(m.told(), []string{"AAMk1"}) || s.count("POST") != 1 {
+			t.Errorf("told of %v after %d subscriptions were made", m.told(), s.count("POST"))
+		}
+		pass(graph.LongestRich * 3 / 4)
+		if s.count("POST", alice) != 3 || m.box.Record().Graph.Certificate != "two" || len(s.alive()) != 1 || !m.listens() { // one was in the way
+			t.Errorf("%d made, the record has %+v, %d alive, listens %v", s.count("POST"), m.box.Record().Graph, len(s.alive()), m.listens())
+		}
+		s.post(s.of(t, alice).rich("AAMk2", "AAMk2", "two"))
+		synctest.Wait()
+		if len(m.messages) != 1 {
+			t.Errorf("told %v", m.messages)
+		}
+		a.content = nil // it is switched off
+		a.restart()
+		m = a.join(alice)[0]
+		pass(graph.LongestRich)
+		if m.box.Record().Graph.Certificate != "" || !m.listens() {
+			t.Errorf("the record has %+v", m.box.Record().Graph)
+		}
+	})
+}
+
+func TestRichSubscriptionsAreRenewedAndNotMadeAgainWhileTheirKeyIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, m := withContent(t, &contents{id: "one"})
+		pass(7 * 24 * time.Hour)
+		if s.count("POST") != 1 || s.count("PATCH") < 7 || s.count("PATCH") > 20 || !m.listens() {
+			t.Errorf("%d made, %d renewed", s.count("POST"), s.count("PATCH"))
+		}
+	})
+}
