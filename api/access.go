@@ -78,6 +78,15 @@ func (a *API) authenticate(r *http.Request) (caller, error) {
 	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return caller{}, errBadToken
 	}
+	who, ok := a.find(token)
+	if !ok {
+		return caller{}, errBadToken
+	}
+	return who, nil
+}
+
+// find finds the caller of a token.
+func (a *API) find(token string) (caller, bool) {
 	hash := sha256.Sum256([]byte(strings.TrimSpace(token)))
 	found := -1
 	callers := *a.callers.Load()
@@ -87,9 +96,9 @@ func (a *API) authenticate(r *http.Request) (caller, error) {
 		}
 	}
 	if found < 0 {
-		return caller{}, errBadToken
+		return caller{}, false
 	}
-	return callers[found], nil
+	return callers[found], true
 }
 
 // allowed is the Allow header of a path.

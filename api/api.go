@@ -56,15 +56,16 @@ type Options struct {
 	Mailboxes  Mailboxes
 	Ready      func() error                // nil once the state is reachable and the first placement is made
 	Ping       func(context.Context) error // asks the state store
-	Test       func(ctx context.Context, device string) check.Report
-	Overview   func() Overview
-	Move       func(ctx context.Context, m Move) (mailboxes int, err error) // a *subscriptions.FieldError, ErrNoExchange and NotMoved are answered as such
-	Callbacks  http.Handler                                                 // what is posted from outside; it needs no token. nil: nothing is posted here
-	Advise     func(subscriptions.Standing) check.Breakage                  // what is wrong with a mailbox or a device; the zero value: nothing
-	Gatherer   prometheus.Gatherer
-	Metrics    prometheus.Registerer // of the API's own metrics
-	Log        *zap.Logger
-	Version    string
+	// Test tries all steps of an alert for a device. after, if it is not nil, is called with each step when it was tried.
+	Test      func(ctx context.Context, device string, after func(check.Step)) check.Report
+	Overview  func() Overview
+	Move      func(ctx context.Context, m Move) (mailboxes int, err error) // a *subscriptions.FieldError, ErrNoExchange and NotMoved are answered as such
+	Callbacks http.Handler                                                 // what is posted from outside; it needs no token. nil: nothing is posted here
+	Advise    func(subscriptions.Standing) check.Breakage                  // what is wrong with a mailbox or a device; the zero value: nothing
+	Gatherer  prometheus.Gatherer
+	Metrics   prometheus.Registerer // of the API's own metrics
+	Log       *zap.Logger
+	Version   string
 }
 
 //go:embed openapi.yaml
@@ -92,6 +93,7 @@ type API struct {
 	tests   tests
 	started time.Time
 	handler http.Handler
+	pages   http.Handler // for people; nil: there are none
 }
 
 // ServeHTTP implements http.Handler.
@@ -114,8 +116,8 @@ func New(o Options) *API {
 	mux.Handle("/healthz", text("ok\n"))
 	mux.Handle("/readyz", a.ready())
 	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
-	for _, later := range []string{"/admin", "/admin/"} {
-		mux.Handle(later, refusal(errNotBuilt))
+	for _, path := range []string{"/admin", "/admin/"} {
+		mux.HandleFunc(path, a.people)
 	}
 	mux.Handle("/callbacks", refusal(errNoPath)) // and no redirect
 	if o.Callbacks != nil {
@@ -251,6 +253,15 @@ func reading(h http.HandlerFunc) http.Handler {
 		}
 		h(w, r)
 	})
+}
+
+// people answers with the pages for people.
+func (a *API) people(w http.ResponseWriter, r *http.Request) {
+	if a.pages == nil {
+		errNoPath.write(w)
+		return
+	}
+	a.pages.ServeHTTP(w, r)
 }
 
 func refusal(pr *Problem) http.Handler {

@@ -169,7 +169,7 @@ func newBackend(t testing.TB) *backend {
 		Enrolments: d.book, Mailboxes: d.book, Gatherer: registry, Metrics: registry, Log: zap.New(core), Version: "1.2.3",
 		Ready: func() error { return d.ready },
 		Ping:  func(context.Context) error { return d.ping },
-		Test: func(_ context.Context, device string) check.Report {
+		Test: func(_ context.Context, device string, _ func(check.Step)) check.Report {
 			d.tested = append(d.tested, device)
 			return check.Report{Steps: []check.Step{{Name: "enrolment", OK: true}, {Name: "location", MS: 7, Error: "Autodiscover: nowhere", Advice: "look"}}}
 		},
@@ -475,11 +475,14 @@ func TestPathsAndMethodsThatAreNotThereAreProblemsToo(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotBuiltYetSaysSo(t *testing.T) {
+func TestThePagesAreThereOnlyWhereThereAreSome(t *testing.T) {
 	d := newBackend(t)
-	want := `{"status": 501, "title": "Not Implemented", "detail": "not available in this version of mailbell"}`
 	for _, target := range []string{"/admin", "/admin/", "/admin/mailboxes"} {
-		is(t, d.ask(t, "", "POST", target, ""), 501, want)
+		is(t, d.ask(t, "", "POST", target, ""), 404, "")
+	}
+	d.handler.ServePages(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	for target, want := range map[string]int{"/admin": 418, "/admin/": 418, "/admin/mailboxes": 418, "/admin//": 404, "/admin/../v1": 404, "/administrator": 404} {
+		is(t, d.ask(t, "", "POST", target, ""), want, "")
 	}
 }
 

@@ -18,9 +18,18 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 	if err != nil {
 		return answer{}, errNoMailbox
 	}
-	s, devices, ok := a.Mailboxes.Mailbox(address)
+	m, ok := a.about(address)
 	if !ok {
 		return answer{}, errNoMailbox
+	}
+	return answer{http.StatusOK, m}, nil
+}
+
+// about tells about the mailbox of a parsed address. false: no device is enrolled for it.
+func (a *API) about(address string) (Mailbox, bool) {
+	s, devices, ok := a.Mailboxes.Mailbox(address)
+	if !ok {
+		return Mailbox{}, false
 	}
 	m := Mailbox{
 		Address: address, State: s.State, Reason: s.Reason, Advice: a.Advise(s.Standing).Do, NextTry: s.Next.UTC(), Account: s.Account,
@@ -49,7 +58,7 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 			m.LastAlert = &m.Decisions[i]
 		}
 	}
-	return answer{http.StatusOK, m}, nil
+	return m, true
 }
 
 // renamedStates are the former names of states, from before the first release.
@@ -78,13 +87,18 @@ func (a *API) mailboxes(r *http.Request, _ caller) (answer, error) {
 	if len(errs) > 0 {
 		return answer{}, invalid(errs...)
 	}
-	list, next := a.Mailboxes.List(state, q.Get("after"), limit)
+	return answer{http.StatusOK, a.page(state, q.Get("after"), limit)}, nil
+}
+
+// page is a page of the mailboxes in a state; empty: in all.
+func (a *API) page(state subscriptions.State, after string, limit int) MailboxPage {
+	list, next := a.Mailboxes.List(state, after, limit)
 	page := MailboxPage{Mailboxes: make([]MailboxLine, len(list)), Next: next}
 	for i, l := range list {
 		l.NextTry = l.NextTry.UTC()
 		page.Mailboxes[i] = l
 	}
-	return answer{http.StatusOK, page}, nil
+	return page
 }
 
 // pingTimeout bounds the check of the state store: a later answer is as good as none.
@@ -94,6 +108,11 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 	if _, err := readQuery(r); err != nil {
 		return answer{}, err
 	}
+	return answer{http.StatusOK, a.StatusNow(r.Context())}, nil
+}
+
+// StatusNow answers as GET /v1/status.
+func (a *API) StatusNow(ctx context.Context) Status {
 	s := Status{
 		Version: a.Version, Started: a.started.UTC(), Uptime: int64(time.Since(a.started).Seconds()),
 		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: StateStore{Reachable: true},
@@ -119,10 +138,10 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 	if err := a.Ready(); err != nil {
 		s.Ready, s.Reason = false, err.Error()
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := a.Ping(ctx); err != nil {
 		s.StateStore = StateStore{Error: err.Error(), Advice: check.Advise(err, check.Circumstances{Step: check.StepState}).Do}
 	}
-	return answer{http.StatusOK, s}, nil
+	return s
 }

@@ -37,7 +37,6 @@ var (
 	errContentType  = newProblem(http.StatusUnsupportedMediaType, "want Content-Type: application/json")
 	errPanic        = newProblem(http.StatusInternalServerError, "a defect in mailbell; its log says where")
 	errTooManyTests = newProblem(http.StatusTooManyRequests, "a device is tested once in ten seconds")
-	errNotBuilt     = newProblem(http.StatusNotImplemented, "not available in this version of mailbell")
 	errState        = newProblem(http.StatusServiceUnavailable, "the state store did not take it: try again")
 )
 

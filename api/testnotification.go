@@ -5,12 +5,9 @@ package api
 import (
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
@@ -66,16 +63,11 @@ func (a *API) test(r *http.Request, who caller) (answer, error) {
 			return answer{}, errNoMailbox
 		}
 		device = slices.MinFunc(devices, func(a, b subscriptions.Device) int { return strings.Compare(a.ID, b.ID) }).ID
-	} else if _, ok := a.Enrolments.Device(device); !ok {
-		return answer{}, errNoDevice
 	}
-	if wait := a.tests.begin(device, time.Now()); wait > 0 {
-		busy := *errTooManyTests
-		busy.retryAfter = strconv.Itoa(int((wait + time.Second - 1) / time.Second))
-		return answer{}, &busy
+	report, err := a.SendTest(r.Context(), who.name, device, nil)
+	if err != nil {
+		return answer{}, err
 	}
-	report := a.Test(r.Context(), device)
-	a.Log.Info("test notification", zap.String("client", who.name), zap.String("device", device), zap.Bool("ok", report.OK))
 	return answer{http.StatusOK, report}, nil
 }
 

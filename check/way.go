@@ -105,6 +105,8 @@ type Way struct {
 	Push   Tester
 	// Beside returns another mailbox that shares a stream with the one of this route, if one is known; nil: none is.
 	Beside func(ctx context.Context, r Route) (mail.Location, bool)
+	// After is called with each step when it was tried; nil: nobody watches.
+	After func(Step)
 }
 
 // Step is one step that was tried.
@@ -207,6 +209,9 @@ func (w *walk) tell(name string, took time.Duration, err error) {
 		}
 	}
 	w.report.Steps = append(w.report.Steps, s)
+	if w.way.After != nil {
+		w.way.After(s)
+	}
 	if w.after != nil {
 		w.after(name, took, err)
 	}

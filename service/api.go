@@ -48,8 +48,10 @@ func (d *backend) topic(e *subscriptions.Enrolment) error {
 }
 
 // test is the way to an alert for a device, as a person asks for it. Where it is good to the end, nothing waits any more.
-func (d *backend) test(ctx context.Context, device string) check.Report {
-	report := d.way().Walk(ctx, device)
+func (d *backend) test(ctx context.Context, device string, after func(check.Step)) check.Report {
+	way := d.way()
+	way.After = after
+	report := way.Walk(ctx, device)
 	if enrolled, ok := d.book.Device(device); ok && report.OK {
 		d.listener.Worked(enrolled.Mailbox)
 	}

@@ -1,0 +1,95 @@
+package api
+
+// What the pages for people ask (package admin): who signed in, and the answers of the calls under /v1 as values. The pages know nothing
+// that a program could not ask.
+
+import (
+	"context"
+	"crypto/sha256"
+	"net/http"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// Key identifies a client by its token without being one: it is the hash of it.
+type Key [sha256.Size]byte
+
+// Person is a client of the API whose token a person signed in with.
+type Person struct {
+	Name string
+	Role Role
+}
+
+// Reads says whether the person may see the pages.
+func (p Person) Reads() bool { return p.Role.may(readAll) }
+
+// Tests says whether the person may send test notifications.
+func (p Person) Tests() bool { return p.Role.may(testDevices) }
+
+// ServePages has h answer what is under /admin. It is called before the API answers its first request.
+func (a *API) ServePages(h http.Handler) { a.pages = h }
+
+// SignIn finds the client of a token. A wrong token is counted, logged and answered slowly, as with the calls under /v1.
+func (a *API) SignIn(r *http.Request, token string) (Key, bool) {
+	who, ok := a.find(token)
+	if !ok {
+		a.failed.counter.WithLabelValues(reasonWrongToken).Inc()
+		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
+	}
+	return who.hash, ok
+}
+
+// Person returns who has the token of a key now. false: no client has it any more.
+func (a *API) Person(k Key) (Person, bool) {
+	for _, c := range *a.callers.Load() {
+		if c.hash == k {
+			return Person{Name: c.name, Role: c.role}, true
+		}
+	}
+	return Person{}, false
+}
+
+// About answers as GET /v1/mailboxes/{address}. false: no device is enrolled for it.
+func (a *API) About(address string) (Mailbox, bool) {
+	address, err := mail.ParseAddress(address)
+	if err != nil {
+		return Mailbox{}, false
+	}
+	return a.about(address)
+}
+
+// Enrolment answers as GET /v1/devices/{id}.
+func (a *API) Enrolment(id string) (Device, bool) {
+	d, ok := a.Enrolments.Device(id)
+	if !ok {
+		return Device{}, false
+	}
+	return a.show(d), true
+}
+
+// Page answers as GET /v1/mailboxes.
+func (a *API) Page(state subscriptions.State, after string) MailboxPage {
+	return a.page(state, after, defaultLimit)
+}
+
+// SendTest tests a device, as POST /v1/test-notifications. after is told each step when it was tried; nil: nobody is. The error is a *Problem.
+func (a *API) SendTest(ctx context.Context, client, device string, after func(check.Step)) (check.Report, error) {
+	if _, ok := a.Enrolments.Device(device); !ok {
+		return check.Report{}, errNoDevice
+	}
+	if wait := a.tests.begin(device, time.Now()); wait > 0 {
+		busy := *errTooManyTests
+		busy.retryAfter = strconv.Itoa(int((wait + time.Second - 1) / time.Second))
+		return check.Report{}, &busy
+	}
+	report := a.Test(ctx, device, after)
+	a.Log.Info("test notification", zap.String("client", client), zap.String("device", device), zap.Bool("ok", report.OK))
+	return report, nil
+}
