@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/admin"
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
@@ -40,6 +41,7 @@ type rooms struct {
 	topics   []config.APNs
 	via      *proxy.Via // the last one that the listener knows
 	api      *api.API
+	pages    *admin.Pages // for people, on the api
 	service  *Service
 	started  atomic.Bool // the listener follows the mailboxes
 
@@ -93,6 +95,8 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
 		Callbacks: called, Test: backend.test, Overview: backend.overview, Move: backend.move, Advise: r.Advise,
 	})
+	r.pages = admin.New(admin.Options{API: r.api, Log: s.log.Named("admin")})
+	r.api.ServePages(r.pages)
 	return r, nil
 }
 
@@ -261,6 +265,7 @@ func (r *rooms) ready() error {
 
 // close stops the rooms in the order of the package comment; the API stops by itself.
 func (r *rooms) close() {
+	r.pages.Close()
 	r.api.Close()
 	r.listener.Close()
 	r.inbox.Close()

@@ -1,0 +1,105 @@
+// Package admin has the pages for administrators, under /admin/. They show what the API tells, and nothing else: every figure comes from
+// the answers of package api.
+//
+// The pages are made by the server and work without JavaScript. Where the browser has it, one small script keeps them up to date: it asks
+// for the same address as a stream of server-sent events (live.go). Nothing is loaded from elsewhere.
+package admin
+
+import (
+	"embed"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/api"
+)
+
+// Options of New; all are required.
+type Options struct {
+	API *api.API // what the pages show and do
+	Log *zap.Logger
+}
+
+// Pages answers what is under /admin.
+type Pages struct {
+	api       *api.API
+	log       *zap.Logger
+	templates map[string]*template.Template
+	sessions  *sessions
+	origin    *http.CrossOriginProtection
+	streams   chan struct{} // a place for each open stream
+	closed    chan struct{}
+	close     sync.Once
+	handler   http.Handler
+}
+
+//go:embed pages static
+var files embed.FS
+
+// policy is the Content-Security-Policy: only our own script and style, nothing inline, nothing from elsewhere, no frame around a page.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// New returns the pages. The caller closes them.
+func New(o Options) *Pages {
+	p := &Pages{api: o.API, log: o.Log, templates: parse(), sessions: newSessions(), origin: http.NewCrossOriginProtection(),
+		streams: make(chan struct{}, maxStreams), closed: make(chan struct{})}
+	static, err := fs.Sub(files, "static")
+	if err != nil {
+		panic(err) // the folder is part of the program
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /admin/static/", http.StripPrefix("/admin/static/", onlyFiles(static)))
+	mux.HandleFunc("GET /admin/sign-in", p.askToken)
+	mux.HandleFunc("POST /admin/sign-in", p.signIn)
+	mux.HandleFunc("POST /admin/sign-out", p.post(p.signOut))
+	mux.HandleFunc("GET /admin/{$}", p.page(p.overview))
+	mux.HandleFunc("GET /admin/", p.page(p.nothing))
+	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, root, http.StatusSeeOther) })
+	p.handler = mux
+	return p
+}
+
+// root is the path of the overview; all pages are below it.
+const root = "/admin/"
+
+// Close ends the open streams; the API's server waits for them.
+func (p *Pages) Close() { p.close.Do(func() { close(p.closed) }) }
+
+// nothing answers where there is no page.
+func (p *Pages) nothing(*http.Request, visitor) (view, bool) {
+	return view{"error", page{Title: "Not found", Body: "There is nothing at this address."}}, false
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "same-origin") // an address is in the path
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if err := p.origin.Check(r); err != nil {
+		p.fail(w, http.StatusForbidden, "This request came from another site, so nothing was done.")
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	p.handler.ServeHTTP(w, r)
+}
+
+// onlyFiles serves the files of a folder, and no list of them.
+func onlyFiles(folder fs.FS) http.Handler {
+	server := http.FileServerFS(folder)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if info, err := fs.Stat(folder, r.URL.Path); err != nil || info.IsDir() {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Cache-Control", "no-cache")
+		server.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,72 @@
+package admin
+
+// The overview: what is wrong now, and how much there is of everything.
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// overviewBody is what the overview shows.
+type overviewBody struct {
+	Status     api.Status
+	Conditions []condition
+	States     []stateCount
+}
+
+// condition is what is wrong, and what time it is.
+type condition struct {
+	check.Condition
+	Now time.Time
+}
+
+type stateCount struct {
+	Name  subscriptions.State
+	Count int
+}
+
+// overview makes the overview.
+func (p *Pages) overview(r *http.Request, _ visitor) (view, bool) {
+	now := time.Now()
+	b := overviewBody{Status: p.api.StatusNow(r.Context())}
+	for _, c := range b.Status.Conditions {
+		b.Conditions = append(b.Conditions, condition{c, now})
+	}
+	for _, s := range subscriptions.States() {
+		b.States = append(b.States, stateCount{s, b.Status.Mailboxes[s]})
+	}
+	return view{"overview", page{Title: "Overview", Live: true, Now: now, Summary: summary(b.Status), Body: b}}, true
+}
+
+// summary says in a sentence how bad it is.
+func summary(s api.Status) string {
+	worse := 0
+	for _, c := range s.Conditions {
+		if c.Level != check.LevelInfo {
+			worse++
+		}
+	}
+	all := 0
+	for _, n := range s.Mailboxes {
+		all += n
+	}
+	listening := fmt.Sprintf("%d of %d mailboxes are listened to.", s.Mailboxes[subscriptions.Listening], all)
+	switch {
+	case worse == 1:
+		return "One thing needs attention. " + listening
+	case worse > 1:
+		return fmt.Sprintf("%d things need attention. ", worse) + listening
+	case !s.Ready:
+		return "The service is not ready. " + listening
+	}
+	return "Nothing needs attention. " + listening
+}
+
+// soon says whether something expires within the time in which the log warns of it.
+func soon(now, t time.Time) bool { return t.Sub(now) < expiry.Soon }

@@ -1,0 +1,236 @@
+package admin
+
+// Making a page from its template.
+
+import (
+	"bytes"
+	"fmt"
+	"html/template"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// page is what the template of a page gets.
+type page struct {
+	Title   string
+	Visitor visitor // zero: nobody is signed in
+	CSRF    string  // of the forms of a session
+	Live    bool    // the page is kept up to date
+	Summary string  // of what is wrong, for whom cannot see it change
+	Now     time.Time
+	Body    any
+}
+
+// parse reads the templates: each page is one with the layout around it.
+func parse() map[string]*template.Template {
+	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html", "pages/parts.html"))
+	all, err := files.ReadDir("pages")
+	if err != nil {
+		panic(err) // the folder is part of the program
+	}
+	list := map[string]*template.Template{}
+	for _, f := range all {
+		if f.Name() == "layout.html" || f.Name() == "parts.html" {
+			continue
+		}
+		one := template.Must(layout.Clone())
+		list[strings.TrimSuffix(f.Name(), path.Ext(f.Name()))] = template.Must(one.ParseFS(files, "pages/"+f.Name()))
+	}
+	return list
+}
+
+// functions of the templates.
+var functions = template.FuncMap{
+	"time":   stamp,
+	"ago":    ago,
+	"until":  until,
+	"took":   took,
+	"words":  words,
+	"things": things,
+	"bad":    bad,
+	"soon":   soon,
+	"whom":   whom,
+}
+
+// render answers with a page.
+func (p *Pages) render(w http.ResponseWriter, status int, name string, v page) {
+	body, err := p.execute(name, "layout.html", v)
+	if err != nil {
+		p.log.Error("a page could not be made", zap.String("page", name), zap.Error(err))
+		http.Error(w, "A defect in mailbell: its log says where.", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+// execute makes a page, or the part of it with this name.
+func (p *Pages) execute(name, part string, v page) ([]byte, error) {
+	if v.Now.IsZero() {
+		v.Now = time.Now()
+	}
+	v.CSRF = v.Visitor.csrf
+	var b bytes.Buffer
+	if err := p.templates[name].ExecuteTemplate(&b, part, v); err != nil {
+		return nil, err
+	}
+	return visible(b.Bytes()), nil
+}
+
+// fail answers with an error.
+func (p *Pages) fail(w http.ResponseWriter, status int, text string) {
+	p.render(w, status, "error", page{Title: http.StatusText(status), Body: text})
+}
+
+// visible writes out what a page must not have, wherever it came from: control characters, which terminals and screen readers obey, and
+// the characters that turn the direction of a text or have no width, with which one address can look like another.
+func visible(html []byte) []byte {
+	var out bytes.Buffer
+	out.Grow(len(html))
+	for i := 0; i < len(html); {
+		r, n := utf8.DecodeRune(html[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			out.WriteRune(utf8.RuneError)
+		case hidden(r):
+			fmt.Fprintf(&out, `\u{%04X}`, r)
+		default:
+			out.Write(html[i : i+n])
+		}
+		i += n
+	}
+	return out.Bytes()
+}
+
+// hidden says whether a character does something instead of being seen.
+func hidden(r rune) bool {
+	switch {
+	case r == '\n' || r == '\t':
+		return false
+	case r < 0x20, r >= 0x7f && r < 0xa0: // C0, DEL, C1
+		return true
+	case r == 0x061c, r == 0x180e, r >= 0x200b && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2060 && r <= 0x206f, r == 0xfeff:
+		return true // marks and overrides of direction, and characters without width
+	case r == 0x2028, r == 0x2029, r >= 0xfff9 && r <= 0xfffb, r >= 0xe0000 && r <= 0xe007f:
+		return true // separators of lines, annotations, tags
+	}
+	return false
+}
+
+// stamp formats a time; empty: there is none.
+func stamp(t time.Time) template.HTML {
+	if t.IsZero() {
+		return ""
+	}
+	t = t.UTC()
+	//nolint:gosec // only digits and letters
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format("2006-01-02 15:04:05") + ` UTC</time>`)
+}
+
+// ago says how long ago something was; empty: never.
+func ago(now, t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return span(now.Sub(t)) + " ago"
+}
+
+// until says when something is.
+func until(now, t time.Time) string {
+	switch d := t.Sub(now); {
+	case t.IsZero():
+		return ""
+	case d <= 0:
+		return "now"
+	default:
+		return "in " + span(d)
+	}
+}
+
+// span is a length of time, as exact as a person wants it.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch d = max(d, 0); {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 2*day:
+		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%d days", int(d/day))
+}
+
+// took is the time between two steps; empty: one of them is not known.
+func took(from, to time.Time) string {
+	if from.IsZero() || to.IsZero() {
+		return ""
+	}
+	switch d := to.Sub(from); {
+	case d < 0: // the clocks differ
+		return "0 ms"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	default:
+		return span(d)
+	}
+}
+
+// words are a name of the API for people: waiting_for_capacity is "waiting for capacity".
+func words(name any) string { return strings.ReplaceAll(fmt.Sprint(name), "_", " ") }
+
+// things says how many of what a condition concerns.
+func things(c check.Condition) string {
+	thing := "mailbox"
+	if c.Kind == check.KindAPNs {
+		thing = "device"
+	}
+	switch {
+	case c.Count == 0:
+		return ""
+	case c.Count == 1:
+		return "1 " + thing
+	case thing == "mailbox":
+		return fmt.Sprintf("%d mailboxes", c.Count)
+	}
+	return fmt.Sprintf("%d devices", c.Count)
+}
+
+// whom says what a condition concerns.
+func whom(c check.Condition) string {
+	switch {
+	case c.Kind == check.KindState && c.Name == "":
+		return "the state"
+	case c.Kind == check.KindConfiguration:
+		return "the configuration"
+	case c.Kind == check.KindAPNs:
+		return "APNs topic " + c.Name
+	case c.Kind == check.KindAccount:
+		return "listener account " + c.Name
+	}
+	return "exchange entry " + c.Name
+}
+
+// bad says how bad a state is: the class of its badge.
+func bad(s subscriptions.State) check.Level {
+	switch s {
+	case subscriptions.Listening:
+		return "ok"
+	case subscriptions.Resolving, subscriptions.OutOfScope:
+		return check.LevelInfo
+	case subscriptions.Failing, subscriptions.RefusedState, subscriptions.QuarantinedState:
+		return check.LevelError
+	}
+	return check.LevelWarn
+}
