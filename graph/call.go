@@ -59,6 +59,7 @@ type operation struct {
 	body     any      // sent as JSON; nil: none
 	answer   any      // where the JSON of the answer goes; nil: only the status matters
 	secrets  []string // that no error may show
+	combines bool     // it may be made together with others
 	looks    bool     // it is a look-up of where the mailbox is
 	requests int      // that a batch makes of the mailbox at once; 0: it is one
 	repeats  bool     // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
@@ -115,13 +116,28 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 		return a, heldError(op, closed)
 	}
 	defer c.gates.leave(op.gate(), requests, nil)
+	if op.combines {
+		c.combiner.enter()
+		defer c.combiner.leave()
+		if err := c.o.Pace.Turn(ctx, op.purpose(), op.name); err != nil {
+			return a, err
+		}
+		if closed := c.gates.pass(op.gate()); closed.held > 0 {
+			return a, heldError(op, closed)
+		}
+		if ok, a, err := c.combine(ctx, op); ok {
+			return a, err
+		}
+	}
 	own, place, ok := c.o.Pace.Enter(ctx, op.purpose(), cmp.Or(op.mailbox, op.url), false)
 	if !ok {
 		return a, newError(op, said{code: CodeHangs})
 	}
 	defer func() { place.Leave(endingOf(err)) }()
-	if err := c.o.Pace.Turn(own, op.purpose(), op.name); err != nil {
-		return a, err
+	if !op.combines { // else it had its turn
+		if err := c.o.Pace.Turn(own, op.purpose(), op.name); err != nil {
+			return a, err
+		}
 	}
 	if closed := c.gates.pass(op.gate()); closed.held > 0 { // meanwhile
 		return a, heldError(op, closed)

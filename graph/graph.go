@@ -9,6 +9,7 @@
 //	decrypt.go       messages that come in notifications, encrypted for a key of ours
 //	token.go         validation tokens, which show that it is Graph that posts them
 //	throttle.go      what Graph allows at once, and how long nothing is asked for after it has refused
+//	combine.go       listings of many mailboxes in one request
 //	inboxes.go       which folder the Inbox of a mailbox is
 //
 // Sources: the reference and the concepts of Microsoft Graph on Microsoft Learn, and, where these say nothing, recorded answers.
@@ -43,12 +44,13 @@ type Options struct {
 
 // Client calls Graph. It is safe for concurrent use.
 type Client struct {
-	o       Options
-	root    string // Base and the version
-	gates   gates
-	inboxes inboxes
-	few     atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
-	buffers sync.Pool    // of *bytes.Buffer: answers
+	o        Options
+	root     string // Base and the version
+	gates    gates
+	combiner combiner
+	inboxes  inboxes
+	few      atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
+	buffers  sync.Pool    // of *bytes.Buffer: answers
 }
 
 // New returns a client.
@@ -62,8 +64,9 @@ func New(o Options) *Client {
 	return &Client{o: o, root: Root(o.Base), gates: newGates(), inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
 }
 
-// Listings is how many listings it is worth to have under way at once, by all clients of the exchange entry.
-func (c *Client) Listings() int { return c.o.Pace.Worth(pace.Listing) }
+// Listings is how many listings it is worth to have under way at once, by all clients of the exchange entry: a batch of them counts as one
+// there, so that two more batches are put together meanwhile.
+func (c *Client) Listings() int { return c.o.Pace.Worth(pace.Listing) + 2*MaxItems }
 
 // Reads is how many calls of Read it is worth to have under way at once, by all clients of the exchange entry.
 func (c *Client) Reads() int { return c.o.Pace.Worth(pace.Reading) }

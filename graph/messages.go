@@ -58,7 +58,7 @@ func (c *Client) Messages(ctx context.Context, mailbox string, since time.Time, 
 	if !since.IsZero() { // what is ordered by stands first in the filter
 		query += "&$filter=receivedDateTime%20ge%20" + since.UTC().Format("2006-01-02T15:04:05Z")
 	}
-	return c.page(ctx, mailbox, c.mailboxURL(mailbox, "/mailFolders/inbox/messages"+query))
+	return c.page(ctx, mailbox, c.mailboxURL(mailbox, "/mailFolders/inbox/messages"+query), true)
 }
 
 // More is the next page of a listing: next is the Next of the page before. A link that leads away from this Graph is refused.
@@ -66,17 +66,19 @@ func (c *Client) More(ctx context.Context, mailbox, next string) (Page, error) {
 	if !c.here(next) {
 		return Page{}, newError(operation{name: opList, about: aboutInbox}, said{code: CodeAway})
 	}
-	return c.page(ctx, mailbox, next)
+	return c.page(ctx, mailbox, next, false)
 }
 
 const opList = "GET messages"
 
-func (c *Client) page(ctx context.Context, mailbox, url string) (Page, error) {
+func (c *Client) page(ctx context.Context, mailbox, url string, combines bool) (Page, error) {
 	var list struct {
 		Value []message `json:"value"`
 		Next  string    `json:"@odata.nextLink"`
 	}
-	op := operation{name: opList, about: aboutInbox, mailbox: mailbox, method: http.MethodGet, url: url, answer: &list, repeats: true}
+	op := operation{
+		name: opList, about: aboutInbox, mailbox: mailbox, method: http.MethodGet, url: url, answer: &list, repeats: true, combines: combines,
+	}
 	a, err := c.call(ctx, op)
 	if err != nil {
 		return Page{Answer: a}, err
@@ -195,7 +197,11 @@ func (c *Client) item(ctx context.Context, mailbox, id string, m *message) Item 
 	return Item{ID: id, Message: &told}
 }
 
-// batchRequest and batchResponse are the parts of a JSON batch.
+// batchBody, batchRequest and batchResponse are the parts of a JSON batch.
+type batchBody struct {
+	Requests []batchRequest `json:"requests"`
+}
+
 type batchRequest struct {
 	ID      string            `json:"id"`
 	Method  string            `json:"method"`
@@ -212,20 +218,16 @@ type batchResponse struct {
 
 // readSome reads messages in one batch.
 func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few bool) ([]Item, Answer, error) {
-	var batch struct {
-		Requests []batchRequest `json:"requests"`
-	}
+	var body batchBody
 	for i, id := range ids {
-		batch.Requests = append(batch.Requests, batchRequest{
+		body.Requests = append(body.Requests, batchRequest{
 			ID: strconv.Itoa(i), Method: http.MethodGet, Headers: map[string]string{"Prefer": immutable},
 			URL: "/users/" + escaped(mailbox) + c.messagePath(id, few),
 		})
 	}
-	var got struct {
-		Responses []batchResponse `json:"responses"`
-	}
+	var got batchAnswer
 	op := operation{
-		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodPost, url: c.root + "/$batch", body: batch, answer: &got,
+		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodPost, url: c.root + "/$batch", body: body, answer: &got,
 		repeats: true, requests: len(ids),
 	}
 	a, err := c.call(ctx, op)
