@@ -35,6 +35,7 @@ const (
 	readAll
 	testDevices
 	changeListening
+	readTokens
 )
 
 func (r Role) may(p permission) bool {
@@ -47,7 +48,7 @@ func (r Role) may(p permission) bool {
 	case RoleTest:
 		all = readDevices | readAll | testDevices
 	case RoleAdmin:
-		all = changeDevices | readDevices | readAll | testDevices | changeListening
+		all = changeDevices | readDevices | readAll | testDevices | changeListening | readTokens
 	}
 	return all&p == p
 }

@@ -77,6 +77,7 @@ type routes map[string]map[string]route
 type route struct {
 	needs  permission
 	answer func(r *http.Request, who caller) (answer, error)
+	stream func(w http.ResponseWriter, r *http.Request, who caller) error // instead of answer; an error before it has begun to answer
 }
 
 // answer is the answer of a successful call. A nil body is none.
@@ -91,6 +92,7 @@ type API struct {
 	callers atomic.Pointer[[]caller]
 	failed  *failedSignIns
 	tests   tests
+	imports chan struct{} // one for each under way
 	started time.Time
 	handler http.Handler
 	pages   http.Handler // for people; nil: there are none
@@ -104,7 +106,7 @@ func (a *API) Close() { a.failed.close() }
 
 // New returns an API. The caller closes it.
 func New(o Options) *API {
-	a := &API{Options: o, failed: newFailedSignIns(o.Log, o.Metrics), tests: newTests(), started: time.Now()}
+	a := &API{Options: o, failed: newFailedSignIns(o.Log, o.Metrics), tests: newTests(), imports: make(chan struct{}, maxImports), started: time.Now()}
 	a.SetClients(o.Clients)
 	mux := http.NewServeMux()
 	for path, methods := range a.routes() {
@@ -131,17 +133,19 @@ func New(o Options) *API {
 func (a *API) routes() routes {
 	return routes{
 		"/v1/devices/{id}": {
-			http.MethodPut:    {changeDevices, a.enrol},
-			http.MethodGet:    {readDevices, a.device},
-			http.MethodDelete: {changeDevices, a.remove},
+			http.MethodPut:    {needs: changeDevices, answer: a.enrol},
+			http.MethodGet:    {needs: readDevices, answer: a.device},
+			http.MethodDelete: {needs: changeDevices, answer: a.remove},
 		},
-		"/v1/devices":             {http.MethodGet: {readDevices, a.devices}},
-		"/v1/mailboxes/{address}": {http.MethodGet: {readAll, a.mailbox}},
-		"/v1/mailboxes":           {http.MethodGet: {readAll, a.mailboxes}},
-		"/v1/status":              {http.MethodGet: {readAll, a.status}},
-		"/v1/test-notifications":  {http.MethodPost: {testDevices, a.test}},
+		"/v1/devices:import":      {http.MethodPost: {needs: changeDevices, stream: a.importDevices}},
+		"/v1/devices:export":      {http.MethodGet: {needs: readDevices, stream: a.exportDevices}},
+		"/v1/devices":             {http.MethodGet: {needs: readDevices, answer: a.devices}},
+		"/v1/mailboxes/{address}": {http.MethodGet: {needs: readAll, answer: a.mailbox}},
+		"/v1/mailboxes":           {http.MethodGet: {needs: readAll, answer: a.mailboxes}},
+		"/v1/status":              {http.MethodGet: {needs: readAll, answer: a.status}},
+		"/v1/test-notifications":  {http.MethodPost: {needs: testDevices, answer: a.test}},
 
-		"/v1/exchange/{name}/listen_by": {http.MethodPut: {changeListening, a.listenBy}},
+		"/v1/exchange/{name}/listen_by": {http.MethodPut: {needs: changeListening, answer: a.listenBy}},
 	}
 }
 
@@ -169,6 +173,12 @@ func (a *API) api(methods map[string]route) http.Handler {
 		}
 		if !who.role.may(to.needs) {
 			a.fail(w, r, errForbidden)
+			return
+		}
+		if to.stream != nil {
+			if err := to.stream(w, r, who); err != nil {
+				a.fail(w, r, err)
+			}
 			return
 		}
 		done, err := to.answer(r, who)

@@ -156,6 +156,23 @@ func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 	if _, err := pattern.Device.Check(id); err != nil {
 		f.fail("id", codeInvalid, err.Error())
 	}
+	return f.enrolment(id)
+}
+
+// readLine is readEnrolment for a line of an import, which has the id in it. The id is returned as far as it can be read.
+func readLine(line []byte) (id string, e subscriptions.Enrolment, err error) {
+	fields, err := readObject(line)
+	if err != nil {
+		return "", e, err
+	}
+	f := &form{fields: fields}
+	id = f.text("id", true, pattern.Device.Check)
+	e, err = f.enrolment(id)
+	return id, e, err
+}
+
+// enrolment reads the fields of one.
+func (f *form) enrolment(id string) (subscriptions.Enrolment, error) {
 	e := subscriptions.Enrolment{
 		ID:          id,
 		Mailbox:     f.text("mailbox", true, mail.ParseAddress),

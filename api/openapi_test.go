@@ -106,6 +106,7 @@ func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{}, "DeviceState": DeviceState{}, "Condition": check.Condition{},
 		"Account": Account{}, "Credential": Credential{}, "Moved": Moved{}, "Report": check.Report{}, "Step": check.Step{},
 		"Problem": Problem{}, "FieldError": FieldError{},
+		"ImportLine": ImportLine{}, "ImportEnd": ImportEnd{}, "ExportLine": ExportLine{},
 	} {
 		var fields, required, properties []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(answer)) {

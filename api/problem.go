@@ -75,16 +75,22 @@ func (p *Problem) write(w http.ResponseWriter) {
 
 // fail answers with an error. An unknown error is one of the state store.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if pr, ok := errors.AsType[*Problem](err); ok {
-		pr.write(w)
-		return
+	p := problemOf(err)
+	if p == errState {
+		a.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
+	}
+	p.write(w)
+}
+
+// problemOf is the problem with which an error is answered; errState where it is none of the request's.
+func problemOf(err error) *Problem {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p
 	}
 	if f, ok := errors.AsType[*subscriptions.FieldError](err); ok {
-		invalid(FieldError{Field: f.Field, Code: f.Code, Detail: f.Detail}).write(w)
-		return
+		return invalid(FieldError{Field: f.Field, Code: f.Code, Detail: f.Detail})
 	}
-	a.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
-	errState.write(w)
+	return errState
 }
 
 // write sends a body as JSON; nil is none.

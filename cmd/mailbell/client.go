@@ -129,31 +129,52 @@ func (c *client) request(ctx context.Context, method, path string, body any) ([]
 		}
 		r = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, r) //nolint:gosec // the configuration says where the service is
+	resp, err := c.send(ctx, c.http, method, path, "application/json", r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+}
+
+// stream makes a request of lines and returns the answer while both go on, however long that takes. The caller closes it.
+func (c *client) stream(ctx context.Context, method, path string, lines io.Reader) (io.ReadCloser, error) {
+	long := *c.http
+	long.Timeout = 0
+	resp, err := c.send(ctx, &long, method, path, "application/x-ndjson", lines)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// send makes a request. Its answer is a good one.
+func (c *client) send(ctx context.Context, by *http.Client, method, path, kind string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body) //nolint:gosec // the configuration says where the service is
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", kind)
 	}
-	resp, err := c.http.Do(req) //nolint:gosec // as above
+	resp, err := by.Do(req) //nolint:gosec // as above
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
 		return nil, fmt.Errorf("the service at %s does not answer: is it running, and with this configuration? (%w)", c.base, err)
 	}
+	if resp.StatusCode < http.StatusBadRequest {
+		return resp, nil
+	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode >= http.StatusBadRequest {
-		p := &api.Problem{Status: resp.StatusCode, Title: resp.Status}
-		_ = json.Unmarshal(data, p) // the page of a proxy is not JSON; the status is enough then
-		p.Status = resp.StatusCode
-		return nil, p
-	}
-	return data, nil
+	p := &api.Problem{Status: resp.StatusCode, Title: resp.Status}
+	_ = json.Unmarshal(data, p) // the page of a proxy is not JSON; the status is enough then
+	p.Status = resp.StatusCode
+	return nil, p
 }

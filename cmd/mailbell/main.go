@@ -45,9 +45,10 @@ func commands() []command {
 		{"check", "--config mailbell.yaml --plan N", "what N mailboxes need, and how to set up Exchange", checkAll},
 		{"bench", "[--mailboxes N] [--rate N] [--duration D] [--state KIND] [--json]", "what this machine can do: the real service against the simulator", bench},
 		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why did this phone not ring? asks the running service", why},
+		{"import", "--config mailbell.yaml FILE", "enrols the devices of a file, a line of JSON each; can be run again", importDevices},
+		{"export", "--config mailbell.yaml [--tokens]", "prints all devices as import takes them", exportDevices},
 		{"version", "", "the version", version},
 		{"explain", "", "", later},
-		{"import", "", "", later},
 	}
 }
 

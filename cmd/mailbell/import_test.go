@@ -1,0 +1,61 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mailbell/mailbell/simulator"
+)
+
+// What one installation exports another takes, and again without a change; what is wrong is named by its line.
+func TestDevicesGoFromOneInstallationToAnother(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 20})
+	inst.start()
+	var lines strings.Builder
+	const devices = 2000
+	for i := range devices {
+		fmt.Fprintf(&lines, "{\"id\": \"phone-%04d\", \"mailbox\": %q, \"token\": %q}\n", i, inst.boxes[i%len(inst.boxes)].address, deviceToken())
+	}
+	file := filepath.Join(t.TempDir(), "devices")
+	run := func(want int, args ...string) (out, log string) {
+		t.Helper()
+		p := launch(t, args...)
+		if code := p.wait(atLast); code != want {
+			t.Errorf("mailbell %s: exit code %d, want %d: %s", args[0], code, want, p.stderr())
+		}
+		return p.stdout(), p.stderr()
+	}
+	imports := func(text string, code int) (out, log string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return run(code, "import", "--config", inst.config, file)
+	}
+	if out, log := imports(lines.String(), 0); out != "2000 devices: 2000 new, 0 changed or the same, 0 refused\n" || log != "" {
+		t.Errorf("%s%s", out, log)
+	}
+	if out, log := imports("{\"id\": \"x\", \"mailbox\": \"nobody@fabrikam.example\", \"token\": \"00\"}\nnonsense\n"+lines.String(), 1); !strings.HasPrefix(out, "2002 devices: 0 new, 2000 changed or the same, 2 refused\n") ||
+		!strings.Contains(log, "line 1 x: token: want the device token in hex") || !strings.Contains(log, "line 2 : the body is not JSON") {
+		t.Errorf("%s%s", out, log)
+	}
+	if short, _ := run(0, "export", "--config", inst.config); strings.Count(short, "\n") != devices || strings.Contains(short, "token") {
+		t.Errorf("%d lines, %.200s", strings.Count(short, "\n"), short)
+	}
+	all, _ := run(0, "export", "--config", inst.config, "--tokens")
+
+	other := install(t, simulator.Options{Mailboxes: 20})
+	other.start()
+	inst = other
+	if out, log := imports(all, 0); out != "2000 devices: 2000 new, 0 changed or the same, 0 refused\n" {
+		t.Errorf("%s%s", out, log)
+	}
+	other.stop()
+	if _, log := imports(all, 1); !strings.Contains(log, "is it running") {
+		t.Errorf("without a service: %s", log)
+	}
+}
