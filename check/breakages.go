@@ -29,7 +29,7 @@ const (
 	codeNoNotification = "no notification"
 	// codeNowhere is the code of a mailbox for which Graph has no URL to post to (listener/changes).
 	codeNowhere = "no public_url"
-	apps               = "the app registration (Entra ID, App registrations)"
+	apps        = "the app registration (Entra ID, App registrations)"
 )
 
 var breakages = []Breakage{
