@@ -432,10 +432,10 @@ func (q *tokenRequest) issue(c accessClaims) *tokenAnswer {
 // notifierAppID is the app of Microsoft that posts change notifications.
 const notifierAppID = "0bf30f3b-4a52-48df-9a82-234910c4a086"
 
-// Validation is a validation token: with it Microsoft Graph proves to an app that it posts a notification with content. The token is no
-// access token.
-func (e *Tenant) Validation(app string) string {
-	now := e.clock.Now().Truncate(time.Second)
+// Validation is a validation token that was issued some time ago: with it Microsoft Graph proves to an app that it posts a notification
+// with content. The token is no access token.
+func (e *Tenant) Validation(app string, ago time.Duration) string {
+	now := e.clock.Now().Add(-ago).Truncate(time.Second)
 	return e.sign(map[string]any{
 		"aud": app, "iss": "https://sts.windows.net/" + e.tenant + "/", "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(accessLife).Unix(),
 		"appid": notifierAppID, "appidacr": "2", "idp": "https://sts.windows.net/" + e.tenant + "/", "oid": notifierAppID, "sub": notifierAppID,

@@ -35,6 +35,7 @@ const (
 	reordered        = "graph_reordered"
 	foreign          = "graph_foreign"
 	unreachable      = "graph_unreachable"
+	contentWrong     = "graph_content"
 	lifecycleDropped = "graph_lifecycle_dropped"
 	tokenEnds        = "graph_token_ends"
 	reauthorise      = "graph_reauthorize"
@@ -85,6 +86,9 @@ func Faults() []faults.Kind {
 		{Name: foreign, Fields: often,
 			Text: "A post has items of others too: of unknown subscriptions, with no clientState, a strange one, and that of the receiver."},
 		{Name: unreachable, Fields: often, Text: "A post does not reach its URL: a notification is repeated, a handshake fails."},
+		{Name: contentWrong, Fields: "mailbox seconds reason",
+			Text: "Content in notifications is not right. `reason` is what: signature, data, key, certificate (an unknown id), or of the " +
+				"validation token: token (forged), audience, expired, missing."},
 		{Name: lifecycleDropped, Fields: often, Text: "Lifecycle notifications are lost."},
 		{Name: tokenEnds, Fields: "mailbox share count",
 			Text: "At once: the access tokens of subscriptions run out: their notifications are held until PATCH or reauthorize."},
@@ -110,6 +114,8 @@ func checkFault(name string, f faults.Fault) (field, text string) {
 	switch {
 	case name == limitLowered && !slices.Contains([]string{limitApp, limitMailbox, limitConcurrency, limitWrites}, f.Reason):
 		return "reason", "must be app, mailbox, concurrency or subscriptions"
+	case name == contentWrong && !slices.Contains(wrongs, f.Reason):
+		return "reason", "must be " + strings.Join(wrongs, ", ")
 	case name == limitLowered && f.Limit < 1, name == expiryLimit && f.Limit < 1:
 		return "limit", "must be above 0"
 	case name == renewalRefused && f.Status != 0 && (f.Status < 400 || f.Status > 499):

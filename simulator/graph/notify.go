@@ -160,6 +160,7 @@ func (s *Server) write(n notification) change {
 		view["@odata.context"] = s.base() + version + "/$metadata#users('" + sub.box.Object + "')/messages/$entity"
 		if encrypted, err := sub.rich.encrypt(view); err == nil {
 			c.Encrypted = encrypted
+			s.spoil(encrypted, sub.box.Address)
 		}
 	}
 	return c
@@ -177,7 +178,9 @@ func (s *Server) bodyOf(list []notification) ([]byte, error) {
 		body.Value = append(body.Value, c)
 		if c.Encrypted != nil && !rich[n.sub.app] {
 			rich[n.sub.app] = true
-			body.Tokens = append(body.Tokens, s.tokens.Validation(n.sub.app))
+			if token := s.validation(n.sub); token != "" {
+				body.Tokens = append(body.Tokens, token)
+			}
 		}
 	}
 	return json.Marshal(body)

@@ -17,6 +17,9 @@ import (
 	"encoding/pem"
 	"net/url"
 	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/simulator/internal/guid"
 )
 
 // Bounds of a certificate.
@@ -78,6 +81,69 @@ func readEncryption(certificate, id, resource string) (*encryption, string) {
 	}
 	sum := sha1.Sum(der) //nolint:gosec // see the import
 	return &encryption{id: id, thumbprint: strings.ToUpper(hex.EncodeToString(sum[:])), key: key}, ""
+}
+
+// What can be wrong with content, by the reason of the fault.
+const (
+	wrongSignature   = "signature"
+	wrongData        = "data"
+	wrongKey         = "key"
+	wrongCertificate = "certificate"
+	tokenForged      = "token"
+	tokenForOthers   = "audience"
+	tokenExpired     = "expired"
+	tokenMissing     = "missing"
+)
+
+var wrongs = []string{wrongSignature, wrongData, wrongKey, wrongCertificate, tokenForged, tokenForOthers, tokenExpired, tokenMissing}
+
+// spoil makes wrong what the fault says.
+func (s *Server) spoil(c *encryptedContent, address string) {
+	f, ok := s.faults.On(contentWrong, address, "")
+	if !ok {
+		return
+	}
+	switch f.Reason {
+	case wrongSignature:
+		c.DataSignature = altered(c.DataSignature)
+	case wrongData:
+		c.Data = altered(c.Data)
+	case wrongKey:
+		c.DataKey = altered(c.DataKey)
+	case wrongCertificate:
+		c.ID = "unknown"
+	}
+}
+
+// altered is another text in base64 of the same length.
+func altered(s string) string {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) == 0 {
+		return s
+	}
+	b[len(b)/2] ^= 1
+	return base64.StdEncoding.EncodeToString(b)
+}
+
+// validation is the token that proves who posts content of a subscription; empty: none.
+func (s *Server) validation(sub *subscription) string {
+	f, ok := s.faults.On(contentWrong, sub.box.Address, "")
+	if !ok {
+		return s.tokens.Validation(sub.app, 0)
+	}
+	switch f.Reason {
+	case tokenForged:
+		token := s.tokens.Validation(sub.app, 0)
+		signed := strings.LastIndexByte(token, '.') + 1
+		return token[:signed] + strings.Repeat("A", len(token)-signed)
+	case tokenForOthers:
+		return s.tokens.Validation(guid.New().String(), 0)
+	case tokenExpired:
+		return s.tokens.Validation(sub.app, 24*time.Hour)
+	case tokenMissing:
+		return ""
+	}
+	return s.tokens.Validation(sub.app, 0)
 }
 
 // encrypt encrypts content: a new AES-256 key in CBC mode, whose first 16 bytes are the initialisation vector; the key by RSA-OAEP with

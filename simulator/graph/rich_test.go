@@ -16,8 +16,11 @@ import (
 	"maps"
 	"math/big"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/mailbell/mailbell/simulator/faults"
 )
 
 // richly is what a subscription with content has besides.
@@ -112,5 +115,49 @@ func TestSubscriptionWithContentIsRefusedWithoutWhatItNeeds(t *testing.T) {
 			}
 		}
 		w.subscribed(richly(t, key, nil))
+	})
+}
+
+func TestContentThatIsNotRightDiffersInOneThing(t *testing.T) {
+	run(t, func(w *world) {
+		w.subscribed(richly(t, signing(), nil))
+		tell := func() post {
+			w.deliver(user, 1, 0)
+			posts := w.told()
+			if len(posts) != 1 {
+				t.Fatalf("%d posts", len(posts))
+			}
+			return posts[0]
+		}
+		id := tell().items[0].Encrypted.ID
+		for _, reason := range wrongs {
+			w.set(contentWrong, faults.Fault{Reason: reason})
+			p := tell()
+			tokens, want := len(p.body.Tokens), 1
+			if reason == tokenMissing {
+				want = 0
+			}
+			if tokens != want || (p.items[0].Encrypted.ID == id) == (reason == wrongCertificate) {
+				t.Errorf("%s: %s", reason, p.raw)
+			}
+			if want == 0 {
+				continue
+			}
+			parts := strings.Split(p.body.Tokens[0], ".")
+			claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			var c struct {
+				Audience string `json:"aud"`
+				Until    int64  `json:"exp"`
+			}
+			if err := json.Unmarshal(claims, &c); err != nil {
+				t.Fatal(err)
+			}
+			if (c.Audience != w.tenant.ClientID()) != (reason == tokenForOthers) || (c.Until < time.Now().Unix()) != (reason == tokenExpired) || strings.HasSuffix(parts[2], "AAAAAAAA") != (reason == tokenForged) {
+				t.Errorf("%s: %s", reason, claims)
+			}
+		}
 	})
 }
