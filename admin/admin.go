@@ -57,6 +57,11 @@ func New(o Options) *Pages {
 	mux.HandleFunc("POST /admin/sign-in", p.signIn)
 	mux.HandleFunc("POST /admin/sign-out", p.post(p.signOut))
 	mux.HandleFunc("GET /admin/{$}", p.page(p.overview))
+	mux.HandleFunc("GET /admin/mailboxes", p.page(p.mailboxes))
+	mux.HandleFunc("GET /admin/mailboxes/{address}", p.page(p.mailbox))
+	mux.HandleFunc("GET /admin/devices/{id}", p.device)
+	mux.HandleFunc("GET /admin/search", p.search)
+	mux.HandleFunc("POST /admin/test-notifications", p.post(p.test))
 	mux.HandleFunc("GET /admin/", p.page(p.nothing))
 	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, root, http.StatusSeeOther) })
 	p.handler = mux

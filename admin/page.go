@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -57,7 +58,12 @@ var functions = template.FuncMap{
 	"things": things,
 	"bad":    bad,
 	"soon":   soon,
-	"whom":   whom,
+
+	"at":         func(now, t time.Time) moment { return moment{now, t} },
+	"badOutcome": badOutcome,
+	"link":       link,
+	"linkDevice": linkDevice,
+	"whom":       whom,
 }
 
 // render answers with a page.
@@ -220,6 +226,22 @@ func whom(c check.Condition) string {
 		return "listener account " + c.Name
 	}
 	return "exchange entry " + c.Name
+}
+
+// moment is a time, and what time it is.
+type moment struct{ Now, At time.Time }
+
+// badOutcome says how bad an outcome is: the class of its badge.
+func badOutcome(o outcome.Outcome) check.Level {
+	switch o {
+	case outcome.Accepted:
+		return "ok"
+	case outcome.Refused:
+		return check.LevelError
+	case outcome.NotSent:
+		return check.LevelInfo
+	}
+	return check.LevelWarn
 }
 
 // bad says how bad a state is: the class of its badge.

@@ -115,10 +115,32 @@ type Status struct {
 	Ready       bool                        `json:"ready"`
 	Reason      string                      `json:"reason,omitempty"` // why it is not ready
 	Mailboxes   map[subscriptions.State]int `json:"mailboxes"`
+	Exchange    []ExchangeEntry             `json:"exchange"`
 	Accounts    []Account                   `json:"accounts"`
+	Topics      []Topic                     `json:"apns_topics"`
 	Credentials []Credential                `json:"credentials"`
 	StateStore  StateStore                  `json:"state_store"`
 	Conditions  []check.Condition           `json:"conditions"` // what is wrong now, the worst first
+}
+
+// ExchangeEntry is an exchange entry of the configuration, and what is known of its servers.
+type ExchangeEntry struct {
+	Name     string `json:"name"`
+	Version  string `json:"version,omitempty"` // the RequestServerVersion that is spoken with its servers
+	Capacity int    `json:"capacity"`          // of mailboxes, at all its accounts
+	Waiting  int    `json:"waiting"`           // mailboxes that wait for room
+	Skew     int64  `json:"clock_skew_ms"`     // its servers' clock minus ours
+}
+
+// Topic is an APNs topic, and whether alerts for it are accepted.
+type Topic struct {
+	Topic       string         `json:"topic"`
+	Environment string         `json:"environment"`
+	Reason      outcome.Reason `json:"reason,omitempty"` // why no alert is accepted now; empty: all is well
+	Explanation string         `json:"explanation,omitempty"`
+	Advice      string         `json:"advice,omitempty"`
+	Since       time.Time      `json:"since,omitzero"`
+	Refused     map[string]int `json:"refused,omitempty"` // the number of devices whose last alert was refused for good, by reason
 }
 
 // Account is a listener account and its load.

@@ -44,7 +44,9 @@ type Mailboxes interface {
 
 // Overview is the status of the rooms behind the API.
 type Overview struct {
+	Exchange    []ExchangeEntry
 	Accounts    []Account
+	Topics      []Topic
 	Credentials []expiry.Entry    // the first to expire first
 	Conditions  []check.Condition // what is wrong now, the worst first
 }

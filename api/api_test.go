@@ -187,6 +187,8 @@ func newBackend(t testing.TB) *backend {
 			return Overview{Conditions: []check.Condition{{Kind: check.KindExchange, Name: "headquarters", Level: check.LevelError, Since: noon, Count: 2, Reason: "connect", Cause: "c", Advice: "a"}},
 				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", NextTry: noon}},
 				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
+				Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
+				Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon.In(time.FixedZone("", 3600)), Refused: map[string]int{"BadTopic": 2}}},
 			}
 		},
 	})
@@ -590,6 +592,31 @@ func TestMailboxesAreListedByState(t *testing.T) {
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes?state=polling", ""), 200, `{"mailboxes": []}`)
 }
 
+func TestADeviceIsFoundByAPartOfItsIDOrAddressThroughAllPages(t *testing.T) {
+	d := newBackend(t)
+	for i := range 2*maxLimit + 10 {
+		id := fmt.Sprintf("Phone-%04d", i)
+		d.devices[id] = subscriptions.Device{ID: id, Mailbox: fmt.Sprintf("user%04d@contoso.com", i), Token: deviceHex}
+	}
+	for part, want := range map[string]string{"phone-2009": "[Phone-2009]", "USER0999@": "[Phone-0999]", "-2009": "[Phone-2009]", "nobody": "[]", "user000": "[Phone-0000 Phone-0001] more", "%": "[]"} {
+		list, more := d.handler.Search(part, 2)
+		ids := []string{}
+		for _, one := range list {
+			ids = append(ids, one.ID)
+			if len(one.Token) > shownToken {
+				t.Errorf("the whole token of %s is shown", one.ID)
+			}
+		}
+		got := fmt.Sprint(ids)
+		if more {
+			got += " more"
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", part, got, want)
+		}
+	}
+}
+
 func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 	d := newBackend(t)
 	d.ready, d.ping = errors.New("not every mailbox was tried yet"), errors.New("disk full")
@@ -609,6 +636,8 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 		Accounts: []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
 			Reason: "HTTP 401: no", NextTry: noon}},
 		Credentials: []Credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
+		Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
+		Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon, Refused: map[string]int{"BadTopic": 2}}},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

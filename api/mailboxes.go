@@ -118,6 +118,10 @@ func (a *API) StatusNow(ctx context.Context) Status {
 		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: StateStore{Reachable: true},
 	}
 	c := a.Overview()
+	s.Exchange, s.Topics = append([]ExchangeEntry{}, c.Exchange...), append([]Topic{}, c.Topics...)
+	for i := range s.Topics {
+		s.Topics[i].Since = s.Topics[i].Since.UTC()
+	}
 	s.Accounts, s.Credentials = make([]Account, len(c.Accounts)), make([]Credential, len(c.Credentials))
 	for i, a := range c.Accounts {
 		a.NextTry = a.NextTry.UTC()

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -72,6 +73,28 @@ func (a *API) Enrolment(id string) (Device, bool) {
 		return Device{}, false
 	}
 	return a.show(d), true
+}
+
+// Search finds the devices whose id, or whose mailbox's address, has a part, by id. more: there are others than these.
+func (a *API) Search(part string, limit int) (list []Device, more bool) {
+	part = strings.ToLower(part)
+	after := ""
+	for {
+		all, next := a.Enrolments.Devices("", after, maxLimit)
+		for _, d := range all {
+			if !strings.Contains(d.Mailbox, part) && !strings.Contains(strings.ToLower(d.ID), part) {
+				continue
+			}
+			if len(list) == limit {
+				return list, true
+			}
+			list = append(list, a.show(d))
+		}
+		if next == "" {
+			return list, false
+		}
+		after = next
+	}
 }
 
 // Page answers as GET /v1/mailboxes.

@@ -14,6 +14,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -176,7 +177,11 @@ func (d *backend) Count() map[subscriptions.State]int { return d.listener.Count(
 // overview returns the state of accounts and credentials, and what is wrong.
 func (d *backend) overview() api.Overview {
 	o := api.Overview{Credentials: d.service.calendar.List(), Conditions: d.conditions.now(d.wrong())}
+	for _, t := range d.sender.Topics() {
+		o.Topics = append(o.Topics, topic(t))
+	}
 	for _, e := range d.listener.Load() {
+		o.Exchange = append(o.Exchange, api.ExchangeEntry{Name: e.Exchange, Version: e.Version, Capacity: e.Places, Waiting: e.Waiting, Skew: e.Skew.Milliseconds()})
 		for _, a := range e.Accounts {
 			account := api.Account{
 				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, NextTry: a.Next,
@@ -192,4 +197,23 @@ func (d *backend) overview() api.Overview {
 		}
 	}
 	return o
+}
+
+// topic tells how an APNs topic stands.
+func topic(t push.TopicStanding) api.Topic {
+	to := api.Topic{Topic: t.Topic, Environment: t.Environment, Reason: t.Reason, Explanation: t.Reason.Sentence()}
+	if t.Reason != "" {
+		f := t.Fault
+		if f == nil {
+			f = reasonFault(string(t.Reason))
+		}
+		to.Advice, to.Since = check.Advise(f, check.Circumstances{Step: check.StepAPNs}).Do, t.Since
+	}
+	for reason, phones := range t.Refused {
+		if to.Refused == nil {
+			to.Refused = map[string]int{}
+		}
+		to.Refused[string(reason)] = phones
+	}
+	return to
 }

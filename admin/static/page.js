@@ -54,3 +54,55 @@
   window.addEventListener("pageshow", open);
   if (!document.hidden) open();
 })();
+
+// Follows a test notification: each step is put in as the server tells it. Without this script the form leads to a page with all steps.
+(() => {
+  const form = document.querySelector("form[data-test]");
+  if (!form || !window.fetch || !window.ReadableStream) return;
+  const steps = document.getElementById("steps");
+  const verdict = document.getElementById("verdict");
+  const button = form.querySelector("button");
+
+  const nodes = (html) => [...new DOMParser().parseFromString(html, "text/html").body.childNodes];
+  const hear = (name, data) => {
+    if (name === "step") steps.append(...nodes(data));
+    if (name === "verdict" || name === "refused") verdict.replaceChildren(...nodes(data));
+  };
+
+  // read gives every event of a stream to hear.
+  const read = async (body) => {
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      for (const event of events) {
+        const lines = event.split("\n");
+        const of = (field) => lines.filter((l) => l.startsWith(field)).map((l) => l.slice(field.length)).join("\n");
+        hear(of("event: "), of("data: "));
+      }
+    }
+  };
+
+  form.addEventListener("submit", async (e) => {
+    e.preventDefault();
+    if (button.getAttribute("aria-disabled")) return;
+    button.setAttribute("aria-disabled", "true"); // and not disabled, which would take the focus away
+    steps.replaceChildren();
+    steps.hidden = false;
+    verdict.textContent = "Under way …";
+    try {
+      const answer = await fetch(form.action, {
+        method: "POST", headers: { Accept: "text/event-stream" }, body: new URLSearchParams(new FormData(form)),
+      });
+      if (answer.ok) await read(answer.body);
+      else verdict.textContent = answer.status === 401 ? "The session has ended: reload the page." : await answer.text();
+      if (verdict.textContent === "Under way …") verdict.textContent = "The connection was lost before the end.";
+    } catch {
+      verdict.textContent = "The connection was lost before the end.";
+    }
+    steps.hidden = steps.children.length === 0;
+    button.removeAttribute("aria-disabled");
+  });
+})();

@@ -1,0 +1,96 @@
+package admin
+
+import (
+	"bufio"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestATestNotificationWithoutJavaScriptIsAPageWithItsSteps(t *testing.T) {
+	s := newSite(t)
+	s.enter(t, testToken)
+	form := "device=bob-phone&csrf=" + s.csrf(t)
+	s.post(t, "/admin/test-notifications", form).shows(t, 200, "was not accepted", "enrolment", "12 ms", "sign in", "HTTP 401: the password is wrong", "Correct password_file.",
+		`href="/admin/mailboxes/bob@contoso.com?device=bob-phone"`)
+	s.post(t, "/admin/test-notifications", form).shows(t, 429, "once in ten seconds")
+	if !slices.Equal(s.tested, []string{"bob-phone"}) {
+		t.Errorf("tested %v", s.tested)
+	}
+	if n := s.log.FilterMessage("test notification").Len(); n != 1 {
+		t.Errorf("%d lines in the log about one test", n)
+	}
+}
+
+func TestOnlyWhoMaySendsATestNotification(t *testing.T) {
+	s := newSite(t)
+	s.enter(t, readToken)
+	form := "device=bob-phone&csrf=" + s.csrf(t)
+	s.post(t, "/admin/test-notifications", form).shows(t, 403, "needs test or admin")
+	a := s.post(t, "/admin/test-notifications", form, "Accept", eventStream)
+	if a.StatusCode != 403 || strings.Contains(a.text, "<") {
+		t.Errorf("%d %s", a.StatusCode, a.text)
+	}
+	if strings.Contains(s.get(t, "/admin/mailboxes/bob@contoso.com").text, "test-notifications") {
+		t.Error("the page offers a test to whom may not send it")
+	}
+	s.enter(t, adminToken)
+	csrf := s.csrf(t)
+	s.post(t, "/admin/test-notifications", "device=nobody&csrf="+csrf).shows(t, 404, "No device")
+	s.post(t, "/admin/test-notifications", "device=bob-phone&csrf=x").shows(t, 403, "nothing was done")
+	s.post(t, "/admin/test-notifications", "device=bob-phone&csrf="+csrf, "Sec-Fetch-Site", "cross-site").shows(t, 403, "nothing was done")
+	s.get(t, "/admin/test-notifications?device=bob-phone&csrf="+csrf).shows(t, 404)
+	if len(s.tested) != 0 {
+		t.Errorf("tested %v", s.tested)
+	}
+}
+
+func TestTheStepsOfATestAreToldAsTheyHappen(t *testing.T) {
+	s := newSite(t)
+	s.stepped = make(chan struct{})
+	s.enter(t, testToken)
+	form := url.Values{"device": {"bob-phone"}, "csrf": {s.csrf(t)}}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.server.URL+"/admin/test-notifications", strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Accept", eventStream)
+	a, err := s.browser.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	if got := a.Header.Get("Content-Type"); got != eventStream {
+		t.Fatalf("Content-Type: %s", got)
+	}
+	lines := bufio.NewScanner(a.Body)
+	for _, want := range []string{"enrolment", "location", "HTTP 401: the password is wrong"} {
+		s.stepped <- struct{}{} // and not one step further
+		event(t, lines, "step", want)
+	}
+	event(t, lines, "verdict", "was not accepted")
+}
+
+// event reads the next event and checks its name and that it has a text.
+func event(t *testing.T, lines *bufio.Scanner, name, text string) {
+	t.Helper()
+	var got, data string
+	for lines.Scan() {
+		line := lines.Text()
+		switch {
+		case strings.HasPrefix(line, "event: "):
+			got = line[len("event: "):]
+		case strings.HasPrefix(line, "data: "):
+			data += line[len("data: "):] + "\n"
+		case line == "" && got != "":
+			if got != name || !strings.Contains(data, text) {
+				t.Fatalf("the event is %s: %s, want %s with %q", got, data, name, text)
+			}
+			return
+		}
+	}
+	t.Fatalf("the stream ended before %s: %v", name, lines.Err())
+}
