@@ -181,6 +181,7 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 		r.entry(ctx, e)
 		r.beyond(ctx, "exchange "+e.Name, e)
 	}
+	r.notBeyond()
 	r.callbacks(ctx)
 	r.state()
 	r.port(ctx)

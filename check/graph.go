@@ -60,6 +60,16 @@ func (r *runner) beyond(ctx context.Context, name string, e Entry) {
 	}
 }
 
+// notBeyond says of which named mailboxes nothing was tried.
+func (r *runner) notBeyond() {
+	for _, address := range r.Beyond {
+		if !slices.ContainsFunc(r.Entries, func(e Entry) bool { return e.Graph && slices.Contains(e.Domains, mail.Domain(address)) }) {
+			r.complete(Result{Name: "beyond " + address, Tried: "opening its Inbox by Microsoft Graph"}, Circumstances{},
+				omitted("No exchange entry that listens by Microsoft Graph has its mail domain."))
+		}
+	}
+}
+
 // atRandom is an address that nobody has, of the mail domain of another.
 func atRandom(address string) string {
 	return "mailbell-" + strings.ToLower(rand.Text()[:10]) + "@" + mail.Domain(address)

@@ -28,6 +28,8 @@ import (
 const (
 	// maxAnswer bounds an answer: the longest page has 1,000 messages of a few kilobytes.
 	maxAnswer = 8 << 20
+	// keptBuffer bounds the buffers that are used again: an answer that is larger is rare.
+	keptBuffer = 512 << 10
 	// maxErrorAnswer bounds what is read of an answer that is an error; a real one has less than a kilobyte.
 	maxErrorAnswer = 64 << 10
 	// maxDrain is how much is read behind an answer so that its connection can be used again; there should be nothing.
@@ -240,7 +242,11 @@ func (c *Client) read(ctx, timed context.Context, op operation, body io.Reader) 
 	if b == nil {
 		b = &bytes.Buffer{}
 	}
-	defer c.buffers.Put(b)
+	defer func() {
+		if b.Cap() <= keptBuffer {
+			c.buffers.Put(b)
+		}
+	}()
 	b.Reset()
 	switch n, err := b.ReadFrom(io.LimitReader(body, maxAnswer+1)); {
 	case timed.Err() != nil: // whatever came of it: a server may end its answer properly when it sees us go

@@ -42,8 +42,8 @@ const (
 	maxGates = 20_000
 )
 
-// holding are the times that a gate is closed, by refusals in a row; the share of a refused mailbox is renewed within ten minutes.
-var holding = backoff.Policy{First: time.Second, Max: 5 * time.Minute}
+// holding are the times that a gate is closed, by refusals in a row: with the jitter, it is tried again within five minutes.
+var holding = backoff.Policy{First: time.Second, Max: 4 * time.Minute}
 
 // ofSubscriptions is the gate of the calls about subscriptions, whichever mailbox they are for.
 const ofSubscriptions = ""
