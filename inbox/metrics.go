@@ -1,6 +1,8 @@
 package inbox
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
@@ -12,6 +14,7 @@ type metrics struct {
 	outcomes  *prometheus.CounterVec
 	recovered prometheus.Counter
 	listings  prometheus.Counter
+	alert     prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -23,6 +26,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "mailbell_recovered_total", Help: "Messages that a listing found without a hint."}),
 		listings: f.NewCounter(prometheus.CounterOpts{
 			Name: "mailbell_listings_total", Help: "Complete listings of mailboxes."}),
+		alert: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "mailbell_alert_seconds", Help: "From when Exchange told of a message to when APNs accepted its alert. What only a listing found is not in it.",
+			Buckets:                     []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour}),
 	}
 }
 

@@ -34,6 +34,7 @@ type alert struct {
 	device       *subscriptions.Device
 	keys         []mail.Key // newest first; several are summed up
 	came         time.Time
+	told         time.Time      // when a notification named its message; zero: none did
 	reason       outcome.Reason // why it says less than it could
 	notification subscriptions.Notification
 }
@@ -107,7 +108,9 @@ func (m *Mailbox) alertsFor(
 			}
 			old = append(old, d.key)
 		case alerts.Send:
-			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, decision))
+			a := m.alert(device, []mail.Key{d.key}, d.received, decision)
+			a.told = d.hinted
+			list = append(list, a)
 		}
 	}
 	if len(old) > 0 {
@@ -482,6 +485,9 @@ func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
 	switch answer.Result {
 	case subscriptions.Accepted:
 		d.Outcome, d.Reason = outcome.Accepted, a.reason
+		if !a.told.IsZero() {
+			m.in.metrics.alert.Observe(d.At.Sub(a.told).Seconds())
+		}
 	case subscriptions.Refused, subscriptions.Gone:
 		d.Outcome = outcome.Refused
 	case subscriptions.NotBefore:
