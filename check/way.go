@@ -14,6 +14,7 @@ import (
 
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -202,7 +203,9 @@ func doubtful(err error) bool {
 // tell notes the result of a step.
 func (w *walk) tell(name string, took time.Duration, err error) {
 	s := Step{Name: name, OK: err == nil || doubtful(err), MS: took.Milliseconds()}
-	if err != nil {
+	if why, ok := errors.AsType[omitted](err); ok {
+		s.OK, s.Advice = true, string(why)
+	} else if err != nil {
 		s.Error, s.Advice = err.Error(), Advise(err, w.circumstances(name)).Do
 		if errors.Is(err, context.DeadlineExceeded) && w.ctx.Err() != nil {
 			s.Error = fmt.Sprintf("the steps took longer than %s: %s", wayTimeout, s.Error)
@@ -271,13 +274,17 @@ const codeUnreached = "no callback"
 // codeOneEach is the code of a server that accepts no second mailbox on a stream.
 const codeOneEach = "one mailbox a stream"
 
-// calledBack subscribes by push, as the service does, and waits for the first callback.
+// calledBack subscribes by push, as the service does, and waits for the first callback. Where Graph lets the app read, and not subscribe, the
+// mailbox is polled.
 func (w *walk) calledBack(p Pusher, at mail.Location) bool {
 	var called Called
 	return w.step(StepSubscription, func() (err error) {
 		called, err = p.SubscribePush(w.ctx, at)
+		if err != nil && fault.Of(err).Code == graph.CodeDenied {
+			return doubt{err}
+		}
 		return err
-	}) && w.step(StepCallback, func() error { return called(w.ctx, callbackWithin) })
+	}) && (called == nil || w.step(StepCallback, func() error { return called(w.ctx, callbackWithin) }))
 }
 
 // listen subscribes and opens a stream, as the service does, with two mailboxes if a second one is known. It ends its subscriptions.

@@ -300,3 +300,13 @@ func host(t *testing.T, text string) string {
 	}
 	return u.Host
 }
+
+func TestWhereNoCallbackCanBeWaitedForTheWayGoesOn(t *testing.T) {
+	s := simulate(t, "")
+	s.account.NoCallbacks = "public_url is not set."
+	r := s.way().Walk(t.Context(), "phone")
+	i := slices.IndexFunc(r.Steps, func(s Step) bool { return s.Name == StepCallback })
+	if !r.OK || i < 0 || !r.Steps[i].OK || r.Steps[i].Error != "" || r.Steps[i].Advice != s.account.NoCallbacks || r.Steps[len(r.Steps)-1].Name != StepAPNs {
+		t.Errorf("%+v", r)
+	}
+}

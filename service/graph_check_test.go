@@ -119,7 +119,6 @@ func TestACheckSaysWhatIsWrongWithGraphAndWhatToDo(t *testing.T) {
 		advice string
 	}{
 		{"no way to public_url", "graph_unreachable", simulator.Fault{}, check.StepSubscription, "/callbacks/graph/…", "Open the firewall"},
-		{"rights that are enough to read", "graph_basic_only", simulator.Fault{}, check.StepSubscription, "Mail.Read", "Mail.ReadBasic is enough to read"},
 		{"no right", "graph_denied", simulator.Fault{}, "location", "ErrorAccessDenied", "Test-ServicePrincipalAuthorization"},
 		{"a mailbox that is elsewhere", "graph_no_mailbox", simulator.Fault{}, "location", "MailboxNotEnabledForRESTAPI", "Get-Recipient"},
 	} {
@@ -143,6 +142,28 @@ func TestACheckSaysWhatIsWrongWithGraphAndWhatToDo(t *testing.T) {
 				t.Errorf("%s does not fail", c.step)
 			}
 		})
+	}
+}
+
+func TestWithMailReadBasicACheckSaysThatMailboxesArePolledAndGoesOn(t *testing.T) {
+	t.Parallel()
+	sim, checks := cloud(t)
+	entry, at := graphEntry(t, sim)
+	if err := sim.SetFault("graph_basic_only", simulator.Fault{}); err != nil {
+		t.Fatal(err)
+	}
+	got := ofGraph(checks(service.Subject{Mailbox: at}), entry)
+	steps := map[string]check.State{}
+	for name, r := range got {
+		if i := strings.LastIndex(name, ": "); i >= 0 {
+			steps[name[i+2:]] = r.State
+		}
+		if strings.HasSuffix(name, ": "+check.StepSubscription) && (!strings.Contains(r.Error, "Mail.Read") || !strings.Contains(r.Advice, "polled")) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if steps[check.StepSubscription] != check.Warning || steps[check.StepRead] != check.OK || steps[check.StepCallback] != "" {
+		t.Errorf("%v", steps)
 	}
 }
 
