@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/api"
@@ -19,8 +20,9 @@ import (
 
 // Options of New; all are required.
 type Options struct {
-	API *api.API // what the pages show and do
-	Log *zap.Logger
+	API      *api.API            // what the pages show and do
+	Gatherer prometheus.Gatherer // the metrics, for the pictures
+	Log      *zap.Logger
 }
 
 // Pages answers what is under /admin.
@@ -31,8 +33,10 @@ type Pages struct {
 	sessions  *sessions
 	origin    *http.CrossOriginProtection
 	streams   chan struct{} // a place for each open stream
+	ring      *ring
 	closed    chan struct{}
 	close     sync.Once
+	running   sync.WaitGroup
 	handler   http.Handler
 }
 
@@ -46,7 +50,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // New returns the pages. The caller closes them.
 func New(o Options) *Pages {
 	p := &Pages{api: o.API, log: o.Log, templates: parse(), sessions: newSessions(), origin: http.NewCrossOriginProtection(),
-		streams: make(chan struct{}, maxStreams), closed: make(chan struct{})}
+		streams: make(chan struct{}, maxStreams), closed: make(chan struct{}), ring: &ring{log: o.Log, gather: o.Gatherer}}
 	static, err := fs.Sub(files, "static")
 	if err != nil {
 		panic(err) // the folder is part of the program
@@ -65,14 +69,18 @@ func New(o Options) *Pages {
 	mux.HandleFunc("GET /admin/", p.page(p.nothing))
 	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, root, http.StatusSeeOther) })
 	p.handler = mux
+	p.running.Go(func() { p.ring.run(p.closed) })
 	return p
 }
 
 // root is the path of the overview; all pages are below it.
 const root = "/admin/"
 
-// Close ends the open streams; the API's server waits for them.
-func (p *Pages) Close() { p.close.Do(func() { close(p.closed) }) }
+// Close ends the open streams, which the API's server waits for, and the reading of the metrics.
+func (p *Pages) Close() {
+	p.close.Do(func() { close(p.closed) })
+	p.running.Wait()
+}
 
 // nothing answers where there is no page.
 func (p *Pages) nothing(*http.Request, visitor) (view, bool) {

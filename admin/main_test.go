@@ -216,7 +216,7 @@ func newSite(t testing.TB) *site {
 			return s.overview
 		},
 	})
-	s.pages = New(Options{API: s.api, Log: zap.New(core)})
+	s.pages = New(Options{API: s.api, Gatherer: registry, Log: zap.New(core)})
 	s.api.ServePages(s.pages)
 	s.server = httptest.NewServer(s.api)
 	s.browser = s.newBrowser()

@@ -18,6 +18,7 @@ type overviewBody struct {
 	Status     api.Status
 	Conditions []condition
 	States     []stateCount
+	Pictures   []picture
 }
 
 // condition is what is wrong, and what time it is.
@@ -35,6 +36,8 @@ type stateCount struct {
 func (p *Pages) overview(r *http.Request, _ visitor) (view, bool) {
 	now := time.Now()
 	b := overviewBody{Status: p.api.StatusNow(r.Context())}
+	samples := p.ring.samples()
+	b.Pictures = []picture{alertsPicture(samples), secondsPicture(samples)}
 	for _, c := range b.Status.Conditions {
 		b.Conditions = append(b.Conditions, condition{c, now})
 	}

@@ -95,7 +95,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
 		Callbacks: called, Test: backend.test, Overview: backend.overview, Move: backend.move, Advise: r.Advise,
 	})
-	r.pages = admin.New(admin.Options{API: r.api, Log: s.log.Named("admin")})
+	r.pages = admin.New(admin.Options{API: r.api, Gatherer: registry, Log: s.log.Named("admin")})
 	r.api.ServePages(r.pages)
 	return r, nil
 }
