@@ -68,7 +68,7 @@ func (p *Pages) stream(w http.ResponseWriter, r *http.Request, look func(*http.R
 	if !ok {
 		return
 	}
-	defer p.endStream()
+	defer p.endStream(s)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var last []byte
@@ -112,12 +112,14 @@ func (p *Pages) startStream(w http.ResponseWriter) (*events, bool) {
 	}
 	w.Header().Set("Content-Type", eventStream)
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep the events back
-	s := &events{w: w, to: http.NewResponseController(w), last: time.Now()}
-	_ = s.to.SetReadDeadline(time.Time{}) // else the server ends the request when the time to read it is over
-	return s, true
+	return &events{w: w, to: http.NewResponseController(w), last: time.Now()}, true
 }
 
-func (p *Pages) endStream() { <-p.streams }
+// endStream ends a stream; its last bytes get a time of their own.
+func (p *Pages) endStream(s *events) {
+	_ = s.to.SetWriteDeadline(time.Now().Add(sendTimeout))
+	<-p.streams
+}
 
 // events is a stream of server-sent events.
 type events struct {
@@ -144,11 +146,15 @@ func (s *events) alive() bool {
 	return time.Since(s.last) < aliveEvery || s.write([]byte(":\n\n"))
 }
 
+// write sends bytes. The time for that is taken back afterwards: HTTP/2 ends a stream when its time is over, also where nothing is to be
+// written, and the server's own time for an answer is too short for a stream.
 func (s *events) write(b []byte) bool {
 	s.last = time.Now()
 	_ = s.to.SetWriteDeadline(s.last.Add(sendTimeout))
 	if _, err := s.w.Write(b); err != nil {
 		return false
 	}
-	return s.to.Flush() == nil
+	err := s.to.Flush()
+	_ = s.to.SetWriteDeadline(time.Time{})
+	return err == nil
 }

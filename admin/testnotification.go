@@ -7,7 +7,6 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
-	"time"
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
@@ -33,7 +32,6 @@ func (p *Pages) test(w http.ResponseWriter, r *http.Request, v visitor) {
 		return
 	}
 	b := testBody{Device: d.ID, Back: linkDevice(d.Mailbox, d.ID)}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the form was read; the steps take longer than the time for that
 	var steps *events
 	after := func(s check.Step) {
 		if steps != nil {
@@ -44,7 +42,7 @@ func (p *Pages) test(w http.ResponseWriter, r *http.Request, v visitor) {
 		if steps, ok = p.startStream(w); !ok {
 			return
 		}
-		defer p.endStream()
+		defer p.endStream(steps)
 		steps.write([]byte(":\n\n")) // the headers go out before the first step is done
 	}
 	var err error
