@@ -153,6 +153,42 @@ func TestInABatchEachMailboxHasItsOwnError(t *testing.T) {
 	})
 }
 
+func TestABatchThatIsThrottledIsThatForEachOfItsMailboxes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &inboxesOf{refuses: http.StatusTooManyRequests}
+		c := New(Options{Base: base, HTTP: s})
+		errs, _ := listAll(t, c, 30)
+		throttled := 0
+		for mailbox, err := range errs {
+			if f := fault.Of(err); f.Code != CodeThrottled && f.Code != CodeHeld || f.After <= 0 || f.Remedy > fault.Wait {
+				t.Errorf("%s: %v", mailbox, err)
+			}
+			if fault.Of(err).Code == CodeThrottled {
+				throttled++
+			}
+		}
+		if throttled < MaxItems || s.singles > busyListings+2 {
+			t.Errorf("%d are throttled, and %d asked for by themselves", throttled, s.singles)
+		}
+	})
+}
+
+func TestWhatABatchDoesNotAnswerIsSaidOfThatMailbox(t *testing.T) {
+	list := &struct{}{}
+	op := operation{name: opList, about: aboutInbox, answer: list}
+	for name, r := range map[string]*batchResponse{"nothing": nil, "no JSON": {Status: http.StatusOK, Body: []byte("x")}} {
+		if e := partOf(op, r, nil); e == nil || e.Fault.Code != CodeUnparseable {
+			t.Errorf("%s: %v", name, e)
+		}
+	}
+	whole := newError(op, said{status: http.StatusTooManyRequests})
+	one, other := partOf(op, nil, whole), partOf(op, nil, whole)
+	one.Fault.After = time.Hour
+	if other.Fault.After == time.Hour || whole.Fault.After == time.Hour {
+		t.Error("mailboxes share one error, in which each writes how long it waits")
+	}
+}
+
 func TestAMailboxThatHangsHoldsTheOthersOfItsBatchOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &inboxesOf{hangs: func(mailbox string) bool { return mailbox == "m30@contoso.com" }}

@@ -291,6 +291,41 @@ func TestThrottledSubscriptionsHoldNoReading(t *testing.T) {
 	})
 }
 
+func TestOnlyAnAnswerToARequestFromAfterARefusalEndsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h hold
+		began := time.Now()
+		first := h.refuse(began, 0, began)
+		if again := h.refuse(began.Add(-time.Second), 0, began); h.times != 1 || again < first {
+			t.Errorf("requests that were under way together count %d times", h.times)
+		}
+		h.accept(began)
+		if h.times != 1 {
+			t.Error("an answer to a request from before ends it")
+		}
+		<-time.After(h.closed(time.Now()))
+		now := time.Now()
+		if h.closed(now) != 0 {
+			t.Error("nobody may find out whether there are answers again")
+		}
+		h.pass(now)
+		if h.closed(now) != probed || h.closed(now.Add(probing-1)) != probed || h.closed(now.Add(probing)) != 0 {
+			t.Errorf("while one finds that out the others wait %v", h.closed(now))
+		}
+		second := h.refuse(now, 0, now)
+		if h.times != 2 || second < 2*time.Second {
+			t.Errorf("the second refusal in a row: %v", second)
+		}
+		<-time.After(second)
+		now = time.Now()
+		h.pass(now)
+		h.accept(now)
+		if h.times != 0 || h.closed(now) != 0 {
+			t.Errorf("an answer does not end it: %+v", h)
+		}
+	})
+}
+
 func TestTheGatesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newService().client()
