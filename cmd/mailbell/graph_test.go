@@ -578,3 +578,77 @@ func TestForgedNotificationsOfGraphKeepNoAlertWaiting(t *testing.T) {
 	}
 	inst.balance(0)
 }
+
+// Addresses that mean something else in a URL unless they are escaped, and one that Graph's quotes could break.
+func TestEveryAddressIsListenedToByGraph(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 1})
+	for _, address := range []string{
+		"o'brien@contoso.example", "a+b@contoso.example", "a#b@contoso.example", "100%41@contoso.example", "a?b@contoso.example", "a&b=c@contoso.example", "upper.case@contoso.example",
+	} {
+		if err := inst.sim.AddMailboxAt(address, simulator.Online); err != nil {
+			t.Fatal(err)
+		}
+		inst.boxes = append(inst.boxes, &box{address: address})
+	}
+	inst.startWithDevices()
+	inst.deliverTo(inst.boxes...)
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	if n := inst.sim.Counts().GraphSubscriptions; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions, want %d", n, len(inst.boxes))
+	}
+}
+
+// The server says when to come back: nobody asks it for the mailbox before, and the others do not wait.
+func TestGraphIsNotAskedBeforeTheTimeThatItSays(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.startWithDevices()
+	inst.fault("graph_throttled", simulator.Fault{Mailbox: inst.boxes[0].address, Seconds: 8})
+	inst.deliverTo(inst.boxes[0])
+	eventually(t, soon, "it is throttled", func() bool { return inst.sim.Counts().GraphThrottled > 0 })
+	inst.deliverTo(inst.boxes[1])
+	pass(t, 3*time.Second)
+	if n := inst.sim.Counts().GraphThrottled; n > 1 {
+		t.Errorf("it was asked %d times within 3 of 8 s", n)
+	}
+	inst.awaitAlerts(atLast)
+	inst.balance(0)
+}
+
+// The next page is only where Graph is: a token goes nowhere else, the mailbox says so, and reads on when the link is right again.
+func TestALinkToAnotherHostIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.startWithDevices()
+	inst.stop()
+	for range 200 {
+		inst.deliverTo(inst.boxes[0])
+	}
+	inst.fault("graph_link_elsewhere", simulator.Fault{})
+	inst.start()
+	eventually(t, soon, "the mailbox says why it cannot be listed", func() bool { return strings.Contains(inst.mailbox(inst.boxes[0]).Reason, "another host") })
+	inst.clear("graph_link_elsewhere")
+	inst.restart()
+	inst.balance(0)
+}
+
+// A token that is refused is replaced once, and then there is a pause.
+func TestARefusedTokenIsReplacedOnce(t *testing.T) {
+	t.Parallel()
+	inst := installGraph(t, simulator.Options{Mailboxes: 4})
+	inst.startWithDevices()
+	before := inst.sim.Counts().Tokens
+	inst.fault("graph_answer", simulator.Fault{Status: http.StatusUnauthorized, Reason: "InvalidAuthenticationToken"})
+	for range 8 {
+		inst.deliver()
+		pass(t, 250*time.Millisecond)
+	}
+	if n := inst.sim.Counts().Tokens - before; n > 3 {
+		t.Errorf("%d tokens were got while all are refused", n)
+	}
+	inst.clear("graph_answer")
+	inst.awaitAlerts(2 * atLast)
+	inst.balance(0)
+}

@@ -263,7 +263,12 @@ func (c *call) readExpiry(value string, rich bool) (time.Time, bool) {
 // readResource reads what a subscription is about: the user, and in sub whether the Inbox or all folders.
 func (c *call) readResource(sub *subscription) (user string, ok bool) {
 	path, query, _ := strings.Cut(sub.resource, "?")
-	parts := segments(strings.TrimPrefix(strings.TrimPrefix(path, "https://graph.microsoft.com/v1.0"), "/"))
+	path, err := url.PathUnescape(path) // a resource is the end of a URL
+	if err != nil {
+		c.invalid("The resource is not a path.")
+		return "", false
+	}
+	parts := segments(strings.TrimPrefix(path, "https://graph.microsoft.com/v1.0"))
 	switch {
 	case len(parts) == 3 && parts[0] == "users" && strings.EqualFold(parts[2], "messages"):
 	case len(parts) == 5 && parts[0] == "users" && parts[2] == "mailfolders" && strings.EqualFold(parts[3], "inbox") && parts[4] == "messages":
