@@ -14,7 +14,7 @@ const (
 	// shownFields is what a listing asks for: what a key is made of, and what Mail.ReadBasic.All shows of the rest of an alert.
 	shownFields = "id,internetMessageId,subject,sentDateTime,receivedDateTime,from,importance,isRead,conversationId,parentFolderId"
 	// extended asks for the sensitivity and the message class, which Graph has no fields for. It takes Mail.Read.
-	extended = "&$expand=singleValueExtendedProperties($filter=id%20eq%20'Integer%200x0036'%20or%20id%20eq%20'String%200x001A')"
+	extended = "&$expand=singleValueExtendedProperties($filter=id eq 'Integer 0x0036' or id eq 'String 0x001A')"
 
 	sensitivity  = 0x0036 // PidTagSensitivity: 0 none, 1 personal, 2 private, 3 confidential
 	messageClass = 0x001A // PidTagMessageClass

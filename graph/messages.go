@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -165,7 +166,7 @@ func (c *Client) messagePath(id string, few bool) string {
 	default:
 		path += extended
 	}
-	return path
+	return strings.ReplaceAll(path, " ", "%20")
 }
 
 func (c *Client) readOne(ctx context.Context, mailbox, id string, few bool) ([]Item, Answer, error) {

@@ -264,7 +264,8 @@ func TestASimulatedGraphPostsMessagesThatOnlyWeCanReadAndProvesThatItIsGraph(t *
 		t.Fatal(items, err)
 	}
 	var secret mail.Secret
-	if secret.Key("record", &told) != secret.Key("record", items[0].Message) || told.ItemID != items[0].ID || told.Preview != items[0].Message.Preview {
+	if secret.Key("record", &told) != secret.Key("record", items[0].Message) || told.ItemID != items[0].ID || told.Preview != items[0].Message.Preview ||
+		!told.Private || !items[0].Message.Private || told.Class != items[0].Message.Class {
 		t.Errorf("the notification tells of %+v, the mailbox of %+v", told, items[0].Message)
 	}
 	stranger := NewTokens(TokenOptions{HTTP: outbound, Authority: c.Authority, Tenant: c.TenantID, ClientID: "another"})

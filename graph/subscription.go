@@ -70,13 +70,12 @@ type subscription struct {
 // Where Graph does not allow the life that is asked for, the longest that it allows is asked for. Its error is an *Error, or that of ctx;
 // with CodeExists its Subscriptions has the one that stands in the way.
 func (c *Client) Subscribe(ctx context.Context, mailbox string, s Subscription) (Subscribed, error) {
-	// Of the filters and fields of a resource Graph allows only $select here, and with content it has to be there.
 	want := subscription{
 		ChangeType: "created", NotificationURL: s.NotificationURL, LifecycleURL: s.LifecycleURL, ClientState: s.ClientState, LeastTLS: "v1_2",
 		Resource: "/users/" + escaped(mailbox) + "/mailFolders('inbox')/messages",
 	}
 	if s.Rich != nil {
-		want.Resource += "?$select=" + c.richFields()
+		want.Resource += "?$select=" + c.richFields() + extended // no other $expand is allowed here
 		want.WithContent, want.Certificate, want.CertificateID = true, s.Rich.Certificate, s.Rich.CertificateID
 	}
 	var made subscription
@@ -228,7 +227,7 @@ func (c *Client) Subscriptions(ctx context.Context) ([]Listed, error) {
 	return nil, unparseable(op, "the list of subscriptions does not end")
 }
 
-// richFields are the fields of the messages that come in notifications.
+// richFields are the fields of the messages that come in notifications: they have to be named, and the body may not be.
 func (c *Client) richFields() string {
 	if c.o.Preview {
 		return shownFields + ",bodyPreview"

@@ -23,7 +23,8 @@ func TestASubscriptionIsMadeAsItIsDocumented(t *testing.T) {
 	}
 	rich := map[string]any{"includeResourceData": true, "encryptionCertificate": "MIIC", "encryptionCertificateId": "id"}
 	maps.Copy(rich, plain)
-	rich["resource"] = "/users/mara@contoso.com/mailFolders('inbox')/messages?$select=" + shownFields
+	rich["resource"] = "/users/mara@contoso.com/mailFolders('inbox')/messages?$select=" + shownFields +
+		"&$expand=singleValueExtendedProperties($filter=id eq 'Integer 0x0036' or id eq 'String 0x001A')"
 	for _, want := range []map[string]any{plain, rich} {
 		c := client(func(r *http.Request, body string) *http.Response {
 			if diff := cmp.Diff(want, parsed(t, body)); diff != "" || r.Method != http.MethodPost || r.URL.Path != "/v1.0/subscriptions" || r.Header.Get("Content-Type") != "application/json" {
