@@ -56,7 +56,7 @@ func New(o Options) *Pages {
 		panic(err) // the folder is part of the program
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /admin/static/", http.StripPrefix("/admin/static/", onlyFiles(static)))
+	mux.Handle("GET /admin/static/{file}", http.StripPrefix("/admin/static/", onlyFiles(static)))
 	mux.HandleFunc("GET /admin/sign-in", p.askToken)
 	mux.HandleFunc("POST /admin/sign-in", p.signIn)
 	mux.HandleFunc("POST /admin/sign-out", p.post(p.signOut))

@@ -193,8 +193,8 @@ func newRooms() *rooms {
 	return f
 }
 
-func newSite(t testing.TB) *site {
-	t.Helper()
+// newPages are pages without a server.
+func newPages() *site {
 	core, log := observer.New(zap.DebugLevel)
 	s := &site{rooms: newRooms(), log: log}
 	registry := prometheus.NewRegistry()
@@ -218,6 +218,12 @@ func newSite(t testing.TB) *site {
 	})
 	s.pages = New(Options{API: s.api, Gatherer: registry, Log: zap.New(core)})
 	s.api.ServePages(s.pages)
+	return s
+}
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	s := newPages()
 	s.server = httptest.NewServer(s.api)
 	s.browser = s.newBrowser()
 	t.Cleanup(func() {
