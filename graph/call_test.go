@@ -3,14 +3,17 @@ package graph
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -146,3 +149,50 @@ func TestABodyThatBreaksOffIsAnErrorOfTheConnection(t *testing.T) {
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestWhatHangsOfOnePurposeLeavesTheOthersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := ""
+		calls := map[string]func(ctx context.Context, c *Client, mailbox string) error{
+			"/inbox": func(ctx context.Context, c *Client, mailbox string) error { _, err := c.Look(ctx, mailbox); return err },
+			"/messages": func(ctx context.Context, c *Client, mailbox string) error {
+				_, err := c.Messages(ctx, mailbox, time.Time{}, 1)
+				return err
+			},
+			"/messages/1": func(ctx context.Context, c *Client, mailbox string) error {
+				_, _, err := c.Read(ctx, mailbox, []string{"1"})
+				return err
+			},
+			"/subscriptions": func(ctx context.Context, c *Client, mailbox string) error {
+				_, err := c.Subscribe(ctx, mailbox, Subscription{})
+				return err
+			},
+		}
+		for path, sick := range calls {
+			hang = path
+			c := New(Options{Base: base, Pace: pace.New(0, 16), HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+				if strings.HasSuffix(r.URL.Path, hang) {
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				}
+				return reply(r, http.StatusOK, `{"id":"1"}`), nil
+			})})
+			ctx, cancel := context.WithCancel(t.Context())
+			var hanging sync.WaitGroup
+			for i := range 40 {
+				hanging.Go(func() { _ = sick(ctx, c, fmt.Sprint(i)) })
+			}
+			synctest.Wait()
+			for other, well := range calls {
+				began := time.Now()
+				if other != path {
+					if err := well(t.Context(), c, mara); err != nil || time.Since(began) > companyFor {
+						t.Errorf("%s waits for what hangs at %s: %v after %v", other, path, err, time.Since(began))
+					}
+				}
+			}
+			cancel()
+			hanging.Wait()
+		}
+	})
+}

@@ -46,6 +46,7 @@ type Options struct {
 type Client struct {
 	o        Options
 	root     string // Base and the version
+	queries  queries
 	gates    gates
 	combiner combiner
 	inboxes  inboxes
@@ -61,7 +62,7 @@ func New(o Options) *Client {
 	if o.Pace == nil {
 		o.Pace = pace.New(0, 0)
 	}
-	return &Client{o: o, root: Root(o.Base), gates: newGates(), inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
+	return &Client{o: o, root: Root(o.Base), queries: newQueries(o.Preview), gates: newGates(), inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
 }
 
 // Listings is how many listings it is worth to have under way at once, by all clients of the exchange entry: a batch of them counts as one

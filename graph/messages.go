@@ -156,24 +156,33 @@ func (c *Client) readAll(ctx context.Context, mailbox string, ids []string, few 
 	return all, last, nil
 }
 
-// messagePath is the path of a message within its mailbox.
-func (c *Client) messagePath(id string, few bool) string {
-	path := "/messages/" + escaped(id) + "?$select=" + shownFields
-	switch {
-	case few:
-	case c.o.Preview:
-		path += ",bodyPreview" + extended
-	default:
-		path += extended
+// queries of a message: with all that is wanted of it, and with what Mail.ReadBasic.All shows.
+type queries struct{ all, few string }
+
+func newQueries(preview bool) queries {
+	q := queries{few: "?$select=" + shownFields}
+	q.all = q.few
+	if preview {
+		q.all += ",bodyPreview"
 	}
-	return strings.ReplaceAll(path, " ", "%20")
+	q.all += strings.ReplaceAll(extended, " ", "%20")
+	return q
+}
+
+// messageURL is the URL of a message, without the root.
+func (c *Client) messageURL(mailbox, id string, few bool) string {
+	query := c.queries.all
+	if few {
+		query = c.queries.few
+	}
+	return "/users/" + escaped(mailbox) + "/messages/" + escaped(id) + query
 }
 
 func (c *Client) readOne(ctx context.Context, mailbox, id string, few bool) ([]Item, Answer, error) {
 	var m message
 	a, err := c.call(ctx, operation{
 		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodGet, repeats: true,
-		url: c.mailboxURL(mailbox, c.messagePath(id, few)), answer: &m,
+		url: c.root + c.messageURL(mailbox, id, few), answer: &m,
 	})
 	if err != nil && fault.Of(err).Scope > fault.Message {
 		return nil, a, err
@@ -223,7 +232,7 @@ func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few
 	for i, id := range ids {
 		body.Requests = append(body.Requests, batchRequest{
 			ID: strconv.Itoa(i), Method: http.MethodGet, Headers: map[string]string{"Prefer": immutable},
-			URL: "/users/" + escaped(mailbox) + c.messagePath(id, few),
+			URL: c.messageURL(mailbox, id, few),
 		})
 	}
 	var got batchAnswer

@@ -187,7 +187,7 @@ func TestWithMailReadBasicWhatItDoesNotShowIsAskedForOnceInAnHour(t *testing.T) 
 				few++
 				return reply(r, http.StatusOK, `{"id":"1"}`)
 			})
-			c.o.Preview = true
+			c.queries = newQueries(true)
 			for range 3 {
 				items, _, err := c.Read(t.Context(), mara, []string{"1"})
 				if err != nil || items[0].Err != nil {
@@ -220,7 +220,7 @@ func TestThePreviewIsAskedForOnlyWhereItIsWanted(t *testing.T) {
 			}
 			return reply(r, http.StatusOK, `{"id":"1"}`)
 		})
-		c.o.Preview = wanted
+		c.queries = newQueries(wanted)
 		if _, _, err := c.Read(t.Context(), mara, []string{"1"}); err != nil {
 			t.Error(err)
 		}
