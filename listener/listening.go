@@ -34,6 +34,18 @@ type membership interface {
 	Listed()                    // a complete listing is done
 }
 
+// keeper is a membership that keeps what it had for a mailbox that may come back.
+type keeper interface {
+	Forsake() // it does not
+}
+
+// forsake says that a mailbox does not come back to a membership that it has left; it may be nil.
+func forsake(was membership) {
+	if k, keeps := was.(keeper); keeps {
+		k.Forsake()
+	}
+}
+
 // streams is the kind that uses EWS streaming notifications.
 type streams struct{ *streaming.Groups }
 

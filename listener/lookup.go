@@ -295,7 +295,7 @@ type Route struct {
 // Locate says what a look-up of a mailbox would say now. It asks anew and changes nothing. exchange pins the entry; empty: as the devices
 // of the mailbox are enrolled, or none. Its error is a *fault.Error; with the code no_capacity the Route says where there is no room.
 func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route, error) {
-	s := search{covering: l.covering(address), addresses: []string{address}, anyway: true}
+	s := search{covering: l.covering(address), addresses: []string{address}, anyway: true, newcomer: true}
 	s.entries = s.covering
 	var own *link
 	if box := l.o.Book.Mailbox(address); box != nil {

@@ -206,7 +206,7 @@ func (m *mailbox) giveUp(ctx context.Context, k *link) {
 	k.member.Leave()
 	m.l.o.Book.Forget(m.box)
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
-		d.Location.Found, d.Subscription, d.Graph = time.Time{}, "", nil
+		d.Location.Found, d.Subscription = time.Time{}, ""
 	})
 	if err != nil && ctx.Err() == nil && !errors.Is(err, subscriptions.ErrNoMailbox) { // the next start will look where it was
 		m.l.log.Warn("a doubtful location could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
@@ -334,7 +334,9 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 	}
 	m.mu.Lock()
 	by := a.way(at.Source)
+	var was membership // it does not come back there
 	if m.host != a || m.by != at.Source {
+		was = m.member
 		m.host, m.by, m.member = a, at.Source, by.listening.member(m)
 	}
 	k := &link{m: m, account: a, way: by, member: m.member, at: at, server: at.Server}
@@ -342,6 +344,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 	by.links.Add(1)
 	m.link, m.lost = k, time.Time{}
 	m.mu.Unlock()
+	forsake(was)
 	m.work.Attach(k)
 	k.member.Join(at)
 	return nil
@@ -418,6 +421,7 @@ func (m *mailbox) cleanUp() {
 	m.mu.Unlock()
 	if member != nil {
 		member.Leave()
+		forsake(member)
 	}
 	m.unseat()
 }

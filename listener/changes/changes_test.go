@@ -143,7 +143,7 @@ func TestAKillBetweenThePostAndItsAnswerLeavesOneSubscription(t *testing.T) {
 	}
 }
 
-func TestASubscriptionEndsWithTheLastDeviceOrTheMoveOfItsMailbox(t *testing.T) {
+func TestAMailboxThatLeavesAndComesBackKeepsItsSubscription(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()
 		a := newAccount(t, s)
@@ -151,22 +151,67 @@ func TestASubscriptionEndsWithTheLastDeviceOrTheMoveOfItsMailbox(t *testing.T) {
 		pass(time.Second)
 		x := s.of(t, alice)
 		m.Leave()
-		pass(time.Second)
-		if alive := s.alive(); len(alive) != 1 || alive[0].mailbox != bob {
-			t.Errorf("there are %v", alive)
-		}
-		if r := m.box.Record().Graph; r != nil {
-			t.Errorf("the record still has %+v: the next start would take it up", r)
-		}
-		s.post(x.mail("AAMk1"))
-		synctest.Wait()
+		s.post(x.mail("AAMk1")) // it may live elsewhere, under other ids
+		pass(time.Minute)
 		if m.listens() || len(m.told()) != 0 {
 			t.Error("it is still told of")
 		}
 		m.Join(here(alice))
 		pass(time.Second)
-		if !m.listens() || len(s.alive()) != 2 {
-			t.Error("it does not come back")
+		if !m.listens() || m.listings() != 2 || s.count("POST", alice) != 1 || s.count("DELETE") != 0 {
+			t.Errorf("listens %v, %d listings, %d made, %d removed", m.listens(), m.listings(), s.count("POST", alice), s.count("DELETE"))
+		}
+		s.post(x.mail("AAMk2"))
+		pass(2 * parkedFor)
+		if len(m.told()) != 1 || len(s.alive()) != 2 {
+			t.Errorf("told of %v, %d subscriptions", m.told(), len(s.alive()))
+		}
+	})
+}
+
+func TestASubscriptionEndsWhereItsMailboxDoesNotComeBack(t *testing.T) {
+	for name, forsake := range map[string]bool{"as is soon known": true, "for long": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer()
+				m := newAccount(t, s).join(alice, bob)[0]
+				pass(time.Second)
+				m.Leave()
+				if forsake {
+					m.Forsake()
+					pass(time.Second)
+				} else {
+					pass(parkedFor + time.Second)
+				}
+				if alive := s.alive(); len(alive) != 1 || alive[0].mailbox != bob {
+					t.Errorf("there are %v", alive)
+				}
+				if r := m.box.Record().Graph; r != nil {
+					t.Errorf("the record still has %+v: the next start would take it up", r)
+				}
+				m.Join(here(alice))
+				pass(time.Second)
+				if !m.listens() || len(s.alive()) != 2 {
+					t.Error("it does not come back")
+				}
+			})
+		})
+	}
+}
+
+func TestASubscriptionEndsAtOnceWithTheLastDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		m := a.join(alice)[0]
+		pass(time.Second)
+		if _, ok, err := a.book.Remove(context.Background(), "phone-of-"+alice); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		m.Leave()
+		pass(time.Second)
+		if len(s.alive()) != 0 {
+			t.Error("it outlives the device")
 		}
 	})
 }

@@ -24,6 +24,9 @@ const (
 	// A mailbox that Graph did not know and that has been listed there is subscribed again soon: it was away, and has come back.
 	firstReturn = 5 * time.Second
 	maxReturn   = 4 * time.Minute
+	// parkedFor is how long the subscription of a mailbox is kept that may live elsewhere: mostly it does not. Were Graph to find nobody for a
+	// minute, 15,000 subscriptions would have to be made anew.
+	parkedFor = 10 * time.Minute
 )
 
 // CodeUntold is the fault.Error.Code of a mailbox whose subscription was replaced and tells nothing all the same.
@@ -42,6 +45,8 @@ type Member struct {
 	joined  int           // how often: an answer that comes after it left finds another number
 	now     *subscription // nil: it has none
 	asking  *subscription // that a call under way is to make; nil: there is none
+	parked  *subscription // that it had when it left, while it may come back; nil: none
+	until   time.Time     // then the parked one is removed
 	writing bool          // a write for it waits or is under way
 	refusal refusal
 
@@ -54,7 +59,7 @@ type Member struct {
 	polls   polls
 
 	allowance marks.Allowance // of the marks that notifications may set
-	recent    recent
+	recent    *recent         // nil: nothing was told of yet
 
 	due   time.Time // when something is to be done
 	place int       // in the agenda, from 1; 0: nothing is
@@ -115,6 +120,10 @@ func (m *Member) Join(at mail.Location) {
 // posts elsewhere is removed. It is called with mu held.
 func (m *Member) takeUp(now time.Time) {
 	had := m.box.Record().Graph
+	if p := m.parked; p != nil && had != nil && had.ID == p.id {
+		m.parked = nil // it goes on
+	}
+	m.unpark()
 	if had == nil || had.ID == "" {
 		return
 	}
@@ -133,7 +142,25 @@ func (m *Member) takeUp(now time.Time) {
 	m.since, m.listBy = now, now
 }
 
-// Leave ends that. The subscription is removed; whoever has the mailbox leave takes it out of its record.
+// unpark has a parked subscription removed. It is called with mu held.
+func (m *Member) unpark() {
+	if p := m.parked; p != nil {
+		m.parked = nil
+		m.keeper.add(removal, write{at: m.at, id: p.id, member: m})
+	}
+}
+
+// Forsake says that a mailbox that has left does not come back: what was kept for that is removed.
+func (m *Member) Forsake() {
+	m.keeper.mu.Lock()
+	defer m.keeper.mu.Unlock()
+	if !m.in {
+		m.unpark()
+		m.plan()
+	}
+}
+
+// Leave ends that. The subscription is kept for a while, for the mailbox may come back; without a device it is removed at once.
 func (m *Member) Leave() {
 	m.keeper.mu.Lock()
 	joined := m.joined
@@ -151,13 +178,18 @@ func (m *Member) leave(joined int) {
 	}
 	m.in = false
 	k.members--
-	m.drop(m.now, true)
+	stays := m.now != nil && !k.closed && len(m.box.Devices()) > 0
+	if stays {
+		m.parked, m.until = m.now, time.Now().Add(parkedFor)
+	}
+	m.drop(m.now, !stays)
 	m.drop(m.asking, false) // its call removes what it makes
 	m.now, m.asking = nil, nil
 	m.writing = false
 	m.since, m.listBy = time.Time{}, time.Time{}
 	m.polls = polls{}
 	m.plan()
+	k.changed()
 }
 
 // drop forgets a subscription. remove: at Graph too. It is called with mu held.
@@ -178,6 +210,7 @@ func (m *Member) drop(s *subscription, remove bool) {
 // act does what is due, and says whether the mailbox is to be listed. It is called with mu held.
 func (m *Member) act(now time.Time) (list bool) {
 	if !m.in {
+		m.unpark()
 		return false
 	}
 	if s := m.now; s != nil && !s.expires.After(now) {
@@ -209,7 +242,11 @@ func (m *Member) wants() (kind int, at time.Time) {
 // plan enters in the agenda when the member is to be looked at next. It is called with mu held.
 func (m *Member) plan() {
 	if !m.in {
-		m.keeper.agenda.put(m, time.Time{})
+		due := time.Time{}
+		if m.parked != nil {
+			due = m.until
+		}
+		m.keeper.agenda.put(m, due)
 		return
 	}
 	due := time.Time{}

@@ -42,7 +42,7 @@ func (m *Member) told(n *graph.Notification, tokens []string, state string, at t
 	case n.Change != "created":
 	case !plausible(n.Item):
 		list = true
-	case m.recent.has(maphash.String(k.o.Receiver.seed, n.Item), at):
+	case m.has(maphash.String(k.o.Receiver.seed, n.Item), at):
 		result = toldDouble
 	default:
 		result, item = toldHint, n.Item
@@ -125,8 +125,12 @@ type recent struct {
 	next  uint8
 }
 
-// has says whether a message is one of them, and else adds it.
-func (r *recent) has(item uint64, now time.Time) bool {
+// has says whether a message is one of those that were told of last, and else adds it. It is called with mu held.
+func (m *Member) has(item uint64, now time.Time) bool {
+	if m.recent == nil {
+		m.recent = &recent{}
+	}
+	r := m.recent
 	for i, it := range r.items {
 		if it == item && now.Unix()-r.at[i] < int64(doubledWithin/time.Second) {
 			return true
