@@ -19,11 +19,9 @@ const (
 	// away for two days, and spread, so that those that were made together are not renewed together.
 	renewFrom   = 0.5
 	renewSpread = 0.2
-	// authoriseWithin is how long a subscription that needs a new access token waits for it at most: until then its notifications are held
-	// back, and all may need one in the same minute.
-	authoriseWithin = 15 * time.Second
-	// authorised is how long a new access token does: Graph says it several times.
-	authorised = time.Minute
+	// authoriseWithin is how long a subscription that needs a new access token waits for it, so that not all ask in the same second, and how long at
+	// least after the last one, because Graph says it several times. It may need another one soon: what it got ends when ours does.
+	authoriseWithin = 5 * time.Second
 	// removals is how often it is tried to remove a subscription. After that the next start finds it, or it expires.
 	removals = 3
 )
@@ -41,11 +39,15 @@ func (s *subscription) expire(now, expires time.Time) {
 // reauthorise has the subscription renewed soon, for its access token runs out. It is called with mu held.
 func (m *Member) reauthorise(now time.Time) {
 	s := m.now
-	if s == nil || s.authorising || now.Sub(s.renewed) < authorised {
+	if s == nil || s.authorising {
 		return
 	}
 	s.authorising = true
-	if soon := now.Add(rand.N(authoriseWithin)); soon.Before(s.renewAt) {
+	soon := now.Add(rand.N(authoriseWithin))
+	if again := s.renewed.Add(authoriseWithin); again.After(soon) {
+		soon = again
+	}
+	if soon.Before(s.renewAt) {
 		s.renewAt = soon
 	}
 	m.plan()
