@@ -85,7 +85,7 @@ func TestOfAMailboxNoMoreIsAskedForAtOnceThanItAnswersAndOthersDoNotWait(t *test
 		}
 		synctest.Wait()
 		began := time.Now()
-		if _, err := c.Messages(t.Context(), "tom@contoso.com", time.Time{}, 1); err != nil || time.Since(began) != s.takes {
+		if _, err := c.Messages(t.Context(), "tom@contoso.com", time.Time{}, 1); err != nil || time.Since(began) > s.takes+companyFor {
 			t.Errorf("another mailbox waited %v (%v)", time.Since(began), err)
 		}
 		calls.Wait()
