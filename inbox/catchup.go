@@ -15,6 +15,7 @@ import (
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -26,6 +27,9 @@ const (
 	// postponed is the least time until devices are tried again whose mailbox could not be read.
 	postponed = 5 * time.Second
 )
+
+// owedAgain is when a message that a device is owed is read again, where it cannot be read.
+var owedAgain = [...]time.Duration{time.Second, 3 * time.Second}
 
 // waiting is when the devices of a mailbox catch up.
 type waiting struct {
@@ -282,7 +286,7 @@ func (m *Mailbox) owed(device *subscriptions.Device, entries []subscriptions.Ent
 	o := &owed{device: device}
 	for _, e := range entries {
 		s, seen := byKey[e.Key]
-		d := due{key: s.Key, item: s.item, received: s.Received}
+		d := due{key: s.Key, item: s.item, received: s.Received, given: seen && e.Key == m.itemKey(s.item).Short()}
 		view := m.view(d, device.Since, clock)
 		view.Gone = !seen
 		switch verdict, reason := alerts.Judge(view); verdict {
@@ -352,7 +356,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	if err := m.writable(ctx); err != nil {
 		return err
 	}
-	found, err := fetch(ctx, link, ids)
+	found, err := readOwed(ctx, link, ids, by)
 	if err != nil {
 		return err
 	}
@@ -368,7 +372,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	var pushes sync.WaitGroup
 	for _, item := range found.Items {
 		d := by[item.ID]
-		d.message = item.Message // nil: one that cannot be read leads to a generic alert, for its outcome says that it was tried
+		d.message = item.Message // nil: one that cannot be read leads to a generic alert
 		for _, o := range to[d.key] {
 			c := m.caseOf(o.device, link.Source(), d, clock)
 			c.View.Gone = gone(item)
@@ -382,6 +386,35 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	}
 	pushes.Wait()
 	return nil
+}
+
+// readOwed reads what devices are owed. What could be read when it came, and cannot be now, is tried again within seconds, and no longer:
+// its devices get no other mail meanwhile.
+func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (Items, error) {
+	found, err := fetch(ctx, link, ids)
+	for _, wait := range owedAgain {
+		var failed []string
+		for _, item := range found.Items {
+			if item.Err != nil && !gone(item) && !by[item.ID].given {
+				failed = append(failed, item.ID)
+			}
+		}
+		if err != nil || len(failed) == 0 {
+			break
+		}
+		if !pause.For(ctx, wait) {
+			return Items{}, ctx.Err()
+		}
+		var again Items
+		if again, err = fetch(ctx, link, failed); err != nil {
+			break
+		}
+		for _, item := range again.Items {
+			i := slices.IndexFunc(found.Items, func(old Item) bool { return old.ID == item.ID })
+			found.Items[i] = item
+		}
+	}
+	return found, err
 }
 
 // pushOwed has one alert of a catch-up pushed. Its answer is written at once, and then it counts out of pushes.

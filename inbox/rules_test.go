@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
@@ -1027,6 +1029,39 @@ func TestACatchUpWhoseMailboxCannotBeReadIsTriedAgainAfterSeconds(t *testing.T) 
 		s.accepted(1, "a", m)
 		s.inStep(alice)
 	})
+}
+
+func TestACatchUpReadsAgainWithinSecondsWhatCannotBeRead(t *testing.T) { // and then its device gets an alert without content
+	for name, mended := range map[string]bool{"and can be": true, "and cannot be": false} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.content = alerts.SenderSubject
+				s.start()
+				s.enrol("a", alice)
+				release := s.apns.hold("a", outcome.TopicAway, 0)
+				m := s.source.come(alice)
+				other := s.source.come(alice)
+				s.pass(time.Minute)
+				s.source.set(func() { m.unreadable = true })
+				release()
+				s.in.TopicReady(topic, "production")
+				s.pass(2 * time.Second)
+				s.accepted(0, "a", m, other) // it is tried again before
+				if mended {
+					s.source.mend(m)
+				}
+				s.pass(3 * time.Second)
+				s.accepted(1, "a", m, other)
+				last := s.apns.pushes("a", s.key("a", m))[0]
+				if content := strings.Contains(last.payload, m.subject); content != mended {
+					t.Errorf("the alert has content: %v: %s", content, last.payload)
+				}
+				s.inStep(alice)
+				s.pass(time.Hour)
+				s.accepted(1, "a", m, other)
+			})
+		})
+	}
 }
 
 func TestATopicThatWasAwayIsTriedAtTheNextStart(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
@@ -37,13 +38,14 @@ const (
 
 // scene is an inbox with what is around it.
 type scene struct {
-	t      *testing.T
-	store  *storetest.Memory
-	book   *subscriptions.Book
-	in     *Inbox
-	source *source
-	apns   *apns
-	poll   time.Duration
+	t       *testing.T
+	store   *storetest.Memory
+	book    *subscriptions.Book
+	in      *Inbox
+	source  *source
+	apns    *apns
+	poll    time.Duration
+	content alerts.Content
 }
 
 // inScene runs a test in fake time, with an inbox that has not been started.
@@ -69,7 +71,7 @@ func (s *scene) start() {
 	if s.book, err = subscriptions.Open(context.Background(), s.store); err != nil {
 		s.t.Fatal(err)
 	}
-	s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Log: zap.NewNop(), Unenrol: func(ctx context.Context, d subscriptions.Device) error {
+	s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Content: s.content, Log: zap.NewNop(), Unenrol: func(ctx context.Context, d subscriptions.Device) error {
 		return s.unenrol(ctx, d.ID)
 	}})
 	for _, box := range s.book.Mailboxes() {
@@ -452,6 +454,7 @@ type accepted struct {
 	id      string // the collapse id
 	push    mail.PushID
 	summary bool
+	payload string
 	cut     bool // its answer did not reach us
 	at      time.Time
 	n       int // of a summary
@@ -541,7 +544,7 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 			a.t.Errorf("two pushes of one message to %s at the same time", n.Device)
 		}
 		a.flying[n.Device+k] = true
-		a.got[n.Device][k] = append(a.got[n.Device][k], accepted{id: n.CollapseID, push: n.PushID, summary: summary, cut: true, at: time.Now(), n: count})
+		a.got[n.Device][k] = append(a.got[n.Device][k], accepted{id: n.CollapseID, push: n.PushID, summary: summary, payload: string(n.Payload), cut: true, at: time.Now(), n: count})
 	}
 	delay := a.delay
 	a.mu.Unlock()
