@@ -147,6 +147,9 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 	place.Begin()
 	a, err = c.ask(own, op)
 	a.Ended = time.Now()
+	if op.combines && a.Ended.Sub(a.Began) >= slowBatch {
+		c.combiner.separate([]*part{{op: op}})
+	}
 	e, _ := errors.AsType[*Error](err)
 	switch {
 	case ctx.Err() != nil:

@@ -191,31 +191,54 @@ func TestWhatABatchDoesNotAnswerIsSaidOfThatMailbox(t *testing.T) {
 
 func TestAMailboxThatHangsHoldsTheOthersOfItsBatchOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &inboxesOf{hangs: func(mailbox string) bool { return mailbox == "m30@contoso.com" }}
+		const hangs = "m30@contoso.com"
+		s := &inboxesOf{hangs: func(mailbox string) bool { return mailbox == hangs }}
 		c := New(Options{Base: base, HTTP: s})
 		for n, most := range []time.Duration{batchWithin + time.Second, time.Second} {
-			well := make(chan time.Duration, 1)
 			ctx, cancel := context.WithCancel(t.Context())
-			var sick sync.WaitGroup
-			sick.Go(func() { _, _ = c.Messages(ctx, "m30@contoso.com", time.Time{}, 50) })
-			var calls sync.WaitGroup
+			var sick, calls sync.WaitGroup
 			began := time.Now()
-			for i := range 60 {
-				if i != 30 {
+			list := func(from, to int) {
+				for i := from; i < to; i++ {
+					mailbox := fmt.Sprintf("m%d@contoso.com", i)
+					if mailbox == hangs {
+						sick.Go(func() { _, _ = c.Messages(ctx, hangs, time.Time{}, 50) })
+						continue
+					}
 					calls.Go(func() {
-						if _, err := c.Messages(t.Context(), fmt.Sprintf("m%d@contoso.com", i), time.Time{}, 50); err != nil {
+						if _, err := c.Messages(t.Context(), mailbox, time.Time{}, 50); err != nil {
 							t.Error(err)
 						}
 					})
 				}
 			}
+			list(0, 20)
+			synctest.Wait() // then the one that hangs has company
+			list(20, 60)
 			calls.Wait()
-			well <- time.Since(began)
-			cancel()
-			sick.Wait()
-			if took := <-well; took > most {
+			if took := time.Since(began); took > most {
 				t.Errorf("round %d: %v", n, took)
 			}
+			cancel()
+			sick.Wait()
+		}
+	})
+}
+
+func TestAMailboxThatHangsByItselfJoinsNoBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &inboxesOf{hangs: func(mailbox string) bool { return mailbox == mara }}
+		c := New(Options{Base: base, HTTP: s, Timeout: slowBatch})
+		if _, err := c.Messages(t.Context(), mara, time.Time{}, 50); err == nil {
+			t.Fatal("it does not hang")
+		}
+		c.combiner.underWay = 2 * busyListings
+		if b, _, _ := c.combiner.join(operation{mailbox: mara}); b != nil {
+			t.Error("it joins a batch")
+		}
+		<-time.After(aloneFor)
+		if b, _, _ := c.combiner.join(operation{mailbox: mara}); b == nil {
+			t.Error("it is by itself for ever")
 		}
 	})
 }
