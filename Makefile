@@ -53,12 +53,9 @@ bench: ## run the benchmarks of the packages
 demo: ## show it: the real service against the simulator
 	$(GO) run ./cmd/mailbell demo
 
-release: ## build dist/: linux amd64 and arm64, with SHA256SUMS
-	rm -rf dist
-	for arch in amd64 arm64; do \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -buildvcs=true -trimpath -ldflags '-s -w' -o dist/mailbell-linux-$$arch ./cmd/mailbell || exit 1; \
-	done
-	cd dist && sha256sum mailbell-* > SHA256SUMS
+release: ## build dist/: programs, .deb and .rpm, SBOM, licences, SHA256SUMS; and try the .deb
+	.ci/release/build
+	.ci/release/try
 
 clean: ## remove what build and release made
 	rm -rf mailbell dist

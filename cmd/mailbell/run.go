@@ -5,6 +5,7 @@ import (
 	"flag"
 	"io"
 	stdlog "log"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -84,6 +85,21 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	text, _, _ := strings.Cut(string(line), " starting with ")
 	l.log.Debug("a library reports", zap.String("text", strings.TrimSpace(text)))
 	return len(line), nil
+}
+
+// healthy asks the running service whether it is. It says nothing of Exchange or APNs: another start would not mend them.
+func healthy(ctx context.Context, args []string, _, log io.Writer) error {
+	flags := flag.NewFlagSet("healthy", flag.ContinueOnError)
+	file := flags.String("config", "mailbell.yaml", "the configuration `file` of the running service")
+	if err := parse(flags, args, log); err != nil {
+		return err
+	}
+	ask, err := asking(*file, config.RoleRead, config.RoleTest, config.RoleAdmin, config.RoleEnrol)
+	if err != nil {
+		return err
+	}
+	_, err = ask.request(ctx, http.MethodGet, "/healthz", nil)
+	return err
 }
 
 func version(_ context.Context, args []string, out, log io.Writer) error {
