@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	_ "embed"
+	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -51,7 +52,7 @@ type Overview struct {
 	Conditions  []check.Condition // what is wrong now, the worst first
 }
 
-// Options of New; all but Callbacks are required.
+// Options of New; all but Backup and Callbacks are required.
 type Options struct {
 	Clients    []Client
 	Enrolments Enrolments
@@ -62,6 +63,7 @@ type Options struct {
 	Test      func(ctx context.Context, device string, after func(check.Step)) check.Report
 	Overview  func() Overview
 	Move      func(ctx context.Context, m Move) (mailboxes int, err error) // a *subscriptions.FieldError, ErrNoExchange and NotMoved are answered as such
+	Backup    func(to io.Writer) error                                     // copies the state file; nil: the state is in none
 	Callbacks http.Handler                                                 // what is posted from outside; it needs no token. nil: nothing is posted here
 	Advise    func(subscriptions.Standing) check.Breakage                  // what is wrong with a mailbox or a device; the zero value: nothing
 	Gatherer  prometheus.Gatherer
@@ -140,6 +142,7 @@ func (a *API) routes() routes {
 			http.MethodDelete: {needs: changeDevices, answer: a.remove},
 		},
 		"/v1/devices:import":      {http.MethodPost: {needs: changeDevices, stream: a.importDevices}},
+		"/v1/state:backup":        {http.MethodGet: {needs: readTokens, stream: a.backup}},
 		"/v1/devices:export":      {http.MethodGet: {needs: readDevices, stream: a.exportDevices}},
 		"/v1/devices":             {http.MethodGet: {needs: readDevices, answer: a.devices}},
 		"/v1/mailboxes/{address}": {http.MethodGet: {needs: readAll, answer: a.mailbox}},

@@ -427,6 +427,7 @@ func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
 		{"PUT", "/v1/exchange/online/listen_by", 403, 403, 403, 422},
 		{"POST", "/v1/devices:import", 200, 403, 403, 200},
 		{"GET", "/v1/devices:export", 200, 200, 200, 200},
+		{"GET", "/v1/state:backup", 403, 403, 403, 404},
 		{"DELETE", "/v1/devices/phone", 204, 403, 403, 204},
 	}
 	for _, c := range calls {

@@ -59,3 +59,40 @@ func TestDevicesGoFromOneInstallationToAnother(t *testing.T) {
 		t.Errorf("without a service: %s", log)
 	}
 }
+
+// The copy of a state is made while mailbell works, and another installation goes on with it.
+func TestTheStateIsBackedUpWhileMailbellRunsAndRestored(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 5})
+	inst.startWithDevices()
+	copied := filepath.Join(t.TempDir(), "copy")
+	run := func(want int, args ...string) string {
+		t.Helper()
+		p := launch(t, append(args, "--config", inst.config)...)
+		if code := p.wait(atLast); code != want {
+			t.Errorf("mailbell %v: exit code %d, want %d", args, code, want)
+		}
+		return p.stdout() + p.stderr()
+	}
+	inst.deliver()
+	inst.awaitAlerts(atLast)
+	run(0, "healthy")
+	if said := run(0, "state", "backup", copied); !strings.Contains(said, "is a copy of the state") {
+		t.Error(said)
+	}
+	run(1, "state", "backup", copied) // it is there
+	run(1, "state", "restore", copied)
+	inst.stop()
+	run(1, "healthy")
+	run(0, "state", "backup", copied+"-2")
+	if err := os.Remove(filepath.Join(inst.dir, "mailbell.db")); err != nil {
+		t.Fatal(err)
+	}
+	if said := run(0, "state", "restore", copied); !strings.Contains(said, "is in place") {
+		t.Error(said)
+	}
+	inst.start()
+	inst.awaitListening()
+	inst.deliver()
+	inst.balance(0)
+}

@@ -47,6 +47,7 @@ func commands() []command {
 		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why did this phone not ring? asks the running service", why},
 		{"import", "--config mailbell.yaml FILE", "enrols the devices of a file, a line of JSON each; can be run again", importDevices},
 		{"export", "--config mailbell.yaml [--tokens]", "prints all devices as import takes them", exportDevices},
+		{"state", "backup|restore --config mailbell.yaml FILE", "copies the state file while mailbell runs, and puts a copy in its place", state},
 		{"healthy", "--config mailbell.yaml", "exits with 0 where the service runs, for a container's health check", healthy},
 		{"version", "", "the version", version},
 		{"explain", "", "", later},
