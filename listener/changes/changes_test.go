@@ -3,6 +3,7 @@ package changes
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -316,7 +317,8 @@ func TestSubscriptionsAreRenewedForTwoWeeksAndNeverMadeAgain(t *testing.T) {
 				for i := range mailboxes {
 					a.join(address(i))
 				}
-				pass(time.Minute)
+				pass(sweepAfter + time.Minute)
+				goroutines := runtime.NumGoroutine()
 				for range 14 * 24 {
 					pass(time.Hour)
 					if n := len(s.alive()); n != mailboxes {
@@ -337,6 +339,9 @@ func TestSubscriptionsAreRenewedForTwoWeeksAndNeverMadeAgain(t *testing.T) {
 					if !m.listens() || m.listings() != 1 {
 						t.Errorf("listens %v, %d listings", m.listens(), m.listings())
 					}
+				}
+				if n := runtime.NumGoroutine(); n > goroutines {
+					t.Errorf("%d goroutines, and %d at first", n, goroutines)
 				}
 				a.mu.Lock()
 				defer a.mu.Unlock()

@@ -3,12 +3,17 @@ package changes
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/mail"
 )
+
+// openTimeout bounds opening a message: the keys of the token service may have to be asked for, and the notifications behind it wait meanwhile.
+// After that it is read.
+const openTimeout = 3 * time.Second
 
 // Content opens the messages that come encrypted in notifications.
 type Content interface {
@@ -43,7 +48,9 @@ func (k *Keeper) open(n *graph.Notification, tokens []string) *mail.Message {
 	if n.Content == nil || k.o.Content == nil {
 		return nil
 	}
-	m, err := k.o.Content.Open(k.ctx, n.Content, tokens)
+	short, cancel := context.WithTimeout(k.ctx, openTimeout)
+	defer cancel()
+	m, err := k.o.Content.Open(short, n.Content, tokens)
 	switch {
 	case err == nil && m.ItemID == n.Item:
 		k.o.Receiver.contents.WithLabelValues("ok").Inc()

@@ -19,6 +19,7 @@ type contents struct {
 	id     string   // of the present certificate
 	former []string // those that can still be decrypted
 	tokens []string // the last
+	hangs  bool     // the token service does not answer
 }
 
 func (c *contents) set(id string) {
@@ -39,7 +40,11 @@ func (c *contents) Present(id string) bool {
 	return c.id == id
 }
 
-func (c *contents) Open(_ context.Context, e *graph.Encrypted, tokens []string) (mail.Message, error) {
+func (c *contents) Open(ctx context.Context, e *graph.Encrypted, tokens []string) (mail.Message, error) {
+	if c.hangs {
+		<-ctx.Done()
+		return mail.Message{}, ctx.Err()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tokens = tokens
@@ -140,6 +145,17 @@ func TestRichSubscriptionsAreRenewedAndNotMadeAgainWhileTheirKeyIsThere(t *testi
 		pass(7 * 24 * time.Hour)
 		if s.count("POST") != 1 || s.count("PATCH") < 7 || s.count("PATCH") > 20 || !m.listens() {
 			t.Errorf("%d made, %d renewed", s.count("POST"), s.count("PATCH"))
+		}
+	})
+}
+
+func TestAMessageWhoseKeysCannotBeHadIsReadAfterSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, m := withContent(t, &contents{id: "one", hangs: true})
+		s.post(s.of(t, alice).rich("AAMk1", "AAMk1", "one"))
+		pass(openTimeout + time.Second)
+		if !slices.Equal(m.told(), []string{"AAMk1"}) {
+			t.Errorf("told of %v", m.told())
 		}
 	})
 }

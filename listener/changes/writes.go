@@ -51,7 +51,7 @@ type write struct {
 	tries  int
 }
 
-// writes are those that are to be made.
+// writes are those that are to be made: one for each member at most, and those that remove what members have left, or an earlier start.
 type writes struct {
 	waiting [kinds][]write // first in first out
 	workers int
