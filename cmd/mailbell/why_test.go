@@ -114,7 +114,7 @@ func TestAWrongCommandLineOfCheckAndWhyIsRefusedAtOnce(t *testing.T) {
 	}{
 		{[]string{"check", "--plan", "0"}, "want 1 to 1000000 mailboxes"},
 		{[]string{"check", "--plan", "many"}, "invalid value"},
-		{[]string{"check", "--plan", "10", "--mailbox", first}, "-plan only prints: leave out -mailbox and -device"},
+		{[]string{"check", "--plan", "10", "--mailbox", first}, "-plan only prints: leave out -mailbox, -device and -beyond"},
 		{[]string{"check", "--mailbox", "ann"}, "not a mail address"},
 		{[]string{"check", "--mailbox", ""}, "not a mail address"},
 		{[]string{"check", "--device", ""}, "-device is empty"},
