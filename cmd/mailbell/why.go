@@ -20,6 +20,7 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -88,7 +89,9 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 			found = strings.TrimSpace(found + ", " + ago(p.Found, now))
 		}
 		line("found by", found)
-		line("server", p.Server)
+		if p.Source != string(mail.Graph) { // which has none to name
+			line("server", p.Server)
+		}
 		line("group", p.Group)
 		if p.Primary != m.Address {
 			line("primary address", p.Primary)
