@@ -5,6 +5,7 @@ package admin
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -148,8 +149,8 @@ func secondsPicture(list []sample) picture {
 		}
 		flush()
 	}
-	for i := len(list) - 1; i >= 0; i-- {
-		if s := list[i]; !math.IsNaN(s.p50) {
+	for _, s := range slices.Backward(list) {
+		if !math.IsNaN(s.p50) {
 			p.Says = fmt.Sprintf("At %s UTC half of the alerts took at most %s, 99 of 100 at most %s.", s.at.UTC().Format("15:04"), length(s.p50), length(s.p99))
 			break
 		}

@@ -103,9 +103,9 @@ func fill(v reflect.Value, nasty string) {
 	case reflect.String:
 		v.SetString(nasty)
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Field(i).CanSet() {
-				fill(v.Field(i), nasty)
+		for _, field := range v.Fields() {
+			if field.CanSet() {
+				fill(field, nasty)
 			}
 		}
 	case reflect.Slice:

@@ -76,7 +76,7 @@ func (p *Pages) render(w http.ResponseWriter, status int, name string, v page) {
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	_, _ = w.Write(body) //nolint:gosec // html/template has escaped what is in it
 }
 
 // execute makes a page, or the part of it with this name.

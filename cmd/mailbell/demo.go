@@ -126,13 +126,14 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 	}
 	d.say("\nIt goes on: a message now and then, until Ctrl-C. Try it yourself:\n\n"+
 		"  a message by SMTP:   %s (any mail client, to %s)\n"+
+		"  the admin page:      %s/admin/ (sign in with the token in %s)\n"+
 		"  the API:             curl -H \"Authorization: Bearer $(cat %s)\" %s/v1/mailboxes/%s\n"+
 		"  enrol a device:      curl -X PUT -H \"Authorization: Bearer $(cat %s)\" %s/v1/devices/my-phone -d '{\"mailbox\":\"%s\",\"token\":\"%064x\"}'\n"+
 		"  what APNs accepted:  curl %s/alerts\n"+
 		"  break something:     curl %s/faults\n"+
 		"  metrics:             curl -H \"Authorization: Bearer $(cat %s)\" %s/metrics\n"+
 		"  the service's log:   %s\n\n",
-		d.sim.SMTPAddr, d.boxes[0].address, d.sim.APITokenFile, d.sim.APIURL, d.boxes[0].address,
+		d.sim.SMTPAddr, d.boxes[0].address, d.sim.APIURL, d.sim.APITokenFile, d.sim.APITokenFile, d.sim.APIURL, d.boxes[0].address,
 		d.sim.APITokenFile, d.sim.APIURL, d.boxes[0].address, 42, d.sim.ControlURL, d.sim.ControlURL, d.sim.APITokenFile, d.sim.APIURL, logName)
 	for i := messages; pause.For(ctx, nowAndThen); i++ {
 		if err := d.deliver(i); err != nil {
