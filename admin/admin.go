@@ -34,6 +34,7 @@ type Pages struct {
 	origin    *http.CrossOriginProtection
 	streams   chan struct{} // a place for each open stream
 	ring      *ring
+	status    latest
 	closed    chan struct{}
 	close     sync.Once
 	running   sync.WaitGroup

@@ -182,6 +182,20 @@ func TestTheStreamsAreBoundedAndEndAtTheStop(t *testing.T) {
 	})
 }
 
+func TestHoweverManyPagesAreOpenTheStatusIsMadeOnceASecond(t *testing.T) {
+	inABubble(t, func(t *testing.T, s *site) {
+		cookie := s.as(t, readToken)
+		for range maxStreams {
+			s.watch(t, cookie, root)
+		}
+		<-time.After(20 * lookEvery)
+		synctest.Wait()
+		if s.asked > 1+20 {
+			t.Errorf("it was made %d times for %d pages within %v", s.asked, maxStreams, 20*lookEvery)
+		}
+	})
+}
+
 func TestWhatDoesNotChangeIsNoStream(t *testing.T) {
 	inABubble(t, func(t *testing.T, s *site) {
 		cookie := s.as(t, readToken)

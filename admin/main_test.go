@@ -50,6 +50,7 @@ type rooms struct {
 	steps    []check.Step
 	stepped  chan struct{} // if it is there, each step waits for it
 	tested   []string
+	asked    int // how often for the overview
 }
 
 func (f *rooms) Enrol(context.Context, subscriptions.Enrolment) (subscriptions.Device, bool, error) {
@@ -213,6 +214,7 @@ func newPages() *site {
 		Overview: func() api.Overview {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			s.asked++
 			return s.overview
 		},
 	})

@@ -3,8 +3,10 @@ package admin
 // The overview: what is wrong now, and how much there is of everything.
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/mailbell/mailbell/api"
@@ -12,6 +14,28 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/subscriptions"
 )
+
+// statusAge is how old the status on a page may be. It looks at every mailbox, so it is made once a second at most, however many pages are
+// open.
+const statusAge = time.Second
+
+// latest is the newest status.
+type latest struct {
+	mu     sync.Mutex
+	made   time.Time
+	status api.Status
+}
+
+// now returns the status of now, or of a moment ago.
+func (l *latest) now(ctx context.Context, from *api.API) api.Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); l.made.IsZero() || now.Sub(l.made) >= statusAge {
+		l.status = from.StatusNow(context.WithoutCancel(ctx)) // it is for others too
+		l.made = now
+	}
+	return l.status
+}
 
 // overviewBody is what the overview shows.
 type overviewBody struct {
@@ -35,7 +59,7 @@ type stateCount struct {
 // overview makes the overview.
 func (p *Pages) overview(r *http.Request, _ visitor) (view, bool) {
 	now := time.Now()
-	b := overviewBody{Status: p.api.StatusNow(r.Context())}
+	b := overviewBody{Status: p.status.now(r.Context(), p.api)}
 	samples := p.ring.samples()
 	b.Pictures = []picture{alertsPicture(samples), secondsPicture(samples)}
 	for _, c := range b.Status.Conditions {
