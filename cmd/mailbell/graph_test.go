@@ -13,7 +13,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -110,12 +109,12 @@ func TestWhatGraphTellsOfASubscriptionIsActedOnAtOnce(t *testing.T) {
 
 // A subscription carries an access token of an hour, here of a minute and a half, and tells nothing once it has run out.
 func TestASubscriptionAtGraphOutlivesItsAccessToken(t *testing.T) {
-	t.Parallel()
 	const life = 90 * time.Second
 	inst := installGraph(t, simulator.Options{Mailboxes: 2})
 	inst.fault("token_short", simulator.Fault{Seconds: life.Seconds()})
 	inst.startWithDevices()
 	began := time.Now()
+	t.Parallel() // only now: the minute passes while other tests begin
 	eventually(t, atLast, "each subscription has got another token", func() bool {
 		return inst.sim.Counts().Requests["GraphRenew"]+inst.sim.Counts().Requests["GraphReauthorize"] >= len(inst.boxes)
 	})
@@ -278,34 +277,37 @@ func withoutCallbacks(text string) string {
 }
 
 // Graph refuses a second subscription of the same kind, or accepts it beside the first; and nobody can be asked for a lost secret.
-func TestSubscriptionsOfALostStateAreReplaced(t *testing.T) {
-	for name, lenient := range map[string]bool{"where Graph refuses a second one": false, "where Graph accepts one": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			inst := installGraph(t, simulator.Options{Mailboxes: 3})
-			if lenient {
-				inst.fault("graph_duplicates", simulator.Fault{})
-			}
-			inst.startWithDevices()
-			inst.kill()
-			if err := os.Remove(filepath.Join(inst.dir, "mailbell.db")); err != nil {
-				t.Fatal(err)
-			}
-			inst.start()
-			for i, b := range inst.boxes {
-				b.devices = nil
-				inst.enrol(b, fmt.Sprintf("new-%d", i))
-			}
-			inst.awaitListening()
-			for range 6 {
-				inst.deliver()
-			}
-			inst.awaitAlerts(soon)
-			inst.balance(0)
-			// mailbell looks for them a minute after the start, and spares what might just be made for two more.
-			eventually(t, 5*time.Minute, "only the new subscriptions are left", func() bool { return inst.sim.Counts().GraphSubscriptions == len(inst.boxes) })
-		})
+func TestSubscriptionsOfALostStateAreReplacedWhereGraphRefusesASecondOne(t *testing.T) {
+	loseState(t, func(*installation) {})
+}
+
+func TestSubscriptionsOfALostStateAreReplacedWhereGraphAcceptsASecondOne(t *testing.T) {
+	loseState(t, func(inst *installation) { inst.fault("graph_duplicates", simulator.Fault{}) })
+}
+
+func loseState(t *testing.T, prepare func(*installation)) {
+	t.Helper()
+	inst := installGraph(t, simulator.Options{Mailboxes: 3})
+	prepare(inst)
+	inst.startWithDevices()
+	inst.kill()
+	if err := os.Remove(filepath.Join(inst.dir, "mailbell.db")); err != nil {
+		t.Fatal(err)
 	}
+	inst.start()
+	for i, b := range inst.boxes {
+		b.devices = nil
+		inst.enrol(b, fmt.Sprintf("new-%d", i))
+	}
+	inst.awaitListening()
+	for range 6 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	t.Parallel() // only now: the minutes pass while other tests begin
+	// mailbell looks for them a minute after the start, and spares what might just be made for two more.
+	eventually(t, 5*time.Minute, "only the new subscriptions are left", func() bool { return inst.sim.Counts().GraphSubscriptions == len(inst.boxes) })
 }
 
 func TestSubscriptionsAreMadeAnewAfterAChangeOfPublicURL(t *testing.T) {
@@ -328,26 +330,30 @@ func TestSubscriptionsAreMadeAnewAfterAChangeOfPublicURL(t *testing.T) {
 	}
 }
 
-func TestASubscriptionThatCannotBeRenewedIsMadeAnew(t *testing.T) {
-	for _, status := range []int{http.StatusBadRequest, http.StatusNotFound} {
-		t.Run(strconv.Itoa(status), func(t *testing.T) {
-			t.Parallel()
-			inst := installGraph(t, simulator.Options{Mailboxes: 2})
-			inst.fault("token_short", simulator.Fault{Seconds: 90}) // after more than a minute each subscription needs another token
-			inst.fault("graph_renewal_refused", simulator.Fault{Status: status})
-			inst.startWithDevices()
-			eventually(t, 2*atLast, "each subscription is made anew", func() bool { return inst.sim.Counts().Requests["GraphSubscribe"] >= 2*len(inst.boxes) })
-			inst.clear("token_short")
-			inst.awaitListening()
-			for range 4 {
-				inst.deliver()
-			}
-			inst.awaitAlerts(soon)
-			inst.balance(0)
-			if n := inst.sim.Counts().GraphSubscriptions; n != len(inst.boxes) {
-				t.Errorf("%d subscriptions, want %d", n, len(inst.boxes))
-			}
-		})
+func TestASubscriptionThatIsNotRenewedIsMadeAnew(t *testing.T) {
+	refuseRenewal(t, http.StatusBadRequest)
+}
+func TestASubscriptionThatIsGoneAtItsRenewalIsMadeAnew(t *testing.T) {
+	refuseRenewal(t, http.StatusNotFound)
+}
+
+func refuseRenewal(t *testing.T, status int) {
+	t.Helper()
+	inst := installGraph(t, simulator.Options{Mailboxes: 2})
+	inst.fault("token_short", simulator.Fault{Seconds: 90}) // after more than a minute each subscription needs another token
+	inst.fault("graph_renewal_refused", simulator.Fault{Status: status})
+	inst.startWithDevices()
+	t.Parallel() // only now, as above
+	eventually(t, 2*atLast, "each subscription is made anew", func() bool { return inst.sim.Counts().Requests["GraphSubscribe"] >= 2*len(inst.boxes) })
+	inst.clear("token_short")
+	inst.awaitListening()
+	for range 4 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	if n := inst.sim.Counts().GraphSubscriptions; n != len(inst.boxes) {
+		t.Errorf("%d subscriptions, want %d", n, len(inst.boxes))
 	}
 }
 
