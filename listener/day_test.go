@@ -73,6 +73,12 @@ func TestADayOfTimersLeavesNothingBehind(t *testing.T) {
 			}
 			s.pass(34 * time.Minute)
 			for i := range mailboxes {
+				for range 10 { // a listing may be under way
+					if s.status(address(i)).State == subscriptions.Listening {
+						break
+					}
+					s.pass(time.Second)
+				}
 				s.wantState(subscriptions.Listening, address(i))
 			}
 			s.pass(time.Minute)

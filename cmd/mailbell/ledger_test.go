@@ -55,6 +55,12 @@ func (l *ledger) killed(from, to time.Time) {
 	l.kills = append(l.kills, span{from, to})
 }
 
+func (l *ledger) anyKill() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.kills) > 0
+}
+
 // payload is a part of the contract with the app.
 type payload struct {
 	APS struct {

@@ -616,7 +616,12 @@ func TestMailboxesOfDifferentServersShareNoStream(t *testing.T) {
 func TestTheFirstByNameLeadsItsGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
-		newAccount(t, s, 200).join(carol, bob, alice)
+		s.refuse = func(call) error { return denied(fault.Account, fault.Wait, time.Hour) } // until all have joined
+		a := newAccount(t, s, 200)
+		a.join(carol, bob, alice)
+		pass(3 * time.Second)
+		s.set(func() { s.refuse, s.calls = nil, nil })
+		a.Retry()
 		pass(3 * time.Second)
 		calls := s.made("Subscribe")
 		if calls[0].mailbox != alice || calls[0].a != (Affinity{Anchor: alice}) {
