@@ -109,7 +109,7 @@ type Conn struct {
 	pinged     time.Time // since when a ping is not answered; zero: none is
 	timer      *time.Timer
 	due        time.Time // when it is to fire
-	err        error // why it is over; nil: it is not
+	err        error     // why it is over; nil: it is not
 	force      *time.Timer
 }
 
