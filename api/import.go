@@ -82,7 +82,6 @@ type importing struct {
 
 // imported is a line, and then its answer.
 type imported struct {
-	body   []byte
 	id     string
 	e      subscriptions.Enrolment
 	answer ImportLine
@@ -112,7 +111,7 @@ func (a *API) importDevices(w http.ResponseWriter, r *http.Request, who caller) 
 	var tasks sync.WaitGroup
 	for n := range i.workers {
 		i.workers[n] = make(chan *imported, maxAhead/importers)
-		tasks.Go(func() { i.enrolAll(i.workers[n]) })
+		tasks.Go(func() { i.enrolAll(i.workers[n]) }) //nolint:contextcheck // a write is completed also where the client hangs up
 	}
 	tasks.Go(func() { i.readAll(r.Body) })
 	end, err := i.answerAll()
@@ -235,7 +234,8 @@ func (i *importing) enrolOne(next *imported) {
 	_, created, err := i.Enrolments.Enrol(ctx, next.e)
 	switch {
 	case err != nil:
-		if next.refuse(err) == errState { // so would all others be, one after the other
+		next.refuse(err)
+		if problemOf(err) == errState { // so would all others be, one after the other
 			i.Log.Error("an import has ended early", zap.Int("line", next.answer.Line), zap.Error(err))
 			i.giveUp(errState)
 		}
@@ -247,10 +247,9 @@ func (i *importing) enrolOne(next *imported) {
 }
 
 // refuse has a line answered with an error.
-func (l *imported) refuse(err error) *Problem {
+func (l *imported) refuse(err error) {
 	p := problemOf(err)
 	l.answer.Status, l.answer.Detail, l.answer.Errors = p.Status, p.Detail, p.Errors
-	return p
 }
 
 // answerAll writes the answers. What is written goes out before anything is waited for.

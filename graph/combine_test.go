@@ -206,7 +206,7 @@ func TestAMailboxThatHangsHoldsTheOthersOfItsBatchOnce(t *testing.T) {
 						continue
 					}
 					calls.Go(func() {
-						if _, err := c.Messages(t.Context(), mailbox, time.Time{}, 50); err != nil {
+						if _, err := c.Messages(ctx, mailbox, time.Time{}, 50); err != nil {
 							t.Error(err)
 						}
 					})

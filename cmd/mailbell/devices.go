@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/api"
@@ -56,7 +57,7 @@ func openLines(name string) (f *os.File, lines int, err error) {
 	if name == "-" {
 		return os.Stdin, 0, nil
 	}
-	f, err = os.Open(name) //nolint:gosec // whoever calls says which
+	f, err = os.Open(name)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -110,11 +111,11 @@ func refusal(l api.ImportLine) string {
 	if len(l.Errors) == 0 {
 		return l.Detail
 	}
-	text := ""
-	for _, e := range l.Errors {
-		text += "; " + e.Field + ": " + e.Detail
+	reasons := make([]string, len(l.Errors))
+	for i, e := range l.Errors {
+		reasons[i] = e.Field + ": " + e.Detail
 	}
-	return text[2:]
+	return strings.Join(reasons, "; ")
 }
 
 // bar is a progress bar on a terminal, and nothing elsewhere.

@@ -635,7 +635,7 @@ func (inst *installation) awaitRest() {
 // balance is the end of most tests: nothing was lost, nothing was alerted twice, and repeats stay within their bound.
 func (inst *installation) balance(maxResent int) {
 	inst.t.Helper()
-	inst.awaitAlerts(atLast)
+	inst.awaitAlerts(max(atLast, inst.patience))
 	inst.awaitRest()
 	s := inst.ledger.sum()
 	inst.t.Logf("%d messages, %d alerts, %d resent", inst.ledger.count(), s.alerts, s.resent)
