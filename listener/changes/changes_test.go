@@ -278,7 +278,7 @@ func TestWithoutAPublicURLMailboxesArePolledAndThatIsSaid(t *testing.T) {
 
 func TestSubscriptionsAreMadeEvenlyWithinGraphsLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const mailboxes = 15_000
+		const mailboxes = 4_000 // 15,000 take 45 s with the race detector, and are made at the same rate
 		s := newServer()
 		s.wait = time.Second
 		a := newAccount(t, s)
@@ -289,7 +289,7 @@ func TestSubscriptionsAreMadeEvenlyWithinGraphsLimit(t *testing.T) {
 		for i, m := range list {
 			m.Join(here(address(i)))
 		}
-		pass(7 * time.Minute)
+		pass(mailboxes/writesASecond*time.Second + 10*time.Second)
 		if n := s.count("POST"); n != mailboxes || len(s.alive()) != mailboxes {
 			t.Fatalf("%d calls, %d subscriptions", n, len(s.alive()))
 		}
@@ -340,7 +340,7 @@ func TestSubscriptionsAreRenewedForTwoWeeksAndNeverMadeAgain(t *testing.T) {
 						t.Errorf("listens %v, %d listings", m.listens(), m.listings())
 					}
 				}
-				if n := runtime.NumGoroutine(); n > goroutines {
+				if n := runtime.NumGoroutine(); n > goroutines+5 { // one for a write may be ending; each renewal that left one would be 40 a time
 					t.Errorf("%d goroutines, and %d at first", n, goroutines)
 				}
 				a.mu.Lock()
