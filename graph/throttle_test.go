@@ -62,7 +62,12 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	return reply(r, status, body, "Retry-After", after), nil
 }
 
-func (s *service) client() *Client { return New(Options{Base: base, HTTP: s}) }
+// client makes no batches of several mailboxes: the service knows none.
+func (s *service) client() *Client {
+	c := New(Options{Base: base, HTTP: s})
+	c.combiner.stop()
+	return c
+}
 
 func TestOfAMailboxNoMoreIsAskedForAtOnceThanItAnswersAndOthersDoNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -144,7 +144,8 @@ await promise("a link from another site needs no second sign-in", {}, async (pag
 
 await promise("the keyboard is enough", {}, async (page) => {
   await page.goto(person);
-  await page.keyboard.type(given.token); // the field has the focus
+  await page.waitForFunction(() => document.activeElement.id === "token"); // by itself
+  await page.keyboard.type(given.token);
   await page.keyboard.press("Enter");
   await page.waitForURL("**" + person);
   await page.keyboard.press("Tab");
