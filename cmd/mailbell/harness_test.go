@@ -385,7 +385,7 @@ func (inst *installation) kill() {
 	}
 	p.wait(soon)
 	inst.client.CloseIdleConnections()
-	eventually(inst.t, soon, "APNs has seen the end of the connections", func() bool { return inst.sim.Counts().APNsOpen == 0 })
+	eventually(inst.t, max(soon, inst.patience), "APNs has seen the end of the connections", func() bool { return inst.sim.Counts().APNsOpen == 0 })
 	inst.ledger.killed(from, time.Now())
 }
 
