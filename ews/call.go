@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +18,7 @@ import (
 	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pace"
+	"github.com/mailbell/mailbell/internal/requestid"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -127,7 +126,7 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 // send makes the request under timed, which ends with ctx or before it, and returns the answer with status 200, its body unread. Any
 // other status is an error.
 func (c *Client) send(ctx, timed context.Context, t Target, op operation, version string) (*http.Response, Answer, error) {
-	a := Answer{RequestID: requestID()}
+	a := Answer{RequestID: requestid.New()}
 	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(envelope(version, t, op.body)))
 	if err != nil {
 		return nil, a, newError(op.name, CodeURL, "", 0, nil)
@@ -267,16 +266,6 @@ func (c *Client) documents(body io.ReadCloser, read func(*scanner) error) error 
 			return err
 		}
 	}
-}
-
-// requestID returns a new random UUID (RFC 9562, version 4).
-func requestID() string {
-	var id [16]byte
-	rand.Read(id[:])
-	id[6] = id[6]&0x0f | 0x40
-	id[8] = id[8]&0x3f | 0x80
-	h := hex.EncodeToString(id[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
 // responses calls message for each response message of an envelope. It returns the fault of the envelope, or the first problem that

@@ -21,6 +21,7 @@ import (
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pace"
+	"github.com/mailbell/mailbell/internal/requestid"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -296,7 +297,7 @@ func TestARequestIDIsARandomUUID(t *testing.T) {
 	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 	kinds := map[byte]bool{}
 	for range 200 {
-		id := requestID()
+		id := requestid.New()
 		if !form.MatchString(id) {
 			t.Fatalf("%s is no UUID of version 4", id)
 		}

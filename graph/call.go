@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +20,7 @@ import (
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/internal/requestid"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -182,7 +181,7 @@ func endingOf(err error) pace.Ending {
 func (c *Client) ask(ctx context.Context, op operation) (Answer, error) {
 	timed, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
-	a := Answer{RequestID: requestID()}
+	a := Answer{RequestID: requestid.New()}
 	req, err := c.request(timed, op, a.RequestID)
 	if err != nil {
 		return a, newError(op, said{code: CodeURL})
@@ -281,14 +280,4 @@ func (c *Client) here(link string) bool {
 	}
 	own, err := url.Parse(c.root)
 	return err == nil && strings.EqualFold(to.Scheme, own.Scheme) && hostname.Address(to) == hostname.Address(own)
-}
-
-// requestID returns a new random UUID (RFC 9562, version 4).
-func requestID() string {
-	var id [16]byte
-	rand.Read(id[:])
-	id[6] = id[6]&0x0f | 0x40
-	id[8] = id[8]&0x3f | 0x80
-	h := hex.EncodeToString(id[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }

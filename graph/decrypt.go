@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/requestid"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -91,7 +92,7 @@ func newKey(now time.Time) (*key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a key for notifications: %w", err)
 	}
-	id := requestID()
+	id := requestid.New()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, fmt.Errorf("make a certificate for notifications: %w", err)
