@@ -17,6 +17,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/marks"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -410,7 +411,7 @@ func TestAMailboxThatWasListedAllTheSameIsSubscribedSoon(t *testing.T) {
 			pass(time.Second)
 			s.set(func() { s.refuse = nil })
 			m.Listed()
-			pass(maxReturn)
+			pass(refusal.MaxReturn)
 			if m.listens() != test.soon {
 				t.Errorf("%s: listens %v, want %v", name, m.listens(), test.soon)
 			}

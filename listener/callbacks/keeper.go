@@ -14,6 +14,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/listener/polling"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -36,10 +37,6 @@ const (
 
 	// hintDelay is how old a message is that a callback has had the time to tell of.
 	hintDelay = time.Minute
-
-	// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
-	firstReturn = 5 * time.Second
-	maxReturn   = 4 * time.Minute
 )
 
 // CodeUnreached is the fault.Error.Code of a mailbox that is subscribed and whose callbacks do not come.
@@ -113,8 +110,8 @@ func (k *Keeper) Retry() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for m := range k.members {
-		if f := m.refusal.fault; f != nil && (f.Scope >= fault.Account || f.Unproven) {
-			m.refusal.next = time.Time{}
+		if f := m.refusal.Fault; f != nil && (f.Scope >= fault.Account || f.Unproven) {
+			m.refusal.Next = time.Time{}
 		}
 	}
 	k.changed()
@@ -214,11 +211,11 @@ func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next 
 		members = append(members, m)
 	}
 	slices.SortFunc(members, func(a, b *Member) int { // who failed goes last; of the others the first by name leads its group
-		return cmp.Or(cmp.Compare(a.refusal.failures, b.refusal.failures), cmp.Compare(a.at.Primary, b.at.Primary))
+		return cmp.Or(cmp.Compare(a.refusal.Failures, b.refusal.Failures), cmp.Compare(a.at.Primary, b.at.Primary))
 	})
 	for _, m := range members {
 		m.watch(now, at)
-		if m.needs(now) && m.asking == nil && at(m.refusal.next) {
+		if m.needs(now) && m.asking == nil && at(m.refusal.Next) {
 			if a := k.attempt(m, now, at); a != nil {
 				attempts = append(attempts, a)
 			}
@@ -331,7 +328,7 @@ func (k *Keeper) subscribe(a *attempt) {
 	}
 	m.drop(m.now)
 	m.doubted = false
-	m.now, m.asking, m.refusal, m.pollAt = s, nil, refusal{}, time.Time{}
+	m.now, m.asking, m.refusal, m.pollAt = s, nil, refusal.Refusal{}, time.Time{}
 	m.unheard()
 	m.broken(now)
 	if m.site.leads == m {
@@ -380,10 +377,8 @@ func (k *Keeper) refused(a *attempt, err error) {
 		m.site.affinity = Affinity{}
 	}
 	m.asking = nil
-	m.refusal.fault = f
-	m.refusal.failures++
-	m.refusal.next = time.Now().Add(f.Pause(m.refusal.failures))
-	next, list := m.refusal.next, !m.listBy.IsZero()
+	m.refusal.Again(f, time.Now())
+	next, list := m.refusal.Next, !m.listBy.IsZero()
 	m.listBy = time.Time{}
 	k.mu.Unlock()
 	if list {

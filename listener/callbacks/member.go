@@ -7,6 +7,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/marks"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -25,7 +26,7 @@ type Member struct {
 	joined  int           // how often it has joined: an answer that comes after it left finds another number
 	now     *subscription // nil: it has none
 	asking  *subscription // that a call under way is to make; nil: there is none
-	refusal refusal
+	refusal refusal.Refusal
 
 	since     time.Time       // when callbacks began to reach us, without a break since then; zero: they do not
 	fault     *fault.Error    // why not, though it is subscribed; nil: it is too early to say
@@ -44,13 +45,6 @@ type subscription struct {
 	made          time.Time // or taken up from the last start
 	kept          bool      // that is so
 	heard         time.Time // zero: nothing was posted yet
-}
-
-// refusal is why a mailbox cannot be subscribed.
-type refusal struct {
-	fault    *fault.Error
-	failures int
-	next     time.Time
 }
 
 // newSubscription makes the secret of one.
@@ -76,7 +70,7 @@ func (m *Member) Join(at mail.Location) {
 		return
 	}
 	if at.URL != m.at.URL || at.Primary != m.at.Primary {
-		m.refusal = refusal{}
+		m.refusal = refusal.Refusal{}
 	}
 	m.joined++
 	m.at, m.site = at, k.site(at)
@@ -148,8 +142,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	switch {
 	case m.site == nil || !m.since.IsZero():
 		return nil, time.Time{}
-	case m.refusal.fault != nil:
-		return m.refusal.fault, m.refusal.next
+	case m.refusal.Fault != nil:
+		return m.refusal.Fault, m.refusal.Next
 	case m.fault != nil:
 		return m.fault, m.now.silentAt(m.keeper.o.Frequency)
 	}
@@ -168,7 +162,7 @@ func (m *Member) Awaits() string {
 
 // untold says whether the mailbox is to be polled. It is called with mu held.
 func (m *Member) untold() bool {
-	f := m.refusal.fault
+	f := m.refusal.Fault
 	return m.since.IsZero() && (m.now != nil || f != nil && f.Untold)
 }
 
@@ -193,13 +187,7 @@ func (m *Member) Answered() {}
 func (m *Member) Listed() {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
-	r := &m.refusal
-	if m.site == nil || r.fault == nil || !r.fault.Elsewhere && !r.fault.Unproven {
-		return
-	}
-	again := time.Now().Add(min(firstReturn<<min(r.failures, 10), maxReturn))
-	if again.Before(r.next) {
-		r.next = again
+	if m.site != nil && m.refusal.Listed(time.Now()) {
 		m.keeper.changed()
 	}
 }

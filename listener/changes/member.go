@@ -8,6 +8,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/marks"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -20,10 +21,6 @@ const (
 	hintDelay = 3 * time.Minute
 	// Two messages within lateWindow that no notification told of replace a subscription: one may be a slip.
 	lateWindow = time.Hour
-
-	// A mailbox that Graph did not know and that has been listed there is subscribed again soon: it was away, and has come back.
-	firstReturn = 5 * time.Second
-	maxReturn   = 4 * time.Minute
 	// parkedFor is how long the subscription of a mailbox is kept that may live elsewhere: mostly it does not. Were Graph to find nobody for a
 	// minute, 15,000 subscriptions would have to be made anew.
 	parkedFor = 10 * time.Minute
@@ -48,7 +45,7 @@ type Member struct {
 	parked  *subscription // that it had when it left, while it may come back; nil: none
 	until   time.Time     // then the parked one is removed
 	writing bool          // a write for it waits or is under way
-	refusal refusal
+	refusal refusal.Refusal
 
 	since   time.Time    // when notifications began to reach us, without a break since then; zero: they do not
 	doubted bool         // the subscription is to be replaced
@@ -78,13 +75,6 @@ type subscription struct {
 	heard        time.Time // zero: nothing was posted yet
 }
 
-// refusal is why a mailbox cannot be subscribed.
-type refusal struct {
-	fault    *fault.Error
-	failures int
-	next     time.Time
-}
-
 // newSubscription is one with this nonce, or with a new one.
 func (m *Member) newSubscription(nonce string) *subscription {
 	if nonce == "" {
@@ -102,7 +92,7 @@ func (m *Member) Join(at mail.Location) {
 		return
 	}
 	if at.URL != m.at.URL || at.Primary != m.at.Primary {
-		m.refusal = refusal{}
+		m.refusal = refusal.Refusal{}
 	}
 	m.at, m.in = at, true
 	m.joined++
@@ -234,7 +224,7 @@ func (m *Member) wants() (kind int, at time.Time) {
 	case m.keeper.o.Receiver == nil:
 		return kinds, time.Time{}
 	case m.now == nil || m.doubted:
-		return creation, m.refusal.next
+		return creation, m.refusal.Next
 	}
 	return renewal, m.now.renewAt
 }
@@ -316,8 +306,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 		f, next = m.fault, m.now.renewAt
 	case k.hold.fault != nil:
 		f, next = k.hold.fault, k.hold.until
-	case m.refusal.fault != nil:
-		f, next = m.refusal.fault, m.refusal.next
+	case m.refusal.Fault != nil:
+		f, next = m.refusal.Fault, m.refusal.Next
 	default:
 		return nil, time.Time{}
 	}
@@ -365,13 +355,7 @@ func (m *Member) Answered() {}
 func (m *Member) Listed() {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
-	r := &m.refusal
-	if !m.in || r.fault == nil || !r.fault.Elsewhere && !r.fault.Unproven {
-		return
-	}
-	again := time.Now().Add(min(firstReturn<<min(r.failures, 10), maxReturn))
-	if again.Before(r.next) {
-		r.next = again
+	if m.in && m.refusal.Listed(time.Now()) {
 		m.plan()
 		m.keeper.changed()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -195,7 +196,7 @@ func (k *Keeper) subscribed(a *attempt, got graph.Subscribed) bool {
 	s.id, s.renewed = got.ID, now
 	s.expire(now, got.Expires)
 	m.drop(m.now, m.now != nil && m.now.id != got.ID)
-	m.now, m.asking, m.writing, m.refusal, m.doubted = s, nil, false, refusal{}, false
+	m.now, m.asking, m.writing, m.refusal, m.doubted = s, nil, false, refusal.Refusal{}, false
 	k.current[got.ID] = m
 	m.listBy = time.Time{}
 	if m.fault == nil { // else nothing was told by the last ones: it counts once this one tells something
@@ -224,11 +225,9 @@ func (k *Keeper) refused(a *attempt, err error) {
 		return
 	}
 	m.asking, m.writing = nil, false
-	first := m.refusal.fault == nil
-	m.refusal.fault = f
-	m.refusal.failures++
-	m.refusal.next = time.Now().Add(f.Pause(m.refusal.failures))
-	next, held := m.refusal.next, k.hold.fault != nil
+	first := m.refusal.Fault == nil
+	m.refusal.Again(f, time.Now())
+	next, held := m.refusal.Next, k.hold.fault != nil
 	m.plan()
 	k.changed()
 	k.mu.Unlock()

@@ -145,8 +145,8 @@ func common(f *fault.Error) bool {
 // release has those tried again that were refused what all were. It is called with mu held.
 func (k *Keeper) release() {
 	for _, m := range append(agenda{}, k.agenda...) {
-		if f := m.refusal.fault; f != nil && common(f) {
-			m.refusal.next = time.Time{}
+		if f := m.refusal.Fault; f != nil && common(f) {
+			m.refusal.Next = time.Time{}
 			m.plan()
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/refusal"
 )
 
 func TestACallThatEndsWhenItBeginsToTakeLongIsCountedOnce(t *testing.T) {
@@ -72,25 +73,25 @@ func TestOneRefusedStreamIsNoReasonForAStreamEach(t *testing.T) {
 }
 
 func TestAMailboxThatIsListedWhereItWasUnknownIsSubscribedWithinMinutesHoweverOftenItWasRefused(t *testing.T) {
-	for failures, want := range map[int]time.Duration{0: firstReturn, 1: 2 * firstReturn, 5: 32 * firstReturn, 6: maxReturn, 100: maxReturn} {
+	for failures, want := range map[int]time.Duration{0: refusal.FirstReturn, 1: 2 * refusal.FirstReturn, 5: 32 * refusal.FirstReturn, 6: refusal.MaxReturn, 100: refusal.MaxReturn} {
 		synctest.Test(t, func(t *testing.T) {
 			for name, f := range map[string]*fault.Error{"unknown": {Elsewhere: true}, "not let in": {Unproven: true}} {
 				gs := New(Options{})
 				m := gs.Member(nil, nil)
 				m.group = newGroup(gs)
-				m.refusal = refusal{fault: f, failures: failures, next: time.Now().Add(time.Hour)}
+				m.refusal = refusal.Refusal{Fault: f, Failures: failures, Next: time.Now().Add(time.Hour)}
 				m.Listed()
-				if wait := time.Until(m.refusal.next); wait != want {
+				if wait := time.Until(m.refusal.Next); wait != want {
 					t.Errorf("%s %d times: tried again in %v, want %v", name, failures, wait, want)
 				}
-				m.refusal.next = time.Now().Add(time.Second)
+				m.refusal.Next = time.Now().Add(time.Second)
 				m.Listed()
-				if wait := time.Until(m.refusal.next); wait != time.Second {
+				if wait := time.Until(m.refusal.Next); wait != time.Second {
 					t.Errorf("%s: a try in a second is put off to %v", name, wait)
 				}
-				m.group, m.refusal.next = nil, time.Now().Add(time.Hour)
+				m.group, m.refusal.Next = nil, time.Now().Add(time.Hour)
 				m.Listed()
-				if wait := time.Until(m.refusal.next); wait != time.Hour {
+				if wait := time.Until(m.refusal.Next); wait != time.Hour {
 					t.Errorf("%s: who left is to be subscribed in %v", name, wait)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/polling"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -20,10 +21,6 @@ const (
 	// maxLate within lateWindow replace a stream: one may be a slip, two are a stream that is dead though it beats.
 	maxLate    = 2
 	lateWindow = time.Hour
-
-	// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
-	firstReturn = 5 * time.Second
-	maxReturn   = 4 * time.Minute
 )
 
 // Member is a mailbox of a listener account. It joins where it lives, leaves when it may live elsewhere, and may join again.
@@ -41,7 +38,7 @@ type Member struct {
 	subscribed   time.Time // when that was made; zero: before this start
 	subscribing  bool      // a call is under way
 	excused      bool      // what that fails of may have ended within it
-	refusal      refusal
+	refusal      refusal.Refusal
 
 	// gap: notifications may have been lost since it was last to be listed. It is listed once its stream is open, and by listBy all the
 	// same; zero: that has been done.
@@ -54,13 +51,6 @@ type Member struct {
 	since  time.Time // when notifications began to reach us, without a break since then; zero: they do not
 }
 
-// refusal is why a mailbox cannot be subscribed.
-type refusal struct {
-	fault    *fault.Error
-	failures int
-	next     time.Time
-}
-
 // Join has the mailbox listened to at a location. Where that is not the last one, what was wrong there is forgotten.
 func (m *Member) Join(at mail.Location) {
 	m.groups.mu.Lock()
@@ -69,7 +59,7 @@ func (m *Member) Join(at mail.Location) {
 		return
 	}
 	if at.URL != m.at.URL || at.Primary != m.at.Primary {
-		m.refusal = refusal{}
+		m.refusal = refusal.Refusal{}
 	}
 	m.joined++
 	m.subscribing = false
@@ -143,8 +133,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	switch {
 	case m.group == nil:
 		return nil, time.Time{}
-	case m.refusal.fault != nil:
-		return m.refusal.fault, m.refusal.next
+	case m.refusal.Fault != nil:
+		return m.refusal.Fault, m.refusal.Next
 	case m.since.IsZero():
 		return m.group.fault, m.group.next
 	}
@@ -183,13 +173,7 @@ func (m *Member) Listed() {
 	m.groups.mu.Lock()
 	defer m.groups.mu.Unlock()
 	m.proven = time.Now()
-	r := &m.refusal
-	if m.group == nil || r.fault == nil || !r.fault.Elsewhere && !r.fault.Unproven {
-		return
-	}
-	again := time.Now().Add(min(firstReturn<<min(r.failures, 10), maxReturn))
-	if again.Before(r.next) {
-		r.next = again
+	if m.group != nil && m.refusal.Listed(m.proven) {
 		m.group.changed()
 	}
 }
@@ -222,7 +206,7 @@ func (m *Member) unserved() {
 // untold says whether the mailbox is to be polled: it has a subscription, and its stream is not open or brings nothing, or it is to get
 // none. Any other that cannot be subscribed has its safety poll. It is called with mu held.
 func (m *Member) untold() bool {
-	f := m.refusal.fault
+	f := m.refusal.Fault
 	return m.since.IsZero() && (m.subscription != "" || f != nil && f.Untold)
 }
 

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -120,13 +121,13 @@ func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
 				g.affinity = Affinity{Anchor: m.at.Primary}
 			}
 		case m.subscribing:
-		case now.Before(m.refusal.next):
-			next = sooner(next, m.refusal.next)
+		case now.Before(m.refusal.Next):
+			next = sooner(next, m.refusal.Next)
 		default:
 			list = append(list, m)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *Member) int { return cmp.Compare(a.refusal.failures, b.refusal.failures) })
+	slices.SortStableFunc(list, func(a, b *Member) int { return cmp.Compare(a.refusal.Failures, b.refusal.Failures) })
 	return list, next
 }
 
@@ -193,7 +194,7 @@ func (g *group) subscribe(ctx context.Context, a *attempt) {
 		return
 	}
 	now := time.Now()
-	m.subscription, m.subscribed, m.subscribing, m.refusal = id, now, false, refusal{}
+	m.subscription, m.subscribed, m.subscribing, m.refusal = id, now, false, refusal.Refusal{}
 	m.proven = now
 	m.broken(now)
 	g.turns().gotOn(now)
@@ -234,13 +235,11 @@ func (g *group) refused(ctx context.Context, a *attempt, err error) {
 		return
 	}
 	m.subscribing = false
-	m.refusal.fault = f
-	m.refusal.failures++
-	m.refusal.next = time.Now().Add(f.Pause(m.refusal.failures))
+	m.refusal.Again(f, time.Now())
 	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
-		m.refusal.next = time.Now()
+		m.refusal.Next = time.Now()
 	}
-	next, list := m.refusal.next, !m.listBy.IsZero()
+	next, list := m.refusal.Next, !m.listBy.IsZero()
 	m.listing(m.gap)
 	g.groups.mu.Unlock()
 	if list {
