@@ -82,7 +82,6 @@ type importing struct {
 
 // imported is a line, and then its answer.
 type imported struct {
-	id     string
 	e      subscriptions.Enrolment
 	answer ImportLine
 	done   chan struct{}
@@ -177,8 +176,7 @@ func (i *importing) readAll(body io.Reader) {
 		next := &imported{done: make(chan struct{})}
 		next.answer.Line = n
 		var err error
-		next.id, next.e, err = readLine(lines.Bytes())
-		next.answer.ID = next.id
+		next.answer.ID, next.e, err = readLine(lines.Bytes())
 		if err != nil {
 			next.refuse(err)
 			close(next.done)
@@ -192,7 +190,7 @@ func (i *importing) readAll(body io.Reader) {
 			continue
 		}
 		select {
-		case i.workers[maphash.String(i.seed, next.id)%importers] <- next:
+		case i.workers[maphash.String(i.seed, next.answer.ID)%importers] <- next:
 		case <-i.stopped:
 			next.refuse(errState) // it was not looked at
 			close(next.done)
