@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -72,6 +73,24 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 	}
 	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: string(c.API.Clients[i].Token),
 		http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
+}
+
+// asking returns a client of the service that runs with a configuration file.
+func asking(file string, roles ...string) (*client, error) {
+	c, err := config.Load(file)
+	if err != nil {
+		return nil, configError{err}
+	}
+	ask, err := newClient(c, roles...)
+	if err != nil {
+		last := len(roles) - 1
+		words := roles[last]
+		if last > 0 {
+			words = strings.Join(roles[:last], ", ") + " or " + words
+		}
+		return nil, configError{fmt.Errorf("%s: %w: %s", file, err, words)}
+	}
+	return ask, nil
 }
 
 // call makes a request and decodes the JSON into answer. An error of the API is an *api.Problem.

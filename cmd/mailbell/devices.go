@@ -181,16 +181,3 @@ func exportDevices(ctx context.Context, args []string, out, log io.Writer) error
 	_, err = io.Copy(out, body)
 	return err
 }
-
-// asking returns a client of the service that runs with a configuration.
-func asking(file string, roles ...string) (*client, error) {
-	c, err := config.Load(file)
-	if err != nil {
-		return nil, configError{err}
-	}
-	ask, err := newClient(c, roles...)
-	if err != nil {
-		return nil, configError{fmt.Errorf("%s: %w", file, err)}
-	}
-	return ask, nil
-}

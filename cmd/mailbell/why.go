@@ -34,13 +34,9 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	c, err := config.Load(*file)
+	ask, err := asking(*file, config.RoleRead, config.RoleTest, config.RoleAdmin)
 	if err != nil {
-		return configError{err}
-	}
-	ask, err := newClient(c, config.RoleRead, config.RoleTest, config.RoleAdmin)
-	if err != nil {
-		return configError{fmt.Errorf("%s: %w: read, test or admin", *file, err)}
+		return err
 	}
 	// An id may look like an address, so the device is tried first.
 	var d api.Device
