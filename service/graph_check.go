@@ -17,12 +17,10 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/graph"
-	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/mail"
-	"github.com/mailbell/mailbell/proxy"
 )
 
 const (
@@ -71,28 +69,16 @@ func (t graphTrials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // reach makes a handshake from here.
 func (t graphTrials) reach(ctx context.Context) error {
-	const op = "call public_url"
-	transport := proxy.Settings{}.Transport()
-	defer transport.CloseIdleConnections()
 	token := "mailbell check: " + rand.Text()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url+"?validationToken="+url.QueryEscape(token), nil)
+	status, answer, err := post(ctx, t.url+"?validationToken="+url.QueryEscape(token))
 	if err != nil {
 		return err
 	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return proxy.Explain(op, err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReached))
-	if err != nil {
-		return proxy.Explain(op, err)
-	}
-	if resp.StatusCode == http.StatusOK && string(answer) == token {
+	if status == http.StatusOK && answer == token {
 		return nil
 	}
-	return &fault.Error{Op: op, Code: check.CodeElsewhere, Scope: fault.Server, Remedy: fault.Fix,
-		Text: fmt.Sprintf("something else than this mailbell answers there, with HTTP %d", resp.StatusCode)}
+	return &fault.Error{Op: opReach, Code: check.CodeElsewhere, Scope: fault.Server, Remedy: fault.Fix,
+		Text: fmt.Sprintf("something else than this mailbell answers there, with HTTP %d", status)}
 }
 
 // graphPusher tries a subscription at Graph with an account.
@@ -147,18 +133,10 @@ func (w walkedGraph) Stream(context.Context, mail.Location, check.Affinity, []st
 
 // Newest is the item id of the newest message.
 func (w walkedGraph) Newest(ctx context.Context, at mail.Location) (string, error) {
-	page, _, err := w.List(ctx, at, inbox.Part{Limit: 1})
-	if err != nil || len(page.Messages) == 0 {
-		return "", err
-	}
-	return page.Messages[0].ItemID, nil
+	return newest(ctx, w.Graph, at)
 }
 
 // Read reads a message.
 func (w walkedGraph) Read(ctx context.Context, at mail.Location, item string) error {
-	items, _, err := w.Graph.Read(ctx, at, []string{item})
-	if err != nil {
-		return err
-	}
-	return items[0].Err
+	return readOne(ctx, w.Graph, at, item)
 }

@@ -142,24 +142,12 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 // reach posts to public_url from here, past the proxy, as the Exchange servers do. came is closed if it gets here; nil: any mailbell may
 // answer.
 func (s *Service) reach(ctx context.Context, url, secret string, came <-chan struct{}) error {
-	const op = "call public_url"
-	t := proxy.Settings{}.Transport()
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+secret, strings.NewReader(""))
+	status, answer, err := post(ctx, url+secret)
 	if err != nil {
 		return err
 	}
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return proxy.Explain(op, err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReached))
-	if err != nil {
-		return proxy.Explain(op, err)
-	}
-	wrong := &fault.Error{Op: op, Code: check.CodeElsewhere, Scope: fault.Server, Remedy: fault.Fix, Text: fmt.Sprintf("something else than mailbell answers there, with HTTP %d", resp.StatusCode)}
-	if resp.StatusCode != http.StatusOK || string(answer) != ews.ResultUnsubscribe {
+	wrong := &fault.Error{Op: opReach, Code: check.CodeElsewhere, Scope: fault.Server, Remedy: fault.Fix, Text: fmt.Sprintf("something else than mailbell answers there, with HTTP %d", status)}
+	if status != http.StatusOK || answer != ews.ResultUnsubscribe {
 		return wrong
 	}
 	if came == nil {
@@ -172,4 +160,27 @@ func (s *Service) reach(ctx context.Context, url, secret string, came <-chan str
 		wrong.Err = errors.New("another mailbell")
 		return wrong
 	}
+}
+
+// opReach is the call of public_url, as errors tell it.
+const opReach = "call public_url"
+
+// post posts nothing to public_url, past the proxy.
+func post(ctx context.Context, url string) (status int, answer string, err error) {
+	t := proxy.Settings{}.Transport()
+	defer t.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return 0, "", proxy.Explain(opReach, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReached))
+	if err != nil {
+		return 0, "", proxy.Explain(opReach, err)
+	}
+	return resp.StatusCode, string(text), nil
 }

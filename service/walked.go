@@ -47,7 +47,11 @@ func (w walked) Stream(ctx context.Context, at mail.Location, a check.Affinity, 
 
 // Newest is the item id of the newest message.
 func (w walked) Newest(ctx context.Context, at mail.Location) (string, error) {
-	page, _, err := w.List(ctx, at, inbox.Part{Limit: 1})
+	return newest(ctx, w.EWS, at)
+}
+
+func newest(ctx context.Context, from listener.Source, at mail.Location) (string, error) {
+	page, _, err := from.List(ctx, at, inbox.Part{Limit: 1})
 	if err != nil || len(page.Messages) == 0 {
 		return "", err
 	}
@@ -56,7 +60,11 @@ func (w walked) Newest(ctx context.Context, at mail.Location) (string, error) {
 
 // Read reads a message.
 func (w walked) Read(ctx context.Context, at mail.Location, item string) error {
-	items, _, err := w.EWS.Read(ctx, at, []string{item})
+	return readOne(ctx, w.EWS, at, item)
+}
+
+func readOne(ctx context.Context, from listener.Source, at mail.Location, item string) error {
+	items, _, err := from.Read(ctx, at, []string{item})
 	if err != nil {
 		return err
 	}
