@@ -7,9 +7,8 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
+// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
 const (
-	// FirstReturn and MaxReturn: a mailbox that a server did not know and that has been listed there is subscribed again soon, since it was
-	// away and has come back.
 	FirstReturn = 5 * time.Second
 	MaxReturn   = 4 * time.Minute
 )
