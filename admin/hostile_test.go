@@ -16,6 +16,7 @@ import (
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/hidden"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -32,7 +33,7 @@ var nasties = []string{
 func wellFormed(t testing.TB, what, text string) {
 	t.Helper()
 	for _, r := range text {
-		if hidden(r) {
+		if hidden.Is(r) {
 			t.Errorf("%s: the page has the character %U", what, r)
 		}
 	}
@@ -120,7 +121,7 @@ func TestWhatOthersSayIsShownAndNeverObeyed(t *testing.T) {
 	for _, nasty := range nasties {
 		s := newSite(t)
 		s.enter(t, adminToken)
-		d := subscriptions.Device{ID: nasty, Mailbox: nasty, Token: "9c1d2e3f", Topic: nasty, Environment: nasty, Created: time.Now(), Enrolled: time.Now()}
+		d := subscriptions.Device{ID: nasty, Mailbox: nasty, Token: "9c1d2e3f", Topic: nasty, Environment: nasty, Label: nasty, Created: time.Now(), Enrolled: time.Now()}
 		s.devices[nasty], s.devices["plain"] = d, subscriptions.Device{ID: "plain", Mailbox: "plain@contoso.com", Token: "9c1d2e3f", Topic: nasty}
 		st := s.statuses["ann@contoso.com"]
 		st.Decisions = slices.Clone(st.Decisions)

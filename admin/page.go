@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/hidden"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -107,7 +108,7 @@ func visible(html []byte) []byte {
 		switch {
 		case r == utf8.RuneError && n == 1:
 			out.WriteRune(utf8.RuneError)
-		case hidden(r):
+		case hidden.Is(r):
 			fmt.Fprintf(&out, `\u{%04X}`, r)
 		default:
 			out.Write(html[i : i+n])
@@ -115,21 +116,6 @@ func visible(html []byte) []byte {
 		i += n
 	}
 	return out.Bytes()
-}
-
-// hidden says whether a character does something instead of being seen.
-func hidden(r rune) bool {
-	switch {
-	case r == '\n' || r == '\t':
-		return false
-	case r < 0x20, r >= 0x7f && r < 0xa0: // C0, DEL, C1
-		return true
-	case r == 0x061c, r == 0x180e, r >= 0x200b && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2060 && r <= 0x206f, r == 0xfeff:
-		return true // marks and overrides of direction, and characters without width
-	case r == 0x2028, r == 0x2029, r >= 0xfff9 && r <= 0xfffb, r >= 0xe0000 && r <= 0xe007f:
-		return true // separators of lines, annotations, tags
-	}
-	return false
 }
 
 // stamp formats a time; empty: there is none.

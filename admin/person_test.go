@@ -32,6 +32,17 @@ func TestASearchForOnePersonLeadsToTheirPage(t *testing.T) {
 	s.get(t, "/admin/search?q="+strings.Repeat("a", maxPart+1)).shows(t, 200, "No device is enrolled")
 }
 
+func TestADeviceIsFoundAndShownByItsLabel(t *testing.T) {
+	s := newSite(t)
+	s.enter(t, testToken)
+	d := s.devices["eve"]
+	d.Label = "Eve's <old> iPhone"
+	s.devices["eve"] = d
+	s.get(t, "/admin/search?q="+url.QueryEscape("OLD> iph")).leads(t, "/admin/mailboxes/eve@fabrikam.com?device=eve")
+	s.get(t, "/admin/search?q=e").shows(t, 200, "<td>Eve&#39;s &lt;old&gt; iPhone</td>")
+	s.get(t, "/admin/mailboxes/eve@fabrikam.com").shows(t, 200, "eve</a><br>Eve&#39;s &lt;old&gt; iPhone", `<option value="eve">eve (Eve&#39;s &lt;old&gt; iPhone)</option>`)
+}
+
 func TestASearchThatFindsTooManySaysSo(t *testing.T) {
 	s := newSite(t)
 	s.enter(t, readToken)

@@ -19,6 +19,7 @@ type Device struct {
 	Topic       string              `json:"topic"`
 	Environment string              `json:"environment"`
 	Exchange    string              `json:"exchange,omitempty"`
+	Label       string              `json:"label,omitempty"`
 	Created     time.Time           `json:"created,omitzero"`
 	Enrolled    time.Time           `json:"enrolled,omitzero"`
 	Since       time.Time           `json:"since,omitzero"`
@@ -31,6 +32,7 @@ type Device struct {
 // DeviceState is the state of a device of a mailbox.
 type DeviceState struct {
 	ID      string              `json:"id"`
+	Label   string              `json:"label,omitempty"`
 	State   subscriptions.State `json:"state"`
 	Reason  string              `json:"reason,omitempty"`
 	Advice  string              `json:"advice,omitempty"`

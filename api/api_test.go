@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -65,7 +66,7 @@ func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscripti
 	_, known := b.devices[e.ID]
 	d := subscriptions.Device{
 		ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: stdcmp.Or(e.Topic, "com.contoso.mail"), Environment: stdcmp.Or(e.Environment, "production"),
-		Exchange: e.Exchange, Created: noon.In(time.FixedZone("", 3600)), Enrolled: noon,
+		Exchange: e.Exchange, Label: e.Label, Created: noon.In(time.FixedZone("", 3600)), Enrolled: noon,
 	}
 	b.devices[e.ID] = d
 	return d, !known, nil
@@ -312,6 +313,18 @@ func TestADeviceThatIsBehindSaysWhyAndUntilWhen(t *testing.T) {
 		strings.NewReplacer(`"phone"`, `"quiet"`, `"listening"`, `"behind", "reason": "throttled", "advice": "mend throttled", "next_try": "2026-03-01T12:01:00Z"`).Replace(phone))
 }
 
+func TestALabelIsShownAndGoesWithAnEnrolmentWithoutIt(t *testing.T) {
+	d := newBackend(t)
+	label := "Ann\u2019s phone \U0001f469\u200d\U0001f4bb " + strings.Repeat("é", maxLabel-16)
+	body := strings.Replace(enrolment, "{", fmt.Sprintf(`{"label": %q, `, label), 1)
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", body), 201, strings.Replace(phone, "{", fmt.Sprintf(`{"label": %q, `, label), 1))
+	var m Mailbox
+	if err := json.NewDecoder(d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", "").Body).Decode(&m); err != nil || m.DeviceStates[0].Label != label {
+		t.Errorf("%v: %+v", err, m.DeviceStates)
+	}
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 200, phone)
+}
+
 func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 	const id = "/v1/devices/phone"
 	with := func(old, replacement string) string { return strings.Replace(enrolment, old, replacement, 1) }
@@ -334,8 +347,8 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"empty texts":          {id, `{"mailbox": "", "token": null}`, 422, "mailbox required, token required"},
 		"unknown fields":       {id, with("{", `{"b": 1, "a": null, `), 422, "a unknown, b unknown"},
 		"a field in capitals":  {id, with(`"topic"`, `"Topic"`), 422, "Topic unknown"},
-		"later fields":         {id, with("{", `{"badge": true, "content": "sender", "label": "x", `), 422, "content not_available, badge not_available, label not_available"},
-		"wrong types":          {id, `{"mailbox": 1, "token": [], "topic": {}, "environment": true, "exchange": 1.5}`, 422, "mailbox wrong_type, token wrong_type, topic wrong_type, environment wrong_type, exchange wrong_type"},
+		"later fields":         {id, with("{", `{"badge": true, "content": "sender", "vip": "x", `), 422, "content not_available, badge not_available, vip not_available"},
+		"wrong types":          {id, `{"mailbox": 1, "token": [], "topic": {}, "environment": true, "exchange": 1.5, "label": 1}`, 422, "mailbox wrong_type, token wrong_type, topic wrong_type, environment wrong_type, exchange wrong_type, label wrong_type"},
 		"a bad mailbox":        {id, with("ann@contoso.com", "ann"), 422, "mailbox invalid"},
 		"a mailbox with name":  {id, with("ann@contoso.com", "Ann <ann@contoso.com>"), 422, "mailbox invalid"},
 		"a token not in hex":   {id, with("9c1d", "9c1g"), 422, "token invalid"},
@@ -345,6 +358,9 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"a bad topic":          {id, with("com.contoso.mail", "com contoso"), 422, "topic invalid"},
 		"a bad environment":    {id, with("sandbox", "development"), 422, "environment invalid"},
 		"a bad exchange":       {id, with("{", `{"exchange": "head quarters", `), 422, "exchange invalid"},
+		"a label too long":     {id, with("{", `{"label": "`+strings.Repeat("é", maxLabel+1)+`", `), 422, "label invalid"},
+		"a label of two lines": {id, with("{", `{"label": "a\nb", `), 422, "label invalid"},
+		"a label that turns":   {id, with("{", `{"label": "a\u202eb", `), 422, "label invalid"},
 		"a bad id":             {"/v1/devices/my%20phone", enrolment, 422, "id invalid"},
 		"an id with a slash":   {"/v1/devices/my%2Fphone", enrolment, 422, "id invalid"},
 		"an id too long":       {"/v1/devices/" + strings.Repeat("a", 129), enrolment, 422, "id invalid"},
@@ -727,6 +743,7 @@ func TestAPanicHarmsOneRequestAndShowsNothingOfIt(t *testing.T) {
 func FuzzEnrolment(f *testing.F) {
 	f.Add("phone", []byte(enrolment))
 	f.Add("a.b_c:d@e-f", []byte(`{"mailbox": "Ann@b\u00fccher.example", "token": null, "x": [{"y": 1e9}], "vip": false}`))
+	f.Add("phone", []byte(strings.Replace(enrolment, "{", `{"label": "Ann\u2019s iPhone \ud83d\udc69\u200d\ud83d\udcbb", `, 1)))
 	f.Add("", []byte(`{"a": 1, "a": 2} x`))
 	f.Add("\xff", []byte("{\"mailbox\": \"\xff\"}"))
 	f.Fuzz(func(t *testing.T, id string, body []byte) {
@@ -739,7 +756,7 @@ func FuzzEnrolment(f *testing.F) {
 			return
 		}
 		if len(e.Token)%2 != 0 || len(e.Token) < minToken || len(e.Token) > maxToken || e.Token != strings.ToLower(e.Token) ||
-			e.Mailbox == "" || e.ID != id || !pattern.Device.Matches(id) || !slices.Contains([]string{"", "production", "sandbox"}, e.Environment) {
+			utf8.RuneCountInString(e.Label) > maxLabel || e.Mailbox == "" || e.ID != id || !pattern.Device.Matches(id) || !slices.Contains([]string{"", "production", "sandbox"}, e.Environment) {
 			t.Fatalf("passed: %+v", e)
 		}
 		if again, err := mail.ParseAddress(e.Mailbox); err != nil || again != e.Mailbox {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/mailbell/mailbell/internal/hidden"
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -25,13 +26,14 @@ const (
 	maxShown  = 64       // characters of an unknown field's name that are shown
 	minToken  = 64       // hex characters of a device token: 32 bytes, as they have always been
 	maxToken  = 200      // Apple: "variable length", and at most 100 bytes so far
+	maxLabel  = 100      // characters: more than any page has room for
 )
 
 // environment is one of APNs.
 var environment = pattern.New(`^(production|sandbox)$`, "production or sandbox")
 
 // later are the fields that only later versions have.
-var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key", "label"}
+var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key"}
 
 // readBody returns the body of a request, whose Content-Type must not be another one than JSON.
 func readBody(r *http.Request) ([]byte, error) {
@@ -180,12 +182,24 @@ func (f *form) enrolment(id string) (subscriptions.Enrolment, error) {
 		Topic:       f.text("topic", false, pattern.Topic.Check),
 		Environment: f.text("environment", false, environment.Check),
 		Exchange:    f.text("exchange", false, pattern.Name.Check),
+		Label:       f.text("label", false, label),
 	}
 	f.refuseLater()
 	if err := f.end(); err != nil {
 		return subscriptions.Enrolment{}, err
 	}
 	return e, nil
+}
+
+// label checks the words that people know a device by. They are shown as they are, so they must not turn the text around them.
+func label(s string) (string, error) {
+	if utf8.RuneCountInString(s) > maxLabel {
+		return "", fmt.Errorf("want at most %d characters", maxLabel)
+	}
+	if r, found := hidden.InLine(s); found {
+		return "", fmt.Errorf("want one line of text without characters that cannot be seen: it has %U", r)
+	}
+	return s, nil
 }
 
 // deviceToken checks a device token in hex. Its errors do not show it.

@@ -62,6 +62,7 @@ type ExportLine struct {
 	Topic       string `json:"topic"`
 	Environment string `json:"environment"`
 	Exchange    string `json:"exchange,omitempty"`
+	Label       string `json:"label,omitempty"`
 }
 
 // importing is an import under way.
@@ -331,7 +332,7 @@ func (a *API) exportDevices(w http.ResponseWriter, r *http.Request, who caller) 
 		var list []subscriptions.Device
 		list, after = a.Enrolments.Devices("", after, maxLimit)
 		for _, d := range list {
-			line := ExportLine{ID: d.ID, Mailbox: d.Mailbox, Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange}
+			line := ExportLine{ID: d.ID, Mailbox: d.Mailbox, Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange, Label: d.Label}
 			if tokens {
 				line.Token = d.Token
 			}

@@ -41,13 +41,11 @@ func (a *API) about(address string) (Mailbox, bool) {
 		m.Location = &Location{Exchange: s.Location.Entry, Source: string(cmp.Or(s.Location.Source, mail.EWS)), URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
 			Server: cmp.Or(s.Location.Server, "unknown"), How: s.Location.How, Found: s.Location.Found.UTC()}
 	}
+	slices.SortFunc(devices, func(x, y subscriptions.Device) int { return cmp.Compare(x.ID, y.ID) })
 	for i, d := range devices {
+		s := a.Enrolments.Standing(d.ID)
 		m.Devices[i] = d.ID
-	}
-	slices.Sort(m.Devices)
-	for i, id := range m.Devices {
-		d := a.Enrolments.Standing(id)
-		m.DeviceStates[i] = DeviceState{ID: id, State: d.State, Reason: d.Reason, Advice: a.Advise(d).Do, NextTry: d.Next.UTC()}
+		m.DeviceStates[i] = DeviceState{ID: d.ID, Label: d.Label, State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC()}
 	}
 	for i, d := range s.Decisions {
 		m.Decisions[i] = Decision{

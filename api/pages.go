@@ -75,14 +75,14 @@ func (a *API) Enrolment(id string) (Device, bool) {
 	return a.show(d), true
 }
 
-// Search finds the devices whose id, or whose mailbox's address, has a part, by id. more: there are others than these.
+// Search finds the devices whose id or label, or whose mailbox's address, has a part, by id. more: there are others than these.
 func (a *API) Search(part string, limit int) (list []Device, more bool) {
 	part = strings.ToLower(part)
 	after := ""
 	for {
 		all, next := a.Enrolments.Devices("", after, maxLimit)
 		for _, d := range all {
-			if !strings.Contains(d.Mailbox, part) && !strings.Contains(strings.ToLower(d.ID), part) {
+			if !strings.Contains(d.Mailbox, part) && !strings.Contains(strings.ToLower(d.ID), part) && !strings.Contains(strings.ToLower(d.Label), part) {
 				continue
 			}
 			if len(list) == limit {

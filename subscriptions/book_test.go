@@ -65,6 +65,21 @@ func TestAnEnrolmentSurvivesARestart(t *testing.T) {
 	}
 }
 
+func TestALabelIsWhatTheLastEnrolmentSaysAlsoAfterARestart(t *testing.T) {
+	b, reopen := book(t)
+	e := subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa", Topic: "com.contoso.mail", Environment: "production"}
+	for _, label := range []string{"Alice's iPhone", "Alice's old iPhone", ""} {
+		e.Label = label
+		if _, err := b.Enrol(t.Context(), e, noon, noon); err != nil {
+			t.Fatal(err)
+		}
+		b = reopen()
+		if d, _ := b.Device("d1"); d.Label != label {
+			t.Errorf("the label is %q, want %q", d.Label, label)
+		}
+	}
+}
+
 func TestAChangedTokenKeepsItsPlaceAndAChangedMailboxStartsAnew(t *testing.T) {
 	b, _ := book(t)
 	enrol(t, b, "d1", alice, "aa")

@@ -13,10 +13,11 @@ type Device struct {
 	Exchange    string    `json:"exchange,omitempty"` // pins the exchange entry
 	Created     time.Time `json:"created"`            // on our clock
 	Enrolled    time.Time `json:"enrolled"`           // on our clock: when the token was last confirmed; APNs' 410 is compared with it
+	Label       string    `json:"label,omitempty"`    // the portal's words for it, for people
 	Since       time.Time `json:"since"`              // rule 5: gets alerts of what was received since then, on the server's clock; zero until that clock is known
 }
 
 // Enrolment is what a portal asks for. Its fields are checked already.
 type Enrolment struct {
-	ID, Mailbox, Token, Topic, Environment, Exchange string
+	ID, Mailbox, Token, Topic, Environment, Exchange, Label string
 }

@@ -59,7 +59,7 @@ func why(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	now := time.Now()
 	if isDevice {
-		fmt.Fprintf(out, "device %s: %s\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
+		fmt.Fprintf(out, "device %s: %s\n", named(d.ID, d.Label), standing(d.State, d.Reason, d.NextTry, now))
 		advise(out, d.Advice)
 		fmt.Fprintln(out)
 	}
@@ -109,7 +109,7 @@ func printDevices(out io.Writer, devices []api.DeviceState, now time.Time, given
 	fmt.Fprintf(out, "\ndevices:\n")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, d := range devices {
-		fmt.Fprintf(w, "  %s\t%s\n", d.ID, standing(d.State, d.Reason, d.NextTry, now))
+		fmt.Fprintf(w, "  %s\t%s\n", named(d.ID, d.Label), standing(d.State, d.Reason, d.NextTry, now))
 	}
 	w.Flush()
 	for _, d := range devices {
@@ -160,6 +160,14 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 		fmt.Fprintf(w, "  %s\t%s\n", reason, means[reason])
 	}
 	w.Flush()
+}
+
+// named is a device by its id, with the label that people know it by.
+func named(id, label string) string {
+	if label == "" {
+		return id
+	}
+	return id + " (" + label + ")"
 }
 
 // advise prints what to do, if there is any advice.

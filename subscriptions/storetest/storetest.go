@@ -188,5 +188,5 @@ func record(id string) *subscriptions.Record {
 func device(id, record string) *subscriptions.Device {
 	at := time.Date(2026, 11, 22, 8, 0, 0, 1, time.UTC)
 	return &subscriptions.Device{ID: id, Mailbox: id + "@contoso.example", Record: record, Token: "0a0b", Topic: "com.contoso.mail",
-		Environment: "production", Created: at, Enrolled: at, Since: at.Add(-time.Minute)}
+		Environment: "production", Label: "Ann\u2019s iPhone", Created: at, Enrolled: at, Since: at.Add(-time.Minute)}
 }
