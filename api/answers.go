@@ -172,8 +172,10 @@ type StateStore struct {
 	Advice    string `json:"advice,omitempty"`
 }
 
-// Problem is an error of the API (RFC 9457). Its type is about:blank, so the title is that of the status.
+// Problem is an error of the API (RFC 9457).
 type Problem struct {
+	Type         string       `json:"type"` // the path of the page about its code
+	Code         string       `json:"code"` // stable, for programs
 	Status       int          `json:"status"`
 	Title        string       `json:"title"`
 	Detail       string       `json:"detail"`

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/api/reference"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -121,7 +122,7 @@ func New(o Options) *API {
 	mux.Handle("/metrics", a.metrics())
 	mux.Handle("/healthz", text("ok\n"))
 	mux.Handle("/readyz", a.ready())
-	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
+	aboutAPI(mux)
 	for _, path := range []string{"/admin", "/admin/"} {
 		mux.HandleFunc(path, a.people)
 	}
@@ -247,6 +248,13 @@ func (a *API) ready() http.Handler {
 		}
 		_, _ = w.Write([]byte("ready\n"))
 	})
+}
+
+// aboutAPI serves what describes the API, without a token.
+func aboutAPI(mux *http.ServeMux) {
+	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
+	mux.Handle(problemsPath, reading(problemsPage().ServeHTTP))
+	mux.Handle("/docs/style.css", reading(reference.Style().ServeHTTP))
 }
 
 func text(s string) http.Handler { return document("text/plain; charset=utf-8", []byte(s)) }

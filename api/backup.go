@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 )
 
-var errNotInFile = newProblem(http.StatusNotFound, "the state is not in a file but in Redis: back it up there")
+var errNotInFile = newProblem("no_state_file", "the state is not in a file but in Redis: back it up there")
 
 // backup writes a copy of the state. It has all device tokens in it, and the secret of the installation.
 func (a *API) backup(w http.ResponseWriter, _ *http.Request, who caller) error {

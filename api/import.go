@@ -32,8 +32,8 @@ const (
 )
 
 var (
-	errManyImports = newProblem(http.StatusTooManyRequests, "two imports are under way; try again when one has ended")
-	errNDJSON      = newProblem(http.StatusUnsupportedMediaType, "want Content-Type: application/x-ndjson")
+	errManyImports = newProblem("too_many_imports", "two imports are under way; try again when one has ended")
+	errNDJSON      = newProblem("wrong_content_type", "want Content-Type: application/x-ndjson")
 )
 
 // ImportLine is the answer to one line of an import.
@@ -41,6 +41,7 @@ type ImportLine struct {
 	Line   int          `json:"line"` // of the body, from 1
 	ID     string       `json:"id,omitempty"`
 	Status int          `json:"status"`           // as PUT /v1/devices/{id} would have it
+	Code   string       `json:"code,omitempty"`   // of the problem, where it was refused
 	Detail string       `json:"detail,omitempty"` // why it was refused
 	Errors []FieldError `json:"errors,omitempty"`
 }
@@ -248,7 +249,7 @@ func (i *importing) enrolOne(next *imported) {
 // refuse has a line answered with an error.
 func (l *imported) refuse(err error) {
 	p := problemOf(err)
-	l.answer.Status, l.answer.Detail, l.answer.Errors = p.Status, p.Detail, p.Errors
+	l.answer.Status, l.answer.Code, l.answer.Detail, l.answer.Errors = p.Status, p.Code, p.Detail, p.Errors
 }
 
 // answerAll writes the answers. What is written goes out before anything is waited for.

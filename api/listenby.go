@@ -31,10 +31,10 @@ type Moved struct {
 }
 
 // ErrNoExchange says that there is no exchange entry of that name.
-var ErrNoExchange error = newProblem(http.StatusNotFound, "the configuration has no exchange entry of this name")
+var ErrNoExchange error = newProblem("no_exchange_entry", "the configuration has no exchange entry of this name")
 
 // NotMoved says why no mailbox goes over.
-func NotMoved(why string) error { return newProblem(http.StatusConflict, why) }
+func NotMoved(why string) error { return newProblem("not_moved", why) }
 
 // listenBy has mailboxes listened to another way.
 func (a *API) listenBy(r *http.Request, who caller) (answer, error) {

@@ -11,51 +11,29 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// The codes of FieldError, besides those of subscriptions.FieldError.
-const (
-	codeRequired     = "required"
-	codeUnknown      = "unknown"
-	codeWrongType    = "wrong_type"
-	codeInvalid      = "invalid"
-	codeNotAvailable = "not_available" // of a later version
-)
-
 // The errors of the API.
 var (
-	errNotJSON      = newProblem(http.StatusBadRequest, "the body is not JSON: want one object, in UTF-8, and nothing behind it")
-	errTwice        = newProblem(http.StatusBadRequest, "the body names a field twice")
-	errQuery        = newProblem(http.StatusBadRequest, "the query cannot be read: want name=value pairs, percent-encoded")
-	errBroken       = newProblem(http.StatusBadRequest, "the body ended early")
-	errNoToken      = newProblem(http.StatusUnauthorized, "a bearer token is needed")
-	errBadToken     = newProblem(http.StatusUnauthorized, "the bearer token is not that of a client in the configuration")
-	errForbidden    = newProblem(http.StatusForbidden, "the role of this client does not allow it")
-	errNoPath       = newProblem(http.StatusNotFound, "there is nothing at this path; /openapi.yaml lists what there is")
-	errNoDevice     = newProblem(http.StatusNotFound, "there is no device with this id: never enrolled, removed, taken over by another id, or declared gone by APNs")
-	errNoMailbox    = newProblem(http.StatusNotFound, "no device is enrolled for this address")
-	errMethod       = newProblem(http.StatusMethodNotAllowed, "the Allow header lists the methods of this path")
-	errTooLarge     = newProblem(http.StatusRequestEntityTooLarge, "the body is larger than 64 KiB")
-	errContentType  = newProblem(http.StatusUnsupportedMediaType, "want Content-Type: application/json")
-	errPanic        = newProblem(http.StatusInternalServerError, "a defect in mailbell; its log says where")
-	errTooManyTests = newProblem(http.StatusTooManyRequests, "a device is tested once in ten seconds")
-	errState        = newProblem(http.StatusServiceUnavailable, "the state store did not take it: try again")
+	errNotJSON      = newProblem("not_json", "the body is not JSON: want one object, in UTF-8, and nothing behind it")
+	errTwice        = newProblem("field_twice", "the body names a field twice")
+	errQuery        = newProblem("wrong_query", "the query cannot be read: want name=value pairs, percent-encoded")
+	errBroken       = newProblem("body_cut_off", "the body ended early")
+	errNoToken      = newProblem("no_token", "a bearer token is needed")
+	errBadToken     = newProblem("wrong_token", "the bearer token is not that of a client in the configuration")
+	errForbidden    = newProblem("role_not_allowed", "the role of this client does not allow it")
+	errNoPath       = newProblem("no_path", "there is nothing at this path; /openapi.yaml lists what there is")
+	errNoDevice     = newProblem("no_device", "there is no device with this id: never enrolled, removed, taken over by another id, or declared gone by APNs")
+	errNoMailbox    = newProblem("no_mailbox", "no device is enrolled for this address")
+	errMethod       = newProblem("wrong_method", "the Allow header lists the methods of this path")
+	errTooLarge     = newProblem("body_too_large", "the body is larger than 64 KiB")
+	errContentType  = newProblem("wrong_content_type", "want Content-Type: application/json")
+	errPanic        = newProblem("defect", "a defect in mailbell; its log says where")
+	errTooManyTests = newProblem("tested_too_soon", "a device is tested once in ten seconds")
+	errState        = newProblem("state_store_away", "the state store did not take it: try again")
 )
-
-func newProblem(status int, detail string) *Problem {
-	p := &Problem{Status: status, Title: http.StatusText(status), Detail: detail}
-	switch status {
-	case http.StatusUnauthorized:
-		p.authenticate = `Bearer realm="mailbell"`
-	case http.StatusForbidden:
-		p.authenticate = `Bearer realm="mailbell", error="insufficient_scope"`
-	case http.StatusServiceUnavailable:
-		p.retryAfter = "5" // the store writes in milliseconds or is away for longer
-	}
-	return p
-}
 
 // invalid is the answer to fields that are wrong.
 func invalid(errs ...FieldError) *Problem {
-	p := newProblem(http.StatusUnprocessableEntity, "one field is wrong: errors says which")
+	p := newProblem("wrong_fields", "one field is wrong: errors says which")
 	if len(errs) > 1 {
 		p.Detail = "several fields are wrong: errors says which"
 	}

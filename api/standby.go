@@ -5,11 +5,10 @@ import "net/http"
 // Standby answers for an instance that does not hold the state: it is running and not ready, and says why. Clients have to repeat every
 // other call, until a load balancer leads them to the instance that holds the state.
 func Standby(why string) http.Handler {
-	away := newProblem(http.StatusServiceUnavailable, why)
-	away.retryAfter = "5"
+	away := newProblem("standby", why)
 	mux := http.NewServeMux()
 	mux.Handle("/healthz", text("ok\n"))
-	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
+	aboutAPI(mux)
 	mux.Handle("/readyz", reading(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(http.StatusServiceUnavailable)
