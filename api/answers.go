@@ -121,6 +121,7 @@ type Status struct {
 	Accounts    []Account                   `json:"accounts"`
 	Topics      []Topic                     `json:"apns_topics"`
 	Credentials []Credential                `json:"credentials"`
+	Clients     []ClientStatus              `json:"clients"` // of the API
 	StateStore  StateStore                  `json:"state_store"`
 	Conditions  []check.Condition           `json:"conditions"` // what is wrong now, the worst first
 }
@@ -163,6 +164,19 @@ type Credential struct {
 	Kind    string    `json:"kind"`
 	Name    string    `json:"name"`
 	Expires time.Time `json:"expires"`
+}
+
+// ClientStatus is a client of the API.
+type ClientStatus struct {
+	Name    string   `json:"name"`
+	Role    Role     `json:"role"`
+	SignIns []SignIn `json:"sign_ins"` // one for each way in which it may
+}
+
+// SignIn is a way in which a client signs in.
+type SignIn struct {
+	By   string    `json:"by"`            // the token, or the next one
+	Last time.Time `json:"last,omitzero"` // zero: not since the start of mailbell
 }
 
 // StateStore says whether the state takes writes: one is tried.

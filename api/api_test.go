@@ -166,7 +166,7 @@ func newBackend(t testing.TB) *backend {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "mailbell_resent_total", Help: "."}))
 	d.handler = New(Options{
-		Clients:    []Client{{"mdm", RoleEnrol, enrolToken}, {"grafana", RoleRead, readToken}, {"helpdesk", RoleTest, testToken}, {"operator", RoleAdmin, adminToken}},
+		Clients:    clientsOfTest(),
 		Enrolments: d.book, Mailboxes: d.book, Gatherer: registry, Metrics: registry, Log: zap.New(core), Version: "1.2.3",
 		Ready: func() error { return d.ready },
 		Ping:  func(context.Context) error { return d.ping },
@@ -195,6 +195,13 @@ func newBackend(t testing.TB) *backend {
 	})
 	t.Cleanup(d.handler.Close)
 	return d
+}
+
+func clientsOfTest() []Client {
+	return []Client{
+		{Name: "mdm", Role: RoleEnrol, Token: enrolToken}, {Name: "grafana", Role: RoleRead, Token: readToken},
+		{Name: "helpdesk", Role: RoleTest, Token: testToken}, {Name: "operator", Role: RoleAdmin, Token: adminToken},
+	}
 }
 
 // ask sends a request with a token and holds every answer to what is promised of all of them.
@@ -656,6 +663,13 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 		Credentials: []Credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
 		Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
 		Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon, Refused: map[string]int{"BadTopic": 2}}},
+		Clients: []ClientStatus{
+			{Name: "mdm", Role: RoleEnrol, SignIns: []SignIn{{By: "token"}}}, {Name: "grafana", Role: RoleRead, SignIns: []SignIn{{By: "token", Last: s.Clients[1].SignIns[0].Last}}},
+			{Name: "helpdesk", Role: RoleTest, SignIns: []SignIn{{By: "token"}}}, {Name: "operator", Role: RoleAdmin, SignIns: []SignIn{{By: "token"}}},
+		},
+	}
+	if s.Clients[1].SignIns[0].Last.IsZero() {
+		t.Error("the client that asks has not signed in")
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

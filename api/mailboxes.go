@@ -113,7 +113,7 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 func (a *API) StatusNow(ctx context.Context) Status {
 	s := Status{
 		Version: a.Version, Started: a.started.UTC(), Uptime: int64(time.Since(a.started).Seconds()),
-		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: StateStore{Reachable: true},
+		Ready: true, Mailboxes: map[subscriptions.State]int{}, StateStore: StateStore{Reachable: true}, Clients: a.signIns(),
 	}
 	c := a.Overview()
 	s.Exchange, s.Topics = append([]ExchangeEntry{}, c.Exchange...), append([]Topic{}, c.Topics...)

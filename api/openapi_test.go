@@ -104,7 +104,7 @@ func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 	for name, answer := range map[string]any{
 		"Device": Device{}, "DevicePage": DevicePage{}, "Mailbox": Mailbox{}, "Location": Location{}, "Decision": Decision{},
 		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{}, "DeviceState": DeviceState{}, "Condition": check.Condition{},
-		"Account": Account{}, "ExchangeEntry": ExchangeEntry{}, "Topic": Topic{}, "Credential": Credential{}, "Moved": Moved{}, "Report": check.Report{}, "Step": check.Step{},
+		"Account": Account{}, "ExchangeEntry": ExchangeEntry{}, "Topic": Topic{}, "Credential": Credential{}, "ClientStatus": ClientStatus{}, "SignIn": SignIn{}, "Moved": Moved{}, "Report": check.Report{}, "Step": check.Step{},
 		"Problem": Problem{}, "FieldError": FieldError{},
 		"ImportLine": ImportLine{}, "ImportEnd": ImportEnd{}, "ExportLine": ExportLine{},
 	} {

@@ -49,12 +49,8 @@ func (a *API) SignIn(r *http.Request, token string) (Key, bool) {
 
 // Person returns who has the token of a key now. false: no client has it any more.
 func (a *API) Person(k Key) (Person, bool) {
-	for _, c := range *a.callers.Load() {
-		if c.hash == k {
-			return Person{Name: c.name, Role: c.role}, true
-		}
-	}
-	return Person{}, false
+	c, ok := a.ofHash(k)
+	return Person{Name: c.name, Role: c.role}, ok
 }
 
 // About answers as GET /v1/mailboxes/{address}. false: no device is enrolled for it.

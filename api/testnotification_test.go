@@ -95,7 +95,7 @@ func TestTestsAreRememberedWithinBounds(t *testing.T) {
 
 func TestReplacedClientsAreRecognisedAtOnceAndTheirForerunnersNoMore(t *testing.T) {
 	d := newBackend(t)
-	d.handler.SetClients([]Client{{"grafana", RoleRead, "another-0123456789abcdef"}})
+	d.handler.SetClients([]Client{{Name: "grafana", Role: RoleRead, Token: "another-0123456789abcdef"}})
 	is(t, d.ask(t, readToken, "GET", "/v1/status", ""), 401, "")
 	is(t, d.ask(t, "another-0123456789abcdef", "GET", "/v1/status", ""), 200, "")
 	is(t, d.ask(t, "another-0123456789abcdef", "PUT", "/v1/devices/phone", enrolment), 403, "")

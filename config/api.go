@@ -15,9 +15,10 @@ type API struct {
 
 // Client is a program or person with a bearer token.
 type Client struct {
-	Name  string
-	Role  string // one of the Role… names
-	Token Secret
+	Name      string
+	Role      string // one of the Role… names
+	Token     Secret
+	NextToken Secret // a second one that is valid too, while programs go over to it; empty: none
 }
 
 // The roles of the API's clients.
@@ -34,7 +35,7 @@ const minToken = 16
 func (o *object) api() API {
 	o.require("clients")
 	var p API
-	names, tokens := once{}, map[Secret]string{}
+	names, tokens := once{}, tokens{}
 	for _, e := range o.objects("clients") {
 		e.require("name", "role")
 		c := Client{
@@ -43,21 +44,35 @@ func (o *object) api() API {
 		}
 		var v value
 		c.Token, v = e.word("token")
-		switch other, twice := tokens[c.Token]; {
-		case c.Token == "":
-		case len(c.Token) < minToken:
-			v.fail("has a token of %d characters: want at least %d", len(c.Token), minToken)
-		case strings.ContainsFunc(string(c.Token), func(r rune) bool { return r <= ' ' || r > '~' }):
-			v.fail("has a token that cannot be sent in an Authorization header: want visible ASCII characters without spaces")
-		case twice:
-			v.fail("has the same token as the client %s", other)
-		default:
-			tokens[c.Token] = c.Name
+		tokens.add(v, c.Token, c.Name)
+		c.NextToken, v = e.optionalWord("next_token")
+		if c.NextToken == c.Token { // at the end of a change, before the next one is taken out
+			c.NextToken = ""
 		}
+		tokens.add(v, c.NextToken, c.Name)
 		names.add(e.get("name"), c.Name)
 		p.Clients = append(p.Clients, c)
 		e.end()
 	}
 	o.end()
 	return p
+}
+
+// tokens has the client of each token, to find tokens that are given twice.
+type tokens map[Secret]string
+
+// add reports a token that cannot be one. An empty one is left out, or already reported.
+func (seen tokens) add(v value, token Secret, client string) {
+	other, twice := seen[token]
+	switch {
+	case token == "":
+	case len(token) < minToken:
+		v.fail("has a token of %d characters: want at least %d", len(token), minToken)
+	case strings.ContainsFunc(string(token), func(r rune) bool { return r <= ' ' || r > '~' }):
+		v.fail("has a token that cannot be sent in an Authorization header: want visible ASCII characters without spaces")
+	case twice:
+		v.fail("has the same token as the client %s", other)
+	default:
+		seen[token] = client
+	}
 }

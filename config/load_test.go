@@ -275,6 +275,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"topic twice":         {"api:", "  - {topic: com.contoso.mail, environment: production, token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}}\napi:", "10: apns[1].topic: com.contoso.mail (production) is given twice; first in line 8"},
 		"client name twice":   {"    - {name: mdm,", "    - {name: mdm, role: test, token_file: secrets/helpdesk}\n    - {name: mdm,", "13: api.clients[1].name: mdm is given twice; first in line 12"},
 		"token twice":         {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: has the same token as the client helpdesk"},
+		"next token twice":    {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/helpdesk, next_token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: has the same token as the client helpdesk"},
 
 		"file missing":              {"secrets/svc-bell", "secrets/nobody", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist"},
 		"file is a folder":          {"secrets/svc-bell", "secrets", "6: exchange[0].listener_accounts[0].basic.password_file: secrets is a folder"},
@@ -291,6 +292,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"a secret as variable":      {"password_file: secrets/svc-bell", "password_env: hunter2!", "6: exchange[0].listener_accounts[0].basic.password_env: not the name of an environment variable"},
 		"file and variable":         {"password_file: secrets/svc-bell", "password_file: secrets/svc-bell, password_env: HOME", "6: exchange[0].listener_accounts[0].basic.password_env: password_file and password_env are both given: want one"},
 		"token too short":           {"secrets/mdm", "secrets/short", "12: api.clients[0].token_file: has a token of 15 characters: want at least 16"},
+		"next token too short":      {"token_file: secrets/mdm", "token_file: secrets/mdm, next_token_file: secrets/short", "12: api.clients[0].next_token_file: has a token of 15 characters: want at least 16"},
+		"next token in both":        {"token_file: secrets/mdm", "token_file: secrets/mdm, next_token_file: secrets/mdm, next_token_env: HOME", "12: api.clients[0].next_token_env: next_token_file and next_token_env are both given: want one"},
 		"token with a space":        {"secrets/mdm", "secrets/spaced", "12: api.clients[0].token_file: has a token that cannot be sent in an Authorization header: want visible ASCII characters without spaces"},
 		"p8 without PEM":            {"secrets/apns.p8", "secrets/svc-bell", "9: apns[0].token.key_file: has no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
 		"p8 is a certificate":       {"secrets/apns.p8", "cert.pem", "9: apns[0].token.key_file: has no private key in PEM form (-----BEGIN PRIVATE KEY-----): want the .p8 file from Apple"},
@@ -651,6 +654,21 @@ func TestTheExampleLoadsOnceItsFilesExist(t *testing.T) {
 	}
 }
 
+func TestANextTokenIsReadAndMayBeTheTokenAtTheEndOfAChange(t *testing.T) {
+	folder(t)
+	t.Setenv("MAILBELL_TEST_NEXT", "the-token-of-next-month")
+	for key, want := range map[string]Secret{"": "", ", next_token_env: MAILBELL_TEST_NEXT": "the-token-of-next-month", ", next_token_file: secrets/mdm": ""} {
+		c, err := load(t, strings.Replace(good, "token_file: secrets/mdm", "token_file: secrets/mdm"+key, 1))
+		if err != nil {
+			t.Errorf("%s: %v", key, err)
+			continue
+		}
+		if got := c.API.Clients[0].NextToken; got != want {
+			t.Errorf("%s: %q, want %q", key, string(got), string(want))
+		}
+	}
+}
+
 // contract is every key that the schema has, those of later versions too.
 const contract = `listen: 127.0.0.1:8080
 public_url: https://mailbell.contoso.com
@@ -696,7 +714,7 @@ apns:
 alerts: {content: sender_subject, max_age: 1h, send: true}
 api:
   clients:
-    - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A}
+    - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A, next_token_file: b, next_token_env: B}
 log: {level: info, format: json}
 `
 

@@ -121,7 +121,7 @@ func (r *rooms) callbacks() http.Handler {
 func clients(c *config.Config) []api.Client {
 	list := make([]api.Client, len(c.API.Clients))
 	for i, p := range c.API.Clients {
-		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token)}
+		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token), NextToken: string(p.NextToken)}
 	}
 	return list
 }

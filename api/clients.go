@@ -1,0 +1,116 @@
+package api
+
+// The clients of the API: who sent a request, and when each token was used last, so that an operator knows when the old one may go.
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Client may use the API.
+type Client struct {
+	Name      string
+	Role      Role
+	Token     string // its bearer token (RFC 6750)
+	NextToken string // a second one, while clients go over to it; empty: none
+}
+
+// The ways to sign in, as the keys of the configuration are called.
+const (
+	byToken     = "token"
+	byNextToken = "next_token"
+)
+
+// caller is one way in which a client signs in: it has only the hash of the token.
+type caller struct {
+	name string
+	role Role
+	by   string
+	hash [sha256.Size]byte
+	used *atomic.Int64 // when last, in nanoseconds since 1970; 0: not since the start
+}
+
+// SetClients replaces the clients of the API. It does not affect open requests. A token that was there before keeps when it was used, also
+// where it was the next one.
+func (a *API) SetClients(clients []Client) {
+	used := map[[sha256.Size]byte]*atomic.Int64{}
+	if before := a.callers.Load(); before != nil {
+		for _, c := range *before {
+			used[c.hash] = c.used
+		}
+	}
+	var list []caller
+	for _, c := range clients {
+		for _, t := range []struct{ by, token string }{{byToken, c.Token}, {byNextToken, c.NextToken}} {
+			if t.token == "" {
+				continue
+			}
+			one := caller{name: c.Name, role: c.Role, by: t.by, hash: sha256.Sum256([]byte(t.token))}
+			one.used = used[one.hash]
+			if one.used == nil {
+				one.used = &atomic.Int64{}
+			}
+			list = append(list, one)
+		}
+	}
+	a.callers.Store(&list)
+}
+
+// authenticate finds the caller by its bearer token. It compares the hashes of all tokens, so that the time it takes reveals nothing.
+func (a *API) authenticate(r *http.Request) (caller, error) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) == 0 {
+		return caller{}, errNoToken
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return caller{}, errBadToken
+	}
+	who, ok := a.find(token)
+	if !ok {
+		return caller{}, errBadToken
+	}
+	return who, nil
+}
+
+// find finds the caller of a token, and notes that it is used.
+func (a *API) find(token string) (caller, bool) {
+	return a.ofHash(sha256.Sum256([]byte(strings.TrimSpace(token))))
+}
+
+// ofHash finds the caller of the hash of a token, and notes that the token is used.
+func (a *API) ofHash(hash [sha256.Size]byte) (caller, bool) {
+	found := -1
+	callers := *a.callers.Load()
+	for i := range callers {
+		if subtle.ConstantTimeCompare(hash[:], callers[i].hash[:]) == 1 {
+			found = i
+		}
+	}
+	if found < 0 {
+		return caller{}, false
+	}
+	callers[found].used.Store(time.Now().UnixNano())
+	return callers[found], true
+}
+
+// signIns tells of each client by which token it signed in last.
+func (a *API) signIns() []ClientStatus {
+	list := []ClientStatus{}
+	for _, c := range *a.callers.Load() {
+		if len(list) == 0 || list[len(list)-1].Name != c.name {
+			list = append(list, ClientStatus{Name: c.name, Role: c.role})
+		}
+		one := SignIn{By: c.by}
+		if at := c.used.Load(); at != 0 {
+			one.Last = time.Unix(0, at).UTC()
+		}
+		last := &list[len(list)-1]
+		last.SignIns = append(last.SignIns, one)
+	}
+	return list
+}
