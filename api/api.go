@@ -96,6 +96,7 @@ type API struct {
 	Options
 	callers atomic.Pointer[[]caller]
 	failed  *failedSignIns
+	limited *prometheus.CounterVec // requests above their limit, by client
 	tests   tests
 	imports chan struct{} // one for each under way
 	started time.Time
@@ -112,6 +113,10 @@ func (a *API) Close() { a.failed.close() }
 // New returns an API. The caller closes it.
 func New(o Options) *API {
 	a := &API{Options: o, failed: newFailedSignIns(o.Log, o.Metrics), tests: newTests(), imports: make(chan struct{}, maxImports), started: time.Now()}
+	a.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mailbell_api_requests_limited_total", Help: "Requests that were refused with 429, because their client sends more than its limit.",
+	}, []string{"client"})
+	o.Metrics.MustRegister(a.limited)
 	a.SetClients(o.Clients)
 	mux := http.NewServeMux()
 	for path, methods := range a.routes() {

@@ -17,6 +17,7 @@ type Client struct {
 	Role      Role
 	Token     string // its bearer token (RFC 6750)
 	NextToken string // a second one, while clients go over to it; empty: none
+	Limit     Limit
 }
 
 // The ways to sign in, as the keys of the configuration are called.
@@ -27,29 +28,34 @@ const (
 
 // caller is one way in which a client signs in: it has only the hash of the token.
 type caller struct {
-	name string
-	role Role
-	by   string
-	hash [sha256.Size]byte
-	used *atomic.Int64 // when last, in nanoseconds since 1970; 0: not since the start
+	name  string
+	role  Role
+	by    string
+	hash  [sha256.Size]byte
+	used  *atomic.Int64 // when last, in nanoseconds since 1970; 0: not since the start
+	limit *limiter      // one for all the ways of a client
 }
 
 // SetClients replaces the clients of the API. It does not affect open requests. A token that was there before keeps when it was used, also
-// where it was the next one.
+// where it was the next one, and a client keeps what is left of its limit.
 func (a *API) SetClients(clients []Client) {
-	used := map[[sha256.Size]byte]*atomic.Int64{}
+	used, limits := map[[sha256.Size]byte]*atomic.Int64{}, map[string]*limiter{}
 	if before := a.callers.Load(); before != nil {
 		for _, c := range *before {
-			used[c.hash] = c.used
+			used[c.hash], limits[c.name] = c.used, c.limit
 		}
 	}
 	var list []caller
 	for _, c := range clients {
+		limit := limits[c.Name]
+		if limit == nil || limit.Limit != c.Limit {
+			limit = newLimiter(c.Limit)
+		}
 		for _, t := range []struct{ by, token string }{{byToken, c.Token}, {byNextToken, c.NextToken}} {
 			if t.token == "" {
 				continue
 			}
-			one := caller{name: c.Name, role: c.Role, by: t.by, hash: sha256.Sum256([]byte(t.token))}
+			one := caller{name: c.Name, role: c.Role, by: t.by, hash: sha256.Sum256([]byte(t.token)), limit: limit}
 			one.used = used[one.hash]
 			if one.used == nil {
 				one.used = &atomic.Int64{}

@@ -41,6 +41,8 @@ var kinds = []kind{
 	{"body_too_large", http.StatusRequestEntityTooLarge, "The body is too large", "Send at most 64 KiB; enrol many devices by `POST /v1/devices:import`."},
 	{"wrong_content_type", http.StatusUnsupportedMediaType, "The Content-Type is another one", "Send the one that the detail names."},
 	{"wrong_fields", http.StatusUnprocessableEntity, "Fields are wrong", "Correct what `errors` lists: all that is wrong, each with a code of its own, see below."},
+	{"too_many_requests", http.StatusTooManyRequests, "The client sends too many requests",
+		"Wait for the seconds in `Retry-After`; enrol many devices by `POST /v1/devices:import`. `api.requests_per_second` of the configuration is the limit."},
 	{"tested_too_soon", http.StatusTooManyRequests, "The device was tested just now", "Wait for the seconds in `Retry-After`."},
 	{"too_many_imports", http.StatusTooManyRequests, "Two imports are under way", "Try again when one has ended."},
 	{"defect", http.StatusInternalServerError, "A defect in mailbell", "Report it with the lines \"panic while answering\" of the log."},

@@ -70,7 +70,7 @@ const (
 	reasonWrongToken = "wrong_token"
 )
 
-// signIn finds the caller of a request. It delays the answer to a wrong token.
+// signIn finds the caller of a request, and lets it through unless it sends too many. It delays the answer to a wrong token.
 func (a *API) signIn(r *http.Request) (caller, error) {
 	who, err := a.authenticate(r)
 	switch {
@@ -79,6 +79,8 @@ func (a *API) signIn(r *http.Request) (caller, error) {
 		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
 	case errors.Is(err, errNoToken):
 		a.failed.counter.WithLabelValues(reasonNoToken).Inc()
+	case err == nil:
+		err = a.admit(who)
 	}
 	return who, err
 }

@@ -10,7 +10,9 @@ import (
 
 // API has the clients of the API.
 type API struct {
-	Clients []Client // never empty
+	Clients           []Client // never empty
+	RequestsPerSecond int      // of one client
+	Burst             int      // requests of a client at once
 }
 
 // Client is a program or person with a bearer token.
@@ -29,12 +31,21 @@ const (
 	RoleAdmin = "admin"
 )
 
+const (
+	// defaultClientRequests is the pace of one client: twice what a portal that enrols all its devices reaches on a large machine, so that it
+	// stops a program that has run wild and nothing else.
+	defaultClientRequests = 20_000
+	maxClientRequests     = 1_000_000
+)
+
 // minToken is the least length of a client's token in characters: a shorter one can be guessed.
 const minToken = 16
 
 func (o *object) api() API {
 	o.require("clients")
 	var p API
+	p.RequestsPerSecond = o.integer("requests_per_second", defaultClientRequests, 1, maxClientRequests)
+	p.Burst = o.integer("burst", p.RequestsPerSecond, 1, maxClientRequests)
 	names, tokens := once{}, tokens{}
 	for _, e := range o.objects("clients") {
 		e.require("name", "role")

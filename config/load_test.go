@@ -218,6 +218,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"stream too short":       {"[contoso.com]", "[contoso.com]\n    connection_timeout: 59s", "4: exchange[0].connection_timeout: out of bounds: want 1m to 30m, got 59s"},
 		"poll too rare":          {"[contoso.com]", "[contoso.com]\n    safety_poll: 25h", "4: exchange[0].safety_poll: out of bounds: want 1m to 24h, got 25h"},
 		"too many requests":      {"[contoso.com]", "[contoso.com]\n    requests_per_second: 100001", "4: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 100001"},
+		"no requests of clients": {"api:", "api:\n  requests_per_second: 0", "11: api.requests_per_second: out of bounds: want 1 to 1000000, got 0"},
+		"too large a burst":      {"api:", "api:\n  burst: 1000001", "11: api.burst: out of bounds: want 1 to 1000000, got 1000001"},
 		"too many in flight":     {"[contoso.com]", "[contoso.com]\n    requests_in_flight: 10001", "4: exchange[0].requests_in_flight: out of bounds: want 1 to 10000, got 10001"},
 		"max_age too long":       {"", "alerts: {max_age: 1000h}", "1: alerts.max_age: out of bounds: want 1m to 24h, got 1000h"},
 		"duration without unit":  {"", "alerts: {max_age: 60}", "1: alerts.max_age: a duration needs its unit, as in 90s, 30m or 1h30m; got 60"},
@@ -520,7 +522,7 @@ log: {}
 			Token: Token{KeyPEM: missing.APNs[0].Token.KeyPEM, KeyID: "ABCDE12345", TeamID: "FGHIJ67890"},
 		}},
 		Alerts: Alerts{Content: "sender_subject", MaxAge: time.Hour, Send: true},
-		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}},
+		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}, RequestsPerSecond: 20000, Burst: 20000},
 		Log:    Log{Level: "info", Format: "json"},
 		Files: []File{
 			{"api.clients[0].token_file", "secrets/mdm", true}, {"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true},
@@ -554,6 +556,7 @@ func TestEverythingThatIsGivenArrives(t *testing.T) {
     requests_in_flight: 1`,
 		"    token: {", "    environment: sandbox\n    url: https://127.0.0.1:2197\n    ca_file: ca.pem\n    token: {",
 		"token_file: secrets/mdm", "token_env: MAILBELL_TEST_TOKEN",
+		"api:\n", "api:\n  requests_per_second: 50\n",
 	).Replace(good)+`
 listen: "[::]:8443"
 tls: {cert_file: cert.pem, key_file: key.pem}
@@ -588,7 +591,7 @@ log: {level: debug, format: console}
 		}},
 		APNs:   []APNs{{Topic: "com.contoso.mail", Environment: "sandbox", URL: "https://127.0.0.1:2197", Token: Token{KeyID: "ABCDE12345", TeamID: "FGHIJ67890"}}},
 		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},
-		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}},
+		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}, RequestsPerSecond: 50, Burst: 50},
 		Log:    Log{Level: "debug", Format: "console"},
 		Files: []File{
 			{"tls.cert_file", "cert.pem", false}, {"tls.key_file", "key.pem", true}, {"exchange[0].ca_file", "ca.pem", false},
@@ -713,6 +716,8 @@ apns:
     certificate: {file: a, password_file: b}
 alerts: {content: sender_subject, max_age: 1h, send: true}
 api:
+  requests_per_second: 20000
+  burst: 20000
   clients:
     - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A, next_token_file: b, next_token_env: B}
 log: {level: info, format: json}

@@ -121,7 +121,8 @@ func (r *rooms) callbacks() http.Handler {
 func clients(c *config.Config) []api.Client {
 	list := make([]api.Client, len(c.API.Clients))
 	for i, p := range c.API.Clients {
-		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token), NextToken: string(p.NextToken)}
+		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token), NextToken: string(p.NextToken),
+			Limit: api.Limit{PerSecond: c.API.RequestsPerSecond, Burst: c.API.Burst}}
 	}
 	return list
 }
