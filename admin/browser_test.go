@@ -119,7 +119,8 @@ func (s *site) show() {
 		x := float64(i)
 		load := 60 + 50*math.Sin(x/55) + 9*math.Sin(x*1.7)
 		s.pages.ring.list = append(s.pages.ring.list, sample{
-			at: time.Now().Add(time.Duration(i-ringSize) * time.Minute), alerts: math.Round(max(load, 0)), p50: .04 + .01*math.Sin(x/9), p99: .3 + .2*math.Sin(x/31) + .05*math.Sin(x*2.3),
+			at: time.Now().Add(time.Duration(i-ringSize) * time.Minute), alerts: math.Round(max(load, 0)), took: latency{.04 + .01*math.Sin(x/9), .3 + .2*math.Sin(x/31) + .05*math.Sin(x*2.3)},
+			screen: latency{1.2 + .2*math.Sin(x/9), 6 + 2*math.Sin(x/31) + math.Sin(x*2.3)},
 		})
 	}
 }

@@ -108,10 +108,21 @@ func alertsPicture(list []sample) picture {
 	return p
 }
 
-// secondsPicture draws how long alerts took.
+// secondsPicture draws how long alerts took to APNs' acceptance.
 func secondsPicture(list []sample) picture {
-	p := picture{Title: "From Exchange’s notification to APNs’ acceptance", Empty: true}
-	p.Says = "No alert was measured yet."
+	return latencyPicture(picture{Title: "From Exchange’s notification to APNs’ acceptance", Says: "No alert was measured yet."}, list,
+		func(s sample) latency { return s.took })
+}
+
+// screenPicture draws how long alerts took to the screen of a phone.
+func screenPicture(list []sample) picture {
+	return latencyPicture(picture{Title: "From the mail’s arrival to the phone’s screen", Says: "No phone has confirmed an alert yet."}, list,
+		func(s sample) latency { return s.screen })
+}
+
+// latencyPicture draws a latency into a picture that says that there is none.
+func latencyPicture(p picture, list []sample, of func(sample) latency) picture {
+	p.Empty = true
 	from, to := window(list)
 	scale := func(seconds float64) float64 {
 		return height(math.Log(seconds/shortest) / math.Log(longest/shortest))
@@ -123,19 +134,19 @@ func secondsPicture(list []sample) picture {
 		p.Rows = append(p.Rows, mark{round(scale(r.seconds)), r.text})
 	}
 	p.Hours = hours(from, to)
-	for _, of := range []struct {
+	for _, curve := range []struct {
 		class string
-		value func(sample) float64
-	}{{"line", func(s sample) float64 { return s.p50 }}, {"high", func(s sample) float64 { return s.p99 }}} {
+		value func(latency) float64
+	}{{"line", func(l latency) float64 { return l.p50 }}, {"high", func(l latency) float64 { return l.p99 }}} {
 		var points strings.Builder
 		flush := func() {
 			if points.Len() > 0 {
-				p.Lines = append(p.Lines, line{of.class, points.String()})
+				p.Lines = append(p.Lines, line{curve.class, points.String()})
 			}
 			points.Reset()
 		}
 		for _, s := range list {
-			v := of.value(s)
+			v := curve.value(of(s))
 			if math.IsNaN(v) {
 				flush()
 				continue
@@ -150,8 +161,8 @@ func secondsPicture(list []sample) picture {
 		flush()
 	}
 	for _, s := range slices.Backward(list) {
-		if !math.IsNaN(s.p50) {
-			p.Says = fmt.Sprintf("At %s UTC half of the alerts took at most %s, 99 of 100 at most %s.", s.at.UTC().Format("15:04"), length(s.p50), length(s.p99))
+		if l := of(s); !math.IsNaN(l.p50) {
+			p.Says = fmt.Sprintf("At %s UTC half of the alerts took at most %s, 99 of 100 at most %s.", s.at.UTC().Format("15:04"), length(l.p50), length(l.p99))
 			break
 		}
 	}

@@ -177,7 +177,7 @@ func TestEveryPageIsWellFormed(t *testing.T) {
 	wellFormed(t, "a link", s.get(t, root, "Sec-Fetch-Site", "cross-site").text)
 	s.enter(t, adminToken)
 	for i := range 90 {
-		s.pages.ring.list = append(s.pages.ring.list, sample{at: time.Now().Add(time.Duration(i-90) * time.Minute), alerts: float64(i), p50: .1, p99: 2})
+		s.pages.ring.list = append(s.pages.ring.list, sample{at: time.Now().Add(time.Duration(i-90) * time.Minute), alerts: float64(i), took: latency{.1, 2}, screen: latency{1, 20}})
 	}
 	for _, target := range []string{root, "/admin/mailboxes", "/admin/mailboxes/ann@contoso.com", "/admin/mailboxes/bob@contoso.com?device=bob-phone", "/admin/search?q=contoso", "/admin/search", "/admin/nothing"} {
 		wellFormed(t, target, s.get(t, target).text)

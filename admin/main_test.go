@@ -26,6 +26,7 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -205,6 +206,9 @@ func newPages() *site {
 		Ready: func() error { return nil },
 		Ping:  func(context.Context) error { return s.away },
 		Test:  s.test,
+		Receipts: receipts.New(receipts.Options{Device: s.rooms.Device, Metrics: registry, Note: func(subscriptions.Device, receipts.Shown) (d subscriptions.Decision, first, known bool) {
+			return d, false, false
+		}}),
 		Advise: func(st subscriptions.Standing) check.Breakage {
 			if st.Reason == "" {
 				return check.Breakage{}

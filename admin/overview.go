@@ -61,7 +61,7 @@ func (p *Pages) overview(r *http.Request, _ visitor) (view, bool) {
 	now := time.Now()
 	b := overviewBody{Status: p.status.now(r.Context(), p.api)}
 	samples := p.ring.samples()
-	b.Pictures = []picture{alertsPicture(samples), secondsPicture(samples)}
+	b.Pictures = []picture{alertsPicture(samples), secondsPicture(samples), screenPicture(samples)}
 	for _, c := range b.Status.Conditions {
 		b.Conditions = append(b.Conditions, condition{c, now})
 	}

@@ -125,7 +125,8 @@ type mailboxBody struct {
 // personDevice is a device with what APNs answered last.
 type personDevice struct {
 	api.Device
-	Answer *api.Decision // nil: none of the last outcomes has an answer of APNs
+	Answer   *api.Decision       // nil: none of the last outcomes has an answer of APNs
+	Receipts *api.DeviceReceipts // nil: it has no key to sign any
 }
 
 // reason is what a reason means.
@@ -146,12 +147,12 @@ func (p *Pages) mailbox(r *http.Request, v visitor) (view, bool) {
 	if !slices.Contains(m.Devices, b.Only) {
 		b.Only = ""
 	}
-	for _, id := range m.Devices {
+	for i, id := range m.Devices {
 		d, ok := p.api.Enrolment(id)
 		if !ok { // removed meanwhile
 			continue
 		}
-		one := personDevice{Device: d}
+		one := personDevice{Device: d, Receipts: m.DeviceStates[i].Receipts}
 		if i := slices.IndexFunc(m.Decisions, func(d api.Decision) bool { return d.Device == id && d.Status != 0 }); i >= 0 {
 			one.Answer = &m.Decisions[i]
 		}

@@ -3,6 +3,7 @@ package admin
 import (
 	"html"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,21 @@ func TestADeviceIsFoundAndShownByItsLabel(t *testing.T) {
 	s.get(t, "/admin/search?q="+url.QueryEscape("OLD> iph")).leads(t, "/admin/mailboxes/eve@fabrikam.com?device=eve")
 	s.get(t, "/admin/search?q=e").shows(t, 200, "<td>Eve&#39;s &lt;old&gt; iPhone</td>")
 	s.get(t, "/admin/mailboxes/eve@fabrikam.com").shows(t, 200, "eve</a><br>Eve&#39;s &lt;old&gt; iPhone", `<option value="eve">eve (Eve&#39;s &lt;old&gt; iPhone)</option>`)
+}
+
+func TestThePageSaysWhetherThePhoneAnswers(t *testing.T) {
+	s := newSite(t)
+	s.enter(t, readToken)
+	s.get(t, "/admin/mailboxes/ann@contoso.com").shows(t, 200, "The app sends none.")
+	d := s.devices["ann-phone"]
+	d.ReceiptKey = "BA=="
+	s.devices["ann-phone"] = d
+	s.get(t, "/admin/mailboxes/ann@contoso.com").shows(t, 200, "The phone has not confirmed its last alert.")
+	st := s.statuses["ann@contoso.com"]
+	st.Decisions = slices.Clone(st.Decisions)
+	st.Decisions[0].Shown = st.Decisions[0].Came.Add(1700 * time.Millisecond)
+	s.statuses["ann@contoso.com"] = st
+	s.get(t, "/admin/mailboxes/ann@contoso.com").shows(t, 200, "The phone has confirmed its last alert.", `<td class="n">1.7 s</td>`)
 }
 
 func TestASearchThatFindsTooManySaysSo(t *testing.T) {

@@ -18,22 +18,27 @@ import (
 const (
 	// sampleEvery is the time between two readings of the metrics.
 	sampleEvery = time.Minute
-	// ringSize bounds the ring: six hours, in 12 KiB. A longer memory is Prometheus' job.
+	// ringSize bounds the ring: six hours, in 24 KiB. A longer memory is Prometheus' job.
 	ringSize = 360
 )
 
 // The metrics that are read.
 const (
 	outcomesMetric = "mailbell_outcomes_total"
-	secondsMetric  = "mailbell_alert_seconds" // from Exchange's notification to APNs' acceptance
+	secondsMetric  = "mailbell_alert_seconds"  // from Exchange's notification to APNs' acceptance
+	screenMetric   = "mailbell_screen_seconds" // from Exchange's receipt of a message to the screen of a phone
 )
 
 // sample is a minute.
 type sample struct {
-	at       time.Time // its end
-	alerts   float64   // that APNs accepted
-	p50, p99 float64   // in seconds; not a number: no alert was measured
+	at     time.Time // its end
+	alerts float64   // that APNs accepted
+	took   latency   // to APNs' acceptance
+	screen latency   // to the screen of a phone
 }
+
+// latency is how long alerts took, in seconds; not a number: none was measured.
+type latency struct{ p50, p99 float64 }
 
 // ring has the newest samples.
 type ring struct {
@@ -47,8 +52,9 @@ type ring struct {
 
 // counters are what the metrics count since the start of the service.
 type counters struct {
-	alerts  float64
-	buckets []bucket
+	alerts float64
+	took   []bucket
+	screen []bucket
 }
 
 // bucket is a bucket of a histogram: how many took this long or less.
@@ -75,8 +81,7 @@ func (g *ring) run(stop <-chan struct{}) {
 // sample adds what has happened since the last reading.
 func (g *ring) sample(now time.Time) {
 	read := g.read()
-	took := read.since(g.before)
-	s := sample{at: now, alerts: max(read.alerts-g.before.alerts, 0), p50: quantile(took, 0.5), p99: quantile(took, 0.99)}
+	s := sample{at: now, alerts: max(read.alerts-g.before.alerts, 0), took: latencyOf(since(g.before.took, read.took)), screen: latencyOf(since(g.before.screen, read.screen))}
 	g.before = read
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -110,7 +115,11 @@ func (g *ring) read() (c counters) {
 			}
 		case secondsMetric:
 			for _, m := range f.GetMetric() {
-				c.buckets = append(c.buckets, buckets(m.GetHistogram())...)
+				c.took = append(c.took, buckets(m.GetHistogram())...)
+			}
+		case screenMetric:
+			for _, m := range f.GetMetric() {
+				c.screen = append(c.screen, buckets(m.GetHistogram())...)
 			}
 		}
 	}
@@ -137,16 +146,18 @@ func labelled(m *dto.Metric, name, value string) bool {
 }
 
 // since are the buckets of what was counted after an earlier reading.
-func (c counters) since(earlier counters) []bucket {
-	list := make([]bucket, len(c.buckets))
-	for i, b := range c.buckets {
+func since(earlier, now []bucket) []bucket {
+	list := make([]bucket, len(now))
+	for i, b := range now {
 		list[i] = b
-		if i < len(earlier.buckets) && earlier.buckets[i].count <= b.count {
-			list[i].count -= earlier.buckets[i].count
+		if i < len(earlier) && earlier[i].count <= b.count {
+			list[i].count -= earlier[i].count
 		}
 	}
 	return list
 }
+
+func latencyOf(list []bucket) latency { return latency{quantile(list, 0.5), quantile(list, 0.99)} }
 
 // quantile estimates a quantile, as Prometheus does: within a bucket linearly, and what took longer than all bounds as long as the last.
 func quantile(list []bucket, q float64) float64 {

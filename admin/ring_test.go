@@ -17,14 +17,16 @@ type counted struct {
 	*prometheus.Registry
 	outcomes *prometheus.CounterVec
 	seconds  prometheus.Histogram
+	screen   prometheus.Histogram
 }
 
 func newCounted() counted {
 	c := counted{prometheus.NewRegistry(),
 		prometheus.NewCounterVec(prometheus.CounterOpts{Name: outcomesMetric, Help: "."}, []string{"outcome", "reason"}),
 		prometheus.NewHistogram(prometheus.HistogramOpts{Name: secondsMetric, Help: ".", Buckets: []float64{.1, .5, 1, 10}, NativeHistogramBucketFactor: 1.1}),
+		prometheus.NewHistogram(prometheus.HistogramOpts{Name: screenMetric, Help: ".", Buckets: []float64{.1, .5, 1, 10}, NativeHistogramBucketFactor: 1.1}),
 	}
-	c.MustRegister(c.outcomes, c.seconds)
+	c.MustRegister(c.outcomes, c.seconds, c.screen)
 	return c
 }
 
@@ -44,6 +46,7 @@ func TestTheRingHasWhatEachMinuteBrought(t *testing.T) {
 			for range minute * 10 {
 				c.outcomes.WithLabelValues("accepted", "").Inc()
 				c.seconds.Observe(.3)
+				c.screen.Observe(.6)
 			}
 			c.outcomes.WithLabelValues("accepted", "summary").Inc()
 			c.outcomes.WithLabelValues("refused", "BadTopic").Add(7)
@@ -54,9 +57,9 @@ func TestTheRingHasWhatEachMinuteBrought(t *testing.T) {
 		<-ended
 		var got []string
 		for _, s := range g.samples() {
-			got = append(got, fmt.Sprintf("%.0f %.2f %.3f", s.alerts, s.p50, s.p99))
+			got = append(got, fmt.Sprintf("%.0f %.2f %.3f", s.alerts, s.took.p50, s.took.p99)+fmt.Sprintf(" %.1f", s.screen.p50))
 		}
-		if want := "1 NaN NaN, 11 0.30 0.496, 21 0.30 0.496"; strings.Join(got, ", ") != want {
+		if want := "1 NaN NaN NaN, 11 0.30 0.496 0.8, 21 0.30 0.496 0.8"; strings.Join(got, ", ") != want {
 			t.Errorf("%q, want %q", strings.Join(got, ", "), want)
 		}
 	})
@@ -80,13 +83,13 @@ func TestTheRingIsBoundedAndForgetsTheOldest(t *testing.T) {
 func TestWithoutTheMetricsThereIsNoPictureAndNoFailure(t *testing.T) {
 	g := &ring{log: zap.NewNop(), gather: prometheus.NewRegistry()}
 	g.sample(time.Now())
-	if s := g.samples()[0]; s.alerts != 0 || !math.IsNaN(s.p50) {
+	if s := g.samples()[0]; s.alerts != 0 || !math.IsNaN(s.took.p50) {
 		t.Errorf("%+v", s)
 	}
 	if p := secondsPicture(g.samples()); !p.Empty || p.Says == "" {
 		t.Errorf("%+v", p)
 	}
-	for _, p := range []picture{alertsPicture(nil), secondsPicture(nil)} {
+	for _, p := range []picture{alertsPicture(nil), secondsPicture(nil), screenPicture(nil)} {
 		if !p.Empty || p.Says == "" || len(p.Hours) > 0 {
 			t.Errorf("%+v", p)
 		}
@@ -109,13 +112,13 @@ func TestAPictureStaysInItsFrameAndSaysWhatItShows(t *testing.T) {
 	noon := time.Date(2026, 3, 1, 12, 0, 30, 0, time.UTC)
 	var list []sample
 	for i := range 120 {
-		s := sample{at: noon.Add(time.Duration(i) * time.Minute), alerts: float64(i * i), p50: .02, p99: 3000}
+		s := sample{at: noon.Add(time.Duration(i) * time.Minute), alerts: float64(i * i), took: latency{.02, 3000}, screen: latency{1, 90}}
 		if i%10 == 5 {
-			s.alerts, s.p50, s.p99 = 0, math.NaN(), math.NaN()
+			s.alerts, s.took = 0, latency{math.NaN(), math.NaN()}
 		}
 		list = append(list, s)
 	}
-	for _, p := range []picture{alertsPicture(list), secondsPicture(list), alertsPicture(list[:1]), secondsPicture(list[:1])} {
+	for _, p := range []picture{alertsPicture(list), secondsPicture(list), screenPicture(list), alertsPicture(list[:1]), secondsPicture(list[:1])} {
 		all := strings.Fields(p.Area)
 		for _, l := range p.Lines {
 			all = append(all, strings.Fields(l.Points)...)
@@ -134,6 +137,9 @@ func TestAPictureStaysInItsFrameAndSaysWhatItShows(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if got, want := secondsPicture(list).Says, "At 13:59 UTC half of the alerts took at most 20 ms, 99 of 100 at most 50 min."; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := screenPicture(list).Says, "At 13:59 UTC half of the alerts took at most 1.0 s, 99 of 100 at most 1 min."; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if n := len(secondsPicture(list).Lines); n != 2*13 {

@@ -20,6 +20,7 @@ type Device struct {
 	Environment string              `json:"environment"`
 	Exchange    string              `json:"exchange,omitempty"`
 	Label       string              `json:"label,omitempty"`
+	ReceiptKey  string              `json:"receipt_key,omitempty"`
 	Created     time.Time           `json:"created,omitzero"`
 	Enrolled    time.Time           `json:"enrolled,omitzero"`
 	Since       time.Time           `json:"since,omitzero"`
@@ -37,6 +38,15 @@ type DeviceState struct {
 	Reason  string              `json:"reason,omitempty"`
 	Advice  string              `json:"advice,omitempty"`
 	NextTry time.Time           `json:"next_try,omitzero"`
+
+	Receipts *DeviceReceipts `json:"receipts,omitempty"` // nil: the enrolment has no key to sign any
+}
+
+// DeviceReceipts say whether a phone answers: of the last decisions of its mailbox, how many alerts for it were accepted, and how many it showed.
+type DeviceReceipts struct {
+	Accepted int       `json:"accepted"` // those that a phone had the time to show
+	Shown    int       `json:"shown"`
+	Last     time.Time `json:"last,omitzero"` // when it showed an alert last
 }
 
 // DevicePage is a page of the devices.
@@ -90,6 +100,7 @@ type Decision struct {
 	Decided     time.Time       `json:"decided,omitzero"`
 	APNsID      string          `json:"apns_id,omitempty"`
 	Status      int             `json:"apns_status,omitempty"`
+	Shown       time.Time       `json:"shown_at,omitzero"` // when the phone showed the alert, by its receipt
 }
 
 // MailboxPage is a page of the mailboxes.

@@ -17,6 +17,7 @@ import (
 	"github.com/mailbell/mailbell/api/reference"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -62,6 +63,7 @@ type Options struct {
 	Ping       func(context.Context) error // asks the state store
 	// Test tries all steps of an alert for a device. after, if it is not nil, is called with each step when it was tried.
 	Test      func(ctx context.Context, device string, after func(check.Step)) check.Report
+	Receipts  *receipts.Receipts
 	Overview  func() Overview
 	Move      func(ctx context.Context, m Move) (mailboxes int, err error) // a *subscriptions.FieldError, ErrNoExchange and NotMoved are answered as such
 	Backup    func(to io.Writer) error                                     // copies the state file; nil: the state is in none
@@ -83,6 +85,7 @@ type route struct {
 	needs  permission
 	answer func(r *http.Request, who caller) (answer, error)
 	stream func(w http.ResponseWriter, r *http.Request, who caller) error // instead of answer; an error before it has begun to answer
+	signed func(r *http.Request) (answer, error)                          // instead of answer, and without a token: the phone has signed it
 }
 
 // answer is the answer of a successful call. A nil body is none.
@@ -154,6 +157,7 @@ func (a *API) routes() routes {
 		"/v1/mailboxes/{address}": {http.MethodGet: {needs: readAll, answer: a.mailbox}},
 		"/v1/mailboxes":           {http.MethodGet: {needs: readAll, answer: a.mailboxes}},
 		"/v1/status":              {http.MethodGet: {needs: readAll, answer: a.status}},
+		"/v1/receipts":            {http.MethodPost: {signed: a.receive}},
 		"/v1/test-notifications":  {http.MethodPost: {needs: testDevices, answer: a.test}},
 
 		"/v1/exchange/{name}/listen_by": {http.MethodPut: {needs: changeListening, answer: a.listenBy}},
@@ -163,6 +167,11 @@ func (a *API) routes() routes {
 // api answers one path of the API.
 func (a *API) api(methods map[string]route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if to := methods[r.Method]; to.signed != nil {
+			done, err := to.signed(r)
+			a.finish(w, r, done, err)
+			return
+		}
 		who, err := a.signIn(r)
 		if err != nil {
 			a.fail(w, r, err)
@@ -193,12 +202,17 @@ func (a *API) api(methods map[string]route) http.Handler {
 			return
 		}
 		done, err := to.answer(r, who)
-		if err != nil {
-			a.fail(w, r, err)
-			return
-		}
-		write(w, done.status, "application/json", done.body)
+		a.finish(w, r, done, err)
 	})
+}
+
+// finish answers a call.
+func (a *API) finish(w http.ResponseWriter, r *http.Request, done answer, err error) {
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	write(w, done.status, "application/json", done.body)
 }
 
 // guarded sets the headers of every answer, prevents redirects of the mux, and answers a panic with a problem.

@@ -29,6 +29,7 @@ import (
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -52,6 +53,7 @@ type book struct {
 	devices map[string]subscriptions.Device
 	refuse  error // of the next changes
 	panics  bool
+	shownAt time.Time // by a receipt about the second decision
 }
 
 func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
@@ -66,7 +68,7 @@ func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscripti
 	_, known := b.devices[e.ID]
 	d := subscriptions.Device{
 		ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: stdcmp.Or(e.Topic, "com.contoso.mail"), Environment: stdcmp.Or(e.Environment, "production"),
-		Exchange: e.Exchange, Label: e.Label, Created: noon.In(time.FixedZone("", 3600)), Enrolled: noon,
+		Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey, Created: noon.In(time.FixedZone("", 3600)), Enrolled: noon,
 	}
 	b.devices[e.ID] = d
 	return d, !known, nil
@@ -121,7 +123,7 @@ func (b *book) Mailbox(address string) (subscriptions.Status, []subscriptions.De
 		Subscribed: noon, LastHeartbeat: noon, LastHint: noon, LastListing: noon, LastMessage: noon,
 		Decisions: []subscriptions.Decision{
 			{Key: mail.Key{2}, Outcome: outcome.NotSent, Reason: outcome.BeforeEnrolment, Came: noon, At: noon},
-			{Key: mail.Key{1}, Device: devices[0].ID, Outcome: outcome.Accepted, Came: noon, At: noon, PushID: mail.PushID{0x0c, 0x5f}, Status: 200},
+			{Key: mail.Key{1}, Device: devices[0].ID, Outcome: outcome.Accepted, Came: noon, At: noon, PushID: mail.PushID{0x0c, 0x5f}, Status: 200, Shown: b.shownAt},
 		},
 	}, devices, true
 }
@@ -155,6 +157,7 @@ type backend struct {
 	ready   error
 	ping    error
 	tested  []string // devices
+	shown   []receipts.Shown
 	moves   []Move
 	unmoved error
 }
@@ -180,6 +183,10 @@ func newBackend(t testing.TB) *backend {
 			}
 			return check.Breakage{Name: "it is " + s.Reason, Do: "mend " + s.Reason}
 		},
+		Receipts: receipts.New(receipts.Options{Device: d.Device, Metrics: registry, Note: func(_ subscriptions.Device, s receipts.Shown) (subscriptions.Decision, bool, bool) {
+			d.shown = append(d.shown, s)
+			return subscriptions.Decision{Shown: s.At}, true, true
+		}}),
 		Move: func(_ context.Context, m Move) (int, error) {
 			d.moves = append(d.moves, m)
 			return 7, d.unmoved
@@ -356,7 +363,7 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"unknown fields":       {id, with("{", `{"b": 1, "a": null, `), 422, "a unknown, b unknown"},
 		"a field in capitals":  {id, with(`"topic"`, `"Topic"`), 422, "Topic unknown"},
 		"later fields":         {id, with("{", `{"badge": true, "content": "sender", "vip": "x", `), 422, "content not_available, badge not_available, vip not_available"},
-		"wrong types":          {id, `{"mailbox": 1, "token": [], "topic": {}, "environment": true, "exchange": 1.5, "label": 1}`, 422, "mailbox wrong_type, token wrong_type, topic wrong_type, environment wrong_type, exchange wrong_type, label wrong_type"},
+		"wrong types":          {id, `{"mailbox": 1, "token": [], "topic": {}, "environment": true, "exchange": 1.5, "label": 1, "receipt_key": {}}`, 422, "mailbox wrong_type, token wrong_type, topic wrong_type, environment wrong_type, exchange wrong_type, label wrong_type, receipt_key wrong_type"},
 		"a bad mailbox":        {id, with("ann@contoso.com", "ann"), 422, "mailbox invalid"},
 		"a mailbox with name":  {id, with("ann@contoso.com", "Ann <ann@contoso.com>"), 422, "mailbox invalid"},
 		"a token not in hex":   {id, with("9c1d", "9c1g"), 422, "token invalid"},
@@ -366,6 +373,7 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"a bad topic":          {id, with("com.contoso.mail", "com contoso"), 422, "topic invalid"},
 		"a bad environment":    {id, with("sandbox", "development"), 422, "environment invalid"},
 		"a bad exchange":       {id, with("{", `{"exchange": "head quarters", `), 422, "exchange invalid"},
+		"a bad receipt key":    {id, with("{", `{"receipt_key": "AAAA", `), 422, "receipt_key invalid"},
 		"a label too long":     {id, with("{", `{"label": "`+strings.Repeat("é", maxLabel+1)+`", `), 422, "label invalid"},
 		"a label of two lines": {id, with("{", `{"label": "a\nb", `), 422, "label invalid"},
 		"a label that turns":   {id, with("{", `{"label": "a\u202eb", `), 422, "label invalid"},

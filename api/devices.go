@@ -29,7 +29,7 @@ func (a *API) show(d subscriptions.Device) Device {
 	s := a.Enrolments.Standing(d.ID)
 	return Device{
 		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
-		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange, Label: d.Label,
+		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange, Label: d.Label, ReceiptKey: d.ReceiptKey,
 		Created: d.Created.UTC(), Enrolled: d.Enrolled.UTC(), Since: d.Since.UTC(),
 		State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC(),
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/mailbell/mailbell/internal/hidden"
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -183,6 +184,7 @@ func (f *form) enrolment(id string) (subscriptions.Enrolment, error) {
 		Environment: f.text("environment", false, environment.Check),
 		Exchange:    f.text("exchange", false, pattern.Name.Check),
 		Label:       f.text("label", false, label),
+		ReceiptKey:  f.text("receipt_key", false, receipts.CheckKey),
 	}
 	f.refuseLater()
 	if err := f.end(); err != nil {

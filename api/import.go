@@ -64,6 +64,7 @@ type ExportLine struct {
 	Environment string `json:"environment"`
 	Exchange    string `json:"exchange,omitempty"`
 	Label       string `json:"label,omitempty"`
+	ReceiptKey  string `json:"receipt_key,omitempty"`
 }
 
 // importing is an import under way.
@@ -333,7 +334,7 @@ func (a *API) exportDevices(w http.ResponseWriter, r *http.Request, who caller) 
 		var list []subscriptions.Device
 		list, after = a.Enrolments.Devices("", after, maxLimit)
 		for _, d := range list {
-			line := ExportLine{ID: d.ID, Mailbox: d.Mailbox, Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange, Label: d.Label}
+			line := ExportLine{ID: d.ID, Mailbox: d.Mailbox, Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange, Label: d.Label, ReceiptKey: d.ReceiptKey}
 			if tokens {
 				line.Token = d.Token
 			}

@@ -42,15 +42,17 @@ func (a *API) about(address string) (Mailbox, bool) {
 			Server: cmp.Or(s.Location.Server, "unknown"), How: s.Location.How, Found: s.Location.Found.UTC()}
 	}
 	slices.SortFunc(devices, func(x, y subscriptions.Device) int { return cmp.Compare(x.ID, y.ID) })
+	decisions, now := s.Decisions, time.Now()
 	for i, d := range devices {
 		s := a.Enrolments.Standing(d.ID)
 		m.Devices[i] = d.ID
-		m.DeviceStates[i] = DeviceState{ID: d.ID, Label: d.Label, State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC()}
+		m.DeviceStates[i] = DeviceState{ID: d.ID, Label: d.Label, State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC(),
+			Receipts: a.receiptsOf(d, decisions, now)}
 	}
 	for i, d := range s.Decisions {
 		m.Decisions[i] = Decision{
 			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(), Advice: check.Explain(d.Reason),
-			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status,
+			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status, Shown: d.Shown.UTC(),
 		}
 		if m.LastAlert == nil && d.Status != 0 {
 			m.LastAlert = &m.Decisions[i]

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,7 +107,7 @@ func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{}, "DeviceState": DeviceState{}, "Condition": check.Condition{},
 		"Account": Account{}, "ExchangeEntry": ExchangeEntry{}, "Topic": Topic{}, "Credential": Credential{}, "ClientStatus": ClientStatus{}, "SignIn": SignIn{}, "Moved": Moved{}, "Report": check.Report{}, "Step": check.Step{},
 		"Problem": Problem{}, "FieldError": FieldError{},
-		"ImportLine": ImportLine{}, "ImportEnd": ImportEnd{}, "ExportLine": ExportLine{},
+		"DeviceReceipts": DeviceReceipts{}, "ImportLine": ImportLine{}, "ImportEnd": ImportEnd{}, "ExportLine": ExportLine{},
 	} {
 		var fields, required, properties []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(answer)) {
@@ -134,12 +135,15 @@ func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 	}
 }
 
+// capital is one within a name.
+var capital = regexp.MustCompile(`([a-z])([A-Z])`)
+
 func TestEveryFieldOfAnEnrolmentIsDescribedAndNoOther(t *testing.T) {
 	s := contract(t).Components.Schemas["Enrolment"]
 	var fields, properties []string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[subscriptions.Enrolment]()) {
 		if f.Name != "ID" {
-			fields = append(fields, strings.ToLower(f.Name))
+			fields = append(fields, strings.ToLower(capital.ReplaceAllString(f.Name, "${1}_$2")))
 		}
 	}
 	for property := range s.Properties {

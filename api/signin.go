@@ -55,9 +55,9 @@ type clientFailures struct {
 
 func newFailedSignIns(log *zap.Logger, metrics prometheus.Registerer) *failedSignIns {
 	s := &failedSignIns{log: log, known: map[netip.Addr]*clientFailures{}, counter: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, or a wrong one.",
+		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, a wrong one, or (with 403) a wrong signature of a phone.",
 	}, []string{"reason"})}
-	for _, reason := range []string{reasonNoToken, reasonWrongToken} {
+	for _, reason := range []string{reasonNoToken, reasonWrongToken, reasonWrongSignature} {
 		s.counter.WithLabelValues(reason)
 	}
 	metrics.MustRegister(s.counter)
@@ -68,6 +68,8 @@ func newFailedSignIns(log *zap.Logger, metrics prometheus.Registerer) *failedSig
 const (
 	reasonNoToken    = "no_token"
 	reasonWrongToken = "wrong_token"
+	// of a phone
+	reasonWrongSignature = "wrong_signature"
 )
 
 // signIn finds the caller of a request, and lets it through unless it sends too many. It delays the answer to a wrong token.

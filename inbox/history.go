@@ -31,6 +31,7 @@ type kept struct {
 	push   mail.PushID
 	at     int64  // Unix microseconds; 0: not known
 	came   uint32 // Unix seconds, which is all that Exchange tells; 0: not known
+	shown  int32  // milliseconds after at; 0: the phone has not said so
 	device unique.Handle[string]
 	why    unique.Handle[why]
 }
@@ -63,7 +64,39 @@ func (k kept) decision() subscriptions.Decision {
 	if k.came != 0 {
 		d.Came = time.Unix(int64(k.came), 0)
 	}
+	if k.shown != 0 {
+		d.Shown = d.At.Add(time.Duration(k.shown) * time.Millisecond)
+	}
 	return d
+}
+
+// show keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said so
+// before.
+func (h *history) show(key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range h.list {
+		k := &h.list[(h.newest+len(h.list)-i)%len(h.list)]
+		if k.key != key || k.device.Value() != device || k.why.Value().outcome != outcome.Accepted {
+			continue
+		}
+		first = k.shown == 0
+		if first {
+			k.shown = after(time.UnixMicro(k.at), at)
+		}
+		return k.decision(), first, true
+	}
+	return d, false, false
+}
+
+// after are the milliseconds between two times that are days apart at most. They are never 0: the clocks of a phone and of this machine
+// differ.
+func after(from, to time.Time) int32 {
+	ms := to.Sub(from).Milliseconds()
+	if ms == 0 {
+		return 1
+	}
+	return int32(min(max(ms, math.MinInt32), math.MaxInt32))
 }
 
 func (h *history) add(d subscriptions.Decision) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -27,6 +28,12 @@ func (m *Mailbox) Status() Status {
 
 // Decisions are the last ones about the mailbox, the newest first, at most 50.
 func (m *Mailbox) Decisions() []subscriptions.Decision { return m.history.all() }
+
+// Shown keeps with the decision about a message that the phone of a device showed its alert. known: there is such a decision; first: nobody
+// said so before.
+func (m *Mailbox) Shown(key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
+	return m.history.show(key, device, at)
+}
 
 func at(unix *atomic.Int64) time.Time {
 	n := unix.Load()

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -35,6 +36,16 @@ func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 	}
 	s.Standing = m.standing()
 	return s
+}
+
+// Shown keeps with the decision about a message that the phone of a device showed its alert. known: there is such a decision; first: nobody
+// said so before.
+func (l *Listener) Shown(box *subscriptions.Mailbox, device string, key mail.Key, at time.Time) (d subscriptions.Decision, first, known bool) {
+	m := l.mailbox(box)
+	if m == nil {
+		return d, false, false
+	}
+	return m.work.Shown(key, device, at)
 }
 
 // standing of the mailbox: of its look-up, then of reading it, then of listening to it.

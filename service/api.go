@@ -15,6 +15,7 @@ import (
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/push"
+	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -120,6 +121,15 @@ func (d *backend) Standing(id string) subscriptions.Standing {
 		s.Fault = reasonFault(s.Reason)
 	}
 	return s
+}
+
+// shown keeps a receipt with the decision that it is about.
+func (d *backend) shown(device subscriptions.Device, s receipts.Shown) (decision subscriptions.Decision, first, known bool) {
+	m := d.book.Mailbox(device.Mailbox)
+	if m == nil { // removed meanwhile
+		return decision, false, false
+	}
+	return d.listener.Shown(m, device.ID, s.Key, s.At)
 }
 
 // reasonFault is the reason of an outcome as an error, for the advice about it.

@@ -73,7 +73,7 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	if m.gone {
 		return Enrolled{}, ErrNoMailbox
 	}
-	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label,
+	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
 		Record: m.Record().ID, Created: now, Since: since, Enrolled: now}
 	r, devices, ousted := m.enter(d)
 	if len(devices) > MaxDevices {

@@ -67,4 +67,5 @@ type Decision struct {
 	At      time.Time
 	PushID  mail.PushID
 	Status  int
+	Shown   time.Time // when the phone showed the alert, by its receipt; zero: it has sent none
 }

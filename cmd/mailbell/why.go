@@ -113,11 +113,25 @@ func printDevices(out io.Writer, devices []api.DeviceState, now time.Time, given
 	}
 	w.Flush()
 	for _, d := range devices {
+		if d.Receipts != nil {
+			fmt.Fprintf(w, "  %s\t%s%s\n", d.ID, d.Receipts.Sentence(), lastReceipt(d.Receipts.Last, now))
+		}
+	}
+	w.Flush()
+	for _, d := range devices {
 		if d.Advice != given {
 			advise(out, d.Advice)
 		}
 		given = d.Advice
 	}
+}
+
+// lastReceipt says when a phone showed an alert last, if it did.
+func lastReceipt(at, now time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return " It showed the last one " + ago(at, now) + "."
 }
 
 // printDecisions prints the outcomes, for one device or, if that is empty, for all.
@@ -131,14 +145,14 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 		}
 		if shown == 0 {
 			fmt.Fprintf(out, "\ndecisions, the newest first:\n")
-			fmt.Fprintln(w, "  DECIDED\tMESSAGE\tDEVICE\tOUTCOME\tREASON\tAPNS\tAPNS-ID")
+			fmt.Fprintln(w, "  DECIDED\tMESSAGE\tDEVICE\tOUTCOME\tREASON\tAPNS\tSHOWN\tAPNS-ID")
 		}
 		shown++
 		status := ""
 		if d.Status != 0 {
 			status = fmt.Sprint(d.Status)
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, d.APNsID)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, ago(d.Shown, now), d.APNsID)
 		means[d.Reason] = strings.TrimSpace(d.Explanation + " " + d.Advice)
 	}
 	switch {

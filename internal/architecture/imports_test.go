@@ -24,7 +24,7 @@ const all = "*"
 // internal/…. A room is in it from the day it exists.
 var mayImport = map[string][]string{
 	"cmd":           {all},
-	"service":       {"admin", "alerts", "api", "auth", "autodiscover", "check", "config", "ews", "graph", "inbox", "listener", "mail", "proxy", "push", "simulator", "subscriptions"},
+	"service":       {"admin", "alerts", "api", "auth", "autodiscover", "check", "config", "ews", "graph", "inbox", "listener", "mail", "proxy", "push", "receipts", "simulator", "subscriptions"},
 	"config":        {},
 	"mail":          {},
 	"proxy":         {},
@@ -37,8 +37,9 @@ var mayImport = map[string][]string{
 	"subscriptions": {"mail"},
 	"alerts":        {"mail"},
 	"push":          {"proxy", "subscriptions"},
-	"api":           {"check", "mail", "subscriptions"},
-	"admin":         {"api", "check", "mail", "subscriptions"},
+	"receipts":      {"mail", "subscriptions"},
+	"api":           {"check", "mail", "receipts", "subscriptions"},
+	"admin":         {"api", "check", "mail", "receipts", "subscriptions"},
 	"check":         {"alerts", "auth", "autodiscover", "ews", "graph", "mail", "proxy", "push", "subscriptions"},
 	"simulator":     {}, // it has wire code of its own, so that one mistake cannot hide on both sides
 	"internal":      {},
