@@ -33,6 +33,8 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,6 +133,24 @@ func (in *Inbox) TopicReady(topic, environment string) {
 	for _, m := range in.mailboxes() {
 		m.topicReady(topic, environment)
 	}
+}
+
+// Idle names the exchange entries whose marked mailboxes nobody works off, though the server would let them be read: none were taken since it
+// was called last. It is for a watchdog, which calls it from time to time; what waits for a server, for APNs or for the state is not idle.
+func (in *Inbox) Idle() (exchange []string) {
+	in.mu.Lock()
+	lanes := maps.Clone(in.lanes)
+	in.mu.Unlock()
+	if in.stopping.Load() {
+		return nil
+	}
+	for name, l := range lanes {
+		if l.idles() {
+			exchange = append(exchange, name)
+		}
+	}
+	slices.Sort(exchange)
+	return exchange
 }
 
 // begin counts a task in, unless the inbox is closing. The task ends with tasks.Done.

@@ -43,6 +43,9 @@ type lane struct {
 	active  int        // workers
 	listers int        // of them, those that serve a mailbox of listed
 	paging  int        // of those, who have not read its Inbox yet
+	taken   uint64     // mailboxes, ever
+	waited  bool       // one waited though a worker might have taken it, when that was looked at last
+	before  uint64     // taken then
 }
 
 func newLane(in *Inbox) *lane {
@@ -207,9 +210,24 @@ func (l *lane) next() (m *Mailbox, lists bool) {
 	m = (*queue)[0]
 	(*queue)[0] = nil
 	*queue = (*queue)[1:]
+	l.taken++
 	if lists {
 		l.listers++
 		l.paging++
 	}
 	return m, lists
+}
+
+// idles says that a mailbox waited though a worker might have taken it, the last time that this was asked and now, and that none was taken in
+// between. It starts one: a server that got quicker meanwhile may be worth another.
+func (l *lane) idles() bool {
+	l.mu.Lock()
+	waits := l.active < maxWorkers && (l.mayRead(1) || l.mayList())
+	idles := waits && l.waited && l.taken == l.before
+	l.waited, l.before = waits, l.taken
+	l.mu.Unlock()
+	if waits {
+		l.start()
+	}
+	return idles
 }

@@ -168,3 +168,54 @@ func TestCatchUpsThatHangAreNoMoreThanTheirBound(t *testing.T) {
 		}
 	})
 }
+
+func TestALaneIdlesOnlyWhereAMailboxWaitsThatAWorkerMightTake(t *testing.T) {
+	in := &Inbox{}
+	in.stopping.Store(true) // no worker begins
+	l := newLane(in)
+	m := &Mailbox{}
+	m.link.Store(&attachment{Link: &link{reads: 1}, lane: l})
+	for range 2 {
+		if l.idles() {
+			t.Error("it idles with nothing to do")
+		}
+	}
+	l.queue(m, true)
+	if l.idles() {
+		t.Error("it idles at the first look")
+	}
+	if !l.idles() {
+		t.Error("a mailbox has waited from one look to the next, and nobody works")
+	}
+	l.active = 1 // as many as are worth it: it waits for the server
+	for range 2 {
+		if l.idles() {
+			t.Error("it idles although its server lets no more be read")
+		}
+	}
+	l.active = 0
+	if l.idles() {
+		t.Error("it idles at the first look after its server let no more be read")
+	}
+	l.taken++
+	if l.idles() {
+		t.Error("it idles although one was taken")
+	}
+	if !l.idles() {
+		t.Error("nobody works")
+	}
+}
+
+func TestALaneThatIsAskedWhetherItIdlesStartsAWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLane(&Inbox{})
+		m := &Mailbox{}
+		m.link.Store(&attachment{Link: &link{reads: 1}, lane: l})
+		l.hinted = append(l.hinted, m) // and nobody was started
+		l.idles()
+		synctest.Wait()
+		if l.idles() || len(l.hinted) > 0 {
+			t.Errorf("%d wait", len(l.hinted))
+		}
+	})
+}

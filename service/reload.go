@@ -37,11 +37,14 @@ func (s *Service) watch(ctx context.Context) {
 	defer tick.Stop()
 	var reported error // the present mistakes, which are reported once
 	for {
+		asked := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-s.look:
+			asked = true
+			s.tell(s.systemd.Reloading())
 		}
 		changed, err := s.readAgain() //nolint:contextcheck // it makes no request
 		if err != nil && (reported == nil || err.Error() != reported.Error()) {
@@ -55,6 +58,9 @@ func (s *Service) watch(ctx context.Context) {
 			s.signalChange()
 		}
 		s.notTakenUp.Store(s.refusal(err))
+		if asked {
+			s.tell(s.systemd.Ready())
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/systemd"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -71,7 +72,7 @@ func newDesktop(t *testing.T) *desktop {
 	core, d.logs = observer.New(zap.InfoLevel)
 	log := zap.New(core)
 	d.Service = &Service{log: log, proxy: &proxy.Current{}, connect: func(context.Context, target, *proxy.Via) error { return nil },
-		calendar: expiry.New(log), look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+		calendar: expiry.New(log), systemd: &systemd.Notifier{}, look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	d.configuration.Store(d.load())
 	return d
 }

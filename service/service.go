@@ -25,6 +25,7 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/internal/systemd"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -39,6 +40,9 @@ type Service struct {
 	calendar  *expiry.Calendar
 	handler   atomic.Pointer[http.Handler]
 	first     chan struct{} // closed with the first handler: calls wait in the socket until then
+	systemd   *systemd.Notifier
+	working   atomic.Pointer[rooms]  // on the state; nil: none do
+	aside     atomic.Pointer[string] // why none do
 
 	configuration atomic.Pointer[config.Config] // the newest
 	certificate   certificate
@@ -52,7 +56,7 @@ type Service struct {
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{log: log, version: version, first: make(chan struct{}), proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
+	s := &Service{log: log, version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
 		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	s.configuration.Store(c)
 	defer func() {
@@ -108,10 +112,12 @@ func (s *Service) Run(ctx context.Context) error {
 	}()
 	select {
 	case <-s.first:
+		s.begun()
 	case <-ctx.Done():
-		s.answer(api.Standby("stopping"))
+		s.standAside("stopping")
 	}
 	var besides sync.WaitGroup
+	besides.Go(func() { s.supervise(ctx) })
 	besides.Go(func() { s.watch(ctx) })
 	besides.Go(func() { s.calendar.Run(ctx) })
 	var calledBack error
@@ -153,14 +159,21 @@ func (s *Service) standby(holder string, err error) {
 	switch {
 	case err != nil:
 		s.log.Warn("the state cannot be reached", zap.Error(err))
-		s.answer(api.Standby("the state cannot be reached"))
+		s.standAside("the state cannot be reached")
 	case holder != "":
 		s.log.Warn("waiting as standby", zap.String("holder", holder))
-		s.answer(api.Standby("standby: " + holder + " holds the state"))
+		s.standAside("standby: " + holder + " holds the state")
 	default:
 		s.log.Warn("waiting as standby")
-		s.answer(api.Standby("standby"))
+		s.standAside("standby")
 	}
+}
+
+// standAside answers that this instance does not work, and why.
+func (s *Service) standAside(why string) {
+	s.working.Store(nil)
+	s.aside.Store(&why)
+	s.answer(api.Standby(why))
 }
 
 // serve works on a state until ctx ends, or another instance has it.
@@ -170,6 +183,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 		return err
 	}
 	s.callbacks.answer(r.callbacks())
+	s.working.Store(r)
 	s.answer(r.api) // before anything is subscribed: Exchange calls back at once
 	r.listener.Start()
 	r.started.Store(true)
@@ -200,7 +214,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 			working = false
 		case <-h.lost:
 			s.callbacks.answer(nil)
-			s.answer(api.Standby("another instance has taken the state over"))
+			s.standAside("another instance has taken the state over")
 			working = false
 		case why := <-h.lossy:
 			s.log.Warn("redis has less than it was told; everything is written again", zap.String("reason", why))
@@ -217,6 +231,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 			r.tookOver()
 		}
 	}
+	s.working.CompareAndSwap(r, nil)
 	told()
 	tell.Wait()
 	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/systemd"
 	"github.com/mailbell/mailbell/service"
 )
 
@@ -38,6 +39,7 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	if err != nil {
 		return err
 	}
+	s.Notify(systemd.New(os.Getenv, os.Getpid()))
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
