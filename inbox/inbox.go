@@ -69,8 +69,8 @@ type Inbox struct {
 	stop     context.CancelFunc
 	stopping atomic.Bool
 	grace    time.Duration
-	seed     maphash.Seed   // of what is remembered of item ids
-	tasks    sync.WaitGroup // workers, pushers, catch-ups: grows only from a task, or while mu is held and stopping is false
+	seed     maphash.Seed // of what is remembered of item ids
+	crew     *crew        // workers, pushers, catch-ups: a task is begun from a task, or while mu is held and stopping is false
 
 	mu      sync.Mutex
 	open    map[*subscriptions.Mailbox]*Mailbox
@@ -89,7 +89,7 @@ var errStopping = errors.New("mailbell is stopping")
 
 // New returns an inbox in which no mailbox is open.
 func New(o Options) *Inbox {
-	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(),
+	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(), crew: newCrew(),
 		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[topicOf]*pushers{}}
 	in.working, in.stop = context.WithCancel(context.Background())
 	return in
@@ -115,15 +115,12 @@ func (in *Inbox) Open(box *subscriptions.Mailbox) *Mailbox {
 func (in *Inbox) Close() {
 	in.mu.Lock()
 	in.stopping.Store(true) // under mu: from now on no task begins
-	for _, p := range in.pushers {
-		p.stop()
-	}
 	in.mu.Unlock()
 	late := time.AfterFunc(in.grace, in.stop)
 	for _, m := range in.mailboxes() {
 		m.rest()
 	}
-	in.tasks.Wait()
+	in.crew.end()
 	late.Stop()
 	in.stop()
 }
@@ -153,26 +150,14 @@ func (in *Inbox) Idle() (exchange []string) {
 	return exchange
 }
 
-// begin counts a task in, unless the inbox is closing. The task ends with tasks.Done.
-func (in *Inbox) begin() bool {
+// run begins a task, unless the inbox is closing.
+func (in *Inbox) run(task func()) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.stopping.Load() {
 		return false
 	}
-	in.tasks.Add(1)
-	return true
-}
-
-// run runs a task of its own, unless the inbox is closing.
-func (in *Inbox) run(task func()) bool {
-	if !in.begin() {
-		return false
-	}
-	go func() {
-		defer in.tasks.Done()
-		task()
-	}()
+	in.crew.run(task)
 	return true
 }
 

@@ -208,7 +208,9 @@ func TestALaneIdlesOnlyWhereAMailboxWaitsThatAWorkerMightTake(t *testing.T) {
 
 func TestALaneThatIsAskedWhetherItIdlesStartsAWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLane(&Inbox{})
+		in := &Inbox{crew: newCrew()}
+		defer in.crew.end()
+		l := newLane(in)
 		m := &Mailbox{}
 		m.link.Store(&attachment{Link: &link{reads: 1}, lane: l})
 		l.hinted = append(l.hinted, m) // and nobody was started

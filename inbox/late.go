@@ -48,7 +48,7 @@ func (l *late) take() []lateAnswer {
 // enterLate has an answer entered, and entered called when that is written.
 func (m *Mailbox) enterLate(ctx context.Context, a *alert, answer subscriptions.Answer, entered func()) {
 	if m.late.add(lateAnswer{answered{a, answer}, entered}) {
-		m.in.tasks.Go(func() { // whoever pushes has the next push waiting
+		m.in.crew.run(func() { // whoever pushes has the next push waiting
 			for all := m.late.take(); len(all) > 0; all = m.late.take() {
 				m.enterAll(ctx, all)
 			}

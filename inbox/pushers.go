@@ -1,29 +1,21 @@
 package inbox
 
-// What pushes the alerts. Each push keeps a goroutine waiting for its answer, so there are so many and no more, and they are used again:
-// a stack that has grown need not grow for the next alert.
+// What pushes the alerts. Each push keeps a goroutine waiting for its answer, so there are so many and no more.
 
 import "sync"
 
-const (
-	// maxPushes bounds the pushes to the phones of one topic under way at once: as many as a connection to APNs carries (900 streams), and
-	// some that are on their way to it or from it. With a goroutine each they are 8 MiB.
-	maxPushes = 1024
-	// keptPushers is how many goroutines wait for the next push where there is none: what some thousand alerts a second keep busy. They
-	// are 2 MiB.
-	keptPushers = 256
-)
+// maxPushes bounds the pushes to the phones of one topic under way at once: as many as a connection to APNs carries (900 streams), and
+// some that are on their way to it or from it. With a goroutine each they are 8 MiB.
+const maxPushes = 1024
 
 // pushers push the alerts for the phones of one topic, so that a topic that APNs keeps waiting harms no other.
 type pushers struct {
 	in *Inbox
 
 	mu      sync.Mutex
-	work    sync.Cond
 	live    []func() // new mail goes first
 	owed    []func() // of devices that catch up
 	running int      // goroutines
-	idle    int      // of them, those that wait for work
 }
 
 // pushersOf the phones of a topic.
@@ -33,7 +25,6 @@ func (in *Inbox) pushersOf(t topicOf) *pushers {
 	p := in.pushers[t]
 	if p == nil {
 		p = &pushers{in: in}
-		p.work.L = &p.mu
 		in.pushers[t] = p
 	}
 	return p
@@ -47,19 +38,17 @@ func (p *pushers) push(live bool, push func()) {
 	} else {
 		p.owed = append(p.owed, push)
 	}
-	waiting := len(p.live) + len(p.owed)
-	more := waiting > p.idle && p.running < maxPushes
+	more := p.running < maxPushes
 	if more {
 		p.running++
 	}
-	p.work.Signal()
 	p.mu.Unlock()
 	if more && !p.in.run(p.run) {
 		p.run() // nothing begins any more, and what waits is told so
 	}
 }
 
-// run makes pushes until there are none, or the inbox is closing.
+// run makes pushes until there are none.
 func (p *pushers) run() {
 	for push := p.next(); push != nil; push = p.next() {
 		push()
@@ -70,28 +59,16 @@ func (p *pushers) run() {
 func (p *pushers) next() func() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.live)+len(p.owed) == 0 {
-		if p.idle >= keptPushers || p.in.stopping.Load() {
-			p.running--
-			return nil
-		}
-		p.idle++
-		p.work.Wait()
-		p.idle--
-	}
 	queue := &p.live
 	if len(p.live) == 0 {
 		queue = &p.owed
+	}
+	if len(*queue) == 0 {
+		p.running--
+		return nil
 	}
 	push := (*queue)[0]
 	(*queue)[0] = nil
 	*queue = (*queue)[1:]
 	return push
-}
-
-// stop ends those that wait: the inbox is closing.
-func (p *pushers) stop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.work.Broadcast()
 }

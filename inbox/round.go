@@ -349,7 +349,7 @@ func (m *Mailbox) follow(list []answered) {
 			m.landed(l.alert)
 			continue
 		}
-		m.in.tasks.Go(func() { // that is a write of its own, and rare
+		m.in.crew.run(func() { // that is a write of its own, and rare
 			m.obey(l.alert, l.answer)
 			m.landed(l.alert)
 			m.settled()
