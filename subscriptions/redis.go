@@ -122,7 +122,11 @@ func (s *Redis) Ping(ctx context.Context) error {
 
 // try writes what nobody reads, as a record is written.
 func (s *Redis) try(ctx context.Context) error {
-	err := s.client.Eval(ctx, writeScript, s.recordKeys("probe"), 0, "{}", "", "probe", "{}").Err()
+	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.ScriptLoad(ctx, writeScript)
+		p.EvalSha(ctx, writeHash, s.recordKeys("probe"), 0, "{}", "", "probe", "{}")
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("redis at %s takes no write: %w", s.address, err)
 	}

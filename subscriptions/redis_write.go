@@ -33,6 +33,9 @@ if ARGV[2] ~= '-' then redis.call('SET', KEYS[1], ARGV[2]) end
 redis.call('SET', KEYS[3], ARGV[1])
 return {had, redis.call('HLEN', KEYS[2])}`
 
+// writeHash is the name that a server gives writeScript: a commit brings the text once, and not with each record.
+var writeHash = redis.NewScript(writeScript).Hash()
+
 // commit writes a batch in one round trip. A change of several records is a transaction of its own: a device that changes its
 // mailbox must not be in two, or in none.
 func (s *Redis) commit(batch []Change) []error {
@@ -44,6 +47,7 @@ func (s *Redis) commit(batch []Change) []error {
 	errs := make([]error, len(batch))
 	writes := make([][]*recordWrite, len(batch))
 	p := s.client.Pipeline()
+	p.ScriptLoad(ctx, writeScript) // each time: a server that was restarted does not have it
 	asked := false
 	for i, c := range batch {
 		if writes[i], errs[i] = s.writes(c); errs[i] == nil && !asked && slices.ContainsFunc(writes[i], s.isNew) {
@@ -55,7 +59,7 @@ func (s *Redis) commit(batch []Change) []error {
 		case len(writes[i]) == 1:
 			s.queue(ctx, p, writes[i][0])
 		case len(writes[i]) > 1:
-			_, _ = p.Exec(ctx) // what was queued before comes before
+			_, _ = p.Exec(ctx) // what was queued before comes before; the script always
 			_, errs[i] = s.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 				for _, w := range writes[i] {
 					s.queue(ctx, tx, w)
@@ -194,7 +198,7 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 	if s.isNew(w) {
 		p.SAdd(ctx, s.key("records"), w.record)
 	}
-	w.call = p.Eval(ctx, writeScript, s.recordKeys(w.record), append([]any{s.fence, w.value, w.whole}, w.args...)...)
+	w.call = p.EvalSha(ctx, writeHash, s.recordKeys(w.record), append([]any{s.fence, w.value, w.whole}, w.args...)...)
 }
 
 // followed sees to it that who was followed by another holder learns of it, whatever call it is that tells.

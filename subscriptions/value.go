@@ -3,6 +3,7 @@ package subscriptions
 // How a record, a device and the secret are written: a version, a checksum, and JSON.
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,16 +70,19 @@ func checksum(k kind, id string, data []byte) string {
 
 // seal writes a value.
 func seal(k kind, id string, v any) ([]byte, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	b.Grow(usualValue)
+	b.WriteString(sealMark + "00000000 ")
+	if err := json.NewEncoder(&b).Encode(v); err != nil {
 		return nil, err
 	}
-	sealed := make([]byte, 0, sealSize+len(data))
-	sealed = append(sealed, sealMark...)
-	sealed = append(sealed, checksum(k, id, data)...)
-	sealed = append(sealed, ' ')
-	return append(sealed, data...), nil
+	sealed := b.Bytes()[:b.Len()-1] // without the end of line
+	copy(sealed[len(sealMark):], checksum(k, id, sealed[sealSize:]))
+	return sealed, nil
 }
+
+// usualValue is what nearly every record and device fits into.
+const usualValue = 1 << 10
 
 // unseal reads what seal wrote; of version 1 it takes the JSON as it is.
 func unseal(version int, k kind, id string, sealed []byte, v any) error {
