@@ -6,13 +6,13 @@ package auth
 import (
 	"context"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/webpage"
 )
 
 const (
@@ -157,7 +157,7 @@ func signInOf(resp *http.Response) signIn {
 // refuses. A redirect, or an error of a load balancer, does not show that anybody checked the credential. After 403 the current credential
 // may have more rights. An HTML page does not show it either: a company's web site, which Autodiscover asks first, sends one to anybody.
 func worked(resp *http.Response) bool {
-	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" || media == "application/xhtml+xml" {
+	if webpage.Is(resp.Header) {
 		return false
 	}
 	return resp.StatusCode < http.StatusMultipleChoices || resp.StatusCode == http.StatusInternalServerError

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/internal/requestid"
+	"github.com/mailbell/mailbell/internal/webpage"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -169,7 +169,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 	if resp.StatusCode == http.StatusOK {
 		// The page of a login or of a load balancer. Its document type must not be taken for an item that cannot be read, because
 		// that leads to an alert.
-		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" {
+		if webpage.Is(resp.Header) {
 			resp.Body.Close()
 			return nil, a, pageError(op.name, resp)
 		}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/internal/requestid"
+	"github.com/mailbell/mailbell/internal/webpage"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -203,7 +203,7 @@ func (c *Client) ask(ctx context.Context, op operation) (Answer, error) {
 		return a, nil
 	}
 	// The page of a login or of a proxy is not taken for an answer that cannot be read.
-	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/html" {
+	if webpage.Is(resp.Header) {
 		return a, pageError(op, resp)
 	}
 	return a, c.read(ctx, timed, op, resp.Body)
