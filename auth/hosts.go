@@ -195,7 +195,7 @@ func (g *gate) destination(u *url.URL) *destination {
 
 // trusts says why a host that asks for a password does not get it; nil: it gets it.
 func (d *destination) trusts(resp *http.Response, host string) error {
-	if d.named || isExchange(resp.Header) {
+	if d.named || IsExchange(resp.Header) {
 		return nil
 	}
 	return &fault.Error{Op: opSignIn, Code: CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix, Moved: true,
@@ -213,9 +213,9 @@ var exchangeHeaders = [...]string{
 // exchangeApp is Exchange's own application id, which its challenges for a token name.
 const exchangeApp = "00000002-0000-0ff1-ce00-000000000000"
 
-// isExchange reports whether an answer 401 looks like Exchange: by its headers, or as an IIS with Windows authentication, which is all that
+// IsExchange reports whether an answer 401 looks like Exchange: by its headers, or as an IIS with Windows authentication, which is all that
 // Exchange 2010 shows. That is no proof, but keeps the password from a host that is clearly something else.
-func isExchange(h http.Header) bool {
+func IsExchange(h http.Header) bool {
 	if slices.ContainsFunc(exchangeHeaders[:], func(name string) bool { return h.Get(name) != "" }) {
 		return true
 	}

@@ -32,6 +32,7 @@ type result struct {
 	location string // of a redirect, absolute; empty: none, or an invalid one
 	body     []byte // not of a redirect; longer than maxAnswer if it is too long
 	shows    fault.Evidence
+	exchange bool // it looks like an Exchange, by the headers of a challenge
 }
 
 // request sends a request when its turn has come, and reads the answer. It follows no redirect.
@@ -72,7 +73,7 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	if err != nil {
 		return result{}, proxy.Explain(op, err)
 	}
-	return result{status: resp.StatusCode, body: answer, shows: shows}, nil
+	return result{status: resp.StatusCode, body: answer, shows: shows, exchange: auth.IsExchange(resp.Header)}, nil
 }
 
 // post sends an XML request: with credentials if they are allowed at u, and without to the mail domain itself; u is one of these.

@@ -34,8 +34,8 @@ type Circumstances struct {
 // StepState is the check of the state.
 const StepState = "state"
 
-// stepProxy is the check of the proxy.
-const stepProxy = "proxy"
+// StepProxy is the name of the check of the proxy.
+const StepProxy = "proxy"
 
 // evidence is how a breakage is recognised: every field that is set has to match.
 type evidence struct {

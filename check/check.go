@@ -39,6 +39,7 @@ const (
 // Result is what one check found: one line.
 type Result struct {
 	Name   string // "exchange headquarters: TLS"
+	Step   string // of an alert, or the name of a check, where it has one
 	State  State
 	Took   time.Duration // 0: there was no wait
 	Tried  string        // what was tried
@@ -49,7 +50,7 @@ type Result struct {
 
 // Installation is what a configuration describes, built and not started, for Run to try.
 type Installation struct {
-	Config    string   // its file
+	Config    string   // its file; empty: it and its files are not looked at
 	Doubts    []string // the warnings of the configuration itself, for example about an expires that is too far ahead
 	Files     []File
 	Proxy     string // host:port of the proxy; empty: none
@@ -163,7 +164,9 @@ const codeClock = "clock"
 // failed.
 func (in Installation) Run(ctx context.Context, mailbox, device string, tell func(Result)) bool {
 	r := &runner{Installation: in, tellAll: tell, advised: map[string]string{}, mailbox: mailbox, signedIn: map[string]firstSignIn{}}
-	r.configuration()
+	if in.Config != "" {
+		r.configuration()
+	}
 	if in.Proxy != "" {
 		r.reachProxy(ctx)
 	}
@@ -244,7 +247,7 @@ func (r *runner) tell(name, tried string, took time.Duration, c Circumstances, e
 
 // complete completes a result by its error, and reports it.
 func (r *runner) complete(result Result, c Circumstances, err error) bool {
-	result.State = OK
+	result.State, result.Step = OK, c.Step
 	if err != nil {
 		result.State, result.Error, result.Advice = Failed, err.Error(), Advise(err, c).Do
 		if _, ok := errors.AsType[doubt](err); ok {
@@ -315,7 +318,7 @@ func readable(f File) error {
 
 // reachProxy connects to the proxy. The checks of the hosts show whether it connects mailbell to them.
 func (r *runner) reachProxy(ctx context.Context) {
-	r.try(ctx, "proxy", "connecting to "+r.Proxy, Circumstances{Step: stepProxy}, func(ctx context.Context) error {
+	r.try(ctx, "proxy", "connecting to "+r.Proxy, Circumstances{Step: StepProxy}, func(ctx context.Context) error {
 		c, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, "tcp", r.Proxy)
 		if err != nil {
 			return &fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait, Text: "the proxy " + r.Proxy + " cannot be reached", Err: err,

@@ -76,3 +76,11 @@ func (o *object) cloudURLs() Cloud {
 	}
 	return c
 }
+
+// CloudOf returns the URLs of one of Microsoft's clouds by its name in the configuration; empty, or a name that none has: the worldwide one.
+func CloudOf(name string) Cloud {
+	if c, known := clouds[name]; known {
+		return c
+	}
+	return worldwide
+}

@@ -34,6 +34,36 @@ const stateTimeout = 10 * time.Second
 type Subject struct {
 	Mailbox, Device string
 	Beyond          []string // mailboxes that mailbell is not to be able to read
+	Only            Part
+}
+
+// Part is a part of a configuration that a check is about.
+type Part uint8
+
+// The parts. Of a part that the check is not about nothing is tried.
+const (
+	Everything Part = iota
+	OnlyExchange
+	OnlyAPNs
+	OnlyState // and the port of the API
+)
+
+// limit leaves out what is of other parts.
+func (p Part) limit(in check.Installation) check.Installation {
+	if p == Everything {
+		return in
+	}
+	in.Config, in.Files, in.Doubts, in.Expiry = "", nil, nil, nil
+	if p != OnlyExchange {
+		in.Proxy, in.Entries, in.Callbacks = "", nil, nil
+	}
+	if p != OnlyAPNs {
+		in.Topics = nil
+	}
+	if p != OnlyState {
+		in.State, in.Running, in.Listen = nil, nil, ""
+	}
+	return in
 }
 
 // Check tries everything that c needs, and everything for a mailbox and a device if they are given. It reports each result as it comes.
@@ -93,7 +123,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 		}
 		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostname.Address(u), Outbound: t.Outbound})
 	}
-	in.Run(ctx, of.Mailbox, of.Device, tell)
+	of.Only.limit(in).Run(ctx, of.Mailbox, of.Device, tell)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -179,4 +180,35 @@ func (inst *installation) edit(old, replacement string) {
 // trusting is TLS that trusts the simulator.
 func (inst *installation) trusting() *tls.Config {
 	return &tls.Config{RootCAs: inst.sim.RootCAs(), MinVersion: tls.VersionTLS12}
+}
+
+func TestACheckOfOnePartTriesNothingOfTheOthers(t *testing.T) {
+	t.Parallel()
+	inst := install(t, "")
+	inst.load()
+	for part, rooms := range map[service.Part][]string{
+		service.Everything:   {"apns", "clock", "configuration", "exchange", "expiry", "files", "listen", "mailbox", "state"},
+		service.OnlyExchange: {"clock", "exchange", "mailbox"},
+		service.OnlyAPNs:     {"apns"},
+		service.OnlyState:    {"listen", "state"},
+	} {
+		of := service.Subject{Only: part}
+		if part == service.Everything || part == service.OnlyExchange {
+			of.Mailbox = "user0001@contoso.example"
+		}
+		tried, steps := map[string]bool{}, map[string]bool{}
+		err := service.Check(t.Context(), inst.config, nil, zap.NewNop(), "test", of, func(r check.Result) {
+			first, _, _ := strings.Cut(r.Name, " ")
+			tried[first], steps[r.Step] = true, true
+			if r.State != check.OK {
+				t.Errorf("part %d: %s %s: %s", part, r.State, r.Name, r.Error)
+			}
+		})
+		if got := slices.Sorted(maps.Keys(tried)); err != nil || !slices.Equal(got, rooms) {
+			t.Errorf("part %d tried %v, want %v; %v", part, got, rooms, err)
+		}
+		if part == service.OnlyExchange && !(steps[check.StepLocation] && steps[check.StepSignIn] && steps[check.StepRead]) {
+			t.Errorf("the steps are %v", steps)
+		}
+	}
 }

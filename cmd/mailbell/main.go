@@ -39,6 +39,7 @@ type configError struct{ error }
 func commands() []command {
 	return []command{
 		{"run", "--config mailbell.yaml", "the service", run},
+		{"init", "ADDRESS [--dir DIR] [--yes]", "makes a configuration that works, in a dialogue", initialise},
 		{"demo", "[--mailboxes 5] [--messages 10] [--exit]", "the real service against the simulator, nothing to install", demo},
 		{"simulate", "[--dir DIR] [--mailboxes 5] [--hybrid] [--personality KIND]", "the simulator alone, for your own tests", simulate},
 		{"check", "--config mailbell.yaml [--mailbox ADDRESS] [--device ID]", "tries everything that the service will need; to a test alert", checkAll},

@@ -1,0 +1,79 @@
+package setup
+
+// What to do with the new configuration.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+)
+
+// ending says how to start mailbell and how to enrol the first device.
+func (s *session) ending() {
+	address := s.answers.value["address"]
+	file := shellQuoted(filepath.Join(s.stage.dir, configFile))
+	for _, doubt := range s.doubts {
+		fmt.Fprintf(s.Out, "look at: %s\n", doubt)
+	}
+	fmt.Fprintf(s.Out, `
+Written: %s
+         and %d secrets in %s
+
+Start mailbell:
+
+    mailbell run --config %s
+
+Enrol the first device. The mail app knows its device token, in hex:
+
+    TOKEN=…
+    curl -X PUT http://%s/v1/devices/%s \
+      -H "Authorization: Bearer $(cat %s)" -H 'Content-Type: application/json' \
+      -d '{"mailbox": %s, "token": "'"$TOKEN"'"}'
+
+Then send %s a message. Where no alert comes:
+
+    mailbell why --config %s %s
+`, filepath.Join(s.stage.dir, configFile), len(s.answers.files())-1, filepath.Join(s.stage.dir, secretsDir), file, apiAddress(s.answers.value["listen"]),
+		deviceID(address), shellQuoted(filepath.Join(s.stage.dir, secretsDir, clients[0].Name)), jsonQuoted(address), address, file, shellQuoted(address))
+}
+
+// apiAddress is where a program on this machine reaches the API.
+func apiAddress(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return listen
+}
+
+// deviceID makes an id for the first device of a mailbox up: the local part of its address, as far as an id may have it.
+func deviceID(address string) string {
+	local, _, _ := strings.Cut(address, "@")
+	const longest = 100 // of 128
+	id := strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r) {
+			return r
+		}
+		return '-'
+	}, local)
+	return id[:min(len(id), longest)] + "-phone"
+}
+
+// shellQuoted writes a text for a shell.
+func shellQuoted(s string) string {
+	if bare.MatchString(strings.TrimPrefix(s, "/")) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// jsonQuoted writes a text of JSON that can stand within single quotes of a shell.
+func jsonQuoted(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil { // a string can be marshalled
+		return `""`
+	}
+	return strings.ReplaceAll(string(b), "'", `\u0027`)
+}

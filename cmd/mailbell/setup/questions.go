@@ -1,0 +1,294 @@
+package setup
+
+// The questions, in parts. Each is a flag of its name too.
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/challenge"
+	"github.com/mailbell/mailbell/internal/credential"
+	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/service"
+)
+
+// part is a group of questions that belong together.
+type part struct {
+	title     string
+	survey    bool // Autodiscover is asked before
+	questions []question
+	plan      bool         // what the answers take is said after
+	try       service.Part // what is tried after; Everything: nothing is
+	steps     []string     // the steps of that check that the answers are about
+}
+
+// question asks for one answer.
+type question struct {
+	name     string                 // of the answer and of its flag
+	ask      string                 // what a person is asked
+	help     string                 // a sentence before
+	key      string                 // where config reports a mistake in the answer; METHOD is the authentication method
+	secret   bool                   // not shown; its flags name a file or a variable
+	file     bool                   // the answer is a path
+	optional bool                   // none is an answer
+	later    bool                   // asked only where the part is asked again
+	quiet    bool                   // never asked: a flag only
+	choices  func(answers) []string // nil: any text
+	preset   func(answers) string   // the default; nil: none
+	when     func(answers) bool     // nil: always
+	right    func(v string) error   // what config does not check; nil: nothing
+}
+
+// The answers that are chosen from.
+const (
+	typeOnPremises = config.OnPremises
+	typeOnline     = config.Online
+	stateFile      = "file"
+	stateRedis     = "redis"
+)
+
+func parts() []part {
+	return []part{
+		{title: "The way out", questions: outward(), steps: []string{check.StepProxy}},
+		{title: "The mailbox", survey: true, questions: place(), steps: []string{"", check.StepLocation}},
+		{title: "The listener account", questions: account(), plan: true, try: service.OnlyExchange,
+			steps: []string{check.StepCredential, check.StepSignIn, check.StepImpersonation}},
+		{title: "The app, and Apple's push service (APNs)", questions: app(), try: service.OnlyAPNs, steps: []string{check.StepAPNs}},
+		{title: "This machine", questions: machine(), try: service.OnlyState, steps: []string{check.StepState}},
+	}
+}
+
+func outward() []question {
+	proxied := func(a answers) bool { return a.value["proxy"] != "" }
+	return []question{
+		{name: "proxy", ask: "URL of the proxy", key: "proxy.url", optional: true,
+			help: "mailbell connects to Exchange and to APNs. If this takes a proxy, give its URL: http://proxy.contoso.com:3128, https:// or socks5://."},
+		{name: "proxy-bypass", ask: "Hosts that are reached without it, with commas between them", key: "proxy.bypass", optional: true, when: proxied,
+			help: "For example the Exchange servers: .contoso.com is every host below contoso.com, 10.0.0.0/8 is a network."},
+		{name: "proxy-username", ask: "User name at the proxy", key: "proxy.username", optional: true, when: proxied},
+		{name: "proxy-password", ask: "Password at the proxy", key: "proxy.password_file", secret: true,
+			when: func(a answers) bool { return proxied(a) && a.value["proxy-username"] != "" }},
+	}
+}
+
+func place() []question {
+	here := func(a answers) bool { return !a.online() }
+	custom := func(a answers) bool { return a.online() && a.value["cloud"] == "custom" }
+	ca := caFile()
+	ca.later = true
+	return []question{
+		{name: addressQuestion, ask: "Mail address", right: func(v string) error { _, err := mail.ParseAddress(v); return err }, later: true},
+		{name: "type", ask: "Where is the mailbox", choices: words(typeOnPremises, typeOnline), preset: answers.likelyType,
+			help: "exchange is an Exchange Server of your own, online is Exchange Online."},
+		{name: "domains", ask: "Mail domains of the mailboxes, with commas between them", key: "exchange[0].domains",
+			preset: func(a answers) string { return mail.Domain(a.value[addressQuestion]) }},
+		{name: "cloud", ask: "Microsoft's cloud", key: "exchange[0].cloud", choices: words("global", "gcc", "gcc-high", "dod", "china", "custom"),
+			preset: always("global"), when: answers.online},
+		{name: "cloud-ews", ask: "URL of EWS of that cloud", key: "exchange[0].cloud_urls.ews", when: custom},
+		{name: "cloud-autodiscover", ask: "URL of its Autodiscover, https://host", key: "exchange[0].cloud_urls.autodiscover", when: custom},
+		{name: "cloud-authority", ask: "URL of its Entra ID, https://host", key: "exchange[0].cloud_urls.authority", when: custom},
+		{name: "cloud-graph", ask: "URL of its Microsoft Graph, https://host", key: "exchange[0].cloud_urls.graph", when: custom},
+		{name: "listen-by", ask: "Listen by", key: "exchange[0].listen_by", choices: words(config.ByGraph, config.ByStreaming), preset: always(config.ByGraph),
+			when: answers.online, help: "graph is Microsoft Graph. streaming is EWS, which ends in Exchange Online on 2027-04-01."},
+		{name: "public-url", ask: "URL at which Microsoft reaches mailbell", key: "public_url", optional: true,
+			when: func(a answers) bool { return a.online() && a.value["listen-by"] == config.ByGraph },
+			help: "Microsoft Graph posts there when mail comes: https://mailbell.contoso.com, from the internet. Without one the mailboxes are polled."},
+		{name: "autodiscover-url", ask: "URL of Autodiscover", key: "exchange[0].autodiscover_url", optional: true, preset: answers.likelyAutodiscover,
+			when: func(a answers) bool {
+				return here(a) && (a.placeHere() == nil || a.likelyAutodiscover() != "" || a.value["autodiscover-url"] != "")
+			},
+			help: "As in https://mail.contoso.com/autodiscover/autodiscover.xml. mailbell sends the password to this host. Without one it finds it from the mail domain."},
+		{name: "ews-url", ask: "URL of EWS", key: "exchange[0].ews_url", optional: true,
+			when: func(a answers) bool {
+				return here(a) && (a.value["autodiscover-url"] == "" && a.placeHere() == nil || a.value["ews-url"] != "")
+			},
+			help: "Only without Autodiscover: https://mail.contoso.com/EWS/Exchange.asmx, the same for all mailboxes."},
+		{name: "trusted-hosts", ask: "More hosts that may get the password, with commas between them", key: "exchange[0].trusted_hosts", optional: true, later: true,
+			when: here},
+		ca,
+	}
+}
+
+// Names of questions that are not only asked.
+const (
+	addressQuestion = "address"
+	caQuestion      = "ca-file"
+)
+
+// caFile is asked where a server's certificate is not trusted.
+func caFile() question {
+	return question{name: caQuestion, ask: "File with the certificate authority of the Exchange servers (PEM)", key: "exchange[0].ca_file", file: true, optional: true,
+		help: "Without one the system's trusted roots count."}
+}
+
+func account() []question {
+	byPassword := func(a answers) bool {
+		return slices.Contains([]string{credential.Basic, credential.NTLM}, a.value["method"])
+	}
+	byApp := func(a answers) bool {
+		return a.value["method"] == credential.ClientSecret || a.value["method"] == credential.Certificate
+	}
+	bySecret := func(a answers) bool { return a.value["method"] == credential.ClientSecret }
+	byCertificate := func(a answers) bool { return a.value["method"] == credential.Certificate }
+	return []question{
+		{name: "method", ask: "How does the listener account sign in", choices: answers.methods, preset: answers.likelyMethod,
+			help: "basic and ntlm take a user and a password. client_secret and certificate take an app of Entra ID."},
+		{name: "username", ask: `User name, DOMAIN\name or name@domain`, key: "exchange[0].listener_accounts[0].METHOD.username", when: byPassword},
+		{name: "password", ask: "Password", key: "exchange[0].listener_accounts[0].METHOD.password_file", secret: true, when: byPassword},
+		{name: "tenant-id", ask: "Directory (tenant) ID, or a domain of the tenant", key: "exchange[0].listener_accounts[0].METHOD.tenant_id", when: byApp},
+		{name: "client-id", ask: "Application (client) ID", key: "exchange[0].listener_accounts[0].METHOD.client_id", when: byApp},
+		{name: "client-secret", ask: "Value of the client secret", key: "exchange[0].listener_accounts[0].METHOD.secret_file", secret: true, when: bySecret},
+		{name: "client-secret-expires", ask: "Day on which it expires, as in 2027-05-01", key: "exchange[0].listener_accounts[0].METHOD.expires", optional: true,
+			when: bySecret, help: "mailbell warns before that day."},
+		{name: "certificate", ask: "File with certificate and key (PFX or PEM)", key: "exchange[0].listener_accounts[0].METHOD.file", file: true, when: byCertificate},
+		{name: "certificate-password", ask: "Password of that file", key: "exchange[0].listener_accounts[0].METHOD.password_file", secret: true, optional: true,
+			when: byCertificate},
+		{name: "mailboxes", ask: "How many mailboxes will have alerts, about", preset: always("100"), right: number(1, maxMailboxes)},
+	}
+}
+
+// maxMailboxes is more than any organisation has.
+const maxMailboxes = 1_000_000
+
+func app() []question {
+	return []question{
+		{name: "apns-topic", ask: "Bundle id of the mail app", key: "apns[0].topic", help: "The topic of its alerts, as in com.contoso.mail."},
+		{name: "apns-environment", ask: "Environment", key: "apns[0].environment", choices: words(config.Production, config.Sandbox),
+			preset: always(config.Production), help: "production for an app from the App Store, TestFlight or an MDM; sandbox for one that runs from Xcode."},
+		{name: "apns-key", ask: "File with the key for APNs (.p8)", key: "apns[0].token.key_file", file: true},
+		{name: "apns-key-id", ask: "Key id", key: "apns[0].token.key_id", preset: answers.likelyKeyID},
+		{name: "apns-team-id", ask: "Team id", key: "apns[0].token.team_id", help: "Under Membership in Apple's developer account."},
+		{name: "apns-url", key: "apns[0].url", ask: "URL of another APNs, for tests", optional: true, quiet: true},
+		{name: "apns-ca-file", key: "apns[0].ca_file", ask: "its certificate authority (PEM)", file: true, optional: true, quiet: true},
+	}
+}
+
+func machine() []question {
+	inRedis := func(a answers) bool { return a.value["state"] == stateRedis }
+	return []question{
+		{name: "state", ask: "Where are the enrolments stored", choices: words(stateFile, stateRedis), preset: always(stateFile),
+			help: "file is a file of mailbell's own. redis allows a second instance that takes over."},
+		{name: "state-path", ask: "The file", key: "state.path", preset: always(defaultState), when: func(a answers) bool { return a.value["state"] == stateFile }},
+		{name: "redis", ask: "Redis, host:port", key: "state.redis.addresses", when: inRedis},
+		{name: "redis-tls", ask: "By TLS", key: "state.redis.tls", choices: words("no", "yes"), preset: always("no"), when: inRedis},
+		{name: "redis-ca-file", ask: "File with its certificate authority (PEM)", key: "state.redis.ca_file", file: true, optional: true,
+			when: func(a answers) bool { return inRedis(a) && a.value["redis-tls"] == "yes" }},
+		{name: "redis-username", ask: "User at Redis", key: "state.redis.username", optional: true, when: inRedis},
+		{name: "redis-password", ask: "Password at Redis", key: "state.redis.password_file", secret: true, optional: true, when: inRedis},
+		{name: "listen", ask: "Where does the API listen, host:port", key: "listen", preset: always("127.0.0.1:8080"), right: fixedPort,
+			help: "127.0.0.1 is this machine only. Another address needs TLS: set it in mailbell.yaml later."},
+	}
+}
+
+func words(list ...string) func(answers) []string { return func(answers) []string { return list } }
+
+func always(v string) func(answers) string { return func(answers) string { return v } }
+
+// number checks a number with its bounds.
+func number(least, most int) func(string) error {
+	return func(v string) error {
+		if n, err := strconv.Atoi(v); err != nil || n < least || n > most {
+			return fmt.Errorf("want a number from %d to %d", least, most)
+		}
+		return nil
+	}
+}
+
+// atoi reads a number that was checked.
+func atoi(v string) int {
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		return 1
+	}
+	return n
+}
+
+// fixedPort refuses an address whose port is another one at each start: the MDM portal has to find it.
+func fixedPort(v string) error {
+	if _, port, err := net.SplitHostPort(v); err == nil && strings.Trim(port, "0") == "" {
+		return fmt.Errorf("want a port other than 0")
+	}
+	return nil
+}
+
+func (a answers) online() bool { return a.value["type"] == typeOnline }
+
+// likelyType is where the likeliest place is; empty: none was found.
+func (a answers) likelyType() string {
+	switch {
+	case len(a.found.Places) > 0 && a.found.Places[0].Online:
+		return typeOnline
+	case len(a.found.Places) > 0, a.value["autodiscover-url"] != "", a.value["ews-url"] != "":
+		return typeOnPremises
+	}
+	return ""
+}
+
+// likelyAutodiscover is the URL that has to be configured, because mailbell sends no password there by itself; empty: none has to be.
+func (a answers) likelyAutodiscover() string {
+	p := a.placeHere()
+	if p == nil {
+		return ""
+	}
+	if host := hostOf(p.URL); hostname.Below(host, mail.Domain(a.value[addressQuestion])) {
+		return ""
+	}
+	return p.URL
+}
+
+// methods are the authentication methods that fit: an app of Entra ID signs in on premises only where EWS has one URL.
+func (a answers) methods() []string {
+	byApp := []string{credential.ClientSecret, credential.Certificate}
+	switch {
+	case a.online():
+		return byApp
+	case a.value["ews-url"] != "":
+		return append([]string{credential.Basic, credential.NTLM}, byApp...)
+	}
+	return []string{credential.Basic, credential.NTLM}
+}
+
+// likelyMethod is the authentication method that the place offers: NTLM before Basic, because it does not send the password.
+func (a answers) likelyMethod() string {
+	if a.online() {
+		return credential.ClientSecret
+	}
+	p := a.placeHere()
+	switch {
+	case p == nil:
+		return credential.Basic
+	case challenge.Has(p.Offers, "NTLM"):
+		return credential.NTLM
+	}
+	return credential.Basic
+}
+
+// keyName is how Apple names the files of keys.
+var keyName = regexp.MustCompile(`^AuthKey_([A-Z0-9]{10})\.p8$`)
+
+func (a answers) likelyKeyID() string {
+	if m := keyName.FindStringSubmatch(filepath.Base(a.value["apns-key"])); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// entryName is the name of the exchange entry.
+func (a answers) entryName() string {
+	if a.online() {
+		return "cloud"
+	}
+	return "headquarters"
+}
+
+// listenBy is how the entry listens.
+func (a answers) listenBy() string { return cmp.Or(a.value["listen-by"], config.ByStreaming) }

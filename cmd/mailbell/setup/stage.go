@@ -1,0 +1,117 @@
+package setup
+
+// The files of a configuration, in a folder of their own until they are complete. So nobody finds half a configuration.
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	folderMode = 0o700
+	fileMode   = 0o600
+)
+
+// stage is where the files are written before they come to dir.
+type stage struct {
+	dir     string // absolute
+	folder  string // within dir; empty: not made yet
+	madeDir bool
+}
+
+// open looks at the folder of a configuration. It refuses one that has one already.
+func open(dir string) (*stage, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var there []string
+	for _, name := range []string{configFile, secretsDir, defaultState} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			there = append(there, name)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if there != nil {
+		return nil, fmt.Errorf("%s has %s, and mailbell init overwrites nothing: name another folder (--dir)", dir, strings.Join(there, " and "))
+	}
+	return &stage{dir: dir}, nil
+}
+
+// file is mailbell.yaml of the stage.
+func (s *stage) file() string { return filepath.Join(s.folder, configFile) }
+
+// write replaces the files of the stage.
+func (s *stage) write(files []file) error {
+	if err := s.make(); err != nil {
+		return err
+	}
+	secrets := filepath.Join(s.folder, secretsDir)
+	if err := os.RemoveAll(secrets); err != nil {
+		return err
+	}
+	if err := os.Mkdir(secrets, folderMode); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := writeFile(filepath.Join(s.folder, f.name), f.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// make makes the folders that are missing.
+func (s *stage) make() error {
+	if s.folder != "" {
+		return nil
+	}
+	err := os.Mkdir(s.dir, folderMode)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	s.madeDir = err == nil
+	s.folder, err = os.MkdirTemp(s.dir, ".mailbell-init-")
+	return err
+}
+
+func writeFile(name string, data []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// publish moves the files to their place, the configuration last. A file that came there meanwhile is left as it is.
+func (s *stage) publish() error {
+	secrets, to := filepath.Join(s.folder, secretsDir), filepath.Join(s.dir, secretsDir)
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("%s was made meanwhile: nothing was written", to)
+	}
+	if err := os.Rename(secrets, to); err != nil {
+		return fmt.Errorf("nothing was written: %w", err)
+	}
+	// A link, because a rename would replace a file that came there meanwhile.
+	if err := os.Link(s.file(), filepath.Join(s.dir, configFile)); err != nil {
+		return errors.Join(fmt.Errorf("nothing was written: %w", err), os.Rename(to, secrets))
+	}
+	s.madeDir = false
+	return nil
+}
+
+// discard removes what is not published. What cannot be removed is left: it is in a folder of its own.
+func (s *stage) discard() {
+	if s.folder != "" {
+		_ = os.RemoveAll(s.folder)
+	}
+	if s.madeDir {
+		_ = os.Remove(s.dir)
+	}
+}
