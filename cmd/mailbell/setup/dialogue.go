@@ -230,6 +230,9 @@ func (s *session) take(q question) (wrong []string) {
 		v = s.answers.value[q.name]
 	case !given && q.preset != nil:
 		v = q.preset(s.answers)
+		if q.confirm && v != "" {
+			return []string{q.flags() + " is missing: " + v + " was found, outside the mail domain; it gets the password only if the flag names it"}
+		}
 	}
 	if !given && v == "" {
 		if q.optional || q.later {

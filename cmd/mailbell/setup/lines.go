@@ -69,7 +69,7 @@ func within(ctx context.Context, read func() (string, error)) (string, error) {
 // Terminal reads answers from a file that may be a terminal.
 func Terminal(f *os.File, echo io.Writer) Reader {
 	l := &lines{in: bufio.NewReaderSize(f, maxLine)}
-	if fd := int(f.Fd()); term.IsTerminal(fd) { //nolint:gosec // a file descriptor is a small number
+	if fd := int(f.Fd()); term.IsTerminal(fd) {
 		return &terminal{lines: l, fd: fd, echo: echo}
 	}
 	return l

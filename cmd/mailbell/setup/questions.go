@@ -42,6 +42,7 @@ type question struct {
 	optional bool                   // none is an answer
 	later    bool                   // asked only where the part is asked again
 	quiet    bool                   // never asked: a flag only
+	confirm  bool                   // the default takes a person's consent
 	choices  func(answers) []string // nil: any text
 	preset   func(answers) string   // the default; nil: none
 	when     func(answers) bool     // nil: always
@@ -102,7 +103,7 @@ func place() []question {
 		{name: "public-url", ask: "URL at which Microsoft reaches mailbell", key: "public_url", optional: true,
 			when: func(a answers) bool { return a.online() && a.value["listen-by"] == config.ByGraph },
 			help: "Microsoft Graph posts there when mail comes: https://mailbell.contoso.com, from the internet. Without one the mailboxes are polled."},
-		{name: "autodiscover-url", ask: "URL of Autodiscover", key: "exchange[0].autodiscover_url", optional: true, preset: answers.likelyAutodiscover,
+		{name: "autodiscover-url", ask: "URL of Autodiscover", key: "exchange[0].autodiscover_url", optional: true, preset: answers.likelyAutodiscover, confirm: true,
 			when: func(a answers) bool {
 				return here(a) && (a.placeHere() == nil || a.likelyAutodiscover() != "" || a.value["autodiscover-url"] != "")
 			},

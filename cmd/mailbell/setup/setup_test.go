@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -51,14 +53,16 @@ func newStand(t *testing.T, o simulator.Options) *stand {
 			t.Error(err)
 		}
 	})
-	// A port that is free for a moment. What tries it is told so, and nothing depends on who has it later.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.listen = l.Addr().String()
-	l.Close()
+	s.listen = ownAddress()
 	return s
+}
+
+// ownAddress is one of loopback that no other test has: an address of the network 127.0.0.0/8, where the whole of it is loopback.
+func ownAddress() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1:18080"
+	}
+	return fmt.Sprintf("127.%d.%d.%d:8080", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
 }
 
 func (s *stand) file(name string) string { return filepath.Join(s.files, name) }
@@ -72,7 +76,7 @@ func (s *stand) write(name, text string) string {
 	return s.file(name)
 }
 
-// apns answers everything about APNs and this machine.
+// rest answers everything about APNs and this machine.
 func (s *stand) rest() Given {
 	return Given{
 		"apns-topic": s.Topic, "apns-key": s.file("apns.p8"), "apns-key-id": s.KeyID, "apns-team-id": s.TeamID, "apns-url": s.APNsURL,
@@ -98,11 +102,8 @@ func (s *stand) cloud() Given {
 // with returns all answers of both.
 func with(a, b Given) Given {
 	all := Given{}
-	for _, g := range []Given{a, b} {
-		for k, v := range g {
-			all[k] = v
-		}
-	}
+	maps.Copy(all, a)
+	maps.Copy(all, b)
 	return all
 }
 

@@ -22,7 +22,7 @@ const surveyTimeout = 90 * time.Second
 // survey asks, and says what it found. Where a server's certificate is not trusted it asks for the authority.
 func (s *session) survey(ctx context.Context) error {
 	a := s.answers.value
-	if a["ews-url"] != "" && a["autodiscover-url"] == "" || s.Untried && a["type"] != "" {
+	if s.given("ews-url") != "" && s.given("autodiscover-url") == "" || s.Untried && s.given("type") != "" {
 		return nil // the answer is there
 	}
 	address := a[addressQuestion]
