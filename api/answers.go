@@ -59,6 +59,7 @@ type DevicePage struct {
 type Mailbox struct {
 	Address       string              `json:"address"`
 	State         subscriptions.State `json:"state"`
+	Since         time.Time           `json:"since,omitzero"` // when it came into this state, where that is not as it should be
 	Reason        string              `json:"reason,omitempty"`
 	Advice        string              `json:"advice,omitempty"`
 	NextTry       time.Time           `json:"next_try,omitzero"`
@@ -101,6 +102,23 @@ type Decision struct {
 	APNsID      string          `json:"apns_id,omitempty"`
 	Status      int             `json:"apns_status,omitempty"`
 	Shown       time.Time       `json:"shown_at,omitzero"` // when the phone showed the alert, by its receipt
+}
+
+// SelfCheck is what the person with a phone may know: whether alerts come to it, and what became of the last one. It tells of nobody else.
+type SelfCheck struct {
+	Device      string              `json:"d"`     // the enrolment id, as in the alerts
+	Token       string              `json:"token"` // the first characters of it
+	Topic       string              `json:"topic"`
+	Environment string              `json:"environment"`
+	Enrolled    time.Time           `json:"enrolled,omitzero"`
+	Alerts      bool                `json:"alerts"` // mail that comes now leads to an alert
+	State       subscriptions.State `json:"state"`
+	Says        string              `json:"says"`            // the state in a sentence
+	Cause       string              `json:"cause,omitempty"` // what is wrong, for the help desk
+	Since       time.Time           `json:"since,omitzero"`
+	NextTry     time.Time           `json:"next_try,omitzero"`
+	LastAlert   *Decision           `json:"last_alert,omitempty"`  // the newest one for this device that APNs answered
+	LastReceipt time.Time           `json:"last_receipt,omitzero"` // when this device showed an alert last
 }
 
 // MailboxPage is a page of the mailboxes.

@@ -158,6 +158,7 @@ func (a *API) routes() routes {
 		"/v1/mailboxes":           {http.MethodGet: {needs: readAll, answer: a.mailboxes}},
 		"/v1/status":              {http.MethodGet: {needs: readAll, answer: a.status}},
 		"/v1/receipts":            {http.MethodPost: {signed: a.receive}},
+		"/v1/self-check":          {http.MethodPost: {signed: a.selfCheck}},
 		"/v1/test-notifications":  {http.MethodPost: {needs: testDevices, answer: a.test}},
 
 		"/v1/exchange/{name}/listen_by": {http.MethodPut: {needs: changeListening, answer: a.listenBy}},

@@ -32,7 +32,7 @@ func (a *API) about(address string) (Mailbox, bool) {
 		return Mailbox{}, false
 	}
 	m := Mailbox{
-		Address: address, State: s.State, Reason: s.Reason, Advice: a.Advise(s.Standing).Do, NextTry: s.Next.UTC(), Account: s.Account,
+		Address: address, State: s.State, Since: s.Since.UTC(), Reason: s.Reason, Advice: a.Advise(s.Standing).Do, NextTry: s.Next.UTC(), Account: s.Account,
 		Subscribed: s.Subscribed.UTC(), LastHeartbeat: s.LastHeartbeat.UTC(), LastHint: s.LastHint.UTC(),
 		LastListing: s.LastListing.UTC(), LastMessage: s.LastMessage.UTC(),
 		Devices: make([]string, len(devices)), DeviceStates: make([]DeviceState, len(devices)), Decisions: make([]Decision, len(s.Decisions)),
@@ -50,15 +50,19 @@ func (a *API) about(address string) (Mailbox, bool) {
 			Receipts: a.receiptsOf(d, decisions, now)}
 	}
 	for i, d := range s.Decisions {
-		m.Decisions[i] = Decision{
-			Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(), Advice: check.Explain(d.Reason),
-			Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status, Shown: d.Shown.UTC(),
-		}
+		m.Decisions[i] = decision(d)
 		if m.LastAlert == nil && d.Status != 0 {
 			m.LastAlert = &m.Decisions[i]
 		}
 	}
 	return m, true
+}
+
+func decision(d subscriptions.Decision) Decision {
+	return Decision{
+		Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(), Advice: check.Explain(d.Reason),
+		Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status, Shown: d.Shown.UTC(),
+	}
 }
 
 // renamedStates are the former names of states, from before the first release.

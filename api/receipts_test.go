@@ -267,3 +267,59 @@ func FuzzReceipts(f *testing.F) {
 		}
 	})
 }
+
+func TestAPhoneLearnsHowItStandsAndNothingOfOthers(t *testing.T) {
+	d := newBackend(t)
+	key, public := keyOf(t)
+	d.enrolWith(t, public)
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/tablet", strings.NewReplacer(deviceHex, strings.Repeat("ab", 32), "sandbox", "production").Replace(enrolment)), 201, "")
+	ask := func(at time.Time) *http.Response {
+		body := fmt.Sprintf(`{"d": "phone", "at": %q}`, at.Format(time.RFC3339))
+		return d.ask(t, "", "POST", "/v1/self-check", body, signatureHeader, signature(t, key, "POST /v1/self-check\n"+body))
+	}
+	is(t, ask(time.Now()), 200, fmt.Sprintf(`{"d": "phone", "token": "9c1d2e3f", "topic": "com.contoso.mail", "environment": "sandbox", "enrolled": "2026-03-01T12:00:00Z",
+		"alerts": true, "state": "listening", "says": %q,
+		"last_alert": {"message": %q, "device": "phone", "outcome": "accepted", "received": "2026-03-01T12:00:00Z", "decided": "2026-03-01T12:00:00Z",
+			"apns_id": "0c5f0000-0000-0000-0000-000000000000", "apns_status": 200}}`, says(subscriptions.Listening), mail.Key{1}))
+	if got := told(t, ask(time.Now().Add(-mail.Tolerance-time.Minute))); got != "422 at invalid" {
+		t.Errorf("an old question: %s", got)
+	}
+	if got := told(t, d.ask(t, "", "POST", "/v1/self-check", `{"d": "phone"}`)); got != "422 at required" {
+		t.Errorf("without a time: %s", got)
+	}
+	body := fmt.Sprintf(`{"d": "phone", "at": %q}`, time.Now().Format(time.RFC3339))
+	is(t, d.ask(t, "", "POST", "/v1/self-check", body, signatureHeader, signature(t, key, signedReceipts+body)), 403, "")
+}
+
+func TestAPhoneThatIsBehindLearnsWhyAndUntilWhen(t *testing.T) {
+	d := newBackend(t)
+	s := d.handler.standingOf(subscriptions.Device{ID: "quiet", Token: deviceHex})
+	if s.Alerts || s.State != subscriptions.BehindState || s.Says != says(subscriptions.BehindState) || s.Cause != "it is throttled" || !s.NextTry.Equal(noon.Add(time.Minute)) {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestEveryStateHasASentenceForThePerson(t *testing.T) {
+	states := append(subscriptions.States(), subscriptions.BehindState, subscriptions.RefusedState)
+	seen := map[string]bool{}
+	for _, s := range states {
+		if seen[says(s)] || says(s) == "" {
+			t.Errorf("%s: %q", s, says(s))
+		}
+		seen[says(s)] = true
+	}
+}
+
+func FuzzSelfCheck(f *testing.F) {
+	f.Add([]byte(`{"d": "phone", "at": "2026-11-28T09:30:00Z"}`))
+	f.Add([]byte(`{"d": null, "at": "0000-01-01T00:00:00+24:00", "x": []}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		device, _, err := readSelfCheck(body)
+		if p, ok := errors.AsType[*Problem](err); err != nil && (!ok || p.Status != 400 && p.Status != 422) {
+			t.Fatalf("%#v", err)
+		}
+		if err == nil && !pattern.Device.Matches(device) {
+			t.Fatalf("passed: %q", device)
+		}
+	})
+}

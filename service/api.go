@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
@@ -98,6 +99,7 @@ func (d *backend) Standing(id string) subscriptions.Standing {
 		return subscriptions.Standing{}
 	}
 	s := d.listener.Standing(m, id)
+	s.Since = d.outages.since(m.Record().Addresses[0], s.State)
 	reason, next, f := d.sender.Standing(device.Phone(), device.Enrolled)
 	switch {
 	case reason == "":
@@ -116,7 +118,7 @@ func (d *backend) Standing(id string) subscriptions.Standing {
 	default:
 		s.State, s.Next = subscriptions.RefusedState, next
 	}
-	s.Reason, s.Fault = string(reason), f
+	s.Reason, s.Fault, s.Since = string(reason), f, time.Time{}
 	if f == nil {
 		s.Fault = reasonFault(s.Reason)
 	}
@@ -154,7 +156,9 @@ func (d *backend) Mailbox(address string) (subscriptions.Status, []subscriptions
 	for _, device := range m.Devices() {
 		devices = append(devices, *device)
 	}
-	return d.listener.Status(m), devices, true
+	s := d.listener.Status(m)
+	s.Since = d.outages.since(m.Record().Addresses[0], s.State)
+	return s, devices, true
 }
 
 func (d *backend) List(state subscriptions.State, after string, limit int) (list []api.MailboxLine, next string) {

@@ -183,7 +183,19 @@ func (r *rooms) tell(ctx context.Context) {
 		case <-tick.C:
 		}
 		r.conditions.compare(r.wrong()) //nolint:contextcheck // the check of the state has a bound of its own
+		r.watchMailboxes()
 	}
+}
+
+// watchMailboxes notes which mailboxes get no alerts, and since when.
+func (r *rooms) watchMailboxes() {
+	r.outages.compare(time.Now(), r.listener.Faulty(), func(address string) (subscriptions.Standing, bool) {
+		m := r.book.Mailbox(address)
+		if m == nil {
+			return subscriptions.Standing{}, false
+		}
+		return r.listener.Standing(m, ""), true
+	})
 }
 
 // wrong returns all that is wrong now.

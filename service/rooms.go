@@ -47,12 +47,13 @@ type rooms struct {
 	started  atomic.Bool // the listener follows the mailboxes
 
 	conditions *conditions
+	outages    *outages
 }
 
 // build makes the rooms by the newest configuration. It reads the state, and starts nothing.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
-	r := &rooms{service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log)}
+	r := &rooms{service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages()}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err

@@ -38,6 +38,7 @@ type Standing struct {
 	State  State
 	Reason string       // a code, then words; empty where all is well
 	Next   time.Time    // the next try; zero: none is waited for
+	Since  time.Time    // when it came into this state, where that is not as it should be; zero: not known
 	Fault  *fault.Error // what is wrong; nil: nothing, or the reason says it all
 
 	Exchange string // the exchange entry; empty: not known yet

@@ -96,4 +96,8 @@ func TestAPhoneConfirmsTheAlertThatItGot(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
+	status, answer := key.post(t, inst, "/v1/self-check", fmt.Sprintf(`{"d": "phone", "at": %q}`, time.Now().UTC().Format(time.RFC3339)))
+	if status != http.StatusOK || !strings.Contains(answer, `"alerts":true`) || !strings.Contains(answer, `"last_receipt"`) || strings.Contains(answer, b.address) {
+		t.Errorf("the self-check: %d %s", status, answer)
+	}
 }

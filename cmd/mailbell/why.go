@@ -93,6 +93,7 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 			line("primary address", p.Primary)
 		}
 	}
+	line("in this state for", lasted(m.Since, now))
 	line("listener account", m.Account)
 	line("subscribed", ago(m.Subscribed, now))
 	line("last heartbeat", ago(m.LastHeartbeat, now))
@@ -201,6 +202,14 @@ func standing(state subscriptions.State, reason string, next, now time.Time) str
 		s += "; tried again in " + max(next.Sub(now), 0).Round(time.Second).String()
 	}
 	return s
+}
+
+// lasted formats how long something has been; empty: not known.
+func lasted(since, now time.Time) string {
+	if since.IsZero() {
+		return ""
+	}
+	return max(now.Sub(since), 0).Round(time.Second).String()
 }
 
 // ago formats how long ago something was; empty: never.
