@@ -101,7 +101,8 @@ type Decision struct {
 	Decided     time.Time       `json:"decided,omitzero"`
 	APNsID      string          `json:"apns_id,omitempty"`
 	Status      int             `json:"apns_status,omitempty"`
-	Shown       time.Time       `json:"shown_at,omitzero"` // when the phone showed the alert, by its receipt
+	Shown       time.Time       `json:"shown_at,omitzero"`        // when the phone showed the alert, by its receipt
+	Correlation string          `json:"correlation_id,omitempty"` // of the work that came to it, in the log
 }
 
 // SelfCheck is what the person with a phone may know: whether alerts come to it, and what became of the last one. It tells of nobody else.

@@ -61,7 +61,7 @@ func (a *API) about(address string) (Mailbox, bool) {
 func decision(d subscriptions.Decision) Decision {
 	return Decision{
 		Message: d.Key.String(), Device: d.Device, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Explanation: d.Reason.Sentence(), Advice: check.Explain(d.Reason),
-		Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status, Shown: d.Shown.UTC(),
+		Received: d.Came.UTC(), Decided: d.At.UTC(), APNsID: d.PushID.String(), Status: d.Status, Shown: d.Shown.UTC(), Correlation: d.Correlation.String(),
 	}
 }
 

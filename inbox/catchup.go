@@ -241,7 +241,11 @@ type owed struct {
 // newest first, or summed up; what the listing does not show is gone. Then the device stands at that end.
 func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []subscriptions.Behind) error {
 	r := m.box.Record()
-	list, clock, err := m.pages(ctx, link)
+	id := m.in.correlation()
+	if e := m.debug("catching up begins"); e != nil {
+		e.Write(append(m.about(id), zap.Int("devices", len(ready)))...)
+	}
+	list, clock, err := m.pages(ctx, id, link)
 	if err != nil {
 		return err
 	}
@@ -253,7 +257,7 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	var devices []*owed
 	for _, b := range ready {
 		if device, ok := m.box.Device(b.Device); ok {
-			devices = append(devices, m.owed(device, r.Owed(&b, r.End), byKey, clock))
+			devices = append(devices, m.owed(id, device, r.Owed(&b, r.End), byKey, clock))
 		}
 	}
 	for some := range slices.Chunk(freshOf(devices), batch) {
@@ -267,7 +271,9 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	var pushes sync.WaitGroup
 	for _, o := range devices {
 		if len(o.old) > 0 && !o.stopped.Load() {
-			m.pushOwed(ctx, o, m.summary(o.device, keysOf(o.old), o.old[0].received), &pushes)
+			a := m.summary(o.device, keysOf(o.old), o.old[0].received)
+			a.id = id
+			m.pushOwed(ctx, o, a, &pushes)
 		}
 	}
 	pushes.Wait()
@@ -282,11 +288,13 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 
 // owed sorts out what a device gets of the entries that it has no outcome for, newest first. The reasons for which it gets nothing are
 // decisions.
-func (m *Mailbox) owed(device *subscriptions.Device, entries []subscriptions.Entry, byKey map[uint64]shown, clock time.Time) *owed {
+func (m *Mailbox) owed(
+	id subscriptions.Correlation, device *subscriptions.Device, entries []subscriptions.Entry, byKey map[uint64]shown, clock time.Time,
+) *owed {
 	o := &owed{device: device}
 	for _, e := range entries {
 		s, seen := byKey[e.Key]
-		d := due{key: s.Key, item: s.item, received: s.Received, given: seen && e.Key == m.itemKey(s.item).Short()}
+		d := due{key: s.Key, item: s.item, received: s.Received, given: seen && e.Key == m.itemKey(s.item).Short(), id: id}
 		view := m.view(d, device.Since, clock)
 		view.Gone = !seen
 		switch verdict, reason := alerts.Judge(view); verdict {
@@ -295,7 +303,7 @@ func (m *Mailbox) owed(device *subscriptions.Device, entries []subscriptions.Ent
 		case alerts.SumUp:
 			o.old = append(o.old, d)
 		case alerts.Skip:
-			m.decide(subscriptions.Decision{Key: s.Key, Device: device.ID, Outcome: outcome.NotSent, Reason: reason, Came: s.Received, At: time.Now()})
+			m.decide(subscriptions.Decision{Key: s.Key, Device: device.ID, Outcome: outcome.NotSent, Reason: reason, Came: s.Received, At: time.Now(), Correlation: id})
 		}
 	}
 	newestFirst(o.old)
@@ -378,9 +386,11 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 			c.View.Gone = gone(item)
 			switch decision := alerts.Decide(c); decision.Verdict {
 			case alerts.Send:
-				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, decision), &pushes)
+				a := m.alert(o.device, []mail.Key{d.key}, d.received, decision)
+				a.id = d.id
+				m.pushOwed(ctx, o, a, &pushes)
 			default:
-				m.decide(subscriptions.Decision{Key: d.key, Device: o.device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now()})
+				m.decide(subscriptions.Decision{Key: d.key, Device: o.device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now(), Correlation: d.id})
 			}
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -27,6 +29,7 @@ type due struct {
 	hinted   time.Time     // on ours; zero: it was listed only
 	message  *mail.Message // nil: not read yet, or it cannot be
 	given    bool          // it was given up as unreadable
+	id       subscriptions.Correlation
 }
 
 // view is what the log and the clocks say of the message, for a device that gets alerts since enrolled.
@@ -48,20 +51,22 @@ func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason)
 
 // readHints deals with the items that hints named. Each one that is dealt with goes out of hints; what a listing has to decide stays
 // there, with the key under which it was read in doubted.
-func (m *Mailbox) readHints(ctx context.Context, link *attachment, hints map[string]time.Time, doubted map[string]due) error {
+func (m *Mailbox) readHints(
+	ctx context.Context, id subscriptions.Correlation, link *attachment, hints map[string]time.Time, doubted map[string]due,
+) error {
 	order := slices.SortedFunc(maps.Keys(hints), func(a, b string) int { return cmp.Or(hints[a].Compare(hints[b]), cmp.Compare(a, b)) })
 	for ids := range slices.Chunk(order, batch) {
 		if m.in.stopping.Load() {
 			return errStopping
 		}
-		found, err := fetch(ctx, link, ids)
+		found, err := m.fetch(ctx, id, link, ids)
 		if err != nil {
 			return err
 		}
 		var dues []due
 		r := m.box.Record()
 		for _, item := range found.Items {
-			d, ok := m.hinted(link.Source(), item, hints[item.ID], found.Clock)
+			d, ok := m.hinted(id, link.Source(), item, hints[item.ID], found.Clock)
 			switch {
 			case !ok:
 				delete(hints, item.ID)
@@ -85,8 +90,8 @@ func (m *Mailbox) readHints(ctx context.Context, link *attachment, hints map[str
 }
 
 // hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
-func (m *Mailbox) hinted(source mail.Source, item Item, at, clock time.Time) (due, bool) {
-	d := due{item: item.ID, hinted: at}
+func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
+	d := due{item: item.ID, hinted: at, id: id}
 	switch {
 	case item.Err == nil:
 		m.unreadable.forget(item.ID)
@@ -95,7 +100,7 @@ func (m *Mailbox) hinted(source mail.Source, item Item, at, clock time.Time) (du
 		return d, true
 	case gone(item):
 		m.unreadable.forget(item.ID)
-		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Gone, At: time.Now()})
+		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Gone, At: time.Now(), Correlation: id})
 		return d, false
 	case !m.giveUp(item, d):
 		return d, false
@@ -172,13 +177,23 @@ func (m *Mailbox) skip(ctx context.Context, list []skipped) error {
 	now := time.Now()
 	for i, s := range list {
 		outcomes[i] = subscriptions.Outcome{Key: s.key, Received: s.received, ForAll: true}
-		decisions[i] = subscriptions.Decision{Key: s.key, Outcome: outcome.NotSent, Reason: s.reason, Came: s.received, At: now}
+		decisions[i] = subscriptions.Decision{Key: s.key, Outcome: outcome.NotSent, Reason: s.reason, Came: s.received, At: now, Correlation: s.id}
 	}
 	if err := m.write(ctx, func(d *subscriptions.Draft) { d.Enter(outcomes, d.Devices, nil) }); err != nil {
 		return err
 	}
 	m.decide(decisions...)
 	return nil
+}
+
+// fetch reads items for some work.
+func (m *Mailbox) fetch(ctx context.Context, id subscriptions.Correlation, link Link, ids []string) (Items, error) {
+	began := time.Now()
+	found, err := fetch(ctx, link, ids)
+	if e := m.debug("messages read"); e != nil {
+		e.Write(append(m.about(id), zap.Int("messages", len(ids)), zap.Duration("took", time.Since(began)), zap.Error(err))...)
+	}
+	return found, err
 }
 
 // fetch reads items. An error of one item is with that item; an answer that cannot be read as a whole is asked for one by one, so

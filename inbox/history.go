@@ -23,6 +23,7 @@ type history struct {
 	mu     sync.Mutex
 	list   []kept // a ring, once there are maxDecisions
 	newest int
+	ids    []subscriptions.Correlation // of each of list: in it they would take twice their space
 }
 
 // kept is a decision in a third of the space: 64 bytes.
@@ -76,7 +77,8 @@ func (h *history) show(key mail.Key, device string, at time.Time) (d subscriptio
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := range h.list {
-		k := &h.list[(h.newest+len(h.list)-i)%len(h.list)]
+		n := (h.newest + len(h.list) - i) % len(h.list)
+		k := &h.list[n]
 		if k.key != key || k.device.Value() != device || k.why.Value().outcome != outcome.Accepted {
 			continue
 		}
@@ -84,9 +86,16 @@ func (h *history) show(key mail.Key, device string, at time.Time) (d subscriptio
 		if first {
 			k.shown = after(time.UnixMicro(k.at), at)
 		}
-		return k.decision(), first, true
+		return h.at(n), first, true
 	}
 	return d, false, false
+}
+
+// at is one of the decisions. It is called with mu held.
+func (h *history) at(i int) subscriptions.Decision {
+	d := h.list[i].decision()
+	d.Correlation = h.ids[i]
+	return d
 }
 
 // after are the milliseconds between two times that are days apart at most. They are never 0: the clocks of a phone and of this machine
@@ -105,13 +114,15 @@ func (h *history) add(d subscriptions.Decision) {
 	n := len(h.list)
 	if n == maxDecisions {
 		h.newest = (h.newest + 1) % maxDecisions
-		h.list[h.newest] = keep(d)
+		h.list[h.newest], h.ids[h.newest] = keep(d), d.Correlation
 		return
 	}
 	if n == cap(h.list) { // append would take a quarter more than there will ever be
-		h.list = append(make([]kept, 0, min(max(2*n, 2), maxDecisions)), h.list...)
+		room := min(max(2*n, 2), maxDecisions)
+		h.list = append(make([]kept, 0, room), h.list...)
+		h.ids = append(make([]subscriptions.Correlation, 0, room), h.ids...)
 	}
-	h.list = append(h.list, keep(d))
+	h.list, h.ids = append(h.list, keep(d)), append(h.ids, d.Correlation)
 	h.newest = n
 }
 
@@ -121,7 +132,7 @@ func (h *history) all() []subscriptions.Decision {
 	defer h.mu.Unlock()
 	list := make([]subscriptions.Decision, 0, len(h.list))
 	for i := range h.list {
-		list = append(list, h.list[(h.newest+len(h.list)-i)%len(h.list)].decision())
+		list = append(list, h.at((h.newest+len(h.list)-i)%len(h.list)))
 	}
 	return list
 }
@@ -159,7 +170,7 @@ func (in *Inbox) hash(item string) uint64 { return maphash.String(in.seed, item)
 // it is a copy, and nobody is alerted of it.
 func (m *Mailbox) duplicate(d due) {
 	if !m.seen.add(m.in.hash(d.item)) {
-		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.NotSent, Reason: outcome.Known, Came: d.received, At: time.Now()})
+		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.NotSent, Reason: outcome.Known, Came: d.received, At: time.Now(), Correlation: d.id})
 	}
 }
 
@@ -168,5 +179,8 @@ func (m *Mailbox) decide(list ...subscriptions.Decision) {
 	for _, d := range list {
 		m.in.metrics.outcome(d)
 		m.history.add(d)
+		if e := m.debug("outcome"); e != nil {
+			e.Write(append(m.about(d.Correlation), decided(d)...)...)
+		}
 	}
 }

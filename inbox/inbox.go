@@ -34,6 +34,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,8 @@ type Inbox struct {
 	seed     maphash.Seed // of what is remembered of item ids
 	crew     *crew        // workers, pushers, catch-ups: a task is begun from a task, or while mu is held and stopping is false
 
+	correlated atomic.Uint32 // the newest id of work; it begins anywhere, so that those of two lives of the process differ
+
 	mu      sync.Mutex
 	open    map[*subscriptions.Mailbox]*Mailbox
 	lanes   map[string]*lane // by exchange entry
@@ -91,6 +94,7 @@ var errStopping = errors.New("mailbell is stopping")
 func New(o Options) *Inbox {
 	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(), crew: newCrew(),
 		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[topicOf]*pushers{}}
+	in.correlated.Store(rand.Uint32())
 	in.working, in.stop = context.WithCancel(context.Background())
 	return in
 }

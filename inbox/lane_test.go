@@ -94,8 +94,8 @@ func TestNewMailTakesAMailboxOutOfTheQueueOfListings(t *testing.T) {
 	m := marks{queue: func(hinted bool) { queued = append(queued, hinted) }, attached: true}
 	m.listing()
 	m.listing()
-	m.hint("one", time.Now())
-	m.hint("two", time.Now())
+	m.hint("one", time.Now(), 0)
+	m.hint("two", time.Now(), 0)
 	if fmt.Sprint(queued) != "[false true]" {
 		t.Errorf("queued %v", queued)
 	}

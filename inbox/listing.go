@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -34,19 +36,20 @@ type shown struct {
 	item string
 }
 
-// listInbox lists the Inbox and deals with all that it shows. hinted are the items that hints named and that it has to decide, doubted
-// what reading them told. listed is called once the Inbox has been read.
-func (m *Mailbox) listInbox(ctx context.Context, link *attachment, hinted map[string]time.Time, doubted map[string]due, listed func()) error {
-	list, clock, err := m.pages(ctx, link)
+// listInbox lists the Inbox and deals with all that it shows. The hints of the turn are of items that it has to decide, doubted what reading
+// them told. listed is called once the Inbox has been read.
+func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted map[string]due, listed func()) error {
+	link := t.link
+	list, clock, err := m.pages(ctx, t.id, link)
 	listed()
 	if err != nil {
 		return err
 	}
 	r := m.box.Record()
 	if clock.Unix() < r.Since {
-		return m.restart(ctx, link, list, clock)
+		return m.restart(ctx, t.id, link, list, clock)
 	}
-	fresh, old, none := m.sortOut(m.unknown(list, clock, hinted, r, link), clock)
+	fresh, old, none := m.sortOut(m.unknown(t, list, clock, r), clock)
 	none = append(none, m.forgotten(doubted, list, r)...)
 	if err := m.skip(ctx, none); err != nil {
 		return err
@@ -61,18 +64,19 @@ func (m *Mailbox) listInbox(ctx context.Context, link *attachment, hinted map[st
 	if pending { // an item that cannot be read yet has no outcome: listed stays
 		return nil
 	}
-	return m.complete(ctx, link, list, clock)
+	return m.complete(ctx, t.id, link, list, clock)
 }
 
 // unknown are the messages shown that have no outcome yet.
-func (m *Mailbox) unknown(list []shown, clock time.Time, hinted map[string]time.Time, r *subscriptions.Record, link Link) (dues []due) {
+func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptions.Record) (dues []due) {
+	link, hinted := t.link, t.hints
 	devices := m.box.Devices()
 	for _, s := range list {
 		if r.Has(s.Key) || r.Has(m.itemKey(s.item)) {
 			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
 			continue
 		}
-		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted[s.item], s.Received, clock)}
+		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted[s.item], s.Received, clock), id: t.id}
 		dues = append(dues, d)
 		wanted := slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) })
 		if wanted && d.hinted.IsZero() {
@@ -99,9 +103,13 @@ func (m *Mailbox) forgotten(doubted map[string]due, list []shown, r *subscriptio
 
 // pages lists the Inbox newest first, back to since, or to a clock that fell behind it. Where pages overlap (rule 3) a further one starts
 // with an item already seen, else the listing starts again: a deletion meanwhile has shifted them.
-func (m *Mailbox) pages(ctx context.Context, link Link) ([]shown, time.Time, error) {
+func (m *Mailbox) pages(ctx context.Context, id subscriptions.Correlation, link Link) ([]shown, time.Time, error) {
 	for range maxRestarts {
+		began := time.Now()
 		list, clock, whole, err := m.tryPages(ctx, link)
+		if e := m.debug("inbox listed"); e != nil {
+			e.Write(append(m.about(id), zap.Int("messages", len(list)), zap.Bool("whole", whole), zap.Duration("took", time.Since(began)), zap.Error(err))...)
+		}
 		if whole || err != nil {
 			return list, clock, err
 		}
@@ -223,7 +231,7 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 	for i, d := range some {
 		ids[i], by[d.item] = d.item, d
 	}
-	found, err := fetch(ctx, link, ids)
+	found, err := m.fetch(ctx, some[0].id, link, ids)
 	if err != nil {
 		return nil, nil, false, err
 	}
@@ -249,19 +257,19 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 
 // readLive reads what was hinted while a long listing is dealt with.
 func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
-	hints := m.marks.takeHints(link)
+	hints, id := m.marks.takeHints(link)
 	if len(hints) == 0 {
 		return nil
 	}
 	doubted := map[string]due{}
-	err := m.readHints(ctx, link, hints, doubted)
-	m.marks.giveBack(turn{link, hints, len(doubted) > 0})
+	err := m.readHints(ctx, id, link, hints, doubted)
+	m.marks.giveBack(turn{link: link, hints: hints, list: len(doubted) > 0, id: id})
 	return err
 }
 
 // complete is the write at the end of a complete listing, in which listed moves (rules 3 and 4) and enrolments that lie after the
 // server's clock are set back to it (rule 5).
-func (m *Mailbox) complete(ctx context.Context, link Link, list []shown, clock time.Time) error {
+func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, link Link, list []shown, clock time.Time) error {
 	seen := make([]subscriptions.Shown, len(list))
 	for i, s := range list {
 		seen[i] = s.Shown
@@ -284,7 +292,7 @@ func (m *Mailbox) complete(ctx context.Context, link Link, list []shown, clock t
 		return err
 	}
 	for range expired {
-		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Late, At: time.Now()})
+		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Late, At: time.Now(), Correlation: id})
 	}
 	m.in.metrics.listings.Inc()
 	m.completed(link)
@@ -319,12 +327,12 @@ func setBack(d *subscriptions.Draft, clock time.Time) {
 }
 
 // restart begins the log anew where the server's clock fell behind since (rule 4): nobody can tell what of this is new.
-func (m *Mailbox) restart(ctx context.Context, link Link, list []shown, clock time.Time) error {
+func (m *Mailbox) restart(ctx context.Context, id subscriptions.Correlation, link Link, list []shown, clock time.Time) error {
 	r := m.box.Record()
 	var none []skipped
 	for _, s := range list {
 		if !r.Has(s.Key) {
-			none = append(none, skipped{due{key: s.Key, item: s.item, received: s.Received}, outcome.Clock})
+			none = append(none, skipped{due{key: s.Key, item: s.item, received: s.Received, id: id}, outcome.Clock})
 		}
 	}
 	if err := m.skip(ctx, none); err != nil {

@@ -53,7 +53,10 @@ func newMailbox(in *Inbox, box *subscriptions.Mailbox) *Mailbox {
 // Hint marks the mailbox: it may have this new item. at is on our clock.
 func (m *Mailbox) Hint(item string, at time.Time) {
 	m.last.hint.Store(at.UnixNano())
-	m.marks.hint(item, at)
+	id := m.marks.hint(item, at, m.in.correlation())
+	if e := m.debug("hint"); e != nil {
+		e.Write(m.about(id)...)
+	}
 }
 
 // List marks the mailbox: anything may have come.
@@ -117,7 +120,17 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	if !ok {
 		return
 	}
+	if t.id == 0 {
+		t.id = m.in.correlation()
+	}
+	began := time.Now()
+	if e := m.debug("reading begins"); e != nil {
+		e.Write(append(m.about(t.id), zap.Int("hints", len(t.hints)), zap.Bool("listing", t.list), joinedBy(t.joined))...)
+	}
 	err := m.read(ctx, &t, listed)
+	if e := m.debug("reading ended"); e != nil {
+		e.Write(append(m.about(t.id), zap.Duration("took", time.Since(began)), zap.Error(err))...)
+	}
 	if err == nil || m.in.stopping.Load() {
 		m.marks.done(t, nil)
 		return
@@ -125,21 +138,21 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	f := fault.Of(err)
 	first, next := m.marks.done(t, f)
 	if first && f.Scope <= fault.Mailbox { // what concerns more is said once, by the account or the stream
-		m.in.log.Warn("a mailbox cannot be read", zap.String("mailbox", m.address()), zap.Time("next_try", next), zap.Error(err))
+		m.in.log.Warn("a mailbox cannot be read", append(m.about(t.id), zap.Time("next_try", next), zap.Error(err))...)
 	}
 }
 
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
 func (m *Mailbox) read(ctx context.Context, t *turn, listed func()) error {
 	doubted := map[string]due{}
-	if err := m.readHints(ctx, t.link, t.hints, doubted); err != nil {
+	if err := m.readHints(ctx, t.id, t.link, t.hints, doubted); err != nil {
 		return err
 	}
 	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded(time.Now()) {
 		return nil
 	}
 	t.list = true
-	return m.listInbox(ctx, t.link, t.hints, doubted, listed)
+	return m.listInbox(ctx, t, doubted, listed)
 }
 
 func (m *Mailbox) address() string { return m.box.Record().Addresses[0] }

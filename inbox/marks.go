@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // maxHints bounds the items that a mailbox remembers from hints: beyond it a listing is cheaper.
@@ -25,6 +26,9 @@ type marks struct {
 	attached bool                 // it can be read now
 	closed   bool
 
+	id     subscriptions.Correlation // of what came since; 0: no hint has come
+	joined subscriptions.Correlation // of hints that came while a turn was under way that failed: they go on under the id of that
+
 	queued, running bool
 	hinted          bool         // it is queued as one with new mail
 	woken           bool         // what this turn fails of may have ended within it: it does not back off
@@ -40,6 +44,8 @@ type turn struct {
 	link  *attachment
 	hints map[string]time.Time
 	list  bool
+
+	id, joined subscriptions.Correlation
 }
 
 // change changes the marks and queues the mailbox where it is its turn now.
@@ -76,9 +82,13 @@ func (m *marks) due() bool {
 	return true
 }
 
-// hint marks the mailbox: it may have this new item.
-func (m *marks) hint(item string, at time.Time) {
+// hint marks the mailbox: it may have this new item. It returns the id of the work on it: the one that it is given, unless there is one.
+func (m *marks) hint(item string, at time.Time, offered subscriptions.Correlation) (id subscriptions.Correlation) {
 	m.change(func() {
+		if m.id == 0 {
+			m.id = offered
+		}
+		id = m.id
 		switch _, known := m.hints[item]; {
 		case known:
 		case len(m.hints) >= maxHints:
@@ -90,6 +100,7 @@ func (m *marks) hint(item string, at time.Time) {
 			m.hints[item] = at
 		}
 	})
+	return id
 }
 
 // listing marks the mailbox: anything may have come.
@@ -141,12 +152,13 @@ func (m *marks) take() (turn, bool) {
 	if !m.queued { // its turn was taken already: it had two
 		return turn{}, false
 	}
-	t := turn{link: m.link, hints: m.hints, list: m.list}
+	t := turn{link: m.link, hints: m.hints, list: m.list, id: m.id, joined: m.joined}
 	m.queued, m.hinted, m.woken = false, false, false
 	if m.closed || !m.attached {
 		return turn{}, false
 	}
 	m.hints, m.list = nil, false
+	m.id, m.joined = 0, 0
 	m.running = true
 	if m.retry != nil { // this turn is what it was for
 		m.retry.Stop()
@@ -155,16 +167,16 @@ func (m *marks) take() (turn, bool) {
 	return t, true
 }
 
-// takeHints takes what was hinted while a turn by a link is under way.
-func (m *marks) takeHints(l *attachment) map[string]time.Time {
+// takeHints takes what was hinted while a turn by a link is under way, with the id of that.
+func (m *marks) takeHints(l *attachment) (hints map[string]time.Time, id subscriptions.Correlation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.link != l {
-		return nil
+		return nil, 0
 	}
-	hints := m.hints
-	m.hints = nil
-	return hints
+	hints, id = m.hints, m.id
+	m.hints, m.id = nil, 0
+	return hints, id
 }
 
 // giveBack returns marks that could not be served.
@@ -179,6 +191,12 @@ func (m *marks) merge(t turn) {
 		t.hints, t.list = nil, true
 	}
 	m.list = m.list || t.list
+	if t.list || len(t.hints) > 0 {
+		if m.id != 0 {
+			m.joined = m.id
+		}
+		m.id = t.id
+	}
 	for item, at := range m.hints {
 		if t.hints == nil {
 			t.hints = map[string]time.Time{}

@@ -34,8 +34,8 @@ func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
 		if queued.Load() != 0 {
 			t.Error("it is queued without a mark")
 		}
-		m.hint("1", time.Now())
-		m.hint("2", time.Now())
+		m.hint("1", time.Now(), 0)
+		m.hint("2", time.Now(), 0)
 		m.listing()
 		if queued.Load() != 1 {
 			t.Errorf("queued %d times for three marks", queued.Load())
@@ -44,7 +44,7 @@ func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
 		if !ok || len(taken.hints) != 2 || !taken.list {
 			t.Errorf("%v %+v", ok, taken)
 		}
-		m.hint("3", time.Now())
+		m.hint("3", time.Now(), 0)
 		if queued.Load() != 1 {
 			t.Error("a second worker may have it")
 		}
@@ -95,7 +95,7 @@ func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var queued atomic.Int32
 		m := marked(&queued)
-		m.hint("1", time.Now())
+		m.hint("1", time.Now(), 0)
 		f := &fault.Error{Scope: fault.Mailbox, Remedy: fault.Wait}
 		for n := range 3 {
 			taken, ok := m.take()
@@ -110,7 +110,7 @@ func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
 			if failing, at, _ := m.fault(); failing != f || !at.Equal(next) {
 				t.Error("it does not say why")
 			}
-			m.hint("1", time.Now()) // no mark ends a back-off
+			m.hint("1", time.Now(), 0) // no mark ends a back-off
 			if queued.Load() != int32(n+1) {
 				t.Error("it does not back off")
 			}
@@ -125,7 +125,7 @@ func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
 		if failing, _, _ := m.fault(); failing != nil {
 			t.Error("it fails although it was read")
 		}
-		m.hint("2", time.Now())
+		m.hint("2", time.Now(), 0)
 		taken, _ = m.take()
 		if first, _ := m.done(taken, f); !first {
 			t.Error("the first failure in a row is not the first")
@@ -181,16 +181,16 @@ func TestMarksThatAreGivenBackJoinThoseThatCame(t *testing.T) {
 func TestHintsOfAnotherExchangeAreDropped(t *testing.T) {
 	var queued atomic.Int32
 	m := marked(&queued)
-	m.hint("1", time.Now())
+	m.hint("1", time.Now(), 0)
 	taken, _ := m.take()
 	there := &attachment{Link: &link{exchange: "there"}}
 	m.attach(there)
-	m.hint("2", time.Now())
-	if hints := m.takeHints(taken.link); hints != nil {
+	m.hint("2", time.Now(), 0)
+	if hints, _ := m.takeHints(taken.link); hints != nil {
 		t.Errorf("a turn by the former link takes %v", hints)
 	}
 	m.giveBack(taken)
-	if hints := m.takeHints(there); len(hints) != 1 || hints["2"].IsZero() || !m.list {
+	if hints, _ := m.takeHints(there); len(hints) != 1 || hints["2"].IsZero() || !m.list {
 		t.Errorf("%v are kept, list %v", hints, m.list)
 	}
 }

@@ -36,6 +36,7 @@ type alert struct {
 	came         time.Time
 	told         time.Time      // when a notification named its message; zero: none did
 	reason       outcome.Reason // why it says less than it could
+	id           subscriptions.Correlation
 	notification subscriptions.Notification
 }
 
@@ -73,7 +74,11 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 		list = m.alertsFor(list, device, link.Source(), dues, clock, r.skip)
 	}
 	m.pushAll(ctx, r, list)
-	return m.enter(ctx, r, dues)
+	err := m.enter(ctx, r, dues)
+	if e := m.debug("outcomes recorded"); e != nil {
+		e.Write(append(m.about(dues[0].id), zap.Int("messages", len(dues)), zap.Int("alerts", len(list)), zap.Error(err))...)
+	}
+	return err
 }
 
 // once leaves each message that has no outcome yet, and of several copies one. Live mail is read while a listing is dealt with.
@@ -101,7 +106,7 @@ func (m *Mailbox) alertsFor(
 		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
 		case alerts.Skip:
 			skip(device.ID, d.key)
-			m.decide(subscriptions.Decision{Key: d.key, Device: device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now()})
+			m.decide(subscriptions.Decision{Key: d.key, Device: device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now(), Correlation: d.id})
 		case alerts.SumUp:
 			if len(old) == 0 {
 				newest = d
@@ -109,12 +114,14 @@ func (m *Mailbox) alertsFor(
 			old = append(old, d.key)
 		case alerts.Send:
 			a := m.alert(device, []mail.Key{d.key}, d.received, decision)
-			a.told = d.hinted
+			a.told, a.id = d.hinted, d.id
 			list = append(list, a)
 		}
 	}
 	if len(old) > 0 {
-		list = append(list, m.summary(device, old, newest.received))
+		a := m.summary(device, old, newest.received)
+		a.id = newest.id
+		list = append(list, a)
 	}
 	return list
 }
@@ -372,6 +379,10 @@ func (m *Mailbox) settled() {
 func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
 	a.notification.May = func() bool { return m.enrolled(a) }
 	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
+	if e := m.debug("alert sent"); e != nil {
+		e.Write(append(m.about(a.id), zap.String("device", a.device.ID), zap.String("collapse_id", a.notification.CollapseID),
+			zap.Stringer("apns_id", a.notification.PushID), zap.Bool("repeat", a.notification.Repeat))...)
+	}
 	answer := m.in.o.Sender.Push(m.in.working, a.notification)
 	m.doubts.settle(a.line(), a.keys, answer.Unknown)
 	return answer
@@ -478,7 +489,7 @@ func again(a subscriptions.Answer) time.Time {
 // note keeps the decision that an answer is.
 func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
 	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.came, At: answer.At,
-		PushID: a.notification.PushID, Status: answer.Status}
+		PushID: a.notification.PushID, Status: answer.Status, Correlation: a.id}
 	if d.At.IsZero() {
 		d.At = time.Now()
 	}

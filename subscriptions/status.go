@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -69,4 +70,18 @@ type Decision struct {
 	PushID  mail.PushID
 	Status  int
 	Shown   time.Time // when the phone showed the alert, by its receipt; zero: it has sent none
+
+	Correlation Correlation // of the work that came to it
+}
+
+// Correlation is the id of some work on a mailbox, from a hint to the answers of APNs. The log has it in each line of that work. It is unique for
+// as long as a process has made fewer than four billion, which no search in a log goes back to; 0: none.
+type Correlation uint32
+
+// String is the id in eight hexadecimal digits; empty: none.
+func (c Correlation) String() string {
+	if c == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%08x", uint32(c))
 }

@@ -146,14 +146,14 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 		}
 		if shown == 0 {
 			fmt.Fprintf(out, "\ndecisions, the newest first:\n")
-			fmt.Fprintln(w, "  DECIDED\tMESSAGE\tDEVICE\tOUTCOME\tREASON\tAPNS\tSHOWN\tAPNS-ID")
+			fmt.Fprintln(w, "  DECIDED\tMESSAGE\tDEVICE\tOUTCOME\tREASON\tAPNS\tSHOWN\tAPNS-ID\tCORRELATION-ID")
 		}
 		shown++
 		status := ""
 		if d.Status != 0 {
 			status = fmt.Sprint(d.Status)
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, ago(d.Shown, now), d.APNsID)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", ago(d.Decided, now), d.Message, d.Device, d.Outcome, d.Reason, status, ago(d.Shown, now), d.APNsID, d.Correlation)
 		means[d.Reason] = strings.TrimSpace(d.Explanation + " " + d.Advice)
 	}
 	switch {

@@ -161,7 +161,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)
 	inst.awaitRest()
-	const header, accepted = "  DECIDED +MESSAGE +DEVICE +OUTCOME +REASON +APNS +SHOWN +APNS-ID", `  [0-9]+s ago +\S+ +phone +accepted +200 +\S+`
+	const header, accepted = "  DECIDED +MESSAGE +DEVICE +OUTCOME +REASON +APNS +SHOWN +APNS-ID +CORRELATION-ID", `  [0-9]+s ago +\S+ +phone +accepted +200 +\S+ +[0-9a-f]{8}`
 	has(ask(second), "decisions, the newest first:", header, accepted)
 	out = ask("phone")
 	has(out, "device phone: listening", "mailbox "+second+": listening", "  last message +[0-9]+s ago", header, accepted)

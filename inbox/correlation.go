@@ -1,0 +1,44 @@
+package inbox
+
+// What the log says of the work on a mailbox: each line has the id of that work, from the hint to the answers of APNs, and the decisions have it
+// too. The lines are of the level debug. Where that is not logged, they cost a comparison each, and make nothing.
+
+import (
+	"cmp"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// correlation is a new id.
+func (in *Inbox) correlation() subscriptions.Correlation {
+	return cmp.Or(subscriptions.Correlation(in.correlated.Add(1)), 1) // 0 is none
+}
+
+// debug is a line of the log that is to be written; nil: the level is not logged.
+func (m *Mailbox) debug(what string) *zapcore.CheckedEntry {
+	return m.in.log.Check(zap.DebugLevel, what)
+}
+
+// about is whom a line is about.
+func (m *Mailbox) about(id subscriptions.Correlation) []zap.Field {
+	return []zap.Field{zap.String("mailbox", m.address()), zap.Stringer("correlation_id", id)}
+}
+
+// decided is what a decision is.
+func decided(d subscriptions.Decision) []zap.Field {
+	return []zap.Field{
+		zap.Stringer("message", d.Key), zap.String("device", d.Device), zap.String("outcome", string(d.Outcome)), zap.String("reason", string(d.Reason)),
+		zap.String("code", d.Code), zap.Int("apns_status", d.Status), zap.Stringer("apns_id", d.PushID), zap.Time("received", d.Came), zap.Time("decided", d.At),
+	}
+}
+
+// joinedBy names hints that go on under the id of a turn that failed.
+func joinedBy(id subscriptions.Correlation) zap.Field {
+	if id == 0 {
+		return zap.Skip()
+	}
+	return zap.Stringer("joined_by", id)
+}
