@@ -54,11 +54,11 @@ type rooms struct {
 	asked    int // how often for the overview
 }
 
-func (f *rooms) Enrol(context.Context, subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+func (f *rooms) Enrol(context.Context, subscriptions.Enrolment, subscriptions.Precondition) (subscriptions.Device, bool, error) {
 	return subscriptions.Device{}, false, nil
 }
 
-func (f *rooms) Remove(context.Context, string) (bool, error) { return false, nil }
+func (f *rooms) Remove(context.Context, string, subscriptions.Precondition) (bool, error) { return false, nil }
 
 func (f *rooms) Device(id string) (subscriptions.Device, bool) {
 	f.mu.Lock()

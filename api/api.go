@@ -24,10 +24,10 @@ import (
 // Enrolments are the enrolled devices.
 type Enrolments interface {
 	// Enrol has stored the enrolment when it returns. Topic and environment may be empty if only one apns entry fits.
-	// A *subscriptions.FieldError is answered with 422, any other error with 503.
-	Enrol(ctx context.Context, e subscriptions.Enrolment) (d subscriptions.Device, created bool, err error)
+	// A *subscriptions.FieldError is answered with 422, what the precondition returns as it is, any other error with 503. only may be nil.
+	Enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition) (d subscriptions.Device, created bool, err error)
 	// Remove ends an enrolment: no alert begins after it returned. false: there was none.
-	Remove(ctx context.Context, id string) (bool, error)
+	Remove(ctx context.Context, id string, only subscriptions.Precondition) (bool, error)
 	Device(id string) (subscriptions.Device, bool)
 	// Devices pages by id; mailbox is a parsed address, empty for all. next is empty at the end.
 	Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string)
@@ -92,6 +92,7 @@ type route struct {
 type answer struct {
 	status int
 	body   any
+	etag   string // of what the body shows; empty: it has none
 }
 
 // API answers calls.
@@ -212,6 +213,9 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, done answer, err er
 	if err != nil {
 		a.fail(w, r, err)
 		return
+	}
+	if done.etag != "" {
+		w.Header().Set("ETag", done.etag)
 	}
 	write(w, done.status, "application/json", done.body)
 }

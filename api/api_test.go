@@ -56,7 +56,7 @@ type book struct {
 	shownAt time.Time // by a receipt about the second decision
 }
 
-func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition) (subscriptions.Device, bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.panics {
@@ -65,7 +65,12 @@ func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscripti
 	if err := stdcmp.Or(b.refuse, ctx.Err()); err != nil {
 		return subscriptions.Device{}, false, err
 	}
-	_, known := b.devices[e.ID]
+	old, known := b.devices[e.ID]
+	if only != nil {
+		if err := only(old, known); err != nil {
+			return subscriptions.Device{}, false, err
+		}
+	}
 	d := subscriptions.Device{
 		ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: stdcmp.Or(e.Topic, "com.contoso.mail"), Environment: stdcmp.Or(e.Environment, "production"),
 		Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey, Created: noon.In(time.FixedZone("", 3600)), Enrolled: noon,
@@ -74,10 +79,15 @@ func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscripti
 	return d, !known, nil
 }
 
-func (b *book) Remove(_ context.Context, id string) (bool, error) {
+func (b *book) Remove(_ context.Context, id string, only subscriptions.Precondition) (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, was := b.devices[id]
+	old, was := b.devices[id]
+	if was && only != nil {
+		if err := only(old, true); err != nil {
+			return false, err
+		}
+	}
 	delete(b.devices, id)
 	return was, b.refuse
 }

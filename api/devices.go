@@ -49,17 +49,21 @@ func (a *API) enrol(r *http.Request, who caller) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	only, err := precondition(r)
+	if err != nil {
+		return answer{}, err
+	}
 	ctx, cancel := change(r)
 	defer cancel()
-	d, created, err := a.Enrolments.Enrol(ctx, e)
+	d, created, err := a.Enrolments.Enrol(ctx, e, only)
 	if err != nil {
 		return answer{}, err
 	}
 	a.Log.Info("device enrolled", zap.String("client", who.name), zap.String("device", d.ID), zap.Bool("new", created))
 	if created {
-		return answer{http.StatusCreated, a.show(d)}, nil
+		return answer{http.StatusCreated, a.show(d), etag(d)}, nil
 	}
-	return answer{http.StatusOK, a.show(d)}, nil
+	return answer{http.StatusOK, a.show(d), etag(d)}, nil
 }
 
 func (a *API) device(r *http.Request, _ caller) (answer, error) {
@@ -67,14 +71,27 @@ func (a *API) device(r *http.Request, _ caller) (answer, error) {
 	if !ok {
 		return answer{}, errNoDevice
 	}
-	return answer{http.StatusOK, a.show(d)}, nil
+	only, err := precondition(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if only != nil {
+		if err := only(d, true); err != nil {
+			return answer{}, err
+		}
+	}
+	return answer{http.StatusOK, a.show(d), etag(d)}, nil
 }
 
 func (a *API) remove(r *http.Request, who caller) (answer, error) {
 	id := r.PathValue("id")
+	only, err := precondition(r)
+	if err != nil {
+		return answer{}, err
+	}
 	ctx, cancel := change(r)
 	defer cancel()
-	switch was, err := a.Enrolments.Remove(ctx, id); {
+	switch was, err := a.Enrolments.Remove(ctx, id, only); {
 	case err != nil:
 		return answer{}, err
 	case !was:
@@ -108,7 +125,7 @@ func (a *API) devices(r *http.Request, _ caller) (answer, error) {
 	for i, d := range list {
 		page.Devices[i] = a.show(d)
 	}
-	return answer{http.StatusOK, page}, nil
+	return answer{status: http.StatusOK, body: page}, nil
 }
 
 // readQuery returns the query of a request, which may have each of the given names once.

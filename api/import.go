@@ -232,7 +232,7 @@ func (i *importing) enrolOne(next *imported) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(i.ctx), changeTimeout)
 	defer cancel()
-	_, created, err := i.Enrolments.Enrol(ctx, next.e)
+	_, created, err := i.Enrolments.Enrol(ctx, next.e, nil)
 	switch {
 	case err != nil:
 		next.refuse(err)

@@ -54,7 +54,7 @@ func (a *API) listenBy(r *http.Request, who caller) (answer, error) {
 		return answer{}, err
 	}
 	a.Log.Info("mailboxes are listened to another way", fields...)
-	return answer{http.StatusOK, Moved{m.Exchange, m.ListenBy, n}}, nil
+	return answer{status: http.StatusOK, body: Moved{m.Exchange, m.ListenBy, n}}, nil
 }
 
 // readMove reads a command.

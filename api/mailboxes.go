@@ -22,7 +22,7 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 	if !ok {
 		return answer{}, errNoMailbox
 	}
-	return answer{http.StatusOK, m}, nil
+	return answer{status: http.StatusOK, body: m}, nil
 }
 
 // about tells about the mailbox of a parsed address. false: no device is enrolled for it.
@@ -91,7 +91,7 @@ func (a *API) mailboxes(r *http.Request, _ caller) (answer, error) {
 	if len(errs) > 0 {
 		return answer{}, invalid(errs...)
 	}
-	return answer{http.StatusOK, a.page(state, q.Get("after"), limit)}, nil
+	return answer{status: http.StatusOK, body: a.page(state, q.Get("after"), limit)}, nil
 }
 
 // page is a page of the mailboxes in a state; empty: in all.
@@ -112,7 +112,7 @@ func (a *API) status(r *http.Request, _ caller) (answer, error) {
 	if _, err := readQuery(r); err != nil {
 		return answer{}, err
 	}
-	return answer{http.StatusOK, a.StatusNow(r.Context())}, nil
+	return answer{status: http.StatusOK, body: a.StatusNow(r.Context())}, nil
 }
 
 // StatusNow answers as GET /v1/status.

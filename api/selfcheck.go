@@ -31,7 +31,7 @@ func (a *API) selfCheck(r *http.Request) (answer, error) {
 		detail := fmt.Sprintf("the clock of the phone and that of mailbell differ by %s: want less than %s", off.Abs().Round(time.Second), mail.Tolerance)
 		return answer{}, invalid(FieldError{"at", codeInvalid, detail})
 	}
-	return answer{http.StatusOK, a.standingOf(d)}, nil
+	return answer{status: http.StatusOK, body: a.standingOf(d)}, nil
 }
 
 // readSelfCheck reads the body of a self-check.

@@ -68,7 +68,7 @@ func (a *API) test(r *http.Request, who caller) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{http.StatusOK, report}, nil
+	return answer{status: http.StatusOK, body: report}, nil
 }
 
 // readTest reads the device or mailbox of a test.

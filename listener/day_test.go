@@ -31,7 +31,7 @@ func TestADayOfTimersLeavesNothingBehind(t *testing.T) {
 		server := s.atSimulated(mailboxes, among(0, 0))
 		s.start()
 		enrol := func(i int) {
-			if _, _, err := s.l.Enrol(context.Background(), enrolment(device(i), address(i), fmt.Sprint("token", i))); err != nil {
+			if _, _, err := s.l.Enrol(context.Background(), enrolment(device(i), address(i), fmt.Sprint("token", i)), nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -3,6 +3,7 @@ package listener
 // Devices come and go.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -11,8 +12,8 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// Enrol enrols a device and has its mailbox listened to.
-func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+// Enrol enrols a device, if a precondition lets it, and has its mailbox listened to. only may be nil.
+func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition) (subscriptions.Device, bool, error) {
 	entries := pin(l.covering(e.Mailbox), e.Exchange)
 	switch {
 	case len(entries) == 0 && e.Exchange != "":
@@ -22,7 +23,7 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscr
 		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: codeNotCovered,
 			Detail: mail.Domain(e.Mailbox) + " is not in domains of an exchange entry of the configuration"}
 	}
-	done, err := l.enrol(ctx, e, entries)
+	done, err := l.enrol(ctx, e, only, entries)
 	if err != nil {
 		return subscriptions.Device{}, false, err
 	}
@@ -42,7 +43,7 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscr
 
 // enrol enters an enrolment in the book, on the clock of the server that has the mailbox: not known before the first listing, where nobody
 // knows yet whose clock counts.
-func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, entries []*entry) (subscriptions.Enrolled, error) {
+func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition, entries []*entry) (subscriptions.Enrolled, error) {
 	now := time.Now()
 	var since time.Time
 	if home := l.home(e.Mailbox); home != nil {
@@ -50,7 +51,7 @@ func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, entries
 	} else if len(entries) == 1 {
 		since = entries[0].enrolment(now)
 	}
-	return l.o.Book.Enrol(ctx, e, now, since)
+	return l.o.Book.EnrolIf(ctx, e, only, now, since)
 }
 
 // home is the entry that has the mailbox with this address; nil while none is known to.
@@ -73,9 +74,17 @@ func (l *Listener) arrived(box *subscriptions.Mailbox) {
 	}
 }
 
-// Remove ends an enrolment. No alert for the device begins after it has returned.
-func (l *Listener) Remove(ctx context.Context, id string) (bool, error) {
-	return l.remove(ctx, id, func(subscriptions.Device) bool { return true })
+// Remove ends an enrolment, if a precondition lets it. No alert for the device begins after it has returned. only may be nil.
+func (l *Listener) Remove(ctx context.Context, id string, only subscriptions.Precondition) (bool, error) {
+	var refused error
+	was, err := l.remove(ctx, id, func(d subscriptions.Device) bool {
+		refused = nil
+		if only != nil {
+			refused = only(d, true)
+		}
+		return refused == nil
+	})
+	return was, cmp.Or(err, refused)
 }
 
 // RemoveGone ends the enrolment of a device whose phone is gone, unless it has another phone by now.

@@ -22,7 +22,7 @@ func TestARefusedChangeOfMailboxLeavesTheEnrolmentAsItWas(t *testing.T) {
 			}
 		}
 		s.pass(time.Minute)
-		_, _, err := s.l.Enrol(s.t.Context(), enrolment("a", bob, "token-of-a"))
+		_, _, err := s.l.Enrol(s.t.Context(), enrolment("a", bob, "token-of-a"), nil)
 		if err == nil {
 			t.Fatal("it was not refused")
 		}
@@ -92,7 +92,7 @@ func TestAnEnrolmentHasItsMailboxListedOnlyWhereSomethingIsNew(t *testing.T) {
 		want(0, "the same again")
 		s.enrol("a2", alice)
 		want(1, "a second device")
-		if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another")); err != nil {
+		if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another"), nil); err != nil {
 			t.Fatal(err)
 		}
 		want(0, "another token")
@@ -145,7 +145,7 @@ func TestADeviceThatIsGoneIsRemovedUnlessItHasAnotherPhoneByNow(t *testing.T) {
 		s.enrol("b", alice)
 		s.pass(time.Minute)
 		old, _ := s.book.Device("a")
-		if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another")); err != nil {
+		if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another"), nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.l.RemoveGone(s.t.Context(), old); err != nil {
@@ -177,7 +177,7 @@ func TestATokenThatIsEnrolledUnderAnotherIdTakesOver(t *testing.T) {
 		s.start()
 		s.enrol("a", alice)
 		s.pass(time.Minute)
-		if _, created, err := s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a")); !created || err != nil {
+		if _, created, err := s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a"), nil); !created || err != nil {
 			t.Errorf("%v, %v", created, err)
 		}
 		if _, ok := s.book.Device("a"); ok {
@@ -193,7 +193,7 @@ func TestATokenThatIsEnrolledUnderAnotherIdTakesOver(t *testing.T) {
 func TestAnIdThatIsEnrolledAgainDoesNotWaitForItsFormerPhone(t *testing.T) {
 	for name, leave := range map[string]func(s *scene){
 		"its token was taken over": func(s *scene) {
-			if _, _, err := s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a")); err != nil {
+			if _, _, err := s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a"), nil); err != nil {
 				s.t.Fatal(err)
 			}
 		},
@@ -210,7 +210,7 @@ func TestAnIdThatIsEnrolledAgainDoesNotWaitForItsFormerPhone(t *testing.T) {
 				s.pass(time.Second) // it waits for the word that its topic is ready
 				leave(s)
 				release()
-				if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another token")); err != nil {
+				if _, _, err := s.l.Enrol(s.t.Context(), enrolment("a", alice, "another token"), nil); err != nil {
 					t.Fatal(err)
 				}
 				s.pass(time.Minute)
@@ -233,8 +233,8 @@ func TestNoAttemptBeginsForAPhoneThatIsNotEnrolledAnyMore(t *testing.T) {
 		may bool
 	}{
 		"removed":               {func(s *scene) { s.remove("a") }, false},
-		"under another id":      {func(s *scene) { _, _, _ = s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a")) }, true},
-		"its token was changed": {func(s *scene) { _, _, _ = s.l.Enrol(s.t.Context(), enrolment("a", alice, "another")) }, false},
+		"under another id":      {func(s *scene) { _, _, _ = s.l.Enrol(s.t.Context(), enrolment("b", alice, "token-of-a"), nil) }, true},
+		"its token was changed": {func(s *scene) { _, _, _ = s.l.Enrol(s.t.Context(), enrolment("a", alice, "another"), nil) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inScene(t, func(s *scene) {

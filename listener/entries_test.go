@@ -114,7 +114,7 @@ func TestAnEnrolmentThatPinsItsEntryIsLookedForThereOnly(t *testing.T) {
 		s.start()
 		enrol := func(id, mailbox, exchange string) {
 			t.Helper()
-			if _, _, err := s.l.Enrol(s.t.Context(), subscriptions.Enrolment{ID: id, Mailbox: mailbox, Token: id, Topic: "com.contoso.mail", Environment: "production", Exchange: exchange}); err != nil {
+			if _, _, err := s.l.Enrol(s.t.Context(), subscriptions.Enrolment{ID: id, Mailbox: mailbox, Token: id, Topic: "com.contoso.mail", Environment: "production", Exchange: exchange}, nil); err != nil {
 				t.Fatal(err)
 			}
 			s.pass(time.Second)

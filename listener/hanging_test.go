@@ -224,7 +224,7 @@ func TestHealthyMailboxesAreAlertedWithinASecondWhile(t *testing.T) {
 				s.start()
 				for i := range c.mailboxes + c.lookUps {
 					e := enrolment(device(i), address(i), fmt.Sprint("token", i))
-					if _, _, err := s.l.Enrol(context.Background(), e); err != nil {
+					if _, _, err := s.l.Enrol(context.Background(), e, nil); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -253,11 +253,11 @@ func TestAMailboxThatNoEntryCoversAnyMoreSaysSo(t *testing.T) {
 		if h := s.wantState(subscriptions.Failing, alice); !strings.Contains(h.Reason, "not_covered") {
 			t.Errorf("%+v", h)
 		}
-		if _, _, err := s.l.Enrol(s.t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: bob}); err == nil {
+		if _, _, err := s.l.Enrol(s.t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: bob}, nil); err == nil {
 			t.Error("an address that no entry covers was enrolled")
 		}
 		for pinned, mailbox := range map[string]string{"hq": bob, "branch": "carol@fabrikam.example"} {
-			_, _, err := s.l.Enrol(s.t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: mailbox, Exchange: pinned})
+			_, _, err := s.l.Enrol(s.t.Context(), subscriptions.Enrolment{ID: "b", Mailbox: mailbox, Exchange: pinned}, nil)
 			if e, ok := errors.AsType[*subscriptions.FieldError](err); !ok || e.Field != "exchange" {
 				t.Errorf("pinned to %s: %v", pinned, err)
 			}

@@ -144,7 +144,7 @@ func (s *scene) pinned(id, mailbox, exchange string) {
 	s.t.Helper()
 	e := enrolment(id, mailbox, "token-of-"+id)
 	e.Exchange = exchange
-	_, _, err := s.l.Enrol(context.Background(), e)
+	_, _, err := s.l.Enrol(context.Background(), e, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func (s *scene) pinned(id, mailbox, exchange string) {
 
 func (s *scene) remove(id string) {
 	s.t.Helper()
-	if ok, err := s.l.Remove(context.Background(), id); !ok || err != nil {
+	if ok, err := s.l.Remove(context.Background(), id, nil); !ok || err != nil {
 		s.t.Fatal(ok, err)
 	}
 }

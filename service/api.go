@@ -23,11 +23,11 @@ import (
 // backend is what the API works on: it reads the book, and enrols through the listener, which listens to a new mailbox at once.
 type backend struct{ *rooms }
 
-func (d *backend) Enrol(ctx context.Context, e subscriptions.Enrolment) (subscriptions.Device, bool, error) {
+func (d *backend) Enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition) (subscriptions.Device, bool, error) {
 	if err := d.topic(&e); err != nil {
 		return subscriptions.Device{}, false, err
 	}
-	return d.listener.Enrol(ctx, e)
+	return d.listener.Enrol(ctx, e, only)
 }
 
 // topic fills in topic and environment if only one apns entry fits, and refuses an enrolment that none fits.
@@ -78,8 +78,8 @@ func (d *backend) move(ctx context.Context, m api.Move) (int, error) {
 	return n, err
 }
 
-func (d *backend) Remove(ctx context.Context, id string) (bool, error) {
-	return d.listener.Remove(ctx, id)
+func (d *backend) Remove(ctx context.Context, id string, only subscriptions.Precondition) (bool, error) {
+	return d.listener.Remove(ctx, id, only)
 }
 
 func (d *backend) Device(id string) (subscriptions.Device, bool) { return d.book.Device(id) }

@@ -22,10 +22,19 @@ type Enrolled struct {
 	Ousted  []string // the ids that the same token, topic and mailbox had before; two where two mailboxes became one
 }
 
+// Precondition says why a device is not to be changed as it is; nil: it may be. It is asked while nobody else can change the device, up to
+// the end of the write; and the state is this process's own. known: the device is enrolled.
+type Precondition func(d Device, known bool) error
+
 // Enrol makes an enrolment or changes one (DESIGN section 4): a changed token keeps its place, a changed mailbox starts anew,
 // and the same token, topic and mailbox under another id takes over. since is now on the server's clock less the tolerance (rule
 // 5); zero where that clock is not known yet. A mailbox that is asleep is woken, with its log.
 func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
+	return b.EnrolIf(ctx, e, nil, now, since)
+}
+
+// EnrolIf is Enrol with a precondition; nil: none.
+func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, now, since time.Time) (Enrolled, error) {
 	done, err := b.enrolling.take(ctx, "device "+e.ID)
 	if err != nil {
 		return Enrolled{}, err
@@ -37,21 +46,21 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	}
 	defer done()
 	for {
-		enrolled, err := b.enrol(ctx, e, now, since)
+		enrolled, err := b.enrol(ctx, e, only, now, since)
 		if !errors.Is(err, ErrNoMailbox) { // else a mailbox went, or was joined to another, meanwhile
 			return enrolled, err
 		}
 	}
 }
 
-// enrol is Enrol, whose turns the caller has. ErrNoMailbox says that the device or its mailbox is elsewhere by now.
-func (b *Book) enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
+// enrol is EnrolIf, whose turns the caller has. ErrNoMailbox says that the device or its mailbox is elsewhere by now.
+func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, since time.Time) (Enrolled, error) {
 	m := b.at(e.Mailbox)
 	if m == nil {
 		m = b.newMailbox(e.Mailbox, since)
 	}
 	old, known := b.Device(e.ID)
-	done := Enrolled{Mailbox: m, Created: !known}
+	done := Enrolled{Mailbox: m}
 	var change Change
 	left := func() {}
 	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had, in the same write
@@ -73,6 +82,15 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 	if m.gone {
 		return Enrolled{}, ErrNoMailbox
 	}
+	if known && done.Left == nil { // else another id with its phone has taken it over meanwhile
+		_, known = m.Device(e.ID)
+	}
+	if only != nil {
+		if err := only(old, known); err != nil {
+			return Enrolled{}, err
+		}
+	}
+	done.Created = !known
 	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
 		Record: m.Record().ID, Created: now, Since: since, Enrolled: now}
 	r, devices, ousted := m.enter(d)

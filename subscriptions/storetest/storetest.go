@@ -3,10 +3,13 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,6 +144,51 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("of changes with the same precondition one is made", func(t *testing.T) {
+		s := open(t)
+		defer s.Close()
+		b, err := subscriptions.Open(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted(t, b)
+	})
+}
+
+// counted has many tasks count in the label of a device, each from what it has seen: what is lost would be counted twice.
+func counted(t *testing.T, b *subscriptions.Book) {
+	t.Helper()
+	at := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	errAnother := errors.New("it is another one by now")
+	var made atomic.Int64
+	var tasks sync.WaitGroup
+	for range 8 {
+		tasks.Go(func() {
+			for range 10 {
+				seen, known := b.Device("contended")
+				n, _ := strconv.Atoi(seen.Label) // 0 where there is none
+				e := subscriptions.Enrolment{ID: "contended", Mailbox: "contended@contoso.example", Token: "0c0d", Topic: "com.contoso.mail",
+					Environment: "production", Label: strconv.Itoa(n + 1)}
+				_, err := b.EnrolIf(t.Context(), e, func(d subscriptions.Device, is bool) error {
+					if is != known || d.Label != seen.Label {
+						return errAnother
+					}
+					return nil
+				}, at, at)
+				switch {
+				case err == nil:
+					made.Add(1)
+				case !errors.Is(err, errAnother):
+					t.Error(err)
+				}
+			}
+		})
+	}
+	tasks.Wait()
+	d, _ := b.Device("contended")
+	if want := strconv.FormatInt(made.Load(), 10); d.Label != want || want == "0" {
+		t.Errorf("%s changes were made, and %s are there", want, d.Label)
+	}
 }
 
 func write(t *testing.T, open func(t *testing.T) subscriptions.Store, c subscriptions.Change) {
