@@ -194,6 +194,8 @@ func endOf(err error) string {
 		return "going away"
 	case errors.Is(err, h2.ErrStalled):
 		return "stalled"
+	case errors.Is(err, h2.ErrPaused):
+		return "this process was paused"
 	case errors.Is(err, h2.ErrClosed):
 		return "closed"
 	}

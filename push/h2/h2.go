@@ -63,6 +63,7 @@ var (
 	ErrGoneAway = errors.New("the server ends the connection")                       // GOAWAY, of a stream that it has not looked at
 	ErrStalled  = errors.New("no answer in time, though the connection is alive")
 	ErrLost     = errors.New("the server does not answer a ping")
+	ErrPaused   = errors.New("this process was paused between the permission of a request and its writing")
 	ErrClosed   = errors.New("the connection is closed")
 	ErrTooLarge = errors.New("the request is larger than a frame")
 )

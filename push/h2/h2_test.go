@@ -430,6 +430,27 @@ func TestWhatCameWhileTheProcessWasPausedIsRead(t *testing.T) {
 	})
 }
 
+// What allowed a request to begin holds for seconds, and a process may be paused for any time between that and its next step.
+func TestWhatWasAllowedBeforeThisProcessWasPausedIsNotWritten(t *testing.T) {
+	against(t, func(s *server) {
+		a, b := ask("{}"), ask("{}")
+		b.pause = slept
+		s.send(a, b)
+		s.expect("GOAWAY NO_ERROR")
+		s.ends(a, "unknown: "+ErrPaused.Error())
+		s.ends(b, "unknown: "+ErrPaused.Error())
+		s.isClosed(ErrPaused.Error())
+	})
+	against(t, func(s *server) {
+		a := ask("{}")
+		a.pause = slept - 1
+		s.send(a)
+		s.takes(1)
+		s.headers(1, true, ":status", "200")
+		s.ends(a, "200 ")
+	})
+}
+
 // The time of a request counts from when it was written, whatever else comes meanwhile, and a stall is told before its request ends.
 func TestAStallIsFoundInTime(t *testing.T) {
 	against(t, func(s *server) {

@@ -26,7 +26,8 @@ var times = Times{Answer: 5 * time.Second, PingAfter: 5 * time.Second, PingTimeo
 type asked struct {
 	fields  []hpack.HeaderField
 	payload []byte
-	refuse  error // of Begin
+	refuse  error         // of Begin
+	pause   time.Duration // of the process, when it has begun
 
 	mu      sync.Mutex
 	begun   int
@@ -43,6 +44,9 @@ func (a *asked) Begin() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.begun++
+	if a.pause > 0 {
+		<-time.After(a.pause)
+	}
 	return a.refuse
 }
 

@@ -10,7 +10,8 @@ import (
 )
 
 // slept is by how much the timer has to be late for this process, and not the server, to have been silent: it was paused, and has not read
-// yet what came meanwhile. It has that long again to do so, for an answer that is there must not be taken for one that is lost.
+// yet what came meanwhile. It has that long again to do so, for an answer that is there must not be taken for one that is lost. A request that
+// was allowed to begin that long ago, and is not written yet, was allowed by what held before: it does not go out.
 const slept = time.Second
 
 // look ends what has taken too long, asks a silent server whether it is there, and comes back when there is the next to see to.

@@ -46,7 +46,8 @@ func (c *Conn) preface() {
 // writer is what the goroutine that writes keeps for itself.
 type writer struct {
 	out     frames
-	block   frames // of header fields, compressed
+	begun   time.Time // before the first request in out was asked whether it may begin; zero: there is none
+	block   frames    // of header fields, compressed
 	encoder *hpack.Encoder
 	fields  []hpack.HeaderField
 }
@@ -58,6 +59,10 @@ func (c *Conn) write() {
 	w.encoder = hpack.NewEncoder(&w.block)
 	for {
 		goesOn := c.gather(w)
+		if !w.begun.IsZero() && time.Since(w.begun) >= slept {
+			c.end(ErrPaused)
+			continue
+		}
 		_, err := c.nc.Write(w.out.bytes)
 		if !goesOn {
 			return
@@ -75,7 +80,7 @@ func (c *Conn) gather(w *writer) (goesOn bool) {
 	for c.err == nil && len(c.control.bytes) == 0 && !c.canBegin() {
 		c.work.Wait()
 	}
-	w.out.bytes = append(w.out.bytes[:0], c.control.bytes...)
+	w.out.bytes, w.begun = append(w.out.bytes[:0], c.control.bytes...), time.Time{}
 	c.control.bytes = c.control.bytes[:0]
 	if c.err != nil {
 		_ = w.out.framer().WriteGoAway(0, codeOf(c.err), nil)
@@ -83,6 +88,9 @@ func (c *Conn) gather(w *writer) (goesOn bool) {
 	}
 	w.encoder.SetMaxDynamicTableSizeLimit(c.tableSize)
 	for len(w.out.bytes) < record && c.canBegin() {
+		if w.begun.IsZero() {
+			w.begun = time.Now()
+		}
 		c.begin(w)
 	}
 	return true
