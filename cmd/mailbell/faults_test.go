@@ -26,7 +26,7 @@ func at(name string, f simulator.Fault) func(*testing.T, *installation) {
 func onStream(strike func(t *testing.T, inst *installation)) func(*testing.T, *installation) {
 	return func(t *testing.T, inst *installation) {
 		t.Helper()
-		eventually(t, atLast, "a stream is open", func() bool { return inst.sim.Counts().OpenStreams > 0 })
+		eventually(t, max(atLast, inst.patience), "a stream is open", func() bool { return inst.sim.Counts().OpenStreams > 0 })
 		strike(t, inst)
 	}
 }
