@@ -32,8 +32,8 @@ type Survey struct {
 }
 
 // Survey asks where the mailbox with an address may be, and sends no credentials: the cloud by Autodiscover V2, and the candidates of the
-// mail domain, whose challenge says how one signs in. Of Options it takes Plain, URL (empty: found from the mail domain), Resolver, UserAgent
-// and Limit; Cloud and EWS are those of the cloud, if it is to be asked, and Hosts is what belongs to the cloud.
+// mail domain, whose challenge says how one signs in. Of Options it takes Plain, URL (empty: found from the mail domain), Resolver,
+// UserAgent and Limit; Cloud and EWS are those of the cloud, if it is to be asked, and Hosts is what belongs to the cloud.
 //
 // Its answer is a hint for a person. Where credentials go is decided by Find and Hosts.
 func (c *Client) Survey(ctx context.Context, address string) (Survey, error) {
@@ -87,12 +87,15 @@ func (s *surveyor) askCloud(ctx context.Context) bool {
 	return err == nil
 }
 
+// cloud is the place in the cloud.
+func (s *surveyor) cloud(how string) Place { return Place{Online: true, EWS: s.o.EWS, How: how} }
+
 // weigh puts the cloud where its word counts. It has been seen to answer for addresses that nobody has, so the mail domain's own
 // Autodiscover counts more, unless that leads to the cloud too.
 func (s *surveyor) weigh(inCloud bool) {
 	cloud := slices.ContainsFunc(s.found.Places, func(p Place) bool { return p.Online })
 	if inCloud && !cloud {
-		s.found.Places = append(s.found.Places, Place{Online: true, EWS: s.o.EWS, How: "Autodiscover V2 at " + hostOf(s.o.Cloud)})
+		s.found.Places = append(s.found.Places, s.cloud("Autodiscover V2 at "+hostOf(s.o.Cloud)))
 	}
 }
 
@@ -107,7 +110,7 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 			return
 		}
 		if s.hosts.Refuse(parsed) == nil {
-			s.found.Places = append(s.found.Places, Place{Online: true, EWS: s.o.EWS, How: "the Autodiscover of " + s.enrolled + ", which leads to " + hostOf(at)})
+			s.found.Places = append(s.found.Places, s.cloud("the Autodiscover of "+s.enrolled+", which leads to "+hostOf(at)))
 			return
 		}
 		r, failed := s.request(ctx, s.o.Plain, http.MethodGet, at, http.Header{}, nil)
@@ -132,8 +135,8 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 	s.miss(u, loop("the URL is redirected in a circle"))
 }
 
-// enter notes an Exchange, and what its Autodiscover V2 says without a password, which Exchange 2016 and later have: the URL of EWS, or that the
-// mailbox was moved to the cloud.
+// enter notes an Exchange, and what its Autodiscover V2 says without a password, which Exchange 2016 and later have: the URL of EWS, or that
+// the mailbox was moved to the cloud.
 func (s *surveyor) enter(ctx context.Context, p Place, host *url.URL) {
 	defer func() { s.found.Places = append(s.found.Places, p) }()
 	u := host.Scheme + "://" + host.Host + v2Path + url.PathEscape(s.address) + "?Protocol=EWS"
@@ -142,7 +145,7 @@ func (s *surveyor) enter(ctx context.Context, p Place, host *url.URL) {
 	case failed != nil:
 	case redirects(r.status):
 		if to, err := url.Parse(r.location); err == nil && s.hosts.Refuse(to) == nil {
-			s.found.Places = append(s.found.Places, Place{Online: true, EWS: s.o.EWS, How: "Autodiscover V2 at " + host.Host + ", which leads to " + hostOf(r.location)})
+			s.found.Places = append(s.found.Places, s.cloud("Autodiscover V2 at "+host.Host+", which leads to "+hostOf(r.location)))
 		}
 	case r.status == http.StatusOK:
 		if named, failed := parseV2(r.status, r.body); failed == nil && strings.HasPrefix(named, "https://") {

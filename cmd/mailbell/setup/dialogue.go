@@ -22,11 +22,15 @@ const maxFile = 1 << 20
 
 // ask asks until the answer is right. A question whose answer the command line has is not asked, unless that is wrong.
 func (s *session) ask(ctx context.Context, q question, again bool) error {
-	if q.when != nil && !q.when(s.answers) {
+	v, given, err := s.Given.take(q)
+	switch {
+	case q.when != nil && !q.when(s.answers):
 		s.answers.forget(q.name)
+		if given {
+			s.complain([]string{q.flags() + " does not go with the other answers, and is not used"})
+		}
 		return nil
-	}
-	if v, given, err := s.Given.take(q); given {
+	case given:
 		wrong := []string{}
 		if err != nil {
 			wrong = append(wrong, err.Error())
@@ -34,11 +38,11 @@ func (s *session) ask(ctx context.Context, q question, again bool) error {
 			return nil
 		}
 		s.complain(wrong)
-	} else if q.quiet || q.later && !again {
+	case q.quiet, q.later && !again:
 		return nil
 	}
 	if q.help != "" {
-		fmt.Fprintln(s.Talk, q.help)
+		fmt.Fprintf(s.Talk, "\n%s\n", q.help)
 	}
 	for {
 		v, err := s.answer(ctx, q)
@@ -158,6 +162,9 @@ func (s *session) accept(q question, v string) (wrong []string) {
 			return []string{err.Error()}
 		}
 	}
+	if q.local && !filepath.IsAbs(v) && filepath.Base(v) != v {
+		v = filepath.Join(s.stage.dir, v) // the draft is in another folder
+	}
 	before, data := s.answers.value[q.name], s.answers.data[q.name]
 	if q.file {
 		path, content, err := readFile(v)
@@ -183,13 +190,18 @@ func (s *session) mistakes(q question) (wrong []string) {
 	if err != nil && !ok {
 		return []string{err.Error()}
 	}
-	key := strings.ReplaceAll(q.key, "METHOD", s.answers.value["method"])
 	for _, e := range errs {
-		if e.Key == key || strings.HasPrefix(e.Key, key+"[") {
+		if s.about(q.key, e) || q.also != "" && s.about(q.also, e) {
 			wrong = append(wrong, e.Text)
 		}
 	}
 	return wrong
+}
+
+// about says whether a mistake is one of a key, or of an item of its list.
+func (s *session) about(key string, e config.Error) bool {
+	key = strings.ReplaceAll(key, "METHOD", s.answers.value["method"])
+	return e.Key == key || strings.HasPrefix(e.Key, key+"[")
 }
 
 // readFile reads a file that an answer names, and returns its absolute path.

@@ -44,7 +44,9 @@ const (
 )
 
 // clients are those of the API.
-var clients = []config.Client{{Name: "mdm", Role: config.RoleEnrol}, {Name: "helpdesk", Role: config.RoleTest}, {Name: "operator", Role: config.RoleAdmin}}
+var clients = []config.Client{
+	{Name: "mdm", Role: config.RoleEnrol}, {Name: "helpdesk", Role: config.RoleTest}, {Name: "operator", Role: config.RoleAdmin},
+}
 
 // file is one to write.
 type file struct {
@@ -78,8 +80,8 @@ func generate() (g generated, err error) {
 	return g, nil
 }
 
-// files are all files. Of a key that is not answered yet nothing is written; the apns entry has a stand-in until its first answer, so that the
-// exchange entry can be tried.
+// files are all files. Of a key that is not answered yet nothing is written; the apns entry has a stand-in until its first answer, so that
+// the exchange entry can be tried.
 func (a answers) files() []file {
 	list := []file{{configFile, []byte(a.yaml())}}
 	add := func(name string, data []byte) {
@@ -119,7 +121,8 @@ func (a answers) noApp() bool {
 func (a answers) yaml() string {
 	y := &writer{}
 	y.line(0, "# Written by mailbell init on %s for %s.", a.day.Format(time.DateOnly), a.value["address"])
-	y.line(0, "# mailbell.example.yaml is the manual: every key with its default, its bounds and the reason. It holds no secret: these are in %s/.", secretsDir)
+	y.line(0, "# mailbell.example.yaml is the manual: every key with its default, its bounds and the reason.")
+	y.line(0, "# No secret is in this file: they are in %s/.", secretsDir)
 	y.comment("Where the API, the admin page and the metrics are. Not loopback takes tls, or behind_tls_proxy: true.")
 	y.line(0, "listen: %s", quoted(cmp.Or(a.value["listen"], "127.0.0.1:8080")))
 	if v := a.value["public-url"]; v != "" {

@@ -8,35 +8,44 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"text/template"
 )
 
-// ending says how to start mailbell and how to enrol the first device.
-func (s *session) ending() {
-	address := s.answers.value["address"]
-	file := shellQuoted(filepath.Join(s.stage.dir, configFile))
-	for _, doubt := range s.doubts {
-		fmt.Fprintf(s.Out, "look at: %s\n", doubt)
-	}
-	fmt.Fprintf(s.Out, `
-Written: %s
-         and %d secrets in %s
+var ending = template.Must(template.New("").Parse(`
+Written: {{.File}}
+         and {{.Secrets}} secrets in {{.Folder}}
 
 Start mailbell:
 
-    mailbell run --config %s
+    mailbell run --config {{.Config}}
 
 Enrol the first device. The mail app knows its device token, in hex:
 
     TOKEN=…
-    curl -X PUT http://%s/v1/devices/%s \
-      -H "Authorization: Bearer $(cat %s)" -H 'Content-Type: application/json' \
-      -d '{"mailbox": %s, "token": "'"$TOKEN"'"}'
+    curl -X PUT http://{{.API}}/v1/devices/{{.Device}} \
+      -H "Authorization: Bearer $(cat {{.Enrol}})" -H 'Content-Type: application/json' \
+      -d '{"mailbox": {{.Mailbox}}, "token": "'"$TOKEN"'"}'
 
-Then send %s a message. Where no alert comes:
+Then send {{.Address}} a message. Where no alert comes:
 
-    mailbell why --config %s %s
-`, filepath.Join(s.stage.dir, configFile), len(s.answers.files())-1, filepath.Join(s.stage.dir, secretsDir), file, apiAddress(s.answers.value["listen"]),
-		deviceID(address), shellQuoted(filepath.Join(s.stage.dir, secretsDir, clients[0].Name)), jsonQuoted(address), address, file, shellQuoted(address))
+    mailbell why --config {{.Config}} {{.Shown}}
+
+The admin page is at http://{{.API}}/admin/, for the token in {{.Helpdesk}}.
+`))
+
+// end says how to start mailbell and how to enrol the first device.
+func (s *session) end() error {
+	address, folder := s.answers.value[addressQuestion], filepath.Join(s.stage.dir, secretsDir)
+	file := filepath.Join(s.stage.dir, configFile)
+	for _, doubt := range s.doubts {
+		fmt.Fprintf(s.Out, "look at: %s\n", doubt)
+	}
+	return ending.Execute(s.Out, map[string]any{
+		"File": file, "Config": shellQuoted(file), "Folder": folder, "Secrets": len(s.answers.files()) - 1,
+		"API": apiAddress(s.answers.value["listen"]), "Device": deviceID(address),
+		"Enrol": shellQuoted(filepath.Join(folder, clients[0].Name)), "Helpdesk": filepath.Join(folder, clients[1].Name),
+		"Mailbox": jsonQuoted(address), "Address": address, "Shown": shellQuoted(address),
+	})
 }
 
 // apiAddress is where a program on this machine reaches the API.

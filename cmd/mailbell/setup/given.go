@@ -26,7 +26,11 @@ func Flags(flags *flag.FlagSet) func() Given {
 				flags.String(q.name+"-env", "", "the environment `variable` with the answer to: "+q.ask)
 				names[q.name+"-file"], names[q.name+"-env"] = true, true
 			default:
-				flags.String(q.name, "", q.ask)
+				what := q.ask
+				if q.choices != nil {
+					what += ": " + strings.Join(q.choices(answers{}), ", ")
+				}
+				flags.String(q.name, "", what)
 				names[q.name] = true
 			}
 		}

@@ -4,6 +4,7 @@ package setup
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/certificate"
 	"github.com/mailbell/mailbell/internal/challenge"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/hostname"
@@ -37,8 +39,10 @@ type question struct {
 	ask      string                 // what a person is asked
 	help     string                 // a sentence before
 	key      string                 // where config reports a mistake in the answer; METHOD is the authentication method
+	also     string                 // another such key
 	secret   bool                   // not shown; its flags name a file or a variable
-	file     bool                   // the answer is a path
+	file     bool                   // the answer is the path of a file, which is there
+	local    bool                   // the answer is a path, relative to mailbell.yaml
 	optional bool                   // none is an answer
 	later    bool                   // asked only where the part is asked again
 	quiet    bool                   // never asked: a flag only
@@ -48,14 +52,6 @@ type question struct {
 	when     func(answers) bool     // nil: always
 	right    func(v string) error   // what config does not check; nil: nothing
 }
-
-// The answers that are chosen from.
-const (
-	typeOnPremises = config.OnPremises
-	typeOnline     = config.Online
-	stateFile      = "file"
-	stateRedis     = "redis"
-)
 
 func parts() []part {
 	return []part{
@@ -68,12 +64,20 @@ func parts() []part {
 	}
 }
 
+// words are the choices of a question.
+func words(list ...string) func(answers) []string { return func(answers) []string { return list } }
+
+// always is the same default whatever was answered.
+func always(v string) func(answers) string { return func(answers) string { return v } }
+
 func outward() []question {
 	proxied := func(a answers) bool { return a.value["proxy"] != "" }
 	return []question{
 		{name: "proxy", ask: "URL of the proxy", key: "proxy.url", optional: true,
-			help: "mailbell connects to Exchange and to APNs. If this takes a proxy, give its URL: http://proxy.contoso.com:3128, https:// or socks5://."},
-		{name: "proxy-bypass", ask: "Hosts that are reached without it, with commas between them", key: "proxy.bypass", optional: true, when: proxied,
+			help: "mailbell connects to Exchange and to APNs. If this takes a proxy, give its URL:\n" +
+				"http://proxy.contoso.com:3128, https:// or socks5://."},
+		{name: "proxy-bypass", ask: "Hosts that are reached without the proxy, with commas between them", key: "proxy.bypass", optional: true,
+			when: proxied,
 			help: "For example the Exchange servers: .contoso.com is every host below contoso.com, 10.0.0.0/8 is a network."},
 		{name: "proxy-username", ask: "User name at the proxy", key: "proxy.username", optional: true, when: proxied},
 		{name: "proxy-password", ask: "Password at the proxy", key: "proxy.password_file", secret: true,
@@ -82,39 +86,36 @@ func outward() []question {
 }
 
 func place() []question {
-	here := func(a answers) bool { return !a.online() }
 	custom := func(a answers) bool { return a.online() && a.value["cloud"] == "custom" }
 	ca := caFile()
 	ca.later = true
 	return []question{
-		{name: addressQuestion, ask: "Mail address", right: func(v string) error { _, err := mail.ParseAddress(v); return err }, later: true},
-		{name: "type", ask: "Where is the mailbox", choices: words(typeOnPremises, typeOnline), preset: answers.likelyType,
+		{name: addressQuestion, ask: "Mail address", later: true, right: addressable},
+		{name: "type", ask: "Where is the mailbox", choices: words(config.OnPremises, config.Online), preset: answers.likelyType,
 			help: "exchange is an Exchange Server of your own, online is Exchange Online."},
 		{name: "domains", ask: "Mail domains of the mailboxes, with commas between them", key: "exchange[0].domains",
 			preset: func(a answers) string { return mail.Domain(a.value[addressQuestion]) }},
-		{name: "cloud", ask: "Microsoft's cloud", key: "exchange[0].cloud", choices: words("global", "gcc", "gcc-high", "dod", "china", "custom"),
-			preset: always("global"), when: answers.online},
-		{name: "cloud-ews", ask: "URL of EWS of that cloud", key: "exchange[0].cloud_urls.ews", when: custom},
+		{name: "cloud", ask: "Microsoft's cloud", key: "exchange[0].cloud", when: answers.online,
+			choices: words("global", "gcc", "gcc-high", "dod", "china", "custom"), preset: always("global")},
+		{name: "cloud-ews", ask: "URL of EWS of the custom cloud", key: "exchange[0].cloud_urls.ews", when: custom},
 		{name: "cloud-autodiscover", ask: "URL of its Autodiscover, https://host", key: "exchange[0].cloud_urls.autodiscover", when: custom},
 		{name: "cloud-authority", ask: "URL of its Entra ID, https://host", key: "exchange[0].cloud_urls.authority", when: custom},
 		{name: "cloud-graph", ask: "URL of its Microsoft Graph, https://host", key: "exchange[0].cloud_urls.graph", when: custom},
-		{name: "listen-by", ask: "Listen by", key: "exchange[0].listen_by", choices: words(config.ByGraph, config.ByStreaming), preset: always(config.ByGraph),
-			when: answers.online, help: "graph is Microsoft Graph. streaming is EWS, which ends in Exchange Online on 2027-04-01."},
+		{name: "listen-by", ask: "How does mailbell listen there", key: "exchange[0].listen_by", when: answers.online,
+			choices: words(config.ByGraph, config.ByStreaming), preset: always(config.ByGraph),
+			help: "graph is Microsoft Graph. streaming is EWS, which ends in Exchange Online on 2027-04-01."},
 		{name: "public-url", ask: "URL at which Microsoft reaches mailbell", key: "public_url", optional: true,
 			when: func(a answers) bool { return a.online() && a.value["listen-by"] == config.ByGraph },
-			help: "Microsoft Graph posts there when mail comes: https://mailbell.contoso.com, from the internet. Without one the mailboxes are polled."},
-		{name: "autodiscover-url", ask: "URL of Autodiscover", key: "exchange[0].autodiscover_url", optional: true, preset: answers.likelyAutodiscover, confirm: true,
-			when: func(a answers) bool {
-				return here(a) && (a.placeHere() == nil || a.likelyAutodiscover() != "" || a.value["autodiscover-url"] != "")
-			},
-			help: "As in https://mail.contoso.com/autodiscover/autodiscover.xml. mailbell sends the password to this host. Without one it finds it from the mail domain."},
-		{name: "ews-url", ask: "URL of EWS", key: "exchange[0].ews_url", optional: true,
-			when: func(a answers) bool {
-				return here(a) && (a.value["autodiscover-url"] == "" && a.placeHere() == nil || a.value["ews-url"] != "")
-			},
+			help: "Microsoft Graph posts there when mail comes, from the internet: https://mailbell.contoso.com.\n" +
+				"Without one the mailboxes are polled."},
+		{name: "autodiscover-url", ask: "URL of Autodiscover", key: "exchange[0].autodiscover_url", optional: true,
+			preset: answers.likelyAutodiscover, confirm: true, when: answers.takesAutodiscover,
+			help: "As in https://mail.contoso.com/autodiscover/autodiscover.xml. mailbell sends the password to this host.\n" +
+				"Without one mailbell finds it from the mail domain."},
+		{name: "ews-url", ask: "URL of EWS", key: "exchange[0].ews_url", optional: true, when: answers.takesEWS,
 			help: "Only without Autodiscover: https://mail.contoso.com/EWS/Exchange.asmx, the same for all mailboxes."},
-		{name: "trusted-hosts", ask: "More hosts that may get the password, with commas between them", key: "exchange[0].trusted_hosts", optional: true, later: true,
-			when: here},
+		{name: "trusted-hosts", ask: "More hosts that may get the password, with commas between them", key: "exchange[0].trusted_hosts",
+			optional: true, later: true, when: answers.onPremises},
 		ca,
 	}
 }
@@ -127,32 +128,32 @@ const (
 
 // caFile is asked where a server's certificate is not trusted.
 func caFile() question {
-	return question{name: caQuestion, ask: "File with the certificate authority of the Exchange servers (PEM)", key: "exchange[0].ca_file", file: true, optional: true,
-		help: "Without one the system's trusted roots count."}
+	return question{
+		name: caQuestion, ask: "File with the certificate authority of the Exchange servers (PEM)", key: "exchange[0].ca_file",
+		file: true, optional: true, help: "Without one the system's trusted roots count.",
+	}
 }
 
 func account() []question {
-	byPassword := func(a answers) bool {
-		return slices.Contains([]string{credential.Basic, credential.NTLM}, a.value["method"])
+	const key = "exchange[0].listener_accounts[0].METHOD."
+	by := func(methods ...string) func(answers) bool {
+		return func(a answers) bool { return slices.Contains(methods, a.value["method"]) }
 	}
-	byApp := func(a answers) bool {
-		return a.value["method"] == credential.ClientSecret || a.value["method"] == credential.Certificate
-	}
-	bySecret := func(a answers) bool { return a.value["method"] == credential.ClientSecret }
-	byCertificate := func(a answers) bool { return a.value["method"] == credential.Certificate }
+	byPassword, byApp := by(credential.Basic, credential.NTLM), by(credential.ClientSecret, credential.Certificate)
 	return []question{
 		{name: "method", ask: "How does the listener account sign in", choices: answers.methods, preset: answers.likelyMethod,
 			help: "basic and ntlm take a user and a password. client_secret and certificate take an app of Entra ID."},
-		{name: "username", ask: `User name, DOMAIN\name or name@domain`, key: "exchange[0].listener_accounts[0].METHOD.username", when: byPassword},
-		{name: "password", ask: "Password", key: "exchange[0].listener_accounts[0].METHOD.password_file", secret: true, when: byPassword},
-		{name: "tenant-id", ask: "Directory (tenant) ID, or a domain of the tenant", key: "exchange[0].listener_accounts[0].METHOD.tenant_id", when: byApp},
-		{name: "client-id", ask: "Application (client) ID", key: "exchange[0].listener_accounts[0].METHOD.client_id", when: byApp},
-		{name: "client-secret", ask: "Value of the client secret", key: "exchange[0].listener_accounts[0].METHOD.secret_file", secret: true, when: bySecret},
-		{name: "client-secret-expires", ask: "Day on which it expires, as in 2027-05-01", key: "exchange[0].listener_accounts[0].METHOD.expires", optional: true,
-			when: bySecret, help: "mailbell warns before that day."},
-		{name: "certificate", ask: "File with certificate and key (PFX or PEM)", key: "exchange[0].listener_accounts[0].METHOD.file", file: true, when: byCertificate},
-		{name: "certificate-password", ask: "Password of that file", key: "exchange[0].listener_accounts[0].METHOD.password_file", secret: true, optional: true,
-			when: byCertificate},
+		{name: "username", ask: `User name of the listener account, DOMAIN\name or name@domain`, key: key + "username", when: byPassword},
+		{name: "password", ask: "Password of the listener account", key: key + "password_file", secret: true, when: byPassword},
+		{name: "tenant-id", ask: "Directory (tenant) ID, or a domain of the tenant", key: key + "tenant_id", when: byApp},
+		{name: "client-id", ask: "Application (client) ID", key: key + "client_id", when: byApp},
+		{name: "client-secret", ask: "Value of the client secret", key: key + "secret_file", secret: true, when: by(credential.ClientSecret)},
+		{name: "client-secret-expires", ask: "Day on which the client secret expires, as in 2027-05-01", key: key + "expires",
+			optional: true, when: by(credential.ClientSecret), help: "mailbell warns before that day."},
+		{name: "certificate", ask: "File with the certificate of the app and its key (PFX or PEM)", file: true,
+			when: by(credential.Certificate), right: certificateFile},
+		{name: "certificate-password", ask: "Password of the file of the certificate", key: key + "password_file", also: key + "file",
+			secret: true, optional: true, when: by(credential.Certificate)},
 		{name: "mailboxes", ask: "How many mailboxes will have alerts, about", preset: always("100"), right: number(1, maxMailboxes)},
 	}
 }
@@ -163,36 +164,61 @@ const maxMailboxes = 1_000_000
 func app() []question {
 	return []question{
 		{name: "apns-topic", ask: "Bundle id of the mail app", key: "apns[0].topic", help: "The topic of its alerts, as in com.contoso.mail."},
-		{name: "apns-environment", ask: "Environment", key: "apns[0].environment", choices: words(config.Production, config.Sandbox),
-			preset: always(config.Production), help: "production for an app from the App Store, TestFlight or an MDM; sandbox for one that runs from Xcode."},
+		{name: "apns-environment", ask: "Environment of APNs", key: "apns[0].environment",
+			choices: words(config.Production, config.Sandbox), preset: always(config.Production),
+			help: "production for an app from the App Store, TestFlight or an MDM; sandbox for one that runs from Xcode."},
 		{name: "apns-key", ask: "File with the key for APNs (.p8)", key: "apns[0].token.key_file", file: true},
-		{name: "apns-key-id", ask: "Key id", key: "apns[0].token.key_id", preset: answers.likelyKeyID},
+		{name: "apns-key-id", ask: "Id of that key", key: "apns[0].token.key_id", preset: answers.likelyKeyID},
 		{name: "apns-team-id", ask: "Team id", key: "apns[0].token.team_id", help: "Under Membership in Apple's developer account."},
-		{name: "apns-url", key: "apns[0].url", ask: "URL of another APNs, for tests", optional: true, quiet: true},
-		{name: "apns-ca-file", key: "apns[0].ca_file", ask: "its certificate authority (PEM)", file: true, optional: true, quiet: true},
+		{name: "apns-url", ask: "URL of another APNs, for tests", key: "apns[0].url", optional: true, quiet: true},
+		{name: "apns-ca-file", ask: "File with the certificate authority of another APNs (PEM)", key: "apns[0].ca_file",
+			file: true, optional: true, quiet: true},
 	}
 }
+
+// Where the state is.
+const (
+	stateFile  = "file"
+	stateRedis = "redis"
+)
 
 func machine() []question {
 	inRedis := func(a answers) bool { return a.value["state"] == stateRedis }
 	return []question{
 		{name: "state", ask: "Where are the enrolments stored", choices: words(stateFile, stateRedis), preset: always(stateFile),
 			help: "file is a file of mailbell's own. redis allows a second instance that takes over."},
-		{name: "state-path", ask: "The file", key: "state.path", preset: always(defaultState), when: func(a answers) bool { return a.value["state"] == stateFile }},
+		{name: "state-path", ask: "Which file", key: "state.path", preset: always(defaultState), local: true,
+			when: func(a answers) bool { return !inRedis(a) }, help: "A name is one beside mailbell.yaml."},
 		{name: "redis", ask: "Redis, host:port", key: "state.redis.addresses", when: inRedis},
-		{name: "redis-tls", ask: "By TLS", key: "state.redis.tls", choices: words("no", "yes"), preset: always("no"), when: inRedis},
-		{name: "redis-ca-file", ask: "File with its certificate authority (PEM)", key: "state.redis.ca_file", file: true, optional: true,
-			when: func(a answers) bool { return inRedis(a) && a.value["redis-tls"] == "yes" }},
-		{name: "redis-username", ask: "User at Redis", key: "state.redis.username", optional: true, when: inRedis},
+		{name: "redis-tls", ask: "Is Redis reached by TLS", key: "state.redis.tls", when: inRedis,
+			choices: words("no", "yes"), preset: always("no")},
+		{name: "redis-ca-file", ask: "File with the certificate authority of Redis (PEM)", key: "state.redis.ca_file",
+			file: true, optional: true, when: func(a answers) bool { return inRedis(a) && a.value["redis-tls"] == "yes" }},
 		{name: "redis-password", ask: "Password at Redis", key: "state.redis.password_file", secret: true, optional: true, when: inRedis},
+		{name: "redis-username", ask: "Its user, if it is an ACL user's", key: "state.redis.username", optional: true,
+			when: func(a answers) bool { return inRedis(a) && a.value["redis-password"] != "" }},
 		{name: "listen", ask: "Where does the API listen, host:port", key: "listen", preset: always("127.0.0.1:8080"), right: fixedPort,
 			help: "127.0.0.1 is this machine only. Another address needs TLS: set it in mailbell.yaml later."},
 	}
 }
 
-func words(list ...string) func(answers) []string { return func(answers) []string { return list } }
+// addressable checks a mail address.
+func addressable(v string) error {
+	_, err := mail.ParseAddress(v)
+	return err
+}
 
-func always(v string) func(answers) string { return func(answers) string { return v } }
+// certificateFile checks a file with a certificate and its key. One that takes a password cannot be read yet.
+func certificateFile(name string) error {
+	_, content, err := readFile(name)
+	if err != nil {
+		return err
+	}
+	if _, err = certificate.Load(content, ""); errors.Is(err, certificate.ErrPassword) {
+		return nil
+	}
+	return err
+}
 
 // number checks a number with its bounds.
 func number(least, most int) func(string) error {
@@ -221,15 +247,27 @@ func fixedPort(v string) error {
 	return nil
 }
 
-func (a answers) online() bool { return a.value["type"] == typeOnline }
+func (a answers) online() bool { return a.value["type"] == config.Online }
+
+func (a answers) onPremises() bool { return a.value["type"] == config.OnPremises }
+
+// takesAutodiscover says whether a URL of Autodiscover is asked for: where none was found, or one to which no password goes by itself.
+func (a answers) takesAutodiscover() bool {
+	return a.onPremises() && (a.placeHere() == nil || a.likelyAutodiscover() != "" || a.value["autodiscover-url"] != "")
+}
+
+// takesEWS says whether a URL of EWS is asked for: where there is no Autodiscover.
+func (a answers) takesEWS() bool {
+	return a.onPremises() && (a.placeHere() == nil && a.value["autodiscover-url"] == "" || a.value["ews-url"] != "")
+}
 
 // likelyType is where the likeliest place is; empty: none was found.
 func (a answers) likelyType() string {
 	switch {
 	case len(a.found.Places) > 0 && a.found.Places[0].Online:
-		return typeOnline
+		return config.Online
 	case len(a.found.Places) > 0, a.value["autodiscover-url"] != "", a.value["ews-url"] != "":
-		return typeOnPremises
+		return config.OnPremises
 	}
 	return ""
 }
@@ -249,13 +287,14 @@ func (a answers) likelyAutodiscover() string {
 // methods are the authentication methods that fit: an app of Entra ID signs in on premises only where EWS has one URL.
 func (a answers) methods() []string {
 	byApp := []string{credential.ClientSecret, credential.Certificate}
+	byPassword := []string{credential.Basic, credential.NTLM}
 	switch {
 	case a.online():
 		return byApp
-	case a.value["ews-url"] != "":
-		return append([]string{credential.Basic, credential.NTLM}, byApp...)
+	case a.onPremises() && a.value["ews-url"] == "":
+		return byPassword
 	}
-	return []string{credential.Basic, credential.NTLM}
+	return append(byPassword, byApp...)
 }
 
 // likelyMethod is the authentication method that the place offers: NTLM before Basic, because it does not send the password.

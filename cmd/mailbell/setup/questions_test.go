@@ -11,7 +11,7 @@ import (
 
 // found are answers after a survey.
 func found(places ...autodiscover.Place) answers {
-	return answers{value: map[string]string{addressQuestion: "ann@contoso.com"}, data: map[string][]byte{}, found: autodiscover.Survey{Places: places}}
+	return answers{value: map[string]string{addressQuestion: "ann@contoso.com", "type": "exchange"}, data: map[string][]byte{}, found: autodiscover.Survey{Places: places}}
 }
 
 // named is the question with a name.

@@ -7,8 +7,8 @@
 //   - dialogue.go: asking, and taking answers that were given before
 //   - lines.go: reading a person's answers, from a terminal or a file
 //
-// The configuration itself says which answers are right (package config): an answer is written into a draft, and what config.Load says of its key
-// is shown. After a part is answered, the checks of `mailbell check` try it.
+// The configuration itself says which answers are right (package config): an answer is written into a draft, and what config.Load says of
+// its key is shown. After a part is answered, the checks of `mailbell check` try it.
 package setup
 
 import (
@@ -73,8 +73,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := s.write(); err != nil {
 		return err
 	}
-	s.ending()
-	return nil
+	return s.end()
 }
 
 // session is one run.
@@ -83,6 +82,7 @@ type session struct {
 	answers answers
 	stage   *stage
 	asked   string   // the Autodiscover that the survey asked; empty: that of the mail domain
+	planned string   // what was said to be set up
 	doubts  []string // warnings of the configuration that was written
 }
 
@@ -151,7 +151,12 @@ func (s *session) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Talk, "\nWhat this takes, and how it is set up there. mailbell check --plan N prints it again.\n\n%s\n", service.Plan(c, atoi(s.answers.value["mailboxes"])))
+	plan := service.Plan(c, atoi(s.answers.value["mailboxes"]))
+	if plan == s.planned {
+		return nil
+	}
+	s.planned = plan
+	fmt.Fprintf(s.Talk, "\nWhat this takes, and how it is set up there. mailbell check --plan N prints it again.\n\n%s\n", plan)
 	_, err = s.prompt(ctx, question{}, "Set it up, then press Enter: mailbell tries it. ")
 	return err
 }
@@ -186,7 +191,7 @@ func (s *session) settle(ctx context.Context, all []part, i int) (back int, err 
 	}
 }
 
-// blamed is the part whose answers a failed step is about: the last one that names the step, else the first of those that are tried together.
+// blamed is the part whose answers a failed step is about: of those that are tried together the last one that names the step, else the last.
 func blamed(all []part, i int, step string) int {
 	first := i
 	for first > 0 && all[first-1].try == service.Everything {

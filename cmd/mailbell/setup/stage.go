@@ -91,6 +91,9 @@ func writeFile(name string, data []byte) error {
 
 // publish moves the files to their place, the configuration last. A file that came there meanwhile is left as it is.
 func (s *stage) publish() error {
+	if err := s.sync(); err != nil {
+		return fmt.Errorf("nothing was written: %w", err)
+	}
 	secrets, to := filepath.Join(s.folder, secretsDir), filepath.Join(s.dir, secretsDir)
 	if _, err := os.Lstat(to); err == nil {
 		return fmt.Errorf("%s was made meanwhile: nothing was written", to)
@@ -104,6 +107,20 @@ func (s *stage) publish() error {
 	}
 	s.madeDir = false
 	return nil
+}
+
+// sync has the disk hold what was written, so that no file is found empty after a loss of power.
+func (s *stage) sync() error {
+	return filepath.WalkDir(s.folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, fileMode)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }
 
 // discard removes what is not published. What cannot be removed is left: it is in a folder of its own.

@@ -61,9 +61,9 @@ func (s *session) look(ctx context.Context, address string) (autodiscover.Survey
 	plain := out.Transport()
 	defer plain.CloseIdleConnections()
 	o := autodiscover.Options{Plain: plain, URL: s.answers.value["autodiscover-url"], UserAgent: "mailbell/" + s.Version}
-	if given := s.given("type"); given != typeOnPremises && o.URL == "" {
+	if given := s.given("type"); given != config.OnPremises && o.URL == "" {
 		cloud := s.cloud()
-		o.Online, o.Cloud, o.EWS = given == typeOnline, cloud.Autodiscover, cloud.EWS
+		o.Online, o.Cloud, o.EWS = given == config.Online, cloud.Autodiscover, cloud.EWS
 		o.Hosts = auth.Hosts{Online: true, URLs: []string{cloud.EWS, cloud.Autodiscover}}
 	}
 	return autodiscover.New(o).Survey(ctx, address)
