@@ -83,9 +83,9 @@ func TestEverythingGoesThroughTheProxyFromTheFirstQuestionOn(t *testing.T) {
 	s := newStand(t, simulator.Options{})
 	socks := proxytest.StartSOCKS(t)
 	o := s.run(Options{Given: with(s.onPremises(), Given{
-		"proxy": "socks5://" + socks.Address, "proxy-username": "bell", "proxy-password-file": s.write("proxy", "word\n"),
+		"proxy": "socks5://" + socks.Address, "proxy-username": proxytest.Username, "proxy-password-file": s.write("proxy", proxytest.Password+"\n"),
 	}), Yes: true})
-	if c := s.loaded(o); c.Proxy == nil || c.Proxy.URL != "socks5://"+socks.Address || c.Proxy.Password != "word" {
+	if c := s.loaded(o); c.Proxy == nil || c.Proxy.URL != "socks5://"+socks.Address || string(c.Proxy.Password) != proxytest.Password {
 		t.Errorf("proxy is %+v", c.Proxy)
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(s.AutodiscoverURL, "https://"), "/")
