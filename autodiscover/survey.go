@@ -14,8 +14,8 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Place is where the mailbox may be.
-type Place struct {
+// Finding is where the mailbox may be, and who says so.
+type Finding struct {
 	Online bool     // in the cloud
 	URL    string   // of autodiscover.xml; empty in the cloud
 	EWS    string   // the URL of EWS, as Autodiscover V2 says; empty: it does not say
@@ -25,8 +25,8 @@ type Place struct {
 
 // Survey is what a search without credentials found.
 type Survey struct {
-	Places []Place  // the likeliest first
-	Asked  []string // what each candidate said
+	Findings []Finding // the likeliest first
+	Asked    []string  // what each candidate said
 	// Distrusted are the hosts whose certificate no authority that is trusted here has issued.
 	Distrusted []string
 }
@@ -35,7 +35,7 @@ type Survey struct {
 // mail domain, whose challenge says how one signs in. Of Options it takes Plain, URL (empty: found from the mail domain), Resolver,
 // UserAgent and Limit; Cloud and EWS are those of the cloud, if it is to be asked, and Hosts is what belongs to the cloud.
 //
-// Its answer is a hint for a person. Where credentials go is decided by Find and Hosts.
+// Where ctx ends it returns what it has found until then. Its answer is a hint for a person. Where credentials go is decided by Find and Hosts.
 func (c *Client) Survey(ctx context.Context, address string) (Survey, error) {
 	address, err := mail.ParseAddress(address)
 	if err != nil {
@@ -59,9 +59,9 @@ func (c *Client) Survey(ctx context.Context, address string) (Survey, error) {
 	for _, candidates := range urls {
 		for _, u := range candidates() {
 			if ctx.Err() != nil {
-				return Survey{}, cancelled(ctx.Err())
+				return s.found, cancelled(ctx.Err())
 			}
-			if len(s.found.Places) == 0 {
+			if len(s.found.Findings) == 0 {
 				s.knock(ctx, u)
 			}
 		}
@@ -87,19 +87,19 @@ func (s *surveyor) askCloud(ctx context.Context) bool {
 	return err == nil
 }
 
-// cloud is the place in the cloud.
-func (s *surveyor) cloud(how string) Place { return Place{Online: true, EWS: s.o.EWS, How: how} }
+// cloud is the finding that the mailbox is in the cloud.
+func (s *surveyor) cloud(how string) Finding { return Finding{Online: true, EWS: s.o.EWS, How: how} }
 
 // weigh puts the cloud where its word counts. It has been seen to answer for addresses that nobody has, so the mail domain's own
 // Autodiscover counts more, unless that leads to the cloud too.
 func (s *surveyor) weigh(inCloud bool) {
-	cloud := slices.ContainsFunc(s.found.Places, func(p Place) bool { return p.Online })
+	cloud := slices.ContainsFunc(s.found.Findings, func(p Finding) bool { return p.Online })
 	if inCloud && !cloud {
-		s.found.Places = append(s.found.Places, s.cloud("Autodiscover V2 at "+hostOf(s.o.Cloud)))
+		s.found.Findings = append(s.found.Findings, s.cloud("Autodiscover V2 at "+hostOf(s.o.Cloud)))
 	}
 }
 
-// knock asks at u without credentials, and follows its redirects. It notes the place that it finds.
+// knock asks at u without credentials, and follows its redirects. It notes what it finds.
 func (s *surveyor) knock(ctx context.Context, u string) {
 	at, seen := u, map[string]bool{}
 	for !seen[at] {
@@ -110,7 +110,7 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 			return
 		}
 		if s.hosts.Refuse(parsed) == nil {
-			s.found.Places = append(s.found.Places, s.cloud("the Autodiscover of "+s.enrolled+", which leads to "+hostOf(at)))
+			s.found.Findings = append(s.found.Findings, s.cloud("the Autodiscover of "+s.enrolled+", which leads to "+hostOf(at)))
 			return
 		}
 		r, failed := s.request(ctx, s.o.Plain, http.MethodGet, at, http.Header{}, nil)
@@ -125,7 +125,7 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 			}
 			at = r.location
 		case r.status == http.StatusUnauthorized && (r.exchange || s.o.URL != ""): // who names a server vouches for it
-			s.enter(ctx, Place{URL: at, Offers: r.shows.Offers, How: "Autodiscover at " + hostOf(at)}, parsed)
+			s.enter(ctx, Finding{URL: at, Offers: r.shows.Offers, How: "Autodiscover at " + hostOf(at)}, parsed)
 			return
 		default:
 			s.miss(at, status(r.status, fault.Server, fault.Wait))
@@ -137,15 +137,15 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 
 // enter notes an Exchange, and what its Autodiscover V2 says without a password, which Exchange 2016 and later have: the URL of EWS, or that
 // the mailbox was moved to the cloud.
-func (s *surveyor) enter(ctx context.Context, p Place, host *url.URL) {
-	defer func() { s.found.Places = append(s.found.Places, p) }()
+func (s *surveyor) enter(ctx context.Context, p Finding, host *url.URL) {
+	defer func() { s.found.Findings = append(s.found.Findings, p) }()
 	u := host.Scheme + "://" + host.Host + v2Path + url.PathEscape(s.address) + "?Protocol=EWS"
 	r, failed := s.request(ctx, s.o.Plain, http.MethodGet, u, http.Header{"Accept": {"application/json"}}, nil)
 	switch {
 	case failed != nil:
 	case redirects(r.status):
 		if to, err := url.Parse(r.location); err == nil && s.hosts.Refuse(to) == nil {
-			s.found.Places = append(s.found.Places, s.cloud("Autodiscover V2 at "+host.Host+", which leads to "+hostOf(r.location)))
+			s.found.Findings = append(s.found.Findings, s.cloud("Autodiscover V2 at "+host.Host+", which leads to "+hostOf(r.location)))
 		}
 	case r.status == http.StatusOK:
 		if named, failed := parseV2(r.status, r.body); failed == nil && strings.HasPrefix(named, "https://") {
@@ -154,7 +154,7 @@ func (s *surveyor) enter(ctx context.Context, p Place, host *url.URL) {
 	}
 }
 
-// miss notes why a candidate is no place.
+// miss notes why a candidate has nothing to say.
 func (s *surveyor) miss(candidate string, e *fault.Error) {
 	s.failed(candidate, e)
 	host := hostOf(candidate)

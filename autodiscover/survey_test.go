@@ -38,33 +38,33 @@ func TestASurveyFindsWhereAMailboxMayBeWithoutCredentials(t *testing.T) {
 	hoster := page{status: 401, header: http.Header{"Www-Authenticate": {`Basic realm="web"`}}}
 	offers := []string{"Negotiate", "NTLM", "Basic"}
 	namedV2 := "https://autodiscover.contoso.com/autodiscover/autodiscover.json/v1.0/user@contoso.com?Protocol=EWS"
-	inCloud := Place{Online: true, EWS: cloudEWS, How: "Autodiscover V2 at autodiscover-s.outlook.com"}
-	here := Place{URL: named, Offers: offers, How: "Autodiscover at autodiscover.contoso.com"}
+	inCloud := Finding{Online: true, EWS: cloudEWS, How: "Autodiscover V2 at autodiscover-s.outlook.com"}
+	here := Finding{URL: named, Offers: offers, How: "Autodiscover at autodiscover.contoso.com"}
 	withEWS := here
 	withEWS.EWS = mailURL
 	for name, c := range map[string]struct {
 		web  map[string]page
 		srv  []*net.SRV
 		url  string
-		want []Place
+		want []Finding
 	}{
-		"on premises":                      {map[string]page{named: exchange}, nil, "", []Place{here}},
-		"on premises, with V2":             {map[string]page{named: exchange, namedV2: v2(mailURL)}, nil, "", []Place{withEWS}},
-		"in the cloud":                     {map[string]page{cloudV2: v2(cloudEWS)}, nil, "", []Place{inCloud}},
-		"the cloud does not know it":       {map[string]page{cloudV2: {status: 404, body: `{"ErrorCode":"UserNotFound"}`}, named: exchange}, nil, "", []Place{here}},
-		"the cloud says yes to all":        {map[string]page{cloudV2: v2(cloudEWS), named: exchange}, nil, "", []Place{here, inCloud}},
-		"moved to the cloud":               {map[string]page{cloudV2: v2(cloudEWS), named: exchange, namedV2: {status: 302, location: cloudV2}}, nil, "", []Place{{Online: true, EWS: cloudEWS, How: "Autodiscover V2 at autodiscover.contoso.com, which leads to autodiscover-s.outlook.com"}, here}},
-		"the domain leads to the cloud":    {map[string]page{cloudV2: v2(cloudEWS), plain: {status: 302, location: cloud + poxPath}}, nil, "", []Place{{Online: true, EWS: cloudEWS, How: "the Autodiscover of contoso.com, which leads to autodiscover-s.outlook.com"}}},
-		"by HTTP redirect":                 {map[string]page{plain: {status: 302, location: "https://mail.fabrikam.net" + poxPath}, "https://mail.fabrikam.net" + poxPath: exchange}, nil, "", []Place{{URL: "https://mail.fabrikam.net" + poxPath, Offers: offers, How: "Autodiscover at mail.fabrikam.net"}}},
-		"by SRV":                           {map[string]page{"https://srv.contoso.com" + poxPath: exchange}, []*net.SRV{{Target: "srv.contoso.com.", Port: 443}}, "", []Place{{URL: "https://srv.contoso.com" + poxPath, Offers: offers, How: "Autodiscover at srv.contoso.com"}}},
+		"on premises":                      {map[string]page{named: exchange}, nil, "", []Finding{here}},
+		"on premises, with V2":             {map[string]page{named: exchange, namedV2: v2(mailURL)}, nil, "", []Finding{withEWS}},
+		"in the cloud":                     {map[string]page{cloudV2: v2(cloudEWS)}, nil, "", []Finding{inCloud}},
+		"the cloud does not know it":       {map[string]page{cloudV2: {status: 404, body: `{"ErrorCode":"UserNotFound"}`}, named: exchange}, nil, "", []Finding{here}},
+		"the cloud says yes to all":        {map[string]page{cloudV2: v2(cloudEWS), named: exchange}, nil, "", []Finding{here, inCloud}},
+		"moved to the cloud":               {map[string]page{cloudV2: v2(cloudEWS), named: exchange, namedV2: {status: 302, location: cloudV2}}, nil, "", []Finding{{Online: true, EWS: cloudEWS, How: "Autodiscover V2 at autodiscover.contoso.com, which leads to autodiscover-s.outlook.com"}, here}},
+		"the domain leads to the cloud":    {map[string]page{cloudV2: v2(cloudEWS), plain: {status: 302, location: cloud + poxPath}}, nil, "", []Finding{{Online: true, EWS: cloudEWS, How: "the Autodiscover of contoso.com, which leads to autodiscover-s.outlook.com"}}},
+		"by HTTP redirect":                 {map[string]page{plain: {status: 302, location: "https://mail.fabrikam.net" + poxPath}, "https://mail.fabrikam.net" + poxPath: exchange}, nil, "", []Finding{{URL: "https://mail.fabrikam.net" + poxPath, Offers: offers, How: "Autodiscover at mail.fabrikam.net"}}},
+		"by SRV":                           {map[string]page{"https://srv.contoso.com" + poxPath: exchange}, []*net.SRV{{Target: "srv.contoso.com.", Port: 443}}, "", []Finding{{URL: "https://srv.contoso.com" + poxPath, Offers: offers, How: "Autodiscover at srv.contoso.com"}}},
 		"a web hoster asks for a password": {map[string]page{bare: hoster, named: hoster}, nil, "", nil},
 		"a redirect away from https":       {map[string]page{named: {status: 302, location: plain}}, nil, "", nil},
 		"a redirect in a circle":           {map[string]page{named: {status: 302, location: named}}, nil, "", nil},
 		"nothing":                          {nil, nil, "", nil},
-		"a URL is given":                   {map[string]page{named: exchange, bare: hoster}, nil, bare, []Place{{URL: bare, Offers: []string{"Basic"}, How: "Autodiscover at contoso.com"}}},
+		"a URL is given":                   {map[string]page{named: exchange, bare: hoster}, nil, bare, []Finding{{URL: bare, Offers: []string{"Basic"}, How: "Autodiscover at contoso.com"}}},
 	} {
 		n := &internet{t: t, web: c.web, srv: c.srv}
-		if diff := cmp.Diff(c.want, n.survey(Options{URL: c.url}).Places); diff != "" {
+		if diff := cmp.Diff(c.want, n.survey(Options{URL: c.url}).Findings); diff != "" {
 			t.Errorf("%s: -want +got\n%s", name, diff)
 		}
 		for _, a := range n.asked {
@@ -80,8 +80,8 @@ func TestASurveyAsksTenRedirectsAtMost(t *testing.T) {
 	for i := range 30 {
 		n.web["https://r"+string(rune('a'+i))+".contoso.com/"] = page{status: 302, location: "https://r" + string(rune('b'+i)) + ".contoso.com/"}
 	}
-	if found := n.survey(Options{URL: "https://ra.contoso.com/"}); found.Places != nil || len(n.asked) > maxHops+2 {
-		t.Errorf("%d requests, found %v", len(n.asked), found.Places)
+	if found := n.survey(Options{URL: "https://ra.contoso.com/"}); found.Findings != nil || len(n.asked) > maxHops+2 {
+		t.Errorf("%d requests, found %v", len(n.asked), found.Findings)
 	}
 }
 
@@ -113,12 +113,31 @@ func TestASurveyOfTheSimulatorTellsPremisesFromCloud(t *testing.T) {
 	})
 	for address, online := range map[string]bool{"user0001@contoso.example": false, "user0002@contoso.example": true} {
 		found, err := c.Survey(t.Context(), address)
-		if err != nil || len(found.Places) == 0 {
+		if err != nil || len(found.Findings) == 0 {
 			t.Fatalf("%s: %+v, %v", address, found, err)
 		}
-		p := found.Places[0]
+		p := found.Findings[0]
 		if p.Online != online || !online && (p.EWS != sim.EWSURL || !slices.Contains(p.Offers, "NTLM")) {
-			t.Errorf("%s: found %+v", address, found.Places)
+			t.Errorf("%s: found %+v", address, found.Findings)
 		}
+	}
+}
+
+func TestASurveyThatIsCutShortKeepsWhatItFound(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	n := &internet{t: t, web: map[string]page{named: {status: 401, header: http.Header{"X-Feserver": {"EX01"}}}}}
+	c := n.client(Options{})
+	c.o.Hosts = auth.Hosts{Online: true}
+	plainly := c.o.Plain
+	c.o.Plain = roundTrip(func(r *http.Request) (*http.Response, error) {
+		if strings.HasSuffix(r.URL.Path, "user@contoso.com") { // V2, after the challenge
+			cancel()
+			return nil, ctx.Err()
+		}
+		return plainly.RoundTrip(r)
+	})
+	found, err := c.Survey(ctx, "user@contoso.com")
+	if err == nil || len(found.Findings) != 1 {
+		t.Errorf("found %+v, %v", found, err)
 	}
 }

@@ -193,12 +193,15 @@ func TestEveryAnswerArrivesInTheConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.answerAll(t, map[string]string{
-		"proxy": "http://proxy.contoso.com:3128", "proxy-bypass": ".contoso.com, 10.0.0.0/8", "proxy-username": "O'Brien # 1", "proxy-password": " spaces count ",
+		addressQuestion: "Ann@Contoso.com", "proxy": "http://proxy.contoso.com:3128", "proxy-bypass": ".contoso.com, 10.0.0.0/8", "proxy-username": "O'Brien # 1", "proxy-password": " spaces count ",
 		"type": "online", "domains": "contoso.com, fabrikam.com", "cloud": "gcc-high", "listen-by": "graph", "public-url": "https://mailbell.contoso.com",
 		"method": "certificate", "tenant-id": "contoso.onmicrosoft.com", "client-id": aGUID, "certificate": certificate, "mailboxes": "40",
 		"apns-topic": "com.contoso.mail", "apns-environment": "sandbox", "apns-key": key, "apns-key-id": "1234567890", "apns-team-id": "FGHIJ67890",
 		"state": "redis", "redis": "redis1:6379", "redis-tls": "yes", "redis-ca-file": ca, "redis-username": "bell", "redis-password": "yes", "listen": "localhost:9090",
 	})
+	if v := s.answers.value[addressQuestion]; v != "ann@contoso.com" {
+		t.Errorf("the address is %s", v)
+	}
 	c, err := s.load()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, s.answers.yaml())

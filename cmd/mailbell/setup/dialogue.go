@@ -158,14 +158,17 @@ func (s *session) accept(q question, v string) (wrong []string) {
 		return nil
 	}
 	if q.right != nil {
-		if err := q.right(v); err != nil {
+		kept, err := q.right(v)
+		if err != nil {
 			return []string{err.Error()}
 		}
+		v = kept
 	}
 	if q.local && !filepath.IsAbs(v) && filepath.Base(v) != v {
 		v = filepath.Join(s.stage.dir, v) // the draft is in another folder
 	}
-	before, data := s.answers.value[q.name], s.answers.data[q.name]
+	before, answered := s.answers.value[q.name]
+	data := s.answers.data[q.name]
 	if q.file {
 		path, content, err := readFile(v)
 		if err != nil {
@@ -174,8 +177,12 @@ func (s *session) accept(q question, v string) (wrong []string) {
 		v, s.answers.data[q.name] = path, content
 	}
 	s.answers.value[q.name] = v
-	if wrong = s.mistakes(q); wrong != nil {
+	wrong = s.mistakes(q)
+	switch {
+	case wrong != nil && answered:
 		s.answers.value[q.name], s.answers.data[q.name] = before, data
+	case wrong != nil:
+		s.answers.forget(q.name)
 	}
 	return wrong
 }

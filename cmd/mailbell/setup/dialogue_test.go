@@ -27,7 +27,7 @@ func TestInADialogueNTLMIsTheDefaultWhereExchangeOffersIt(t *testing.T) {
 	if c := s.loaded(o); c.Exchange[0].Accounts[0].Credential.Method != credential.NTLM {
 		t.Errorf("the account is %+v", c.Exchange[0].Accounts[0].Credential)
 	}
-	if !strings.Contains(o.out, "it offers these ways to sign in: ") || !strings.Contains(o.talk, "How does the listener account sign in (basic, ntlm) [ntlm]") {
+	if !strings.Contains(o.out, "one signs in there by ") || !strings.Contains(o.talk, "How does the listener account sign in (basic, ntlm) [ntlm]") {
 		t.Errorf("%s\n%s", o.out, o.talk)
 	}
 }

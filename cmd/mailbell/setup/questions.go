@@ -35,31 +35,31 @@ type part struct {
 
 // question asks for one answer.
 type question struct {
-	name     string                 // of the answer and of its flag
-	ask      string                 // what a person is asked
-	help     string                 // a sentence before
-	key      string                 // where config reports a mistake in the answer; METHOD is the authentication method
-	also     string                 // another such key
-	secret   bool                   // not shown; its flags name a file or a variable
-	file     bool                   // the answer is the path of a file, which is there
-	local    bool                   // the answer is a path, relative to mailbell.yaml
-	optional bool                   // none is an answer
-	later    bool                   // asked only where the part is asked again
-	quiet    bool                   // never asked: a flag only
-	confirm  bool                   // the default takes a person's consent
-	choices  func(answers) []string // nil: any text
-	preset   func(answers) string   // the default; nil: none
-	when     func(answers) bool     // nil: always
-	right    func(v string) error   // what config does not check; nil: nothing
+	name     string                       // of the answer and of its flag
+	ask      string                       // what a person is asked
+	help     string                       // a sentence before
+	key      string                       // where config reports a mistake in the answer; METHOD is the authentication method
+	also     string                       // another such key
+	secret   bool                         // not shown; its flags name a file or a variable
+	file     bool                         // the answer is the path of a file, which is there
+	local    bool                         // the answer is a path, relative to mailbell.yaml
+	optional bool                         // none is an answer
+	later    bool                         // asked only where the part is asked again
+	quiet    bool                         // never asked: a flag only
+	confirm  bool                         // the default takes a person's consent
+	choices  func(answers) []string       // nil: any text
+	preset   func(answers) string         // the default; nil: none
+	when     func(answers) bool           // nil: always
+	right    func(string) (string, error) // checks what config does not, and returns how the answer is kept; nil: nothing
 }
 
 func parts() []part {
 	return []part{
-		{title: "The way out", questions: outward(), steps: []string{check.StepProxy}},
-		{title: "The mailbox", survey: true, questions: place(), steps: []string{"", check.StepLocation}},
+		{title: "The proxy", questions: outward(), steps: []string{check.StepProxy}},
+		{title: "The mailbox", survey: true, questions: mailbox(), steps: []string{"", check.StepLocation}},
 		{title: "The listener account", questions: account(), plan: true, try: service.OnlyExchange,
 			steps: []string{check.StepCredential, check.StepSignIn, check.StepImpersonation}},
-		{title: "The app, and Apple's push service (APNs)", questions: app(), try: service.OnlyAPNs, steps: []string{check.StepAPNs}},
+		{title: "The app and APNs", questions: app(), try: service.OnlyAPNs, steps: []string{check.StepAPNs}},
 		{title: "This machine", questions: machine(), try: service.OnlyState, steps: []string{check.StepState}},
 	}
 }
@@ -85,12 +85,12 @@ func outward() []question {
 	}
 }
 
-func place() []question {
+func mailbox() []question {
 	custom := func(a answers) bool { return a.online() && a.value["cloud"] == "custom" }
 	ca := caFile()
 	ca.later = true
 	return []question{
-		{name: addressQuestion, ask: "Mail address", later: true, right: addressable},
+		{name: addressQuestion, ask: "Mail address", later: true, right: mail.ParseAddress},
 		{name: "type", ask: "Where is the mailbox", choices: words(config.OnPremises, config.Online), preset: answers.likelyType,
 			help: "exchange is an Exchange Server of your own, online is Exchange Online."},
 		{name: "domains", ask: "Mail domains of the mailboxes, with commas between them", key: "exchange[0].domains",
@@ -202,31 +202,25 @@ func machine() []question {
 	}
 }
 
-// addressable checks a mail address.
-func addressable(v string) error {
-	_, err := mail.ParseAddress(v)
-	return err
-}
-
 // certificateFile checks a file with a certificate and its key. One that takes a password cannot be read yet.
-func certificateFile(name string) error {
-	_, content, err := readFile(name)
+func certificateFile(name string) (string, error) {
+	path, content, err := readFile(name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if _, err = certificate.Load(content, ""); errors.Is(err, certificate.ErrPassword) {
-		return nil
+		return path, nil
 	}
-	return err
+	return path, err
 }
 
 // number checks a number with its bounds.
-func number(least, most int) func(string) error {
-	return func(v string) error {
+func number(least, most int) func(string) (string, error) {
+	return func(v string) (string, error) {
 		if n, err := strconv.Atoi(v); err != nil || n < least || n > most {
-			return fmt.Errorf("want a number from %d to %d", least, most)
+			return "", fmt.Errorf("want a number from %d to %d", least, most)
 		}
-		return nil
+		return v, nil
 	}
 }
 
@@ -240,11 +234,11 @@ func atoi(v string) int {
 }
 
 // fixedPort refuses an address whose port is another one at each start: the MDM portal has to find it.
-func fixedPort(v string) error {
+func fixedPort(v string) (string, error) {
 	if _, port, err := net.SplitHostPort(v); err == nil && strings.Trim(port, "0") == "" {
-		return fmt.Errorf("want a port other than 0")
+		return "", fmt.Errorf("want a port other than 0")
 	}
-	return nil
+	return v, nil
 }
 
 func (a answers) online() bool { return a.value["type"] == config.Online }
@@ -253,20 +247,20 @@ func (a answers) onPremises() bool { return a.value["type"] == config.OnPremises
 
 // takesAutodiscover says whether a URL of Autodiscover is asked for: where none was found, or one to which no password goes by itself.
 func (a answers) takesAutodiscover() bool {
-	return a.onPremises() && (a.placeHere() == nil || a.likelyAutodiscover() != "" || a.value["autodiscover-url"] != "")
+	return a.onPremises() && (a.foundHere() == nil || a.likelyAutodiscover() != "" || a.value["autodiscover-url"] != "")
 }
 
 // takesEWS says whether a URL of EWS is asked for: where there is no Autodiscover.
 func (a answers) takesEWS() bool {
-	return a.onPremises() && (a.placeHere() == nil && a.value["autodiscover-url"] == "" || a.value["ews-url"] != "")
+	return a.onPremises() && (a.foundHere() == nil && a.value["autodiscover-url"] == "" || a.value["ews-url"] != "")
 }
 
-// likelyType is where the likeliest place is; empty: none was found.
+// likelyType is what the likeliest finding says; empty: there is none.
 func (a answers) likelyType() string {
 	switch {
-	case len(a.found.Places) > 0 && a.found.Places[0].Online:
+	case len(a.found.Findings) > 0 && a.found.Findings[0].Online:
 		return config.Online
-	case len(a.found.Places) > 0, a.value["autodiscover-url"] != "", a.value["ews-url"] != "":
+	case len(a.found.Findings) > 0, a.value["autodiscover-url"] != "", a.value["ews-url"] != "":
 		return config.OnPremises
 	}
 	return ""
@@ -274,7 +268,7 @@ func (a answers) likelyType() string {
 
 // likelyAutodiscover is the URL that has to be configured, because mailbell sends no password there by itself; empty: none has to be.
 func (a answers) likelyAutodiscover() string {
-	p := a.placeHere()
+	p := a.foundHere()
 	if p == nil {
 		return ""
 	}
@@ -297,12 +291,12 @@ func (a answers) methods() []string {
 	return append(byPassword, byApp...)
 }
 
-// likelyMethod is the authentication method that the place offers: NTLM before Basic, because it does not send the password.
+// likelyMethod is the authentication method that the server offers: NTLM before Basic, because it does not send the password.
 func (a answers) likelyMethod() string {
 	if a.online() {
 		return credential.ClientSecret
 	}
-	p := a.placeHere()
+	p := a.foundHere()
 	switch {
 	case p == nil:
 		return credential.Basic

@@ -10,8 +10,8 @@ import (
 )
 
 // found are answers after a survey.
-func found(places ...autodiscover.Place) answers {
-	return answers{value: map[string]string{addressQuestion: "ann@contoso.com", "type": "exchange"}, data: map[string][]byte{}, found: autodiscover.Survey{Places: places}}
+func found(places ...autodiscover.Finding) answers {
+	return answers{value: map[string]string{addressQuestion: "ann@contoso.com", "type": "exchange"}, data: map[string][]byte{}, found: autodiscover.Survey{Findings: places}}
 }
 
 // named is the question with a name.
@@ -29,7 +29,7 @@ func named(t *testing.T, name string) question {
 func TestAHostOutsideTheMailDomainGetsAPasswordOnlyIfAPersonSaysSo(t *testing.T) {
 	const away = "https://mail.fabrikam.net/autodiscover/autodiscover.xml"
 	q := named(t, "autodiscover-url")
-	s := &session{answers: found(autodiscover.Place{URL: away})}
+	s := &session{answers: found(autodiscover.Finding{URL: away})}
 	if s.answers.likelyAutodiscover() != away || !q.when(s.answers) {
 		t.Errorf("a person is not asked for %s", away)
 	}
@@ -37,29 +37,29 @@ func TestAHostOutsideTheMailDomainGetsAPasswordOnlyIfAPersonSaysSo(t *testing.T)
 		t.Errorf("without a person: %v, %q", wrong, s.answers.value[q.name])
 	}
 	for _, own := range []string{"https://autodiscover.contoso.com/autodiscover/autodiscover.xml", "https://ex1.contoso.com/autodiscover/autodiscover.xml"} {
-		s := &session{answers: found(autodiscover.Place{URL: own})}
+		s := &session{answers: found(autodiscover.Finding{URL: own})}
 		if wrong := s.take(q); wrong != nil || q.when(s.answers) {
 			t.Errorf("%s: %v", own, wrong)
 		}
 	}
-	if a := found(autodiscover.Place{URL: "https://contoso.com/autodiscover/autodiscover.xml"}); a.likelyAutodiscover() == "" {
+	if a := found(autodiscover.Finding{URL: "https://contoso.com/autodiscover/autodiscover.xml"}); a.likelyAutodiscover() == "" {
 		t.Error("the mail domain itself, which gets no password by itself, is not asked about")
 	}
 }
 
 func TestTheDefaultsFitWhatTheSurveyFound(t *testing.T) {
-	cloud, here := autodiscover.Place{Online: true}, autodiscover.Place{URL: "https://ex1.contoso.com/autodiscover/autodiscover.xml", Offers: []string{"Negotiate", "NTLM", "Basic"}}
+	cloud, here := autodiscover.Finding{Online: true}, autodiscover.Finding{URL: "https://ex1.contoso.com/autodiscover/autodiscover.xml", Offers: []string{"Negotiate", "NTLM", "Basic"}}
 	basic := here
 	basic.Offers = []string{"Basic"}
 	for _, c := range []struct {
-		places       []autodiscover.Place
+		places       []autodiscover.Finding
 		kind, method string
 	}{
 		{nil, "", credential.Basic},
-		{[]autodiscover.Place{cloud}, "online", credential.ClientSecret},
-		{[]autodiscover.Place{here}, "exchange", credential.NTLM},
-		{[]autodiscover.Place{basic, cloud}, "exchange", credential.Basic},
-		{[]autodiscover.Place{cloud, here}, "online", credential.ClientSecret},
+		{[]autodiscover.Finding{cloud}, "online", credential.ClientSecret},
+		{[]autodiscover.Finding{here}, "exchange", credential.NTLM},
+		{[]autodiscover.Finding{basic, cloud}, "exchange", credential.Basic},
+		{[]autodiscover.Finding{cloud, here}, "online", credential.ClientSecret},
 	} {
 		a := found(c.places...)
 		if a.likelyType() != c.kind {

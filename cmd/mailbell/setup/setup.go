@@ -131,7 +131,7 @@ func (s *session) part(ctx context.Context, p part, again bool) error {
 			return err
 		}
 	}
-	if p.survey && len(s.answers.found.Places) == 0 && s.answers.value["autodiscover-url"] != s.asked {
+	if p.survey && len(s.answers.found.Findings) == 0 && s.answers.value["autodiscover-url"] != s.asked {
 		if err := s.survey(ctx); err != nil { // its challenge says how one signs in
 			return err
 		}
@@ -157,7 +157,7 @@ func (s *session) plan(ctx context.Context) error {
 	}
 	s.planned = plan
 	fmt.Fprintf(s.Talk, "\nWhat this takes, and how it is set up there. mailbell check --plan N prints it again.\n\n%s\n", plan)
-	_, err = s.prompt(ctx, question{}, "Set it up, then press Enter: mailbell tries it. ")
+	_, err = s.prompt(ctx, question{}, "Set it up, then press Enter, and mailbell tries it: ")
 	return err
 }
 
@@ -173,7 +173,7 @@ func (s *session) settle(ctx context.Context, all []part, i int) (back int, err 
 		}
 		back := blamed(all, i, failed.Step)
 		word, err := s.choose(ctx, fmt.Sprintf("%q failed. What now?", failed.Name), []option{
-			{"answer", "answer again: " + strings.ToLower(all[back].title)},
+			{"answer", "answer again: " + strings.ToLower(all[back].title[:1]) + all[back].title[1:]},
 			{"retry", "try the same again"},
 			{"continue", "leave it as it is, and go on"},
 			{"quit", "write nothing"},

@@ -37,7 +37,7 @@ func (s *session) survey(ctx context.Context) error {
 		}
 		s.answers.found, s.asked = found, a["autodiscover-url"]
 		s.told(found)
-		if len(found.Distrusted) == 0 || len(found.Places) > 0 || a[caQuestion] != "" || s.Yes {
+		if len(found.Distrusted) == 0 || len(found.Findings) > 0 || a[caQuestion] != "" || s.Yes {
 			return nil
 		}
 		fmt.Fprintf(s.Talk, "The certificate of %s is of an authority that this machine does not trust.\n", strings.Join(found.Distrusted, ", "))
@@ -52,7 +52,7 @@ func (s *session) survey(ctx context.Context) error {
 
 // look makes the survey.
 func (s *session) look(ctx context.Context, address string) (autodiscover.Survey, error) {
-	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
+	within, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
 	out, err := s.outbound()
 	if err != nil {
@@ -61,12 +61,16 @@ func (s *session) look(ctx context.Context, address string) (autodiscover.Survey
 	plain := out.Transport()
 	defer plain.CloseIdleConnections()
 	o := autodiscover.Options{Plain: plain, URL: s.answers.value["autodiscover-url"], UserAgent: "mailbell/" + s.Version}
+	cloud := s.cloud()
+	o.EWS, o.Hosts = cloud.EWS, auth.Hosts{Online: true, URLs: []string{cloud.EWS, cloud.Autodiscover}}
 	if given := s.given("type"); given != config.OnPremises && o.URL == "" {
-		cloud := s.cloud()
-		o.Online, o.Cloud, o.EWS = given == config.Online, cloud.Autodiscover, cloud.EWS
-		o.Hosts = auth.Hosts{Online: true, URLs: []string{cloud.EWS, cloud.Autodiscover}}
+		o.Online, o.Cloud = given == config.Online, cloud.Autodiscover
 	}
-	return autodiscover.New(o).Survey(ctx, address)
+	found, err := autodiscover.New(o).Survey(within, address)
+	if within.Err() != nil && ctx.Err() == nil {
+		return found, nil // what has not answered by now is no help
+	}
+	return found, err
 }
 
 // given is an answer, or the one of the command line that is not taken yet.
@@ -108,7 +112,7 @@ func (s *session) outbound() (out proxy.Settings, err error) {
 
 // told says what was found.
 func (s *session) told(found autodiscover.Survey) {
-	for i, p := range found.Places {
+	for i, p := range found.Findings {
 		where := "an Exchange on premises"
 		if p.Online {
 			where = "Exchange Online"
@@ -121,10 +125,13 @@ func (s *session) told(found autodiscover.Survey) {
 			fmt.Fprintf(s.Out, "       EWS is at %s\n", p.EWS)
 		}
 		if len(p.Offers) > 0 {
-			fmt.Fprintf(s.Out, "       it offers these ways to sign in: %s\n", strings.Join(p.Offers, ", "))
+			fmt.Fprintf(s.Out, "       one signs in there by %s\n", strings.Join(p.Offers, ", "))
 		}
 	}
-	if len(found.Places) == 0 {
+	if len(found.Findings) > 1 {
+		fmt.Fprintln(s.Out, "       mailboxes in both take an exchange entry each: add the other one later (docs/authentication/hybrid.md)")
+	}
+	if len(found.Findings) == 0 {
 		fmt.Fprintln(s.Out, "found: no Autodiscover that says where the mailbox is")
 		for _, line := range found.Asked {
 			fmt.Fprintf(s.Out, "       asked %s\n", line)
@@ -132,11 +139,11 @@ func (s *session) told(found autodiscover.Survey) {
 	}
 }
 
-// placeHere is the place on premises; nil: none was found.
-func (a answers) placeHere() *autodiscover.Place {
-	for i, p := range a.found.Places {
+// foundHere is the finding on premises; nil: there is none.
+func (a answers) foundHere() *autodiscover.Finding {
+	for i, p := range a.found.Findings {
 		if !p.Online {
-			return &a.found.Places[i]
+			return &a.found.Findings[i]
 		}
 	}
 	return nil
