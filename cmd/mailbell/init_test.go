@@ -23,10 +23,10 @@ func TestFromNothingToTheFirstAlert(t *testing.T) {
 		"--password-file", filepath.Join(inst.dir, "password"), "--apns-topic", inst.sim.Topic, "--apns-key", filepath.Join(inst.dir, "apns.p8"), "--apns-key-id", inst.sim.KeyID,
 		"--apns-team-id", inst.sim.TeamID, "--apns-url", inst.sim.APNsURL, "--apns-ca-file", inst.sim.CAFile, "--listen", strings.TrimPrefix(inst.url, "http://")}
 	first := launch(t, args...)
-	if code := first.wait(soon); code != 0 {
+	if code := first.wait(atLast); code != 0 {
 		t.Fatalf("init ended with %d\n%s\n%s", code, first.stdout(), first.stderr())
 	}
-	if again := launch(t, args...); again.wait(soon) != 1 || again.stdout() != "" || !strings.Contains(again.stderr(), "overwrites nothing") {
+	if again := launch(t, args...); again.wait(atLast) != 1 || again.stdout() != "" || !strings.Contains(again.stderr(), "overwrites nothing") {
 		t.Errorf("a second init ended with %d:\n%s\n%s", again.code, again.stdout(), again.stderr())
 	}
 
@@ -55,18 +55,24 @@ func TestFromNothingToTheFirstAlert(t *testing.T) {
 	inst.stop()
 }
 
-func TestWithoutItsAnswersInitIsMisused(t *testing.T) {
+func TestWithoutItsAnswersInitWritesNothing(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new")
 	p := launch(t, "init", "ann@contoso.example", "--yes", "--dir", dir, "--type", "exchange", "--ews-url", "https://127.0.0.1:1/EWS/Exchange.asmx")
-	if code := p.wait(soon); code != 2 || !strings.Contains(p.stderr(), "--username is missing") || !strings.Contains(p.stderr(), "--apns-topic is missing") {
+	if code := p.wait(atLast); code != 2 || !strings.Contains(p.stderr(), "--username is missing") || !strings.Contains(p.stderr(), "--apns-topic is missing") {
 		t.Errorf("init ended with %d:\n%s", code, p.stderr())
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("%s is there: %v", dir, err)
 	}
+	if p := launch(t, "init", "ann@contoso.example", "--dir", dir); p.wait(atLast) != 1 || !strings.Contains(p.stderr(), "the input ended at the question URL of the proxy") {
+		t.Errorf("without input init ended with %d:\n%s", p.code, p.stderr())
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is there: %v", dir, err)
+	}
 	for _, args := range [][]string{{"init"}, {"init", "nobody"}, {"init", "a@contoso.example", "b@contoso.example"}, {"init", "a@contoso.example", "--password", "secret"}} {
-		if p := launch(t, args...); p.wait(soon) != 2 {
+		if p := launch(t, args...); p.wait(atLast) != 2 {
 			t.Errorf("%v ended with %d", args, p.code)
 		}
 	}

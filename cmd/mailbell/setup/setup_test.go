@@ -57,12 +57,13 @@ func newStand(t *testing.T, o simulator.Options) *stand {
 	return s
 }
 
-// ownAddress is one of loopback that no other test has: an address of the network 127.0.0.0/8, where the whole of it is loopback.
+// ownAddress is one of loopback that nobody else has: of the network 127.0.0.0/8, where the whole of it is loopback, and with a port below those of
+// outgoing connections.
 func ownAddress() string {
 	if runtime.GOOS != "linux" {
 		return "127.0.0.1:18080"
 	}
-	return fmt.Sprintf("127.%d.%d.%d:8080", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+	return fmt.Sprintf("127.%d.%d.%d:%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250), 10_000+rand.IntN(20_000))
 }
 
 func (s *stand) file(name string) string { return filepath.Join(s.files, name) }
