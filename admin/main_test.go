@@ -58,7 +58,9 @@ func (f *rooms) Enrol(context.Context, subscriptions.Enrolment, subscriptions.Pr
 	return subscriptions.Device{}, false, nil
 }
 
-func (f *rooms) Remove(context.Context, string, subscriptions.Precondition) (bool, error) { return false, nil }
+func (f *rooms) Remove(context.Context, string, subscriptions.Precondition) (bool, error) {
+	return false, nil
+}
 
 func (f *rooms) Device(id string) (subscriptions.Device, bool) {
 	f.mu.Lock()

@@ -206,6 +206,8 @@ func whom(c check.Condition) string {
 		return "the state"
 	case c.Kind == check.KindConfiguration:
 		return "the configuration"
+	case c.Kind == check.KindAudit:
+		return "the audit log"
 	case c.Kind == check.KindAPNs:
 		return "APNs topic " + c.Name
 	case c.Kind == check.KindAccount:

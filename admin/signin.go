@@ -10,9 +10,8 @@ import (
 	"path"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/internal/audit"
 )
 
 const (
@@ -23,6 +22,9 @@ const (
 	// maxNext bounds the address to go to after the sign-in: longer than any page's.
 	maxNext = 1 << 10
 )
+
+// roleNotAllowed is the code of the API's problem for who may not do what they ask.
+const roleNotAllowed = "role_not_allowed"
 
 // visitor is who asks for a page.
 type visitor struct {
@@ -163,6 +165,7 @@ func (p *Pages) signIn(w http.ResponseWriter, r *http.Request) {
 	}
 	who, _ := p.api.Person(key)
 	if !who.Reads() {
+		p.api.Record(r, audit.Event{Action: audit.SignedIn, Client: who.Name, Outcome: audit.Refused, Code: roleNotAllowed}, nil)
 		form.Error = "The role of the client " + who.Name + " is " + string(who.Role) + ". These pages need read, test or admin."
 		p.render(w, http.StatusForbidden, "sign-in", page{Title: "Sign in", Body: form})
 		return
@@ -171,7 +174,7 @@ func (p *Pages) signIn(w http.ResponseWriter, r *http.Request) {
 		p.sessions.end(old.Value)
 	}
 	http.SetCookie(w, cookie(p.sessions.begin(key)))
-	p.log.Info("signed in to the admin page", zap.String("client", who.Name))
+	p.api.Record(r, audit.Event{Action: audit.SignedIn, Client: who.Name}, nil)
 	http.Redirect(w, r, form.Next, http.StatusSeeOther)
 }
 
@@ -181,7 +184,7 @@ func (p *Pages) signOut(w http.ResponseWriter, r *http.Request, v visitor) {
 	gone := cookie("") //nolint:gosec // cookie sets all three
 	gone.MaxAge = -1
 	http.SetCookie(w, gone)
-	p.log.Info("signed out of the admin page", zap.String("client", v.Name))
+	p.api.Record(r, audit.Event{Action: audit.SignedOut, Client: v.Name}, nil)
 	http.Redirect(w, r, signInPath, http.StatusSeeOther)
 }
 

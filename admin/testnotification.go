@@ -10,6 +10,7 @@ import (
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/audit"
 )
 
 // testBody is what the page of a test shows.
@@ -22,6 +23,8 @@ type testBody struct {
 // test sends a test notification to a device, for a visitor who may.
 func (p *Pages) test(w http.ResponseWriter, r *http.Request, v visitor) {
 	if !v.Tests() {
+		event := audit.Event{Action: audit.TestSent, Client: v.Name, Device: r.PostForm.Get("device"), Outcome: audit.Refused, Code: roleNotAllowed}
+		p.api.Record(r, event, nil)
 		p.refuse(w, r, http.StatusForbidden, "The role "+string(v.Role)+" does not allow a test notification. It needs test or admin.")
 		return
 	}
@@ -46,7 +49,7 @@ func (p *Pages) test(w http.ResponseWriter, r *http.Request, v visitor) {
 		steps.write([]byte(":\n\n")) // the headers go out before the first step is done
 	}
 	var err error
-	b.Report, err = p.api.SendTest(r.Context(), v.Name, d.ID, after)
+	b.Report, err = p.api.SendTest(r, v.Name, d.ID, after)
 	pr, refused := errors.AsType[*api.Problem](err)
 	switch {
 	case refused && steps != nil:

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
 )
 
 func TestATestNotificationWithoutJavaScriptIsAPageWithItsSteps(t *testing.T) {
@@ -19,8 +21,11 @@ func TestATestNotificationWithoutJavaScriptIsAPageWithItsSteps(t *testing.T) {
 	if !slices.Equal(s.tested, []string{"bob-phone"}) {
 		t.Errorf("tested %v", s.tested)
 	}
-	if n := s.log.FilterMessage("test notification").Len(); n != 1 {
-		t.Errorf("%d lines in the log about one test", n)
+	for outcome, code := range map[string]any{"failed": nil, "refused": "tested_too_soon"} {
+		lines := s.log.FilterMessage("test notification").FilterField(zap.String("outcome", outcome)).All()
+		if len(lines) != 1 || lines[0].ContextMap()["client"] != "helpdesk" || lines[0].ContextMap()["admin_page"] != true || lines[0].ContextMap()["code"] != code {
+			t.Errorf("%s: the log has %v", outcome, lines)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mailbell/mailbell/api/reference"
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -54,7 +55,7 @@ type Overview struct {
 	Conditions  []check.Condition // what is wrong now, the worst first
 }
 
-// Options of New; all but Backup and Callbacks are required.
+// Options of New; all but Backup, Callbacks and Audit are required.
 type Options struct {
 	Clients    []Client
 	Enrolments Enrolments
@@ -72,6 +73,7 @@ type Options struct {
 	Gatherer  prometheus.Gatherer
 	Metrics   prometheus.Registerer // of the API's own metrics
 	Log       *zap.Logger
+	Audit     *audit.Log // who did what; nil: in Log
 	Version   string
 }
 
@@ -116,7 +118,10 @@ func (a *API) Close() { a.failed.close() }
 
 // New returns an API. The caller closes it.
 func New(o Options) *API {
-	a := &API{Options: o, failed: newFailedSignIns(o.Log, o.Metrics), tests: newTests(), imports: make(chan struct{}, maxImports), started: time.Now()}
+	if o.Audit == nil {
+		o.Audit = audit.New(o.Log)
+	}
+	a := &API{Options: o, failed: newFailedSignIns(o.Audit, o.Metrics), tests: newTests(), imports: make(chan struct{}, maxImports), started: time.Now()}
 	a.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mailbell_api_requests_limited_total", Help: "Requests that were refused with 429, because their client sends more than its limit.",
 	}, []string{"client"})
@@ -194,6 +199,7 @@ func (a *API) api(methods map[string]route) http.Handler {
 			return
 		}
 		if !who.role.may(to.needs) {
+			a.Record(r, audit.Event{Action: audit.CallRefused, Client: who.name, Call: r.Method + " " + r.Pattern, Device: r.PathValue("id")}, errForbidden)
 			a.fail(w, r, errForbidden)
 			return
 		}
@@ -223,6 +229,7 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, done answer, err er
 // guarded sets the headers of every answer, prevents redirects of the mux, and answers a panic with a problem.
 func (a *API) guarded(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		identify(w, r)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
@@ -234,7 +241,7 @@ func (a *API) guarded(mux http.Handler) http.Handler {
 				panic(v)
 			default:
 				// The value could have anything of the request in it: only the stack is logged.
-				a.Log.Error("panic while answering", zap.String("method", r.Method), zap.Stack("stack"))
+				a.Log.Error("panic while answering", zap.String("method", r.Method), zap.String("request_id", r.Header.Get(requestID)), zap.Stack("stack"))
 				errPanic.write(w)
 			}
 		}()

@@ -7,23 +7,25 @@ import (
 	"net/http"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/mailbell/mailbell/internal/audit"
 )
 
 var errNotInFile = newProblem("no_state_file", "the state is not in a file but in Redis: back it up there")
 
 // backup writes a copy of the state. It has all device tokens in it, and the secret of the installation.
-func (a *API) backup(w http.ResponseWriter, _ *http.Request, who caller) error {
+func (a *API) backup(w http.ResponseWriter, r *http.Request, who caller) error {
+	event := audit.Event{Action: audit.StateBackedUp, Client: who.name}
 	if a.Backup == nil {
+		a.Record(r, event, errNotInFile)
 		return errNotInFile
 	}
 	out := &unhurried{to: w, control: http.NewResponseController(w)}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	err := a.Backup(out)
+	a.Record(r, event, err)
 	if err != nil && !out.begun {
 		return err
 	}
-	a.Log.Info("state backed up", zap.String("client", who.name), zap.Bool("whole", err == nil))
 	if err != nil {
 		panic(http.ErrAbortHandler) // what was sent is cut off, and must not look whole
 	}

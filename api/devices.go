@@ -9,8 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"go.uber.org/zap"
-
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -40,7 +39,9 @@ func change(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }
 
-func (a *API) enrol(r *http.Request, who caller) (answer, error) {
+func (a *API) enrol(r *http.Request, who caller) (_ answer, err error) {
+	event := audit.Event{Action: audit.DeviceEnrolled, Client: who.name, Device: r.PathValue("id")}
+	defer func() { a.Record(r, event, err) }()
 	body, err := readBody(r)
 	if err != nil {
 		return answer{}, err
@@ -49,6 +50,7 @@ func (a *API) enrol(r *http.Request, who caller) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	event.Mailbox = e.Mailbox
 	only, err := precondition(r)
 	if err != nil {
 		return answer{}, err
@@ -59,10 +61,10 @@ func (a *API) enrol(r *http.Request, who caller) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	a.Log.Info("device enrolled", zap.String("client", who.name), zap.String("device", d.ID), zap.Bool("new", created))
 	if created {
 		return answer{http.StatusCreated, a.show(d), etag(d)}, nil
 	}
+	event.Action = audit.DeviceChanged
 	return answer{http.StatusOK, a.show(d), etag(d)}, nil
 }
 
@@ -83,8 +85,13 @@ func (a *API) device(r *http.Request, _ caller) (answer, error) {
 	return answer{http.StatusOK, a.show(d), etag(d)}, nil
 }
 
-func (a *API) remove(r *http.Request, who caller) (answer, error) {
+func (a *API) remove(r *http.Request, who caller) (_ answer, err error) {
 	id := r.PathValue("id")
+	event := audit.Event{Action: audit.DeviceRemoved, Client: who.name, Device: id}
+	if d, ok := a.Enrolments.Device(id); ok {
+		event.Mailbox = d.Mailbox
+	}
+	defer func() { a.Record(r, event, err) }()
 	only, err := precondition(r)
 	if err != nil {
 		return answer{}, err
@@ -97,7 +104,6 @@ func (a *API) remove(r *http.Request, who caller) (answer, error) {
 	case !was:
 		return answer{}, errNoDevice
 	}
-	a.Log.Info("device removed", zap.String("client", who.name), zap.String("device", id))
 	return answer{status: http.StatusNoContent}, nil
 }
 

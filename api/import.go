@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -128,8 +129,11 @@ func (a *API) importDevices(w http.ResponseWriter, r *http.Request, who caller) 
 		i.write(end)
 		err = i.flush()
 	}
-	a.Log.Info("devices imported", zap.String("client", who.name), zap.Int("created", end.Created), zap.Int("changed", end.Changed),
-		zap.Int("refused", end.Refused), zap.String("stopped", end.Stopped), zap.Bool("client_gone", err != nil))
+	event := audit.Event{Action: audit.DevicesImported, Client: who.name, Created: end.Created, Changed: end.Changed, Rejected: end.Refused}
+	if err != nil || end.Stopped != "" {
+		event.Outcome = audit.Failed
+	}
+	a.Record(r, event, nil)
 	return nil
 }
 
@@ -324,11 +328,12 @@ func (a *API) exportDevices(w http.ResponseWriter, r *http.Request, who caller) 
 	case q.Has("tokens") && !tokens && q.Get("tokens") != "false":
 		return invalid(FieldError{"tokens", codeInvalid, "want true or false"})
 	case tokens && !who.role.may(readTokens):
+		a.Record(r, audit.Event{Action: audit.DevicesExported, Client: who.name, Tokens: true}, errForbidden)
 		return errForbidden
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	control, out := http.NewResponseController(w), json.NewEncoder(w)
-	n := 0
+	event := audit.Event{Action: audit.DevicesExported, Client: who.name, Tokens: tokens}
 	for after, more := "", true; more; {
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) // for each page its own
 		var list []subscriptions.Device
@@ -338,13 +343,15 @@ func (a *API) exportDevices(w http.ResponseWriter, r *http.Request, who caller) 
 			if tokens {
 				line.Token = d.Token
 			}
-			if out.Encode(line) != nil {
-				return nil // the client is gone
+			if out.Encode(line) != nil { // the client is gone
+				event.Outcome = audit.Failed
+				a.Record(r, event, nil)
+				return nil
 			}
+			event.Devices++
 		}
-		n += len(list)
 		more = after != ""
 	}
-	a.Log.Info("devices exported", zap.String("client", who.name), zap.Int("devices", n), zap.Bool("tokens", tokens))
+	a.Record(r, event, nil)
 	return nil
 }

@@ -2,13 +2,11 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
-	"go.uber.org/zap"
-
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -37,23 +35,21 @@ var ErrNoExchange error = newProblem("no_exchange_entry", "the configuration has
 func NotMoved(why string) error { return newProblem("not_moved", why) }
 
 // listenBy has mailboxes listened to another way.
-func (a *API) listenBy(r *http.Request, who caller) (answer, error) {
+func (a *API) listenBy(r *http.Request, who caller) (_ answer, err error) {
+	event := audit.Event{Action: audit.ListenByChanged, Client: who.name}
+	defer func() { a.Record(r, event, err) }()
 	m, err := readMove(r)
 	if err != nil {
 		return answer{}, err
 	}
+	event.Exchange, event.ListenBy, event.Mailbox = m.Exchange, m.ListenBy, m.Mailbox
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), moveTimeout)
 	defer cancel()
 	n, err := a.Move(ctx, m)
-	fields := []zap.Field{zap.String("client", who.name), zap.String("exchange", m.Exchange), zap.String("listen_by", m.ListenBy),
-		zap.String("mailbox", m.Mailbox), zap.Int("mailboxes", n)}
+	event.Mailboxes = n // some go over also where others do not
 	if err != nil {
-		if n > 0 || !errors.Is(err, ErrNoExchange) {
-			a.Log.Warn("mailboxes are not all listened to as a client wants", append(fields, zap.Error(err))...)
-		}
 		return answer{}, err
 	}
-	a.Log.Info("mailboxes are listened to another way", fields...)
 	return answer{status: http.StatusOK, body: Moved{m.Exchange, m.ListenBy, n}}, nil
 }
 

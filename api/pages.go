@@ -4,16 +4,14 @@ package api
 // that a program could not ask.
 
 import (
-	"context"
 	"crypto/sha256"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -99,16 +97,22 @@ func (a *API) Page(state subscriptions.State, after string) MailboxPage {
 }
 
 // SendTest tests a device, as POST /v1/test-notifications. after is told each step when it was tried; nil: nobody is. The error is a *Problem.
-func (a *API) SendTest(ctx context.Context, client, device string, after func(check.Step)) (check.Report, error) {
-	if _, ok := a.Enrolments.Device(device); !ok {
+func (a *API) SendTest(r *http.Request, client, device string, after func(check.Step)) (report check.Report, err error) {
+	event := audit.Event{Action: audit.TestSent, Client: client, Device: device}
+	defer func() { a.Record(r, event, err) }()
+	d, ok := a.Enrolments.Device(device)
+	if !ok {
 		return check.Report{}, errNoDevice
 	}
+	event.Mailbox = d.Mailbox
 	if wait := a.tests.begin(device, time.Now()); wait > 0 {
 		busy := *errTooManyTests
 		busy.retryAfter = strconv.Itoa(int((wait + time.Second - 1) / time.Second))
 		return check.Report{}, &busy
 	}
-	report := a.Test(ctx, device, after)
-	a.Log.Info("test notification", zap.String("client", client), zap.String("device", device), zap.Bool("ok", report.OK))
+	report = a.Test(r.Context(), device, after)
+	if !report.OK {
+		event.Outcome = audit.Failed
+	}
 	return report, nil
 }

@@ -55,7 +55,8 @@ func (p *Problem) write(w http.ResponseWriter) {
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
 	if p == errState {
-		a.Log.Error("a request failed", zap.String("method", r.Method), zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
+		a.Log.Error("a request failed", zap.String("method", r.Method), zap.String("request_id", r.Header.Get(requestID)),
+			zap.Bool("timeout", errors.Is(err, context.DeadlineExceeded)), zap.Error(err))
 	}
 	p.write(w)
 }

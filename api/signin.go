@@ -1,6 +1,6 @@
 package api
 
-// Failed sign-ins are counted, logged once a minute for each client address, and answered slowly. A valid token is answered at once, also
+// Failed sign-ins are counted, told to the audit log once a minute for each client address, and answered slowly. A valid token is answered at once, also
 // from an address from which others guess tokens.
 
 import (
@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/internal/pause"
 )
 
@@ -37,7 +37,7 @@ const (
 
 // failedSignIns are the failed sign-ins of all clients.
 type failedSignIns struct {
-	log     *zap.Logger
+	audit   *audit.Log
 	counter *prometheus.CounterVec // by reason
 
 	mu     sync.Mutex
@@ -53,8 +53,8 @@ type clientFailures struct {
 	forwarded string // the client of the newest, as a proxy names it; empty: none named
 }
 
-func newFailedSignIns(log *zap.Logger, metrics prometheus.Registerer) *failedSignIns {
-	s := &failedSignIns{log: log, known: map[netip.Addr]*clientFailures{}, counter: prometheus.NewCounterVec(prometheus.CounterOpts{
+func newFailedSignIns(to *audit.Log, metrics prometheus.Registerer) *failedSignIns {
+	s := &failedSignIns{audit: to, known: map[netip.Addr]*clientFailures{}, counter: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, a wrong one, or (with 403) a wrong signature of a phone.",
 	}, []string{"reason"})}
 	for _, reason := range []string{reasonNoToken, reasonWrongToken, reasonWrongSignature} {
@@ -159,11 +159,7 @@ func (s *failedSignIns) tell(from netip.Addr, known *clientFailures) {
 	if from.IsValid() {
 		address = from.String()
 	}
-	fields := []zap.Field{zap.String("address", address), zap.Int("times", known.count)}
-	if known.forwarded != "" {
-		fields = append(fields, zap.String("forwarded_for", known.forwarded))
-	}
-	s.log.Warn("sign-in with a wrong token", fields...)
+	s.audit.Record(audit.Event{Action: audit.SignInRefused, Outcome: audit.Refused, Code: errBadToken.Code, Address: address, Forwarded: known.forwarded, Times: known.count})
 	known.count = 0
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/internal/audit"
 )
 
 // from asks with a token from an address, and returns the status and how long that took.
@@ -125,7 +127,7 @@ func TestWrongTokensAreCountedAndSaidOnceAMinuteWithTheirAddress(t *testing.T) {
 
 func TestTheAddressesThatAreRememberedAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newFailedSignIns(zap.NewNop(), prometheus.NewRegistry())
+		s := newFailedSignIns(audit.New(zap.NewNop()), prometheus.NewRegistry())
 		defer s.close()
 		var wait time.Duration
 		for i := range 3 * maxAddresses {

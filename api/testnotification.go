@@ -64,7 +64,7 @@ func (a *API) test(r *http.Request, who caller) (answer, error) {
 		}
 		device = slices.MinFunc(devices, func(a, b subscriptions.Device) int { return strings.Compare(a.ID, b.ID) }).ID
 	}
-	report, err := a.SendTest(r.Context(), who.name, device, nil)
+	report, err := a.SendTest(r, who.name, device, nil)
 	if err != nil {
 		return answer{}, err
 	}

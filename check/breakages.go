@@ -444,6 +444,9 @@ var breakages = []Breakage{
 	{"the changed configuration has mistakes", "code configuration_invalid",
 		"Correct what the reason names: mailbell reads the files every 10 seconds. Until then the old configuration stays in use.",
 		evidence{codes: []string{CodeConfiguration}}},
+	{"the audit log cannot be written to its file", "code audit_not_written",
+		"Look at the folder of audit.file: does it exist, has it room, may mailbell write there? Until then the lines are in the log of mailbell. Mail goes on.",
+		evidence{codes: []string{CodeAudit}}},
 
 	// Whatever is left.
 	{"something temporary", "an error of another code that is tried again",

@@ -154,6 +154,9 @@ const (
 	stranger = "mailbell-check"
 )
 
+// CodeAudit is the fault.Error.Code of an audit log that cannot be written to its file.
+const CodeAudit = "audit_not_written"
+
 // CodeConfiguration is the fault.Error.Code of a changed configuration with mistakes.
 const CodeConfiguration = "configuration_invalid"
 

@@ -28,6 +28,7 @@ type Config struct {
 	APNs           []APNs     // never empty
 	Alerts         Alerts
 	API            API
+	Audit          Audit
 	Log            Log
 	Warnings       Errors // values that are allowed, but probably wrong
 	Files          []File // the files that the configuration names
@@ -102,6 +103,7 @@ func (r *reader) config(o *object) *Config {
 		State:          o.object("state").state(),
 		Alerts:         o.object("alerts").alerts(),
 		API:            o.object("api").api(),
+		Audit:          o.object("audit").audit(),
 		Log:            o.object("log").log(),
 	}
 	if !overTLS && !t.wrong && !c.BehindTLSProxy && !loopback(c.Listen) {

@@ -218,6 +218,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"stream too short":       {"[contoso.com]", "[contoso.com]\n    connection_timeout: 59s", "4: exchange[0].connection_timeout: out of bounds: want 1m to 30m, got 59s"},
 		"poll too rare":          {"[contoso.com]", "[contoso.com]\n    safety_poll: 25h", "4: exchange[0].safety_poll: out of bounds: want 1m to 24h, got 25h"},
 		"too many requests":      {"[contoso.com]", "[contoso.com]\n    requests_per_second: 100001", "4: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 100001"},
+		"audit without a folder": {"api:", "audit: {file: nowhere/audit.ndjson}\napi:", "10: audit.file: the folder nowhere does not exist"},
+		"audit into a folder":    {"api:", "audit: {file: secrets}\napi:", "10: audit.file: secrets is not a regular file"},
 		"no requests of clients": {"api:", "api:\n  requests_per_second: 0", "11: api.requests_per_second: out of bounds: want 1 to 1000000, got 0"},
 		"too large a burst":      {"api:", "api:\n  burst: 1000001", "11: api.burst: out of bounds: want 1 to 1000000, got 1000001"},
 		"too many in flight":     {"[contoso.com]", "[contoso.com]\n    requests_in_flight: 10001", "4: exchange[0].requests_in_flight: out of bounds: want 1 to 10000, got 10001"},
@@ -556,7 +558,7 @@ func TestEverythingThatIsGivenArrives(t *testing.T) {
     requests_in_flight: 1`,
 		"    token: {", "    environment: sandbox\n    url: https://127.0.0.1:2197\n    ca_file: ca.pem\n    token: {",
 		"token_file: secrets/mdm", "token_env: MAILBELL_TEST_TOKEN",
-		"api:\n", "api:\n  requests_per_second: 50\n",
+		"api:\n", "audit: {file: secrets/../audit.ndjson}\napi:\n  requests_per_second: 50\n",
 	).Replace(good)+`
 listen: "[::]:8443"
 tls: {cert_file: cert.pem, key_file: key.pem}
@@ -592,6 +594,7 @@ log: {level: debug, format: console}
 		APNs:   []APNs{{Topic: "com.contoso.mail", Environment: "sandbox", URL: "https://127.0.0.1:2197", Token: Token{KeyID: "ABCDE12345", TeamID: "FGHIJ67890"}}},
 		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},
 		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}, RequestsPerSecond: 50, Burst: 50},
+		Audit:  Audit{File: "audit.ndjson"},
 		Log:    Log{Level: "debug", Format: "console"},
 		Files: []File{
 			{"tls.cert_file", "cert.pem", false}, {"tls.key_file", "key.pem", true}, {"exchange[0].ca_file", "ca.pem", false},
@@ -720,6 +723,7 @@ api:
   burst: 20000
   clients:
     - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A, next_token_file: b, next_token_env: B}
+audit: {file: ""}
 log: {level: info, format: json}
 `
 

@@ -150,6 +150,7 @@ var said = map[string]struct{ begins, ends string }{
 	check.KindExchange:      {"mailboxes cannot be listened to", "mailboxes are listened to again"},
 	check.KindCapacity:      {"there is little or no room for mailboxes", "there is room for mailboxes again"},
 	check.KindConfiguration: {"a changed configuration is not taken up", "a changed configuration is taken up"},
+	check.KindAudit:         {"the audit log cannot be written to its file", "the audit log is written to its file again"},
 	check.KindClock:         {"a server's clock and this machine's differ", "a server's clock and this machine's agree again"},
 }
 
@@ -208,6 +209,7 @@ func (r *rooms) wrong() []check.Condition {
 	g.mailboxes()
 	g.clocks()
 	g.configuration()
+	g.auditing()
 	list := make([]check.Condition, 0, len(g.list))
 	for _, c := range g.list {
 		list = append(list, *c)
@@ -316,6 +318,14 @@ func (g *gathering) configuration() {
 	if err := g.service.notTakenUp.Load(); err != nil {
 		f := fault.Of(*err)
 		g.add(check.KindConfiguration, "", check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", time.Time{}).Reason = (*err).Error()
+	}
+}
+
+// auditing checks whether the audit log takes its lines.
+func (g *gathering) auditing() {
+	if err := g.service.audit.Failure(); err != nil {
+		f := &fault.Error{Op: "audit", Code: check.CodeAudit, Scope: fault.Server, Remedy: fault.Fix, Text: err.Error()}
+		g.add(check.KindAudit, "", check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", time.Time{}).Reason = err.Error()
 	}
 }
 

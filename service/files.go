@@ -21,6 +21,9 @@ func fileDoubts(c *config.Config) (list []fileDoubt) {
 	for _, f := range c.Files {
 		list = doubtful(list, f.Key, f.Path, permissions.File(f.Path, f.Secret))
 	}
+	if c.Audit.File != "" {
+		list = doubtful(list, "audit.file", c.Audit.File, permissions.File(c.Audit.File, true))
+	}
 	return list
 }
 

@@ -51,6 +51,7 @@ func (s *Service) watch(ctx context.Context) {
 			s.log.Error("changed configuration has mistakes, old one stays in use", zap.Error(err))
 		}
 		reported = err
+		s.audit.Use(s.current().Audit.File) // anew, in case it was renamed by now
 		if changed {
 			s.signalChange()
 		}

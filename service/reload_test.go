@@ -27,6 +27,7 @@ import (
 
 	"github.com/mailbell/mailbell/auth"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/systemd"
@@ -71,7 +72,7 @@ func newDesktop(t *testing.T) *desktop {
 	var core zapcore.Core
 	core, d.logs = observer.New(zap.InfoLevel)
 	log := zap.New(core)
-	d.Service = &Service{log: log, proxy: &proxy.Current{}, connect: func(context.Context, target, *proxy.Via) error { return nil },
+	d.Service = &Service{log: log, audit: audit.New(log), proxy: &proxy.Current{}, connect: func(context.Context, target, *proxy.Via) error { return nil },
 		calendar: expiry.New(log), systemd: &systemd.Notifier{}, look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	d.configuration.Store(d.load())
 	return d

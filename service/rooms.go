@@ -94,7 +94,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		called = r.callbacks()
 	}
 	r.api = api.New(api.Options{
-		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Version: s.version,
+		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Audit: s.audit, Version: s.version,
 		Callbacks: called, Test: backend.test, Overview: backend.overview, Receipts: receipts.New(receipts.Options{Device: r.book.Device, Note: backend.shown, Metrics: registry}), Move: backend.move, Advise: r.Advise, Backup: backupOf(store),
 	})
 	r.pages = admin.New(admin.Options{API: r.api, Gatherer: registry, Log: s.log.Named("admin")})

@@ -23,6 +23,7 @@ import (
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/internal/systemd"
@@ -32,6 +33,7 @@ import (
 // Service is mailbell, built and not yet started.
 type Service struct {
 	log       *zap.Logger
+	audit     *audit.Log
 	version   string
 	state     state
 	socket    net.Listener
@@ -56,9 +58,10 @@ type Service struct {
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{log: log, version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
+	s := &Service{log: log, audit: audit.New(log.Named("audit")), version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
 		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	s.configuration.Store(c)
+	s.audit.Use(c.Audit.File)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -247,6 +250,7 @@ func (s *Service) close() error {
 		s.socket.Close() // already closed if the API served it
 	}
 	s.callbacks.close()
+	s.audit.Close()
 	if s.state != nil {
 		return s.state.close()
 	}
