@@ -187,7 +187,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		},
 			"the proxy cannot connect to the server", "log of the proxy"},
 		{"a proxy that is not there", signIn, func(t *testing.T) error {
-			return exchange(t, through(t, "http://"+tcptest.Closed(t)), "https://ex.contoso.example"+ewsPath)
+			return exchange(t, through(t, "http://"+tcptest.Quiet(t)), "https://ex.contoso.example"+ewsPath)
 		},
 			"the proxy cannot be reached", "proxy.url"},
 		{"a certificate for another name", signIn, func(t *testing.T) error {
@@ -203,7 +203,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			return exchange(t, proxy.Settings{Roots: x509.NewCertPool()}, url)
 		}, "the server's certificate is of an unknown issuer", "ca_file"},
 		{"a name that DNS has not", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://ex.invalid"+ewsPath) }, "the host name is not in DNS", "nslookup"},
-		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+tcptest.Closed(t)+ewsPath) }, "the connection is refused", "firewall"},
+		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+tcptest.Quiet(t)+ewsPath) }, "the connection is refused", "firewall"},
 		{"a wrong password", signIn, func(t *testing.T) error {
 			s := simulate(t, "not the password")
 			_, err := s.client.GetFolder(t.Context(), ews.Target{URL: s.sim.EWSURL, Mailbox: ann})
@@ -284,7 +284,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			return redis(t.Context(), subscriptions.RedisOptions{Address: refusingRedis(t, "NOAUTH Authentication required."), Prefix: "mailbell"})
 		}, "Redis does not accept the password", "password_file"},
 		{"a Redis that is not there", Circumstances{Step: StepState}, func(t *testing.T) error {
-			return redis(t.Context(), subscriptions.RedisOptions{Address: tcptest.Closed(t), Prefix: "mailbell"})
+			return redis(t.Context(), subscriptions.RedisOptions{Address: tcptest.Quiet(t), Prefix: "mailbell"})
 		}, "Redis cannot be reached", "state.redis"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -110,13 +110,13 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 			"failed exchange headquarters: Autodiscover", "nowhere", "autodiscover_url", false},
 		{"a host that is not in DNS", func(_ *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{"ex.invalid:443"} },
 			"failed exchange headquarters: DNS ex.invalid", "name", "nslookup", false},
-		{"a host that does not listen", func(t *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{tcptest.Closed(t)} },
+		{"a host that does not listen", func(t *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{tcptest.Quiet(t)} },
 			"failed exchange headquarters: TLS", "connect", "firewall", false},
 		{"a clock that is wrong", func(t *testing.T, s *simulated, in *Installation) {
 			s.fault(t, "clock_skew", simulator.Fault{Seconds: 3600})
 		},
 			"warning clock", "ahead of this machine's", "NTP", true},
-		{"a proxy that is not there", func(t *testing.T, _ *simulated, in *Installation) { in.Proxy = tcptest.Closed(t) }, "failed proxy", "cannot be reached", "proxy.url", false},
+		{"a proxy that is not there", func(t *testing.T, _ *simulated, in *Installation) { in.Proxy = tcptest.Quiet(t) }, "failed proxy", "cannot be reached", "proxy.url", false},
 		{"a configuration that is questioned", func(_ *testing.T, _ *simulated, in *Installation) {
 			in.Doubts = []string{"expires is more than 24 months ahead"}
 		},

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/tcptest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -91,14 +92,9 @@ func TestOldTLSIsRefused(t *testing.T) {
 }
 
 func TestWhatIsWrongWithAConnectionIsNamed(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	for to, want := range map[string]string{"https://" + closed.Addr().String(): CodeConnect, "https://" + plain.Listener.Addr().String(): CodePlain} {
+	for to, want := range map[string]string{"https://" + tcptest.Quiet(t): CodeConnect, "https://" + plain.Listener.Addr().String(): CodePlain} {
 		_, err := get(t, Settings{}, to)
 		if e := Explain("x", err); e.Code != want || e.Scope != fault.Server {
 			t.Errorf("%s: %v, want %s", to, e, want)

@@ -73,19 +73,19 @@ func TestAnOrganisationThatIsDownSaysSoItself(t *testing.T) {
 		mailbox bool // its mailboxes have the advice; else its devices
 	}{
 		{"the proxy is dead", func(inst *installation) {
-			inst.configure("listen: ", "proxy: {url: 'http://"+tcptest.Closed(t)+"'}\nlisten: ")
+			inst.configure("listen: ", "proxy: {url: 'http://"+tcptest.Quiet(t)+"'}\nlisten: ")
 		}, nil, "the proxy cannot be reached", check.KindExchange, mailboxes, "proxy.url", true},
 		{"the certificate is not trusted", func(inst *installation) {
 			inst.write("other.pem", otherAuthority(inst))
 			inst.configure("ca_file: ca.pem", "ca_file: other.pem")
 		}, nil, "the server's certificate is of an unknown issuer", check.KindExchange, mailboxes, "ca_file", true},
 		{"Exchange is gone", func(inst *installation) {
-			inst.configure("autodiscover_url: "+inst.sim.AutodiscoverURL, "ews_url: https://"+tcptest.Closed(t)+"/EWS/Exchange.asmx")
+			inst.configure("autodiscover_url: "+inst.sim.AutodiscoverURL, "ews_url: https://"+tcptest.Quiet(t)+"/EWS/Exchange.asmx")
 		}, nil, "the connection is refused", check.KindExchange, mailboxes, "firewall", true},
 		{"the password is wrong", func(inst *installation) { inst.write("password", "a wrong one\n") }, nil, // as long as it may be Autodiscover alone, that is said
 			"Autodiscover does not accept the user name or password | sign-ins have failed, and mailbell pauses", check.KindAccount, mailboxes, "Correct the password", true},
 		{"APNs is gone", func(inst *installation) {
-			inst.configure("url: "+inst.sim.APNsURL, "url: https://"+tcptest.Closed(t))
+			inst.configure("url: "+inst.sim.APNsURL, "url: https://"+tcptest.Quiet(t))
 		}, func(inst *installation) { inst.deliver() }, "APNs cannot be reached", check.KindAPNs, mailboxes, "api.push.apple.com", false},
 		{"the key of APNs is wrong", nil, func(inst *installation) {
 			inst.fault("apns_answer", simulator.Fault{Reason: "InvalidProviderToken"})

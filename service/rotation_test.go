@@ -174,7 +174,7 @@ func TestAProxyThatLeadsNowhereIsNotTakenUp(t *testing.T) {
 	inst.deliver()
 	inst.awaitAlerts()
 	present := good
-	for n, bad := range []string{line(tcptest.Closed(t), proxytest.Username), line(second.Address, "nobody"), line(forbidding.Address, proxytest.Username)} {
+	for n, bad := range []string{line(tcptest.Quiet(t), proxytest.Username), line(second.Address, "nobody"), line(forbidding.Address, proxytest.Username)} {
 		inst.configure(present, bad)
 		present = bad
 		before := len(first.Asked())

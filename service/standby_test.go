@@ -13,16 +13,12 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/tcptest"
 )
 
 // An instance that was followed opens Redis anew, which may be away at that moment.
 func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := tcptest.Quiet(t)
 	_, port, _ := net.SplitHostPort(address)
 	server := exec.CommandContext(t.Context(), "redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", t.TempDir())
 	if err := server.Start(); err != nil {

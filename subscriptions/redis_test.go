@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
@@ -35,12 +36,7 @@ func startRedis(t *testing.T, args ...string) *server {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("redis-server is not installed: `make test` installs it")
 	}
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, address: l.Addr().String()}
-	l.Close()
+	s := &server{t: t, address: tcptest.Quiet(t)}
 	_, port, _ := net.SplitHostPort(s.address)
 	s.args = append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", t.TempDir(), "--save", "", "--appendonly", "yes", "--loglevel", "warning"}, args...)
 	s.start()
@@ -92,7 +88,9 @@ func (s *server) open(t *testing.T) *subscriptions.Redis {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Hold(t.Context(), func(behind string, err error) { t.Logf("standby, %q holds the state: %v", behind, err) }); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the lease of one that was killed ends after ten seconds
+	defer cancel()
+	if err := r.Hold(ctx, func(behind string, err error) { t.Logf("standby, %q holds the state: %v", behind, err) }); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -90,12 +90,12 @@ func breakages() []breakage {
 		{"tinyproxy is told a wrong password", one, all(wrote("proxy-password", "not-the-password"), through("http://", proxytest.Tinyproxy)), nil, 1, tlsTo, "401", nameAndPassword},
 		{"squid does not let through", one, all(ewsAt("https://"+proxytest.Forbidden+"/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "403", "proxy.bypass"},
 		{"a SOCKS5 server does not let through", one, through("socks5://", refusingSOCKS), nil, 1, tlsTo, "ruleset", "proxy.bypass"},
-		{"the proxy is away", one, through("http://", tcptest.Closed), nil, 1, "failed proxy", "cannot be reached", "proxy.url"},
+		{"the proxy is away", one, through("http://", tcptest.Quiet), nil, 1, "failed proxy", "cannot be reached", "proxy.url"},
 		{"the proxy does not reach the server", one, all(ewsAt("https://127.0.0.1:1/EWS/Exchange.asmx"), throughSquid), nil, 1, tlsTo, "503", "The log of the proxy says why"},
 
 		// Names, connections and certificates.
 		{"a host that is not in DNS", one, ewsAt("https://ews.contoso.invalid/EWS/Exchange.asmx"), nil, 1, "failed exchange simulator: DNS ews.contoso.invalid", "name", "nslookup"},
-		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + tcptest.Closed(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "No server listens"},
+		{"a host that refuses the connection", one, func(inst *installation) { ewsAt("https://" + tcptest.Quiet(inst.t) + "/EWS/Exchange.asmx")(inst) }, nil, 1, tlsTo, "refused", "No server listens"},
 		{"a certificate for other names", one, shows(trusted, func(_, leaf *x509.Certificate) {
 			leaf.IPAddresses, leaf.DNSNames = nil, []string{"mail.contoso.example"}
 		}), nil, 1, tlsTo, "mail.contoso.example", "give the server a certificate with this name"},
@@ -126,7 +126,7 @@ func breakages() []breakage {
 		{"a wrong key id", one, edited("key_id: SIM1234567", "key_id: SIM7654321"), nil, 1, apns, "InvalidProviderToken", "key_id"},
 		{"a key of the other environment", one, fault("apns_answer", simulator.Fault{Reason: "BadEnvironmentKeyInToken"}), nil, 1, apns, "BadEnvironmentKeyInToken", "sandbox or production"},
 		{"APNs refuses the time of the token", one, fault("apns_answer", simulator.Fault{Reason: "ExpiredProviderToken"}), nil, 1, apns, "ExpiredProviderToken", "NTP"},
-		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Closed(inst.t)) }, nil, 1, apns, "refused", "Let this machine out to api.push.apple.com"},
+		{"APNs is away", one, func(inst *installation) { inst.edit(inst.sim.APNsURL, "https://"+tcptest.Quiet(inst.t)) }, nil, 1, apns, "refused", "Let this machine out to api.push.apple.com"},
 		{"a sandbox token at production", one, tokenRefused("BadDeviceToken"), ring, 1, "failed device phone: apns", "BadDeviceToken", "Xcode"},
 		{"an app that was removed", one, tokenRefused("Unregistered"), ring, 1, "failed device phone: apns", "Unregistered", "Open the app"},
 		{"a device that is not enrolled", one, nil, ring, 1, "failed device phone: enrolment", "not_enrolled", "PUT /v1/devices/{id}"},
@@ -139,7 +139,7 @@ func breakages() []breakage {
 		{"Redis wants a password", one, redisWith(""), nil, 1, "failed state", "NOAUTH", "state.redis.username"},
 		{"Redis does not accept the password", one, redisWith("not-the-password"), nil, 1, "failed state", "WRONGPASS", "state.redis.username"},
 		{"Redis is away", one, func(inst *installation) {
-			inst.edit("path: mailbell.db", "redis: {addresses: ["+tcptest.Closed(inst.t)+"]}")
+			inst.edit("path: mailbell.db", "redis: {addresses: ["+tcptest.Quiet(inst.t)+"]}")
 		}, nil, 1, "failed state", "refused", "state.redis.addresses"},
 
 		// The configuration and its files.
@@ -389,7 +389,7 @@ func tokenRefused(reason string) func(*installation) {
 // locked leaves the state to a service that listens elsewhere.
 func locked(inst *installation) {
 	inst.start()
-	inst.edit("listen: "+strings.TrimPrefix(inst.url, "http://"), "listen: "+quietAddress(inst.t))
+	inst.edit("listen: "+strings.TrimPrefix(inst.url, "http://"), "listen: "+tcptest.Quiet(inst.t))
 }
 
 // redisWith has the state in a Redis with a password, and the configuration another one, or none.

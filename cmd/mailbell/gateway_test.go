@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -34,7 +35,7 @@ type gateway struct {
 // newGateway returns one that does not run yet. A test without nginx is skipped.
 func newGateway(t *testing.T, server string) *gateway {
 	t.Helper()
-	g := &gateway{t: t, dir: t.TempDir(), address: quietAddress(t), server: server}
+	g := &gateway{t: t, dir: t.TempDir(), address: tcptest.Quiet(t), server: server}
 	for _, p := range []string{"nginx", "/usr/sbin/nginx", "/usr/local/sbin/nginx"} {
 		if path, err := exec.LookPath(p); err == nil {
 			g.program = path

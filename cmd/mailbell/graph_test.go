@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -244,7 +245,7 @@ func TestWithMailReadBasicTheMailboxesAtGraphArePolled(t *testing.T) {
 func TestACallbackOfGraphThatDoesNotReachMailbellIsSaid(t *testing.T) {
 	t.Parallel()
 	inst := installGraph(t, simulator.Options{Mailboxes: 1})
-	nobody := quietAddress(t)
+	nobody := tcptest.Quiet(t)
 	inst.edit("public_url: https://"+inst.callbacks, "public_url: https://"+nobody)
 	m := inst.polled()
 	if !strings.Contains(m.Reason, "https://"+nobody+"/callbacks/graph/…") {
@@ -315,7 +316,7 @@ func TestSubscriptionsAreMadeAnewAfterAChangeOfPublicURL(t *testing.T) {
 	inst := installGraph(t, simulator.Options{Mailboxes: 3})
 	inst.startWithDevices()
 	inst.stop()
-	other := quietAddress(t)
+	other := tcptest.Quiet(t)
 	inst.write(strings.ReplaceAll(inst.configText(), inst.callbacks, other))
 	inst.start()
 	inst.awaitListening()

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,6 +28,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -269,13 +269,13 @@ func install(t *testing.T, o simulator.Options) *installation {
 	})
 	inst.ledger = newLedger(inst.sim)
 	inst.config = inst.sim.ConfigFile
-	listen := quietAddress(t)
+	listen := tcptest.Quiet(t)
 	inst.edit("listen: "+strings.TrimPrefix(inst.sim.APIURL, "http://"), "listen: "+listen)
 	if o.ListenBy == simulator.ByPush {
 		inst.edit("public_url: "+inst.sim.APIURL, "public_url: http://"+listen)
 	}
 	if o.Graph {
-		inst.callbacks = quietAddress(t)
+		inst.callbacks = tcptest.Quiet(t)
 		inst.write(strings.ReplaceAll(inst.configText(), inst.sim.CallbackAddr, inst.callbacks))
 	}
 	inst.url = "http://" + listen
@@ -288,20 +288,6 @@ func install(t *testing.T, o simulator.Options) *installation {
 		inst.boxes = append(inst.boxes, &box{address: address})
 	}
 	return inst
-}
-
-// quietAddress is one that no outgoing connection takes while the service is down: below the ports that Linux gives to those.
-func quietAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+mathrand.IntN(20_000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // edit replaces the one place of old in the configuration.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -182,7 +183,7 @@ func TestASecondProcessOnTheSameStateEndsAndNamesIt(t *testing.T) {
 	inst := install(t, simulator.Options{Mailboxes: 1})
 	inst.startWithDevices()
 	second := filepath.Join(inst.dir, "second.yaml")
-	text := strings.Replace(inst.configText(), strings.TrimPrefix(inst.url, "http://"), quietAddress(t), 1)
+	text := strings.Replace(inst.configText(), strings.TrimPrefix(inst.url, "http://"), tcptest.Quiet(t), 1)
 	if err := os.WriteFile(second, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

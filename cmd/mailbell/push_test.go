@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -84,7 +85,7 @@ func TestTheSecretsOfCallbacksAreToldNowhere(t *testing.T) {
 func TestCallbacksAreServedOnAnAddressOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	inst := installPush(t, simulator.Options{Mailboxes: 2})
-	own := quietAddress(t)
+	own := tcptest.Quiet(t)
 	inst.edit("public_url: "+inst.url, "public_url: http://"+own+"\ncallbacks: {listen: "+own+"}")
 	inst.startWithDevices()
 	for range 4 {
@@ -224,7 +225,7 @@ func TestWithoutNotificationsMailboxesArePolled(t *testing.T) {
 func TestACallbackThatDoesNotReachMailbellIsSaid(t *testing.T) {
 	t.Parallel()
 	inst := installPush(t, simulator.Options{Mailboxes: 1})
-	nobody := quietAddress(t)
+	nobody := tcptest.Quiet(t)
 	inst.edit("public_url: "+inst.url, "public_url: http://"+nobody)
 	inst.start()
 	inst.enrolAll()
@@ -265,7 +266,7 @@ func TestCheckTriesTheCallbacks(t *testing.T) {
 		case "while it does not":
 			inst.stop()
 		case "while nobody gets there":
-			inst.edit("public_url: "+inst.url, "public_url: http://"+quietAddress(t))
+			inst.edit("public_url: "+inst.url, "public_url: http://"+tcptest.Quiet(t))
 		}
 		args := []string{"--mailbox", box.address, "--device", "phone"}
 		if c.device == "" {

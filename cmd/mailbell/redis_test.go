@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -27,7 +28,7 @@ func (inst *installation) inRedis() *redisServer {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		inst.t.Skip("redis-server is not installed: `make test` installs it")
 	}
-	address := quietAddress(inst.t)
+	address := tcptest.Quiet(inst.t)
 	_, port, _ := net.SplitHostPort(address)
 	r := &redisServer{t: inst.t, port: port, dir: inst.t.TempDir()}
 	inst.t.Cleanup(r.kill)
@@ -102,7 +103,7 @@ func TestASecondInstanceTakesOver(t *testing.T) {
 	inst.awaitAlerts(soon)
 
 	first := strings.TrimPrefix(inst.url, "http://")
-	second := quietAddress(t)
+	second := tcptest.Quiet(t)
 	inst.edit("listen: "+first, "listen: "+second)
 	p := launch(t, "run", "--config", inst.config)
 	eventually(t, soon, "the second says behind whom it stands", func() bool {

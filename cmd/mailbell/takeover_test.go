@@ -46,7 +46,7 @@ func (inst *installation) inPair(redis *redisServer, first string) *twoInstances
 	inst.deliver()
 	inst.awaitAlerts(soon)
 	inst.edit(first, direct)
-	listen := quietAddress(inst.t)
+	listen := tcptest.Quiet(inst.t)
 	inst.edit("listen: "+strings.TrimPrefix(inst.url, "http://"), "listen: "+listen)
 	p := &twoInstances{installation: inst, second: launch(inst.t, "run", "--config", inst.config), secondURL: "http://" + listen}
 	eventually(inst.t, soon, "the second says behind whom it stands", func() bool {

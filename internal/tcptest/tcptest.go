@@ -2,8 +2,12 @@
 package tcptest
 
 import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -62,12 +66,28 @@ func Serve(t testing.TB, l net.Listener, serve func(net.Conn)) {
 	})
 }
 
-// Closed is an address where nothing listens.
-func Closed(t testing.TB) string {
+// Quiet is an address where nothing listens, for a server that the test starts later, or starts again. Until the end of the test no outgoing
+// connection takes it, for it is below the ports that Linux gives to those, and no other test: it is reserved by a listener on the same port
+// of another address of loopback.
+func Quiet(t testing.TB) string {
 	t.Helper()
-	l := Listen(t)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		reserved, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.2:%d", port))
+		if err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) { // not everywhere is all of 127.0.0.0/8 loopback
+			continue
+		}
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = l.Close()
+		}
+		if reserved != nil {
+			t.Cleanup(func() { _ = reserved.Close() })
+		}
+		if err == nil {
+			return l.Addr().String()
+		}
 	}
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }

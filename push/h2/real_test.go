@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"golang.org/x/net/http2"
 )
 
@@ -134,12 +135,7 @@ func keyFiles(t *testing.T, c tls.Certificate) (key, cert string) {
 // run starts a server and returns its address once it answers.
 func run(t *testing.T, start func(t *testing.T, port string) *exec.Cmd) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := tcptest.Quiet(t)
 	_, port, _ := net.SplitHostPort(address)
 	program := start(t, port)
 	if err := program.Start(); err != nil {
