@@ -40,6 +40,9 @@ func sitting(t *testing.T) *session {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.stage.discard)
+	if err := s.stage.make(); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 

@@ -59,6 +59,12 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer s.stage.discard()
+	if err := s.stage.make(); err != nil {
+		return fmt.Errorf("%s cannot be written to: %w", s.stage.dir, err)
+	}
+	for _, left := range s.stage.left {
+		fmt.Fprintf(o.Talk, "%s was left by a mailbell init that was killed. It holds secrets: remove it.\n", left)
+	}
 	if o.Yes {
 		err = s.unattended(ctx)
 	} else {

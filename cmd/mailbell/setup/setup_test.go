@@ -429,6 +429,9 @@ func TestAConfigurationThatCameMeanwhileIsNotOverwritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := s.make(); err != nil {
+			t.Fatal(err)
+		}
 		if err := s.write([]file{{configFile, []byte("new")}, {filepath.Join(secretsDir, "mdm"), []byte("token")}}); err != nil {
 			t.Fatal(err)
 		}
@@ -479,4 +482,28 @@ func TestAFailedCheckCanBeLeftOrEndsIt(t *testing.T) {
 	}
 	s.nothing()
 	s.loaded(s.run(Options{Given: given}, "", "continue"))
+}
+
+func TestAFolderThatCannotBeWrittenToIsSaidBeforeAnythingIsAsked(t *testing.T) {
+	s := newStand(t, simulator.Options{})
+	s.dir = filepath.Join(t.TempDir(), "no", "such", "folder")
+	o := s.run(Options{Given: s.known()})
+	if o.err == nil || !strings.Contains(o.err.Error(), s.dir+" cannot be written to") || o.talk != "" {
+		t.Errorf("the error is %v\n%s", o.err, o.talk)
+	}
+}
+
+func TestWhatAKilledInitLeftIsSaid(t *testing.T) {
+	s := newStand(t, simulator.Options{})
+	left := filepath.Join(s.dir, prefix+"1")
+	if err := os.MkdirAll(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o := s.run(Options{Given: s.onPremises(), Yes: true})
+	if o.err != nil || !strings.Contains(o.talk, left+" was left by a mailbell init that was killed") {
+		t.Errorf("%v\n%s", o.err, o.talk)
+	}
+	if list, err := os.ReadDir(s.dir); err != nil || len(list) != 3 {
+		t.Errorf("the folder has %v, %v", list, err)
+	}
 }

@@ -18,10 +18,14 @@ const (
 
 // stage is where the files are written before they come to dir.
 type stage struct {
-	dir     string // absolute
-	folder  string // within dir; empty: not made yet
-	madeDir bool
+	dir     string   // absolute
+	folder  string   // within dir; empty: not made
+	madeDir bool     // dir was not there
+	left    []string // stages that were not discarded, because their process was killed
 }
+
+// prefix begins the name of the folder of a stage.
+const prefix = ".mailbell-init-"
 
 // open looks at the folder of a configuration. It refuses one that has one already.
 func open(dir string) (*stage, error) {
@@ -40,7 +44,17 @@ func open(dir string) (*stage, error) {
 	if there != nil {
 		return nil, fmt.Errorf("%s has %s, and mailbell init overwrites nothing: name another folder (--dir)", dir, strings.Join(there, " and "))
 	}
-	return &stage{dir: dir}, nil
+	s := &stage{dir: dir}
+	list, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, d := range list {
+		if strings.HasPrefix(d.Name(), prefix) {
+			s.left = append(s.left, filepath.Join(dir, d.Name()))
+		}
+	}
+	return s, nil
 }
 
 // file is mailbell.yaml of the stage.
@@ -48,9 +62,6 @@ func (s *stage) file() string { return filepath.Join(s.folder, configFile) }
 
 // write replaces the files of the stage.
 func (s *stage) write(files []file) error {
-	if err := s.make(); err != nil {
-		return err
-	}
 	secrets := filepath.Join(s.folder, secretsDir)
 	if err := os.RemoveAll(secrets); err != nil {
 		return err
@@ -66,17 +77,14 @@ func (s *stage) write(files []file) error {
 	return nil
 }
 
-// make makes the folders that are missing.
+// make makes the folder, and dir if it is missing.
 func (s *stage) make() error {
-	if s.folder != "" {
-		return nil
-	}
 	err := os.Mkdir(s.dir, folderMode)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	s.madeDir = err == nil
-	s.folder, err = os.MkdirTemp(s.dir, ".mailbell-init-")
+	s.folder, err = os.MkdirTemp(s.dir, prefix)
 	return err
 }
 
