@@ -105,7 +105,7 @@ func (s *session) talk(ctx context.Context) error {
 	all := parts()
 	again := map[int]bool{}
 	for i := 0; i < len(all); {
-		fmt.Fprintf(s.Talk, "\n%s\n\n", all[i].title)
+		fmt.Fprintf(s.Talk, "\n-- %s --\n", all[i].title)
 		if err := s.part(ctx, all[i], again[i]); err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ func (s *session) survey(ctx context.Context) error {
 		a["autodiscover-url"] = v
 	}
 	for {
-		fmt.Fprintf(s.Talk, "Asking Autodiscover where %s is. No password is sent.\n", address)
+		fmt.Fprintf(s.Talk, "\nAsking Autodiscover where %s is. No password is sent.\n", address)
 		found, err := s.look(ctx, address)
 		if err != nil {
 			return err
