@@ -285,7 +285,7 @@ func noSecret(t testing.TB, errs ...error) {
 }
 
 func TestSquidsAndTinyproxysRefusalsAreNamedAsTheirs(t *testing.T) {
-	nobody := closedAddress(t)
+	nobody := tcptest.Quiet(t)
 	unreachable := func(s saying, words ...string) saying {
 		s.words = append(words, nobody)
 		return s
@@ -302,17 +302,6 @@ func TestSquidsAndTinyproxysRefusalsAreNamedAsTheirs(t *testing.T) {
 			unreachable(saying{remedy: fault.Wait}, "cannot reach "+nobody, why[name]).hold(t, Settings{Proxy: right.For}, nobody)
 		})
 	}
-}
-
-// closedAddress is one at which nobody listens.
-func closedAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func TestSOCKSRefusalsAreNamedAsTheirs(t *testing.T) {
@@ -382,7 +371,7 @@ func TestWhatAProxyAnswersInsteadOfATunnelIsSaid(t *testing.T) {
 }
 
 func TestAProxyThatCannotBeReachedIsNotTakenForTheServer(t *testing.T) {
-	nobody := closedAddress(t)
+	nobody := tcptest.Quiet(t)
 	for _, scheme := range []string{"http", "https", "socks5"} {
 		saying{fault.Wait, []string{"cannot be reached", "connection refused"}}.hold(t, Settings{Proxy: via(t, scheme+"://"+nobody).For}, "mail.contoso.com")
 	}

@@ -2,7 +2,6 @@ package push
 
 import (
 	"context"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/proxy/proxytest"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -78,7 +78,7 @@ func (b *bench) refusal(t *testing.T) error {
 }
 
 func TestAProxyThatRefusesIsNamedAndTheAlertsGoOutOnceItIsMended(t *testing.T) {
-	squid, socks, nobody := proxytest.Squid(t), proxytest.StartSOCKS(t), closedAddress(t)
+	squid, socks, nobody := proxytest.Squid(t), proxytest.StartSOCKS(t), tcptest.Quiet(t)
 	const wrong = "wrong-password"
 	for name, c := range map[string]struct {
 		url, address, password string
@@ -108,15 +108,4 @@ func TestAProxyThatRefusesIsNamedAndTheAlertsGoOutOnceItIsMended(t *testing.T) {
 			}
 		})
 	}
-}
-
-// closedAddress is one at which nobody listens.
-func closedAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
