@@ -6,11 +6,13 @@
 package admin
 
 import (
+	"context"
 	"embed"
 	"html/template"
 	"io/fs"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -35,6 +37,10 @@ type Pages struct {
 	streams   chan struct{} // a place for each open stream
 	ring      *ring
 	status    latest
+	oidc      atomic.Pointer[OIDC] // nil: people sign in with tokens only
+	flows     flows
+	changing  sync.Mutex         // of oidc
+	stopOIDC  context.CancelFunc // of the present one
 	closed    chan struct{}
 	close     sync.Once
 	running   sync.WaitGroup
@@ -51,7 +57,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // New returns the pages. The caller closes them.
 func New(o Options) *Pages {
 	p := &Pages{api: o.API, log: o.Log, templates: parse(), sessions: newSessions(), origin: http.NewCrossOriginProtection(),
-		streams: make(chan struct{}, maxStreams), closed: make(chan struct{}), ring: &ring{log: o.Log, gather: o.Gatherer}}
+		flows: newFlows(), streams: make(chan struct{}, maxStreams), closed: make(chan struct{}), ring: &ring{log: o.Log, gather: o.Gatherer}}
 	static, err := fs.Sub(files, "static")
 	if err != nil {
 		panic(err) // the folder is part of the program
@@ -60,6 +66,8 @@ func New(o Options) *Pages {
 	mux.Handle("GET /admin/static/{file}", http.StripPrefix("/admin/static/", onlyFiles(static)))
 	mux.HandleFunc("GET /admin/sign-in", p.askToken)
 	mux.HandleFunc("POST /admin/sign-in", p.signIn)
+	mux.HandleFunc("GET /admin/sign-in/oidc", p.beginOIDC)
+	mux.HandleFunc("GET /admin/sign-in/oidc/callback", p.endOIDC)
 	mux.HandleFunc("POST /admin/sign-out", p.post(p.signOut))
 	mux.HandleFunc("GET /admin/{$}", p.page(p.overview))
 	mux.HandleFunc("GET /admin/mailboxes", p.page(p.mailboxes))
@@ -80,6 +88,7 @@ const root = "/admin/"
 // Close ends the open streams, which the API's server waits for, and the reading of the metrics.
 func (p *Pages) Close() {
 	p.close.Do(func() { close(p.closed) })
+	p.SignInBy(nil)
 	p.running.Wait()
 }
 

@@ -9,12 +9,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/admin/openid"
 	"github.com/mailbell/mailbell/api"
 )
 
 const (
 	// maxIdle is how long a session lasts without a request: a working day, so that nobody signs in twice a day.
 	maxIdle = 12 * time.Hour
+	// maxSignedIn is how long a session lasts at most that a provider began: once a day it says again whether the person may.
+	maxSignedIn = 24 * time.Hour
 	// maxSessions bounds the sessions: far more than there are administrators. Only who has a token can make one; beyond it the one that was
 	// idle for longest ends.
 	maxSessions = 1000
@@ -22,9 +25,16 @@ const (
 
 // session is one sign-in.
 type session struct {
-	key  api.Key // of the client whose token it was
-	csrf string  // has to be in each form that is posted
-	used time.Time
+	key   api.Key          // of the client whose token it was
+	who   *openid.Identity // whom a provider signed in; nil: it was a token
+	csrf  string           // has to be in each form that is posted
+	used  time.Time
+	began time.Time
+}
+
+// over says whether the session has ended by itself.
+func (s *session) over() bool {
+	return time.Since(s.used) >= maxIdle || s.who != nil && time.Since(s.began) >= maxSignedIn
 }
 
 // sessions are those that have not ended.
@@ -36,7 +46,12 @@ type sessions struct {
 func newSessions() *sessions { return &sessions{open: map[[sha256.Size]byte]*session{}} }
 
 // begin begins a session and returns the value of its cookie, which nobody has seen before.
-func (s *sessions) begin(key api.Key) string {
+func (s *sessions) begin(key api.Key) string { return s.add(session{key: key}) }
+
+// beginFor begins a session for somebody whom a provider signed in.
+func (s *sessions) beginFor(who openid.Identity) string { return s.add(session{who: &who}) }
+
+func (s *sessions) add(one session) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
@@ -44,7 +59,8 @@ func (s *sessions) begin(key api.Key) string {
 		s.endOldest()
 	}
 	cookie := rand.Text()
-	s.open[sha256.Sum256([]byte(cookie))] = &session{key: key, csrf: rand.Text(), used: time.Now()}
+	one.csrf, one.used, one.began = rand.Text(), time.Now(), time.Now()
+	s.open[sha256.Sum256([]byte(cookie))] = &one
 	return cookie
 }
 
@@ -57,7 +73,7 @@ func (s *sessions) find(cookie string, touch bool) (session, bool) {
 	switch {
 	case found == nil:
 		return session{}, false
-	case time.Since(found.used) >= maxIdle:
+	case found.over():
 		delete(s.open, hash)
 		return session{}, false
 	case touch:
@@ -76,7 +92,7 @@ func (s *sessions) end(cookie string) {
 // expire forgets the sessions that were idle for too long. The mutex is held.
 func (s *sessions) expire() {
 	for hash, one := range s.open {
-		if time.Since(one.used) >= maxIdle {
+		if one.over() {
 			delete(s.open, hash)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/mailbell/mailbell/admin/openid"
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/internal/audit"
 )
@@ -43,7 +44,7 @@ func (p *Pages) visitor(r *http.Request, touch bool) (visitor, bool) {
 	if !ok {
 		return visitor{}, false
 	}
-	who, ok := p.api.Person(s.key)
+	who, ok := p.person(s)
 	if !ok || !who.Reads() { // the configuration has changed: the token is not valid any more, or its role is another
 		p.sessions.end(c.Value)
 		return visitor{}, false
@@ -138,6 +139,21 @@ func safeNext(next string) string {
 type signInForm struct {
 	Next  string
 	Error string
+	At    string // the host of the provider to sign in at; empty: there is none
+	Begin string // the address at which that begins
+	Away  string // why it cannot be used now; empty: it can
+}
+
+// form is the form of the sign-in.
+func (p *Pages) form(next, mistake string) signInForm {
+	f := signInForm{Next: next, Error: mistake}
+	if by := p.oidc.Load(); by != nil {
+		f.At, f.Begin = by.Provider.Host(), beginPath+"?next="+url.QueryEscape(next)
+		if refusal, ok := errors.AsType[*openid.Refusal](by.Provider.Problem()); ok {
+			f.Away = refusal.Text
+		}
+	}
+	return f
 }
 
 // askToken answers with the form of the sign-in.
@@ -147,7 +163,7 @@ func (p *Pages) askToken(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, next, http.StatusSeeOther) //nolint:gosec // safeNext lets our pages through only
 		return
 	}
-	p.render(w, http.StatusOK, "sign-in", page{Title: "Sign in", Body: signInForm{Next: next}})
+	p.render(w, http.StatusOK, "sign-in", page{Title: "Sign in", Body: p.form(next, "")})
 }
 
 // signIn begins a session for who has the token of a client.
@@ -155,7 +171,7 @@ func (p *Pages) signIn(w http.ResponseWriter, r *http.Request) {
 	if !p.readForm(w, r) {
 		return
 	}
-	form := signInForm{Next: safeNext(r.PostForm.Get("next"))}
+	form := p.form(safeNext(r.PostForm.Get("next")), "")
 	key, ok := p.api.SignIn(r, r.PostForm.Get("token"))
 	if !ok {
 		form.Error = "No client in the configuration has this token."
@@ -170,12 +186,17 @@ func (p *Pages) signIn(w http.ResponseWriter, r *http.Request) {
 		p.render(w, http.StatusForbidden, "sign-in", page{Title: "Sign in", Body: form})
 		return
 	}
-	if old, err := r.Cookie(cookieName); err == nil { // whoever was signed in here is so no longer
-		p.sessions.end(old.Value)
-	}
+	p.endFormer(r)
 	http.SetCookie(w, cookie(p.sessions.begin(key)))
 	p.api.Record(r, audit.Event{Action: audit.SignedIn, Client: who.Name}, nil)
 	http.Redirect(w, r, form.Next, http.StatusSeeOther)
+}
+
+// endFormer ends the session of whoever was signed in here.
+func (p *Pages) endFormer(r *http.Request) {
+	if old, err := r.Cookie(cookieName); err == nil {
+		p.sessions.end(old.Value)
+	}
 }
 
 // signOut ends a session.

@@ -27,8 +27,11 @@ func (o *object) callbacks() (c Callbacks) {
 	return c
 }
 
-// publicURL checks where Exchange reaches mailbell: scheme and host. Its errors do not show the text.
-func publicURL(s string) (string, error) {
+// publicURL checks where Exchange reaches mailbell.
+func publicURL(s string) (string, error) { return baseURL(s, "/callbacks/…") }
+
+// baseURL checks a URL to which mailbell appends a path: scheme and host. Its errors do not show the text.
+func baseURL(s, appended string) (string, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
@@ -40,7 +43,7 @@ func publicURL(s string) (string, error) {
 	case hostname.Of(u) == "":
 		return "", fmt.Errorf("want a URL with a host name: https://host")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Trim(u.Path, "/") != "" || strings.Contains(s, "#"):
-		return "", fmt.Errorf("want a URL without a path, ? and #: mailbell appends /callbacks/…")
+		return "", fmt.Errorf("want a URL without a path, ? and #: mailbell appends %s", appended)
 	}
 	if port := u.Port(); port != "" && !hostname.IsPort(port) {
 		return "", fmt.Errorf("a port of a URL is 1 to 65535")

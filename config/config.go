@@ -28,6 +28,7 @@ type Config struct {
 	APNs           []APNs     // never empty
 	Alerts         Alerts
 	API            API
+	Admin          Admin
 	Audit          Audit
 	Log            Log
 	Warnings       Errors // values that are allowed, but probably wrong
@@ -131,6 +132,7 @@ func (r *reader) config(o *object) *Config {
 	c.Callbacks = callbacks.callbacks()
 	c.reachable(o.get("public_url"), callbacks.get("listen"), by)
 	c.Proxy = o.proxy()
+	c.Admin = o.object("admin").admin(c.PublicURL, c.Callbacks.Listen != "")
 	o.end()
 	return c
 }

@@ -170,6 +170,9 @@ api:
     - {name: mdm, role: enrol, token_file: secrets/mdm}
 `
 
+// signIn is an OpenID provider that is all right.
+const signIn = "{issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, groups: {g: admin}}"
+
 func load(t testing.TB, text string) (*Config, error) {
 	t.Helper()
 	if err := os.WriteFile("mailbell.yaml", []byte(text), 0o600); err != nil {
@@ -377,6 +380,21 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"public URL without a scheme":  {"", "public_url: mailbell.contoso.com", "1: public_url: want a URL that begins with https:// or http://"},
 		"public URL without a host":    {"", "public_url: 'https://:8443'", "1: public_url: want a URL with a host name: https://host"},
 		"public URL with a port":       {"", "public_url: 'https://mailbell.contoso.com:99999'", "1: public_url: a port of a URL is 1 to 65535"},
+
+		"sign-in to nowhere":        {"", "admin: {oidc: " + signIn + "}", "1: admin.url: is required with oidc (or public_url): the provider sends people back to it"},
+		"sign-in to callbacks":      {"", "public_url: https://mailbell.contoso.com\ncallbacks: {listen: 127.0.0.1:8443}\nadmin: {oidc: " + signIn + "}", "3: admin.url: is required with oidc and callbacks.listen: public_url leads to the callbacks alone"},
+		"sign-in in clear":          {"", "public_url: http://mailbell.contoso.com\nadmin: {oidc: " + signIn + "}", "2: admin.url: is required with oidc: public_url is not https, and browsers keep the cookie of a session over https only"},
+		"pages in clear":            {"", "admin: {url: http://mailbell.contoso.com}", "1: admin.url: want a URL that begins with https://: browsers keep the cookie of a session over https only"},
+		"pages with a path":         {"", "admin: {url: https://mailbell.contoso.com/admin}", "1: admin.url: want a URL without a path, ? and #: mailbell appends /admin/…"},
+		"sign-in of nobody":         {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell}}", "1: admin.oidc: names neither groups nor addresses: nobody could sign in"},
+		"sign-in without a secret":  {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, groups: {g: admin}}}", "1: admin.oidc.client_secret_file: is required (or client_secret_env)"},
+		"sign-in without an issuer": {"", "admin: {url: https://mailbell.contoso.com, oidc: {client_id: x, client_secret_file: secrets/svc-bell, groups: {g: admin}}}", "1: admin.oidc.issuer: is required"},
+		"sign-in in clear there":    {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: http://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, groups: {g: admin}}}", "1: admin.oidc.issuer: want a URL that begins with https://"},
+		"sign-in with a role":       {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, groups: {g: enrol}}}", "1: admin.oidc.groups.g: want one of read, test, admin, got enrol"},
+		"sign-in without a role":    {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, groups: {g: ''}}}", "1: admin.oidc.groups.g: is empty: want one of read, test, admin"},
+		"sign-in of no address":     {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, addresses: {ann: read}}}", "1: admin.oidc.addresses.ann: not a mail address: want one as in ann@contoso.com"},
+		"sign-in of one twice":      {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, addresses: {ann@contoso.com: read, Ann@contoso.com: read}}}", "1: admin.oidc.addresses.\"Ann@contoso.com\": is given twice, in upper and lower case"},
+		"sign-in with a typo":       {"", "admin: {oidc: {isuer: ''}}", "1: admin.oidc.isuer: unknown key; did you mean issuer?"},
 
 		"a list as the file":     {good, "- a\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
 		"a text as the file":     {good, "hello\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
@@ -723,6 +741,9 @@ api:
   burst: 20000
   clients:
     - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A, next_token_file: b, next_token_env: B}
+admin:
+  url: https://mailbell.contoso.com
+  oidc: {issuer: https://id.contoso.com, client_id: a, client_secret_file: a, client_secret_env: A, ca_file: a, groups_claim: roles, groups: {mailbell-admins: admin}, addresses: {"ann@contoso.com": read}}
 audit: {file: ""}
 log: {level: info, format: json}
 `

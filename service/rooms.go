@@ -40,7 +40,8 @@ type rooms struct {
 	listener *listener.Listener
 	links    *links
 	topics   []config.APNs
-	via      *proxy.Via // the last one that the listener knows
+	via      *proxy.Via   // the last one that the listener knows
+	signIn   config.Admin // by which people sign in
 	api      *api.API
 	pages    *admin.Pages // for people, on the api
 	service  *Service
@@ -99,6 +100,8 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	})
 	r.pages = admin.New(admin.Options{API: r.api, Gatherer: registry, Log: s.log.Named("admin")})
 	r.api.ServePages(r.pages)
+	r.signIn = c.Admin
+	r.pages.SignInBy(s.signInBy(c.Admin)) //nolint:contextcheck // the pages end it when they are closed
 	return r, nil
 }
 
@@ -134,6 +137,10 @@ func (r *rooms) update(c *config.Config) {
 	log := r.service.log
 	r.service.enterDates(c)
 	r.api.SetClients(clients(c))
+	if !sameSignIn(r.signIn, c.Admin) {
+		r.signIn = c.Admin
+		r.pages.SignInBy(r.service.signInBy(c.Admin))
+	}
 	if v := r.service.proxy.Via(); v != r.via {
 		r.via = v
 		r.listener.ConnectionsChanged()

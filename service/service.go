@@ -229,7 +229,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 				s.log.Warn("dropping records without a device failed", zap.Duration("retry_in", dropEvery), zap.Error(err))
 			}
 		case <-s.changed:
-			r.update(s.current())
+			r.update(s.current()) //nolint:contextcheck // it makes no request
 		case <-r.links.worked:
 			r.tookOver()
 		}

@@ -57,7 +57,10 @@ type Event struct {
 	Mailbox   string
 	Exchange  string
 	ListenBy  string
-	Tokens    bool // device tokens were given out in full
+	Role      string // that a sign-in gave
+	Issuer    string // of the provider at which a person signed in
+	Subject   string // its id of the person
+	Tokens    bool   // device tokens were given out in full
 	Devices   int
 	Created   int
 	Changed   int
@@ -88,6 +91,7 @@ func (e Event) fields() []zap.Field {
 	for _, t := range []struct{ name, value string }{
 		{"code", e.Code}, {"client", e.Client}, {"address", e.Address}, {"forwarded_for", e.Forwarded}, {"request_id", e.Request}, {"call", e.Call},
 		{"device", e.Device}, {"mailbox", e.Mailbox}, {"exchange", e.Exchange}, {"listen_by", e.ListenBy},
+		{"role", e.Role}, {"issuer", e.Issuer}, {"subject", e.Subject},
 	} {
 		if t.value != "" {
 			f = append(f, zap.String(t.name, t.value))
