@@ -202,6 +202,10 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			url, _ := shown(t, "localhost", time.Now().AddDate(0, 6, 0))
 			return exchange(t, proxy.Settings{Roots: x509.NewCertPool()}, url)
 		}, "the server's certificate is of an unknown issuer", "ca_file"},
+		{"a certificate of public_url that this machine does not trust", Circumstances{Step: stepCallbacks}, func(t *testing.T) error {
+			url, _ := shown(t, "localhost", time.Now().AddDate(0, 6, 0))
+			return exchange(t, proxy.Settings{Roots: x509.NewCertPool()}, url)
+		}, "public_url is not reached from here", "no ca_file"},
 		{"a name that DNS has not", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://ex.invalid"+ewsPath) }, "the host name is not in DNS", "nslookup"},
 		{"nothing that listens", signIn, func(t *testing.T) error { return exchange(t, proxy.Settings{}, "https://"+tcptest.Quiet(t)+ewsPath) }, "the connection is refused", "firewall"},
 		{"a wrong password", signIn, func(t *testing.T) error {

@@ -33,6 +33,11 @@ const (
 )
 
 var breakages = []Breakage{
+	// Our own address. That it is not reached from here has one advice, whatever the reason: what is below is about the servers of others.
+	{"public_url is not reached from here", "at the check callbacks: any error",
+		"Look at the name in DNS, at the load balancer or reverse proxy of public_url, and at its certificate: it has to pass POST /callbacks/ on to mailbell. This call trusts the authorities of this machine's system, and no ca_file. Where only the Exchange servers reach it, this is no mistake: try mailbell check --mailbox.",
+		evidence{steps: []string{stepCallbacks}}},
+
 	// The token service (Entra ID). https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 	{"the client secret has expired", "AADSTS7000222",
 		"Create a new client secret for " + apps + ", write its value into secret_file and its expiry date into expires. mailbell takes it up without a restart. A certificate is safer than a secret.",
@@ -316,9 +321,6 @@ var breakages = []Breakage{
 	{"Exchange does not accept the URL of the callbacks", "ErrorInvalidPushSubscriptionUrl",
 		"Set public_url to https://host or http://host with a name that Exchange accepts; some servers take only https.",
 		evidence{codes: []string{"ErrorInvalidPushSubscriptionUrl"}}},
-	{"public_url is not reached from here", "at the check callbacks: any error",
-		"Look at the name in DNS, at the load balancer or reverse proxy of public_url, and at its certificate: it has to pass POST /callbacks/ews/ on to mailbell. Where only the Exchange servers reach it, this is no mistake: try mailbell check --mailbox.",
-		evidence{steps: []string{stepCallbacks}}},
 	{"the server takes one mailbox a stream", "code one mailbox a stream",
 		"mailbell finds this out by itself and opens a stream for each mailbox. Set subscriptions_per_connection of the entry to 1, so that it need not.",
 		evidence{codes: []string{codeOneEach}}},
