@@ -21,6 +21,7 @@ type stage struct {
 	dir     string   // absolute
 	folder  string   // within dir; empty: not made
 	madeDir bool     // dir was not there
+	files   []string // those in folder, by their names in it
 	left    []string // stages that were not discarded, because their process was killed
 }
 
@@ -69,10 +70,12 @@ func (s *stage) write(files []file) error {
 	if err := os.Mkdir(secrets, folderMode); err != nil {
 		return err
 	}
+	s.files = nil
 	for _, f := range files {
 		if err := writeFile(filepath.Join(s.folder, f.name), f.data); err != nil {
 			return err
 		}
+		s.files = append(s.files, f.name)
 	}
 	return nil
 }
@@ -119,16 +122,16 @@ func (s *stage) publish() error {
 
 // sync has the disk hold what was written, so that no file is found empty after a loss of power.
 func (s *stage) sync() error {
-	return filepath.WalkDir(s.folder, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		f, err := os.OpenFile(path, os.O_RDWR, fileMode)
+	for _, name := range s.files {
+		f, err := os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR, fileMode)
 		if err != nil {
 			return err
 		}
-		return errors.Join(f.Sync(), f.Close())
-	})
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // discard removes what is not published. What cannot be removed is left: it is in a folder of its own.
