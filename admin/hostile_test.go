@@ -135,6 +135,7 @@ func TestWhatOthersSayIsShownAndNeverObeyed(t *testing.T) {
 		s.overview.Conditions = append(s.overview.Conditions, check.Condition{Kind: check.KindAPNs, Name: nasty, Level: check.LevelWarn, Count: 2, Cause: nasty})
 		s.overview.Topics = []api.Topic{{Topic: nasty, Environment: nasty, Reason: outcome.Reason(nasty), Advice: nasty, Refused: map[string]int{nasty: 1}}}
 		s.overview.Exchange = []api.ExchangeEntry{{Name: nasty, Version: nasty}}
+		s.overview.Webhooks = []api.Webhook{{Name: nasty, Error: nasty}, {Name: nasty, Error: nasty, Gone: true}}
 		s.away = errors.New(nasty)
 		s.steps = []check.Step{{Name: nasty, Error: nasty, Advice: nasty}}
 		s.api.SetClients([]api.Client{{Name: nasty, Role: api.RoleAdmin, Token: adminToken}})

@@ -152,6 +152,7 @@ type Status struct {
 	Topics      []Topic                     `json:"apns_topics"`
 	Credentials []Credential                `json:"credentials"`
 	Clients     []ClientStatus              `json:"clients"` // of the API
+	Webhooks    []Webhook                   `json:"webhooks"`
 	StateStore  StateStore                  `json:"state_store"`
 	Conditions  []check.Condition           `json:"conditions"` // what is wrong now, the worst first
 }
@@ -207,6 +208,19 @@ type ClientStatus struct {
 type SignIn struct {
 	By   string    `json:"by"`            // the token, or the next one
 	Last time.Time `json:"last,omitzero"` // zero: not since the start of mailbell
+}
+
+// Webhook is a receiver of events of the configuration.
+type Webhook struct {
+	Name        string    `json:"name"`
+	Waiting     int       `json:"waiting"`   // events that are to be sent
+	Delivered   int       `json:"delivered"` // since the start
+	Lost        int       `json:"lost"`      // since the start: there was no room, or it was tried for days
+	LastSuccess time.Time `json:"last_success,omitzero"`
+	LastFailure time.Time `json:"last_failure,omitzero"`
+	Error       string    `json:"error,omitempty"` // of the last try; empty: it was taken
+	NextTry     time.Time `json:"next_try,omitzero"`
+	Gone        bool      `json:"gone,omitempty"` // the receiver has answered 410: nothing is sent to it any more
 }
 
 // StateStore says whether the state takes writes: one is tried.

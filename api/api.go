@@ -52,6 +52,7 @@ type Overview struct {
 	Accounts    []Account
 	Topics      []Topic
 	Credentials []expiry.Entry    // the first to expire first
+	Webhooks    []Webhook         // in the order of the configuration
 	Conditions  []check.Condition // what is wrong now, the worst first
 }
 

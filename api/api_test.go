@@ -205,6 +205,7 @@ func newBackend(t testing.TB) *backend {
 			return Overview{Conditions: []check.Condition{{Kind: check.KindExchange, Name: "headquarters", Level: check.LevelError, Since: noon, Count: 2, Reason: "connect", Cause: "c", Advice: "a"}},
 				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", NextTry: noon}},
 				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
+				Webhooks:    []Webhook{{Name: "mdm", Waiting: 1, Lost: 2, LastFailure: noon.In(time.FixedZone("", 3600)), Error: "HTTP 503"}},
 				Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
 				Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon.In(time.FixedZone("", 3600)), Refused: map[string]int{"BadTopic": 2}}},
 			}
@@ -683,6 +684,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 		Credentials: []Credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
 		Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
 		Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon, Refused: map[string]int{"BadTopic": 2}}},
+		Webhooks:    []Webhook{{Name: "mdm", Waiting: 1, Lost: 2, LastFailure: noon, Error: "HTTP 503"}},
 		Clients: []ClientStatus{
 			{Name: "mdm", Role: RoleEnrol, SignIns: []SignIn{{By: "token"}}}, {Name: "grafana", Role: RoleRead, SignIns: []SignIn{{By: "token", Last: s.Clients[1].SignIns[0].Last}}},
 			{Name: "helpdesk", Role: RoleTest, SignIns: []SignIn{{By: "token"}}}, {Name: "operator", Role: RoleAdmin, SignIns: []SignIn{{By: "token"}}},

@@ -134,6 +134,11 @@ func (a *API) StatusNow(ctx context.Context) Status {
 	for i, e := range c.Credentials {
 		s.Credentials[i] = Credential{e.Kind, e.Name, e.At.UTC()}
 	}
+	s.Webhooks = make([]Webhook, len(c.Webhooks))
+	for i, h := range c.Webhooks {
+		h.LastSuccess, h.LastFailure, h.NextTry = h.LastSuccess.UTC(), h.LastFailure.UTC(), h.NextTry.UTC()
+		s.Webhooks[i] = h
+	}
 	s.Conditions = make([]check.Condition, len(c.Conditions))
 	for i, wrong := range c.Conditions {
 		wrong.Since, wrong.NextTry = wrong.Since.UTC(), wrong.NextTry.UTC()

@@ -107,7 +107,7 @@ func TestEveryFieldOfAnAnswerIsDescribedAndNoOther(t *testing.T) {
 		"MailboxPage": MailboxPage{}, "MailboxLine": MailboxLine{}, "Status": Status{}, "StateStore": StateStore{}, "DeviceState": DeviceState{}, "Condition": check.Condition{},
 		"Account": Account{}, "ExchangeEntry": ExchangeEntry{}, "Topic": Topic{}, "Credential": Credential{}, "ClientStatus": ClientStatus{}, "SignIn": SignIn{}, "Moved": Moved{}, "Report": check.Report{}, "Step": check.Step{},
 		"Problem": Problem{}, "FieldError": FieldError{},
-		"DeviceReceipts": DeviceReceipts{}, "SelfCheck": SelfCheck{}, "ImportLine": ImportLine{}, "ImportEnd": ImportEnd{}, "ExportLine": ExportLine{},
+		"DeviceReceipts": DeviceReceipts{}, "SelfCheck": SelfCheck{}, "Webhook": Webhook{}, "ImportLine": ImportLine{}, "ImportEnd": ImportEnd{}, "ExportLine": ExportLine{},
 	} {
 		var fields, required, properties []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(answer)) {

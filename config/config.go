@@ -30,6 +30,7 @@ type Config struct {
 	API            API
 	Admin          Admin
 	Audit          Audit
+	Webhooks       []Webhook // names differ
 	Log            Log
 	Warnings       Errors // values that are allowed, but probably wrong
 	Files          []File // the files that the configuration names
@@ -126,6 +127,15 @@ func (r *reader) config(o *object) *Config {
 		if a.Topic != "" {
 			topics.add(e.get("topic"), a.Topic+" ("+a.Environment+")")
 		}
+	}
+	webhooks := once{}
+	for _, e := range o.objects("webhooks") {
+		w := e.webhook()
+		webhooks.add(e.get("name"), w.Name)
+		c.Webhooks = append(c.Webhooks, w)
+	}
+	if len(c.Webhooks) > maxWebhooks {
+		o.get("webhooks").fail("has %d receivers: want at most %d", len(c.Webhooks), maxWebhooks)
 	}
 	c.PublicURL = o.text("public_url", "", publicURL)
 	callbacks := o.object("callbacks")

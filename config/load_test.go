@@ -76,6 +76,7 @@ func folder(t testing.TB) {
 	write("secrets/short", []byte("0123456789abcde\n"))
 	write("secrets/spaced", []byte("0123456789 abcdef\n"))
 	write("secrets/helpdesk", []byte("fedcba9876543210\n"))
+	write("secrets/hook", []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"))
 	write("ca.pem", cert)
 	write("broken.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no certificate")}))
 	write("cert.pem", cert)
@@ -283,6 +284,16 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"client name twice":   {"    - {name: mdm,", "    - {name: mdm, role: test, token_file: secrets/helpdesk}\n    - {name: mdm,", "13: api.clients[1].name: mdm is given twice; first in line 12"},
 		"token twice":         {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: has the same token as the client helpdesk"},
 		"next token twice":    {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/helpdesk, next_token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: has the same token as the client helpdesk"},
+
+		"webhook name twice":  {"", "webhooks: [{name: a, url: 'https://a.example/', secret_file: secrets/hook}, {name: a, url: 'https://b.example/', secret_file: secrets/hook}]", "1: webhooks[1].name: a is given twice; first in line 1"},
+		"webhook over http":   {"", "webhooks: [{name: a, url: 'http://mdm.contoso.com/', secret_file: secrets/hook}]", "1: webhooks[0].url: want a URL that begins with https://; http:// is for a receiver on this machine only"},
+		"secret in a webhook": {"", "webhooks: [{name: a, url: 'http://u:hunter2@127.0.0.1/', secret_file: secrets/hook}]", "1: webhooks[0].url: a URL must not have a user name or password in it"},
+		"key in a webhook":    {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/?key=hunter2', secret_file: secrets/hook}]", "1: webhooks[0].url: want a URL without ? and #; http:// is for a receiver on this machine only"},
+		"webhook's secret":    {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/mdm}]", "1: webhooks[0].secret_file: want whsec_ and 24 to 64 random bytes in base64: printf whsec_; openssl rand -base64 32"},
+		"webhook's next one":  {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, next_secret_file: secrets/mdm}]", "1: webhooks[0].next_secret_file: want whsec_ and 24 to 64 random bytes in base64: printf whsec_; openssl rand -base64 32"},
+		"no webhook's secret": {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/'}]", "1: webhooks[0].secret_file: is required (or secret_env)"},
+		"webhook's event":     {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, events: [device.lost]}]", "1: webhooks[0].events[0]: want service.started, device.gone, device.alert_lost, mailbox.failing, mailbox.out_of_scope, mailbox.listening; got device.lost"},
+		"too many webhooks":   {"", "webhooks: [" + manyWebhooks(maxWebhooks+1) + "]", "1: webhooks: has 17 receivers: want at most 16"},
 
 		"file missing":              {"secrets/svc-bell", "secrets/nobody", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist"},
 		"file is a folder":          {"secrets/svc-bell", "secrets", "6: exchange[0].listener_accounts[0].basic.password_file: secrets is a folder"},
@@ -693,6 +704,39 @@ func TestANextTokenIsReadAndMayBeTheTokenAtTheEndOfAChange(t *testing.T) {
 	}
 }
 
+// manyWebhooks are that many receivers.
+func manyWebhooks(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("{name: hook-%d, url: 'https://mdm.contoso.com/', secret_file: secrets/hook}", i)
+	}
+	return strings.Join(list, ", ")
+}
+
+func TestAWebhookArrives(t *testing.T) {
+	folder(t)
+	for given, want := range map[string]Webhook{
+		"{name: mdm, url: 'https://mdm.contoso.com:8443/hooks/mailbell', secret_file: secrets/hook}":                                   {Name: "mdm", URL: "https://mdm.contoso.com:8443/hooks/mailbell"},
+		"{name: mdm, url: 'http://127.0.0.1:9000/', secret_file: secrets/hook, events: [device.gone], next_secret_file: secrets/hook}": {Name: "mdm", URL: "http://127.0.0.1:9000/", Events: []string{"device.gone"}},
+	} {
+		c, err := load(t, good+"webhooks: ["+given+"]\n")
+		if err != nil {
+			t.Errorf("%s: %v", given, err)
+			continue
+		}
+		want.Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+		if diff := cmp.Diff([]Webhook{want}, c.Webhooks); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+	if c, err := load(t, good+"webhooks: [{name: mdm, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, ca_file: ca.pem}]\n"); err != nil || c.Webhooks[0].CA == nil {
+		t.Errorf("%v: its roots are not there", err)
+	}
+	if c, err := load(t, good+"webhooks: ["+manyWebhooks(maxWebhooks)+"]\n"); err != nil || len(c.Webhooks) != maxWebhooks {
+		t.Errorf("as many as may be: %v", err)
+	}
+}
+
 // contract is every key that the schema has, those of later versions too.
 const contract = `listen: 127.0.0.1:8080
 public_url: https://mailbell.contoso.com
@@ -745,6 +789,8 @@ admin:
   url: https://mailbell.contoso.com
   oidc: {issuer: https://id.contoso.com, client_id: a, client_secret_file: a, client_secret_env: A, ca_file: a, groups_claim: roles, groups: {mailbell-admins: admin}, addresses: {"ann@contoso.com": read}}
 audit: {file: ""}
+webhooks:
+  - {name: mdm, url: "https://mdm.contoso.com/hooks", ca_file: "", secret_file: a, secret_env: A, next_secret_file: b, next_secret_env: B, events: [device.gone]}
 log: {level: info, format: json}
 `
 

@@ -44,6 +44,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -52,9 +53,10 @@ import (
 type Options struct {
 	Book    *subscriptions.Book
 	Sender  Sender
-	Unenrol func(ctx context.Context, d subscriptions.Device) error // of a device whose phone APNs declared gone
-	Content alerts.Content                                          // what alerts show
-	MaxAge  time.Duration                                           // older mail is summed up (rule 8)
+	Unenrol func(ctx context.Context, d subscriptions.Device, reason outcome.Reason) error // of a device whose phone APNs declared gone
+	Lost    func(d subscriptions.Device, of subscriptions.Decision)                        // is told of an alert that APNs refused for good; nil: nobody is
+	Content alerts.Content                                                                 // what alerts show
+	MaxAge  time.Duration                                                                  // older mail is summed up (rule 8)
 	Log     *zap.Logger
 	Metrics prometheus.Registerer
 }

@@ -409,7 +409,7 @@ func (m *Mailbox) obey(a *alert, answer subscriptions.Answer) {
 	if !ok || !d.Enrolled.Equal(a.notification.Enrolled) { // it has enrolled anew since: APNs tells it again where that is no better
 		return
 	}
-	if err := m.in.o.Unenrol(m.in.working, *d); err != nil {
+	if err := m.in.o.Unenrol(m.in.working, *d, answer.Reason); err != nil {
 		m.in.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
 	}
 }
@@ -501,6 +501,9 @@ func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
 		}
 	case subscriptions.Refused, subscriptions.Gone:
 		d.Outcome = outcome.Refused
+		if m.in.o.Lost != nil {
+			m.in.o.Lost(*a.device, d)
+		}
 	case subscriptions.NotBefore:
 		d.Outcome = outcome.Behind
 	}

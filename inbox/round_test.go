@@ -231,7 +231,7 @@ func TestADeviceThatIsGoneAndCannotBeRemovedIsLogged(t *testing.T) {
 			s.pass(time.Minute)
 			core, logs := observer.New(zap.ErrorLevel)
 			s.in.log = zap.New(core)
-			s.in.o.Unenrol = func(context.Context, subscriptions.Device) error { return c.err }
+			s.in.o.Unenrol = func(context.Context, subscriptions.Device, outcome.Reason) error { return c.err }
 			s.apns.set(func() {
 				s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
 					return subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered"}

@@ -71,7 +71,7 @@ func (s *scene) start() {
 	if s.book, err = subscriptions.Open(context.Background(), s.store); err != nil {
 		s.t.Fatal(err)
 	}
-	s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Content: s.content, Log: zap.NewNop(), Unenrol: func(ctx context.Context, d subscriptions.Device) error {
+	s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Content: s.content, Log: zap.NewNop(), Unenrol: func(ctx context.Context, d subscriptions.Device, _ outcome.Reason) error {
 		return s.unenrol(ctx, d.ID)
 	}})
 	for _, box := range s.book.Mailboxes() {

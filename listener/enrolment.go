@@ -87,10 +87,9 @@ func (l *Listener) Remove(ctx context.Context, id string, only subscriptions.Pre
 	return was, cmp.Or(err, refused)
 }
 
-// RemoveGone ends the enrolment of a device whose phone is gone, unless it has another phone by now.
-func (l *Listener) RemoveGone(ctx context.Context, gone subscriptions.Device) error {
-	_, err := l.remove(ctx, gone.ID, func(d subscriptions.Device) bool { return d.Phone() == gone.Phone() })
-	return err
+// RemoveGone ends the enrolment of a device whose phone is gone, unless it has another phone by now. false: it did not.
+func (l *Listener) RemoveGone(ctx context.Context, gone subscriptions.Device) (bool, error) {
+	return l.remove(ctx, gone.ID, func(d subscriptions.Device) bool { return d.Phone() == gone.Phone() })
 }
 
 func (l *Listener) remove(ctx context.Context, id string, fits func(subscriptions.Device) bool) (bool, error) {

@@ -98,7 +98,10 @@ func (s *scene) open(book *subscriptions.Book) {
 		s.entry(&e)
 	}
 	s.in = inbox.New(inbox.Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Log: zap.NewNop(),
-		Unenrol: func(ctx context.Context, d subscriptions.Device) error { return s.l.RemoveGone(ctx, d) }})
+		Unenrol: func(ctx context.Context, d subscriptions.Device, _ outcome.Reason) error {
+			_, err := s.l.RemoveGone(ctx, d)
+			return err
+		}})
 	s.l = New(Options{Book: s.book, Inbox: s.in, Log: zap.NewNop(), PublicURL: s.publicURL, Entries: append([]Entry{e}, s.also...)})
 	s.l.Start()
 }

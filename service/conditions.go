@@ -188,15 +188,17 @@ func (r *rooms) tell(ctx context.Context) {
 	}
 }
 
-// watchMailboxes notes which mailboxes get no alerts, and since when.
+// watchMailboxes notes which mailboxes get no alerts, and tells the webhooks where that lasts.
 func (r *rooms) watchMailboxes() {
-	r.outages.compare(time.Now(), r.listener.Faulty(), func(address string) (subscriptions.Standing, bool) {
+	for _, c := range r.outages.compare(time.Now(), r.listener.Faulty(), func(address string) (subscriptions.Standing, bool) {
 		m := r.book.Mailbox(address)
 		if m == nil {
 			return subscriptions.Standing{}, false
 		}
 		return r.listener.Standing(m, ""), true
-	})
+	}) {
+		r.mailboxChanged(c)
+	}
 }
 
 // wrong returns all that is wrong now.

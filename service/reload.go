@@ -140,6 +140,7 @@ func needRestart(a, b *config.Config) (keys []string) {
 	differ("exchange", slices.EqualFunc(a.Exchange, b.Exchange, sameEntry))
 	differ("apns", slices.EqualFunc(a.APNs, b.APNs, sameTopic))
 	differ("alerts", a.Alerts == b.Alerts)
+	differ("webhooks", slices.EqualFunc(a.Webhooks, b.Webhooks, sameWebhook))
 	differ("log", a.Log == b.Log)
 	return keys
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/webhooks"
 )
 
 // drain bounds the wait for answers of APNs at a stop, after the listener has closed: within the 30 s that a supervisor allows.
@@ -49,12 +50,14 @@ type rooms struct {
 
 	conditions *conditions
 	outages    *outages
+	webhooks   *webhooks.Sender
+	hooksOf    []config.Webhook // of the configuration, with the secrets in use
 }
 
 // build makes the rooms by the newest configuration. It reads the state, and starts nothing.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
-	r := &rooms{service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages()}
+	r := &rooms{service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages(), hooksOf: slices.Clone(c.Webhooks)}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
@@ -65,6 +68,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.calendar)
+	r.webhooks = s.newWebhooks(c, registry)
 	s.enterDates(c)
 	if r.links, err = s.links(c); err != nil {
 		return nil, err
@@ -78,7 +82,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		return nil, err
 	}
 	r.inbox = inbox.New(inbox.Options{
-		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
+		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Lost: r.alertLost, Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
 	})
 	r.listener = listener.New(listener.Options{
 		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, PublicURL: c.PublicURL, Log: s.log.Named("listener"), Metrics: registry,
@@ -141,6 +145,7 @@ func (r *rooms) update(c *config.Config) {
 		r.signIn = c.Admin
 		r.pages.SignInBy(r.service.signInBy(c.Admin))
 	}
+	r.updateWebhooks(c)
 	if v := r.service.proxy.Via(); v != r.via {
 		r.via = v
 		r.listener.ConnectionsChanged()
@@ -232,11 +237,6 @@ func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Rou
 
 // TopicReady passes the sender's call on to the inbox, which is made after the sender.
 func (r *rooms) TopicReady(topic, environment string) { r.inbox.TopicReady(topic, environment) }
-
-// unenrol passes the inbox's call, after APNs declared a phone gone, on to the listener, which is made after the inbox.
-func (r *rooms) unenrol(ctx context.Context, d subscriptions.Device) error {
-	return r.listener.RemoveGone(ctx, d)
-}
 
 // checkKeys checks that keys can sign and credentials are valid, before anything is started.
 func (s *Service) checkKeys(c *config.Config) error {

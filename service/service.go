@@ -193,6 +193,8 @@ func (s *Service) serve(ctx context.Context, h held) error {
 	telling, told := context.WithCancel(ctx)
 	var tell sync.WaitGroup
 	tell.Go(func() { r.tell(telling) })
+	tell.Go(func() { r.webhooks.Run(telling) })
+	r.tellStarted()
 	if r.book.New() {
 		s.log.Info("the state is new: no device is enrolled")
 	}
