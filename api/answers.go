@@ -206,7 +206,7 @@ type ClientStatus struct {
 
 // SignIn is a way in which a client signs in.
 type SignIn struct {
-	By   string    `json:"by"`            // the token, or the next one
+	By   string    `json:"by"`            // token, next_token or certificate
 	Last time.Time `json:"last,omitzero"` // zero: not since the start of mailbell
 }
 

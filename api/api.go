@@ -102,6 +102,9 @@ type answer struct {
 type API struct {
 	Options
 	callers atomic.Pointer[[]caller]
+
+	verifier atomic.Pointer[verifier] // of the certificates of clients; nil: there are none
+
 	failed  *failedSignIns
 	limited *prometheus.CounterVec // requests above their limit, by client
 	tests   tests

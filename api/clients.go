@@ -17,23 +17,28 @@ type Client struct {
 	Role      Role
 	Token     string // its bearer token (RFC 6750)
 	NextToken string // a second one, while clients go over to it; empty: none
-	Limit     Limit
+	// Certificate is a name of its certificate, which is signed by an authority of SetAuthorities; empty: none.
+	Certificate string
+	Limit       Limit
 }
 
 // The ways to sign in, as the keys of the configuration are called.
 const (
 	byToken     = "token"
 	byNextToken = "next_token"
+
+	byCertificate = "certificate"
 )
 
-// caller is one way in which a client signs in: it has only the hash of the token.
+// caller is one way in which a client signs in: it has only the hash of the token, or the name of a certificate.
 type caller struct {
-	name  string
-	role  Role
-	by    string
-	hash  [sha256.Size]byte
-	used  *atomic.Int64 // when last, in nanoseconds since 1970; 0: not since the start
-	limit *limiter      // one for all the ways of a client
+	name        string
+	role        Role
+	by          string
+	certificate string            // the name, where it is by one
+	hash        [sha256.Size]byte // of the token, or of that name
+	used        *atomic.Int64     // when last, in nanoseconds since 1970; 0: not since the start
+	limit       *limiter          // one for all the ways of a client
 }
 
 // SetClients replaces the clients of the API. It does not affect open requests. A token that was there before keeps when it was used, also
@@ -51,11 +56,14 @@ func (a *API) SetClients(clients []Client) {
 		if limit == nil || limit.Limit != c.Limit {
 			limit = newLimiter(c.Limit)
 		}
-		for _, t := range []struct{ by, token string }{{byToken, c.Token}, {byNextToken, c.NextToken}} {
-			if t.token == "" {
+		for _, t := range []struct{ by, value string }{{byToken, c.Token}, {byNextToken, c.NextToken}, {byCertificate, c.Certificate}} {
+			if t.value == "" {
 				continue
 			}
-			one := caller{name: c.Name, role: c.Role, by: t.by, hash: sha256.Sum256([]byte(t.token)), limit: limit}
+			one := caller{name: c.Name, role: c.Role, by: t.by, hash: sha256.Sum256([]byte(t.value)), limit: limit}
+			if t.by == byCertificate {
+				one.certificate = t.value
+			}
 			one.used = used[one.hash]
 			if one.used == nil {
 				one.used = &atomic.Int64{}
@@ -66,11 +74,16 @@ func (a *API) SetClients(clients []Client) {
 	a.callers.Store(&list)
 }
 
-// authenticate finds the caller by its bearer token. It compares the hashes of all tokens, so that the time it takes reveals nothing.
+// authenticate finds the caller by its bearer token or, if it sends none, by its certificate. It compares the hashes of all tokens, so that
+// the time it takes reveals nothing.
 func (a *API) authenticate(r *http.Request) (caller, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {
-		return caller{}, errNoToken
+		who, ok, err := a.byCertificateOf(r)
+		if !ok {
+			return caller{}, errNoToken
+		}
+		return who, err
 	}
 	scheme, token, _ := strings.Cut(headers[0], " ")
 	if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
@@ -93,7 +106,7 @@ func (a *API) ofHash(hash [sha256.Size]byte) (caller, bool) {
 	found := -1
 	callers := *a.callers.Load()
 	for i := range callers {
-		if subtle.ConstantTimeCompare(hash[:], callers[i].hash[:]) == 1 {
+		if subtle.ConstantTimeCompare(hash[:], callers[i].hash[:]) == 1 && callers[i].by != byCertificate {
 			found = i
 		}
 	}
@@ -104,7 +117,7 @@ func (a *API) ofHash(hash [sha256.Size]byte) (caller, bool) {
 	return callers[found], true
 }
 
-// signIns tells of each client by which token it signed in last.
+// signIns tells of each client when it signed in last, and by what.
 func (a *API) signIns() []ClientStatus {
 	list := []ClientStatus{}
 	for _, c := range *a.callers.Load() {

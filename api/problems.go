@@ -30,6 +30,8 @@ var kinds = []kind{
 	{"no_token", http.StatusUnauthorized, "A bearer token is needed", "Send `Authorization: Bearer` and the token of a client of the configuration."},
 	{"wrong_token", http.StatusUnauthorized, "The token is not that of a client",
 		"Send the token of a client under `api.clients` of the configuration; it may have been replaced. Several wrong ones are answered slowly."},
+	{codeWrongCertificate, http.StatusUnauthorized, "The certificate is not that of a client",
+		"The detail says what is wrong. Use a certificate that is valid, signed by an authority of `tls.client_ca_file`, and has the name of one client."},
 	{"role_not_allowed", http.StatusForbidden, "The role does not allow it", "Use a client whose role may make this call; docs/api.md lists the roles."},
 	{"wrong_signature", http.StatusForbidden, "The signature is not that of an enrolled phone",
 		"Sign with the key whose public half is the `receipt_key` of the enrolment, or enrol again; docs/payload.md has an example. Several wrong ones are answered slowly."},
@@ -66,6 +68,9 @@ const (
 	codeInvalid      = "invalid"
 	codeNotAvailable = "not_available"
 )
+
+// codeWrongCertificate is the code of a certificate that lets nobody in.
+const codeWrongCertificate = "wrong_certificate"
 
 // fieldKind is a kind of what is wrong with a field.
 type fieldKind struct {

@@ -113,7 +113,7 @@ func TestEveryCodeInTheProgramIsInTheTable(t *testing.T) {
 			case *ast.CallExpr:
 				switch called := fmt.Sprint(n.Fun); {
 				case called == "newProblem":
-					used[literal(n.Args[0])] = true
+					used[code(f, n.Args[0])] = true
 				case f.Name.Name == "api" && called == "&{f fail}": // of a form
 					ofFields[code(f, n.Args[1])] = true
 				}

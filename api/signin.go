@@ -55,9 +55,9 @@ type clientFailures struct {
 
 func newFailedSignIns(to *audit.Log, metrics prometheus.Registerer) *failedSignIns {
 	s := &failedSignIns{audit: to, known: map[netip.Addr]*clientFailures{}, counter: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, a wrong one, or (with 403) a wrong signature of a phone.",
+		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, a wrong one, a wrong certificate, or (with 403) a wrong signature of a phone.",
 	}, []string{"reason"})}
-	for _, reason := range []string{reasonNoToken, reasonWrongToken, reasonWrongSignature} {
+	for _, reason := range []string{reasonNoToken, reasonWrongToken, reasonWrongCertificate, reasonWrongSignature} {
 		s.counter.WithLabelValues(reason)
 	}
 	metrics.MustRegister(s.counter)
@@ -68,11 +68,14 @@ func newFailedSignIns(to *audit.Log, metrics prometheus.Registerer) *failedSignI
 const (
 	reasonNoToken    = "no_token"
 	reasonWrongToken = "wrong_token"
+
+	reasonWrongCertificate = codeWrongCertificate
 	// of a phone
 	reasonWrongSignature = "wrong_signature"
 )
 
-// signIn finds the caller of a request, and lets it through unless it sends too many. It delays the answer to a wrong token.
+// signIn finds the caller of a request, and lets it through unless it sends too many. It delays the answer to a wrong token or
+// certificate.
 func (a *API) signIn(r *http.Request) (caller, error) {
 	who, err := a.authenticate(r)
 	switch {
@@ -81,7 +84,10 @@ func (a *API) signIn(r *http.Request) (caller, error) {
 		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
 	case errors.Is(err, errNoToken):
 		a.failed.counter.WithLabelValues(reasonNoToken).Inc()
-	case err == nil:
+	case err != nil:
+		a.failed.counter.WithLabelValues(reasonWrongCertificate).Inc()
+		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
+	default:
 		err = a.admit(who)
 	}
 	return who, err
@@ -159,7 +165,7 @@ func (s *failedSignIns) tell(from netip.Addr, known *clientFailures) {
 	if from.IsValid() {
 		address = from.String()
 	}
-	s.audit.Record(audit.Event{Action: audit.SignInRefused, Outcome: audit.Refused, Code: errBadToken.Code, Address: address, Forwarded: known.forwarded, Times: known.count})
+	s.audit.Record(audit.Event{Action: audit.SignInRefused, Outcome: audit.Refused, Address: address, Forwarded: known.forwarded, Times: known.count})
 	known.count = 0
 }
 

@@ -3,7 +3,10 @@ package config
 // The clients of the API.
 
 import (
+	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mailbell/mailbell/internal/pattern"
 )
@@ -19,8 +22,10 @@ type API struct {
 type Client struct {
 	Name      string
 	Role      string // one of the Role… names
-	Token     Secret
+	Token     Secret // empty: it has a certificate only
 	NextToken Secret // a second one that is valid too, while programs go over to it; empty: none
+
+	Certificate string // a name of its certificate; empty: it has none
 }
 
 // The roles of the API's clients.
@@ -41,12 +46,13 @@ const (
 // minToken is the least length of a client's token in characters: a shorter one can be guessed.
 const minToken = 16
 
-func (o *object) api() API {
+// api reads the section. authorities: the certificates of clients can be verified.
+func (o *object) api(authorities bool) API {
 	o.require("clients")
 	var p API
 	p.RequestsPerSecond = o.integer("requests_per_second", defaultClientRequests, 1, maxClientRequests)
 	p.Burst = o.integer("burst", p.RequestsPerSecond, 1, maxClientRequests)
-	names, tokens := once{}, tokens{}
+	names, certificates, tokens := once{}, once{}, tokens{}
 	for _, e := range o.objects("clients") {
 		e.require("name", "role")
 		c := Client{
@@ -54,7 +60,12 @@ func (o *object) api() API {
 			Role: e.choice("role", "", []string{RoleEnrol, RoleRead, RoleTest, RoleAdmin}),
 		}
 		var v value
-		c.Token, v = e.word("token")
+		c.Certificate = e.text("certificate", "", certificateName)
+		if e.has("certificate") {
+			c.Token, v = e.optionalWord("token")
+		} else {
+			c.Token, v = e.word("token")
+		}
 		tokens.add(v, c.Token, c.Name)
 		c.NextToken, v = e.optionalWord("next_token")
 		if c.NextToken == c.Token { // at the end of a change, before the next one is taken out
@@ -62,11 +73,26 @@ func (o *object) api() API {
 		}
 		tokens.add(v, c.NextToken, c.Name)
 		names.add(e.get("name"), c.Name)
+		certificates.add(e.get("certificate"), c.Certificate)
+		if c.Certificate != "" && !authorities {
+			e.get("certificate").fail("needs tls.client_ca_file: the authorities that sign the certificates of clients")
+		}
 		p.Clients = append(p.Clients, c)
 		e.end()
 	}
 	o.end()
 	return p
+}
+
+// maxCertificateName is the most characters of a certificate's name: a URI has some hundred.
+const maxCertificateName = 500
+
+// certificateName checks a name of a certificate.
+func certificateName(s string) (string, error) {
+	if utf8.RuneCountInString(s) > maxCertificateName || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return "", fmt.Errorf("want a name of the client's certificate: its DNS name, mail address, URI or common name, at most %d characters", maxCertificateName)
+	}
+	return s, nil
 }
 
 // tokens has the client of each token, to find tokens that are given twice.

@@ -100,13 +100,16 @@ func (r *reader) config(o *object) *Config {
 	t, overTLS := o.optional("tls")
 	c := &Config{
 		Listen:         o.text("listen", defaultListen, address),
-		TLS:            t.tls(),
+		TLS:            t.apiTLS(),
 		BehindTLSProxy: o.boolean("behind_tls_proxy", false),
 		State:          o.object("state").state(),
 		Alerts:         o.object("alerts").alerts(),
-		API:            o.object("api").api(),
+		API:            o.object("api").api(t.has("client_ca_file")),
 		Audit:          o.object("audit").audit(),
 		Log:            o.object("log").log(),
+	}
+	if c.BehindTLSProxy && t.has("client_ca_file") {
+		t.get("client_ca_file").fail("is of no use with behind_tls_proxy: the proxy ends TLS, so no certificate of a client gets to mailbell")
 	}
 	if !overTLS && !t.wrong && !c.BehindTLSProxy && !loopback(c.Listen) {
 		o.get("listen").fail("not loopback: tokens and addresses would cross the network in clear text; set tls, or behind_tls_proxy: true")

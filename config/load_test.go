@@ -222,6 +222,11 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"stream too short":       {"[contoso.com]", "[contoso.com]\n    connection_timeout: 59s", "4: exchange[0].connection_timeout: out of bounds: want 1m to 30m, got 59s"},
 		"poll too rare":          {"[contoso.com]", "[contoso.com]\n    safety_poll: 25h", "4: exchange[0].safety_poll: out of bounds: want 1m to 24h, got 25h"},
 		"too many requests":      {"[contoso.com]", "[contoso.com]\n    requests_per_second: 100001", "4: exchange[0].requests_per_second: out of bounds: want 1 to 100000, got 100001"},
+		"certificate, no CA":     {"token_file: secrets/mdm", "certificate: mdm.contoso.com", "12: api.clients[0].certificate: needs tls.client_ca_file: the authorities that sign the certificates of clients"},
+		"certificate twice":      {"    - {name: mdm,", "    - {name: helpdesk, role: test, certificate: a}\n    - {name: b, role: test, certificate: a}\n    - {name: mdm,", "12: api.clients[0].certificate: needs tls.client_ca_file: the authorities that sign the certificates of clients\n13: api.clients[1].certificate: a is given twice; first in line 12\n13: api.clients[1].certificate: needs tls.client_ca_file: the authorities that sign the certificates of clients"},
+		"certificate unprinted":  {"token_file: secrets/mdm", "certificate: \"a\\nb\"", "12: api.clients[0].certificate: want a name of the client's certificate: its DNS name, mail address, URI or common name, at most 500 characters"},
+		"client CA behind proxy": {"", "behind_tls_proxy: true\ntls: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem}", "2: tls.client_ca_file: is of no use with behind_tls_proxy: the proxy ends TLS, so no certificate of a client gets to mailbell"},
+		"client CA of callbacks": {"", "public_url: https://mailbell.contoso.com\ncallbacks: {listen: '127.0.0.1:0', tls: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem}}", "2: callbacks.tls.client_ca_file: unknown key"},
 		"audit without a folder": {"api:", "audit: {file: nowhere/audit.ndjson}\napi:", "10: audit.file: the folder nowhere does not exist"},
 		"audit into a folder":    {"api:", "audit: {file: secrets}\napi:", "10: audit.file: secrets is not a regular file"},
 		"no requests of clients": {"api:", "api:\n  requests_per_second: 0", "11: api.requests_per_second: out of bounds: want 1 to 1000000, got 0"},
@@ -689,6 +694,20 @@ func TestTheExampleLoadsOnceItsFilesExist(t *testing.T) {
 	}
 }
 
+func TestAClientMayHaveACertificateInsteadOfATokenOrBesideIt(t *testing.T) {
+	folder(t)
+	for keys, token := range map[string]Secret{"certificate: mdm.contoso.com": "", "certificate: mdm.contoso.com, token_file: secrets/mdm": "0123456789abcdef"} {
+		c, err := load(t, "tls: {cert_file: cert.pem, key_file: key.pem, client_ca_file: ca.pem}\n"+strings.Replace(good, "token_file: secrets/mdm", keys, 1))
+		if err != nil {
+			t.Errorf("%s: %v", keys, err)
+			continue
+		}
+		if got := c.API.Clients[0]; got.Certificate != "mdm.contoso.com" || got.Token != token || c.TLS.ClientCAs == nil {
+			t.Errorf("%s: %+v", keys, got)
+		}
+	}
+}
+
 func TestANextTokenIsReadAndMayBeTheTokenAtTheEndOfAChange(t *testing.T) {
 	folder(t)
 	t.Setenv("MAILBELL_TEST_NEXT", "the-token-of-next-month")
@@ -741,7 +760,7 @@ func TestAWebhookArrives(t *testing.T) {
 const contract = `listen: 127.0.0.1:8080
 public_url: https://mailbell.contoso.com
 behind_tls_proxy: false
-tls: {cert_file: a, key_file: b, key_env: C}
+tls: {cert_file: a, key_file: b, key_env: C, client_ca_file: d}
 callbacks: {listen: "", tls: {cert_file: "", key_file: ""}}
 state:
   path: mailbell.db
@@ -784,7 +803,7 @@ api:
   requests_per_second: 20000
   burst: 20000
   clients:
-    - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A, next_token_file: b, next_token_env: B}
+    - {name: mdm, role: enrol, token_file: secrets/mdm, token_env: A, next_token_file: b, next_token_env: B, certificate: mdm.contoso.com}
 admin:
   url: https://mailbell.contoso.com
   oidc: {issuer: https://id.contoso.com, client_id: a, client_secret_file: a, client_secret_env: A, ca_file: a, groups_claim: roles, groups: {mailbell-admins: admin}, addresses: {"ann@contoso.com": read}}

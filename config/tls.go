@@ -4,6 +4,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"strings"
 
 	"github.com/mailbell/mailbell/internal/certificate"
@@ -11,8 +12,19 @@ import (
 
 // TLS is a certificate chain with its key, for tls.X509KeyPair, which accepts them.
 type TLS struct {
-	CertPEM []byte
-	KeyPEM  Secret
+	CertPEM   []byte
+	KeyPEM    Secret
+	ClientCAs *x509.CertPool // who signs the certificates of the API's clients; nil: they have none
+}
+
+// apiTLS reads the section of the API, whose clients may have certificates.
+func (o *object) apiTLS() *TLS {
+	authorities := o.authorities("client_ca_file")
+	t := o.tls()
+	if t != nil {
+		t.ClientCAs = authorities
+	}
+	return t
 }
 
 // tls reads the section; nil if it is left out.

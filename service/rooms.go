@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net/http"
 	"slices"
@@ -102,6 +103,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Audit: s.audit, Version: s.version,
 		Callbacks: called, Test: backend.test, Overview: backend.overview, Receipts: receipts.New(receipts.Options{Device: r.book.Device, Note: backend.shown, Metrics: registry}), Move: backend.move, Advise: r.Advise, Backup: backupOf(store),
 	})
+	r.api.SetAuthorities(authorities(c))
 	r.pages = admin.New(admin.Options{API: r.api, Gatherer: registry, Log: s.log.Named("admin")})
 	r.api.ServePages(r.pages)
 	r.signIn = c.Admin
@@ -130,10 +132,18 @@ func (r *rooms) callbacks() http.Handler {
 func clients(c *config.Config) []api.Client {
 	list := make([]api.Client, len(c.API.Clients))
 	for i, p := range c.API.Clients {
-		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token), NextToken: string(p.NextToken),
+		list[i] = api.Client{Name: p.Name, Role: api.Role(p.Role), Token: string(p.Token), NextToken: string(p.NextToken), Certificate: p.Certificate,
 			Limit: api.Limit{PerSecond: c.API.RequestsPerSecond, Burst: c.API.Burst}}
 	}
 	return list
+}
+
+// authorities are those of the certificates of the API's clients; nil: there are none.
+func authorities(c *config.Config) *x509.CertPool {
+	if c.TLS == nil {
+		return nil
+	}
+	return c.TLS.ClientCAs
 }
 
 // update takes up the changes of c that need no restart. It may be called twice with the same c.
@@ -141,6 +151,7 @@ func (r *rooms) update(c *config.Config) {
 	log := r.service.log
 	r.service.enterDates(c)
 	r.api.SetClients(clients(c))
+	r.api.SetAuthorities(authorities(c))
 	if !sameSignIn(r.signIn, c.Admin) {
 		r.signIn = c.Admin
 		r.pages.SignInBy(r.service.signInBy(c.Admin))

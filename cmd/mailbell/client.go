@@ -39,11 +39,11 @@ type client struct {
 }
 
 // errNoClient says that no client of the configuration may make the request.
-var errNoClient = errors.New("no client in api.clients has a role that may do this")
+var errNoClient = errors.New("no client in api.clients has a token, and a role that may do this")
 
 // newClient returns a client with one of these roles. It uses the address on which the service listens, or loopback if that is every address.
 func newClient(c *config.Config, roles ...string) (*client, error) {
-	i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return slices.Contains(roles, p.Role) })
+	i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return p.Token != "" && slices.Contains(roles, p.Role) })
 	if i < 0 {
 		return nil, errNoClient
 	}

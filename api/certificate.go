@@ -1,0 +1,158 @@
+package api
+
+// Clients that sign in by a certificate (mutual TLS). The connection shows that its peer has the key; whether the certificate is good, and
+// whose it is, is decided for each request, so that the answer can say what is wrong, and a changed configuration holds for open connections.
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxVerified bounds the certificates that are remembered as good: far more than there are clients.
+	maxVerified = 1000
+	// maxNames is the most of a certificate's names that an answer shows.
+	maxNames = 200
+)
+
+// verifier verifies certificates of clients, and remembers the good ones: a verification takes as long as a hundred comparisons of a token.
+type verifier struct {
+	roots *x509.CertPool
+
+	mu   sync.Mutex
+	good map[[sha256.Size]byte]validity // by the hash of the whole chain that was shown
+}
+
+// validity is when a certificate and its authorities are all valid.
+type validity struct{ from, until time.Time }
+
+// SetAuthorities replaces the authorities that sign the certificates of clients; nil: no client signs in by one.
+func (a *API) SetAuthorities(roots *x509.CertPool) {
+	if roots == nil {
+		a.verifier.Store(nil)
+		return
+	}
+	a.verifier.Store(&verifier{roots: roots, good: map[[sha256.Size]byte]validity{}})
+}
+
+// byCertificateOf finds the caller by the certificate of its connection. ok: it has shown one.
+func (a *API) byCertificateOf(r *http.Request) (who caller, ok bool, err error) {
+	v := a.verifier.Load()
+	if v == nil || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return caller{}, false, nil
+	}
+	if err := v.verify(r.TLS.PeerCertificates, time.Now()); err != nil {
+		return caller{}, true, wrongCertificate(err)
+	}
+	leaf := r.TLS.PeerCertificates[0]
+	var found []*caller
+	callers := *a.callers.Load()
+	for i := range callers {
+		if callers[i].by == byCertificate && named(leaf, callers[i].certificate) {
+			found = append(found, &callers[i])
+		}
+	}
+	switch len(found) {
+	case 1:
+		found[0].used.Store(time.Now().UnixNano())
+		return *found[0], true, nil
+	case 0:
+		return caller{}, true, newProblem(codeWrongCertificate, "no client of the configuration has a name of the certificate: "+namesOf(leaf))
+	}
+	return caller{}, true, newProblem(codeWrongCertificate, "several clients of the configuration have a name of the certificate: "+namesOf(leaf))
+}
+
+// verify verifies a certificate, which is the first of a chain.
+func (v *verifier) verify(chain []*x509.Certificate, now time.Time) error {
+	hash := sha256.New()
+	for _, c := range chain {
+		hash.Write(c.Raw) // its own length is in it
+	}
+	var key [sha256.Size]byte
+	hash.Sum(key[:0])
+	v.mu.Lock()
+	valid, ok := v.good[key]
+	v.mu.Unlock()
+	if ok && !now.Before(valid.from) && !now.After(valid.until) {
+		return nil
+	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	verified, err := chain[0].Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return err
+	}
+	valid = validity{verified[0][0].NotBefore, verified[0][0].NotAfter}
+	for _, c := range verified[0][1:] {
+		if c.NotBefore.After(valid.from) {
+			valid.from = c.NotBefore
+		}
+		if c.NotAfter.Before(valid.until) {
+			valid.until = c.NotAfter
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.good) >= maxVerified {
+		clear(v.good) // each is verified again
+	}
+	v.good[key] = valid
+	return nil
+}
+
+// wrongCertificate says what is wrong with a certificate.
+func wrongCertificate(err error) *Problem {
+	detail := "the certificate cannot be verified"
+	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case unknown:
+		detail = "the certificate is not signed by an authority of tls.client_ca_file"
+	case isInvalid && invalid.Reason == x509.Expired:
+		detail = fmt.Sprintf("a certificate is not valid now: %s is valid from %s to %s", invalid.Cert.Subject, invalid.Cert.NotBefore.UTC().Format(time.RFC3339),
+			invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	case isInvalid && invalid.Reason == x509.IncompatibleUsage:
+		detail = "the certificate is not for clients: its extended key usage lacks clientAuth"
+	}
+	return newProblem(codeWrongCertificate, detail)
+}
+
+// named says whether a certificate has a name: as DNS name, mail address or URI of its subject alternative names, or as its common name.
+// Nothing else than the same name fits: * stands for itself.
+func named(c *x509.Certificate, name string) bool {
+	same := func(other string) bool { return strings.EqualFold(name, other) }
+	return slices.ContainsFunc(c.DNSNames, same) || slices.ContainsFunc(c.EmailAddresses, same) || c.Subject.CommonName == name || slices.Contains(uris(c), name)
+}
+
+func uris(c *x509.Certificate) []string {
+	list := make([]string, len(c.URIs))
+	for i, u := range c.URIs {
+		list[i] = u.String()
+	}
+	return list
+}
+
+// namesOf are the names of a certificate in one line.
+func namesOf(c *x509.Certificate) string {
+	names := slices.Concat(c.DNSNames, c.EmailAddresses, uris(c))
+	if c.Subject.CommonName != "" {
+		names = append(names, c.Subject.CommonName)
+	}
+	if len(names) == 0 {
+		return "it has none"
+	}
+	line := []rune(fmt.Sprintf("%q", names))
+	if len(line) > maxNames {
+		return string(line[:maxNames]) + "…"
+	}
+	return string(line)
+}

@@ -1,0 +1,232 @@
+package api
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// authority signs certificates in a test.
+type authority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+// newAuthority is one that by signs, or itself where by is nil.
+func newAuthority(t *testing.T, by *authority) *authority {
+	t.Helper()
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "Contoso clients"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	a := &authority{}
+	a.certificate, a.key = sign(t, template, by)
+	return a
+}
+
+// sign makes a certificate of a template, which is valid for a day if the template does not say.
+func sign(t *testing.T, template *x509.Certificate, by *authority) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if template.NotAfter.IsZero() {
+		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
+	}
+	template.SerialNumber = big.NewInt(1)
+	parent, signer := template, key
+	if by != nil {
+		parent, signer = by.certificate, by.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, key
+}
+
+func (a *authority) issue(t *testing.T, template x509.Certificate) *x509.Certificate {
+	t.Helper()
+	if template.ExtKeyUsage == nil {
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	}
+	c, _ := sign(t, &template, a)
+	return c
+}
+
+func (a *authority) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.certificate)
+	return p
+}
+
+// show asks over a connection whose peer has shown certificates, and returns the status, and the code and detail of a problem.
+func (d *backend) show(method, target, token string, chain ...*x509.Certificate) (int, string) {
+	r := httptest.NewRequest(method, target, strings.NewReader(enrolment))
+	r.TLS = &tls.ConnectionState{PeerCertificates: chain}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	w := httptest.NewRecorder()
+	d.handler.ServeHTTP(w, r)
+	var p Problem
+	if w.Code >= 400 {
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+			return w.Code, w.Body.String()
+		}
+	}
+	return w.Code, p.Code + " " + p.Detail
+}
+
+const spiffe = "spiffe://contoso.com/mdm"
+
+// withCertificates is an API whose clients have certificates of an authority.
+func withCertificates(t *testing.T) (*backend, *authority) {
+	d, a := newBackend(t), newAuthority(t, nil)
+	d.handler.SetClients([]Client{
+		{Name: "mdm", Role: RoleEnrol, Certificate: "mdm.contoso.com"}, {Name: "portal", Role: RoleEnrol, Certificate: "MDM portal"},
+		{Name: "grafana", Role: RoleRead, Certificate: "grafana@contoso.com", Token: readToken}, {Name: "mesh", Role: RoleAdmin, Certificate: spiffe},
+	})
+	d.handler.SetAuthorities(a.pool())
+	return d, a
+}
+
+func TestACertificateIsThatOfTheClientWhoseNameItHas(t *testing.T) {
+	d, a := withCertificates(t)
+	id, err := url.Parse(spiffe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	between := newAuthority(t, a)
+	for name, c := range map[string]struct {
+		chain  []*x509.Certificate
+		method string
+		target string
+		want   int
+	}{
+		"a DNS name":        {[]*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: []string{"other.contoso.com", "MDM.contoso.com"}})}, "PUT", "/v1/devices/phone", 201},
+		"a common name":     {[]*x509.Certificate{a.issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "MDM portal"}})}, "PUT", "/v1/devices/phone", 200},
+		"a mail address":    {[]*x509.Certificate{a.issue(t, x509.Certificate{EmailAddresses: []string{"Grafana@contoso.com"}})}, "GET", "/v1/status", 200},
+		"of another role":   {[]*x509.Certificate{a.issue(t, x509.Certificate{EmailAddresses: []string{"grafana@contoso.com"}})}, "PUT", "/v1/devices/phone", 403},
+		"a URI":             {[]*x509.Certificate{a.issue(t, x509.Certificate{URIs: []*url.URL{id}})}, "GET", "/metrics", 200},
+		"of one in between": {[]*x509.Certificate{between.issue(t, x509.Certificate{URIs: []*url.URL{id}}), between.certificate}, "GET", "/v1/status", 200},
+	} {
+		if name == "a common name" { // after the first enrolment, whatever the order
+			d.show("PUT", "/v1/devices/phone", "", a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}}))
+		} else if c.want == 201 {
+			delete(d.devices, "phone")
+		}
+		for range 2 { // the second time it is known
+			if status, problem := d.show(c.method, c.target, "", c.chain...); status != c.want && !(c.want == 201 && status == 200) {
+				t.Errorf("%s: %d %s", name, status, problem)
+			}
+		}
+	}
+	for _, s := range d.handler.signIns() {
+		by := s.SignIns[len(s.SignIns)-1]
+		if by.By != byCertificate || by.Last.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+func TestAWrongCertificateIsRefusedWithWhatIsWrong(t *testing.T) {
+	synctest.Test(t, wrongCertificates) // several wrong ones are answered slowly
+}
+
+func wrongCertificates(t *testing.T) {
+	d, a := withCertificates(t)
+	other, between := newAuthority(t, nil), newAuthority(t, a)
+	names := []string{"mdm.contoso.com"}
+	now := time.Now()
+	for name, c := range map[string]struct {
+		chain []*x509.Certificate
+		want  string
+	}{
+		"expired":                 {[]*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: names, NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)})}, "is valid from"},
+		"of the future":           {[]*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: names, NotBefore: now.Add(24 * time.Hour), NotAfter: now.Add(48 * time.Hour)})}, "is valid from"},
+		"of another authority":    {[]*x509.Certificate{other.issue(t, x509.Certificate{DNSNames: names})}, "not signed by an authority of tls.client_ca_file"},
+		"with its own authority":  {[]*x509.Certificate{other.issue(t, x509.Certificate{DNSNames: names}), other.certificate}, "not signed by an authority"},
+		"the one between missing": {[]*x509.Certificate{between.issue(t, x509.Certificate{DNSNames: names})}, "not signed by an authority"},
+		"of a server":             {[]*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: names, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})}, "lacks clientAuth"},
+		"of nobody":               {[]*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: []string{"*.contoso.com"}, Subject: pkix.Name{CommonName: "\u202e"}})}, `"*.contoso.com"`},
+		"without a name":          {[]*x509.Certificate{a.issue(t, x509.Certificate{})}, "it has none"},
+		"of two":                  {[]*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: names, EmailAddresses: []string{"grafana@contoso.com"}})}, "several clients"},
+		"a name of another kind":  {[]*x509.Certificate{a.issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "mdm portal"}})}, "no client"},
+	} {
+		status, problem := d.show("GET", "/v1/devices", "", c.chain...)
+		if status != http.StatusUnauthorized || !strings.HasPrefix(problem, "wrong_certificate ") || !strings.Contains(problem, c.want) || strings.Contains(problem, "\u202e") {
+			t.Errorf("%s: %d %s", name, status, problem)
+		}
+	}
+	if n := testutil.ToFloat64(d.handler.failed.counter.WithLabelValues(reasonWrongCertificate)); n != 10 {
+		t.Errorf("%v are counted", n)
+	}
+}
+
+func TestATokenCountsBeforeACertificateAndANameIsNoToken(t *testing.T) {
+	d, a := withCertificates(t)
+	c := a.issue(t, x509.Certificate{URIs: []*url.URL{{Scheme: "spiffe", Host: "contoso.com", Path: "/mdm"}}})
+	if status, problem := d.show("PUT", "/v1/devices/phone", readToken, c); status != http.StatusForbidden {
+		t.Errorf("the role of the token does not count: %d %s", status, problem)
+	}
+	for _, token := range []string{"mdm.contoso.com", "MDM portal", spiffe} {
+		if status, problem := d.show("GET", "/v1/devices", token, c); status != http.StatusUnauthorized || !strings.HasPrefix(problem, "wrong_token") {
+			t.Errorf("%s lets in: %d %s", token, status, problem)
+		}
+	}
+}
+
+func TestACertificateIsGoodOnlyAsLongAsTheConfigurationAndTheTimeSay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, a := withCertificates(t)
+		c := a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}})
+		want := func(status int, code string) {
+			t.Helper()
+			if got, problem := d.show("GET", "/v1/devices", "", c); got != status || !strings.HasPrefix(problem, code) {
+				t.Errorf("%d %s, want %d %s", got, problem, status, code)
+			}
+		}
+		want(200, "")
+		d.handler.SetAuthorities(newAuthority(t, nil).pool()) // on a reload, over the open connection
+		want(401, "wrong_certificate")
+		d.handler.SetAuthorities(nil)
+		want(401, "no_token")
+		d.handler.SetAuthorities(a.pool())
+		want(200, "")
+		d.handler.SetClients([]Client{{Name: "mdm", Role: RoleEnrol, Certificate: "mdm2.contoso.com"}})
+		want(401, "wrong_certificate")
+		d.handler.SetClients([]Client{{Name: "mdm", Role: RoleEnrol, Certificate: "mdm.contoso.com"}})
+		want(200, "")
+		<-time.After(25 * time.Hour) // it was verified before it expired
+		want(401, "wrong_certificate")
+	})
+}
+
+func TestTheCertificatesThatAreRememberedAreBounded(t *testing.T) {
+	a := newAuthority(t, nil)
+	v := &verifier{roots: a.pool(), good: map[[32]byte]validity{}}
+	c := a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}})
+	for i := range maxVerified {
+		v.good[[32]byte{byte(i), byte(i >> 8), 1}] = validity{}
+	}
+	if err := v.verify([]*x509.Certificate{c}, time.Now()); err != nil || len(v.good) > maxVerified {
+		t.Errorf("%v; %d are remembered", err, len(v.good))
+	}
+}
