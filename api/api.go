@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -285,9 +286,13 @@ func (a *API) ready() http.Handler {
 	})
 }
 
+// callsPage is the page of all calls.
+var callsPage = sync.OnceValue(func() http.Handler { return reference.Calls(openAPI) })
+
 // aboutAPI serves what describes the API, without a token.
 func aboutAPI(mux *http.ServeMux) {
 	mux.Handle("/openapi.yaml", document("application/yaml", openAPI))
+	mux.Handle("/docs", reading(callsPage().ServeHTTP))
 	mux.Handle(problemsPath, reading(problemsPage().ServeHTTP))
 	mux.Handle("/docs/style.css", reading(reference.Style().ServeHTTP))
 }

@@ -163,6 +163,28 @@ func literal(e ast.Expr) string {
 	return s
 }
 
+func TestThePagesAboutTheAPINeedNoTokenAndNothingFromElsewhere(t *testing.T) {
+	for name, h := range map[string]http.Handler{"holds the state": newBackend(t).handler, "standby": Standby("standby")} {
+		for target, want := range map[string]string{
+			"/docs": "200 text/html; charset=utf-8", "/docs/problems": "200 text/html; charset=utf-8", "/docs/style.css": "200 text/css; charset=utf-8",
+		} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, nil))
+			if got := fmt.Sprint(w.Code, " ", w.Header().Get("Content-Type")); got != want {
+				t.Errorf("%s: %s: %s", name, target, got)
+			}
+			if got := w.Header().Get("Content-Security-Policy"); got != "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" {
+				t.Errorf("%s: %s: Content-Security-Policy: %s", name, target, got)
+			}
+		}
+	}
+	d := newBackend(t)
+	for _, target := range []string{"/docs/", "/docs/nothing", "/docs/pages/style.css", "/docs/..%2fapi.go", "/docs/../api.go", "/docs//style.css", "/docs/%2e%2e/openapi.yaml", "/docs/style.css/"} {
+		is(t, d.ask(t, "", "GET", target, ""), 404, "")
+	}
+	is(t, d.ask(t, "", "POST", "/docs", ""), 405, "")
+}
+
 func TestThePageAndTheDocumentHaveTheTable(t *testing.T) {
 	var md strings.Builder
 	for _, k := range kinds {

@@ -1,5 +1,5 @@
-// Package reference makes the pages about the API that a browser shows without JavaScript: /docs/problems, from the table of problems. They
-// are made of what the program has in it, so that they are there without the internet and describe this version.
+// Package reference makes the pages about the API that a browser shows without JavaScript: /docs, from openapi.yaml, and /docs/problems, from
+// the table of problems. They are made of what the program has in it, so that they are there without the internet and describe this version.
 package reference
 
 import (
@@ -37,7 +37,7 @@ type page struct {
 
 // Problems is the page of the table of problems.
 func Problems(problems []Problem, fields []Field) http.Handler {
-	return document("text/html; charset=utf-8", execute("problems", page{"Problems", struct {
+	return ofHTML(execute("problems", page{"Problems", struct {
 		Problems []Problem
 		Fields   []Field
 	}{problems, fields}}))
@@ -62,11 +62,12 @@ func execute(name string, p page) []byte {
 	return b.Bytes()
 }
 
-// text is a text in which `…` is code.
+// text is a text in which `…` is code, and an empty line ends a paragraph.
 func text(s string) template.HTML {
 	var b strings.Builder
+	s = strings.ReplaceAll(s, "\n\n", "\u2029")
 	for i, part := range strings.Split(s, "`") {
-		part = template.HTMLEscapeString(part)
+		part = strings.ReplaceAll(template.HTMLEscapeString(part), "\u2029", "<br><br>\n")
 		if i%2 == 1 {
 			part = "<code>" + part + "</code>"
 		}
@@ -74,6 +75,8 @@ func text(s string) template.HTML {
 	}
 	return template.HTML(b.String()) //nolint:gosec // every part is escaped
 }
+
+func ofHTML(page []byte) http.Handler { return document("text/html; charset=utf-8", page) }
 
 func document(kind string, data []byte) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
