@@ -74,6 +74,8 @@ func New(o Options) *Pages {
 	mux.HandleFunc("GET /admin/mailboxes/{address}", p.page(p.mailbox))
 	mux.HandleFunc("GET /admin/devices/{id}", p.device)
 	mux.HandleFunc("GET /admin/search", p.search)
+	mux.HandleFunc("GET /admin/end-of-ews", p.page(p.endOfEWS))
+	mux.HandleFunc("POST /admin/end-of-ews", p.post(p.goOver))
 	mux.HandleFunc("POST /admin/test-notifications", p.post(p.test))
 	mux.HandleFunc("GET /admin/", p.page(p.nothing))
 	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, root, http.StatusSeeOther) })

@@ -99,7 +99,7 @@ func TestInTheBrowser(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the browser's program: %v\n%s", err, said.Bytes())
 	}
-	if want := 13; kept != want {
+	if want := 14; kept != want {
 		t.Errorf("%d promises were looked at, want %d", kept, want)
 	}
 }
@@ -108,6 +108,8 @@ func TestInTheBrowser(t *testing.T) {
 func (s *site) show() {
 	s.mu.Lock()
 	s.overview.Exchange = []api.ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 2500, Skew: -120}}
+	s.overview.Exchange = append(s.overview.Exchange, api.ExchangeEntry{Name: "cloud", Capacity: 1250, Online: true, EWS: "streaming", Graph: true})
+	s.sources = map[string]string{"bob@contoso.com": "ews", "eve@fabrikam.com": "graph"}
 	s.overview.Topics = []api.Topic{{Topic: "com.contoso.mail", Environment: "production", Refused: map[string]int{"BadDeviceToken": 2}}}
 	s.overview.Accounts = append(s.overview.Accounts, api.Account{Exchange: "headquarters", Name: "listener-02", Kind: "basic", Mailboxes: 1180, Capacity: 1250, Streams: 6,
 		Reason: "ErrorServerBusy: the server asks to wait", Advice: "Nothing: mailbell waits.", NextTry: time.Now().Add(time.Minute)})

@@ -51,6 +51,9 @@ type rooms struct {
 	steps    []check.Step
 	stepped  chan struct{} // if it is there, each step waits for it
 	tested   []string
+	sources  map[string]string // by which each address of the entry cloud is read
+	moves    []api.Move
+	unmoved  error
 	asked    int // how often for the overview
 }
 
@@ -120,9 +123,37 @@ func (f *rooms) List(state subscriptions.State, after string, limit int) (list [
 		if len(list) == limit {
 			return list, list[limit-1].Address
 		}
-		list = append(list, api.MailboxLine{Address: address, State: s.State, Reason: s.Reason, Devices: addresses[address], Account: "listener-01"})
+		list = append(list, api.MailboxLine{Address: address, State: s.State, Reason: s.Reason, Devices: addresses[address], Account: "listener-01", Exchange: f.exchange(address), Source: f.sources[address]})
 	}
 	return list, ""
+}
+
+// exchange is where a mailbox lives: in the cloud where its source is known.
+func (f *rooms) exchange(address string) string {
+	if f.sources[address] != "" {
+		return "cloud"
+	}
+	return "headquarters"
+}
+
+func (f *rooms) move(_ context.Context, m api.Move) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.unmoved != nil {
+		return 0, f.unmoved
+	}
+	f.moves = append(f.moves, m)
+	to := "ews"
+	if m.ListenBy == "graph" {
+		to = "graph"
+	}
+	for address, source := range f.sources {
+		if source != to && (m.Mailbox == "" || m.Mailbox == address) {
+			f.sources[address] = to
+			n++
+		}
+	}
+	return n, nil
 }
 
 func (f *rooms) Count() map[subscriptions.State]int {
@@ -208,6 +239,7 @@ func newPages() *site {
 		Ready: func() error { return nil },
 		Ping:  func(context.Context) error { return s.away },
 		Test:  s.test,
+		Move:  s.move,
 		Receipts: receipts.New(receipts.Options{Device: s.rooms.Device, Metrics: registry, Note: func(subscriptions.Device, receipts.Shown) (d subscriptions.Decision, first, known bool) {
 			return d, false, false
 		}}),

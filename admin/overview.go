@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +44,7 @@ type overviewBody struct {
 	Conditions []condition
 	States     []stateCount
 	Pictures   []picture
+	EWSEnds    string // how long that is; empty: nothing is in Exchange Online
 }
 
 // condition is what is wrong, and what time it is.
@@ -60,6 +62,12 @@ type stateCount struct {
 func (p *Pages) overview(r *http.Request, _ visitor) (view, bool) {
 	now := time.Now()
 	b := overviewBody{Status: p.status.now(r.Context(), p.api)}
+	if slices.ContainsFunc(b.Status.Exchange, func(e api.ExchangeEntry) bool { return e.Online }) {
+		b.EWSEnds = "it is over."
+		if left := daysLeft(now); left > 0 {
+			b.EWSEnds = fmt.Sprintf("%d days left.", left)
+		}
+	}
 	samples := p.ring.samples()
 	b.Pictures = []picture{alertsPicture(samples), secondsPicture(samples), screenPicture(samples)}
 	for _, c := range b.Status.Conditions {

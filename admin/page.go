@@ -65,6 +65,7 @@ var functions = template.FuncMap{
 	"link":       link,
 	"linkDevice": linkDevice,
 	"whom":       whom,
+	"going":      going,
 }
 
 // render answers with a page.

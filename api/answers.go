@@ -137,6 +137,9 @@ type MailboxLine struct {
 	NextTry time.Time           `json:"next_try,omitzero"` // zero: none is waited for
 	Account string              `json:"account,omitempty"` // the listener account
 	Devices int                 `json:"devices"`
+
+	Exchange string `json:"exchange,omitempty"` // the exchange entry; empty: not known yet
+	Source   string `json:"source,omitempty"`   // ews or graph: by which it is read; empty: not known yet
 }
 
 // Status is the status of the service.
@@ -164,6 +167,9 @@ type ExchangeEntry struct {
 	Capacity int    `json:"capacity"`          // of mailboxes, at all its accounts
 	Waiting  int    `json:"waiting"`           // mailboxes that wait for room
 	Skew     int64  `json:"clock_skew_ms"`     // its servers' clock minus ours
+	Online   bool   `json:"online"`            // it is in Exchange Online, where EWS ends
+	EWS      string `json:"ews"`               // the listen_by by which its mailboxes are listened to over EWS: streaming or push
+	Graph    bool   `json:"graph"`             // they can be listened to by Microsoft Graph
 }
 
 // Topic is an APNs topic, and whether alerts for it are accepted.
@@ -188,6 +194,8 @@ type Account struct {
 	Reason    string    `json:"reason,omitempty"` // why nothing is asked by it now, throttled or refused: a code, then words; empty: all is well
 	Advice    string    `json:"advice,omitempty"`
 	NextTry   time.Time `json:"next_try,omitzero"` // zero: none is waited for
+	// EWSOff: EWS answers as in a tenant that has switched it off.
+	EWSOff bool `json:"ews_switched_off,omitempty"`
 }
 
 // Credential is a credential or certificate that expires.

@@ -35,23 +35,35 @@ var ErrNoExchange error = newProblem("no_exchange_entry", "the configuration has
 func NotMoved(why string) error { return newProblem("not_moved", why) }
 
 // listenBy has mailboxes listened to another way.
-func (a *API) listenBy(r *http.Request, who caller) (_ answer, err error) {
-	event := audit.Event{Action: audit.ListenByChanged, Client: who.name}
-	defer func() { a.Record(r, event, err) }()
+func (a *API) listenBy(r *http.Request, who caller) (answer, error) {
 	m, err := readMove(r)
+	if err != nil {
+		a.Record(r, audit.Event{Action: audit.ListenByChanged, Client: who.name}, err)
+		return answer{}, err
+	}
+	moved, err := a.ListenBy(r, who.name, m)
 	if err != nil {
 		return answer{}, err
 	}
-	event.Exchange, event.ListenBy, event.Mailbox = m.Exchange, m.ListenBy, m.Mailbox
+	return answer{status: http.StatusOK, body: moved}, nil
+}
+
+// ListenBy has mailboxes listened to another way, as PUT /v1/exchange/{name}/listen_by. The error becomes a *Problem by AsProblem.
+func (a *API) ListenBy(r *http.Request, client string, m Move) (_ Moved, err error) {
+	event := audit.Event{Action: audit.ListenByChanged, Client: client, Exchange: m.Exchange, ListenBy: m.ListenBy, Mailbox: m.Mailbox}
+	defer func() { a.Record(r, event, err) }()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), moveTimeout)
 	defer cancel()
 	n, err := a.Move(ctx, m)
 	event.Mailboxes = n // some go over also where others do not
 	if err != nil {
-		return answer{}, err
+		return Moved{}, err
 	}
-	return answer{status: http.StatusOK, body: Moved{m.Exchange, m.ListenBy, n}}, nil
+	return Moved{m.Exchange, m.ListenBy, n}, nil
 }
+
+// AsProblem is an error as the API answers it.
+func AsProblem(err error) *Problem { return problemOf(err) }
 
 // readMove reads a command.
 func readMove(r *http.Request) (m Move, err error) {

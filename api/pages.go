@@ -5,6 +5,7 @@ package api
 
 import (
 	"crypto/sha256"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -31,6 +32,9 @@ func (p Person) Reads() bool { return p.Role.may(readAll) }
 
 // Tests says whether the person may send test notifications.
 func (p Person) Tests() bool { return p.Role.may(testDevices) }
+
+// Moves says whether the person may have mailboxes listened to another way.
+func (p Person) Moves() bool { return p.Role.may(changeListening) }
 
 // ServePages has h answer what is under /admin. It is called before the API answers its first request.
 func (a *API) ServePages(h http.Handler) { a.pages = h }
@@ -94,6 +98,24 @@ func (a *API) Search(part string, limit int) (list []Device, more bool) {
 // Page answers as GET /v1/mailboxes.
 func (a *API) Page(state subscriptions.State, after string) MailboxPage {
 	return a.page(state, after, defaultLimit)
+}
+
+// Lines are all mailboxes, as GET /v1/mailboxes tells of them.
+func (a *API) Lines() iter.Seq[MailboxLine] {
+	return func(yield func(MailboxLine) bool) {
+		for after := ""; ; {
+			list, next := a.Mailboxes.List("", after, maxLimit)
+			for _, l := range list {
+				if !yield(l) {
+					return
+				}
+			}
+			if next == "" {
+				return
+			}
+			after = next
+		}
+	}
 }
 
 // SendTest tests a device, as POST /v1/test-notifications. after is told each step when it was tried; nil: nobody is. The error is a *Problem.

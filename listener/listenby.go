@@ -65,10 +65,7 @@ func (l *Listener) ListenBy(ctx context.Context, exchange, listenBy, address str
 
 // mayListenBy says why the mailboxes of an entry cannot be listened to this way.
 func (e *entry) mayListenBy(listenBy string) error {
-	ews := ByStreaming
-	if e.ListenBy == ByPush {
-		ews = ByPush
-	}
+	ews := e.byEWS()
 	switch {
 	case !e.hasGraph():
 		return &subscriptions.FieldError{Field: "listen_by", Code: "not_available",
@@ -77,6 +74,14 @@ func (e *entry) mayListenBy(listenBy string) error {
 		return &subscriptions.FieldError{Field: "listen_by", Code: "invalid", Detail: fmt.Sprintf("want %s or %s", ByGraph, ews)}
 	}
 	return nil
+}
+
+// byEWS is how the mailboxes of the entry are listened to over EWS.
+func (e *entry) byEWS() string {
+	if e.ListenBy == ByPush {
+		return ByPush
+	}
+	return ByStreaming
 }
 
 // entry returns an entry by its name; nil: there is none.
@@ -179,7 +184,7 @@ type exodus struct {
 // blocked takes in that EWS does not let an account in, by the word of so many mailboxes, for the nth time in a row. Where that is the
 // tenant's switch the mailboxes of the account go over to Graph, unless that does not let us in either. It is asked each time.
 func (x *exodus) blocked(a *account, f *fault.Error, mailboxes, times int) {
-	if x == nil || !switchedOff(f) || mailboxes < witnesses && times < switchedAgain {
+	if x == nil || !SwitchedOff(f) || mailboxes < witnesses && times < switchedAgain {
 		return
 	}
 	x.mu.Lock()
@@ -200,9 +205,9 @@ func (x *exodus) end(failed bool) {
 	x.busy, x.failed = false, failed
 }
 
-// switchedOff says whether a refusal is what a tenant without EWS answers: HTTP 403 and no SOAP. What else says 403 is found out by asking
+// SwitchedOff says whether a refusal is what a tenant without EWS answers: HTTP 403 and no SOAP. What else says 403 is found out by asking
 // Graph.
-func switchedOff(f *fault.Error) bool {
+func SwitchedOff(f *fault.Error) bool {
 	return f.Code == "HTTP 403" && f.Detail != fault.ClientUnknown
 }
 

@@ -166,6 +166,8 @@ type Load struct {
 	Places   int           // mailboxes that its accounts may have
 	Waiting  int           // mailboxes that wait for room
 	Skew     time.Duration // the server's clock minus ours, by its last answer
+	EWS      string        // by which its mailboxes are listened to over EWS: ByStreaming or ByPush
+	Graph    bool          // they can be listened to by Microsoft Graph
 	Accounts []AccountLoad
 }
 
@@ -183,7 +185,7 @@ type AccountLoad struct {
 func (l *Listener) Load() []Load {
 	list := make([]Load, len(l.entries))
 	for i, e := range l.entries {
-		list[i] = Load{Exchange: e.Name, Places: len(e.accounts) * e.MailboxesPerAccount, Waiting: e.seats.queue()}
+		list[i] = Load{Exchange: e.Name, Places: len(e.accounts) * e.MailboxesPerAccount, Waiting: e.seats.queue(), EWS: e.byEWS(), Graph: e.hasGraph()}
 		if skew := e.skew.Load(); skew != nil {
 			list[i].Skew = *skew
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/push"
 	"github.com/mailbell/mailbell/receipts"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -181,9 +182,18 @@ func (d *backend) List(state subscriptions.State, after string, limit int) (list
 		}
 		list = append(list, api.MailboxLine{
 			Address: address(m), State: s.State, Reason: s.Reason, Advice: d.Advise(s).Do, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
+			Exchange: s.Exchange, Source: sourceOf(m.Record().Location),
 		})
 	}
 	return list, ""
+}
+
+// sourceOf is by which a mailbox at a location is read; empty: the location is not known yet.
+func sourceOf(at mail.Location) string {
+	if at == (mail.Location{}) {
+		return ""
+	}
+	return string(cmp.Or(at.Source, mail.EWS))
 }
 
 func (d *backend) Count() map[subscriptions.State]int { return d.listener.Count() }
@@ -195,13 +205,15 @@ func (d *backend) overview() api.Overview {
 		o.Topics = append(o.Topics, topic(t))
 	}
 	for _, e := range d.listener.Load() {
-		o.Exchange = append(o.Exchange, api.ExchangeEntry{Name: e.Exchange, Version: e.Version, Capacity: e.Places, Waiting: e.Waiting, Skew: e.Skew.Milliseconds()})
+		o.Exchange = append(o.Exchange, api.ExchangeEntry{Name: e.Exchange, Version: e.Version, Capacity: e.Places, Waiting: e.Waiting, Skew: e.Skew.Milliseconds(),
+			Online: d.links.online(e.Exchange), EWS: e.EWS, Graph: e.Graph})
 		for _, a := range e.Accounts {
 			account := api.Account{
 				Exchange: e.Exchange, Name: a.Name, Mailboxes: a.Mailboxes, Streams: a.Streams, NextTry: a.Next,
 			}
 			if a.Blocked != nil {
 				account.Reason = a.Blocked.Error()
+				account.EWSOff = d.links.online(e.Exchange) && listener.SwitchedOff(a.Blocked)
 				account.Advice = check.Advise(a.Blocked, d.links.circumstances(e.Exchange, a.Name)).Do
 			}
 			if own := d.links.find(e.Exchange, a.Name); own != nil {

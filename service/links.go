@@ -52,6 +52,11 @@ type account struct {
 	finder     check.Finder // nil: the URL of EWS is configured
 }
 
+// online says whether an exchange entry is in Exchange Online.
+func (l *links) online(exchange string) bool {
+	return slices.ContainsFunc(l.accounts, func(a *account) bool { return a.entry.Name == exchange && a.entry.Type == config.Online })
+}
+
 // via is the proxy of c; nil: none.
 func via(c *config.Proxy) (*proxy.Via, error) {
 	if c == nil {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -514,6 +515,20 @@ func TestMailboxesGoOverToGraphAndBackByCommandUnderLoad(t *testing.T) {
 	})
 	inst.balance(0)
 	eventually(t, soon, "each mailbox at Online has a subscription of Graph", func() bool { return inst.sim.Counts().GraphSubscriptions == 4 })
+	var list api.MailboxPage
+	var status api.Status
+	inst.call(http.MethodGet, "/v1/mailboxes", nil, &list)
+	inst.call(http.MethodGet, "/v1/status", nil, &status)
+	by := map[string]int{}
+	for _, l := range list.Mailboxes {
+		by[l.Exchange+" "+l.Source]++
+	}
+	for _, e := range status.Exchange {
+		by[fmt.Sprint(e.Name, " online=", e.Online, " graph=", e.Graph)]++
+	}
+	if by["online graph"] != 4 || by["onpremises ews"] != 2 || by["onpremises online=false graph=false"] != 1 || by["online online=true graph=true"] != 1 {
+		t.Errorf("the API tells %v", by)
+	}
 }
 
 // What a tenant says that has switched EWS off: HTTP 403 and nothing else, for every mailbox.

@@ -172,6 +172,17 @@ await promise("the keyboard is enough", {}, async (page) => {
   await page.waitForURL("**" + person + "?device=behind-ann");
 });
 
+await promise("a mailbox goes over to Microsoft Graph and back, without JavaScript", { javaScriptEnabled: false }, async (page) => {
+  await signIn(page);
+  await page.click("text=End of EWS in Exchange Online");
+  await page.waitForURL("**/admin/end-of-ews");
+  await page.fill("#mailbox-0", "bob@contoso.com");
+  await page.click("text='To Microsoft Graph'");
+  await page.waitForSelector("[role=status]:has-text('bob@contoso.com goes over to Microsoft Graph.')");
+  await page.click("tr:has-text('bob@contoso.com') button:has-text('Back to EWS')");
+  await page.waitForSelector("[role=status]:has-text('bob@contoso.com goes over to EWS.')");
+});
+
 const looks = {
   light: {},
   dark: { colorScheme: "dark" },
@@ -187,7 +198,7 @@ for (const [look, options] of Object.entries(looks)) {
     await page.waitForSelector("[role=alert]");
     await sound(page);
     await signIn(page);
-    for (const target of ["/admin/", person, broken + "?device=bob-phone", "/admin/mailboxes", "/admin/search?q=contoso", "/admin/nothing"]) {
+    for (const target of ["/admin/", person, broken + "?device=bob-phone", "/admin/mailboxes", "/admin/search?q=contoso", "/admin/end-of-ews", "/admin/nothing"]) {
       await page.goto(target);
       await sound(page);
     }
