@@ -209,6 +209,8 @@ func whom(c check.Condition) string {
 		return "the configuration"
 	case c.Kind == check.KindAudit:
 		return "the audit log"
+	case c.Kind == check.KindWebhook:
+		return "webhook " + c.Name
 	case c.Kind == check.KindAPNs:
 		return "APNs topic " + c.Name
 	case c.Kind == check.KindAccount:

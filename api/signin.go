@@ -70,8 +70,7 @@ const (
 	reasonWrongToken = "wrong_token"
 
 	reasonWrongCertificate = codeWrongCertificate
-	// of a phone
-	reasonWrongSignature = "wrong_signature"
+	reasonWrongSignature   = "wrong_signature"
 )
 
 // signIn finds the caller of a request, and lets it through unless it sends too many. It delays the answer to a wrong token or

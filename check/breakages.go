@@ -449,6 +449,9 @@ var breakages = []Breakage{
 	{"the audit log cannot be written to its file", "code audit_not_written",
 		"Look at the folder of audit.file: does it exist, has it room, may mailbell write there? Until then the lines are in the log of mailbell. Mail goes on.",
 		evidence{codes: []string{CodeAudit}}},
+	{"the receiver of a webhook takes no events", "code webhook_not_taken",
+		"The reason says what came back. Does the receiver run, is webhooks[].url its address, and has it the secret of secret_file? Events wait and are tried again for three days. After 410 mailbell sends it nothing until a restart.",
+		evidence{codes: []string{CodeWebhook}}},
 
 	// Whatever is left.
 	{"something temporary", "an error of another code that is tried again",

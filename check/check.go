@@ -157,6 +157,9 @@ const (
 // CodeAudit is the fault.Error.Code of an audit log that cannot be written to its file.
 const CodeAudit = "audit_not_written"
 
+// CodeWebhook is the fault.Error.Code of a webhook whose receiver does not take events.
+const CodeWebhook = "webhook_not_taken"
+
 // CodeConfiguration is the fault.Error.Code of a changed configuration with mistakes.
 const CodeConfiguration = "configuration_invalid"
 

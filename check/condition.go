@@ -18,11 +18,12 @@ const (
 	KindCapacity      = "capacity"      // the room at the listener accounts of an exchange entry
 	KindConfiguration = "configuration" // what was changed and not taken up
 	KindAudit         = "audit"         // the file of the audit log
+	KindWebhook       = "webhook"       // a receiver of events
 	KindClock         = "clock"         // the clock of an exchange entry's servers, and ours
 )
 
 // kinds lists them, the worst first.
-var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindCapacity, KindConfiguration, KindAudit, KindClock}
+var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindCapacity, KindConfiguration, KindAudit, KindWebhook, KindClock}
 
 // Level is how bad a condition is, as in the log.
 type Level string
@@ -68,7 +69,7 @@ func (c Condition) result(tried string) Result {
 	if c.Name != "" {
 		r.Name += " " + c.Name
 	}
-	if c.Level == LevelInfo || c.Kind == KindClock || c.Kind == KindCapacity || c.Kind == KindAudit {
+	if c.Level == LevelInfo || c.Kind == KindClock || c.Kind == KindCapacity || c.Kind == KindAudit || c.Kind == KindWebhook {
 		r.State = Warning
 	}
 	things := "mailboxes"

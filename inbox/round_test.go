@@ -5,6 +5,8 @@ package inbox
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -241,6 +243,48 @@ func TestADeviceThatIsGoneAndCannotBeRemovedIsLogged(t *testing.T) {
 			s.pass(time.Second)
 			if logs.Len() != c.logs {
 				t.Errorf("%s: %v", name, logs.All())
+			}
+		})
+	}
+}
+
+func TestAnAlertThatEndsWithoutAcceptanceIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer subscriptions.Answer
+		told   bool
+	}{
+		"accepted":  {subscriptions.Answer{Result: subscriptions.Accepted, Status: 200}, false},
+		"refused":   {subscriptions.Answer{Result: subscriptions.Refused, Reason: "BadTopic", Status: 400}, true},
+		"gone":      {subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered", Status: 410}, true},
+		"throttled": {subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Throttled, Status: 429, Next: time.Now().Add(time.Hour)}, false},
+	} {
+		inScene(t, func(s *scene) {
+			s.start()
+			s.enrol("a", alice)
+			s.pass(time.Minute)
+			var told []string
+			var reason outcome.Reason
+			s.in.o.Lost = func(d subscriptions.Device, of subscriptions.Decision) {
+				told = append(told, fmt.Sprint(d.ID, " ", d.Mailbox, " ", of.Device, " ", of.Reason, " ", of.Status))
+			}
+			s.in.o.Unenrol = func(_ context.Context, _ subscriptions.Device, r outcome.Reason) error {
+				reason = r
+				return nil
+			}
+			s.apns.set(func() {
+				s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer { return c.answer }
+			})
+			s.source.come(alice)
+			s.pass(time.Second)
+			want := []string{fmt.Sprint("a ", alice, " a ", c.answer.Reason, " ", c.answer.Status)}
+			if !c.told {
+				want = nil
+			}
+			if !slices.Equal(told, want) {
+				t.Errorf("%s: told %q, want %q", name, told, want)
+			}
+			if c.answer.Result == subscriptions.Gone && reason != c.answer.Reason {
+				t.Errorf("%s: removed for %q", name, reason)
 			}
 		})
 	}

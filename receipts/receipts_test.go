@@ -202,7 +202,7 @@ func TestAPhoneSendsNoMoreThanItsShare(t *testing.T) {
 		if wait := d.Allow("bob"); wait != 0 {
 			t.Errorf("another phone waits %s", wait)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if wait := d.Allow("ann"); wait != 0 {
 			t.Errorf("a second later it waits %s", wait)
 		}

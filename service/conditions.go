@@ -151,6 +151,7 @@ var said = map[string]struct{ begins, ends string }{
 	check.KindCapacity:      {"there is little or no room for mailboxes", "there is room for mailboxes again"},
 	check.KindConfiguration: {"a changed configuration is not taken up", "a changed configuration is taken up"},
 	check.KindAudit:         {"the audit log cannot be written to its file", "the audit log is written to its file again"},
+	check.KindWebhook:       {"a webhook does not deliver", "a webhook delivers again"},
 	check.KindClock:         {"a server's clock and this machine's differ", "a server's clock and this machine's agree again"},
 }
 
@@ -166,6 +167,8 @@ func about(c check.Condition) (fields []zap.Field) {
 		fields = append(fields, zap.String("exchange", c.Name), zap.Int("mailboxes", c.Count))
 	case check.KindClock:
 		fields = append(fields, zap.String("exchange", c.Name))
+	case check.KindWebhook:
+		fields = append(fields, zap.String("webhook", c.Name))
 	}
 	if c.Example != "" {
 		fields = append(fields, zap.String("example", c.Example))
@@ -212,6 +215,7 @@ func (r *rooms) wrong() []check.Condition {
 	g.clocks()
 	g.configuration()
 	g.auditing()
+	g.hooks()
 	list := make([]check.Condition, 0, len(g.list))
 	for _, c := range g.list {
 		list = append(list, *c)
@@ -328,6 +332,17 @@ func (g *gathering) auditing() {
 	if err := g.service.audit.Failure(); err != nil {
 		f := &fault.Error{Op: "audit", Code: check.CodeAudit, Scope: fault.Server, Remedy: fault.Fix, Text: err.Error()}
 		g.add(check.KindAudit, "", check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", time.Time{}).Reason = err.Error()
+	}
+}
+
+// hooks checks whether the receivers of events take them.
+func (g *gathering) hooks() {
+	for _, s := range g.webhooks.Standing() {
+		if s.Err == nil {
+			continue
+		}
+		f := &fault.Error{Op: "webhook", Code: check.CodeWebhook, Scope: fault.Server, Remedy: fault.Retry, Text: s.Err.Error()}
+		g.add(check.KindWebhook, s.Name, check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", s.Next).Reason = s.Err.Error()
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
@@ -27,6 +28,7 @@ type received struct {
 	mu         sync.Mutex
 	events     []string
 	signatures []int
+	status     int // of its answer
 }
 
 func (p *received) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -45,7 +47,14 @@ func (p *received) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer p.mu.Unlock()
 	p.events = append(p.events, e.Type+" "+string(e.Data))
 	p.signatures = append(p.signatures, len(strings.Fields(r.Header.Get("webhook-signature"))))
-	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: r}, nil
+	return &http.Response{StatusCode: p.status, Body: http.NoBody, Request: r}, nil
+}
+
+// answer sets the status of the answers from now on.
+func (p *received) answer(status int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status = status
 }
 
 const hookSecret, nextHookSecret = config.Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), config.Secret("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX")
@@ -53,7 +62,7 @@ const hookSecret, nextHookSecret = config.Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZI
 // hooked are rooms that have nothing but a webhook, which runs.
 func hooked(t *testing.T) (*rooms, *received) {
 	t.Helper()
-	to := &received{}
+	to := &received{status: http.StatusNoContent}
 	w := config.Webhook{Name: "mdm", URL: "https://mdm.contoso.com/", Secret: hookSecret}
 	r := &rooms{service: &Service{log: zap.NewNop(), version: "1.2.3"}, hooksOf: []config.Webhook{w}, webhooks: webhooks.New(webhooks.Options{
 		Hooks: []webhooks.Hook{{Name: w.Name, URL: w.URL, Secrets: webhookSecrets(w), Transport: to}}, Log: zap.NewNop(), Metrics: prometheus.NewRegistry(),
@@ -92,6 +101,33 @@ func TestAnEventHasIdsAndReasons(t *testing.T) {
 		}
 		if !slices.Equal(to.events, want) {
 			t.Errorf("%s\nwant\n%s", strings.Join(to.events, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
+func TestAWebhookThatFailsIsAmongWhatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, to := hooked(t)
+		wrong := func() []check.Condition {
+			g := gathering{rooms: r, list: map[conditionKey]*check.Condition{}}
+			g.hooks()
+			list := make([]check.Condition, 0, 1)
+			for _, c := range g.list {
+				list = append(list, *c)
+			}
+			return list
+		}
+		to.answer(http.StatusServiceUnavailable)
+		r.tellStarted()
+		synctest.Wait()
+		if list := wrong(); len(list) != 1 || list[0].Name != "mdm" || list[0].Cause != "the receiver of a webhook takes no events" || !strings.Contains(list[0].Reason, "HTTP 503") || !list[0].NextTry.After(time.Now()) {
+			t.Errorf("%+v", list)
+		}
+		to.answer(http.StatusNoContent)
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if list := wrong(); len(list) != 0 {
+			t.Errorf("it is over: %+v", list)
 		}
 	})
 }

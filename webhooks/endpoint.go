@@ -254,9 +254,6 @@ func (e *endpoint) settle(v verdict, asked time.Duration, err error) {
 	defer e.mu.Unlock()
 	now := time.Now()
 	if v == taken {
-		if e.failures > 0 {
-			e.log.Info("webhook delivers again", zap.Int("waiting", len(e.queue)-1))
-		}
 		e.drop()
 		e.results[delivered].Inc()
 		e.state.Delivered++
@@ -276,11 +273,7 @@ func (e *endpoint) settle(v verdict, asked time.Duration, err error) {
 		m := e.queue[0]
 		e.queue = append(e.queue[1:], m)
 	}
-	wait := retry.Wait(e.failures, asked)
-	e.state.Next = now.Add(wait)
-	if e.failures == 1 {
-		e.log.Warn("webhook does not deliver", zap.Error(err), zap.Int("waiting", len(e.queue)), zap.Duration("retry_in", wait))
-	}
+	e.state.Next = now.Add(retry.Wait(e.failures, asked))
 }
 
 func (e *endpoint) standing() Standing {

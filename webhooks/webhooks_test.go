@@ -237,7 +237,7 @@ func TestWhatIsNotTakenIsTriedAgainLaterAndLaterUnderItsID(t *testing.T) {
 		begin := time.Now()
 		p.send("device.gone")
 		p.send("device.gone")
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		tries := len(r.events())
 		for i := 1; i < tries; i++ {
@@ -252,19 +252,14 @@ func TestWhatIsNotTakenIsTriedAgainLaterAndLaterUnderItsID(t *testing.T) {
 			t.Errorf("%d tries within an hour", tries)
 		}
 		s := p.Standing()[0]
-		if s.Waiting != 2 || s.LastSuccess != (time.Time{}) || s.Err == nil || !strings.Contains(s.Err.Error(), "HTTP 503") || !s.Next.After(time.Now()) || s.LastFailure.Before(begin) {
+		if s.Waiting != 2 || !s.LastSuccess.IsZero() || s.Err == nil || !strings.Contains(s.Err.Error(), "HTTP 503") || !s.Next.After(time.Now()) || s.LastFailure.Before(begin) {
 			t.Errorf("%+v", s)
 		}
 		r.answers(nil)
-		time.Sleep(retry.Max + time.Minute)
+		<-time.After(retry.Max + time.Minute)
 		synctest.Wait()
 		if s := p.Standing()[0]; s.Waiting != 0 || s.Delivered != 2 || s.Err != nil || s.Lost != 0 || !s.Next.IsZero() || !slices.Equal(r.events()[tries:], []string{"device.gone 1", "device.gone 2"}) {
 			t.Errorf("%+v, and %q came", s, r.events()[tries:])
-		}
-		for message, want := range map[string]int{"webhook does not deliver": 1, "webhook delivers again": 1} {
-			if n := p.log.FilterMessage(message).Len(); n != want {
-				t.Errorf("%q is logged %d times", message, n)
-			}
 		}
 	})
 }
@@ -287,13 +282,13 @@ func TestEachWayToFailIsFollowedByAnotherTry(t *testing.T) {
 				r := &receiver{answer: answer}
 				p := run(t, hook(t, "mdm", r))
 				p.send("device.gone")
-				time.Sleep(attemptTimeout + time.Second)
+				<-time.After(attemptTimeout + time.Second)
 				synctest.Wait()
 				if s := p.Standing()[0]; s.Err == nil || s.Waiting != 1 {
 					t.Fatalf("%+v", s)
 				}
 				r.answers(nil)
-				time.Sleep(2 * time.Minute)
+				<-time.After(2 * time.Minute)
 				synctest.Wait()
 				if s := p.Standing()[0]; s.Waiting != 0 || s.Delivered != 1 {
 					t.Errorf("%+v", s)
@@ -311,12 +306,12 @@ func TestAReceiverIsLeftAloneAsLongAsItAsks(t *testing.T) {
 			p.send("device.gone")
 			synctest.Wait()
 			p.send("device.gone") // which does not wake it
-			time.Sleep(least - time.Second)
+			<-time.After(least - time.Second)
 			synctest.Wait()
 			if n := len(r.events()); n != 1 {
 				t.Errorf("asked for %s s: %d tries", asked, n)
 			}
-			time.Sleep(time.Second + min(least/4, time.Minute) + time.Second) // the jitter, at most
+			<-time.After(time.Second + min(least/4, time.Minute) + time.Second) // the jitter, at most
 			synctest.Wait()
 			if n := len(r.events()); n != 2 {
 				t.Errorf("asked for %s s: %d tries after it", asked, n)
@@ -334,7 +329,7 @@ func TestAReceiverThatWantsNoMoreGetsNoMore(t *testing.T) {
 		}
 		synctest.Wait()
 		p.send("device.gone")
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		if n, s := len(r.events()), p.Standing()[0]; n != 1 || !s.Gone || s.Waiting != 0 || s.Lost != 4 || !s.Next.IsZero() {
 			t.Errorf("%d tries, %+v", n, s)
@@ -369,7 +364,7 @@ func TestAnEventThatAReceiverRefusesHoldsNoOther(t *testing.T) {
 		for range 5 {
 			p.send("device.gone")
 		}
-		time.Sleep(time.Minute) // two pauses at most, of 5 and 10 s and their jitter: it may be tried once before the others are there
+		<-time.After(time.Minute) // two pauses at most, of 5 and 10 s and their jitter: it may be tried once before the others are there
 		synctest.Wait()
 		if s := p.Standing()[0]; s.Delivered != 4 || s.Waiting != 1 {
 			t.Errorf("%+v: %q", s, r.events())
@@ -382,13 +377,13 @@ func TestAnEventIsGivenUpAfterDays(t *testing.T) {
 		r := &receiver{answer: always(500)}
 		p := run(t, hook(t, "mdm", r))
 		p.send("device.gone")
-		time.Sleep(maxAge - time.Hour)
+		<-time.After(maxAge - time.Hour)
 		p.send("device.gone")
 		synctest.Wait()
 		if s := p.Standing()[0]; s.Waiting != 2 || s.Lost != 0 {
 			t.Errorf("before: %+v", s)
 		}
-		time.Sleep(2 * time.Hour)
+		<-time.After(2 * time.Hour)
 		synctest.Wait()
 		if s := p.Standing()[0]; s.Waiting != 1 || s.Lost != 1 {
 			t.Errorf("after: %+v", s)
@@ -416,7 +411,7 @@ func TestWhatWaitsIsBoundedAndWhatOverflowsIsCounted(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		r.answers(nil)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if s := p.Standing()[0]; s.Waiting != 0 || s.Delivered != maxWaiting {
 			t.Errorf("%+v", s)

@@ -27,7 +27,7 @@ func TestControlsAndCharactersThatTurnATextAreHidden(t *testing.T) {
 }
 
 func TestALineOfAPersonMayHaveJoinersAndNothingElseThatIsHidden(t *testing.T) {
-	for _, s := range []string{"", "Ann's iPhone", "👩‍💻 work", "می‌خواهم", "אנה"} {
+	for _, s := range []string{"", "Ann's iPhone", "\U0001f469\u200d\U0001f4bb work", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "אנה"} {
 		if r, found := InLine(s); found {
 			t.Errorf("%q: %U", s, r)
 		}
