@@ -50,6 +50,9 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	d := &demonstration{out: out, json: *exit}
+	if d.phones, err = newPhones(); err != nil {
+		return err
+	}
 	d.tally, err = startTally(ctx, demoOrganisation(dir, *mailboxes), d.show)
 	if err != nil {
 		return err
@@ -78,8 +81,14 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(running) }()
 
+	confirmed := make(chan struct{})
+	go func() {
+		d.phones.run(running, d.api)
+		close(confirmed)
+	}()
 	err = d.play(ctx, *messages, logFile.Name())
 	stop()
+	<-confirmed
 	return errors.Join(err, <-ended)
 }
 
@@ -96,15 +105,22 @@ func demoOrganisation(dir string, mailboxes int) simulator.Options {
 // demonstration is a demo that runs.
 type demonstration struct {
 	*tally
-	api  *client // a client of the service that enrols, as an MDM portal does
-	out  io.Writer
-	json bool
+	api    *client // a client of the service that enrols, as an MDM portal does
+	phones *phones
+	out    io.Writer
+	json   bool
 }
 
 // play enrols devices, delivers messages and prints alerts.
 func (d *demonstration) play(ctx context.Context, messages int, logName string) error {
+	key, err := d.phones.public()
+	if err != nil {
+		return err
+	}
 	for id, address := range d.devices() {
-		if err := d.api.call(ctx, http.MethodPut, "/v1/devices/"+id, enrolmentOf(id, address), &api.Device{}); err != nil {
+		enrolment := enrolmentOf(id, address)
+		enrolment["receipt_key"], enrolment["label"] = key, "Demo iPhone "+id[len("demo-"):]
+		if err := d.api.call(ctx, http.MethodPut, "/v1/devices/"+id, enrolment, &api.Device{}); err != nil {
 			return err
 		}
 	}
@@ -180,6 +196,7 @@ func (d *demonstration) show(a alertLine, title, subject string) {
 		_ = json.NewEncoder(d.out).Encode(a)
 		return
 	}
+	d.phones.show(a)
 	fmt.Fprintf(d.out, "  alert  %-14s  %-16s  %-44s  %6.1f ms\n", a.Device, title, subject, a.Latency)
 }
 
