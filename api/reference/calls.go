@@ -107,7 +107,7 @@ func readCall(path, method string, n node, shared []node) call {
 		c.Open = len(security) == 0
 	}
 	for _, p := range append(shared, n.at("parameters").items()...) {
-		c.Parameters = append(c.Parameters, p.field(p.text("name"), p.value("required") == true))
+		c.Parameters = append(c.Parameters, p.field(p.text("name"), p.yes("required")))
 	}
 	for _, m := range n.at("responses").members() {
 		a := answer{Status: m.name, Text: m.node.text("description"), Body: m.node.content()}
@@ -164,6 +164,11 @@ func (n node) resolved() node {
 func (n node) text(key string) string {
 	s, _ := n.value(key).(string)
 	return strings.TrimSpace(s)
+}
+
+func (n node) yes(key string) bool {
+	yes, _ := n.value(key).(bool)
+	return yes
 }
 
 func (n node) members() (list []member) {
@@ -248,8 +253,8 @@ func (n node) kind() kind {
 		of.Words = strings.TrimSpace("list of " + of.Words)
 		return of
 	case "object":
-		if of := n.value("additionalProperties"); of != nil && of != false {
-			of := node{of, n.root}.kind()
+		if _, isSchema := n.value("additionalProperties").(yaml.MapSlice); isSchema {
+			of := node{n.value("additionalProperties"), n.root}.kind()
 			of.Words = strings.TrimSpace("object, each member " + of.Words)
 			return of
 		}
