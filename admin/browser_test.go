@@ -111,6 +111,11 @@ func (s *site) show() {
 	s.overview.Exchange = append(s.overview.Exchange, api.ExchangeEntry{Name: "cloud", Capacity: 1250, Online: true, EWS: "streaming", Graph: true})
 	s.sources = map[string]string{"bob@contoso.com": "ews", "eve@fabrikam.com": "graph"}
 	s.overview.Topics = []api.Topic{{Topic: "com.contoso.mail", Environment: "production", Refused: map[string]int{"BadDeviceToken": 2}}}
+	s.overview.Webhooks = []api.Webhook{{Name: "mdm", Delivered: 412, LastSuccess: time.Now().Add(-40 * time.Minute)},
+		{Name: "helpdesk", Waiting: 3, Delivered: 88, LastFailure: time.Now().Add(-time.Minute), Error: "POST to the webhook helpdesk: HTTP 503: its receiver did not take the event", NextTry: time.Now().Add(time.Minute)}}
+	phone := s.devices["ann-phone"]
+	phone.Label, phone.ReceiptKey = "Ann’s iPhone", "BFLPt4iADCrgQz6HxxA8on9jqnd+4qrWcZ5D75XLPIIqHStgRib7rUfUczLSV0Pec04vCd3HoghVgQM1fmsS9zQ="
+	s.devices["ann-phone"] = phone
 	s.overview.Accounts = append(s.overview.Accounts, api.Account{Exchange: "headquarters", Name: "listener-02", Kind: "basic", Mailboxes: 1180, Capacity: 1250, Streams: 6,
 		Reason: "ErrorServerBusy: the server asks to wait", Advice: "Nothing: mailbell waits.", NextTry: time.Now().Add(time.Minute)})
 	s.overview.Credentials = append(s.overview.Credentials, expiry.Entry{Kind: "client_secret", Name: "online-01", At: time.Now().Add(200 * 24 * time.Hour)})
