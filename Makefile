@@ -28,6 +28,7 @@ packages:
 lint: ## look at the code: gofmt, vet, go.mod, golangci-lint
 	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi
 	$(GO) vet ./...
+	GOOS=windows $(GO) vet $$(GOOS=windows $(GO) list -f '{{range .GoFiles}}cmd/mailbell/{{.}} {{end}}' ./cmd/mailbell) # without the tests, which are for Unix
 	$(GO) mod tidy -diff
 	$(LINT) run
 

@@ -43,6 +43,7 @@ type Service struct {
 	handler   atomic.Pointer[http.Handler]
 	first     chan struct{} // closed with the first handler: calls wait in the socket until then
 	systemd   *systemd.Notifier
+	started   func()                 // is called once calls are answered
 	working   atomic.Pointer[rooms]  // on the state; nil: none do
 	aside     atomic.Pointer[string] // why none do
 
@@ -58,7 +59,7 @@ type Service struct {
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{log: log, audit: audit.New(log.Named("audit")), version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
+	s := &Service{log: log, audit: audit.New(log.Named("audit")), version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, started: func() {}, proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
 		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	s.configuration.Store(c)
 	s.audit.Use(c.Audit.File)

@@ -20,8 +20,8 @@ import (
 // superviseEvery is the time between two lines for systemd where it keeps no watchdog; with one, half of its time.
 const superviseEvery = 30 * time.Second
 
-// Notify has systemd told how the service stands. It is called before Run.
-func (s *Service) Notify(n *systemd.Notifier) { s.systemd = n }
+// Notify has systemd told how the service stands, and started called once calls are answered. It is called before Run.
+func (s *Service) Notify(n *systemd.Notifier, started func()) { s.systemd, s.started = n, started }
 
 // tell logs that systemd could not be told: it would end a service that it does not hear of.
 func (s *Service) tell(err error) {
@@ -32,6 +32,7 @@ func (s *Service) tell(err error) {
 
 // begun tells that the service has started.
 func (s *Service) begun() {
+	s.started()
 	s.tell(s.systemd.Ready())
 	s.tell(s.systemd.Status(s.standing()))
 }

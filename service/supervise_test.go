@@ -101,7 +101,7 @@ func supervised(t *testing.T, m *manager, watchdog string, hold state) (*Service
 		}
 		s.state = hold
 	}
-	s.Notify(m.notifier(watchdog))
+	s.Notify(m.notifier(watchdog), func() {})
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	return s, sync.OnceFunc(func() {
@@ -176,7 +176,7 @@ func TestAServiceThatCannotStartIsNeverReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.state = brokenState{}
-	s.Notify(m.notifier(""))
+	s.Notify(m.notifier(""), func() { t.Error("it has started") })
 	if err := s.Run(t.Context()); err == nil {
 		t.Error("it ran")
 	}

@@ -49,6 +49,7 @@ func commands() []command {
 		{"import", "--config mailbell.yaml FILE", "enrols the devices of a file, a line of JSON each; can be run again", importDevices},
 		{"export", "--config mailbell.yaml [--tokens]", "prints all devices as import takes them", exportDevices},
 		{"state", "backup|restore --config mailbell.yaml FILE", "copies the state file while mailbell runs, and puts a copy in its place", state},
+		{"service", "install|uninstall|start|stop [--config FILE] [--log FILE]", "on Windows: mailbell as a service; logs to the event log, or to a file", winService},
 		{"healthy", "--config mailbell.yaml", "exits with 0 where the service runs, for a container's health check", healthy},
 		{"version", "", "the version", version},
 		{"explain", "", "", later},

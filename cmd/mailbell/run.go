@@ -28,21 +28,26 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
-	c, err := config.Load(*file)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	return serve(ctx, *file, func(c config.Log) *zap.Logger { return newLog(c, log) }, hup, func() {})
+}
+
+// serve runs the service until ctx ends. hup has it look at changed files; started is called once calls are answered.
+func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger, hup <-chan os.Signal, started func()) error {
+	c, err := config.Load(file)
 	if err != nil {
 		return configError{err}
 	}
-	to := newLog(c.Log, log)
+	to := logger(c.Log)
 	stdlog.SetOutput(libraryLog{to.Named("library")})
 	stdlog.SetFlags(0)
 	s, err := service.Open(ctx, c, to, buildVersion())
 	if err != nil {
 		return err
 	}
-	s.Notify(systemd.New(os.Getenv, os.Getpid()))
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+	s.Notify(systemd.New(os.Getenv, os.Getpid()), started)
 	ctx, cancel := context.WithCancel(ctx)
 	var reload sync.WaitGroup
 	reload.Go(func() {
@@ -64,18 +69,25 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 // newLog logs to w: one JSON object a line, or in the console format. It does not sample: a line that says who enrolled must not be left out
 // because there are many.
 func newLog(c config.Log, w io.Writer) *zap.Logger {
+	return zap.New(zapcore.NewCore(encoderOf(c), zapcore.Lock(zapcore.AddSync(w)), levelOf(c)))
+}
+
+func levelOf(c config.Log) zapcore.Level {
 	level, err := zapcore.ParseLevel(c.Level)
 	if err != nil { // config has checked it
-		level = zapcore.InfoLevel
+		return zapcore.InfoLevel
 	}
+	return level
+}
+
+func encoderOf(c config.Log) zapcore.Encoder {
 	e := zap.NewProductionEncoderConfig()
 	e.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	e.EncodeDuration = zapcore.StringDurationEncoder
-	encoder := zapcore.NewJSONEncoder(e)
 	if c.Format == "console" {
-		encoder = zapcore.NewConsoleEncoder(e)
+		return zapcore.NewConsoleEncoder(e)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
+	return zapcore.NewJSONEncoder(e)
 }
 
 // libraryLog takes what libraries print to the standard logger, which would reach standard error as it is. mailbell gets the same errors from
