@@ -46,7 +46,11 @@ func TestOneIDLeadsFromAHintToTheAnswerOfAPNsAndToTheDecision(t *testing.T) {
 		id := decisions[0].Correlation.String()
 		want := []string{"hint", "reading begins", "messages read", "alert sent", "outcome", "outcomes recorded", "reading ended"}
 		lines := logs.TakeAll()
-		if got := of(lines, id); !slices.Equal(got, want) || len(lines) != len(want) {
+		got := of(lines, id)
+		if len(got) > 1 && got[1] == want[0] { // who hints may be told of a moment after the worker, who does not wait for that
+			got[0], got[1] = got[1], got[0]
+		}
+		if !slices.Equal(got, want) || len(lines) != len(want) {
 			t.Errorf("%s: %q of %d lines, want %q", id, got, len(lines), want)
 		}
 		for _, l := range lines {

@@ -27,6 +27,10 @@ const (
 	maxSlow = 256
 	// stuck is how long an Inbox is read until another is taken all the same: a mailbox that hangs keeps no others waiting.
 	stuck = 500 * time.Millisecond
+	// maxAhead bounds the mailboxes of an entry that are read, or were and wait for APNs and the state: twice as many as may have pushes under way.
+	// To read further ahead in a burst would alert nobody earlier, and each has a goroutine. After stuck a mailbox does not count any more,
+	// so that a topic that APNs keeps waiting does not hold the reading of others.
+	maxAhead = 2 * maxPushes
 )
 
 // lane is the workers of an exchange entry, and the marked mailboxes that wait for one.
@@ -41,6 +45,7 @@ type lane struct {
 	hinted  []*Mailbox // first in first out; new mail waits in them
 	listed  []*Mailbox // the same; they are to be listed
 	active  int        // workers
+	ahead   int        // mailboxes that wait for APNs and the state, for no longer than stuck yet
 	listers int        // of them, those that serve a mailbox of listed
 	paging  int        // of those, who have not read its Inbox yet
 	taken   uint64     // mailboxes, ever
@@ -53,16 +58,32 @@ func newLane(in *Inbox) *lane {
 }
 
 // sending is for a mailbox that waits for APNs with so many alerts, and then for the state: it does not count among those that are read
-// meanwhile, for reading waits for neither. done ends that. false: ctx has ended.
+// meanwhile, for reading waits for neither, but for what is read ahead of them. done ends that. false: ctx has ended.
 func (l *lane) sending(ctx context.Context, alerts int) (done func(), ok bool) {
 	room := int64(min(alerts, maxAlerts))
 	l.mu.Lock()
 	l.active--
+	l.ahead++
 	l.mu.Unlock()
 	l.start()
+	counts := true
+	caughtUp := func() { // with mu held
+		if counts {
+			counts = false
+			l.ahead--
+		}
+	}
+	hangs := time.AfterFunc(stuck, func() {
+		l.mu.Lock()
+		caughtUp()
+		l.mu.Unlock()
+		l.start()
+	})
 	back := func() {
+		hangs.Stop()
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		caughtUp()
 		l.active++ // also over the bound: it goes on with its mailbox
 	}
 	if l.alerts.Acquire(ctx, room) != nil {
@@ -145,7 +166,7 @@ func (l *lane) start() {
 // mayRead says whether the next mailbox with new mail may be taken now, by so many more workers: as many as it is worth to read at once.
 // More would only wait for their turns at the server, each with a goroutine. It is called with mu held.
 func (l *lane) mayRead(more int) bool {
-	if len(l.hinted) == 0 {
+	if len(l.hinted) == 0 || l.active+l.ahead+more > maxAhead {
 		return false
 	}
 	a := l.hinted[0].link.Load()
@@ -155,7 +176,7 @@ func (l *lane) mayRead(more int) bool {
 // mayList says whether the next mailbox that is to be listed may be taken now. One that is taken has to read its Inbox at once: were it to
 // wait for its turn at the server, a hint that came meanwhile would wait as long. It is called with mu held.
 func (l *lane) mayList() bool {
-	if len(l.listed) == 0 || l.listers >= maxListers {
+	if len(l.listed) == 0 || l.listers >= maxListers || l.active+l.ahead > maxAhead {
 		return false
 	}
 	a := l.listed[0].link.Load()

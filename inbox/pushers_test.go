@@ -102,6 +102,40 @@ func TestReadingNeverWaitsForAPNs(t *testing.T) {
 	})
 }
 
+// What is read ahead of an APNs that is slow is bounded, and one that stalls holds no reading for longer than half a second.
+func TestReadingIsNotFarAheadOfAPNs(t *testing.T) {
+	inScene(t, func(s *scene) {
+		const mailboxes = maxAhead + 500
+		s.start()
+		addresses := s.crowd(mailboxes)
+		reads := 0
+		s.source.set(func() { s.source.onRead = func() { s.source.set(func() { reads++ }) } })
+		read := func() (n int) {
+			s.source.set(func() { n = reads })
+			return n
+		}
+		goesOn := s.apns.stalls()
+		for _, a := range addresses {
+			s.source.come(a)
+		}
+		s.pass(stuck - 1)
+		if n := read(); n != maxAhead {
+			t.Errorf("%d mailboxes were read while APNs answers nothing, want %d", n, maxAhead)
+		}
+		s.pass(1)
+		if n := read(); n != mailboxes {
+			t.Errorf("%d of %d mailboxes were read, and the others wait for an APNs that stalls", n, mailboxes)
+		}
+		goesOn()
+		s.pass(time.Minute)
+		for i := range mailboxes {
+			if n := len(s.apns.got[fmt.Sprint("d", i)]); n != 1 {
+				t.Fatalf("%d alerts for device %d", n, i)
+			}
+		}
+	})
+}
+
 // Workers are taken back when their mailboxes have something to write, so there may be more of them for a while.
 func TestWorkersAreNoMoreThanTheyMayBeOnceTheyHaveWritten(t *testing.T) {
 	l := newLane(&Inbox{})
