@@ -1,7 +1,8 @@
 package webhooks
 
 // One receiver: what waits for it, and when it is tried. While it fails nothing overtakes: the oldest event is tried again and again, at
-// growing intervals. An event that the receiver alone refuses goes behind the others, so that it does not hold them.
+// growing intervals. An event that a receiver refuses which is well is set aside, and tried again at growing intervals of its own, so that it
+// does not hold the others.
 
 import (
 	"bytes"
@@ -72,9 +73,12 @@ type endpoint struct {
 	mu       sync.Mutex
 	secrets  [][]byte
 	queue    []message // the oldest first; only run takes from it
+	aside    []message // those that were refused, likewise
 	often    map[string]int
-	failures int // in a row
-	state    Standing
+	failures int       // in a row
+	refusals int       // of those aside, in a row
+	again    time.Time // one of those aside is tried then
+	state    Standing  // Next is of all events
 }
 
 func newEndpoint(h Hook, agent string, log *zap.Logger) *endpoint {
@@ -102,7 +106,7 @@ func (e *endpoint) add(m message, often bool) {
 	case e.state.Gone:
 		e.lose(refusedAll, 1)
 		return
-	case len(e.queue) >= maxWaiting, often && e.often[m.kind] >= maxOften:
+	case len(e.queue)+len(e.aside) >= maxWaiting, often && e.often[m.kind] >= maxOften:
 		e.lose(overflow, 1)
 		return
 	}
@@ -127,25 +131,41 @@ func (e *endpoint) lose(result string, n int) {
 func (e *endpoint) first(now time.Time) (m message, wait time.Duration, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for len(e.queue) > 0 && now.Sub(e.queue[0].queued) > maxAge {
-		e.log.Error("event given up, its webhook did not take it", zap.String("event", e.queue[0].kind), zap.String("id", e.queue[0].id), zap.Error(e.state.Err))
-		e.drop()
-		e.lose(givenUp, 1)
+	for _, list := range []*[]message{&e.queue, &e.aside} {
+		for len(*list) > 0 && now.Sub((*list)[0].queued) > maxAge {
+			e.log.Error("event given up, its webhook did not take it", zap.String("event", (*list)[0].kind), zap.String("id", (*list)[0].id), zap.Error(e.state.Err))
+			e.drop(list)
+			e.lose(givenUp, 1)
+		}
 	}
+	next, waits := e.next()
 	switch {
-	case len(e.queue) == 0:
+	case !waits:
 		return m, 0, false
-	case e.state.Next.After(now):
-		return m, e.state.Next.Sub(now), false
+	case next.After(now):
+		return m, next.Sub(now), false
+	case len(e.queue) == 0, len(e.aside) > 0 && !e.again.After(now):
+		return e.aside[0], 0, true
 	}
 	return e.queue[0], 0, true
 }
 
-// drop takes the first message out of the queue. The mutex is held.
-func (e *endpoint) drop() message {
-	m := e.queue[0]
-	e.queue[0] = message{}
-	e.queue = e.queue[1:]
+// next is when an event is to be sent. false: none waits. The mutex is held.
+func (e *endpoint) next() (at time.Time, waits bool) {
+	switch {
+	case len(e.queue) == 0 && len(e.aside) == 0:
+		return at, false
+	case len(e.queue) == 0 && e.again.After(e.state.Next):
+		return e.again, true
+	}
+	return e.state.Next, true
+}
+
+// drop takes the first message out of a list. The mutex is held.
+func (e *endpoint) drop(list *[]message) message {
+	m := (*list)[0]
+	(*list)[0] = message{}
+	*list = (*list)[1:]
 	if m.often {
 		e.often[m.kind]--
 	}
@@ -168,7 +188,7 @@ func (e *endpoint) run(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			e.settle(v, asked, err)
+			e.settle(m, v, asked, err)
 			continue
 		}
 		due := timer.C
@@ -248,38 +268,63 @@ func answered(hook string, status int) error {
 	return f
 }
 
-// settle notes what became of the first message.
-func (e *endpoint) settle(v verdict, asked time.Duration, err error) {
+// settle notes what became of a message, which is the first of its list.
+func (e *endpoint) settle(m message, v verdict, asked time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
+	list := &e.queue
+	if m.refused {
+		list = &e.aside
+	}
 	if v == taken {
-		e.drop()
+		e.drop(list)
 		e.results[delivered].Inc()
 		e.state.Delivered++
 		e.failures, e.state.LastSuccess, e.state.Err, e.state.Next = 0, now, nil, time.Time{}
+		if m.refused { // the others that are aside may be taken too
+			e.refusals, e.again = 0, time.Time{}
+		}
 		return
 	}
 	e.failed.Inc()
-	e.failures++
 	e.state.LastFailure, e.state.Err = now, err
 	switch v {
 	case gone:
-		e.log.Error("webhook switched off, its receiver wants no events any more", zap.Error(err), zap.Int("lost", len(e.queue)))
-		e.lose(refusedAll, len(e.queue))
-		e.queue, e.often, e.state.Gone, e.state.Next = nil, map[string]int{}, true, time.Time{}
-		return
+		e.log.Error("webhook switched off, its receiver wants no events any more", zap.Error(err), zap.Int("lost", len(e.queue)+len(e.aside)))
+		e.lose(refusedAll, len(e.queue)+len(e.aside))
+		e.queue, e.aside, e.often, e.state.Gone, e.state.Next = nil, nil, map[string]int{}, true, time.Time{}
 	case refused:
-		m := e.queue[0]
-		e.queue = append(e.queue[1:], m)
+		e.refuse(list, now, asked)
+	default:
+		e.failures++
+		e.state.Next = now.Add(retry.Wait(e.failures, asked))
 	}
-	e.state.Next = now.Add(retry.Wait(e.failures, asked))
+}
+
+// refuse sets the first message of a list aside, or back behind those that are. The mutex is held.
+func (e *endpoint) refuse(list *[]message, now time.Time, asked time.Duration) {
+	m := (*list)[0]
+	pause := 0
+	if !m.refused { // a receiver that refuses all gets no burst of new events
+		pause = 1
+	}
+	if m.refused || len(e.aside) == 0 {
+		e.refusals++
+		e.again = now.Add(retry.Wait(e.refusals, asked))
+	}
+	(*list)[0] = message{}
+	*list = (*list)[1:]
+	m.refused = true
+	e.aside = append(e.aside, m)
+	e.failures, e.state.Next = 0, now.Add(retry.Wait(pause, asked))
 }
 
 func (e *endpoint) standing() Standing {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.state
-	s.Waiting = len(e.queue)
+	s.Waiting = len(e.queue) + len(e.aside)
+	s.Next, _ = e.next()
 	return s
 }

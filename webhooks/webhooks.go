@@ -95,6 +95,8 @@ type message struct {
 	body   []byte
 	queued time.Time
 	often  bool
+
+	refused bool // by a receiver that is well
 }
 
 func newMessage(e Event) *message {

@@ -372,6 +372,64 @@ func TestAnEventThatAReceiverRefusesHoldsNoOther(t *testing.T) {
 	})
 }
 
+func TestAnEventThatIsRefusedForDaysHoldsNoneThatComesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: func(event string) (int, http.Header, error) {
+			if event == "device.gone 1" {
+				return 422, nil, nil
+			}
+			return 200, nil, nil
+		}}
+		p := run(t, hook(t, "mdm", r))
+		p.send("device.gone")
+		for n := range 100 {
+			<-time.After(17 * time.Minute)
+			p.send("device.gone")
+			synctest.Wait()
+			if s := p.Standing()[0]; s.Delivered != n+1 || s.Waiting != 1 {
+				t.Fatalf("at once after the event %d: %+v", n+2, s)
+			}
+		}
+		tries := 0
+		for _, e := range r.events() {
+			if e == "device.gone 1" {
+				tries++
+			}
+		}
+		// In 1,700 minutes: one each ten minutes to eleven, and the first ones in shorter time.
+		if tries < 150 || tries > 180 {
+			t.Errorf("it was tried %d times", tries)
+		}
+		<-time.After(maxAge)
+		synctest.Wait()
+		if s := p.Standing()[0]; s.Waiting != 0 || s.Lost != 1 {
+			t.Errorf("after days: %+v", s)
+		}
+	})
+}
+
+func TestWhatAReceiverRefusesComesWhenItIsMended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: always(401)}
+		p := run(t, hook(t, "mdm", r))
+		for range 5 {
+			p.send("device.gone")
+		}
+		<-time.After(time.Hour)
+		synctest.Wait()
+		// Each once with five seconds between, and then one at growing intervals of up to ten minutes.
+		if n := len(r.events()); n > 25 {
+			t.Errorf("%d tries in an hour", n)
+		}
+		r.answers(nil)
+		<-time.After(retry.Max + time.Minute) // and its jitter
+		synctest.Wait()
+		if s := p.Standing()[0]; s.Delivered != 5 || s.Waiting != 0 || !s.Next.IsZero() || s.Err != nil {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestAnEventIsGivenUpAfterDays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: always(500)}
