@@ -45,9 +45,12 @@ type idp struct {
 	redeemed  int
 }
 
+// idpKey signs the tokens of all of them: a key takes a slow machine a second.
+var idpKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 func newIDP(t *testing.T) *idp {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := idpKey()
 	if err != nil {
 		t.Fatal(err)
 	}
