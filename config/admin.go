@@ -5,6 +5,7 @@ package config
 import (
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -85,7 +86,7 @@ func (o *object) oidc() *OIDC {
 func (o *object) roles(key string, check func(string) (string, error)) map[string]string {
 	section := o.object(key)
 	granted := map[string]string{}
-	for name := range section.values {
+	for _, name := range slices.Sorted(maps.Keys(section.values)) { // so that it is always the same one of two that is wrong
 		v := section.get(name)
 		checked, err := check(name)
 		if err != nil {

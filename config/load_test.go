@@ -409,7 +409,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"sign-in with a role":       {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, groups: {g: enrol}}}", "1: admin.oidc.groups.g: want one of read, test, admin, got enrol"},
 		"sign-in without a role":    {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, groups: {g: ''}}}", "1: admin.oidc.groups.g: is empty: want one of read, test, admin"},
 		"sign-in of no address":     {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, addresses: {ann: read}}}", "1: admin.oidc.addresses.ann: not a mail address: want one as in ann@contoso.com"},
-		"sign-in of one twice":      {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, addresses: {ann@contoso.com: read, Ann@contoso.com: read}}}", "1: admin.oidc.addresses.\"Ann@contoso.com\": is given twice, in upper and lower case"},
+		"sign-in of one twice":      {"", "admin: {url: https://mailbell.contoso.com, oidc: {issuer: https://id.contoso.com, client_id: x, client_secret_file: secrets/svc-bell, addresses: {ann@contoso.com: read, Ann@contoso.com: read}}}", "1: admin.oidc.addresses.\"ann@contoso.com\": is given twice, in upper and lower case"},
 		"sign-in with a typo":       {"", "admin: {oidc: {isuer: ''}}", "1: admin.oidc.isuer: unknown key; did you mean issuer?"},
 
 		"a list as the file":     {good, "- a\n", "1: yaml: want keys with values, as in listen: 127.0.0.1:8080"},
