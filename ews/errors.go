@@ -168,6 +168,7 @@ var table = []Row{
 		Meaning: "the account may not impersonate on this server"},
 	{Code: "ErrorImpersonationFailed", Scope: fault.Mailbox, Remedy: fault.Wait, After: later,
 		Meaning: "impersonation failed within the server or its directory"},
+	{Code: "ErrorSendAsDenied", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the account may not send as this mailbox"},
 	{Code: "ErrorAccountDisabled", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Meaning: "the account of the mailbox is disabled"},
 	{Code: "ErrorInvalidUserPrincipalName", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
 		Meaning: "the mailbox's user principal name is not valid"},

@@ -88,6 +88,7 @@ var reactions = []struct {
 	{"ErrorImpersonateUserDenied", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorImpersonationDenied", "", fault.Account, fault.Fix, 0},
 	{"ErrorImpersonationFailed", "", fault.Mailbox, fault.Wait, 0},
+	{"ErrorSendAsDenied", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorAccountDisabled", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorInvalidUserPrincipalName", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorInvalidUserSid", "", fault.Mailbox, fault.Fix, 0},

@@ -50,6 +50,8 @@ func requests(t *testing.T, version string) map[string][]byte {
 	note("finditem", err)
 	_, err = c.GetFolder(t.Context(), target)
 	note("getfolder", err)
+	_, err = c.Send(t.Context(), target, "mailbell canary "+tricky, "Sent by mailbell.")
+	note("createitem", err)
 	return sent
 }
 

@@ -50,6 +50,12 @@ func (e EWS) Read(ctx context.Context, at mail.Location, ids []string) ([]inbox.
 	return items, answer(a), err
 }
 
+// Send has the mailbox send a message to itself.
+func (e EWS) Send(ctx context.Context, at mail.Location, subject, text string) error {
+	_, err := e.Client.Send(ctx, target(at), subject, text)
+	return err
+}
+
 // overlap is how many items of a page the next one shows again: a deletion meanwhile shifts the pages.
 const overlap = 1
 

@@ -621,3 +621,25 @@ func TestOpenStreamsEndWhenTheHostsClose(t *testing.T) {
 		}
 	}
 }
+
+func TestAMailboxSendsItselfAMessageThatArrivesAsNewMail(t *testing.T) {
+	s := start(t, 1, Options{})
+	at := s.Mailboxes()[0]
+	c := newClient(t, s, at)
+	create := func(disposition, to string) string {
+		_, body := c.call(`<m:CreateItem MessageDisposition="` + disposition + `"><m:Items><t:Message><t:Subject>Grüße</t:Subject><t:Body BodyType="Text">Hello.</t:Body>` +
+			`<t:ToRecipients><t:Mailbox><t:EmailAddress>` + to + `</t:EmailAddress></t:Mailbox></t:ToRecipients></t:Message></m:Items></m:CreateItem>`)
+		return body
+	}
+	if body := create("SendOnly", at); !strings.Contains(body, "NoError") {
+		t.Fatal(body)
+	}
+	if _, body := c.call(findItem(0, 10, "Descending")); !strings.Contains(body, "Grüße") || !strings.Contains(body, `TotalItemsInView="1"`) {
+		t.Errorf("it is not in the Inbox: %s", body)
+	}
+	for want, body := range map[string]string{"ErrorInvalidRecipients": create("SendOnly", "nobody@contoso.example"), "ErrorInvalidRequest": create("SaveOnly", at)} {
+		if !strings.Contains(body, want) {
+			t.Errorf("want %s: %s", want, body)
+		}
+	}
+}

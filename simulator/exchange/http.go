@@ -44,6 +44,7 @@ var operations = map[string]func(*call, *markup) *soapFault{
 	"FindFolder":   (*call).findFolder,
 	"ResolveNames": (*call).resolveNames,
 	"ConvertId":    (*call).convertID,
+	"CreateItem":   (*call).createItem,
 }
 
 // soapFault is an answer with HTTP status 500, or 200 of a server that is not Microsoft's.
@@ -407,7 +408,7 @@ func (b *markup) failure(message string, e responseError) {
 		b.raw(`</m:MessageXml>`)
 	}
 	switch message {
-	case "GetItemResponseMessage":
+	case "GetItemResponseMessage", "CreateItemResponseMessage":
 		b.raw(`<m:Items/>`)
 	case "GetFolderResponseMessage":
 		b.raw(`<m:Folders/>`)
