@@ -137,6 +137,7 @@ func TestWhatOthersSayIsShownAndNeverObeyed(t *testing.T) {
 		s.overview.Topics = []api.Topic{{Topic: nasty, Environment: nasty, Reason: outcome.Reason(nasty), Advice: nasty, Refused: map[string]int{nasty: 1}}}
 		s.overview.Exchange = []api.ExchangeEntry{{Name: nasty, Version: nasty}}
 		s.overview.Webhooks = []api.Webhook{{Name: nasty, Error: nasty}, {Name: nasty, Error: nasty, Gone: true}}
+		s.overview.Canaries = []api.Canary{{Mailbox: nasty, State: nasty, Reason: nasty, Advice: nasty}, {Mailbox: nasty, State: "lost", Reason: nasty}}
 		s.away = errors.New(nasty)
 		s.steps = []check.Step{{Name: nasty, Error: nasty, Advice: nasty}}
 		s.api.SetClients([]api.Client{{Name: nasty, Role: api.RoleAdmin, Token: adminToken}})

@@ -51,14 +51,15 @@ func parse() map[string]*template.Template {
 
 // functions of the templates.
 var functions = template.FuncMap{
-	"time":   stamp,
-	"ago":    ago,
-	"until":  until,
-	"took":   took,
-	"words":  words,
-	"things": things,
-	"bad":    bad,
-	"soon":   soon,
+	"time":      stamp,
+	"ago":       ago,
+	"until":     until,
+	"took":      took,
+	"words":     words,
+	"badCanary": badCanary,
+	"things":    things,
+	"bad":       bad,
+	"soon":      soon,
 
 	"at":         func(now, t time.Time) moment { return moment{now, t} },
 	"badOutcome": badOutcome,
@@ -213,6 +214,8 @@ func whom(c check.Condition) string {
 		return "webhook " + c.Name
 	case c.Kind == check.KindAPNs:
 		return "APNs topic " + c.Name
+	case c.Kind == check.KindCanary:
+		return "canary " + c.Name
 	case c.Kind == check.KindAccount:
 		return "listener account " + c.Name
 	}
@@ -233,6 +236,19 @@ func badOutcome(o outcome.Outcome) check.Level {
 		return check.LevelInfo
 	}
 	return check.LevelWarn
+}
+
+// badCanary says how bad the state of a canary is: the class of its badge.
+func badCanary(state string) check.Level {
+	switch state {
+	case "lost", "not_sent":
+		return check.LevelError
+	case "late":
+		return check.LevelWarn
+	case "accepted":
+		return "ok"
+	}
+	return check.LevelInfo
 }
 
 // bad says how bad a state is: the class of its badge.

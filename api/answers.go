@@ -156,6 +156,7 @@ type Status struct {
 	Credentials []Credential                `json:"credentials"`
 	Clients     []ClientStatus              `json:"clients"` // of the API
 	Webhooks    []Webhook                   `json:"webhooks"`
+	Canaries    []Canary                    `json:"canaries"`
 	StateStore  StateStore                  `json:"state_store"`
 	Conditions  []check.Condition           `json:"conditions"` // what is wrong now, the worst first
 }
@@ -229,6 +230,19 @@ type Webhook struct {
 	Error       string    `json:"error,omitempty"` // of the last try; empty: it was taken
 	NextTry     time.Time `json:"next_try,omitzero"`
 	Gone        bool      `json:"gone,omitempty"` // the receiver has answered 410: nothing is sent to it any more
+}
+
+// Canary is a mailbox of the configuration that sends mail to itself.
+type Canary struct {
+	Mailbox     string    `json:"mailbox"`
+	State       string    `json:"state"`                 // waiting, under_way, accepted, late, lost or not_sent
+	Began       time.Time `json:"began,omitzero"`        // when the message under way was sent; zero: none is
+	LastSuccess time.Time `json:"last_success,omitzero"` // when APNs accepted an alert last; zero: not since the start
+	Took        int64     `json:"took_ms,omitempty"`     // from sending that message
+	Lost        int       `json:"lost"`                  // since the start
+	Reason      string    `json:"reason,omitempty"`      // what is wrong; empty: nothing is known to be
+	Advice      string    `json:"advice,omitempty"`
+	Next        time.Time `json:"next,omitzero"` // when the next message is sent, or sending it is tried again; zero: one is under way
 }
 
 // StateStore says whether the state takes writes: one is tried.

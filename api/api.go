@@ -54,6 +54,7 @@ type Overview struct {
 	Topics      []Topic
 	Credentials []expiry.Entry    // the first to expire first
 	Webhooks    []Webhook         // in the order of the configuration
+	Canaries    []Canary          // likewise
 	Conditions  []check.Condition // what is wrong now, the worst first
 }
 

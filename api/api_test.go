@@ -206,6 +206,7 @@ func newBackend(t testing.TB) *backend {
 				Accounts:    []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1, Reason: "HTTP 401: no", NextTry: noon}},
 				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
 				Webhooks:    []Webhook{{Name: "mdm", Waiting: 1, Lost: 2, LastFailure: noon.In(time.FixedZone("", 3600)), Error: "HTTP 503"}},
+				Canaries:    []Canary{{Mailbox: "canary@contoso.com", State: "late", Began: noon.In(time.FixedZone("", 3600)), LastSuccess: noon, Took: 800, Lost: 1, Reason: "canary late", Advice: "a"}},
 				Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
 				Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon.In(time.FixedZone("", 3600)), Refused: map[string]int{"BadTopic": 2}}},
 			}
@@ -685,6 +686,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 		Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
 		Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon, Refused: map[string]int{"BadTopic": 2}}},
 		Webhooks:    []Webhook{{Name: "mdm", Waiting: 1, Lost: 2, LastFailure: noon, Error: "HTTP 503"}},
+		Canaries:    []Canary{{Mailbox: "canary@contoso.com", State: "late", Began: noon, LastSuccess: noon, Took: 800, Lost: 1, Reason: "canary late", Advice: "a"}},
 		Clients: []ClientStatus{
 			{Name: "mdm", Role: RoleEnrol, SignIns: []SignIn{{By: "token"}}}, {Name: "grafana", Role: RoleRead, SignIns: []SignIn{{By: "token", Last: s.Clients[1].SignIns[0].Last}}},
 			{Name: "helpdesk", Role: RoleTest, SignIns: []SignIn{{By: "token"}}}, {Name: "operator", Role: RoleAdmin, SignIns: []SignIn{{By: "token"}}},

@@ -139,6 +139,11 @@ func (a *API) StatusNow(ctx context.Context) Status {
 		h.LastSuccess, h.LastFailure, h.NextTry = h.LastSuccess.UTC(), h.LastFailure.UTC(), h.NextTry.UTC()
 		s.Webhooks[i] = h
 	}
+	s.Canaries = make([]Canary, len(c.Canaries))
+	for i, k := range c.Canaries {
+		k.Began, k.LastSuccess, k.Next = k.Began.UTC(), k.LastSuccess.UTC(), k.Next.UTC()
+		s.Canaries[i] = k
+	}
 	s.Conditions = make([]check.Condition, len(c.Conditions))
 	for i, wrong := range c.Conditions {
 		wrong.Since, wrong.NextTry = wrong.Since.UTC(), wrong.NextTry.UTC()

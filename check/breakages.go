@@ -29,10 +29,28 @@ const (
 	codeNoNotification = "no notification"
 	// codeNowhere is the code of a mailbox for which Graph has no URL to post to (listener/changes).
 	codeNowhere = "no public_url"
-	apps        = "the app registration (Entra ID, App registrations)"
+	// The codes of a canary (package canary).
+	codeCanaryLate = "canary late"
+	codeCanaryLost = "canary lost"
+	codeNoDevice   = "canary without device"
+	apps           = "the app registration (Entra ID, App registrations)"
 )
 
 var breakages = []Breakage{
+	// The canary.
+	{"a canary is late", "code canary late",
+		"Run mailbell why ADDRESS: it says whether the message was read, and what became of its alert. If it was not read, Exchange is slow to deliver (Get-Queue, Get-MessageTrackingLog -Recipients ADDRESS), or tells late of new mail. If this is how fast your Exchange is, give canary.within more time.",
+		evidence{codes: []string{codeCanaryLate}}},
+	{"a canary was lost", "code canary lost",
+		"Run mailbell why ADDRESS. If the message was not read, find it in Exchange (Get-MessageTrackingLog -Recipients ADDRESS): a rule of the mailbox or of transport may have moved or dropped it, as junk too; it has to stay in the Inbox. If it was read, see what is wrong with the topic and with the device of this mailbox.",
+		evidence{codes: []string{codeCanaryLost}}},
+	{"a canary has no device", "code canary without device",
+		"Enrol a device for the mailbox (PUT /v1/devices/ID), best a phone for tests: the canary is followed until APNs accepts its alert. Or take the mailbox out of canary.mailboxes.",
+		evidence{codes: []string{codeNoDevice}}},
+	{"the account may not send as the mailbox", "ErrorSendAsDenied",
+		"Only the canary sends. Its mailbox sends as itself, impersonated by the listener account: see that the mailbox is enabled and may send mail (Get-Mailbox ADDRESS), or take it out of canary.mailboxes.",
+		evidence{codes: []string{"ErrorSendAsDenied"}}},
+
 	// Our own address. That it is not reached from here has one advice, whatever the reason: what is below is about the servers of others.
 	{"public_url is not reached from here", "at the check callbacks: any error",
 		"Look at the name in DNS, at the load balancer or reverse proxy of public_url, and at its certificate: it has to pass POST /callbacks/ on to mailbell. This call trusts the authorities of this machine's system, and no ca_file. Where only the Exchange servers reach it, this is no mistake: try mailbell check --mailbox.",

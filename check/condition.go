@@ -15,6 +15,7 @@ const (
 	KindAPNs          = "apns"          // the devices of a topic
 	KindAccount       = "account"       // the mailboxes of a listener account
 	KindExchange      = "exchange"      // mailboxes of an exchange entry
+	KindCanary        = "canary"        // a mailbox that sends mail to itself
 	KindCapacity      = "capacity"      // the room at the listener accounts of an exchange entry
 	KindConfiguration = "configuration" // what was changed and not taken up
 	KindAudit         = "audit"         // the file of the audit log
@@ -23,7 +24,7 @@ const (
 )
 
 // kinds lists them, the worst first.
-var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindCapacity, KindConfiguration, KindAudit, KindWebhook, KindClock}
+var kinds = []string{KindState, KindAPNs, KindAccount, KindExchange, KindCanary, KindCapacity, KindConfiguration, KindAudit, KindWebhook, KindClock}
 
 // Level is how bad a condition is, as in the log.
 type Level string

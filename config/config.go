@@ -31,6 +31,7 @@ type Config struct {
 	Admin          Admin
 	Audit          Audit
 	Webhooks       []Webhook // names differ
+	Canary         Canary
 	Log            Log
 	Warnings       Errors // values that are allowed, but probably wrong
 	Files          []File // the files that the configuration names
@@ -106,6 +107,7 @@ func (r *reader) config(o *object) *Config {
 		Alerts:         o.object("alerts").alerts(),
 		API:            o.object("api").api(t.has("client_ca_file")),
 		Audit:          o.object("audit").audit(),
+		Canary:         o.object("canary").canary(),
 		Log:            o.object("log").log(),
 	}
 	if c.BehindTLSProxy && t.has("client_ca_file") {

@@ -298,6 +298,13 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"webhook's next one":  {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, next_secret_file: secrets/mdm}]", "1: webhooks[0].next_secret_file: want whsec_ and 24 to 64 random bytes in base64: printf whsec_; openssl rand -base64 32"},
 		"no webhook's secret": {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/'}]", "1: webhooks[0].secret_file: is required (or secret_env)"},
 		"webhook's event":     {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, events: [device.lost]}]", "1: webhooks[0].events[0]: want service.started, device.gone, device.alert_lost, mailbox.failing, mailbox.out_of_scope, mailbox.listening; got device.lost"},
+		"canary twice":        {"", "canary: {mailboxes: [Canary@contoso.com, canary@CONTOSO.com]}", "1: canary.mailboxes[1]: canary@contoso.com is given twice"},
+		"no canary address":   {"", "canary: {mailboxes: [canary]}", "1: canary.mailboxes[0]: not a mail address: want one as in ann@contoso.com"},
+		"too many canaries":   {"", "canary: {mailboxes: [" + manyCanaries(maxCanaries+1) + "]}", "1: canary.mailboxes: has 11 mailboxes: want at most 10"},
+		"canary too often":    {"", "canary: {every: 30s}", "1: canary.every: out of bounds: want 1m to 24h, got 30s"},
+		"canary too seldom":   {"", "canary: {every: 25h}", "1: canary.every: out of bounds: want 1m to 24h, got 25h"},
+		"canary too hasty":    {"", "canary: {within: 9s}", "1: canary.within: out of bounds: want 10s to 1h, got 9s"},
+		"canary lost first":   {"", "canary: {every: 2m}", "1: canary.within: want less than every, which is 2m: else a message is lost before it is late"},
 		"too many webhooks":   {"", "webhooks: [" + manyWebhooks(maxWebhooks+1) + "]", "1: webhooks: has 17 receivers: want at most 16"},
 
 		"file missing":              {"secrets/svc-bell", "secrets/nobody", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist"},
@@ -559,6 +566,7 @@ log: {}
 		}},
 		Alerts: Alerts{Content: "sender_subject", MaxAge: time.Hour, Send: true},
 		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "0123456789abcdef"}}, RequestsPerSecond: 20000, Burst: 20000},
+		Canary: Canary{Every: 15 * time.Minute, Within: 2 * time.Minute},
 		Log:    Log{Level: "info", Format: "json"},
 		Files: []File{
 			{"api.clients[0].token_file", "secrets/mdm", true}, {"exchange[0].listener_accounts[0].basic.password_file", "secrets/svc-bell", true},
@@ -629,6 +637,7 @@ log: {level: debug, format: console}
 		Alerts: Alerts{Content: "generic", MaxAge: 10 * time.Minute},
 		API:    API{Clients: []Client{{Name: "mdm", Role: "enrol", Token: "from-the-environment"}}, RequestsPerSecond: 50, Burst: 50},
 		Audit:  Audit{File: "audit.ndjson"},
+		Canary: Canary{Every: 15 * time.Minute, Within: 2 * time.Minute},
 		Log:    Log{Level: "debug", Format: "console"},
 		Files: []File{
 			{"tls.cert_file", "cert.pem", false}, {"tls.key_file", "key.pem", true}, {"exchange[0].ca_file", "ca.pem", false},
@@ -723,6 +732,35 @@ func TestANextTokenIsReadAndMayBeTheTokenAtTheEndOfAChange(t *testing.T) {
 	}
 }
 
+// manyCanaries are that many addresses.
+func manyCanaries(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("canary-%d@contoso.com", i)
+	}
+	return strings.Join(list, ", ")
+}
+
+func TestACanaryArrives(t *testing.T) {
+	folder(t)
+	for given, want := range map[string]Canary{
+		"": {Every: 15 * time.Minute, Within: 2 * time.Minute},
+		"canary: {mailboxes: [Canary@Contoso.com], every: 1h, within: 10s}": {Mailboxes: []string{"canary@contoso.com"}, Every: time.Hour, Within: 10 * time.Second},
+	} {
+		c, err := load(t, good+given+"\n")
+		if err != nil {
+			t.Errorf("%s: %v", given, err)
+			continue
+		}
+		if diff := cmp.Diff(want, c.Canary); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", given, diff)
+		}
+	}
+	if c, err := load(t, good+"canary: {mailboxes: ["+manyCanaries(maxCanaries)+"]}\n"); err != nil || len(c.Canary.Mailboxes) != maxCanaries {
+		t.Errorf("as many as may be: %v", err)
+	}
+}
+
 // manyWebhooks are that many receivers.
 func manyWebhooks(n int) string {
 	list := make([]string, n)
@@ -810,6 +848,7 @@ admin:
 audit: {file: ""}
 webhooks:
   - {name: mdm, url: "https://mdm.contoso.com/hooks", ca_file: "", secret_file: a, secret_env: A, next_secret_file: b, next_secret_env: B, events: [device.gone]}
+canary: {mailboxes: [canary@contoso.com], every: 15m, within: 2m}
 log: {level: info, format: json}
 `
 

@@ -179,6 +179,9 @@ func (m *Mailbox) decide(list ...subscriptions.Decision) {
 	for _, d := range list {
 		m.in.metrics.outcome(d)
 		m.history.add(d)
+		if m.in.o.Observer != nil {
+			m.in.o.Observer.Decided(d)
+		}
 		if e := m.debug("outcome"); e != nil {
 			e.Write(append(m.about(d.Correlation), decided(d)...)...)
 		}

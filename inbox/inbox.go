@@ -51,14 +51,15 @@ import (
 
 // Options of an Inbox.
 type Options struct {
-	Book    *subscriptions.Book
-	Sender  Sender
-	Unenrol func(ctx context.Context, d subscriptions.Device, reason outcome.Reason) error // of a device whose phone APNs declared gone
-	Lost    func(d subscriptions.Device, of subscriptions.Decision)                        // is told of an alert that APNs refused for good; nil: nobody is
-	Content alerts.Content                                                                 // what alerts show
-	MaxAge  time.Duration                                                                  // older mail is summed up (rule 8)
-	Log     *zap.Logger
-	Metrics prometheus.Registerer
+	Book     *subscriptions.Book
+	Sender   Sender
+	Unenrol  func(ctx context.Context, d subscriptions.Device, reason outcome.Reason) error // of a device whose phone APNs declared gone
+	Lost     func(d subscriptions.Device, of subscriptions.Decision)                        // is told of an alert that APNs refused for good; nil: nobody is
+	Observer Observer                                                                       // may be nil
+	Content  alerts.Content                                                                 // what alerts show
+	MaxAge   time.Duration                                                                  // older mail is summed up (rule 8)
+	Log      *zap.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Inbox works off the mailboxes that were opened.

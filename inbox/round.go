@@ -91,6 +91,9 @@ func (m *Mailbox) once(dues []due, record *subscriptions.Record) []due {
 		}
 		keys[d.key] = true
 		m.seen.add(m.in.hash(d.item))
+		if m.in.o.Observer != nil && d.message != nil {
+			m.in.o.Observer.Read(d.key, d.message)
+		}
 		return false
 	})
 }

@@ -65,3 +65,11 @@ type Sender interface {
 	Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer
 	Ready(topic, environment string) bool
 }
+
+// Observer is told of messages and of what is decided about them; *canary.Canary is one. It returns at once.
+type Observer interface {
+	// Read tells of a message that was read and is to be decided about.
+	Read(key mail.Key, m *mail.Message)
+	// Decided tells of each decision.
+	Decided(d subscriptions.Decision)
+}

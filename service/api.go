@@ -200,7 +200,7 @@ func (d *backend) Count() map[subscriptions.State]int { return d.listener.Count(
 
 // overview returns the state of accounts and credentials, and what is wrong.
 func (d *backend) overview() api.Overview {
-	o := api.Overview{Webhooks: d.hooks(), Credentials: d.service.calendar.List(), Conditions: d.conditions.now(d.wrong())}
+	o := api.Overview{Webhooks: d.hooks(), Canaries: d.canaries(), Credentials: d.service.calendar.List(), Conditions: d.conditions.now(d.wrong())}
 	for _, t := range d.sender.Topics() {
 		o.Topics = append(o.Topics, topic(t))
 	}

@@ -31,8 +31,8 @@ const (
 	lastReminder  = time.Hour
 )
 
-// conditions remembers since when something is wrong, and when it was logged. Their number is bounded by exchange entries, accounts and
-// topics times the lines of the table of breakages.
+// conditions remembers since when something is wrong, and when it was logged. Their number is bounded by exchange entries, accounts,
+// topics and canaries times the lines of the table of breakages.
 type conditions struct {
 	log *zap.Logger
 
@@ -148,6 +148,7 @@ var said = map[string]struct{ begins, ends string }{
 	check.KindAPNs:          {"no alerts reach the devices of a topic", "alerts reach the devices of a topic again"},
 	check.KindAccount:       {"mailboxes cannot be listened to, for their account cannot work", "a listener account works again"},
 	check.KindExchange:      {"mailboxes cannot be listened to", "mailboxes are listened to again"},
+	check.KindCanary:        {"a canary does not come through", "the canary comes through again"},
 	check.KindCapacity:      {"there is little or no room for mailboxes", "there is room for mailboxes again"},
 	check.KindConfiguration: {"a changed configuration is not taken up", "a changed configuration is taken up"},
 	check.KindAudit:         {"the audit log cannot be written to its file", "the audit log is written to its file again"},
@@ -165,6 +166,8 @@ func about(c check.Condition) (fields []zap.Field) {
 		fields = append(fields, zap.String("exchange", exchange), zap.String("account", account), zap.Int("mailboxes", c.Count))
 	case check.KindExchange, check.KindCapacity:
 		fields = append(fields, zap.String("exchange", c.Name), zap.Int("mailboxes", c.Count))
+	case check.KindCanary:
+		fields = append(fields, zap.String("mailbox", c.Name))
 	case check.KindClock:
 		fields = append(fields, zap.String("exchange", c.Name))
 	case check.KindWebhook:
@@ -212,6 +215,7 @@ func (r *rooms) wrong() []check.Condition {
 	g.accounts()
 	g.capacity()
 	g.mailboxes()
+	g.canaries()
 	g.clocks()
 	g.configuration()
 	g.auditing()

@@ -25,6 +25,7 @@ import (
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/listener"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/push"
 )
@@ -224,6 +225,11 @@ func (l *links) find(entry, name string) *account {
 		}
 	}
 	return nil
+}
+
+// mailer sends messages by what a mailbox of the account is read by.
+func (a *account) mailer(by mail.Source) mailer {
+	return a.exchange.EWS
 }
 
 // circumstances are the circumstances of an error in an entry, with one of its accounts; empty: unknown which.

@@ -141,8 +141,13 @@ func needRestart(a, b *config.Config) (keys []string) {
 	differ("apns", slices.EqualFunc(a.APNs, b.APNs, sameTopic))
 	differ("alerts", a.Alerts == b.Alerts)
 	differ("webhooks", slices.EqualFunc(a.Webhooks, b.Webhooks, sameWebhook))
+	differ("canary", sameCanary(a.Canary, b.Canary))
 	differ("log", a.Log == b.Log)
 	return keys
+}
+
+func sameCanary(a, b config.Canary) bool {
+	return slices.Equal(a.Mailboxes, b.Mailboxes) && (len(a.Mailboxes) == 0 || a.Every == b.Every && a.Within == b.Within)
 }
 
 func sameState(a, b config.State) bool {

@@ -17,6 +17,7 @@ import (
 	"github.com/mailbell/mailbell/admin"
 	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/canary"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/inbox"
@@ -53,6 +54,7 @@ type rooms struct {
 	outages    *outages
 	webhooks   *webhooks.Sender
 	hooksOf    []config.Webhook // of the configuration, with the secrets in use
+	canary     *canary.Canary   // nil: there is none
 }
 
 // build makes the rooms by the newest configuration. It reads the state, and starts nothing.
@@ -70,6 +72,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.calendar)
 	r.webhooks = s.newWebhooks(c, registry)
+	r.canary = r.newCanary(c.Canary, registry)
 	s.enterDates(c)
 	if r.links, err = s.links(c); err != nil {
 		return nil, err
@@ -83,7 +86,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		return nil, err
 	}
 	r.inbox = inbox.New(inbox.Options{
-		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Lost: r.alertLost, Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
+		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Lost: r.alertLost, Observer: r.observer(), Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
 	})
 	r.listener = listener.New(listener.Options{
 		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, PublicURL: c.PublicURL, Log: s.log.Named("listener"), Metrics: registry,

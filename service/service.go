@@ -195,6 +195,7 @@ func (s *Service) serve(ctx context.Context, h held) error {
 	var tell sync.WaitGroup
 	tell.Go(func() { r.tell(telling) })
 	tell.Go(func() { r.webhooks.Run(telling) })
+	tell.Go(func() { r.runCanary(telling) })
 	r.tellStarted()
 	if r.book.New() {
 		s.log.Info("the state is new: no device is enrolled")

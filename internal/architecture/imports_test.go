@@ -24,7 +24,7 @@ const all = "*"
 // internal/…. A room is in it from the day it exists.
 var mayImport = map[string][]string{
 	"cmd":           {all},
-	"service":       {"admin", "alerts", "api", "auth", "autodiscover", "check", "config", "ews", "graph", "inbox", "listener", "mail", "proxy", "push", "receipts", "simulator", "subscriptions", "webhooks"},
+	"service":       {"admin", "alerts", "api", "auth", "autodiscover", "canary", "check", "config", "ews", "graph", "inbox", "listener", "mail", "proxy", "push", "receipts", "simulator", "subscriptions", "webhooks"},
 	"config":        {},
 	"mail":          {},
 	"proxy":         {},
@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"alerts":        {"mail"},
 	"push":          {"proxy", "subscriptions"},
 	"webhooks":      {"proxy"},
+	"canary":        {"mail", "subscriptions"},
 	"receipts":      {"mail", "subscriptions"},
 	"api":           {"check", "mail", "receipts", "subscriptions"},
 	"admin":         {"api", "check", "mail", "receipts", "subscriptions"},
