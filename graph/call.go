@@ -48,6 +48,7 @@ const (
 	aboutMaking         // a new subscription
 	aboutExisting       // a subscription that was made before
 	aboutAll            // the list of subscriptions
+	aboutSending        // a message that a mailbox sends
 )
 
 // operation is one call: its name, what it sends, and how its answer is read.

@@ -45,6 +45,7 @@ const (
 	CodeExists      = "subscription exists"    // the same is subscribed to already: fault.Error.Subscriptions has it
 	CodeFull        = "too many subscriptions" // of the mailbox, by all apps
 	CodeDenied      = "subscribing denied"     // the app may not subscribe to this mailbox
+	CodeSending     = "sending denied"         // the app may not send as this mailbox
 	CodePolicy      = "access policy"          // an application access policy keeps the app from this mailbox
 	CodeThrottled   = "throttled"              // whatever Graph calls it
 	CodeCrowded     = "crowded"                // the same, because of how much is asked for of one mailbox at once
@@ -173,6 +174,9 @@ var table = []Row{
 	{Text: "AppOnly AccessPolicy", As: CodePolicy, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "an application access policy of the tenant keeps the app from this mailbox: see Get-ApplicationAccessPolicy and " +
 			"Test-ApplicationAccessPolicy"},
+	{about: aboutSending, Status: http.StatusForbidden, As: CodeSending, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
+		Meaning: "the app may not send as this mailbox: it needs the application permission Mail.Send with the consent of an administrator, " +
+			"or the role Application Mail.Send of RBAC for Applications in a scope that has this mailbox"},
 	{about: aboutMaking, Status: http.StatusForbidden, As: CodeDenied,
 		Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true, Unsupported: true,
 		Meaning: "the app may not subscribe to this mailbox: Mail.ReadBasic is not enough for that, " + needsRead},

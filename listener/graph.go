@@ -50,6 +50,12 @@ func (g Graph) List(ctx context.Context, at mail.Location, p inbox.Part) (inbox.
 	return inbox.Page{Messages: got.Messages, Next: got.Next}, answerOfGraph(got.Answer), err
 }
 
+// Send has the mailbox send a message to itself.
+func (g Graph) Send(ctx context.Context, at mail.Location, subject, text string) error {
+	_, err := g.Client.Send(ctx, at.Primary, subject, text)
+	return err
+}
+
 // Listings is as the pace of the calls has it.
 func (g Graph) Listings() int { return g.Client.Listings() }
 

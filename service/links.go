@@ -229,6 +229,9 @@ func (l *links) find(entry, name string) *account {
 
 // mailer sends messages by what a mailbox of the account is read by.
 func (a *account) mailer(by mail.Source) mailer {
+	if by == mail.Graph && a.atGraph != nil {
+		return a.atGraph.by
+	}
 	return a.exchange.EWS
 }
 

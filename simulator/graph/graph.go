@@ -4,6 +4,7 @@
 //   - bearer.go: what Graph says to an access token
 //   - answer.go: answers and errors
 //   - messages.go, query.go, properties.go: folders and messages
+//   - send.go: sendMail
 //   - batch.go: $batch
 //   - subscriptions.go, handshake.go: the life of a subscription
 //   - notify.go, endpoint.go: how notifications are posted
@@ -35,6 +36,7 @@ type Mail interface {
 	FolderAtOnline(name, folder string) (exchange.Folder, error)
 	MessagesAtOnline(name, folder string, from, before time.Time) ([]exchange.Message, error)
 	MessageAtOnline(name, id string) (exchange.Message, error)
+	Submit(from, to, subject, text string) error
 	Watch(w exchange.Watcher)
 }
 
@@ -221,6 +223,7 @@ const (
 	opFolder      = "GraphFolder"
 	opMessages    = "GraphMessages"
 	opMessage     = "GraphMessage"
+	opSend        = "GraphSendMail"
 	opBatch       = "GraphBatch"
 	opSubscribe   = "GraphSubscribe"
 	opList        = "GraphSubscriptions"

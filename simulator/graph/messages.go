@@ -21,13 +21,16 @@ const (
 
 // user answers a request below /users/{name}.
 func (c *call) user(name string, rest []string) {
-	if c.r.Method != http.MethodGet {
+	sends := len(rest) == 1 && strings.EqualFold(rest[0], "sendMail")
+	if sends != (c.r.Method == http.MethodPost) || !sends && c.r.Method != http.MethodGet {
 		c.count(opUnknown)
 		c.fail(http.StatusMethodNotAllowed, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.")
 		return
 	}
 	operation := opUnknown
 	switch {
+	case sends:
+		operation = opSend
 	case len(rest) == 0:
 		operation = opUser
 	case len(rest) == 1 && rest[0] == "messages", len(rest) == 3 && rest[0] == "mailfolders" && strings.EqualFold(rest[2], "messages"):
@@ -56,6 +59,8 @@ func (c *call) user(name string, rest []string) {
 	}
 	defer leave()
 	switch operation {
+	case opSend:
+		c.sendMail(box)
 	case opFolder:
 		c.folder(box, rest[1])
 	case opMessage:
