@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/mailbell/mailbell/api"
 )
@@ -39,6 +40,7 @@ type Pages struct {
 	status    latest
 	oidc      atomic.Pointer[OIDC] // nil: people sign in with tokens only
 	flows     flows
+	refusals  rate.Sometimes     // those at the provider that are logged
 	changing  sync.Mutex         // of oidc
 	stopOIDC  context.CancelFunc // of the present one
 	closed    chan struct{}
@@ -57,7 +59,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // New returns the pages. The caller closes them.
 func New(o Options) *Pages {
 	p := &Pages{api: o.API, log: o.Log, templates: parse(), sessions: newSessions(), origin: http.NewCrossOriginProtection(),
-		flows: newFlows(), streams: make(chan struct{}, maxStreams), closed: make(chan struct{}), ring: &ring{log: o.Log, gather: o.Gatherer}}
+		flows: newFlows(), refusals: rate.Sometimes{First: firstRefusals, Interval: refusalsEvery}, streams: make(chan struct{}, maxStreams), closed: make(chan struct{}), ring: &ring{log: o.Log, gather: o.Gatherer}}
 	static, err := fs.Sub(files, "static")
 	if err != nil {
 		panic(err) // the folder is part of the program

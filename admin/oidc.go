@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -30,6 +31,9 @@ const (
 	flowCookie = "__Host-mailbell-sign-in"
 	// maxRedeems bounds the answers of a provider that are exchanged for tokens at once: each keeps a person waiting, and a connection.
 	maxRedeems = 16
+	// Anybody can be refused, as often as they like: of refusals the log has the first ones, and then one a minute.
+	firstRefusals = 20
+	refusalsEvery = time.Minute
 	// maxGroupsShown bounds the groups that a person without a role is shown, to tell them to whoever can help.
 	maxGroupsShown = 20
 )
@@ -178,15 +182,13 @@ func (p *Pages) endOIDC(w http.ResponseWriter, r *http.Request) {
 	gone := flowOf("") //nolint:gosec // flowOf sets all three
 	gone.MaxAge = -1
 	http.SetCookie(w, gone) // it is good for one answer
-	select {
-	case p.flows.redeems <- struct{}{}:
-		defer func() { <-p.flows.redeems }()
-	default:
+	who, err := p.finish(r, by, flow)
+	if errors.Is(err, errManyRedeems) {
 		p.fail(w, http.StatusServiceUnavailable, "Too many people sign in at the moment. Sign in again.")
 		return
 	}
-	who, err := by.Provider.Finish(r.Context(), flow, r.URL.Query())
 	if err != nil {
+		p.api.SignInFailed(r)
 		p.notSignedIn(w, http.StatusForbidden, err)
 		return
 	}
@@ -205,13 +207,26 @@ func (p *Pages) endOIDC(w http.ResponseWriter, r *http.Request) {
 	p.render(w, http.StatusOK, "again", page{Title: "One moment", Body: safeNext(flow.Next)})
 }
 
+var errManyRedeems = errors.New("too many answers of the provider are exchanged at once")
+
+// finish says who comes back from the provider. It has a place of redeems no longer than that takes.
+func (p *Pages) finish(r *http.Request, by *OIDC, flow openid.Flow) (openid.Identity, error) {
+	select {
+	case p.flows.redeems <- struct{}{}:
+		defer func() { <-p.flows.redeems }()
+	default:
+		return openid.Identity{}, errManyRedeems
+	}
+	return by.Provider.Finish(r.Context(), flow, r.URL.Query())
+}
+
 // notSignedIn answers why somebody is not signed in.
 func (p *Pages) notSignedIn(w http.ResponseWriter, status int, err error) {
 	text := "This did not work. Sign in again."
 	if refusal, ok := errors.AsType[*openid.Refusal](err); ok {
 		text = refusal.Text
 	}
-	p.log.Warn("nobody was signed in to the admin page", zap.Error(err))
+	p.refusals.Do(func() { p.log.Warn("nobody was signed in to the admin page", zap.Error(err)) })
 	p.render(w, status, "sign-in", page{Title: "Sign in", Body: p.form(root, text)})
 }
 

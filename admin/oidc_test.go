@@ -4,6 +4,7 @@ package admin
 // (provider_test.go).
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -464,5 +465,28 @@ func TestARoleThatIsTakenAwayEndsTheSession(t *testing.T) {
 	s.pages.SignInBy(nil)
 	if a := s.get(t, beginPath); a.StatusCode != http.StatusNotFound {
 		t.Errorf("%d without a provider", a.StatusCode)
+	}
+}
+
+// Anybody can come back from no sign-in at all, again and again. It is counted as a wrong token is, and does not fill the log.
+func TestRefusedAnswersOfAProviderAreAuditedAndDoNotFillTheLog(t *testing.T) {
+	s := provided(t, newIDP(t))
+	hurry, cancel := context.WithCancel(t.Context())
+	cancel() // nobody waits for the answers, which are delayed
+	const tries = 500
+	began := time.Now()
+	for range tries {
+		w := httptest.NewRecorder()
+		s.pages.ServeHTTP(w, httptest.NewRequestWithContext(hurry, http.MethodGet, CallbackPath+"?code=x&state=y", http.NoBody))
+		if w.Code != http.StatusForbidden {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	minutes := int(time.Since(began)/refusalsEvery) + 1
+	if n := s.log.FilterMessage("nobody was signed in to the admin page").Len(); n == 0 || n > firstRefusals+minutes {
+		t.Errorf("%d refusals are %d lines", tries, n)
+	}
+	if n := s.log.FilterMessage("sign-in with a wrong token").Len(); n == 0 || n > minutes+1 {
+		t.Errorf("%d refusals are %d lines of the audit log", tries, n)
 	}
 }

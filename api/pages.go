@@ -49,6 +49,12 @@ func (a *API) SignIn(r *http.Request, token string) (Key, bool) {
 	return who.hash, ok
 }
 
+// SignInFailed counts in that a provider did not sign somebody in, has it in the audit log, and delays the answer, as with a wrong token.
+func (a *API) SignInFailed(r *http.Request) {
+	a.failed.counter.WithLabelValues(reasonNotByProvider).Inc()
+	pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
+}
+
 // Person returns who has the token of a key now. false: no client has it any more.
 func (a *API) Person(k Key) (Person, bool) {
 	c, ok := a.ofHash(k)

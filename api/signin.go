@@ -55,9 +55,9 @@ type clientFailures struct {
 
 func newFailedSignIns(to *audit.Log, metrics prometheus.Registerer) *failedSignIns {
 	s := &failedSignIns{audit: to, known: map[netip.Addr]*clientFailures{}, counter: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, a wrong one, a wrong certificate, or (with 403) a wrong signature of a phone.",
+		Name: "mailbell_api_sign_ins_failed_total", Help: "Requests that were refused with 401, by reason: no token, a wrong one, a wrong certificate, or (with 403) a wrong signature of a phone, or a person whom the OpenID provider did not sign in.",
 	}, []string{"reason"})}
-	for _, reason := range []string{reasonNoToken, reasonWrongToken, reasonWrongCertificate, reasonWrongSignature} {
+	for _, reason := range []string{reasonNoToken, reasonWrongToken, reasonWrongCertificate, reasonWrongSignature, reasonNotByProvider} {
 		s.counter.WithLabelValues(reason)
 	}
 	metrics.MustRegister(s.counter)
@@ -71,6 +71,7 @@ const (
 
 	reasonWrongCertificate = codeWrongCertificate
 	reasonWrongSignature   = "wrong_signature"
+	reasonNotByProvider    = "not_by_provider"
 )
 
 // signIn finds the caller of a request, and lets it through unless it sends too many. It delays the answer to a wrong token or
