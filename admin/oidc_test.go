@@ -162,7 +162,7 @@ func (s *site) signInAt(p *idp) {
 		Provider: openid.New(openid.Options{Issuer: p.URL, ClientID: clientID, ClientSecret: clientSecret, RedirectURL: "https://mailbell.contoso.com" + CallbackPath,
 			GroupsClaim: "groups", Transport: p.Client().Transport, Log: zap.NewNop()}),
 		Groups:    map[string]api.Role{"g-admins": api.RoleAdmin, "g-readers": api.RoleRead},
-		Addresses: map[string]api.Role{"ann@contoso.com": api.RoleTest},
+		Addresses: map[string]api.Role{"ann@contoso.com": api.RoleTest, "kim@contoso.com": api.RoleTest},
 	})
 }
 
@@ -250,6 +250,7 @@ func TestTheRoleComesFromAGroupOrFromAVerifiedAddress(t *testing.T) {
 		"an address that Entra verified": {jwt.MapClaims{"email": "ann@contoso.com", "xms_edov": true}, api.RoleTest},
 		"an address that is not so":      {jwt.MapClaims{"email": "ann@contoso.com", "email_verified": false}, ""},
 		"an address without a word":      {jwt.MapClaims{"email": "ann@contoso.com"}, ""},
+		"an address with a Kelvin sign":  {jwt.MapClaims{"email": "\u212aim@contoso.com", "email_verified": true}, ""},
 		"a user name":                    {jwt.MapClaims{"preferred_username": "ann@contoso.com", "upn": "ann@contoso.com", "name": "ann@contoso.com"}, ""},
 		"another group":                  {jwt.MapClaims{"groups": []string{"G-ADMINS", "", "g-admins "}}, ""},
 		"groups of another kind":         {jwt.MapClaims{"groups": []any{1, nil, map[string]any{"g-admins": true}}}, ""},

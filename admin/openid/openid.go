@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"go.uber.org/zap"
@@ -301,7 +303,19 @@ func (c claims) address() string {
 	if !yes(c.Verified) && !yes(c.Owned) {
 		return ""
 	}
-	return strings.ToLower(c.Email)
+	return lower(c.Email)
+}
+
+// lower is a text in lower case, as addresses are compared. A letter of another script does not become one of ASCII, as the Kelvin sign
+// becomes k: the address would be that of somebody else.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		small := unicode.ToLower(r)
+		if r >= utf8.RuneSelf && small < utf8.RuneSelf {
+			return r
+		}
+		return small
+	}, s)
 }
 
 // yes reads a claim that is true or false: some providers write it as a text or a number.
