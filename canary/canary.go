@@ -59,9 +59,6 @@ const (
 	NotSent  State = "not_sent"  // the message cannot be sent
 )
 
-// States lists them.
-func States() []State { return []State{Waiting, UnderWay, Accepted, Late, Lost, NotSent} }
-
 // Options of New. All but Metrics are required.
 type Options struct {
 	Mailboxes []string

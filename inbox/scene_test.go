@@ -46,6 +46,8 @@ type scene struct {
 	apns    *apns
 	poll    time.Duration
 	content alerts.Content
+
+	observer Observer
 }
 
 // inScene runs a test in fake time, with an inbox that has not been started.
@@ -71,7 +73,7 @@ func (s *scene) start() {
 	if s.book, err = subscriptions.Open(context.Background(), s.store); err != nil {
 		s.t.Fatal(err)
 	}
-	s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Content: s.content, Log: zap.NewNop(), Unenrol: func(ctx context.Context, d subscriptions.Device, _ outcome.Reason) error {
+	s.in = New(Options{Book: s.book, Sender: s.apns, MaxAge: time.Hour, Content: s.content, Observer: s.observer, Log: zap.NewNop(), Unenrol: func(ctx context.Context, d subscriptions.Device, _ outcome.Reason) error {
 		return s.unenrol(ctx, d.ID)
 	}})
 	for _, box := range s.book.Mailboxes() {

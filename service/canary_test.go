@@ -9,7 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/canary"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/simulator"
 )
 
 // standing is what GET /v1/status says of a canary.
@@ -63,5 +68,30 @@ func TestACanaryWithoutADeviceIsSaidToBeNotSentWithTheAdvice(t *testing.T) {
 	}
 	if want := (condition{"canary", address, "a canary has no device"}); !slices.Contains(s.Conditions, want) {
 		t.Errorf("%+v", s.Conditions)
+	}
+}
+
+func TestACanaryAtGraphIsSentByGraph(t *testing.T) {
+	t.Parallel()
+	inst := installWith(t, simulator.Options{Mailboxes: 4, Hybrid: true, Graph: true})
+	inst.config.PublicURL, inst.config.Callbacks = "", config.Callbacks{} // polled: what the test is about comes before
+	_, address := graphEntry(t, inst.sim)
+	inst.config.Canary = config.Canary{Mailboxes: []string{address}, Every: time.Second, Within: time.Minute} // the first tries are before the enrolment
+	inst.start()
+	inst.call(http.MethodPut, "/v1/devices/phone", map[string]string{"mailbox": address, "token": strings.Repeat("ab", 32)}, nil)
+	inst.eventually("the message is sent by Graph", func() bool {
+		counts, err := inst.sim.CountsAt(simulator.Online)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return counts.Requests["GraphSendMail"] >= 1 && counts.Requests["CreateItem"] == 0
+	})
+}
+
+func TestWhatIsWrongWithACanaryHasAnAdviceOfItsOwn(t *testing.T) {
+	for _, code := range []string{canary.CodeLate, canary.CodeLost, canary.CodeNoDevice, graph.CodeSending, "ErrorSendAsDenied"} {
+		if b := check.Advise(&fault.Error{Op: "canary", Code: code, Remedy: fault.Fix}, check.Circumstances{}); !b.Specific() || !strings.Contains(b.Name, "canary") && !strings.Contains(b.Name, "send") {
+			t.Errorf("%s: %q", code, b.Name)
+		}
 	}
 }

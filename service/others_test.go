@@ -91,9 +91,16 @@ type installation struct {
 // install starts a simulator of this personality, and reads its configuration. No service runs yet.
 func install(t *testing.T, personality string) *installation {
 	t.Helper()
+	return installWith(t, simulator.Options{Mailboxes: mailboxes, Personality: personality, Heartbeat: beat})
+}
+
+// installWith does so with a simulator of these options.
+func installWith(t *testing.T, o simulator.Options) *installation {
+	t.Helper()
+	o.Dir = t.TempDir()
 	inst := &installation{t: t, client: &http.Client{Transport: &http.Transport{}}, devices: map[string]string{}, owed: map[string]string{}}
 	var err error
-	inst.sim, err = simulator.Start(context.Background(), simulator.Options{Dir: t.TempDir(), Mailboxes: mailboxes, Personality: personality, Heartbeat: beat})
+	inst.sim, err = simulator.Start(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
