@@ -1,6 +1,6 @@
 package main_test
 
-// The alerting rules and the dashboard of docs/monitoring, and the table of metrics in the README, against what there is.
+// The alerting rules and the dashboard of docs/monitoring, and the table of metrics in docs/operations.md, against what there is.
 
 import (
 	"encoding/json"
@@ -14,7 +14,10 @@ import (
 	"testing"
 )
 
-const monitoring = "../../docs/monitoring"
+const (
+	monitoring = "../../docs/monitoring"
+	operations = "../../docs/operations.md"
+)
 
 var (
 	metricNamed = regexp.MustCompile(`\bmailbell_[a-z0-9_]+`)
@@ -38,7 +41,7 @@ func metricsOf(t *testing.T, file string) (list []string) {
 	return slices.Compact(list)
 }
 
-func TestRulesDashboardAndReadmeNameTheMetricsThatThereAre(t *testing.T) {
+func TestRulesDashboardAndDocumentNameTheMetricsThatThereAre(t *testing.T) {
 	t.Parallel()
 	var made []string
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -54,17 +57,17 @@ func TestRulesDashboardAndReadmeNameTheMetricsThatThereAre(t *testing.T) {
 	if err != nil || len(made) < 20 {
 		t.Fatalf("%d metrics, %v", len(made), err)
 	}
-	for _, file := range []string{monitoring + "/alerts.yaml", monitoring + "/alerts_test.yaml", monitoring + "/grafana.json", "../../README.md"} {
+	for _, file := range []string{monitoring + "/alerts.yaml", monitoring + "/alerts_test.yaml", monitoring + "/grafana.json", operations} {
 		for _, name := range metricsOf(t, file) {
 			if !slices.Contains(made, name) {
 				t.Errorf("%s names %s, which does not exist", file, name)
 			}
 		}
 	}
-	explained := metricsOf(t, "../../README.md")
+	explained := metricsOf(t, operations)
 	for _, name := range made {
 		if !slices.Contains(explained, name) {
-			t.Errorf("the README does not explain %s", name)
+			t.Errorf("docs/operations.md does not explain %s", name)
 		}
 	}
 }
