@@ -13,21 +13,39 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
 const (
 	// maxVerified bounds the certificates that are remembered as good: far more than there are clients.
 	maxVerified = 1000
-	// maxNames is the most of a certificate's names that an answer shows.
+	// maxRefused bounds those that are remembered as bad, each for refusedFor: a chain can be made so that its verification takes a third of
+	// a second, and anybody can show it, again and again over one connection.
+	maxRefused = 1000
+	refusedFor = time.Minute
+	// maxNames is the most of a certificate's names that an answer shows, in characters.
 	maxNames = 200
 )
 
-// verifier verifies certificates of clients, and remembers the good ones: a verification takes as long as a hundred comparisons of a token.
+// verifier verifies certificates of clients, and remembers what came of it: a verification takes as long as a hundred comparisons of a token.
 type verifier struct {
 	roots *x509.CertPool
+	once  singleflight.Group // verifies one chain once, however many requests ask
 
 	mu   sync.Mutex
 	good map[[sha256.Size]byte]validity // by the hash of the whole chain that was shown
+	bad  map[[sha256.Size]byte]badChain
+}
+
+// badChain is what is wrong with a certificate, until it is looked at again: it may be valid by then.
+type badChain struct {
+	problem *Problem
+	until   time.Time
+}
+
+func newVerifier(roots *x509.CertPool) *verifier {
+	return &verifier{roots: roots, good: map[[sha256.Size]byte]validity{}, bad: map[[sha256.Size]byte]badChain{}}
 }
 
 // validity is when a certificate and its authorities are all valid.
@@ -39,7 +57,7 @@ func (a *API) SetAuthorities(roots *x509.CertPool) {
 		a.verifier.Store(nil)
 		return
 	}
-	a.verifier.Store(&verifier{roots: roots, good: map[[sha256.Size]byte]validity{}})
+	a.verifier.Store(newVerifier(roots))
 }
 
 // byCertificateOf finds the caller by the certificate of its connection. ok: it has shown one.
@@ -49,7 +67,7 @@ func (a *API) byCertificateOf(r *http.Request) (who caller, ok bool, err error) 
 		return caller{}, false, nil
 	}
 	if err := v.verify(r.TLS.PeerCertificates, time.Now()); err != nil {
-		return caller{}, true, wrongCertificate(err)
+		return caller{}, true, err
 	}
 	leaf := r.TLS.PeerCertificates[0]
 	var found []*caller
@@ -69,7 +87,7 @@ func (a *API) byCertificateOf(r *http.Request) (who caller, ok bool, err error) 
 	return caller{}, true, newProblem(codeWrongCertificate, "several clients of the configuration have a name of the certificate: "+namesOf(leaf))
 }
 
-// verify verifies a certificate, which is the first of a chain.
+// verify verifies a certificate, which is the first of a chain. The error is a *Problem.
 func (v *verifier) verify(chain []*x509.Certificate, now time.Time) error {
 	hash := sha256.New()
 	for _, c := range chain {
@@ -79,19 +97,36 @@ func (v *verifier) verify(chain []*x509.Certificate, now time.Time) error {
 	hash.Sum(key[:0])
 	v.mu.Lock()
 	valid, ok := v.good[key]
+	bad := v.bad[key]
 	v.mu.Unlock()
-	if ok && !now.Before(valid.from) && !now.After(valid.until) {
+	switch {
+	case ok && !now.Before(valid.from) && !now.After(valid.until):
 		return nil
+	case now.Before(bad.until):
+		return bad.problem
 	}
+	_, err, _ := v.once.Do(string(key[:]), func() (any, error) { return nil, v.verifyAnew(key, chain, now) })
+	return err
+}
+
+// verifyAnew verifies what is not remembered, and remembers it under a key.
+func (v *verifier) verifyAnew(key [sha256.Size]byte, chain []*x509.Certificate, now time.Time) error {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
 	verified, err := chain[0].Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
-		return err
+		p := wrongCertificate(err)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if len(v.bad) >= maxRefused {
+			clear(v.bad)
+		}
+		v.bad[key] = badChain{p, now.Add(refusedFor)}
+		return p
 	}
-	valid = validity{verified[0][0].NotBefore, verified[0][0].NotAfter}
+	valid := validity{verified[0][0].NotBefore, verified[0][0].NotAfter}
 	for _, c := range verified[0][1:] {
 		if c.NotBefore.After(valid.from) {
 			valid.from = c.NotBefore
@@ -118,7 +153,7 @@ func wrongCertificate(err error) *Problem {
 	case unknown:
 		detail = "the certificate is not signed by an authority of tls.client_ca_file"
 	case isInvalid && invalid.Reason == x509.Expired:
-		detail = fmt.Sprintf("a certificate is not valid now: %s is valid from %s to %s", invalid.Cert.Subject, invalid.Cert.NotBefore.UTC().Format(time.RFC3339),
+		detail = fmt.Sprintf("a certificate is not valid now: %s is valid from %s to %s", shortened(invalid.Cert.Subject.String()), invalid.Cert.NotBefore.UTC().Format(time.RFC3339),
 			invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
 	case isInvalid && invalid.Reason == x509.IncompatibleUsage:
 		detail = "the certificate is not for clients: its extended key usage lacks clientAuth"
@@ -150,9 +185,13 @@ func namesOf(c *x509.Certificate) string {
 	if len(names) == 0 {
 		return "it has none"
 	}
-	line := []rune(fmt.Sprintf("%q", names))
-	if len(line) > maxNames {
-		return string(line[:maxNames]) + "…"
+	return shortened(fmt.Sprintf("%q", names))
+}
+
+// shortened is a text as far as an answer shows it.
+func shortened(s string) string {
+	if text := []rune(s); len(text) > maxNames {
+		return string(text[:maxNames]) + "…"
 	}
-	return string(line)
+	return s
 }

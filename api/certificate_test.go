@@ -221,12 +221,39 @@ func TestACertificateIsGoodOnlyAsLongAsTheConfigurationAndTheTimeSay(t *testing.
 
 func TestTheCertificatesThatAreRememberedAreBounded(t *testing.T) {
 	a := newAuthority(t, nil)
-	v := &verifier{roots: a.pool(), good: map[[32]byte]validity{}}
+	v := newVerifier(a.pool())
 	c := a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}})
-	for i := range maxVerified {
+	for i := range max(maxVerified, maxRefused) {
 		v.good[[32]byte{byte(i), byte(i >> 8), 1}] = validity{}
+		v.bad[[32]byte{byte(i), byte(i >> 8), 1}] = badChain{}
 	}
 	if err := v.verify([]*x509.Certificate{c}, time.Now()); err != nil || len(v.good) > maxVerified {
 		t.Errorf("%v; %d are remembered", err, len(v.good))
+	}
+	if err := v.verify([]*x509.Certificate{newAuthority(t, nil).issue(t, x509.Certificate{})}, time.Now()); err == nil || len(v.bad) > maxRefused {
+		t.Errorf("%v; %d are remembered as bad", err, len(v.bad))
+	}
+}
+
+// To verify a chain of an attacker's making takes long, and it can be shown again and again over one connection.
+func TestAWrongCertificateIsVerifiedOnceAMinute(t *testing.T) {
+	a := newAuthority(t, nil)
+	v := newVerifier(newAuthority(t, nil).pool())
+	chain := []*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}, Subject: pkix.Name{CommonName: strings.Repeat("x", 10_000)}})}
+	now := time.Now()
+	first := v.verify(chain, now)
+	if first == nil {
+		t.Fatal("it is taken for a good one")
+	}
+	v.roots = a.pool()                                                             // so that another verification would find it good
+	if again := v.verify(chain, now.Add(refusedFor-time.Second)); again != first { //nolint:errorlint // that very one
+		t.Errorf("it was verified again: %v", again)
+	}
+	if err := v.verify(chain, now.Add(refusedFor)); err != nil {
+		t.Errorf("it is still bad after a minute: %v", err)
+	}
+	late := v.verify(chain, now.Add(48*time.Hour))
+	if late == nil || len(late.Error()) > 1000 {
+		t.Errorf("%.2000v", late)
 	}
 }
