@@ -67,9 +67,9 @@ type figures struct {
 func bench(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	mailboxes := flags.Int("mailboxes", 1000, "how many `mailboxes`; every third has two devices")
-	rate := flags.Float64("rate", 50, "deliver this many messages a `second` where the latency is measured")
-	duration := flags.Duration("duration", 20*time.Second, "for `how long`")
-	state := flags.String("state", embeddedState, "where the state is kept: "+embeddedState+", or "+redisState+", which takes a redis-server on this machine (a `kind`)")
+	rate := flags.Float64("rate", 50, "the `messages` a second at which the latency is measured")
+	duration := flags.Duration("duration", 20*time.Second, "the `duration` of that measurement")
+	state := flags.String("state", embeddedState, "the `kind` of state: "+embeddedState+", or "+redisState+", for which this machine needs a redis-server")
 	asJSON := flags.Bool("json", false, "print JSON")
 	if err := parse(flags, args, log); err != nil {
 		return err

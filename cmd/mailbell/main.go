@@ -42,13 +42,13 @@ func commands() []command {
 		{"init", "ADDRESS [--dir DIR] [--yes]", "makes a configuration that works, in a dialogue", initialise},
 		{"demo", "[--mailboxes 5] [--messages 10] [--exit]", "the real service against the simulator, nothing to install", demo},
 		{"simulate", "[--dir DIR] [--mailboxes 5] [--hybrid] [--personality KIND]", "the simulator alone, for your own tests", simulate},
-		{"check", "--config mailbell.yaml [--mailbox ADDRESS] [--device ID]", "tries everything that the service will need; to a test alert", checkAll},
+		{"check", "--config mailbell.yaml [--mailbox ADDRESS] [--device ID]", "tries everything that the service will need, with a mailbox or device also the steps to an alert", checkAll},
 		{"check", "--config mailbell.yaml --plan N", "what N mailboxes need, and how to set up Exchange", checkAll},
 		{"bench", "[--mailboxes N] [--rate N] [--duration D] [--state KIND] [--json]", "what this machine can do: the real service against the simulator", bench},
 		{"why", "--config mailbell.yaml ADDRESS|DEVICE", "why did this phone not ring? asks the running service", why},
 		{"import", "--config mailbell.yaml FILE", "enrols the devices of a file, a line of JSON each; can be run again", importDevices},
-		{"export", "--config mailbell.yaml [--tokens]", "prints all devices as import takes them", exportDevices},
-		{"state", "backup|restore --config mailbell.yaml FILE", "copies the state file while mailbell runs, and puts a copy in its place", state},
+		{"export", "--config mailbell.yaml [--tokens]", "prints all devices, with their tokens as import takes them", exportDevices},
+		{"state", "backup|restore --config mailbell.yaml FILE", "copies the state file, also while mailbell runs; puts a copy where no state file is", state},
 		{"service", "install|uninstall|start|stop [--config FILE] [--log FILE]", "on Windows: mailbell as a service; logs to the event log, or to a file", winService},
 		{"healthy", "--config mailbell.yaml", "exits with 0 where the service runs, for a container's health check", healthy},
 		{"version", "", "the version", version},
@@ -105,11 +105,16 @@ func usage(w io.Writer) {
 	fmt.Fprintln(w)
 	for _, c := range commands() {
 		if c.what != "" {
-			fmt.Fprintf(w, "    mailbell %-60s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.what)
+			c.describe(w)
 		}
 	}
 	fmt.Fprintln(w)
 	fmt.Fprintln(w, "Exit codes: 0 done, or stopped; 1 it ran and something failed; 2 the command line is wrong; 78 the configuration is wrong.")
+}
+
+// describe prints how a command is called, and what it does.
+func (c command) describe(w io.Writer) {
+	fmt.Fprintf(w, "    mailbell %s\n        %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.what)
 }
 
 // later refuses the commands of later versions.
@@ -141,6 +146,14 @@ func parseOne(flags *flag.FlagSet, args []string, log io.Writer, what string) (s
 // parseAll parses the flags of a command, and returns the other arguments.
 func parseAll(flags *flag.FlagSet, args []string, log io.Writer) (rest []string, err error) {
 	flags.SetOutput(log)
+	flags.Usage = func() {
+		for _, c := range commands() {
+			if c.name == flags.Name() {
+				c.describe(log)
+			}
+		}
+		flags.PrintDefaults()
+	}
 	for {
 		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 			return nil, err
