@@ -57,7 +57,8 @@ type Receipts struct {
 // phone is what is known of one.
 type phone struct {
 	limit *rate.Limiter
-	last  time.Time // its newest receipt, on our clock; zero: none
+	key   string    // that signed its newest receipt
+	last  time.Time // when it showed the alert of that, on our clock; zero: none
 }
 
 // The results of receipts, in the metric.
@@ -143,6 +144,9 @@ func (r *Receipts) Take(d subscriptions.Device, list []Shown) {
 		}
 		r.mu.Lock()
 		p := r.phone(d.ID)
+		if p.key != d.ReceiptKey { // the enrolment has another phone by now
+			p.key, p.last = d.ReceiptKey, time.Time{}
+		}
 		if at := earlier(s.At, now); at.After(p.last) {
 			p.last = at
 		}
@@ -182,11 +186,12 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// Last is when a device showed an alert for the last time, as it says; zero: it has not since the start.
+// Last is when a device showed an alert for the last time, as it says; zero: it has not since the start, or since it has another key.
 func (r *Receipts) Last(device string) time.Time {
+	d, _ := r.o.Device(device)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p := r.phones[device]; p != nil {
+	if p := r.phones[device]; p != nil && p.key == d.ReceiptKey {
 		return p.last
 	}
 	return time.Time{}

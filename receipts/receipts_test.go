@@ -147,6 +147,30 @@ func TestAnUnknownDeviceCostsAsMuchAsAWrongSignature(t *testing.T) {
 	}
 }
 
+func TestAnEnrolmentWithAnotherPhoneHasNoReceiptOfTheOneBefore(t *testing.T) {
+	d := newDesk()
+	ann := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).public(t)}
+	bob := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).public(t)}
+	d.devices["phone"] = ann
+	now := time.Now()
+	d.Take(ann, []Shown{{At: now}})
+	if last := d.Last("phone"); !last.Equal(now) {
+		t.Errorf("%s", last)
+	}
+	d.devices["phone"] = bob
+	if last := d.Last("phone"); !last.IsZero() {
+		t.Errorf("the phone of before showed an alert at %s", last)
+	}
+	d.Take(bob, []Shown{{At: now.Add(-time.Minute)}})
+	if last := d.Last("phone"); !last.Equal(now.Add(-time.Minute)) {
+		t.Errorf("%s", last)
+	}
+	delete(d.devices, "phone")
+	if last := d.Last("phone"); !last.IsZero() {
+		t.Errorf("a device that is not enrolled showed an alert at %s", last)
+	}
+}
+
 func TestAReceiptCountsOnceAndMeasuresTheWayToTheScreen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk()
