@@ -246,7 +246,7 @@ func TestAWrongCertificateIsVerifiedOnceAMinute(t *testing.T) {
 		t.Fatal("it is taken for a good one")
 	}
 	v.roots = a.pool()                                                             // so that another verification would find it good
-	if again := v.verify(chain, now.Add(refusedFor-time.Second)); again != first { //nolint:errorlint // that very one
+	if again := v.verify(chain, now.Add(refusedFor-time.Second)); again != first {
 		t.Errorf("it was verified again: %v", again)
 	}
 	if err := v.verify(chain, now.Add(refusedFor)); err != nil {
