@@ -35,7 +35,7 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 	file := flags.String("config", "mailbell.yaml", "the configuration `file`")
 	mailbox := flags.String("mailbox", "", "also try what is needed to listen to the mailbox with this `address`")
 	device := flags.String("device", "", "also try all steps of an alert, to a test alert on the device with this `id`")
-	beyond := flags.String("beyond", "", "with -mailbox: also see that the apps of Microsoft Graph cannot read the mailboxes with these `addresses`, with commas between them")
+	beyond := flags.String("beyond", "", "also see that the apps of Microsoft Graph cannot read the mailboxes with these `addresses`, with commas between them")
 	plan := flags.Int("plan", 0, "print what `N` mailboxes need, and how to set up Exchange for them")
 	if err := parse(flags, args, log); err != nil {
 		return err
