@@ -245,7 +245,7 @@ func TestAWrongCertificateIsVerifiedOnceAMinute(t *testing.T) {
 	if first == nil {
 		t.Fatal("it is taken for a good one")
 	}
-	v.roots = a.pool()                                                             // so that another verification would find it good
+	v.roots = a.pool() // so that another verification would find it good
 	if again := v.verify(chain, now.Add(refusedFor-time.Second)); again != first {
 		t.Errorf("it was verified again: %v", again)
 	}
