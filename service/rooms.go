@@ -65,6 +65,9 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
 	}
+	if from, to := r.book.Migrated(); from > 0 {
+		s.log.Info("the state was migrated; an older mailbell refuses it from now on", zap.Int("from_version", from), zap.Int("to_version", to))
+	}
 	for _, d := range r.book.Damaged() {
 		s.log.Error("a part of the state cannot be read; it was set aside, and everything else goes on",
 			zap.String("part", d.What), zap.String("kept", d.Kept), zap.Error(d.Err))

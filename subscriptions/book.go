@@ -28,6 +28,7 @@ type Book struct {
 	secret  mail.Secret
 	damaged []Damaged
 	isNew   bool
+	was     int
 
 	failing   atomic.Bool // the last write failed
 	enrolling turns       // one enrolment or removal at a time of a device, and one enrolment with an address; held over the write
@@ -67,7 +68,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	}
 	all.repair(time.Now())
 	b := &Book{
-		store: store, moving: newTurn(), secret: all.Secret, damaged: all.Damaged, isNew: all.New,
+		store: store, moving: newTurn(), secret: all.Secret, damaged: all.Damaged, isNew: all.New, was: all.Was,
 		devices: map[string]*Device{}, boxes: map[string]*Mailbox{},
 		addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{},
 	}

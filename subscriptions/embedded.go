@@ -40,6 +40,7 @@ type Embedded struct {
 	version   int
 	readOnly  bool
 	isNew     bool // made just now
+	was       int  // the version that it was migrated from just now
 	older     bool // perhaps by one transaction than what was written last
 	committer *committer[[]entryPut]
 	probe     *probe
@@ -170,7 +171,7 @@ func (s *Embedded) prepare(tx *bbolt.Tx) error {
 		if err := migrate(tx, s.version); err != nil {
 			return fmt.Errorf("migrating it from version %d to %d: %w", s.version, schema, err)
 		}
-		s.version = schema
+		s.version, s.was = schema, s.version
 	}
 	_, err := tx.CreateBucketIfNotExists(bucketDamaged)
 	return err
