@@ -71,33 +71,33 @@ type Options struct {
 
 // Canary follows the messages of some mailboxes. Its methods are safe for concurrent use.
 type Canary struct {
-	o       Options
-	metrics *metrics
-	flying  atomic.Int32 // messages under way: while there are none, an observer has nothing to look at
+	o        Options
+	metrics  *metrics
+	underWay atomic.Int32 // messages under way: while there are none, an observer has nothing to look at
 
 	mu   sync.Mutex
-	list []*bird
+	list []*target
 }
 
-// bird is a mailbox that sends itself mail. Canary.mu guards it.
-type bird struct {
+// target is a mailbox that sends itself mail. Canary.mu guards it.
+type target struct {
 	mailbox string
-	flight  *flight // nil: no message is under way
-	state   State   // of what is over
-	err     error   // why the message cannot be sent, or what became of it; nil: all is well
+	probe   *probe // nil: no message is under way
+	state   State  // of what is over
+	err     error  // why the message cannot be sent, or what became of it; nil: all is well
 	success time.Time
 	took    time.Duration
 	lost    int
 	next    time.Time
 }
 
-// flight is a message under way.
-type flight struct {
-	token  string // in its subject
-	began  time.Time
-	key    mail.Key // zero: it was not read yet
-	reason outcome.Reason
-	landed chan struct{} // closed when an alert was accepted
+// probe is a message under way.
+type probe struct {
+	token   string // in its subject
+	began   time.Time
+	key     mail.Key // zero: it was not read yet
+	reason  outcome.Reason
+	arrived chan struct{} // closed when an alert was accepted
 }
 
 // Standing is how the canary of a mailbox stands.
@@ -116,7 +116,7 @@ type Standing struct {
 func New(o Options) *Canary {
 	c := &Canary{o: o}
 	for _, m := range o.Mailboxes {
-		c.list = append(c.list, &bird{mailbox: m, state: Waiting})
+		c.list = append(c.list, &target{mailbox: m, state: Waiting})
 	}
 	c.metrics = newMetrics(o.Metrics, c)
 	return c
@@ -125,21 +125,21 @@ func New(o Options) *Canary {
 // Run sends and follows messages until ctx ends. It is called once.
 func (c *Canary) Run(ctx context.Context) {
 	var all sync.WaitGroup
-	for _, b := range c.list {
-		all.Go(func() { c.keep(ctx, b) })
+	for _, t := range c.list {
+		all.Go(func() { c.keep(ctx, t) })
 	}
 	all.Wait()
 }
 
 // keep sends one message after another. One that takes longer than the time between two has the next wait for it.
-func (c *Canary) keep(ctx context.Context, b *bird) {
+func (c *Canary) keep(ctx context.Context, t *target) {
 	due := time.Now()
-	for c.round(ctx, b) {
+	for c.round(ctx, t) {
 		due = due.Add(c.o.Every)
 		if now := time.Now(); due.Before(now) {
 			due = now
 		}
-		c.until(b, due)
+		c.until(t, due)
 		if !pause.For(ctx, time.Until(due)) {
 			return
 		}
@@ -147,34 +147,34 @@ func (c *Canary) keep(ctx context.Context, b *bird) {
 }
 
 // round sends one message and follows it to its end. false: ctx has ended.
-func (c *Canary) round(ctx context.Context, b *bird) bool {
-	f, ok := c.launch(ctx, b)
-	if f == nil {
+func (c *Canary) round(ctx context.Context, t *target) bool {
+	p, ok := c.send(ctx, t)
+	if p == nil {
 		return ok
 	}
-	over := time.NewTimer(time.Until(f.began.Add(min(c.o.Every, patience))))
+	over := time.NewTimer(time.Until(p.began.Add(min(c.o.Every, patience))))
 	defer over.Stop()
 	select {
-	case <-f.landed:
+	case <-p.arrived:
 	case <-over.C:
-		c.miss(b, f)
+		c.miss(t, p)
 	case <-ctx.Done():
 		return false
 	}
 	return true
 }
 
-// launch tries to send a message until it is sent, or the turn of the next one has come. nil: it was not; false: ctx has ended.
-func (c *Canary) launch(ctx context.Context, b *bird) (f *flight, ok bool) {
+// send tries to send a message until it is sent, or the turn of the next one has come. nil: it was not; false: ctx has ended.
+func (c *Canary) send(ctx context.Context, t *target) (p *probe, ok bool) {
 	turn := time.Now().Add(c.o.Every)
 	for {
-		f := c.begin(b) // before it is sent: its alert may be faster than the answer
+		p := c.begin(t) // before it is sent: its alert may be faster than the answer
 		limited, cancel := context.WithTimeout(ctx, sending)
-		err := c.o.Send(limited, b.mailbox, subject(f.token))
+		err := c.o.Send(limited, t.mailbox, subject(p.token))
 		cancel()
-		if err == nil || landed(f) {
-			c.sent(b)
-			return f, true
+		if err == nil || arrived(p) {
+			c.sent(t)
+			return p, true
 		}
 		wait := min(resend, c.o.Every)
 		if errors.Is(err, ErrNotYet) {
@@ -183,10 +183,10 @@ func (c *Canary) launch(ctx context.Context, b *bird) (f *flight, ok bool) {
 		}
 		next := time.Now().Add(wait)
 		if err != nil && next.After(turn) {
-			c.unsent(b, f, err, turn, true)
+			c.unsent(t, p, err, turn, true)
 			return nil, ctx.Err() == nil
 		}
-		c.unsent(b, f, err, next, false)
+		c.unsent(t, p, err, next, false)
 		if !pause.For(ctx, wait) {
 			return nil, false
 		}
@@ -196,89 +196,89 @@ func (c *Canary) launch(ctx context.Context, b *bird) (f *flight, ok bool) {
 // subject has the token of a message, and says to a person who finds it what it is.
 func subject(token string) string { return "mailbell canary " + token }
 
-func landed(f *flight) bool {
+func arrived(p *probe) bool {
 	select {
-	case <-f.landed:
+	case <-p.arrived:
 		return true
 	default:
 		return false
 	}
 }
 
-func (c *Canary) begin(b *bird) *flight {
-	f := &flight{token: rand.Text(), began: time.Now(), landed: make(chan struct{})}
+func (c *Canary) begin(t *target) *probe {
+	p := &probe{token: rand.Text(), began: time.Now(), arrived: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b.flight, b.next = f, time.Time{}
-	c.flying.Add(1)
-	return f
+	t.probe, t.next = p, time.Time{}
+	c.underWay.Add(1)
+	return p
 }
 
-// end takes a message out of the air, if it is there. The mutex is held.
-func (c *Canary) end(b *bird, f *flight) bool {
-	if b.flight != f {
+// end has a message not under way any more; false: it was not. The mutex is held.
+func (c *Canary) end(t *target, p *probe) bool {
+	if t.probe != p {
 		return false
 	}
-	b.flight = nil
-	c.flying.Add(-1)
+	t.probe = nil
+	c.underWay.Add(-1)
 	return true
 }
 
 // sent notes that a message could be sent, where the one before could not.
-func (c *Canary) sent(b *bird) {
+func (c *Canary) sent(t *target) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.state != NotSent {
+	if t.state != NotSent {
 		return
 	}
-	b.state, b.err = Accepted, nil
-	if b.success.IsZero() {
-		b.state = Waiting
+	t.state, t.err = Accepted, nil
+	if t.success.IsZero() {
+		t.state = Waiting
 	}
 }
 
 // unsent notes that a message was not sent; counts: and will not be. No error: it is only too early.
-func (c *Canary) unsent(b *bird, f *flight, err error, next time.Time, counts bool) {
+func (c *Canary) unsent(t *target, p *probe, err error, next time.Time, counts bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.end(b, f) {
+	if !c.end(t, p) {
 		return
 	}
-	b.next = next
+	t.next = next
 	if err != nil {
-		b.state, b.err = NotSent, err
+		t.state, t.err = NotSent, err
 	}
 	if counts {
-		b.lost++
+		t.lost++
 		c.metrics.lost.WithLabelValues(lostUnsent).Inc()
 	}
 }
 
 // miss gives a message up.
-func (c *Canary) miss(b *bird, f *flight) {
+func (c *Canary) miss(t *target, p *probe) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.end(b, f) {
+	if !c.end(t, p) {
 		return // its alert was accepted at the last moment
 	}
-	b.state, b.err = Lost, f.fault(CodeLost, "no alert of a canary was accepted within "+min(c.o.Every, patience).String())
-	b.lost++
+	t.state, t.err = Lost, p.fault(CodeLost, "no alert of a canary was accepted within "+min(c.o.Every, patience).String())
+	t.lost++
 	c.metrics.lost.WithLabelValues(lostMissed).Inc()
 }
 
-func (c *Canary) until(b *bird, next time.Time) {
+func (c *Canary) until(t *target, next time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b.next = next
+	t.next = next
 }
 
 // fault says what is wrong with a message, and how far it is known to have come.
-func (f *flight) fault(code, text string) *fault.Error {
+func (p *probe) fault(code, text string) *fault.Error {
 	switch {
-	case f.key == mail.Key{}:
+	case p.key == mail.Key{}:
 		text += "; mailbell has not read it"
-	case f.reason != "":
-		text += "; mailbell has read it, and its alert waits or was not sent: " + string(f.reason)
+	case p.reason != "":
+		text += "; mailbell has read it, and its alert waits or was not sent: " + string(p.reason)
 	default:
 		text += "; mailbell has read it"
 	}
@@ -287,36 +287,36 @@ func (f *flight) fault(code, text string) *fault.Error {
 
 // Read implements inbox.Observer: a message was read.
 func (c *Canary) Read(key mail.Key, m *mail.Message) {
-	if c.flying.Load() == 0 {
+	if c.underWay.Load() == 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, b := range c.list {
-		if b.flight != nil && strings.Contains(m.Subject, b.flight.token) { // a transport rule may have put a word before it
-			b.flight.key = key
+	for _, t := range c.list {
+		if t.probe != nil && strings.Contains(m.Subject, t.probe.token) { // a transport rule may have put a word before it
+			t.probe.key = key
 		}
 	}
 }
 
 // Decided implements inbox.Observer: there is a decision about a message.
 func (c *Canary) Decided(d subscriptions.Decision) {
-	if c.flying.Load() == 0 || d.Key == (mail.Key{}) {
+	if c.underWay.Load() == 0 || d.Key == (mail.Key{}) {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, b := range c.list {
-		f := b.flight
+	for _, t := range c.list {
+		p := t.probe
 		switch {
-		case f == nil || f.key != d.Key:
+		case p == nil || p.key != d.Key:
 		case d.Outcome != outcome.Accepted:
-			f.reason = d.Reason
+			p.reason = d.Reason
 		default:
-			c.end(b, f)
-			b.state, b.err, b.success, b.took = Accepted, nil, d.At, d.At.Sub(f.began)
-			c.metrics.took.Observe(b.took.Seconds())
-			close(f.landed)
+			c.end(t, p)
+			t.state, t.err, t.success, t.took = Accepted, nil, d.At, d.At.Sub(p.began)
+			c.metrics.took.Observe(t.took.Seconds())
+			close(p.arrived)
 		}
 	}
 }
@@ -326,27 +326,27 @@ func (c *Canary) Standing() []Standing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	list := make([]Standing, len(c.list))
-	for i, b := range c.list {
-		list[i] = b.standing(c.o.Within)
+	for i, t := range c.list {
+		list[i] = t.standing(c.o.Within)
 	}
 	return list
 }
 
-func (b *bird) standing(within time.Duration) Standing {
-	s := Standing{Mailbox: b.mailbox, State: b.state, LastSuccess: b.success, Took: b.took, Lost: b.lost, Next: b.next}
-	if b.err != nil {
-		s.Fault = fault.Of(b.err)
+func (t *target) standing(within time.Duration) Standing {
+	s := Standing{Mailbox: t.mailbox, State: t.state, LastSuccess: t.success, Took: t.took, Lost: t.lost, Next: t.next}
+	if t.err != nil {
+		s.Fault = fault.Of(t.err)
 	}
-	f := b.flight
-	if f == nil {
+	p := t.probe
+	if p == nil {
 		return s
 	}
-	s.Began = f.began
+	s.Began = p.began
 	switch {
-	case b.state == Lost: // until one comes through
-	case time.Since(f.began) > within:
-		s.State, s.Fault = Late, f.fault(CodeLate, "no alert of a canary was accepted within "+within.String())
-	case b.state == Waiting:
+	case t.state == Lost: // until one comes through
+	case time.Since(p.began) > within:
+		s.State, s.Fault = Late, p.fault(CodeLate, "no alert of a canary was accepted within "+within.String())
+	case t.state == Waiting:
 		s.State = UnderWay
 	}
 	return s
@@ -356,12 +356,12 @@ func (b *bird) standing(within time.Duration) Standing {
 func (c *Canary) oldest() (at time.Time, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, b := range c.list {
-		if b.success.IsZero() {
+	for _, t := range c.list {
+		if t.success.IsZero() {
 			return time.Time{}, false
 		}
-		if at.IsZero() || b.success.Before(at) {
-			at = b.success
+		if at.IsZero() || t.success.Before(at) {
+			at = t.success
 		}
 	}
 	return at, len(c.list) > 0

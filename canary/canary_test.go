@@ -217,8 +217,8 @@ func TestEachMailboxHasAMessageOfItsOwn(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		}
-		if w.flying.Load() != 0 {
-			t.Errorf("%d are under way", w.flying.Load())
+		if w.underWay.Load() != 0 {
+			t.Errorf("%d are under way", w.underWay.Load())
 		}
 		if at, ok := w.oldest(); !ok || at.IsZero() {
 			t.Error("no last success")
