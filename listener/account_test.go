@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -577,25 +578,49 @@ func TestAnotherProxyIsTriedAtOnce(t *testing.T) {
 }
 
 func TestAnInstanceOwnsTwelveAccountsAndSaysHowManyItLeaves(t *testing.T) {
-	inScene(t, func(s *scene) {
-		s.start()
-		accounts := func(n int) (list []Account) {
-			for i := range n {
-				list = append(list, Account{Name: fmt.Sprint(i), Source: s.hq, Streams: s.hq})
-			}
-			return list
-		}
-		core, logs := observer.New(zap.WarnLevel)
-		l := New(Options{Book: s.book, Inbox: s.in, Log: zap.New(core), Entries: []Entry{{Name: "one", Accounts: accounts(10)}, {Name: "two", Accounts: accounts(5)}}})
-		defer l.Close()
-		load := l.Load()
-		if n, m := len(load[0].Accounts), len(load[1].Accounts); n != 10 || m != 2 {
-			t.Errorf("%d and %d accounts", n, m)
-		}
-		if all := logs.All(); len(all) != 1 || all[0].ContextMap()["unused"] != int64(3) {
-			t.Errorf("%v", all)
-		}
-	})
+	for name, c := range map[string]struct {
+		has, owns []int
+		full      string // what a mailbox of the last entry is told that finds no room
+	}{
+		"as many as there may be":          {[]int{10, 2}, []int{10, 2}, "every listener account of 1 has its 0 mailboxes"},
+		"more":                             {[]int{10, 5}, []int{10, 2}, "every listener account of 1 has its 0 mailboxes; 3 more are not used, for an instance owns 12 at most"},
+		"no entry takes all of another's":  {[]int{12, 12, 1}, []int{10, 1, 1}, "every listener account of 2 has its 0 mailboxes"},
+		"more entries than there may be":   {slices.Repeat([]int{2}, 13), append(slices.Repeat([]int{1}, 12), 0), "no listener account of 12 is used: an instance owns 12 at most, and other entries have them"},
+		"an entry without accounts is not": {[]int{0, 1}, []int{0, 1}, "every listener account of 1 has its 0 mailboxes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				core, logs := observer.New(zap.WarnLevel)
+				o := Options{Book: s.book, Inbox: s.in, Log: zap.New(core)}
+				unused := int64(0)
+				for i, n := range c.has {
+					e := Entry{Name: fmt.Sprint(i)}
+					for range n {
+						e.Accounts = append(e.Accounts, Account{Name: fmt.Sprint(i, len(e.Accounts)), Source: s.hq, Streams: s.hq})
+					}
+					o.Entries = append(o.Entries, e)
+					unused += int64(n - c.owns[i])
+				}
+				l := New(o)
+				defer l.Close()
+				for i, load := range l.Load() {
+					if n := len(load.Accounts); n != c.owns[i] {
+						t.Errorf("%d accounts of entry %d are owned, want %d", n, i, c.owns[i])
+					}
+				}
+				for _, said := range logs.All() {
+					unused -= said.ContextMap()["unused"].(int64)
+				}
+				if unused != 0 {
+					t.Errorf("%d accounts too few or too many are said to be left unused: %v", unused, logs.All())
+				}
+				if text := l.entries[len(l.entries)-1].full().Text; text != c.full {
+					t.Errorf("%q, want %q", text, c.full)
+				}
+			})
+		})
+	}
 }
 
 func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {

@@ -41,9 +41,22 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// MaxAccounts is how many listener accounts one instance owns, the first ones of the configuration; with 1,250 mailboxes each
-// these are 15,000.
+// MaxAccounts is how many listener accounts one instance owns: the first of each entry, so that none is left without, and then the next ones of
+// the configuration. With 1,250 mailboxes each these are 15,000.
 const MaxAccounts = 12
+
+// shares are how many accounts of each entry are owned.
+func shares(entries []Entry) []int {
+	of, left := make([]int, len(entries)), MaxAccounts
+	for _, most := range []int{1, MaxAccounts} {
+		for i := range entries {
+			more := min(most, len(entries[i].Accounts)-of[i], left)
+			of[i] += more
+			left -= more
+		}
+	}
+	return of
+}
 
 // Options of a Listener.
 type Options struct {
@@ -127,13 +140,11 @@ func New(o Options) *Listener {
 		l.changes = changes.NewReceiver(o.PublicURL, o.Book.Secret(), o.Metrics)
 	}
 	metrics := streaming.NewMetrics(o.Metrics)
-	left := MaxAccounts
-	for i := range o.Entries {
-		e := newEntry(l, &o.Entries[i], left, metrics)
+	for i, owned := range shares(o.Entries) {
+		e := newEntry(l, &o.Entries[i], owned, metrics)
 		if more := len(e.Accounts) - len(e.accounts); more > 0 {
 			l.log.Warn("listener accounts are left unused: an instance owns 12 at most", zap.String("exchange", e.Name), zap.Int("unused", more))
 		}
-		left -= len(e.accounts)
 		l.entries = append(l.entries, e)
 	}
 	if o.Metrics != nil {
