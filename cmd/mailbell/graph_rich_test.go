@@ -50,6 +50,7 @@ func TestANotificationWithItsMessageRingsAPhoneWithoutARead(t *testing.T) {
 }
 
 func TestContentThatIsNotBelievedIsRead(t *testing.T) {
+	t.Parallel()
 	for _, reason := range []string{"signature", "data", "key", "certificate", "token", "audience", "expired", "missing"} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()

@@ -80,6 +80,7 @@ func TestASubscriptionAtGraphEndsAfterTheLastDeviceHasLeft(t *testing.T) {
 }
 
 func TestWhatGraphTellsOfASubscriptionIsActedOnAtOnce(t *testing.T) {
+	t.Parallel()
 	for name, strike := range map[string]func(inst *installation){
 		"subscriptionRemoved": func(inst *installation) {
 			inst.fault("graph_removed", simulator.Fault{})
@@ -183,6 +184,7 @@ func TestNothingIsLostByGraphWhen(t *testing.T) {
 
 // Mailboxes move between two Exchanges with EWS and Exchange Online with Graph while mail arrives, each more than once, and back.
 func TestNothingIsLostWhileMailboxesMoveBetweenEWSAndGraph(t *testing.T) {
+	t.Parallel()
 	for name, kills := range map[string]int{"in one life": 0, "and the service is killed": 4} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -205,6 +205,7 @@ func TestWithoutStreamingTheServerCallsBack(t *testing.T) {
 
 // A server that allows no notifications at all (EWSMaxSubscriptions 0).
 func TestWithoutNotificationsMailboxesArePolled(t *testing.T) {
+	t.Parallel()
 	for _, by := range []string{simulator.ByStreaming, simulator.ByPush} {
 		t.Run(by, func(t *testing.T) {
 			t.Parallel()
