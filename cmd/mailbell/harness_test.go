@@ -334,7 +334,7 @@ func (inst *installation) start() *process {
 // awaitReady waits until a service that was started is ready.
 func (inst *installation) awaitReady(p *process) {
 	inst.t.Helper()
-	eventually(inst.t, soon, "the service is ready", func() bool {
+	eventually(inst.t, max(soon, inst.patience), "the service is ready", func() bool {
 		if !p.running() {
 			inst.t.Fatalf("the service ended with %d:\n%s", p.code, p.stderr())
 		}
