@@ -139,6 +139,8 @@ var table = []Row{
 		Meaning: "the message is gone"},
 	{about: aboutMessage, Code: "ErrorInvalidIdMalformed", Scope: fault.Message, Remedy: fault.Retry, After: soon,
 		Meaning: "Graph does not accept the message's id"},
+	{about: aboutMessage, Code: "BadRequest", Scope: fault.Message, Remedy: fault.Retry, After: soon,
+		Meaning: "Graph does not accept the message's id"},
 	{about: aboutMessage, Code: "ErrorInvalidMailboxItemId", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true,
 		Meaning: "the message's id is one of another mailbox"},
 	{about: aboutMessage, Code: "ErrorItemCorrupt", Scope: fault.Message, Remedy: fault.Retry, After: soon,

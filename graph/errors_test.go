@@ -77,6 +77,7 @@ func TestEachErrorIsTypedByWhatToDo(t *testing.T) {
 		{"over its quota", list, 403, "ErrorQuotaExceeded", "", "ErrorQuotaExceeded", fault.Mailbox, fault.Fix, flags{untold: true}},
 		{"over its quota, by status", list, 507, "", "", "HTTP 507", fault.Mailbox, fault.Fix, flags{untold: true}},
 		{"an inefficient filter", list, 400, "InefficientFilter", "The restriction or sort order is too complex for this operation.", "InefficientFilter", fault.Mailbox, fault.Fix, flags{}},
+		{"an id that is none", read, 400, "BadRequest", "Resource not found for the segment", "BadRequest", fault.Message, fault.Retry, flags{}},
 		{"a bad request", list, 400, "BadRequest", "", "BadRequest", fault.Mailbox, fault.Wait, flags{}},
 		{"the handshake", subscribe, 400, "ValidationError", "Subscription validation request timed out.", CodeHandshake, fault.Mailbox, fault.Fix, flags{untold: true}},
 		{"the handshake, as it was", subscribe, 400, "InvalidRequest", "Subscription validation request failed. Must respond with 200 OK to this request.", CodeHandshake, fault.Mailbox, fault.Fix, flags{untold: true}},

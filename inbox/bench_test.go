@@ -70,7 +70,7 @@ func BenchmarkMessage(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for n := 0; b.Loop(); n++ {
-				boxes[n%len(boxes)].Hint(fmt.Sprint("item-", n), time.Now())
+				boxes[n%len(boxes)].Hint(fmt.Sprint("item-", n), mail.EWS, time.Now())
 				<-i.accepted
 			}
 		})

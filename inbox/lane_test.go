@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mailbell/mailbell/mail"
 )
 
 func TestListingsLeaveWorkersToNewMail(t *testing.T) {
@@ -94,8 +96,8 @@ func TestNewMailTakesAMailboxOutOfTheQueueOfListings(t *testing.T) {
 	m := marks{queue: func(hinted bool) { queued = append(queued, hinted) }, attached: true}
 	m.listing()
 	m.listing()
-	m.hint("one", time.Now(), 0)
-	m.hint("two", time.Now(), 0)
+	m.hint("one", mail.EWS, time.Now(), 0)
+	m.hint("two", mail.EWS, time.Now(), 0)
 	if fmt.Sprint(queued) != "[false true]" {
 		t.Errorf("queued %v", queued)
 	}

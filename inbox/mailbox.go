@@ -44,16 +44,18 @@ func newMailbox(in *Inbox, box *subscriptions.Mailbox) *Mailbox {
 	m := &Mailbox{in: in, box: box}
 	m.marks.queue = m.enqueue
 	m.unreadable.again = func(item string, hinted time.Time) {
-		m.Hint(item, hinted)
+		if l := m.link.Load(); l != nil {
+			m.Hint(item, l.Source(), hinted)
+		}
 		m.List()
 	}
 	return m
 }
 
-// Hint marks the mailbox: it may have this new item. at is on our clock.
-func (m *Mailbox) Hint(item string, at time.Time) {
+// Hint marks the mailbox: it may have this new item, by the id that a source has for it. at is on our clock.
+func (m *Mailbox) Hint(item string, source mail.Source, at time.Time) {
 	m.last.hint.Store(at.UnixNano())
-	id := m.marks.hint(item, at, m.in.correlation())
+	id := m.marks.hint(item, source, at, m.in.correlation())
 	if e := m.debug("hint"); e != nil {
 		e.Write(m.about(id)...)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -83,13 +84,15 @@ func (m *marks) due() bool {
 }
 
 // hint marks the mailbox: it may have this new item. It returns the id of the work on it: the one that it is given, unless there is one.
-func (m *marks) hint(item string, at time.Time, offered subscriptions.Correlation) (id subscriptions.Correlation) {
+func (m *marks) hint(item string, source mail.Source, at time.Time, offered subscriptions.Correlation) (id subscriptions.Correlation) {
 	m.change(func() {
 		if m.id == 0 {
 			m.id = offered
 		}
 		id = m.id
 		switch _, known := m.hints[item]; {
+		case m.link != nil && m.link.Source() != source: // which does not know this id
+			m.list, m.listed = true, false
 		case known:
 		case len(m.hints) >= maxHints:
 			m.list = true
@@ -108,7 +111,8 @@ func (m *marks) listing() {
 	m.change(func() { m.list, m.listed = true, false })
 }
 
-// attach says that the mailbox can be read by a link from now on, and tried at once. Another Exchange has other item ids.
+// attach says that the mailbox can be read by a link from now on, and tried at once. Another Exchange has other item ids, and so has another
+// source.
 func (m *marks) attach(l *attachment) {
 	m.change(func() {
 		if elsewhere(m.link, l) {
@@ -121,7 +125,9 @@ func (m *marks) attach(l *attachment) {
 }
 
 // elsewhere says whether the item ids of one link are none of another.
-func elsewhere(a, b *attachment) bool { return a != nil && b != nil && a.Exchange() != b.Exchange() }
+func elsewhere(a, b *attachment) bool {
+	return a != nil && b != nil && (a.Exchange() != b.Exchange() || a.Source() != b.Source())
+}
 
 // detach says that the mailbox cannot be read until it is attached again.
 func (m *marks) detach() {

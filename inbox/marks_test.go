@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 )
 
 // marked is a mailbox that can be read, and counts how often it was queued.
@@ -34,8 +35,8 @@ func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
 		if queued.Load() != 0 {
 			t.Error("it is queued without a mark")
 		}
-		m.hint("1", time.Now(), 0)
-		m.hint("2", time.Now(), 0)
+		m.hint("1", mail.EWS, time.Now(), 0)
+		m.hint("2", mail.EWS, time.Now(), 0)
 		m.listing()
 		if queued.Load() != 1 {
 			t.Errorf("queued %d times for three marks", queued.Load())
@@ -44,7 +45,7 @@ func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
 		if !ok || len(taken.hints) != 2 || !taken.list {
 			t.Errorf("%v %+v", ok, taken)
 		}
-		m.hint("3", time.Now(), 0)
+		m.hint("3", mail.EWS, time.Now(), 0)
 		if queued.Load() != 1 {
 			t.Error("a second worker may have it")
 		}
@@ -95,7 +96,7 @@ func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var queued atomic.Int32
 		m := marked(&queued)
-		m.hint("1", time.Now(), 0)
+		m.hint("1", mail.EWS, time.Now(), 0)
 		f := &fault.Error{Scope: fault.Mailbox, Remedy: fault.Wait}
 		for n := range 3 {
 			taken, ok := m.take()
@@ -110,7 +111,7 @@ func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
 			if failing, at, _ := m.fault(); failing != f || !at.Equal(next) {
 				t.Error("it does not say why")
 			}
-			m.hint("1", time.Now(), 0) // no mark ends a back-off
+			m.hint("1", mail.EWS, time.Now(), 0) // no mark ends a back-off
 			if queued.Load() != int32(n+1) {
 				t.Error("it does not back off")
 			}
@@ -125,7 +126,7 @@ func TestAFailedTurnGivesItsMarksBackAndBacksOff(t *testing.T) {
 		if failing, _, _ := m.fault(); failing != nil {
 			t.Error("it fails although it was read")
 		}
-		m.hint("2", time.Now(), 0)
+		m.hint("2", mail.EWS, time.Now(), 0)
 		taken, _ = m.take()
 		if first, _ := m.done(taken, f); !first {
 			t.Error("the first failure in a row is not the first")
@@ -181,11 +182,11 @@ func TestMarksThatAreGivenBackJoinThoseThatCame(t *testing.T) {
 func TestHintsOfAnotherExchangeAreDropped(t *testing.T) {
 	var queued atomic.Int32
 	m := marked(&queued)
-	m.hint("1", time.Now(), 0)
+	m.hint("1", mail.EWS, time.Now(), 0)
 	taken, _ := m.take()
 	there := &attachment{Link: &link{exchange: "there"}}
 	m.attach(there)
-	m.hint("2", time.Now(), 0)
+	m.hint("2", mail.EWS, time.Now(), 0)
 	if hints, _ := m.takeHints(taken.link); hints != nil {
 		t.Errorf("a turn by the former link takes %v", hints)
 	}
@@ -248,4 +249,25 @@ func TestTheFirstSafetyPollsOfAllMailboxesAreSpreadOverThreeQuartersOfTheirTime(
 			m.close()
 		}
 	})
+}
+
+// A mailbox that moves between EWS and Graph stays in its entry, and a stream that is closing names a message by an id that Graph does not know.
+func TestAnIDOfTheOtherSourceIsNotRead(t *testing.T) {
+	at := func(kind mail.Source) *attachment { return &attachment{Link: &link{source: &source{kind: kind}}} }
+	m := &marks{queue: func(bool) {}}
+	m.attach(at(mail.EWS))
+	m.hint("before", mail.EWS, time.Now(), 0)
+	m.attach(at(mail.Graph))
+	if len(m.hints) != 0 || !m.list {
+		t.Errorf("after the move %v are to be read, and it is to be listed: %t", m.hints, m.list)
+	}
+	m.list = false
+	m.hint("late", mail.EWS, time.Now(), 0)
+	if len(m.hints) != 0 || !m.list {
+		t.Errorf("%v are to be read by Graph, and it is to be listed: %t", m.hints, m.list)
+	}
+	m.hint("known", mail.Graph, time.Now(), 0)
+	if len(m.hints) != 1 {
+		t.Errorf("%v are to be read", m.hints)
+	}
 }

@@ -380,13 +380,13 @@ func TestAMailboxRemembersNoMoreThanSixtyFourHintedItems(t *testing.T) { // rule
 			if m.list {
 				t.Errorf("it is listed for %d hints", i)
 			}
-			m.hint(fmt.Sprint(i), time.Now(), 0)
+			m.hint(fmt.Sprint(i), mail.EWS, time.Now(), 0)
 		}
 		if len(m.hints) != maxHints || !m.list {
 			t.Errorf("%d hints, list %v", len(m.hints), m.list)
 		}
 		for i := range 10 * maxHints {
-			m.hint(fmt.Sprint(i), time.Now(), 0)
+			m.hint(fmt.Sprint(i), mail.EWS, time.Now(), 0)
 			m.giveBack(turn{hints: map[string]time.Time{fmt.Sprint("back", i): time.Now()}})
 		}
 		if len(m.hints) > maxHints || !m.list {

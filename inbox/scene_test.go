@@ -85,8 +85,9 @@ func (s *scene) start() {
 // listen attaches a mailbox to the source, which tells of new mail from then on, and has it listed.
 func (s *scene) listen(box *subscriptions.Mailbox) {
 	m := s.in.Open(box)
-	m.Attach(&link{source: s.source, folder: s.source.folder(box.Record().Addresses[0]), poll: s.poll})
-	s.source.listen(box.Record().Addresses[0], m.Hint)
+	l := &link{source: s.source, folder: s.source.folder(box.Record().Addresses[0]), poll: s.poll}
+	m.Attach(l)
+	s.source.listen(box.Record().Addresses[0], func(item string, at time.Time) { m.Hint(item, l.Source(), at) })
 	m.List()
 }
 
@@ -377,8 +378,13 @@ type link struct {
 	listings int // the same
 }
 
-func (l *link) Exchange() string              { return cmp.Or(l.exchange, "headquarters") }
-func (l *link) Source() mail.Source           { return cmp.Or(l.kind, mail.EWS) }
+func (l *link) Exchange() string { return cmp.Or(l.exchange, "headquarters") }
+func (l *link) Source() mail.Source {
+	if l.source == nil { // a link that is not read
+		return mail.EWS
+	}
+	return cmp.Or(l.kind, mail.EWS)
+}
 func (l *link) SafetyPoll() time.Duration     { return l.poll }
 func (l *link) Reads() int                    { return cmp.Or(l.reads, 2*maxWorkers) }
 func (l *link) Listings() int                 { return cmp.Or(l.listings, 1000) }

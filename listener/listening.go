@@ -49,12 +49,14 @@ func forsake(was membership) {
 // streams is the kind that uses EWS streaming notifications.
 type streams struct{ *streaming.Groups }
 
-func (s streams) member(m *mailbox) membership { return s.Member(m.box, sink{m.work, m}) }
+func (s streams) member(m *mailbox) membership { return s.Member(m.box, sink{m.work, m, mail.EWS}) }
 
 // posts is the kind that uses EWS push notifications.
 type posts struct{ *callbacks.Keeper }
 
-func (p posts) member(m *mailbox) membership { return p.Member(m.box, postSink{sink{m.work, m}}) }
+func (p posts) member(m *mailbox) membership {
+	return p.Member(m.box, postSink{sink{m.work, m, mail.EWS}})
+}
 
 // postSink is a sink for callbacks, of Exchange and of Graph.
 type postSink struct{ sink }
@@ -72,7 +74,9 @@ func (s postSink) Doubt(f *fault.Error) bool {
 // changed is the kind that uses change notifications of Microsoft Graph.
 type changed struct{ *changes.Keeper }
 
-func (c changed) member(m *mailbox) membership { return c.Member(m.box, postSink{sink{m.work, m}}) }
+func (c changed) member(m *mailbox) membership {
+	return c.Member(m.box, postSink{sink{m.work, m, mail.Graph}})
+}
 
 // Tell hints at a message whose content has come: it need not be read.
 func (s postSink) Tell(m *mail.Message, at time.Time) {
@@ -85,8 +89,12 @@ func (s postSink) Tell(m *mail.Message, at time.Time) {
 // sink is told what a server says of a mailbox. Hints and listings are the inbox's.
 type sink struct {
 	*inbox.Mailbox
-	m *mailbox
+	m      *mailbox
+	source mail.Source // whose ids the server names
 }
+
+// Hint hints at a message. A stream that is closing may name one though the mailbox is read by Graph already.
+func (s sink) Hint(item string, at time.Time) { s.Mailbox.Hint(item, s.source, at) }
 
 // Answers has tried at once what failed because the server did not.
 func (s sink) Answers() {
