@@ -1,11 +1,6 @@
 package api
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,35 +20,28 @@ import (
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/receipts"
+	"github.com/mailbell/mailbell/simulator/phonekey"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // keyOf makes the key of a phone, and its public half as an app enrols it.
-func keyOf(t testing.TB) (key *ecdsa.PrivateKey, public string) {
+func keyOf(t testing.TB) (key *phonekey.Key, public string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := phonekey.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	point, err := key.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key, base64.StdEncoding.EncodeToString(point)
+	return key, key.Public()
 }
 
 // signature is the header of a request that a phone signed.
-func signature(t testing.TB, key *ecdsa.PrivateKey, text string) string {
+func signature(t testing.TB, key *phonekey.Key, text string) string {
 	t.Helper()
-	hash := sha256.Sum256([]byte(text))
-	r, s, err := ecdsa.Sign(rand.Reader, key, hash[:])
+	s, err := key.Sign([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var both [64]byte
-	r.FillBytes(both[:32])
-	s.FillBytes(both[32:])
-	return base64.StdEncoding.EncodeToString(both[:])
+	return s
 }
 
 // enrolWith enrols the device phone with a key.

@@ -1,10 +1,6 @@
 package receipts
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"math"
@@ -18,43 +14,35 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/simulator/phonekey"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// phoneKey is the private key of a phone.
-type phoneKey struct{ *ecdsa.PrivateKey }
+// phoneKey is the key of a phone.
+type phoneKey struct{ *phonekey.Key }
 
 func newPhoneKey(t testing.TB) phoneKey {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := phonekey.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return phoneKey{k}
 }
 
-// public is what the app enrols.
-func (k phoneKey) public(t testing.TB) string {
-	t.Helper()
-	point, err := k.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return base64.StdEncoding.EncodeToString(point)
-}
-
+// sign signs a text, as the header has it and as Signed takes it.
 func (k phoneKey) sign(t testing.TB, text string) []byte {
 	t.Helper()
-	hash := sha256.Sum256([]byte(text))
-	r, s, err := ecdsa.Sign(rand.Reader, k.PrivateKey, hash[:])
+	header, err := k.Sign([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature := make([]byte, signatureSize)
-	r.FillBytes(signature[:number])
-	s.FillBytes(signature[number:])
+	signature, err := ParseSignature(header)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return signature
 }
 
@@ -102,8 +90,8 @@ func (d *desk) counts(t testing.TB) string {
 func TestOnlyTheKeyOfAnEnrolmentSignsForItsDevice(t *testing.T) {
 	d := newDesk()
 	ann, bob := newPhoneKey(t), newPhoneKey(t)
-	d.devices["ann"] = subscriptions.Device{ID: "ann", ReceiptKey: ann.public(t)}
-	d.devices["bob"] = subscriptions.Device{ID: "bob", ReceiptKey: bob.public(t)}
+	d.devices["ann"] = subscriptions.Device{ID: "ann", ReceiptKey: ann.Public()}
+	d.devices["bob"] = subscriptions.Device{ID: "bob", ReceiptKey: bob.Public()}
 	d.devices["old"] = subscriptions.Device{ID: "old"}
 	right := ann.sign(t, "text")
 	if got, ok := d.Signed("ann", []byte("text"), right); !ok || got.ID != "ann" {
@@ -132,7 +120,7 @@ func TestOnlyTheKeyOfAnEnrolmentSignsForItsDevice(t *testing.T) {
 
 func TestAnUnknownDeviceCostsAsMuchAsAWrongSignature(t *testing.T) {
 	d := newDesk()
-	d.devices["ann"] = subscriptions.Device{ID: "ann", ReceiptKey: newPhoneKey(t).public(t)}
+	d.devices["ann"] = subscriptions.Device{ID: "ann", ReceiptKey: newPhoneKey(t).Public()}
 	d.devices["old"] = subscriptions.Device{ID: "old"}
 	wrong := newPhoneKey(t).sign(t, "text")
 	work := func(device string) float64 {
@@ -149,8 +137,8 @@ func TestAnUnknownDeviceCostsAsMuchAsAWrongSignature(t *testing.T) {
 
 func TestAnEnrolmentWithAnotherPhoneHasNoReceiptOfTheOneBefore(t *testing.T) {
 	d := newDesk()
-	ann := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).public(t)}
-	bob := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).public(t)}
+	ann := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).Public()}
+	bob := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).Public()}
 	d.devices["phone"] = ann
 	now := time.Now()
 	d.Take(ann, []Shown{{At: now}})
@@ -249,7 +237,7 @@ func TestPhonesThatAreGoneAreForgotten(t *testing.T) {
 }
 
 func TestAKeyHasOneForm(t *testing.T) {
-	key := newPhoneKey(t).public(t)
+	key := newPhoneKey(t).Public()
 	if got, err := CheckKey(key); err != nil || got != key {
 		t.Errorf("a good key is refused: %v", err)
 	}
@@ -270,7 +258,7 @@ func TestAKeyHasOneForm(t *testing.T) {
 
 func FuzzKeyAndSignature(f *testing.F) {
 	k := newPhoneKey(f)
-	key := k.public(f)
+	key := k.Public()
 	f.Add(key, base64.StdEncoding.EncodeToString(k.sign(f, "text")))
 	f.Add("BA==", "AA==")
 	f.Add(strings.Repeat("A", 87)+"=", strings.Repeat("/", 86)+"==")

@@ -113,13 +113,9 @@ type demonstration struct {
 
 // play enrols devices, delivers messages and prints alerts.
 func (d *demonstration) play(ctx context.Context, messages int, logName string) error {
-	key, err := d.phones.public()
-	if err != nil {
-		return err
-	}
 	for id, address := range d.devices() {
 		enrolment := enrolmentOf(id, address)
-		enrolment["receipt_key"], enrolment["label"] = key, "Demo iPhone "+id[len("demo-"):]
+		enrolment["receipt_key"], enrolment["label"] = d.phones.key.Public(), "Demo iPhone "+id[len("demo-"):]
 		if err := d.api.call(ctx, http.MethodPut, "/v1/devices/"+id, enrolment, &api.Device{}); err != nil {
 			return err
 		}

@@ -5,17 +5,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/simulator/phonekey"
 )
 
 const (
@@ -27,7 +23,7 @@ const (
 
 // phones are all phones of a demo. They have one key.
 type phones struct {
-	key     *ecdsa.PrivateKey
+	key     *phonekey.Key
 	showing chan shownAlert
 }
 
@@ -38,14 +34,8 @@ type shownAlert struct {
 }
 
 func newPhones() (*phones, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := phonekey.New()
 	return &phones{key: key, showing: make(chan shownAlert, maxShowing)}, err
-}
-
-// public is what is enrolled of the key.
-func (p *phones) public() (string, error) {
-	point, err := p.key.PublicKey.Bytes()
-	return base64.StdEncoding.EncodeToString(point), err
 }
 
 // show has an alert shown and confirmed in a moment.
@@ -85,20 +75,16 @@ func (p *phones) confirm(ctx context.Context, service *client, s shownAlert) err
 		return err
 	}
 	const path = "/v1/receipts"
-	hash := sha256.Sum256(append([]byte("POST "+path+"\n"), body...))
-	r, v, err := ecdsa.Sign(rand.Reader, p.key, hash[:])
+	signature, err := p.key.SignPost(path, body)
 	if err != nil {
 		return err
 	}
-	var signature [64]byte
-	r.FillBytes(signature[:32])
-	v.FillBytes(signature[32:])
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, service.base+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	post.Header.Set("Content-Type", "application/json")
-	post.Header.Set("Mailbell-Signature", base64.StdEncoding.EncodeToString(signature[:]))
+	post.Header.Set(phonekey.Header, signature)
 	answer, err := service.http.Do(post)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/base64"
 	"io"
@@ -18,6 +19,14 @@ func TestAPhoneOfTheDemoSignsWhatItShows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	point, err := base64.StdEncoding.DecodeString(p.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		t.Fatal(err)
+	}
 	type receipt struct {
 		body   string
 		signed bool
@@ -27,7 +36,7 @@ func TestAPhoneOfTheDemoSignsWhatItShows(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		hash := sha256.Sum256([]byte("POST " + r.URL.Path + "\n" + string(body)))
 		s, _ := base64.StdEncoding.DecodeString(r.Header.Get("Mailbell-Signature"))
-		got <- receipt{string(body), len(s) == 64 && ecdsa.Verify(&p.key.PublicKey, hash[:], new(big.Int).SetBytes(s[:32]), new(big.Int).SetBytes(s[32:]))}
+		got <- receipt{string(body), len(s) == 64 && ecdsa.Verify(public, hash[:], new(big.Int).SetBytes(s[:32]), new(big.Int).SetBytes(s[32:]))}
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	defer server.Close()
