@@ -424,6 +424,7 @@ func TestAStateInRedisOfVersion1IsMigrated(t *testing.T) {
 	}
 	c.Del(t.Context(), "mailbell:schema", "mailbell:generation")
 	c.Set(t.Context(), "mailbell:secret", want.Secret[:], 0)
+	c.ScriptFlush(t.Context()) // as a server that was started anew
 	for _, was := range []int{1, 0} {
 		again := s.open(t)
 		want.Was = was
