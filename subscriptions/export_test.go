@@ -2,7 +2,11 @@ package subscriptions
 
 import (
 	"context"
+	"net"
+	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Crash ends a store as a kill would: nothing is written any more, and the lock is not given back.
@@ -26,3 +30,34 @@ func (b *Book) BuryOne(ctx context.Context, m *Mailbox, now time.Time) error {
 
 // All are the mailboxes, also those that are asleep.
 func (b *Book) All() []*Mailbox { return b.all() }
+
+// Trips counts the round trips from now on, without those of the lease and of looking for losses.
+func (s *Redis) Trips() *atomic.Int64 {
+	t := &trips{}
+	s.client.AddHook(t)
+	return &t.n
+}
+
+type trips struct{ n atomic.Int64 }
+
+func (*trips) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (t *trips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() != "eval" {
+			t.n.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (t *trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() != "exists" {
+			t.n.Add(1)
+		}
+		return next(ctx, cmds)
+	}
+}

@@ -22,7 +22,8 @@ const (
 	redisPool = 4
 )
 
-// Redis is the store in a Redis server. The keys of a record have one hash tag, so that its write is one script on one slot of a cluster:
+// Redis is the store in a single Redis server. A write of a record is one script, about the keys of the record, which have one hash tag,
+// and about holders and records:
 //
 //	PREFIX:{ID}:record      the record
 //	PREFIX:{ID}:devices     a hash: its devices
@@ -43,7 +44,7 @@ type Redis struct {
 	client    *redis.Client
 	address   string
 	prefix    string
-	committer *committer[Change]
+	committer *committer[[]recordWrite]
 	probe     *probe
 	told      told
 
@@ -110,7 +111,13 @@ func (s *Redis) recordKeys(id string) []string {
 func (s *Redis) recordKey(id, name string) string { return s.prefix + ":{" + id + "}:" + name }
 
 // Write waits for the next round trip.
-func (s *Redis) Write(ctx context.Context, c Change) error { return s.committer.write(ctx, c) }
+func (s *Redis) Write(ctx context.Context, c Change) error {
+	writes, err := recordWrites(c) // here, and not in the one writer
+	if err != nil {
+		return err
+	}
+	return s.committer.write(ctx, writes)
+}
 
 // Ping says whether the server takes writes, by one of its own.
 func (s *Redis) Ping(ctx context.Context) error {
@@ -124,7 +131,7 @@ func (s *Redis) Ping(ctx context.Context) error {
 func (s *Redis) try(ctx context.Context) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.ScriptLoad(ctx, writeScript)
-		p.EvalSha(ctx, writeHash, s.recordKeys("probe"), 0, "{}", "", "probe", "{}")
+		p.EvalSha(ctx, writeHash, s.recordKeys("probe"), 0, "probe", "{}", "", "probe", "{}")
 		return nil
 	})
 	if err != nil {

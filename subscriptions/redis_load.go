@@ -249,11 +249,11 @@ func (s *Redis) migrate(ctx context.Context, all Contents) error {
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			p.ScriptLoad(ctx, writeScript) // a server that was started anew does not have it
 			for _, r := range page {
-				writes, err := s.writes(Change{Put: []*Record{r}, PutDevices: devices[r.ID], Whole: true})
+				writes, err := recordWrites(Change{Put: []*Record{r}, PutDevices: devices[r.ID], Whole: true})
 				if err != nil {
 					return err
 				}
-				s.queue(ctx, p, writes[0])
+				s.queue(ctx, p, &writes[0])
 			}
 			return nil
 		})

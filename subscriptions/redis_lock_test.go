@@ -233,6 +233,58 @@ func (s *server) follow(t *testing.T) *subscriptions.Redis {
 	}
 }
 
+// Who is followed learns of it by its next write, also before the other has read the record; and that writes nothing, of no mailbox.
+func TestAFollowedInstanceWritesNothingOfAChangeOfTwoMailboxes(t *testing.T) {
+	t.Parallel()
+	for name, to := range map[string]string{"to one that is known": bob, "to a new one": "carol@contoso.example"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			first := s.open(t)
+			t.Cleanup(func() { first.Close() })
+			b, err := subscriptions.Open(t.Context(), first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			enrol(t, b, "d1", alice, "aa")
+			enrol(t, b, "d2", bob, "bb")
+			second := s.follow(t)
+			t.Cleanup(func() { second.Close() })
+			_, err = b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: to, Token: "aa"}, time.Now(), time.Now())
+			if !errors.Is(err, subscriptions.ErrFollowed) {
+				t.Errorf("the move has the answer %v", err)
+			}
+			all := contents(t, second)
+			if len(all.Devices) != 2 || all.Devices[0].Mailbox != alice || len(all.Records) != 2 || len(all.Damaged) != 0 {
+				t.Errorf("its follower finds the devices %v, %d records and the damages %v", all.Devices, len(all.Records), all.Damaged)
+			}
+		})
+	}
+}
+
+// The keys of a record that its new holder has dropped have no number of that holder any more.
+func TestAFollowedInstanceBringsNoRecordBack(t *testing.T) {
+	t.Parallel()
+	s, _, b, second := followed(t)
+	defer second.Close()
+	b2, err := subscriptions.Open(t.Context(), second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b2.Remove(t.Context(), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b2.Bury(t.Context(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); !errors.Is(err, subscriptions.ErrFollowed) {
+		t.Errorf("the write has the answer %v", err)
+	}
+	if keys := s.client(t).Keys(t.Context(), "mailbell:{*").Val(); len(keys) != 0 {
+		t.Errorf("the new holder knows of no mailbox, and there is %v", keys)
+	}
+}
+
 // behinds are those behind whom a standby was told to wait.
 type behinds struct {
 	mu   sync.Mutex

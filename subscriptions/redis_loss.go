@@ -204,7 +204,7 @@ func (s *Redis) sweep(ctx context.Context) error {
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, id := range page {
 				members[i] = id
-				s.queue(ctx, p, &recordWrite{record: id})
+				s.queue(ctx, p, &recordWrite{record: id, dropped: true})
 			}
 			return nil
 		})

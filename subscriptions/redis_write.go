@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -17,20 +16,22 @@ import (
 const fenced = "FENCED"
 
 // writeScript writes a record and its devices, and returns how many devices it had (-1: there was no record, or another type) and has. KEYS:
-// recordKeys. ARGV: our number; the record, or "" where it is dropped, or "-" where it stays; "whole" where the devices that follow
-// are all that it has; then for each device its id and value, or "" where it is dropped.
+// recordKeys; holders: whoever was followed writes nothing, also no record that nobody else has written yet; records, where the record is
+// new. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it stays; "whole" where the devices
+// that follow are all that it has; then for each device its id and value, or "" where it is dropped.
 const writeScript = textScript + `
-local fence = text(KEYS[3])
-if fence and (tonumber(fence) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+local fence, holders = text(KEYS[3]), KEYS[4] and text(KEYS[4])
+if math.max(tonumber(fence or 0) or 0, tonumber(holders or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+if KEYS[5] then redis.pcall('SADD', KEYS[5], ARGV[2]) end
 local had = redis.pcall('HLEN', KEYS[2])
 if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
-if ARGV[3] == 'whole' then redis.call('DEL', KEYS[2]) end
-for i = 4, #ARGV, 2 do
+if ARGV[4] == 'whole' then redis.call('DEL', KEYS[2]) end
+for i = 5, #ARGV, 2 do
   if ARGV[i+1] == '' then redis.call('HDEL', KEYS[2], ARGV[i]) else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return {had, 0} end
-if ARGV[2] ~= '-' then redis.call('SET', KEYS[1], ARGV[2]) end
-redis.call('SET', KEYS[3], ARGV[1])
+if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return {had, 0} end
+if ARGV[3] ~= '-' then redis.call('SET', KEYS[1], ARGV[3]) end
+if fence ~= ARGV[1] then redis.call('SET', KEYS[3], ARGV[1]) end
 return {had, redis.call('HLEN', KEYS[2])}`
 
 // writeHash is the name that a server gives writeScript: a commit brings the text once, and not with each record.
@@ -38,46 +39,39 @@ var writeHash = redis.NewScript(writeScript).Hash()
 
 // commit writes a batch in one round trip. A change of several records is a transaction of its own: a device that changes its
 // mailbox must not be in two, or in none.
-func (s *Redis) commit(batch []Change) []error {
+func (s *Redis) commit(batch [][]recordWrite) []error {
 	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 	defer cancel()
 	s.told.mu.Lock()
 	defer s.told.mu.Unlock()
 
 	errs := make([]error, len(batch))
-	writes := make([][]*recordWrite, len(batch))
 	p := s.client.Pipeline()
 	p.ScriptLoad(ctx, writeScript) // each time: a server that was restarted does not have it
-	asked := false
-	for i, c := range batch {
-		if writes[i], errs[i] = s.writes(c); errs[i] == nil && !asked && slices.ContainsFunc(writes[i], s.isNew) {
-			errs[i] = s.leading(ctx)
-			asked = errs[i] == nil
+	for i, writes := range batch {
+		if len(writes) == 1 {
+			s.queue(ctx, p, &writes[0])
+			continue
 		}
-		switch {
-		case errs[i] != nil:
-		case len(writes[i]) == 1:
-			s.queue(ctx, p, writes[i][0])
-		case len(writes[i]) > 1:
-			_, _ = p.Exec(ctx) // what was queued before comes before; the script always
-			_, errs[i] = s.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-				for _, w := range writes[i] {
-					s.queue(ctx, tx, w)
-				}
-				return nil
-			})
-		}
+		_, _ = p.Exec(ctx) // what was queued before comes before; the script always
+		_, errs[i] = s.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+			for j := range writes {
+				s.queue(ctx, tx, &writes[j])
+			}
+			return nil
+		})
 	}
 	number := s.mark(ctx, p)
 	_, _ = p.Exec(ctx) // each call has its own error
 	missing := ""
 	var dropped []any
-	for i := range batch {
-		for _, w := range writes[i] {
+	for i, writes := range batch {
+		for j := range writes {
+			w := &writes[j]
 			lacks, err := s.took(w)
 			missing = cmp.Or(missing, lacks)
 			errs[i] = errors.Join(errs[i], err)
-			if err == nil && w.call != nil && w.value == "" {
+			if err == nil && w.dropped {
 				dropped = append(dropped, w.record)
 			}
 		}
@@ -102,15 +96,12 @@ func (s *Redis) commit(batch []Change) []error {
 
 // took notes what a write has come to, and says what the server lacked before it.
 func (s *Redis) took(w *recordWrite) (lacks string, err error) {
-	if w.call == nil { // not queued
-		return "", nil
-	}
 	had, has, err := w.answer()
 	known, ok := s.told.devices[w.record]
 	if s.told.whole && ok && (isWrongType(err) || err == nil && had != known) {
 		lacks = s.lacks(w.record)
 	}
-	if err != nil || w.value == "" { // with an error, what the server has of it is not known
+	if err != nil || w.dropped { // with an error, what the server has of it is not known
 		delete(s.told.devices, w.record)
 	} else {
 		s.told.devices[w.record] = has
@@ -118,31 +109,14 @@ func (s *Redis) took(w *recordWrite) (lacks string, err error) {
 	return lacks, err
 }
 
-// isNew says whether the server may not know a record yet.
-func (s *Redis) isNew(w *recordWrite) bool {
-	_, known := s.told.devices[w.record]
-	return !known && w.value != ""
-}
-
-// leading says whether nobody has followed us. A new record has no number yet that could tell.
-func (s *Redis) leading(ctx context.Context) error {
-	n, err := s.client.Get(ctx, s.key("holders")).Uint64()
-	switch {
-	case err != nil && !errors.Is(err, redis.Nil): // a server that lost everything is filled again by keep
-		return err
-	case n > s.fence:
-		return s.followed(errors.New(fenced))
-	}
-	return nil
-}
-
 // recordWrite is one call of writeScript.
 type recordWrite struct {
-	record string
-	value  string // "" where the record is dropped, "-" where it stays
-	whole  string // "whole", or ""
-	args   []any  // device ids and values
-	call   *redis.Cmd
+	record  string
+	value   []byte // nil where the record stays as it is
+	dropped bool   // the record, with its devices
+	whole   bool   // the devices are all that it has
+	devices []any  // ids and values; "" where one is dropped
+	call    *redis.Cmd
 }
 
 // answer is what writeScript returns.
@@ -157,48 +131,71 @@ func (w *recordWrite) answer() (had, has int, err error) {
 	return int(n[0]), int(n[1]), nil
 }
 
-// writes sorts a change by record.
-func (s *Redis) writes(c Change) (list []*recordWrite, err error) {
-	at := func(id string) *recordWrite {
-		if i := slices.IndexFunc(list, func(w *recordWrite) bool { return w.record == id }); i >= 0 {
-			return list[i]
+// recordWrites sorts a change by record.
+func recordWrites(c Change) ([]recordWrite, error) {
+	list := make([]recordWrite, 0, len(c.Put)+len(c.Drop))
+	of := func(id string) *recordWrite {
+		for i := range list {
+			if list[i].record == id {
+				return &list[i]
+			}
 		}
-		w := &recordWrite{record: id, value: "-"}
-		list = append(list, w)
-		return w
-	}
-	encode := func(k kind, id string, v any) string {
-		data, e := seal(k, id, v)
-		err = errors.Join(err, e)
-		return string(data)
+		list = append(list, recordWrite{record: id})
+		return &list[len(list)-1]
 	}
 	for _, r := range c.Put {
-		w := at(r.ID)
-		w.value = encode(kindRecord, r.ID, r)
-		if c.Whole {
-			w.whole = "whole"
+		value, err := seal(kindRecord, r.ID, r)
+		if err != nil {
+			return nil, err
 		}
+		w := of(r.ID)
+		w.value, w.whole = value, c.Whole
 	}
 	for _, d := range c.DropDevices {
-		w := at(d.Record)
-		w.args = append(w.args, d.ID, "")
+		w := of(d.Record)
+		w.devices = append(w.devices, d.ID, "")
 	}
 	for _, d := range c.PutDevices {
-		w := at(d.Record)
-		w.args = append(w.args, d.ID, encode(kindDevice, d.ID, d))
+		value, err := seal(kindDevice, d.ID, d)
+		if err != nil {
+			return nil, err
+		}
+		w := of(d.Record)
+		w.devices = append(w.devices, d.ID, value)
 	}
 	for _, id := range c.Drop {
-		at(id).value = ""
+		of(id).dropped = true
 	}
-	return list, err
+	return list, nil
 }
 
-// queue puts a write into a pipeline: the id of a new record comes into the set of all first.
+// queue puts a write into a pipeline.
 func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
-	if s.isNew(w) {
-		p.SAdd(ctx, s.key("records"), w.record)
+	args := make([]any, 0, 12+len(w.devices))
+	args = append(args, "evalsha", writeHash, 4)
+	for _, key := range s.recordKeys(w.record) {
+		args = append(args, key)
 	}
-	w.call = p.EvalSha(ctx, writeHash, s.recordKeys(w.record), append([]any{s.fence, w.value, w.whole}, w.args...)...)
+	args = append(args, s.key("holders"))
+	if _, known := s.told.devices[w.record]; !known && !w.dropped {
+		args = append(args, s.key("records"))
+		args[2] = 5 // keys
+	}
+	args = append(args, s.fence, w.record)
+	switch {
+	case w.dropped:
+		args = append(args, "")
+	case w.value == nil:
+		args = append(args, "-")
+	default:
+		args = append(args, w.value)
+	}
+	if w.whole {
+		args = append(args, "whole")
+	} else {
+		args = append(args, "")
+	}
+	w.call = p.Do(ctx, append(args, w.devices...)...)
 }
 
 // followed sees to it that who was followed by another holder learns of it, whatever call it is that tells.

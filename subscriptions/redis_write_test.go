@@ -148,3 +148,23 @@ func TestTheWritesOfARecordKeepTheirOrderAcrossKinds(t *testing.T) {
 		}
 	}
 }
+
+func TestAWriteIsOneRoundTripAlsoOfAMailboxThatIsNew(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	defer store.Close()
+	b, err := subscriptions.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trips := store.Trips()
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", alice, "bb")
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); err != nil {
+		t.Fatal(err)
+	}
+	if n := trips.Load(); n != 3 {
+		t.Errorf("three writes took %d round trips", n)
+	}
+}
