@@ -68,8 +68,12 @@ func (c *committer[T]) write(ctx context.Context, change T) error {
 
 func (c *committer[T]) run() {
 	defer close(c.done)
+	var batch []pending[T] // the two are used again
+	var changes []T
 	for {
-		var batch []pending[T]
+		clear(batch) // what was committed is not kept
+		clear(changes)
+		batch, changes = batch[:0], changes[:0]
 		select {
 		case p := <-c.queue:
 			batch = append(batch, p)
@@ -87,11 +91,11 @@ func (c *committer[T]) run() {
 		if len(batch) == 0 {
 			return // closing, and nothing is left
 		}
-		changes := make([]T, len(batch))
-		for i, p := range batch {
-			changes[i] = p.change
+		for _, p := range batch {
+			changes = append(changes, p.change)
 		}
-		c.oldest.Store(&batch[0].since)
+		oldest := batch[0].since
+		c.oldest.Store(&oldest)
 		errs := c.commit(changes)
 		c.oldest.Store(nil)
 		for i, p := range batch {
