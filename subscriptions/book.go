@@ -39,7 +39,7 @@ type Book struct {
 	addresses map[string]*Mailbox   // by the addresses that devices were enrolled with
 	primaries map[string][]*Mailbox // by the primary address, which a server has told: see identity
 	unsureIDs map[string]string     // by address: see recordID
-	sorted    []string              // device ids in order; nil after a change
+	sorted    []string              // device ids in order; nil where one has come or gone since
 }
 
 // Mailbox is one mailbox of the book.

@@ -329,3 +329,28 @@ func TestWhatIsNotWrittenDoesNotShow(t *testing.T) {
 		t.Error("a token is in an error")
 	}
 }
+
+// An MDM portal that enrols all its devices once more, and pages through them meanwhile, changes nothing of their order.
+func TestTheOrderOfTheDevicesIsMadeAnewOnlyWhereOneHasComeOrGone(t *testing.T) {
+	b, err := subscriptions.Open(t.Context(), &storetest.Memory{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d2", alice, "bb")
+	enrol(t, b, "d1", bob, "aa")
+	before := b.IDs()
+	enrol(t, b, "d1", bob, "aa")
+	if again := b.IDs(); &again[0] != &before[0] {
+		t.Error("the devices were sorted again, and are the same")
+	}
+	enrol(t, b, "d0", bob, "aa") // the phone of d1
+	if ids := b.IDs(); !slices.Equal(ids, []string{"d0", "d2"}) {
+		t.Errorf("an id was taken over, and the devices are %v", ids)
+	}
+	if _, _, err := b.Remove(t.Context(), "d2"); err != nil {
+		t.Fatal(err)
+	}
+	if ids := b.IDs(); !slices.Equal(ids, []string{"d0"}) {
+		t.Errorf("one was removed, and the devices are %v", ids)
+	}
+}

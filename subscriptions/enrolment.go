@@ -115,7 +115,9 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, s
 		delete(b.devices, o.ID)
 	}
 	b.devices[d.ID] = d
-	b.sorted = nil
+	if done.Created || len(ousted) > 0 {
+		b.sorted = nil
+	}
 	b.mu.Unlock()
 	b.show(m, r, devices)
 	done.Device = *d

@@ -61,3 +61,6 @@ func (t *trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 		return next(ctx, cmds)
 	}
 }
+
+// IDs are the ids of all devices, in order.
+func (b *Book) IDs() []string { return b.ids() }
