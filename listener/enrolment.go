@@ -27,6 +27,7 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only su
 	if err != nil {
 		return subscriptions.Device{}, false, err
 	}
+	l.new.enrolled()
 	for _, id := range done.Ousted {
 		l.removed(done.Mailbox, id)
 	}

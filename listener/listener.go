@@ -114,6 +114,7 @@ type Listener struct {
 	changes  *changes.Receiver   // nil: Graph has nowhere to post to
 	writes   *rate.Limiter       // of subscriptions at Graph, by all accounts
 	known    *lookups            // of mailboxes whose location nobody has to be asked for
+	new      *newcomers          // mailboxes that nobody has looked up yet
 	looking  context.Context     // of the look-ups
 	stop     context.CancelFunc
 	stopping atomic.Bool
@@ -129,7 +130,7 @@ type Listener struct {
 func New(o Options) *Listener {
 	l := &Listener{o: o, log: o.Log, followed: map[*subscriptions.Mailbox]*mailbox{}, writes: changes.NewWrites()}
 	l.looking, l.stop = context.WithCancel(context.Background())
-	l.known = newLookups(l, maxKnown)
+	l.known, l.new = newLookups(l, maxKnown), newNewcomers(l)
 	if o.PublicURL != "" {
 		l.receiver = callbacks.NewReceiver(o.Book.Secret(), o.Metrics)
 		for _, m := range o.Book.Mailboxes() {
@@ -233,7 +234,7 @@ func (l *Listener) follow(box *subscriptions.Mailbox) (m *mailbox, known bool) {
 	case known:
 		m.cover()
 	default:
-		m.seek()
+		l.new.add(m)
 	}
 	return m, known
 }

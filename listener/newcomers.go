@@ -1,0 +1,93 @@
+package listener
+
+// Mailboxes that were just enrolled. To look one up, to subscribe and to list it is several times the work of its enrolment: an MDM portal
+// that enrols thousands would wait for that with each answer. It is answered first. The last of its mailboxes is listened to no later.
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/mailbell/mailbell/internal/pause"
+)
+
+const (
+	// atOnce is how many mailboxes a second are begun as they come: what people try, and what a day brings. The others wait for a lull.
+	atOnce = 64
+	// lull is how long nobody enrols until those that wait are begun: an MDM portal that goes on does so within milliseconds.
+	lull = 50 * time.Millisecond
+	// longestWait is how long a mailbox waits where the enrolments do not end: more than 15,000 take. Mail that comes meanwhile is found by
+	// its first listing.
+	longestWait = 5 * time.Second
+)
+
+// newcomers are the mailboxes that wait for a lull.
+type newcomers struct {
+	l    *Listener
+	pace *rate.Limiter // of those that do not wait
+
+	mu      sync.Mutex
+	last    time.Time // when a device was enrolled
+	waiting []newcomer // first in first out; each at most once
+	serving bool // somebody begins those that wait
+}
+
+type newcomer struct {
+	*mailbox
+	came time.Time
+}
+
+func newNewcomers(l *Listener) *newcomers {
+	return &newcomers{l: l, pace: rate.NewLimiter(atOnce, atOnce)}
+}
+
+// enrolled notes that a device was enrolled, of whatever mailbox.
+func (n *newcomers) enrolled() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.last = time.Now()
+}
+
+// add has a mailbox looked up, now or in a lull.
+func (n *newcomers) add(m *mailbox) {
+	if n.pace.Allow() {
+		m.seek()
+		return
+	}
+	n.mu.Lock()
+	n.waiting = append(n.waiting, newcomer{m, time.Now()})
+	serve := !n.serving
+	n.serving = true
+	n.mu.Unlock()
+	if serve {
+		n.l.run(n.serve) // false: all ends, and nobody is looked up any more
+	}
+}
+
+// serve begins those that wait until none is left.
+func (n *newcomers) serve() {
+	for pause.For(n.l.looking, lull) {
+		due, more := n.due()
+		for _, m := range due {
+			m.seek()
+		}
+		if !more {
+			return
+		}
+	}
+}
+
+// due takes those whose time has come, the first first, and says whether others are left.
+func (n *newcomers) due() (list []newcomer, more bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	end := 0
+	for end < len(n.waiting) && (now.Sub(n.last) >= lull || now.Sub(n.waiting[end].came) >= longestWait) {
+		end++
+	}
+	list, n.waiting = n.waiting[:end], n.waiting[end:]
+	n.serving = len(n.waiting) > 0
+	return list, n.serving
+}
