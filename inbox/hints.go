@@ -3,9 +3,7 @@ package inbox
 // Reading what hints named (rule 2).
 
 import (
-	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -52,10 +50,9 @@ func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason)
 // readHints deals with the items that hints named. Each one that is dealt with goes out of hints; what a listing has to decide stays
 // there, with the key under which it was read in doubted.
 func (m *Mailbox) readHints(
-	ctx context.Context, id subscriptions.Correlation, link *attachment, hints map[string]time.Time, doubted map[string]due,
+	ctx context.Context, id subscriptions.Correlation, link *attachment, hints *hints, doubted map[string]due,
 ) error {
-	order := slices.SortedFunc(maps.Keys(hints), func(a, b string) int { return cmp.Or(hints[a].Compare(hints[b]), cmp.Compare(a, b)) })
-	for ids := range slices.Chunk(order, batch) {
+	for ids := range slices.Chunk(hints.ids(), batch) {
 		if m.in.stopping.Load() {
 			return errStopping
 		}
@@ -63,16 +60,16 @@ func (m *Mailbox) readHints(
 		if err != nil {
 			return err
 		}
-		var dues []due
+		dues := make([]due, 0, len(found.Items))
 		r := m.box.Record()
 		for _, item := range found.Items {
-			d, ok := m.hinted(id, link.Source(), item, hints[item.ID], found.Clock)
+			d, ok := m.hinted(id, link.Source(), item, hints.at(item.ID), found.Clock)
 			switch {
 			case !ok:
-				delete(hints, item.ID)
+				hints.drop(item.ID)
 			case r.Has(d.key) || r.Has(m.itemKey(item.ID)):
 				m.duplicate(d)
-				delete(hints, item.ID)
+				hints.drop(item.ID)
 			case !believed(d.received, found.Clock, r, m.box.Devices()):
 				doubted[item.ID] = d
 			default:
@@ -83,7 +80,7 @@ func (m *Mailbox) readHints(
 			return err
 		}
 		for _, d := range dues {
-			delete(hints, d.item)
+			hints.drop(d.item)
 		}
 	}
 	return nil
@@ -140,7 +137,7 @@ func before(received time.Time, d *subscriptions.Device) bool {
 // deal sends the alerts of what was read, and enters what grew too old for one while it waited.
 func (m *Mailbox) deal(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
 	fresh, old, skipped := m.sortOut(dues, clock)
-	if err := m.send(ctx, link, slices.Concat(fresh, old), clock); err != nil {
+	if err := m.send(ctx, link, append(fresh, old...), clock); err != nil {
 		return err
 	}
 	return m.skip(ctx, skipped)

@@ -76,6 +76,9 @@ type Inbox struct {
 	seed     maphash.Seed // of what is remembered of item ids
 	crew     *crew        // workers, pushers, catch-ups: a task is begun from a task, or while mu is held and stopping is false
 
+	answering *alarm // after firstAnswer
+	accepting *alarm // after writeAfter
+
 	correlated atomic.Uint32 // the newest id of work; it begins anywhere, so that those of two lives of the process differ
 
 	mu      sync.Mutex
@@ -96,7 +99,7 @@ var errStopping = errors.New("mailbell is stopping")
 // New returns an inbox in which no mailbox is open.
 func New(o Options) *Inbox {
 	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(), crew: newCrew(),
-		open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[topicOf]*pushers{}}
+		answering: newAlarm(firstAnswer), accepting: newAlarm(writeAfter), open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[topicOf]*pushers{}}
 	in.correlated.Store(rand.Uint32())
 	in.working, in.stop = context.WithCancel(context.Background())
 	return in

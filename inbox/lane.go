@@ -40,6 +40,7 @@ type lane struct {
 	owed     *semaphore.Weighted // room for those of devices that catch up
 	catchUps chan struct{}
 	slow     chan struct{} // catch-ups that take long
+	hangs    *alarm        // after stuck
 
 	mu      sync.Mutex
 	hinted  []*Mailbox // first in first out; new mail waits in them
@@ -54,46 +55,63 @@ type lane struct {
 }
 
 func newLane(in *Inbox) *lane {
-	return &lane{in: in, alerts: semaphore.NewWeighted(maxAlerts), owed: semaphore.NewWeighted(maxAlerts), catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow)}
+	return &lane{in: in, alerts: semaphore.NewWeighted(maxAlerts), owed: semaphore.NewWeighted(maxAlerts),
+		catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow), hangs: newAlarm(stuck)}
 }
 
-// sending is for a mailbox that waits for APNs with so many alerts, and then for the state: it does not count among those that are read
-// meanwhile, for reading waits for neither, but for what is read ahead of them. done ends that. false: ctx has ended.
-func (l *lane) sending(ctx context.Context, alerts int) (done func(), ok bool) {
-	room := int64(min(alerts, maxAlerts))
+// sending is a mailbox that waits for APNs with some alerts, and then for the state: it does not count among those that are read
+// meanwhile, for reading waits for neither, but for what is read ahead of them.
+type sending struct {
+	lane   *lane
+	room   int64  // of the alerts
+	hangs  uint64 // the call of its lane's alarm
+	counts bool   // among those that are ahead; under the lock of the lane
+}
+
+// send begins the sending of so many alerts; end ends it. false: ctx has ended.
+func (l *lane) send(ctx context.Context, alerts int) (s *sending, ok bool) {
+	s = &sending{lane: l, room: int64(min(alerts, maxAlerts)), counts: true}
 	l.mu.Lock()
 	l.active--
 	l.ahead++
 	l.mu.Unlock()
 	l.start()
-	counts := true
-	caughtUp := func() { // with mu held
-		if counts {
-			counts = false
-			l.ahead--
-		}
-	}
-	hangs := time.AfterFunc(stuck, func() {
-		l.mu.Lock()
-		caughtUp()
-		l.mu.Unlock()
-		l.start()
-	})
-	back := func() {
-		hangs.Stop()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		caughtUp()
-		l.active++ // also over the bound: it goes on with its mailbox
-	}
-	if l.alerts.Acquire(ctx, room) != nil {
-		back()
+	s.hangs = l.hangs.set(s.hang)
+	if l.alerts.Acquire(ctx, s.room) != nil {
+		s.back()
 		return nil, false
 	}
-	return func() {
-		l.alerts.Release(room)
-		back()
-	}, true
+	return s, true
+}
+
+func (s *sending) end() {
+	s.lane.alerts.Release(s.room)
+	s.back()
+}
+
+// hang notes that it takes long: others are read meanwhile.
+func (s *sending) hang() {
+	s.lane.mu.Lock()
+	s.caughtUp()
+	s.lane.mu.Unlock()
+	s.lane.start()
+}
+
+// back has the worker go on with its mailbox, also over the bound.
+func (s *sending) back() {
+	s.lane.hangs.callOff(s.hangs)
+	s.lane.mu.Lock()
+	defer s.lane.mu.Unlock()
+	s.caughtUp()
+	s.lane.active++
+}
+
+// caughtUp counts it out of those that are ahead. It is called with the lock of the lane held.
+func (s *sending) caughtUp() {
+	if s.counts {
+		s.counts = false
+		s.lane.ahead--
+	}
 }
 
 // catchingUp waits for room for so many alerts that devices are owed; done gives it back. false: ctx has ended.
@@ -196,9 +214,9 @@ func (l *lane) work() {
 			continue
 		}
 		read := sync.OnceFunc(l.read)
-		hangs := time.AfterFunc(stuck, read)
+		hangs := l.hangs.set(read)
 		m.serve(l.in.working, read)
-		hangs.Stop()
+		l.hangs.callOff(hangs)
 		read()
 		l.mu.Lock()
 		l.listers--

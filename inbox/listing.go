@@ -76,7 +76,7 @@ func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptio
 			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
 			continue
 		}
-		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted[s.item], s.Received, clock), id: t.id}
+		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted.at(s.item), s.Received, clock), id: t.id}
 		dues = append(dues, d)
 		wanted := slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) })
 		if wanted && d.hinted.IsZero() {
@@ -262,7 +262,7 @@ func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
 		return nil
 	}
 	doubted := map[string]due{}
-	err := m.readHints(ctx, id, link, hints, doubted)
+	err := m.readHints(ctx, id, link, &hints, doubted)
 	m.marks.giveBack(turn{link: link, hints: hints, list: len(doubted) > 0, id: id})
 	return err
 }

@@ -147,7 +147,7 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
 func (m *Mailbox) read(ctx context.Context, t *turn, listed func()) error {
 	doubted := map[string]due{}
-	if err := m.readHints(ctx, t.id, t.link, t.hints, doubted); err != nil {
+	if err := m.readHints(ctx, t.id, t.link, &t.hints, doubted); err != nil {
 		return err
 	}
 	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded(time.Now()) {

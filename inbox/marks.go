@@ -3,7 +3,9 @@ package inbox
 // The marks of a mailbox (rule 7): what came since a worker last took them, and whose turn it is.
 
 import (
+	"cmp"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,16 +17,63 @@ import (
 // maxHints bounds the items that a mailbox remembers from hints: beyond it a listing is cheaper.
 const maxHints = 64
 
+// hints are items that a source told of, each once, and when it did: maxHints and a few more at most, and nearly always one.
+type hints []hint
+
+type hint struct {
+	item string
+	at   time.Time
+}
+
+// find returns the place of an item, and -1 where it is not among them.
+func (h hints) find(item string) int {
+	return slices.IndexFunc(h, func(o hint) bool { return o.item == item })
+}
+
+// at is when an item was hinted; zero: it was not.
+func (h hints) at(item string) time.Time {
+	if i := h.find(item); i >= 0 {
+		return h[i].at
+	}
+	return time.Time{}
+}
+
+// put adds an item, or notes that it was hinted at another time.
+func (h *hints) put(o hint) {
+	if i := h.find(o.item); i >= 0 {
+		(*h)[i] = o
+		return
+	}
+	*h = append(*h, o)
+}
+
+// drop takes an item out.
+func (h *hints) drop(item string) {
+	if i := h.find(item); i >= 0 {
+		*h = slices.Delete(*h, i, i+1)
+	}
+}
+
+// ids of the items, in the order in which they were hinted.
+func (h hints) ids() []string {
+	slices.SortFunc(h, func(a, b hint) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.item, b.item)) })
+	ids := make([]string, len(h))
+	for i, o := range h {
+		ids[i] = o.item
+	}
+	return ids
+}
+
 // marks of one mailbox. A mailbox is marked while it has a hint or is to be listed. At most one worker has it at a time.
 type marks struct {
 	queue func(hinted bool) // gives the mailbox to a worker; hinted: new mail waits for that
 
 	mu       sync.Mutex
-	hints    map[string]time.Time // item id -> when it was hinted
-	list     bool                 // anything may have come
-	listed   bool                 // a complete listing was done since it was last marked for one
-	link     *attachment          // by which it is read, and whose item ids the hints are; nil: it never was
-	attached bool                 // it can be read now
+	hints    hints
+	list     bool        // anything may have come
+	listed   bool        // a complete listing was done since it was last marked for one
+	link     *attachment // by which it is read, and whose item ids the hints are; nil: it never was
+	attached bool        // it can be read now
 	closed   bool
 
 	id     subscriptions.Correlation // of what came since; 0: no hint has come
@@ -43,7 +92,7 @@ type marks struct {
 // turn is the marks that a worker has taken, with the link that they are for. It gives them back as far as it could not serve them.
 type turn struct {
 	link  *attachment
-	hints map[string]time.Time
+	hints hints
 	list  bool
 
 	id, joined subscriptions.Correlation
@@ -90,17 +139,14 @@ func (m *marks) hint(item string, source mail.Source, at time.Time, offered subs
 			m.id = offered
 		}
 		id = m.id
-		switch _, known := m.hints[item]; {
+		switch {
 		case m.link != nil && m.link.Source() != source: // which does not know this id
 			m.list, m.listed = true, false
-		case known:
+		case m.hints.find(item) >= 0:
 		case len(m.hints) >= maxHints:
 			m.list = true
 		default:
-			if m.hints == nil {
-				m.hints = map[string]time.Time{}
-			}
-			m.hints[item] = at
+			m.hints.put(hint{item, at})
 		}
 	})
 	return id
@@ -174,15 +220,15 @@ func (m *marks) take() (turn, bool) {
 }
 
 // takeHints takes what was hinted while a turn by a link is under way, with the id of that.
-func (m *marks) takeHints(l *attachment) (hints map[string]time.Time, id subscriptions.Correlation) {
+func (m *marks) takeHints(l *attachment) (taken hints, id subscriptions.Correlation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.link != l {
 		return nil, 0
 	}
-	hints, id = m.hints, m.id
+	taken, id = m.hints, m.id
 	m.hints, m.id = nil, 0
-	return hints, id
+	return taken, id
 }
 
 // giveBack returns marks that could not be served.
@@ -203,11 +249,8 @@ func (m *marks) merge(t turn) {
 		}
 		m.id = t.id
 	}
-	for item, at := range m.hints {
-		if t.hints == nil {
-			t.hints = map[string]time.Time{}
-		}
-		t.hints[item] = at
+	for _, o := range m.hints {
+		t.hints.put(o)
 	}
 	m.hints = t.hints
 	if len(m.hints) > maxHints {

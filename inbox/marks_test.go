@@ -20,12 +20,11 @@ func marked(queued *atomic.Int32) *marks {
 	return m
 }
 
-func hintsOf(n int) map[string]time.Time {
-	hints := map[string]time.Time{}
+func hintsOf(n int) (list hints) {
 	for i := range n {
-		hints[fmt.Sprint(i)] = time.Now()
+		list.put(hint{fmt.Sprint(i), time.Now()})
 	}
-	return hints
+	return list
 }
 
 func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
@@ -191,7 +190,7 @@ func TestHintsOfAnotherExchangeAreDropped(t *testing.T) {
 		t.Errorf("a turn by the former link takes %v", hints)
 	}
 	m.giveBack(taken)
-	if hints, _ := m.takeHints(there); len(hints) != 1 || hints["2"].IsZero() || !m.list {
+	if hints, _ := m.takeHints(there); len(hints) != 1 || hints.at("2").IsZero() || !m.list {
 		t.Errorf("%v are kept, list %v", hints, m.list)
 	}
 }

@@ -238,25 +238,24 @@ func TestNoMoreItemsAreTriedAgainThanTheBound(t *testing.T) {
 }
 
 func TestARoundIsOverWithItsLastAnswer(t *testing.T) {
-	r := newRound()
+	accepting := newAlarm(time.Hour)
+	r := newRound(accepting)
 	r.left = 2
 	a := alert{device: &subscriptions.Device{ID: "a"}, keys: []mail.Key{{1}}}
 	if !r.answer(&a, subscriptions.Answer{Result: subscriptions.Accepted}) {
 		t.Error("an answer before the draft is late")
 	}
-	select {
-	case <-r.first:
-	default:
+	if len(accepting.calls) != 1 {
 		t.Error("the first acceptance is not noticed")
 	}
 	r.leave()
 	select {
-	case <-r.all:
+	case <-r.over:
 		t.Error("it is over with an answer missing")
 	default:
 	}
 	r.leave()
-	<-r.all
+	<-r.over
 	r.close()
 	if r.open() {
 		t.Error("a push may begin in a closed round")

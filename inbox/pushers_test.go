@@ -152,21 +152,21 @@ func TestWorkersAreNoMoreThanTheyMayBeOnceTheyHaveWritten(t *testing.T) {
 func TestAlertsThatAreMadeAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLane(&Inbox{})
-		done, ok := l.sending(t.Context(), 2*maxAlerts) // more than there may be: it has all the room
+		first, ok := l.send(t.Context(), 2*maxAlerts) // more than there may be: it has all the room
 		if !ok || l.active != -1 {
 			t.Fatalf("%t, %d workers", ok, l.active)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, ok := l.sending(ctx, 1); ok {
+		if _, ok := l.send(ctx, 1); ok {
 			t.Error("there is room for one more")
 		}
-		done()
-		done, ok = l.sending(t.Context(), 1)
+		first.end()
+		second, ok := l.send(t.Context(), 1)
 		if !ok {
-			t.Error("there is no room")
+			t.Fatal("there is no room")
 		}
-		done()
+		second.end()
 		if l.active != 0 {
 			t.Errorf("%d workers", l.active)
 		}
@@ -182,11 +182,11 @@ func TestAlertsThatDevicesAreOwedAreBoundedByThemselves(t *testing.T) {
 		if _, ok := l.catchingUp(ctx, 1); ok {
 			t.Error("there is room for one more")
 		}
-		live, ok := l.sending(t.Context(), maxAlerts)
+		live, ok := l.send(t.Context(), maxAlerts)
 		if !ok {
-			t.Error("new mail waits for what is owed")
+			t.Fatal("new mail waits for what is owed")
 		}
-		live()
+		live.end()
 		done()
 		if done, ok = l.catchingUp(t.Context(), maxAlerts); !ok {
 			t.Error("the room is not given back")

@@ -387,7 +387,7 @@ func TestAMailboxRemembersNoMoreThanSixtyFourHintedItems(t *testing.T) { // rule
 		}
 		for i := range 10 * maxHints {
 			m.hint(fmt.Sprint(i), mail.EWS, time.Now(), 0)
-			m.giveBack(turn{hints: map[string]time.Time{fmt.Sprint("back", i): time.Now()}})
+			m.giveBack(turn{hints: hints{{fmt.Sprint("back", i), time.Now()}}})
 		}
 		if len(m.hints) > maxHints || !m.list {
 			t.Errorf("%d hints, list %v", len(m.hints), m.list)

@@ -3,6 +3,8 @@ package inbox
 // Sending the alerts of some messages to the devices in step, and the one write of what became of them (rules 2, 5, 6, 8).
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -59,16 +61,16 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 		return err
 	}
 	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
-	r := newRound()
+	r := newRound(m.in.accepting)
 	m.last.message.Store(time.Now().UnixNano()) // before a decision about it can be seen
 	devices := slices.DeleteFunc(slices.Clone(m.box.Devices()), func(d *subscriptions.Device) bool {
 		return record.BehindOf(d.ID) != nil // live mail passes it by
 	})
-	done, ok := link.lane.sending(ctx, len(devices)*len(dues))
+	sending, ok := link.lane.send(ctx, len(devices)*len(dues))
 	if !ok {
 		return ctx.Err()
 	}
-	defer done()
+	defer sending.end()
 	list := make([]alert, 0, len(devices)*len(dues))
 	for _, device := range devices {
 		list = m.alertsFor(list, device, link.Source(), dues, clock, r.skip)
@@ -167,20 +169,20 @@ func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest 
 // round is the sending of the alerts of some messages. Answers that come once its outcome is drafted are late: they enter the record by
 // themselves.
 type round struct {
-	first chan struct{} // closed with the first acceptance
-	all   chan struct{} // closed with the last answer
+	accepting *alarm        // after writeAfter
+	over      chan struct{} // closed with the round
 
 	mu       sync.Mutex
-	closed   bool // no push begins any more
+	closed   bool // no push begins any more, and none is waited for
 	drafted  bool // an answer is late from now on
 	accepted bool
-	left     int                                          // pushes without an answer
-	sent     []answered                                   // what came in time
-	late     []answered                                   // what came after the draft, and before its write had ended
-	entered  bool                                         // it has ended
-	none     map[mail.Key]map[string]struct{}             // devices for which there is no alert
-	answered map[mail.Key]map[subscriptions.Line]struct{} // phones with an acceptance, or a refusal for good
-	held     map[subscriptions.Line]subscriptions.Answer  // of phones that cannot be reached now
+	left     int                                         // pushes without an answer
+	write    uint64                                      // the call of accepting, once one is accepted
+	sent     []answered                                  // what came in time
+	late     []answered                                  // what came after the draft, and before its write had ended
+	entered  bool                                        // it has ended
+	none     map[unsent]struct{}                         // alerts that there are not; nil: every device has one of every message
+	held     map[subscriptions.Line]subscriptions.Answer // of phones that cannot be reached now; nil: there are none
 }
 
 // answered is an alert with the answer to it.
@@ -189,9 +191,14 @@ type answered struct {
 	answer subscriptions.Answer
 }
 
-func newRound() *round {
-	return &round{first: make(chan struct{}), all: make(chan struct{}),
-		none: map[mail.Key]map[string]struct{}{}, answered: map[mail.Key]map[subscriptions.Line]struct{}{}, held: map[subscriptions.Line]subscriptions.Answer{}}
+// unsent is a message of which there is no alert for a device.
+type unsent struct {
+	device string
+	key    mail.Key
+}
+
+func newRound(accepting *alarm) *round {
+	return &round{accepting: accepting, over: make(chan struct{})}
 }
 
 // open says whether a push may still begin: after the write the device is behind, and its catch-up sends.
@@ -204,39 +211,83 @@ func (r *round) open() bool {
 func (r *round) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.closed = true
+	r.closeLocked()
+}
+
+// closeUnanswered closes a round in which nothing is accepted yet.
+func (r *round) closeUnanswered() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.accepted {
+		r.closeLocked()
+	}
+}
+
+func (r *round) closeLocked() {
+	if !r.closed {
+		r.closed = true
+		close(r.over)
+	}
 }
 
 // skip notes that there is no alert of a message for a device.
 func (r *round) skip(device string, k mail.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.none[k] == nil {
-		r.none[k] = map[string]struct{}{}
+	if r.none == nil {
+		r.none = map[unsent]struct{}{}
 	}
-	r.none[k][device] = struct{}{}
+	r.none[unsent{device, k}] = struct{}{}
 }
 
-func (r *round) settle(l subscriptions.Line, keys []mail.Key) {
-	for _, k := range keys {
-		if r.answered[k] == nil {
-			r.answered[k] = map[subscriptions.Line]struct{}{}
-		}
-		r.answered[k][l] = struct{}{}
-	}
+// settlement is that a phone has an acceptance of a message, or a refusal for good.
+type settlement struct {
+	line subscriptions.Line
+	key  mail.Key
 }
 
-// done are the devices that have an acceptance for a message, or a reason why not: as enrolled now, for an answer belongs to its phone.
-func (r *round) done(k mail.Key, devices []subscriptions.Device) map[string]struct{} {
-	done := map[string]struct{}{}
-	for _, d := range devices {
-		_, answered := r.answered[k][d.Phone().Line()]
-		_, none := r.none[k][d.ID]
-		if answered || none {
-			done[d.ID] = struct{}{}
+func (s settlement) compare(other settlement) int {
+	return cmp.Or(cmp.Compare(s.line.Token, other.line.Token), cmp.Compare(s.line.Topic, other.line.Topic), bytes.Compare(s.key[:], other.key[:]))
+}
+
+// settled are the settlements of what was sent, in their order. It is called with mu held.
+func (r *round) settled() []settlement {
+	list := make([]settlement, 0, len(r.sent))
+	for _, s := range r.sent {
+		if s.answer.Result == subscriptions.NotBefore {
+			continue
+		}
+		for _, k := range s.keys {
+			list = append(list, settlement{s.line(), k})
 		}
 	}
-	return done
+	slices.SortFunc(list, settlement.compare)
+	return list
+}
+
+// outcomes are those of messages: which devices have an acceptance of each, or a reason why not, as enrolled now, for an answer belongs to
+// its phone. It is called with mu held.
+func (r *round) outcomes(dues []due, devices []subscriptions.Device) []subscriptions.Outcome {
+	settled := r.settled()
+	list := make([]subscriptions.Outcome, len(dues))
+	for i, due := range dues {
+		done := func(d subscriptions.Device) bool {
+			_, answered := slices.BinarySearchFunc(settled, settlement{d.Phone().Line(), due.key}, settlement.compare)
+			_, none := r.none[unsent{d.ID, due.key}]
+			return answered || none
+		}
+		missing := slices.ContainsFunc(devices, func(d subscriptions.Device) bool { return !done(d) })
+		list[i] = subscriptions.Outcome{Key: due.key, Received: due.received, ForAll: !missing}
+		if missing {
+			list[i].Done = map[string]struct{}{}
+			for _, d := range devices {
+				if done(d) {
+					list[i].Done[d.ID] = struct{}{}
+				}
+			}
+		}
+	}
+	return list
 }
 
 // answer takes an answer in; false: it is late.
@@ -263,14 +314,18 @@ func (r *round) awaits(a *alert, answer subscriptions.Answer) bool {
 
 // note is called with mu held.
 func (r *round) note(a *alert, answer subscriptions.Answer) {
-	if answer.Result == subscriptions.NotBefore {
+	switch answer.Result {
+	case subscriptions.NotBefore:
+		if r.held == nil {
+			r.held = map[subscriptions.Line]subscriptions.Answer{}
+		}
 		r.held[a.line()] = answer
-	} else {
-		r.settle(a.line(), a.keys)
-	}
-	if answer.Result == subscriptions.Accepted && !r.accepted {
+	case subscriptions.Accepted:
+		if !r.accepted && !r.closed && r.left > 1 { // the last answer ends the round by itself
+			r.write = r.accepting.set(r.close)
+		}
 		r.accepted = true
-		close(r.first)
+	case subscriptions.Refused, subscriptions.Gone:
 	}
 }
 
@@ -280,7 +335,7 @@ func (r *round) leave() {
 	defer r.mu.Unlock()
 	r.left--
 	if r.left == 0 {
-		close(r.all)
+		r.closeLocked()
 	}
 }
 
@@ -302,24 +357,14 @@ func (m *Mailbox) pushAll(ctx context.Context, r *round, list []alert) {
 	}
 	r.left = len(list)
 	r.sent = make([]answered, 0, len(list))
+	unanswered := m.in.answering.set(r.closeUnanswered)
 	for i := range list {
 		a := &list[i]
 		m.in.pushersOf(a.topic()).push(true, func() { m.pushInRound(ctx, r, a) })
 	}
-	wait := time.NewTimer(firstAnswer)
-	defer wait.Stop()
-	first := r.first
-	for {
-		select {
-		case <-r.all:
-			return
-		case <-wait.C:
-			return
-		case <-first:
-			first = nil
-			wait.Reset(writeAfter)
-		}
-	}
+	<-r.over
+	m.in.answering.callOff(unanswered)
+	r.accepting.callOff(r.write)
 }
 
 // pushInRound pushes one alert and takes its answer in, however late it comes. The write of the round holds what comes in time.
@@ -357,15 +402,20 @@ func (m *Mailbox) follow(list []answered) {
 	for _, l := range list {
 		if l.answer.Environment == "" && l.answer.Result != subscriptions.Gone {
 			m.landed(l.alert)
-			continue
+		} else {
+			m.obeySoon(l)
 		}
-		m.in.crew.run(func() { // that is a write of its own, and rare
-			m.obey(l.alert, l.answer)
-			m.landed(l.alert)
-			m.settled()
-		})
 	}
 	m.settled()
+}
+
+// obeySoon does what an answer asks for beyond the outcome: that is a write of its own, and rare.
+func (m *Mailbox) obeySoon(l answered) {
+	m.in.crew.run(func() {
+		m.obey(l.alert, l.answer)
+		m.landed(l.alert)
+		m.settled()
+	})
 }
 
 // landed says that the answer of a push is entered.
@@ -441,15 +491,13 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.drafted = true
-		outcomes := make([]subscriptions.Outcome, len(dues))
-		for i, due := range dues {
-			outcomes[i] = subscriptions.Outcome{Key: due.key, Received: due.received, Done: r.done(due.key, d.Devices)}
-		}
-		lines := map[string]subscriptions.Line{}
-		for _, device := range d.Devices {
-			lines[device.ID] = device.Phone().Line()
-		}
-		d.Enter(outcomes, d.Devices, func(id string) (outcome.Reason, time.Time) { return m.why(r, lines[id]) })
+		var lines map[string]subscriptions.Line
+		d.Enter(r.outcomes(dues, d.Devices), d.Devices, func(id string) (outcome.Reason, time.Time) {
+			if lines == nil { // a device is behind, and so may a thousand be
+				lines = linesOf(d.Devices)
+			}
+			return m.why(r, lines[id])
+		})
 	})
 	r.mu.Lock()
 	r.drafted, r.entered = true, true
@@ -465,6 +513,15 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		m.enterLate(ctx, l.alert, l.answer, func() {})
 	}
 	return err
+}
+
+// linesOf devices, by their ids.
+func linesOf(devices []subscriptions.Device) map[string]subscriptions.Line {
+	lines := make(map[string]subscriptions.Line, len(devices))
+	for _, d := range devices {
+		lines[d.ID] = d.Phone().Line()
+	}
+	return lines
 }
 
 // why says why a device is behind: as the sender answered, or because no answer had come when the outcome was written.

@@ -295,7 +295,7 @@ func TestARoundWithoutADeviceIsOverAtOnce(t *testing.T) {
 		s.start()
 		s.enrol("a", alice)
 		s.pass(time.Minute)
-		r := newRound()
+		r := newRound(s.in.accepting)
 		began := time.Now()
 		s.mailbox(alice).pushAll(context.Background(), r, nil)
 		if time.Since(began) > 0 || r.open() {
