@@ -244,3 +244,14 @@ func ExamplePayload() {
 	// Output:
 	// {"aps":{"alert":{"title":"Megan Bowen","body":"Lunch?"},"sound":"default","category":"MAIL","mutable-content":1},"mailbell":{"v":1,"k":"mail","m":"AQAAAAAAAAAAAAAAAAAAAA","d":"phone-1","i":"AAMkAD=","s":"ews"}}
 }
+
+func TestAPayloadAllocatesNoMoreThanItself(t *testing.T) {
+	a := Alert{Message: message(nil), Keys: []mail.Key{key(1)}, Device: "phone-1", Source: mail.EWS, Thread: "tHrEaD"}
+	p := Payload(a, SenderSubject)
+	if n := testing.AllocsPerRun(100, func() { Payload(a, SenderSubject) }); n > 2 { // the key in its written form, too
+		t.Errorf("%v allocations", n)
+	}
+	if cap(p) > len(p)+64 { // what the runtime rounds up
+		t.Errorf("%d bytes are kept for %d", cap(p), len(p))
+	}
+}

@@ -6,6 +6,7 @@
 package alerts
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -71,7 +72,11 @@ func (a Alert) Kind() Kind {
 // Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows.
 // Outside the text of the alert it never has an address, a subject or a message id.
 func Payload(a Alert, content Content) []byte {
-	b := make([]byte, 0, 640)
+	var most [1024]byte // on the stack; what is kept until APNs has answered is no longer than it has to be
+	return bytes.Clone(appendPayload(most[:0], a, content))
+}
+
+func appendPayload(b []byte, a Alert, content Content) []byte {
 	b = append(b, `{"aps":{"alert":{`...)
 	b = appendText(b, a, content)
 	b = append(b, `},"sound":"default"`...)

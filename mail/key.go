@@ -77,7 +77,8 @@ func (p PushID) String() string {
 // PushID is the apns-id of the alert for this key on this phone. It is always the same, so that a repeat differs from another push.
 // It has the form of a UUID (version 8 of RFC 9562: the bits are ours).
 func (s Secret) PushID(k Key, phone string, extra ...string) PushID {
-	id := PushID(s.sum(append([]string{"push", string(k[:]), phone}, extra...)...))
+	var parts [8]string // nearly always enough: then they are on the stack
+	id := PushID(s.sum(append(append(parts[:0], "push", string(k[:]), phone), extra...)...))
 	id[6] = id[6]&0x0f | 0x80
 	id[8] = id[8]&0x3f | 0x80
 	return id

@@ -33,6 +33,9 @@ func FuzzASumIsTheHMACOfItsParts(f *testing.F) {
 
 func TestAKeyAllocatesNothing(t *testing.T) {
 	s := Secret{1}
+	if n := testing.AllocsPerRun(100, func() { _ = s.PushID(Key{}, "token", "topic") }); n > 1 { // the key, as a part
+		t.Errorf("%v allocations for the id of a push", n)
+	}
 	if n := testing.AllocsPerRun(100, func() { _ = s.ItemKey("record", "AAMkAGI2TG93AAA=") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
