@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,6 +25,9 @@ import (
 
 const (
 	overrideCookie = "X-BackEndOverrideCookie"
+	// X-AnchorMailbox and X-CalculatedBETarget, in the form in which net/http has them: else it would make that for each request.
+	anchorMailbox     = "X-Anchormailbox"
+	calculatedBackend = "X-Calculatedbetarget"
 	// maxDrain is how much is read behind an answer so that its connection can be used again; there should be nothing.
 	maxDrain = 4 << 10
 )
@@ -127,22 +131,21 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 // other status is an error.
 func (c *Client) send(ctx, timed context.Context, t Target, op operation, version string) (*http.Response, Answer, error) {
 	a := Answer{RequestID: requestid.New()}
-	req, err := http.NewRequestWithContext(timed, http.MethodPost, t.URL, bytes.NewReader(envelope(version, t, op.body)))
+	b := c.bodies.take()
+	envelope(&b.Buffer, version, t, op.body)
+	req, err := b.request(timed, t.URL)
 	if err != nil {
 		return nil, a, newError(op.name, CodeURL, "", 0, nil)
 	}
 	h := req.Header
-	h.Set("Content-Type", "text/xml; charset=utf-8")
-	h.Set("Accept", "text/xml")
-	h.Set("User-Agent", c.o.UserAgent)
+	maps.Copy(h, c.header)
 	h.Set("Client-Request-Id", a.RequestID)
-	h.Set("Return-Client-Request-Id", "true")
 	anchor := t.Anchor
 	if anchor == "" {
 		anchor = t.Mailbox
 	}
 	if anchor != "" {
-		h.Set("X-AnchorMailbox", anchor)
+		h.Set(anchorMailbox, anchor)
 	}
 	// Exchange 2010 knows neither.
 	if t.Affinity && version != version2010 {
@@ -156,11 +159,12 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 	}
 	a.Began = time.Now()
 	resp, err := c.o.HTTP.RoundTrip(req)
+	c.bodies.giveBack(b)
 	if err != nil {
 		return nil, a, connError(ctx, op.name, err)
 	}
 	a.ServerTime, _ = http.ParseTime(resp.Header.Get("Date"))
-	a.Backend = resp.Header.Get("X-CalculatedBETarget")
+	a.Backend = resp.Header.Get(calculatedBackend)
 	for _, cookie := range resp.Cookies() {
 		if cookie.Name == overrideCookie {
 			a.Cookie = cookie.Value

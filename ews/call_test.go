@@ -275,7 +275,7 @@ func TestItemsOfAnOfficialSampleAreUnderstood(t *testing.T) {
 				continue
 			}
 			var m mail.Message
-			message(s, &m)
+			message(s, &m, "")
 			got = append(got, m)
 		}
 	}

@@ -35,7 +35,9 @@ type Options struct {
 type Client struct {
 	o       Options
 	few     chan struct{} // the calls at once to an Exchange 2010
-	parsers sync.Pool     // of *parser: their buffers are used again
+	header  http.Header   // of every request
+	bodies  requestBodies
+	parsers sync.Pool // of *parser: their buffers are used again
 }
 
 // New returns a client.
@@ -52,7 +54,12 @@ func New(o Options) *Client {
 	if o.Dialect == nil {
 		o.Dialect = &Dialect{}
 	}
-	return &Client{o: o, few: make(chan struct{}, inFlight2010)}
+	return &Client{o: o, few: make(chan struct{}, inFlight2010), header: http.Header{
+		"Content-Type":             {"text/xml; charset=utf-8"},
+		"Accept":                   {"text/xml"},
+		"User-Agent":               {o.UserAgent},
+		"Return-Client-Request-Id": {"true"},
+	}}
 }
 
 // Listings is how many listings it is worth to have under way at once, by all clients of the same servers.

@@ -56,7 +56,7 @@ func rootFolder(s *scanner, offset int) Listing {
 		}
 		for at := s.depth; s.child(at); {
 			l.Messages = append(l.Messages, mail.Message{})
-			message(s, &l.Messages[len(l.Messages)-1])
+			message(s, &l.Messages[len(l.Messages)-1], "")
 		}
 	}
 	if l.Next <= offset { // the server did not say

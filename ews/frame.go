@@ -212,14 +212,16 @@ func declaration(pi []byte) error {
 	}
 	_, rest, _ := bytes.Cut(pi, []byte("encoding"))
 	// standalone="yes" may follow the encoding.
-	values := bytes.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(space+`="'?>`, r) })
-	if len(values) == 0 {
-		return nil
+	const around = space + `="'?>`
+	encoding := bytes.TrimLeft(rest, around)
+	if n := bytes.IndexAny(encoding, around); n >= 0 {
+		encoding = encoding[:n]
 	}
-	switch encoding := bytes.ToLower(values[0]); {
-	case string(encoding) == "utf-8", string(encoding) == "utf8", string(encoding) == "us-ascii":
+	is := func(name string) bool { return bytes.EqualFold(encoding, []byte(name)) }
+	switch {
+	case len(encoding) == 0, is("utf-8"), is("utf8"), is("us-ascii"):
 		return nil
-	case bytes.HasPrefix(encoding, []byte("utf-16")):
+	case len(encoding) >= len("utf-16") && strings.EqualFold(string(encoding[:len("utf-16")]), "utf-16"):
 		return utf16
 	}
 	return foreign("its encoding is not UTF-8")

@@ -32,12 +32,13 @@ func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, A
 		name: op, unparseable: CodeUnparseableItem, read: true,
 		body: getItem(ids),
 		message: func(s *scanner) *problem {
-			m, p := itemMessage(s)
 			if len(items) == len(ids) {
 				s.fail("more answers than items")
 				return nil
 			}
-			item := Item{ID: ids[len(items)], Message: m}
+			id := ids[len(items)]
+			m, p := itemMessage(s, id)
+			item := Item{ID: id, Message: m}
 			switch {
 			case p != nil:
 				item.Message, item.Err = nil, itemError(op, p)
@@ -85,8 +86,8 @@ func hasMessageError(items []Item) bool {
 	return false
 }
 
-// itemMessage reads a GetItemResponseMessage.
-func itemMessage(s *scanner) (*mail.Message, *problem) {
+// itemMessage reads the GetItemResponseMessage for an id.
+func itemMessage(s *scanner, id string) (*mail.Message, *problem) {
 	var m *mail.Message
 	p := begin(s)
 	for at := s.depth; s.child(at); {
@@ -95,20 +96,31 @@ func itemMessage(s *scanner) (*mail.Message, *problem) {
 		}
 		for at := s.depth; s.child(at); {
 			m = &mail.Message{}
-			message(s, m)
+			message(s, m, id)
 		}
 	}
 	return m, p.failed()
 }
 
-// message reads an item of any kind: t:Message, t:MeetingRequest, t:PostItem, … They all have the elements that are needed here.
-func message(s *scanner, m *mail.Message) {
+const noteClass = "IPM.Note" // of nearly every message
+
+// like is a text as a string: that which it most likely is, or a new one.
+func like(likely string, text []byte) string {
+	if string(text) == likely {
+		return likely
+	}
+	return string(text)
+}
+
+// message reads an item of any kind: t:Message, t:MeetingRequest, t:PostItem, … They all have the elements that are needed here. id is that
+// which was asked for; empty: none was.
+func message(s *scanner, m *mail.Message, id string) {
 	for at := s.depth; s.child(at); {
 		switch string(s.name) {
 		case "ItemId":
-			m.ItemID = string(s.attr("Id"))
+			m.ItemID = like(id, s.attr("Id"))
 		case "ItemClass":
-			m.Class = string(s.text())
+			m.Class = like(noteClass, s.text())
 		case "Subject":
 			m.Subject = string(s.text())
 		case "Sensitivity":
@@ -167,12 +179,15 @@ func mailbox(s *scanner) (m mail.Mailbox) {
 // parseTime reads an xs:dateTime: with a fraction of any length, with an offset or Z, or without both, which is taken as UTC. Anything
 // else is the zero time.
 func parseTime(text []byte) time.Time {
-	s := string(bytes.TrimSpace(text))
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		if t, err = time.Parse("2006-01-02T15:04:05", s); err != nil {
-			return time.Time{}
+	text = bytes.TrimSpace(text)
+	var t time.Time
+	if t.UnmarshalText(text) == nil { // nearly always; Parse would take a string
+		return t.UTC()
+	}
+	for _, layout := range [...]string{time.RFC3339, "2006-01-02T15:04:05"} {
+		if t, err := time.Parse(layout, string(text)); err == nil {
+			return t.UTC()
 		}
 	}
-	return t.UTC()
+	return time.Time{}
 }

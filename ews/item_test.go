@@ -252,7 +252,7 @@ func BenchmarkGetItem(b *testing.B) {
 	for b.Loop() {
 		s.reset(doc)
 		var m *mail.Message
-		responses(&s, func(s *scanner) (p *problem) { m, p = itemMessage(s); return p })
+		responses(&s, func(s *scanner) (p *problem) { m, p = itemMessage(s, ""); return p })
 		if s.err != nil || m == nil || m.InternetID == "" {
 			b.Fatal(s.err)
 		}
@@ -297,7 +297,7 @@ func TestWhetherAMessageIsReadIsReadInEitherSpelling(t *testing.T) {
 		s := &scanner{doc: []byte("<Message><IsRead>" + text + "</IsRead></Message>")}
 		var m mail.Message
 		s.child(0)
-		message(s, &m)
+		message(s, &m, "")
 		if m.Read != want || s.err != nil {
 			t.Errorf("%q: %v, %v", text, m.Read, s.err)
 		}

@@ -47,20 +47,20 @@ const (
 		`<t:FieldURI FieldURI="message:InternetMessageId"/>`
 )
 
-// envelope puts the header with the version and the target t before a body.
-func envelope(version string, t Target, body func(b *bytes.Buffer, version string)) []byte {
-	var b bytes.Buffer
+// envelope writes the header with the version and the target t, and a body.
+func envelope(b *bytes.Buffer, version string, t Target, body func(b *bytes.Buffer, version string)) {
 	b.Grow(2 << 10) // most requests
-	b.WriteString(envelopeOpen + `<t:RequestServerVersion Version="` + version + `"/>`)
+	b.WriteString(envelopeOpen + `<t:RequestServerVersion Version="`)
+	b.WriteString(version)
+	b.WriteString(`"/>`)
 	if t.Mailbox != "" {
 		b.WriteString(`<t:ExchangeImpersonation><t:ConnectingSID><t:PrimarySmtpAddress>`)
-		escape(&b, t.Mailbox)
+		escape(b, t.Mailbox)
 		b.WriteString(`</t:PrimarySmtpAddress></t:ConnectingSID></t:ExchangeImpersonation>`)
 	}
 	b.WriteString(`</soap:Header><soap:Body>`)
-	body(&b, version)
+	body(b, version)
 	b.WriteString(envelopeClose)
-	return b.Bytes()
 }
 
 // fixed is a body that is always the same.

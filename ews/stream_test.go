@@ -402,7 +402,9 @@ func BenchmarkHeartbeat(b *testing.B) {
 func BenchmarkRequest(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if !bytes.Contains(envelope(version2013, target, getItem([]string{strings.Repeat("A", 150)})), []byte("GetItem")) {
+		var body bytes.Buffer
+		envelope(&body, version2013, target, getItem([]string{strings.Repeat("A", 150)}))
+		if !bytes.Contains(body.Bytes(), []byte("GetItem")) {
 			b.Fatal("no request")
 		}
 	}

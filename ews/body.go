@@ -1,0 +1,76 @@
+package ews
+
+// The body of a request, whose memory is used again: every message takes a request of 2 KiB.
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"sync/atomic"
+)
+
+// keptBody is how large a body may be that is kept for the next request: one for an item has 2 KiB. One for a stream is ten times as large,
+// and rare.
+const keptBody = 4 << 10
+
+// requestBody is an envelope on its way. net/http may go on reading it after it has returned the answer, or send it again on another connection,
+// so its memory is used again only where it says that it has read it, once and for the last time.
+type requestBody struct {
+	bytes.Buffer
+	reader   bytes.Reader
+	closer   io.ReadCloser // reader, as net/http knows it for one that need not be waited for
+	again    func() (io.ReadCloser, error)
+	trace    httptrace.ClientTrace
+	read     atomic.Bool // by the first request
+	repeated atomic.Bool // there is another request, with a reader of its own
+}
+
+func newRequestBody() *requestBody {
+	b := &requestBody{}
+	b.closer = io.NopCloser(&b.reader)
+	b.again = func() (io.ReadCloser, error) {
+		b.repeated.Store(true)
+		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
+	}
+	b.trace.WroteRequest = func(httptrace.WroteRequestInfo) { b.read.Store(true) }
+	return b
+}
+
+// request is a POST with this body.
+func (b *requestBody) request(ctx context.Context, url string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &b.trace), http.MethodPost, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	b.reader.Reset(b.Bytes())
+	req.Body, req.GetBody, req.ContentLength = b.closer, b.again, int64(b.Len())
+	return req, nil
+}
+
+// isFree says that its memory can be used again, now that RoundTrip has returned.
+func (b *requestBody) isFree() bool {
+	return b.read.Load() && !b.repeated.Load() && b.Cap() <= keptBody
+}
+
+// requestBodies are those that can be used again.
+type requestBodies struct{ pool sync.Pool }
+
+func (p *requestBodies) take() *requestBody {
+	b, _ := p.pool.Get().(*requestBody)
+	if b == nil {
+		return newRequestBody()
+	}
+	b.Reset()
+	b.read.Store(false)
+	return b
+}
+
+// giveBack is called once RoundTrip has returned.
+func (p *requestBodies) giveBack(b *requestBody) {
+	if b.isFree() {
+		p.pool.Put(b)
+	}
+}
