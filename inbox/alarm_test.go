@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,8 +11,15 @@ import (
 func TestAnAlarmCallsWhatWasNotCalledOffAtItsTimeAndOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAlarm(time.Second)
+		var mu sync.Mutex
 		var called []string
-		set := func(name string) uint64 { return a.set(func() { called = append(called, name) }) }
+		set := func(name string) uint64 {
+			return a.set(func() {
+				mu.Lock()
+				defer mu.Unlock()
+				called = append(called, name)
+			})
+		}
 		for range 2 { // its timer is used again
 			began := time.Now()
 			set("first")
@@ -21,13 +29,17 @@ func TestAnAlarmCallsWhatWasNotCalledOffAtItsTimeAndOnce(t *testing.T) {
 			a.callOff(off)
 			for _, want := range [][]string{nil, nil, {"first"}, {"first", "second"}} {
 				synctest.Wait()
+				mu.Lock()
 				if !slices.Equal(called, want) {
 					t.Errorf("after %v %q were called, want %q", time.Since(began), called, want)
 				}
+				mu.Unlock()
 				<-time.After(400 * time.Millisecond) // to 0.7, 1.1, 1.5 and 1.9 s
 				synctest.Wait()
 			}
+			mu.Lock()
 			called = nil
+			mu.Unlock()
 			a.callOff(off) // which changes nothing any more
 		}
 	})
@@ -50,6 +62,8 @@ func TestAnAlarmThatHasNothingToCallHasNoTimer(t *testing.T) {
 		a.callOff(a.set(func() {}))
 		<-time.After(2 * time.Second)
 		synctest.Wait()
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		if a.runs {
 			t.Error("its timer runs")
 		}

@@ -161,9 +161,11 @@ func (c *Conn) writeRequest(w *writer, r Request) error {
 
 // open makes a stream, or takes one that is not used any more.
 func (c *Conn) open(r Request) *stream {
-	s := &stream{}
+	var s *stream
 	if n := len(c.free); n > 0 {
 		s, c.free = c.free[n-1], c.free[:n-1]
+	} else {
+		s = &stream{}
 	}
 	s.request, s.until = r, time.Now().Add(c.times.Answer)
 	return s
