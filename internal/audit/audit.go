@@ -87,7 +87,8 @@ func (e Event) message() string {
 
 // fields are those that apply.
 func (e Event) fields() []zap.Field {
-	f := []zap.Field{zap.String("stream", "audit"), zap.String("action", string(e.Action)), zap.String("outcome", string(e.Outcome))}
+	f := make([]zap.Field, 0, 8) // as an enrolment has
+	f = append(f, zap.String("stream", "audit"), zap.String("action", string(e.Action)), zap.String("outcome", string(e.Outcome)))
 	for _, t := range []struct{ name, value string }{
 		{"code", e.Code}, {"client", e.Client}, {"address", e.Address}, {"forwarded_for", e.Forwarded}, {"request_id", e.Request}, {"call", e.Call},
 		{"device", e.Device}, {"mailbox", e.Mailbox}, {"exchange", e.Exchange}, {"listen_by", e.ListenBy},
