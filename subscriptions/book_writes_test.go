@@ -499,3 +499,44 @@ func TestAListOfDevicesShowsWhatCameAndWent(t *testing.T) {
 	enrol(t, b, "d2", alice, "bb")
 	listed("d1", "d2")
 }
+
+// last is a store that keeps the last change.
+type last struct {
+	storetest.Memory
+	change subscriptions.Change
+}
+
+func (s *last) Write(ctx context.Context, c subscriptions.Change) error {
+	s.change = c
+	return s.Memory.Write(ctx, c)
+}
+
+// A portal that enrols all its devices every night changes where no mailbox stands.
+func TestAnEnrolmentWritesTheRecordOnlyWhereItChanges(t *testing.T) {
+	s := &last{}
+	b := onMemory(t, s)
+	wrote := func(what string, records int) {
+		t.Helper()
+		if len(s.change.Put) != records || len(s.change.PutDevices) != 1 {
+			t.Errorf("%s: %d records and %d devices were written, want %d and 1", what, len(s.change.Put), len(s.change.PutDevices), records)
+		}
+	}
+	enrol(t, b, "d1", alice, "aa")
+	wrote("a new mailbox", 1)
+	enrol(t, b, "d1", alice, "aa")
+	wrote("the same again", 0)
+	enrol(t, b, "d2", alice, "bb")
+	wrote("a second device", 0)
+	enrol(t, b, "d3", alice, "bb")
+	wrote("another id of its phone", 1)
+	for _, id := range []string{"d1", "d3"} {
+		if _, _, err := b.Remove(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enrol(t, b, "d1", alice, "aa")
+	wrote("a mailbox that was asleep", 1)
+	if again := onMemory(t, s); again.Mailbox(alice) == nil || !again.Mailbox(alice).Record().Dies.IsZero() || len(again.Mailbox(alice).Devices()) != 1 {
+		t.Error("after a restart the mailbox is not as it was")
+	}
+}

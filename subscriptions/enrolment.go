@@ -56,7 +56,8 @@ func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, now,
 // enrol is EnrolIf, whose turns the caller has. ErrNoMailbox says that the device or its mailbox is elsewhere by now.
 func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, since time.Time) (Enrolled, error) {
 	m := b.at(e.Mailbox)
-	if m == nil {
+	fresh := m == nil
+	if fresh {
 		m = b.newMailbox(e.Mailbox, since)
 	}
 	old, known := b.Device(e.ID)
@@ -98,7 +99,9 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, s
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",
 			Detail: fmt.Sprintf("the mailbox has %d devices already, which is the most", MaxDevices)}
 	}
-	change.Put = append(change.Put, r)
+	if r != m.Record() || fresh {
+		change.Put = append(change.Put, r)
+	}
 	change.PutDevices = []*Device{d}
 	for _, o := range ousted {
 		done.Ousted = append(done.Ousted, o.ID)
@@ -136,11 +139,9 @@ func (b *Book) newMailbox(address string, since time.Time) *Mailbox {
 }
 
 // enter makes the record and the devices of the mailbox with d among them: in its own place, or in that of the same phone under another
-// id, which is ousted. The caller holds writing.
+// id, which is ousted. The record is the same where it does not change. The caller holds writing.
 func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 	was := m.now.Load()
-	r = was.record.Clone()
-	r.Dies = time.Time{}
 	devices = make([]*Device, 0, len(was.devices)+1)
 	known := false
 	for _, o := range was.devices {
@@ -153,6 +154,11 @@ func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 		default:
 			devices = append(devices, o)
 		}
+	}
+	r = was.record
+	if len(ousted) > 0 || !r.Dies.IsZero() {
+		r = r.Clone()
+		r.Dies = time.Time{}
 	}
 	for i, o := range ousted {
 		if i == 0 && !known {

@@ -38,8 +38,8 @@ type Contents struct {
 // Change is one write: whole values, each under its id.
 type Change struct {
 	Put         []*Record
-	PutDevices  []*Device
-	Drop        []string // ids of records; their devices are dropped or put elsewhere in the same change
+	PutDevices  []*Device // their records are put in the same change, or were put before
+	Drop        []string  // ids of records; their devices are dropped or put elsewhere in the same change
 	DropDevices []*Device
 	Whole       bool // the devices put are all that the records put have: any other goes
 }

@@ -60,6 +60,18 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 		same(t, got.Devices, device("d2", "r2"), device("d3", "r3"))
 		write(t, open, subscriptions.Change{Drop: []string{"r3"}, DropDevices: []*subscriptions.Device{device("d3", "r3")}})
 	})
+	t.Run("a device alone leaves its record as it is", func(t *testing.T) {
+		r := record("r4")
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}, PutDevices: []*subscriptions.Device{device("d4", "r4")}})
+		write(t, open, subscriptions.Change{PutDevices: []*subscriptions.Device{device("d5", "r4")}})
+		got := load(t, open)
+		got.Records = slices.DeleteFunc(got.Records, func(r *subscriptions.Record) bool { return r.ID != "r4" })
+		got.Devices = slices.DeleteFunc(got.Devices, func(d *subscriptions.Device) bool { return d.Record != "r4" })
+		slices.SortFunc(got.Devices, func(a, b *subscriptions.Device) int { return strings.Compare(a.ID, b.ID) })
+		same(t, got.Records, r)
+		same(t, got.Devices, device("d4", "r4"), device("d5", "r4"))
+		write(t, open, subscriptions.Change{Drop: []string{"r4"}, DropDevices: []*subscriptions.Device{device("d4", "r4"), device("d5", "r4")}})
+	})
 	t.Run("dropping what is not there is no error", func(t *testing.T) {
 		write(t, open, subscriptions.Change{Drop: []string{"none"}, DropDevices: []*subscriptions.Device{device("none", "none")}})
 	})
