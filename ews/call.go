@@ -54,27 +54,26 @@ type operation struct {
 // call runs one operation and returns the Answer of the server. Its error is an *Error, or that of ctx. Its time begins when its turn has
 // come.
 func (c *Client) call(ctx context.Context, t Target, op operation) (a Answer, err error) {
-	own, place, ok := c.o.Pace.Enter(ctx, op.purpose, t.Mailbox, op.first)
+	place, ok := c.o.Pace.Enter(ctx, op.purpose, t.Mailbox, op.first)
 	if !ok {
 		return a, newError(op.name, CodeHangs, "", 0, nil)
 	}
 	defer func() { place.Leave(endingOf(err)) }()
-	if err := c.o.Pace.Turn(own, op.purpose, op.name); err != nil {
+	if err := c.o.Pace.Turn(ctx, op.purpose, op.name); err != nil {
 		return a, err
 	}
-	place.Begin()
 	version := c.o.Dialect.Version()
-	a, err = c.ask(own, t, op, version)
+	a, err = c.ask(ctx, place, t, op, version)
 	if version != version2010 && refuses(err) {
-		if err := c.o.Pace.Turn(own, op.purpose, op.name); err != nil {
+		if err := c.o.Pace.Turn(ctx, op.purpose, op.name); err != nil {
 			return a, err
 		}
-		a, err = c.ask(own, t, op, version2010)
+		a, err = c.ask(ctx, place, t, op, version2010)
 		c.o.Dialect.older(err)
 	}
 	switch {
 	case err == nil || ctx.Err() != nil:
-	case errors.Is(context.Cause(own), pace.ErrHangs):
+	case place.GivenUp():
 		err = newError(op.name, CodeHangs, "", 0, nil)
 	case fault.Of(err).Code == proxy.CodeTimeout:
 		place.Hung()
@@ -105,7 +104,7 @@ func endingOf(err error) pace.Ending {
 }
 
 // ask is one request of a call.
-func (c *Client) ask(ctx context.Context, t Target, op operation, version string) (a Answer, err error) {
+func (c *Client) ask(ctx context.Context, place pace.Call, t Target, op operation, version string) (a Answer, err error) {
 	if version == version2010 {
 		select {
 		case c.few <- struct{}{}:
@@ -116,6 +115,7 @@ func (c *Client) ask(ctx context.Context, t Target, op operation, version string
 	}
 	timed, cancel := context.WithTimeout(ctx, min(c.o.Timeout, cmp.Or(op.within, c.o.Timeout)))
 	defer cancel()
+	place.Begin(cancel)
 	resp, a, err := c.send(ctx, timed, t, op, version) //nolint:bodyclose // receive closes it
 	if err == nil {
 		err = c.receive(ctx, timed, resp, op)

@@ -131,20 +131,22 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 			return a, err
 		}
 	}
-	own, place, ok := c.o.Pace.Enter(ctx, op.purpose(), cmp.Or(op.mailbox, op.url), false)
+	place, ok := c.o.Pace.Enter(ctx, op.purpose(), cmp.Or(op.mailbox, op.url), false)
 	if !ok {
 		return a, newError(op, said{code: CodeHangs})
 	}
 	defer func() { place.Leave(endingOf(err)) }()
 	if !op.combines { // else it had its turn
-		if err := c.o.Pace.Turn(own, op.purpose(), op.name); err != nil {
+		if err := c.o.Pace.Turn(ctx, op.purpose(), op.name); err != nil {
 			return a, err
 		}
 	}
 	if closed := c.gates.pass(op.gate()); closed.held > 0 { // meanwhile
 		return a, heldError(op, closed)
 	}
-	place.Begin()
+	own, cancel := context.WithCancel(ctx)
+	defer cancel()
+	place.Begin(cancel)
 	a, err = c.ask(own, op)
 	a.Ended = time.Now()
 	if op.combines && a.Ended.Sub(a.Began) >= slowBatch {
@@ -154,7 +156,7 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 	switch {
 	case ctx.Err() != nil:
 		return a, err
-	case errors.Is(context.Cause(own), pace.ErrHangs):
+	case place.GivenUp():
 		return a, newError(op, said{code: CodeHangs})
 	case e != nil && e.Fault.Code == proxy.CodeTimeout:
 		place.Hung()

@@ -155,17 +155,17 @@ func (c *Client) make(ctx context.Context, b *batch) bool {
 	if ctx.Err() != nil || len(parts) == 1 {
 		return false
 	}
-	own, place, ok := c.o.Pace.Enter(ctx, pace.Listing, "", false)
-	if !ok || own.Err() != nil {
+	place, ok := c.o.Pace.Enter(ctx, pace.Listing, "", false)
+	if !ok || ctx.Err() != nil {
 		if ok {
 			place.Leave(pace.Failed)
 		}
 		return false
 	}
-	place.Begin()
 	var got batchAnswer
-	within, cancel := context.WithTimeout(own, batchWithin)
+	within, cancel := context.WithTimeout(ctx, batchWithin)
 	defer cancel()
+	place.Begin(cancel)
 	a, err := c.ask(within, c.batchOf(parts, &got))
 	a.Ended = time.Now()
 	place.Leave(endingOf(err))

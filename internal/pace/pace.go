@@ -56,15 +56,18 @@ type Call struct {
 	place  *place
 }
 
-// Enter waits for a place of a call for a mailbox; one that others wait for is the first to get it. The context is the call's from then on;
-// it ends with ErrHangs where the call is given up for others. false: the mailbox hung before, and there is no place for such.
-func (p *Pace) Enter(ctx context.Context, of Purpose, mailbox string, first bool) (context.Context, Call, bool) {
-	own, place := p.places[of].enter(ctx, mailbox, first)
-	return own, Call{p.places[of], place}, place != nil
+// Enter waits for a place of a call for a mailbox; one that others wait for is the first to get it. false: the mailbox hung before, and
+// there is no place for such.
+func (p *Pace) Enter(ctx context.Context, of Purpose, mailbox string, first bool) (Call, bool) {
+	place := p.places[of].enter(ctx, mailbox, first)
+	return Call{p.places[of], place}, place != nil
 }
 
-// Begin notes that the request of a call is made.
-func (c Call) Begin() { c.places.begin(c.place) }
+// Begin notes that the request of a call is made. Where it hangs and others wait, giveUp is called, which must end it.
+func (c Call) Begin(giveUp context.CancelFunc) { c.places.begin(c.place, giveUp) }
+
+// GivenUp says whether the call was given up for others.
+func (c Call) GivenUp() bool { return c.places.wasGivenUp(c.place) }
 
 // Began is when the request was made.
 func (c Call) Began() time.Time { return c.place.began }

@@ -4,7 +4,6 @@ package pace
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -40,9 +39,6 @@ const (
 	ahead = 8
 )
 
-// ErrHangs is the cause with which a call is given up for others.
-var ErrHangs = errors.New("given up, as others wait")
-
 // places of the calls of one purpose.
 type places struct {
 	mu       sync.Mutex
@@ -62,8 +58,8 @@ type place struct {
 	began   time.Time // when the request was made; zero: the rate does not allow it yet
 	lent    bool      // it hangs, and another call is made beside it
 	givenUp bool
-	ready   chan struct{} // closed when it has a place; nil: it had one at once
-	cancel  context.CancelCauseFunc
+	ready   chan struct{}      // closed when it has a place; nil: it had one at once
+	giveUp  context.CancelFunc // ends the request
 }
 
 // hangs says whether a call has been under way for that long.
@@ -101,21 +97,18 @@ func (p *places) worth() int {
 // room is how many calls may be under way. It is called with mu held.
 func (p *places) room() int { return min(int(p.window.most), p.window.room()+p.lent) }
 
-// enter waits for a place; one that others wait for is the first to get it. The context is the call's from then on; it ends with ErrHangs where the call is given up for others. nil: the
-// mailbox hung before, and there is no place for such.
-func (p *places) enter(ctx context.Context, mailbox string, first bool) (context.Context, *place) {
-	own, cancel := context.WithCancelCause(ctx)
-	c := &place{mailbox: mailbox, cancel: cancel}
+// enter waits for a place; one that others wait for is the first to get it. nil: the mailbox hung before, and there is no place for such.
+func (p *places) enter(ctx context.Context, mailbox string, first bool) *place {
+	c := &place{mailbox: mailbox}
 	p.mu.Lock()
 	if _, suspect := p.suspects[mailbox]; suspect && p.suspected() >= max(1, int(p.window.most)/suspectShare) {
 		p.mu.Unlock()
-		cancel(ErrHangs)
-		return own, nil
+		return nil
 	}
 	if len(p.queue) == 0 && len(p.held) < p.room() {
 		p.take(c)
 		p.mu.Unlock()
-		return own, c
+		return c
 	}
 	c.ready = make(chan struct{})
 	if first {
@@ -129,21 +122,30 @@ func (p *places) enter(ctx context.Context, mailbox string, first bool) (context
 	for {
 		select {
 		case <-c.ready:
-			return own, c
+			return c
 		case <-waited.C:
 			p.passOne()
 			waited.Reset(patience)
 		case <-ctx.Done():
-			return own, c // the call finds its context ended
+			return c // the call finds its context ended
 		}
 	}
 }
 
 // begin notes that the request of a call is made.
-func (p *places) begin(c *place) {
+func (p *places) begin(c *place, giveUp context.CancelFunc) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.began = time.Now()
+	c.began, c.giveUp = time.Now(), giveUp
+	if c.givenUp { // an earlier request of it was
+		giveUp()
+	}
+}
+
+func (p *places) wasGivenUp(c *place) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return c.givenUp
 }
 
 // take gives a call a place. It is called with mu held.
@@ -176,7 +178,6 @@ const (
 func (p *places) leave(c *place, how Ending) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.cancel(nil)
 	if i := slices.Index(p.queue, c); i >= 0 {
 		p.queue = slices.Delete(p.queue, i, i+1)
 		return
@@ -237,7 +238,7 @@ func (p *places) passOne() {
 		c := p.held[i]
 		c.givenUp = true // its place is free once it has gone
 		p.suspect(c.mailbox)
-		c.cancel(ErrHangs)
+		c.giveUp()
 	}
 }
 

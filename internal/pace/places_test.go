@@ -15,22 +15,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlaces(256)[Reading]
-		_, c := p.enter(t.Context(), "slow", false)
-		p.begin(c)
+		c := p.enter(t.Context(), "slow", false)
+		p.begin(c, func() {})
 		<-time.After(2 * time.Second)
 		p.leave(c, Well)
 		for i := range p.room() {
-			own, c := p.enter(t.Context(), fmt.Sprint(i), false)
-			p.begin(c)
-			defer func() {
-				if own.Err() != nil {
-					t.Error("a call was given up")
-				}
-			}()
+			c := p.enter(t.Context(), fmt.Sprint(i), false)
+			p.begin(c, func() { t.Error("a call was given up") })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, c = p.enter(ctx, "another", false)
+		c = p.enter(ctx, "another", false)
 		p.leave(c, Failed)
 	})
 }
