@@ -67,7 +67,7 @@ func (i *instant) open(t testing.TB, log *zap.Logger) []*Mailbox {
 	return boxes
 }
 
-// What the whole way of a message takes in this room and in the record is 47 allocations today.
+// What the whole way of a message takes in this room and in the record is 46 allocations today.
 func TestAMessageTakesLittleMemory(t *testing.T) {
 	const most = 50
 	synctest.Test(t, func(t *testing.T) {

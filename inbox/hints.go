@@ -79,8 +79,10 @@ func (m *Mailbox) readHints(
 		if err := m.deal(ctx, link, dues, found.Clock); err != nil {
 			return err
 		}
-		for _, d := range dues {
-			hints.drop(d.item)
+		for _, item := range found.Items {
+			if _, doubtful := doubted[item.ID]; !doubtful {
+				hints.drop(item.ID)
+			}
 		}
 	}
 	return nil
@@ -136,11 +138,18 @@ func before(received time.Time, d *subscriptions.Device) bool {
 
 // deal sends the alerts of what was read, and enters what grew too old for one while it waited.
 func (m *Mailbox) deal(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
-	fresh, old, skipped := m.sortOut(dues, clock)
-	if err := m.send(ctx, link, append(fresh, old...), clock); err != nil {
+	var none []skipped
+	dues = slices.DeleteFunc(dues, func(d due) bool {
+		verdict, reason := m.judge(d, clock)
+		if verdict == alerts.Skip {
+			none = append(none, skipped{d, reason})
+		}
+		return verdict == alerts.Skip
+	})
+	if err := m.send(ctx, link, dues, clock); err != nil {
 		return err
 	}
-	return m.skip(ctx, skipped)
+	return m.skip(ctx, none)
 }
 
 // skipped is a message that leads to no alert on any device.
