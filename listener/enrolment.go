@@ -45,14 +45,32 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only su
 // enrol enters an enrolment in the book, on the clock of the server that has the mailbox: not known before the first listing, where nobody
 // knows yet whose clock counts.
 func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition, entries []*entry) (subscriptions.Enrolled, error) {
-	now := time.Now()
-	var since time.Time
+	at := subscriptions.Beginning{Now: time.Now()}
 	if home := l.home(e.Mailbox); home != nil {
-		since = home.enrolment(now)
+		at.Since = home.enrolment(at.Now)
 	} else if len(entries) == 1 {
-		since = entries[0].enrolment(now)
+		at.Since = entries[0].enrolment(at.Now)
 	}
-	return l.o.Book.EnrolIf(ctx, e, only, now, since)
+	if l.o.Book.Mailbox(e.Mailbox) == nil {
+		at.Location, at.Account = l.place(e)
+	}
+	return l.o.Book.EnrolIf(ctx, e, only, at)
+}
+
+// place is where a mailbox that is new lives and the account that would listen to it, where nobody has to be asked: that is written with
+// the enrolment, and not once more by the look-up. Who takes the last place meanwhile has the look-up find another.
+func (l *Listener) place(e subscriptions.Enrolment) (mail.Location, string) {
+	s := search{covering: l.covering(e.Mailbox), addresses: []string{e.Mailbox}, newcomer: true}
+	s.entries = pin(s.covering, e.Exchange)
+	found, ok := s.settled()
+	if !ok || found.err != nil {
+		return mail.Location{}, ""
+	}
+	a := found.entry.seats.free("", groupingOf(found.at))
+	if a == nil {
+		return mail.Location{}, ""
+	}
+	return found.at, a.Name
 }
 
 // home is the entry that has the mailbox with this address; nil while none is known to.

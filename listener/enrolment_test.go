@@ -3,12 +3,15 @@ package listener
 // Devices come and go, and mailboxes turn out to be one.
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
+	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
 
 // Leaving one mailbox and joining another is one write.
@@ -255,4 +258,56 @@ func TestNoAttemptBeginsForAPhoneThatIsNotEnrolledAnyMore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// counted is a store that counts the writes of records.
+type counted struct {
+	*storetest.Memory
+	writes atomic.Int32
+}
+
+func (c *counted) Write(ctx context.Context, change subscriptions.Change) error {
+	c.writes.Add(int32(len(change.Put)))
+	return c.Memory.Write(ctx, change)
+}
+
+func TestAMailboxThatNobodyHasToBeAskedForIsWrittenAtItsEnrolmentAndWithItsSubscription(t *testing.T) {
+	inScene(t, func(s *scene) {
+		store := &counted{Memory: s.store}
+		book, err := subscriptions.Open(s.t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.open(book)
+		s.enrol("b", bob) // whose answers tell the server's clock
+		s.pass(time.Minute)
+		store.writes.Store(0)
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.listening("hq", alice)
+		if n := store.writes.Load(); n != 2 {
+			t.Errorf("it was written %d times", n)
+		}
+		m := s.hq.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+	})
+}
+
+// Where the accounts are full, nobody knows who will listen to it.
+func TestAMailboxThatWaitsForRoomIsWrittenWithNoAccount(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.entry = func(e *Entry) { e.MailboxesPerAccount = 1 }
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", bob)
+		s.pass(time.Minute)
+		if r := s.record(bob); r.Account != "" || r.Location != (mail.Location{}) {
+			t.Errorf("it is at %v, and %q listens", r.Location, r.Account)
+		}
+		s.wantState(subscriptions.WaitingForCapacity, bob)
+		s.remove("a")
+		s.pass(time.Minute)
+		s.listening("hq", bob)
+	})
 }

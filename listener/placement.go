@@ -41,7 +41,8 @@ func newSeats(accounts []*account, size, stream int) *seats {
 	return &seats{size: size, stream: stream, accounts: accounts, load: map[*account]int{}, of: map[grouping]map[*account]int{}, seated: map[*mailbox]seat{}}
 }
 
-// keep gives a mailbox the seat that it had before the start, while nobody else can have taken it; nil: there is no such account, or no room.
+// keep gives a mailbox the seat that it had before the start, or that was free at its enrolment; nil: there is no such account, or no room any
+// more.
 func (s *seats) keep(m *mailbox, had string, of grouping) *account {
 	s.mu.Lock()
 	defer s.mu.Unlock()

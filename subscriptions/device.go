@@ -1,6 +1,10 @@
 package subscriptions
 
-import "time"
+import (
+	"time"
+
+	"github.com/mailbell/mailbell/mail"
+)
 
 // Device is an enrolment: one mailbox, one token, one topic. A phone with two mailboxes has two.
 type Device struct {
@@ -21,4 +25,15 @@ type Device struct {
 // Enrolment is what a portal asks for. Its fields are checked already.
 type Enrolment struct {
 	ID, Mailbox, Token, Topic, Environment, Exchange, Label, ReceiptKey string
+}
+
+// Beginning is when and where an enrolment begins.
+type Beginning struct {
+	Now   time.Time // on our clock
+	Since time.Time // now on the server's clock less the tolerance (rule 5); zero where that clock is not known yet
+
+	// Where its mailbox lives and the account that listens to it, where the mailbox is new and nobody has to be asked; zero: they are not
+	// known yet.
+	Location mail.Location
+	Account  string
 }

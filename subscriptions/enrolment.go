@@ -30,11 +30,11 @@ type Precondition func(d Device, known bool) error
 // and the same token, topic and mailbox under another id takes over. since is now on the server's clock less the tolerance (rule
 // 5); zero where that clock is not known yet. A mailbox that is asleep is woken, with its log.
 func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (Enrolled, error) {
-	return b.EnrolIf(ctx, e, nil, now, since)
+	return b.EnrolIf(ctx, e, nil, Beginning{Now: now, Since: since})
 }
 
 // EnrolIf is Enrol with a precondition; nil: none.
-func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, now, since time.Time) (Enrolled, error) {
+func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, at Beginning) (Enrolled, error) {
 	done, err := b.enrolling.take(ctx, "device "+e.ID)
 	if err != nil {
 		return Enrolled{}, err
@@ -46,7 +46,7 @@ func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, now,
 	}
 	defer done()
 	for {
-		enrolled, err := b.enrol(ctx, e, only, now, since)
+		enrolled, err := b.enrol(ctx, e, only, at)
 		if !errors.Is(err, ErrNoMailbox) { // else a mailbox went, or was joined to another, meanwhile
 			return enrolled, err
 		}
@@ -54,11 +54,11 @@ func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, now,
 }
 
 // enrol is EnrolIf, whose turns the caller has. ErrNoMailbox says that the device or its mailbox is elsewhere by now.
-func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, since time.Time) (Enrolled, error) {
+func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beginning) (Enrolled, error) {
 	m := b.at(e.Mailbox)
 	fresh := m == nil
 	if fresh {
-		m = b.newMailbox(e.Mailbox, since)
+		m = b.newMailbox(e.Mailbox, at)
 	}
 	old, known := b.Device(e.ID)
 	done := Enrolled{Mailbox: m}
@@ -93,7 +93,7 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, s
 	}
 	done.Created = !known
 	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
-		Record: m.Record().ID, Created: now, Since: since, Enrolled: now}
+		Record: m.Record().ID, Created: at.Now, Since: at.Since, Enrolled: at.Now}
 	r, devices, ousted := m.enter(d)
 	if len(devices) > MaxDevices {
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",
@@ -128,11 +128,11 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, now, s
 }
 
 // newMailbox is one that nobody sees before it is written.
-func (b *Book) newMailbox(address string, since time.Time) *Mailbox {
+func (b *Book) newMailbox(address string, at Beginning) *Mailbox {
 	m := &Mailbox{book: b, writing: newTurn()}
-	r := &Record{ID: b.recordID(address), Addresses: []string{address}}
-	if !since.IsZero() {
-		r.Start(since.Add(-mail.Tolerance))
+	r := &Record{ID: b.recordID(address), Addresses: []string{address}, Location: at.Location, Account: at.Account}
+	if !at.Since.IsZero() {
+		r.Start(at.Since.Add(-mail.Tolerance))
 	}
 	m.now.Store(&standing{record: r})
 	return m

@@ -24,7 +24,7 @@ func TestAPreconditionSeesTheDeviceAsItIsAndRefusesWithoutATrace(t *testing.T) {
 				t.Errorf("known %v: %v %+v", known, is, d)
 			}
 			return errNo
-		}, noon, noon)
+		}, subscriptions.Beginning{Now: noon, Since: noon})
 		if !errors.Is(err, errNo) || asked != 1 {
 			t.Errorf("%v, asked %d times", err, asked)
 		}
@@ -55,7 +55,7 @@ func TestADeviceThatAnotherIDTakesOverMeanwhileIsNotMadeAgain(t *testing.T) {
 				return errGone
 			}
 			return nil
-		}, noon, noon)
+		}, subscriptions.Beginning{Now: noon, Since: noon})
 		if err := errors.Join(err, <-taken); err != nil {
 			t.Fatal(err)
 		}
@@ -78,12 +78,12 @@ func TestADeviceThatAnotherIDTakesOverMeanwhileIsNotMadeAgain(t *testing.T) {
 							return errGone
 						}
 						return nil
-					}, noon, noon)
+					}, subscriptions.Beginning{Now: noon, Since: noon})
 					second <- err
 				}()
 				synctest.Wait()
 				return nil
-			}, noon, noon)
+			}, subscriptions.Beginning{Now: noon, Since: noon})
 			if err != nil {
 				t.Error(err)
 			}

@@ -186,7 +186,7 @@ func counted(t *testing.T, b *subscriptions.Book) {
 						return errAnother
 					}
 					return nil
-				}, at, at)
+				}, subscriptions.Beginning{Now: at, Since: at})
 				switch {
 				case err == nil:
 					made.Add(1)
