@@ -33,7 +33,7 @@ func (i *instant) Read(_ context.Context, ids []string) (Items, error) {
 
 func (i *instant) List(context.Context, Part) (Page, error) { return Page{Clock: time.Now()}, nil }
 
-func (i *instant) Push(context.Context, subscriptions.Notification) subscriptions.Answer {
+func (i *instant) Push(context.Context, *subscriptions.Notification) subscriptions.Answer {
 	i.accepted <- struct{}{}
 	return subscriptions.Answer{Result: subscriptions.Accepted, Status: 200, At: time.Now()}
 }

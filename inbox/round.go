@@ -436,7 +436,7 @@ func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
 		e.Write(append(m.about(a.id), zap.String("device", a.device.ID), zap.String("collapse_id", a.notification.CollapseID),
 			zap.Stringer("apns_id", a.notification.PushID), zap.Bool("repeat", a.notification.Repeat))...)
 	}
-	answer := m.in.o.Sender.Push(m.in.working, a.notification)
+	answer := m.in.o.Sender.Push(m.in.working, &a.notification)
 	m.doubts.settle(a.line(), a.keys, answer.Unknown)
 	return answer
 }

@@ -525,7 +525,7 @@ func unanswered() subscriptions.Answer {
 	return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Unanswered}
 }
 
-func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+func (a *apns) Push(ctx context.Context, n *subscriptions.Notification) subscriptions.Answer {
 	a.mu.Lock()
 	a.calls++
 	f, killed, dead := a.answer, a.killed, a.dead
@@ -534,7 +534,7 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 		return unanswered()
 	}
 	if f != nil {
-		if answer := f(ctx, n); answer.Result != 0 {
+		if answer := f(ctx, *n); answer.Result != 0 {
 			return answer
 		}
 	}

@@ -59,10 +59,11 @@ type Link interface {
 	Listed()
 }
 
-// Sender sends alerts; *push.Sender is one. Push blocks until the answer, and begins nothing once ctx has ended. Ready says
+// Sender sends alerts; *push.Sender is one. Push blocks until the answer, and begins nothing once ctx has ended; until then nobody changes
+// the notification. Ready says
 // whether a topic can be sent to; where it could not, and can again, the Sender calls Inbox.TopicReady.
 type Sender interface {
-	Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer
+	Push(ctx context.Context, n *subscriptions.Notification) subscriptions.Answer
 	Ready(topic, environment string) bool
 }
 

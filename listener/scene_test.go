@@ -705,14 +705,14 @@ func (a *apns) underWay(device string) int {
 
 func (a *apns) Ready(string, string) bool { return false }
 
-func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+func (a *apns) Push(ctx context.Context, n *subscriptions.Notification) subscriptions.Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	_, stuck := a.stuck[n.Device]
 	switch {
 	case stuck:
 		a.stuck[n.Device]++
-		a.last = n
+		a.last = *n
 		a.mu.Unlock()
 		<-ctx.Done()
 		a.mu.Lock()
@@ -729,7 +729,7 @@ func (a *apns) Push(ctx context.Context, n subscriptions.Notification) subscript
 	}
 	a.got[n.Device] = append(a.got[n.Device], keys(n.Payload)...)
 	if a.seen != nil {
-		a.seen(n)
+		a.seen(*n)
 	}
 	return subscriptions.Answer{Result: subscriptions.Accepted, At: time.Now(), Status: 200}
 }

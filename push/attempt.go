@@ -29,8 +29,8 @@ type request struct {
 	payload                                  []byte
 }
 
-func requestOf(n subscriptions.Notification) *request {
-	r := &request{token: n.Phone.Token, topic: n.Phone.Topic, id: n.PushID.String(), collapseID: n.CollapseID, payload: n.Payload}
+func requestOf(n *subscriptions.Notification) request {
+	r := request{token: n.Phone.Token, topic: n.Phone.Topic, id: n.PushID.String(), collapseID: n.CollapseID, payload: n.Payload}
 	if n.Expires.After(time.Unix(0, 0)) {
 		r.expiration = strconv.FormatInt(n.Expires.Unix(), 10)
 	}

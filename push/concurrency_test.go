@@ -32,7 +32,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 			atOnce(func() { b.throttle.until(phone(1)) }, func() { b.throttle.slowDown(phone(1)) }, func() { b.throttle.passed(phone(1)) })
 		},
 		"a phone in quarantine": func(_ *testing.T, b *bench) {
-			atOnce(func() { b.quarantine.holds(alert(1, 1)) }, func() { b.quarantine.begin(alert(1, 1)) }, func() { b.quarantine.passed(phone(1)) })
+			atOnce(func() { b.quarantine.holds(new(alert(1, 1))) }, func() { b.quarantine.begin(new(alert(1, 1))) }, func() { b.quarantine.passed(phone(1)) })
 		},
 		"the guard": func(_ *testing.T, b *bench) {
 			g := &b.gateways[0].guard

@@ -36,7 +36,7 @@ var retrying = backoff.Policy{First: 50 * time.Millisecond, Max: 5 * time.Second
 //
 // The answer is NotBefore without a time where the sender tells when it is ready (Readiness); with one in all other cases. Push
 // holds the notification for half a minute at most and queues nothing: who calls it bounds how many calls are open.
-func (s *Sender) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+func (s *Sender) Push(ctx context.Context, n *subscriptions.Notification) subscriptions.Answer {
 	a := s.push(ctx, n)
 	a.At = time.Now()
 	s.refusals.note(n, a)
@@ -45,7 +45,7 @@ func (s *Sender) Push(ctx context.Context, n subscriptions.Notification) subscri
 
 // push is the whole way: what may not go out now is answered at once. What may is tried until APNs has settled it, or nobody holds
 // it any more.
-func (s *Sender) push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+func (s *Sender) push(ctx context.Context, n *subscriptions.Notification) subscriptions.Answer {
 	if !s.begin() {
 		return notBefore(outcome.Unanswered, time.Now())
 	}
@@ -72,7 +72,7 @@ func (s *Sender) push(ctx context.Context, n subscriptions.Notification) subscri
 }
 
 // admit lets a notification in, or says why it does not go out now.
-func (s *Sender) admit(n subscriptions.Notification) (*delivery, subscriptions.Answer) {
+func (s *Sender) admit(n *subscriptions.Notification) (*delivery, subscriptions.Answer) {
 	g := s.apps[appOf(n.Phone)]
 	throttled := s.throttle.until(n.Phone)
 	switch {
@@ -103,9 +103,9 @@ func refused(reason outcome.Reason) subscriptions.Answer {
 // delivery is one notification under way.
 type delivery struct {
 	sender       *Sender
-	gateway      *gateway // of the phone's environment, or of the other
-	notification subscriptions.Notification
-	request      *request
+	gateway      *gateway                    // of the phone's environment, or of the other
+	notification *subscriptions.Notification // of who called; it is not changed
+	request      request
 	start        time.Time
 
 	status      int  // of the last answer
@@ -148,7 +148,7 @@ func (d *delivery) isOver(ctx context.Context) bool {
 
 // attempt sends it once.
 func (d *delivery) attempt(ctx context.Context) response {
-	r := d.gateway.attempt(ctx, d.until(), d.request, d.allowed)
+	r := d.gateway.attempt(ctx, d.until(), &d.request, d.allowed)
 	if d.unknown && r.written {
 		d.resent++
 		d.sender.metrics.resent.Inc()

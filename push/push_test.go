@@ -115,6 +115,11 @@ func alert(phone, message int) subscriptions.Notification {
 	}
 }
 
+// Push sends a notification that nobody else has.
+func (b *bench) Push(ctx context.Context, n subscriptions.Notification) subscriptions.Answer {
+	return b.Sender.Push(ctx, &n)
+}
+
 // burst sends to n phones at once and returns the answers.
 func (b *bench) burst(ctx context.Context, n int) []subscriptions.Answer {
 	answers := make([]subscriptions.Answer, n)

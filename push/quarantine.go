@@ -36,7 +36,7 @@ func newQuarantine() quarantine {
 }
 
 // holds reports whether APNs is not to be asked about the phone of a notification.
-func (q *quarantine) holds(n subscriptions.Notification) bool {
+func (q *quarantine) holds(n *subscriptions.Notification) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e := q.phones[n.Phone]
@@ -55,7 +55,7 @@ func (q *quarantine) until(p subscriptions.Phone, enrolled time.Time) time.Time 
 }
 
 // begin takes a phone in, for longer than the last time, and returns when APNs may be asked again.
-func (q *quarantine) begin(n subscriptions.Notification) time.Time {
+func (q *quarantine) begin(n *subscriptions.Notification) time.Time {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e, known := q.phones[n.Phone]

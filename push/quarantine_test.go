@@ -106,15 +106,15 @@ func TestQuarantineDoublesToADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQuarantine()
 		for _, hours := range []time.Duration{1, 2, 4, 8, 16, 24, 24} {
-			until := q.begin(alert(1, 1))
+			until := q.begin(new(alert(1, 1)))
 			if got := time.Until(until); got != hours*time.Hour {
 				t.Errorf("it lasts for %v, want %d hours", got, hours)
 			}
-			if again := q.begin(alert(1, 1)); !again.Equal(until) {
+			if again := q.begin(new(alert(1, 1))); !again.Equal(until) {
 				t.Errorf("an alert that was under way made it last until %v, want %v", again, until)
 			}
 			<-time.After(time.Until(until))
-			if q.holds(alert(1, 1)) {
+			if q.holds(new(alert(1, 1))) {
 				t.Error("it does not end")
 			}
 		}
@@ -245,7 +245,7 @@ func TestAttemptWhoseAnswerWasLostIsNoRepeatInTheOtherEnvironment(t *testing.T) 
 func TestQuarantinedPhonesAreBounded(t *testing.T) {
 	q := newQuarantine()
 	for i := range maxQuarantined + 100 {
-		q.begin(alert(i, 1))
+		q.begin(new(alert(i, 1)))
 		if len(q.phones) > maxQuarantined {
 			t.Fatalf("%d are remembered", len(q.phones))
 		}
@@ -253,7 +253,7 @@ func TestQuarantinedPhonesAreBounded(t *testing.T) {
 	for p := range q.phones {
 		n := alert(0, 1)
 		n.Phone = p
-		q.begin(n)
+		q.begin(&n)
 		if len(q.phones) != maxQuarantined {
 			t.Fatalf("one that is remembered makes another be forgotten: %d are", len(q.phones))
 		}

@@ -95,7 +95,7 @@ type refusal struct {
 func newRefusals() refusals { return refusals{phones: make(map[subscriptions.Phone]refusal)} }
 
 // note takes in how a notification ended.
-func (r *refusals) note(n subscriptions.Notification, a subscriptions.Answer) {
+func (r *refusals) note(n *subscriptions.Notification, a subscriptions.Answer) {
 	about := a.Reason != outcome.SendOff && a.Reason != outcome.Quarantined && a.Reason != outcome.NotSendable
 	r.mu.Lock()
 	defer r.mu.Unlock()

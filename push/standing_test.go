@@ -93,7 +93,7 @@ func TestTheRefusalsThatAreRememberedAreBounded(t *testing.T) {
 	r := newRefusals()
 	for i := range 2 * maxRefusals {
 		n := alert(i, i)
-		r.note(n, refused("BadTopic"))
+		r.note(&n, refused("BadTopic"))
 	}
 	if len(r.phones) > maxRefusals {
 		t.Errorf("%d phones", len(r.phones))

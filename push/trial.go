@@ -38,12 +38,12 @@ func (s *Sender) test(ctx context.Context, n subscriptions.Notification) (subscr
 	case g == nil:
 		return notBefore(outcome.NoTopic, time.Now().Add(notConfigured)), noTopic(here)
 	}
-	request := requestOf(n)
-	r := s.ask(ctx, g, request)
+	request := requestOf(&n)
+	r := s.ask(ctx, g, &request)
 	environment := ""
 	other := s.apps[here.elsewhere()]
 	if r.reason == apns2.ReasonBadDeviceToken && other != nil && other != g {
-		there := s.ask(ctx, other, request)
+		there := s.ask(ctx, other, &request)
 		if there.fault() == nil {
 			r, environment = there, here.elsewhere().environment
 		}
