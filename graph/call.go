@@ -124,7 +124,7 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 		if err := c.o.Pace.Turn(ctx, op.purpose(), op.name); err != nil {
 			return a, err
 		}
-		if closed := c.gates.pass(op.gate()); closed.held > 0 {
+		if closed := c.gates.pass(op.gate(), false); closed.held > 0 {
 			return a, heldError(op, closed)
 		}
 		if ok, a, err := c.combine(ctx, op); ok {
@@ -141,7 +141,7 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 			return a, err
 		}
 	}
-	if closed := c.gates.pass(op.gate()); closed.held > 0 { // meanwhile
+	if closed := c.gates.pass(op.gate(), op.combines); closed.held > 0 { // meanwhile
 		return a, heldError(op, closed)
 	}
 	own, cancel := context.WithCancel(ctx)

@@ -153,6 +153,34 @@ func TestInABatchEachMailboxHasItsOwnError(t *testing.T) {
 	})
 }
 
+// A mailbox that was refused once was not listed again for as long as few others were: its listing took the gate for one that another request
+// tests, and that was the listing itself.
+func TestAMailboxThatWasRefusedIsListedAgainByItselfOrInABatch(t *testing.T) {
+	for name, n := range map[string]int{"by itself": 1, "in a batch": 10 * busyListings} {
+		synctest.Test(t, func(t *testing.T) {
+			refuses := true
+			s := &inboxesOf{wrong: func(mailbox string) (int, string) {
+				if refuses {
+					return http.StatusTooManyRequests, "ApplicationThrottled"
+				}
+				return 0, ""
+			}}
+			c := New(Options{Base: base, HTTP: s})
+			listAll(t, c, n)
+			refuses = false
+			<-time.After(probing)
+			began := time.Now()
+			for errs := map[string]error{"": nil}; len(errs) > 0; {
+				if time.Since(began) > 2*probing {
+					t.Fatalf("%s: after %v: %v", name, time.Since(began), errs)
+				}
+				<-time.After(probed)
+				errs, _ = listAll(t, c, n)
+			}
+		})
+	}
+}
+
 func TestABatchThatIsThrottledIsThatForEachOfItsMailboxes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &inboxesOf{refuses: http.StatusTooManyRequests}

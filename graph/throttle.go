@@ -83,12 +83,13 @@ type hold struct {
 	tested time.Time // when that one request was made; zero: there is none
 }
 
-// closed is how long nothing is to be asked for, or for how long to wait for the request that finds that out.
-func (h *hold) closed(now time.Time) time.Duration {
+// closed is how long nothing is to be asked for, or for how long to wait for the request that finds that out. tests: it is asked for that
+// request itself.
+func (h *hold) closed(now time.Time, tests bool) time.Duration {
 	switch {
 	case now.Before(h.until):
 		return h.until.Sub(now)
-	case h.times > 0 && now.Sub(h.tested) < probing:
+	case h.times > 0 && now.Sub(h.tested) < probing && !tests:
 		return probed
 	}
 	return 0
@@ -129,7 +130,7 @@ func (g *gates) enter(ctx context.Context, key string, n int) (c closed, err err
 	g.mu.Lock()
 	now := time.Now()
 	at := g.gate(key, now)
-	if c := g.closed(at, now); c.held > 0 {
+	if c := g.closed(at, now, false); c.held > 0 {
 		g.tidy(key, now)
 		g.mu.Unlock()
 		return c, nil
@@ -151,13 +152,14 @@ func (g *gates) enter(ctx context.Context, key string, n int) (c closed, err err
 	return closed{}, nil
 }
 
-// pass takes in that a request that has entered is made now, if that is still so: it may have waited since.
-func (g *gates) pass(key string) closed {
+// pass takes in that a request that has entered is made now, if that is still so: it may have waited since. again: it has passed before, and
+// may be the one that the others wait for.
+func (g *gates) pass(key string, again bool) closed {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
 	at := g.gate(key, now)
-	c := g.closed(at, now)
+	c := g.closed(at, now, again)
 	if c.held == 0 {
 		g.app.pass(now)
 		at.hold.pass(now)
@@ -171,9 +173,9 @@ type closed struct {
 	app  bool
 }
 
-// closed says how a gate is closed. It is called with mu held.
-func (g *gates) closed(at *gate, now time.Time) closed {
-	app, own := g.app.closed(now), at.hold.closed(now)
+// closed says how a gate is closed, to the request that tests it or to another. It is called with mu held.
+func (g *gates) closed(at *gate, now time.Time, tests bool) closed {
+	app, own := g.app.closed(now, tests), at.hold.closed(now, tests)
 	return closed{max(app, own), app > 0 && app >= own}
 }
 

@@ -308,14 +308,14 @@ func TestOnlyAnAnswerToARequestFromAfterARefusalEndsIt(t *testing.T) {
 		if h.times != 1 {
 			t.Error("an answer to a request from before ends it")
 		}
-		<-time.After(h.closed(time.Now()))
+		<-time.After(h.closed(time.Now(), false))
 		now := time.Now()
-		if h.closed(now) != 0 {
+		if h.closed(now, false) != 0 {
 			t.Error("nobody may find out whether there are answers again")
 		}
 		h.pass(now)
-		if h.closed(now) != probed || h.closed(now.Add(probing-1)) != probed || h.closed(now.Add(probing)) != 0 {
-			t.Errorf("while one finds that out the others wait %v", h.closed(now))
+		if h.closed(now, false) != probed || h.closed(now.Add(probing-1), false) != probed || h.closed(now.Add(probing), false) != 0 || h.closed(now, true) != 0 {
+			t.Errorf("while one finds that out the others wait %v", h.closed(now, false))
 		}
 		second := h.refuse(now, 0, now)
 		if h.times != 2 || second < 2*time.Second {
@@ -325,7 +325,7 @@ func TestOnlyAnAnswerToARequestFromAfterARefusalEndsIt(t *testing.T) {
 		now = time.Now()
 		h.pass(now)
 		h.accept(now)
-		if h.times != 0 || h.closed(now) != 0 {
+		if h.times != 0 || h.closed(now, false) != 0 {
 			t.Errorf("an answer does not end it: %+v", h)
 		}
 	})
