@@ -184,7 +184,8 @@ func (m *Mailbox) start(ctx context.Context, clock time.Time) error {
 	skew := time.Until(clock)
 	return m.box.Update(ctx, func(draft *subscriptions.Draft) {
 		first := clock
-		for _, d := range draft.Devices {
+		for _, device := range draft.Devices {
+			d := *device
 			if d.Since.IsZero() {
 				d.Since = d.Created.Add(skew - mail.Tolerance).Truncate(time.Second)
 				draft.Put(d)
@@ -320,8 +321,9 @@ func setBack(d *subscriptions.Draft, clock time.Time) {
 	latest := clock.Add(-mail.Tolerance)
 	for _, device := range d.Devices {
 		if device.Since.After(latest) {
-			device.Since = latest.Truncate(time.Second)
-			d.Put(device)
+			back := *device
+			back.Since = latest.Truncate(time.Second)
+			d.Put(back)
 		}
 	}
 }

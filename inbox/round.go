@@ -267,16 +267,16 @@ func (r *round) settled() []settlement {
 
 // outcomes are those of messages: which devices have an acceptance of each, or a reason why not, as enrolled now, for an answer belongs to
 // its phone. It is called with mu held.
-func (r *round) outcomes(dues []due, devices []subscriptions.Device) []subscriptions.Outcome {
+func (r *round) outcomes(dues []due, devices []*subscriptions.Device) []subscriptions.Outcome {
 	settled := r.settled()
 	list := make([]subscriptions.Outcome, len(dues))
 	for i, due := range dues {
-		done := func(d subscriptions.Device) bool {
+		done := func(d *subscriptions.Device) bool {
 			_, answered := slices.BinarySearchFunc(settled, settlement{d.Phone().Line(), due.key}, settlement.compare)
 			_, none := r.none[unsent{d.ID, due.key}]
 			return answered || none
 		}
-		missing := slices.ContainsFunc(devices, func(d subscriptions.Device) bool { return !done(d) })
+		missing := slices.ContainsFunc(devices, func(d *subscriptions.Device) bool { return !done(d) })
 		list[i] = subscriptions.Outcome{Key: due.key, Received: due.received, ForAll: !missing}
 		if missing {
 			list[i].Done = map[string]struct{}{}
@@ -474,8 +474,9 @@ func (m *Mailbox) environment(was subscriptions.Phone, environment string) {
 	err := m.box.Update(m.in.working, func(d *subscriptions.Draft) {
 		for _, device := range d.Devices {
 			if device.Phone() == was {
-				device.Environment = environment
-				d.Put(device)
+				there := *device
+				there.Environment = environment
+				d.Put(there)
 				moved = device.ID
 			}
 		}
@@ -516,7 +517,7 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 }
 
 // linesOf devices, by their ids.
-func linesOf(devices []subscriptions.Device) map[string]subscriptions.Line {
+func linesOf(devices []*subscriptions.Device) map[string]subscriptions.Line {
 	lines := make(map[string]subscriptions.Line, len(devices))
 	for _, d := range devices {
 		lines[d.ID] = d.Phone().Line()

@@ -226,7 +226,7 @@ func (m *Mailbox) Reached(l Line) (*Device, bool) {
 // Draft is a change under way: the record is a copy, and devices are put back with Put.
 type Draft struct {
 	*Record
-	Devices []Device // of the mailbox at this moment
+	Devices []*Device // of the mailbox at this moment; not to be changed
 	put     []*Device
 	whole   bool // all devices are put
 }
@@ -246,7 +246,7 @@ func (b *Book) Rewrite(ctx context.Context) error {
 			err := m.Update(ctx, func(d *Draft) {
 				d.whole = true
 				for _, device := range d.Devices {
-					d.Put(device)
+					d.Put(*device)
 				}
 			})
 			if errors.Is(err, ErrNoMailbox) {
@@ -290,10 +290,7 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 		return ErrNoMailbox
 	}
 	was := m.now.Load()
-	draft := &Draft{Record: was.record.Clone(), Devices: make([]Device, 0, len(was.devices))}
-	for _, d := range was.devices {
-		draft.Devices = append(draft.Devices, *d)
-	}
+	draft := &Draft{Record: was.record.Clone(), Devices: was.devices}
 	change(draft)
 	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put, Whole: draft.whole}); err != nil {
 		return err

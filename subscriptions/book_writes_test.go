@@ -339,7 +339,7 @@ func TestADevicePutWithAChangeIsTheOneThatIsShown(t *testing.T) {
 	enrol(t, b, "d2", alice, "bb")
 	before := b.Mailbox(alice).Devices()
 	err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) {
-		changed := d.Devices[1]
+		changed := *d.Devices[1]
 		changed.Environment = "sandbox"
 		d.Put(changed)
 	})

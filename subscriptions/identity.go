@@ -109,7 +109,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 	r := to.record.Clone()
 	for _, a := range from.record.Addresses {
 		if !slices.Contains(r.Addresses, a) {
-			r.Addresses = append(r.Addresses, a)
+			r.Addresses = append(slices.Clip(r.Addresses), a)
 		}
 	}
 	r.Dies = time.Time{}

@@ -9,6 +9,9 @@ import (
 // Outcomes is the log of a record, in the order in which its messages were dealt with.
 type Outcomes []Entry
 
+// roomy is a copy with room for so many more. append alone would make room for as many again as there are, with each message anew.
+func (o Outcomes) roomy(more int) Outcomes { return append(make(Outcomes, 0, len(o)+more), o...) }
+
 // entrySize is the size of a written entry: the key's 8 bytes, number and received time in 4 each, big-endian.
 var encoding = base64.RawStdEncoding
 

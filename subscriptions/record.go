@@ -70,11 +70,10 @@ const (
 	Asleep = 15 * time.Minute
 )
 
-// Clone returns a copy that shares nothing that the methods change.
+// Clone returns a copy that shares nothing that the methods change: the addresses are replaced, and never changed.
 func (r *Record) Clone() *Record {
 	c := *r
-	c.Addresses = slices.Clone(r.Addresses)
-	c.Outcomes = slices.Clone(r.Outcomes)
+	c.Outcomes = r.Outcomes.roomy(1) // a message is nearly always what a copy is for
 	c.Behind = slices.Clone(r.Behind)
 	for i := range c.Behind {
 		c.Behind[i].Done = slices.Clone(c.Behind[i].Done)
@@ -127,8 +126,11 @@ type Outcome struct {
 
 // Enter is the write that enters outcomes: rules 2 and 6. devices are those that the mailbox has at this moment: who is
 // behind is decided here, and not by what was so when the pushes began. why tells the reason of a device that becomes behind.
-func (r *Record) Enter(outcomes []Outcome, devices []Device, why func(device string) (reason outcome.Reason, next time.Time)) {
+func (r *Record) Enter(outcomes []Outcome, devices []*Device, why func(device string) (reason outcome.Reason, next time.Time)) {
 	before := r.End
+	if cap(r.Outcomes)-len(r.Outcomes) < len(outcomes) {
+		r.Outcomes = r.Outcomes.roomy(len(outcomes))
+	}
 	var entered []Outcome
 	for _, o := range outcomes {
 		if r.Has(o.Key) {

@@ -28,9 +28,9 @@ func started() *Record {
 	return r
 }
 
-func devices(ids ...string) (list []Device) {
+func devices(ids ...string) (list []*Device) {
 	for _, id := range ids {
-		list = append(list, Device{ID: id})
+		list = append(list, &Device{ID: id})
 	}
 	return list
 }
