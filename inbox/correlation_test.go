@@ -158,21 +158,6 @@ func TestALineThatIsNotLoggedCostsNothing(t *testing.T) {
 	})
 }
 
-func TestTheHistoryKeepsTheIDOfEachDecision(t *testing.T) {
-	var h history
-	for i := range 2*maxDecisions + 3 {
-		h.add(subscriptions.Decision{Correlation: subscriptions.Correlation(i + 1)})
-	}
-	for i, d := range h.all() {
-		if want := subscriptions.Correlation(2*maxDecisions + 3 - i); d.Correlation != want {
-			t.Errorf("decision %d has %v, want %v", i, d.Correlation, want)
-		}
-	}
-	if cap(h.ids) > maxDecisions {
-		t.Errorf("room for %d", cap(h.ids))
-	}
-}
-
 func TestAnIDIsNeverNone(t *testing.T) {
 	in := &Inbox{}
 	in.correlated.Store(1<<32 - 2)

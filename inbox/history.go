@@ -3,8 +3,8 @@ package inbox
 // What was decided, for whoever asks why a phone did not ring.
 
 import (
-	"hash/maphash"
-	"math"
+	"encoding/binary"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -18,24 +18,19 @@ import (
 // maxDecisions is how many decisions are shown of a mailbox.
 const maxDecisions = 50
 
-// history is the last decisions about a mailbox. With 15,000 mailboxes it is most of what is kept in memory.
+// history is the last decisions about a mailbox. With 15,000 mailboxes it is most of what is kept in memory. So they are bytes, one decision
+// after the other, in a sixth of the space of the values, and the garbage collector has nothing to follow in them.
 type history struct {
 	mu     sync.Mutex
-	list   []kept // a ring, once there are maxDecisions
-	newest int
-	ids    []subscriptions.Correlation // of each of list: in it they would take twice their space
+	packed []byte // the oldest first
+	count  int
+	began  int64   // Unix milliseconds: times in packed are told from here
+	phones []phone // packed has the places of these
+	whys   []unique.Handle[why]
 }
 
-// kept is a decision in a third of the space: 64 bytes.
-type kept struct {
-	key    mail.Key
-	push   mail.PushID
-	at     int64  // Unix microseconds; 0: not known
-	came   uint32 // Unix seconds, which is all that Exchange tells; 0: not known
-	shown  int32  // milliseconds after at; 0: the phone has not said so
-	device unique.Handle[string]
-	why    unique.Handle[why]
-}
+// phone is an enrolment with the phone that it had.
+type phone struct{ device, token, topic string }
 
 // why is what many decisions have in common.
 type why struct {
@@ -45,140 +40,204 @@ type why struct {
 	status  int
 }
 
-func keep(d subscriptions.Decision) kept {
-	k := kept{key: d.Key, push: d.PushID, device: unique.Make(d.Device), why: unique.Make(why{d.Outcome, d.Reason, d.Code, d.Status})}
-	if !d.At.IsZero() {
-		k.at = d.At.UnixMicro()
-	}
-	if at := d.Came.Unix(); at > 0 && at <= math.MaxUint32 {
-		k.came = uint32(at)
-	}
-	return k
+// kept is a decision as it is packed.
+type kept struct {
+	subscriptions.Decision
+	phone phone
+	own   bool // its apns-id is the one that follows from key and phone, and is not packed: mail.Secret.PushID
 }
 
-func (k kept) decision() subscriptions.Decision {
-	w := k.why.Value()
-	d := subscriptions.Decision{Key: k.key, PushID: k.push, Device: k.device.Value(), Outcome: w.outcome, Reason: w.reason, Code: w.code, Status: w.status}
-	if k.at != 0 {
-		d.At = time.UnixMicro(k.at)
+// What a packed decision has beside its key, its places and its correlation. That is its first byte, and they follow in this order.
+const (
+	hasOwn    = 1 << iota
+	hasPushID // 16 bytes
+	hasAt     // milliseconds
+	hasCame   // seconds before that
+	hasShown  // milliseconds after it
+)
+
+const (
+	// mostPlaces is the phones, and the reasons, of which the history has places: half of them are of decisions that are forgotten, at least.
+	// A place is a byte.
+	mostPlaces = 2 * maxDecisions
+	// roomForMore is what packed grows by where it is full: eight decisions. To double it would leave a third of it empty.
+	roomForMore = 256
+	// mostPacked is the bytes of a decision whose times are years apart.
+	mostPacked = 72
+)
+
+// add keeps a decision. to is the phone of its device now, where it has one.
+func (h *history) add(secret mail.Secret, d subscriptions.Decision, to phone) {
+	k := kept{Decision: d, phone: to}
+	k.own = d.PushID != mail.PushID{} && d.PushID == secret.PushID(d.Key, to.token, to.topic)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.count == maxDecisions {
+		_, size := h.unpack(h.packed)
+		h.packed = slices.Delete(h.packed, 0, size)
+		h.count--
 	}
-	if k.came != 0 {
-		d.Came = time.Unix(int64(k.came), 0)
+	h.pack(k)
+	if max(len(h.phones), len(h.whys)) > mostPlaces {
+		h.rewrite(func(int, *kept) {})
 	}
-	if k.shown != 0 {
-		d.Shown = d.At.Add(time.Duration(k.shown) * time.Millisecond)
+}
+
+// pack writes a decision behind the others. It is called with mu held.
+func (h *history) pack(k kept) {
+	if h.count == 0 {
+		h.began = k.At.UnixMilli()
 	}
-	return d
+	var has byte
+	b := append(append(make([]byte, 0, mostPacked), has), k.Key[:]...)
+	switch {
+	case k.own:
+		has |= hasOwn
+	case k.PushID != mail.PushID{}:
+		has |= hasPushID
+		b = append(b, k.PushID[:]...)
+	}
+	b = append(b, place(&h.phones, k.phone), place(&h.whys, unique.Make(why{k.Outcome, k.Reason, k.Code, k.Status})))
+	at := h.began
+	if !k.At.IsZero() {
+		has |= hasAt
+		at = k.At.UnixMilli()
+		b = binary.AppendVarint(b, at-h.began)
+	}
+	if !k.Came.IsZero() {
+		has |= hasCame
+		b = binary.AppendVarint(b, at/1000-k.Came.Unix()) // Exchange tells no more than seconds
+	}
+	if !k.Shown.IsZero() {
+		has |= hasShown
+		b = binary.AppendVarint(b, k.Shown.UnixMilli()-at)
+	}
+	b = binary.LittleEndian.AppendUint32(b, uint32(k.Correlation))
+	b[0] = has
+	if cap(h.packed)-len(h.packed) < len(b) {
+		h.packed = append(make([]byte, 0, len(h.packed)+roomForMore), h.packed...)
+	}
+	h.packed = append(h.packed, b...)
+	h.count++
+}
+
+// place is where a list has a value, which it gets where it does not have it yet.
+func place[T comparable](list *[]T, v T) byte {
+	i := slices.Index(*list, v)
+	if i < 0 {
+		i = len(*list)
+		*list = append(slices.Clip(*list), v) // nearly always it is the only one
+	}
+	return byte(i)
+}
+
+// unpack reads the first decision of b, and how many bytes it has. It is called with mu held.
+func (h *history) unpack(b []byte) (k kept, size int) {
+	has := b[0]
+	size = 1 + copy(k.Key[:], b[1:])
+	k.own = has&hasOwn != 0
+	if has&hasPushID != 0 {
+		size += copy(k.PushID[:], b[size:])
+	}
+	k.phone = h.phones[b[size]]
+	w := h.whys[b[size+1]].Value()
+	size += 2
+	k.Device, k.Outcome, k.Reason, k.Code, k.Status = k.phone.device, w.outcome, w.reason, w.code, w.status
+	next := func(what byte) int64 {
+		if has&what == 0 {
+			return 0
+		}
+		v, n := binary.Varint(b[size:])
+		size += n
+		return v
+	}
+	at := h.began + next(hasAt)
+	came, shown := at/1000-next(hasCame), at+next(hasShown)
+	if has&hasAt != 0 {
+		k.At = time.UnixMilli(at)
+	}
+	if has&hasCame != 0 {
+		k.Came = time.Unix(came, 0)
+	}
+	if has&hasShown != 0 {
+		k.Shown = time.UnixMilli(shown)
+	}
+	k.Correlation = subscriptions.Correlation(binary.LittleEndian.Uint32(b[size:]))
+	return k, size + 4
+}
+
+// unpacked are the decisions, the oldest first. It is called with mu held.
+func (h *history) unpacked() iter.Seq2[int, kept] {
+	return func(yield func(int, kept) bool) {
+		i := 0
+		for b := h.packed; len(b) > 0; i++ {
+			k, size := h.unpack(b)
+			if !yield(i, k) {
+				return
+			}
+			b = b[size:]
+		}
+	}
+}
+
+// rewrite packs the decisions anew, as they are changed. It is called with mu held.
+func (h *history) rewrite(change func(i int, k *kept)) {
+	var anew history
+	for i, k := range h.unpacked() {
+		change(i, &k)
+		anew.pack(k)
+	}
+	h.packed, h.began, h.phones, h.whys = anew.packed, anew.began, anew.phones, anew.whys
+}
+
+// decision is what was kept, with its apns-id.
+func (k kept) decision(secret mail.Secret) subscriptions.Decision {
+	if k.own {
+		k.PushID = secret.PushID(k.Key, k.phone.token, k.phone.topic)
+	}
+	return k.Decision
 }
 
 // show keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said so
 // before.
-func (h *history) show(key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
+func (h *history) show(secret mail.Secret, key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i := range h.list {
-		n := (h.newest + len(h.list) - i) % len(h.list)
-		k := &h.list[n]
-		if k.key != key || k.device.Value() != device || k.why.Value().outcome != outcome.Accepted {
-			continue
+	place := -1
+	for i, k := range h.unpacked() {
+		if k.Key == key && k.Device == device && k.Outcome == outcome.Accepted {
+			place, d = i, k.decision(secret)
 		}
-		first = k.shown == 0
-		if first {
-			k.shown = after(time.UnixMicro(k.at), at)
+	}
+	if place < 0 || !d.Shown.IsZero() {
+		return d, false, place >= 0
+	}
+	h.rewrite(func(i int, k *kept) {
+		if i == place {
+			k.Shown = at
 		}
-		return h.at(n), first, true
-	}
-	return d, false, false
-}
-
-// at is one of the decisions. It is called with mu held.
-func (h *history) at(i int) subscriptions.Decision {
-	d := h.list[i].decision()
-	d.Correlation = h.ids[i]
-	return d
-}
-
-// after are the milliseconds between two times that are days apart at most. They are never 0: the clocks of a phone and of this machine
-// differ.
-func after(from, to time.Time) int32 {
-	ms := to.Sub(from).Milliseconds()
-	if ms == 0 {
-		return 1
-	}
-	return int32(min(max(ms, math.MinInt32), math.MaxInt32))
-}
-
-func (h *history) add(d subscriptions.Decision) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := len(h.list)
-	if n == maxDecisions {
-		h.newest = (h.newest + 1) % maxDecisions
-		h.list[h.newest], h.ids[h.newest] = keep(d), d.Correlation
-		return
-	}
-	if n == cap(h.list) { // append would take a quarter more than there will ever be
-		room := min(max(2*n, 2), maxDecisions)
-		h.list = append(make([]kept, 0, room), h.list...)
-		h.ids = append(make([]subscriptions.Correlation, 0, room), h.ids...)
-	}
-	h.list, h.ids = append(h.list, keep(d)), append(h.ids, d.Correlation)
-	h.newest = n
+	})
+	d.Shown = at
+	return d, true, true
 }
 
 // all returns the decisions, the newest first.
-func (h *history) all() []subscriptions.Decision {
+func (h *history) all(secret mail.Secret) []subscriptions.Decision {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	list := make([]subscriptions.Decision, 0, len(h.list))
-	for i := range h.list {
-		list = append(list, h.at((h.newest+len(h.list)-i)%len(h.list)))
+	list := make([]subscriptions.Decision, 0, h.count)
+	for _, k := range h.unpacked() {
+		list = append(list, k.decision(secret))
 	}
+	slices.Reverse(list)
 	return list
-}
-
-// maxSeen bounds the items of a mailbox that are remembered as dealt with: enough for the notifications of one message, which come within
-// seconds.
-const maxSeen = 64
-
-// seen remembers the newest items that had their outcome, so that a copy of a message is told from another notification of it.
-type seen struct {
-	mu    sync.Mutex
-	items []uint64 // hashes of their ids; a ring, once there are maxSeen
-	next  int
-}
-
-// add remembers an item by its hash, and says whether it was known.
-func (s *seen) add(h uint64) (known bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if slices.Contains(s.items, h) {
-		return true
-	}
-	if len(s.items) < maxSeen {
-		s.items = append(s.items, h)
-		return false
-	}
-	s.items[s.next] = h
-	s.next = (s.next + 1) % maxSeen
-	return false
-}
-
-func (in *Inbox) hash(item string) uint64 { return maphash.String(in.seed, item) }
-
-// duplicate decides about an item that a hint named and whose message has its outcome already. Where it is another item than that one,
-// it is a copy, and nobody is alerted of it.
-func (m *Mailbox) duplicate(d due) {
-	if !m.seen.add(m.in.hash(d.item)) {
-		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.NotSent, Reason: outcome.Known, Came: d.received, At: time.Now(), Correlation: d.id})
-	}
 }
 
 // decide keeps decisions and counts them.
 func (m *Mailbox) decide(list ...subscriptions.Decision) {
 	for _, d := range list {
 		m.in.metrics.outcome(d)
-		m.history.add(d)
+		m.history.add(m.in.secret, d, m.phone(d.Device))
 		if m.in.o.Observer != nil {
 			m.in.o.Observer.Decided(d)
 		}
@@ -186,4 +245,12 @@ func (m *Mailbox) decide(list ...subscriptions.Decision) {
 			e.Write(append(m.about(d.Correlation), decided(d)...)...)
 		}
 	}
+}
+
+// phone is the one that a device has now.
+func (m *Mailbox) phone(device string) phone {
+	if d, ok := m.box.Device(device); ok {
+		return phone{d.ID, d.Token, d.Topic}
+	}
+	return phone{device: device}
 }

@@ -27,12 +27,12 @@ func (m *Mailbox) Status() Status {
 }
 
 // Decisions are the last ones about the mailbox, the newest first, at most 50.
-func (m *Mailbox) Decisions() []subscriptions.Decision { return m.history.all() }
+func (m *Mailbox) Decisions() []subscriptions.Decision { return m.history.all(m.in.secret) }
 
 // Shown keeps with the decision about a message that the phone of a device showed its alert. known: there is such a decision; first: nobody
 // said so before.
 func (m *Mailbox) Shown(key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
-	return m.history.show(key, device, at)
+	return m.history.show(m.in.secret, key, device, at)
 }
 
 func at(unix *atomic.Int64) time.Time {
