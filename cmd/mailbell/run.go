@@ -49,8 +49,9 @@ func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger
 	}
 	s.Notify(systemd.New(os.Getenv, os.Getpid()), started)
 	ctx, cancel := context.WithCancel(ctx)
-	var reload sync.WaitGroup
-	reload.Go(func() {
+	var beside sync.WaitGroup
+	beside.Go(func() { giveMemoryBack(ctx, lookAtMemory, debug.FreeOSMemory) })
+	beside.Go(func() {
 		for {
 			select {
 			case <-hup:
@@ -62,7 +63,7 @@ func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger
 	})
 	err = s.Run(ctx)
 	cancel()
-	reload.Wait()
+	beside.Wait()
 	return err
 }
 

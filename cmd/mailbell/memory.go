@@ -1,0 +1,58 @@
+package main
+
+// What memory the process keeps while there is little to do.
+
+import (
+	"context"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// memoryLook is how often the memory is looked at: a burst of mail is over when next to nothing was allocated since.
+	memoryLook = 500 * time.Millisecond
+	// littleToDo is what is allocated meanwhile at the most: as for some fifty messages.
+	littleToDo = 512 << 10
+	// worthwhile is the memory without use that is given back: to collect and return less would cost more than it saves.
+	worthwhile = 16 << 20
+)
+
+// memory is what the process has, in bytes.
+type memory struct {
+	allocated uint64 // ever
+	spare     uint64 // without use, of what is held from the system: garbage and free space
+}
+
+// giveMemoryBack returns to the system what a burst of mail took, once it is over, until ctx ends. The Go runtime would keep as much again as
+// is in use, and in quiet times grow into it for minutes before it looks for garbage.
+func giveMemoryBack(ctx context.Context, look func() memory, free func()) {
+	tick := time.NewTicker(memoryLook)
+	defer tick.Stop()
+	before := look()
+	least := before.spare // what cannot be given back: free space between what is in use
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := look()
+		if now.allocated-before.allocated < littleToDo && now.spare > least+worthwhile {
+			free()
+			now = look()
+			least = now.spare
+		}
+		least = min(least, now.spare)
+		before = now
+	}
+}
+
+// lookAtMemory asks the runtime.
+func lookAtMemory() memory {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(s)
+	v := func(i int) uint64 { return s[i].Value.Uint64() }
+	held := v(2) + v(3) + v(4)
+	return memory{allocated: v(0), spare: held - min(held, v(1))}
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestMemoryIsGivenBackOnceABurstIsOver(t *testing.T) {
+	const mib = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		now, freed := memory{spare: 20 * mib}, 0
+		locked := func(do func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			do()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			giveMemoryBack(ctx, func() (is memory) {
+				locked(func() { is = now })
+				return is
+			}, func() { locked(func() { freed, now.spare = freed+1, 25*mib }) })
+		}()
+		for _, step := range []struct {
+			what             string
+			allocated, spare uint64 // more
+			freed            int
+		}{
+			{"nothing happens", 0, 0, 0},
+			{"a burst begins", 50 * mib, 30 * mib, 0},
+			{"it goes on", 50 * mib, 30 * mib, 0},
+			{"it is over", mib / 4, 0, 1},
+			{"what is left cannot be given back", mib / 4, 0, 1},
+			{"a little is not worth it", mib / 4, 15 * mib, 1},
+			{"in time it is", mib / 4, 5 * mib, 2},
+		} {
+			locked(func() { now.allocated, now.spare = now.allocated+step.allocated, now.spare+step.spare })
+			time.Sleep(memoryLook)
+			synctest.Wait()
+			locked(func() {
+				if freed != step.freed {
+					t.Errorf("%s: it was given back %d times", step.what, freed)
+				}
+			})
+		}
+		cancel()
+		<-done
+	})
+}
+
+func TestTheMemoryThatIsGivenBackIsNotHeldAnyMore(t *testing.T) {
+	burst := make([][]byte, 64)
+	for i := range burst {
+		burst[i] = make([]byte, 1<<20)
+	}
+	runtime.GC() // it is in use
+	used := lookAtMemory()
+	runtime.KeepAlive(burst)
+	burst = nil
+	runtime.GC()
+	free := lookAtMemory()
+	debug.FreeOSMemory()
+	after := lookAtMemory()
+	if free.spare < used.spare+32<<20 || after.spare+32<<20 > free.spare {
+		t.Errorf("without use: %d in the burst, %d after it, %d when it was given back", used.spare, free.spare, after.spare)
+	}
+	if after.allocated < 64<<20 {
+		t.Errorf("%d allocated", after.allocated)
+	}
+}
