@@ -21,6 +21,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -385,6 +386,28 @@ func TestWhateverElseHappensHasAnAdvice(t *testing.T) {
 	last := all[len(all)-1]
 	if last.Specific() || last.when.remedy != 0 {
 		t.Errorf("the last line of the table does not fit everything: %+v", last)
+	}
+}
+
+func TestWhatAnotherServerAnswersIsNotTakenForTheWordOfAPNs(t *testing.T) {
+	for _, of := range Breakages() {
+		if !slices.Contains(of.when.peers, fault.APNs) {
+			continue
+		}
+		for _, code := range of.when.codes {
+			for _, peer := range []fault.Peer{fault.Graph, fault.Exchange, fault.TokenService} {
+				f := &fault.Error{Code: code, Scope: fault.Mailbox, Remedy: fault.Retry, Evidence: fault.Evidence{Peer: peer}}
+				if b := Advise(f, Circumstances{}); strings.Contains(b.Name+b.See, "APNs") || strings.Contains(b.Do, "Apple") {
+					t.Errorf("%s of %s: %s", code, peer, b.Name)
+				}
+			}
+		}
+	}
+	for _, status := range []int{http.StatusInternalServerError, http.StatusServiceUnavailable} {
+		f := &fault.Error{Code: "InternalServerError", Remedy: fault.Retry, Evidence: fault.Evidence{Peer: fault.Graph, Status: status}}
+		if b := Advise(f, Circumstances{}); b.Name != "Microsoft Graph has a fault" {
+			t.Errorf("%d of Microsoft Graph: %s", status, b.Name)
+		}
 	}
 }
 
