@@ -28,9 +28,9 @@ type newcomers struct {
 	pace *rate.Limiter // of those that do not wait
 
 	mu      sync.Mutex
-	last    time.Time // when a device was enrolled
+	last    time.Time  // when a device was enrolled
 	waiting []newcomer // first in first out; each at most once
-	serving bool // somebody begins those that wait
+	serving bool       // somebody begins those that wait
 }
 
 type newcomer struct {
