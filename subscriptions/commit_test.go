@@ -99,7 +99,7 @@ func TestABadChangeDoesNotFailThoseThatAreCommittedWithIt(t *testing.T) {
 	good, bad := &Record{ID: "good", Addresses: []string{"a@b.example"}}, &Record{ID: strings.Repeat("x", 1<<16)} // longer than a key of the file can be
 	var batch [][]entryPut
 	for _, r := range []*Record{good, bad, {ID: "other", Addresses: good.Addresses}} {
-		puts, err := encode(Change{Put: []*Record{r}})
+		puts, err := new(Embedded).encode(Change{Put: []*Record{r}})
 		if err != nil {
 			t.Fatal(err)
 		}

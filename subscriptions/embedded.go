@@ -43,6 +43,7 @@ type Embedded struct {
 	was       int  // the version that it was migrated from just now
 	older     bool // perhaps by one transaction than what was written last
 	committer *committer[[]entryPut]
+	sealer    sealer
 	probe     *probe
 
 	size    int64        // of the file when it was last looked at; the committer's own
@@ -201,7 +202,7 @@ func putMeta(tx *bbolt.Tx, secret []byte) error {
 
 // Write waits for the next commit. What is queued is committed, also when ctx ends.
 func (s *Embedded) Write(ctx context.Context, c Change) error {
-	puts, err := encode(c) // here, and not in the one writer
+	puts, err := s.encode(c) // here, and not in the one writer
 	if err != nil {
 		return err
 	}
@@ -304,7 +305,7 @@ func dropDevices(tx *bbolt.Tx, record string) error {
 	return nil
 }
 
-func encode(c Change) (puts []entryPut, err error) {
+func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 	for _, id := range c.Drop {
 		puts = append(puts, entryPut{bucket: bucketRecords, key: []byte(id)})
 	}
@@ -312,7 +313,7 @@ func encode(c Change) (puts []entryPut, err error) {
 		puts = append(puts, entryPut{bucket: bucketDevices, key: []byte(d.ID)})
 	}
 	add := func(bucket []byte, k kind, id string, v any) {
-		value, e := seal(k, id, v)
+		value, e := s.sealer.seal(k, id, v)
 		err = errors.Join(err, e)
 		puts = append(puts, entryPut{bucket, []byte(id), value, c.Whole && k == kindRecord})
 	}

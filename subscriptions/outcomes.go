@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 // Outcomes is the log of a record, in the order in which its messages were dealt with.
@@ -19,13 +20,16 @@ const entrySize = 16
 
 // MarshalBinary packs the entries; encoding/json writes it as base64 by MarshalText.
 func (o Outcomes) MarshalBinary() ([]byte, error) {
-	b := make([]byte, 0, len(o)*entrySize)
-	for _, e := range o {
+	return appendEntries(make([]byte, 0, len(o)*entrySize), o), nil
+}
+
+func appendEntries(b []byte, entries []Entry) []byte {
+	for _, e := range entries {
 		b = binary.BigEndian.AppendUint64(b, e.Key)
 		b = binary.BigEndian.AppendUint32(b, e.Number)
 		b = binary.BigEndian.AppendUint32(b, e.Received)
 	}
-	return b, nil
+	return b
 }
 
 // UnmarshalBinary is the inverse of MarshalBinary.
@@ -46,8 +50,12 @@ func (o *Outcomes) UnmarshalBinary(b []byte) error {
 
 // MarshalText writes the entries as base64.
 func (o Outcomes) MarshalText() ([]byte, error) {
-	b, _ := o.MarshalBinary()
-	return encoding.AppendEncode(nil, b), nil
+	text := make([]byte, 0, encoding.EncodedLen(len(o)*entrySize))
+	var packed [3 * entrySize]byte // of three entries, which make whole characters
+	for entries := range slices.Chunk(o, 3) {
+		text = encoding.AppendEncode(text, appendEntries(packed[:0], entries))
+	}
+	return text, nil
 }
 
 // UnmarshalText is the inverse of MarshalText.

@@ -45,6 +45,7 @@ type Redis struct {
 	address   string
 	prefix    string
 	committer *committer[[]recordWrite]
+	sealer    sealer
 	probe     *probe
 	told      told
 
@@ -112,7 +113,7 @@ func (s *Redis) recordKey(id, name string) string { return s.prefix + ":{" + id 
 
 // Write waits for the next round trip.
 func (s *Redis) Write(ctx context.Context, c Change) error {
-	writes, err := recordWrites(c) // here, and not in the one writer
+	writes, err := s.writes(c) // here, and not in the one writer
 	if err != nil {
 		return err
 	}

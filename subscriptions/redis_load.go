@@ -249,7 +249,7 @@ func (s *Redis) migrate(ctx context.Context, all Contents) error {
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			p.ScriptLoad(ctx, writeScript) // a server that was started anew does not have it
 			for _, r := range page {
-				writes, err := recordWrites(Change{Put: []*Record{r}, PutDevices: devices[r.ID], Whole: true})
+				writes, err := s.writes(Change{Put: []*Record{r}, PutDevices: devices[r.ID], Whole: true})
 				if err != nil {
 					return err
 				}

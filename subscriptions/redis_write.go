@@ -131,8 +131,8 @@ func (w *recordWrite) answer() (had, has int, err error) {
 	return int(n[0]), int(n[1]), nil
 }
 
-// recordWrites sorts a change by record.
-func recordWrites(c Change) ([]recordWrite, error) {
+// writes sorts a change by record.
+func (s *Redis) writes(c Change) ([]recordWrite, error) {
 	list := make([]recordWrite, 0, len(c.Put)+len(c.Drop))
 	of := func(id string) *recordWrite {
 		for i := range list {
@@ -144,7 +144,7 @@ func recordWrites(c Change) ([]recordWrite, error) {
 		return &list[len(list)-1]
 	}
 	for _, r := range c.Put {
-		value, err := seal(kindRecord, r.ID, r)
+		value, err := s.sealer.seal(kindRecord, r.ID, r)
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +156,7 @@ func recordWrites(c Change) ([]recordWrite, error) {
 		w.devices = append(w.devices, d.ID, "")
 	}
 	for _, d := range c.PutDevices {
-		value, err := seal(kindDevice, d.ID, d)
+		value, err := s.sealer.seal(kindDevice, d.ID, d)
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/mailbell/mailbell/mail"
 )
@@ -68,21 +69,28 @@ func checksum(k kind, id string, data []byte) string {
 	return fmt.Sprintf("%08x", sum)
 }
 
+// sealer writes values. Its buffers are used again.
+type sealer struct{ buffers sync.Pool } // of *bytes.Buffer
+
 // seal writes a value.
-func seal(k kind, id string, v any) ([]byte, error) {
-	var b bytes.Buffer
-	b.Grow(usualValue)
+func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
+	b, _ := s.buffers.Get().(*bytes.Buffer)
+	if b == nil {
+		b = new(bytes.Buffer)
+	}
+	defer s.buffers.Put(b)
+	b.Reset()
 	b.WriteString(sealMark + "00000000 ")
-	if err := json.NewEncoder(&b).Encode(v); err != nil {
+	if err := json.NewEncoder(b).Encode(v); err != nil {
 		return nil, err
 	}
-	sealed := b.Bytes()[:b.Len()-1] // without the end of line
+	sealed := bytes.Clone(b.Bytes()[:b.Len()-1]) // without the end of line
 	copy(sealed[len(sealMark):], checksum(k, id, sealed[sealSize:]))
 	return sealed, nil
 }
 
-// usualValue is what nearly every record and device fits into.
-const usualValue = 1 << 10
+// seal writes one value. Who writes many has a sealer.
+func seal(k kind, id string, v any) ([]byte, error) { return new(sealer).seal(k, id, v) }
 
 // unseal reads what seal wrote; of version 1 it takes the JSON as it is.
 func unseal(version int, k kind, id string, sealed []byte, v any) error {

@@ -89,3 +89,34 @@ func TestAVersionIsANumberFromOneToOurs(t *testing.T) {
 		}
 	}
 }
+
+// A sealer uses its buffers again, and a store keeps what it was given until it is written.
+func TestASealedValueStaysAsItIs(t *testing.T) {
+	var s sealer
+	first, err := s.seal(kindRecord, "r1", &Record{ID: "r1", Addresses: []string{"ann@contoso.example"}, Listed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 { // the race detector has a pool forget
+		if _, err := s.seal(kindRecord, "r2", &Record{ID: "r2", Addresses: []string{"bob@contoso.example"}, Listed: int64(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := readRecord(schema, "r1", first); err != nil || r.Listed != 1 {
+		t.Errorf("it is %+v by now: %v", r, err)
+	}
+}
+
+func TestALogOfAnyLengthIsWrittenAsOneText(t *testing.T) {
+	for n := range 10 {
+		var o Outcomes
+		for i := range n {
+			o = append(o, Entry{Key: uint64(i)<<40 | 1, Number: uint32(i), Received: 1 << 30})
+		}
+		packed, _ := o.MarshalBinary()
+		text, _ := o.MarshalText()
+		if want := encoding.EncodeToString(packed); string(text) != want {
+			t.Errorf("%d entries: %s, want %s", n, text, want)
+		}
+	}
+}
