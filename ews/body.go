@@ -16,8 +16,8 @@ import (
 // and rare.
 const keptBody = 4 << 10
 
-// requestBody is an envelope on its way. net/http may go on reading it after it has returned the answer, or send it again on another connection,
-// so its memory is used again only where it says that it has read it, once and for the last time.
+// requestBody is an envelope on its way. net/http may go on reading it after it has returned the answer, or send it again on another
+// connection, so its memory is used again only where net/http says that it has read it, once and for the last time.
 type requestBody struct {
 	bytes.Buffer
 	reader   bytes.Reader
@@ -35,7 +35,11 @@ func newRequestBody() *requestBody {
 		b.repeated.Store(true)
 		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
 	}
-	b.trace.WroteRequest = func(httptrace.WroteRequestInfo) { b.read.Store(true) }
+	b.trace.WroteRequest = func(i httptrace.WroteRequestInfo) {
+		if i.Err == nil { // else it may be sent again, and read then
+			b.read.Store(true)
+		}
+	}
 	return b
 }
 
