@@ -58,12 +58,13 @@ func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, only su
 }
 
 // place is where a mailbox that is new lives and the account that would listen to it, where nobody has to be asked: that is written with
-// the enrolment, and not once more by the look-up. Who takes the last place meanwhile has the look-up find another.
+// the enrolment, and not once more by the look-up. Who takes the last place meanwhile has the look-up find another. Where mailboxes may go
+// over to Graph, it is decided by the look-up alone: all others may go meanwhile.
 func (l *Listener) place(e subscriptions.Enrolment) (mail.Location, string) {
 	s := search{covering: l.covering(e.Mailbox), addresses: []string{e.Mailbox}, newcomer: true}
 	s.entries = pin(s.covering, e.Exchange)
 	found, ok := s.settled()
-	if !ok || found.err != nil {
+	if !ok || found.err != nil || found.entry.hasGraph() {
 		return mail.Location{}, ""
 	}
 	a := found.entry.seats.free("", groupingOf(found.at))
