@@ -9,10 +9,11 @@ import (
 )
 
 const (
-	// memoryLook is how often the memory is looked at: a burst of mail is over when next to nothing was allocated since.
-	memoryLook = 500 * time.Millisecond
-	// littleToDo is what is allocated meanwhile at the most: as for some fifty messages.
-	littleToDo = 512 << 10
+	// memoryLook is how often the memory is looked at: a burst of mail is over when next to nothing was allocated since. Bursts come in waves,
+	// and the next one is not to fetch again what was just given back.
+	memoryLook = 10 * time.Second
+	// littleToDo is what is allocated meanwhile at the most: as for thirty messages a second.
+	littleToDo = 4 << 20
 	// worthwhile is the memory without use that is given back: to collect and return less would cost more than it saves.
 	worthwhile = 16 << 20
 )

@@ -43,7 +43,7 @@ func TestMemoryIsGivenBackOnceABurstIsOver(t *testing.T) {
 			{"in time it is", mib / 4, 5 * mib, 2},
 		} {
 			locked(func() { now.allocated, now.spare = now.allocated+step.allocated, now.spare+step.spare })
-			time.Sleep(memoryLook)
+			<-time.After(memoryLook)
 			synctest.Wait()
 			locked(func() {
 				if freed != step.freed {
@@ -57,14 +57,7 @@ func TestMemoryIsGivenBackOnceABurstIsOver(t *testing.T) {
 }
 
 func TestTheMemoryThatIsGivenBackIsNotHeldAnyMore(t *testing.T) {
-	burst := make([][]byte, 64)
-	for i := range burst {
-		burst[i] = make([]byte, 1<<20)
-	}
-	runtime.GC() // it is in use
-	used := lookAtMemory()
-	runtime.KeepAlive(burst)
-	burst = nil
+	used := inABurst()
 	runtime.GC()
 	free := lookAtMemory()
 	debug.FreeOSMemory()
@@ -75,4 +68,16 @@ func TestTheMemoryThatIsGivenBackIsNotHeldAnyMore(t *testing.T) {
 	if after.allocated < 64<<20 {
 		t.Errorf("%d allocated", after.allocated)
 	}
+}
+
+// inABurst is the memory while 64 MiB are in use, which are not any more when it returns.
+func inABurst() memory {
+	burst := make([][]byte, 64)
+	for i := range burst {
+		burst[i] = make([]byte, 1<<20)
+	}
+	runtime.GC() // it is in use
+	used := lookAtMemory()
+	runtime.KeepAlive(burst)
+	return used
 }
