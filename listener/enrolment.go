@@ -23,11 +23,11 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only su
 		return subscriptions.Device{}, false, &subscriptions.FieldError{Field: "mailbox", Code: codeNotCovered,
 			Detail: mail.Domain(e.Mailbox) + " is not in domains of an exchange entry of the configuration"}
 	}
+	defer l.new.enrolling()()
 	done, err := l.enrol(ctx, e, only, entries)
 	if err != nil {
 		return subscriptions.Device{}, false, err
 	}
-	l.new.enrolled()
 	for _, id := range done.Ousted {
 		l.removed(done.Mailbox, id)
 	}
