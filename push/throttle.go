@@ -36,7 +36,7 @@ func (t *throttle) until(p subscriptions.Phone) time.Time {
 	return t.phones[p].until
 }
 
-// slowDown doubles the pause of a phone and returns when it ends.
+// slowDown doubles the pause of a phone and returns when it ends. Of notifications that were under way together one counts.
 func (t *throttle) slowDown(p subscriptions.Phone) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -44,8 +44,12 @@ func (t *throttle) slowDown(p subscriptions.Phone) time.Time {
 	if !ok {
 		makeRoom(t.phones, maxThrottled)
 	}
+	now := time.Now()
+	if now.Before(e.until) {
+		return e.until
+	}
 	e.times++
-	e.until = time.Now().Add(throttling.Wait(e.times, 0))
+	e.until = now.Add(throttling.Wait(e.times, 0))
 	t.phones[p] = e
 	return e.until
 }

@@ -43,6 +43,33 @@ func TestAPhoneWaitsLongerEachTimeUpToItsBound(t *testing.T) {
 	})
 }
 
+// A phone that got eight messages within a second was left alone for more than four minutes for one word of APNs.
+func TestAPhoneOfWhichSeveralAlertsAreRefusedTogetherWaitsAsForOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const together = 8
+		b := overMemory(t, func(a arrived) act {
+			if a.number <= together {
+				return act{status: 429, body: `{"reason":"TooManyRequests"}`, delay: 10 * time.Millisecond}
+			}
+			return act{}
+		})
+		answers := make(chan subscriptions.Answer, together)
+		for i := range together {
+			go func() { answers <- b.Push(t.Context(), alert(1, i)) }()
+		}
+		for range together {
+			a := <-answers
+			if wait := time.Until(a.Next); a.Reason != "throttled" || wait > 2*throttling.First {
+				t.Errorf("one of %d that were refused together is tried in %v: %+v", together, wait, a)
+			}
+		}
+		<-time.After(2 * throttling.First)
+		if a := b.Push(t.Context(), alert(1, together)); a.Result != subscriptions.Accepted {
+			t.Errorf("then: %+v", a)
+		}
+	})
+}
+
 func TestAPhoneThatAcceptedAnAlertStartsAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {
