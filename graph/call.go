@@ -164,7 +164,9 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 	if e != nil {
 		e.RequestID = a.RequestID
 	}
-	c.gates.note(op.gate(), a.Began, e)
+	if e != nil || op.requests == 0 { // else it is a batch that was let in: its parts say more
+		c.gates.note(op.gate(), a.Began, e)
+	}
 	return a, err
 }
 

@@ -248,18 +248,23 @@ func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few
 	for i, id := range ids {
 		items[i] = Item{ID: id, Err: unparseable(op, "fewer answers than messages")}
 	}
-	for _, r := range got.Responses {
+	ended := make([]*Error, len(got.Responses))
+	for n, r := range got.Responses {
+		if r.Status != http.StatusOK {
+			ended[n] = r.refused(op)
+			ended[n].RequestID = a.RequestID
+		}
+	}
+	c.gates.noteParts(op.gate(), a.Began, ended)
+	for n, r := range got.Responses {
 		i, err := strconv.Atoi(r.ID)
 		if err != nil || i < 0 || i >= len(items) {
 			continue
 		}
 		var m message
 		switch {
-		case r.Status != http.StatusOK:
-			refused := r.refused(op)
-			refused.RequestID = a.RequestID
-			c.gates.note(op.gate(), a.Began, refused)
-			items[i].Err = refused
+		case ended[n] != nil:
+			items[i].Err = ended[n]
 		case json.Unmarshal(r.Body, &m) != nil:
 			items[i].Err = unparseable(op, "it is not the JSON of a message")
 		default:

@@ -254,6 +254,7 @@ func (g *gates) note(key string, began time.Time, e *Error) {
 	}
 	g.answers++
 	at := g.gate(key, now)
+	defer g.tidy(key, now) // whoever asked may have left
 	switch {
 	case e == nil || !throttles(e.Fault):
 		if e == nil || e.Fault.Status != 0 { // Graph has answered
@@ -275,6 +276,20 @@ func (g *gates) note(key string, began time.Time, e *Error) {
 	}
 	if len(g.refused) == witnesses && g.refusals*appShare >= g.answers {
 		f.After = max(f.After, g.app.refuse(began, e.asked, now))
+	}
+}
+
+// noteParts takes in how the parts of a batch of one mailbox ended, which was let in itself; nil: well. Only one that was not refused for
+// now says that there are answers again.
+func (g *gates) noteParts(key string, began time.Time, ended []*Error) {
+	held := func(e *Error) bool { return e != nil && throttles(e.Fault) }
+	if len(ended) == 0 || slices.ContainsFunc(ended, func(e *Error) bool { return !held(e) }) {
+		g.note(key, began, nil)
+	}
+	for _, e := range ended {
+		if held(e) {
+			g.note(key, began, e)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -202,6 +203,46 @@ func TestWhoeverWasRefusedIsLeftAloneForLongerEachTimeWhateverRetryAfterSays(t *
 		<-time.After(forgotten)
 		if _, err := c.Look(t.Context(), mara); err != nil || len(c.gates.of) != 0 {
 			t.Errorf("%d gates, %v", len(c.gates.of), err)
+		}
+	})
+}
+
+// A batch is let in though each of its requests is refused: that is no word that Graph answers again.
+func TestABatchOfWhichEachRequestIsRefusedIsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var batches atomic.Int64
+		refuses := atomic.Bool{}
+		refuses.Store(true)
+		c := New(Options{Base: base, HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+			batches.Add(1)
+			var asked batchBody
+			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+				return nil, err
+			}
+			status, body := http.StatusOK, `{"id":"1"}`
+			if refuses.Load() {
+				status, body = http.StatusTooManyRequests, errorBody("TooManyRequests", "")
+			}
+			var list []string
+			for _, one := range asked.Requests {
+				list = append(list, fmt.Sprintf(`{"id":%q,"status":%d,"headers":{"Retry-After":"1"},"body":%s}`, one.ID, status, body))
+			}
+			return reply(r, http.StatusOK, `{"responses":[`+strings.Join(list, ",")+`]}`), nil
+		})})
+		began := time.Now()
+		for time.Since(began) < 30*time.Minute {
+			_ = itemsOf(c.Read(t.Context(), mara, []string{"1", "2"}))
+			<-time.After(time.Second) // as one who does not wait
+		}
+		if n := batches.Load(); n < 10 || n > 16 {
+			t.Errorf("%d batches in half an hour", n)
+		}
+		refuses.Store(false)
+		<-time.After(6 * time.Minute)
+		for range 10 {
+			if err := itemsOf(c.Read(t.Context(), mara, []string{"1", "2"})); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
