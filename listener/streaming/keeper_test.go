@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 )
 
 // endOf ends the nth stream.
@@ -231,6 +233,49 @@ func TestGroupsWhoseMembersHangKeepTheOthersWaitingForSecondsOnly(t *testing.T) 
 		pass(10 * stalled)
 		if !m.listens() {
 			t.Error("it waits for those that hang")
+		}
+	})
+}
+
+// A group that waits for its turn, and has nobody to subscribe any more, kept all others of the exchange entry waiting for as long as the
+// server took for a subscription that it was given back.
+func TestAGroupThatHasNobodyToSubscribeAnyMoreLetsTheOthersHaveTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.wait = func(ctx context.Context, c call) error {
+			if c.op == "Unsubscribe" || strings.Contains(c.url, "sick") {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		a := newAccount(t, s, 200)
+		at := func(host, address string) mail.Location {
+			l := here(address)
+			l.URL = "https://" + host + ".example"
+			return l
+		}
+		m := a.mailbox(bob)
+		m.Join(at("old", bob))
+		pass(time.Second)
+		m.Leave()
+		pass(time.Second)
+		if len(s.made("Unsubscribe")) != 1 {
+			t.Fatal("nothing is given back")
+		}
+		for i := range atOnce {
+			a.mailbox(numbered(i)).Join(at(fmt.Sprint("sick", i), numbered(i)))
+		}
+		pass(2 * settle)
+		y := a.mailbox(carol)
+		y.Join(at("old", carol))
+		pass(2 * settle)
+		y.Leave()
+		pass(2 * settle)
+		last := a.join(alice)[0]
+		pass(3 * stalled)
+		if !last.listens() {
+			t.Error("it waits for a group that has nobody to subscribe")
 		}
 	})
 }

@@ -89,6 +89,8 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 	switch {
 	case len(list) == 0 && g.calls == 0:
 		g.turns().end(g)
+	case len(list) == 0: // it needs no turn meanwhile, but keeps the one that it has
+		g.turns().pass(g)
 	case len(list) > 0 && !g.turns().take(g, now):
 		next = sooner(next, now.Add(stalled))
 		list = nil

@@ -70,6 +70,20 @@ func (t *turns) end(g *group) {
 	defer t.mu.Unlock()
 	delete(t.having, g)
 	delete(t.stuck, g)
+	t.leave(g)
+}
+
+// pass ends the wait of a group for its turn: whoever waits first and does not take it would keep all others waiting.
+func (t *turns) pass(g *group) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if slices.Contains(t.waiting, g) {
+		t.leave(g)
+	}
+}
+
+// leave takes a group out of those that wait. It is called with mu held.
+func (t *turns) leave(g *group) {
 	t.waiting = slices.DeleteFunc(t.waiting, func(w *group) bool { return w == g })
 	t.wake()
 }
