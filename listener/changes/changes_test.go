@@ -605,6 +605,43 @@ func TestARightThatIsMissingHasAllMailboxesPolledAndOneTriesFromTimeToTime(t *te
 	})
 }
 
+// Where few mailboxes are, each had been refused when all were held, and nobody was left to try before an hour was over.
+func TestHoweverFewMailboxesAreRefusedOneTriesFromTimeToTime(t *testing.T) {
+	for _, mailboxes := range []int{1, 2, witnesses, 40} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer()
+			s.refuse = func(op, _ string) error {
+				if op == "POST" {
+					return &fault.Error{Op: "POST subscriptions", Code: graph.CodeDenied, Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Untold: true, Unsupported: true}
+				}
+				return nil
+			}
+			a := newAccount(t, s)
+			for i := range mailboxes {
+				a.join(address(i))
+			}
+			pass(10 * time.Second)
+			posts := s.count("POST")
+			for began := time.Now(); time.Since(began) < 2*time.Hour; pass(time.Minute) {
+				f, next := a.boxes[0].Failing()
+				if late := time.Since(next); f == nil || late > 10*time.Second {
+					t.Fatalf("of %d mailboxes the first says %v, next try %v ago", mailboxes, f, late)
+				}
+			}
+			if n := s.count("POST") - posts; n < 8 || n > 20+mailboxes {
+				t.Errorf("%d mailboxes: %d tries in two hours", mailboxes, n)
+			}
+			s.set(func() { s.refuse = nil })
+			pass(maxHold + time.Minute)
+			for _, m := range a.boxes {
+				if !m.listens() {
+					t.Fatalf("%s of %d is not listened to once the right is there: %s", m.address, mailboxes, m.failing())
+				}
+			}
+		})
+	}
+}
+
 func TestOneMailboxThatIsRefusedHoldsNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

@@ -95,6 +95,8 @@ func (k *Keeper) hire(now time.Time) {
 		most = 1
 		if k.hold.until.After(now) {
 			most = 0
+		} else if k.writes.workers == 0 && k.writes.len() == 0 {
+			k.volunteer()
 		}
 	}
 	for !k.closed && k.writes.workers < most && k.writes.claimed < k.writes.len() {
@@ -102,6 +104,24 @@ func (k *Keeper) hire(now time.Time) {
 		k.writes.claimed++
 		k.tasks.Go(k.writing)
 	}
+}
+
+// volunteer has the one of those that were refused try that would be the next to: where all were, nobody else finds out whether what refuses
+// them is over. It is called with mu held.
+func (k *Keeper) volunteer() {
+	var first *Member
+	for _, m := range k.agenda {
+		if kind, next := m.wants(); kind == creation && !m.writing && m.in && m.refusal.Fault != nil && common(m.refusal.Fault) &&
+			(first == nil || next.Before(first.refusal.Next)) {
+			first = m
+		}
+	}
+	if first == nil {
+		return
+	}
+	first.writing = true
+	first.plan()
+	k.add(creation, write{member: first, joined: first.joined})
 }
 
 // writing makes writes, each in its turn, until there are none.
