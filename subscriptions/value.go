@@ -69,6 +69,10 @@ func checksum(k kind, id string, data []byte) string {
 	return fmt.Sprintf("%08x", sum)
 }
 
+// keptValue is how large a buffer may be that is used again: a record with a full log has 16 KiB. One with a thousand devices behind has
+// megabytes, and is rare.
+const keptValue = 16 << 10
+
 // sealer writes values. Its buffers are used again.
 type sealer struct{ buffers sync.Pool } // of *bytes.Buffer
 
@@ -78,7 +82,7 @@ func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
 	if b == nil {
 		b = new(bytes.Buffer)
 	}
-	defer s.buffers.Put(b)
+	defer s.giveBack(b)
 	b.Reset()
 	b.WriteString(sealMark + "00000000 ")
 	if err := json.NewEncoder(b).Encode(v); err != nil {
@@ -87,6 +91,15 @@ func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
 	sealed := bytes.Clone(b.Bytes()[:b.Len()-1]) // without the end of line
 	copy(sealed[len(sealMark):], checksum(k, id, sealed[sealSize:]))
 	return sealed, nil
+}
+
+// giveBack keeps a buffer for the next value, and says whether it did.
+func (s *sealer) giveBack(b *bytes.Buffer) bool {
+	if b.Cap() > keptValue {
+		return false
+	}
+	s.buffers.Put(b)
+	return true
 }
 
 // seal writes one value. Who writes many has a sealer.

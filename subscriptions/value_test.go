@@ -90,6 +90,15 @@ func TestAVersionIsANumberFromOneToOurs(t *testing.T) {
 	}
 }
 
+func TestTheBufferOfAHugeValueIsNotKept(t *testing.T) {
+	var s sealer
+	for size, kept := range map[int]bool{keptValue: true, keptValue + 1: false} {
+		if s.giveBack(bytes.NewBuffer(make([]byte, size))) != kept {
+			t.Errorf("of %d bytes: kept %t", size, !kept)
+		}
+	}
+}
+
 // A sealer uses its buffers again, and a store keeps what it was given until it is written.
 func TestASealedValueStaysAsItIs(t *testing.T) {
 	var s sealer
