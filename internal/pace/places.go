@@ -30,6 +30,8 @@ const (
 	patience  = 50 * time.Millisecond
 	hanging   = 500 * time.Millisecond
 	manyTimes = 8
+	// stalls is how many times that long no call is answered until a server that is slow, or stalls, is taken for one whose calls hang.
+	stalls = 4
 	// suspectShare is the part of the places that mailboxes may have whose last call hung.
 	suspectShare = 4
 	// maxSuspects bounds the mailboxes that are remembered for that; beyond it they are forgotten and met anew.
@@ -215,11 +217,15 @@ func (p *places) admit() {
 func (p *places) passOne() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 || p.slow {
+	if len(p.queue) == 0 {
 		return
 	}
 	now := time.Now()
 	long := max(hanging, manyTimes*p.window.usual)
+	silent := now.Sub(p.answered)
+	if p.slow && silent <= stalls*long {
+		return
+	}
 	first := func(fits func(c *place) bool) int {
 		return slices.IndexFunc(p.held, func(c *place) bool { return c.hangs(now, long) && fits(c) })
 	}
@@ -231,8 +237,8 @@ func (p *places) passOne() {
 		}
 		return
 	}
-	if now.Sub(p.answered) > long {
-		long *= 4
+	if silent > long {
+		long *= stalls
 	}
 	if i := first(func(c *place) bool { return !c.givenUp }); i >= 0 {
 		c := p.held[i]

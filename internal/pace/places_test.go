@@ -3,6 +3,7 @@ package pace
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +28,46 @@ func TestAServerThatIsSlowForAllIsNotGivenUp(t *testing.T) {
 		defer cancel()
 		c = p.enter(ctx, "another", false)
 		p.leave(c, Failed)
+	})
+}
+
+// One answer that took long kept all calls waiting that came after it, where those under way hung: for as long as a call may take.
+func TestAServerThatWasSlowOnceAndDoesNotAnswerAnyMoreKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaces(256)[Reading]
+		answer := func(took time.Duration) {
+			c := p.enter(t.Context(), "well", false)
+			p.begin(c, func() {})
+			<-time.After(took)
+			p.leave(c, Well)
+		}
+		for range 2 * settled {
+			answer(20 * time.Millisecond)
+		}
+		answer(2 * hanging)
+		var calls sync.WaitGroup
+		for i := range int(p.window.most) { // where there are places for all of them
+			calls.Go(func() {
+				ctx, giveUp := context.WithTimeout(t.Context(), time.Minute)
+				defer giveUp()
+				c := p.enter(ctx, fmt.Sprint("hangs", i), false)
+				p.begin(c, giveUp)
+				<-ctx.Done()
+				p.leave(c, Failed)
+			})
+		}
+		synctest.Wait()
+		for range 10 {
+			began := time.Now()
+			answer(20 * time.Millisecond)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("a mailbox that does not hang waited for %v", took)
+			}
+		}
+		calls.Wait()
+		if len(p.held)+len(p.queue)+p.lent != 0 {
+			t.Errorf("%d have a place, %d wait, %d are lent", len(p.held), len(p.queue), p.lent)
+		}
 	})
 }
 
