@@ -1,0 +1,126 @@
+package changes
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// seeds is how many sick Graphs are played: go test ./listener/changes -run AfterWhatever -seeds 1000.
+var seeds = flag.Uint64("seeds", 12, "by how many seeds what fails at random is tried")
+
+// refusals of Graph, each of which is tried again within the hour; most say that one mailbox is refused what all would be.
+func refusals(op string) []*fault.Error {
+	return []*fault.Error{
+		{Op: op, Code: graph.CodeThrottled, Scope: fault.Mailbox, Remedy: fault.Wait, After: time.Minute},
+		{Op: op, Code: graph.CodeHeld, Scope: fault.Mailbox, Remedy: fault.Retry, After: 5 * time.Second},
+		{Op: op, Code: graph.CodeHandshake, Scope: fault.Mailbox, Remedy: fault.Fix, After: 4 * time.Minute, Untold: true},
+		{Op: op, Code: graph.CodeDenied, Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Untold: true, Unsupported: true},
+		{Op: op, Code: "HTTP 401", Scope: fault.Account, Remedy: fault.Fix, After: 4 * time.Minute},
+		{Op: op, Code: "HTTP 403", Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Unproven: true},
+		{Op: op, Code: "HTTP 503", Scope: fault.Server, Remedy: fault.Wait, After: 5 * time.Second},
+		{Op: op, Code: "network", Scope: fault.Server, Remedy: fault.Retry, After: 5 * time.Second},
+		{Op: op, Code: "HTTP 404", Scope: fault.Mailbox, Remedy: fault.Wait, After: 4 * time.Minute, Moved: true, Elsewhere: true, Untold: true},
+	}
+}
+
+// Whatever Graph does, and whoever comes and goes meanwhile: once it is well, each mailbox is listened to within the hour after which what
+// needs a person is tried again.
+func TestAfterWhateverGraphDoesEachMailboxIsListenedToOnceItIsWell(t *testing.T) {
+	const (
+		sickFor = 90 * time.Minute
+		// An hour with its jitter, and the time for which all are held.
+		within = time.Hour + 2*time.Minute + maxHold
+	)
+	for seed := range *seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dice := rand.New(rand.NewPCG(seed, 1))
+				var mu sync.Mutex
+				sick := dice.Float64()
+				draw := func() (float64, int) {
+					mu.Lock()
+					defer mu.Unlock()
+					return dice.Float64(), dice.IntN(1000)
+				}
+				s := newServer()
+				likely := dice.IntN(len(refusals("")))
+				s.refuse = func(op, _ string) error {
+					ill, pick := draw()
+					switch {
+					case ill >= sick:
+						<-time.After(time.Duration(pick) * time.Millisecond / 10)
+						return nil
+					case pick < 200:
+						<-time.After(writeTimeout)
+						return refusals(op)[0]
+					case pick < 500:
+						return refusals(op)[likely]
+					}
+					return refusals(op)[pick%len(refusals(op))]
+				}
+				a := newAccount(t, s)
+				a.verdict = func(*fault.Error) bool { _, pick := draw(); return pick%2 == 0 }
+				for i := range 1 + dice.IntN(30) {
+					a.join(address(i))
+				}
+				for began := time.Now(); time.Since(began) < sickFor; {
+					m := a.boxes[dice.IntN(len(a.boxes))]
+					switch p, _ := draw(); {
+					case p < 0.3:
+						m.Leave()
+						m.Join(here(m.address))
+					case p < 0.4:
+						m.Leave()
+					case p < 0.5:
+						m.Join(here(m.address))
+					case p < 0.6:
+						s.set(func() { clear(s.subs) })
+					case p < 0.65:
+						a.Retry()
+					case p < 0.75:
+						m.Listed()
+					case p < 0.85:
+						m.Unhinted(hintDelay)
+					case p < 0.95:
+						s.set(func() { s.unreached = !s.unreached })
+					default:
+						s.set(func() { s.lose = !s.lose })
+					}
+					_, wait := draw()
+					pass(time.Duration(wait) * 100 * time.Millisecond)
+				}
+				mu.Lock()
+				sick = 0
+				mu.Unlock()
+				s.set(func() { s.unreached, s.lose = false, false })
+				for _, m := range a.boxes {
+					m.Join(here(m.address)) // who is here stays as it is
+				}
+				pass(within)
+				for _, m := range a.boxes {
+					if m.failing() == CodeUntold { // until its first notification comes
+						continue
+					}
+					if f, next := m.Failing(); f != nil || !m.listens() {
+						t.Errorf("%s is not listened to %v after Graph is well: %v, next try in %v", m.address, within, f, time.Until(next))
+					}
+				}
+				a.join(alice) // where nobody had to ask since, the next who does finds out that nothing is held any more
+				pass(time.Minute)
+				a.Keeper.mu.Lock()
+				defer a.Keeper.mu.Unlock()
+				if a.hold.fault != nil || a.writes.workers != 0 || a.writes.claimed != 0 || a.writes.len() != 0 {
+					t.Errorf("held: %v; %d workers have claimed %d of %d writes", a.hold.fault, a.writes.workers, a.writes.claimed, a.writes.len())
+				}
+			})
+		})
+	}
+}
