@@ -51,6 +51,7 @@ func TestAfterWhateverGraphDoesEachMailboxIsListenedToOnceItIsWell(t *testing.T)
 					return dice.Float64(), dice.IntN(1000)
 				}
 				s := newServer()
+				s.longest = time.Duration(5+dice.IntN(60)) * time.Minute // so that there are renewals
 				likely := dice.IntN(len(refusals("")))
 				s.refuse = func(op, _ string) error {
 					ill, pick := draw()
