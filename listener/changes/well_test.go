@@ -115,11 +115,21 @@ func TestAfterWhateverGraphDoesEachMailboxIsListenedToOnceItIsWell(t *testing.T)
 					}
 				}
 				a.join(alice) // where nobody had to ask since, the next who does finds out that nothing is held any more
-				pass(time.Minute)
-				a.Keeper.mu.Lock()
-				defer a.Keeper.mu.Unlock()
-				if a.hold.fault != nil || a.writes.workers != 0 || a.writes.claimed != 0 || a.writes.len() != 0 {
-					t.Errorf("held: %v; %d workers have claimed %d of %d writes", a.hold.fault, a.writes.workers, a.writes.claimed, a.writes.len())
+				left := ""
+				for range 100 { // a renewal may be under way
+					pass(time.Second)
+					a.Keeper.mu.Lock()
+					left = ""
+					if a.hold.fault != nil || a.writes.workers != 0 || a.writes.claimed != 0 || a.writes.len() != 0 {
+						left = fmt.Sprintf("held: %v; %d workers have claimed %d of %d writes", a.hold.fault, a.writes.workers, a.writes.claimed, a.writes.len())
+					}
+					a.Keeper.mu.Unlock()
+					if left == "" {
+						break
+					}
+				}
+				if left != "" {
+					t.Error(left)
 				}
 			})
 		})
