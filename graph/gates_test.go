@@ -166,11 +166,11 @@ func TestAfterWhateverGraphDoesEachMailboxIsAnsweredOnceItIsWell(t *testing.T) {
 							for failures := 1; ctx.Err() == nil; failures++ {
 								limited, done := ctx, context.CancelFunc(func() {})
 								if own.IntN(4) == 0 {
-									limited, done = context.WithTimeout(ctx, time.Duration(own.IntN(2000))*time.Millisecond)
+									limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(2000))*time.Millisecond)
 								}
 								err := call(limited, mailbox)
 								done()
-								wait := time.Duration(own.IntN(20_000)) * time.Millisecond
+								wait := time.Duration(1+own.IntN(20_000)) * time.Millisecond
 								if err == nil {
 									failures = 0
 								} else if own.IntN(3) > 0 {

@@ -74,12 +74,12 @@ func TestAfterWhateverAPNsDoesEachAlertIsAcceptedOnceItIsWell(t *testing.T) {
 						for n := 0; ctx.Err() == nil; n++ {
 							limited, done := ctx, context.CancelFunc(func() {})
 							if own.IntN(4) == 0 {
-								limited, done = context.WithTimeout(ctx, time.Duration(own.IntN(5000))*time.Millisecond)
+								limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(5000))*time.Millisecond)
 							}
 							b.Push(limited, alert(i, n))
 							done()
 							select {
-							case <-time.After(time.Duration(own.IntN(20_000)) * time.Millisecond):
+							case <-time.After(time.Duration(1+own.IntN(20_000)) * time.Millisecond):
 							case <-ctx.Done():
 							}
 						}
@@ -87,7 +87,7 @@ func TestAfterWhateverAPNsDoesEachAlertIsAcceptedOnceItIsWell(t *testing.T) {
 				}
 				for ctx.Err() == nil {
 					mu.Lock()
-					way, wait := dice.IntN(8), time.Duration(dice.IntN(60_000))*time.Millisecond
+					way, wait := dice.IntN(8), time.Duration(1+dice.IntN(60_000))*time.Millisecond
 					mu.Unlock()
 					b.apns.set(func(s *standIn) {
 						s.down, s.hangs, s.slams, s.silent, s.clogged = way == 0, way == 1, way == 2, way == 3, way == 4
@@ -116,7 +116,7 @@ func TestAfterWhateverAPNsDoesEachAlertIsAcceptedOnceItIsWell(t *testing.T) {
 							}
 							wait := 5 * time.Second // it is told that the topic is ready
 							if !a.Next.IsZero() {
-								wait = time.Until(a.Next)
+								wait = max(time.Until(a.Next), time.Millisecond)
 							}
 							<-time.After(wait)
 						}

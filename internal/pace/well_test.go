@@ -63,7 +63,7 @@ func TestAfterWhateverAServerDoesEachCallHasItsPlaceOnceItIsWell(t *testing.T) {
 						for ctx.Err() == nil {
 							limited, done := ctx, context.CancelFunc(func() {})
 							if own.IntN(4) == 0 {
-								limited, done = context.WithTimeout(ctx, time.Duration(own.IntN(1000))*time.Millisecond)
+								limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(1000))*time.Millisecond)
 							}
 							takes, how := time.Duration(1+own.IntN(20))*time.Millisecond, Well
 							if own.Float64() < slow {
@@ -77,7 +77,7 @@ func TestAfterWhateverAServerDoesEachCallHasItsPlaceOnceItIsWell(t *testing.T) {
 							}
 							call(limited, Purpose(own.IntN(int(purposes))), fmt.Sprint(i), takes, how)
 							done()
-							<-time.After(time.Duration(own.IntN(500)) * time.Millisecond)
+							<-time.After(time.Duration(1+own.IntN(500)) * time.Millisecond)
 						}
 					})
 				}
@@ -92,7 +92,7 @@ func TestAfterWhateverAServerDoesEachCallHasItsPlaceOnceItIsWell(t *testing.T) {
 									t.Errorf("a call of purpose %d has no place %v after the server is well", of, time.Since(well))
 									return
 								}
-								<-time.After(time.Duration(own.IntN(200)) * time.Millisecond)
+								<-time.After(time.Duration(1+own.IntN(200)) * time.Millisecond)
 							}
 						})
 					}

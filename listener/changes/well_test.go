@@ -57,7 +57,7 @@ func TestAfterWhateverGraphDoesEachMailboxIsListenedToOnceItIsWell(t *testing.T)
 					ill, pick := draw()
 					switch {
 					case ill >= sick:
-						<-time.After(time.Duration(pick) * time.Millisecond / 10)
+						<-time.After(time.Duration(1+pick) * time.Millisecond / 10)
 						return nil
 					case pick < 200:
 						<-time.After(writeTimeout)
@@ -96,7 +96,7 @@ func TestAfterWhateverGraphDoesEachMailboxIsListenedToOnceItIsWell(t *testing.T)
 						s.set(func() { s.lose = !s.lose })
 					}
 					_, wait := draw()
-					pass(time.Duration(wait) * 100 * time.Millisecond)
+					pass(time.Duration(1+wait) * 100 * time.Millisecond)
 				}
 				mu.Lock()
 				sick = 0

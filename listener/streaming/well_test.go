@@ -110,7 +110,7 @@ func TestAfterWhateverAServerDoesEachMailboxIsListenedToOnceItIsWell(t *testing.
 						s.set(func() { s.silent = pick%2 == 0 })
 					}
 					_, wait := draw()
-					pass(time.Duration(wait) * 20 * time.Millisecond)
+					pass(time.Duration(1+wait) * 20 * time.Millisecond)
 				}
 				mu.Lock()
 				sick = 0
