@@ -16,13 +16,27 @@ const (
 	// maxRefused is how many streams in a row have all subscriptions refused but that of the mailbox that they were opened as, until each
 	// mailbox gets a stream of its own.
 	maxRefused = 2
+	// unopposed is how long a stream of several mailboxes is read without a word against any of them until it shows that the server lets
+	// mailboxes share one. A server that does not says so at once.
+	unopposed = time.Minute
 )
 
 // Sharing is what the accounts of an exchange entry share: whether mailboxes may share a stream, and which groups subscribe their members
 // now. The zero Sharing is one to begin with.
 type Sharing struct {
-	refused atomic.Bool
+	refused atomic.Bool // each mailbox has a stream of its own
+	proven  atomic.Bool // mailboxes share one: a server that refuses some later has lost their subscriptions
 	turns   turns
+}
+
+// prove notes what a stream brought at a time: of new mail of another mailbox than that which it was opened as, or of none.
+func (r *reading) prove(others bool, at time.Time) {
+	s := r.group.groups.o.Sharing
+	if others || len(r.by) > 1 && !r.opposed.Load() && at.Sub(r.opened) >= unopposed {
+		if !s.proven.Load() { // nearly always it is, and streams do not wait for each other
+			s.proven.Store(true)
+		}
+	}
 }
 
 // refusedOthers takes in an error about subscriptions of the stream, and says whether by now all fresh ones are refused but that of the
@@ -52,10 +66,14 @@ func (r *reading) shared() bool {
 	return len(r.by) > 1 && r.begun.Load() && len(r.refused) == 0 && len(r.reports) == 0
 }
 
-// alone counts a stream that was refused to all but one, and gives each mailbox of the account a stream of its own after the second.
+// alone counts a stream that was refused to all but one, and gives each mailbox of the account a stream of its own after the second. Where
+// mailboxes have shared one, their server does not refuse that: of a stream of two it may well lose one subscription twice.
 func (l *line) alone() {
-	l.refused++
 	gs := l.group.groups
+	if gs.o.Sharing.proven.Load() {
+		return
+	}
+	l.refused++
 	if l.refused < maxRefused {
 		return
 	}

@@ -70,3 +70,32 @@ func TestOnlyAStreamOfSeveralThatHasBegunAndOfWhichNothingWasRefusedIsShared(t *
 		}
 	}
 }
+
+func TestAStreamProvesThatMailboxesShareItByMailOfAnotherOrByAMinuteWithoutAWord(t *testing.T) {
+	for name, c := range map[string]struct {
+		members []string
+		opposed bool
+		others  bool
+		age     time.Duration
+		want    bool
+	}{
+		"mail of another":             {[]string{"a", "b"}, false, true, 0, true},
+		"mail of another, others out": {[]string{"a", "b"}, true, true, 0, true},
+		"a minute":                    {[]string{"a", "b"}, false, false, unopposed, true},
+		"not yet a minute":            {[]string{"a", "b"}, false, false, unopposed - 1, false},
+		"it has one mailbox":          {[]string{"a"}, false, false, unopposed, false},
+		"one was refused":             {[]string{"a", "b"}, true, false, unopposed, false},
+	} {
+		now := time.Now()
+		r := readingOf(now, 0, c.members...)
+		r.group = &group{groups: New(Options{})}
+		r.opened, r.reported = now.Add(-c.age), make(chan struct{}, 1)
+		if c.opposed {
+			r.report(lostSubscription("b"))
+		}
+		r.prove(c.others, now)
+		if got := r.group.groups.o.Sharing.proven.Load(); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}

@@ -30,6 +30,7 @@ type reading struct {
 	opened  time.Time
 	last    atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
 	begun   atomic.Bool  // the first envelope has come
+	opposed atomic.Bool  // the server has said something against a subscription
 	late    bool         // that envelope did not come in time. The keeper's own
 	spoilt  bool         // the server named a bad id: nobody knows whether the good ones are still served. The keeper's own
 
@@ -73,12 +74,16 @@ func (r *reading) run() {
 			return
 		}
 		r.last.Store(e.At.UnixNano())
+		others := false
 		for _, event := range e.Events {
-			if m := r.by[event.Subscription]; m != nil && m.in(r.group) {
+			m := r.by[event.Subscription]
+			others = others || m != nil && m != r.as
+			if m != nil && m.in(r.group) {
 				groups.o.Metrics.hints.Inc()
 				m.sink.Hint(event.Item, e.At)
 			}
 		}
+		r.prove(others, e.At)
 		if !r.begun.Swap(true) {
 			r.begin()
 		}
@@ -112,6 +117,7 @@ func (r *reading) begin() {
 }
 
 func (r *reading) report(f *fault.Error) {
+	r.opposed.Store(true)
 	r.mu.Lock()
 	if len(r.reports) < maxReports {
 		r.reports = append(r.reports, f)

@@ -1006,6 +1006,38 @@ func TestSubscriptionsThatAServerLostAreNoReasonForAStreamEach(t *testing.T) {
 	})
 }
 
+// In a soak a stream of two mailboxes lost the subscription of the one twice within minutes, and ten thousand mailboxes got a stream each.
+func TestWhereMailboxesHaveSharedAStreamTheyGoOnToWhateverIsLost(t *testing.T) {
+	for name, proof := range map[string]func(s *server){
+		"mail of another came": func(s *server) {
+			for _, address := range []string{alice, bob, carol} {
+				s.tell(address, "item")
+			}
+		},
+		"nothing was said against any": func(s *server) { pass(unopposed); s.say(said{}) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(t)
+			newAccount(t, s, 200).join(alice, bob, carol)
+			pass(10 * time.Second)
+			proof(s)
+			for range 3 * maxRefused { // each is subscribed anew in between, so that its subscription is fresh
+				pass(20 * time.Second)
+				opened := s.made("Stream")
+				for _, address := range []string{alice, bob, carol} {
+					if address != opened[len(opened)-1].mailbox {
+						s.forget(address)
+					}
+				}
+			}
+			pass(20 * time.Second)
+			if sizes := s.alive(); !slices.Equal(sizes, []int{3}) {
+				t.Errorf("%s: %v", name, sizes)
+			}
+		})
+	}
+}
+
 func TestAStreamWithoutItsFirstEnvelopeIsNamedAndItsMailboxesArePolled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
