@@ -1,0 +1,115 @@
+package listener
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// seeds is how many sick servers are played: go test ./listener -run AfterWhatever -seeds 1000.
+var seeds = flag.Uint64("seeds", 20, "by how many seeds what fails at random is tried")
+
+// Whatever a server says of an account and its mailboxes, and whatever becomes of the call that was to find out: once the account is let in, each
+// mailbox is answered when its account may be tried again, and nothing is said against it any more.
+func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t *testing.T) {
+	const (
+		sickFor = time.Hour
+		// The account is tried after four minutes at most; who asks comes back a quarter later than it was told, and may find another who tries.
+		within = 2 * (maxBlock + 2*probe)
+	)
+	said := []error{
+		&fault.Error{Op: "test", Code: "HTTP 401", Scope: fault.Account, Remedy: fault.Fix, After: maxBlock},
+		&fault.Error{Op: "test", Code: "HTTP 403", Scope: fault.Account, Remedy: fault.Fix, After: maxBlock},
+		&fault.Error{Op: "test", Code: "busy", Scope: fault.Account, Remedy: fault.Wait, After: 10 * time.Second},
+		&fault.Error{Op: "test", Code: "busy", Scope: fault.Mailbox, Remedy: fault.Wait},
+		&fault.Error{Op: "test", Code: "certificate", Scope: fault.Server, Remedy: fault.Fix, After: maxBlock},
+		&fault.Error{Op: "test", Code: "network", Scope: fault.Server, Remedy: fault.Retry},
+		&fault.Error{Op: "test", Code: ews.CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait},
+		&fault.Error{Op: "test", Code: graph.CodeHeld, Scope: fault.Mailbox, Remedy: fault.Retry},
+		context.Canceled,
+		context.DeadlineExceeded,
+		nil,
+	}
+	for seed := range *seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dice := rand.New(rand.NewPCG(seed, 1))
+				mailboxes := 1 + dice.IntN(30)
+				h := &health{log: zap.NewNop(), mailboxes: func() int { return mailboxes }, lifted: func() {}}
+				sick, likely := dice.Float64(), dice.IntN(4)
+				ctx, cancel := context.WithTimeout(t.Context(), sickFor)
+				defer cancel()
+				var callers sync.WaitGroup
+				for i := range mailboxes {
+					for caller := range 3 {
+						own := rand.New(rand.NewPCG(seed, uint64(10*i+caller+2)))
+						callers.Go(func() {
+							mailbox := fmt.Sprint(i)
+							for failures := 1; ctx.Err() == nil; failures++ {
+								err := h.allowed(mailbox)
+								if err == nil && own.IntN(10) > 0 { // else something else keeps the call from being made
+									<-time.After(time.Duration(1+own.IntN(500)) * time.Millisecond)
+									switch {
+									case own.Float64() >= sick:
+									case own.IntN(2) == 0:
+										err = said[likely]
+									default:
+										err = said[own.IntN(len(said))]
+									}
+									err = h.note(mailbox, err)
+								}
+								wait := time.Duration(1+own.IntN(30_000)) * time.Millisecond
+								if err == nil {
+									failures = 0
+								} else if own.IntN(3) > 0 {
+									wait = min(fault.Of(err).Pause(failures), 5*time.Minute)
+								}
+								select {
+								case <-time.After(wait):
+								case <-ctx.Done():
+								}
+							}
+						})
+					}
+				}
+				callers.Wait()
+				well := time.Now()
+				for i := range mailboxes {
+					callers.Go(func() {
+						mailbox := fmt.Sprint(i)
+						for failures := 1; ; failures++ {
+							err := h.allowed(mailbox)
+							if err == nil {
+								<-time.After(20 * time.Millisecond)
+								err = h.note(mailbox, nil)
+							}
+							if err == nil {
+								return
+							}
+							if time.Since(well) > within {
+								t.Errorf("mailbox %s, %v after the account is let in: %v", mailbox, time.Since(well), err)
+								return
+							}
+							<-time.After(fault.Of(err).Pause(failures))
+						}
+					})
+				}
+				callers.Wait()
+				if f, next := h.state(); f != nil || len(h.refused) != 0 || h.prober != "" || h.blocks != 0 {
+					t.Errorf("the account is blocked until %v: %v; %d are refused, %q tries", next, f, len(h.refused), h.prober)
+				}
+			})
+		})
+	}
+}
