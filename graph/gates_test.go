@@ -198,14 +198,13 @@ func TestAfterWhateverGraphDoesEachMailboxIsAnsweredOnceItIsWell(t *testing.T) {
 						callers.Go(func() {
 							for failures := 1; ; failures++ {
 								err := call(t.Context(), mailbox)
-								if err == nil {
-									return
-								}
 								if time.Since(well) > within {
 									t.Errorf("call %d of %s, %v after Graph is well: %v", n, mailbox, time.Since(well), err)
-									return
+								} else if err != nil {
+									<-time.After(fault.Of(err).Pause(failures))
+									continue
 								}
-								<-time.After(fault.Of(err).Pause(failures))
+								return
 							}
 						})
 					}

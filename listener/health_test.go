@@ -32,22 +32,26 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 		&fault.Error{Op: "test", Code: "HTTP 401", Scope: fault.Account, Remedy: fault.Fix, After: maxBlock},
 		&fault.Error{Op: "test", Code: "HTTP 403", Scope: fault.Account, Remedy: fault.Fix, After: maxBlock},
 		&fault.Error{Op: "test", Code: "busy", Scope: fault.Account, Remedy: fault.Wait, After: 10 * time.Second},
-		&fault.Error{Op: "test", Code: "busy", Scope: fault.Mailbox, Remedy: fault.Wait},
 		&fault.Error{Op: "test", Code: "certificate", Scope: fault.Server, Remedy: fault.Fix, After: maxBlock},
 		&fault.Error{Op: "test", Code: "network", Scope: fault.Server, Remedy: fault.Retry},
 		&fault.Error{Op: "test", Code: ews.CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait},
 		&fault.Error{Op: "test", Code: graph.CodeHeld, Scope: fault.Mailbox, Remedy: fault.Retry},
 		context.Canceled,
 		context.DeadlineExceeded,
+		&fault.Error{Op: "test", Code: "busy", Scope: fault.Mailbox, Remedy: fault.Wait}, // that it is let in, as has who gets an answer
 		nil,
 	}
+	const refusals, lettingIn = 3, 2
 	for seed := range *seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dice := rand.New(rand.NewPCG(seed, 1))
 				mailboxes := 1 + dice.IntN(30)
 				h := &health{log: zap.NewNop(), mailboxes: func() int { return mailboxes }, lifted: func() {}}
-				sick, likely := dice.Float64(), dice.IntN(4)
+				sick, likely, all := dice.Float64(), dice.IntN(refusals), len(said)
+				if seed%2 == 0 { // nobody is let in at all
+					sick, all = 1, len(said)-lettingIn
+				}
 				ctx, cancel := context.WithTimeout(t.Context(), sickFor)
 				defer cancel()
 				var callers sync.WaitGroup
@@ -65,7 +69,7 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 									case own.IntN(2) == 0:
 										err = said[likely]
 									default:
-										err = said[own.IntN(len(said))]
+										err = said[own.IntN(all)]
 									}
 									err = h.note(mailbox, err)
 								}
@@ -94,14 +98,13 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 								<-time.After(20 * time.Millisecond)
 								err = h.note(mailbox, nil)
 							}
-							if err == nil {
-								return
-							}
 							if time.Since(well) > within {
 								t.Errorf("mailbox %s, %v after the account is let in: %v", mailbox, time.Since(well), err)
-								return
+							} else if err != nil {
+								<-time.After(fault.Of(err).Pause(failures))
+								continue
 							}
-							<-time.After(fault.Of(err).Pause(failures))
+							return
 						}
 					})
 				}

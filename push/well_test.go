@@ -107,11 +107,11 @@ func TestAfterWhateverAPNsDoesEachAlertIsAcceptedOnceItIsWell(t *testing.T) {
 					callers.Go(func() {
 						for {
 							a := b.Push(t.Context(), alert(i, 1_000_000))
-							if a.Result == subscriptions.Accepted {
-								return
-							}
 							if time.Since(well) > within {
 								t.Errorf("alert %d, %v after APNs is well: %+v", i, time.Since(well), a)
+								return
+							}
+							if a.Result == subscriptions.Accepted {
 								return
 							}
 							wait := 5 * time.Second // it is told that the topic is ready
