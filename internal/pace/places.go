@@ -71,7 +71,7 @@ func (c *place) hangs(now time.Time, long time.Duration) bool {
 
 func newPlaces(inFlight int) (all [purposes]*places) {
 	of := func(most, first int) *places {
-		return &places{window: window{most: float64(most), size: float64(min(most, first))}, suspects: map[string]struct{}{}}
+		return &places{window: newWindow(most, min(most, first)), suspects: map[string]struct{}{}}
 	}
 	if inFlight < otherShare { // too few to share out
 		one := of(inFlight, inFlight)

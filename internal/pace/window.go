@@ -29,15 +29,20 @@ const (
 // window is how many calls of one purpose are to be under way at once. It grows while answers stay quick, and shrinks where they get slow
 // or a server says that it is busy.
 type window struct {
-	most float64 // at once, as it is configured
-	size float64
-	full bool // it was once too large: from then on it grows by one with as many answers as it has calls
+	most  float64 // at once, as it is configured
+	first float64 // what it begins with: so far it grows back also where answers are never quick, as over a slow line
+	size  float64
+	full  bool // it was once too large: from then on it grows by one with as many answers as it has calls
 
 	usual  time.Duration // the median of what a call takes: each answer moves it by a tenth
 	best   time.Duration // the least that this was
 	since  time.Time     // when best was taken
 	known  int           // answers so far, up to settled
 	shrunk time.Time
+}
+
+func newWindow(most, first int) window {
+	return window{most: float64(most), first: float64(first), size: float64(first)}
 }
 
 // room is how many calls may be under way at once.
@@ -60,10 +65,11 @@ func (w *window) answered(took time.Duration, used bool, now time.Time) {
 	if w.best == 0 || w.usual < w.best || now.Sub(w.since) > bestFor {
 		w.best, w.since = w.usual, now
 	}
+	quick := w.usual <= min(neverQuick, max(alwaysQuick, 2*w.best))
 	switch {
 	case w.usual > max(neverSlow, 4*w.best):
 		w.shrink(0.75, now)
-	case !used || w.usual > min(neverQuick, max(alwaysQuick, 2*w.best)):
+	case !used || !quick && w.size >= w.first:
 	case w.full:
 		w.size = min(w.most, w.size+1/w.size)
 	default:
