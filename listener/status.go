@@ -82,7 +82,16 @@ func (m *mailbox) standing() (s subscriptions.Standing) {
 	default:
 		s.State, s.Reason, s.Next, s.Fault = k.state()
 	}
+	s.Next = coming(s.Next)
 	return s
+}
+
+// coming is when something is tried again. Once that time has come there is none to tell: it is under way, or waits for its turn.
+func coming(next time.Time) time.Time {
+	if time.Until(next) <= 0 {
+		return time.Time{}
+	}
+	return next
 }
 
 // words are the reason of a state: a code, then words.
@@ -120,7 +129,7 @@ func (l *Listener) Standing(box *subscriptions.Mailbox, device string) subscript
 		s = m.standing()
 	}
 	if b := box.Record().BehindOf(device); b != nil {
-		s.State, s.Reason, s.Next, s.Fault = subscriptions.BehindState, string(b.Reason), b.Next, nil
+		s.State, s.Reason, s.Next, s.Fault = subscriptions.BehindState, string(b.Reason), coming(b.Next), nil
 	}
 	return s
 }

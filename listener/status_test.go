@@ -137,6 +137,27 @@ func TestADeviceStandsAsItsMailboxDoesOrBehind(t *testing.T) {
 	})
 }
 
+func TestATryWhoseTimeHasComeIsNotToldAsTheNext(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		m := s.l.mailbox(s.book.Mailbox(alice))
+		for wait, want := range map[time.Duration]bool{time.Minute: true, 0: false, -time.Minute: false} {
+			next := time.Now().Add(wait)
+			m.mu.Lock()
+			m.failing, m.next = row("ErrorServerBusy", ""), next
+			m.mu.Unlock()
+			if got := m.standing().Next; got.Equal(next) != want || got.IsZero() == want {
+				t.Errorf("in %v: %v", wait, got)
+			}
+		}
+		m.mu.Lock()
+		m.failing, m.next = nil, time.Time{}
+		m.mu.Unlock()
+	})
+}
+
 func TestMailboxesAreCountedByStateAndStreamsWithTheirHints(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
