@@ -17,9 +17,9 @@ const (
 	atOnce = 64
 	// lull is how long nobody enrols until those that wait are begun: an MDM portal that goes on does so within milliseconds.
 	lull = 50 * time.Millisecond
-	// longestWait is how long a mailbox waits where the enrolments do not end: 15,000 take about as long with Redis, and with a file, which
+	// longestWait is how long a mailbox waits where the enrolments do not end: 15,000 take less with Redis, and with a file, which
 	// leaves the machine idle between them, the others need not wait for all. Mail that comes meanwhile is found by the first listing.
-	longestWait = 2 * time.Second
+	longestWait = 3 * time.Second
 )
 
 // newcomers are the mailboxes that wait for a lull.
