@@ -16,11 +16,11 @@ import (
 
 // What mailbell takes, as `mailbell bench` printed it on two cores with 100 to 15,000 mailboxes (docs/operations.md), and a quarter more.
 const (
-	fixedMiB  = 40
-	steadyKiB = 16 // of a mailbox that is listened to
-	burstKiB  = 45 // of each, after bursts of mail for all
-	messageUs = 2000
-	burstUs   = 350 // of CPU a message, alone and in a burst
+	fixedMiB  = 45
+	steadyKiB = 14 // of a mailbox that is listened to
+	burstKiB  = 27 // of each, after bursts of mail for all
+	messageUs = 1600
+	burstUs   = 375 // of CPU a message, alone and in a burst
 )
 
 const (

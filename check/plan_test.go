@@ -54,12 +54,12 @@ func TestAPlanCountsWhatIsNeeded(t *testing.T) {
 		mailboxes int
 		want      []string
 	}{
-		{1, []string{"accounts   1,", "enough", "streams    at least 1,", "about 41 MiB, and 41 MiB after a burst", "-EwsMaxConcurrency 27"}},
+		{1, []string{"accounts   1,", "enough", "streams    at least 1,", "about 46 MiB, and 46 MiB after a burst", "-EwsMaxConcurrency 27"}},
 		{1250, []string{"accounts   1,", "streams    at least 7,"}},
 		{1251, []string{"accounts   2,", "add 1"}},
-		{15_000, []string{"accounts   12,", "streams    at least 75,", "about 275 MiB, and 700 MiB"}},
-		{15_001, []string{"accounts   13,", "instances  2:", "about 275 MiB"}},
-		{143_000, []string{"about 2275 MiB, and 6325 MiB"}},
+		{15_000, []string{"accounts   12,", "streams    at least 75,", "about 251 MiB, and 441 MiB"}},
+		{15_001, []string{"accounts   13,", "instances  2:", "about 251 MiB"}},
+		{143_000, []string{"about 2001 MiB, and 3816 MiB"}},
 	} {
 		got := Plan(c.mailboxes, []PlanEntry{entry})
 		for _, want := range c.want {
