@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,15 +11,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pace"
+	"github.com/mailbell/mailbell/internal/sicktest"
 )
-
-// seeds is how many days of a sick Graph are played: go test ./graph -run AfterWhatever -seeds 1000.
-var seeds = flag.Uint64("seeds", 8, "by how many seeds what fails at random is tried")
 
 // moody is a Graph that answers, refuses, hangs and cuts at random, until it is well.
 type moody struct {
@@ -149,71 +145,66 @@ func TestAfterWhateverGraphDoesEachMailboxIsAnsweredOnceItIsWell(t *testing.T) {
 		// A gate is closed for five minutes at most, who asks comes back a quarter later than that, and finds another who tests it.
 		within = 8 * time.Minute
 	)
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				dice := rand.New(rand.NewPCG(seed, 1))
-				s := &moody{dice: rand.New(rand.NewPCG(seed, 2)), sick: dice.Float64(), app: dice.Float64() / 2, seconds: map[int64]bool{}}
-				mailboxes := 1 + dice.IntN(24)
-				c := New(Options{Base: base, HTTP: s, Pace: pace.New(0, 64)})
-				ctx, cancel := context.WithTimeout(t.Context(), sickFor)
-				defer cancel()
-				var callers sync.WaitGroup
-				for i := range mailboxes {
-					for _, call := range callsOf(c) {
-						mailbox, own := fmt.Sprintf("m%d@contoso.com", i), rand.New(rand.NewPCG(seed, dice.Uint64()))
-						callers.Go(func() {
-							for failures := 1; ctx.Err() == nil; failures++ {
-								limited, done := ctx, context.CancelFunc(func() {})
-								if own.IntN(4) == 0 {
-									limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(2000))*time.Millisecond)
-								}
-								err := call(limited, mailbox)
-								done()
-								wait := time.Duration(1+own.IntN(20_000)) * time.Millisecond
-								if err == nil {
-									failures = 0
-								} else if own.IntN(3) > 0 {
-									wait = min(fault.Of(err).Pause(failures), 5*time.Minute)
-								}
-								select {
-								case <-time.After(wait):
-								case <-ctx.Done():
-								}
-							}
-						})
+	sicktest.Play(t, 8, func(t *testing.T, seed uint64, dice *sicktest.Dice) {
+		s := &moody{dice: rand.New(rand.NewPCG(seed, 2)), sick: dice.Float64(), app: dice.Float64() / 2, seconds: map[int64]bool{}}
+		mailboxes := 1 + dice.IntN(24)
+		c := New(Options{Base: base, HTTP: s, Pace: pace.New(0, 64)})
+		ctx, cancel := context.WithTimeout(t.Context(), sickFor)
+		defer cancel()
+		var callers sync.WaitGroup
+		for i := range mailboxes {
+			for _, call := range callsOf(c) {
+				mailbox, own := fmt.Sprintf("m%d@contoso.com", i), rand.New(rand.NewPCG(seed, dice.Uint64()))
+				callers.Go(func() {
+					for failures := 1; ctx.Err() == nil; failures++ {
+						limited, done := ctx, context.CancelFunc(func() {})
+						if own.IntN(4) == 0 {
+							limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(2000))*time.Millisecond)
+						}
+						err := call(limited, mailbox)
+						done()
+						wait := time.Duration(1+own.IntN(20_000)) * time.Millisecond
+						if err == nil {
+							failures = 0
+						} else if own.IntN(3) > 0 {
+							wait = min(fault.Of(err).Pause(failures), 5*time.Minute)
+						}
+						select {
+						case <-time.After(wait):
+						case <-ctx.Done():
+						}
 					}
-				}
-				callers.Wait()
-				s.mu.Lock()
-				s.sick, s.app = 0, 0
-				clear(s.seconds)
-				s.mu.Unlock()
+				})
+			}
+		}
+		callers.Wait()
+		s.mu.Lock()
+		s.sick, s.app = 0, 0
+		clear(s.seconds)
+		s.mu.Unlock()
 
-				well := time.Now()
-				all := callsOf(c)
-				for i := range mailboxes {
-					for _, n := range dice.Perm(len(all))[:1+dice.IntN(2)] { // who asks for one thing only is helped by no other
-						mailbox, call := fmt.Sprintf("m%d@contoso.com", i), all[n]
-						callers.Go(func() {
-							for failures := 1; ; failures++ {
-								err := call(t.Context(), mailbox)
-								if time.Since(well) > within {
-									t.Errorf("call %d of %s, %v after Graph is well: %v", n, mailbox, time.Since(well), err)
-								} else if err != nil {
-									<-time.After(fault.Of(err).Pause(failures))
-									continue
-								}
-								return
-							}
-						})
+		well := time.Now()
+		all := callsOf(c)
+		for i := range mailboxes {
+			for _, n := range dice.Perm(len(all))[:1+dice.IntN(2)] { // who asks for one thing only is helped by no other
+				mailbox, call := fmt.Sprintf("m%d@contoso.com", i), all[n]
+				callers.Go(func() {
+					for failures := 1; ; failures++ {
+						err := call(t.Context(), mailbox)
+						if time.Since(well) > within {
+							t.Errorf("call %d of %s, %v after Graph is well: %v", n, mailbox, time.Since(well), err)
+						} else if err != nil {
+							<-time.After(fault.Of(err).Pause(failures))
+							continue
+						}
+						return
 					}
-				}
-				callers.Wait()
-				nothingIsLeft(t, c, mailboxes)
-			})
-		})
-	}
+				})
+			}
+		}
+		callers.Wait()
+		nothingIsLeft(t, c, mailboxes)
+	})
 }
 
 // nothingIsLeft sees to it that nothing is held back any more, nobody has a place, and that all is forgotten in time.

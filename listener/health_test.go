@@ -2,12 +2,10 @@ package listener
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,10 +13,8 @@ import (
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/sicktest"
 )
-
-// seeds is how many sick servers are played: go test ./listener -run AfterWhatever -seeds 1000.
-var seeds = flag.Uint64("seeds", 20, "by how many seeds what fails at random is tried")
 
 // Whatever a server says of an account and its mailboxes, and whatever becomes of the call that was to find out: once the account is let in, each
 // mailbox is answered when its account may be tried again, and nothing is said against it any more.
@@ -42,77 +38,72 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 		nil,
 	}
 	const refusals, lettingIn = 3, 2
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				dice := rand.New(rand.NewPCG(seed, 1))
-				mailboxes := 1 + dice.IntN(30)
-				h := &health{log: zap.NewNop(), mailboxes: func() int { return mailboxes }, lifted: func() {}}
-				sick, likely, all := dice.Float64(), dice.IntN(refusals), len(said)
-				if seed%2 == 0 { // nobody is let in at all
-					sick, all = 1, len(said)-lettingIn
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), sickFor)
-				defer cancel()
-				var callers sync.WaitGroup
-				for i := range mailboxes {
-					for caller := range 3 {
-						own := rand.New(rand.NewPCG(seed, uint64(10*i+caller+2)))
-						callers.Go(func() {
-							mailbox := fmt.Sprint(i)
-							for failures := 1; ctx.Err() == nil; failures++ {
-								err := h.allowed(mailbox)
-								if err == nil && own.IntN(10) > 0 { // else something else keeps the call from being made
-									<-time.After(time.Duration(1+own.IntN(500)) * time.Millisecond)
-									switch {
-									case own.Float64() >= sick:
-									case own.IntN(2) == 0:
-										err = said[likely]
-									default:
-										err = said[own.IntN(all)]
-									}
-									err = h.note(mailbox, err)
-								}
-								wait := time.Duration(1+own.IntN(30_000)) * time.Millisecond
-								if err == nil {
-									failures = 0
-								} else if own.IntN(3) > 0 {
-									wait = min(fault.Of(err).Pause(failures), 5*time.Minute)
-								}
-								select {
-								case <-time.After(wait):
-								case <-ctx.Done():
-								}
+	sicktest.Play(t, 20, func(t *testing.T, seed uint64, dice *sicktest.Dice) {
+		mailboxes := 1 + dice.IntN(30)
+		h := &health{log: zap.NewNop(), mailboxes: func() int { return mailboxes }, lifted: func() {}}
+		sick, likely, all := dice.Float64(), dice.IntN(refusals), len(said)
+		if seed%2 == 0 { // nobody is let in at all
+			sick, all = 1, len(said)-lettingIn
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), sickFor)
+		defer cancel()
+		var callers sync.WaitGroup
+		for i := range mailboxes {
+			for caller := range 3 {
+				own := rand.New(rand.NewPCG(seed, uint64(10*i+caller+2)))
+				callers.Go(func() {
+					mailbox := fmt.Sprint(i)
+					for failures := 1; ctx.Err() == nil; failures++ {
+						err := h.allowed(mailbox)
+						if err == nil && own.IntN(10) > 0 { // else something else keeps the call from being made
+							<-time.After(time.Duration(1+own.IntN(500)) * time.Millisecond)
+							switch {
+							case own.Float64() >= sick:
+							case own.IntN(2) == 0:
+								err = said[likely]
+							default:
+								err = said[own.IntN(all)]
 							}
-						})
-					}
-				}
-				callers.Wait()
-				well := time.Now()
-				for i := range mailboxes {
-					callers.Go(func() {
-						mailbox := fmt.Sprint(i)
-						for failures := 1; ; failures++ {
-							err := h.allowed(mailbox)
-							if err == nil {
-								<-time.After(20 * time.Millisecond)
-								err = h.note(mailbox, nil)
-							}
-							if time.Since(well) > within {
-								t.Errorf("mailbox %s, %v after the account is let in: %v", mailbox, time.Since(well), err)
-							} else if err != nil {
-								<-time.After(fault.Of(err).Pause(failures))
-								continue
-							}
-							return
+							err = h.note(mailbox, err)
 						}
-					})
-				}
-				callers.Wait()
-				if f, next := h.state(); f != nil || len(h.refused) != 0 || h.prober != "" || h.blocks != 0 {
-					t.Errorf("the account is blocked until %v: %v; %d are refused, %q tries", next, f, len(h.refused), h.prober)
+						wait := time.Duration(1+own.IntN(30_000)) * time.Millisecond
+						if err == nil {
+							failures = 0
+						} else if own.IntN(3) > 0 {
+							wait = min(fault.Of(err).Pause(failures), 5*time.Minute)
+						}
+						select {
+						case <-time.After(wait):
+						case <-ctx.Done():
+						}
+					}
+				})
+			}
+		}
+		callers.Wait()
+		well := time.Now()
+		for i := range mailboxes {
+			callers.Go(func() {
+				mailbox := fmt.Sprint(i)
+				for failures := 1; ; failures++ {
+					err := h.allowed(mailbox)
+					if err == nil {
+						<-time.After(20 * time.Millisecond)
+						err = h.note(mailbox, nil)
+					}
+					if time.Since(well) > within {
+						t.Errorf("mailbox %s, %v after the account is let in: %v", mailbox, time.Since(well), err)
+					} else if err != nil {
+						<-time.After(fault.Of(err).Pause(failures))
+						continue
+					}
+					return
 				}
 			})
-		})
-	}
+		}
+		callers.Wait()
+		if f, next := h.state(); f != nil || len(h.refused) != 0 || h.prober != "" || h.blocks != 0 {
+			t.Errorf("the account is blocked until %v: %v; %d are refused, %q tries", next, f, len(h.refused), h.prober)
+		}
+	})
 }

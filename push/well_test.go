@@ -2,19 +2,14 @@ package push
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/sicktest"
 	"github.com/mailbell/mailbell/subscriptions"
 )
-
-// seeds is how many sick APNs are played: go test ./push -run AfterWhatever -seeds 1000.
-var seeds = flag.Uint64("seeds", 10, "by how many seeds what fails at random is tried")
 
 // answersOfAPNs are those after which a phone, its topic or the credential waits.
 var answersOfAPNs = []act{
@@ -47,89 +42,76 @@ func TestAfterWhateverAPNsDoesEachAlertIsAcceptedOnceItIsWell(t *testing.T) {
 		within  = 12*time.Minute + 30*time.Second
 		phones  = 12
 	)
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				dice := rand.New(rand.NewPCG(seed, 1))
-				var mu sync.Mutex
-				sick := dice.Float64()
-				likely := answersOfAPNs[dice.IntN(len(answersOfAPNs))]
-				b := overMemory(t, func(a arrived) act {
-					mu.Lock()
-					defer mu.Unlock()
-					switch {
-					case dice.Float64() >= sick:
-						return refuseProbe(a)
-					case dice.IntN(2) == 0:
-						return likely
+	sicktest.Play(t, 10, func(t *testing.T, seed uint64, dice *sicktest.Dice) {
+		likely := answersOfAPNs[dice.IntN(len(answersOfAPNs))]
+		b := overMemory(t, func(a arrived) act {
+			switch {
+			case !dice.Sick():
+				return refuseProbe(a)
+			case dice.IntN(2) == 0:
+				return likely
+			}
+			return answersOfAPNs[dice.IntN(len(answersOfAPNs))]
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), sickFor)
+		defer cancel()
+		var callers sync.WaitGroup
+		for i := range phones {
+			own := rand.New(rand.NewPCG(seed, uint64(i)+2))
+			callers.Go(func() {
+				for n := 0; ctx.Err() == nil; n++ {
+					limited, done := ctx, context.CancelFunc(func() {})
+					if own.IntN(4) == 0 {
+						limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(5000))*time.Millisecond)
 					}
-					return answersOfAPNs[dice.IntN(len(answersOfAPNs))]
-				})
-				ctx, cancel := context.WithTimeout(t.Context(), sickFor)
-				defer cancel()
-				var callers sync.WaitGroup
-				for i := range phones {
-					own := rand.New(rand.NewPCG(seed, uint64(i)+2))
-					callers.Go(func() {
-						for n := 0; ctx.Err() == nil; n++ {
-							limited, done := ctx, context.CancelFunc(func() {})
-							if own.IntN(4) == 0 {
-								limited, done = context.WithTimeout(ctx, time.Duration(1+own.IntN(5000))*time.Millisecond)
-							}
-							b.Push(limited, alert(i, n))
-							done()
-							select {
-							case <-time.After(time.Duration(1+own.IntN(20_000)) * time.Millisecond):
-							case <-ctx.Done():
-							}
-						}
-					})
-				}
-				for ctx.Err() == nil {
-					mu.Lock()
-					way, wait := dice.IntN(8), time.Duration(1+dice.IntN(60_000))*time.Millisecond
-					mu.Unlock()
-					b.apns.set(func(s *standIn) {
-						s.down, s.hangs, s.slams, s.silent, s.clogged = way == 0, way == 1, way == 2, way == 3, way == 4
-					})
+					b.Push(limited, alert(i, n))
+					done()
 					select {
-					case <-time.After(wait):
+					case <-time.After(time.Duration(1+own.IntN(20_000)) * time.Millisecond):
 					case <-ctx.Done():
 					}
 				}
-				callers.Wait()
-				mu.Lock()
-				sick = 0
-				mu.Unlock()
-				b.apns.set(func(s *standIn) { s.down, s.hangs, s.slams, s.silent, s.clogged = false, false, false, false, false })
-				well := time.Now()
-				for i := range phones {
-					callers.Go(func() {
-						for {
-							a := b.Push(t.Context(), alert(i, 1_000_000))
-							if time.Since(well) > within {
-								t.Errorf("alert %d, %v after APNs is well: %+v", i, time.Since(well), a)
-								return
-							}
-							if a.Result == subscriptions.Accepted {
-								return
-							}
-							wait := 5 * time.Second // it is told that the topic is ready
-							if !a.Next.IsZero() {
-								wait = max(time.Until(a.Next), time.Millisecond)
-							}
-							<-time.After(wait)
-						}
-					})
-				}
-				callers.Wait()
-				for _, g := range b.gateways {
-					a := g.access.Load()
-					if shut, _ := g.state(); shut != "" || g.under != 0 || !g.failing.IsZero() || len(a.pool.queue) != 0 {
-						t.Errorf("shut %q, %d under way, failing since %v, %d wait", shut, g.under, g.failing, len(a.pool.queue))
+			})
+		}
+		for ctx.Err() == nil {
+			way, wait := dice.IntN(8), time.Duration(1+dice.IntN(60_000))*time.Millisecond
+			b.apns.set(func(s *standIn) {
+				s.down, s.hangs, s.slams, s.silent, s.clogged = way == 0, way == 1, way == 2, way == 3, way == 4
+			})
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
+		}
+		callers.Wait()
+		dice.Heal()
+		b.apns.set(func(s *standIn) { s.down, s.hangs, s.slams, s.silent, s.clogged = false, false, false, false, false })
+		well := time.Now()
+		for i := range phones {
+			callers.Go(func() {
+				for {
+					a := b.Push(t.Context(), alert(i, 1_000_000))
+					if time.Since(well) > within {
+						t.Errorf("alert %d, %v after APNs is well: %+v", i, time.Since(well), a)
+						return
 					}
+					if a.Result == subscriptions.Accepted {
+						return
+					}
+					wait := 5 * time.Second // it is told that the topic is ready
+					if !a.Next.IsZero() {
+						wait = max(time.Until(a.Next), time.Millisecond)
+					}
+					<-time.After(wait)
 				}
 			})
-		})
-	}
+		}
+		callers.Wait()
+		for _, g := range b.gateways {
+			a := g.access.Load()
+			if shut, _ := g.state(); shut != "" || g.under != 0 || !g.failing.IsZero() || len(a.pool.queue) != 0 {
+				t.Errorf("shut %q, %d under way, failing since %v, %d wait", shut, g.under, g.failing, len(a.pool.queue))
+			}
+		}
+	})
 }

@@ -2,22 +2,16 @@ package streaming
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/internal/sicktest"
 	"github.com/mailbell/mailbell/mail"
 )
-
-// seeds is how many sick servers are played: go test ./listener/streaming -run AfterWhatever -seeds 1000.
-var seeds = flag.Uint64("seeds", 12, "by how many seeds what fails at random is tried")
 
 // refusals of a server, each of which is tried again within five minutes.
 func refusals() []*fault.Error {
@@ -42,103 +36,89 @@ func TestAfterWhateverAServerDoesEachMailboxIsListenedToOnceItIsWell(t *testing.
 		// A mailbox is tried again within five minutes, and its stream within a minute and a quarter. The first may fail of a call that hangs.
 		atLast = 10 * time.Minute
 	)
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				dice := rand.New(rand.NewPCG(seed, 1))
-				var mu sync.Mutex
-				sick := dice.Float64()
-				draw := func() (float64, int) {
-					mu.Lock()
-					defer mu.Unlock()
-					return dice.Float64(), dice.IntN(1000)
+	sicktest.Play(t, 12, func(t *testing.T, _ uint64, dice *sicktest.Dice) {
+		s := newServer(t)
+		s.wait = func(ctx context.Context, c call) error {
+			pick := dice.IntN(1000)
+			switch {
+			case !dice.Sick():
+				pause.For(ctx, time.Duration(pick)*time.Millisecond/10)
+			case pick < 300 && c.op == "Stream": // it hangs; of the others the server of these tests gives up itself
+				pause.For(ctx, within)
+				return denied(fault.Server, fault.Wait, 5*time.Second)
+			case pick < 300:
+				<-ctx.Done()
+				return ctx.Err()
+			default:
+				pause.For(ctx, time.Duration(pick)*10*time.Millisecond)
+				return refusals()[pick%len(refusals())]
+			}
+			return ctx.Err()
+		}
+		a := newAccount(t, s, 1+dice.IntN(8))
+		a.verdict = func(string, *fault.Error, int) Verdict {
+			pick := dice.IntN(1000)
+			return Verdict(pick % 2) // who leaves has its location looked up by others
+		}
+		var list []*mailbox
+		at := map[*mailbox]mail.Location{}
+		for i := range 1 + dice.IntN(30) {
+			m := a.mailbox(numbered(i))
+			list = append(list, m)
+			at[m] = here(numbered(i))
+		}
+		for began := time.Now(); time.Since(began) < sickFor; {
+			m := list[dice.IntN(len(list))]
+			switch p, pick := dice.Float64(), dice.IntN(1000); {
+			case p < 0.4:
+				m.Leave()
+				l := here(m.address)
+				l.URL = fmt.Sprintf("https://server%d.example", pick%4)
+				at[m] = l
+				m.Join(l)
+			case p < 0.5:
+				m.Leave()
+			case p < 0.6:
+				s.cut(errReset)
+			case p < 0.7:
+				s.cut(io.EOF)
+			case p < 0.8:
+				s.forget(m.address)
+			case p < 0.85:
+				a.Retry()
+			case p < 0.9:
+				m.Listed()
+			case p < 0.95:
+				m.Unhinted(hintDelay)
+			default:
+				s.set(func() { s.silent = pick%2 == 0 })
+			}
+			wait := dice.IntN(1000)
+			pass(time.Duration(1+wait) * 20 * time.Millisecond)
+		}
+		dice.Heal()
+		s.set(func() { s.silent = false })
+		s.cut(errReset) // those that were opened while it was silent
+		for _, m := range list {
+			m.Join(at[m])
+		}
+		pass(atLast)
+		for _, m := range list {
+			if !m.listens() {
+				f, next := m.Failing()
+				t.Errorf("%s is not listened to %v after its server is well: %v, next try in %v", m.address, atLast, f, time.Until(next))
+			}
+		}
+		turns := &a.Groups.o.Sharing.turns
+		if len(turns.having)+len(turns.stuck)+len(turns.waiting) != 0 {
+			t.Errorf("whose turn it is: %d have it, %d are stuck, %d wait", len(turns.having), len(turns.stuck), len(turns.waiting))
+		}
+		for _, of := range a.groups {
+			for _, g := range of {
+				if g.calls != 0 || g.leading != 0 || len(g.leaving) != 0 {
+					t.Errorf("a group with %d members has %d calls, %d that lead, and gives %d back", len(g.members), g.calls, g.leading, len(g.leaving))
 				}
-				s := newServer(t)
-				s.wait = func(ctx context.Context, c call) error {
-					ill, pick := draw()
-					switch {
-					case ill >= sick:
-						pause.For(ctx, time.Duration(pick)*time.Millisecond/10)
-					case pick < 300 && c.op == "Stream": // it hangs; of the others the server of these tests gives up itself
-						pause.For(ctx, within)
-						return denied(fault.Server, fault.Wait, 5*time.Second)
-					case pick < 300:
-						<-ctx.Done()
-						return ctx.Err()
-					default:
-						pause.For(ctx, time.Duration(pick)*10*time.Millisecond)
-						return refusals()[pick%len(refusals())]
-					}
-					return ctx.Err()
-				}
-				a := newAccount(t, s, 1+dice.IntN(8))
-				a.verdict = func(string, *fault.Error, int) Verdict {
-					_, pick := draw()
-					return Verdict(pick % 2) // who leaves has its location looked up by others
-				}
-				var list []*mailbox
-				at := map[*mailbox]mail.Location{}
-				for i := range 1 + dice.IntN(30) {
-					m := a.mailbox(numbered(i))
-					list = append(list, m)
-					at[m] = here(numbered(i))
-				}
-				for began := time.Now(); time.Since(began) < sickFor; {
-					m := list[dice.IntN(len(list))]
-					switch p, pick := draw(); {
-					case p < 0.4:
-						m.Leave()
-						l := here(m.address)
-						l.URL = fmt.Sprintf("https://server%d.example", pick%4)
-						at[m] = l
-						m.Join(l)
-					case p < 0.5:
-						m.Leave()
-					case p < 0.6:
-						s.cut(errReset)
-					case p < 0.7:
-						s.cut(io.EOF)
-					case p < 0.8:
-						s.forget(m.address)
-					case p < 0.85:
-						a.Retry()
-					case p < 0.9:
-						m.Listed()
-					case p < 0.95:
-						m.Unhinted(hintDelay)
-					default:
-						s.set(func() { s.silent = pick%2 == 0 })
-					}
-					_, wait := draw()
-					pass(time.Duration(1+wait) * 20 * time.Millisecond)
-				}
-				mu.Lock()
-				sick = 0
-				mu.Unlock()
-				s.set(func() { s.silent = false })
-				s.cut(errReset) // those that were opened while it was silent
-				for _, m := range list {
-					m.Join(at[m])
-				}
-				pass(atLast)
-				for _, m := range list {
-					if !m.listens() {
-						f, next := m.Failing()
-						t.Errorf("%s is not listened to %v after its server is well: %v, next try in %v", m.address, atLast, f, time.Until(next))
-					}
-				}
-				turns := &a.Groups.o.Sharing.turns
-				if len(turns.having)+len(turns.stuck)+len(turns.waiting) != 0 {
-					t.Errorf("whose turn it is: %d have it, %d are stuck, %d wait", len(turns.having), len(turns.stuck), len(turns.waiting))
-				}
-				for _, of := range a.groups {
-					for _, g := range of {
-						if g.calls != 0 || g.leading != 0 || len(g.leaving) != 0 {
-							t.Errorf("a group with %d members has %d calls, %d that lead, and gives %d back", len(g.members), g.calls, g.leading, len(g.leaving))
-						}
-					}
-				}
-			})
-		})
-	}
+			}
+		}
+	})
 }
