@@ -16,37 +16,17 @@ import (
 	"github.com/mailbell/mailbell/internal/pipetest"
 )
 
-// oneConn is a listener with one connection.
-type oneConn struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *oneConn) Close() error {
-	close(l.closed)
-	return nil
-}
-
-func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
-
 // A form that comes a byte at a time, or never ends, holds its connection for seconds.
 func TestASlowFormIsGivenUp(t *testing.T) {
 	inABubble(t, func(t *testing.T, s *site) {
 		ctx, stop := context.WithCancel(t.Context())
-		client, server := pipetest.Pipe()
-		l := &oneConn{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
-		l.conns <- server
+		l := pipetest.NewListener(net.IPv4(127, 0, 0, 1), 8080)
 		served := make(chan error, 1)
 		go func() { served <- api.Serve(ctx, l, s.api, nil, zap.NewNop()) }()
+		client, err := l.Dial(ctx, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
 		fmt.Fprintf(client, "POST %s HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ntoken=", signInPath)
 		dripping, stopDripping := context.WithCancel(ctx)
 		dripped := make(chan struct{})

@@ -19,28 +19,6 @@ import (
 	"github.com/mailbell/mailbell/internal/pipetest"
 )
 
-// connections is a listener in memory.
-type connections struct {
-	made   chan net.Conn
-	closed chan struct{}
-}
-
-func (l *connections) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.made:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *connections) Close() error {
-	close(l.closed)
-	return nil
-}
-
-func (l *connections) Addr() net.Addr { return &net.TCPAddr{} }
-
 // drip writes a byte a second until the connection or ctx ends.
 func drip(ctx context.Context, c net.Conn, b byte) {
 	for ctx.Err() == nil {
@@ -70,11 +48,13 @@ func TestWhatComesSlowlyIsGivenUpAndHoldsNobodyElse(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d := newBackend(t)
 			ctx, stop := context.WithCancel(t.Context())
-			client, server := pipetest.Pipe()
-			l := &connections{made: make(chan net.Conn, 1), closed: make(chan struct{})}
-			l.made <- server
+			l := pipetest.NewListener(net.IPv4(127, 0, 0, 1), 8080)
 			served := make(chan error, 1)
 			go func() { served <- Serve(ctx, l, d.handler, nil, zap.NewNop()) }()
+			client, err := l.Dial(ctx, "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
 			dripping, dry := context.WithCancel(ctx)
 			dripped := make(chan struct{})
 			began := time.Now()

@@ -300,12 +300,12 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"webhook's event":     {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, events: [device.lost]}]", "1: webhooks[0].events[0]: want service.started, device.gone, device.alert_lost, mailbox.failing, mailbox.out_of_scope, mailbox.listening; got device.lost"},
 		"canary twice":        {"", "canary: {mailboxes: [Canary@contoso.com, canary@CONTOSO.com]}", "1: canary.mailboxes[1]: canary@contoso.com is given twice"},
 		"no canary address":   {"", "canary: {mailboxes: [canary]}", "1: canary.mailboxes[0]: not a mail address: want one as in ann@contoso.com"},
-		"too many canaries":   {"", "canary: {mailboxes: [" + manyCanaries(maxCanaries+1) + "]}", "1: canary.mailboxes: has 11 mailboxes: want at most 10"},
+		"too many canaries":   {"", "canary: {mailboxes: [" + numbered(maxCanaries+1, numberedCanary) + "]}", "1: canary.mailboxes: has 11 mailboxes: want at most 10"},
 		"canary too often":    {"", "canary: {every: 30s}", "1: canary.every: out of bounds: want 1m to 24h, got 30s"},
 		"canary too seldom":   {"", "canary: {every: 25h}", "1: canary.every: out of bounds: want 1m to 24h, got 25h"},
 		"canary too hasty":    {"", "canary: {within: 9s}", "1: canary.within: out of bounds: want 10s to 1h, got 9s"},
 		"canary lost first":   {"", "canary: {every: 2m}", "1: canary.within: want less than every, which is 2m: else a message is lost before it is late"},
-		"too many webhooks":   {"", "webhooks: [" + manyWebhooks(maxWebhooks+1) + "]", "1: webhooks: has 17 receivers: want at most 16"},
+		"too many webhooks":   {"", "webhooks: [" + numbered(maxWebhooks+1, numberedWebhook) + "]", "1: webhooks: has 17 receivers: want at most 16"},
 
 		"file missing":              {"secrets/svc-bell", "secrets/nobody", "6: exchange[0].listener_accounts[0].basic.password_file: secrets/nobody does not exist"},
 		"file is a folder":          {"secrets/svc-bell", "secrets", "6: exchange[0].listener_accounts[0].basic.password_file: secrets is a folder"},
@@ -732,14 +732,19 @@ func TestANextTokenIsReadAndMayBeTheTokenAtTheEndOfAChange(t *testing.T) {
 	}
 }
 
-// manyCanaries are that many addresses.
-func manyCanaries(n int) string {
+// numbered are so many elements of a list, each with its number.
+func numbered(n int, element string) string {
 	list := make([]string, n)
 	for i := range list {
-		list[i] = fmt.Sprintf("canary-%d@contoso.com", i)
+		list[i] = fmt.Sprintf(element, i)
 	}
 	return strings.Join(list, ", ")
 }
+
+const (
+	numberedCanary  = "canary-%d@contoso.com"
+	numberedWebhook = "{name: hook-%d, url: 'https://mdm.contoso.com/', secret_file: secrets/hook}"
+)
 
 func TestACanaryArrives(t *testing.T) {
 	folder(t)
@@ -756,18 +761,9 @@ func TestACanaryArrives(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", given, diff)
 		}
 	}
-	if c, err := load(t, good+"canary: {mailboxes: ["+manyCanaries(maxCanaries)+"]}\n"); err != nil || len(c.Canary.Mailboxes) != maxCanaries {
+	if c, err := load(t, good+"canary: {mailboxes: ["+numbered(maxCanaries, numberedCanary)+"]}\n"); err != nil || len(c.Canary.Mailboxes) != maxCanaries {
 		t.Errorf("as many as may be: %v", err)
 	}
-}
-
-// manyWebhooks are that many receivers.
-func manyWebhooks(n int) string {
-	list := make([]string, n)
-	for i := range list {
-		list[i] = fmt.Sprintf("{name: hook-%d, url: 'https://mdm.contoso.com/', secret_file: secrets/hook}", i)
-	}
-	return strings.Join(list, ", ")
 }
 
 func TestAWebhookArrives(t *testing.T) {
@@ -789,7 +785,7 @@ func TestAWebhookArrives(t *testing.T) {
 	if c, err := load(t, good+"webhooks: [{name: mdm, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, ca_file: ca.pem}]\n"); err != nil || c.Webhooks[0].CA == nil {
 		t.Errorf("%v: its roots are not there", err)
 	}
-	if c, err := load(t, good+"webhooks: ["+manyWebhooks(maxWebhooks)+"]\n"); err != nil || len(c.Webhooks) != maxWebhooks {
+	if c, err := load(t, good+"webhooks: ["+numbered(maxWebhooks, numberedWebhook)+"]\n"); err != nil || len(c.Webhooks) != maxWebhooks {
 		t.Errorf("as many as may be: %v", err)
 	}
 }

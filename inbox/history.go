@@ -203,17 +203,17 @@ func (k kept) decision(secret mail.Secret) subscriptions.Decision {
 func (h *history) show(secret mail.Secret, key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	place := -1
+	newest := -1
 	for i, k := range h.unpacked() {
 		if k.Key == key && k.Device == device && k.Outcome == outcome.Accepted {
-			place, d = i, k.decision(secret)
+			newest, d = i, k.decision(secret)
 		}
 	}
-	if place < 0 || !d.Shown.IsZero() {
-		return d, false, place >= 0
+	if newest < 0 || !d.Shown.IsZero() {
+		return d, false, newest >= 0
 	}
 	h.rewrite(func(i int, k *kept) {
-		if i == place {
+		if i == newest {
 			k.Shown = at
 		}
 	})
