@@ -245,16 +245,8 @@ func (c *Client) request(ctx context.Context, op operation, id string) (*http.Re
 
 // read reads the JSON of an answer.
 func (c *Client) read(ctx, timed context.Context, op operation, body io.Reader) error {
-	b, _ := c.buffers.Get().(*bytes.Buffer)
-	if b == nil {
-		b = &bytes.Buffer{}
-	}
-	defer func() {
-		if b.Cap() <= keptBuffer {
-			c.buffers.Put(b)
-		}
-	}()
-	b.Reset()
+	b := c.buffers.Take()
+	defer c.buffers.GiveBack(b)
 	switch n, err := b.ReadFrom(io.LimitReader(body, maxAnswer+1)); {
 	case timed.Err() != nil: // whatever came of it: a server may end its answer properly when it sees us go
 		return connError(ctx, op, timed.Err())

@@ -19,10 +19,10 @@ import (
 	"hash/maphash"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/buffers"
 	"github.com/mailbell/mailbell/internal/pace"
 )
 
@@ -51,7 +51,7 @@ type Client struct {
 	combiner combiner
 	inboxes  inboxes
 	few      atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
-	buffers  sync.Pool    // of *bytes.Buffer: answers
+	buffers  buffers.Pool // of answers
 }
 
 // New returns a client.
@@ -62,7 +62,7 @@ func New(o Options) *Client {
 	if o.Pace == nil {
 		o.Pace = pace.New(0, 0)
 	}
-	return &Client{o: o, root: Root(o.Base), queries: newQueries(o.Preview), gates: newGates(), inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
+	return &Client{o: o, root: Root(o.Base), queries: newQueries(o.Preview), gates: newGates(), buffers: buffers.Pool{Most: keptBuffer}, inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
 }
 
 // Listings is how many listings it is worth to have under way at once, by all clients of the exchange entry: a batch of them counts as one

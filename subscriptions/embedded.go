@@ -101,7 +101,7 @@ func openEmbedded(file string, readOnly, older bool) (*Embedded, error) {
 	case err != nil:
 		return nil, fmt.Errorf("state file %s: %w", file, err)
 	}
-	s := &Embedded{file: file, db: db, readOnly: readOnly, older: older}
+	s := &Embedded{file: file, db: db, readOnly: readOnly, older: older, sealer: newSealer()}
 	s.probe = &probe{try: s.try}
 	s.committer = newCommitter(s.commit)
 	if s.opened, err = os.Stat(file); err != nil {

@@ -68,7 +68,7 @@ var ErrRedis = errors.New("redis")
 
 // OpenRedis connects, and looks whether the server keeps what it is given. warnings are for the log.
 func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string, err error) {
-	s = &Redis{address: o.Address, prefix: o.Prefix, lease: newLease()}
+	s = &Redis{address: o.Address, prefix: o.Prefix, lease: newLease(), sealer: newSealer()}
 	s.told.devices, s.told.lossy = map[string]int{}, make(chan string, 1)
 	s.client = redis.NewClient(&redis.Options{
 		Addr: o.Address, Username: o.Username, Password: o.Password, TLSConfig: o.TLS, ClientName: "mailbell",

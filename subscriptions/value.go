@@ -10,8 +10,8 @@ import (
 	"hash/crc32"
 	"slices"
 	"strconv"
-	"sync"
 
+	"github.com/mailbell/mailbell/internal/buffers"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -74,16 +74,14 @@ func checksum(k kind, id string, data []byte) string {
 const keptValue = 16 << 10
 
 // sealer writes values. Its buffers are used again.
-type sealer struct{ buffers sync.Pool } // of *bytes.Buffer
+type sealer struct{ buffers buffers.Pool }
+
+func newSealer() sealer { return sealer{buffers.Pool{Most: keptValue}} }
 
 // seal writes a value.
 func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
-	b, _ := s.buffers.Get().(*bytes.Buffer)
-	if b == nil {
-		b = new(bytes.Buffer)
-	}
-	defer s.giveBack(b)
-	b.Reset()
+	b := s.buffers.Take()
+	defer s.buffers.GiveBack(b)
 	b.WriteString(sealMark + "00000000 ")
 	if err := json.NewEncoder(b).Encode(v); err != nil {
 		return nil, err
@@ -91,15 +89,6 @@ func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
 	sealed := bytes.Clone(b.Bytes()[:b.Len()-1]) // without the end of line
 	copy(sealed[len(sealMark):], checksum(k, id, sealed[sealSize:]))
 	return sealed, nil
-}
-
-// giveBack keeps a buffer for the next value, and says whether it did.
-func (s *sealer) giveBack(b *bytes.Buffer) bool {
-	if b.Cap() > keptValue {
-		return false
-	}
-	s.buffers.Put(b)
-	return true
 }
 
 // seal writes one value. Who writes many has a sealer.

@@ -91,9 +91,9 @@ func TestAVersionIsANumberFromOneToOurs(t *testing.T) {
 }
 
 func TestTheBufferOfAHugeValueIsNotKept(t *testing.T) {
-	var s sealer
+	s := newSealer()
 	for size, kept := range map[int]bool{keptValue: true, keptValue + 1: false} {
-		if s.giveBack(bytes.NewBuffer(make([]byte, size))) != kept {
+		if s.buffers.GiveBack(bytes.NewBuffer(make([]byte, size))) != kept {
 			t.Errorf("of %d bytes: kept %t", size, !kept)
 		}
 	}
@@ -101,7 +101,7 @@ func TestTheBufferOfAHugeValueIsNotKept(t *testing.T) {
 
 // A sealer uses its buffers again, and a store keeps what it was given until it is written.
 func TestASealedValueStaysAsItIs(t *testing.T) {
-	var s sealer
+	s := newSealer()
 	first, err := s.seal(kindRecord, "r1", &Record{ID: "r1", Addresses: []string{"ann@contoso.example"}, Listed: 1})
 	if err != nil {
 		t.Fatal(err)
