@@ -4,7 +4,6 @@ package admin
 // pages.
 
 import (
-	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,7 +11,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"io"
 	"math/big"
@@ -20,8 +18,6 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -33,6 +29,7 @@ import (
 
 	"github.com/mailbell/mailbell/admin/openid"
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/internal/oidctest"
 )
 
 // people are those who can sign in there, with what it says of them.
@@ -46,58 +43,10 @@ var people = map[string]any{
 // newProvider starts an oidc-provider, and returns its issuer and the trust in it.
 func newProvider(t *testing.T, redirect string) (issuer string, roots *x509.CertPool) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a node")
-	}
-	dir := filepath.Join("..", "auth", "testdata", "oidc")
-	const oldest = 20 // oidc-provider wants 22, and works with it
-	out, err := exec.CommandContext(t.Context(), "node", "-p", "parseInt(process.versions.node)").Output()
-	if err != nil {
-		t.Skip("node is not installed: ", err)
-	}
-	if major, err := strconv.Atoi(strings.TrimSpace(string(out))); err != nil || major < oldest {
-		t.Skipf("node is version %s, and %d is wanted", out, oldest)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "node_modules", "oidc-provider")); err != nil {
-		t.Skip("oidc-provider is not installed: `make test` installs it where npm is")
-	}
 	cert, key, roots := certificateFor(t)
-	settings, err := json.Marshal(map[string]any{"cert": cert, "key": key, "client": clientID, "secret": clientSecret, "redirect": redirect, "signingKey": privateKey(t), "people": people})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("node", "people.mjs")
-	cmd.Dir = dir
-	var log strings.Builder
-	cmd.Stderr = &log
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	told, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Logf("oidc-provider: %v\n%s", err, log.String())
-		}
-	})
-	if _, err := in.Write(append(settings, '\n')); err != nil {
-		t.Fatal(err)
-	}
-	silent := time.AfterFunc(time.Minute, func() { in.Close() })
-	defer silent.Stop()
-	var started struct{ Port int }
-	line, err := bufio.NewReader(told).ReadBytes('\n')
-	if err != nil || json.Unmarshal(line, &started) != nil {
-		t.Fatalf("oidc-provider does not start: %v: %s", err, line)
-	}
-	return "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(started.Port)), roots
+	settings := map[string]any{"cert": cert, "key": key, "client": clientID, "secret": clientSecret, "redirect": redirect, "signingKey": privateKey(t), "people": people}
+	port, _ := oidctest.Start(t, filepath.Join("..", "auth", "testdata", "oidc"), "people.mjs", settings, func([]byte) {})
+	return "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), roots
 }
 
 // certificateFor makes a certificate for 127.0.0.1.

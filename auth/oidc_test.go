@@ -3,7 +3,6 @@ package auth
 // Tokens of a strict OAuth server that somebody else wrote: oidc-provider.
 
 import (
-	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,8 +19,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -34,6 +31,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/certificate"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/oidctest"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -53,88 +51,42 @@ type oidc struct {
 // newOIDC starts one whose tokens live for some seconds. It has an app by the secret "right", and one by the certificate.
 func newOIDC(t *testing.T, seconds int, certificate *tls.Certificate) *oidc {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts a node")
-	}
-	dir := filepath.Join("testdata", "oidc")
-	const oldest = 20 // oidc-provider wants 22, and works with it
-	if out, err := exec.Command("node", "-p", "parseInt(process.versions.node)").Output(); err != nil {
-		t.Skip("node is not installed: ", err)
-	} else if major, err := strconv.Atoi(strings.TrimSpace(string(out))); err != nil || major < oldest {
-		t.Skipf("node is version %s, and %d is wanted", out, oldest)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "node_modules", "oidc-provider")); err != nil {
-		t.Skip("oidc-provider is not installed: `make test` installs it where npm is")
-	}
 	o := &oidc{roots: x509.NewCertPool(), all: make(chan struct{})}
 	cert, key := o.tls(t)
 	signing := must(rsa.GenerateKey(rand.Reader, 2048))
 	o.signing = &signing.PublicKey
 	thumbprint := sha256.Sum256(certificate.Leaf.Raw)
-	settings := must(json.Marshal(map[string]any{
+	settings := map[string]any{
 		"cert": cert, "key": key, "tenant": testTenant, "resource": "https://outlook.office365.com", "seconds": seconds, "signingKey": jwk(signing, true),
 		"clients": []map[string]any{
 			{"id": "by-secret", "secret": "right"},
 			{"id": "by-certificate", "key": jwk(certificate.PrivateKey.(*rsa.PrivateKey), false), "thumbprint": hex.EncodeToString(thumbprint[:])},
 		},
-	}))
-	cmd := exec.Command("node", "server.mjs")
-	cmd.Dir = dir
-	var log strings.Builder
-	cmd.Stderr = &log
-	in, out := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
-	o.in = in
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
 	}
-	if _, err := in.Write(append(settings, '\n')); err != nil {
-		t.Fatal(err)
-	}
-	port, read := make(chan int, 1), make(chan struct{})
-	go func() {
-		defer close(read)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var line struct {
-				Port      int
-				Grant, By string
-				Error     string
-				Detail    string
-				All       bool
-			}
-			if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-				t.Errorf("%s: %v", lines.Bytes(), err)
-			}
-			switch {
-			case line.Port != 0:
-				port <- line.Port
-			case line.All:
-				o.all <- struct{}{}
-			case line.Error != "":
-				o.mu.Lock()
-				o.refusals = append(o.refusals, line.Error+": "+line.Detail)
-				o.mu.Unlock()
-			default:
-				o.mu.Lock()
-				o.grants = append(o.grants, line.Grant+" "+line.By)
-				o.mu.Unlock()
-			}
+	port, in := oidctest.Start(t, filepath.Join("testdata", "oidc"), "server.mjs", settings, func(said []byte) {
+		var line struct {
+			Grant, By string
+			Error     string
+			Detail    string
+			All       bool
 		}
-	}()
-	t.Cleanup(func() {
-		in.Close()
-		<-read
-		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Logf("oidc-provider: %v\n%s", err, log.String())
+		if err := json.Unmarshal(said, &line); err != nil {
+			t.Errorf("%s: %v", said, err)
+		}
+		switch {
+		case line.All:
+			o.all <- struct{}{}
+		case line.Error != "":
+			o.mu.Lock()
+			o.refusals = append(o.refusals, line.Error+": "+line.Detail)
+			o.mu.Unlock()
+		default:
+			o.mu.Lock()
+			o.grants = append(o.grants, line.Grant+" "+line.By)
+			o.mu.Unlock()
 		}
 	})
-	select {
-	case p := <-port:
-		o.authority = "https://" + net.JoinHostPort("127.0.0.1", big.NewInt(int64(p)).String())
-	case <-read:
-		t.Fatal("oidc-provider does not start")
-	case <-time.After(patience):
-		t.Fatal("oidc-provider is silent")
-	}
+	o.in, o.authority = in, "https://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	return o
 }
 
