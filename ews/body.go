@@ -54,9 +54,13 @@ func (b *requestBody) request(ctx context.Context, url string) (*http.Request, e
 	return req, nil
 }
 
-// isFree says that its memory can be used again, now that RoundTrip has returned.
-func (b *requestBody) isFree() bool {
-	return b.read.Load() && !b.repeated.Load() && b.Cap() <= keptBody
+// isFree says that nobody reads it any more, now that RoundTrip has returned.
+func (b *requestBody) isFree() bool { return b.read.Load() && !b.repeated.Load() }
+
+// empty lets its memory go.
+func (b *requestBody) empty() {
+	b.Buffer = bytes.Buffer{}
+	b.reader.Reset(nil)
 }
 
 // requestBodies are those that can be used again.
@@ -74,7 +78,11 @@ func (p *requestBodies) take() *requestBody {
 
 // giveBack is called once RoundTrip has returned.
 func (p *requestBodies) giveBack(b *requestBody) {
-	if b.isFree() {
+	switch {
+	case !b.isFree():
+	case b.Cap() <= keptBody:
 		p.pool.Put(b)
+	default: // an answer knows its request: that of a stream would be kept for half an hour
+		b.empty()
 	}
 }

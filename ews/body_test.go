@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // itemResponse is the answer of GetItem for one item.
@@ -91,13 +92,44 @@ func TestEveryRequestHasItsOwnBodyThoughTheMemoryIsUsedAgain(t *testing.T) {
 }
 
 func TestALargeRequestIsNotKept(t *testing.T) {
-	for size, free := range map[int]bool{keptBody: true, keptBody + 1: false} {
-		b := newRequestBody()
+	for size, kept := range map[int]bool{keptBody: true, keptBody + 1: false} {
+		var bodies requestBodies
+		b := bodies.take()
 		b.Buffer = *bytes.NewBuffer(make([]byte, 0, size))
 		b.trace.WroteRequest(httptrace.WroteRequestInfo{})
-		if b.isFree() != free {
-			t.Errorf("%d bytes: %t", size, b.isFree())
+		bodies.giveBack(b)
+		if (b.Cap() > 0) != kept {
+			t.Errorf("%d bytes: %d are kept", size, b.Cap())
 		}
+	}
+}
+
+// The answer of a stream is open for half an hour, and knows its request: 20 KiB with 200 subscriptions.
+func TestAnOpenStreamKeepsNothingOfItsRequest(t *testing.T) {
+	var req *http.Request
+	c := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		req = r
+		if sent, err := io.ReadAll(r.Body); err != nil || len(sent) <= keptBody {
+			t.Errorf("%d bytes were sent, %v", len(sent), err)
+		}
+		httptrace.ContextClientTrace(r.Context()).WroteRequest(httptrace.WroteRequestInfo{})
+		return answer(r, ""), nil
+	})})
+	ids := make([]string, MaxSubscriptions)
+	for i := range ids {
+		ids[i] = strings.Repeat("A", 100)
+	}
+	s, err := c.GetStreamingEvents(t.Context(), target, ids, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	body, err := req.GetBody()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := io.ReadAll(body); err != nil || len(kept) > 0 {
+		t.Errorf("%d bytes are kept, %v", len(kept), err)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -44,7 +43,7 @@ type Stream struct {
 	release func() // the timer of own
 	body    watched
 	parser  parser
-	ids     []string
+	only    string  // its one subscription; empty: it has several
 	begun   bool    // the first envelope has come
 	pending []error // what else the envelope brought that was handed out last
 	end     error   // what every further Next returns
@@ -76,7 +75,10 @@ func (c *Client) stream(ctx context.Context, t Target, ids []string, minutes int
 	}
 	timed, release := context.WithTimeoutCause(ctx, time.Duration(minutes)*time.Minute+overtime, errOverdue)
 	own, cancel := context.WithCancelCause(timed)
-	s := &Stream{ctx: ctx, own: own, cancel: cancel, release: release, ids: ids}
+	s := &Stream{ctx: ctx, own: own, cancel: cancel, release: release}
+	if len(ids) == 1 {
+		s.only = ids[0]
+	}
 	s.body.limit = c.o.Silence
 	s.body.timer = time.AfterFunc(min(c.o.Timeout, opening), func() { cancel(errSilent) })
 	resp, a, err := c.send(ctx, own, t, operation{name: op, body: getStreamingEvents(ids, minutes)}, version) //nolint:bodyclose // Stream.Close closes it
@@ -149,8 +151,8 @@ func (s *Stream) said(p *problem) error {
 	e := p.error("GetStreamingEvents")
 	e.RequestID = s.RequestID
 	if len(e.Fault.Subscriptions) == 0 {
-		if len(s.ids) == 1 {
-			e.Fault.Subscriptions = slices.Clone(s.ids)
+		if s.only != "" {
+			e.Fault.Subscriptions = []string{s.only}
 		}
 		e.Fault.Scope = max(e.Fault.Scope, fault.Group)
 	}
