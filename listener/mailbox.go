@@ -32,6 +32,7 @@ type mailbox struct {
 	l    *Listener
 	box  *subscriptions.Mailbox
 	work *inbox.Mailbox
+	room seat // guarded by the mu of the seats of its entry
 
 	mu         sync.Mutex
 	due        bool         // a look-up is asked for

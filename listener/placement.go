@@ -17,10 +17,16 @@ type grouping struct{ url, group string }
 
 func groupingOf(at mail.Location) grouping { return grouping{at.URL, at.Group} }
 
-// seat is the room of one mailbox.
+// seat is the room of one mailbox. The zero seat is none.
 type seat struct {
 	account *account
-	of      grouping
+	of      *crowd
+}
+
+// crowd is the mailboxes of one grouping that have a seat: how many at each account.
+type crowd struct {
+	grouping
+	load map[*account]int
 }
 
 // seats are the room at the accounts of an entry. A mailbox has one seat, or waits for one. Accounts are filled grouping by grouping; a
@@ -30,15 +36,14 @@ type seats struct {
 	stream   int // mailboxes on a stream at most
 	accounts []*account
 
-	mu      sync.Mutex
+	mu      sync.Mutex // of the mailboxes' seats too
 	load    map[*account]int
-	of      map[grouping]map[*account]int // the load, by grouping
-	seated  map[*mailbox]seat
+	of      map[grouping]*crowd
 	waiting []*mailbox // first in first out; each at most once
 }
 
 func newSeats(accounts []*account, size, stream int) *seats {
-	return &seats{size: size, stream: stream, accounts: accounts, load: map[*account]int{}, of: map[grouping]map[*account]int{}, seated: map[*mailbox]seat{}}
+	return &seats{size: size, stream: stream, accounts: accounts, load: map[*account]int{}, of: map[grouping]*crowd{}}
 }
 
 // keep gives a mailbox the seat that it had before the start, or that was free at its enrolment; nil: there is no such account, or no room any
@@ -58,11 +63,11 @@ func (s *seats) keep(m *mailbox, had string, of grouping) *account {
 func (s *seats) take(m *mailbox, had string, of grouping) *account {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, seated := s.seated[m]
+	at := m.room
 	switch {
-	case seated && at.of == of:
+	case at.account != nil && at.of.grouping == of:
 		return at.account
-	case seated: // it has moved, and is subscribed anew wherever it sits; while others wait, all other accounts are full
+	case at.account != nil: // it has moved, and is subscribed anew wherever it sits; while others wait, all other accounts are full
 		s.rise(m)
 		had = ""
 	case slices.Contains(s.waiting, m):
@@ -83,8 +88,8 @@ func (s *seats) leave(m *mailbox) (next *mailbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting = slices.DeleteFunc(s.waiting, func(o *mailbox) bool { return o == m })
-	at, seated := s.seated[m]
-	if !seated {
+	at := m.room
+	if at.account == nil {
 		return nil
 	}
 	s.rise(m)
@@ -99,25 +104,27 @@ func (s *seats) leave(m *mailbox) (next *mailbox) {
 
 // sit gives a mailbox a seat. It is called with mu held.
 func (s *seats) sit(m *mailbox, a *account, of grouping) {
-	s.seated[m] = seat{a, of}
-	s.load[a]++
-	if s.of[of] == nil {
-		s.of[of] = map[*account]int{}
+	c := s.of[of]
+	if c == nil {
+		c = &crowd{of, map[*account]int{}}
+		s.of[of] = c
 	}
-	s.of[of][a]++
+	c.load[a]++
+	s.load[a]++
+	m.room = seat{a, c}
 }
 
 // rise takes back a seat. It is called with mu held.
 func (s *seats) rise(m *mailbox) {
-	at := s.seated[m]
-	delete(s.seated, m)
-	s.load[at.account]--
-	s.of[at.of][at.account]--
-	if s.of[at.of][at.account] == 0 {
-		delete(s.of[at.of], at.account)
+	a, c := m.room.account, m.room.of
+	m.room = seat{}
+	s.load[a]--
+	c.load[a]--
+	if c.load[a] == 0 {
+		delete(c.load, a)
 	}
-	if len(s.of[at.of]) == 0 {
-		delete(s.of, at.of)
+	if len(c.load) == 0 {
+		delete(s.of, c.grouping)
 	}
 }
 
@@ -152,7 +159,10 @@ func (s *seats) best(had string, of grouping) *account {
 
 // draws is how strongly an account draws a mailbox of a grouping: by how many of it are there. It is called with mu held.
 func (s *seats) draws(a *account, of grouping) int {
-	n := s.of[of][a]
+	n := 0
+	if c := s.of[of]; c != nil {
+		n = c.load[a]
+	}
 	switch {
 	case n == 0:
 		return 0

@@ -53,6 +53,14 @@ func (c *company) come(t *testing.T, m *mailbox, of grouping) {
 	c.at[m], c.had[m] = of, a
 }
 
+// seated is how many have a seat.
+func (c *company) seated() (n int) {
+	for _, load := range c.s.load {
+		n += load
+	}
+	return n
+}
+
 // streams is how many streams of 200 the company needs, and how many there are to be at most.
 func (c *company) streams() (n, most int) {
 	type place struct {
@@ -143,8 +151,8 @@ func TestFewStreamsServeThemAfterManyHaveLeftAndCome(t *testing.T) {
 	for m := range c.had {
 		c.s.leave(m)
 	}
-	if len(c.s.of) > 0 || len(c.s.seated) > 0 {
-		t.Errorf("all have left, and %d groupings are remembered", len(c.s.of))
+	if len(c.s.of) > 0 || c.seated() > 0 {
+		t.Errorf("all have left, and %d seats and %d groupings are remembered", c.seated(), len(c.s.of))
 	}
 }
 
@@ -156,10 +164,10 @@ func TestAMailboxThatMovesToAnotherGroupingSitsWithIt(t *testing.T) {
 	for range 5 {
 		c.come(t, &mailbox{}, b)
 	}
-	if c.s.take(first, c.had[first].Name, b) != c.had[first] && c.s.of[b][c.s.seated[first].account] != 6 {
+	if c.s.take(first, c.had[first].Name, b) != c.had[first] && c.s.of[b].load[first.room.account] != 6 {
 		t.Error("it sits alone")
 	}
-	if len(c.s.of[a]) > 0 || len(c.s.seated) != 6 {
+	if c.s.of[a] != nil || c.seated() != 6 {
 		t.Errorf("%v", c.s.of)
 	}
 }
