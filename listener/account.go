@@ -23,44 +23,45 @@ import (
 // hold what is done by Graph, and the other way round.
 type account struct {
 	*Account
-	entry     *entry
-	log       *zap.Logger
-	listening kind
-	calls     *health // of EWS
-	finding   *health // of Autodiscover
-	byGraph   *way    // nil: there is no Graph
-	links     *atomic.Int64
+	entry   *entry
+	log     *zap.Logger
+	finding *health // of Autodiscover
+	byEWS   *way
+	byGraph *way // nil: there is no Graph
 }
 
 // way is how an account reaches mailboxes, and listens to them.
 type way struct {
+	account   *account
 	source    Source
 	calls     *health
 	listening kind
-	links     *atomic.Int64 // mailboxes that are read so
+	links     atomic.Int64 // mailboxes that are read so
 }
 
 // way is that by which a location is reached.
-func (a *account) way(s mail.Source) way {
+func (a *account) way(s mail.Source) *way {
 	if s == mail.Graph {
-		return *a.byGraph
+		return a.byGraph
 	}
-	return way{a.Source, a.calls, a.listening, a.links}
+	return a.byEWS
 }
 
 // ways are all that the account has.
-func (a *account) ways() []way {
+func (a *account) ways() []*way {
 	if a.byGraph == nil {
-		return []way{a.way(mail.EWS)}
+		return []*way{a.byEWS}
 	}
-	return []way{a.way(mail.EWS), *a.byGraph}
+	return []*way{a.byEWS, a.byGraph}
 }
 
 func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *account {
-	n := &account{Account: a, entry: e, log: l.log.With(zap.String("exchange", e.Name), zap.String("account", a.Name)), links: &atomic.Int64{}}
+	n := &account{Account: a, entry: e, log: l.log.With(zap.String("exchange", e.Name), zap.String("account", a.Name))}
 	lifted := func() { l.wake(n) }
-	n.calls = &health{log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted}
-	n.calls.held = func(f *fault.Error, mailboxes, times int) { e.exodus.blocked(n, f, mailboxes, times) }
+	n.byEWS = &way{account: n, source: a.Source, calls: &health{
+		log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted,
+		held: func(f *fault.Error, mailboxes, times int) { e.exodus.blocked(n, f, mailboxes, times) },
+	}}
 	n.finding = &health{log: n.log.With(zap.String("of", "look-ups by Autodiscover")), mailboxes: l.following, lifted: lifted}
 	byPush := func() kind {
 		return posts{callbacks.NewKeeper(callbacks.Options{
@@ -74,29 +75,32 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	}
 	switch {
 	case e.ListenBy == ByPush:
-		n.listening = byPush()
+		n.byEWS.listening = byPush()
 	case e.fallback != nil:
-		n.listening = eitherKind{streams: byStreaming(), posts: byPush(), fallback: e.fallback}
+		n.byEWS.listening = eitherKind{streams: byStreaming(), posts: byPush(), fallback: e.fallback}
 	default:
-		n.listening = byStreaming()
+		n.byEWS.listening = byStreaming()
 	}
 	if a.Graph != nil {
-		n.calls.mailboxes = func() int { return int(n.links.Load()) }
-		links := &atomic.Int64{}
-		calls := &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: func() int { return int(links.Load()) }, lifted: lifted}
-		n.byGraph = &way{source: a.Graph, calls: calls, links: links, listening: changed{changes.NewKeeper(changes.Options{
+		n.byEWS.calls.mailboxes = n.byEWS.mailboxes
+		n.byGraph = &way{account: n, source: a.Graph}
+		n.byGraph.calls = &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: n.byGraph.mailboxes, lifted: lifted}
+		n.byGraph.listening = changed{changes.NewKeeper(changes.Options{
 			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.knowsSubscription, Content: a.Content, Log: n.log,
-		})}}
+		})}
 	}
 	return n
 }
 
+// mailboxes is how many are read so.
+func (w *way) mailboxes() int { return int(w.links.Load()) }
+
 // left says whether all mailboxes of the account have gone over from this way to the other.
-func (a *account) left(w way) bool {
+func (w *way) left() bool {
 	if w.links.Load() > 0 {
 		return false
 	}
-	for _, other := range a.ways() {
+	for _, other := range w.account.ways() {
 		if other.links.Load() > 0 {
 			return true
 		}
@@ -115,7 +119,7 @@ func (a *account) blocked(by mail.Source) *fault.Error {
 			return f
 		}
 	}
-	f, _ := a.calls.state()
+	f, _ := a.byEWS.calls.state()
 	return f
 }
 
@@ -124,39 +128,39 @@ type guarded struct{ *account }
 
 // Subscribe makes a subscription, where the account may.
 func (g guarded) Subscribe(ctx context.Context, at mail.Location, a streaming.Affinity) (id, cookie string, err error) {
-	if err := g.calls.allowed(at.Primary); err != nil {
+	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
 		return "", "", err
 	}
 	id, cookie, err = g.Streams.Subscribe(ctx, at, a)
 	g.entry.fallback.failed(at.Primary, err)
-	return id, cookie, g.calls.note(at.Primary, err)
+	return id, cookie, g.byEWS.calls.note(at.Primary, err)
 }
 
 // SubscribePush makes a push subscription, where the account may.
 func (g guarded) SubscribePush(ctx context.Context, at mail.Location, a callbacks.Affinity, p ews.Push) (callbacks.Subscribed, error) {
-	if err := g.calls.allowed(at.Primary); err != nil {
+	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
 		return callbacks.Subscribed{}, err
 	}
 	s, err := g.Pushes.SubscribePush(ctx, at, a, p)
-	return s, g.calls.note(at.Primary, err)
+	return s, g.byEWS.calls.note(at.Primary, err)
 }
 
 // Unsubscribe gives a subscription back, where the account may.
 func (g guarded) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
-	if err := g.calls.allowed(at.Primary); err != nil {
+	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
 		return err
 	}
-	return g.calls.note(at.Primary, g.Streams.Unsubscribe(ctx, at, id))
+	return g.byEWS.calls.note(at.Primary, g.Streams.Unsubscribe(ctx, at, id))
 }
 
 // Stream opens a stream, where the account may.
 func (g guarded) Stream(ctx context.Context, at mail.Location, a streaming.Affinity, ids []string) (streaming.Stream, error) {
-	if err := g.calls.allowed(at.Primary); err != nil {
+	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
 		return nil, err
 	}
 	s, err := g.Streams.Stream(ctx, at, a, ids)
 	g.entry.fallback.failed(at.Primary, err)
-	if err = g.calls.note(at.Primary, err); err != nil {
+	if err = g.byEWS.calls.note(at.Primary, err); err != nil {
 		return nil, err
 	}
 	return noted{s, g.account, at.Primary}, nil
@@ -206,7 +210,7 @@ func (n noted) Next() (streaming.Envelope, error) {
 	}
 	n.account.entry.fallback.failed(n.mailbox, err)
 	if f, ok := errors.AsType[*fault.Error](err); ok && f.Scope == fault.Account {
-		return e, n.account.calls.note(n.mailbox, err)
+		return e, n.account.byEWS.calls.note(n.mailbox, err)
 	}
 	return e, err
 }

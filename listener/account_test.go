@@ -357,7 +357,9 @@ func TestOnlyWhatTheServerSaysEndsABlock(t *testing.T) {
 func blockable(a *Account) *account {
 	h, _ := healthOf(1)
 	look, _ := healthOf(1)
-	return &account{Account: a, entry: &entry{Entry: &Entry{Name: "hq", URL: hqURL}}, log: zap.NewNop(), calls: h, finding: look}
+	n := &account{Account: a, entry: &entry{Entry: &Entry{Name: "hq", URL: hqURL}}, log: zap.NewNop(), finding: look}
+	n.byEWS = &way{account: n, source: a.Source, calls: h}
+	return n
 }
 
 func TestARefusalOfAutodiscoverHoldsLookUpsOnly(t *testing.T) {
@@ -370,7 +372,7 @@ func TestARefusalOfAutodiscoverHoldsLookUpsOnly(t *testing.T) {
 	if f, _ := a.finding.state(); f == nil {
 		t.Error("look-ups are not held")
 	}
-	if err := a.calls.allowed(alice); err != nil {
+	if err := a.byEWS.calls.allowed(alice); err != nil {
 		t.Errorf("EWS is held too: %v", err)
 	}
 }
@@ -399,12 +401,12 @@ func TestTheEndOfAStreamDoesNotEndABlockAndARefusalInOneBeginsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.blocked {
-			_ = a.calls.note(alice, row("HTTP 401", ""))
+			_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
 		}
 		if _, err := s.Next(); fault.Of(err).Code != c.err.Code {
 			t.Errorf("%s became %v", name, err)
 		}
-		if f, _ := a.calls.state(); (f != nil) != c.want {
+		if f, _ := a.byEWS.calls.state(); (f != nil) != c.want {
 			t.Errorf("%s: %v", name, f)
 		}
 	}
@@ -412,10 +414,10 @@ func TestTheEndOfAStreamDoesNotEndABlockAndARefusalInOneBeginsIt(t *testing.T) {
 
 func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	a := blockable(&Account{}) // a call would be one of nil
-	_ = a.calls.note(alice, row("HTTP 401", ""))
-	a.calls.trials = 0
+	_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
+	a.byEWS.calls.trials = 0
 	a.entry.MailboxServers = []string{"mbx1"}
-	k := &link{account: a, way: a.way(mail.EWS)}
+	k := &link{way: a.byEWS}
 	g := guarded{a}
 	_, err1 := k.Read(t.Context(), []string{"item"})
 	_, err2 := k.List(t.Context(), inbox.Part{Limit: 50})
@@ -506,7 +508,7 @@ func TestANewCredentialIsThatOfItsAccountAndOfNoOther(t *testing.T) {
 		defer l.Close()
 		for _, e := range l.entries {
 			for _, a := range e.accounts {
-				_ = a.calls.note(alice, row("HTTP 401", ""))
+				_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
 				_ = a.finding.note(alice, row("HTTP 401", ""))
 			}
 		}
@@ -632,18 +634,18 @@ func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
 	if e.asker("two", mail.EWS) != two {
 		t.Error("the one that the mailbox had is not asked")
 	}
-	_ = two.calls.note(alice, row("HTTP 401", ""))
+	_ = two.byEWS.calls.note(alice, row("HTTP 401", ""))
 	for range 4 {
 		if e.asker("", mail.EWS) != one || e.asker("two", mail.EWS) != one {
 			t.Error("one that cannot work is asked")
 		}
 	}
-	_ = one.calls.note(alice, row("HTTP 401", ""))
+	_ = one.byEWS.calls.note(alice, row("HTTP 401", ""))
 	if e.asker("two", mail.EWS) != two {
 		t.Error("where none can work, the one that the mailbox had tries")
 	}
-	one.calls.unblock()
-	two.calls.unblock()
+	one.byEWS.calls.unblock()
+	two.byEWS.calls.unblock()
 	_ = two.finding.note(alice, row("HTTP 401", ""))
 	if e.asker("two", mail.EWS) != two {
 		t.Error("one that Autodiscover refuses is not asked, although nobody has to ask Autodiscover")
@@ -665,11 +667,11 @@ func TestTheAccountsAfterOneThatCannotWorkAreAskedInTheirOrder(t *testing.T) {
 				t.Errorf("%s is asked for a mailbox of %s", got.Name, a.Name)
 			}
 		}
-		_ = a.calls.note(alice, row("HTTP 401", ""))
+		_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
 		if got, want := e.asker(a.Name, mail.EWS), e.accounts[(i+1)%3]; got != want {
 			t.Errorf("%s is asked where %s cannot work, want %s", got.Name, a.Name, want.Name)
 		}
-		a.calls.unblock()
+		a.byEWS.calls.unblock()
 	}
 }
 

@@ -84,7 +84,7 @@ func (l *Listener) home(address string) *entry {
 	if k == nil {
 		return nil
 	}
-	return k.account.entry
+	return k.way.account.entry
 }
 
 // arrived follows a mailbox to which a device has come. One that was followed before is listed; the others are once they are listened to.

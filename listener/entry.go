@@ -114,10 +114,10 @@ func (e *entry) allByGraph() bool {
 	if !e.hasGraph() {
 		return false
 	}
-	graph, ews := int64(0), int64(0)
+	graph, ews := 0, 0
 	for _, a := range e.accounts {
-		graph += a.byGraph.links.Load()
-		ews += a.links.Load()
+		graph += a.byGraph.mailboxes()
+		ews += a.byEWS.mailboxes()
 	}
 	return graph > 0 && ews == 0
 }

@@ -24,11 +24,10 @@ const (
 
 // link is an inbox.Link: one mailbox at one location.
 type link struct {
-	m       *mailbox
-	account *account
-	way     way
-	member  membership
-	at      mail.Location
+	m      *mailbox
+	way    *way
+	member membership
+	at     mail.Location
 
 	mu     sync.Mutex
 	told   map[string]*mail.Message // what came in notifications and is not taken yet, by item id
@@ -37,13 +36,13 @@ type link struct {
 }
 
 // Exchange is the exchange entry.
-func (k *link) Exchange() string { return k.account.entry.Name }
+func (k *link) Exchange() string { return k.way.account.entry.Name }
 
 // Source is whose item ids the messages have.
 func (k *link) Source() mail.Source { return k.way.source.Kind() }
 
 // SafetyPoll is after how long without a listing the mailbox is listed.
-func (k *link) SafetyPoll() time.Duration { return k.account.entry.SafetyPoll }
+func (k *link) SafetyPoll() time.Duration { return k.way.account.entry.SafetyPoll }
 
 // Listings is how many listings it is worth to have under way at once.
 func (k *link) Listings() int { return k.way.source.Listings() }
@@ -63,7 +62,7 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 			others = append(others, id)
 		}
 	}
-	all := inbox.Items{Clock: k.account.entry.now()}
+	all := inbox.Items{Clock: k.way.account.entry.now()}
 	if len(others) > 0 {
 		var err error
 		if all, err = k.read(ctx, others); err != nil {
@@ -92,7 +91,7 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 		err = beyondTheMessage(items)
 	}
 	if err = k.way.calls.note(k.at.Primary, err); err != nil {
-		return inbox.Items{Clock: k.account.entry.now()}, k.judge(err)
+		return inbox.Items{Clock: k.way.account.entry.now()}, k.judge(err)
 	}
 	k.member.Answered()
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
@@ -142,7 +141,7 @@ func (k *link) location() mail.Location {
 // answered takes in what an answer tells of its server, and returns that server's clock. A mailbox on a server whose mailboxes the entry is
 // not to listen to is looked up again.
 func (k *link) answered(a Answer) time.Time {
-	e := k.account.entry
+	e := k.way.account.entry
 	k.mu.Lock()
 	if a.Server != "" {
 		k.server = a.Server

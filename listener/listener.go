@@ -324,7 +324,7 @@ func (l *Listener) Worked(address string) {
 	m.retry(func(*fault.Error) bool { return true })
 	if k := m.linked(); k != nil {
 		k.way.calls.works(k.at.Primary)
-		k.account.finding.works(k.at.Primary)
+		k.way.account.finding.works(k.at.Primary)
 		k.member.Listed()
 	}
 }

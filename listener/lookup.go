@@ -255,11 +255,11 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 	if e.URL == "" && len(e.MailboxServers) == 0 {
 		return answered{entry: e, at: at, other: other}
 	}
-	if err := a.calls.allowed(address); err != nil && !anyway {
+	if err := a.byEWS.calls.allowed(address); err != nil && !anyway {
 		return answered{err: fault.Of(err)}
 	}
 	server, err := a.Source.Look(ctx, at)
-	if err = a.calls.note(address, err); err != nil {
+	if err = a.byEWS.calls.note(address, err); err != nil {
 		return answered{err: fault.Of(err)}
 	}
 	at.Server = cmp.Or(server, at.Server)
@@ -313,8 +313,8 @@ func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route,
 		return Route{}, found.err
 	}
 	route := Route{Entry: found.entry.Name, Location: found.at}
-	if own != nil && own.account.entry == found.entry {
-		route.Account = own.account.Name
+	if own != nil && own.way.account.entry == found.entry {
+		route.Account = own.way.account.Name
 		return route, nil
 	}
 	a := found.entry.seats.free(s.account, groupingOf(found.at))

@@ -54,8 +54,7 @@ type mailbox struct {
 	account *account   // of its seat; nil: it waits for one
 	link    *link      // nil: its location is not known
 	member  membership // at host, whether it has joined or not
-	host    *account
-	by      mail.Source // which way of host
+	host    *way
 }
 
 func newMailbox(l *Listener, box *subscriptions.Mailbox) *mailbox {
@@ -144,7 +143,7 @@ func (m *mailbox) cover() {
 	others := m.asked != nil && !slices.Equal(m.asked, s.entries)
 	m.mu.Unlock()
 	switch {
-	case k != nil && !slices.Contains(s.entries, k.account.entry):
+	case k != nil && !slices.Contains(s.entries, k.way.account.entry):
 		m.relocate(k)
 	case k == nil && others: // what it waits for was said by those
 		m.seek()
@@ -334,15 +333,15 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		}
 	}
 	m.mu.Lock()
-	by := a.way(at.Source)
+	way := a.way(at.Source)
 	var was membership // it does not come back there
-	if m.host != a || m.by != at.Source {
+	if m.host != way {
 		was = m.member
-		m.host, m.by, m.member = a, at.Source, by.listening.member(m)
+		m.host, m.member = way, way.listening.member(m)
 	}
-	k := &link{m: m, account: a, way: by, member: m.member, at: at, server: at.Server}
+	k := &link{m: m, way: way, member: m.member, at: at, server: at.Server}
 	m.unlink()
-	by.links.Add(1)
+	way.links.Add(1)
 	m.link, m.lost = k, time.Time{}
 	m.mu.Unlock()
 	forsake(was)

@@ -116,7 +116,7 @@ func (k *link) state() (s subscriptions.State, reason string, next time.Time, wh
 		return subscriptions.Resolving, k.member.Awaits(), time.Time{}, nil
 	case !work.Listed:
 		return subscriptions.Resolving, "listing: under way", time.Time{}, nil
-	case len(k.account.entry.MailboxServers) > 0 && k.location().Server == "":
+	case len(k.way.account.entry.MailboxServers) > 0 && k.location().Server == "":
 		return subscriptions.Listening, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}, nil
 	}
 	return subscriptions.Listening, "", time.Time{}, nil
@@ -205,7 +205,7 @@ func (l *Listener) Load() []Load {
 			s := AccountLoad{Name: a.Name, Mailboxes: e.seats.taken(a)}
 			for _, w := range a.ways() {
 				s.Streams += w.listening.Open()
-				if blocked, next := w.calls.state(); blocked != nil && s.Blocked == nil && !a.left(w) {
+				if blocked, next := w.calls.state(); blocked != nil && s.Blocked == nil && !w.left() {
 					s.Blocked, s.Next = blocked, next
 				}
 			}
