@@ -417,7 +417,7 @@ func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
 	a.byEWS.calls.trials = 0
 	a.entry.MailboxServers = []string{"mbx1"}
-	k := &link{way: a.byEWS}
+	k := &link{way: a.byEWS, at: &mail.Location{}}
 	g := guarded{a}
 	_, err1 := k.Read(t.Context(), []string{"item"})
 	_, err2 := k.List(t.Context(), inbox.Part{Limit: 50})

@@ -117,20 +117,19 @@ type either struct {
 	fallback       *fallback
 	streams, posts membership
 
-	mu     sync.Mutex // held while the mailbox joins or leaves one of them; they call nothing meanwhile
-	now    membership
-	at     mail.Location
-	joined bool
+	mu  sync.Mutex // held while the mailbox joins or leaves one of them; they call nothing meanwhile
+	now membership
+	at  *mail.Location // nil: it has not joined
 }
 
 // Join has the mailbox listened to at a location.
-func (e *either) Join(at mail.Location) {
+func (e *either) Join(at *mail.Location) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.joined {
+	if e.at != nil {
 		return
 	}
-	e.at, e.joined = at, true
+	e.at = at
 	if e.fallback.join(e) {
 		e.now = e.posts
 	}
@@ -142,7 +141,7 @@ func (e *either) Leave() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.fallback.leave(e)
-	e.joined = false
+	e.at = nil
 	e.now.Leave()
 }
 
@@ -155,7 +154,7 @@ func (e *either) turn() {
 	}
 	e.now.Leave()
 	e.now = e.posts
-	if e.joined {
+	if e.at != nil {
 		e.now.Join(e.at)
 	}
 }

@@ -27,7 +27,7 @@ type link struct {
 	m      *mailbox
 	way    *way
 	member membership
-	at     mail.Location
+	at     *mail.Location // where it was found: never changed
 
 	mu     sync.Mutex
 	told   map[string]*mail.Message // what came in notifications and is not taken yet, by item id
@@ -86,7 +86,7 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if err := k.way.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Items{}, err
 	}
-	items, a, err := k.way.source.Read(ctx, k.at, ids)
+	items, a, err := k.way.source.Read(ctx, *k.at, ids)
 	if err == nil {
 		err = beyondTheMessage(items)
 	}
@@ -112,7 +112,7 @@ func (k *link) List(ctx context.Context, p inbox.Part) (inbox.Page, error) {
 	if err := k.way.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Page{}, err
 	}
-	page, a, err := k.way.source.List(ctx, k.at, p)
+	page, a, err := k.way.source.List(ctx, *k.at, p)
 	if err = k.way.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Page{}, k.judge(err)
 	}
@@ -133,7 +133,7 @@ func (k *link) Listed() {
 func (k *link) location() mail.Location {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	at := k.at
+	at := *k.at
 	at.Server = k.server
 	return at
 }

@@ -155,7 +155,7 @@ func (m *mailbox) listenBy(ctx context.Context, listenBy string) (turned bool, e
 	switch {
 	case k == nil:
 		m.seek()
-	case source(k.at) != k.way.account.entry.source(listenBy):
+	case source(*k.at) != k.way.account.entry.source(listenBy):
 		m.relocate(k)
 		return true, nil
 	}

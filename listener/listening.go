@@ -24,8 +24,8 @@ type kind interface {
 
 // membership is one mailbox that a kind may listen to.
 type membership interface {
-	Join(at mail.Location) // the mailbox is listened to at this location
-	Leave()                // it is not any more: it may live elsewhere, or has no device
+	Join(at *mail.Location) // the mailbox is listened to at this location, which is shared and never changed
+	Leave()                 // it is not any more: it may live elsewhere, or has no device
 	Listening() (since, last time.Time)
 	Failing() (f *fault.Error, next time.Time)
 	Awaits() string             // what is awaited where it neither listens nor fails, for people

@@ -339,14 +339,14 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		was = m.member
 		m.host, m.member = way, way.listening.member(m)
 	}
-	k := &link{m: m, way: way, member: m.member, at: at, server: at.Server}
+	k := &link{m: m, way: way, member: m.member, at: &at, server: at.Server}
 	m.unlink()
 	way.links.Add(1)
 	m.link, m.lost = k, time.Time{}
 	m.mu.Unlock()
 	forsake(was)
 	m.work.Attach(k)
-	k.member.Join(at)
+	k.member.Join(k.at)
 	return nil
 }
 

@@ -424,7 +424,7 @@ func TestAMailboxThatWasListedAllTheSameIsSubscribedSoon(t *testing.T) {
 }
 
 func TestWhatWasWrongAtOneLocationIsForgottenAtAnother(t *testing.T) {
-	for name, to := range map[string]mail.Location{
+	for name, to := range map[string]*mail.Location{
 		"another server":  {URL: "https://other.example/EWS/Exchange.asmx", Primary: alice},
 		"another address": {URL: here(alice).URL, Primary: "ann@contoso.example"},
 	} {

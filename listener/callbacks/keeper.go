@@ -118,7 +118,7 @@ func (k *Keeper) Retry() {
 }
 
 // site returns the mailboxes that one at this location belongs to. It is called with mu held.
-func (k *Keeper) site(at mail.Location) *site {
+func (k *Keeper) site(at *mail.Location) *site {
 	if !k.begun {
 		k.begun = true
 		k.tasks.Go(k.run)
@@ -154,7 +154,7 @@ func (k *Keeper) changed() {
 type attempt struct {
 	member   *Member
 	joined   int
-	at       mail.Location
+	at       *mail.Location
 	affinity Affinity
 	made     *subscription
 }
@@ -305,7 +305,7 @@ func (k *Keeper) subscribe(a *attempt) {
 	var got Subscribed
 	if err == nil {
 		push := ews.Push{URL: k.o.PublicURL + Path, Secret: a.made.secret, Frequency: k.o.Frequency}
-		got, err = k.o.Server.SubscribePush(k.ctx, a.at, a.affinity, push)
+		got, err = k.o.Server.SubscribePush(k.ctx, *a.at, a.affinity, push)
 	}
 	if err == nil {
 		err = k.record(a, got)

@@ -21,11 +21,11 @@ type Member struct {
 
 	// What follows is guarded by keeper.mu.
 
-	at      mail.Location
-	site    *site         // nil: it has not joined
-	joined  int           // how often it has joined: an answer that comes after it left finds another number
-	now     *subscription // nil: it has none
-	asking  *subscription // that a call under way is to make; nil: there is none
+	at      *mail.Location // nil: it never joined
+	site    *site          // nil: it has not joined
+	joined  int            // how often it has joined: an answer that comes after it left finds another number
+	now     *subscription  // nil: it has none
+	asking  *subscription  // that a call under way is to make; nil: there is none
 	refusal refusal.Refusal
 
 	since     time.Time       // when callbacks began to reach us, without a break since then; zero: they do not
@@ -62,14 +62,14 @@ func keptSecret(s mail.Secret, r *subscriptions.Record) string {
 }
 
 // Join has the mailbox listened to at a location. Where that is not the last one, what was wrong there is forgotten.
-func (m *Member) Join(at mail.Location) {
+func (m *Member) Join(at *mail.Location) {
 	k := m.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if m.site != nil || k.closed {
 		return
 	}
-	if at.URL != m.at.URL || at.Primary != m.at.Primary {
+	if m.at != nil && (at.URL != m.at.URL || at.Primary != m.at.Primary) {
 		m.refusal = refusal.Refusal{}
 	}
 	m.joined++

@@ -35,8 +35,8 @@ const (
 	publicURL = "https://bell.contoso.example"
 )
 
-func here(address string) mail.Location {
-	return mail.Location{Entry: "hq", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "site-1", Primary: address}
+func here(address string) *mail.Location {
+	return &mail.Location{Entry: "hq", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "site-1", Primary: address}
 }
 
 // call is one Subscribe.

@@ -37,14 +37,14 @@ type Member struct {
 
 	// What follows is guarded by keeper.mu.
 
-	at      mail.Location
-	in      bool          // it has joined
-	joined  int           // how often: an answer that comes after it left finds another number
-	now     *subscription // nil: it has none
-	asking  *subscription // that a call under way is to make; nil: there is none
-	parked  *subscription // that it had when it left, while it may come back; nil: none
-	until   time.Time     // then the parked one is removed
-	writing bool          // a write for it waits or is under way
+	at      *mail.Location // nil: it never joined
+	in      bool           // it has joined
+	joined  int            // how often: an answer that comes after it left finds another number
+	now     *subscription  // nil: it has none
+	asking  *subscription  // that a call under way is to make; nil: there is none
+	parked  *subscription  // that it had when it left, while it may come back; nil: none
+	until   time.Time      // then the parked one is removed
+	writing bool           // a write for it waits or is under way
 	refusal refusal.Refusal
 
 	since   time.Time    // when notifications began to reach us, without a break since then; zero: they do not
@@ -84,14 +84,14 @@ func (m *Member) newSubscription(nonce string) *subscription {
 }
 
 // Join has the mailbox listened to at a location. Where that is not the last one, what was wrong there is forgotten.
-func (m *Member) Join(at mail.Location) {
+func (m *Member) Join(at *mail.Location) {
 	k := m.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if m.in || k.closed {
 		return
 	}
-	if at.URL != m.at.URL || at.Primary != m.at.Primary {
+	if m.at != nil && (at.URL != m.at.URL || at.Primary != m.at.Primary) {
 		m.refusal = refusal.Refusal{}
 	}
 	m.at, m.in = at, true

@@ -76,7 +76,7 @@ func (k *Keeper) renew(w write) {
 	}
 	k.mu.Unlock()
 	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
-	expires, err := k.o.Server.Renew(short, at, s.id, time.Now().Add(life))
+	expires, err := k.o.Server.Renew(short, *at, s.id, time.Now().Add(life))
 	cancel()
 	err = k.late("PATCH subscriptions", err)
 	if k.ctx.Err() != nil {

@@ -35,8 +35,8 @@ const (
 	publicURL = "https://bell.contoso.example"
 )
 
-func here(address string) mail.Location {
-	return mail.Location{Entry: "cloud", Source: mail.Graph, URL: "https://graph.example/v1.0", Primary: address}
+func here(address string) *mail.Location {
+	return &mail.Location{Entry: "cloud", Source: mail.Graph, URL: "https://graph.example/v1.0", Primary: address}
 }
 
 // sub is a subscription at the server.

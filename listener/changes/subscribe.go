@@ -166,7 +166,7 @@ func (k *Keeper) postOnce(a *attempt) (graph.Subscribed, error) {
 	if rich != nil {
 		life, a.made.certificate = graph.LongestRich, rich.CertificateID
 	}
-	got, err := k.o.Server.Subscribe(short, a.at, graph.Subscription{
+	got, err := k.o.Server.Subscribe(short, *a.at, graph.Subscription{
 		NotificationURL: url, LifecycleURL: url, ClientState: a.made.state, Until: time.Now().Add(life), Rich: rich,
 	})
 	return got, k.late("POST subscriptions", err)

@@ -46,7 +46,7 @@ const (
 type write struct {
 	member *Member // nil: a removal
 	joined int
-	at     mail.Location // of a removal
+	at     *mail.Location // of a removal
 	id     string
 	tries  int
 }

@@ -82,7 +82,7 @@ func (g *Groups) Retry() {
 }
 
 // join puts a member into a group with room, and begins one where there is none. It is called with mu held.
-func (g *Groups) join(m *Member, at mail.Location) {
+func (g *Groups) join(m *Member, at *mail.Location) {
 	k := key{url: at.URL, group: at.Group}
 	i := slices.IndexFunc(g.groups[k], func(gr *group) bool { return len(gr.members) < g.size() })
 	if i < 0 {

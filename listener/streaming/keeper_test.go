@@ -250,7 +250,7 @@ func TestAGroupThatHasNobodyToSubscribeAnyMoreLetsTheOthersHaveTheirTurn(t *test
 			return nil
 		}
 		a := newAccount(t, s, 200)
-		at := func(host, address string) mail.Location {
+		at := func(host, address string) *mail.Location {
 			l := here(address)
 			l.URL = "https://" + host + ".example"
 			return l

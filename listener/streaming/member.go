@@ -31,13 +31,13 @@ type Member struct {
 
 	// What follows is guarded by groups.mu.
 
-	at           mail.Location
-	group        *group    // nil: it is in none
-	joined       int       // how often it has joined: an answer that comes after it left finds another number
-	subscription string    // empty: it has none
-	subscribed   time.Time // when that was made; zero: before this start
-	subscribing  bool      // a call is under way
-	excused      bool      // what that fails of may have ended within it
+	at           *mail.Location // nil: it never joined
+	group        *group         // nil: it is in none
+	joined       int            // how often it has joined: an answer that comes after it left finds another number
+	subscription string         // empty: it has none
+	subscribed   time.Time      // when that was made; zero: before this start
+	subscribing  bool           // a call is under way
+	excused      bool           // what that fails of may have ended within it
 	refusal      refusal.Refusal
 
 	// gap: notifications may have been lost since it was last to be listed. It is listed once its stream is open, and by listBy all the
@@ -52,13 +52,13 @@ type Member struct {
 }
 
 // Join has the mailbox listened to at a location. Where that is not the last one, what was wrong there is forgotten.
-func (m *Member) Join(at mail.Location) {
+func (m *Member) Join(at *mail.Location) {
 	m.groups.mu.Lock()
 	defer m.groups.mu.Unlock()
 	if m.group != nil {
 		return
 	}
-	if at.URL != m.at.URL || at.Primary != m.at.Primary {
+	if m.at != nil && (at.URL != m.at.URL || at.Primary != m.at.Primary) {
 		m.refusal = refusal.Refusal{}
 	}
 	m.joined++

@@ -37,8 +37,8 @@ const (
 func numbered(i int) string { return fmt.Sprintf("user%03d@contoso.example", i) }
 
 // here is where a mailbox lives, unless a test says otherwise.
-func here(address string) mail.Location {
-	return mail.Location{Entry: "hq", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "site-1", Primary: address}
+func here(address string) *mail.Location {
+	return &mail.Location{Entry: "hq", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "site-1", Primary: address}
 }
 
 // call is one call of the server.

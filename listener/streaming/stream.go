@@ -132,7 +132,7 @@ func heldBack() *fault.Error {
 // opening is how a stream is to be opened.
 type opening struct {
 	as       *Member // that charges a copy of its budget and not the account's
-	at       mail.Location
+	at       *mail.Location
 	affinity Affinity
 }
 
@@ -171,7 +171,7 @@ func (l *line) reopenWith(ctx context.Context, want map[string]*Member) {
 		return
 	}
 	own, stop := context.WithCancel(ctx)
-	s, err := g.groups.o.Server.Stream(own, o.at, o.affinity, slices.Collect(maps.Keys(want)))
+	s, err := g.groups.o.Server.Stream(own, *o.at, o.affinity, slices.Collect(maps.Keys(want)))
 	if err != nil {
 		stop()
 		if ctx.Err() == nil {

@@ -23,7 +23,7 @@ const brisk = 500 * time.Millisecond
 type attempt struct {
 	member   *Member
 	joined   int
-	at       mail.Location
+	at       *mail.Location
 	affinity Affinity
 	leads    bool // its answer brings the cookie that keeps the others on its server
 	waited   bool // it takes long, and others are tried beside it. Guarded by groups.mu, as over is
@@ -169,7 +169,7 @@ func (g *group) called(a *attempt) {
 
 // giveBack gives a subscription back (rule 11).
 func (g *group) giveBack(ctx context.Context, d departure) {
-	if err := g.groups.o.Server.Unsubscribe(ctx, d.at, d.id); err != nil {
+	if err := g.groups.o.Server.Unsubscribe(ctx, *d.at, d.id); err != nil {
 		g.groups.o.Log.Info("a subscription was not given back; it expires at the server", zap.String("mailbox", d.at.Primary), zap.Error(err))
 	}
 }
@@ -180,7 +180,7 @@ func (g *group) subscribe(ctx context.Context, a *attempt) {
 	err := subscriptions.Unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
 	var id, cookie string
 	if err == nil {
-		id, cookie, err = g.groups.o.Server.Subscribe(ctx, a.at, a.affinity)
+		id, cookie, err = g.groups.o.Server.Subscribe(ctx, *a.at, a.affinity)
 	}
 	if err == nil {
 		err = g.record(ctx, a, id)

@@ -61,7 +61,7 @@ func TestAfterWhateverAServerDoesEachMailboxIsListenedToOnceItIsWell(t *testing.
 			return Verdict(pick % 2) // who leaves has its location looked up by others
 		}
 		var list []*mailbox
-		at := map[*mailbox]mail.Location{}
+		at := map[*mailbox]*mail.Location{}
 		for i := range 1 + dice.IntN(30) {
 			m := a.mailbox(numbered(i))
 			list = append(list, m)
