@@ -6,7 +6,6 @@ package listener
 import (
 	"time"
 
-	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/callbacks"
 	"github.com/mailbell/mailbell/listener/changes"
@@ -49,13 +48,41 @@ func forsake(was membership) {
 // streams is the kind that uses EWS streaming notifications.
 type streams struct{ *streaming.Groups }
 
-func (s streams) member(m *mailbox) membership { return s.Member(m.box, sink{m.work, m, mail.EWS}) }
+func (s streams) member(m *mailbox) membership { return s.Member(m.box, sink{m}) }
 
 // posts is the kind that uses EWS push notifications.
 type posts struct{ *callbacks.Keeper }
 
-func (p posts) member(m *mailbox) membership {
-	return p.Member(m.box, postSink{sink{m.work, m, mail.EWS}})
+func (p posts) member(m *mailbox) membership { return p.Member(m.box, postSink{sink{m}}) }
+
+// changed is the kind that uses change notifications of Microsoft Graph.
+type changed struct{ *changes.Keeper }
+
+func (c changed) member(m *mailbox) membership {
+	return c.Member(m.box, graphSink{postSink{sink{m}}})
+}
+
+// sink is told what Exchange says of a mailbox by EWS. Hints and listings are the inbox's.
+type sink struct{ m *mailbox }
+
+// Hint hints at a message. A stream that is closing may name one though the mailbox is read by Graph already.
+func (s sink) Hint(item string, at time.Time) { s.m.work.Hint(item, mail.EWS, at) }
+
+// List has the mailbox listed.
+func (s sink) List() { s.m.work.List() }
+
+// Answers has tried at once what failed because the server did not.
+func (s sink) Answers() {
+	s.m.work.Retry(func(f *fault.Error) bool { return f.Scope == fault.Server })
+}
+
+// Doubt says whether the mailbox may live elsewhere.
+func (s sink) Doubt(f *fault.Error, failures int) streaming.Verdict {
+	k := s.m.linked()
+	if k == nil { // it is being looked up
+		return streaming.Leaves
+	}
+	return k.doubt(f, failures)
 }
 
 // postSink is a sink for callbacks, of Exchange and of Graph.
@@ -71,41 +98,16 @@ func (s postSink) Doubt(f *fault.Error) bool {
 	return verdict == streaming.Leaves
 }
 
-// changed is the kind that uses change notifications of Microsoft Graph.
-type changed struct{ *changes.Keeper }
+// graphSink is a sink for those of Graph, which has its own ids.
+type graphSink struct{ postSink }
 
-func (c changed) member(m *mailbox) membership {
-	return c.Member(m.box, postSink{sink{m.work, m, mail.Graph}})
-}
+// Hint hints at a message.
+func (s graphSink) Hint(item string, at time.Time) { s.m.work.Hint(item, mail.Graph, at) }
 
 // Tell hints at a message whose content has come: it need not be read.
-func (s postSink) Tell(m *mail.Message, at time.Time) {
+func (s graphSink) Tell(m *mail.Message, at time.Time) {
 	if k := s.m.linked(); k != nil {
 		k.keepTold(m)
 	}
 	s.Hint(m.ItemID, at)
-}
-
-// sink is told what a server says of a mailbox. Hints and listings are the inbox's.
-type sink struct {
-	*inbox.Mailbox
-	m      *mailbox
-	source mail.Source // whose ids the server names
-}
-
-// Hint hints at a message. A stream that is closing may name one though the mailbox is read by Graph already.
-func (s sink) Hint(item string, at time.Time) { s.Mailbox.Hint(item, s.source, at) }
-
-// Answers has tried at once what failed because the server did not.
-func (s sink) Answers() {
-	s.Retry(func(f *fault.Error) bool { return f.Scope == fault.Server })
-}
-
-// Doubt says whether the mailbox may live elsewhere.
-func (s sink) Doubt(f *fault.Error, failures int) streaming.Verdict {
-	k := s.m.linked()
-	if k == nil { // it is being looked up
-		return streaming.Leaves
-	}
-	return k.doubt(f, failures)
 }
