@@ -77,7 +77,7 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	case e.ListenBy == ByPush:
 		n.byEWS.listening = byPush()
 	case e.fallback != nil:
-		n.byEWS.listening = eitherKind{streams: byStreaming(), posts: byPush(), fallback: e.fallback}
+		n.byEWS.listening = &eitherKind{streams: byStreaming(), posts: byPush(), fallback: e.fallback}
 	default:
 		n.byEWS.listening = byStreaming()
 	}

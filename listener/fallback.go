@@ -3,6 +3,8 @@ package listener
 // From streaming to push, where a server has no streaming notifications, or something before it lets no stream through.
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,12 +23,12 @@ type fallback struct {
 	mailboxes func() int // of the entry: one of two cannot have three witnesses
 	run       func(task func()) bool
 
-	works atomic.Bool // a stream has brought something
+	works atomic.Bool // a stream has brought something; it changes under mu
 
 	mu      sync.Mutex
-	push    bool                // the mailboxes are listened to by push
-	refused map[string]struct{} // mailboxes that met what a server without streaming answers
-	joined  map[*either]struct{}
+	push    bool                 // the mailboxes are listened to by push
+	refused map[string]struct{}  // mailboxes that met what a server without streaming answers; nil: it is decided
+	joined  map[*either]struct{} // mailboxes that are here; nil: it is decided
 }
 
 func newFallback(log *zap.Logger, mailboxes func() int, run func(task func()) bool) *fallback {
@@ -35,9 +37,13 @@ func newFallback(log *zap.Logger, mailboxes func() int, run func(task func()) bo
 
 // streamed notes that a stream has brought something.
 func (f *fallback) streamed() {
-	if f != nil && !f.works.Load() {
-		f.works.Store(true)
+	if f == nil || f.works.Load() {
+		return
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.works.Store(true)
+	f.refused, f.joined = nil, nil
 }
 
 // failed takes in what streaming ended with for a mailbox.
@@ -60,11 +66,8 @@ func (f *fallback) failed(mailbox string, err error) {
 		f.mu.Unlock()
 		return
 	}
-	f.push, f.refused = true, nil
-	list := make([]*either, 0, len(f.joined))
-	for e := range f.joined {
-		list = append(list, e)
-	}
+	list := slices.Collect(maps.Keys(f.joined))
+	f.push, f.refused, f.joined = true, nil, nil
 	f.mu.Unlock()
 	f.log.Warn("the server gives no streaming notifications; its mailboxes are listened to by push notifications until the next start",
 		zap.Int("mailboxes", len(list)), zap.Error(why))
@@ -79,7 +82,9 @@ func (f *fallback) failed(mailbox string, err error) {
 func (f *fallback) join(e *either) (push bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.joined[e] = struct{}{}
+	if f.joined != nil {
+		f.joined[e] = struct{}{}
+	}
 	return f.push
 }
 
@@ -95,31 +100,31 @@ type eitherKind struct {
 	fallback       *fallback
 }
 
-func (k eitherKind) member(m *mailbox) membership {
-	streams := k.streams.member(m)
-	return &either{fallback: k.fallback, streams: streams, posts: k.posts.member(m), now: streams}
+func (k *eitherKind) member(m *mailbox) membership {
+	return &either{kind: k, m: m, now: k.streams.member(m)}
 }
 
-func (k eitherKind) Retry() {
+func (k *eitherKind) Retry() {
 	k.streams.Retry()
 	k.posts.Retry()
 }
 
-func (k eitherKind) Open() int { return k.streams.Open() }
+func (k *eitherKind) Open() int { return k.streams.Open() }
 
-func (k eitherKind) Close() {
+func (k *eitherKind) Close() {
 	k.streams.Close()
 	k.posts.Close()
 }
 
 // either is a mailbox that may be listened to one way or the other.
 type either struct {
-	fallback       *fallback
-	streams, posts membership
+	kind *eitherKind
+	m    *mailbox
 
-	mu  sync.Mutex // held while the mailbox joins or leaves one of them; they call nothing meanwhile
-	now membership
-	at  *mail.Location // nil: it has not joined
+	mu   sync.Mutex // held while the mailbox joins or leaves one of them; they call nothing meanwhile
+	now  membership
+	push bool           // that is so by push
+	at   *mail.Location // nil: it has not joined
 }
 
 // Join has the mailbox listened to at a location.
@@ -130,17 +135,20 @@ func (e *either) Join(at *mail.Location) {
 		return
 	}
 	e.at = at
-	if e.fallback.join(e) {
-		e.now = e.posts
+	if e.kind.fallback.join(e) && !e.push {
+		e.change()
 	}
 	e.now.Join(at)
 }
+
+// change has push for streaming. It is called with mu held.
+func (e *either) change() { e.now, e.push = e.kind.posts.member(e.m), true }
 
 // Leave ends that.
 func (e *either) Leave() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.fallback.leave(e)
+	e.kind.fallback.leave(e)
 	e.at = nil
 	e.now.Leave()
 }
@@ -149,11 +157,11 @@ func (e *either) Leave() {
 func (e *either) turn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.now == e.posts {
+	if e.push {
 		return
 	}
 	e.now.Leave()
-	e.now = e.posts
+	e.change()
 	if e.at != nil {
 		e.now.Join(e.at)
 	}

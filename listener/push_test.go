@@ -242,3 +242,23 @@ func TestAMailboxThatChangesFromStreamingToPushUsesNeitherIDForTheOther(t *testi
 		synctest.Wait()
 	})
 }
+
+func TestNobodyIsRememberedForAFallbackThatIsDecided(t *testing.T) {
+	for name, c := range map[string]struct {
+		decide func(f *fallback)
+		push   bool
+	}{
+		"streaming works":    {(*fallback).streamed, false},
+		"there is no stream": {func(f *fallback) { f.failed(alice, unsupported()) }, true},
+	} {
+		f := newFallback(zap.NewNop(), func() int { return 1 }, func(func()) bool { return true })
+		f.join(&either{})
+		if len(f.joined) != 1 {
+			t.Errorf("%s: %d are remembered before", name, len(f.joined))
+		}
+		c.decide(f)
+		if push := f.join(&either{}); push != c.push || len(f.joined) > 0 {
+			t.Errorf("%s: by push %t, %d are remembered", name, push, len(f.joined))
+		}
+	}
+}
