@@ -34,19 +34,14 @@ type mailbox struct {
 	work *inbox.Mailbox
 	room seat // guarded by the mu of the seats of its entry
 
-	mu         sync.Mutex
-	due        bool         // a look-up is asked for
-	busy       bool         // one is queued or under way
-	doubted    bool         // its location is to be given up before
-	closed     bool         // it has no device any more
-	lost       time.Time    // it had a location, and has been looked for since then; zero: it has one, or never had
-	asked      []*entry     // who was asked for it, or would have been, when it was last looked up; nil: it never was
-	failing    *fault.Error // why the last look-up failed
-	where      *entry       // which of those that were asked said so; nil: none
-	outOfScope bool         // it did because of mailbox_servers
-	failures   int          // in a row
-	next       time.Time    // the next one
-	wake       *time.Timer  // at next
+	mu      sync.Mutex
+	due     bool      // a look-up is asked for
+	busy    bool      // one is queued or under way
+	doubted bool      // its location is to be given up before
+	closed  bool      // it has no device any more
+	lost    time.Time // it had a location, and has been looked for since then; zero: it has one, or never had
+	asked   []*entry  // who was asked for it, or would have been, when it was last looked up; nil: it never was
+	failure *failure  // of the last look-up; nil: it did not fail
 
 	// What follows is changed by the look-up under way only, and where there is none by close.
 
@@ -55,6 +50,16 @@ type mailbox struct {
 	link    *link      // nil: its location is not known
 	member  membership // at host, whether it has joined or not
 	host    *way
+}
+
+// failure is that of a look-up.
+type failure struct {
+	why        *fault.Error
+	where      *entry      // which of those that were asked said so; nil: none
+	outOfScope bool        // it did because of mailbox_servers
+	times      int         // in a row
+	next       time.Time   // the next look-up; zero: it is asked for
+	wake       *time.Timer // at next
 }
 
 func newMailbox(l *Listener, box *subscriptions.Mailbox) *mailbox {
@@ -100,11 +105,16 @@ func (m *mailbox) ask() (queue bool) {
 	return queue
 }
 
+// noBackOff ends the wait for the next look-up. It is called with mu held.
 func (m *mailbox) noBackOff() {
-	m.next = time.Time{}
-	if m.wake != nil {
-		m.wake.Stop()
-		m.wake = nil
+	f := m.failure
+	if f == nil {
+		return
+	}
+	f.next = time.Time{}
+	if f.wake != nil {
+		f.wake.Stop()
+		f.wake = nil
 	}
 }
 
@@ -160,9 +170,9 @@ func (m *mailbox) concerns(a *account) bool {
 // retry has what failed tried at once, where the reason fits.
 func (m *mailbox) retry(fits func(*fault.Error) bool) {
 	m.mu.Lock()
-	failing, busy := m.failing, m.busy
+	failure, busy := m.failure, m.busy
 	m.mu.Unlock()
-	if busy && failing == nil || failing != nil && fits(failing) { // a look-up under way may be about to fail of it
+	if busy && failure == nil || failure != nil && fits(failure.why) { // a look-up under way may be about to fail of it
 		m.seek()
 	}
 	m.work.Retry(fits)
@@ -260,7 +270,7 @@ func (m *mailbox) missing(found answered) answered {
 	found.err = &f
 	switch {
 	case m.box.Record().Location.URL == "" || found.outOfScope:
-		if m.failures == 0 && len(m.asked) > 1 { // it may have moved from one to the other between the questions
+		if m.failure == nil && len(m.asked) > 1 { // it may have moved from one to the other between the questions
 			f.Remedy, f.After = fault.Wait, confirmed
 		}
 		return found
@@ -363,19 +373,9 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 		return
 	}
 	f := found.err
-	m.failing, m.where, m.outOfScope = f, found.entry, found.outOfScope
 	again := m.due && (f != nil || m.doubted)
 	m.due, m.busy = again, again
-	if f == nil {
-		m.failures = 0
-	} else {
-		m.failures++
-		if !again && len(m.asked) > 0 { // where no entry covers it, a restart with another configuration is waited for
-			wait := f.Pause(m.failures)
-			m.next, m.wake = time.Now().Add(wait), time.AfterFunc(wait, m.seek)
-		}
-	}
-	first, next := m.failures == 1, m.next
+	first, next := m.note(found, again)
 	m.mu.Unlock()
 	switch {
 	case again:
@@ -390,6 +390,26 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 	default:
 		m.l.log.Warn("a mailbox cannot be located", zap.String("mailbox", m.address()), zap.Time("next_try", next), zap.Error(f))
 	}
+}
+
+// note notes how a look-up ended, and sets when the next is made where it failed; again: that is so at once. It says whether it is the first
+// failure in a row. It is called with mu held.
+func (m *mailbox) note(found answered, again bool) (first bool, next time.Time) {
+	before := m.failure
+	m.failure = nil
+	if found.err == nil {
+		return false, time.Time{}
+	}
+	f := &failure{why: found.err, where: found.entry, outOfScope: found.outOfScope, times: 1}
+	if before != nil {
+		f.times += before.times
+	}
+	if !again && len(m.asked) > 0 { // where no entry covers it, a restart with another configuration is waited for
+		wait := f.why.Pause(f.times)
+		f.next, f.wake = time.Now().Add(wait), time.AfterFunc(wait, m.seek)
+	}
+	m.failure = f
+	return f.times == 1, f.next
 }
 
 // rest stops the timer, for all ends.

@@ -51,8 +51,11 @@ func (l *Listener) Shown(box *subscriptions.Mailbox, device string, key mail.Key
 // standing of the mailbox: of its look-up, then of reading it, then of listening to it.
 func (m *mailbox) standing() (s subscriptions.Standing) {
 	m.mu.Lock()
-	k, f, next := m.link, m.failing, m.next
-	outOfScope, covered := m.outOfScope, m.asked == nil || len(m.asked) > 0
+	k, covered := m.link, m.asked == nil || len(m.asked) > 0
+	var last failure
+	if m.failure != nil {
+		last = *m.failure
+	}
 	var full *fault.Error
 	if k == nil && m.entry != nil && m.account == nil {
 		full = m.entry.full()
@@ -60,18 +63,19 @@ func (m *mailbox) standing() (s subscriptions.Standing) {
 	switch {
 	case m.entry != nil:
 		s.Exchange = m.entry.Name
-	case m.where != nil:
-		s.Exchange = m.where.Name
+	case last.where != nil:
+		s.Exchange = last.where.Name
 	}
 	if m.account != nil {
 		s.Account = m.account.Name
 	}
 	m.mu.Unlock()
-	s.Next = next
+	f := last.why
+	s.Next = last.next
 	switch {
 	case full != nil:
 		s.State, s.Reason, s.Fault = subscriptions.WaitingForCapacity, words(full), full
-	case outOfScope:
+	case last.outOfScope:
 		s.State, s.Reason, s.Fault = subscriptions.OutOfScope, words(f), f
 	case f != nil && !covered:
 		s.State, s.Reason, s.Fault = subscriptions.Failing, words(f), f
@@ -162,7 +166,7 @@ func (l *Listener) Placed() bool {
 	all := !slices.ContainsFunc(l.mailboxes(), func(m *mailbox) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.link == nil && m.failing == nil
+		return m.link == nil && m.failure == nil
 	})
 	l.located.Store(all)
 	return all
