@@ -667,6 +667,13 @@ func (f *finder) set(change func()) {
 	change()
 }
 
+// askedFor are the mailboxes that it was asked for.
+func (f *finder) askedFor() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.names)
+}
+
 func (f *finder) Find(_ context.Context, address string) (mail.Location, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
