@@ -6,7 +6,6 @@
 // a hint, and what is new is read from Graph.
 //
 //	keeper.go     keeps the mailboxes of one listener account subscribed
-//	agenda.go     when which of them is due
 //	writes.go     the calls that change subscriptions, at a limited rate
 //	subscribe.go  a subscription is made
 //	renew.go      it is renewed, and removed

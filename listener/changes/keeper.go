@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/mailbell/mailbell/internal/agenda"
 	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -42,8 +43,8 @@ type Keeper struct {
 	mu      sync.Mutex
 	closed  bool
 	begun   bool
-	members int // that have joined
-	agenda  agenda
+	members int                    // that have joined
+	agenda  agenda.Agenda[*Member] // what is due for them
 	writes  writes
 	hold    hold
 	current map[string]*Member // the members by the ids of their subscriptions
@@ -134,7 +135,7 @@ func (k *Keeper) run() {
 func (k *Keeper) work(now time.Time) (lists []*Member, next time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for m := k.agenda.take(now); m != nil; m = k.agenda.take(now) {
+	for m, due := k.agenda.Take(now); due; m, due = k.agenda.Take(now) {
 		if m.act(now) {
 			lists = append(lists, m)
 		}
@@ -142,7 +143,7 @@ func (k *Keeper) work(now time.Time) (lists []*Member, next time.Time) {
 	}
 	k.hire(now)
 	next = now.Add(rest)
-	for _, t := range []time.Time{k.agenda.next(), k.hold.until} {
+	for _, t := range []time.Time{k.agenda.Next(), k.hold.until} {
 		if t.After(now) && t.Before(next) {
 			next = t
 		}

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/internal/agenda"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/marks"
 	"github.com/mailbell/mailbell/listener/refusal"
@@ -58,8 +59,7 @@ type Member struct {
 	allowance marks.Allowance // of the marks that notifications may set
 	recent    *recent         // nil: nothing was told of yet
 
-	due   time.Time // when something is to be done
-	place int       // in the agenda, from 1; 0: nothing is
+	agenda.Entry // when something is to be done
 }
 
 // subscription is one at Graph, or one that is being made.
@@ -236,7 +236,7 @@ func (m *Member) plan() {
 		if m.parked != nil {
 			due = m.until
 		}
-		m.keeper.agenda.put(m, due)
+		m.keeper.agenda.Put(m, due)
 		return
 	}
 	due := time.Time{}
@@ -258,7 +258,7 @@ func (m *Member) plan() {
 	if m.untold() {
 		by(m.polls.at(m, time.Now()))
 	}
-	m.keeper.agenda.put(m, due)
+	m.keeper.agenda.Put(m, due)
 }
 
 // lose forgets a subscription that Graph does not have any more: another one is made, and the mailbox is listed. It is called with mu held.

@@ -110,7 +110,7 @@ func (k *Keeper) hire(now time.Time) {
 // them is over. It is called with mu held.
 func (k *Keeper) volunteer() {
 	var first *Member
-	for _, m := range k.agenda {
+	for m := range k.agenda.All() {
 		if kind, next := m.wants(); kind == creation && !m.writing && m.in && m.refusal.Fault != nil && common(m.refusal.Fault) &&
 			(first == nil || next.Before(first.refusal.Next)) {
 			first = m
@@ -164,7 +164,7 @@ func common(f *fault.Error) bool {
 
 // release has those tried again that were refused what all were. It is called with mu held.
 func (k *Keeper) release() {
-	for _, m := range append(agenda{}, k.agenda...) {
+	for m := range k.agenda.All() {
 		if f := m.refusal.Fault; f != nil && common(f) {
 			m.refusal.Next = time.Time{}
 			m.plan()
