@@ -35,8 +35,8 @@ var owedAgain = [...]time.Duration{time.Second, 3 * time.Second}
 type waiting struct {
 	mu       sync.Mutex
 	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
+	timer    *time.Timer          // of the first that is due later
 	catching bool                 // some catch up now
-	timer    *time.Timer
 	closed   bool
 }
 

@@ -25,8 +25,8 @@
 //  11. Subscribe, open the stream, then list; subscriptions outlive a restart: package listener/streaming.
 //  12. One thing flows back: a mailbox is marked, or a topic is ready again: Mailbox.List, Inbox.TopicReady.
 //
-// Lock order: Inbox.mu before those of the parts of a Mailbox, which know nothing of each other. None is held during a call to another
-// room.
+// Lock order: Inbox.mu before those of the parts of a Mailbox, which know nothing of each other, and that of the marks before that of the
+// polls. None is held during a call to another room.
 package inbox
 
 import (
@@ -78,6 +78,7 @@ type Inbox struct {
 
 	answering *alarm // after firstAnswer
 	accepting *alarm // after writeAfter
+	polls     polls  // of the mailboxes
 
 	correlated atomic.Uint32 // the newest id of work; it begins anywhere, so that those of two lives of the process differ
 

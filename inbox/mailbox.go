@@ -42,13 +42,7 @@ type times struct{ hint, listing, message atomic.Int64 }
 
 func newMailbox(in *Inbox, box *subscriptions.Mailbox) *Mailbox {
 	m := &Mailbox{in: in, box: box}
-	m.marks.queue = m.enqueue
-	m.unreadable.again = func(item string, hinted time.Time) {
-		if l := m.link.Load(); l != nil {
-			m.Hint(item, l.Source(), hinted)
-		}
-		m.List()
-	}
+	m.marks.queue, m.marks.polls = m.enqueue, &in.polls
 	return m
 }
 

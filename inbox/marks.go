@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/agenda"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -66,27 +67,35 @@ func (h hints) ids() []string {
 
 // marks of one mailbox. A mailbox is marked while it has a hint or is to be listed. At most one worker has it at a time.
 type marks struct {
-	queue func(hinted bool) // gives the mailbox to a worker; hinted: new mail waits for that
+	queue        func(hinted bool) // gives the mailbox to a worker; hinted: new mail waits for that
+	polls        *polls
+	agenda.Entry // of polls, and guarded by their lock: the safety poll
 
-	mu       sync.Mutex
-	hints    hints
-	list     bool        // anything may have come
-	listed   bool        // a complete listing was done since it was last marked for one
-	link     *attachment // by which it is read, and whose item ids the hints are; nil: it never was
-	attached bool        // it can be read now
-	closed   bool
+	mu      sync.Mutex
+	hints   hints
+	link    *attachment // by which it is read, and whose item ids the hints are; nil: it never was
+	failure *failure    // of the last turn; nil: it did not fail
 
 	id     subscriptions.Correlation // of what came since; 0: no hint has come
 	joined subscriptions.Correlation // of hints that came while a turn was under way that failed: they go on under the id of that
 
+	list     bool // anything may have come
+	listed   bool // a complete listing was done since it was last marked for one
+	attached bool // it can be read now
+	closed   bool
+	polled   bool // it has had its first safety poll planned
+
 	queued, running bool
-	hinted          bool         // it is queued as one with new mail
-	woken           bool         // what this turn fails of may have ended within it: it does not back off
-	failing         *fault.Error // of the last turn
-	fails           int          // turns in a row
-	notBefore       time.Time    // the end of the back-off
-	retry           *time.Timer  // at notBefore
-	poll            *time.Timer  // the safety poll
+	hinted          bool // it is queued as one with new mail
+	woken           bool // what this turn fails of may have ended within it: it does not back off
+}
+
+// failure is that of a turn.
+type failure struct {
+	why       *fault.Error
+	times     int         // in a row
+	notBefore time.Time   // the end of the back-off
+	retry     *time.Timer // at notBefore
 }
 
 // turn is the marks that a worker has taken, with the link that they are for. It gives them back as far as it could not serve them.
@@ -122,14 +131,20 @@ func (m *marks) due() bool {
 	if !marked || !m.attached || m.closed || m.queued || m.running {
 		return false
 	}
-	if wait := time.Until(m.notBefore); wait > 0 {
-		if m.retry == nil {
-			m.retry = time.AfterFunc(wait, m.wake)
-		}
+	if m.failure != nil && m.failure.waits(m.wake) {
 		return false
 	}
 	m.queued = true
 	return true
+}
+
+// waits says whether the back-off has not ended yet, and has wake called when it has.
+func (f *failure) waits(wake func()) bool {
+	wait := time.Until(f.notBefore)
+	if wait > 0 && f.retry == nil {
+		f.retry = time.AfterFunc(wait, wake)
+	}
+	return wait > 0
 }
 
 // hint marks the mailbox: it may have this new item. It returns the id of the work on it: the one that it is given, unless there is one.
@@ -190,10 +205,16 @@ func (m *marks) wake() {
 
 func (m *marks) noBackOff() {
 	m.woken = m.running
-	m.notBefore = time.Time{}
-	if m.retry != nil {
-		m.retry.Stop()
-		m.retry = nil
+	if m.failure != nil {
+		m.failure.notBefore = time.Time{}
+		m.stopRetry()
+	}
+}
+
+func (m *marks) stopRetry() {
+	if m.failure != nil && m.failure.retry != nil {
+		m.failure.retry.Stop()
+		m.failure.retry = nil
 	}
 }
 
@@ -212,10 +233,7 @@ func (m *marks) take() (turn, bool) {
 	m.hints, m.list = nil, false
 	m.id, m.joined = 0, 0
 	m.running = true
-	if m.retry != nil { // this turn is what it was for
-		m.retry.Stop()
-		m.retry = nil
-	}
+	m.stopRetry() // this turn is what it was for
 	return t, true
 }
 
@@ -265,18 +283,20 @@ func (m *marks) merge(t turn) {
 func (m *marks) done(t turn, f *fault.Error) (first bool, next time.Time) {
 	m.change(func() {
 		m.running = false
+		before := m.failure
+		m.failure = nil
 		if f == nil {
-			m.failing, m.fails = nil, 0
 			return
 		}
 		m.merge(t)
-		m.fails++
-		m.failing = f
-		m.notBefore = time.Now()
-		if !m.woken {
-			m.notBefore = m.notBefore.Add(f.Pause(m.fails))
+		m.failure = &failure{why: f, times: 1, notBefore: time.Now()}
+		if before != nil {
+			m.failure.times += before.times
 		}
-		first, next = m.fails == 1, m.notBefore
+		if !m.woken {
+			m.failure.notBefore = m.failure.notBefore.Add(f.Pause(m.failure.times))
+		}
+		first, next = before == nil, m.failure.notBefore
 	})
 	return first, next
 }
@@ -290,23 +310,20 @@ func (m *marks) completed(poll time.Duration) {
 	if m.closed {
 		return
 	}
-	if m.poll == nil {
-		m.poll = time.AfterFunc(poll-rand.N(poll*3/4), m.listing)
-		return
+	spread := poll / 8
+	if !m.polled {
+		m.polled, spread = true, poll*3/4
 	}
-	m.poll.Reset(poll - rand.N(poll/8))
+	m.polls.plan(m, time.Now().Add(poll-rand.N(spread)))
 }
 
-// close stops the timers: nothing is queued any more.
+// close ends the waiting: nothing is queued any more.
 func (m *marks) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	for _, t := range []*time.Timer{m.retry, m.poll} {
-		if t != nil {
-			t.Stop()
-		}
-	}
+	m.stopRetry()
+	m.polls.plan(m, time.Time{})
 }
 
 // open takes marks again.
@@ -314,7 +331,7 @@ func (m *marks) open() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		m.closed, m.retry, m.poll, m.attached = false, nil, nil, false
+		m.closed, m.polled, m.attached = false, false, false
 	}
 }
 
@@ -328,5 +345,8 @@ func (m *marks) isClosed() bool {
 func (m *marks) fault() (failing *fault.Error, next time.Time, listed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.failing, m.notBefore, m.listed
+	if m.failure != nil {
+		failing, next = m.failure.why, m.failure.notBefore
+	}
+	return failing, next, m.listed
 }

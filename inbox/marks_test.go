@@ -4,6 +4,7 @@ package inbox
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,7 +16,7 @@ import (
 
 // marked is a mailbox that can be read, and counts how often it was queued.
 func marked(queued *atomic.Int32) *marks {
-	m := &marks{queue: func(bool) { queued.Add(1) }}
+	m := &marks{queue: func(bool) { queued.Add(1) }, polls: &polls{}}
 	m.attach(&attachment{Link: &link{exchange: "here"}})
 	return m
 }
@@ -63,7 +64,7 @@ func TestAMailboxIsQueuedOnceUntilItsTurnIsOver(t *testing.T) { // rule 7
 func TestWhatCannotBeReadIsNotQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var queued atomic.Int32
-		m := &marks{queue: func(bool) { queued.Add(1) }}
+		m := &marks{queue: func(bool) { queued.Add(1) }, polls: &polls{}}
 		m.listing()
 		if queued.Load() != 0 {
 			t.Error("it is queued before it is attached")
@@ -228,8 +229,10 @@ func TestTheFirstSafetyPollsOfAllMailboxesAreSpreadOverThreeQuartersOfTheirTime(
 		const poll, mailboxes = 40 * time.Minute, 400
 		var queued atomic.Int32
 		var list []*marks
+		var all polls
 		for range mailboxes {
 			m := marked(&queued)
+			m.polls = &all
 			m.completed(poll)
 			list = append(list, m)
 		}
@@ -246,6 +249,38 @@ func TestTheFirstSafetyPollsOfAllMailboxesAreSpreadOverThreeQuartersOfTheirTime(
 		}
 		for _, m := range list {
 			m.close()
+		}
+	})
+}
+
+func TestAMailboxThatIsClosedIsNotPolledAndNotRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var queued atomic.Int32
+		var all polls
+		stays, goes := marked(&queued), marked(&queued)
+		for _, m := range []*marks{stays, goes} {
+			m.polls = &all
+			m.completed(time.Hour)
+		}
+		goes.close()
+		all.mu.Lock()
+		if list := slices.Collect(all.agenda.All()); len(list) != 1 || list[0] != stays {
+			t.Errorf("%d mailboxes are to be polled", len(list))
+		}
+		all.mu.Unlock()
+		goes.completed(time.Hour) // a turn that was under way
+		<-time.After(24 * time.Hour)
+		synctest.Wait()
+		if queued.Load() != 1 {
+			t.Errorf("%d polls, want one of the mailbox that stays", queued.Load())
+		}
+		goes.open()
+		goes.attach(&attachment{Link: &link{exchange: "here"}})
+		goes.completed(time.Hour)
+		<-time.After(time.Hour)
+		synctest.Wait()
+		if queued.Load() != 2 {
+			t.Error("a mailbox that was opened again is not polled")
 		}
 	})
 }

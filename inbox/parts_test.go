@@ -144,18 +144,19 @@ func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 		var mu sync.Mutex // between the callbacks of two timers
 		var tried []time.Duration
 		u := unreadable{}
-		u.again = func(item string, _ time.Time) {
+		var again func()
+		again = func() {
 			mu.Lock()
 			defer mu.Unlock()
 			tried = append(tried, time.Since(began))
-			if last, counted := u.try(item, began); !counted || last != (len(tried) == 2) {
+			if last, counted := u.try("item", again); !counted || last != (len(tried) == 2) {
 				t.Errorf("try %d: last %v, counted %v", len(tried)+1, last, counted)
 			}
 		}
-		if last, counted := u.try("item", began); last || !counted {
+		if last, counted := u.try("item", again); last || !counted {
 			t.Errorf("the first try: last %v, counted %v", last, counted)
 		}
-		if last, counted := u.try("item", began); last || counted {
+		if last, counted := u.try("item", again); last || counted {
 			t.Errorf("a read before its time: last %v, counted %v", last, counted)
 		}
 		<-time.After(time.Hour)
@@ -168,7 +169,7 @@ func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 
 func TestAnItemThatIsForgottenIsNotTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := unreadable{again: func(item string, _ time.Time) { t.Errorf("%s is tried again", item) }}
+		u := unreadable{}
 		u.forget("an item that never failed")
 		for _, c := range []struct {
 			item string
@@ -181,7 +182,7 @@ func TestAnItemThatIsForgottenIsNotTriedAgain(t *testing.T) {
 			{"one of another Exchange after that", func(string) { u.forgetAll() }},
 			{"one that failed after that", func(string) { u.close() }},
 		} {
-			if last, counted := u.try(c.item, time.Now()); last || !counted {
+			if last, counted := u.try(c.item, func() { t.Errorf("%s is tried again", c.item) }); last || !counted {
 				t.Errorf("%s: last %v, counted %v", c.item, last, counted)
 			}
 			c.end(c.item)
@@ -192,13 +193,13 @@ func TestAnItemThatIsForgottenIsNotTriedAgain(t *testing.T) {
 
 func TestNoMoreItemsAreTriedAgainThanTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := unreadable{again: func(string, time.Time) {}}
+		u := unreadable{}
 		for i := range maxUnreadable {
-			if last, _ := u.try(fmt.Sprint(i), time.Now()); last {
+			if last, _ := u.try(fmt.Sprint(i), func() {}); last {
 				t.Fatalf("item %d is given up at once", i)
 			}
 		}
-		if last, counted := u.try("one more", time.Now()); !last || !counted {
+		if last, counted := u.try("one more", func() {}); !last || !counted {
 			t.Error("one more than the bound is tried again")
 		}
 		u.close()

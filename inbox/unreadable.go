@@ -21,8 +21,6 @@ const maxUnreadable = maxHints
 
 // unreadable counts the tries of items that cannot be read.
 type unreadable struct {
-	again func(item string, hinted time.Time) // has an item tried again
-
 	mu     sync.Mutex
 	items  map[string]*tries
 	closed bool
@@ -34,8 +32,8 @@ type tries struct {
 	timer *time.Timer
 }
 
-// try counts a failed read, unless it came before its time. last: the item is given up.
-func (u *unreadable) try(item string, hinted time.Time) (last, counted bool) {
+// try counts a failed read, unless it came before its time, and has again called when it is time for the next. last: the item is given up.
+func (u *unreadable) try(item string, again func()) (last, counted bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	t := u.items[item]
@@ -57,7 +55,7 @@ func (u *unreadable) try(item string, hinted time.Time) (last, counted bool) {
 	}
 	t.next = time.Now().Add(readAgain[t.n])
 	if !u.closed {
-		t.timer = time.AfterFunc(readAgain[t.n], func() { u.again(item, hinted) })
+		t.timer = time.AfterFunc(readAgain[t.n], again)
 	}
 	t.n++
 	return false, true
@@ -113,7 +111,12 @@ func (u *unreadable) close() {
 // giveUp counts a failed read of an item and says whether it was the last: then its alert is generic. Until then the item is
 // hinted again by itself, and the mailbox listed, for no listing is complete without it.
 func (m *Mailbox) giveUp(item Item, d due) bool {
-	last, counted := m.unreadable.try(item.ID, d.hinted)
+	last, counted := m.unreadable.try(item.ID, func() {
+		if l := m.link.Load(); l != nil {
+			m.Hint(item.ID, l.Source(), d.hinted)
+		}
+		m.List()
+	})
 	if counted {
 		f := fault.Of(item.Err)
 		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.Waiting, Reason: outcome.Unreadable, Code: f.Code, Came: d.received, At: time.Now(), Correlation: d.id})

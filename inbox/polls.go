@@ -1,0 +1,60 @@
+package inbox
+
+// The safety polls: a mailbox that nothing was heard of is listed from time to time.
+
+import (
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/agenda"
+)
+
+// polls are those of all mailboxes, by one timer: 15,000 would be most of what is kept for a mailbox that gets no mail.
+type polls struct {
+	mu     sync.Mutex
+	agenda agenda.Agenda[*marks]
+	timer  *time.Timer // for the next; nil: there never was one
+}
+
+// plan has a mailbox listed at a time, and at no other; zero: not any more.
+func (p *polls) plan(m *marks, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.agenda.Next()
+	p.agenda.Put(m, at)
+	if !p.agenda.Next().Equal(before) {
+		p.wait()
+	}
+}
+
+// wait sets the timer. It is called with mu held.
+func (p *polls) wait() {
+	next := p.agenda.Next()
+	switch {
+	case p.timer == nil:
+		p.timer = time.AfterFunc(time.Until(next), p.ring)
+	case next.IsZero():
+		p.timer.Stop()
+	default:
+		p.timer.Reset(time.Until(next))
+	}
+}
+
+// ring has those listed whose time has come.
+func (p *polls) ring() {
+	for _, m := range p.due() {
+		m.listing()
+	}
+}
+
+// due takes them out of the agenda, and waits for the next.
+func (p *polls) due() (list []*marks) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for m, due := p.agenda.Take(now); due; m, due = p.agenda.Take(now) {
+		list = append(list, m)
+	}
+	p.wait()
+	return list
+}
