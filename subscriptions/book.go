@@ -22,7 +22,7 @@ const MaxDevices = 1000
 
 // Book is all enrolments and records, in memory; every change is durable in the Store before it shows.
 //
-// Lock order: Book.enrolling (of a device before that of an address), Book.moving, Mailbox.writing, Book.mu.
+// Lock order: Book.ofDevice, Book.ofAddress, Book.moving, Mailbox.writing, Book.mu.
 type Book struct {
 	store   Store
 	secret  mail.Secret
@@ -31,7 +31,8 @@ type Book struct {
 	was     int
 
 	failing   atomic.Bool // the last write failed
-	enrolling turns       // one enrolment or removal at a time of a device, and one enrolment with an address; held over the write
+	ofDevice  turns       // one enrolment or removal at a time of a device; held over the write
+	ofAddress turns       // one enrolment at a time with an address; likewise
 	moving    turn        // one at a time changes two mailboxes at once
 	mu        sync.RWMutex
 	devices   map[string]*Device

@@ -35,16 +35,14 @@ func (b *Book) Enrol(ctx context.Context, e Enrolment, now, since time.Time) (En
 
 // EnrolIf is Enrol with a precondition; nil: none.
 func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, at Beginning) (Enrolled, error) {
-	done, err := b.enrolling.take(ctx, "device "+e.ID)
-	if err != nil {
+	if err := b.ofDevice.take(ctx, e.ID); err != nil {
 		return Enrolled{}, err
 	}
-	defer done()
-	done, err = b.enrolling.take(ctx, "address "+e.Mailbox) // a new address gets one mailbox
-	if err != nil {
+	defer b.ofDevice.giveBack(e.ID)
+	if err := b.ofAddress.take(ctx, e.Mailbox); err != nil { // a new address gets one mailbox
 		return Enrolled{}, err
 	}
-	defer done()
+	defer b.ofAddress.giveBack(e.Mailbox)
 	for {
 		enrolled, err := b.enrol(ctx, e, only, at)
 		if !errors.Is(err, ErrNoMailbox) { // else a mailbox went, or was joined to another, meanwhile
@@ -180,11 +178,10 @@ func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
 
 // RemoveIf is Remove for a device that fits: it stays as it is from the question to its removal.
 func (b *Book) RemoveIf(ctx context.Context, id string, fits func(Device) bool) (*Mailbox, bool, error) {
-	done, err := b.enrolling.take(ctx, "device "+id)
-	if err != nil {
+	if err := b.ofDevice.take(ctx, id); err != nil {
 		return nil, false, err
 	}
-	defer done()
+	defer b.ofDevice.giveBack(id)
 	for {
 		d, ok := b.Device(id)
 		if !ok || !fits(d) {

@@ -2,6 +2,7 @@ package subscriptions
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -28,42 +29,68 @@ func (t turn) giveBack() { <-t }
 // turns are turns by name. The zero turns are free.
 type turns struct {
 	mu    sync.Mutex
-	taken map[string]*namedTurn // those that somebody has or waits for
-}
-
-type namedTurn struct {
-	turn
-	users int // who have it or wait for it; guarded by turns.mu
+	taken map[string][]chan struct{} // those that somebody has, with those who wait for them; the channel of who is next is closed
 }
 
 // take waits for the turn of a name. The caller gives it back.
-func (t *turns) take(ctx context.Context, name string) (giveBack func(), err error) {
-	t.mu.Lock()
-	n := t.taken[name]
-	if n == nil {
-		n = &namedTurn{turn: newTurn()}
-		if t.taken == nil {
-			t.taken = map[string]*namedTurn{}
-		}
-		t.taken[name] = n
+func (t *turns) take(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	n.users++
-	t.mu.Unlock()
-	if err := n.take(ctx); err != nil {
-		t.leave(name, n)
-		return nil, err
+	next := t.wait(name)
+	if next == nil {
+		return nil
 	}
-	return func() {
-		n.giveBack()
-		t.leave(name, n)
-	}, nil
+	select {
+	case <-next:
+		return nil
+	case <-ctx.Done():
+		t.leave(name, next)
+		return ctx.Err()
+	}
 }
 
-func (t *turns) leave(name string, n *namedTurn) {
+// wait takes a turn that is free, or joins those who wait for it. nil: it was free.
+func (t *turns) wait(name string) (next chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n.users--
-	if n.users == 0 {
-		delete(t.taken, name)
+	if t.taken == nil {
+		t.taken = map[string][]chan struct{}{}
 	}
+	waiting, taken := t.taken[name]
+	if taken {
+		next = make(chan struct{})
+		waiting = append(waiting, next)
+	}
+	t.taken[name] = waiting
+	return next
+}
+
+// leave ends a wait. A turn that has come meanwhile is given back.
+func (t *turns) leave(name string, next chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.taken[name], next)
+	if i < 0 {
+		t.pass(name)
+		return
+	}
+	t.taken[name] = slices.Delete(t.taken[name], i, i+1)
+}
+
+func (t *turns) giveBack(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pass(name)
+}
+
+// pass gives a turn to who has waited for it the longest. It is called with mu held.
+func (t *turns) pass(name string) {
+	waiting := t.taken[name]
+	if len(waiting) == 0 {
+		delete(t.taken, name)
+		return
+	}
+	close(waiting[0])
+	t.taken[name] = waiting[1:]
 }
