@@ -14,12 +14,12 @@ import (
 
 const (
 	// atOnce is how many mailboxes a second are begun as they come: what people try, and what a day brings. The others wait for a lull.
-	atOnce = 64
+	atOnce = 16
 	// lull is how long nobody enrols until those that wait are begun: an MDM portal that goes on does so within milliseconds.
 	lull = 50 * time.Millisecond
-	// longestWait is how long a mailbox waits where the enrolments do not end: 15,000 take less with Redis, and with a file, which
-	// leaves the machine idle between them, the others need not wait for all. Mail that comes meanwhile is found by the first listing.
-	longestWait = 3 * time.Second
+	// longestWait is how long a mailbox waits where the enrolments do not end: 15,000 take less, also on a machine that has other work.
+	// Mail that comes meanwhile is found by the first listing.
+	longestWait = 10 * time.Second
 )
 
 // newcomers are the mailboxes that wait for a lull.
