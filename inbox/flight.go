@@ -22,9 +22,6 @@ type flying struct {
 	pushes int
 }
 
-// keptFlight is how long a list is kept for the next message: with the devices of a usual mailbox it is not made anew each time.
-const keptFlight = 4
-
 // at is the place of a phone in the list; below 0: it has none. It is called with mu held.
 func (f *flight) at(l subscriptions.Line) int {
 	return slices.IndexFunc(f.list, func(o flying) bool { return o.phone == l })
@@ -50,8 +47,8 @@ func (f *flight) end(l subscriptions.Line) {
 	if f.list[i].pushes == 0 {
 		f.list = slices.Delete(f.list, i, i+1)
 	}
-	if len(f.list) == 0 && cap(f.list) > keptFlight {
-		f.list = nil
+	if len(f.list) == 0 {
+		f.list = nil // nearly all mailboxes rest
 	}
 }
 

@@ -60,17 +60,19 @@ func (g *guard) note(token string, failed bool) (answered, failing int, mass boo
 	return len(g.phones), g.failed, g.failed > max(guardLeast, len(g.phones)/guardShare)
 }
 
-// sweepLocked forgets what is too long ago.
+// sweepLocked forgets what is too long ago. What is left is another map, for one keeps its memory however few it has left.
 func (g *guard) sweepLocked(now time.Time) {
 	g.swept = now
+	kept := map[string]verdict{}
 	for token, v := range g.phones {
-		if now.Sub(v.at) > guardWindow {
-			delete(g.phones, token)
-			if v.failed {
-				g.failed--
-			}
+		switch {
+		case now.Sub(v.at) <= guardWindow:
+			kept[token] = v
+		case v.failed:
+			g.failed--
 		}
 	}
+	g.phones = kept
 }
 
 // tell reports whether it is time to tell the log: once in a window is loud enough.
