@@ -110,8 +110,8 @@ func (k *Keeper) Retry() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for m := range k.members {
-		if f := m.refusal.Fault; f != nil && (f.Scope >= fault.Account || f.Unproven) {
-			m.refusal.Next = time.Time{}
+		if f := m.refusal.Fault(); f != nil && (f.Scope >= fault.Account || f.Unproven) {
+			m.refusal.TryAt(time.Time{})
 		}
 	}
 	k.changed()
@@ -211,11 +211,11 @@ func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next 
 		members = append(members, m)
 	}
 	slices.SortFunc(members, func(a, b *Member) int { // who failed goes last; of the others the first by name leads its group
-		return cmp.Or(cmp.Compare(a.refusal.Failures, b.refusal.Failures), cmp.Compare(a.at.Primary, b.at.Primary))
+		return cmp.Or(cmp.Compare(a.refusal.Failures(), b.refusal.Failures()), cmp.Compare(a.at.Primary, b.at.Primary))
 	})
 	for _, m := range members {
 		m.watch(now, at)
-		if m.needs(now) && m.asking == nil && at(m.refusal.Next) {
+		if m.needs(now) && m.asking == nil && at(m.refusal.Next()) {
 			if a := k.attempt(m, now, at); a != nil {
 				attempts = append(attempts, a)
 			}
@@ -378,7 +378,7 @@ func (k *Keeper) refused(a *attempt, err error) {
 	}
 	m.asking = nil
 	m.refusal.Again(f, time.Now())
-	next, list := m.refusal.Next, !m.listBy.IsZero()
+	next, list := m.refusal.Next(), !m.listBy.IsZero()
 	m.listBy = time.Time{}
 	k.mu.Unlock()
 	if list {

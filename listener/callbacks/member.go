@@ -142,8 +142,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	switch {
 	case m.site == nil || !m.since.IsZero():
 		return nil, time.Time{}
-	case m.refusal.Fault != nil:
-		return m.refusal.Fault, m.refusal.Next
+	case m.refusal.Fault() != nil:
+		return m.refusal.Fault(), m.refusal.Next()
 	case m.fault != nil:
 		return m.fault, m.now.silentAt(m.keeper.o.Frequency)
 	}
@@ -162,7 +162,7 @@ func (m *Member) Awaits() string {
 
 // untold says whether the mailbox is to be polled. It is called with mu held.
 func (m *Member) untold() bool {
-	f := m.refusal.Fault
+	f := m.refusal.Fault()
 	return m.since.IsZero() && (m.now != nil || f != nil && f.Untold)
 }
 

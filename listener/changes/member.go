@@ -224,7 +224,7 @@ func (m *Member) wants() (kind int, at time.Time) {
 	case m.keeper.o.Receiver == nil:
 		return kinds, time.Time{}
 	case m.now == nil || m.doubted:
-		return creation, m.refusal.Next
+		return creation, m.refusal.Next()
 	}
 	return renewal, m.now.renewAt
 }
@@ -306,8 +306,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 		f, next = m.fault, m.now.renewAt
 	case k.hold.fault != nil:
 		f, next = k.hold.fault, k.hold.until
-	case m.refusal.Fault != nil:
-		f, next = m.refusal.Fault, m.refusal.Next
+	case m.refusal.Fault() != nil:
+		f, next = m.refusal.Fault(), m.refusal.Next()
 	default:
 		return nil, time.Time{}
 	}

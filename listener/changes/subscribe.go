@@ -225,9 +225,9 @@ func (k *Keeper) refused(a *attempt, err error) {
 		return
 	}
 	m.asking, m.writing = nil, false
-	first := m.refusal.Fault == nil
+	first := m.refusal.Fault() == nil
 	m.refusal.Again(f, time.Now())
-	next, held := m.refusal.Next, k.hold.fault != nil
+	next, held := m.refusal.Next(), k.hold.fault != nil
 	m.plan()
 	k.changed()
 	k.mu.Unlock()

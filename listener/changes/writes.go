@@ -111,8 +111,8 @@ func (k *Keeper) hire(now time.Time) {
 func (k *Keeper) volunteer() {
 	var first *Member
 	for m := range k.agenda.All() {
-		if kind, next := m.wants(); kind == creation && !m.writing && m.in && m.refusal.Fault != nil && common(m.refusal.Fault) &&
-			(first == nil || next.Before(first.refusal.Next)) {
+		if kind, next := m.wants(); kind == creation && !m.writing && m.in && m.refusal.Fault() != nil && common(m.refusal.Fault()) &&
+			(first == nil || next.Before(first.refusal.Next())) {
 			first = m
 		}
 	}
@@ -165,8 +165,8 @@ func common(f *fault.Error) bool {
 // release has those tried again that were refused what all were. It is called with mu held.
 func (k *Keeper) release() {
 	for m := range k.agenda.All() {
-		if f := m.refusal.Fault; f != nil && common(f) {
-			m.refusal.Next = time.Time{}
+		if f := m.refusal.Fault(); f != nil && common(f) {
+			m.refusal.TryAt(time.Time{})
 			m.plan()
 		}
 	}

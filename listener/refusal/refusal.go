@@ -13,30 +13,62 @@ const (
 	MaxReturn   = 4 * time.Minute
 )
 
-// Refusal is that of one mailbox. The zero Refusal is none. Its owner guards it.
-type Refusal struct {
-	Fault    *fault.Error
-	Failures int // in a row
-	Next     time.Time
+// Refusal is that of one mailbox. The zero Refusal is none, and nearly all mailboxes have none. Its owner guards it.
+type Refusal struct{ last *refused }
+
+type refused struct {
+	fault    *fault.Error
+	failures int // in a row
+	next     time.Time
+}
+
+// Fault is why the mailbox was refused; nil: it was not.
+func (r Refusal) Fault() *fault.Error {
+	if r.last == nil {
+		return nil
+	}
+	return r.last.fault
+}
+
+// Failures is how often it was, in a row.
+func (r Refusal) Failures() int {
+	if r.last == nil {
+		return 0
+	}
+	return r.last.failures
+}
+
+// Next is when it is tried again; zero: that need not be waited for.
+func (r Refusal) Next() time.Time {
+	if r.last == nil {
+		return time.Time{}
+	}
+	return r.last.next
 }
 
 // Again notes that the mailbox was refused once more.
 func (r *Refusal) Again(f *fault.Error, now time.Time) {
-	r.Fault = f
-	r.Failures++
-	r.Next = now.Add(f.Pause(r.Failures))
+	failures := r.Failures() + 1
+	r.last = &refused{fault: f, failures: failures, next: now.Add(f.Pause(failures))}
+}
+
+// TryAt has it tried again at another time, where it was refused.
+func (r Refusal) TryAt(next time.Time) {
+	if r.last != nil {
+		r.last.next = next
+	}
 }
 
 // Listed takes in that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
 // does now. true: it is tried sooner for that.
-func (r *Refusal) Listed(now time.Time) (sooner bool) {
-	if r.Fault == nil || !r.Fault.Elsewhere && !r.Fault.Unproven {
+func (r Refusal) Listed(now time.Time) (sooner bool) {
+	if r.last == nil || !r.last.fault.Elsewhere && !r.last.fault.Unproven {
 		return false
 	}
-	again := now.Add(min(FirstReturn<<min(r.Failures, 10), MaxReturn))
-	if !again.Before(r.Next) {
+	again := now.Add(min(FirstReturn<<min(r.last.failures, 10), MaxReturn))
+	if !again.Before(r.last.next) {
 		return false
 	}
-	r.Next = again
+	r.last.next = again
 	return true
 }

@@ -73,25 +73,29 @@ func TestOneRefusedStreamIsNoReasonForAStreamEach(t *testing.T) {
 }
 
 func TestAMailboxThatIsListedWhereItWasUnknownIsSubscribedWithinMinutesHoweverOftenItWasRefused(t *testing.T) {
-	for failures, want := range map[int]time.Duration{0: refusal.FirstReturn, 1: 2 * refusal.FirstReturn, 5: 32 * refusal.FirstReturn, 6: refusal.MaxReturn, 100: refusal.MaxReturn} {
+	for failures, want := range map[int]time.Duration{1: 2 * refusal.FirstReturn, 5: 32 * refusal.FirstReturn, 6: refusal.MaxReturn, 100: refusal.MaxReturn} {
 		synctest.Test(t, func(t *testing.T) {
 			for name, f := range map[string]*fault.Error{"unknown": {Elsewhere: true}, "not let in": {Unproven: true}} {
 				gs := New(Options{})
 				m := gs.Member(nil, nil)
 				m.group = newGroup(gs)
-				m.refusal = refusal.Refusal{Fault: f, Failures: failures, Next: time.Now().Add(time.Hour)}
+				for range failures {
+					m.refusal.Again(f, time.Now())
+				}
+				m.refusal.TryAt(time.Now().Add(time.Hour))
 				m.Listed()
-				if wait := time.Until(m.refusal.Next); wait != want {
+				if wait := time.Until(m.refusal.Next()); wait != want {
 					t.Errorf("%s %d times: tried again in %v, want %v", name, failures, wait, want)
 				}
-				m.refusal.Next = time.Now().Add(time.Second)
+				m.refusal.TryAt(time.Now().Add(time.Second))
 				m.Listed()
-				if wait := time.Until(m.refusal.Next); wait != time.Second {
+				if wait := time.Until(m.refusal.Next()); wait != time.Second {
 					t.Errorf("%s: a try in a second is put off to %v", name, wait)
 				}
-				m.group, m.refusal.Next = nil, time.Now().Add(time.Hour)
+				m.group = nil
+				m.refusal.TryAt(time.Now().Add(time.Hour))
 				m.Listed()
-				if wait := time.Until(m.refusal.Next); wait != time.Hour {
+				if wait := time.Until(m.refusal.Next()); wait != time.Hour {
 					t.Errorf("%s: who left is to be subscribed in %v", name, wait)
 				}
 			}

@@ -89,8 +89,8 @@ func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
 func (g *group) excuse(least fault.Scope) {
 	for m := range g.members {
 		m.excused = m.subscribing && least == fault.Account
-		if f := m.refusal.Fault; f != nil && (f.Scope >= least || f.Unproven) {
-			m.refusal.Next = time.Time{}
+		if f := m.refusal.Fault(); f != nil && (f.Scope >= least || f.Unproven) {
+			m.refusal.TryAt(time.Time{})
 		}
 	}
 }

@@ -133,8 +133,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	switch {
 	case m.group == nil:
 		return nil, time.Time{}
-	case m.refusal.Fault != nil:
-		return m.refusal.Fault, m.refusal.Next
+	case m.refusal.Fault() != nil:
+		return m.refusal.Fault(), m.refusal.Next()
 	case m.since.IsZero():
 		return m.group.fault, m.group.next
 	}
@@ -206,7 +206,7 @@ func (m *Member) unserved() {
 // untold says whether the mailbox is to be polled: it has a subscription, and its stream is not open or brings nothing, or it is to get
 // none. Any other that cannot be subscribed has its safety poll. It is called with mu held.
 func (m *Member) untold() bool {
-	f := m.refusal.Fault
+	f := m.refusal.Fault()
 	return m.since.IsZero() && (m.subscription != "" || f != nil && f.Untold)
 }
 

@@ -123,13 +123,13 @@ func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
 				g.affinity = Affinity{Anchor: m.at.Primary}
 			}
 		case m.subscribing:
-		case now.Before(m.refusal.Next):
-			next = sooner(next, m.refusal.Next)
+		case now.Before(m.refusal.Next()):
+			next = sooner(next, m.refusal.Next())
 		default:
 			list = append(list, m)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *Member) int { return cmp.Compare(a.refusal.Failures, b.refusal.Failures) })
+	slices.SortStableFunc(list, func(a, b *Member) int { return cmp.Compare(a.refusal.Failures(), b.refusal.Failures()) })
 	return list, next
 }
 
@@ -239,9 +239,9 @@ func (g *group) refused(ctx context.Context, a *attempt, err error) {
 	m.subscribing = false
 	m.refusal.Again(f, time.Now())
 	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
-		m.refusal.Next = time.Now()
+		m.refusal.TryAt(time.Now())
 	}
-	next, list := m.refusal.Next, !m.listBy.IsZero()
+	next, list := m.refusal.Next(), !m.listBy.IsZero()
 	m.listing(m.gap)
 	g.groups.mu.Unlock()
 	if list {
