@@ -6,6 +6,7 @@ import (
 	"context"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
@@ -143,8 +144,8 @@ func (k *link) location() mail.Location {
 func (k *link) answered(a Answer) time.Time {
 	e := k.way.account.entry
 	k.mu.Lock()
-	if a.Server != "" {
-		k.server = a.Server
+	if a.Server != "" && a.Server != k.server {
+		k.server = unique.Make(a.Server).Value() // that of thousands of mailboxes
 	}
 	strayed := !e.serves(k.server)
 	k.mu.Unlock()

@@ -327,6 +327,7 @@ func (m *mailbox) unseat() {
 
 // settle writes down where the mailbox lives, and has it read and listened to there.
 func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) error {
+	at = at.Shared()
 	r := m.box.Record()
 	if moved := r.Account != a.Name || r.Location.Entry != at.Entry || r.Location.URL != at.URL; moved || at != r.Location {
 		err := m.box.Update(ctx, func(d *subscriptions.Draft) {

@@ -2,9 +2,11 @@ package mail
 
 import (
 	"errors"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 func TestParseAddress(t *testing.T) {
@@ -109,5 +111,23 @@ func TestAPushIDIsAUUIDAndStable(t *testing.T) {
 	}
 	if id[6]>>4 != 8 || id[8]>>6 != 2 {
 		t.Errorf("%x has not the version and variant of RFC 9562", id)
+	}
+}
+
+func TestLocationsShareWhatTheyHaveInCommon(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // what nobody has any more is forgotten
+	made := func(primary string) Location {          // from an answer of its own
+		c := strings.Clone
+		return Location{Entry: c("hq"), Source: EWS, URL: c("https://mail.contoso.example/EWS"), Group: c("site-1"), Primary: primary,
+			Server: c("mbx1"), How: c("Autodiscover"), Found: time.Unix(1, 0)}
+	}
+	a, b := made("alice@contoso.example").Shared(), made("bob@contoso.example").Shared()
+	if a != made("alice@contoso.example") || b != made("bob@contoso.example") {
+		t.Errorf("%+v and %+v are other locations", a, b)
+	}
+	for name, s := range map[string][2]string{"entry": {a.Entry, b.Entry}, "url": {a.URL, b.URL}, "group": {a.Group, b.Group}, "server": {a.Server, b.Server}, "how": {a.How, b.How}} {
+		if unsafe.StringData(s[0]) != unsafe.StringData(s[1]) {
+			t.Errorf("%s: there are two copies", name)
+		}
 	}
 }

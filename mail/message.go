@@ -1,7 +1,10 @@
 // Package mail has the types that all rooms share: a message, the key that identifies it, a mail address, and the location of a mailbox.
 package mail
 
-import "time"
+import (
+	"time"
+	"unique"
+)
 
 // Message is a message from EWS or Graph. A source fills the fields that were requested; the others stay empty.
 type Message struct {
@@ -45,6 +48,14 @@ type Location struct {
 	Server  string    `json:"server,omitempty"`  // the mailbox server, as the mailbox's own answers name it; empty: unknown
 	How     string    `json:"how,omitempty"`     // how that was learnt, in words: "Autodiscover (SOAP)", "ews_url"
 	Found   time.Time `json:"found"`             // when that was learnt
+}
+
+// Shared is the location with one copy, for all mailboxes, of what thousands have in common: each was read from an answer of its own.
+func (l Location) Shared() Location {
+	for _, s := range []*string{&l.Entry, &l.URL, &l.Group, &l.Server, &l.How} {
+		*s = unique.Make(*s).Value()
+	}
+	return l
 }
 
 // Source is the interface by which a message was read; its item id is valid there.
