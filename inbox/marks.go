@@ -4,7 +4,6 @@ package inbox
 
 import (
 	"cmp"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -83,7 +82,6 @@ type marks struct {
 	listed   bool // a complete listing was done since it was last marked for one
 	attached bool // it can be read now
 	closed   bool
-	polled   bool // it has had its first safety poll planned
 
 	queued, running bool
 	hinted          bool // it is queued as one with new mail
@@ -301,20 +299,14 @@ func (m *marks) done(t turn, f *fault.Error) (first bool, next time.Time) {
 	return first, next
 }
 
-// completed notes a complete listing; the next is due after poll if nothing comes, for a subscription can die in silence. The first is
-// spread over three quarters of that time, since a start lists all mailboxes together, and each further one over the last eighth.
+// completed notes a complete listing; the next is due after poll if nothing comes.
 func (m *marks) completed(poll time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.listed = !m.list
-	if m.closed {
-		return
+	if !m.closed {
+		m.polls.plan(m, poll)
 	}
-	spread := poll / 8
-	if !m.polled {
-		m.polled, spread = true, poll*3/4
-	}
-	m.polls.plan(m, time.Now().Add(poll-rand.N(spread)))
 }
 
 // close ends the waiting: nothing is queued any more.
@@ -323,7 +315,7 @@ func (m *marks) close() {
 	defer m.mu.Unlock()
 	m.closed = true
 	m.stopRetry()
-	m.polls.plan(m, time.Time{})
+	m.polls.forget(m)
 }
 
 // open takes marks again.
@@ -331,7 +323,7 @@ func (m *marks) open() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		m.closed, m.polled, m.attached = false, false, false
+		m.closed, m.attached = false, false
 	}
 }
 

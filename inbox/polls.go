@@ -3,6 +3,7 @@ package inbox
 // The safety polls: a mailbox that nothing was heard of is listed from time to time.
 
 import (
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -16,10 +17,27 @@ type polls struct {
 	timer  *time.Timer // for the next; nil: there never was one
 }
 
-// plan has a mailbox listed at a time, and at no other; zero: not any more.
-func (p *polls) plan(m *marks, at time.Time) {
+// plan has a mailbox listed after this time if it is not before, for a subscription can die in silence. The first poll is spread over three
+// quarters of that time, since a start lists all mailboxes together, and each further one over the last eighth.
+func (p *polls) plan(m *marks, after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	spread := after / 8
+	if m.Due().IsZero() {
+		spread = after * 3 / 4
+	}
+	p.put(m, time.Now().Add(after-rand.N(spread)))
+}
+
+// forget ends that. The next one that is planned is a first again.
+func (p *polls) forget(m *marks) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.put(m, time.Time{})
+}
+
+// put enters in the agenda when a mailbox is polled; zero: it is not. It is called with mu held.
+func (p *polls) put(m *marks, at time.Time) {
 	before := p.agenda.Next()
 	p.agenda.Put(m, at)
 	if !p.agenda.Next().Equal(before) {

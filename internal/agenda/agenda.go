@@ -14,6 +14,9 @@ type Entry struct {
 	place int // from 1; 0: none
 }
 
+// Due is when it is due, or was when it was taken; zero: it was never put, or put out.
+func (e *Entry) Due() time.Time { return e.due }
+
 func (e *Entry) entry() *Entry { return e }
 
 // Item is what may be due. It embeds an Entry.

@@ -55,7 +55,11 @@ func TestItemsAreTakenInTheOrderOfTheirTimesHoweverTheseChange(t *testing.T) {
 		t.Errorf("one is left that is due at %v", a.Next())
 	}
 	a.Put(tasks[0], began) // once more
-	if item, ok := a.Take(began); !ok || item != tasks[0] {
+	if item, ok := a.Take(began); !ok || item != tasks[0] || !item.Due().Equal(began) {
 		t.Error("what was taken is not due again")
+	}
+	a.Put(tasks[0], time.Time{})
+	if !tasks[0].Due().IsZero() {
+		t.Error("what is never due has a time")
 	}
 }
