@@ -292,6 +292,7 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 	}
 	was := m.now.Load()
 	draft := &Draft{Record: was.record.Clone(), Devices: was.devices}
+	draft.Outcomes = was.record.Outcomes // with the room behind them: nobody looks there, and one at a time writes
 	change(draft)
 	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put, Whole: draft.whole}); err != nil {
 		return err

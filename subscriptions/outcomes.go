@@ -7,11 +7,41 @@ import (
 	"slices"
 )
 
-// Outcomes is the log of a record, in the order in which its messages were dealt with.
+// Outcomes is the log of a record, in the order in which its messages were dealt with. An entry is never changed: the records of a mailbox,
+// each a change of the one before, share what they have in common. With 15,000 mailboxes it is most of what is kept in memory.
 type Outcomes []Entry
 
-// roomy is a copy with room for so many more. append alone would make room for as many again as there are, with each message anew.
-func (o Outcomes) roomy(more int) Outcomes { return append(make(Outcomes, 0, len(o)+more), o...) }
+// spare is the entries that there is room for where an array is full. append alone would double it.
+const spare = 8
+
+// with adds entries: in the same array while it has room, else in one with a little more.
+func (o Outcomes) with(entries ...Entry) Outcomes {
+	if cap(o)-len(o) < len(entries) {
+		o = append(make(Outcomes, 0, len(o)+len(entries)+spare), o...)
+	}
+	return append(o, entries...)
+}
+
+// raised has the later received times of later, each under the key of its entry.
+func (o Outcomes) raised(later map[uint64]uint32) Outcomes {
+	if len(later) == 0 {
+		return o
+	}
+	o = slices.Clone(o)
+	for i, e := range o {
+		o[i].Received = max(e.Received, later[e.Key])
+	}
+	return o
+}
+
+// from is the entries that were received at a time or later.
+func (o Outcomes) from(since int64) Outcomes {
+	before := func(e Entry) bool { return int64(e.Received) < since }
+	if !slices.ContainsFunc(o, before) {
+		return o
+	}
+	return slices.DeleteFunc(slices.Clone(o), before)
+}
 
 // entrySize is the size of a written entry: the key's 8 bytes, number and received time in 4 each, big-endian.
 var encoding = base64.RawStdEncoding

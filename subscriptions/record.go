@@ -70,10 +70,10 @@ const (
 	Asleep = 15 * time.Minute
 )
 
-// Clone returns a copy that shares nothing that the methods change: the addresses are replaced, and never changed.
+// Clone returns a copy that shares nothing that the methods change: addresses and entries are replaced, and never changed.
 func (r *Record) Clone() *Record {
 	c := *r
-	c.Outcomes = r.Outcomes.roomy(1) // a message is nearly always what a copy is for
+	c.Outcomes = slices.Clip(r.Outcomes) // the room behind them belongs to one copy: see Mailbox.Update
 	c.Behind = slices.Clone(r.Behind)
 	for i := range c.Behind {
 		c.Behind[i].Done = slices.Clone(c.Behind[i].Done)
@@ -128,16 +128,13 @@ type Outcome struct {
 // behind is decided here, and not by what was so when the pushes began. why tells the reason of a device that becomes behind.
 func (r *Record) Enter(outcomes []Outcome, devices []*Device, why func(device string) (reason outcome.Reason, next time.Time)) {
 	before := r.End
-	if cap(r.Outcomes)-len(r.Outcomes) < len(outcomes) {
-		r.Outcomes = r.Outcomes.roomy(len(outcomes))
-	}
 	var entered []Outcome
 	for _, o := range outcomes {
 		if r.Has(o.Key) {
 			continue
 		}
 		r.End++
-		r.Outcomes = append(r.Outcomes, Entry{Key: o.Key.Short(), Number: r.End, Received: seconds(o.Received)})
+		r.Outcomes = r.Outcomes.with(Entry{Key: o.Key.Short(), Number: r.End, Received: seconds(o.Received)})
 		entered = append(entered, o)
 	}
 	for _, d := range devices {
@@ -241,15 +238,17 @@ type Shown struct {
 // (TestALostHintIsFoundAfterThreeHundredOthers).
 func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
 	now := seconds(clock)
+	later := map[uint64]uint32{}
 	for _, s := range shown {
 		at := seconds(s.Received)
-		if i, ok := r.entry(s.Key.Short()); ok {
-			r.Outcomes[i].Received = max(r.Outcomes[i].Received, at)
+		if i, ok := r.entry(s.Key.Short()); ok && at > r.Outcomes[i].Received {
+			later[s.Key.Short()] = max(later[s.Key.Short()], at)
 		}
 		if at <= now {
 			r.Listed = max(r.Listed, int64(at))
 		}
 	}
+	r.Outcomes = r.Outcomes.raised(later)
 	since := max(r.Listed-int64(Window/time.Second), r.newestEntries(now))
 	r.Since = max(r.Since, min(since, clock.Add(-apart).Unix()))
 	return r.prune()
@@ -281,7 +280,7 @@ func (r *Record) prune() (expired int) {
 			}
 		}
 	}
-	r.Outcomes = slices.DeleteFunc(r.Outcomes, func(e Entry) bool { return int64(e.Received) < r.Since })
+	r.Outcomes = r.Outcomes.from(r.Since)
 	r.advance()
 	return expired
 }

@@ -14,7 +14,8 @@ type Store interface {
 	// secret is made by the first Load.
 	Load(ctx context.Context) (Contents, error)
 	// Write makes a change durable, as a whole or not at all, before it returns nil. After an error, or a ctx that ended, nobody
-	// knows: the caller writes the same values again, which does no harm. It returns when ctx ends, however long the store hangs.
+	// knows: the caller writes the same values again, which does no harm. It returns when ctx ends, however long the store hangs, and
+	// does not look at what c holds from then on.
 	// Changes of one record are never written at the same time, but for one whose caller has gone: that is written first.
 	Write(ctx context.Context, c Change) error
 	// Held says whether the state is this process's own and takes what it is told, as far as the process can know by itself: else
