@@ -93,11 +93,11 @@ func (f *rooms) Standing(id string) subscriptions.Standing {
 		return subscriptions.Standing{State: subscriptions.BehindState, Reason: string(outcome.Throttled), Next: time.Now().Add(time.Minute)}
 	}
 	d, _ := f.Device(id)
-	s, _, _ := f.Mailbox(d.Mailbox)
+	s, _, _ := f.Mailbox(context.Background(), d.Mailbox)
 	return s.Standing
 }
 
-func (f *rooms) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
+func (f *rooms) Mailbox(_ context.Context, address string) (subscriptions.Status, []subscriptions.Device, bool) {
 	devices, _ := f.Devices(address, "", 1000)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,7 +116,7 @@ func (f *rooms) List(state subscriptions.State, after string, limit int) (list [
 	}
 	f.mu.Unlock()
 	for _, address := range slices.Sorted(maps.Keys(addresses)) {
-		s, _, _ := f.Mailbox(address)
+		s, _, _ := f.Mailbox(context.Background(), address)
 		if address <= after || state != "" && s.State != state {
 			continue
 		}
@@ -240,8 +240,8 @@ func newPages() *site {
 		Ping:  func(context.Context) error { return s.away },
 		Test:  s.test,
 		Move:  s.move,
-		Receipts: receipts.New(receipts.Options{Device: s.rooms.Device, Metrics: registry, Note: func(subscriptions.Device, receipts.Shown) (d subscriptions.Decision, first, known bool) {
-			return d, false, false
+		Receipts: receipts.New(receipts.Options{Device: s.rooms.Device, Metrics: registry, Note: func(context.Context, subscriptions.Device, receipts.Shown) (d subscriptions.Decision, first, known bool, err error) {
+			return d, false, false, nil
 		}}),
 		Advise: func(st subscriptions.Standing) check.Breakage {
 			if st.Reason == "" {

@@ -66,7 +66,7 @@ func (p *Pages) search(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, to, http.StatusSeeOther)
 			return
 		}
-		if m, ok := p.api.About(b.Part); ok && len(b.Devices) == 0 { // another address of the mailbox than the one that was enrolled
+		if m, ok := p.api.About(r.Context(), b.Part); ok && len(b.Devices) == 0 { // another address of the mailbox than the one that was enrolled
 			http.Redirect(w, r, link(m.Address), http.StatusSeeOther)
 			return
 		}
@@ -138,7 +138,7 @@ type reason struct {
 // mailbox makes the page of one person.
 func (p *Pages) mailbox(r *http.Request, v visitor) (view, bool) {
 	address := r.PathValue("address")
-	m, ok := p.api.About(address)
+	m, ok := p.api.About(r.Context(), address)
 	if !ok {
 		text := "No device is enrolled for this address, so no alert can be sent. " + check.Advise(check.ErrNotEnrolled, check.Circumstances{}).Do
 		return view{"error", page{Title: "Not enrolled", Body: text}}, false

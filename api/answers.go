@@ -71,9 +71,10 @@ type Mailbox struct {
 	LastListing   time.Time           `json:"last_listing,omitzero"`
 	LastMessage   time.Time           `json:"last_message,omitzero"`
 	LastAlert     *Decision           `json:"last_alert,omitempty"`
-	Devices       []string            `json:"devices"`       // their ids
-	DeviceStates  []DeviceState       `json:"device_states"` // in the same order
-	Decisions     []Decision          `json:"decisions"`     // the newest first
+	Devices       []string            `json:"devices"`                    // their ids
+	DeviceStates  []DeviceState       `json:"device_states"`              // in the same order
+	Decisions     []Decision          `json:"decisions"`                  // the newest first
+	Unread        string              `json:"decisions_unread,omitempty"` // why older decisions are missing; empty: they are all there
 }
 
 // Location is the location of a mailbox.

@@ -40,7 +40,7 @@ type Enrolments interface {
 // Mailboxes returns the states of mailboxes.
 type Mailboxes interface {
 	// Mailbox of a parsed address. false: no device is enrolled for it.
-	Mailbox(address string) (s subscriptions.Status, devices []subscriptions.Device, ok bool)
+	Mailbox(ctx context.Context, address string) (s subscriptions.Status, devices []subscriptions.Device, ok bool)
 	// List pages by address; state empty for all. next is empty at the end.
 	List(state subscriptions.State, after string, limit int) (list []MailboxLine, next string)
 	// Count returns the number of mailboxes in each state.

@@ -53,6 +53,7 @@ type book struct {
 	devices map[string]subscriptions.Device
 	refuse  error // of the next changes
 	panics  bool
+	away    error     // the state
 	shownAt time.Time // by a receipt about the second decision
 }
 
@@ -122,12 +123,13 @@ func (b *book) Standing(id string) subscriptions.Standing {
 	return subscriptions.Standing{State: "listening"}
 }
 
-func (b *book) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
+func (b *book) Mailbox(_ context.Context, address string) (subscriptions.Status, []subscriptions.Device, bool) {
 	devices, _ := b.Devices(address, "", 1000)
 	if len(devices) == 0 {
 		return subscriptions.Status{}, nil, false
 	}
 	return subscriptions.Status{
+		Unread:     b.away,
 		Standing:   subscriptions.Standing{State: subscriptions.Failing, Reason: "HTTP 401: the password is wrong", Next: noon.Add(time.Hour), Account: "listener-01"},
 		Location:   mail.Location{Entry: "headquarters", URL: "https://ex.contoso.com/EWS/Exchange.asmx", Group: "g1", Primary: "ann@contoso.com", How: "ews_url", Found: noon},
 		Subscribed: noon, LastHeartbeat: noon, LastHint: noon, LastListing: noon, LastMessage: noon,
@@ -193,9 +195,12 @@ func newBackend(t testing.TB) *backend {
 			}
 			return check.Breakage{Name: "it is " + s.Reason, Do: "mend " + s.Reason}
 		},
-		Receipts: receipts.New(receipts.Options{Device: d.Device, Metrics: registry, Note: func(_ subscriptions.Device, s receipts.Shown) (subscriptions.Decision, bool, bool) {
+		Receipts: receipts.New(receipts.Options{Device: d.Device, Metrics: registry, Note: func(_ context.Context, _ subscriptions.Device, s receipts.Shown) (subscriptions.Decision, bool, bool, error) {
+			if d.away != nil {
+				return subscriptions.Decision{}, false, false, d.away
+			}
 			d.shown = append(d.shown, s)
-			return subscriptions.Decision{Shown: s.At}, true, true
+			return subscriptions.Decision{Shown: s.At}, true, true, nil
 		}}),
 		Move: func(_ context.Context, m Move) (int, error) {
 			d.moves = append(d.moves, m)

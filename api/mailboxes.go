@@ -18,7 +18,7 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 	if err != nil {
 		return answer{}, errNoMailbox
 	}
-	m, ok := a.about(address)
+	m, ok := a.about(r.Context(), address)
 	if !ok {
 		return answer{}, errNoMailbox
 	}
@@ -26,8 +26,8 @@ func (a *API) mailbox(r *http.Request, _ caller) (answer, error) {
 }
 
 // about tells about the mailbox of a parsed address. false: no device is enrolled for it.
-func (a *API) about(address string) (Mailbox, bool) {
-	s, devices, ok := a.Mailboxes.Mailbox(address)
+func (a *API) about(ctx context.Context, address string) (Mailbox, bool) {
+	s, devices, ok := a.Mailboxes.Mailbox(ctx, address)
 	if !ok {
 		return Mailbox{}, false
 	}
@@ -48,6 +48,9 @@ func (a *API) about(address string) (Mailbox, bool) {
 		m.Devices[i] = d.ID
 		m.DeviceStates[i] = DeviceState{ID: d.ID, Label: d.Label, State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC(),
 			Receipts: a.receiptsOf(d, decisions, now)}
+	}
+	if s.Unread != nil {
+		m.Unread = s.Unread.Error()
 	}
 	for i, d := range s.Decisions {
 		m.Decisions[i] = decision(d)

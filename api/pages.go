@@ -4,6 +4,7 @@ package api
 // that a program could not ask.
 
 import (
+	"context"
 	"crypto/sha256"
 	"iter"
 	"net/http"
@@ -62,12 +63,12 @@ func (a *API) Person(k Key) (Person, bool) {
 }
 
 // About answers as GET /v1/mailboxes/{address}. false: no device is enrolled for it.
-func (a *API) About(address string) (Mailbox, bool) {
+func (a *API) About(ctx context.Context, address string) (Mailbox, bool) {
 	address, err := mail.ParseAddress(address)
 	if err != nil {
 		return Mailbox{}, false
 	}
-	return a.about(address)
+	return a.about(ctx, address)
 }
 
 // Enrolment answers as GET /v1/devices/{id}.

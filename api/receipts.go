@@ -81,7 +81,9 @@ func (a *API) receive(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	a.Receipts.Take(d, list)
+	if err := a.Receipts.Take(r.Context(), d, list); err != nil {
+		return answer{}, err
+	}
 	return answer{status: http.StatusNoContent}, nil
 }
 

@@ -70,6 +70,24 @@ func TestAReceiptNeedsNoTokenAndTheSignatureOfThePhone(t *testing.T) {
 	is(t, d.ask(t, adminToken, "GET", "/v1/receipts", ""), 405, "")
 }
 
+func TestAReceiptIsSentAgainWhereTheStateIsAway(t *testing.T) {
+	d := newBackend(t)
+	key, public := keyOf(t)
+	d.enrolWith(t, public)
+	body := receiptBody(time.Now())
+	send := func() *http.Response {
+		return d.ask(t, "", "POST", "/v1/receipts", body, signatureHeader, signature(t, key, "POST /v1/receipts\n"+body))
+	}
+	d.away = errors.New("connection refused")
+	is(t, send(), 503, "")
+	var m Mailbox
+	if err := json.NewDecoder(d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", "").Body).Decode(&m); err != nil || m.Unread != "connection refused" {
+		t.Errorf("decisions are missing, and %q is said: %v", m.Unread, err)
+	}
+	d.away = nil
+	is(t, send(), 204, "")
+}
+
 func TestAWrongSignatureAndAnUnknownDeviceHaveOneAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // answers to wrong signatures become slow
 		d := newBackend(t)
@@ -282,7 +300,7 @@ func TestAPhoneLearnsHowItStandsAndNothingOfOthers(t *testing.T) {
 
 func TestAPhoneThatIsBehindLearnsWhyAndUntilWhen(t *testing.T) {
 	d := newBackend(t)
-	s := d.handler.standingOf(subscriptions.Device{ID: "quiet", Token: deviceHex})
+	s := d.handler.standingOf(t.Context(), subscriptions.Device{ID: "quiet", Token: deviceHex})
 	if s.Alerts || s.State != subscriptions.BehindState || s.Says != says(subscriptions.BehindState) || s.Cause != "it is throttled" || !s.NextTry.Equal(noon.Add(time.Minute)) {
 		t.Errorf("%+v", s)
 	}

@@ -3,6 +3,7 @@ package api
 // The question of the person with the phone: do alerts come to me? The app asks it, signed as a receipt is.
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"time"
@@ -31,7 +32,7 @@ func (a *API) selfCheck(r *http.Request) (answer, error) {
 		detail := fmt.Sprintf("the clock of the phone and that of mailbell differ by %s: want less than %s", off.Abs().Round(time.Second), mail.Tolerance)
 		return answer{}, invalid(FieldError{"at", codeInvalid, detail})
 	}
-	return answer{status: http.StatusOK, body: a.standingOf(d)}, nil
+	return answer{status: http.StatusOK, body: a.standingOf(r.Context(), d)}, nil
 }
 
 // readSelfCheck reads the body of a self-check.
@@ -47,14 +48,14 @@ func readSelfCheck(body []byte) (device string, at time.Time, err error) {
 }
 
 // standingOf tells how a device stands, and nothing of any other.
-func (a *API) standingOf(d subscriptions.Device) SelfCheck {
+func (a *API) standingOf(ctx context.Context, d subscriptions.Device) SelfCheck {
 	s := a.Enrolments.Standing(d.ID)
 	c := SelfCheck{
 		Device: d.ID, Token: d.Token[:min(shownToken, len(d.Token))], Topic: d.Topic, Environment: d.Environment, Enrolled: d.Enrolled.UTC(),
 		Alerts: s.State == subscriptions.Listening || s.State == subscriptions.Polling, State: s.State, Says: says(s.State),
 		Cause: a.Advise(s).Name, Since: s.Since.UTC(), NextTry: s.Next.UTC(), LastReceipt: a.Receipts.Last(d.ID).UTC(),
 	}
-	status, _, ok := a.Mailboxes.Mailbox(d.Mailbox)
+	status, _, ok := a.Mailboxes.Mailbox(ctx, d.Mailbox)
 	if !ok { // removed meanwhile
 		return c
 	}

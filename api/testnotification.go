@@ -58,7 +58,7 @@ func (a *API) test(r *http.Request, who caller) (answer, error) {
 		return answer{}, err
 	}
 	if address != "" {
-		_, devices, ok := a.Mailboxes.Mailbox(address)
+		_, devices, ok := a.Mailboxes.Mailbox(r.Context(), address)
 		if !ok || len(devices) == 0 {
 			return answer{}, errNoMailbox
 		}

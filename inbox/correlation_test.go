@@ -39,7 +39,7 @@ func TestOneIDLeadsFromAHintToTheAnswerOfAPNsAndToTheDecision(t *testing.T) {
 		logs := logged(s, zap.DebugLevel)
 		s.source.come(alice)
 		synctest.Wait()
-		decisions := s.mailbox(alice).Decisions()
+		decisions := s.decisions(alice)
 		if len(decisions) != 1 || decisions[0].Outcome != outcome.Accepted || decisions[0].Correlation == 0 {
 			t.Fatalf("%+v", decisions)
 		}
@@ -65,7 +65,7 @@ func TestOneIDLeadsFromAHintToTheAnswerOfAPNsAndToTheDecision(t *testing.T) {
 		}
 		s.source.come(alice)
 		synctest.Wait()
-		if again := s.mailbox(alice).Decisions()[0].Correlation; again.String() == id || len(of(logs.TakeAll(), id)) > 0 {
+		if again := s.decisions(alice)[0].Correlation; again.String() == id || len(of(logs.TakeAll(), id)) > 0 {
 			t.Errorf("the next message has the same id")
 		}
 	})
@@ -102,12 +102,12 @@ func TestWhatAReadingThatFailedLeavesGoesOnUnderItsID(t *testing.T) {
 		s.pass(time.Minute)
 		synctest.Wait()
 		joined := slices.ContainsFunc(logs.All(), func(l observer.LoggedEntry) bool { return l.ContextMap()["joined_by"] == second })
-		for _, d := range s.mailbox(alice).Decisions() {
+		for _, d := range s.decisions(alice) {
 			if d.Correlation.String() != first || !joined {
 				t.Errorf("a decision has the id %s, want %s, joined by %s: %v", d.Correlation, first, second, joined)
 			}
 		}
-		if n := len(s.mailbox(alice).Decisions()); n != 2 {
+		if n := len(s.decisions(alice)); n != 2 {
 			t.Errorf("%d decisions", n)
 		}
 	})
@@ -120,13 +120,13 @@ func TestACatchUpHasAnIDOfItsOwn(t *testing.T) {
 		s.apns.set(func() { s.apns.dead = true })
 		s.source.come(alice)
 		synctest.Wait()
-		behind := s.mailbox(alice).Decisions()[0]
+		behind := s.decisions(alice)[0]
 		s.apns.set(func() { s.apns.dead = false })
 		logs := logged(s, zap.DebugLevel)
 		s.in.TopicReady(topic, "production")
 		s.pass(time.Hour)
 		synctest.Wait()
-		accepted := s.mailbox(alice).Decisions()[0]
+		accepted := s.decisions(alice)[0]
 		if behind.Outcome != outcome.Behind || accepted.Outcome != outcome.Accepted || accepted.Correlation == behind.Correlation || accepted.PushID != behind.PushID {
 			t.Errorf("%+v, then %+v", behind, accepted)
 		}

@@ -26,7 +26,6 @@ type Mailbox struct {
 	late       late    // answers that are to be entered
 	doubts     doubts  // pushes that were not answered
 	waiting    waiting // devices that are behind, and when they catch up
-	history    history // the last decisions
 	seen       seen    // items that had their outcome
 	last       times
 }
@@ -124,6 +123,7 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 		e.Write(append(m.about(t.id), zap.Int("hints", len(t.hints)), zap.Bool("listing", t.list), joinedBy(t.joined))...)
 	}
 	err := m.read(ctx, &t, listed)
+	m.deliver(ctx)
 	if e := m.debug("reading ended"); e != nil {
 		e.Write(append(m.about(t.id), zap.Duration("took", time.Since(began)), zap.Error(err))...)
 	}

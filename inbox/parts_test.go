@@ -20,24 +20,6 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-func TestTheLastFiftyDecisionsAreShownNewestFirst(t *testing.T) {
-	for _, n := range []int{0, 1, maxDecisions - 1, maxDecisions, maxDecisions + 1, 3*maxDecisions + 7} {
-		var h history
-		for i := range n {
-			h.add(secret, subscriptions.Decision{}, phone{device: fmt.Sprint(i)})
-		}
-		all := h.all(secret)
-		if len(all) != min(n, maxDecisions) {
-			t.Errorf("%d of %d decisions are shown", len(all), n)
-		}
-		for i, d := range all {
-			if want := fmt.Sprint(n - 1 - i); d.Device != want {
-				t.Fatalf("of %d, decision %d is number %s, want %s", n, i, d.Device, want)
-			}
-		}
-	}
-}
-
 func TestTheNewestSixteenItemsAreRemembered(t *testing.T) {
 	var s seen
 	for i := range uint32(3 * maxSeen) {
@@ -274,4 +256,26 @@ func TestDoubtsAreBounded(t *testing.T) {
 	if d.has(l, []mail.Key{{0}}) {
 		t.Error("an answer leaves a doubt")
 	}
+}
+
+// A copy of a message has no outcome of its own, so no write of the record takes the decision about it along.
+func TestADecisionWithoutAnOutcomeIsWrittenWithItsTurn(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		m := s.source.come(alice)
+		s.pass(time.Minute)
+		s.source.come(alice, withID(m.internetID), sentAt(m.sent))
+		s.pass(time.Second)
+		s.kill()
+		s.store.Fail(nil)
+		book, err := subscriptions.Open(t.Context(), s.store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := book.Mailbox(alice).Decisions(t.Context())
+		if err != nil || len(list) != 2 || list[0].Reason != outcome.Known || list[1].Outcome != outcome.Accepted {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
 }

@@ -496,8 +496,8 @@ func TestAMailboxThatIsAttachedElsewhereIsListed(t *testing.T) {
 		m.Attach(&link{source: other, folder: other.folder(alice), exchange: "online", poll: s.poll})
 		s.pass(time.Second)
 		s.accepted(1, "a", there)
-		if len(m.Decisions()) != 1 {
-			t.Errorf("%+v", m.Decisions())
+		if len(s.decisions(alice)) != 1 {
+			t.Errorf("%+v", s.decisions(alice))
 		}
 	})
 }

@@ -171,7 +171,7 @@ func TestASummaryCameWhenItsNewestMessageCame(t *testing.T) {
 		s.start()
 		s.pass(time.Minute)
 		found := false
-		for _, d := range s.mailbox(alice).Decisions() {
+		for _, d := range s.decisions(alice) {
 			if d.Outcome == outcome.Accepted {
 				found = true
 				if !d.Came.Equal(newest.received) || d.Key != s.key("a", newest) || d.At.IsZero() {

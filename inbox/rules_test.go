@@ -617,7 +617,7 @@ func TestADateFourMinutesOffByTurnsHarmsNothing(t *testing.T) {
 				s.pass(3 * s.poll)
 				s.accepted(1, "a", all...)
 				s.accepted(1, "b", after, caught)
-				for _, d := range s.mailbox(alice).Decisions() {
+				for _, d := range s.decisions(alice) {
 					switch d.Reason {
 					case outcome.Future, outcome.Late, outcome.Clock:
 						t.Errorf("%+v", d)

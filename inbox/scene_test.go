@@ -185,9 +185,19 @@ func (s *scene) key(device string, m *message) mail.Key {
 	return s.book.Secret().Key(d.Record, &msg)
 }
 
+// decisions about a mailbox, the newest first.
+func (s *scene) decisions(mailbox string) []subscriptions.Decision {
+	s.t.Helper()
+	list, err := s.book.Mailbox(mailbox).Decisions(s.t.Context())
+	if err != nil {
+		s.t.Error(err)
+	}
+	return list
+}
+
 // reasons of a mailbox: what became of a message, newest first.
 func (s *scene) reasons(mailbox string, k mail.Key) (list []string) {
-	for _, d := range s.mailbox(mailbox).Decisions() {
+	for _, d := range s.decisions(mailbox) {
 		if d.Key == k {
 			list = append(list, cmp.Or(string(d.Reason), string(d.Outcome)))
 		}

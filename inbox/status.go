@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
-	"github.com/mailbell/mailbell/mail"
-	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // Status is how the work on a mailbox stands.
@@ -24,15 +22,6 @@ func (m *Mailbox) Status() Status {
 	s := Status{LastHint: at(&m.last.hint), LastListing: at(&m.last.listing), LastMessage: at(&m.last.message)}
 	s.Failing, s.Next, s.Listed = m.marks.fault()
 	return s
-}
-
-// Decisions are the last ones about the mailbox, the newest first, at most 50.
-func (m *Mailbox) Decisions() []subscriptions.Decision { return m.history.all(m.in.secret) }
-
-// Shown keeps with the decision about a message that the phone of a device showed its alert. known: there is such a decision; first: nobody
-// said so before.
-func (m *Mailbox) Shown(key mail.Key, device string, at time.Time) (d subscriptions.Decision, first, known bool) {
-	return m.history.show(m.in.secret, key, device, at)
 }
 
 func at(unix *atomic.Int64) time.Time {

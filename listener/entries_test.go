@@ -229,7 +229,11 @@ func TestAMailboxThatMovesBetweenEntriesWhileMailArrivesLosesNothing(t *testing.
 				s.pass(time.Minute)
 				s.accepted(1, "behind", all...)
 				s.inStep(alice)
-				for _, d := range s.status(alice).Decisions {
+				decisions, err := s.book.Mailbox(alice).Decisions(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				for _, d := range decisions {
 					if d.Reason == "gone" {
 						t.Error("an item id of the old location was read at the new one")
 					}

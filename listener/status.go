@@ -10,20 +10,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mailbell/mailbell/internal/fault"
-	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// Status says how a mailbox of the book is listened to.
+// Status says how a mailbox of the book is listened to. What was decided about it is the book's.
 func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 	m := l.mailbox(box)
 	if m == nil {
 		return subscriptions.Status{Standing: subscriptions.Standing{State: subscriptions.Resolving}}
 	}
 	work := m.work.Status()
-	s := subscriptions.Status{
-		LastHint: work.LastHint, LastListing: work.LastListing, LastMessage: work.LastMessage, Decisions: m.work.Decisions(),
-	}
+	s := subscriptions.Status{LastHint: work.LastHint, LastListing: work.LastListing, LastMessage: work.LastMessage}
 	switch r := box.Record(); {
 	case r.Graph != nil:
 		s.Subscribed = r.Graph.Made
@@ -36,16 +33,6 @@ func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 	}
 	s.Standing = m.standing()
 	return s
-}
-
-// Shown keeps with the decision about a message that the phone of a device showed its alert. known: there is such a decision; first: nobody
-// said so before.
-func (l *Listener) Shown(box *subscriptions.Mailbox, device string, key mail.Key, at time.Time) (d subscriptions.Decision, first, known bool) {
-	m := l.mailbox(box)
-	if m == nil {
-		return d, false, false
-	}
-	return m.work.Shown(key, device, at)
 }
 
 // standing of the mailbox: of its look-up, then of reading it, then of listening to it.

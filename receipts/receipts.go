@@ -1,10 +1,11 @@
 // Package receipts takes the receipts of phones: an app's Notification Service Extension says that iOS is showing an alert, and signs it
 // with the key of its enrolment. It is the only proof that an alert came as far as the screen: the promise of APNs' acceptance ends before.
 //
-// Receipts are kept in memory, beside the decisions that they are about. They change nothing else, and a restart forgets them.
+// Receipts are kept with the decisions that they are about. They change nothing else.
 package receipts
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -38,7 +39,8 @@ type Shown struct {
 type Options struct {
 	Device func(id string) (subscriptions.Device, bool)
 	// Note keeps with a decision when its alert was shown. known: there is such a decision; first: nobody said so before.
-	Note    func(d subscriptions.Device, s Shown) (decision subscriptions.Decision, first, known bool)
+	// An error says that the state is away.
+	Note    func(ctx context.Context, d subscriptions.Device, s Shown) (decision subscriptions.Decision, first, known bool, err error)
 	Metrics prometheus.Registerer
 }
 
@@ -133,11 +135,15 @@ func (r *Receipts) phone(device string) *phone {
 	return p
 }
 
-// Take keeps the receipts of a device that signed them. What tells nothing new changes nothing: an app may send its receipts again.
-func (r *Receipts) Take(d subscriptions.Device, list []Shown) {
+// Take keeps the receipts of a device that signed them. What tells nothing new changes nothing: an app may send its receipts again, and has
+// to after an error.
+func (r *Receipts) Take(ctx context.Context, d subscriptions.Device, list []Shown) error {
 	now := time.Now()
 	for _, s := range list {
-		result := r.note(d, s, now)
+		result, err := r.note(ctx, d, s, now)
+		if err != nil {
+			return err
+		}
 		r.results.WithLabelValues(result).Inc()
 		if result == resultTooOld || result == resultFuture {
 			continue
@@ -152,30 +158,33 @@ func (r *Receipts) Take(d subscriptions.Device, list []Shown) {
 		}
 		r.mu.Unlock()
 	}
+	return nil
 }
 
 // note keeps one receipt, and says what it was worth.
-func (r *Receipts) note(d subscriptions.Device, s Shown, now time.Time) (result string) {
+func (r *Receipts) note(ctx context.Context, d subscriptions.Device, s Shown, now time.Time) (result string, err error) {
 	switch {
 	case now.Sub(s.At) > maxAge:
-		return resultTooOld
+		return resultTooOld, nil
 	case s.At.Sub(now) > mail.Tolerance:
-		return resultFuture
+		return resultFuture, nil
 	case s.Key == mail.Key{}:
-		return resultTest
+		return resultTest, nil
 	}
 	s.At = earlier(s.At, now)
-	decision, first, known := r.o.Note(d, s)
+	decision, first, known, err := r.o.Note(ctx, d, s)
 	switch {
+	case err != nil:
+		return "", err
 	case !known:
-		return resultUnknown
+		return resultUnknown, nil
 	case !first:
-		return resultRepeated
+		return resultRepeated, nil
 	}
 	if !decision.Came.IsZero() {
 		r.screen.Observe(max(s.At.Sub(decision.Came), 0).Seconds())
 	}
-	return resultShown
+	return resultShown, nil
 }
 
 // earlier is the earlier of two times: a phone whose clock is fast has shown an alert by now, and not later.

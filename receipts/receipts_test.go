@@ -1,7 +1,9 @@
 package receipts
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -52,6 +54,7 @@ type desk struct {
 	registry  *prometheus.Registry
 	devices   map[string]subscriptions.Device
 	decisions map[mail.Key]subscriptions.Decision
+	away      error // the state
 }
 
 func newDesk() *desk {
@@ -62,17 +65,28 @@ func newDesk() *desk {
 			one, ok := d.devices[id]
 			return one, ok
 		},
-		Note: func(_ subscriptions.Device, s Shown) (was subscriptions.Decision, first, known bool) {
+		Note: func(_ context.Context, _ subscriptions.Device, s Shown) (was subscriptions.Decision, first, known bool, err error) {
+			if d.away != nil {
+				return was, false, false, d.away
+			}
 			was, known = d.decisions[s.Key]
 			first = was.Shown.IsZero()
 			if known && first {
 				was.Shown = s.At
 				d.decisions[s.Key] = was
 			}
-			return was, first, known
+			return was, first, known, nil
 		},
 	})
 	return d
+}
+
+// take takes receipts, which it can.
+func (d *desk) take(t testing.TB, of subscriptions.Device, list []Shown) {
+	t.Helper()
+	if err := d.Take(t.Context(), of, list); err != nil {
+		t.Error(err)
+	}
 }
 
 // counts are the receipts by result, and how many are in the histogram.
@@ -141,7 +155,7 @@ func TestAnEnrolmentWithAnotherPhoneHasNoReceiptOfTheOneBefore(t *testing.T) {
 	bob := subscriptions.Device{ID: "phone", ReceiptKey: newPhoneKey(t).Public()}
 	d.devices["phone"] = ann
 	now := time.Now()
-	d.Take(ann, []Shown{{At: now}})
+	d.take(t, ann, []Shown{{At: now}})
 	if last := d.Last("phone"); !last.Equal(now) {
 		t.Errorf("%s", last)
 	}
@@ -149,7 +163,7 @@ func TestAnEnrolmentWithAnotherPhoneHasNoReceiptOfTheOneBefore(t *testing.T) {
 	if last := d.Last("phone"); !last.IsZero() {
 		t.Errorf("the phone of before showed an alert at %s", last)
 	}
-	d.Take(bob, []Shown{{At: now.Add(-time.Minute)}})
+	d.take(t, bob, []Shown{{At: now.Add(-time.Minute)}})
 	if last := d.Last("phone"); !last.Equal(now.Add(-time.Minute)) {
 		t.Errorf("%s", last)
 	}
@@ -165,9 +179,9 @@ func TestAReceiptCountsOnceAndMeasuresTheWayToTheScreen(t *testing.T) {
 		ann := subscriptions.Device{ID: "ann"}
 		now := time.Now()
 		d.decisions[mail.Key{1}] = subscriptions.Decision{Came: now.Add(-4 * time.Second), At: now.Add(-3 * time.Second)}
-		d.Take(ann, []Shown{{mail.Key{1}, now.Add(-time.Second)}})
-		d.Take(ann, []Shown{{mail.Key{1}, now}, {mail.Key{2}, now}, {mail.Key{}, now.Add(2 * time.Minute)}})
-		d.Take(ann, []Shown{{mail.Key{1}, now.Add(-maxAge - time.Second)}, {mail.Key{1}, now.Add(mail.Tolerance + time.Second)}})
+		d.take(t, ann, []Shown{{mail.Key{1}, now.Add(-time.Second)}})
+		d.take(t, ann, []Shown{{mail.Key{1}, now}, {mail.Key{2}, now}, {mail.Key{}, now.Add(2 * time.Minute)}})
+		d.take(t, ann, []Shown{{mail.Key{1}, now.Add(-maxAge - time.Second)}, {mail.Key{1}, now.Add(mail.Tolerance + time.Second)}})
 		if got, want := d.counts(t), "shown 1, repeated 1, test 1, unknown 1, too_old 1, future 1"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
@@ -221,10 +235,25 @@ func TestAPhoneSendsNoMoreThanItsShare(t *testing.T) {
 	})
 }
 
+func TestAReceiptThatCannotBeKeptIsNotCounted(t *testing.T) {
+	d := newDesk()
+	d.devices["ann"] = subscriptions.Device{ID: "ann"}
+	d.decisions[mail.Key{1}] = subscriptions.Decision{Came: time.Now()}
+	d.away = errors.New("connection refused")
+	receipt := []Shown{{Key: mail.Key{1}, At: time.Now()}}
+	if err := d.Take(t.Context(), d.devices["ann"], receipt); !errors.Is(err, d.away) || d.counts(t) != "" || !d.Last("ann").IsZero() {
+		t.Errorf("%v, and %q", err, d.counts(t))
+	}
+	d.away = nil
+	if err := d.Take(t.Context(), d.devices["ann"], receipt); err != nil || d.counts(t) != "shown 1" {
+		t.Errorf("%v, and %q", err, d.counts(t))
+	}
+}
+
 func TestPhonesThatAreGoneAreForgotten(t *testing.T) {
 	d := newDesk()
 	d.devices["ann"] = subscriptions.Device{ID: "ann"}
-	d.Take(d.devices["ann"], []Shown{{At: time.Now()}})
+	d.take(t, d.devices["ann"], []Shown{{At: time.Now()}})
 	for i := range 10 * sweepAt { // each enrolled, heard once, and removed
 		d.Allow(fmt.Sprint("device-", i))
 	}

@@ -127,12 +127,12 @@ func (d *backend) Standing(id string) subscriptions.Standing {
 }
 
 // shown keeps a receipt with the decision that it is about.
-func (d *backend) shown(device subscriptions.Device, s receipts.Shown) (decision subscriptions.Decision, first, known bool) {
+func (d *backend) shown(ctx context.Context, device subscriptions.Device, s receipts.Shown) (decision subscriptions.Decision, first, known bool, err error) {
 	m := d.book.Mailbox(device.Mailbox)
 	if m == nil { // removed meanwhile
-		return decision, false, false
+		return decision, false, false, nil
 	}
-	return d.listener.Shown(m, device.ID, s.Key, s.At)
+	return m.Shown(ctx, s.Key, device.ID, s.At)
 }
 
 // reasonFault is the reason of an outcome as an error, for the advice about it.
@@ -148,7 +148,10 @@ func (r *rooms) Advise(s subscriptions.Standing) check.Breakage {
 	return check.Advise(s.Fault, r.links.circumstances(s.Exchange, s.Account))
 }
 
-func (d *backend) Mailbox(address string) (subscriptions.Status, []subscriptions.Device, bool) {
+// maxReading is how long an answer about a mailbox waits for the decisions that the state has: whoever asks in an outage wants the rest.
+const maxReading = 2 * time.Second
+
+func (d *backend) Mailbox(ctx context.Context, address string) (subscriptions.Status, []subscriptions.Device, bool) {
 	m := d.book.Known(address)
 	if m == nil {
 		return subscriptions.Status{}, nil, false
@@ -158,6 +161,9 @@ func (d *backend) Mailbox(address string) (subscriptions.Status, []subscriptions
 		devices = append(devices, *device)
 	}
 	s := d.listener.Status(m)
+	ctx, cancel := context.WithTimeout(ctx, maxReading)
+	defer cancel()
+	s.Decisions, s.Unread = m.Decisions(ctx)
 	s.Since = d.outages.since(m.Record().Addresses[0], s.State)
 	return s, devices, true
 }

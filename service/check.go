@@ -303,9 +303,12 @@ func (nowhere) Load(context.Context) (subscriptions.Contents, error) {
 	return subscriptions.Contents{}, nil
 }
 func (nowhere) Write(context.Context, subscriptions.Change) error { return errNowhere }
-func (nowhere) Held() error                                       { return nil }
-func (nowhere) Ping(context.Context) error                        { return nil }
-func (nowhere) Close() error                                      { return nil }
+func (nowhere) Decisions(context.Context, string) ([][]byte, error) {
+	return nil, nil
+}
+func (nowhere) Held() error                { return nil }
+func (nowhere) Ping(context.Context) error { return nil }
+func (nowhere) Close() error               { return nil }
 
 // writable reports why no file can be written in a folder.
 func writable(dir string) error {

@@ -50,6 +50,8 @@ type Mailbox struct {
 	gone     bool     // guarded by writing: it was buried, or joined to another
 	identity identity // guarded by Book.mu; zero: none is known
 	now      atomic.Pointer[standing]
+
+	undelivered undelivered
 }
 
 // standing is what a mailbox shows to readers: never changed, only replaced.
@@ -294,9 +296,11 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 	draft := &Draft{Record: was.record.Clone(), Devices: was.devices}
 	draft.Outcomes = was.record.Outcomes // with the room behind them: nobody looks there, and one at a time writes
 	change(draft)
-	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put, Whole: draft.whole}); err != nil {
+	decided := Decided{draft.ID, m.undelivered.take()}
+	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put, Whole: draft.whole, Decided: decided}); err != nil {
 		return err
 	}
+	m.undelivered.written()
 	devices := was.devices
 	if len(draft.put) > 0 {
 		devices = slices.Clone(devices)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,6 +28,7 @@ var (
 	bucketRecords = []byte("records")
 	bucketDevices = []byte("devices")
 	bucketDamaged = []byte("damaged") // values that could not be read, as they were
+	bucketDecided = []byte("decided") // the last decisions about the mailbox of each record, each with its length, the oldest first
 	keySecret     = []byte("secret")
 	keySchema     = []byte("schema")
 	keyProbe      = []byte("probe")
@@ -46,14 +48,15 @@ type Embedded struct {
 	sealer    sealer
 	probe     *probe
 
-	size    int64        // of the file when it was last looked at; the committer's own
+	size    atomic.Int64 // of the file when it was last looked at
 	refused atomic.Int64 // bytes of the last commit, where none of its changes was taken; 0: it was
 }
 
 // entryPut is one value as it goes into the file; a nil value deletes.
 type entryPut struct {
 	bucket, key, value []byte
-	whole              bool // of a record: every device of it that is there goes first
+	whole              bool    // of a record: every device of it that is there goes first
+	decided            Decided // about its mailbox: the value comes from that, and from what is there
 }
 
 // OpenEmbedded opens the file, or makes it. Its directory has to exist. A file of an older version is migrated.
@@ -174,13 +177,17 @@ func (s *Embedded) prepare(tx *bbolt.Tx) error {
 		}
 		s.version, s.was = schema, s.version
 	}
-	_, err := tx.CreateBucketIfNotExists(bucketDamaged)
-	return err
+	for _, b := range [][]byte{bucketDamaged, bucketDecided} {
+		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // begin makes an empty state.
 func (s *Embedded) begin(tx *bbolt.Tx) error {
-	for _, b := range [][]byte{bucketMeta, bucketRecords, bucketDevices, bucketDamaged} {
+	for _, b := range [][]byte{bucketMeta, bucketRecords, bucketDevices, bucketDamaged, bucketDecided} {
 		if _, err := tx.CreateBucket(b); err != nil {
 			return err
 		}
@@ -258,10 +265,10 @@ func (s *Embedded) intact() error {
 		return fmt.Errorf("%w: state file %s was deleted while mailbell runs, or cannot be reached: %w", ErrDamaged, s.file, err)
 	case !os.SameFile(info, s.opened):
 		return fmt.Errorf("%w: state file %s was replaced while mailbell runs: restart mailbell with the right one", ErrDamaged, s.file)
-	case info.Size() < s.size:
-		return fmt.Errorf("%w: state file %s was cut off while mailbell runs, from %d to %d bytes", ErrDamaged, s.file, s.size, info.Size())
+	case info.Size() < s.size.Load():
+		return fmt.Errorf("%w: state file %s was cut off while mailbell runs, from %d to %d bytes", ErrDamaged, s.file, s.size.Load(), info.Size())
 	}
-	s.size = info.Size()
+	s.size.Store(info.Size())
 	return nil
 }
 
@@ -275,9 +282,12 @@ func apply(tx *bbolt.Tx, puts []entryPut) error {
 		if err != nil {
 			return err
 		}
-		if p.value == nil {
+		switch {
+		case len(p.decided.Decisions) > 0:
+			err = decide(tx, p.decided)
+		case p.value == nil:
 			err = b.Delete(p.key)
-		} else {
+		default:
 			err = b.Put(p.key, p.value)
 		}
 		if err != nil {
@@ -305,9 +315,58 @@ func dropDevices(tx *bbolt.Tx, record string) error {
 	return nil
 }
 
+// decide writes decisions behind those that are there.
+func decide(tx *bbolt.Tx, d Decided) error {
+	if tx.Bucket(bucketRecords).Get([]byte(d.Record)) == nil {
+		return nil
+	}
+	b := tx.Bucket(bucketDecided)
+	return b.Put([]byte(d.Record), joinDecisions(d.On(splitDecisions(b.Get([]byte(d.Record))))))
+}
+
+// joinDecisions makes one value of decisions, each with its length.
+func joinDecisions(list [][]byte) (value []byte) {
+	size := 0
+	for _, d := range list {
+		size += binary.MaxVarintLen16 + len(d)
+	}
+	value = make([]byte, 0, size)
+	for _, d := range list {
+		value = append(binary.AppendUvarint(value, uint64(len(d))), d...)
+	}
+	return value
+}
+
+// splitDecisions is the inverse of joinDecisions. Of a value that was damaged it returns what can be read.
+func splitDecisions(value []byte) (list [][]byte) {
+	for len(value) > 0 {
+		n, size := binary.Uvarint(value)
+		if size <= 0 || n > uint64(len(value)-size) {
+			return list
+		}
+		list = append(list, value[size:size+int(n)])
+		value = value[size+int(n):]
+	}
+	return list
+}
+
+// Decisions reads the file.
+func (s *Embedded) Decisions(_ context.Context, record string) (list [][]byte, err error) {
+	if err := errors.Join(s.committer.open(), s.intact()); err != nil {
+		return nil, err
+	}
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketDecided); b != nil { // an older mailbell wrote none
+			list = splitDecisions(bytes.Clone(b.Get([]byte(record))))
+		}
+		return nil
+	})
+	return list, err
+}
+
 func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 	for _, id := range c.Drop {
-		puts = append(puts, entryPut{bucket: bucketRecords, key: []byte(id)})
+		puts = append(puts, entryPut{bucket: bucketRecords, key: []byte(id)}, entryPut{bucket: bucketDecided, key: []byte(id)})
 	}
 	for _, d := range c.DropDevices {
 		puts = append(puts, entryPut{bucket: bucketDevices, key: []byte(d.ID)})
@@ -315,13 +374,16 @@ func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 	add := func(bucket []byte, k kind, id string, v any) {
 		value, e := s.sealer.seal(k, id, v)
 		err = errors.Join(err, e)
-		puts = append(puts, entryPut{bucket, []byte(id), value, c.Whole && k == kindRecord})
+		puts = append(puts, entryPut{bucket: bucket, key: []byte(id), value: value, whole: c.Whole && k == kindRecord})
 	}
 	for _, r := range c.Put {
 		add(bucketRecords, kindRecord, r.ID, r)
 	}
 	for _, d := range c.PutDevices {
 		add(bucketDevices, kindDevice, d.ID, d)
+	}
+	if len(c.Decided.Decisions) > 0 {
+		puts = append(puts, entryPut{bucket: bucketDecided, decided: c.Decided})
 	}
 	return puts, err
 }

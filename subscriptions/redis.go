@@ -27,6 +27,7 @@ const (
 //
 //	PREFIX:{ID}:record      the record
 //	PREFIX:{ID}:devices     a hash: its devices
+//	PREFIX:{ID}:decisions   a list: the last decisions about its mailbox, the oldest first
 //	PREFIX:{ID}:fence       the number of the holder (lock.go) who wrote it last; one with a lower number writes no more
 //	PREFIX:{ID}:damaged:…   what of these could not be read, as it was
 //	PREFIX:records          a set: the ids of the records
@@ -120,6 +121,24 @@ func (s *Redis) Write(ctx context.Context, c Change) error {
 	return s.committer.write(ctx, writes)
 }
 
+// Decisions asks the server.
+func (s *Redis) Decisions(ctx context.Context, record string) ([][]byte, error) {
+	if err := s.committer.open(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	list, err := s.client.LRange(ctx, s.recordKey(record, "decisions"), 0, -1).Result()
+	if err != nil && !isWrongType(err) {
+		return nil, fmt.Errorf("redis at %s: %w", s.address, err)
+	}
+	decisions := make([][]byte, len(list))
+	for i, d := range list {
+		decisions[i] = []byte(d)
+	}
+	return decisions, nil
+}
+
 // Ping says whether the server takes writes, by one of its own.
 func (s *Redis) Ping(ctx context.Context) error {
 	if err := s.committer.open(); err != nil {
@@ -132,7 +151,7 @@ func (s *Redis) Ping(ctx context.Context) error {
 func (s *Redis) try(ctx context.Context) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.ScriptLoad(ctx, writeScript)
-		p.EvalSha(ctx, writeHash, s.recordKeys("probe"), 0, "probe", "{}", "", "probe", "{}")
+		p.EvalSha(ctx, writeHash, s.recordKeys("probe"), 0, "probe", "{}", "", 0, "probe", "{}")
 		return nil
 	})
 	if err != nil {

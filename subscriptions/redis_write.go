@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -15,24 +16,40 @@ import (
 // fenced is what the scripts answer whom another holder has followed.
 const fenced = "FENCED"
 
-// writeScript writes a record and its devices, and returns how many devices it had (-1: there was no record, or another type) and has. KEYS:
-// recordKeys; holders: whoever was followed writes nothing, also no record that nobody else has written yet; records, where the record is
-// new. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it stays; "whole" where the devices
-// that follow are all that it has; then for each device its id and value, or "" where it is dropped.
-const writeScript = textScript + `
+// writeScript writes a record, its devices and what was decided, and returns how many devices it had (-1: there was no record, or another
+// type) and has. KEYS: recordKeys; holders: whoever was followed writes nothing, also no record that nobody else has written yet; the
+// decisions; records, where the record is new. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it
+// stays; "whole" where the devices that follow are all that it has; how many decisions there are; for each of them the one that it replaces,
+// "" where it is new, and itself; then for each device its id and value, or "" where it is dropped.
+var writeScript = textScript + `
 local fence, holders = text(KEYS[3]), KEYS[4] and text(KEYS[4])
 if math.max(tonumber(fence or 0) or 0, tonumber(holders or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
-if KEYS[5] then redis.pcall('SADD', KEYS[5], ARGV[2]) end
+local decisions, devices = 6, 6 + 2 * tonumber(ARGV[5])
 local had = redis.pcall('HLEN', KEYS[2])
 if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
+if had == -1 and ARGV[3] == '-' and #ARGV < devices then return {had, 0} end
+if KEYS[6] then redis.pcall('SADD', KEYS[6], ARGV[2]) end
 if ARGV[4] == 'whole' then redis.call('DEL', KEYS[2]) end
-for i = 5, #ARGV, 2 do
+for i = devices, #ARGV, 2 do
   if ARGV[i+1] == '' then redis.call('HDEL', KEYS[2], ARGV[i]) else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
 end
-if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return {had, 0} end
+if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5]) return {had, 0} end
 if ARGV[3] ~= '-' then redis.call('SET', KEYS[1], ARGV[3]) end
+if devices > decisions then
+  if type(redis.pcall('LLEN', KEYS[5])) ~= 'number' then redis.call('DEL', KEYS[5]) end
+  for i = decisions, devices - 1, 2 do
+    if ARGV[i] == '' then redis.call('RPUSH', KEYS[5], ARGV[i+1]) else
+      for at, is in ipairs(redis.call('LRANGE', KEYS[5], 0, -1)) do
+        if is == ARGV[i] then redis.call('LSET', KEYS[5], at - 1, ARGV[i+1]) end
+      end
+    end
+  end
+  redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1)
+end
 if fence ~= ARGV[1] then redis.call('SET', KEYS[3], ARGV[1]) end
 return {had, redis.call('HLEN', KEYS[2])}`
+
+var keptDecisions = strconv.Itoa(MaxDecisions)
 
 // writeHash is the name that a server gives writeScript: a commit brings the text once, and not with each record.
 var writeHash = redis.NewScript(writeScript).Hash()
@@ -101,9 +118,10 @@ func (s *Redis) took(w *recordWrite) (lacks string, err error) {
 	if s.told.whole && ok && (isWrongType(err) || err == nil && had != known) {
 		lacks = s.lacks(w.record)
 	}
-	if err != nil || w.dropped { // with an error, what the server has of it is not known
+	switch {
+	case err != nil || w.dropped: // with an error, what the server has of it is not known
 		delete(s.told.devices, w.record)
-	} else {
+	case ok || !w.beside():
 		s.told.devices[w.record] = has
 	}
 	return lacks, err
@@ -116,6 +134,7 @@ type recordWrite struct {
 	dropped bool   // the record, with its devices
 	whole   bool   // the devices are all that it has
 	devices []any  // ids and values; "" where one is dropped
+	decided []DecisionPut
 	call    *redis.Cmd
 }
 
@@ -166,20 +185,23 @@ func (s *Redis) writes(c Change) ([]recordWrite, error) {
 	for _, id := range c.Drop {
 		of(id).dropped = true
 	}
+	if len(c.Decided.Decisions) > 0 {
+		of(c.Decided.Record).decided = c.Decided.Decisions
+	}
 	return list, nil
 }
 
 // queue puts a write into a pipeline.
 func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
-	args := make([]any, 0, 12+len(w.devices))
-	args = append(args, "evalsha", writeHash, 4)
+	args := make([]any, 0, 14+2*len(w.decided)+len(w.devices))
+	args = append(args, "evalsha", writeHash, 5)
 	for _, key := range s.recordKeys(w.record) {
 		args = append(args, key)
 	}
-	args = append(args, s.key("holders"))
-	if _, known := s.told.devices[w.record]; !known && !w.dropped {
+	args = append(args, s.key("holders"), s.recordKey(w.record, "decisions"))
+	if _, known := s.told.devices[w.record]; !known && !w.dropped && !w.beside() {
 		args = append(args, s.key("records"))
-		args[2] = 5 // keys
+		args[2] = 6 // keys
 	}
 	args = append(args, s.fence, w.record)
 	switch {
@@ -195,8 +217,15 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 	} else {
 		args = append(args, "")
 	}
+	args = append(args, len(w.decided))
+	for _, d := range w.decided {
+		args = append(args, d.Was, d.Is)
+	}
 	w.call = p.Do(ctx, append(args, w.devices...)...)
 }
+
+// beside says that the write is of decisions alone: it makes no record.
+func (w *recordWrite) beside() bool { return w.value == nil && len(w.devices) == 0 }
 
 // followed sees to it that who was followed by another holder learns of it, whatever call it is that tells.
 func (s *Redis) followed(err error) error {

@@ -168,3 +168,79 @@ func TestAWriteIsOneRoundTripAlsoOfAMailboxThatIsNew(t *testing.T) {
 		t.Errorf("three writes took %d round trips", n)
 	}
 }
+
+// Nothing rests on the decisions: a key of theirs that is not as mailbell wrote it keeps no outcome from being written.
+func TestADamagedKeyOfDecisionsStopsNoWrite(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	t.Cleanup(func() { store.Close() })
+	r := &subscriptions.Record{ID: "r1", Addresses: []string{"ann@contoso.example"}}
+	c := s.client(t)
+	const key = "mailbell:{r1}:decisions"
+	if err := c.Set(t.Context(), key, "what", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := store.Decisions(t.Context(), "r1"); err != nil || len(list) > 0 {
+		t.Errorf("%q, %v", list, err)
+	}
+	decided := subscriptions.Decided{Record: "r1", Decisions: []subscriptions.DecisionPut{{Is: []byte("decision")}}}
+	for range 2 {
+		if err := store.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{r}, Decided: decided}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := store.Decisions(t.Context(), "r1"); err != nil || len(list) != 2 {
+		t.Errorf("%q, %v", list, err)
+	}
+	if err := store.Write(t.Context(), subscriptions.Change{Drop: []string{"r1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if left := c.Keys(t.Context(), "mailbell:{r1}:*").Val(); len(left) > 0 {
+		t.Errorf("%q is left of a record that was dropped", left)
+	}
+}
+
+// A Redis that lost a record gets it written again, and not as a ghost of its decisions.
+func TestDecisionsMakeNoRecordWhereTheServerLostIt(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	t.Cleanup(func() { store.Close() })
+	b, err := subscriptions.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	c := s.client(t)
+	c.FlushAll(t.Context())
+	m := b.Mailbox(alice)
+	m.Decide(subscriptions.Decision{Device: "d1"})
+	if err := m.Deliver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := c.Keys(t.Context(), "mailbell:{"+m.Record().ID+"}:*").Val(); len(left) > 0 {
+		t.Errorf("decisions alone made %q", left)
+	}
+	until(t, 30*time.Second, "the loss is seen", func() bool {
+		select {
+		case <-store.Lossy():
+			return true
+		default:
+			return false
+		}
+	})
+	if err := store.Restore(t.Context(), b.Rewrite); err != nil {
+		t.Fatal(err)
+	}
+	m.Decide(subscriptions.Decision{Device: "d1"})
+	if err := m.Deliver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := m.Decisions(t.Context()); err != nil || len(list) == 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if !c.SIsMember(t.Context(), "mailbell:records", m.Record().ID).Val() {
+		t.Error("the record is not listed")
+	}
+}

@@ -55,7 +55,8 @@ type Status struct {
 	LastHint      time.Time
 	LastListing   time.Time
 	LastMessage   time.Time
-	Decisions     []Decision // the last ones, newest first, at most 50
+	Decisions     []Decision // the last ones, newest first, at most MaxDecisions
+	Unread        error      // why decisions that the store has are not among them; nil: they all are
 }
 
 // Decision is what was decided about one message for one device, or for all where Device is empty, and what came of it.

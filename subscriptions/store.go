@@ -7,8 +7,8 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Store makes the state durable: the embedded file, or Redis. Everything is read once, at the start, and lives in memory from
-// then on; each change is written through. The conformance suite (storetest) says what a store has to hold.
+// Store makes the state durable: the embedded file, or Redis. Everything but the decisions is read once, at the start, and lives in memory
+// from then on; each change is written through. The conformance suite (storetest) says what a store has to hold.
 type Store interface {
 	// Load returns all that was written. A value that cannot be read is set aside, and the others are returned. The installation's
 	// secret is made by the first Load.
@@ -18,6 +18,8 @@ type Store interface {
 	// does not look at what c holds from then on.
 	// Changes of one record are never written at the same time, but for one whose caller has gone: that is written first.
 	Write(ctx context.Context, c Change) error
+	// Decisions returns the last decisions about the mailbox of a record, the oldest first, at most MaxDecisions.
+	Decisions(ctx context.Context, record string) ([][]byte, error)
 	// Held says whether the state is this process's own and takes what it is told, as far as the process can know by itself: else
 	// another may do what it does now. It wraps ErrFollowed where another has taken the state over. It does not wait.
 	Held() error
@@ -42,7 +44,8 @@ type Change struct {
 	PutDevices  []*Device // their records are put in the same change, or were put before
 	Drop        []string  // ids of records; their devices are dropped or put elsewhere in the same change
 	DropDevices []*Device
-	Whole       bool // the devices put are all that the records put have: any other goes
+	Whole       bool    // the devices put are all that the records put have: any other goes
+	Decided     Decided // of one record
 }
 
 // ErrInUse is wrapped by the error of opening a state that another process holds.

@@ -162,11 +162,14 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	case shown == 0 && !m.LastMessage.IsZero():
 		fmt.Fprintf(out, "\nno decision yet: a message was seen, and is being dealt with\n")
 	case shown == 0 && m.LastListing.IsZero():
-		fmt.Fprintf(out, "\nno decision since the service was started: the mailbox has not been read since then\n")
+		fmt.Fprintf(out, "\nno decision is kept: the mailbox has not been read since the service was started\n")
 	case shown == 0:
-		fmt.Fprintf(out, "\nno decision since the service was started: no new message was seen\n")
+		fmt.Fprintf(out, "\nno decision is kept: no new message was seen\n")
 	}
 	w.Flush()
+	if m.Unread != "" {
+		fmt.Fprintf(out, "\nolder decisions are missing here: %s\n", m.Unread)
+	}
 	delete(means, "")
 	if len(means) > 0 {
 		fmt.Fprintf(out, "\nwhat the reasons mean:\n")

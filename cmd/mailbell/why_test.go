@@ -157,7 +157,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	}
 	out := ask(second)
 	has(out, "mailbox "+second+": listening", "  located at +"+inst.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
-		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "devices:", "  phone +listening", "no decision since the service was started: no new message was seen")
+		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "devices:", "  phone +listening", "no decision is kept: no new message was seen")
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)
 	inst.awaitRest()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/mailbell/mailbell/mail"
@@ -17,6 +18,7 @@ type Memory struct {
 	secret  mail.Secret
 	records map[string]*subscriptions.Record
 	devices map[string]*subscriptions.Device
+	decided map[string][][]byte // by record
 	closed  bool
 	fail    error
 }
@@ -41,6 +43,7 @@ func (m *Memory) Load(context.Context) (all subscriptions.Contents, err error) {
 	defer m.mu.Unlock()
 	if m.records == nil {
 		m.records, m.devices = map[string]*subscriptions.Record{}, map[string]*subscriptions.Device{}
+		m.decided = map[string][][]byte{}
 		copy(m.secret[:], "the secret of an installation..")
 	}
 	all.Secret = m.secret
@@ -68,6 +71,7 @@ func (m *Memory) Write(ctx context.Context, c subscriptions.Change) error {
 	}
 	for _, id := range c.Drop {
 		delete(m.records, id)
+		delete(m.decided, id)
 	}
 	for _, d := range c.DropDevices {
 		delete(m.devices, d.ID)
@@ -82,7 +86,20 @@ func (m *Memory) Write(ctx context.Context, c subscriptions.Change) error {
 		copied := *d
 		m.devices[d.ID] = &copied
 	}
+	if id := c.Decided.Record; m.records[id] != nil {
+		m.decided[id] = c.Decided.On(slices.Clone(m.decided[id]))
+	}
 	return nil
+}
+
+// Decisions returns what was decided.
+func (m *Memory) Decisions(_ context.Context, record string) ([][]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, errClosed
+	}
+	return slices.Clone(m.decided[record]), nil
 }
 
 var errClosed = errors.New("the store is closed")

@@ -75,6 +75,52 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 	t.Run("dropping what is not there is no error", func(t *testing.T) {
 		write(t, open, subscriptions.Change{Drop: []string{"none"}, DropDevices: []*subscriptions.Device{device("none", "none")}})
 	})
+	t.Run("the last decisions are kept, and go with their record", func(t *testing.T) {
+		decided := func(id string, puts ...subscriptions.DecisionPut) subscriptions.Change {
+			return subscriptions.Change{Decided: subscriptions.Decided{Record: id, Decisions: puts}}
+		}
+		add := func(from, to int) (puts []subscriptions.DecisionPut) {
+			for i := from; i < to; i++ {
+				puts = append(puts, subscriptions.DecisionPut{Is: fmt.Appendf(nil, "decision %d\x00\r\n", i)})
+			}
+			return puts
+		}
+		kept := func(id string, from, to int) {
+			t.Helper()
+			s := open(t)
+			defer s.Close()
+			list, err := s.Decisions(t.Context(), id)
+			if err != nil {
+				t.Error(err)
+			}
+			if want := add(from, to); !slices.EqualFunc(list, want, func(is []byte, p subscriptions.DecisionPut) bool { return string(is) == string(p.Is) }) {
+				t.Errorf("%q; want number %d to %d", list, from, to-1)
+			}
+		}
+		r := record("r6")
+		write(t, open, decided("r6", add(0, 1)...)) // there is no such record
+		kept("r6", 0, 0)
+		if n := len(load(t, open).Records); n != 1 {
+			t.Errorf("%d records: decisions made one", n)
+		}
+		with := decided("r6", add(0, 3)...)
+		with.Put = []*subscriptions.Record{r}
+		write(t, open, with)
+		kept("r6", 0, 3)
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{r}})
+		write(t, open, decided("r6", add(3, subscriptions.MaxDecisions)...))
+		kept("r6", 0, subscriptions.MaxDecisions)
+		write(t, open, decided("r6", add(subscriptions.MaxDecisions, subscriptions.MaxDecisions+2)...))
+		kept("r6", 2, subscriptions.MaxDecisions+2)
+		there, gone := add(30, 31)[0].Is, add(1, 2)[0].Is
+		write(t, open, decided("r6", subscriptions.DecisionPut{Was: there, Is: []byte("changed")}, subscriptions.DecisionPut{Was: gone, Is: []byte("not there")}))
+		write(t, open, decided("r6", subscriptions.DecisionPut{Was: []byte("changed"), Is: there}))
+		kept("r6", 2, subscriptions.MaxDecisions+2)
+		kept("r7", 0, 0)
+		same(t, slices.DeleteFunc(load(t, open).Records, func(r *subscriptions.Record) bool { return r.ID != "r6" }), r)
+		write(t, open, subscriptions.Change{Drop: []string{"r6"}})
+		kept("r6", 0, 0)
+	})
 	t.Run("writes at the same time are all there", func(t *testing.T) {
 		s := open(t)
 		var wg sync.WaitGroup
@@ -141,6 +187,9 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 		}
 		if err := s.Ping(t.Context()); err == nil {
 			t.Error("a closed store answers Ping")
+		}
+		if _, err := s.Decisions(t.Context(), "x"); err == nil {
+			t.Error("a closed store knows decisions")
 		}
 	})
 	t.Run("a write whose caller went away is written or not, and can be repeated", func(t *testing.T) {

@@ -1,0 +1,299 @@
+package subscriptions
+
+// What was decided about a mailbox, for whoever asks why a phone did not ring. It stands in the store beside the record, so that a restart
+// forgets nothing, and is read when somebody asks: in memory is only what no write has taken along yet.
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
+)
+
+// MaxDecisions is how many decisions are kept of a mailbox.
+const MaxDecisions = 50
+
+// Decided is what a write says of the decisions about the mailbox of a record. Where there is no such record, it says nothing.
+type Decided struct {
+	Record    string
+	Decisions []DecisionPut
+}
+
+// DecisionPut adds a decision, or puts it where another one stands.
+type DecisionPut struct {
+	Was []byte // nil: it is a new one. Where it is not there any more, nothing is put
+	Is  []byte
+}
+
+// On returns the decisions, the oldest first, as they are after the write.
+func (d Decided) On(list [][]byte) [][]byte {
+	for _, p := range d.Decisions {
+		if p.Was == nil {
+			list = append(list, p.Is)
+			continue
+		}
+		for i := range list {
+			if bytes.Equal(list[i], p.Was) {
+				list[i] = p.Is
+			}
+		}
+	}
+	return list[max(0, len(list)-MaxDecisions):]
+}
+
+// undelivered is the decisions that are not in the store yet, the oldest first.
+type undelivered struct {
+	mu    sync.Mutex
+	list  [][]byte // never changed, but replaced or added to: a write holds the beginning of it
+	taken int      // so many of the first are in the write under way
+}
+
+// add keeps a decision until a write takes it along. While none can be written, the oldest go.
+func (u *undelivered) add(d Decision) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.list = append(u.list, d.pack())
+	if len(u.list) > MaxDecisions {
+		u.list = slices.Clone(u.list[1:])
+		u.taken = max(0, u.taken-1)
+	}
+}
+
+// take returns what a write takes along. One write at a time does.
+func (u *undelivered) take() (puts []DecisionPut) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.taken = len(u.list)
+	if u.taken > 0 {
+		puts = make([]DecisionPut, u.taken)
+	}
+	for i, d := range u.list {
+		puts[i].Is = d
+	}
+	return puts
+}
+
+// written says that what was taken is in the store.
+func (u *undelivered) written() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.list = u.list[u.taken:]
+	if len(u.list) == 0 {
+		u.list = nil // most mailboxes have nothing here, most of the time
+	}
+	u.taken = 0
+}
+
+func (u *undelivered) empty() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.list) == 0
+}
+
+// all returns what is not known to be in the store.
+func (u *undelivered) all() [][]byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.list)
+}
+
+// replace puts a decision where another stands, if it is here.
+func (u *undelivered) replace(was, is []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if i := slices.IndexFunc(u.list, func(d []byte) bool { return bytes.Equal(d, was) }); i >= 0 {
+		u.list = slices.Clone(u.list)
+		u.list[i] = is
+	}
+}
+
+// Decide keeps what was decided about the mailbox. The next write of its record takes it along.
+func (m *Mailbox) Decide(d Decision) { m.undelivered.add(d) }
+
+// Deliver writes what was decided and has not been written with the record.
+func (m *Mailbox) Deliver(ctx context.Context) error {
+	if m.undelivered.empty() {
+		return nil
+	}
+	if err := m.writing.take(ctx); err != nil {
+		return err
+	}
+	defer m.writing.giveBack()
+	if m.gone {
+		return ErrNoMailbox
+	}
+	return m.deliver(ctx)
+}
+
+// deliver writes decisions that stand where others did, and what is undelivered. The caller holds writing.
+func (m *Mailbox) deliver(ctx context.Context, replaced ...DecisionPut) error {
+	puts := append(replaced, m.undelivered.take()...)
+	if len(puts) == 0 {
+		return nil
+	}
+	if err := m.book.write(ctx, Change{Decided: Decided{m.Record().ID, puts}}); err != nil {
+		return err
+	}
+	m.undelivered.written()
+	return nil
+}
+
+// Decisions are the last ones about the mailbox, the newest first. Where the store cannot be read, they are those that it does not have
+// yet, and an error.
+func (m *Mailbox) Decisions(ctx context.Context) ([]Decision, error) {
+	packed, err := m.decisions(ctx)
+	list := make([]Decision, 0, len(packed))
+	for _, p := range slices.Backward(packed) {
+		if d, err := unpackDecision(p); err == nil { // else a newer mailbell wrote it
+			list = append(list, d)
+		}
+	}
+	return list, err
+}
+
+// decisions are those of the store and those that it does not have yet, the oldest first. Who tries a write again may have written one
+// twice.
+func (m *Mailbox) decisions(ctx context.Context) ([][]byte, error) {
+	mine := m.undelivered.all() // before the store is asked: what is written meanwhile is here, or there
+	all, err := m.book.store.Decisions(ctx, m.Record().ID)
+	if err != nil {
+		err = fmt.Errorf("the state cannot be read: %w", err)
+	}
+	once := make([][]byte, 0, len(all)+len(mine))
+	seen := make(map[string]struct{}, len(all)+len(mine))
+	for _, d := range append(all, mine...) {
+		if _, twice := seen[string(d)]; !twice {
+			seen[string(d)] = struct{}{}
+			once = append(once, d)
+		}
+	}
+	return once[max(0, len(once)-MaxDecisions):], err
+}
+
+// Shown keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said
+// so before.
+func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at time.Time) (d Decision, first, known bool, err error) {
+	if err := m.writing.take(ctx); err != nil {
+		return d, false, false, err
+	}
+	defer m.writing.giveBack()
+	if m.gone {
+		return d, false, false, nil
+	}
+	all, err := m.decisions(ctx)
+	if err != nil {
+		return d, false, false, err
+	}
+	var was []byte
+	for _, p := range slices.Backward(all) {
+		d, err = unpackDecision(p)
+		if err == nil && d.Key == key && d.Device == device && d.Outcome == outcome.Accepted {
+			was = p
+			break
+		}
+	}
+	if was == nil || !d.Shown.IsZero() {
+		return d, false, was != nil, nil
+	}
+	d.Shown = at
+	is := d.pack()
+	m.undelivered.replace(was, is)
+	return d, true, true, m.deliver(ctx, DecisionPut{Was: was, Is: is}) // a write that failed may have taken it along all the same
+}
+
+// decisionFormat is the first byte of a packed decision.
+const decisionFormat = 1
+
+var errDecision = errors.New("it is not a decision as this mailbell writes them")
+
+// pack writes a decision: its format, its key, its times in Unix milliseconds, its status and its correlation as varints, and then, each
+// with its length, its apns-id and its words.
+func (d Decision) pack() []byte {
+	b := make([]byte, 0, 1+len(d.Key)+4*6+binary.MaxVarintLen32+5+len(d.PushID)+len(d.Device)+len(d.Outcome)+len(d.Reason)+len(d.Code))
+	b = append(append(b, decisionFormat), d.Key[:]...)
+	for _, at := range []time.Time{d.At, d.Came, d.Shown} {
+		b = binary.AppendUvarint(b, milliseconds(at))
+	}
+	b = binary.AppendUvarint(b, uint64(max(d.Status, 0)))
+	b = binary.AppendUvarint(b, uint64(d.Correlation))
+	if d.PushID == (mail.PushID{}) {
+		b = append(b, 0)
+	} else {
+		b = append(append(b, byte(len(d.PushID))), d.PushID[:]...)
+	}
+	for _, word := range []string{d.Device, string(d.Outcome), string(d.Reason), d.Code} {
+		b = append(binary.AppendUvarint(b, uint64(len(word))), word...)
+	}
+	return b
+}
+
+// milliseconds of Unix time, cut to what number reads; 0: the time is not known.
+func milliseconds(at time.Time) uint64 {
+	if at.IsZero() {
+		return 0
+	}
+	return uint64(min(max(at.UnixMilli(), 1), maxNumber))
+}
+
+// unpackDecision is the inverse of pack.
+func unpackDecision(b []byte) (d Decision, err error) {
+	r := packed{rest: b}
+	if format := r.take(1); len(format) == 0 || format[0] != decisionFormat {
+		return d, errDecision
+	}
+	copy(d.Key[:], r.take(len(d.Key)))
+	d.At, d.Came, d.Shown = r.time(), r.time(), r.time()
+	d.Status, d.Correlation = int(r.number()), Correlation(r.number())
+	copy(d.PushID[:], r.take(int(r.number())))
+	d.Device, d.Outcome, d.Reason, d.Code = r.word(), outcome.Outcome(r.word()), outcome.Reason(r.word()), r.word()
+	if r.broken || len(r.rest) > 0 {
+		return Decision{}, errDecision
+	}
+	return d, nil
+}
+
+// packed is what is left to read of a packed decision.
+type packed struct {
+	rest   []byte
+	broken bool // it ended too early
+}
+
+func (r *packed) take(n int) []byte {
+	if n < 0 || n > len(r.rest) {
+		r.broken, r.rest = true, nil
+		return nil
+	}
+	b := r.rest[:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+// maxNumber bounds what number reads: milliseconds of some thousand years.
+const maxNumber = 1<<48 - 1
+
+func (r *packed) number() uint64 {
+	n, size := binary.Uvarint(r.rest)
+	if size <= 0 || n > maxNumber {
+		r.broken, r.rest = true, nil
+		return 0
+	}
+	r.rest = r.rest[size:]
+	return n
+}
+
+func (r *packed) time() time.Time {
+	n := r.number()
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(n))
+}
+
+func (r *packed) word() string { return string(r.take(int(r.number()))) }
