@@ -374,6 +374,9 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"two objects":          {id, enrolment + enrolment, 400, ""},
 		"not UTF-8":            {id, with("ann", "ann\xff"), 400, ""},
 		"a field twice":        {id, with("{", `{"mailbox": "bob@contoso.com", `), 400, ""},
+		"twice, once escaped":  {id, with("{", `{"m\u0061ilbox": "bob@contoso.com", `), 400, ""},
+		"twice within a field": {id, with("{", `{"x": {"a": 1, "a": [{"a": 2}]}, `), 422, "x unknown"},
+		"brackets in a text":   {id, with("{", `{"x": "\":}{[\\", `), 422, "x unknown"},
 		"too large":            {id, with("{", "{"+strings.Repeat(" ", maxBody)), 413, ""},
 		"a list":               {id, "[" + enrolment + "]", 422, "body wrong_type"},
 		"null":                 {id, "null", 422, "body wrong_type"},
@@ -782,6 +785,47 @@ func TestAPanicHarmsOneRequestAndShowsNothingOfIt(t *testing.T) {
 	if log := fmt.Sprint(d.log.All()); strings.Contains(log, deviceHex) || d.log.FilterMessage("panic while answering").Len() != 1 {
 		t.Errorf("the log: %s", log)
 	}
+}
+
+// FuzzObject has encoding/json tell the members of an object one after the other.
+func FuzzObject(f *testing.F) {
+	for _, body := range []string{enrolment, `{}`, `[{"a": 1}]`, `null`, `{"a": 1, "a": 2} x`, ` {"a":{"a":"\":}{[\\"},"b":[1,{"a":1}]} `, `{"\u0061":1,"a":2}`, `{"\ud800":1,"\ufffd":2}`} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		fields, err := readObject(body)
+		if !utf8.Valid(body) || !json.Valid(body) {
+			if !errors.Is(err, errNotJSON) {
+				t.Fatalf("%q: %v", body, err)
+			}
+			return
+		}
+		d := json.NewDecoder(bytes.NewReader(body))
+		if first, _ := d.Token(); first != json.Delim('{') {
+			if err == nil || errors.Is(err, errNotJSON) || errors.Is(err, errTwice) {
+				t.Fatalf("%q: %v", body, err)
+			}
+			return
+		}
+		want := map[string]json.RawMessage{}
+		for n := 1; d.More(); n++ {
+			name, _ := d.Token()
+			var value json.RawMessage
+			if err := d.Decode(&value); err != nil {
+				t.Fatal(err)
+			}
+			want[name.(string)] = value
+			if len(want) < n {
+				if !errors.Is(err, errTwice) {
+					t.Fatalf("%q: %v", body, err)
+				}
+				return
+			}
+		}
+		if diff := cmp.Diff(want, fields); diff != "" || err != nil {
+			t.Fatalf("%q: %v %s", body, err, diff)
+		}
+	})
 }
 
 func FuzzEnrolment(f *testing.F) {

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -58,30 +57,39 @@ func readBody(r *http.Request) ([]byte, error) {
 // readObject reads the members of a JSON object (RFC 8259). Unlike encoding/json it refuses a name that occurs twice, and compares names
 // with case.
 func readObject(data []byte) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(data) || !json.Valid(data) {
+	var fields map[string]json.RawMessage
+	err := json.Unmarshal(data, &fields)
+	_, isOther := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case err != nil && !isOther || !utf8.Valid(data):
 		return nil, errNotJSON
-	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+	case isOther || fields == nil: // null
 		return nil, invalid(FieldError{Field: "body", Code: codeWrongType, Detail: "want an object"})
-	}
-	fields := map[string]json.RawMessage{}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, errNotJSON
-		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return nil, errNotJSON
-		}
-		key, _ := name.(string)
-		if _, twice := fields[key]; twice {
-			return nil, errTwice
-		}
-		fields[key] = value
+	case len(fields) != members(data): // the last of two with one name is there
+		return nil, errTwice
 	}
 	return fields, nil
+}
+
+// members counts the members of an object that is valid JSON: it has a colon for each.
+func members(object []byte) (n int) {
+	depth, quoted := 0, false
+	for i := 0; i < len(object); i++ {
+		switch c := object[i]; {
+		case quoted && c == '\\':
+			i++ // whatever follows is no end
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		case c == ':' && depth == 1:
+			n++
+		}
+	}
+	return n
 }
 
 // form is a body whose fields are read one by one. Fields that are not read are unknown.
