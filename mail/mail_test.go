@@ -27,6 +27,9 @@ func TestParseAddress(t *testing.T) {
 		"alice\r\n@contoso.example":  "",
 		"alice@contoso_.example":     "",
 		"alice@[127.0.0.1]":          "",
+		"alice@127.0.0.1":            "",
+		"alice@127.0.0.1.":           "",
+		"alice@127.0.0.1..":          "",
 		strings.Repeat("a", 250) + "@contoso.example": "",
 	} {
 		got, err := ParseAddress(in)

@@ -47,19 +47,20 @@ func outside(r rune) bool {
 // ParseDomain returns a mail domain, or the domain of a tenant, in the form of Parse: a DNS name without underscore, of two labels or
 // more, or localhost.
 func ParseDomain(s string) (string, bool) {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return "", false
-	}
-	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(s, "."))
+	s = strings.TrimSuffix(s, ".")
+	ascii, err := idna.Lookup.ToASCII(s)
 	if err != nil {
 		return "", false
 	}
-	// A name that changes when it is parsed again has no unique form.
-	again, err := idna.Lookup.ToASCII(ascii)
-	if err != nil || again != ascii {
-		return "", false
+	if ascii != s { // a name that changes again when it is parsed again has no unique form
+		if again, err := idna.Lookup.ToASCII(ascii); err != nil || again != ascii {
+			return "", false
+		}
 	}
 	name, ok := Parse(ascii)
+	if _, err := netip.ParseAddr(name); err == nil {
+		return "", false
+	}
 	return name, ok && (strings.Contains(name, ".") || name == localhost)
 }
 
