@@ -139,7 +139,7 @@ func (s *seats) free(had string, of grouping) *account {
 // room. Where an account is half full, and the grouping would need another stream there, it may as well have that at an account with more
 // room: so small groupings find room at theirs for longer. It is called with mu held.
 func (s *seats) best(had string, of grouping) *account {
-	var list []*account
+	var best *account
 	for _, a := range s.accounts {
 		if s.load[a] >= s.size {
 			continue
@@ -147,14 +147,11 @@ func (s *seats) best(had string, of grouping) *account {
 		if a.Name == had {
 			return a
 		}
-		list = append(list, a)
+		if best == nil || cmp.Or(cmp.Compare(s.draws(a, of), s.draws(best, of)), cmp.Compare(s.load[best], s.load[a])) > 0 {
+			best = a
+		}
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	return slices.MaxFunc(list, func(a, b *account) int {
-		return cmp.Or(cmp.Compare(s.draws(a, of), s.draws(b, of)), cmp.Compare(s.load[b], s.load[a]))
-	})
+	return best
 }
 
 // draws is how strongly an account draws a mailbox of a grouping: by how many of it are there. It is called with mu held.

@@ -33,8 +33,9 @@ func (d *backend) Enrol(ctx context.Context, e subscriptions.Enrolment, only sub
 
 // topic fills in topic and environment if only one apns entry fits, and refuses an enrolment that none fits.
 func (d *backend) topic(e *subscriptions.Enrolment) error {
-	var fit []config.APNs
-	for _, a := range d.topics {
+	var fit []*config.APNs
+	for i := range d.topics {
+		a := &d.topics[i]
 		if (e.Topic == "" || e.Topic == a.Topic) && (e.Environment == "" || e.Environment == a.Environment) {
 			fit = append(fit, a)
 		}

@@ -162,16 +162,17 @@ func (l *Log) Record(e Event) {
 	if e.Outcome != Done {
 		entry.Level = zapcore.WarnLevel
 	}
+	fields := e.fields()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file != nil {
-		err := l.write(entry, e.fields())
+		err := l.write(entry, fields)
 		l.note(err)
 		if err == nil {
 			return
 		}
 	}
-	_ = l.log.Core().Write(entry, e.fields()) // whatever the level of the log is; there is nowhere else to say that it fails
+	_ = l.log.Core().Write(entry, fields) // whatever the level of the log is; there is nowhere else to say that it fails
 }
 
 // write writes an event to the file. The mutex is held.
