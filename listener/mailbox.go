@@ -35,13 +35,11 @@ type mailbox struct {
 	room seat // guarded by the mu of the seats of its entry
 
 	mu      sync.Mutex
-	due     bool      // a look-up is asked for
-	busy    bool      // one is queued or under way
-	doubted bool      // its location is to be given up before
-	closed  bool      // it has no device any more
-	lost    time.Time // it had a location, and has been looked for since then; zero: it has one, or never had
-	asked   []*entry  // who was asked for it, or would have been, when it was last looked up; nil: it never was
-	failure *failure  // of the last look-up; nil: it did not fail
+	due     bool   // a look-up is asked for
+	busy    bool   // one is queued or under way
+	doubted bool   // its location is to be given up before
+	closed  bool   // it has no device any more
+	quest   *quest // nil: it has its location, or was not looked up yet
 
 	// What follows is changed by the look-up under way only, and where there is none by close.
 
@@ -52,7 +50,14 @@ type mailbox struct {
 	host    *way
 }
 
-// failure is that of a look-up.
+// quest is what is known of a mailbox that is looked for.
+type quest struct {
+	lost    time.Time // it had a location, and has been looked for since then; zero: it never had one
+	asked   []*entry  // who was asked for it, or would have been, when it was last looked up; nil: it was not yet
+	failure failure
+}
+
+// failure is that of the last look-up. The zero failure is none.
 type failure struct {
 	why        *fault.Error
 	where      *entry      // which of those that were asked said so; nil: none
@@ -80,10 +85,18 @@ func (m *mailbox) search() search {
 	s := m.l.search(m.box)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.lost.IsZero() {
+	if m.quest != nil && !m.quest.lost.IsZero() {
 		s.known = mail.Location{}
 	}
 	return s
+}
+
+// sought is the quest for the mailbox, which begins where there is none. It is called with mu held.
+func (m *mailbox) sought() *quest {
+	if m.quest == nil {
+		m.quest = &quest{}
+	}
+	return m.quest
 }
 
 // seek asks for a look-up, without further waiting.
@@ -107,10 +120,10 @@ func (m *mailbox) ask() (queue bool) {
 
 // noBackOff ends the wait for the next look-up. It is called with mu held.
 func (m *mailbox) noBackOff() {
-	f := m.failure
-	if f == nil {
+	if m.quest == nil {
 		return
 	}
+	f := &m.quest.failure
 	f.next = time.Time{}
 	if f.wake != nil {
 		f.wake.Stop()
@@ -134,9 +147,7 @@ func (m *mailbox) relocate(k *link) {
 	queue := false
 	if m.link == k && !m.doubted {
 		m.doubted = true
-		if m.lost.IsZero() {
-			m.lost = time.Now()
-		}
+		m.sought().lose()
 		queue = m.ask()
 	}
 	m.mu.Unlock()
@@ -145,12 +156,19 @@ func (m *mailbox) relocate(k *link) {
 	}
 }
 
+// lose notes that a mailbox that had a location has none.
+func (q *quest) lose() {
+	if q.lost.IsZero() {
+		q.lost = time.Now()
+	}
+}
+
 // cover has the mailbox looked up where other entries than before are to have it: a pin may have come or gone with a device.
 func (m *mailbox) cover() {
 	s := m.search()
 	m.mu.Lock()
 	k := m.link
-	others := m.asked != nil && !slices.Equal(m.asked, s.entries)
+	others := m.quest != nil && m.quest.asked != nil && !slices.Equal(m.quest.asked, s.entries)
 	m.mu.Unlock()
 	switch {
 	case k != nil && !slices.Contains(s.entries, k.way.account.entry):
@@ -164,18 +182,26 @@ func (m *mailbox) cover() {
 func (m *mailbox) concerns(a *account) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.account == a || m.link == nil && slices.Contains(m.asked, a.entry)
+	return m.account == a || m.link == nil && m.quest != nil && slices.Contains(m.quest.asked, a.entry)
 }
 
 // retry has what failed tried at once, where the reason fits.
 func (m *mailbox) retry(fits func(*fault.Error) bool) {
 	m.mu.Lock()
-	failure, busy := m.failure, m.busy
+	failing, busy := m.failing(), m.busy
 	m.mu.Unlock()
-	if busy && failure == nil || failure != nil && fits(failure.why) { // a look-up under way may be about to fail of it
+	if busy && failing == nil || failing != nil && fits(failing) { // a look-up under way may be about to fail of it
 		m.seek()
 	}
 	m.work.Retry(fits)
+}
+
+// failing is why the last look-up failed; nil: it did not. It is called with mu held.
+func (m *mailbox) failing() *fault.Error {
+	if m.quest == nil {
+		return nil
+	}
+	return m.quest.failure.why
 }
 
 // lookUp is one look-up.
@@ -227,7 +253,7 @@ func (m *mailbox) giveUp(ctx context.Context, k *link) {
 func (m *mailbox) find(ctx context.Context) answered {
 	s := m.search()
 	m.mu.Lock()
-	m.asked = append([]*entry{}, s.entries...)
+	m.sought().asked = append([]*entry{}, s.entries...)
 	m.mu.Unlock()
 	found := s.run(ctx)
 	if found.err != nil {
@@ -266,18 +292,16 @@ func (m *mailbox) missing(found answered) answered {
 	m.unseat()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := *found.err
+	q, f := m.sought(), *found.err
 	found.err = &f
-	switch {
-	case m.box.Record().Location.URL == "" || found.outOfScope:
-		if m.failure == nil && len(m.asked) > 1 { // it may have moved from one to the other between the questions
+	if m.box.Record().Location.URL == "" || found.outOfScope {
+		if q.failure.why == nil && len(q.asked) > 1 { // it may have moved from one to the other between the questions
 			f.Remedy, f.After = fault.Wait, confirmed
 		}
 		return found
-	case m.lost.IsZero():
-		m.lost = time.Now()
 	}
-	if time.Since(m.lost) <= moving {
+	q.lose()
+	if time.Since(q.lost) <= moving {
 		f.Remedy, f.After = fault.Wait, 0
 	}
 	return found
@@ -353,7 +377,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 	k := &link{m: m, way: way, member: m.member, at: &at, server: at.Server}
 	m.unlink()
 	way.links.Add(1)
-	m.link, m.lost = k, time.Time{}
+	m.link, m.quest = k, nil
 	m.mu.Unlock()
 	forsake(was)
 	m.work.Attach(k)
@@ -378,10 +402,9 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 	m.due, m.busy = again, again
 	first, next := m.note(found, again)
 	m.mu.Unlock()
-	switch {
-	case again:
+	if again {
 		m.queue()
-	case f == nil:
+	} else {
 		m.cover() // it may have been pinned meanwhile
 	}
 	switch {
@@ -396,20 +419,16 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 // note notes how a look-up ended, and sets when the next is made where it failed; again: that is so at once. It says whether it is the first
 // failure in a row. It is called with mu held.
 func (m *mailbox) note(found answered, again bool) (first bool, next time.Time) {
-	before := m.failure
-	m.failure = nil
 	if found.err == nil {
 		return false, time.Time{}
 	}
-	f := &failure{why: found.err, where: found.entry, outOfScope: found.outOfScope, times: 1}
-	if before != nil {
-		f.times += before.times
-	}
-	if !again && len(m.asked) > 0 { // where no entry covers it, a restart with another configuration is waited for
+	q := m.sought()
+	f := failure{why: found.err, where: found.entry, outOfScope: found.outOfScope, times: q.failure.times + 1}
+	if !again && len(q.asked) > 0 { // where no entry covers it, a restart with another configuration is waited for
 		wait := f.why.Pause(f.times)
 		f.next, f.wake = time.Now().Add(wait), time.AfterFunc(wait, m.seek)
 	}
-	m.failure = f
+	q.failure = f
 	return f.times == 1, f.next
 }
 

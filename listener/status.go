@@ -38,10 +38,10 @@ func (l *Listener) Status(box *subscriptions.Mailbox) subscriptions.Status {
 // standing of the mailbox: of its look-up, then of reading it, then of listening to it.
 func (m *mailbox) standing() (s subscriptions.Standing) {
 	m.mu.Lock()
-	k, covered := m.link, m.asked == nil || len(m.asked) > 0
+	k, covered := m.link, true
 	var last failure
-	if m.failure != nil {
-		last = *m.failure
+	if m.quest != nil {
+		last, covered = m.quest.failure, m.quest.asked == nil || len(m.quest.asked) > 0
 	}
 	var full *fault.Error
 	if k == nil && m.entry != nil && m.account == nil {
@@ -153,7 +153,7 @@ func (l *Listener) Placed() bool {
 	all := !slices.ContainsFunc(l.mailboxes(), func(m *mailbox) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.link == nil && m.failure == nil
+		return m.link == nil && m.failing() == nil
 	})
 	l.located.Store(all)
 	return all

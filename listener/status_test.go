@@ -86,7 +86,7 @@ func TestAMailboxWithoutALocationSaysWhatItWaitsFor(t *testing.T) {
 	hq := &entry{Entry: &Entry{Name: "hq"}}
 	one := &account{Account: &Account{Name: "one"}}
 	why := &fault.Error{Op: "look-up", Code: "code", Text: "text"}
-	failed := &failure{why: why}
+	failed := failure{why: why}
 	asked := []*entry{hq}
 	for name, c := range map[string]struct {
 		m                         *mailbox
@@ -96,12 +96,12 @@ func TestAMailboxWithoutALocationSaysWhatItWaitsFor(t *testing.T) {
 		"nobody was asked yet": {&mailbox{}, subscriptions.Resolving, "", "", ""},
 		"there is no room":     {&mailbox{entry: hq}, subscriptions.WaitingForCapacity, "hq", "", words(hq.full())},
 		"it has a seat":        {&mailbox{entry: hq, account: one}, subscriptions.Resolving, "hq", "one", ""},
-		"its first one failed": {&mailbox{failure: failed}, subscriptions.Failing, "", "", why.Error()},
-		"its look-up failed":   {&mailbox{failure: &failure{why: why, where: hq}, asked: asked}, subscriptions.Failing, "hq", "", why.Error()},
-		"it keeps its seat": {&mailbox{failure: failed, asked: asked, entry: hq, account: one},
+		"its first one failed": {&mailbox{quest: &quest{failure: failed}}, subscriptions.Failing, "", "", why.Error()},
+		"its look-up failed":   {&mailbox{quest: &quest{failure: failure{why: why, where: hq}, asked: asked}}, subscriptions.Failing, "hq", "", why.Error()},
+		"it keeps its seat": {&mailbox{quest: &quest{failure: failed, asked: asked}, entry: hq, account: one},
 			subscriptions.Failing, "hq", "one", why.Error()},
-		"nobody covers it": {&mailbox{failure: failed, asked: []*entry{}}, subscriptions.Failing, "", "", "code: text"},
-		"it is out of scope": {&mailbox{failure: &failure{why: why, where: hq, outOfScope: true}, asked: asked},
+		"nobody covers it": {&mailbox{quest: &quest{failure: failed, asked: []*entry{}}}, subscriptions.Failing, "", "", "code: text"},
+		"it is out of scope": {&mailbox{quest: &quest{failure: failure{why: why, where: hq, outOfScope: true}, asked: asked}},
 			subscriptions.OutOfScope, "hq", "", "code: text"},
 	} {
 		got := c.m.standing()
@@ -147,14 +147,14 @@ func TestATryWhoseTimeHasComeIsNotToldAsTheNext(t *testing.T) {
 		for wait, want := range map[time.Duration]bool{time.Minute: true, 0: false, -time.Minute: false} {
 			next := time.Now().Add(wait)
 			m.mu.Lock()
-			m.failure = &failure{why: row("ErrorServerBusy", ""), next: next}
+			m.quest = &quest{failure: failure{why: row("ErrorServerBusy", ""), next: next}}
 			m.mu.Unlock()
 			if got := m.standing().Next; got.Equal(next) != want || got.IsZero() == want {
 				t.Errorf("in %v: %v", wait, got)
 			}
 		}
 		m.mu.Lock()
-		m.failure = nil
+		m.quest = nil
 		m.mu.Unlock()
 	})
 }
