@@ -302,8 +302,8 @@ func TestAMailboxThatWaitsForRoomIsWrittenWithNoAccount(t *testing.T) {
 		s.enrol("a", alice)
 		s.enrol("b", bob)
 		s.pass(time.Minute)
-		if r := s.record(bob); r.Account != "" || r.Location != (mail.Location{}) {
-			t.Errorf("it is at %v, and %q listens", r.Location, r.Account)
+		if r := s.record(bob); r.Account != "" || r.At != nil {
+			t.Errorf("it is at %v, and %q listens", r.At, r.Account)
 		}
 		s.wantState(subscriptions.WaitingForCapacity, bob)
 		s.remove("a")

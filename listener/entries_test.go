@@ -822,7 +822,7 @@ func TestAutodiscoverIsAskedForTheDomainsOfItsEntryOnly(t *testing.T) {
 		s.start()
 		s.enrol("a", alice)
 		told := func(d *subscriptions.Draft) {
-			d.Location = mail.Location{Entry: "hq", Primary: "alice@fabrikam.example", Found: time.Now()}
+			d.At = &mail.Location{Entry: "hq", Primary: "alice@fabrikam.example", Found: time.Now()}
 		}
 		if err := s.book.Mailbox(alice).Update(s.t.Context(), told); err != nil {
 			t.Fatal(err)

@@ -186,7 +186,7 @@ func TestALocationFromTheFutureIsLookedUp(t *testing.T) {
 		s.enrol("a", alice)
 		s.pass(time.Minute)
 		stored := func(d *subscriptions.Draft) {
-			d.Location = mail.Location{Entry: "hq", URL: "https://evil.example/EWS/Exchange.asmx", Primary: alice, Found: time.Now().AddDate(1, 0, 0)}
+			d.At = &mail.Location{Entry: "hq", URL: "https://evil.example/EWS/Exchange.asmx", Primary: alice, Found: time.Now().AddDate(1, 0, 0)}
 		}
 		if err := s.book.Mailbox(alice).Update(s.t.Context(), stored); err != nil {
 			t.Fatal(err)

@@ -105,7 +105,7 @@ func (l *Listener) at(e *entry) (list []*mailbox) {
 }
 
 // livesAt says whether the mailbox was last found at an entry.
-func (m *mailbox) livesAt(e *entry) bool { return m.box.Record().Location.Entry == e.Name }
+func (m *mailbox) livesAt(e *entry) bool { return m.box.Record().Location().Entry == e.Name }
 
 // letIn asks Graph for some mailboxes before any goes over to it. Its error says that it lets us in to none.
 func letIn(ctx context.Context, e *entry, list []*mailbox) error {
@@ -113,7 +113,7 @@ func letIn(ctx context.Context, e *entry, list []*mailbox) error {
 	for _, m := range list[:min(asksFirst, len(list))] {
 		r := m.box.Record()
 		a := e.asker(r.Account, mail.Graph)
-		found := a.locateByGraph(ctx, r.Location.Primary, true)
+		found := a.locateByGraph(ctx, r.Location().Primary, true)
 		if found.err == nil {
 			return nil
 		}

@@ -179,7 +179,7 @@ func (l *Listener) Start() {
 	boxes := l.o.Book.Mailboxes()
 	slices.SortStableFunc(boxes, func(a, b *subscriptions.Mailbox) int {
 		r, s := a.Record(), b.Record()
-		return cmp.Or(cmp.Compare(r.Account, s.Account), cmp.Compare(r.Location.URL, s.Location.URL), cmp.Compare(r.Location.Group, s.Location.Group),
+		return cmp.Or(cmp.Compare(r.Account, s.Account), cmp.Compare(r.Location().URL, s.Location().URL), cmp.Compare(r.Location().Group, s.Location().Group),
 			r.Subscribed.Compare(s.Subscribed))
 	})
 	var list []*mailbox

@@ -77,10 +77,10 @@ func (l *Listener) search(box *subscriptions.Mailbox) search {
 	for _, d := range box.Devices() {
 		enrolled, pinned = append(enrolled, d.Mailbox), cmp.Or(pinned, d.Exchange)
 	}
-	s := search{covering: l.covering(enrolled...), addresses: []string{r.Addresses[0]}, known: r.Location, account: r.Account, listenBy: r.ListenBy,
-		newcomer: r.Location.URL == ""}
+	s := search{covering: l.covering(enrolled...), addresses: []string{r.Addresses[0]}, known: r.Location(), account: r.Account, listenBy: r.ListenBy,
+		newcomer: r.Location().URL == ""}
 	s.entries = pin(s.covering, pinned)
-	s.told, s.toldBy = r.Location.Primary, r.Location.Entry
+	s.told, s.toldBy = r.Location().Primary, r.Location().Entry
 	for _, a := range enrolled {
 		if !slices.Contains(s.addresses, a) {
 			s.addresses = append(s.addresses, a)

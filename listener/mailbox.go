@@ -242,7 +242,9 @@ func (m *mailbox) giveUp(ctx context.Context, k *link) {
 	k.member.Leave()
 	m.l.o.Book.Forget(m.box)
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
-		d.Location.Found, d.Subscription = time.Time{}, ""
+		at := d.Location()
+		at.Found = time.Time{}
+		d.At, d.Subscription = &at, ""
 	})
 	if err != nil && ctx.Err() == nil && !errors.Is(err, subscriptions.ErrNoMailbox) { // the next start will look where it was
 		m.l.log.Warn("a doubtful location could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
@@ -264,7 +266,7 @@ func (m *mailbox) find(ctx context.Context) answered {
 		return answered{entry: found.entry, err: found.entry.full()}
 	}
 	const uncounted = "a primary address does not count, since it is in none of the domains of the exchange entry that tells it"
-	if found.other != "" && m.box.Record().Location.How != found.at.How { // once, and not with each look-up
+	if found.other != "" && m.box.Record().Location().How != found.at.How { // once, and not with each look-up
 		m.l.log.Warn(uncounted, zap.String("mailbox", m.address()), zap.String("exchange", found.entry.Name),
 			zap.String("primary", found.other), zap.String("instead", found.at.Primary))
 	}
@@ -294,7 +296,7 @@ func (m *mailbox) missing(found answered) answered {
 	defer m.mu.Unlock()
 	q, f := m.sought(), *found.err
 	found.err = &f
-	if m.box.Record().Location.URL == "" || found.outOfScope {
+	if m.box.Record().Location().URL == "" || found.outOfScope {
 		if q.failure.why == nil && len(q.asked) > 1 { // it may have moved from one to the other between the questions
 			f.Remedy, f.After = fault.Wait, confirmed
 		}
@@ -311,10 +313,10 @@ func (m *mailbox) missing(found answered) answered {
 func (m *mailbox) keep() {
 	r := m.box.Record()
 	for _, e := range m.l.entries {
-		if e.Name != r.Location.Entry || r.Account == "" {
+		if e.Name != r.Location().Entry || r.Account == "" {
 			continue
 		}
-		if a := e.seats.keep(m, r.Account, groupingOf(r.Location)); a != nil {
+		if a := e.seats.keep(m, r.Account, groupingOf(r.Location())); a != nil {
 			m.entry, m.account = e, a
 		}
 	}
@@ -353,12 +355,16 @@ func (m *mailbox) unseat() {
 func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) error {
 	at = at.Shared()
 	r := m.box.Record()
-	if moved := r.Account != a.Name || r.Location.Entry != at.Entry || r.Location.URL != at.URL; moved || at != r.Location {
+	there, was := r.At, r.Location()
+	if at != was {
+		there = &at
+	}
+	if moved := r.Account != a.Name || was.Entry != at.Entry || was.URL != at.URL; moved || at != was {
 		err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 			if moved { // an id belongs to the account and the location that made it
 				d.Subscription, d.Graph = "", nil
 			}
-			d.Location, d.Account = at, a.Name
+			d.At, d.Account = there, a.Name
 			if source(at) == mail.Graph && a.entry.ListenBy != ByGraph { // it has followed the others, and stays there
 				d.ListenBy = ByGraph
 			}
@@ -369,17 +375,17 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 	}
 	m.mu.Lock()
 	way := a.way(at.Source)
-	var was membership // it does not come back there
+	var before membership // it does not come back there
 	if m.host != way {
-		was = m.member
+		before = m.member
 		m.host, m.member = way, way.listening.member(m)
 	}
-	k := &link{m: m, way: way, member: m.member, at: &at, server: at.Server}
+	k := &link{m: m, way: way, member: m.member, at: there, server: at.Server}
 	m.unlink()
 	way.links.Add(1)
 	m.link, m.quest = k, nil
 	m.mu.Unlock()
-	forsake(was)
+	forsake(before)
 	m.work.Attach(k)
 	k.member.Join(k.at)
 	return nil

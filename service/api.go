@@ -189,7 +189,7 @@ func (d *backend) List(state subscriptions.State, after string, limit int) (list
 		}
 		list = append(list, api.MailboxLine{
 			Address: address(m), State: s.State, Reason: s.Reason, Advice: d.Advise(s).Do, NextTry: s.Next, Account: s.Account, Devices: len(m.Devices()),
-			Exchange: s.Exchange, Source: sourceOf(m.Record().Location),
+			Exchange: s.Exchange, Source: sourceOf(m.Record().Location()),
 		})
 	}
 	return list, ""

@@ -55,7 +55,7 @@ func (r *rooms) sendCanary(ctx context.Context, mailbox, subject string) error {
 		return &fault.Error{Op: "canary", Code: canary.CodeNoDevice, Text: "no device is enrolled for the mailbox", Scope: fault.Mailbox, Remedy: fault.Fix}
 	}
 	standing, record := r.listener.Standing(box, ""), box.Record()
-	a := r.links.find(record.Location.Entry, record.Account)
+	a := r.links.find(record.Location().Entry, record.Account)
 	switch {
 	case standing.State == subscriptions.Resolving:
 		return canary.ErrNotYet
@@ -64,7 +64,7 @@ func (r *rooms) sendCanary(ctx context.Context, mailbox, subject string) error {
 	case a == nil:
 		return canary.ErrNotYet
 	}
-	return a.mailer(record.Location.Source).Send(ctx, record.Location, subject, canaryText)
+	return a.mailer(record.Location().Source).Send(ctx, record.Location(), subject, canaryText)
 }
 
 // canaries tells how the canary of each mailbox stands.
@@ -89,7 +89,7 @@ func (r *rooms) canaryStandings() []canary.Standing {
 func (r *rooms) adviseCanary(s canary.Standing) check.Breakage {
 	c := check.Circumstances{}
 	if box := r.book.Known(s.Mailbox); box != nil {
-		c = r.links.circumstances(box.Record().Location.Entry, box.Record().Account)
+		c = r.links.circumstances(box.Record().Location().Entry, box.Record().Account)
 	}
 	return check.Advise(s.Fault, c)
 }

@@ -234,7 +234,7 @@ func (r *rooms) way() check.Way {
 func (r *rooms) beside(_ context.Context, to check.Route) (mail.Location, bool) {
 	for _, m := range r.book.Mailboxes() {
 		record := m.Record()
-		at := record.Location
+		at := record.Location()
 		if at.URL == to.Location.URL && at.Group == to.Location.Group && at.Primary != to.Location.Primary && record.Account == to.Account.Name && len(m.Devices()) > 0 {
 			return at, true
 		}

@@ -71,17 +71,21 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	}
 	all.repair(time.Now())
 	b := &Book{
-		store: store, moving: newTurn(), secret: all.Secret, damaged: all.Damaged, isNew: all.New, was: all.Was,
+		store: store, secret: all.Secret, damaged: all.Damaged, isNew: all.New, was: all.Was,
 		devices: map[string]*Device{}, boxes: map[string]*Mailbox{},
 		addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{},
 	}
 	devices := map[string][]*Device{}
 	for _, d := range all.Devices {
+		d.share()
 		b.devices[d.ID] = d
 		devices[d.Record] = append(devices[d.Record], d)
 	}
 	for _, r := range all.Records {
-		m := &Mailbox{book: b, writing: newTurn()}
+		if r.At != nil {
+			*r.At = r.At.Shared()
+		}
+		m := &Mailbox{book: b}
 		b.show(m, r, devices[r.ID])
 		b.recognise(m)
 	}

@@ -2,6 +2,7 @@ package subscriptions
 
 import (
 	"time"
+	"unique"
 
 	"github.com/mailbell/mailbell/mail"
 )
@@ -20,6 +21,13 @@ type Device struct {
 	Label       string    `json:"label,omitempty"`       // the portal's words for it, for people
 	ReceiptKey  string    `json:"receipt_key,omitempty"` // public, of the phone: it signs receipts with it
 	Since       time.Time `json:"since"`                 // rule 5: gets alerts of what was received since then, on the server's clock; zero until that clock is known
+}
+
+// share gives the device one copy, for all devices, of what thousands have in common: each was read from a text of its own.
+func (d *Device) share() {
+	for _, s := range []*string{&d.Topic, &d.Environment, &d.Exchange} {
+		*s = unique.Make(*s).Value()
+	}
 }
 
 // Enrolment is what a portal asks for. Its fields are checked already.

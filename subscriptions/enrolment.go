@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/mail"
@@ -90,8 +91,9 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 		}
 	}
 	done.Created = !known
-	d := &Device{ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
-		Record: m.Record().ID, Created: at.Now, Since: at.Since, Enrolled: at.Now}
+	d := &Device{ID: strings.Clone(e.ID), Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
+		Record: m.Record().ID, Created: at.Now, Since: at.Since, Enrolled: at.Now} // its id is a part of the request's line, which need not stay
+	d.share()
 	r, devices, ousted := m.enter(d)
 	if len(devices) > MaxDevices {
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",
@@ -127,8 +129,11 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 
 // newMailbox is one that nobody sees before it is written.
 func (b *Book) newMailbox(address string, at Beginning) *Mailbox {
-	m := &Mailbox{book: b, writing: newTurn()}
-	r := &Record{ID: b.recordID(address), Addresses: []string{address}, Location: at.Location, Account: at.Account}
+	m := &Mailbox{book: b}
+	r := &Record{ID: b.recordID(address), Addresses: []string{address}, Account: at.Account}
+	if at.Location != (mail.Location{}) {
+		r.At = &at.Location
+	}
 	if !at.Since.IsZero() {
 		r.Start(at.Since.Add(-mail.Tolerance))
 	}

@@ -75,7 +75,7 @@ func (b *Book) claim(m *Mailbox, id identity) (other *Mailbox, err error) {
 
 // recognise gives a mailbox the identity under which it was found last. Of two with one, the second is joined when it is looked up.
 func (b *Book) recognise(m *Mailbox) {
-	at := m.Record().Location
+	at := m.Record().Location()
 	if at.Entry == "" || at.Primary == "" || at.Found.IsZero() {
 		return
 	}

@@ -50,7 +50,7 @@ func TestAnAddressThatAServerHasToldIsNobodysUntilItIsEnrolled(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := mail.Location{Entry: "partner", Primary: alice, Found: noon}
-	if err := b.Mailbox(bob).Update(t.Context(), func(d *subscriptions.Draft) { d.Location = at }); err != nil {
+	if err := b.Mailbox(bob).Update(t.Context(), func(d *subscriptions.Draft) { d.At = &at }); err != nil {
 		t.Fatal(err)
 	}
 	for when, b := range map[string]func() *subscriptions.Book{"at once": func() *subscriptions.Book { return b }, "after a restart": reopen} {
@@ -73,7 +73,7 @@ func TestAnIdentityIsKeptOverARestartAndWhileTheMailboxSleeps(t *testing.T) {
 	b, reopen := book(t)
 	enrol(t, b, "d1", alice, "aa")
 	at := mail.Location{Entry: "hq", Primary: told, Found: noon}
-	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Location = at }); err != nil {
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.At = &at }); err != nil {
 		t.Fatal(err)
 	}
 	first := b.Mailbox(alice).Record().ID

@@ -15,9 +15,9 @@ import (
 type Record struct {
 	ID           string             `json:"id"` // random, made once; names the mailbox in keys, so that a renamed user keeps everything
 	Addresses    []string           `json:"addresses"`
-	Account      string             `json:"account,omitempty"`   // the listener account that listens to it
-	ListenBy     string             `json:"listen_by,omitempty"` // how it is listened to; empty: as its exchange entry is configured
-	Location     mail.Location      `json:"location,omitzero"`
+	Account      string             `json:"account,omitempty"`      // the listener account that listens to it
+	ListenBy     string             `json:"listen_by,omitempty"`    // how it is listened to; empty: as its exchange entry is configured
+	At           *mail.Location     `json:"location,omitempty"`     // where it was found last, which is replaced and never changed; nil: it was not found yet
 	Subscription string             `json:"subscription,omitempty"` // kept over a restart (rule 11)
 	Subscribed   time.Time          `json:"subscribed,omitzero"`
 	Callback     string             `json:"callback,omitempty"` // the nonce of its secret, where it is a push subscription; empty: it is not
@@ -79,6 +79,14 @@ func (r *Record) Clone() *Record {
 		c.Behind[i].Done = slices.Clone(c.Behind[i].Done)
 	}
 	return &c
+}
+
+// Location is where the mailbox was found last; zero: it was not found yet.
+func (r *Record) Location() mail.Location {
+	if r.At == nil {
+		return mail.Location{}
+	}
+	return *r.At
 }
 
 // Started says whether the record knows the server's clock: until then, since is not to be used.

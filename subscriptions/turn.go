@@ -6,38 +6,21 @@ import (
 	"sync"
 )
 
-// turn is a lock that is held over a write to the store, so that waiting for it ends with a context: a store may hang.
-type turn chan struct{}
-
-func newTurn() turn { return make(turn, 1) }
+// turn is a lock that is held over a write to the store, so that waiting for it ends with a context: a store may hang. The zero turn is
+// free.
+type turn struct {
+	mu sync.Mutex
+	queue
+}
 
 // take waits for the turn. The caller gives it back.
-func (t turn) take(ctx context.Context) error {
+func (t *turn) take(ctx context.Context) error {
 	if err := ctx.Err(); err != nil { // a select takes any case that is ready
 		return err
 	}
-	select {
-	case t <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (t turn) giveBack() { <-t }
-
-// turns are turns by name. The zero turns are free.
-type turns struct {
-	mu    sync.Mutex
-	taken map[string][]chan struct{} // those that somebody has, with those who wait for them; the channel of who is next is closed
-}
-
-// take waits for the turn of a name. The caller gives it back.
-func (t *turns) take(ctx context.Context, name string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	next := t.wait(name)
+	t.mu.Lock()
+	next := t.enter()
+	t.mu.Unlock()
 	if next == nil {
 		return nil
 	}
@@ -45,52 +28,102 @@ func (t *turns) take(ctx context.Context, name string) error {
 	case <-next:
 		return nil
 	case <-ctx.Done():
-		t.leave(name, next)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.leave(next)
 		return ctx.Err()
 	}
 }
 
-// wait takes a turn that is free, or joins those who wait for it. nil: it was free.
-func (t *turns) wait(name string) (next chan struct{}) {
+func (t *turn) giveBack() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.taken == nil {
-		t.taken = map[string][]chan struct{}{}
+	t.pass()
+}
+
+// turns are turns by name. The zero turns are free.
+type turns struct {
+	mu    sync.Mutex
+	taken map[string]*queue // those that somebody has
+}
+
+// take waits for the turn of a name. The caller gives it back.
+func (t *turns) take(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	waiting, taken := t.taken[name]
-	if taken {
+	next := t.enter(name)
+	if next == nil {
+		return nil
+	}
+	select {
+	case <-next:
+		return nil
+	case <-ctx.Done():
+		t.with(name, func(q *queue) { q.leave(next) })
+		return ctx.Err()
+	}
+}
+
+func (t *turns) enter(name string) (next chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	q := t.taken[name]
+	if q == nil {
+		if t.taken == nil {
+			t.taken = map[string]*queue{}
+		}
+		q = &queue{}
+		t.taken[name] = q
+	}
+	return q.enter()
+}
+
+func (t *turns) giveBack(name string) { t.with(name, (*queue).pass) }
+
+// with changes the turn of a name. Where nobody has it then, it is forgotten.
+func (t *turns) with(name string, change func(q *queue)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	q := t.taken[name]
+	change(q)
+	if !q.taken {
+		delete(t.taken, name)
+	}
+}
+
+// queue is a turn that is free, or somebody has, with those who wait for it, the longest first: the channel of who is next is closed.
+type queue struct {
+	taken   bool
+	waiting []chan struct{}
+}
+
+// enter takes the turn, or joins those who wait for it. nil: it was free.
+func (q *queue) enter() (next chan struct{}) {
+	if q.taken {
 		next = make(chan struct{})
-		waiting = append(waiting, next)
+		q.waiting = append(q.waiting, next)
 	}
-	t.taken[name] = waiting
+	q.taken = true
 	return next
 }
 
 // leave ends a wait. A turn that has come meanwhile is given back.
-func (t *turns) leave(name string, next chan struct{}) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i := slices.Index(t.taken[name], next)
+func (q *queue) leave(next chan struct{}) {
+	i := slices.Index(q.waiting, next)
 	if i < 0 {
-		t.pass(name)
+		q.pass()
 		return
 	}
-	t.taken[name] = slices.Delete(t.taken[name], i, i+1)
+	q.waiting = slices.Delete(q.waiting, i, i+1)
 }
 
-func (t *turns) giveBack(name string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.pass(name)
-}
-
-// pass gives a turn to who has waited for it the longest. It is called with mu held.
-func (t *turns) pass(name string) {
-	waiting := t.taken[name]
-	if len(waiting) == 0 {
-		delete(t.taken, name)
+// pass gives the turn to who has waited for it the longest.
+func (q *queue) pass() {
+	if len(q.waiting) == 0 {
+		q.taken, q.waiting = false, nil
 		return
 	}
-	close(waiting[0])
-	t.taken[name] = waiting[1:]
+	close(q.waiting[0])
+	q.waiting = q.waiting[1:]
 }

@@ -73,9 +73,9 @@ func TestATurnThatComesToWhoHasJustGoneIsGivenBack(t *testing.T) {
 	if err := all.take(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	next := all.wait("a")
+	next := all.enter("a")
 	all.giveBack("a")
-	all.leave("a", next)
+	all.with("a", func(q *queue) { q.leave(next) })
 	if len(all.taken) > 0 {
 		t.Errorf("%d turns are kept", len(all.taken))
 	}

@@ -197,7 +197,7 @@ func (inst *installation) relocate(redis, url string) {
 		inst.t.Fatal(err)
 	}
 	for _, m := range book.Mailboxes() {
-		err := m.Update(ctx, func(d *subscriptions.Draft) { d.Location.URL, d.Location.Found = url, time.Now().Add(-time.Minute) })
+		err := m.Update(ctx, func(d *subscriptions.Draft) { d.At.URL, d.At.Found = url, time.Now().Add(-time.Minute) })
 		if err != nil {
 			inst.t.Fatal(err)
 		}
