@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"runtime"
 	"runtime/debug"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -80,4 +80,15 @@ func inABurst() memory {
 	used := lookAtMemory()
 	runtime.KeepAlive(burst)
 	return used
+}
+
+func TestTheCollectorRunsAsTheAdministratorSaysOrElseSooner(t *testing.T) {
+	for gogc, want := range map[string]int{"": collectAt, "200": 100} { // what it says, the runtime has read by itself: here it is 100
+		t.Setenv("GOGC", gogc)
+		before := debug.SetGCPercent(100)
+		collectSooner()
+		if got := debug.SetGCPercent(before); got != want {
+			t.Errorf("GOGC=%q: it runs at %d %%, want %d", gogc, got, want)
+		}
+	}
 }
