@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"runtime/debug"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"testing/synctest"
