@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,6 +44,7 @@ type Embedded struct {
 	was       int  // the version that it was migrated from just now
 	older     bool // perhaps by one transaction than what was written last
 	committer *committer[[]entryPut]
+	decided   *decided
 	sealer    sealer
 	probe     *probe
 
@@ -56,7 +56,7 @@ type Embedded struct {
 type entryPut struct {
 	bucket, key, value []byte
 	whole              bool    // of a record: every device of it that is there goes first
-	decided            Decided // about its mailbox: the value comes from that, and from what is there
+	decided            Decided // about its mailbox: the value comes from that, and from what is there (embedded_decisions.go)
 }
 
 // OpenEmbedded opens the file, or makes it. Its directory has to exist. A file of an older version is migrated.
@@ -107,6 +107,7 @@ func openEmbedded(file string, readOnly, older bool) (*Embedded, error) {
 	s := &Embedded{file: file, db: db, readOnly: readOnly, older: older, sealer: newSealer()}
 	s.probe = &probe{try: s.try}
 	s.committer = newCommitter(s.commit)
+	s.decided = &decided{write: s.committer.write}
 	if s.opened, err = os.Stat(file); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -210,10 +211,13 @@ func putMeta(tx *bbolt.Tx, secret []byte) error {
 // Write waits for the next commit. What is queued is committed, also when ctx ends.
 func (s *Embedded) Write(ctx context.Context, c Change) error {
 	puts, err := s.encode(c) // here, and not in the one writer
+	if err == nil && len(puts) > 0 {
+		err = s.committer.write(ctx, puts)
+	}
 	if err != nil {
 		return err
 	}
-	return s.committer.write(ctx, puts)
+	return s.decided.add(c.Decided)
 }
 
 func (s *Embedded) commit(batch [][]entryPut) []error {
@@ -315,55 +319,6 @@ func dropDevices(tx *bbolt.Tx, record string) error {
 	return nil
 }
 
-// decide writes decisions behind those that are there.
-func decide(tx *bbolt.Tx, d Decided) error {
-	if tx.Bucket(bucketRecords).Get([]byte(d.Record)) == nil {
-		return nil
-	}
-	b := tx.Bucket(bucketDecided)
-	return b.Put([]byte(d.Record), joinDecisions(d.On(splitDecisions(b.Get([]byte(d.Record))))))
-}
-
-// joinDecisions makes one value of decisions, each with its length.
-func joinDecisions(list [][]byte) (value []byte) {
-	size := 0
-	for _, d := range list {
-		size += binary.MaxVarintLen16 + len(d)
-	}
-	value = make([]byte, 0, size)
-	for _, d := range list {
-		value = append(binary.AppendUvarint(value, uint64(len(d))), d...)
-	}
-	return value
-}
-
-// splitDecisions is the inverse of joinDecisions. Of a value that was damaged it returns what can be read.
-func splitDecisions(value []byte) (list [][]byte) {
-	for len(value) > 0 {
-		n, size := binary.Uvarint(value)
-		if size <= 0 || n > uint64(len(value)-size) {
-			return list
-		}
-		list = append(list, value[size:size+int(n)])
-		value = value[size+int(n):]
-	}
-	return list
-}
-
-// Decisions reads the file.
-func (s *Embedded) Decisions(_ context.Context, record string) (list [][]byte, err error) {
-	if err := errors.Join(s.committer.open(), s.intact()); err != nil {
-		return nil, err
-	}
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		if b := tx.Bucket(bucketDecided); b != nil { // an older mailbell wrote none
-			list = splitDecisions(bytes.Clone(b.Get([]byte(record))))
-		}
-		return nil
-	})
-	return list, err
-}
-
 func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 	for _, id := range c.Drop {
 		puts = append(puts, entryPut{bucket: bucketRecords, key: []byte(id)}, entryPut{bucket: bucketDecided, key: []byte(id)})
@@ -381,9 +336,6 @@ func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 	}
 	for _, d := range c.PutDevices {
 		add(bucketDevices, kindDevice, d.ID, d)
-	}
-	if len(c.Decided.Decisions) > 0 {
-		puts = append(puts, entryPut{bucket: bucketDecided, decided: c.Decided})
 	}
 	return puts, err
 }
@@ -413,6 +365,7 @@ func (s *Embedded) try(ctx context.Context) error {
 
 // Close commits what is queued and closes the file.
 func (s *Embedded) Close() error {
+	s.decided.close()
 	s.committer.close()
 	return s.db.Close()
 }

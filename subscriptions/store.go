@@ -13,9 +13,9 @@ type Store interface {
 	// Load returns all that was written. A value that cannot be read is set aside, and the others are returned. The installation's
 	// secret is made by the first Load.
 	Load(ctx context.Context) (Contents, error)
-	// Write makes a change durable, as a whole or not at all, before it returns nil. After an error, or a ctx that ended, nobody
-	// knows: the caller writes the same values again, which does no harm. It returns when ctx ends, however long the store hangs, and
-	// does not look at what c holds from then on.
+	// Write makes a change durable, as a whole or not at all, before it returns nil; what was decided may follow within seconds. After an
+	// error, or a ctx that ended, nobody knows: the caller writes the same values again, which does no harm. It returns when ctx ends,
+	// however long the store hangs, and does not look at what c holds from then on.
 	// Changes of one record are never written at the same time, but for one whose caller has gone: that is written first.
 	Write(ctx context.Context, c Change) error
 	// Decisions returns the last decisions about the mailbox of a record, the oldest first, at most MaxDecisions.
