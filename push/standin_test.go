@@ -233,7 +233,7 @@ func (s *standIn) accept(c net.Conn) {
 		if tc.Handshake() != nil || slams {
 			return
 		}
-		(&peer{standIn: s, n: n, conn: c, tls: tc, limit: 1, streams: make(map[uint32]*arrived)}).serve()
+		(&peer{standIn: s, n: n, conn: c, tls: tc, limit: 1, streams: make(map[uint32]*arrived), write: make(chan struct{}, 1)}).serve()
 	})
 }
 
@@ -284,7 +284,7 @@ type peer struct {
 	conn net.Conn
 	tls  *tls.Conn
 
-	write   sync.Mutex
+	write   chan struct{} // whoever answers has it, also while it waits: a mutex would stop the time of the test
 	framer  *http2.Framer
 	encoder *hpack.Encoder
 	block   bytes.Buffer
@@ -332,8 +332,8 @@ func (p *peer) bid(farewell string) {
 }
 
 func (p *peer) frame(f http2.Frame) bool {
-	p.write.Lock()
-	defer p.write.Unlock()
+	p.write <- struct{}{}
+	defer func() { <-p.write }()
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
 		if !f.IsAck() {
@@ -388,8 +388,8 @@ func (p *peer) complete(a arrived) bool {
 	}
 	p.answers.Go(func() {
 		<-time.After(do.delay) // the time that APNs takes is the test's to set
-		p.write.Lock()
-		defer p.write.Unlock()
+		p.write <- struct{}{}
+		defer func() { <-p.write }()
 		if !p.answer(a, do) {
 			p.conn.Close()
 		}
