@@ -107,7 +107,7 @@ func openEmbedded(file string, readOnly, older bool) (*Embedded, error) {
 	s := &Embedded{file: file, db: db, readOnly: readOnly, older: older, sealer: newSealer()}
 	s.probe = &probe{try: s.try}
 	s.committer = newCommitter(s.commit)
-	s.decided = &decided{write: s.committer.write}
+	s.decided = &decided{write: s.writeDecided}
 	if s.opened, err = os.Stat(file); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

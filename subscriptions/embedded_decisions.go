@@ -19,13 +19,13 @@ import (
 const (
 	// gatherDecisions is how long decisions wait for others.
 	gatherDecisions = time.Second
-	// maxGathering bounds how long the file may take for them: a disk that hangs must not hold the end of the process.
+	// maxGathering bounds how long the file may take for some of them: a disk that hangs must not hold the end of the process.
 	maxGathering = 10 * time.Second
 )
 
 // decided is what is to be written about the mailboxes, by record.
 type decided struct {
-	write func(ctx context.Context, puts []entryPut) error
+	write func(puts []entryPut) error
 
 	mu      sync.Mutex
 	waiting map[string]Decided
@@ -79,9 +79,10 @@ func (d *decided) flush() {
 	if len(puts) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), maxGathering)
-	defer cancel()
-	err := d.write(ctx, puts)
+	var err error
+	for some := range slices.Chunk(puts, maxCommit) { // what else is to be written goes between
+		err = errors.Join(err, d.write(some))
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
@@ -109,6 +110,13 @@ func (d *decided) close() {
 	d.mu.Unlock()
 	d.busy.Wait()
 	d.flush()
+}
+
+// writeDecided writes decisions for nobody who waits.
+func (s *Embedded) writeDecided(puts []entryPut) error {
+	ctx, cancel := context.WithTimeout(context.Background(), maxGathering)
+	defer cancel()
+	return s.committer.write(ctx, puts)
 }
 
 // Decisions reads the file.
