@@ -308,6 +308,36 @@ func TestAMailboxIsWritableAgainOnceAWriteGoesThrough(t *testing.T) {
 	}
 }
 
+// A state file takes decisions at once, and writes them later: that says nothing of a disk that is full.
+func TestDecisionsThatAreTakenMakeNoMailboxWritable(t *testing.T) {
+	s := &gathering{}
+	b := onMemory(t, s)
+	enrol(t, b, "d1", alice, "aa")
+	m := b.Mailbox(alice)
+	full := errors.New("disk full")
+	s.Fail(full)
+	if err := m.Update(t.Context(), func(*subscriptions.Draft) {}); !errors.Is(err, full) {
+		t.Fatal(err)
+	}
+	m.Decide(subscriptions.Decision{Device: "d1"})
+	if err := m.Deliver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Writable(t.Context()); !errors.Is(err, full) {
+		t.Errorf("the disk is still full: %v", err)
+	}
+}
+
+// gathering is a store that takes decisions whatever becomes of them.
+type gathering struct{ storetest.Memory }
+
+func (s *gathering) Write(ctx context.Context, c subscriptions.Change) error {
+	if len(c.Put) == 0 && len(c.Decided.Decisions) > 0 {
+		return nil
+	}
+	return s.Memory.Write(ctx, c)
+}
+
 // counting is a store that counts its writes.
 type counting struct {
 	storetest.Memory

@@ -138,7 +138,8 @@ func (m *Mailbox) deliver(ctx context.Context, replaced ...DecisionPut) error {
 	if len(puts) == 0 {
 		return nil
 	}
-	if err := m.book.write(ctx, Change{Decided: Decided{m.Record().ID, puts}}); err != nil {
+	// Not by Book.write: a store may take decisions that are written later, and says nothing by it of the records (Writable).
+	if err := m.book.store.Write(ctx, Change{Decided: Decided{m.Record().ID, puts}}); err != nil {
 		return err
 	}
 	m.undelivered.written()
