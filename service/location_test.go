@@ -48,7 +48,9 @@ func TestALocationInTheStateIsNotBelievedWhereItIsNotAllowed(t *testing.T) {
 	}
 	for i, m := range book.Mailboxes() {
 		url := []string{"https://localhost:", "http://127.0.0.1:"}[i%2] + port + "/EWS/Exchange.asmx"
-		err := m.Update(t.Context(), func(d *subscriptions.Draft) { d.At.URL, d.At.Found = url, time.Now().Add(-time.Hour) })
+		at := m.Record().Location()
+		at.URL, at.Found = url, time.Now().Add(-time.Hour)
+		err := m.Update(t.Context(), func(d *subscriptions.Draft) { d.At = &at })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -197,7 +197,9 @@ func (inst *installation) relocate(redis, url string) {
 		inst.t.Fatal(err)
 	}
 	for _, m := range book.Mailboxes() {
-		err := m.Update(ctx, func(d *subscriptions.Draft) { d.At.URL, d.At.Found = url, time.Now().Add(-time.Minute) })
+		at := m.Record().Location()
+		at.URL, at.Found = url, time.Now().Add(-time.Minute)
+		err := m.Update(ctx, func(d *subscriptions.Draft) { d.At = &at })
 		if err != nil {
 			inst.t.Fatal(err)
 		}
