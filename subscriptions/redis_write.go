@@ -20,11 +20,16 @@ const fenced = "FENCED"
 // type) and has. KEYS: recordKeys; holders: whoever was followed writes nothing, also no record that nobody else has written yet; the
 // decisions; records, where the record is new. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it
 // stays; "whole" where the devices that follow are all that it has; how many decisions there are; for each of them the one that it replaces,
-// "" where it is new, and itself; then for each device its id and value, or "" where it is dropped.
+// "" where it is new, and itself, which stands there once (Decided.On); then for each device its id and value, or "" where it is dropped.
 var writeScript = textScript + `
 local fence, holders = text(KEYS[3]), KEYS[4] and text(KEYS[4])
 if math.max(tonumber(fence or 0) or 0, tonumber(holders or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
 local decisions, devices = 6, 6 + 2 * tonumber(ARGV[5])
+local function place(decision)
+  for at, is in ipairs(redis.call('LRANGE', KEYS[5], 0, -1)) do
+    if is == decision then return at - 1 end
+  end
+end
 local had = redis.pcall('HLEN', KEYS[2])
 if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
 if had == -1 and ARGV[3] == '-' and #ARGV < devices then return {had, 0} end
@@ -38,11 +43,10 @@ if ARGV[3] ~= '-' then redis.call('SET', KEYS[1], ARGV[3]) end
 if devices > decisions then
   if type(redis.pcall('LLEN', KEYS[5])) ~= 'number' then redis.call('DEL', KEYS[5]) end
   for i = decisions, devices - 1, 2 do
-    if ARGV[i] == '' then redis.call('RPUSH', KEYS[5], ARGV[i+1]) else
-      for at, is in ipairs(redis.call('LRANGE', KEYS[5], 0, -1)) do
-        if is == ARGV[i] then redis.call('LSET', KEYS[5], at - 1, ARGV[i+1]) end
-      end
-    end
+    local was, is = ARGV[i] ~= '' and place(ARGV[i]), place(ARGV[i+1])
+    if ARGV[i] == '' and not is then redis.call('RPUSH', KEYS[5], ARGV[i+1]) end
+    if was then redis.call('LSET', KEYS[5], was, ARGV[i+1]) end
+    if was and is then redis.call('LREM', KEYS[5], 1, ARGV[i+1]) end
   end
   redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1)
 end
@@ -119,7 +123,7 @@ func (s *Redis) took(w *recordWrite) (lacks string, err error) {
 		lacks = s.lacks(w.record)
 	}
 	switch {
-	case err != nil || w.dropped: // with an error, what the server has of it is not known
+	case w.dropped, err != nil && !w.beside(): // with an error, what the server has of it is not known
 		delete(s.told.devices, w.record)
 	case ok || !w.beside():
 		s.told.devices[w.record] = has

@@ -184,8 +184,8 @@ func TestADamagedKeyOfDecisionsStopsNoWrite(t *testing.T) {
 	if list, err := store.Decisions(t.Context(), "r1"); err != nil || len(list) > 0 {
 		t.Errorf("%q, %v", list, err)
 	}
-	decided := subscriptions.Decided{Record: "r1", Decisions: []subscriptions.DecisionPut{{Is: []byte("decision")}}}
-	for range 2 {
+	for i := range 2 {
+		decided := subscriptions.Decided{Record: "r1", Decisions: []subscriptions.DecisionPut{{Is: fmt.Append(nil, i)}}}
 		if err := store.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{r}, Decided: decided}); err != nil {
 			t.Fatal(err)
 		}
@@ -242,5 +242,37 @@ func TestDecisionsMakeNoRecordWhereTheServerLostIt(t *testing.T) {
 	}
 	if !c.SIsMember(t.Context(), "mailbell:records", m.Record().ID).Val() {
 		t.Error("the record is not listed")
+	}
+}
+
+// Where a write of decisions fails, it is known all the same what the server has of the mailbox, and seen where it loses that.
+func TestALossIsSeenAlsoAfterDecisionsThatCouldNotBeWritten(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	t.Cleanup(func() { store.Close() })
+	b, err := subscriptions.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, b, "d1", alice, "aa")
+	c, m := s.client(t), b.Mailbox(alice)
+	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	m.Decide(subscriptions.Decision{Device: "d1"})
+	if err := m.Deliver(t.Context()); err == nil {
+		t.Fatal("a server without memory took decisions")
+	}
+	if err := errors.Join(c.ConfigSet(t.Context(), "maxmemory", "0").Err(), m.Deliver(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Del(t.Context(), "mailbell:{"+m.Record().ID+"}:devices").Err(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-store.Lossy():
+	case <-time.After(30 * time.Second):
+		t.Error("the device of the mailbox is gone, and nobody sees it")
 	}
 }
