@@ -28,20 +28,29 @@ type Decided struct {
 
 // DecisionPut adds a decision, or puts it where another one stands.
 type DecisionPut struct {
-	Was []byte // nil: it is a new one. Where it is not there any more, nothing is put
+	Was []byte // nil: it is a new one. Else it differs from the other; where it is not there any more, nothing is put
 	Is  []byte
 }
 
-// On returns the decisions, the oldest first, as they are after the write.
+// On returns the decisions, the oldest first, as they are after the write. Each stands there once: a write that hung is tried again and
+// again, and may have been made each time.
 func (d Decided) On(list [][]byte) [][]byte {
+	at := func(decision []byte) int {
+		return slices.IndexFunc(list, func(o []byte) bool { return bytes.Equal(o, decision) })
+	}
 	for _, p := range d.Decisions {
+		is := at(p.Is)
 		if p.Was == nil {
-			list = append(list, p.Is)
+			if is < 0 {
+				list = append(list, p.Is)
+			}
 			continue
 		}
-		for i := range list {
-			if bytes.Equal(list[i], p.Was) {
-				list[i] = p.Is
+		if was := at(p.Was); was >= 0 {
+			list[was] = p.Is
+			if is >= 0 {
+				is = at(p.Is)
+				list = slices.Delete(list, is, is+1)
 			}
 		}
 	}
@@ -159,8 +168,7 @@ func (m *Mailbox) Decisions(ctx context.Context) ([]Decision, error) {
 	return list, err
 }
 
-// decisions are those of the store and those that it does not have yet, the oldest first. Who tries a write again may have written one
-// twice.
+// decisions are those of the store and those that it is not known to have, the oldest first, each of them once.
 func (m *Mailbox) decisions(ctx context.Context) ([][]byte, error) {
 	mine := m.undelivered.all() // before the store is asked: what is written meanwhile is here, or there
 	all, err := m.book.store.Decisions(ctx, m.Record().ID)

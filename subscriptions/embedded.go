@@ -211,13 +211,17 @@ func putMeta(tx *bbolt.Tx, secret []byte) error {
 // Write waits for the next commit. What is queued is committed, also when ctx ends.
 func (s *Embedded) Write(ctx context.Context, c Change) error {
 	puts, err := s.encode(c) // here, and not in the one writer
-	if err == nil && len(puts) > 0 {
-		err = s.committer.write(ctx, puts)
-	}
 	if err != nil {
 		return err
 	}
-	return s.decided.add(c.Decided)
+	if len(puts) == 0 {
+		return s.decided.add(c.Decided)
+	}
+	if err := s.committer.write(ctx, puts); err != nil {
+		return err
+	}
+	_ = s.decided.add(c.Decided) // what matters is in the file, whatever becomes of them
+	return nil
 }
 
 func (s *Embedded) commit(batch [][]entryPut) []error {

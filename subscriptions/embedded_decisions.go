@@ -19,7 +19,8 @@ import (
 const (
 	// gatherDecisions is how long decisions wait for others.
 	gatherDecisions = time.Second
-	// maxGathering bounds how long the file may take for some of them: a disk that hangs must not hold the end of the process.
+	// maxGathering bounds how long the file may take for some of them: a disk that hangs must not hold the end of the process. Where it takes
+	// longer, it is not asked for the others.
 	maxGathering = 10 * time.Second
 )
 
@@ -29,8 +30,8 @@ type decided struct {
 
 	mu      sync.Mutex
 	waiting map[string]Decided
-	writing map[string]Decided // is being written: those who read find it here, or in the file
-	timer   *time.Timer        // runs while something waits
+	writing map[string]Decided // is being written: those who read find it here, or in the file; nil: nothing is
+	timer   *time.Timer        // runs while something waits, and nothing is being written
 	closed  bool
 	busy    sync.WaitGroup // a timer that has come
 }
@@ -58,13 +59,19 @@ func (d *decided) join(later map[string]Decided) {
 		all := append(d.waiting[id].Decisions, c.Decisions...)
 		d.waiting[id] = Decided{id, all[max(0, len(all)-MaxDecisions):]} // where the file takes none, the oldest go
 	}
-	if d.timer == nil && !d.closed {
-		d.busy.Add(1)
-		d.timer = time.AfterFunc(gatherDecisions, func() {
-			defer d.busy.Done()
-			d.flush()
-		})
+	d.schedule()
+}
+
+// schedule has what waits written, one second of it after the other. It is called with mu held.
+func (d *decided) schedule() {
+	if len(d.waiting) == 0 || d.timer != nil || d.writing != nil || d.closed {
+		return
 	}
+	d.busy.Add(1)
+	d.timer = time.AfterFunc(gatherDecisions, func() {
+		defer d.busy.Done()
+		d.flush()
+	})
 }
 
 // flush writes what waits. What cannot be written waits for the next time.
@@ -76,21 +83,25 @@ func (d *decided) flush() {
 		puts = append(puts, entryPut{bucket: bucketDecided, decided: d.writing[id]})
 	}
 	d.mu.Unlock()
-	if len(puts) == 0 {
-		return
-	}
-	var err error
+	failed := map[string]Decided{}
+	hangs := false
 	for some := range slices.Chunk(puts, maxCommit) { // what else is to be written goes between
-		err = errors.Join(err, d.write(some))
+		if !hangs {
+			err := d.write(some)
+			if err == nil {
+				continue
+			}
+			hangs = errors.Is(err, context.DeadlineExceeded) // the rest would not be taken either
+		}
+		for _, p := range some {
+			failed[p.decided.Record] = p.decided
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err != nil {
-		later := d.waiting
-		d.waiting = d.writing
-		d.join(later)
-	}
-	d.writing = nil
+	later := d.waiting
+	d.writing, d.waiting = nil, failed
+	d.join(later)
 }
 
 // of are the decisions about a mailbox that may not be in the file yet.

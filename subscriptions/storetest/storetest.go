@@ -116,10 +116,18 @@ func Run(t *testing.T, open func(t *testing.T) subscriptions.Store) {
 		write(t, open, decided("r6", subscriptions.DecisionPut{Was: there, Is: []byte("changed")}, subscriptions.DecisionPut{Was: gone, Is: []byte("not there")}))
 		write(t, open, decided("r6", subscriptions.DecisionPut{Was: []byte("changed"), Is: there}))
 		kept("r6", 2, subscriptions.MaxDecisions+2)
+		write(t, open, decided("r6", add(subscriptions.MaxDecisions-5, subscriptions.MaxDecisions+2)...)) // it is tried again
+		kept("r6", 2, subscriptions.MaxDecisions+2)
 		kept("r7", 0, 0)
 		same(t, slices.DeleteFunc(load(t, open).Records, func(r *subscriptions.Record) bool { return r.ID != "r6" }), r)
 		write(t, open, subscriptions.Change{Drop: []string{"r6"}})
 		kept("r6", 0, 0)
+		write(t, open, subscriptions.Change{Put: []*subscriptions.Record{record("r8")}})
+		for range 3 { // it is tried again
+			write(t, open, decided("r8", subscriptions.DecisionPut{Is: []byte("changed")}, subscriptions.DecisionPut{Was: []byte("changed"), Is: there}))
+		}
+		kept("r8", 30, 31)
+		write(t, open, subscriptions.Change{Drop: []string{"r8"}})
 	})
 	t.Run("writes at the same time are all there", func(t *testing.T) {
 		s := open(t)
