@@ -22,7 +22,7 @@ const MaxDevices = 1000
 
 // Book is all enrolments and records, in memory; every change is durable in the Store before it shows.
 //
-// Lock order: Book.ofDevice, Book.ofAddress, Book.moving, Mailbox.writing, Book.mu.
+// Lock order: Book.ofDevice, Book.ofAddress, Book.ofReceipt, Book.moving, Mailbox.writing, Book.mu.
 type Book struct {
 	store   Store
 	secret  mail.Secret
@@ -33,6 +33,7 @@ type Book struct {
 	failing   atomic.Bool // the last write failed
 	ofDevice  turns       // one enrolment or removal at a time of a device; held over the write
 	ofAddress turns       // one enrolment at a time with an address; likewise
+	ofReceipt turns       // one receipt at a time of a record; likewise
 	moving    turn        // one at a time changes two mailboxes at once
 	mu        sync.RWMutex
 	devices   map[string]*Device

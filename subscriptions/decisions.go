@@ -189,13 +189,11 @@ func (m *Mailbox) decisions(ctx context.Context) ([][]byte, error) {
 // Shown keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said
 // so before.
 func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at time.Time) (d Decision, first, known bool, err error) {
-	if err := m.writing.take(ctx); err != nil {
+	record := m.Record().ID
+	if err := m.book.ofReceipt.take(ctx, record); err != nil {
 		return d, false, false, err
 	}
-	defer m.writing.giveBack()
-	if m.gone {
-		return d, false, false, nil
-	}
+	defer m.book.ofReceipt.giveBack(record)
 	all, err := m.decisions(ctx)
 	if err != nil {
 		return d, false, false, err
@@ -210,6 +208,13 @@ func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at tim
 	}
 	if was == nil || !d.Shown.IsZero() {
 		return d, false, was != nil, nil
+	}
+	if err := m.writing.take(ctx); err != nil { // not before: an outcome must not wait for what is read
+		return d, false, false, err
+	}
+	defer m.writing.giveBack()
+	if m.gone {
+		return d, false, false, nil
 	}
 	d.Shown = at
 	is := d.pack()

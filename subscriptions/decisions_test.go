@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -243,6 +244,54 @@ func TestAReceiptForAWriteThatFailedAndWasMadeIsKept(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Shown.IsZero() {
 		t.Errorf("%+v, %v", list, err)
 	}
+}
+
+// slow is a notebook that takes its time to be read.
+type slow struct {
+	*notebook
+	reads chan struct{} // one for each that has begun
+	open  chan struct{}
+}
+
+func (s *slow) Decisions(ctx context.Context, record string) ([][]byte, error) {
+	s.reads <- struct{}{}
+	<-s.open
+	return s.notebook.Decisions(ctx, record)
+}
+
+func TestAnOutcomeIsWrittenWhileAReceiptIsLookedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{&notebook{}, make(chan struct{}, 9), make(chan struct{})}
+		b, err := Open(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := b.box("r")
+		m.Decide(Decision{Key: mail.Key{1}, Device: "ann", Outcome: outcome.Accepted})
+		firsts := make(chan bool, 2)
+		for range 2 {
+			go func() {
+				_, first, known, err := m.Shown(t.Context(), mail.Key{1}, "ann", time.Now())
+				if err != nil || !known {
+					t.Errorf("known %t, %v", known, err)
+				}
+				firsts <- first
+			}()
+		}
+		<-store.reads
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := m.Update(ctx, func(*Draft) {}); err != nil { // it takes the decision along
+			t.Errorf("an outcome waits for a receipt: %v", err)
+		}
+		close(store.open)
+		if a, b := <-firsts, <-firsts; a == b {
+			t.Errorf("of two receipts for one alert, %t and %t is the first", a, b)
+		}
+		if list, err := m.Decisions(t.Context()); err != nil || len(list) != 1 || list[0].Shown.IsZero() {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
 }
 
 // A reader holds a record for as long as it likes, and finds in it what it found.
