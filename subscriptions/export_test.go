@@ -53,6 +53,33 @@ func (t *trips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
+// Readers counts those who read decisions now, and has each wait until the channel has a value.
+func (s *Redis) Readers(wait chan struct{}) *atomic.Int64 {
+	r := &readers{wait: wait}
+	s.client.AddHook(r)
+	return &r.n
+}
+
+type readers struct {
+	trips
+	wait chan struct{}
+}
+
+func (r *readers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "lrange" {
+			r.n.Add(1)
+			defer r.n.Add(-1)
+			<-r.wait
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (r *readers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
 func (t *trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if cmds[0].Name() != "exists" {

@@ -18,7 +18,7 @@ const (
 	redisTimeout = 5 * time.Second
 	// redisPage is how many records a Load asks for at once.
 	redisPage = 500
-	// redisPool bounds the connections: the writer's, the lock's, a health check's, and one to spare.
+	// redisPool bounds the connections: the writer's, the lock's, a health check's, and that of who reads decisions.
 	redisPool = 4
 )
 
@@ -49,6 +49,7 @@ type Redis struct {
 	sealer    sealer
 	probe     *probe
 	told      told
+	reading   turn // one at a time reads decisions: thousands of receipts must not take the connections of the lease and the writer
 
 	lease   *lease
 	holding context.CancelFunc // ends the goroutine that keeps the lease
@@ -128,6 +129,10 @@ func (s *Redis) Decisions(ctx context.Context, record string) ([][]byte, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
+	if err := s.reading.take(ctx); err != nil {
+		return nil, fmt.Errorf("redis at %s: it has not answered others who read: %w", s.address, err)
+	}
+	defer s.reading.giveBack()
 	list, err := s.client.LRange(ctx, s.recordKey(record, "decisions"), 0, -1).Result()
 	if err != nil && !isWrongType(err) {
 		return nil, fmt.Errorf("redis at %s: %w", s.address, err)

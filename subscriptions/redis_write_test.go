@@ -276,3 +276,28 @@ func TestALossIsSeenAlsoAfterDecisionsThatCouldNotBeWritten(t *testing.T) {
 		t.Error("the device of the mailbox is gone, and nobody sees it")
 	}
 }
+
+// The lease and the writer have connections of their own, however many phones report at once.
+func TestThousandsOfReceiptsTakeOneConnection(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	defer store.Close()
+	wait := make(chan struct{})
+	readers := store.Readers(wait)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := store.Decisions(t.Context(), "r"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 20 {
+		wait <- struct{}{}
+		if n := readers.Load(); n > 1 {
+			t.Errorf("%d read at the same time", n)
+		}
+	}
+	all.Wait()
+}
