@@ -26,9 +26,8 @@ local fence, holders = text(KEYS[3]), KEYS[4] and text(KEYS[4])
 if math.max(tonumber(fence or 0) or 0, tonumber(holders or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
 local decisions, devices = 6, 6 + 2 * tonumber(ARGV[5])
 local function place(decision)
-  for at, is in ipairs(redis.call('LRANGE', KEYS[5], 0, -1)) do
-    if is == decision then return at - 1 end
-  end
+  local at = redis.pcall('LPOS', KEYS[5], decision)
+  return type(at) == 'number' and at -- before version 6.0.6 there is no LPOS: there a decision may stand twice
 end
 local had = redis.pcall('HLEN', KEYS[2])
 if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
