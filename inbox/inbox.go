@@ -132,6 +132,9 @@ func (in *Inbox) Close() {
 		m.rest()
 	}
 	in.crew.end()
+	for _, m := range in.mailboxes() { // what was decided of answers that no write took in
+		m.deliver(in.working)
+	}
 	late.Stop()
 	in.stop()
 }

@@ -279,3 +279,19 @@ func TestADecisionWithoutAnOutcomeIsWrittenWithItsTurn(t *testing.T) {
 		}
 	})
 }
+
+func TestAGracefulStopWritesWhatWasDecided(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.book.Mailbox(alice).Decide(subscriptions.Decision{Device: "a", Outcome: outcome.Behind})
+		s.stop()
+		book, err := subscriptions.Open(t.Context(), s.store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := book.Mailbox(alice).Decisions(t.Context()); err != nil || len(list) != 1 {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
