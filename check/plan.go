@@ -17,8 +17,8 @@ import (
 // What mailbell takes, as `mailbell bench` printed it on two cores with 100 to 15,000 mailboxes (docs/operations.md), and a quarter more.
 const (
 	fixedMiB  = 45
-	steadyKiB = 14 // of a mailbox that is listened to
-	burstKiB  = 27 // of each, after bursts of mail for all
+	steadyKiB = 11 // of a mailbox that is listened to
+	burstKiB  = 23 // of each, after bursts of mail for all
 	messageUs = 1600
 	burstUs   = 375 // of CPU a message, alone and in a burst
 )
