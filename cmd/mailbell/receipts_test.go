@@ -56,6 +56,13 @@ func TestAPhoneConfirmsTheAlertThatItGot(t *testing.T) {
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)
 	inst.awaitRest()
+	var about struct{ Decisions []json.RawMessage }
+	if !waitUntil(t.Context(), soon, func() bool { // the answer of APNs may come after the phone's
+		inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &about)
+		return len(about.Decisions) > 0
+	}) {
+		t.Fatal("nothing was decided")
+	}
 	var payload struct {
 		Mailbell struct{ M, D string }
 	}
