@@ -21,18 +21,11 @@ func (t *turn) take(ctx context.Context) error {
 	t.mu.Lock()
 	next := t.enter()
 	t.mu.Unlock()
-	if next == nil {
-		return nil
-	}
-	select {
-	case <-next:
-		return nil
-	case <-ctx.Done():
+	return comes(ctx, next, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.leave(next)
-		return ctx.Err()
-	}
+	})
 }
 
 func (t *turn) giveBack() {
@@ -53,16 +46,7 @@ func (t *turns) take(ctx context.Context, name string) error {
 		return err
 	}
 	next := t.enter(name)
-	if next == nil {
-		return nil
-	}
-	select {
-	case <-next:
-		return nil
-	case <-ctx.Done():
-		t.with(name, func(q *queue) { q.leave(next) })
-		return ctx.Err()
-	}
+	return comes(ctx, next, func() { t.with(name, func(q *queue) { q.leave(next) }) })
 }
 
 func (t *turns) enter(name string) (next chan struct{}) {
@@ -106,6 +90,20 @@ func (q *queue) enter() (next chan struct{}) {
 	}
 	q.taken = true
 	return next
+}
+
+// comes waits until a turn comes, or calls leave where ctx ends before. nil: it was free.
+func comes(ctx context.Context, next <-chan struct{}, leave func()) error {
+	if next == nil {
+		return nil
+	}
+	select {
+	case <-next:
+		return nil
+	case <-ctx.Done():
+		leave()
+		return ctx.Err()
+	}
 }
 
 // leave ends a wait. A turn that has come meanwhile is given back.
