@@ -76,14 +76,17 @@ func (u *undelivered) add(d Decision) {
 }
 
 // take returns what a write takes along. One write at a time does.
-func (u *undelivered) take() (puts []DecisionPut) {
+func (u *undelivered) take() []DecisionPut {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.taken = len(u.list)
-	if u.taken > 0 {
-		puts = make([]DecisionPut, u.taken)
-	}
-	for i, d := range u.list {
+	return added(u.list)
+}
+
+// added says of decisions that they are new.
+func added(list [][]byte) []DecisionPut {
+	puts := make([]DecisionPut, len(list))
+	for i, d := range list {
 		puts[i].Is = d
 	}
 	return puts
@@ -175,15 +178,7 @@ func (m *Mailbox) decisions(ctx context.Context) ([][]byte, error) {
 	if err != nil {
 		err = fmt.Errorf("the state cannot be read: %w", err)
 	}
-	once := make([][]byte, 0, len(all)+len(mine))
-	seen := make(map[string]struct{}, len(all)+len(mine))
-	for _, d := range append(all, mine...) {
-		if _, twice := seen[string(d)]; !twice {
-			seen[string(d)] = struct{}{}
-			once = append(once, d)
-		}
-	}
-	return once[max(0, len(once)-MaxDecisions):], err
+	return Decided{Decisions: added(append(all, mine...))}.On(nil), err
 }
 
 // Shown keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said
