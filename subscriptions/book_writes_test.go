@@ -32,7 +32,7 @@ func (s *during) Write(ctx context.Context, c subscriptions.Change) error {
 	return s.Memory.Write(ctx, c)
 }
 
-func onMemory(t *testing.T, s subscriptions.Store) *subscriptions.Book {
+func openBook(t *testing.T, s subscriptions.Store) *subscriptions.Book {
 	t.Helper()
 	b, err := subscriptions.Open(t.Context(), s)
 	if err != nil {
@@ -69,7 +69,7 @@ func TestOneChangeOfAMailboxAtATime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &during{}
-			b := onMemory(t, s)
+			b := openBook(t, s)
 			enrol(t, b, "d0", alice, "aa")
 			enrol(t, b, "d1", alice, "cc")
 			enrol(t, b, "d9", bob, "zz")
@@ -140,7 +140,7 @@ func TestWhatConcernsOneDeviceOrAddressHappensInTurn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &during{}
-			b := onMemory(t, s)
+			b := openBook(t, s)
 			enrol(t, b, "d0", alice, "zz")
 			enrol(t, b, "d9", bob, "yy")
 			over := make(chan error, 1)
@@ -179,7 +179,7 @@ func TestWhatConcernsOneDeviceOrAddressHappensInTurn(t *testing.T) {
 
 // A 410 and the portal's new enrolment meet: whether the phone is still the same is asked in one with the removal.
 func TestNoEnrolmentComesBetweenTheLookAtADeviceAndItsRemoval(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d1", alice, "old")
 	over := make(chan error, 1)
 	_, removed, err := b.RemoveIf(t.Context(), "d1", func(d subscriptions.Device) bool {
@@ -207,7 +207,7 @@ func TestNoEnrolmentComesBetweenTheLookAtADeviceAndItsRemoval(t *testing.T) {
 // and the store has what the book shows.
 func TestDevicesThatComeAndGoAtOnceAreInOneMailboxAtMost(t *testing.T) {
 	store := &storetest.Memory{}
-	b := onMemory(t, store)
+	b := openBook(t, store)
 	var all sync.WaitGroup
 	for worker := range 8 {
 		all.Go(func() {
@@ -248,7 +248,7 @@ func TestDevicesThatComeAndGoAtOnceAreInOneMailboxAtMost(t *testing.T) {
 		}
 	}
 	list, _ := b.Devices("", "", 100)
-	again := onMemory(t, store)
+	again := openBook(t, store)
 	stored, _ := again.Devices("", "", 100)
 	if len(list) != len(in) || !slices.Equal(list, stored) {
 		t.Errorf("%d devices, of which %d are in a mailbox; the store has %d", len(list), len(in), len(stored))
@@ -257,14 +257,14 @@ func TestDevicesThatComeAndGoAtOnceAreInOneMailboxAtMost(t *testing.T) {
 
 func TestAnEnrolmentWhoseAnswerWasLostKeepsItsRecord(t *testing.T) {
 	s := &storetest.Memory{}
-	b := onMemory(t, written{s})
+	b := openBook(t, written{s})
 	e := subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}
 	for range 2 { // written, and not known to be
 		if _, err := b.Enrol(t.Context(), e, noon, noon); err == nil {
 			t.Fatal("it has an answer")
 		}
 	}
-	if n := len(onMemory(t, s).Mailboxes()); n != 1 {
+	if n := len(openBook(t, s).Mailboxes()); n != 1 {
 		t.Errorf("after a restart %d mailboxes alert the one device", n)
 	}
 }
@@ -278,7 +278,7 @@ func (s written) Write(ctx context.Context, c subscriptions.Change) error {
 
 func TestAMailboxIsWritableAgainOnceAWriteGoesThrough(t *testing.T) {
 	s := &counting{}
-	b := onMemory(t, s)
+	b := openBook(t, s)
 	enrol(t, b, "d1", alice, "aa")
 	m := b.Mailbox(alice)
 	writes := s.writes
@@ -311,7 +311,7 @@ func TestAMailboxIsWritableAgainOnceAWriteGoesThrough(t *testing.T) {
 // A state file takes decisions at once, and writes them later: that says nothing of a disk that is full.
 func TestDecisionsThatAreTakenMakeNoMailboxWritable(t *testing.T) {
 	s := &gathering{}
-	b := onMemory(t, s)
+	b := openBook(t, s)
 	enrol(t, b, "d1", alice, "aa")
 	m := b.Mailbox(alice)
 	full := errors.New("disk full")
@@ -353,7 +353,7 @@ func (s *counting) Write(ctx context.Context, c subscriptions.Change) error {
 }
 
 func TestAChangeWhoseCallerHasGoneIsNotMade(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d1", alice, "aa")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -391,23 +391,23 @@ func TestADevicePutWithAChangeIsTheOneThatIsShown(t *testing.T) {
 
 func TestAllIsWrittenOnceMoreForAStoreThatForgot(t *testing.T) {
 	s := &replaced{Store: &storetest.Memory{}}
-	b := onMemory(t, s)
+	b := openBook(t, s)
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", bob, "bb")
 	enrol(t, b, "d3", bob, "cc")
 	behind(t, b.Mailbox(alice), "d1")
 	forgot := &storetest.Memory{}
-	onMemory(t, forgot)
+	openBook(t, forgot)
 	s.Store = forgot
 	if err := b.Rewrite(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	again := onMemory(t, forgot)
+	again := openBook(t, forgot)
 	if len(again.Mailboxes()) != 2 || len(again.Mailbox(bob).Devices()) != 2 || again.Mailbox(alice).Record().BehindOf("d1") == nil {
 		t.Errorf("%d mailboxes are there", len(again.Mailboxes()))
 	}
 	s.Store = &storetest.Memory{}
-	onMemory(t, s)
+	openBook(t, s)
 	full := errors.New("memory full")
 	s.Store.(*storetest.Memory).Fail(full)
 	if err := b.Rewrite(t.Context()); !errors.Is(err, full) {
@@ -419,7 +419,7 @@ func TestAllIsWrittenOnceMoreForAStoreThatForgot(t *testing.T) {
 type replaced struct{ subscriptions.Store }
 
 func TestOneTokenOnTwoTopicsOrEnvironmentsIsTwoDevices(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	for _, e := range []subscriptions.Enrolment{
 		{ID: "d1", Topic: "com.contoso.mail", Environment: "production"},
 		{ID: "d2", Topic: "com.contoso.beta", Environment: "production"},
@@ -436,7 +436,7 @@ func TestOneTokenOnTwoTopicsOrEnvironmentsIsTwoDevices(t *testing.T) {
 }
 
 func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d1", alice, "aa")
 	later := noon.Add(time.Hour)
 	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: alice, Token: "bb", Topic: "com.contoso.mail", Environment: "production"}, later, later); err != nil {
@@ -453,7 +453,7 @@ func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
 }
 
 func TestAMailboxWaitsForTheServersClockWhereThatIsNotKnown(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}, noon, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
@@ -463,7 +463,7 @@ func TestAMailboxWaitsForTheServersClockWhereThatIsNotKnown(t *testing.T) {
 }
 
 func TestAPageOfNoDevicesIsEmpty(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d1", alice, "aa")
 	for _, mailbox := range []string{"", alice} {
 		if list, next := b.Devices(mailbox, "", 0); len(list) != 0 || next != "" {
@@ -479,7 +479,7 @@ func TestAPageOfNoDevicesIsEmpty(t *testing.T) {
 }
 
 func TestANewIDOfATokenHasThePlaceOfTheOldOne(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	old := enrol(t, b, "old", alice, "aa").Device
 	later := noon.Add(time.Hour)
 	done, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "new", Mailbox: alice, Token: "aa", Topic: "com.contoso.mail", Environment: "production"}, later, later)
@@ -489,7 +489,7 @@ func TestANewIDOfATokenHasThePlaceOfTheOldOne(t *testing.T) {
 }
 
 func TestADeviceThatWasRemovedIsOwedNothing(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", alice, "bb")
 	behind(t, b.Mailbox(alice), "d1")
@@ -502,7 +502,7 @@ func TestADeviceThatWasRemovedIsOwedNothing(t *testing.T) {
 }
 
 func TestAListOfDevicesShowsWhatCameAndWent(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	listed := func(want ...string) {
 		t.Helper()
 		list, next := b.Devices("", "", max(len(want), 1))
@@ -544,7 +544,7 @@ func (s *last) Write(ctx context.Context, c subscriptions.Change) error {
 // A portal that enrols all its devices every night changes where no mailbox stands.
 func TestAnEnrolmentWritesTheRecordOnlyWhereItChanges(t *testing.T) {
 	s := &last{}
-	b := onMemory(t, s)
+	b := openBook(t, s)
 	wrote := func(what string, records int) {
 		t.Helper()
 		if len(s.change.Put) != records || len(s.change.PutDevices) != 1 {
@@ -566,7 +566,7 @@ func TestAnEnrolmentWritesTheRecordOnlyWhereItChanges(t *testing.T) {
 	}
 	enrol(t, b, "d1", alice, "aa")
 	wrote("a mailbox that was asleep", 1)
-	if again := onMemory(t, s); again.Mailbox(alice) == nil || !again.Mailbox(alice).Record().Dies.IsZero() || len(again.Mailbox(alice).Devices()) != 1 {
+	if again := openBook(t, s); again.Mailbox(alice) == nil || !again.Mailbox(alice).Record().Dies.IsZero() || len(again.Mailbox(alice).Devices()) != 1 {
 		t.Error("after a restart the mailbox is not as it was")
 	}
 }

@@ -131,7 +131,7 @@ func TestARecordWithoutADeviceIsNotThere(t *testing.T) {
 	if err := s.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{{ID: "r1", Addresses: []string{alice}}}}); err != nil {
 		t.Fatal(err)
 	}
-	b := onMemory(t, s)
+	b := openBook(t, s)
 	if len(b.Mailboxes()) != 0 || b.Mailbox(alice) != nil {
 		t.Error("a mailbox that nobody is alerted for is listened to")
 	}

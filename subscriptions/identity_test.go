@@ -30,7 +30,7 @@ func TestMailboxesAreJoinedByTheWordOfOneEntryOnly(t *testing.T) {
 		entry  string
 		joined bool
 	}{"its own": {"hq", true}, "another": {"partner", false}} {
-		b := onMemory(t, &storetest.Memory{})
+		b := openBook(t, &storetest.Memory{})
 		enrol(t, b, "d1", alice, "aa")
 		enrol(t, b, "d2", bob, "bb")
 		if _, joined, err := b.Name(t.Context(), b.Mailbox(alice), "hq", alice); joined || err != nil {
@@ -105,7 +105,7 @@ func TestAnIdentityThatIsForgottenOrReplacedIsFree(t *testing.T) {
 			return b.Bury(context.Background(), time.Now().Add(time.Hour))
 		},
 	} {
-		b := onMemory(t, &storetest.Memory{})
+		b := openBook(t, &storetest.Memory{})
 		enrol(t, b, "d1", alice, "aa")
 		enrol(t, b, "d2", bob, "bb")
 		if _, _, err := b.Name(t.Context(), b.Mailbox(alice), "hq", told); err != nil {
@@ -122,7 +122,7 @@ func TestAnIdentityThatIsForgottenOrReplacedIsFree(t *testing.T) {
 
 func TestAJoiningThatIsNotWrittenDoesNotShow(t *testing.T) {
 	s := &storetest.Memory{}
-	b := onMemory(t, s)
+	b := openBook(t, s)
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", bob, "bb")
 	full := errors.New("disk full")
@@ -133,7 +133,7 @@ func TestAJoiningThatIsNotWrittenDoesNotShow(t *testing.T) {
 }
 
 func TestAMailboxThatIsGoneIsJoinedToNone(t *testing.T) {
-	b := onMemory(t, &storetest.Memory{})
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", bob, "bb")
 	gone := b.Mailbox(alice)

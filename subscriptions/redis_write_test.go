@@ -154,10 +154,7 @@ func TestAWriteIsOneRoundTripAlsoOfAMailboxThatIsNew(t *testing.T) {
 	s := startRedis(t)
 	store := s.open(t)
 	defer store.Close()
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	trips := store.Trips()
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", alice, "bb")
@@ -207,10 +204,7 @@ func TestDecisionsMakeNoRecordWhereTheServerLostIt(t *testing.T) {
 	s := startRedis(t)
 	store := s.open(t)
 	t.Cleanup(func() { store.Close() })
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	enrol(t, b, "d1", alice, "aa")
 	c := s.client(t)
 	c.FlushAll(t.Context())
@@ -251,10 +245,7 @@ func TestALossIsSeenAlsoAfterDecisionsThatCouldNotBeWritten(t *testing.T) {
 	s := startRedis(t)
 	store := s.open(t)
 	t.Cleanup(func() { store.Close() })
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	enrol(t, b, "d1", alice, "aa")
 	c, m := s.client(t), b.Mailbox(alice)
 	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
