@@ -95,6 +95,7 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 		next = sooner(next, now.Add(stalled))
 		list = nil
 	}
+	slices.SortFunc(list, byRefusals) // only now: 200 members come one after the other, and each has the list looked at
 	for _, m := range list {
 		if g.affinity.Anchor == "" && g.leading >= 1<<min(g.hung, 10) { // one leads, unless it hangs
 			break
@@ -111,16 +112,17 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 	return back, attempts, next, false
 }
 
-// unsubscribed are the members that are to be subscribed now, those last who failed, and when the next is to be. It sees to it that somebody
-// leads the group who has a subscription. It is called with mu held.
+// unsubscribed are the members that are to be subscribed now, and when the next is to be. It sees to it that somebody leads the group who is
+// here and has a subscription. It is called with mu held.
 func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
-	members := g.sorted()
-	g.checkAnchor(members)
-	for _, m := range members {
+	var first *Member // by name, of those who have one
+	here := false
+	for m := range g.members {
+		here = here || m.at.Primary == g.affinity.Anchor
 		switch {
 		case m.subscription != "":
-			if g.affinity.Anchor == "" && g.leading == 0 {
-				g.affinity = Affinity{Anchor: m.at.Primary}
+			if first == nil || byName(m, first) < 0 {
+				first = m
 			}
 		case m.subscribing:
 		case now.Before(m.refusal.Next()):
@@ -129,18 +131,18 @@ func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
 			list = append(list, m)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *Member) int { return cmp.Compare(a.refusal.Failures(), b.refusal.Failures()) })
+	if !here {
+		g.affinity = Affinity{}
+	}
+	if g.affinity.Anchor == "" && g.leading == 0 && first != nil {
+		g.affinity = Affinity{Anchor: first.at.Primary}
+	}
 	return list, next
 }
 
-// checkAnchor forgets an anchor that has left.
-func (g *group) checkAnchor(members []*Member) {
-	for _, m := range members {
-		if m.at.Primary == g.affinity.Anchor {
-			return
-		}
-	}
-	g.affinity = Affinity{}
+// byRefusals has those last who failed.
+func byRefusals(a, b *Member) int {
+	return cmp.Or(cmp.Compare(a.refusal.Failures(), b.refusal.Failures()), byName(a, b))
 }
 
 // takesLong has others that may lead called beside one that takes long.
