@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -77,6 +78,7 @@ func (c *committer[T]) run() {
 		select {
 		case p := <-c.queue:
 			batch = append(batch, p)
+			runtime.Gosched() // those who are about to write come along: with 16 clients a commit has 5.4 changes instead of 4.5
 		case <-c.closing:
 		}
 	drain:

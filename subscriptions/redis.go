@@ -155,7 +155,7 @@ func (s *Redis) Ping(ctx context.Context) error {
 // try writes what nobody reads, as a record is written.
 func (s *Redis) try(ctx context.Context) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.ScriptLoad(ctx, writeScript)
+		loadScripts(ctx, p)
 		p.EvalSha(ctx, writeHash, s.recordKeys("probe"), 0, "probe", "{}", "", 0, "probe", "{}")
 		return nil
 	})

@@ -247,7 +247,7 @@ func (s *Redis) migrate(ctx context.Context, all Contents) error {
 	}
 	for page := range slices.Chunk(all.Records, redisPage) {
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			p.ScriptLoad(ctx, writeScript) // a server that was started anew does not have it
+			loadScripts(ctx, p) // a server that was started anew does not have them
 			for _, r := range page {
 				writes, err := s.writes(Change{Put: []*Record{r}, PutDevices: devices[r.ID], Whole: true})
 				if err != nil {

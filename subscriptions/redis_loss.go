@@ -57,7 +57,7 @@ func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
 	}
 	s.told.number++
 	s.told.newest.Store(s.told.number)
-	return p.Eval(ctx, markScript, []string{s.key("holders"), s.key("generation")}, s.fence, s.told.number)
+	return p.EvalSha(ctx, markHash, []string{s.key("holders"), s.key("generation")}, s.fence, s.told.number)
 }
 
 // compare looks whether the server has what it was told. generation is what it answered, and remembered what it had been told

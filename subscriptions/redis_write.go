@@ -21,68 +21,59 @@ const fenced = "FENCED"
 // decisions; records, where the record is new. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it
 // stays; "whole" where the devices that follow are all that it has; how many decisions there are; for each of them the one that it replaces,
 // "" where it is new, and itself, which stands there once (Decided.On); then for each device its id and value, or "" where it is dropped.
-var writeScript = textScript + `
-local fence, holders = text(KEYS[3]), KEYS[4] and text(KEYS[4])
-if math.max(tonumber(fence or 0) or 0, tonumber(holders or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+var writeScript = `
+local fences = redis.call('MGET', KEYS[3], KEYS[4] or KEYS[3]) -- one of another type is none
+if math.max(tonumber(fences[1] or 0) or 0, tonumber(fences[2] or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
 local decisions, devices = 6, 6 + 2 * tonumber(ARGV[5])
 local function place(decision)
   local at = redis.pcall('LPOS', KEYS[5], decision)
   return type(at) == 'number' and at -- before version 6.0.6 there is no LPOS: there a decision may stand twice
 end
 local had = redis.pcall('HLEN', KEYS[2])
+local has = type(had) == 'number' and had or 0
 if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
 if had == -1 and ARGV[3] == '-' and #ARGV < devices then return {had, 0} end
 if KEYS[6] then redis.pcall('SADD', KEYS[6], ARGV[2]) end
-if ARGV[4] == 'whole' then redis.call('DEL', KEYS[2]) end
+if ARGV[4] == 'whole' then redis.call('DEL', KEYS[2]) has = 0 end
 for i = devices, #ARGV, 2 do
-  if ARGV[i+1] == '' then redis.call('HDEL', KEYS[2], ARGV[i]) else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
+  if ARGV[i+1] == '' then has = has - redis.call('HDEL', KEYS[2], ARGV[i]) else has = has + redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
 end
 if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5]) return {had, 0} end
 if ARGV[3] ~= '-' then redis.call('SET', KEYS[1], ARGV[3]) end
 if devices > decisions then
-  if type(redis.pcall('LLEN', KEYS[5])) ~= 'number' then redis.call('DEL', KEYS[5]) end
+  local count = redis.pcall('LLEN', KEYS[5])
+  if type(count) ~= 'number' then redis.call('DEL', KEYS[5]) end
   for i = decisions, devices - 1, 2 do
     local was, is = ARGV[i] ~= '' and place(ARGV[i]), place(ARGV[i+1])
-    if ARGV[i] == '' and not is then redis.call('RPUSH', KEYS[5], ARGV[i+1]) end
+    if ARGV[i] == '' and not is then count = redis.call('RPUSH', KEYS[5], ARGV[i+1]) end
     if was then redis.call('LSET', KEYS[5], was, ARGV[i+1]) end
     if was and is then redis.call('LREM', KEYS[5], 1, ARGV[i+1]) end
   end
-  redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1)
+  if type(count) == 'number' and count > ` + keptDecisions + ` then redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1) end
 end
-if fence ~= ARGV[1] then redis.call('SET', KEYS[3], ARGV[1]) end
-return {had, redis.call('HLEN', KEYS[2])}`
+if fences[1] ~= ARGV[1] then redis.call('SET', KEYS[3], ARGV[1]) end
+return {had, has}`
 
 var keptDecisions = strconv.Itoa(MaxDecisions)
 
-// writeHash is the name that a server gives writeScript: a commit brings the text once, and not with each record.
-var writeHash = redis.NewScript(writeScript).Hash()
+// writeHash and markHash are the names that a server gives the scripts of a commit.
+var writeHash, markHash = redis.NewScript(writeScript).Hash(), redis.NewScript(markScript).Hash()
 
-// commit writes a batch in one round trip. A change of several records is a transaction of its own: a device that changes its
-// mailbox must not be in two, or in none.
+// commit writes a batch in one round trip, and in three where the server does not know the scripts: it was restarted, or another has
+// taken its place.
 func (s *Redis) commit(batch [][]recordWrite) []error {
 	ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 	defer cancel()
 	s.told.mu.Lock()
 	defer s.told.mu.Unlock()
 
-	errs := make([]error, len(batch))
-	p := s.client.Pipeline()
-	p.ScriptLoad(ctx, writeScript) // each time: a server that was restarted does not have it
-	for i, writes := range batch {
-		if len(writes) == 1 {
-			s.queue(ctx, p, &writes[0])
-			continue
-		}
-		_, _ = p.Exec(ctx) // what was queued before comes before; the script always
-		_, errs[i] = s.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-			for j := range writes {
-				s.queue(ctx, tx, &writes[j])
-			}
-			return nil
-		})
+	errs, number := s.send(ctx, batch)
+	if scriptless(batch, number) {
+		p := s.client.Pipeline()
+		loadScripts(ctx, p)
+		_, _ = p.Exec(ctx) // where that failed, the batch fails again
+		errs, number = s.send(ctx, batch)
 	}
-	number := s.mark(ctx, p)
-	_, _ = p.Exec(ctx) // each call has its own error
 	missing := ""
 	var dropped []any
 	for i, writes := range batch {
@@ -112,6 +103,48 @@ func (s *Redis) commit(batch [][]recordWrite) []error {
 	}
 	s.probe.forget()
 	return errs
+}
+
+// loadScripts gives a server the scripts of a commit: always both, so that it never knows only one.
+func loadScripts(ctx context.Context, p redis.Pipeliner) {
+	p.ScriptLoad(ctx, writeScript)
+	p.ScriptLoad(ctx, markScript)
+}
+
+// scriptless says that the server did not know a script.
+func scriptless(batch [][]recordWrite, number *redis.Cmd) bool {
+	unknown := func(c *redis.Cmd) bool { return redis.HasErrorPrefix(c.Err(), "NOSCRIPT") }
+	for _, writes := range batch {
+		for _, w := range writes {
+			if unknown(w.call) {
+				return true
+			}
+		}
+	}
+	return number != nil && unknown(number)
+}
+
+// send sends a batch, and numbers it. A change of several records is a transaction of its own: a device that changes its mailbox must not
+// be in two, or in none.
+func (s *Redis) send(ctx context.Context, batch [][]recordWrite) (errs []error, number *redis.Cmd) {
+	errs = make([]error, len(batch))
+	p := s.client.Pipeline()
+	for i, writes := range batch {
+		if len(writes) == 1 {
+			s.queue(ctx, p, &writes[0])
+			continue
+		}
+		_, _ = p.Exec(ctx) // what was queued before comes before
+		_, errs[i] = s.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+			for j := range writes {
+				s.queue(ctx, tx, &writes[j])
+			}
+			return nil
+		})
+	}
+	number = s.mark(ctx, p)
+	_, _ = p.Exec(ctx) // each call has its own error
+	return errs, number
 }
 
 // took notes what a write has come to, and says what the server lacked before it.

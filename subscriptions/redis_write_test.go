@@ -155,6 +155,7 @@ func TestAWriteIsOneRoundTripAlsoOfAMailboxThatIsNew(t *testing.T) {
 	store := s.open(t)
 	defer store.Close()
 	b := openBook(t, store)
+	enrol(t, b, "d0", bob, "99") // the first write brings the scripts
 	trips := store.Trips()
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", alice, "bb")
@@ -163,6 +164,46 @@ func TestAWriteIsOneRoundTripAlsoOfAMailboxThatIsNew(t *testing.T) {
 	}
 	if n := trips.Load(); n != 3 {
 		t.Errorf("three writes took %d round trips", n)
+	}
+}
+
+func TestAServerThatHasForgottenTheScriptsIsGivenThemAgain(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	store := s.open(t)
+	t.Cleanup(func() { store.Close() })
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	c, trips := s.client(t), store.Trips()
+	for _, step := range []struct {
+		what  string
+		write func()
+		trips int64
+	}{
+		{"a write", func() { enrol(t, b, "d2", alice, "bb") }, 3},
+		{"a change of two records", func() { enrol(t, b, "d1", bob, "aa") }, 5}, // a transaction, and its number, each twice
+		{"a write after somebody looked whether there is a server", func() {
+			if err := store.Ping(t.Context()); err != nil {
+				t.Error(err)
+			}
+			trips.Store(0)
+			enrol(t, b, "d3", alice, "cc")
+		}, 1},
+	} {
+		c.ScriptFlush(t.Context())
+		trips.Store(0)
+		step.write()
+		if n := trips.Load(); n != step.trips {
+			t.Errorf("%s took %d round trips, want %d", step.what, n, step.trips)
+		}
+		select {
+		case why := <-store.Lossy():
+			t.Errorf("%s: the state counts as lost: %s", step.what, why)
+		default:
+		}
+	}
+	if n := len(contents(t, store).Devices); n != 3 {
+		t.Errorf("there are %d devices, want 3", n)
 	}
 }
 
