@@ -20,7 +20,7 @@ const (
 	worthwhile = 16 << 20
 	// collectAt is how much garbage there may be, in percent of what is in use: less than the runtime's 100, because the mailboxes are in use
 	// for weeks, and a burst of mail lasts seconds.
-	collectAt = 70
+	collectAt = 50
 )
 
 // memory is what the process has, in bytes.
