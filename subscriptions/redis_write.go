@@ -42,14 +42,14 @@ if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5]) retu
 if ARGV[3] ~= '-' then redis.call('SET', KEYS[1], ARGV[3]) end
 if devices > decisions then
   local count = redis.pcall('LLEN', KEYS[5])
-  if type(count) ~= 'number' then redis.call('DEL', KEYS[5]) end
+  if type(count) ~= 'number' then redis.call('DEL', KEYS[5]) count = 0 end
   for i = decisions, devices - 1, 2 do
     local was, is = ARGV[i] ~= '' and place(ARGV[i]), place(ARGV[i+1])
     if ARGV[i] == '' and not is then count = redis.call('RPUSH', KEYS[5], ARGV[i+1]) end
     if was then redis.call('LSET', KEYS[5], was, ARGV[i+1]) end
     if was and is then redis.call('LREM', KEYS[5], 1, ARGV[i+1]) end
   end
-  if type(count) == 'number' and count > ` + keptDecisions + ` then redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1) end
+  if count > ` + keptDecisions + ` then redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1) end
 end
 if fences[1] ~= ARGV[1] then redis.call('SET', KEYS[3], ARGV[1]) end
 return {had, has}`

@@ -3,6 +3,8 @@ package streaming
 // Servers that allow one impersonated mailbox on a stream, as gromox: they refuse the subscriptions of all the others.
 
 import (
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -101,7 +103,7 @@ func (g *Groups) split() {
 		full = append(full, list...)
 	}
 	for _, gr := range full {
-		members := gr.sorted()
+		members := slices.SortedFunc(maps.Keys(gr.members), byName)
 		for _, m := range members[min(1, len(members)):] {
 			m.regroup(nil)
 			m.broken(time.Now())

@@ -3,7 +3,6 @@ package streaming
 import (
 	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,16 +70,6 @@ func (g *group) run(ctx context.Context) {
 func (g *group) changed() {
 	signal(g.roster)
 	signal(g.ready)
-}
-
-// sorted are the members by name: the first leads the group. It is called with mu held.
-func (g *group) sorted() []*Member {
-	list := make([]*Member, 0, len(g.members))
-	for m := range g.members {
-		list = append(list, m)
-	}
-	slices.SortFunc(list, byName)
-	return list
 }
 
 func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
