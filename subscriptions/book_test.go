@@ -26,11 +26,7 @@ func book(t *testing.T) (b *subscriptions.Book, reopen func() *subscriptions.Boo
 			store.Close()
 		}
 		store = open(t, file)
-		b, err := subscriptions.Open(t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
+		return openBook(t, store)
 	}
 	t.Cleanup(func() { store.Close() })
 	return reopen(), reopen
@@ -291,14 +287,11 @@ func TestDevicesArePagedById(t *testing.T) {
 }
 
 func TestAMailboxHasABoundOfDevices(t *testing.T) {
-	b, err := subscriptions.Open(t.Context(), &storetest.Memory{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, &storetest.Memory{})
 	for i := range 1000 {
 		enrol(t, b, fmt.Sprint("d", i), alice, fmt.Sprint(i))
 	}
-	_, err = b.Enrol(t.Context(), subscriptions.Enrolment{ID: "more", Mailbox: alice, Token: "x"}, noon, noon)
+	_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "more", Mailbox: alice, Token: "x"}, noon, noon)
 	if e, ok := errors.AsType[*subscriptions.FieldError](err); !ok || e.Field != "mailbox" {
 		t.Errorf("error %v", err)
 	}
@@ -306,10 +299,7 @@ func TestAMailboxHasABoundOfDevices(t *testing.T) {
 
 func TestWhatIsNotWrittenDoesNotShow(t *testing.T) {
 	s := &storetest.Memory{}
-	b, err := subscriptions.Open(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, s)
 	enrol(t, b, "d1", alice, "aa")
 	s.Fail(errors.New("disk full"))
 	m := b.Mailbox(alice)
@@ -319,7 +309,8 @@ func TestWhatIsNotWrittenDoesNotShow(t *testing.T) {
 	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: bob, Token: "bb"}, noon, noon); err == nil || b.Mailbox(bob) != nil {
 		t.Errorf("error %v, and the mailbox shows", err)
 	}
-	if _, _, err := b.Remove(t.Context(), "d1"); err == nil {
+	_, _, err := b.Remove(t.Context(), "d1")
+	if err == nil {
 		t.Error("a removal that was not written was answered")
 	}
 	if _, ok := b.Device("d1"); !ok {
@@ -332,10 +323,7 @@ func TestWhatIsNotWrittenDoesNotShow(t *testing.T) {
 
 // An MDM portal that enrols all its devices once more, and pages through them meanwhile, changes nothing of their order.
 func TestTheOrderOfTheDevicesIsMadeAnewOnlyWhereOneHasComeOrGone(t *testing.T) {
-	b, err := subscriptions.Open(t.Context(), &storetest.Memory{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, &storetest.Memory{})
 	enrol(t, b, "d2", alice, "bb")
 	enrol(t, b, "d1", bob, "aa")
 	before := b.IDs()

@@ -38,14 +38,11 @@ func TestAPreconditionSeesTheDeviceAsItIsAndRefusesWithoutATrace(t *testing.T) {
 
 func TestADeviceThatAnotherIDTakesOverMeanwhileIsNotMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := subscriptions.Open(t.Context(), &storetest.Memory{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := openBook(t, &storetest.Memory{})
 		enrol(t, b, "d1", alice, "aa")
 		errGone := errors.New("gone")
 		taken := make(chan error, 1)
-		_, err = b.EnrolIf(t.Context(), phoneOf("d1"), func(_ subscriptions.Device, known bool) error {
+		_, err := b.EnrolIf(t.Context(), phoneOf("d1"), func(_ subscriptions.Device, known bool) error {
 			go func() {
 				_, err := b.Enrol(t.Context(), phoneOf("d2"), noon, noon)
 				taken <- err

@@ -173,10 +173,7 @@ func TestARedisThatKeepsWhatItIsGivenIsNotWarnedOf(t *testing.T) {
 func TestADeviceThatMovesIsWrittenAsOneChange(t *testing.T) {
 	s := startRedis(t)
 	r := s.open(t)
-	b, err := subscriptions.Open(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, r)
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", alice, "bb")
 	enrol(t, b, "d1", bob, "aa")
@@ -201,8 +198,8 @@ func TestADeviceThatMovesIsWrittenAsOneChange(t *testing.T) {
 	r.Close()
 	again := s.open(t)
 	defer again.Close()
-	if b, err = subscriptions.Open(t.Context(), again); err != nil || len(b.Mailboxes()) != 2 {
-		t.Errorf("%v: %d mailboxes", err, len(b.Mailboxes()))
+	if n := len(openBook(t, again).Mailboxes()); n != 2 {
+		t.Errorf("%d mailboxes", n)
 	}
 }
 
@@ -242,15 +239,12 @@ func TestAFollowedInstanceWritesNothingOfAChangeOfTwoMailboxes(t *testing.T) {
 			s := startRedis(t)
 			first := s.open(t)
 			t.Cleanup(func() { first.Close() })
-			b, err := subscriptions.Open(t.Context(), first)
-			if err != nil {
-				t.Fatal(err)
-			}
+			b := openBook(t, first)
 			enrol(t, b, "d1", alice, "aa")
 			enrol(t, b, "d2", bob, "bb")
 			second := s.follow(t)
 			t.Cleanup(func() { second.Close() })
-			_, err = b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: to, Token: "aa"}, time.Now(), time.Now())
+			_, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d1", Mailbox: to, Token: "aa"}, time.Now(), time.Now())
 			if !errors.Is(err, subscriptions.ErrFollowed) {
 				t.Errorf("the move has the answer %v", err)
 			}
@@ -267,10 +261,7 @@ func TestAFollowedInstanceBringsNoRecordBack(t *testing.T) {
 	t.Parallel()
 	s, _, b, second := followed(t)
 	defer second.Close()
-	b2, err := subscriptions.Open(t.Context(), second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b2 := openBook(t, second)
 	if _, _, err := b2.Remove(t.Context(), "d1"); err != nil {
 		t.Fatal(err)
 	}

@@ -91,10 +91,7 @@ func TestWhatRedisHasLostIsWrittenAgainAndSaid(t *testing.T) {
 			s := startRedis(t)
 			c := s.client(t)
 			store := s.open(t)
-			b, err := subscriptions.Open(t.Context(), store)
-			if err != nil {
-				t.Fatal(err)
-			}
+			b := openBook(t, store)
 			enrol(t, b, "gone", "gone@contoso.example", "00")
 			enrol(t, b, "d3", bob, "cc")
 			before := snapshot(t, c)
@@ -112,13 +109,8 @@ func TestWhatRedisHasLostIsWrittenAgainAndSaid(t *testing.T) {
 			if err := lose.do(c, before); err != nil {
 				t.Fatal(err)
 			}
-			select {
-			case why := <-store.Lossy():
-				if !strings.Contains(why, lose.says) {
-					t.Errorf("the reason is %q; want one that says %q", why, lose.says)
-				}
-			case <-time.After(10 * time.Second):
-				t.Fatal("nobody knows that something is missing")
+			if why := loss(t, store, 10*time.Second); !strings.Contains(why, lose.says) {
+				t.Errorf("the reason is %q; want one that says %q", why, lose.says)
 			}
 			if err := store.Restore(t.Context(), b.Rewrite); err != nil {
 				t.Fatal(err)
@@ -187,10 +179,7 @@ func TestAWriteHidesNoLoss(t *testing.T) {
 			t.Parallel()
 			s := startRedis(t)
 			store := s.open(t)
-			b, err := subscriptions.Open(t.Context(), store)
-			if err != nil {
-				t.Fatal(err)
-			}
+			b := openBook(t, store)
 			enrol(t, b, "d1", alice, "aa")
 			enrol(t, b, "d2", alice, "bb")
 			client := s.client(t)
@@ -233,27 +222,16 @@ func TestAStateThatIsLostAgainWhileItIsWrittenIsWrittenOnceMore(t *testing.T) {
 	c := s.client(t)
 	store := s.open(t)
 	defer store.Close()
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	enrol(t, b, "d1", alice, "aa")
-	lossy := func() {
-		t.Helper()
-		select {
-		case <-store.Lossy():
-		case <-time.After(10 * time.Second):
-			t.Fatal("nobody knows that something is missing")
-		}
-	}
 	c.FlushAll(t.Context())
-	lossy()
-	err = store.Restore(t.Context(), func(ctx context.Context) error {
+	loss(t, store, 10*time.Second)
+	err := store.Restore(t.Context(), func(ctx context.Context) error {
 		if err := b.Rewrite(ctx); err != nil {
 			return err
 		}
 		c.FlushAll(ctx)
-		lossy()
+		loss(t, store, 10*time.Second)
 		return nil
 	})
 	if err != nil {
@@ -275,10 +253,7 @@ func TestAStartFromAStateThatIsNotWholeIsSaid(t *testing.T) {
 		s := startRedis(t)
 		c := s.client(t)
 		store := s.open(t)
-		b, err := subscriptions.Open(t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := openBook(t, store)
 		enrol(t, b, "d1", alice, "aa")
 		store.Close()
 		if c.Del(t.Context(), "mailbell:generation"); generation != "" {
@@ -337,10 +312,7 @@ func TestAValueInRedisThatCannotBeReadIsSetAsideAndTheOthersGoOn(t *testing.T) {
 	} {
 		c.FlushAll(t.Context())
 		store := s.open(t)
-		b, err := subscriptions.Open(t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := openBook(t, store)
 		enrol(t, b, "d0", alice, "aa")
 		enrol(t, b, "d1", bob, "bb")
 		ids := []string{b.Mailbox(alice).Record().ID, b.Mailbox(bob).Record().ID}
@@ -385,10 +357,7 @@ func TestAStateInRedisWithoutItsSecretOrOfAnotherVersionIsRefused(t *testing.T) 
 	} {
 		c.FlushAll(t.Context())
 		store := s.open(t)
-		b, err := subscriptions.Open(t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := openBook(t, store)
 		enrol(t, b, "d1", alice, "aa")
 		store.Close()
 		if err := damage.do(); err != nil {
@@ -406,10 +375,7 @@ func TestAStateInRedisOfVersion1IsMigrated(t *testing.T) {
 	s := startRedis(t)
 	c := s.client(t)
 	store := s.open(t)
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", bob, "bb")
 	want := contents(t, store)

@@ -34,10 +34,7 @@ func TestAFollowedInstanceEnrolsNobody(t *testing.T) {
 	s := startRedis(t)
 	first := s.open(t)
 	defer first.Close()
-	b, err := subscriptions.Open(t.Context(), first)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, first)
 	second := s.follow(t)
 	defer second.Close()
 	if _, err := subscriptions.Open(t.Context(), second); err != nil {
@@ -60,10 +57,7 @@ func TestAnEnrolmentWhoseAnswerWasLostIsThereOnce(t *testing.T) {
 	if err := store.Hold(t.Context(), func(string, error) {}); err != nil {
 		t.Fatal(err)
 	}
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	cut.Store(true)
 	e := subscriptions.Enrolment{ID: "d1", Mailbox: alice, Token: "aa"}
 	if _, err := b.Enrol(t.Context(), e, time.Now(), time.Now()); err == nil {
@@ -77,9 +71,7 @@ func TestAnEnrolmentWhoseAnswerWasLostIsThereOnce(t *testing.T) {
 	store.Close()
 	again := s.open(t)
 	defer again.Close()
-	if b, err = subscriptions.Open(t.Context(), again); err != nil {
-		t.Fatal(err)
-	}
+	b = openBook(t, again)
 	if n := len(b.Mailboxes()); n != 1 {
 		t.Errorf("%d mailboxes alert the one device", n)
 	}

@@ -82,6 +82,18 @@ func until(t *testing.T, most time.Duration, what string, ok func() bool) {
 	}
 }
 
+// loss waits until a loss is seen, and returns what is missing.
+func loss(t *testing.T, store *subscriptions.Redis, most time.Duration) string {
+	t.Helper()
+	select {
+	case why := <-store.Lossy():
+		return why
+	case <-time.After(most):
+		t.Fatal("nobody knows that something is missing")
+		return ""
+	}
+}
+
 func (s *server) open(t *testing.T) *subscriptions.Redis {
 	t.Helper()
 	r, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
@@ -104,10 +116,7 @@ func TestRedisConforms(t *testing.T) {
 func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
 	s := startRedis(t, "--appendfsync", "always") // by itself Redis may still have a second of it in memory
 	store := s.open(t)
-	b, err := subscriptions.Open(t.Context(), store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, store)
 	enrol(t, b, "d1", alice, "aa")
 	s.kill()
 	if err := b.Ping(t.Context()); err == nil {
@@ -123,8 +132,8 @@ func TestWhatRedisHoldsSurvivesItsKill(t *testing.T) {
 	store.Close()
 	store = s.open(t)
 	defer store.Close()
-	if b, err = subscriptions.Open(t.Context(), store); err != nil || b.Mailbox(alice) == nil || b.Mailbox(alice).Record().Listed != 8 {
-		t.Errorf("%v: what was written is not there", err)
+	if m := openBook(t, store).Mailbox(alice); m == nil || m.Record().Listed != 8 {
+		t.Error("what was written is not there")
 	}
 }
 
@@ -146,10 +155,7 @@ func TestASecondInstanceStandsByAndTakesOverWithinFifteenSeconds(t *testing.T) {
 		b, _ := said.Load().(string)
 		return strings.Contains(b, fmt.Sprint("process ", os.Getpid()))
 	})
-	b, err := subscriptions.Open(t.Context(), first)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBook(t, first)
 	enrol(t, b, "d1", alice, "aa")
 	first.Crash()
 	gone := time.Now()
@@ -162,8 +168,8 @@ func TestASecondInstanceStandsByAndTakesOverWithinFifteenSeconds(t *testing.T) {
 		t.Fatal("it did not take over within 15 s")
 	}
 	t.Logf("taken over after %v", time.Since(gone))
-	if b, err = subscriptions.Open(t.Context(), second); err != nil || b.Mailbox(alice) == nil {
-		t.Errorf("%v: the second does not know what the first had", err)
+	if openBook(t, second).Mailbox(alice) == nil {
+		t.Error("the second does not know what the first had")
 	}
 }
 
@@ -173,15 +179,10 @@ func followed(t *testing.T) (s *server, first *subscriptions.Redis, b *subscript
 	s = startRedis(t)
 	first = s.open(t)
 	t.Cleanup(func() { first.Close() })
-	b, err := subscriptions.Open(t.Context(), first)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b = openBook(t, first)
 	enrol(t, b, "d1", alice, "aa")
 	second = s.follow(t)
-	if _, err := subscriptions.Open(t.Context(), second); err != nil {
-		t.Fatal(err)
-	}
+	openBook(t, second)
 	return s, first, b, second
 }
 

@@ -257,14 +257,7 @@ func TestDecisionsMakeNoRecordWhereTheServerLostIt(t *testing.T) {
 	if left := c.Keys(t.Context(), "mailbell:{"+m.Record().ID+"}:*").Val(); len(left) > 0 {
 		t.Errorf("decisions alone made %q", left)
 	}
-	until(t, 30*time.Second, "the loss is seen", func() bool {
-		select {
-		case <-store.Lossy():
-			return true
-		default:
-			return false
-		}
-	})
+	loss(t, store, 30*time.Second)
 	if err := store.Restore(t.Context(), b.Rewrite); err != nil {
 		t.Fatal(err)
 	}
@@ -302,11 +295,7 @@ func TestALossIsSeenAlsoAfterDecisionsThatCouldNotBeWritten(t *testing.T) {
 	if err := c.Del(t.Context(), "mailbell:{"+m.Record().ID+"}:devices").Err(); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-store.Lossy():
-	case <-time.After(30 * time.Second):
-		t.Error("the device of the mailbox is gone, and nobody sees it")
-	}
+	loss(t, store, 30*time.Second) // the device of the mailbox is gone
 }
 
 // The lease and the writer have connections of their own, however many phones report at once.
