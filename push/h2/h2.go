@@ -105,7 +105,7 @@ type Conn struct {
 	maxStreams uint32    // as the server said
 	maxPayload int64     // likewise: the window of each stream
 	window     int64     // what the server takes yet, over all streams
-	tableSize  uint32    // of the header compression, as the server wants it
+	tableSize  uint32    // of the header compression: the least that the server has wanted, for what was cut off is gone
 	heard      time.Time // the last frame
 	pinged     time.Time // since when a ping is not answered; zero: none is
 	timer      *time.Timer

@@ -566,6 +566,28 @@ func TestTheServerSetsTheSizeOfTheTable(t *testing.T) {
 	}
 }
 
+// A server that makes its table smaller and then larger again has thrown away what was in it, whatever the size is in the end: RFC 7541,
+// section 4.2, has the least one told.
+func TestTheLeastSizeOfTheTableCounts(t *testing.T) {
+	against(t, func(s *server) {
+		a, b := ask("{}"), ask("{}")
+		s.send(a)
+		s.takes(1)
+		s.headers(1, true, ":status", "200")
+		s.ends(a, "200 ")
+		s.check(s.framer.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0}, http2.Setting{ID: http2.SettingHeaderTableSize, Val: 100}))
+		s.check(s.framer.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 4096}))
+		s.framer.ReadMetaHeaders.SetMaxDynamicTableSize(0)
+		s.framer.ReadMetaHeaders.SetMaxDynamicTableSize(4096)
+		s.expect("SETTINGS ack")
+		s.expect("SETTINGS ack")
+		s.send(b)
+		s.takes(3)
+		s.headers(3, true, ":status", "200")
+		s.ends(b, "200 ")
+	})
+}
+
 func TestAQueueThatIsNeverEmptyDoesNotGrow(t *testing.T) {
 	var q queue
 	list := make([]*asked, 10_000)

@@ -253,7 +253,7 @@ func (c *Conn) settings(f *http2.SettingsFrame) error {
 			}
 			c.maxPayload = int64(s.Val)
 		case http2.SettingHeaderTableSize:
-			c.tableSize = s.Val
+			c.tableSize = min(c.tableSize, s.Val)
 		}
 		return nil
 	})
