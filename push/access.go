@@ -163,8 +163,9 @@ func probeOf(topic string) *request {
 
 // prove tries a new credential until it has worked, and then has notifications go out by it.
 func (a *access) prove() {
+	taken := false
 	defer func() {
-		if !a.serves() {
+		if !taken { // else whoever takes over from it leaves it
 			a.leave()
 		}
 	}()
@@ -175,7 +176,7 @@ func (a *access) prove() {
 			return
 		}
 		if err == nil {
-			a.gateway.take(a)
+			taken = a.gateway.take(a)
 			return
 		}
 		wait := proving.Wait(failures, 0)

@@ -207,6 +207,39 @@ func TestWhatWaitsForTheOldKeyGoesOutWithTheNewOneAtOnce(t *testing.T) {
 	})
 }
 
+// during is told that a topic is ready, and does something meanwhile.
+type during func()
+
+func (d during) TopicReady(string, string) { d() }
+
+func TestAKeyThatIsReplacedAsSoonAsItHasWorkedIsLeftOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b *bench
+		replace := sync.OnceFunc(func() {
+			if err := b.Update(renewed(b, func(c *Topic) { c.Key.ID = "THIRDKEY90" })); err != nil {
+				t.Error(err)
+			}
+			<-time.After(10 * time.Second)
+		})
+		b = overMemory(t, func(a arrived) act {
+			if keyOf(t, a) == oldKey {
+				return refusing(403, "InvalidProviderToken")
+			}
+			return refuseProbe(a)
+		}, func(o *Options) { o.Ready = during(replace) })
+		b.Push(t.Context(), alert(1, 1)) // shuts the topic, so that its return is told
+		if err := b.Update(renewed(b, nil)); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(20 * time.Second)
+		b.Push(t.Context(), alert(1, 2))
+		alerts, _, _, _ := b.apns.seen()
+		if by := keyOf(t, alerts[len(alerts)-1]); by != "THIRDKEY90" {
+			t.Errorf("the alert was signed with %s", by)
+		}
+	})
+}
+
 func TestANewCertificateTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, fresh := clientCertificate(t, 1, time.Now().AddDate(0, 1, 0)), clientCertificate(t, 2, time.Now().AddDate(1, 0, 0))

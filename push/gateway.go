@@ -165,12 +165,12 @@ func (g *gateway) offer(a *access) {
 	}
 }
 
-// take has notifications go out by a credential that has worked, unless another was offered meanwhile.
-func (g *gateway) take(a *access) {
+// take has notifications go out by a credential that has worked, unless another was offered meanwhile, and reports whether they do.
+func (g *gateway) take(a *access) (taken bool) {
 	g.mu.Lock()
 	if g.offered != a {
 		g.mu.Unlock()
-		return
+		return false
 	}
 	old := g.access.Swap(a)
 	g.offered, g.unreachable = nil, false
@@ -178,6 +178,7 @@ func (g *gateway) take(a *access) {
 	old.leave()
 	g.log.Info("alerts go out with a new credential", a.credential.name())
 	g.worked()
+	return true
 }
 
 func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.Field) {
