@@ -34,7 +34,8 @@ type credential struct {
 	certificate *tls.Certificate // nil: it is a key
 	p8          []byte
 	token       token.Token // its own lock guards it and what is below
-	until       time.Time   // no new token before this
+	until       time.Time   // no new token before this, by the clock that nobody sets, which stands still while a machine is suspended,
+	untilWall   time.Time   // or this, by the time of day
 }
 
 // newCredential checks the credential of a topic, that it can sign too, so that one that cannot is found at the start.
@@ -93,8 +94,18 @@ func (c *credential) sign(now time.Time) error {
 	if _, err := c.token.Generate(); err != nil {
 		return err
 	}
-	c.until = now.Add(tokenFloor)
+	c.rest(now)
 	return nil
+}
+
+// rest has no new token made for a while; maySign says whether that has passed. The caller holds the lock, as for sign.
+func (c *credential) rest(now time.Time) {
+	c.until = now.Add(tokenFloor)
+	c.untilWall = c.until.Round(0)
+}
+
+func (c *credential) maySign(now time.Time) bool {
+	return !now.Before(c.until) || !now.Before(c.untilWall)
 }
 
 // bearer returns the token, renewed where it has grown old. A key that signed once signs again; should it not, the old token
@@ -107,7 +118,7 @@ func (c *credential) bearer() string {
 	defer c.token.Unlock()
 	now := time.Now()
 	// A token from the future is as useless as an old one: the clock of this machine was set back.
-	if age := now.Sub(time.Unix(c.token.IssuedAt, 0)); (age >= tokenLife || age < -time.Minute) && !now.Before(c.until) {
+	if age := now.Sub(time.Unix(c.token.IssuedAt, 0)); (age >= tokenLife || age < -time.Minute) && c.maySign(now) {
 		_ = c.sign(now)
 	}
 	return c.token.Bearer
@@ -124,12 +135,12 @@ func (c *credential) renew(sent string) bool {
 		return true
 	}
 	now := time.Now()
-	return !now.Before(c.until) && c.sign(now) == nil
+	return c.maySign(now) && c.sign(now) == nil
 }
 
 // keep stops renewals for a while: APNs has had too many.
 func (c *credential) keep() {
 	c.token.Lock()
 	defer c.token.Unlock()
-	c.until = time.Now().Add(tokenFloor)
+	c.rest(time.Now())
 }

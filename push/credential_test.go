@@ -99,6 +99,35 @@ func TestTokenFromTheFutureIsRenewed(t *testing.T) {
 	})
 }
 
+// The clock by which twenty minutes are counted stands still while a virtual machine is suspended. For the rest of them APNs refused every alert
+// as signed too long ago.
+func TestTokenThatGrewOldWhileTheMachineWasSuspendedIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, renew := range map[string]func(c *credential, sent string){
+			"as an old one":     func(c *credential, _ string) { c.bearer() },
+			"as one refused":    func(c *credential, sent string) { c.renew(sent) },
+			"after a slow-down": func(c *credential, _ string) { c.bearer() },
+		} {
+			c, err := newKey(Key{P8: p8(), ID: oldKey, Team: "FGHIJ67890"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := c.bearer()
+			if name == "after a slow-down" {
+				c.keep()
+			}
+			<-time.After(time.Minute)
+			const suspended = 2 * time.Hour
+			c.token.IssuedAt -= int64(suspended / time.Second)
+			c.untilWall = c.untilWall.Add(-suspended)
+			renew(c, old)
+			if c.bearer() == old {
+				t.Errorf("%s: not renewed", name)
+			}
+		}
+	})
+}
+
 func TestTooManyTokensKeepsTheOldOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, nil)
