@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/push/h2"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -122,14 +123,10 @@ func (r *response) read(a h2.Ending) {
 	r.foreign = !isApples || r.reason == "" && r.status != http.StatusOK
 }
 
-// retryAfter reads the seconds of the header.
+// retryAfter reads the header field; empty: there is none, as with nearly every answer.
 func retryAfter(s string) time.Duration {
 	if s == "" {
 		return 0
 	}
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil {
-		return 0
-	}
-	return min(time.Duration(n)*time.Second, maxRetryAfter)
+	return backoff.RetryAfter(http.Header{"Retry-After": {s}}, maxRetryAfter)
 }

@@ -29,7 +29,7 @@ func atOnce(functions ...func()) {
 func TestWhatCallsShareIsGuarded(t *testing.T) {
 	for name, use := range map[string]func(*testing.T, *bench){
 		"a phone that waits": func(_ *testing.T, b *bench) {
-			atOnce(func() { b.throttle.until(phone(1)) }, func() { b.throttle.slowDown(phone(1)) }, func() { b.throttle.passed(phone(1)) })
+			atOnce(func() { b.throttle.until(phone(1)) }, func() { b.throttle.slowDown(phone(1), 0) }, func() { b.throttle.passed(phone(1)) })
 		},
 		"a phone in quarantine": func(_ *testing.T, b *bench) {
 			atOnce(func() { b.quarantine.holds(new(alert(1, 1))) }, func() { b.quarantine.begin(new(alert(1, 1))) }, func() { b.quarantine.passed(phone(1)) })

@@ -214,7 +214,7 @@ func (d *delivery) giveUp(caller context.Context, last response) subscriptions.A
 	if shut != "" {
 		return d.notBefore(shut, time.Time{})
 	}
-	return d.notBefore(outcome.Unanswered, time.Now().Add(heldNext))
+	return d.notBefore(outcome.Unanswered, time.Now().Add(max(heldNext, last.retryAfter)))
 }
 
 // answer is one with all that is known of the way to it.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -226,6 +227,40 @@ func TestNothingIsTriedAgainEarlierThanAPNsAsksFor(t *testing.T) {
 			t.Errorf("it was tried again after %v", took)
 		}
 	})
+}
+
+func TestAPhoneThatIsToWaitIsNotTriedEarlierThanAPNsAsksFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		act    act
+		reason outcome.Reason
+	}{
+		"too many, seconds": {act{status: 429, body: `{"reason":"TooManyRequests"}`, retryAfter: "120"}, outcome.Throttled},
+		"too many, a date":  {act{status: 429, body: `{"reason":"TooManyRequests"}`, retryAfter: "Sat, 01 Jan 2000 00:02:01 GMT"}, outcome.Throttled},
+		"a fault":           {act{status: 503, body: `{"reason":"ServiceUnavailable"}`, retryAfter: "120"}, outcome.Unanswered},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(a arrived) act {
+					if a.token() == tokenOf(1) {
+						return c.act
+					}
+					return act{}
+				})
+				var others sync.WaitGroup
+				defer others.Wait()
+				others.Go(func() { // APNs is not away
+					for range 29 {
+						b.Push(t.Context(), alert(2, 2))
+						<-time.After(time.Second)
+					}
+				})
+				a := b.Push(t.Context(), alert(1, 1))
+				if wait := time.Until(a.Next); a.Reason != c.reason || wait < 2*time.Minute || wait > 3*time.Minute {
+					t.Errorf("it is tried again in %v: %+v", wait, a)
+				}
+			})
+		})
+	}
 }
 
 // Who comes back with an alert whose answer is still under way would send it twice.

@@ -36,7 +36,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 	case elsewhere:
 		return d.elsewhere(r)
 	case slowDown:
-		return d.notBefore(outcome.Throttled, d.sender.throttle.slowDown(d.notification.Phone)), true
+		return d.notBefore(outcome.Throttled, d.sender.throttle.slowDown(d.notification.Phone, r.retryAfter)), true
 	case hold:
 		if d.gateway.close(r) {
 			return d.notBefore(outcome.Credentials, time.Time{}), true

@@ -10,7 +10,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// throttling is how long a phone waits. APNs does not say how long it should be.
+// throttling is how long a phone waits. APNs does not document how long it should be.
 var throttling = backoff.Policy{First: 2 * time.Second, Max: 10 * time.Minute}
 
 // maxThrottled bounds the phones that are remembered. APNs is asked again about one that is forgotten, and it comes back here.
@@ -36,8 +36,9 @@ func (t *throttle) until(p subscriptions.Phone) time.Time {
 	return t.phones[p].until
 }
 
-// slowDown doubles the pause of a phone and returns when it ends. Of notifications that were under way together one counts.
-func (t *throttle) slowDown(p subscriptions.Phone) time.Time {
+// slowDown doubles the pause of a phone, which is not shorter than asked, and returns when it ends. Of notifications that were under way
+// together one counts.
+func (t *throttle) slowDown(p subscriptions.Phone, asked time.Duration) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.phones[p]
@@ -49,7 +50,7 @@ func (t *throttle) slowDown(p subscriptions.Phone) time.Time {
 		return e.until
 	}
 	e.times++
-	e.until = now.Add(throttling.Wait(e.times, 0))
+	e.until = now.Add(throttling.Wait(e.times, asked))
 	t.phones[p] = e
 	return e.until
 }

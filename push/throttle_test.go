@@ -13,13 +13,13 @@ func phone(n int) subscriptions.Phone { return alert(n, 0).Phone }
 func TestThrottledPhonesAreBounded(t *testing.T) {
 	s := newThrottle()
 	for i := range maxThrottled + 100 {
-		s.slowDown(phone(i))
+		s.slowDown(phone(i), 0)
 		if len(s.phones) > maxThrottled {
 			t.Fatalf("%d are remembered", len(s.phones))
 		}
 	}
 	for p := range s.phones {
-		s.slowDown(p)
+		s.slowDown(p, 0)
 		if len(s.phones) != maxThrottled {
 			t.Fatalf("one that is remembered makes another be forgotten: %d are", len(s.phones))
 		}
@@ -30,14 +30,14 @@ func TestAPhoneWaitsLongerEachTimeUpToItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newThrottle()
 		for _, want := range []time.Duration{2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600} {
-			least, got := want*time.Second, time.Until(s.slowDown(phone(1)))
+			least, got := want*time.Second, time.Until(s.slowDown(phone(1), 0))
 			if got < least || got > least+min(least/4, time.Minute) {
 				t.Errorf("it waits for %v, want %v or a little more", got, least)
 			}
 			<-time.After(got)
 		}
 		s.passed(phone(1))
-		if got := time.Until(s.slowDown(phone(1))); got > 3*time.Second {
+		if got := time.Until(s.slowDown(phone(1), 0)); got > 3*time.Second {
 			t.Errorf("after an alert that was accepted it waits for %v", got)
 		}
 	})
