@@ -53,6 +53,10 @@ var microsoft = [...]string{
 	"outlook.sovcloud.fr", "outlook.sovcloud.de",
 }
 
+// tenants are the domains below which Microsoft's clouds have those of their tenants, as contoso.mail.onmicrosoft.com, to which Exchange on
+// premises redirects a mailbox that was moved: worldwide, US Government, and 21Vianet in China. Nobody else has a host there.
+var tenants = [...]string{"onmicrosoft.com", "onmicrosoft.us", "onmschina.cn"}
+
 // Refuse says why no credential may be sent to a URL; nil: it may, to a host below a mail domain if that looks like Exchange.
 func (h Hosts) Refuse(u *url.URL) *fault.Error {
 	_, refused := h.permit(u)
@@ -88,7 +92,7 @@ func (h Hosts) permit(u *url.URL) (named bool, refused *fault.Error) {
 			"credentials are sent there only if autodiscover_url or trusted_hosts names it", shown)
 	case slices.ContainsFunc(h.Domains, func(domain string) bool { return hostname.Below(host, domain) }):
 		return false, nil
-	case slices.Contains(microsoft[:], host):
+	case slices.Contains(microsoft[:], host), slices.ContainsFunc(tenants[:], func(domain string) bool { return hostname.Below(host, domain) }):
 		e := refusedHost(located+"in Microsoft's cloud, to which this entry's credentials are not sent: "+
 			"add an exchange entry of type online", shown)
 		e.Elsewhere = true

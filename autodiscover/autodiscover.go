@@ -145,6 +145,10 @@ func (c *Client) find(ctx context.Context, address string) (mail.Location, error
 		if domain := mail.Domain(address); domain != s.enrolled && c.o.Elsewhere != nil && c.o.Elsewhere(domain) {
 			return mail.Location{}, elsewhere(fmt.Sprintf("the mailbox is redirected to the domain %q, which belongs to another exchange entry", printable(domain)))
 		}
+		// A mailbox that was moved into Microsoft's cloud is redirected to a domain of its tenant: nobody there has to be asked for that.
+		if err := s.allowed(autodiscoverURL("https", "autodiscover."+mail.Domain(address))); err != nil && err.Elsewhere {
+			return mail.Location{}, err
+		}
 	}
 	return mail.Location{}, loop("the mail address is redirected in a circle")
 }
