@@ -38,8 +38,8 @@ type Shown struct {
 // Options of New; all are required.
 type Options struct {
 	Device func(id string) (subscriptions.Device, bool)
-	// Note keeps with a decision when its alert was shown. known: there is such a decision; first: nobody said so before.
-	// An error says that the state is away.
+	// Note keeps with a decision when its alert was shown. known: there is such a decision; first: nobody said so before. One that is
+	// not known yet takes a receipt along that is not older than mail.Tolerance. An error says that the state is away.
 	Note    func(ctx context.Context, d subscriptions.Device, s Shown) (decision subscriptions.Decision, first, known bool, err error)
 	Metrics prometheus.Registerer
 }
@@ -68,7 +68,8 @@ const (
 	resultShown    = "shown"
 	resultRepeated = "repeated"
 	resultTest     = "test"    // it is about no message
-	resultUnknown  = "unknown" // no decision is kept that it is about
+	resultEarly    = "early"   // no decision is kept that it is about, but APNs' answer may be under way
+	resultUnknown  = "unknown" // likewise, and the alert is older
 	resultTooOld   = "too_old"
 	resultFuture   = "future"
 )
@@ -85,7 +86,7 @@ func New(o Options) *Receipts {
 			Buckets:                     []float64{.5, 1, 2, 3, 5, 10, 30, 60, 300, 1800, 3600},
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour}),
 	}
-	for _, result := range []string{resultShown, resultRepeated, resultTest, resultUnknown, resultTooOld, resultFuture} {
+	for _, result := range []string{resultShown, resultRepeated, resultTest, resultEarly, resultUnknown, resultTooOld, resultFuture} {
 		r.results.WithLabelValues(result)
 	}
 	return r
@@ -176,6 +177,8 @@ func (r *Receipts) note(ctx context.Context, d subscriptions.Device, s Shown, no
 	switch {
 	case err != nil:
 		return "", err
+	case !known && now.Sub(s.At) <= mail.Tolerance:
+		return resultEarly, nil
 	case !known:
 		return resultUnknown, nil
 	case !first:

@@ -93,7 +93,7 @@ func (d *desk) take(t testing.TB, of subscriptions.Device, list []Shown) {
 func (d *desk) counts(t testing.TB) string {
 	t.Helper()
 	var list []string
-	for _, result := range []string{resultShown, resultRepeated, resultTest, resultUnknown, resultTooOld, resultFuture} {
+	for _, result := range []string{resultShown, resultRepeated, resultTest, resultEarly, resultUnknown, resultTooOld, resultFuture} {
 		if n := testutil.ToFloat64(d.results.WithLabelValues(result)); n > 0 {
 			list = append(list, fmt.Sprint(result, " ", n))
 		}
@@ -180,9 +180,9 @@ func TestAReceiptCountsOnceAndMeasuresTheWayToTheScreen(t *testing.T) {
 		now := time.Now()
 		d.decisions[mail.Key{1}] = subscriptions.Decision{Came: now.Add(-4 * time.Second), At: now.Add(-3 * time.Second)}
 		d.take(t, ann, []Shown{{mail.Key{1}, now.Add(-time.Second)}})
-		d.take(t, ann, []Shown{{mail.Key{1}, now}, {mail.Key{2}, now}, {mail.Key{}, now.Add(2 * time.Minute)}})
+		d.take(t, ann, []Shown{{mail.Key{1}, now}, {mail.Key{2}, now}, {mail.Key{2}, now.Add(-mail.Tolerance - time.Second)}, {mail.Key{}, now.Add(2 * time.Minute)}})
 		d.take(t, ann, []Shown{{mail.Key{1}, now.Add(-maxAge - time.Second)}, {mail.Key{1}, now.Add(mail.Tolerance + time.Second)}})
-		if got, want := d.counts(t), "shown 1, repeated 1, test 1, unknown 1, too_old 1, future 1"; got != want {
+		if got, want := d.counts(t), "shown 1, repeated 1, test 1, early 1, unknown 1, too_old 1, future 1"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 		if at := d.decisions[mail.Key{1}].Shown; !at.Equal(now.Add(-time.Second)) {

@@ -62,12 +62,64 @@ type undelivered struct {
 	mu    sync.Mutex
 	list  [][]byte // never changed, but replaced or added to: a write holds the beginning of it
 	taken int      // so many of the first are in the write under way
+	early []early  // the oldest first, at most MaxDecisions
+}
+
+// early is a receipt that may have come before the decision that it is about: the phone may show an alert before APNs' answer is here.
+type early struct {
+	key    mail.Key
+	device string
+	at     time.Time
+}
+
+// expect has the next decision about an accepted alert take a receipt along, unless the phone showed the alert too long ago for its answer
+// to be under way. It reports whether it does.
+func (u *undelivered) expect(e early) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	isOver := func(e early) bool { return time.Since(e.at) > mail.Tolerance }
+	u.early = slices.DeleteFunc(u.early, isOver)
+	switch {
+	case isOver(e):
+		return false
+	case u.at(e.key, e.device) < 0: // else the phone showed it before
+		u.early = append(u.early[max(0, len(u.early)+1-MaxDecisions):], e)
+	}
+	return true
+}
+
+// at is where a receipt is that is expected; below 0: nowhere. The mutex is held.
+func (u *undelivered) at(key mail.Key, device string) int {
+	return slices.IndexFunc(u.early, func(e early) bool { return e.key == key && e.device == device })
+}
+
+// found takes back a receipt that was expected, and returns when the phone showed the alert; zero: it is not there, a decision has taken it.
+func (u *undelivered) found(key mail.Key, device string) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.foundLocked(key, device)
+}
+
+func (u *undelivered) foundLocked(key mail.Key, device string) time.Time {
+	i := u.at(key, device)
+	if i < 0 {
+		return time.Time{}
+	}
+	at := u.early[i].at
+	u.early = slices.Delete(u.early, i, i+1)
+	if len(u.early) == 0 {
+		u.early = nil
+	}
+	return at
 }
 
 // add keeps a decision until a write takes it along. While none can be written, the oldest go.
 func (u *undelivered) add(d Decision) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if d.Outcome == outcome.Accepted {
+		d.Shown = u.foundLocked(d.Key, d.Device)
+	}
 	u.list = append(u.list, d.pack())
 	if len(u.list) > MaxDecisions {
 		u.list = slices.Clone(u.list[1:])
@@ -182,15 +234,17 @@ func (m *Mailbox) decisions(ctx context.Context) ([][]byte, error) {
 }
 
 // Shown keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said
-// so before.
+// so before. Where there is none, its answer may be under way: for some minutes it is kept with that one, in memory.
 func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at time.Time) (d Decision, first, known bool, err error) {
 	record := m.Record().ID
 	if err := m.book.ofReceipt.take(ctx, record); err != nil {
 		return d, false, false, err
 	}
 	defer m.book.ofReceipt.giveBack(record)
+	isExpected := m.undelivered.expect(early{key, device, at}) // before it is looked for: the decision may be made meanwhile
 	all, err := m.decisions(ctx)
 	if err != nil {
+		m.undelivered.found(key, device) // it is sent again
 		return d, false, false, err
 	}
 	var was []byte
@@ -201,8 +255,12 @@ func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at tim
 			break
 		}
 	}
-	if was == nil || !d.Shown.IsZero() {
-		return d, false, was != nil, nil
+	if was == nil {
+		return d, false, false, nil
+	}
+	wasTaken := m.undelivered.found(key, device).IsZero() && isExpected
+	if !d.Shown.IsZero() {
+		return d, wasTaken, true, nil
 	}
 	if err := m.writing.take(ctx); err != nil { // not before: an outcome must not wait for what is read
 		return d, false, false, err

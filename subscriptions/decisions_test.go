@@ -228,6 +228,109 @@ func TestAReceiptIsKeptWithTheNewestAcceptedAlertOfTheDevice(t *testing.T) {
 	}
 }
 
+// A phone on a fast network shows an alert before APNs' answer has come to mailbell, and where the answer is lost, minutes before.
+func TestAReceiptThatComesBeforeTheAnswerOfAPNsIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &notebook{}
+		m := store.mailbox(t)
+		key, shown := mail.Key{1}, time.Now()
+		for again := range 2 {
+			<-time.After(time.Second)
+			if d, _, known, err := m.Shown(t.Context(), key, "ann", shown.Add(time.Duration(again)*time.Second)); known || err != nil {
+				t.Fatalf("%+v, known %t, %v", d, known, err)
+			}
+		}
+		for _, d := range []Decision{
+			{Key: key, Device: "bob", Outcome: outcome.Accepted},
+			{Key: mail.Key{2}, Device: "ann", Outcome: outcome.Accepted},
+			{Key: key, Device: "ann", Outcome: outcome.Behind},
+			{Key: key, Device: "ann", Outcome: outcome.Accepted},
+			{Key: key, Device: "ann", Outcome: outcome.Accepted}, // a repeat is another alert
+		} {
+			m.Decide(d)
+		}
+		if err := m.Deliver(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		list, err := store.mailbox(t).Decisions(t.Context())
+		if err != nil || len(list) != 5 {
+			t.Fatalf("%d decisions: %v", len(list), err)
+		}
+		for i, d := range list {
+			if is := d.Shown.Equal(shown); is != (i == 1) {
+				t.Errorf("decision %d is shown: %v", i, d.Shown)
+			}
+		}
+		if len(m.undelivered.early) != 0 {
+			t.Errorf("%d receipts are left", len(m.undelivered.early))
+		}
+	})
+}
+
+func TestAReceiptWhoseDecisionIsMadeWhileItIsLookedForIsTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{&notebook{}, make(chan struct{}, 9), make(chan struct{})}
+		b, err := Open(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := b.box("r")
+		shown := time.Now()
+		go func() {
+			<-store.reads
+			m.Decide(Decision{Key: mail.Key{1}, Device: "ann", Outcome: outcome.Accepted})
+			if err := m.Deliver(t.Context()); err != nil {
+				t.Error(err)
+			}
+			close(store.open)
+		}()
+		for _, want := range []bool{true, false} {
+			d, first, known, err := m.Shown(t.Context(), mail.Key{1}, "ann", shown)
+			if !known || first != want || !d.Shown.Equal(shown) || err != nil {
+				t.Errorf("%+v, first %t, known %t, %v", d, first, known, err)
+			}
+		}
+		if d, first, known, err := m.Shown(t.Context(), mail.Key{1}, "ann", shown.Add(-time.Hour)); !known || first || err != nil {
+			t.Errorf("an old one: %+v, first %t, known %t, %v", d, first, known, err)
+		}
+	})
+}
+
+func TestReceiptsThatAreAboutNoDecisionAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &notebook{}
+		m := store.mailbox(t)
+		unknown := func(at time.Time, n int) {
+			for i := range n {
+				if _, _, known, err := m.Shown(t.Context(), mail.Key{byte(i)}, "ann", at); known || err != nil {
+					t.Fatal(known, err)
+				}
+			}
+		}
+		unknown(time.Now().Add(-mail.Tolerance-1), 1)
+		if len(m.undelivered.early) != 0 {
+			t.Error("the answer about an alert of long ago is expected")
+		}
+		unknown(time.Now(), 2*MaxDecisions)
+		if n := len(m.undelivered.early); n != MaxDecisions {
+			t.Errorf("%d receipts are kept", n)
+		}
+		m.Decide(Decision{Key: mail.Key{2*MaxDecisions - 1}, Device: "ann", Outcome: outcome.Accepted})
+		if list, err := m.Decisions(t.Context()); err != nil || list[0].Shown.IsZero() {
+			t.Errorf("the newest was not kept: %v", err)
+		}
+		<-time.After(mail.Tolerance + 1)
+		unknown(time.Now(), 1)
+		if n := len(m.undelivered.early); n != 1 {
+			t.Errorf("%d receipts are kept after their time", n)
+		}
+		store.err = errors.New("connection refused")
+		if _, _, _, err := m.Shown(t.Context(), mail.Key{1}, "ann", time.Now()); err == nil || len(m.undelivered.early) != 1 {
+			t.Errorf("%d receipts are kept, one of which is to be sent again: %v", len(m.undelivered.early), err)
+		}
+	})
+}
+
 func TestAReceiptForAWriteThatFailedAndWasMadeIsKept(t *testing.T) {
 	store := &notebook{err: errors.New("timeout"), unsure: true}
 	m := store.mailbox(t)
