@@ -21,6 +21,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/hostname"
+	"github.com/mailbell/mailbell/internal/webpage"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -208,7 +209,8 @@ func (n *ntlm) signIn(c *ntlmConn, call *ntlmCall) (*http.Response, error) {
 }
 
 // handshake exchanges the first two messages, and returns the header of the third, which is the call itself. The first has no body, for it
-// would be sent in vain. An answer that has nothing to do with signing in, such as a load balancer's 503, is returned.
+// would be sent in vain. An answer that has nothing to do with signing in, such as a load balancer's 503 or its page with status 200, is
+// returned.
 func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, other *http.Response, err error) {
 	req := call.Request
 	negotiate, err := ntlmssp.NewNegotiateMessage("", "")
@@ -226,7 +228,7 @@ func (n *ntlm) handshake(c *ntlmConn, call *ntlmCall) (authorization string, oth
 		switch {
 		case err != nil:
 			return "", nil, err
-		case resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode != http.StatusUnauthorized:
+		case resp.StatusCode != http.StatusUnauthorized && (resp.StatusCode >= http.StatusMultipleChoices || webpage.Is(resp.Header)):
 			return "", resp, nil
 		}
 		if err := call.to.trusts(resp, req.URL.Host); err != nil {

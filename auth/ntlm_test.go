@@ -474,10 +474,11 @@ func TestAServerWithoutNTLMIsNamedAndNothingWeakerIsTried(t *testing.T) {
 }
 
 func TestAnAnswerThatIsNotAboutSigningInIsReturned(t *testing.T) {
-	for _, status := range []int{http.StatusMultipleChoices, http.StatusFound, http.StatusForbidden, http.StatusServiceUnavailable} {
+	for _, status := range []int{http.StatusOK, http.StatusMultipleChoices, http.StatusFound, http.StatusForbidden, http.StatusServiceUnavailable} {
 		p := newPeer(t)
 		p.step = func(w http.ResponseWriter, r *http.Request, leg int) bool {
 			w.Header().Set("Location", "https://elsewhere.example/")
+			w.Header().Set("Content-Type", "text/html") // a page is none even with 200
 			w.WriteHeader(status)
 			io.WriteString(w, "busy")
 			return true
