@@ -89,11 +89,12 @@ type Client struct {
 	turns chan struct{} // one for each open request
 
 	mu        sync.Mutex
-	known     map[string]endpoint // by domain, of at most maxKnown
-	walks     map[string][]*walk  // by domain: those under way, the first first
-	queues    map[string]*queue   // by URL: those that are not empty
-	perBatch  int                 // users in one request
-	soapAgain time.Time           // not before this is the cloud's SOAP asked
+	known     map[string]learnt  // by domain, of at most maxKnown
+	walks     map[string][]*walk // by domain: those under way, the first first
+	queues    map[string]*queue  // by URL: those that are not empty
+	perBatch  int                // users in one request
+	fewUntil  time.Time          // until then they may be fewer than maxUsers
+	soapAgain time.Time          // not before this is the cloud's SOAP asked
 }
 
 // New returns a client.
@@ -103,7 +104,7 @@ func New(o Options) *Client {
 	}
 	return &Client{
 		o: o, turns: make(chan struct{}, maxInFlight),
-		known: map[string]endpoint{}, walks: map[string][]*walk{}, queues: map[string]*queue{}, perBatch: maxUsers,
+		known: map[string]learnt{}, walks: map[string][]*walk{}, queues: map[string]*queue{}, perBatch: maxUsers,
 	}
 }
 

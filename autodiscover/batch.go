@@ -6,12 +6,13 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
 // maxUsers is how many users go into one request: 5,000 mailboxes take 100 requests. Servers have an undocumented limit,
-// and answer InvalidRequest above it; then a request has fewer.
+// and answer InvalidRequest above it; then a request has fewer, for learntFor.
 const maxUsers = 50
 
 // queue has the callers that ask one endpoint. It exists, with its worker, as long as a caller waits.
@@ -96,6 +97,9 @@ func (c *Client) next(q *queue, bounded bool) []*waiter {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := len(q.waiting)
+	if !time.Now().Before(c.fewUntil) {
+		c.perBatch = maxUsers
+	}
 	if bounded {
 		n = min(n, c.perBatch)
 	}
@@ -134,7 +138,7 @@ func (c *Client) askBatch(ctx context.Context, u string, batch []*waiter) *fault
 	second := c.askBatch(ctx, u, batch[middle:])
 	if first == nil && second == nil && (err.Code == codeInvalidRequest || err.Code == CodeUnread) { // because of their number
 		c.mu.Lock()
-		c.perBatch = min(c.perBatch, max(middle, 1))
+		c.perBatch, c.fewUntil = min(c.perBatch, max(middle, 1)), time.Now().Add(learntFor)
 		c.mu.Unlock()
 	}
 	if second != nil {

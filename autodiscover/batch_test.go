@@ -243,6 +243,26 @@ func TestTheServersLimitIsLearntAndKept(t *testing.T) {
 	}
 }
 
+func TestBatchesAreWholeAgainAnHourAfterOneFailedByItsSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		most := 20
+		s := &server{t: t, answer: func(users []string) string {
+			if len(users) > most {
+				return soapError("InvalidRequest")
+			}
+			return soap(each(users)...)
+		}}
+		c := s.client(Options{})
+		first := s.search(t.Context(), c, names(500))
+		most, s.batches = maxUsers, nil
+		<-time.After(time.Hour)
+		then := s.search(t.Context(), c, names(500))
+		if failures(first)+failures(then) != 0 || len(s.batches) > 10+3 {
+			t.Errorf("%d and %d failures, %d requests", failures(first), failures(then), len(s.batches))
+		}
+	})
+}
+
 func TestNobodyGetsAnothersPlace(t *testing.T) {
 	for name, mangle := range map[string]func(users []string) []string{
 		"turned round":    func(u []string) []string { slices.Reverse(u); return u },

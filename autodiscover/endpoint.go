@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
@@ -20,6 +21,10 @@ const (
 // maxKnown bounds the endpoints that are remembered: an entry has a handful of domains, and a hostile server can name any number.
 const maxKnown = 1000
 
+// learntFor is how long it counts what was learnt of a server. A failure of a moment must not have all users asked for by POX, or in smaller
+// batches, for good; and another server may answer for the domain by then.
+const learntFor = time.Hour
+
 // maxWalks bounds the searches that ask the candidates of a domain at the same time after one of them did not find its own user. One after
 // the other, thousands of unknown users would delay everybody for hours; all at once they would be a load.
 const maxWalks = 8
@@ -28,6 +33,12 @@ const maxWalks = 8
 type endpoint struct {
 	url  string
 	soap bool // else POX
+}
+
+// learnt is an endpoint that has answered.
+type learnt struct {
+	endpoint
+	until time.Time
 }
 
 // candidate is the endpoint to ask first for a candidate u: SOAP, whose sibling is POX. A URL with a name of its own is POX.
@@ -133,8 +144,8 @@ func (s *search) look(ctx context.Context, address string) (answer, *fault.Error
 func (c *Client) turn(domain string, waited bool) (known endpoint, w *walk, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if known, ok := c.known[domain]; ok {
-		return known, nil, false
+	if known, ok := c.known[domain]; ok && time.Now().Before(known.until) {
+		return known.endpoint, nil, false
 	}
 	if under := c.walks[domain]; len(under) > 0 && !(waited && len(under) < maxWalks) {
 		return endpoint{}, under[0], false
@@ -152,7 +163,7 @@ func (c *Client) walked(domain string, w *walk, at endpoint, err *fault.Error) {
 		if len(c.known) >= maxKnown {
 			clear(c.known)
 		}
-		c.known[domain] = at
+		c.known[domain] = learnt{at, time.Now().Add(learntFor)}
 	} else if !ofOneUser(err) {
 		w.err = err
 	}
@@ -167,7 +178,7 @@ func (c *Client) walked(domain string, w *walk, at endpoint, err *fault.Error) {
 func (c *Client) forget(domain string, e endpoint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.known[domain] == e {
+	if c.known[domain].endpoint == e {
 		delete(c.known, domain)
 	}
 }

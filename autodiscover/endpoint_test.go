@@ -48,6 +48,29 @@ func TestTheEndpointThatWorkedIsAskedFirstUntilItFails(t *testing.T) {
 	find("refused, and nobody else is asked", &fault.Error{}, "SOAP "+moved+user)
 }
 
+func TestWhatAFailureOfAMomentTaughtIsForgottenWithinTheHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// While the server starts, POX answers and SOAP does not.
+		n := &internet{t: t, web: map[string]page{namedSOAP: {status: 500}, named: {body: settings(mailURL)}}}
+		c := n.client(Options{})
+		find := func(want ...string) {
+			t.Helper()
+			n.asked = nil
+			if _, err := c.Find(t.Context(), "user@contoso.com"); err != nil || !slices.Equal(n.asked, want) {
+				t.Errorf("%v, %q", err, n.asked)
+			}
+		}
+		one, other := both("contoso.com"), both("autodiscover.contoso.com")
+		find(one[0], other[0], other[1])
+		n.web[namedSOAP] = page{body: soap(userSettings(mailURL))}
+		<-time.After(time.Hour - time.Second)
+		find(other[1])
+		<-time.After(time.Second)
+		find(one[0], other[0])
+		find(other[0])
+	})
+}
+
 func TestARedirectOfOneUserIsNotFollowedForOthers(t *testing.T) {
 	const site = "https://site2.contoso.com/autodiscover/autodiscover.svc"
 	n := &internet{t: t, web: map[string]page{
@@ -117,7 +140,7 @@ func TestAnEndpointThatFailedIsTriedAgainOnceOthersHaveFoundItGood(t *testing.T)
 		}()
 		synctest.Wait()
 		c.walked(domain, w, endpoint{namedSOAP, true}, nil)
-		if err := <-found; err != nil || c.known[domain] != (endpoint{namedSOAP, true}) {
+		if err := <-found; err != nil || c.known[domain].endpoint != (endpoint{namedSOAP, true}) {
 			t.Errorf("%v, %v", err, c.known)
 		}
 	})
