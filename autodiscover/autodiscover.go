@@ -253,8 +253,9 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 	chain := map[string]bool{}
 	at, personal := e, false
 	for {
-		if err := s.allowed(e.url); err != nil && !s.bare(e.url, address) {
-			return answer{}, endpoint{}, err
+		refused := s.allowed(e.url)
+		if refused != nil && !s.bare(e.url, address) {
+			return answer{}, endpoint{}, refused
 		}
 		key := e.url + " " + address
 		switch {
@@ -269,9 +270,16 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			ask = s.askSOAP
 		}
 		a, err := ask(ctx, e.url, address)
+		if err == nil && a.ewsURL == "" && a.redirectAddr == "" && a.redirectURL == "" && !s.o.Online { // in the cloud V2 has it
+			err = &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix,
+				Text: "the server knows the mailbox, but gives no URL of EWS for it"}
+		}
 		if err != nil {
 			if err.Code == codeRefused {
 				s.refusals++
+			}
+			if refused != nil {
+				err = unsigned(err)
 			}
 			return answer{}, endpoint{}, err
 		}
@@ -290,6 +298,14 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			at = e
 		}
 	}
+}
+
+// unsigned is an error of a host that was asked without credentials. What it says of a mailbox it says to anybody: the machines of web
+// hosters have IMAP settings for every address, and no Exchange answers without a password. So it is not the last word.
+func unsigned(e *fault.Error) *fault.Error {
+	told := *e
+	told.Unproven = e.Scope == fault.Mailbox && e.Code != auth.CodeUntrusted
+	return &told
 }
 
 // srv returns the candidates that DNS names, the lowest priority first (RFC 2782).
@@ -367,6 +383,10 @@ func (s *search) failed(candidate string, err *fault.Error) {
 // weight says how informative a failure is about this mailbox.
 func weight(e *fault.Error) int {
 	switch {
+	case e.Unproven:
+		return 1
+	case e.Code == CodeNoURL: // perhaps of a machine that has another kind of mail
+		return 2
 	case e.Elsewhere, e.Scope == fault.Mailbox && e.Code != CodeHost && e.Code != CodeLoop && e.Code != auth.CodeUntrusted: // it is not known
 		return 4
 	case e.Code == CodeHost:
@@ -399,10 +419,6 @@ func (s *search) verdict() *fault.Error {
 
 // location makes the location from the settings for address.
 func (s *search) location(a answer, address string) (mail.Location, error) {
-	if a.ewsURL == "" {
-		return mail.Location{}, &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix,
-			Text: "the server knows the mailbox, but gives no URL of EWS for it"}
-	}
 	at := a.ewsURL
 	if err := s.allowed(at); err != nil {
 		i := slices.IndexFunc(a.otherURLs[:], func(u string) bool { return u != "" && s.allowed(u) == nil })

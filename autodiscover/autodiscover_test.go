@@ -182,7 +182,12 @@ func poxError(code string) string {
 the server</Message><DebugData/></Error>`)
 }
 
+// imap is what the machine of a web hoster answers for every address, without a password.
+var imap = pox(`<Account><AccountType>email</AccountType><Action>settings</Action>` +
+	`<Protocol><Type>IMAP</Type><Server>mail.hoster.example</Server><Port>993</Port></Protocol></Account>`)
+
 const (
+	www     = "https://www.contoso.com/autodiscover/autodiscover.xml"
 	bare    = "https://contoso.com/autodiscover/autodiscover.xml"
 	named   = "https://autodiscover.contoso.com/autodiscover/autodiscover.xml"
 	plain   = "http://autodiscover.contoso.com/autodiscover/autodiscover.xml"
@@ -450,7 +455,10 @@ func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 		scope  fault.Scope
 		remedy fault.Remedy
 	}{
-		"unknown mailbox":            {map[string]page{bare: {body: poxError("500")}, named: {status: 401}}, "ErrorCode 500", fault.Mailbox, fault.Fix},
+		"unknown mailbox":            {map[string]page{bare: {status: 401}, named: {body: poxError("500")}}, "ErrorCode 500", fault.Mailbox, fault.Fix},
+		"unknown to a web hoster":    {map[string]page{bare: {body: poxError("500")}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
+		"mail of a web hoster":       {map[string]page{bare: {body: imap}, named: {status: 503}}, "HTTP 503", fault.Server, fault.Wait},
+		"mail below the mail domain": {map[string]page{bare: {status: 301, location: www}, www: {body: imap}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
 		"unknown user, in words":     {map[string]page{bare: {body: poxError("InvalidUser")}}, "ErrorCode InvalidUser", fault.Mailbox, fault.Fix},
 		"no settings":                {map[string]page{named: {body: poxError("602")}}, "ErrorCode 602", fault.Mailbox, fault.Fix},
 		"a bad request":              {map[string]page{named: {body: poxError("600")}}, "ErrorCode 600", fault.Server, fault.Fix},
@@ -486,9 +494,32 @@ func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 		if unknown := c.scope == fault.Mailbox && c.code != CodeNoURL && c.code != "ErrorCode 602"; ok && e.Elsewhere != unknown {
 			t.Errorf("%s: elsewhere is %v", name, e.Elsewhere)
 		}
-		if c.code != CodeNoURL && !strings.Contains(err.Error(), srvName[4:]) {
+		if !strings.Contains(err.Error(), srvName[4:]) {
 			t.Errorf("%s: what was asked is not told: %v", name, err)
 		}
+	}
+}
+
+func TestTheMailOfAWebHosterHidesNoExchange(t *testing.T) {
+	good := page{body: soap(userSettings(mailURL))}
+	for name, web := range map[string]map[string]page{
+		"at the mail domain": {bare: {body: imap}, namedSOAP: good},
+		"below it":           {bare: {status: 301, location: www}, www: {body: imap}, namedSOAP: good},
+	} {
+		n := &internet{t: t, web: web}
+		c := n.client(Options{})
+		for range 2 {
+			if p, err := c.Find(t.Context(), "user@contoso.com"); err != nil || p.URL != mailURL {
+				t.Errorf("%s: %+v, %v", name, p, err)
+			}
+		}
+		if last := n.asked[len(n.asked)-2:]; last[0] != last[1] {
+			t.Errorf("%s: the hoster is asked again: %q", name, n.asked)
+		}
+	}
+	n := &internet{t: t, web: map[string]page{bare: {body: imap}}}
+	if _, err := n.find(Options{}); fault.Of(err).Code != CodeNoURL || !fault.Of(err).Unproven {
+		t.Errorf("nobody but the hoster: %v", err)
 	}
 }
 
