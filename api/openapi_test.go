@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"net/http"
 	"reflect"
 	"regexp"
@@ -14,12 +15,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/webhookconfig"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // description is what the contract tests read of openapi.yaml.
 type description struct {
-	Paths      map[string]map[string]any `yaml:"paths"`
+	Paths    map[string]map[string]any `yaml:"paths"`
+	Webhooks map[string]struct {
+		Post struct {
+			RequestBody struct {
+				Content map[string]struct {
+					Schema  map[string]string `yaml:"schema"`
+					Example map[string]any    `yaml:"example"`
+				} `yaml:"content"`
+			} `yaml:"requestBody"`
+		} `yaml:"post"`
+	} `yaml:"webhooks"`
 	Components struct {
 		Schemas map[string]schema `yaml:"schemas"`
 	} `yaml:"components"`
@@ -181,6 +193,44 @@ func TestEveryStepOfATestIsDescribed(t *testing.T) {
 	}
 	if diff := cmp.Diff(check.Steps(), described); diff != "" {
 		t.Errorf("(-steps +description):\n%s", diff)
+	}
+}
+
+func TestEveryEventOfAWebhookIsDescribedAndNoOther(t *testing.T) {
+	d := contract(t)
+	if diff := cmp.Diff(slices.Sorted(slices.Values(webhookconfig.Events())), slices.Sorted(maps.Keys(d.Webhooks))); diff != "" {
+		t.Errorf("(-events +description):\n%s", diff)
+	}
+	named := func(ref string) schema { return d.Components.Schemas[strings.TrimPrefix(ref, "#/components/schemas/")] }
+	for event, w := range d.Webhooks {
+		body := w.Post.RequestBody.Content["application/json"]
+		whole := named(body.Schema["$ref"])
+		if kinds := whole.Properties["type"].(map[string]any)["enum"].([]any); !slices.Contains(kinds, any(event)) {
+			t.Errorf("%s is not among the types of its body: %v", event, kinds)
+		}
+		data := named(whole.Properties["data"].(map[string]any)["$ref"].(string))
+		example := body.Example["data"].(map[string]any)
+		for _, name := range data.Required {
+			if _, has := example[name]; !has {
+				t.Errorf("the example of %s lacks %s", event, name)
+			}
+		}
+		for name := range example {
+			if data.Properties[name] == nil {
+				t.Errorf("the example of %s has %s, which is not described", event, name)
+			}
+		}
+	}
+}
+
+// aside is a text without quotes within braces that has a colon in it: the parser of these tests takes it, and others refuse the whole file.
+var aside = regexp.MustCompile(`[{,] ?[A-Za-z_$]+: [^'"\[{>|&*,}][^,}]*: `)
+
+func TestADescriptionIsReadByEveryParser(t *testing.T) {
+	for i, line := range strings.Split(string(openAPI), "\n") {
+		if aside.MatchString(line) {
+			t.Errorf("line %d: a text with a colon that has no quotes: %s", i+1, line)
+		}
 	}
 }
 

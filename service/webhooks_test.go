@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -103,6 +107,39 @@ func TestAnEventHasIdsAndReasons(t *testing.T) {
 			t.Errorf("%s\nwant\n%s", strings.Join(to.events, "\n"), strings.Join(want, "\n"))
 		}
 	})
+}
+
+func TestTheDataOfAnEventIsDescribed(t *testing.T) {
+	document, err := os.ReadFile("../api/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		Components struct {
+			Schemas map[string]struct {
+				Required   []string
+				Properties map[string]any
+			}
+		}
+	}
+	if err := yaml.Unmarshal(document, &d); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]any{"ServiceStartedData": startedData{}, "DeviceGoneData": deviceData{}, "DeviceAlertLostData": alertData{}, "MailboxChangedData": mailboxData{}} {
+		var fields, required []string
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(data)) {
+			field, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+			fields = append(fields, field)
+			if options == "" {
+				required = append(required, field)
+			}
+		}
+		s := d.Components.Schemas[name]
+		slices.Sort(fields)
+		if described := slices.Sorted(maps.Keys(s.Properties)); !slices.Equal(fields, described) || !slices.Equal(required, s.Required) {
+			t.Errorf("%s has %q, always %q; described are %q, and always %q", name, fields, required, described, s.Required)
+		}
+	}
 }
 
 func TestAWebhookThatFailsIsAmongWhatIsWrong(t *testing.T) {

@@ -18,11 +18,12 @@ import (
 type description struct {
 	Title, Version, Text string
 	Calls                []call
+	Events               []call // that mailbell makes: webhooks
 	Schemas              []schema
 }
 
 type call struct {
-	Method, Path  string
+	Method, Path  string // of a webhook the path is the name of its event
 	Summary, Text string
 	Open          bool // it needs no token
 	Parameters    []field
@@ -32,7 +33,7 @@ type call struct {
 
 // Anchor is the id of a call on the page.
 func (c call) Anchor() string {
-	return strings.ToLower(c.Method) + strings.NewReplacer("/", "-", "{", "", "}", "", ":", "-").Replace(c.Path)
+	return strings.ToLower(c.Method) + strings.NewReplacer("/", "-", "{", "", "}", "", ":", "-", ".", "-").Replace(c.Path)
 }
 
 type answer struct {
@@ -93,6 +94,11 @@ func read(document []byte) (description, error) {
 			if operation.name != "parameters" {
 				d.Calls = append(d.Calls, readCall(path.name, operation.name, operation.node, shared))
 			}
+		}
+	}
+	for _, event := range root.at("webhooks").members() {
+		for _, operation := range event.node.members() {
+			d.Events = append(d.Events, readCall(event.name, operation.name, operation.node, nil))
 		}
 	}
 	for _, m := range root.at("components").at("schemas").members() {

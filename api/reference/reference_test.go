@@ -123,7 +123,7 @@ func TestThePageSaysAllThatTheDescriptionSays(t *testing.T) {
 			}
 		}
 	}
-	walk("", map[string]any{"info": root["info"], "paths": root["paths"], "components": root["components"]})
+	walk("", map[string]any{"info": root["info"], "paths": root["paths"], "webhooks": root["webhooks"], "components": root["components"]})
 	for path, operations := range root["paths"].(map[string]any) {
 		for method, operation := range operations.(map[string]any) {
 			if method == "parameters" {
@@ -136,6 +136,12 @@ func TestThePageSaysAllThatTheDescriptionSays(t *testing.T) {
 			for status := range operation.(map[string]any)["responses"].(map[string]any) {
 				says(method+" "+path, status)
 			}
+		}
+	}
+	for event := range root["webhooks"].(map[string]any) {
+		says("an event", "Webhook "+event)
+		if anchor := (call{Method: "post", Path: event}).Anchor(); !p.anchors[anchor] {
+			t.Errorf("%s has no anchor", event)
 		}
 	}
 	for name := range root["components"].(map[string]any)["schemas"].(map[string]any) {
