@@ -500,6 +500,31 @@ func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 	}
 }
 
+func TestThePauseThatAServerAsksForIsKept(t *testing.T) {
+	asking := func(status int, pause string) page {
+		return page{status: status, header: http.Header{"Retry-After": {pause}}}
+	}
+	for name, c := range map[string]struct {
+		web  map[string]page
+		want time.Duration
+	}{
+		"503":                   {map[string]page{namedSOAP: asking(503, "120")}, 2 * time.Minute},
+		"429":                   {map[string]page{namedSOAP: asking(404, "7"), named: asking(429, "120")}, 2 * time.Minute},
+		"a web site for days":   {map[string]page{bareSOAP: asking(503, "172800")}, 10 * time.Minute},
+		"none":                  {map[string]page{namedSOAP: {status: 503}}, 0},
+		"a refusal is no pause": {map[string]page{namedSOAP: asking(401, "120")}, 0},
+	} {
+		n := &internet{t: t, web: c.web}
+		if _, err := n.find(Options{}); err == nil || fault.Of(err).After != c.want {
+			t.Errorf("%s: %v, after %v", name, err, fault.Of(err).After)
+		}
+	}
+	n := &internet{t: t, web: map[string]page{cloudV2: asking(429, "120")}}
+	if _, err := n.findOnline(Options{}); fault.Of(err).After != 2*time.Minute {
+		t.Errorf("in the cloud: %v, after %v", err, fault.Of(err).After)
+	}
+}
+
 func TestTheMailOfAWebHosterHidesNoExchange(t *testing.T) {
 	good := page{body: soap(userSettings(mailURL))}
 	for name, web := range map[string]map[string]page{

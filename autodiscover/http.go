@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -24,6 +25,8 @@ const (
 	// maxInFlight bounds the open requests: enough to hide the delay of the network, too few to be a load for a server whose users are at
 	// work.
 	maxInFlight = 16
+	// maxRetryAfter bounds the pause that a server may ask for. The company's web site is asked too, and may be away for days.
+	maxRetryAfter = 10 * time.Minute
 )
 
 // result is the part of an answer that matters here.
@@ -32,7 +35,8 @@ type result struct {
 	location string // of a redirect, absolute; empty: none, or an invalid one
 	body     []byte // not of a redirect; longer than maxAnswer if it is too long
 	shows    fault.Evidence
-	exchange bool // it looks like an Exchange, by the headers of a challenge
+	exchange bool          // it looks like an Exchange, by the headers of a challenge
+	after    time.Duration // that the server asks to wait; 0: it does not
 }
 
 // request sends a request when its turn has come, and reads the answer. It follows no redirect.
@@ -73,7 +77,8 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	if err != nil {
 		return result{}, proxy.Explain(op, err)
 	}
-	return result{status: resp.StatusCode, body: answer, shows: shows, exchange: auth.IsExchange(resp.Header)}, nil
+	return result{status: resp.StatusCode, body: answer, shows: shows, exchange: auth.IsExchange(resp.Header),
+		after: backoff.RetryAfter(resp.Header, maxRetryAfter)}, nil
 }
 
 // post sends an XML request: with credentials if they are allowed at u, and without to the mail domain itself; u is one of these.
@@ -113,6 +118,7 @@ func (r result) refusal() *fault.Error {
 		e = status(code, fault.Account, fault.Fix)
 	case code >= 500, code == http.StatusTooManyRequests:
 		e = status(code, fault.Server, fault.Wait)
+		e.After = r.after
 	}
 	e.Evidence = r.shows
 	return e

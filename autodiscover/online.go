@@ -66,6 +66,9 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 		if !redirects(r.status) {
 			named, err := parseV2(r.status, r.body)
 			if err != nil {
+				if err.Remedy == fault.Wait {
+					err.After = r.after
+				}
 				return answer{}, err
 			}
 			ews, err := s.inCloud(named)
