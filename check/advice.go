@@ -37,6 +37,9 @@ const StepState = "state"
 // StepProxy is the name of the check of the proxy.
 const StepProxy = "proxy"
 
+// StepWebhook is the posting of an event to a webhook, by a check or by the service.
+const StepWebhook = "webhook"
+
 // evidence is how a breakage is recognised: every field that is set has to match.
 type evidence struct {
 	codes   []string       // one of them is the fault's code

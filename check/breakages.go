@@ -61,6 +61,10 @@ var breakages = []Breakage{
 	{"public_url is not reached from here", "at the check callbacks: any error",
 		"Look at the name in DNS, at the load balancer or reverse proxy of public_url, and at its certificate: it has to pass POST /callbacks/ on to mailbell. This call trusts the authorities of this machine's system, and no ca_file. Where only the Exchange servers reach it, this is no mistake: try mailbell check --mailbox.",
 		evidence{steps: []string{stepCallbacks}}},
+	// Nor are the webhooks servers that mailbell reads mail of: a 401 is about their signature, and a certificate about their own ca_file.
+	{"the receiver of a webhook takes no events", "at the check of a webhook, or when an event is posted: any error",
+		"The error says what came back. Try webhooks[].url from this machine (curl -v): does the receiver run there, and does proxy.url lead to it, or proxy.bypass past it? If its certificate is of your own authority, name that in ca_file of the webhook. If it refuses (HTTP 400, 401, 403): has it the secret of secret_file, and the right time? It has to answer with 2xx to an event that it does not know, as service.check is. Events wait and are tried again for three days. After 410 mailbell sends it nothing until a restart.",
+		evidence{steps: []string{StepWebhook}}},
 
 	// The token service (Entra ID). https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 	{"the client secret has expired", "AADSTS7000222",
@@ -479,9 +483,6 @@ var breakages = []Breakage{
 	{"the audit log cannot be written to its file", "code audit_not_written",
 		"Look at the folder of audit.file: does it exist, has it room, may mailbell write there? Until then the lines are in the log of mailbell. Mail goes on.",
 		evidence{codes: []string{CodeAudit}}},
-	{"the receiver of a webhook takes no events", "code webhook_not_taken",
-		"The reason says what came back. Does the receiver run, is webhooks[].url its address, and has it the secret of secret_file? Events wait and are tried again for three days. After 410 mailbell sends it nothing until a restart.",
-		evidence{codes: []string{CodeWebhook}}},
 
 	// Whatever is left.
 	{"something temporary", "an error of another code that is tried again",

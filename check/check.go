@@ -57,6 +57,7 @@ type Installation struct {
 	Entries   []Entry
 	Topics    []Topic
 	APNs      Prober
+	Webhooks  []Webhook
 	Listen    string                // where the API is to listen; empty: a running mailbell has the port
 	State     *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
 	Running   *Running              // nil: none
@@ -144,6 +145,13 @@ type Prober interface {
 	Probe(ctx context.Context, topic, environment string) error
 }
 
+// Webhook is a receiver of events.
+type Webhook struct {
+	Name  string
+	Event string                          // that is posted to it, and tells nothing
+	Try   func(ctx context.Context) error // posts it
+}
+
 const (
 	// checkTimeout bounds one check: longer than a connection and an answer take, short enough for a person who waits.
 	checkTimeout = 30 * time.Second
@@ -156,9 +164,6 @@ const (
 
 // CodeAudit is the fault.Error.Code of an audit log that cannot be written to its file.
 const CodeAudit = "audit_not_written"
-
-// CodeWebhook is the fault.Error.Code of a webhook whose receiver does not take events.
-const CodeWebhook = "webhook_not_taken"
 
 // CodeConfiguration is the fault.Error.Code of a changed configuration with mistakes.
 const CodeConfiguration = "configuration_invalid"
@@ -196,6 +201,9 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 	r.port(ctx)
 	for _, t := range in.Topics {
 		r.topic(ctx, t)
+	}
+	for _, w := range in.Webhooks {
+		r.try(ctx, "webhook "+w.Name, "posting the event "+w.Event+" to its url", Circumstances{Step: StepWebhook}, w.Try)
 	}
 	r.expiries()
 	if device != "" {

@@ -32,7 +32,8 @@ func (s *simulated) installation(t *testing.T) Installation {
 		Entries: []Entry{{Name: "headquarters", Domains: []string{simulator.Domain}, Hosts: []string{host(t, s.sim.AutodiscoverURL)}, Outbound: s.out, Accounts: []Account{s.account}}},
 		Topics:  []Topic{{Topic: s.sim.Topic, Environment: "production", Host: host(t, s.sim.APNsURL), Outbound: s.out}},
 		APNs:    s.sender, Way: s.looking(),
-		State: &Attempt{},
+		Webhooks: []Webhook{{Name: "mdm", Event: "service.check", Try: func(context.Context) error { return nil }}},
+		State:    &Attempt{},
 		Expiry: func() []expiry.Entry {
 			return []expiry.Entry{{Kind: expiry.TLS, Name: "portal", At: time.Now().AddDate(0, 6, 0)}}
 		},
@@ -59,7 +60,7 @@ func TestEverythingIsTriedInOrderAndTheWholeWayForAMailboxAndADevice(t *testing.
 	lines, _, fine := run(t, s.installation(t), ann, "phone")
 	const account = "ok exchange headquarters: account listener-01: "
 	want := []string{"ok configuration", "ok files", "ok exchange headquarters: TLS " + at, "ok clock", "ok mailbox " + ann + ": location", "ok exchange headquarters: Autodiscover",
-		account + "sign_in", account + "impersonation", account + "subscription", account + "stream", account + "read", "ok state", "ok apns com.contoso.mail production", "ok expiry"}
+		account + "sign_in", account + "impersonation", account + "subscription", account + "stream", account + "read", "ok state", "ok apns com.contoso.mail production", "ok webhook mdm", "ok expiry"}
 	for _, s := range byStream() {
 		want = append(want, "ok device phone: "+s)
 	}
@@ -134,6 +135,11 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 			s.fault(t, "apns_answer", simulator.Fault{Reason: "InvalidProviderToken"})
 		},
 			"failed apns com.contoso.mail production", "InvalidProviderToken", "key_id", false},
+		{"a webhook with another secret", func(_ *testing.T, _ *simulated, in *Installation) {
+			in.Webhooks[0].Try = func(context.Context) error {
+				return &fault.Error{Op: "POST to the webhook mdm", Code: "HTTP 401", Scope: fault.Server, Remedy: fault.Fix}
+			}
+		}, "failed webhook mdm", "HTTP 401", "secret_file", false},
 		{"what expires soon", func(_ *testing.T, _ *simulated, in *Installation) {
 			in.Expiry = func() []expiry.Entry {
 				return []expiry.Entry{{Kind: credential.ClientSecret, Name: "app-01", At: ahead}}

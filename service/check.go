@@ -60,6 +60,7 @@ func (p Part) limit(in check.Installation) check.Installation {
 	if p != OnlyAPNs {
 		in.Topics = nil
 	}
+	in.Webhooks = nil
 	if p != OnlyState {
 		in.State, in.Running, in.Listen = nil, nil, ""
 	}
@@ -122,6 +123,9 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 			return err
 		}
 		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostname.Address(u), Outbound: t.Outbound})
+	}
+	for _, w := range c.Webhooks {
+		in.Webhooks = append(in.Webhooks, s.hookForCheck(w))
 	}
 	of.Only.limit(in).Run(ctx, of.Mailbox, of.Device, tell)
 	return nil

@@ -345,8 +345,8 @@ func (g *gathering) hooks() {
 		if s.Err == nil {
 			continue
 		}
-		f := &fault.Error{Op: "webhook", Code: check.CodeWebhook, Scope: fault.Server, Remedy: fault.Retry, Text: s.Err.Error()}
-		g.add(check.KindWebhook, s.Name, check.LevelWarn, f, check.Advise(f, check.Circumstances{}), "", s.Next).Reason = s.Err.Error()
+		b := check.Advise(s.Err, check.Circumstances{Step: check.StepWebhook})
+		g.add(check.KindWebhook, s.Name, check.LevelWarn, fault.Of(s.Err), b, "", s.Next).Reason = s.Err.Error()
 	}
 }
 

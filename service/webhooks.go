@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/webhookconfig"
@@ -21,12 +22,25 @@ import (
 
 // newWebhooks makes the receivers of c. They are reached as everything is: through the proxy.
 func (s *Service) newWebhooks(c *config.Config, metrics prometheus.Registerer) *webhooks.Sender {
-	o := webhooks.Options{Agent: "mailbell/" + s.version, Log: s.log.Named("webhooks"), Metrics: metrics}
+	o := webhooks.Options{Agent: s.webhookAgent(), Log: s.log.Named("webhooks"), Metrics: metrics}
 	for _, w := range c.Webhooks {
-		out := proxy.Settings{Roots: w.CA, Proxy: s.proxy.For, Seen: s.seen}
-		o.Hooks = append(o.Hooks, webhooks.Hook{Name: w.Name, URL: w.URL, Secrets: webhookSecrets(w), Events: w.Events, Transport: out.Transport()})
+		o.Hooks = append(o.Hooks, s.hook(w))
 	}
 	return webhooks.New(o)
+}
+
+func (s *Service) webhookAgent() string { return "mailbell/" + s.version }
+
+func (s *Service) hook(w config.Webhook) webhooks.Hook {
+	out := proxy.Settings{Roots: w.CA, Proxy: s.proxy.For, Seen: s.seen}
+	return webhooks.Hook{Name: w.Name, URL: w.URL, Secrets: webhookSecrets(w), Events: w.Events, Transport: out.Transport()}
+}
+
+// hookForCheck describes a webhook for check.
+func (s *Service) hookForCheck(w config.Webhook) check.Webhook {
+	return check.Webhook{Name: w.Name, Event: webhookconfig.Check, Try: func(ctx context.Context) error {
+		return webhooks.Try(ctx, s.hook(w), s.webhookAgent(), webhooks.Event{Type: webhookconfig.Check, At: time.Now(), Data: versionData{s.version}})
+	}}
 }
 
 // webhookSecrets are what a webhook signs with; the configuration has checked them.
@@ -46,7 +60,7 @@ func sameWebhook(a, b config.Webhook) bool {
 
 // The data of events: ids and reasons, never a token or anything of a message.
 type (
-	startedData struct {
+	versionData struct {
 		Version string `json:"version"`
 	}
 	deviceData struct {
@@ -75,7 +89,7 @@ type (
 
 // tellStarted tells that this instance works, so that a receiver compares what it knows with what there is.
 func (r *rooms) tellStarted() {
-	r.webhooks.Send(webhooks.Event{Type: webhookconfig.Started, At: time.Now(), Data: startedData{r.service.version}})
+	r.webhooks.Send(webhooks.Event{Type: webhookconfig.Started, At: time.Now(), Data: versionData{r.service.version}})
 }
 
 // unenrol passes the inbox's call, after APNs declared a phone gone, on to the listener, which is made after the inbox.

@@ -125,7 +125,7 @@ func TestTheDataOfAnEventIsDescribed(t *testing.T) {
 	if err := yaml.Unmarshal(document, &d); err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string]any{"ServiceStartedData": startedData{}, "DeviceGoneData": deviceData{}, "DeviceAlertLostData": alertData{}, "MailboxChangedData": mailboxData{}} {
+	for name, data := range map[string]any{"ServiceEventData": versionData{}, "DeviceGoneData": deviceData{}, "DeviceAlertLostData": alertData{}, "MailboxChangedData": mailboxData{}} {
 		var fields, required []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(data)) {
 			field, options, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -88,6 +88,14 @@ func (s *Sender) Send(e Event) {
 	}
 }
 
+// Try sends an event to a receiver once. An error says why it is not taken.
+func Try(ctx context.Context, h Hook, agent string, e Event) error {
+	to := newEndpoint(h, agent, zap.NewNop())
+	defer to.client.CloseIdleConnections()
+	_, _, err := to.try(ctx, *newMessage(e))
+	return err
+}
+
 // message is an event as it is sent.
 type message struct {
 	id     string

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/internal/backoff"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/webhookconfig"
 )
 
@@ -515,4 +516,22 @@ func TestTheWaitGrowsToItsBound(t *testing.T) {
 	if retry != (backoff.Policy{First: 5 * time.Second, Max: 10 * time.Minute}) {
 		t.Errorf("%+v: the documentation says five seconds to ten minutes", retry)
 	}
+}
+
+func TestAnEventIsTriedOnceAndSignedAsOthersAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for status, want := range map[int]string{204: "", 401: "HTTP 401", 410: "HTTP 410", 503: "HTTP 503"} {
+			to := &receiver{answer: always(status)}
+			h := Hook{Name: "mdm", URL: "https://mdm.contoso.com/", Secrets: [][]byte{make([]byte, 24)}, Events: []string{"device.gone"}, Transport: to}
+			to.check = func(r *http.Request, body []byte) {
+				if want := sign(h.Secrets, r.Header.Get("webhook-id"), r.Header.Get("webhook-timestamp"), body); r.Header.Get("webhook-signature") != want {
+					t.Errorf("%d: %v", status, r.Header)
+				}
+			}
+			err := Try(t.Context(), h, "mailbell/1.2.3", Event{Type: "service.check", At: time.Now(), Data: map[string]string{}})
+			if got := fault.Of(err).Code; (err != nil) != (want != "") || err != nil && got != want || len(to.events()) != 1 {
+				t.Errorf("%d: %d tries, %v", status, len(to.events()), err)
+			}
+		}
+	})
 }

@@ -132,6 +132,14 @@ func breakages() []breakage {
 		{"a device that is not enrolled", one, nil, ring, 1, "failed device phone: enrolment", "not_enrolled", "PUT /v1/devices/{id}"},
 		{"nothing is sent", one, all(enrolled, added("alerts: {send: false}\n")), ring, 1, "failed device phone: apns", "send_off", "alerts.send"},
 
+		// Webhooks.
+		{"a webhook with another secret", one, func(inst *installation) {
+			server := httptest.NewServer(&portal{})
+			inst.t.Cleanup(server.Close)
+			inst.hook(server.URL, "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX")
+		}, nil, 1, "failed webhook mdm", "HTTP 400", "secret_file"},
+		{"a webhook whose receiver does not run", one, func(inst *installation) { inst.hook("http://"+tcptest.Quiet(inst.t), webhookSecret) }, nil, 1, "failed webhook mdm", "refused", "does the receiver run"},
+
 		// The state.
 		{"another mailbell has the state file", one, locked, nil, 1, "failed state", "in use by another process", "Two services need a state file each"},
 		{"the folder of the state is not there", one, edited("path: mailbell.db", "path: nowhere/mailbell.db"), nil, misconfigured, "", "state.path", ""},

@@ -56,16 +56,39 @@ func (p *portal) events() (got, wrong []string) {
 	return slices.Clone(p.got), slices.Clone(p.wrong)
 }
 
+// hook has an installation tell a portal.
+func (inst *installation) hook(url, secret string) {
+	inst.t.Helper()
+	if err := os.WriteFile(filepath.Join(filepath.Dir(inst.config), "webhook"), []byte(secret+"\n"), 0o600); err != nil {
+		inst.t.Fatal(err)
+	}
+	inst.extend(fmt.Sprintf("webhooks: [{name: mdm, url: '%s/hooks', secret_file: webhook, events: []}]\n", url))
+}
+
+func TestACheckPostsAnEventThatTellsNothingToEachWebhook(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	p := &portal{}
+	server := httptest.NewServer(p)
+	t.Cleanup(server.Close)
+	inst.hook(server.URL, webhookSecret)
+	inst.edit("events: []", "events: [device.gone]")
+	code, results, said := inst.check()
+	if code != 0 || !slices.ContainsFunc(results, func(r result) bool { return r.state == "ok" && r.name == "webhook mdm" }) {
+		t.Errorf("exit code %d:\n%s", code, said)
+	}
+	if got, wrong := p.events(); len(got) != 1 || !strings.HasPrefix(got[0], `service.check {"version":"`) || len(wrong) > 0 {
+		t.Errorf("the portal got %q; wrong: %q", got, wrong)
+	}
+}
+
 func TestThePortalIsToldOfADeviceThatIsGone(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 1})
 	p := &portal{}
 	server := httptest.NewServer(p)
 	t.Cleanup(server.Close)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(inst.config), "webhook"), []byte(webhookSecret+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	inst.extend(fmt.Sprintf("webhooks: [{name: mdm, url: '%s/hooks', secret_file: webhook}]\n", server.URL))
+	inst.hook(server.URL, webhookSecret)
 	inst.start()
 	b, token := inst.boxes[0], deviceToken()
 	if status := inst.call(http.MethodPut, "/v1/devices/phone", map[string]string{"mailbox": b.address, "token": token}, nil); status != http.StatusCreated {

@@ -18,7 +18,10 @@ const (
 	ListensAgain = "mailbox.listening"    // alerts come again for it
 )
 
-// Events are all of them.
+// Check is the event of mailbell check: it tells nothing, and is posted to each webhook whatever events that wants.
+const Check = "service.check"
+
+// Events are all that a webhook may choose among.
 func Events() []string {
 	return []string{Started, DeviceGone, AlertLost, Failing, OutOfScope, ListensAgain}
 }
