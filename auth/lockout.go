@@ -26,6 +26,9 @@ const (
 	// usually 30 minutes at most, without a new one. Tries at shorter intervals would add up to any threshold. With this pause it never
 	// counts more than maxRefusals and one.
 	holdOn = 31 * time.Minute
+	// slowTry is after how long without an answer another request tries the password too. A directory refuses within a second, so that one
+	// waits for what was asked: for a mailbox whose store hangs, all the others must not wait.
+	slowTry = 3 * time.Second
 )
 
 // CodeHeld is the fault.Error.Code of a request that was not sent, because the account's password was refused too often.
@@ -42,8 +45,8 @@ const (
 
 // lockout counts the failed sign-ins of one account; all round trippers of the account share it. A nil *lockout has no limit.
 //
-// Until the password has worked, one request at a time tries it, and the others wait for the result. Once it has worked, all requests are
-// sent. When it is then changed, the server refuses all open requests; Active Directory does not count sign-ins with the former password.
+// Until the password has worked, one request at a time tries it, and the others wait for the result, but not longer than slowTry while all
+// that are under way can be refused without a pause. Once it has worked, all requests are sent. When it is then changed, the server refuses all open requests; Active Directory does not count sign-ins with the former password.
 type lockout struct {
 	mu     sync.Mutex
 	works  bool           // the last answer was a yes
@@ -51,7 +54,8 @@ type lockout struct {
 	failed int            // refusals since the last yes
 	places map[string]int // that refused it since then, and how often
 	next   time.Time      // not before this; zero until failed has reached maxRefusals
-	trying chan struct{}  // closed when the one try is over; nil: there is none
+	tries  int            // under way
+	trying chan struct{}  // closed when another may try; nil: one may
 }
 
 // enter waits, until ctx ends, until the caller may try to sign in. The caller then calls the returned function once, when the answer has
@@ -94,13 +98,18 @@ func (l *lockout) try(place string) (done func(signIn), wait <-chan struct{}, er
 	if l.trying != nil {
 		return nil, l.trying, nil
 	}
-	trying := make(chan struct{})
-	l.trying = trying
-	return func(s signIn) { l.leave(place, s, trying) }, nil, nil
+	l.tries++
+	l.trying = make(chan struct{})
+	slow := time.AfterFunc(slowTry, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.another()
+	})
+	return func(s signIn) { l.leave(place, s, slow) }, nil, nil
 }
 
-// leave notes the result of a try; trying is that of the single try, or nil.
-func (l *lockout) leave(place string, s signIn, trying chan struct{}) {
+// leave notes the result of a try; slow is the timer of one before the password has worked, else nil.
+func (l *lockout) leave(place string, s signIn, slow *time.Timer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch s {
@@ -124,9 +133,20 @@ func (l *lockout) leave(place string, s signIn, trying chan struct{}) {
 		}
 		l.next = now.Add(hold)
 	}
-	if trying != nil {
+	if slow != nil {
+		slow.Stop()
+		l.tries--
+	}
+	if slow != nil || l.works {
+		l.another()
+	}
+}
+
+// another lets another request try, unless so many are under way that the directory could count more than maxRefusals. The mutex is held.
+func (l *lockout) another() {
+	if l.trying != nil && (l.tries == 0 || l.works || l.failed+l.tries < maxRefusals) {
+		close(l.trying)
 		l.trying = nil
-		close(trying)
 	}
 }
 

@@ -219,6 +219,47 @@ func TestOnceThePasswordWorksNobodyWaits(t *testing.T) {
 	})
 }
 
+func TestASignInThatHangsHoldsTheOthersForSecondsAndAtMostThreeAreUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lockout
+		let := make(chan func(signIn))
+		for range 64 {
+			go func() { let <- must(l.enter(t.Context())) }()
+		}
+		next := func() func(signIn) {
+			began := time.Now()
+			done := <-let
+			if wait := time.Since(began); wait > 3*time.Second {
+				t.Errorf("the next waits %v", wait)
+			}
+			return done
+		}
+		nobody := func() {
+			t.Helper()
+			select {
+			case <-let:
+				t.Error("the directory may count a fourth")
+			case <-time.After(time.Minute):
+			}
+		}
+		first, second, third := next(), next(), next()
+		nobody()
+		third(refused)
+		nobody() // one is refused, and two may be
+		first(unanswered)
+		fourth := next()
+		nobody()
+		second(accepted)
+		for range 60 {
+			(<-let)(unanswered)
+		}
+		fourth(unanswered)
+		if l.trying != nil || l.tries != 0 {
+			t.Errorf("%d tries are left", l.tries)
+		}
+	})
+}
+
 func TestATryWithoutAnAnswerLetsTheNextGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l lockout

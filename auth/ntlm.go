@@ -150,13 +150,14 @@ func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *
 		c.Close()
 	}
 	for try := 1; ; try++ {
-		done, err := n.tries.enterAt(ctx, placeOf(call.Request))
+		// The connection comes first: nobody waits for others, or speaks of a sign-in, where the server cannot be reached.
+		made, err := proxy.ClientConn(ctx, n.transport, "https", to.address)
 		if err != nil {
 			return nil, nil, err
 		}
-		made, err := proxy.ClientConn(ctx, n.transport, "https", to.address)
+		done, err := n.tries.enterAt(ctx, placeOf(call.Request))
 		if err != nil {
-			done(unanswered)
+			made.Close()
 			return nil, nil, err
 		}
 		c := &ntlmConn{ClientConn: made, route: to}

@@ -809,6 +809,28 @@ func TestAConnectionBelongsToItsAnswerUntilThatIsRead(t *testing.T) {
 	})
 }
 
+func TestWhereTheServerCannotBeReachedNobodyWaitsForTheSignInOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		unreachable := &net.OpError{Op: "dial", Err: errors.New("no answer")}
+		rt := NewNTLM(testUser, testPassword).RoundTripper(here, proxy.Settings{}, 64).(*ntlm)
+		rt.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			<-time.After(5 * time.Second)
+			return nil, unreachable
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				if _, _, err := post(ctx, rt, "https://127.0.0.1", true); !errors.Is(err, unreachable) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	})
+}
+
 func TestCancellingEndsARequestAtAnyLeg(t *testing.T) {
 	for leg, name := range []string{"on a kept connection", "before the challenge", "at the request"} {
 		t.Run(name, func(t *testing.T) {
