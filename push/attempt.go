@@ -97,13 +97,20 @@ func (a *access) attempt(ctx context.Context, until time.Time, n *request, allow
 		if said, ok := errors.AsType[*goneAway](r.err); ok && ruleFor(0, said.reason).reaction == hold {
 			r.reason = said.reason
 		}
+		if c != nil {
+			r.replacedIn = c.replacedIn()
+		}
 		return r
 	}
 	r.read(answer)
 	a.gateway.metrics.answered(r.status, r.reason)
-	if r.rule().replace {
+	switch does := r.rule(); {
+	case does.replace && does.reaction == again: // else it is no good for the others either
+		c.replace("replaced after " + string(r.why()))
+	case does.replace:
 		c.retire("replaced after " + string(r.why()))
 	}
+	r.replacedIn = c.replacedIn()
 	return r
 }
 

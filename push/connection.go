@@ -36,12 +36,15 @@ const (
 type connection struct {
 	pool    *pool
 	conn    *h2.Conn
+	dialled time.Time
+	spoilt  chan struct{} // closed: it is to be replaced
 	retired chan struct{} // closed: nothing more is sent on it
 
 	mu       sync.Mutex
 	inFlight int
-	most     int  // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
-	primed   bool // an answer has come
+	most     int    // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
+	primed   bool   // an answer has come
+	spoiltBy string // why it is to be replaced
 	over     bool
 	why      string
 	reason   outcome.Reason // what APNs said when it ended it; empty: nothing
@@ -50,7 +53,7 @@ type connection struct {
 }
 
 func newConnection(p *pool, nc net.Conn) *connection {
-	c := &connection{pool: p, retired: make(chan struct{}), most: 1}
+	c := &connection{pool: p, dialled: time.Now(), spoilt: make(chan struct{}), retired: make(chan struct{}), most: 1}
 	c.conn = h2.New(nc, h2.Times{Answer: answerTimeout, PingAfter: pingAfter, PingTimeout: pingTimeout}, c)
 	return c
 }
@@ -100,7 +103,7 @@ func (c *connection) ended(e h2.Ending) {
 		c.pool.watch.http2Error("stream_error")
 	}
 	if e.Unknown {
-		c.retire(endOf(e.Err))
+		c.replace(endOf(e.Err))
 	}
 	if last {
 		c.conn.Close()
@@ -114,6 +117,27 @@ func (c *connection) authorization(bearer string) string {
 		c.bearer, c.header = bearer, "bearer "+bearer
 	}
 	return c.header
+}
+
+// replace retires it as soon as another may be dialled. Until then it serves the others, who would only wait: what went wrong may be about one
+// request alone, as of a phone that APNs answers with a fault each time.
+func (c *connection) replace(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spoiltBy == "" {
+		c.spoiltBy = why
+		close(c.spoilt)
+	}
+}
+
+// replacedIn is how long it serves yet where it is to be replaced; 0: it is not, or it is time.
+func (c *connection) replacedIn() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spoiltBy == "" {
+		return 0
+	}
+	return max(0, redialSpacing-time.Since(c.dialled))
 }
 
 // retire has nothing more sent on it; it is replaced when one is wanted. What is in flight goes on, and the last of it closes the

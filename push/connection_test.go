@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/push/h2"
 	"github.com/mailbell/mailbell/subscriptions"
 	"golang.org/x/net/http2"
@@ -203,6 +204,49 @@ func TestAnswerWithoutAnEndIsReadNoFurtherThanItsBound(t *testing.T) {
 }
 
 // Each refused stream costs a round trip. Who is refused again and again waits in between.
+// A connection after whose fault another may not be dialled yet was given up all the same: for one phone all others waited for a second, again
+// and again.
+func TestAPhoneThatAPNsAnswersWithAFaultDelaysNoOther(t *testing.T) {
+	for name, do := range map[string]act{
+		"a fault": refusing(500, "InternalServerError"), "away": refusing(503, "ServiceUnavailable"), "no answer of APNs": {status: 502, body: "<html>"},
+		"a reset": {reset: http2.ErrCodeInternal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const answer = 50 * time.Millisecond
+				b := overMemory(t, func(a arrived) act {
+					if a.token() == tokenOf(0) {
+						return do
+					}
+					return act{delay: answer}
+				})
+				var all sync.WaitGroup
+				all.Go(func() {
+					if a := b.Push(t.Context(), alert(0, 0)); a.Result != subscriptions.NotBefore || a.Reason != outcome.Unanswered {
+						t.Errorf("the phone: %+v", a)
+					}
+				})
+				for i := range 10 {
+					all.Go(func() {
+						<-time.After(time.Duration(i) * 20 * time.Millisecond)
+						for m := range 100 {
+							began := time.Now()
+							if a := b.Push(t.Context(), alert(i+1, m)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(began) > 4*answer {
+								t.Errorf("another, after %v: %+v", time.Since(began), a)
+							}
+							<-time.After(200 * time.Millisecond)
+						}
+					})
+				}
+				all.Wait()
+				if _, _, connections, _ := b.apns.seen(); connections < 5 || connections > 30 {
+					t.Errorf("%d connections: each fault but those within a second has another opened", connections)
+				}
+			})
+		})
+	}
+}
+
 func TestStreamThatIsRefusedEachTimeIsTriedSoOftenAndThenWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const roundTrip = time.Millisecond

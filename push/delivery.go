@@ -65,7 +65,7 @@ func (s *Sender) push(ctx context.Context, n *subscriptions.Notification) subscr
 		if settled {
 			return answer
 		}
-		if !d.wait(ctx, retrying.Wait(failures, r.retryAfter), recovered) {
+		if !d.wait(ctx, retrying.Wait(failures, max(r.retryAfter, r.replacedIn)), recovered) {
 			return d.giveUp(ctx, r)
 		}
 	}

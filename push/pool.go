@@ -165,6 +165,9 @@ func (p *pool) serve(ctx context.Context, c *connection) {
 	case <-c.retired:
 	case <-ctx.Done():
 		c.retire("closed")
+	case <-c.spoilt:
+		pause.For(ctx, c.replacedIn())
+		c.retire(c.spoiltBy)
 	}
 	p.mu.Lock()
 	p.connections = slices.DeleteFunc(p.connections, func(other *connection) bool { return other == c })

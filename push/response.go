@@ -22,7 +22,8 @@ type response struct {
 	foreign    bool           // the answer is not in Apple's form: something between here and APNs answered in its place
 	gone       time.Time      // of a 410: when APNs last found the token to be gone
 	retryAfter time.Duration
-	err        error // why no answer came
+	replacedIn time.Duration // its connection is to be replaced, then; 0: it is not, or at once
+	err        error         // why no answer came
 
 	access  *access // that the request went by
 	bearer  string  // the provider token that went with it; empty: none, but a certificate
