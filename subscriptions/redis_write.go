@@ -22,16 +22,12 @@ const fenced = "FENCED"
 // stays; "whole" where the devices that follow are all that it has; how many decisions there are; for each of them the one that it replaces,
 // "" where it is new, and itself, which stands there once (Decided.On); then for each device its id and value, or "" where it is dropped.
 var writeScript = `
-local fences = redis.call('MGET', KEYS[3], KEYS[4] or KEYS[3]) -- one of another type is none
-if math.max(tonumber(fences[1] or 0) or 0, tonumber(fences[2] or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+local is = redis.call('MGET', KEYS[1], KEYS[3], KEYS[4] or KEYS[3]) -- one of another type is none
+if math.max(tonumber(is[2] or 0) or 0, tonumber(is[3] or 0) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
 local decisions, devices = 6, 6 + 2 * tonumber(ARGV[5])
-local function place(decision)
-  local at = redis.pcall('LPOS', KEYS[5], decision)
-  return type(at) == 'number' and at -- before version 6.0.6 there is no LPOS: there a decision may stand twice
-end
 local had = redis.pcall('HLEN', KEYS[2])
 local has = type(had) == 'number' and had or 0
-if type(had) ~= 'number' or redis.call('EXISTS', KEYS[1]) == 0 then had = -1 end
+if type(had) ~= 'number' or not is[1] then had = -1 end
 if had == -1 and ARGV[3] == '-' and #ARGV < devices then return {had, 0} end
 if KEYS[6] then redis.pcall('SADD', KEYS[6], ARGV[2]) end
 if ARGV[4] == 'whole' then redis.call('DEL', KEYS[2]) has = 0 end
@@ -39,8 +35,15 @@ for i = devices, #ARGV, 2 do
   if ARGV[i+1] == '' then has = has - redis.call('HDEL', KEYS[2], ARGV[i]) else has = has + redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
 end
 if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5]) return {had, 0} end
-if ARGV[3] ~= '-' then redis.call('SET', KEYS[1], ARGV[3]) end
+local set = {}
+if ARGV[3] ~= '-' then set = {KEYS[1], ARGV[3]} end
+if is[2] ~= ARGV[1] then set[#set+1] = KEYS[3] set[#set+1] = ARGV[1] end
+if #set > 0 then redis.call('MSET', unpack(set)) end
 if devices > decisions then
+  local function place(decision)
+    local at = redis.pcall('LPOS', KEYS[5], decision)
+    return type(at) == 'number' and at -- before version 6.0.6 there is no LPOS: there a decision may stand twice
+  end
   local count = redis.pcall('LLEN', KEYS[5])
   if type(count) ~= 'number' then redis.call('DEL', KEYS[5]) count = 0 end
   for i = decisions, devices - 1, 2 do
@@ -51,7 +54,6 @@ if devices > decisions then
   end
   if count > ` + keptDecisions + ` then redis.call('LTRIM', KEYS[5], -` + keptDecisions + `, -1) end
 end
-if fences[1] ~= ARGV[1] then redis.call('SET', KEYS[3], ARGV[1]) end
 return {had, has}`
 
 var keptDecisions = strconv.Itoa(MaxDecisions)
