@@ -95,7 +95,9 @@ func (n *newcomers) due() (list []newcomer, more bool) {
 	for end < len(n.waiting) && (quiet || now.Sub(n.waiting[end].came) >= longestWait) {
 		end++
 	}
-	list, n.waiting = n.waiting[:end], append([]newcomer(nil), n.waiting[end:]...) // after 15,000 nothing is kept
+	if end > 0 {
+		list, n.waiting = n.waiting[:end], append([]newcomer(nil), n.waiting[end:]...) // after 15,000 nothing is kept
+	}
 	n.serving = len(n.waiting) > 0
 	return list, n.serving
 }
