@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,14 @@ func readBody(r *http.Request) ([]byte, error) {
 			return nil, errContentType
 		}
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	var data []byte
+	var err error
+	if n := r.ContentLength; n >= 0 && n <= maxBody {
+		data = make([]byte, n)
+		_, err = io.ReadFull(r.Body, data)
+	} else {
+		data, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, errTooLarge
 	}
@@ -117,7 +125,9 @@ func (f *form) take(name string) json.RawMessage {
 // text returns a field that is a text, after check. An empty one is the same as none.
 func (f *form) text(name string, required bool, check func(string) (string, error)) string {
 	var s string
-	if value := f.take(name); value != nil && json.Unmarshal(value, &s) != nil {
+	if value := f.take(name); len(value) > 1 && value[0] == '"' && !bytes.ContainsRune(value, '\\') {
+		s = string(value[1 : len(value)-1]) // as nearly all are: it stands for itself
+	} else if value != nil && json.Unmarshal(value, &s) != nil {
 		f.fail(name, codeWrongType, "want a text")
 		return ""
 	}
