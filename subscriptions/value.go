@@ -4,6 +4,8 @@ package subscriptions
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,7 +68,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func checksum(k kind, id string, data []byte) string {
 	name := append(append([]byte(k), 0), id...)
 	sum := crc32.Update(crc32.Checksum(append(name, 0), castagnoli), castagnoli, data)
-	return fmt.Sprintf("%08x", sum)
+	return hex.EncodeToString(binary.BigEndian.AppendUint32(nil, sum))
 }
 
 // keptValue is how large a buffer may be that is used again: a record with a full log has 16 KiB. One with a thousand devices behind has

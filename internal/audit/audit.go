@@ -85,9 +85,8 @@ func (e Event) message() string {
 	return strings.ReplaceAll(string(e.Action), "_", " ")
 }
 
-// fields are those that apply.
-func (e Event) fields() []zap.Field {
-	f := make([]zap.Field, 0, 8) // as an enrolment has
+// fields adds those that apply.
+func (e Event) fields(f []zap.Field) []zap.Field {
 	f = append(f, zap.String("stream", "audit"), zap.String("action", string(e.Action)), zap.String("outcome", string(e.Outcome)))
 	for _, t := range []struct{ name, value string }{
 		{"code", e.Code}, {"client", e.Client}, {"address", e.Address}, {"forwarded_for", e.Forwarded}, {"request_id", e.Request}, {"call", e.Call},
@@ -123,6 +122,7 @@ type Log struct {
 	path    string // empty: the events are in the log
 	file    *os.File
 	torn    bool // the last line is not whole
+	fields  []zap.Field // of the last event: used again
 	failure error
 	encoder zapcore.Encoder
 }
@@ -162,17 +162,17 @@ func (l *Log) Record(e Event) {
 	if e.Outcome != Done {
 		entry.Level = zapcore.WarnLevel
 	}
-	fields := e.fields()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.fields = e.fields(l.fields[:0])
 	if l.file != nil {
-		err := l.write(entry, fields)
+		err := l.write(entry, l.fields)
 		l.note(err)
 		if err == nil {
 			return
 		}
 	}
-	_ = l.log.Core().Write(entry, fields) // whatever the level of the log is; there is nowhere else to say that it fails
+	_ = l.log.Core().Write(entry, l.fields) // whatever the level of the log is; there is nowhere else to say that it fails
 }
 
 // write writes an event to the file. The mutex is held.
