@@ -55,14 +55,6 @@ func TestAPhoneConfirmsTheAlertThatItGot(t *testing.T) {
 	inst.awaitListening()
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)
-	inst.awaitRest()
-	var about struct{ Decisions []json.RawMessage }
-	if !waitUntil(t.Context(), soon, func() bool { // the answer of APNs may come after the phone's
-		inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &about)
-		return len(about.Decisions) > 0
-	}) {
-		t.Fatal("nothing was decided")
-	}
 	var payload struct {
 		Mailbell struct{ M, D string }
 	}
@@ -72,6 +64,14 @@ func TestAPhoneConfirmsTheAlertThatItGot(t *testing.T) {
 	body := fmt.Sprintf(`{"d": %q, "shown": [{"m": %q, "at": %q}]}`, payload.Mailbell.D, payload.Mailbell.M, time.Now().UTC().Format(time.RFC3339Nano))
 	if status, answer := inst.postSigned(t, key, "/v1/receipts", body); status != http.StatusNoContent {
 		t.Fatalf("the receipt: %d %s", status, answer)
+	}
+	inst.awaitRest()
+	var about struct{ Decisions []json.RawMessage }
+	if !waitUntil(t.Context(), soon, func() bool { // the answer of APNs may come after that of the phone
+		inst.call(http.MethodGet, "/v1/mailboxes/"+b.address, nil, &about)
+		return len(about.Decisions) > 0
+	}) {
+		t.Fatal("nothing was decided")
 	}
 	p := launch(t, "why", "--config", inst.config, "phone")
 	if code := p.wait(refusal); code != 0 {
