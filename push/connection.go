@@ -97,12 +97,12 @@ func (c *connection) ended(e h2.Ending) {
 	}
 	last := c.over && c.inFlight == 0
 	c.mu.Unlock()
-	if errors.Is(e.Err, h2.ErrRefused) {
+	_, isReset := errors.AsType[http2.StreamError](e.Err)
+	switch {
+	case errors.Is(e.Err, h2.ErrRefused):
 		c.pool.watch.http2Error("refused_stream")
-	} else if _, ok := errors.AsType[http2.StreamError](e.Err); ok {
+	case isReset:
 		c.pool.watch.http2Error("stream_error")
-	}
-	if e.Unknown {
 		c.replace(endOf(e.Err))
 	}
 	if last {

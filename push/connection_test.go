@@ -247,6 +247,29 @@ func TestAPhoneThatAPNsAnswersWithAFaultDelaysNoOther(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatIsToBeReplacedAndIsCutIsReplacedNoLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			switch a.number {
+			case 1:
+				return act{reset: http2.ErrCodeInternal}
+			case 2:
+				return act{cut: true}
+			}
+			return act{}
+		})
+		began := time.Now()
+		for _, a := range b.burst(t.Context(), 2) {
+			if a.Result != subscriptions.Accepted {
+				t.Errorf("got %+v", a)
+			}
+		}
+		if took := time.Since(began); took > redial.First+redial.First/2 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 func TestStreamThatIsRefusedEachTimeIsTriedSoOftenAndThenWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const roundTrip = time.Millisecond

@@ -166,7 +166,11 @@ func (p *pool) serve(ctx context.Context, c *connection) {
 	case <-ctx.Done():
 		c.retire("closed")
 	case <-c.spoilt:
-		pause.For(ctx, c.replacedIn())
+		select {
+		case <-c.retired:
+		case <-ctx.Done():
+		case <-time.After(c.replacedIn()):
+		}
 		c.retire(c.spoiltBy)
 	}
 	p.mu.Lock()
