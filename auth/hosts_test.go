@@ -102,8 +102,8 @@ func newWorld(t *testing.T, handler func(host string, w http.ResponseWriter, r *
 	})
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { tunnel(w, s.Listener.Addr().String()) }))
 	t.Cleanup(front.Close)
-	via := must(url.Parse(front.URL))
-	n.out = proxy.Settings{Roots: s.roots, Proxy: func(*http.Request) (*url.URL, error) { return via, nil }}
+	n.out = proxy.Settings{Roots: s.roots, Proxy: new(proxy.Current)}
+	n.out.Proxy.Set(must(proxy.ParseVia(front.URL, "", "", nil)))
 	return n
 }
 

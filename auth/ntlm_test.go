@@ -22,7 +22,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -970,12 +969,9 @@ func TestNTLMGoesThroughAProxyByCONNECT(t *testing.T) {
 		answers.Wait()
 	}))
 	defer tunnel.Close()
-	to, err := url.Parse(tunnel.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := p.settings
-	s.Proxy = http.ProxyURL(to)
+	s.Proxy = new(proxy.Current)
+	s.Proxy.Set(must(proxy.ParseVia(tunnel.URL, "", "", nil)))
 	rt := NewNTLM(testUser, testPassword).RoundTripper(here, s, 1)
 	defer func() {
 		rt.(*ntlm).CloseIdleConnections()
@@ -996,7 +992,7 @@ func TestAKeptConnectionIsNotUsedOnceTheProxyHasChanged(t *testing.T) {
 	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer closed.Close()
 	var current proxy.Current
-	p.settings.Proxy = current.For
+	p.settings.Proxy = &current
 	rt := p.client(t, NewNTLM(testUser, testPassword), 1)
 	for range 2 {
 		if status, _, err := post(t.Context(), rt, p.URL, true); status != http.StatusOK || err != nil {

@@ -84,9 +84,9 @@ func through(t *testing.T, address string) proxy.Settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var current proxy.Current
+	current := new(proxy.Current)
 	current.Set(via)
-	return proxy.Settings{Proxy: current.For}
+	return proxy.Settings{Proxy: current}
 }
 
 func refusingProxy(t *testing.T, status int) proxy.Settings {

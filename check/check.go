@@ -373,10 +373,8 @@ func (r *runner) lookUp(ctx context.Context, name, host string, out proxy.Settin
 	if net.ParseIP(bare) != nil {
 		return true
 	}
-	if out.Proxy != nil {
-		if via, err := out.Proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: host}}); err == nil && via != nil {
-			return true // it looks the name up
-		}
+	if out.Proxy != nil && out.Proxy.For(&http.Request{URL: &url.URL{Scheme: "https", Host: host}}) != nil {
+		return true // it looks the name up
 	}
 	return r.try(ctx, name+": DNS "+bare, "looking up "+bare, Circumstances{}, func(ctx context.Context) error {
 		if _, err := net.DefaultResolver.LookupHost(ctx, bare); err != nil {

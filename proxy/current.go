@@ -27,20 +27,30 @@ func (s *Current) Set(v *Via) { s.via.Store(v) }
 // Via returns the proxy; nil: connections are made directly.
 func (s *Current) Via() *Via { return s.via.Load() }
 
-// For returns the proxy of a request, for Settings.Proxy. A host that bypass does not list is reached through the proxy, loopback too:
+// For returns the proxy of a request; nil: none. A host that bypass does not list is reached through the proxy, loopback too:
 // unlike golang.org/x/net/http/httpproxy, no host is exempt by itself.
-func (s *Current) For(req *http.Request) (*url.URL, error) {
+func (s *Current) For(req *http.Request) *url.URL {
 	v := s.via.Load()
 	if v == nil || v.bypasses(target(req.URL)) {
-		return nil, nil
+		return nil
 	}
-	return v.url, nil
+	return v.url
+}
+
+// tries are those of the password for the proxy at a marked address; nil: it needs none, or another proxy has replaced it.
+func (s *Current) tries(address string) *tries {
+	v := s.via.Load()
+	if v == nil || v.url.User == nil || marked(v.url).Host != address {
+		return nil
+	}
+	return &v.tries
 }
 
 // Via is a proxy and the hosts that are reached without it.
 type Via struct {
 	url    *url.URL // with user name and password
 	direct []proxyconfig.Rule
+	tries  tries // of its password
 }
 
 // ParseVia makes a Via of a configuration. address is http, https, socks5 or socks5h://host:port; with both kinds of SOCKS the proxy looks
@@ -76,7 +86,12 @@ func ParseVia(address, username, password string, bypass []string) (*Via, error)
 }
 
 // Equal reports whether two proxies are one, reached with the same password, past the same hosts.
-func (v *Via) Equal(other *Via) bool { return reflect.DeepEqual(v, other) }
+func (v *Via) Equal(other *Via) bool {
+	if v == nil || other == nil {
+		return v == other
+	}
+	return reflect.DeepEqual(v.url, other.url) && slices.Equal(v.direct, other.direct)
+}
 
 // String is the proxy's address, without user name and password.
 func (v *Via) String() string {

@@ -13,6 +13,8 @@ package proxy
 //   - The errors do not name the proxy.
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -23,6 +25,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -94,9 +97,9 @@ func (s Settings) through(req *http.Request) (*url.URL, error) {
 	if address, ok := req.Context().Value(addressKey{}).(string); ok {
 		req = &http.Request{Method: req.Method, URL: &url.URL{Scheme: req.URL.Scheme, Host: address, Path: "/"}}
 	}
-	u, err := s.Proxy(req)
-	if err != nil || u == nil {
-		return nil, err
+	u := s.Proxy.For(req)
+	if u == nil {
+		return nil, nil
 	}
 	if err := s.refuseLiteral(req); err != nil {
 		return nil, err
@@ -138,7 +141,7 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 		}
 		conn = secure
 	}
-	return &opening{Conn: newHop(conn, proxy, proxyTimeout-time.Since(began)), proxy: proxy}, nil
+	return &opening{Conn: newHop(conn, proxy, proxyTimeout-time.Since(began), s.Proxy.tries(address)), proxy: proxy}, nil
 }
 
 // hop is a connection to a proxy. Its errors are the proxy's until the proxy has connected it to the server.
@@ -149,14 +152,19 @@ type hop struct {
 	expired atomic.Bool
 	beyond  atomic.Bool // what is written is for the server
 	asked   byte        // the first byte of the last question to the proxy
+	tries   *tries      // of the password
+	target  string      // that it is tried for
+	trying  atomic.Bool // it is
+	closed  chan struct{}
+	close   sync.Once
 }
 
 // newHop returns the hop for a connection to the proxy at host:port. It fails if the proxy does not connect in time.
-func newHop(conn net.Conn, proxy string, within time.Duration) *hop {
-	h := &hop{Conn: conn, proxy: proxy}
+func newHop(conn net.Conn, proxy string, within time.Duration, of *tries) *hop {
+	h := &hop{Conn: conn, proxy: proxy, tries: of, closed: make(chan struct{})}
 	h.giveUp = time.AfterFunc(within, func() {
 		h.expired.Store(true)
-		conn.Close()
+		_ = h.end()
 	})
 	return h
 }
@@ -167,9 +175,13 @@ func (h *hop) Write(b []byte) (int, error) {
 		switch b[0] {
 		case askConnect, askSOCKS, askSOCKSAuth:
 			h.asked = b[0]
+			if err := h.enter(b); err != nil {
+				return 0, err
+			}
 		default:
 			h.giveUp.Stop()
 			h.beyond.Store(true)
+			h.tell(accepted)
 		}
 	}
 	n, err := h.Conn.Write(b)
@@ -183,11 +195,21 @@ func (h *hop) Read(b []byte) (int, error) {
 		h.asked = 0 // only the first byte tells
 		switch b[0] {
 		case 'H':
+			if o := said(b[:n]); o != unanswered {
+				h.tell(o)
+			}
 		case recordAlert, recordHandshake:
 			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, inTLS, nil)
 		default:
 			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, "does not answer CONNECT in HTTP: is it a proxy of another kind?", nil)
 		}
+	}
+	if reply := b[:n]; len(reply) > 1 && !h.beyond.Load() && h.asked == askSOCKSAuth { // RFC 1929 section 2
+		o := refused
+		if reply[1] == 0 {
+			o = accepted
+		}
+		h.tell(o)
 	}
 	return n, h.explain(err)
 }
@@ -195,7 +217,60 @@ func (h *hop) Read(b []byte) (int, error) {
 // Close implements net.Conn.
 func (h *hop) Close() error {
 	h.giveUp.Stop()
+	return h.end()
+}
+
+func (h *hop) end() error {
+	h.close.Do(func() { close(h.closed) })
+	h.tell(unanswered)
 	return h.Conn.Close()
+}
+
+// enter waits until what is about to be written may be, where it has the password in it.
+func (h *hop) enter(b []byte) error {
+	switch b[0] {
+	case askSOCKS:
+		return nil
+	case askConnect:
+		_, rest, _ := strings.Cut(string(b), " ")
+		h.target, _, _ = strings.Cut(rest, " ")
+	}
+	mine, err := h.tries.enter(h.closed, h.proxy, h.target)
+	h.trying.Store(mine)
+	return err
+}
+
+// tell tells what the proxy says of the password, if it is tried here.
+func (h *hop) tell(o outcome) {
+	if h.trying.CompareAndSwap(true, false) {
+		h.tries.leave(h.target, o)
+	}
+}
+
+// said is what a refusal to connect says of the password that was sent with it. A proxy that asked a server for it has let mailbell in.
+func said(answer []byte) outcome {
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer)), nil)
+	if err != nil {
+		return unanswered
+	}
+	resp.Body.Close()
+	detail, _ := wanted(true, offersOf(resp))
+	switch {
+	case asksForPassword(resp) && detail == fault.ProxySignIn:
+		return refused
+	case resp.StatusCode == http.StatusBadGateway, resp.StatusCode == http.StatusGatewayTimeout:
+		return accepted
+	}
+	return unanswered
+}
+
+// asksForPassword reports whether a proxy wants a sign-in. Older versions of tinyproxy ask for it with 401, a status of servers.
+func asksForPassword(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized
+}
+
+func offersOf(resp *http.Response) []string {
+	return challenge.Schemes(slices.Concat(resp.Header.Values("Proxy-Authenticate"), resp.Header.Values("Www-Authenticate")))
 }
 
 func (h *hop) explain(err error) error {
@@ -250,10 +325,9 @@ func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Resp
 		return err
 	}
 	remedy, detail, what := fault.Fix, fault.None, "does not connect to"
-	offers := challenge.Schemes(slices.Concat(resp.Header.Values("Proxy-Authenticate"), resp.Header.Values("Www-Authenticate")))
+	offers := offersOf(resp)
 	switch {
-	// Older versions of tinyproxy ask for a user name and password with 401, a status of servers.
-	case resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized:
+	case asksForPassword(resp):
 		detail, what = wanted(via.User != nil, offers)
 		what += " before it connects to"
 	case resp.StatusCode == http.StatusForbidden:

@@ -119,7 +119,7 @@ func TestAServerThatSpeaksTLSToPlainTextIsNamed(t *testing.T) {
 func TestPlainTextBehindAProxyIsTheServers(t *testing.T) {
 	// The proxy lets through, and what is behind it answers in clear.
 	address := speakerBehind(t, "HTTP/1.1 503 Service Unavailable\r\n\r\n")
-	_, err := get(t, Settings{Proxy: via(t, "http://"+address).For}, "https://mail.contoso.com")
+	_, err := get(t, Settings{Proxy: via(t, "http://"+address)}, "https://mail.contoso.com")
 	if e := Explain("x", err); e.Code != CodePlain || e.Remedy != fault.Retry || !strings.Contains(e.Text, "503 Service Unavailable") {
 		t.Errorf("%v", e)
 	}
@@ -166,7 +166,7 @@ func TestAProxyWithTheOtherSchemeIsNamed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := speaker(t, c.says)
-			_, err := get(t, Settings{Proxy: via(t, c.scheme+"://"+address).For}, c.to)
+			_, err := get(t, Settings{Proxy: via(t, c.scheme+"://"+address)}, c.to)
 			e := Explain("x", err)
 			if e.Code != CodeProxy || e.Remedy != c.remedy || !strings.Contains(e.Text, address) {
 				t.Errorf("%v (%v)", e, e.Remedy)

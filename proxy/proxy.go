@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"time"
@@ -37,8 +36,8 @@ const (
 
 // Settings of all connections to one kind of server. The zero value connects directly and trusts the system's roots.
 type Settings struct {
-	Roots *x509.CertPool                        // of the server's certificate; nil: the system's
-	Proxy func(*http.Request) (*url.URL, error) // the proxy of a request; nil: none. The environment is ignored
+	Roots *x509.CertPool // of the server's certificate; nil: the system's
+	Proxy *Current       // nil: none. The environment is ignored
 	// ProxyRoots are the trust roots for an https proxy; nil: the system's. They are not Roots, because a ca_file is for one server, and the
 	// proxy leads to many. (net/http alone would take Roots for both.)
 	ProxyRoots *x509.CertPool

@@ -121,13 +121,9 @@ func TestTheEnvironmentNamesNoProxy(t *testing.T) {
 	if tr := (Settings{}).Transport(); tr.Proxy != nil {
 		t.Error("a proxy is asked for")
 	}
-	asked := false
-	s := Settings{Proxy: func(*http.Request) (*url.URL, error) {
-		asked = true
-		return nil, errors.New("no way")
-	}}
-	if _, err := get(t, s, "https://127.0.0.1:1"); err == nil || !asked {
-		t.Errorf("asked %v, %v", asked, err)
+	nobody := via(t, "http://127.0.0.1:1")
+	if _, err := get(t, Settings{Proxy: nobody}, "https://127.0.0.1:2"); Explain("x", err).Code != CodeProxy {
+		t.Errorf("the configured one is not asked: %v", err)
 	}
 }
 

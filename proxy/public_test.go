@@ -60,7 +60,7 @@ func TestBehindAProxyWhatNamesAPrivateAddressIsRefusedBeforeTheProxyIsAsked(t *t
 	o := newOrigin(t)
 	p := proxytest.StartSOCKS(t)
 	p.Resolve("example.com:443", o.address)
-	s := Settings{Roots: o.roots, Proxy: via(t, "socks5://"+p.Address).For, PublicOnly: true}
+	s := Settings{Roots: o.roots, Proxy: via(t, "socks5://"+p.Address), PublicOnly: true}
 	for _, host := range []string{"10.0.0.1", "127.0.0.1:8443", "[::1]", "[::ffff:10.0.0.1]", "169.254.169.254", "127.1", "2130706433", "0x7f.1", "0x7f000001", "10.0.0.1.", "017700000001"} {
 		_, err := get(t, s, "https://"+host+"/autodiscover/autodiscover.xml")
 		if e := Explain("Autodiscover", err); e.Code != CodePrivate || e.Remedy != fault.Fix {

@@ -146,15 +146,15 @@ func httpsProxy(t *testing.T) *httptest.Server {
 
 // kinds starts a proxy of each kind, in turn.
 func kinds(t *testing.T, each func(t *testing.T, s Settings)) {
-	t.Run("squid", func(t *testing.T) { each(t, Settings{Proxy: via(t, "http://"+proxytest.Squid(t)).For}) })
-	t.Run("tinyproxy", func(t *testing.T) { each(t, Settings{Proxy: via(t, "http://"+proxytest.Tinyproxy(t)).For}) })
-	t.Run("socks5", func(t *testing.T) { each(t, Settings{Proxy: via(t, "socks5://"+proxytest.StartSOCKS(t).Address).For}) })
-	t.Run("socks5h", func(t *testing.T) { each(t, Settings{Proxy: via(t, "socks5h://"+proxytest.StartSOCKS(t).Address).For}) })
+	t.Run("squid", func(t *testing.T) { each(t, Settings{Proxy: via(t, "http://"+proxytest.Squid(t))}) })
+	t.Run("tinyproxy", func(t *testing.T) { each(t, Settings{Proxy: via(t, "http://"+proxytest.Tinyproxy(t))}) })
+	t.Run("socks5", func(t *testing.T) { each(t, Settings{Proxy: via(t, "socks5://"+proxytest.StartSOCKS(t).Address)}) })
+	t.Run("socks5h", func(t *testing.T) { each(t, Settings{Proxy: via(t, "socks5h://"+proxytest.StartSOCKS(t).Address)}) })
 	t.Run("https", func(t *testing.T) {
 		p := httpsProxy(t)
 		roots := x509.NewCertPool()
 		roots.AddCert(p.Certificate())
-		each(t, Settings{Proxy: via(t, p.URL).For, ProxyRoots: roots})
+		each(t, Settings{Proxy: via(t, p.URL), ProxyRoots: roots})
 	})
 }
 
@@ -232,7 +232,7 @@ func TestPlainRequestsAreHandedToAnHTTPProxyAsTheyAre(t *testing.T) {
 	t.Cleanup(o.Close)
 	for name, start := range map[string]func(testing.TB) string{"proxy.contoso.com": proxytest.Squid, "tinyproxy": proxytest.Tinyproxy} {
 		t.Run(name, func(t *testing.T) {
-			if body, err := get(t, Settings{Proxy: via(t, "http://"+start(t)).For}, o.URL); err != nil || !strings.Contains(body, name) {
+			if body, err := get(t, Settings{Proxy: via(t, "http://"+start(t))}, o.URL); err != nil || !strings.Contains(body, name) {
 				t.Errorf("%q, %v: want what came through %s", body, err, name)
 			}
 		})
@@ -248,11 +248,8 @@ type saying struct {
 // hold tries to reach a target through a proxy that does not let through, and looks at what is said of it.
 func (want saying) hold(t *testing.T, s Settings, target string) {
 	t.Helper()
-	u, err := s.Proxy(request(t, "https://"+target))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = get(t, s, "https://"+target+"/EWS/Exchange.asmx")
+	u := s.Proxy.For(request(t, "https://"+target))
+	_, err := get(t, s, "https://"+target+"/EWS/Exchange.asmx")
 	if err == nil {
 		t.Fatal("it lets through")
 	}
@@ -295,11 +292,11 @@ func TestSquidsAndTinyproxysRefusalsAreNamedAsTheirs(t *testing.T) {
 			p := "http://" + start(t)
 			none, wrong, right := viaAs(t, p, "", ""), viaAs(t, p, proxytest.Username, "wrong-password"), via(t, p)
 			to := "mail.contoso.com"
-			saying{fault.Fix, []string{"wants a user name and password", to + ":443", "407 Proxy Authentication Required"}}.hold(t, Settings{Proxy: none.For}, to)
-			saying{fault.Fix, []string{"does not accept the user name and password", to + ":443"}}.hold(t, Settings{Proxy: wrong.For}, to)
-			saying{fault.Fix, []string{"does not let mailbell through to " + proxytest.Forbidden + ":443", "403"}}.hold(t, Settings{Proxy: right.For}, proxytest.Forbidden)
+			saying{fault.Fix, []string{"wants a user name and password", to + ":443", "407 Proxy Authentication Required"}}.hold(t, Settings{Proxy: none}, to)
+			saying{fault.Fix, []string{"does not accept the user name and password", to + ":443"}}.hold(t, Settings{Proxy: wrong}, to)
+			saying{fault.Fix, []string{"does not let mailbell through to " + proxytest.Forbidden + ":443", "403"}}.hold(t, Settings{Proxy: right}, proxytest.Forbidden)
 			why := map[string]string{"squid": "503 Service Unavailable, ERR_CONNECT_FAIL 111", "tinyproxy": "50"}
-			unreachable(saying{remedy: fault.Wait}, "cannot reach "+nobody, why[name]).hold(t, Settings{Proxy: right.For}, nobody)
+			unreachable(saying{remedy: fault.Wait}, "cannot reach "+nobody, why[name]).hold(t, Settings{Proxy: right}, nobody)
 		})
 	}
 }
@@ -307,9 +304,9 @@ func TestSquidsAndTinyproxysRefusalsAreNamedAsTheirs(t *testing.T) {
 func TestSOCKSRefusalsAreNamedAsTheirs(t *testing.T) {
 	p := proxytest.StartSOCKS(t)
 	const to = "mail.contoso.com"
-	saying{fault.Fix, []string{"none of mailbell's methods", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, "", "").For}, to)
-	saying{fault.Fix, []string{"does not accept the user name and password", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, proxytest.Username, "wrong-password").For}, to)
-	s := Settings{Proxy: via(t, "socks5h://"+p.Address).For}
+	saying{fault.Fix, []string{"none of mailbell's methods", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, "", "")}, to)
+	saying{fault.Fix, []string{"does not accept the user name and password", to + ":443"}}.hold(t, Settings{Proxy: viaAs(t, "socks5://"+p.Address, proxytest.Username, "wrong-password")}, to)
+	s := Settings{Proxy: via(t, "socks5h://"+p.Address)}
 	for reply, want := range map[byte]saying{
 		1:                         {fault.Wait, []string{"cannot reach mail.contoso.com:443", "general SOCKS server failure"}},
 		proxytest.NotAllowed:      {fault.Fix, []string{"does not let mailbell through to mail.contoso.com:443", "not allowed by ruleset"}},
@@ -360,7 +357,7 @@ func TestWhatAProxyAnswersInsteadOfATunnelIsSaid(t *testing.T) {
 		"no TLS at an https one":  {"https", "HTTP/1.1 400 Bad Request\r\n\r\n", saying{fault.Fix, []string{"agrees on no TLS connection"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := Settings{Proxy: via(t, c.scheme+"://"+answering(t, c.answer)).For}
+			s := Settings{Proxy: via(t, c.scheme+"://"+answering(t, c.answer))}
 			c.want.hold(t, s, to)
 			_, err := get(t, s, "https://"+to)
 			if text := Explain("x", err).Error(); len(text) > 1500 || strings.ContainsAny(text, "\x00\x1b\r\n") {
@@ -373,12 +370,12 @@ func TestWhatAProxyAnswersInsteadOfATunnelIsSaid(t *testing.T) {
 func TestAProxyThatCannotBeReachedIsNotTakenForTheServer(t *testing.T) {
 	nobody := tcptest.Quiet(t)
 	for _, scheme := range []string{"http", "https", "socks5"} {
-		saying{fault.Wait, []string{"cannot be reached", "connection refused"}}.hold(t, Settings{Proxy: via(t, scheme+"://"+nobody).For}, "mail.contoso.com")
+		saying{fault.Wait, []string{"cannot be reached", "connection refused"}}.hold(t, Settings{Proxy: via(t, scheme+"://"+nobody)}, "mail.contoso.com")
 	}
 	// The reserved name is not asked of any DNS server.
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := Settings{Proxy: via(t, "http://proxy.invalid:3128").For}.dial(canceled, "tcp", marked(&url.URL{Scheme: "http", Host: "proxy.invalid:3128"}).Host)
+	_, err := Settings{Proxy: via(t, "http://proxy.invalid:3128")}.dial(canceled, "tcp", marked(&url.URL{Scheme: "http", Host: "proxy.invalid:3128"}).Host)
 	if e := Explain("x", err); e.Code != CodeProxy || e.Remedy != fault.Wait || !strings.Contains(e.Error(), "the proxy proxy.invalid:3128 cannot be reached") {
 		t.Errorf("%v", e)
 	}
@@ -391,7 +388,7 @@ func TestAProxyThatCannotBeReachedIsNotTakenForTheServer(t *testing.T) {
 func TestAProxyThatSaysNothingIsGivenUpInTime(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		synctest.Test(t, func(t *testing.T) {
-			s := Settings{Proxy: via(t, scheme+"://proxy.contoso.com:3128").For}
+			s := Settings{Proxy: via(t, scheme+"://proxy.contoso.com:3128")}
 			tr := s.Transport()
 			silent := make(chan struct{})
 			tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
@@ -400,7 +397,7 @@ func TestAProxyThatSaysNothingIsGivenUpInTime(t *testing.T) {
 					defer close(silent)
 					io.Copy(io.Discard, server) // until it is closed
 				}()
-				return newHop(client, "proxy.contoso.com:3128", proxyTimeout), nil
+				return newHop(client, "proxy.contoso.com:3128", proxyTimeout, nil), nil
 			}
 			began := time.Now()
 			_, err := tr.RoundTrip(request(t, "https://mail.contoso.com"))
@@ -419,7 +416,7 @@ func TestAProxyThatSaysNothingIsGivenUpInTime(t *testing.T) {
 func TestATunnelIsNotGivenUpOnceTheProxyHasLetThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()
-		h := newHop(client, "proxy.contoso.com:3128", proxyTimeout)
+		h := newHop(client, "proxy.contoso.com:3128", proxyTimeout, nil)
 		defer h.Close()
 		go io.Copy(server, server)
 		for _, part := range []string{"CONNECT mail.contoso.com:443 HTTP/1.1\r\n\r\n", "\x16\x03\x01"} {
@@ -452,14 +449,14 @@ func TestAnHTTPSProxyIsVerifiedByItsOwnRoots(t *testing.T) {
 	both := x509.NewCertPool()
 	both.AddCert(p.Certificate())
 	both.AddCert(o.Certificate())
-	s := Settings{Proxy: via(t, p.URL).For, Roots: both}
+	s := Settings{Proxy: via(t, p.URL), Roots: both}
 	saying{fault.Fix, []string{"its certificate", "is not trusted", `issued by "O=Acme Co"`}}.hold(t, s, o.address)
 	_, port, err := net.SplitHostPort(p.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.ProxyRoots = both
-	s.Proxy = via(t, "https://localhost:"+port).For
+	s.Proxy = via(t, "https://localhost:"+port)
 	saying{fault.Fix, []string{"localhost was asked for, and the certificate is for example.com"}}.hold(t, s, o.address)
 }
 
@@ -467,7 +464,7 @@ func TestAChangeOfTheProxyHoldsFromTheNextRequestOn(t *testing.T) {
 	o := newOrigin(t)
 	first, second := proxytest.StartSOCKS(t), proxytest.StartSOCKS(t)
 	static := via(t, "socks5://"+first.Address)
-	s := Settings{Proxy: static.For, Roots: o.roots}
+	s := Settings{Proxy: static, Roots: o.roots}
 	tr := s.Transport()
 	defer tr.CloseIdleConnections()
 	ask := func(path string) {
@@ -510,7 +507,7 @@ func TestTheProxyMayChangeWhileManyAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	static := new(Current)
-	tr := Settings{Proxy: static.For, Roots: o.roots}.Transport()
+	tr := Settings{Proxy: static, Roots: o.roots}.Transport()
 	defer tr.CloseIdleConnections()
 	var all sync.WaitGroup
 	for i := range 8 {
@@ -562,7 +559,7 @@ func TestTheChainOfEveryServerIsSeenAndNotThatOfAProxy(t *testing.T) {
 	p := proxytest.StartSOCKS(t)
 	o := newOrigin(t)
 	p.Resolve("example.com:443", o.address)
-	if _, err := get(t, Settings{Roots: o.roots, Seen: see, Proxy: via(t, "socks5://"+p.Address).For}, "https://example.com/"); err != nil {
+	if _, err := get(t, Settings{Roots: o.roots, Seen: see, Proxy: via(t, "socks5://"+p.Address)}, "https://example.com/"); err != nil {
 		t.Fatal(err)
 	}
 	if len(seen) != 1 || seen[0].host != "example.com" {

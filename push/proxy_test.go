@@ -22,7 +22,7 @@ func via(t *testing.T, url, password string) (*proxy.Current, func(*Options)) {
 	t.Helper()
 	static := new(proxy.Current)
 	set(t, static, url, password)
-	return static, func(o *Options) { o.Topics[0].Outbound.Proxy = static.For }
+	return static, func(o *Options) { o.Topics[0].Outbound.Proxy = static }
 }
 
 func set(t *testing.T, static *proxy.Current, url, password string) {

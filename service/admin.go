@@ -18,7 +18,7 @@ func (s *Service) signInBy(c config.Admin) *admin.OIDC {
 		return nil
 	}
 	d := c.OIDC
-	out := proxy.Settings{Roots: d.CA, Proxy: s.proxy.For, Seen: s.seen}
+	out := proxy.Settings{Roots: d.CA, Proxy: s.proxy, Seen: s.seen}
 	return &admin.OIDC{
 		Provider: openid.New(openid.Options{
 			Issuer: d.Issuer, ClientID: d.ClientID, ClientSecret: string(d.ClientSecret), RedirectURL: c.URL + admin.CallbackPath, GroupsClaim: d.GroupsClaim,

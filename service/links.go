@@ -72,7 +72,7 @@ func via(c *config.Proxy) (*proxy.Via, error) {
 
 // outbound returns the settings for connections of an entry's accounts.
 func (s *Service) outbound(x config.Exchange) proxy.Settings {
-	out := proxy.Settings{Roots: x.CA, Proxy: s.proxy.For, Seen: s.seen}
+	out := proxy.Settings{Roots: x.CA, Proxy: s.proxy, Seen: s.seen}
 	if x.Type == config.Online {
 		out.PublicOnly = true
 		named := []string{x.EWSURL, x.AutodiscoverURL}
@@ -286,7 +286,7 @@ func (s *Service) topics(list []config.APNs) []push.Topic {
 	topics := make([]push.Topic, len(list))
 	for i, a := range list {
 		topics[i] = push.Topic{
-			Topic: a.Topic, Environment: a.Environment, URL: a.URL, Outbound: proxy.Settings{Roots: a.CA, Proxy: s.proxy.For, Seen: s.seen}, Certificate: a.Certificate,
+			Topic: a.Topic, Environment: a.Environment, URL: a.URL, Outbound: proxy.Settings{Roots: a.CA, Proxy: s.proxy, Seen: s.seen}, Certificate: a.Certificate,
 		}
 		if a.Certificate == nil {
 			topics[i].Key = push.Key{P8: []byte(a.Token.KeyPEM), ID: a.Token.KeyID, Team: a.Token.TeamID}

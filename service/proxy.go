@@ -32,10 +32,12 @@ type offeredProxy struct {
 	refused error      // nil: it was not tried yet
 }
 
-// offerProxy remembers the proxy of a changed configuration.
+// offerProxy remembers the proxy of a changed configuration. One that is offered already keeps the tries of its password.
 func (s *Service) offerProxy(v *proxy.Via) {
-	s.offered = nil
-	if !v.Equal(s.proxy.Via()) {
+	switch {
+	case v.Equal(s.proxy.Via()):
+		s.offered = nil
+	case s.offered == nil || !v.Equal(s.offered.via):
 		s.offered = &offeredProxy{via: v}
 	}
 }
@@ -127,10 +129,9 @@ func (s *Service) worse(ctx context.Context, targets []target, offered, present 
 func connect(ctx context.Context, t target, v *proxy.Via) error {
 	ctx, cancel := context.WithTimeout(ctx, proxyTrial)
 	defer cancel()
-	var through proxy.Current
-	through.Set(v)
 	out := t.out
-	out.Proxy, out.Seen = through.For, nil
+	out.Proxy, out.Seen = new(proxy.Current), nil
+	out.Proxy.Set(v)
 	transport := out.Transport()
 	defer transport.CloseIdleConnections()
 	if t.http2 {

@@ -32,7 +32,7 @@ func (s *Service) newWebhooks(c *config.Config, metrics prometheus.Registerer) *
 func (s *Service) webhookAgent() string { return "mailbell/" + s.version }
 
 func (s *Service) hook(w config.Webhook) webhooks.Hook {
-	out := proxy.Settings{Roots: w.CA, Proxy: s.proxy.For, Seen: s.seen}
+	out := proxy.Settings{Roots: w.CA, Proxy: s.proxy, Seen: s.seen}
 	return webhooks.Hook{Name: w.Name, URL: w.URL, Secrets: webhookSecrets(w), Events: w.Events, Transport: out.Transport()}
 }
 

@@ -104,9 +104,8 @@ func (s *session) outbound() (out proxy.Settings, err error) {
 	if err != nil {
 		return out, fmt.Errorf("proxy: %w", err)
 	}
-	var through proxy.Current
-	through.Set(via)
-	out.Proxy = through.For
+	out.Proxy = new(proxy.Current)
+	out.Proxy.Set(via)
 	return out, nil
 }
 

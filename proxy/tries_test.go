@@ -1,0 +1,163 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/tcptest"
+)
+
+func TestAWrongPasswordOfTheProxyIsHeldBeforeItLocksTheAccount(t *testing.T) {
+	const clients = 64
+	for scheme, c := range map[string]struct {
+		before string // that the client sends the password
+		answer string
+		tries  int32
+	}{
+		"http": {"", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Negotiate, Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n", 3},
+		// Here the password comes before the target is named: a refusal is never the target's.
+		"socks5": {"\x05\x02", "\x01\x01", 1},
+	} {
+		var tried, held atomic.Int32
+		l := tcptest.Listen(t)
+		tcptest.Serve(t, l, func(conn net.Conn) {
+			b := make([]byte, 4096)
+			if c.before != "" {
+				_, _ = conn.Read(b)
+				_, _ = io.WriteString(conn, c.before)
+			}
+			if n, _ := conn.Read(b); n > 0 {
+				tried.Add(1)
+				_, _ = io.WriteString(conn, c.answer)
+			}
+		})
+		s := Settings{Proxy: viaAs(t, scheme+"://"+l.Addr().String(), "svc", "wrong")}
+		var all sync.WaitGroup
+		for i := range clients {
+			all.Go(func() { // each has a transport, as accounts and topics have
+				_, err := get(t, s, fmt.Sprintf("https://ex%d.contoso.com", i%8))
+				e := Explain("x", err)
+				if e.Code != CodeProxy || e.Detail != fault.ProxySignIn || e.Remedy != fault.Fix || e.After <= 0 || e.After > refusedPause {
+					t.Errorf("%s: %v", scheme, err)
+				}
+				if e.After != refusedPause {
+					held.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if tried.Load() != c.tries || held.Load() != clients-c.tries {
+			t.Errorf("%s: it is tried %d times, and %d are held", scheme, tried.Load(), held.Load())
+		}
+	}
+}
+
+func TestThePasswordOfTheProxyIsTriedAgainWhenNoDirectoryCountsTheFormerTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p tries
+		const one = "one:443"
+		enter := func(target string) {
+			t.Helper()
+			if mine, err := p.enter(nil, "proxy:3128", target); !mine || err != nil {
+				t.Fatalf("%v, %v", mine, err)
+			}
+		}
+		held := func(target string, want time.Duration) {
+			t.Helper()
+			if mine, err := p.enter(nil, "proxy:3128", target); mine || fault.Of(err).After != want {
+				t.Errorf("%v, %v, after %v", mine, err, fault.Of(err).After)
+			}
+		}
+		enter(one)
+		p.leave(one, unanswered)
+		enter(one)
+		p.leave(one, refused)
+		held(one, 5*time.Minute) // perhaps it is not allowed for this target alone
+		<-time.After(4 * time.Minute)
+		enter("two:443")
+		p.leave("two:443", refused)
+		<-time.After(time.Minute)
+		enter(one)
+		p.leave(one, refused)
+		held("three:443", 5*time.Minute)
+		<-time.After(5 * time.Minute)
+		enter("three:443")
+		p.leave("three:443", refused)
+		held(one, 31*time.Minute)
+		<-time.After(31 * time.Minute)
+
+		// One tries, and the others wait for as long as their connections last.
+		enter(one)
+		closed := make(chan struct{})
+		close(closed)
+		if _, err := p.enter(closed, "proxy:3128", one); fault.Of(err).Detail != fault.ProxyAway {
+			t.Error(err)
+		}
+		let := make(chan bool)
+		for range 64 {
+			go func() {
+				mine, err := p.enter(nil, "proxy:3128", one)
+				let <- mine || err != nil
+			}()
+		}
+		synctest.Wait()
+		p.leave(one, accepted)
+		for range 64 { // all at once, and what the proxy refuses from now on is not for the password
+			if <-let {
+				t.Error("it is tried again")
+			}
+		}
+	})
+}
+
+func TestATargetThatHangsBehindTheProxyHoldsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p tries
+		for _, target := range []string{"one:443", "two:443", "three:443"} {
+			if mine, err := p.enter(nil, "proxy:3128", target); !mine || err != nil {
+				t.Fatalf("%s: %v, %v", target, mine, err)
+			}
+		}
+		closed := make(chan struct{})
+		for _, target := range []string{"one:443", "four:443"} { // a second one for a target; a fourth, that the directory could count
+			go func() {
+				if _, err := p.enter(closed, "proxy:3128", target); fault.Of(err).Detail != fault.ProxyAway {
+					t.Errorf("%s: %v", target, err)
+				}
+			}()
+		}
+		synctest.Wait()
+		close(closed)
+		synctest.Wait()
+		p.leave("three:443", accepted)
+		if mine, err := p.enter(nil, "proxy:3128", "one:443"); mine || err != nil {
+			t.Errorf("%v, %v", mine, err)
+		}
+		p.leave("one:443", unanswered)
+		p.leave("two:443", refused)
+	})
+}
+
+func TestWhatAProxySaysOfThePassword(t *testing.T) {
+	for answer, want := range map[string]outcome{
+		"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n": refused,
+		"HTTP/1.1 407 x\r\n\r\n": refused,
+		"HTTP/1.0 401 x\r\nWWW-Authenticate: Basic\r\nContent-Length: 9\r\n\r\n": refused,
+		"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\n\r\n":                     unanswered, // nobody has looked at it
+		"HTTP/1.1 403 x\r\n\r\n": unanswered,
+		"HTTP/1.1 503 x\r\n\r\n": unanswered, // perhaps the proxy itself is busy
+		"HTTP/1.1 407":           unanswered,
+		"HTTP/1.1 502 x\r\n\r\n": accepted,
+	} {
+		if got := said([]byte(answer)); got != want {
+			t.Errorf("%q: %d, want %d", answer, got, want)
+		}
+	}
+}
