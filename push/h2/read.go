@@ -17,8 +17,9 @@ const (
 	defaultWindow = 65_535 // bytes of data, until a side says otherwise
 	defaultTable  = 4096   // of the header compression
 	maxFrame      = 16 << 10
-	// maxHeaders bounds the header fields of an answer. Those of APNs have less than 200 bytes.
+	// maxHeaders bounds the header fields of an answer, with the frames that they come in. Those of APNs have less than 200 bytes.
 	maxHeaders = 16 << 10
+	frameHead  = 9 // bytes
 )
 
 // reader is what the goroutine that reads keeps for itself.
@@ -32,7 +33,7 @@ type reader struct {
 type head struct {
 	stream     uint32
 	ends       bool // nothing comes after them
-	size       int  // of the block so far, compressed
+	size       int  // of the block so far, compressed, with its frames
 	status     int
 	retryAfter string
 }
@@ -121,7 +122,7 @@ func (r *reader) field(f hpack.HeaderField) {
 
 // fields takes in a part of the header fields of an answer. They are read also where the stream is over: the compression goes on.
 func (c *Conn) fields(r *reader, part []byte, last bool) error {
-	r.head.size += len(part)
+	r.head.size += frameHead + len(part)
 	if r.head.size > maxHeaders {
 		return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
 	}
