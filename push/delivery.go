@@ -214,7 +214,11 @@ func (d *delivery) giveUp(caller context.Context, last response) subscriptions.A
 	if shut != "" {
 		return d.notBefore(shut, time.Time{})
 	}
-	return d.notBefore(outcome.Unanswered, time.Now().Add(max(heldNext, last.retryAfter)))
+	next := heldNext
+	if !last.foreign { // what is not APNs may ask for an hour, of an alert that APNs would take
+		next = max(next, last.retryAfter)
+	}
+	return d.notBefore(outcome.Unanswered, time.Now().Add(next))
 }
 
 // answer is one with all that is known of the way to it.
