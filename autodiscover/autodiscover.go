@@ -252,9 +252,14 @@ func ofOneUser(e *fault.Error) bool {
 func (s *search) follow(ctx context.Context, e endpoint, address string) (answer, endpoint, *fault.Error) {
 	chain := map[string]bool{}
 	at, personal := e, false
+	var refused *fault.Error // why no credentials are sent to e; nil: they are
 	for {
-		refused := s.allowed(e.url)
+		open := refused != nil // whether who led to e was asked without
+		refused = s.allowed(e.url)
 		if refused != nil && !s.bare(e.url, address) {
+			if open && !refused.Elsewhere {
+				refused = unsigned(refused)
+			}
 			return answer{}, endpoint{}, refused
 		}
 		key := e.url + " " + address
@@ -301,10 +306,11 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 }
 
 // unsigned is an error of a host that was asked without credentials. What it says of a mailbox it says to anybody: the machines of web
-// hosters have IMAP settings for every address, and no Exchange answers without a password. So it is not the last word.
+// hosters have IMAP settings for every address, and no Exchange answers without a password. One that asks for a password may be such a
+// machine too, and the web site of a company redirects to that of its group. So it is not the last word.
 func unsigned(e *fault.Error) *fault.Error {
 	told := *e
-	told.Unproven = e.Scope == fault.Mailbox && e.Code != auth.CodeUntrusted
+	told.Unproven = e.Scope == fault.Mailbox
 	return &told
 }
 
@@ -389,9 +395,9 @@ func weight(e *fault.Error) int {
 		return 2
 	case e.Elsewhere, e.Scope == fault.Mailbox && e.Code != CodeHost && e.Code != CodeLoop && e.Code != auth.CodeUntrusted: // it is not known
 		return 4
-	case e.Code == CodeHost:
+	case e.Code == codeRefused:
 		return 3
-	case e.Code == codeRefused, e.Code == auth.CodeUntrusted:
+	case e.Code == CodeHost, e.Code == auth.CodeUntrusted:
 		return 2
 	case e.Code == codeNotAuto, e.Code == codeNoRecord, e.Code == codeAsked, notFound(e):
 		return 0

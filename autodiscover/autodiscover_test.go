@@ -449,6 +449,7 @@ func TestARedirectInACircleEnds(t *testing.T) {
 func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 	cert := page{err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}, UnverifiedCertificates: []*x509.Certificate{{DNSNames: []string{"mail.contoso.com"}}}}}
 	timeout := page{err: context.DeadlineExceeded}
+	moved := page{status: 301, location: "https://www.group.example/"}
 	for name, c := range map[string]struct {
 		web    map[string]page
 		code   string
@@ -457,6 +458,9 @@ func TestTheFailureThatSaysMostIsReported(t *testing.T) {
 	}{
 		"unknown mailbox":            {map[string]page{bare: {status: 401}, named: {body: poxError("500")}}, "ErrorCode 500", fault.Mailbox, fault.Fix},
 		"unknown to a web hoster":    {map[string]page{bare: {body: poxError("500")}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
+		"a site that moved":          {map[string]page{bareSOAP: moved, named: {status: 503}}, "HTTP 503", fault.Server, fault.Wait},
+		"a site that moved, and 401": {map[string]page{plain: moved, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
+		"a web hoster's password":    {map[string]page{bare: {status: 401}, named: {status: 503}}, "HTTP 503", fault.Server, fault.Wait},
 		"mail of a web hoster":       {map[string]page{bare: {body: imap}, named: {status: 503}}, "HTTP 503", fault.Server, fault.Wait},
 		"mail below the mail domain": {map[string]page{bare: {status: 301, location: www}, www: {body: imap}, named: {status: 401}}, "HTTP 401", fault.Account, fault.Fix},
 		"unknown user, in words":     {map[string]page{bare: {body: poxError("InvalidUser")}}, "ErrorCode InvalidUser", fault.Mailbox, fault.Fix},
