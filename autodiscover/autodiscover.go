@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	maxHops     = 10 // redirects of all kinds in one search: the documentation's number, and Microsoft's own client's
+	maxHops     = 10 // redirects of all kinds from one candidate: the documentation's number, and Microsoft's own client's
 	maxRefusals = 3  // HTTP 401 in one search: a wrong password must not lock the account by asking on and on
 	maxSRV      = 4  // SRV records tried: one is usual, two are for failover
 )
@@ -183,8 +183,10 @@ func (s *search) candidates(ctx context.Context, address string) (answer, endpoi
 			func() []string { return s.srv(ctx, domain) },
 		)
 	}
+	hops := s.hops
 	for _, candidates := range urls {
 		for _, u := range candidates() {
+			s.hops = hops // a web site that redirects on and on has used up its own only
 			a, at, err := s.try(ctx, candidate(u), address)
 			if err == nil {
 				return a, at, nil
@@ -192,7 +194,7 @@ func (s *search) candidates(ctx context.Context, address string) (answer, endpoi
 			if ctx.Err() != nil {
 				return answer{}, endpoint{}, cancelled(ctx.Err())
 			}
-			if s.exhausted() {
+			if s.refusals >= maxRefusals {
 				return answer{}, endpoint{}, s.verdict()
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -529,10 +530,15 @@ func TestThePauseThatAServerAsksForIsKept(t *testing.T) {
 	}
 }
 
-func TestTheMailOfAWebHosterHidesNoExchange(t *testing.T) {
+func TestAWebSiteHidesNoExchange(t *testing.T) {
 	good := page{body: soap(userSettings(mailURL))}
+	endless := map[string]page{bareSOAP: {status: 302, location: "https://contoso.com/login?0"}, namedSOAP: good}
+	for i := range 30 {
+		endless[fmt.Sprintf("https://contoso.com/login?%d", i)] = page{status: 302, location: fmt.Sprintf("https://contoso.com/login?%d", i+1)}
+	}
 	for name, web := range map[string]map[string]page{
 		"at the mail domain": {bare: {body: imap}, namedSOAP: good},
+		"redirects for ever": endless,
 		"below it":           {bare: {status: 301, location: www}, www: {body: imap}, namedSOAP: good},
 	} {
 		n := &internet{t: t, web: web}
