@@ -121,7 +121,7 @@ type Log struct {
 	mu      sync.Mutex
 	path    string // empty: the events are in the log
 	file    *os.File
-	torn    bool // the last line is not whole
+	torn    bool        // the last line is not whole
 	fields  []zap.Field // of the last event: used again
 	failure error
 	encoder zapcore.Encoder
