@@ -40,7 +40,7 @@ type rule struct {
 
 // rules is the table. A phone that is refused stays enrolled: only a 410 says that it is gone for good, and only if it has not
 // enrolled again since, and not many others fail with it (guard.go).
-var rules = [...]rule{
+var rules = []rule{
 	{http.StatusOK, "", accept, false},
 
 	{http.StatusBadRequest, apns2.ReasonBadDeviceToken, elsewhere, false},

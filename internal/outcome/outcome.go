@@ -35,7 +35,7 @@ type Row struct {
 }
 
 // Reasons returns the table.
-func Reasons() []Row { return table[:] }
+func Reasons() []Row { return table }
 
 func find(r Reason) Row {
 	for _, row := range table {

@@ -29,7 +29,7 @@ const (
 )
 
 // table has every reason for which a phone can stay silent, or its alert says less.
-var table = [...]Row{
+var table = []Row{
 	// APNs accepted an alert that says less.
 	{Summary, true, "The message was older than max_age when its turn came; one alert sums it up with others."},
 	{Unreadable, true, "mailbell could not read the message, but could read its mailbox; after three tries it sent an alert that only says that there is new mail."},
