@@ -242,9 +242,7 @@ type owed struct {
 func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []subscriptions.Behind) error {
 	r := m.box.Record()
 	id := m.in.correlation()
-	if e := m.debug("catching up begins"); e != nil {
-		e.Write(append(m.about(id), zap.Int("devices", len(ready)))...)
-	}
+	m.debug("catching up begins", id, func() []zap.Field { return []zap.Field{zap.Int("devices", len(ready))} })
 	list, clock, err := m.pages(ctx, id, link)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"cmp"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -17,9 +16,12 @@ func (in *Inbox) correlation() subscriptions.Correlation {
 	return cmp.Or(subscriptions.Correlation(in.correlated.Add(1)), 1) // 0 is none
 }
 
-// debug is a line of the log that is to be written; nil: the level is not logged.
-func (m *Mailbox) debug(what string) *zapcore.CheckedEntry {
-	return m.in.log.Check(zap.DebugLevel, what)
+// debug writes a line of the log, where the level is logged. more makes the rest of it, on a stack of its own: in those of the callers it would
+// take half a kilobyte each, for every message under way.
+func (m *Mailbox) debug(what string, id subscriptions.Correlation, more func() []zap.Field) {
+	if e := m.in.log.Check(zap.DebugLevel, what); e != nil {
+		e.Write(append(m.about(id), more()...)...)
+	}
 }
 
 // about is whom a line is about.

@@ -5,6 +5,8 @@ package inbox
 import (
 	"context"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -16,9 +18,7 @@ func (m *Mailbox) decide(list ...subscriptions.Decision) {
 		if m.in.o.Observer != nil {
 			m.in.o.Observer.Decided(d)
 		}
-		if e := m.debug("outcome"); e != nil {
-			e.Write(append(m.about(d.Correlation), decided(d)...)...)
-		}
+		m.debug("outcome", d.Correlation, func() []zap.Field { return decided(d) })
 	}
 }
 

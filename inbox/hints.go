@@ -48,17 +48,15 @@ func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason)
 }
 
 // readHints deals with the items that hints named. Each one that is dealt with goes out of hints; what a listing has to decide stays
-// there, with the key under which it was read in doubted.
-func (m *Mailbox) readHints(
-	ctx context.Context, id subscriptions.Correlation, link *attachment, hints *hints, doubted map[string]due,
-) error {
+// there, and is returned with the key under which it was read.
+func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, link *attachment, hints *hints) (doubted []due, err error) {
 	for ids := range slices.Chunk(hints.ids(), batch) {
 		if m.in.stopping.Load() {
-			return errStopping
+			return doubted, errStopping
 		}
 		found, err := m.fetch(ctx, id, link, ids)
 		if err != nil {
-			return err
+			return doubted, err
 		}
 		dues := make([]due, 0, len(found.Items))
 		r := m.box.Record()
@@ -71,21 +69,21 @@ func (m *Mailbox) readHints(
 				m.duplicate(d)
 				hints.drop(item.ID)
 			case !believed(d.received, found.Clock, r, m.box.Devices()):
-				doubted[item.ID] = d
+				doubted = append(doubted, d)
 			default:
 				dues = append(dues, d)
 			}
 		}
 		if err := m.deal(ctx, link, dues, found.Clock); err != nil {
-			return err
+			return doubted, err
 		}
 		for _, item := range found.Items {
-			if _, doubtful := doubted[item.ID]; !doubtful {
+			if !slices.ContainsFunc(doubted, func(d due) bool { return d.item == item.ID }) {
 				hints.drop(item.ID)
 			}
 		}
 	}
-	return nil
+	return doubted, nil
 }
 
 // hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
@@ -196,9 +194,9 @@ func (m *Mailbox) skip(ctx context.Context, list []skipped) error {
 func (m *Mailbox) fetch(ctx context.Context, id subscriptions.Correlation, link Link, ids []string) (Items, error) {
 	began := time.Now()
 	found, err := fetch(ctx, link, ids)
-	if e := m.debug("messages read"); e != nil {
-		e.Write(append(m.about(id), zap.Int("messages", len(ids)), zap.Duration("took", time.Since(began)), zap.Error(err))...)
-	}
+	m.debug("messages read", id, func() []zap.Field {
+		return []zap.Field{zap.Int("messages", len(ids)), zap.Duration("took", time.Since(began)), zap.Error(err)}
+	})
 	return found, err
 }
 

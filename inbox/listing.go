@@ -38,7 +38,7 @@ type shown struct {
 
 // listInbox lists the Inbox and deals with all that it shows. The hints of the turn are of items that it has to decide, doubted what reading
 // them told. listed is called once the Inbox has been read.
-func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted map[string]due, listed func()) error {
+func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed func()) error {
 	link := t.link
 	list, clock, err := m.pages(ctx, t.id, link)
 	listed()
@@ -88,9 +88,9 @@ func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptio
 }
 
 // forgotten are the messages that hints named and that the listing does not show: they are dated before since, or gone again.
-func (m *Mailbox) forgotten(doubted map[string]due, list []shown, r *subscriptions.Record) (none []skipped) {
-	for item, d := range doubted {
-		if r.Has(d.key) || slices.ContainsFunc(list, func(s shown) bool { return s.item == item }) {
+func (m *Mailbox) forgotten(doubted []due, list []shown, r *subscriptions.Record) (none []skipped) {
+	for _, d := range doubted {
+		if r.Has(d.key) || slices.ContainsFunc(list, func(s shown) bool { return s.item == d.item }) {
 			continue
 		}
 		if d.received.Unix() > r.Since {
@@ -107,9 +107,9 @@ func (m *Mailbox) pages(ctx context.Context, id subscriptions.Correlation, link 
 	for range maxRestarts {
 		began := time.Now()
 		list, clock, whole, err := m.tryPages(ctx, link)
-		if e := m.debug("inbox listed"); e != nil {
-			e.Write(append(m.about(id), zap.Int("messages", len(list)), zap.Bool("whole", whole), zap.Duration("took", time.Since(began)), zap.Error(err))...)
-		}
+		m.debug("inbox listed", id, func() []zap.Field {
+			return []zap.Field{zap.Int("messages", len(list)), zap.Bool("whole", whole), zap.Duration("took", time.Since(began)), zap.Error(err)}
+		})
 		if whole || err != nil {
 			return list, clock, err
 		}
@@ -262,8 +262,7 @@ func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
 	if len(hints) == 0 {
 		return nil
 	}
-	doubted := map[string]due{}
-	err := m.readHints(ctx, id, link, &hints, doubted)
+	doubted, err := m.readHints(ctx, id, link, &hints)
 	m.marks.giveBack(turn{link: link, hints: hints, list: len(doubted) > 0, id: id})
 	return err
 }

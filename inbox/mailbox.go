@@ -49,9 +49,7 @@ func newMailbox(in *Inbox, box *subscriptions.Mailbox) *Mailbox {
 func (m *Mailbox) Hint(item string, source mail.Source, at time.Time) {
 	m.last.hint.Store(at.UnixNano())
 	id := m.marks.hint(item, source, at, m.in.correlation())
-	if e := m.debug("hint"); e != nil {
-		e.Write(m.about(id)...)
-	}
+	m.debug("hint", id, func() []zap.Field { return nil })
 }
 
 // List marks the mailbox: anything may have come.
@@ -119,14 +117,12 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 		t.id = m.in.correlation()
 	}
 	began := time.Now()
-	if e := m.debug("reading begins"); e != nil {
-		e.Write(append(m.about(t.id), zap.Int("hints", len(t.hints)), zap.Bool("listing", t.list), joinedBy(t.joined))...)
-	}
+	m.debug("reading begins", t.id, func() []zap.Field {
+		return []zap.Field{zap.Int("hints", len(t.hints)), zap.Bool("listing", t.list), joinedBy(t.joined)}
+	})
 	err := m.read(ctx, &t, listed)
 	m.deliver(ctx)
-	if e := m.debug("reading ended"); e != nil {
-		e.Write(append(m.about(t.id), zap.Duration("took", time.Since(began)), zap.Error(err))...)
-	}
+	m.debug("reading ended", t.id, func() []zap.Field { return []zap.Field{zap.Duration("took", time.Since(began)), zap.Error(err)} })
 	if err == nil || m.in.stopping.Load() {
 		m.marks.done(t, nil)
 		return
@@ -140,8 +136,8 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
 func (m *Mailbox) read(ctx context.Context, t *turn, listed func()) error {
-	doubted := map[string]due{}
-	if err := m.readHints(ctx, t.id, t.link, &t.hints, doubted); err != nil {
+	doubted, err := m.readHints(ctx, t.id, t.link, &t.hints)
+	if err != nil {
 		return err
 	}
 	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded(time.Now()) {

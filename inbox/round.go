@@ -77,9 +77,9 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 	}
 	m.pushAll(ctx, r, list)
 	err := m.enter(ctx, r, dues)
-	if e := m.debug("outcomes recorded"); e != nil {
-		e.Write(append(m.about(dues[0].id), zap.Int("messages", len(dues)), zap.Int("alerts", len(list)), zap.Error(err))...)
-	}
+	m.debug("outcomes recorded", dues[0].id, func() []zap.Field {
+		return []zap.Field{zap.Int("messages", len(dues)), zap.Int("alerts", len(list)), zap.Error(err)}
+	})
 	return err
 }
 
@@ -432,10 +432,10 @@ func (m *Mailbox) settled() {
 func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
 	a.notification.May = func() bool { return m.enrolled(a) }
 	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
-	if e := m.debug("alert sent"); e != nil {
-		e.Write(append(m.about(a.id), zap.String("device", a.device.ID), zap.String("collapse_id", a.notification.CollapseID),
-			zap.Stringer("apns_id", a.notification.PushID), zap.Bool("repeat", a.notification.Repeat))...)
-	}
+	m.debug("alert sent", a.id, func() []zap.Field {
+		return []zap.Field{zap.String("device", a.device.ID), zap.String("collapse_id", a.notification.CollapseID),
+			zap.Stringer("apns_id", a.notification.PushID), zap.Bool("repeat", a.notification.Repeat)}
+	})
 	answer := m.in.o.Sender.Push(m.in.working, &a.notification)
 	m.doubts.settle(a.line(), a.keys, answer.Unknown)
 	return answer
