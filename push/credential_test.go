@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,6 +82,43 @@ func TestTokenThatAPNsCallsExpiredIsRenewedOnceInTwentyMinutes(t *testing.T) {
 	})
 }
 
+// It is the connection that APNs does not take the token on, whoever sends.
+func TestAConnectionOnWhichTheTokenIsRefusedIsUsedForNothingMore(t *testing.T) {
+	for _, do := range []act{refusing(403, "ExpiredProviderToken"), refusing(403, "UnrelatedKeyIdInToken"), refusing(429, "TooManyProviderTokenUpdates")} {
+		t.Run(do.body, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(a arrived) act {
+					if a.connection == 1 {
+						return do
+					}
+					return act{}
+				})
+				<-time.After(tokenFloor)
+				var all sync.WaitGroup
+				for i := range 3 {
+					all.Go(func() {
+						<-time.After(time.Duration(i) * 100 * time.Millisecond)
+						if a := b.Push(t.Context(), alert(i, i)); a.Result != subscriptions.Accepted {
+							t.Errorf("got %+v", a)
+						}
+					})
+				}
+				all.Wait()
+				alerts, _, connections, _ := b.apns.seen()
+				first := 0
+				for _, a := range alerts {
+					if a.connection == 1 {
+						first++
+					}
+				}
+				if first != 1 || connections != 2 {
+					t.Errorf("%d alerts went out on the first of %d connections", first, connections)
+				}
+			})
+		})
+	}
+}
+
 func TestTokenFromTheFutureIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, err := newKey(Key{P8: p8(), ID: oldKey, Team: "FGHIJ67890"})
@@ -102,6 +140,13 @@ func TestTokenFromTheFutureIsRenewed(t *testing.T) {
 // The clock by which twenty minutes are counted stands still while a virtual machine is suspended. For the rest of them APNs refused every alert
 // as signed too long ago.
 func TestTokenThatGrewOldWhileTheMachineWasSuspendedIsRenewed(t *testing.T) {
+	c, err := newKey(Key{P8: p8(), ID: oldKey, Team: "FGHIJ67890"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(c.untilWall.String(), " m=") { // which times of a bubble have not
+		t.Errorf("%s is compared by the clock that stands still", c.untilWall)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		for name, renew := range map[string]func(c *credential, sent string){
 			"as an old one":     func(c *credential, _ string) { c.bearer() },

@@ -175,6 +175,26 @@ func TestFaultOfAPNsIsRetriedOnANewConnection(t *testing.T) {
 	}
 }
 
+func TestFaultOfAPNsOnAnOldConnectionIsRetriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.number == 2 {
+				return refusing(500, "InternalServerError")
+			}
+			return act{}
+		})
+		b.Push(t.Context(), alert(1, 1))
+		<-time.After(redialSpacing)
+		began := time.Now()
+		if a := b.Push(t.Context(), alert(1, 2)); a.Result != subscriptions.Accepted || time.Since(began) > 2*retrying.First {
+			t.Errorf("after %v: %+v", time.Since(began), a)
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 2 {
+			t.Errorf("%d connections", connections)
+		}
+	})
+}
+
 func TestPhoneThatGetsTooManyWaitsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(a arrived) act {

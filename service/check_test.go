@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/service"
 )
@@ -186,8 +187,11 @@ func TestACheckOfOnePartTriesNothingOfTheOthers(t *testing.T) {
 	t.Parallel()
 	inst := install(t, "")
 	inst.load()
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	t.Cleanup(receiver.Close)
+	inst.config.Webhooks = []config.Webhook{{Name: "mdm", URL: receiver.URL, Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}
 	for part, rooms := range map[service.Part][]string{
-		service.Everything:   {"apns", "clock", "configuration", "exchange", "expiry", "files", "listen", "mailbox", "state"},
+		service.Everything:   {"apns", "clock", "configuration", "exchange", "expiry", "files", "listen", "mailbox", "state", "webhook"},
 		service.OnlyExchange: {"clock", "exchange", "mailbox"},
 		service.OnlyAPNs:     {"apns"},
 		service.OnlyState:    {"listen", "state"},
