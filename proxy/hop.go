@@ -55,6 +55,9 @@ const (
 	askSOCKSAuth = 0x01 // its user name and password (RFC 1929)
 )
 
+// notHTTP completes the error of a proxy whose answer is not HTTP.
+const notHTTP = "does not answer CONNECT in HTTP: is it a proxy of another kind?"
+
 var errNoHost = errors.New("not the name of a host: it has a " + mark)
 
 // marked returns the URL of a proxy with the mark.
@@ -153,7 +156,7 @@ type hop struct {
 	beyond  atomic.Bool // what is written is for the server
 	asked   byte        // the first byte of the last question to the proxy
 	tries   *tries      // of the password
-	target  string      // that it is tried for
+	target  string      // that the proxy is asked for
 	trying  atomic.Bool // it is
 	closed  chan struct{}
 	close   sync.Once
@@ -195,13 +198,13 @@ func (h *hop) Read(b []byte) (int, error) {
 		h.asked = 0 // only the first byte tells
 		switch b[0] {
 		case 'H':
-			if o := said(b[:n]); o != unanswered {
-				h.tell(o)
+			if err := h.answered(b[:n]); err != nil {
+				return 0, err
 			}
 		case recordAlert, recordHandshake:
 			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, inTLS, nil)
 		default:
-			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, "does not answer CONNECT in HTTP: is it a proxy of another kind?", nil)
+			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, notHTTP, nil)
 		}
 	}
 	if reply := b[:n]; len(reply) > 1 && !h.beyond.Load() && h.asked == askSOCKSAuth { // RFC 1929 section 2
@@ -247,13 +250,31 @@ func (h *hop) tell(o outcome) {
 	}
 }
 
-// said is what a refusal to connect says of the password that was sent with it. A proxy that asked a server for it has let mailbell in.
-func said(answer []byte) outcome {
+// answered looks at the answer to CONNECT, where it has come in one piece. net/http does not say that a malformed one is the proxy's, and
+// drops what comes with it.
+func (h *hop) answered(answer []byte) error {
+	_, more, whole := bytes.Cut(answer, []byte("\r\n\r\n"))
+	more = bytes.TrimSpace(more)
+	if !whole {
+		return nil
+	}
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer)), nil)
 	if err != nil {
-		return unanswered
+		return proxyError(h.proxy, fault.Fix, fault.ProxyKind, notHTTP, err)
 	}
 	resp.Body.Close()
+	if o := said(resp); o != unanswered {
+		h.tell(o)
+	}
+	if resp.StatusCode == http.StatusOK && len(more) > 0 { // no server speaks before it is spoken to in TLS
+		return proxyError(h.proxy, fault.Fix, fault.ProxyDenies, fmt.Sprintf("does not let mailbell through to %s: it answers with a page, %q",
+			h.target, Printable(string(more), maxText/3)), nil)
+	}
+	return nil
+}
+
+// said is what a refusal to connect says of the password that was sent with it. A proxy that asked a server for it has let mailbell in.
+func said(resp *http.Response) outcome {
 	detail, _ := wanted(true, offersOf(resp))
 	switch {
 	case asksForPassword(resp) && detail == fault.ProxySignIn:

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,10 +156,14 @@ func TestWhatAProxySaysOfThePassword(t *testing.T) {
 		"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\n\r\n":                     unanswered, // nobody has looked at it
 		"HTTP/1.1 403 x\r\n\r\n": unanswered,
 		"HTTP/1.1 503 x\r\n\r\n": unanswered, // perhaps the proxy itself is busy
-		"HTTP/1.1 407":           unanswered,
 		"HTTP/1.1 502 x\r\n\r\n": accepted,
 	} {
-		if got := said([]byte(answer)); got != want {
+		resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(answer)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := said(resp); got != want {
 			t.Errorf("%q: %d, want %d", answer, got, want)
 		}
 	}
