@@ -240,6 +240,11 @@ func (h *hop) enter(b []byte) error {
 	}
 	mine, err := h.tries.enter(h.closed, h.proxy, h.target)
 	h.trying.Store(mine)
+	select {
+	case <-h.closed: // meanwhile, and nobody closes it again
+		h.tell(unanswered)
+	default:
+	}
 	return err
 }
 

@@ -148,6 +148,20 @@ func TestATargetThatHangsBehindTheProxyHoldsNoOther(t *testing.T) {
 	})
 }
 
+func TestAConnectionThatIsClosedWhileItWaitsLeavesNoTryBehind(t *testing.T) {
+	var p tries
+	near, far := net.Pipe()
+	defer far.Close()
+	h := newHop(near, "proxy:3128", proxyTimeout, &p)
+	h.Close()
+	if _, err := h.Write([]byte("CONNECT one:443 HTTP/1.1\r\n\r\n")); err == nil {
+		t.Error("it is written to")
+	}
+	if len(p.trying) != 0 {
+		t.Errorf("%v are tried", p.trying)
+	}
+}
+
 func TestWhatAProxySaysOfThePassword(t *testing.T) {
 	for answer, want := range map[string]outcome{
 		"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n": refused,
