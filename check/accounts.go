@@ -140,9 +140,9 @@ func (r *runner) nowhereToSignIn(e Entry) omitted {
 	}
 	switch {
 	case r.mailbox == "":
-		return tells + "Name one of this entry: --mailbox ADDRESS."
+		return tells + "Name one of this exchange entry: --mailbox ADDRESS."
 	case r.at.Location.Entry == "":
 		return tells + omitted(r.mailbox) + " was not located."
 	}
-	return tells + omitted(r.mailbox) + " is in the entry " + omitted(r.at.Location.Entry) + "; name one of the entry " + omitted(e.Name) + "."
+	return tells + omitted(r.mailbox) + " is in the exchange entry " + omitted(r.at.Location.Entry) + "; name one of " + omitted(e.Name) + "."
 }

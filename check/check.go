@@ -447,7 +447,7 @@ func (r *runner) locate(ctx context.Context) {
 			return "", err
 		}
 		p := r.at.Location
-		found := fmt.Sprintf("it is in the entry %s, at %s, by %s", p.Entry, p.URL, p.How)
+		found := fmt.Sprintf("it is in the exchange entry %s, at %s, by %s", p.Entry, p.URL, p.How)
 		if p.Server != "" {
 			found += "; its server is " + p.Server
 		}

@@ -200,7 +200,7 @@ func (e PlanEntry) apps(b *strings.Builder) (apps []PlanAccount) {
 		}
 	}
 	if apps == nil {
-		b.WriteString("# No account of this entry has a client_id: register an app, and add it to the configuration first.\n")
+		b.WriteString("# No account of this exchange entry has a client_id: register an app, and add it to the configuration first.\n")
 	}
 	return apps
 }

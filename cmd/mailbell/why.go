@@ -79,7 +79,7 @@ func printMailbox(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	}
 	if p := m.Location; p != nil {
 		line("located at", p.URL)
-		line("entry", p.Exchange)
+		line("exchange entry", p.Exchange)
 		found := p.How
 		if !p.Found.IsZero() {
 			found = strings.TrimSpace(found + ", " + ago(p.Found, now))

@@ -39,7 +39,7 @@ func TestCheckOfAGoodInstallation(t *testing.T) {
 			}
 			return results[i]
 		}
-		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it is in the entry online, at "+inst.sim.OnlineURL+", by Autodiscover") {
+		if r := named("mailbox " + second + ": location"); !strings.Contains(r.found, "it is in the exchange entry online, at "+inst.sim.OnlineURL+", by Autodiscover") {
 			t.Errorf("%s: it does not say where it is: %+v", c.name, r)
 		}
 		if r := named("state"); r.state != "ok" || r.found != c.state {
@@ -156,7 +156,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 		}
 	}
 	out := ask(second)
-	has(out, "mailbox "+second+": listening", "  located at +"+inst.sim.OnlineURL, "  entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
+	has(out, "mailbox "+second+": listening", "  located at +"+inst.sim.OnlineURL, "  exchange entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
 		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "devices:", "  phone +listening", "no decision is kept: no new message was seen")
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)

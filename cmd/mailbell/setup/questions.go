@@ -195,7 +195,7 @@ func machine() []question {
 		{name: "redis-ca-file", ask: "File with the certificate authority of Redis (PEM)", key: "state.redis.ca_file",
 			file: true, optional: true, when: func(a answers) bool { return inRedis(a) && a.value["redis-tls"] == "yes" }},
 		{name: "redis-password", ask: "Password at Redis", key: "state.redis.password_file", secret: true, optional: true, when: inRedis},
-		{name: "redis-username", ask: "Its user, if it is an ACL user's", key: "state.redis.username", optional: true,
+		{name: "redis-username", ask: "User name at Redis, if it is an ACL user's", key: "state.redis.username", optional: true,
 			when: func(a answers) bool { return inRedis(a) && a.value["redis-password"] != "" }},
 		{name: "listen", ask: "Where does the API listen, host:port", key: "listen", preset: always("127.0.0.1:8080"), right: fixedPort,
 			help: "127.0.0.1 is this machine only. Another address needs TLS: set it in mailbell.yaml later."},
