@@ -2,8 +2,7 @@ package check
 
 // What a number of mailboxes needs, and the PowerShell commands that set up Exchange for it.
 //
-// Sources: New-ManagementScope, New-ManagementRoleAssignment, New-ThrottlingPolicy, Set-ThrottlingPolicyAssociation,
-// New-ServicePrincipal and Set-OrganizationConfig in Microsoft's reference of Exchange PowerShell; "Role Based Access Control for
+// Sources: New-ManagementScope, New-ManagementRoleAssignment, New-ServicePrincipal and Set-OrganizationConfig in Microsoft's reference of Exchange PowerShell; "Role Based Access Control for
 // Applications in Exchange Online"; "Control access to EWS in Exchange"; "EWS throttling in Exchange".
 
 import (
@@ -25,12 +24,7 @@ const (
 
 const (
 	maxAccounts = 12 // of one instance
-	// leastConcurrency is Exchange's own default (EWSMaxConcurrency, 2013 and later), which our policy must not lower.
-	leastConcurrency = 27
-	// spareSubscriptions times the mailboxes of an account is its EWSMaxSubscriptions: for each mailbox one that is used, and an unused one that
-	// has not expired yet.
-	spareSubscriptions = 2
-	maxName            = 64 // characters of the name of a role assignment or scope
+	maxName     = 64 // characters of the name of a role assignment or scope
 )
 
 // PlanEntry describes an exchange entry for a plan.
@@ -42,7 +36,6 @@ type PlanEntry struct {
 	EWS                        bool // its URL is configured, so Autodiscover is not used
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
-	RequestsInFlight           int
 	RequestsPerSecond          int
 	Accounts                   []PlanAccount
 }
@@ -106,25 +99,17 @@ func (e PlanEntry) missing(accounts int) string {
 	return fmt.Sprintf("the configuration has %d: enough", len(e.Accounts))
 }
 
-// onPremises prints the commands for Exchange on premises.
+// onPremises prints the commands for Exchange on premises. There is no throttling policy among them: impersonation is charged to the mailbox.
 func (e PlanEntry) onPremises(b *strings.Builder, accounts int) {
 	name := quote(limit("mailbell " + e.Name))
 	scope(b, "the Exchange Management Shell", name)
-	users, most := e.users()
-	fmt.Fprintf(b, `
-# A throttling policy with sufficient limits. Do not use an unlimited one, which could overload the server.
-# Subscriptions: one for each of %d mailboxes of a user, and as many unused ones that have not expired yet.
-New-ThrottlingPolicy -Name %s -EwsMaxSubscriptions %d -EwsMaxConcurrency %d
-`, most*e.MailboxesPerAccount, name, spareSubscriptions*most*e.MailboxesPerAccount, max(leastConcurrency, most*up(e.RequestsInFlight, max(1, len(e.Accounts)))))
-	for _, a := range users {
-		user := quote(a.Username)
-		fmt.Fprintf(b, `
-New-ManagementRoleAssignment -Name %s -Role 'ApplicationImpersonation' -User %s -CustomRecipientWriteScope %s
-Set-ThrottlingPolicyAssociation -Identity %s -ThrottlingPolicy %s
-`, quote(limit("mailbell "+a.Name)), user, name, user, name)
+	b.WriteString("\n")
+	for _, a := range e.users() {
+		fmt.Fprintf(b, "New-ManagementRoleAssignment -Name %s -Role 'ApplicationImpersonation' -User %s -CustomRecipientWriteScope %s\n",
+			quote(limit("mailbell "+a.Name)), quote(a.Username), name)
 	}
 	if more := accounts - len(e.Accounts); more > 0 {
-		fmt.Fprintf(b, "\n# Repeat these two lines for each of the %d accounts that you add.\n", more)
+		fmt.Fprintf(b, "\n# Repeat this line for each account that you add (%d).\n", more)
 	}
 	if slices.ContainsFunc(e.Accounts, func(a PlanAccount) bool { return a.Method == credential.Basic }) {
 		b.WriteString("\n# Basic authentication, which is off by default.\nGet-WebServicesVirtualDirectory | Set-WebServicesVirtualDirectory -BasicAuthentication $true\n")
@@ -134,24 +119,19 @@ Set-ThrottlingPolicyAssociation -Identity %s -ThrottlingPolicy %s
 	}
 	b.WriteString(`
 # To check: a policy with EwsMaxSubscriptions 0 switches all notifications off for its users.
-Get-ThrottlingPolicy | Format-List Name, ThrottlingPolicyScope, EwsMaxSubscriptions, EwsMaxConcurrency
+Get-ThrottlingPolicy | Format-List Name, ThrottlingPolicyScope, EwsMaxSubscriptions
 Get-ManagementRoleAssignment -Role 'ApplicationImpersonation' -GetEffectiveUsers
 `)
 }
 
-// users returns the first account of each user, and the most accounts of one user: limits apply to the user.
-func (e PlanEntry) users() (first []PlanAccount, most int) {
-	accounts := map[string]int{}
+// users returns the first account of each user.
+func (e PlanEntry) users() (first []PlanAccount) {
 	for _, a := range e.Accounts {
-		if a.Username == "" {
-			continue
-		}
-		if accounts[a.Username]++; accounts[a.Username] == 1 {
+		if a.Username != "" && !slices.ContainsFunc(first, func(known PlanAccount) bool { return known.Username == a.Username }) {
 			first = append(first, a)
 		}
-		most = max(most, accounts[a.Username])
 	}
-	return first, max(1, most)
+	return first
 }
 
 // online prints the commands for Exchange Online.

@@ -334,7 +334,7 @@ func Plan(c *config.Config, n int) string {
 		entries[i] = check.PlanEntry{
 			Name: x.Name, Online: x.Type == config.Online, EWS: x.EWSURL != "", MailboxesPerAccount: x.MailboxesPerAccount,
 			Graph: x.ListenBy == config.ByGraph, Callbacks: strings.HasPrefix(c.PublicURL, "https://"),
-			SubscriptionsPerConnection: x.SubscriptionsPerConnection, RequestsInFlight: x.RequestsInFlight, RequestsPerSecond: x.RequestsPerSecond,
+			SubscriptionsPerConnection: x.SubscriptionsPerConnection, RequestsPerSecond: x.RequestsPerSecond,
 		}
 		for _, a := range x.Accounts {
 			d := a.Credential
