@@ -188,7 +188,7 @@ func machine() []question {
 		{name: "state", ask: "Where are the enrolments stored", choices: words(stateFile, stateRedis), preset: always(stateFile),
 			help: "file is a file of mailbell's own. redis allows a second instance that takes over."},
 		{name: "state-path", ask: "Which file", key: "state.path", preset: always(defaultState), local: true,
-			when: func(a answers) bool { return !inRedis(a) }, help: "A name is one beside mailbell.yaml."},
+			when: func(a answers) bool { return !inRedis(a) }, help: "A name without a folder is a file beside mailbell.yaml."},
 		{name: "redis", ask: "Redis, host:port", key: "state.redis.addresses", when: inRedis},
 		{name: "redis-tls", ask: "Is Redis reached by TLS", key: "state.redis.tls", when: inRedis,
 			choices: words("no", "yes"), preset: always("no")},
