@@ -145,7 +145,7 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 			continue
 		}
 		if shown == 0 {
-			fmt.Fprintf(out, "\ndecisions, the newest first:\n")
+			fmt.Fprintf(out, "\noutcomes, the newest first:\n")
 			fmt.Fprintln(w, "  DECIDED\tMESSAGE\tDEVICE\tOUTCOME\tREASON\tAPNS\tSHOWN\tAPNS-ID\tCORRELATION-ID")
 		}
 		shown++
@@ -158,17 +158,17 @@ func printDecisions(out io.Writer, m api.Mailbox, now time.Time, only string) {
 	}
 	switch {
 	case shown == 0 && len(m.Decisions) > 0:
-		fmt.Fprintf(out, "\nno decision for this device among the newest of its mailbox\n")
+		fmt.Fprintf(out, "\nno outcome for this device among the newest of its mailbox\n")
 	case shown == 0 && !m.LastMessage.IsZero():
-		fmt.Fprintf(out, "\nno decision yet: a message was seen, and is being dealt with\n")
+		fmt.Fprintf(out, "\nno outcome yet: a message was seen, and is being dealt with\n")
 	case shown == 0 && m.LastListing.IsZero():
-		fmt.Fprintf(out, "\nno decision is kept: the mailbox has not been read since the service was started\n")
+		fmt.Fprintf(out, "\nno outcome is kept: the mailbox has not been read since the service was started\n")
 	case shown == 0:
-		fmt.Fprintf(out, "\nno decision is kept: no new message was seen\n")
+		fmt.Fprintf(out, "\nno outcome is kept: no new message was seen\n")
 	}
 	w.Flush()
 	if m.Unread != "" {
-		fmt.Fprintf(out, "\nolder decisions are missing here: %s\n", m.Unread)
+		fmt.Fprintf(out, "\nolder outcomes are missing here: %s\n", m.Unread)
 	}
 	delete(means, "")
 	if len(means) > 0 {

@@ -154,12 +154,12 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	}
 	out := ask(second)
 	has(out, "mailbox "+second+": listening", "  located at +"+inst.sim.OnlineURL, "  exchange entry +online", "  found by +Autodiscover .*, [0-9]+s ago", "  group +SIM.*",
-		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "devices:", "  phone +listening", "no decision is kept: no new message was seen")
+		"  server +sim.*", "  listener account +online-01", "  subscribed +[0-9]+s ago", "  last heartbeat +[0-9]+s ago", "devices:", "  phone +listening", "no outcome is kept: no new message was seen")
 	inst.deliverTo(b)
 	inst.awaitAlerts(soon)
 	inst.awaitRest()
 	const header, accepted = "  DECIDED +MESSAGE +DEVICE +OUTCOME +REASON +APNS +SHOWN +APNS-ID +CORRELATION-ID", `  [0-9]+s ago +\S+ +phone +accepted +200 +\S+ +[0-9a-f]{8}`
-	has(ask(second), "decisions, the newest first:", header, accepted)
+	has(ask(second), "outcomes, the newest first:", header, accepted)
 	out = ask("phone")
 	has(out, "device phone: listening", "mailbox "+second+": listening", "  last message +[0-9]+s ago", header, accepted)
 	if strings.Contains(out, "Travel desk") || strings.Contains(out, "fabrikam") || strings.Contains(out, "Ticket") {
@@ -167,7 +167,7 @@ func TestWhyTellsOfAMailboxAndOfADevice(t *testing.T) {
 	}
 	inst.enrol(b, "tablet") // after the message
 	inst.awaitRest()
-	has(ask("tablet"), "device tablet: listening", "no decision for this device among the newest of its mailbox")
+	has(ask("tablet"), "device tablet: listening", "no outcome for this device among the newest of its mailbox")
 	for _, unknown := range []string{"nobodys-phone", nobody} {
 		if said := refused(t, failed, refusal, "why", "--config", inst.config, unknown); !strings.Contains(said, unknown+", or for a mailbox with this address, so no alert can be sent") {
 			t.Errorf("%s: %s", unknown, said)
