@@ -269,9 +269,7 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	var pushes sync.WaitGroup
 	for _, o := range devices {
 		if len(o.old) > 0 && !o.stopped.Load() {
-			a := m.summary(o.device, keysOf(o.old), o.old[0].received)
-			a.id = id
-			m.pushOwed(ctx, o, a, &pushes)
+			m.pushOwed(ctx, o, m.summary(o.device, keysOf(o.old), o.old[0].received, id), &pushes)
 		}
 	}
 	pushes.Wait()
@@ -384,11 +382,9 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 			c.View.Gone = gone(item)
 			switch decision := alerts.Decide(c); decision.Verdict {
 			case alerts.Send:
-				a := m.alert(o.device, []mail.Key{d.key}, d.received, decision)
-				a.id = d.id
-				m.pushOwed(ctx, o, a, &pushes)
+				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, d.id, decision), &pushes)
 			default:
-				m.decide(subscriptions.Decision{Key: d.key, Device: o.device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now(), Correlation: d.id})
+				m.notSent(d, o.device.ID, decision.Reason)
 			}
 		}
 	}

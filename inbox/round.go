@@ -111,24 +111,26 @@ func (m *Mailbox) alertsFor(
 		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
 		case alerts.Skip:
 			skip(device.ID, d.key)
-			m.decide(subscriptions.Decision{Key: d.key, Device: device.ID, Outcome: outcome.NotSent, Reason: decision.Reason, Came: d.received, At: time.Now(), Correlation: d.id})
+			m.notSent(d, device.ID, decision.Reason)
 		case alerts.SumUp:
 			if len(old) == 0 {
 				newest = d
 			}
 			old = append(old, d.key)
 		case alerts.Send:
-			a := m.alert(device, []mail.Key{d.key}, d.received, decision)
-			a.told, a.id = d.hinted, d.id
-			list = append(list, a)
+			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, d.id, decision))
+			list[len(list)-1].told = d.hinted
 		}
 	}
 	if len(old) > 0 {
-		a := m.summary(device, old, newest.received)
-		a.id = newest.id
-		list = append(list, a)
+		list = append(list, m.summary(device, old, newest.received, newest.id))
 	}
 	return list
+}
+
+// notSent decides that a device gets no alert of a message.
+func (m *Mailbox) notSent(d due, device string, reason outcome.Reason) {
+	m.decide(subscriptions.Decision{Key: d.key, Device: device, Outcome: outcome.NotSent, Reason: reason, Came: d.received, At: time.Now(), Correlation: d.id})
 }
 
 // caseOf is a message for a device, as it is decided about.
@@ -146,20 +148,18 @@ func (m *Mailbox) shown(device *subscriptions.Device) alerts.Device {
 }
 
 // alert of one message.
-func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, d alerts.Decision) alert {
-	a := alert{device: device, keys: keys, came: came, reason: d.Reason}
-	a.notification = subscriptions.Notification{
+func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, id subscriptions.Correlation, d alerts.Decision) alert {
+	return alert{device: device, keys: keys, came: came, reason: d.Reason, id: id, notification: subscriptions.Notification{
 		Device: device.ID, Phone: device.Phone(), Enrolled: device.Enrolled,
 		PushID: m.in.secret.PushID(keys[0], device.Token, device.Topic), CollapseID: keys[0].String(),
 		Expires: time.Now().Add(expires), Payload: d.Payload, Smaller: d.Smaller,
-	}
-	return a
+	}}
 }
 
 // summary is the alert that sums up several messages. All summaries of a mailbox on a phone replace each other, and each is a push of its
 // own (rule 8).
-func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest time.Time) alert {
-	a := m.alert(device, keys, newest, alerts.Summarize(m.shown(device), keys))
+func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest time.Time, id subscriptions.Correlation) alert {
+	a := m.alert(device, keys, newest, id, alerts.Summarize(m.shown(device), keys))
 	key := m.in.secret.SummaryKey(device.Record)
 	a.notification.CollapseID = key.String()
 	a.notification.PushID = m.in.secret.PushID(key, device.Token, device.Topic, keys[0].String(), strconv.Itoa(len(keys)))
