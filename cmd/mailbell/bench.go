@@ -68,7 +68,7 @@ func bench(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	mailboxes := flags.Int("mailboxes", 1000, "how many `mailboxes`; every third has two devices")
 	rate := flags.Float64("rate", 50, "the `messages` a second at which the latency is measured")
-	duration := flags.Duration("duration", 20*time.Second, "the `duration` of that measurement")
+	duration := flags.Duration("duration", 20*time.Second, "how long the latency is measured, a `duration`")
 	state := flags.String("state", embeddedState, "the `kind` of state: "+embeddedState+", or "+redisState+", for which this machine needs a redis-server")
 	asJSON := flags.Bool("json", false, "print JSON")
 	if err := parse(flags, args, log); err != nil {
