@@ -5,6 +5,7 @@ package push
 // is removed until the share is normal again.
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -25,18 +26,20 @@ const (
 type guard struct {
 	mu     sync.Mutex
 	phones map[string]verdict // by device token: a phone counts once, whatever is enrolled on it
+	most   int                // that have been in the map at once
 	failed int
+	began  time.Time
 	swept  time.Time
 	told   time.Time // when the log was last told
 }
 
 // verdict is the last answer about a phone.
 type verdict struct {
-	at     time.Time
+	at     time.Duration // since the guard began
 	failed bool
 }
 
-func newGuard() guard { return guard{phones: make(map[string]verdict)} }
+func newGuard() guard { return guard{phones: map[string]verdict{}, began: time.Now()} }
 
 // note takes in an answer about a phone, failed where it is the phone that APNs refuses. It returns how many phones were answered
 // about and how many of them failed, and whether that is more than their own doing.
@@ -52,7 +55,8 @@ func (g *guard) note(token string, failed bool) (answered, failing int, mass boo
 		g.failed--
 	}
 	if known || len(g.phones) < maxGuarded {
-		g.phones[token] = verdict{now, failed}
+		g.phones[token] = verdict{now.Sub(g.began), failed}
+		g.most = max(g.most, len(g.phones))
 		if failed {
 			g.failed++
 		}
@@ -60,19 +64,21 @@ func (g *guard) note(token string, failed bool) (answered, failing int, mass boo
 	return len(g.phones), g.failed, g.failed > max(guardLeast, len(g.phones)/guardShare)
 }
 
-// sweepLocked forgets what is too long ago. What is left is another map, for one keeps its memory however few it has left.
+// sweepLocked forgets what is too long ago. Where few are left they go to another map, for one keeps its memory.
 func (g *guard) sweepLocked(now time.Time) {
 	g.swept = now
-	kept := map[string]verdict{}
-	for token, v := range g.phones {
-		switch {
-		case now.Sub(v.at) <= guardWindow:
-			kept[token] = v
-		case v.failed:
+	maps.DeleteFunc(g.phones, func(_ string, v verdict) bool {
+		old := now.Sub(g.began)-v.at > guardWindow
+		if old && v.failed {
 			g.failed--
 		}
+		return old
+	})
+	if len(g.phones) < g.most/4 {
+		kept := make(map[string]verdict, len(g.phones))
+		maps.Copy(kept, g.phones)
+		g.phones, g.most = kept, len(kept)
 	}
-	g.phones = kept
 }
 
 // tell reports whether it is time to tell the log: once in a window is loud enough.

@@ -125,6 +125,19 @@ func TestTheGuardLooksBackTenMinutes(t *testing.T) {
 	})
 }
 
+func TestTheGuardKeepsNoRoomForThePhonesOfABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard()
+		for i := range 1000 {
+			g.note(fmt.Sprint(i), false)
+		}
+		<-time.After(guardWindow + guardWindow/5)
+		if g.note("now", false); g.most != 1 || len(g.phones) != 1 {
+			t.Errorf("there is room for %d phones, and %d are watched", g.most, len(g.phones))
+		}
+	})
+}
+
 func TestThatManyFailIsToldOnceInAWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := overMemory(t, func(arrived) act { return refusing(400, "DeviceTokenNotForTopic") })
