@@ -15,9 +15,10 @@ import (
 
 // What mailbell takes, as `mailbell bench` printed it on two cores with 100 to 15,000 mailboxes (docs/operations.md), and a quarter more.
 const (
-	fixedMiB  = 45
-	steadyKiB = 11 // of a mailbox that is listened to
-	burstKiB  = 23 // of each, after bursts of mail for all
+	fixedMiB  = 50
+	steadyKiB = 9    // of a mailbox that is listened to
+	burstKiB  = 35   // of one whose message is under way in a burst of mail for all
+	underWay  = 2048 // at once, at the most
 	messageUs = 1600
 	burstUs   = 375 // of CPU a message, alone and in a burst
 )
@@ -85,7 +86,8 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 
 // memory is in MiB.
 func memory(mailboxes int) (steady, burst int) {
-	return fixedMiB + up(mailboxes*steadyKiB, 1024), fixedMiB + up(mailboxes*burstKiB, 1024)
+	steady = fixedMiB + up(mailboxes*steadyKiB, 1024)
+	return steady, steady + up(min(mailboxes, underWay)*burstKiB, 1024)
 }
 
 func up(n, by int) int { return (n + by - 1) / by }

@@ -54,12 +54,12 @@ func TestAPlanCountsWhatIsNeeded(t *testing.T) {
 		mailboxes int
 		want      []string
 	}{
-		{1, []string{"accounts   1,", "enough", "streams    at least 1,", "about 46 MiB, and 46 MiB after a burst"}},
+		{1, []string{"accounts   1,", "enough", "streams    at least 1,", "about 51 MiB, and 52 MiB after a burst"}},
 		{1250, []string{"accounts   1,", "streams    at least 7,"}},
 		{1251, []string{"accounts   2,", "add 1"}},
-		{15_000, []string{"accounts   12,", "streams    at least 75,", "about 207 MiB, and 382 MiB"}},
-		{15_001, []string{"accounts   13,", "instances  2:", "about 207 MiB"}},
-		{143_000, []string{"about 1582 MiB, and 3257 MiB"}},
+		{15_000, []string{"accounts   12,", "streams    at least 75,", "about 182 MiB, and 252 MiB"}},
+		{15_001, []string{"accounts   13,", "instances  2:", "about 182 MiB"}},
+		{143_000, []string{"about 1307 MiB, and 1377 MiB"}},
 	} {
 		got := Plan(c.mailboxes, []PlanEntry{entry})
 		for _, want := range c.want {

@@ -88,7 +88,7 @@ func TestThePlanNamesWhatIsConfigured(t *testing.T) {
 	}
 	out := p.stdout()
 	for _, want := range []string{
-		"4000 mailboxes", "accounts   4, of 1250 mailboxes each; the configuration has 1: add 3", "streams    at least 20", "about 88 MiB",
+		"4000 mailboxes", "accounts   4, of 1250 mailboxes each; the configuration has 1: add 3", "streams    at least 20", "about 86 MiB",
 		"exchange onpremises (on premises)", "exchange online (Exchange Online)", "exchange other (on premises)",
 		`-Role 'ApplicationImpersonation' -User 'CONTOSO\svc-bell' -CustomRecipientWriteScope 'mailbell onpremises'`,
 		`-User 'svc-bell@contoso.example' -CustomRecipientWriteScope 'mailbell other'`,
