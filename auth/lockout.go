@@ -46,7 +46,8 @@ const (
 // lockout counts the failed sign-ins of one account; all round trippers of the account share it. A nil *lockout has no limit.
 //
 // Until the password has worked, one request at a time tries it, and the others wait for the result, but not longer than slowTry while all
-// that are under way can be refused without a pause. Once it has worked, all requests are sent. When it is then changed, the server refuses all open requests; Active Directory does not count sign-ins with the former password.
+// that are under way can be refused without a pause. Once it has worked, all requests are sent. When it is then changed, the server refuses
+// all open requests; Active Directory does not count sign-ins with the former password.
 type lockout struct {
 	mu     sync.Mutex
 	works  bool           // the last answer was a yes

@@ -65,13 +65,20 @@ func (inst *installation) hook(url, secret string) {
 	inst.extend(fmt.Sprintf("webhooks: [{name: mdm, url: '%s/hooks', secret_file: webhook, events: []}]\n", url))
 }
 
+// portal is one that the installation tells of what happens.
+func (inst *installation) portal() *portal {
+	inst.t.Helper()
+	p := &portal{}
+	server := httptest.NewServer(p)
+	inst.t.Cleanup(server.Close)
+	inst.hook(server.URL, webhookSecret)
+	return p
+}
+
 func TestACheckPostsAnEventThatTellsNothingToEachWebhook(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 1})
-	p := &portal{}
-	server := httptest.NewServer(p)
-	t.Cleanup(server.Close)
-	inst.hook(server.URL, webhookSecret)
+	p := inst.portal()
 	inst.edit("events: []", "events: [device.gone]")
 	code, results, said := inst.check()
 	if code != 0 || !slices.ContainsFunc(results, func(r result) bool { return r.state == "ok" && r.name == "webhook mdm" }) {
@@ -85,10 +92,7 @@ func TestACheckPostsAnEventThatTellsNothingToEachWebhook(t *testing.T) {
 func TestThePortalIsToldOfADeviceThatIsGone(t *testing.T) {
 	t.Parallel()
 	inst := install(t, simulator.Options{Mailboxes: 1})
-	p := &portal{}
-	server := httptest.NewServer(p)
-	t.Cleanup(server.Close)
-	inst.hook(server.URL, webhookSecret)
+	p := inst.portal()
 	inst.start()
 	b, token := inst.boxes[0], deviceToken()
 	if status := inst.call(http.MethodPut, "/v1/devices/phone", map[string]string{"mailbox": b.address, "token": token}, nil); status != http.StatusCreated {
