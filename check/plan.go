@@ -2,8 +2,9 @@ package check
 
 // What a number of mailboxes needs, and the PowerShell commands that set up Exchange for it.
 //
-// Sources: New-ManagementScope, New-ManagementRoleAssignment, New-ServicePrincipal and Set-OrganizationConfig in Microsoft's reference of Exchange PowerShell; "Role Based Access Control for
-// Applications in Exchange Online"; "Control access to EWS in Exchange"; "EWS throttling in Exchange".
+// Sources: New-ManagementScope, New-ManagementRoleAssignment, New-ServicePrincipal and Set-OrganizationConfig in Microsoft's reference of
+// Exchange PowerShell; "Role Based Access Control for Applications in Exchange Online"; "Control access to EWS in Exchange"; "EWS throttling
+// in Exchange".
 
 import (
 	"fmt"

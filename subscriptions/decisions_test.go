@@ -269,12 +269,7 @@ func TestAReceiptThatComesBeforeTheAnswerOfAPNsIsKept(t *testing.T) {
 
 func TestAReceiptWhoseDecisionIsMadeWhileItIsLookedForIsTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &slow{&notebook{}, make(chan struct{}, 9), make(chan struct{})}
-		b, err := Open(t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := b.box("r")
+		store, m := openSlow(t)
 		shown := time.Now()
 		go func() {
 			<-store.reads
@@ -356,6 +351,17 @@ type slow struct {
 	open  chan struct{}
 }
 
+// openSlow returns one, and its mailbox.
+func openSlow(t *testing.T) (*slow, *Mailbox) {
+	t.Helper()
+	store := &slow{&notebook{}, make(chan struct{}, 9), make(chan struct{})}
+	b, err := Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, b.box("r")
+}
+
 func (s *slow) Decisions(ctx context.Context, record string) ([][]byte, error) {
 	s.reads <- struct{}{}
 	<-s.open
@@ -364,12 +370,7 @@ func (s *slow) Decisions(ctx context.Context, record string) ([][]byte, error) {
 
 func TestAnOutcomeIsWrittenWhileAReceiptIsLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &slow{&notebook{}, make(chan struct{}, 9), make(chan struct{})}
-		b, err := Open(t.Context(), store)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := b.box("r")
+		store, m := openSlow(t)
 		m.Decide(Decision{Key: mail.Key{1}, Device: "ann", Outcome: outcome.Accepted})
 		firsts := make(chan bool, 2)
 		for range 2 {
