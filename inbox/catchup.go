@@ -299,15 +299,11 @@ func (m *Mailbox) owed(
 		case alerts.SumUp:
 			o.old = append(o.old, d)
 		case alerts.Skip:
-			m.decide(subscriptions.Decision{Key: s.Key, Device: device.ID, Outcome: outcome.NotSent, Reason: reason, Came: s.Received, At: time.Now(), Correlation: id})
+			m.decide(d.notSent(device.ID, reason))
 		}
 	}
 	newestFirst(o.old)
 	return o
-}
-
-func newestFirst(dues []due) {
-	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
 }
 
 func keysOf(dues []due) []mail.Key {
@@ -384,7 +380,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 			case alerts.Send:
 				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, d.id, decision), &pushes)
 			default:
-				m.notSent(d, o.device.ID, decision.Reason)
+				m.decide(d.notSent(o.device.ID, decision.Reason))
 			}
 		}
 	}

@@ -30,6 +30,15 @@ type due struct {
 	id       subscriptions.Correlation
 }
 
+func newestFirst(dues []due) {
+	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
+}
+
+// notSent is the decision that no alert of the message is sent, to a device or, where that is empty, to any.
+func (d due) notSent(device string, reason outcome.Reason) subscriptions.Decision {
+	return subscriptions.Decision{Key: d.key, Device: device, Outcome: outcome.NotSent, Reason: reason, Came: d.received, At: time.Now(), Correlation: d.id}
+}
+
 // view is what the log and the clocks say of the message, for a device that gets alerts since enrolled.
 func (m *Mailbox) view(d due, enrolled, clock time.Time) alerts.View {
 	return alerts.View{Received: d.received, Hinted: d.hinted, Enrolled: enrolled, Ours: time.Now(), Server: clock, MaxAge: m.in.o.MaxAge}
@@ -97,7 +106,7 @@ func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item 
 		return d, true
 	case gone(item):
 		m.unreadable.forget(item.ID)
-		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Gone, At: time.Now(), Correlation: id})
+		m.decide(d.notSent("", outcome.Gone))
 		return d, false
 	case !m.giveUp(item, d):
 		return d, false
@@ -178,10 +187,9 @@ func (m *Mailbox) skip(ctx context.Context, list []skipped) error {
 	}
 	outcomes := make([]subscriptions.Outcome, len(list))
 	decisions := make([]subscriptions.Decision, len(list))
-	now := time.Now()
 	for i, s := range list {
 		outcomes[i] = subscriptions.Outcome{Key: s.key, Received: s.received, ForAll: true}
-		decisions[i] = subscriptions.Decision{Key: s.key, Outcome: outcome.NotSent, Reason: s.reason, Came: s.received, At: now, Correlation: s.id}
+		decisions[i] = s.notSent("", s.reason)
 	}
 	if err := m.write(ctx, func(d *subscriptions.Draft) { d.Enter(outcomes, d.Devices, nil) }); err != nil {
 		return err

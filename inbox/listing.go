@@ -292,7 +292,7 @@ func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, li
 		return err
 	}
 	for range expired {
-		m.decide(subscriptions.Decision{Outcome: outcome.NotSent, Reason: outcome.Late, At: time.Now(), Correlation: id})
+		m.decide(due{id: id}.notSent("", outcome.Late))
 	}
 	m.in.metrics.listings.Inc()
 	m.completed(link)

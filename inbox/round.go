@@ -60,7 +60,7 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 	if err := m.writable(ctx); err != nil {
 		return err
 	}
-	slices.SortStableFunc(dues, func(a, b due) int { return b.received.Compare(a.received) })
+	newestFirst(dues)
 	r := newRound(m.in.accepting)
 	m.last.message.Store(time.Now().UnixNano()) // before a decision about it can be seen
 	devices := slices.DeleteFunc(slices.Clone(m.box.Devices()), func(d *subscriptions.Device) bool {
@@ -111,7 +111,7 @@ func (m *Mailbox) alertsFor(
 		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
 		case alerts.Skip:
 			skip(device.ID, d.key)
-			m.notSent(d, device.ID, decision.Reason)
+			m.decide(d.notSent(device.ID, decision.Reason))
 		case alerts.SumUp:
 			if len(old) == 0 {
 				newest = d
@@ -126,11 +126,6 @@ func (m *Mailbox) alertsFor(
 		list = append(list, m.summary(device, old, newest.received, newest.id))
 	}
 	return list
-}
-
-// notSent decides that a device gets no alert of a message.
-func (m *Mailbox) notSent(d due, device string, reason outcome.Reason) {
-	m.decide(subscriptions.Decision{Key: d.key, Device: device, Outcome: outcome.NotSent, Reason: reason, Came: d.received, At: time.Now(), Correlation: d.id})
 }
 
 // caseOf is a message for a device, as it is decided about.

@@ -6,10 +6,8 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/mailbell/mailbell/internal/outcome"
-	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // maxSeen bounds the items of a mailbox that are remembered as dealt with: enough for the notifications of some messages, which come within
@@ -42,6 +40,6 @@ func (in *Inbox) hash(item string) uint32 { return uint32(maphash.String(in.seed
 // it is a copy, and nobody is alerted of it.
 func (m *Mailbox) duplicate(d due) {
 	if !m.seen.add(m.in.hash(d.item)) {
-		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.NotSent, Reason: outcome.Known, Came: d.received, At: time.Now(), Correlation: d.id})
+		m.decide(d.notSent("", outcome.Known))
 	}
 }
