@@ -290,7 +290,7 @@ func (m *Mailbox) owed(
 	o := &owed{device: device}
 	for _, e := range entries {
 		s, seen := byKey[e.Key]
-		d := due{key: s.Key, item: s.item, received: s.Received, given: seen && e.Key == m.itemKey(s.item).Short(), id: id}
+		d := due{key: s.Key, item: s.item, received: s.Received, givenUp: seen && e.Key == m.itemKey(s.item).Short(), id: id}
 		view := m.view(d, device.Since, clock)
 		view.Gone = !seen
 		switch verdict, reason := alerts.Judge(view); verdict {
@@ -395,7 +395,7 @@ func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (
 	for _, wait := range owedAgain {
 		var failed []string
 		for _, item := range found.Items {
-			if item.Err != nil && !gone(item) && !by[item.ID].given {
+			if item.Err != nil && !gone(item) && !by[item.ID].givenUp {
 				failed = append(failed, item.ID)
 			}
 		}

@@ -25,8 +25,8 @@ type doubt struct {
 	key  mail.Key
 }
 
-// settle takes in an answer about messages: unknown, or not in doubt any more.
-func (d *doubts) settle(l subscriptions.Line, keys []mail.Key, unknown bool) {
+// note takes in an answer about messages: unknown, or not in doubt any more.
+func (d *doubts) note(l subscriptions.Line, keys []mail.Key, unknown bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, k := range keys {

@@ -26,7 +26,7 @@ type due struct {
 	received time.Time     // as it is believed (rule 4), on the server's clock
 	hinted   time.Time     // on ours; zero: it was listed only
 	message  *mail.Message // nil: not read yet, or it cannot be
-	given    bool          // it was given up as unreadable
+	givenUp  bool          // it was given up as unreadable
 	id       subscriptions.Correlation
 }
 

@@ -17,7 +17,8 @@
 //  5. A mailbox starts at its first enrolment and a device at its own, on the server's clock less the tolerance (mail.Tolerance); a
 //     record outlives its last device by a quarter of an hour, asleep: start, subscriptions.Book.
 //  6. A device that a message could not reach now is behind, decided in the write; it catches up from a listing, outside the worker.
-//     A push belongs to its phone, and is in flight until the write that holds its answer has ended: round.go, flight.go, late.go, catchup.go, Record.Enter.
+//     A push belongs to its phone, and is in flight until the write that holds its answer has ended: round.go, push.go, flight.go, late.go, catchup.go,
+//     subscriptions.Record.Enter.
 //  7. Hints are a set of marked mailboxes; one worker at a time on each: marks.go, lane.go.
 //  8. Mail older than max_age is summed up under one collapse id, mail older than a day leads to no alert: alerts.Judge.
 //  9. A message that cannot be read while its mailbox can leads to a generic alert after three tries: unreadable.go.

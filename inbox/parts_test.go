@@ -211,7 +211,7 @@ func TestARoundIsOverWithItsLastAnswer(t *testing.T) {
 	if r.open() {
 		t.Error("a push may begin in a closed round")
 	}
-	r.drafted = true
+	r.stage = drafted
 	if r.answer(&a, subscriptions.Answer{Result: subscriptions.Accepted}) {
 		t.Error("an answer after the draft is in time")
 	}
@@ -244,7 +244,7 @@ func TestDoubtsAreBounded(t *testing.T) {
 	var d doubts
 	l := subscriptions.Line{Token: "a", Topic: topic}
 	for i := range 2 * maxDoubts {
-		d.settle(l, []mail.Key{{byte(i), byte(i >> 8)}}, true)
+		d.note(l, []mail.Key{{byte(i), byte(i >> 8)}}, true)
 	}
 	if len(d.open) != maxDoubts {
 		t.Errorf("%d are remembered", len(d.open))
@@ -252,7 +252,7 @@ func TestDoubtsAreBounded(t *testing.T) {
 	if !d.has(l, []mail.Key{{9, 9}, {0}}) || d.has(subscriptions.Line{Token: "b"}, []mail.Key{{0}}) {
 		t.Error("a doubt is not its phone's, or not found beside another message of a summary")
 	}
-	d.settle(l, []mail.Key{{0}}, false)
+	d.note(l, []mail.Key{{0}}, false)
 	if d.has(l, []mail.Key{{0}}) {
 		t.Error("an answer leaves a doubt")
 	}

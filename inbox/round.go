@@ -7,13 +7,11 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -25,30 +23,7 @@ const (
 	writeAfter = 500 * time.Millisecond
 	// firstAnswer is how long a round waits for a first answer. A device that has none by then is behind, and the mailbox goes on.
 	firstAnswer = 5 * time.Second
-	// expires is how long APNs keeps an alert for a phone that is off: older mail leads to no alert.
-	expires = alerts.Window
-	// soonest is when a device that cannot be reached now is tried again at the earliest.
-	soonest = 250 * time.Millisecond
 )
-
-// alert is one alert for one device.
-type alert struct {
-	device       *subscriptions.Device
-	keys         []mail.Key // newest first; several are summed up
-	came         time.Time
-	told         time.Time      // when a notification named its message; zero: none did
-	reason       outcome.Reason // why it says less than it could
-	id           subscriptions.Correlation
-	notification subscriptions.Notification
-}
-
-// topic of the phone that it is for.
-func (a *alert) topic() topicOf {
-	return topicOf{a.notification.Phone.Topic, a.notification.Phone.Environment}
-}
-
-// line is the phone that it is for.
-func (a *alert) line() subscriptions.Line { return a.notification.Phone.Line() }
 
 // send decides about messages for the devices in step, sends the alerts, and enters the outcomes: one call and one write.
 func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
@@ -100,67 +75,6 @@ func (m *Mailbox) once(dues []due, record *subscriptions.Record) []due {
 	})
 }
 
-// alertsFor adds what there is for one device, the newest first: an alert for each message, and one for all that grew old. skip is told
-// of each that leads to none.
-func (m *Mailbox) alertsFor(
-	list []alert, device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(device string, k mail.Key),
-) []alert {
-	var old []mail.Key
-	var newest due
-	for _, d := range dues {
-		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
-		case alerts.Skip:
-			skip(device.ID, d.key)
-			m.decide(d.notSent(device.ID, decision.Reason))
-		case alerts.SumUp:
-			if len(old) == 0 {
-				newest = d
-			}
-			old = append(old, d.key)
-		case alerts.Send:
-			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, d.id, decision))
-			list[len(list)-1].told = d.hinted
-		}
-	}
-	if len(old) > 0 {
-		list = append(list, m.summary(device, old, newest.received, newest.id))
-	}
-	return list
-}
-
-// caseOf is a message for a device, as it is decided about.
-func (m *Mailbox) caseOf(device *subscriptions.Device, source mail.Source, d due, clock time.Time) alerts.Case {
-	c := alerts.Case{View: m.view(d, device.Since, clock), Device: m.shown(device), Key: d.key, Message: d.message, Source: source}
-	if d.message != nil {
-		c.Thread = m.in.secret.Thread(device.Record, d.message.Thread)
-	}
-	return c
-}
-
-// shown is what a device may see.
-func (m *Mailbox) shown(device *subscriptions.Device) alerts.Device {
-	return alerts.Device{ID: device.ID, Content: m.in.o.Content}
-}
-
-// alert of one message.
-func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, id subscriptions.Correlation, d alerts.Decision) alert {
-	return alert{device: device, keys: keys, came: came, reason: d.Reason, id: id, notification: subscriptions.Notification{
-		Device: device.ID, Phone: device.Phone(), Enrolled: device.Enrolled,
-		PushID: m.in.secret.PushID(keys[0], device.Token, device.Topic), CollapseID: keys[0].String(),
-		Expires: time.Now().Add(expires), Payload: d.Payload, Smaller: d.Smaller,
-	}}
-}
-
-// summary is the alert that sums up several messages. All summaries of a mailbox on a phone replace each other, and each is a push of its
-// own (rule 8).
-func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest time.Time, id subscriptions.Correlation) alert {
-	a := m.alert(device, keys, newest, id, alerts.Summarize(m.shown(device), keys))
-	key := m.in.secret.SummaryKey(device.Record)
-	a.notification.CollapseID = key.String()
-	a.notification.PushID = m.in.secret.PushID(key, device.Token, device.Topic, keys[0].String(), strconv.Itoa(len(keys)))
-	return a
-}
-
 // round is the sending of the alerts of some messages. Answers that come once its outcome is drafted are late: they enter the record by
 // themselves.
 type round struct {
@@ -168,17 +82,25 @@ type round struct {
 	over      chan struct{} // closed with the round
 
 	mu       sync.Mutex
-	closed   bool // no push begins any more, and none is waited for
-	drafted  bool // an answer is late from now on
-	accepted bool
+	stage    stage
+	accepted bool                                        // a push was
 	left     int                                         // pushes without an answer
 	write    uint64                                      // the call of accepting, once one is accepted
-	sent     []answered                                  // what came in time
-	late     []answered                                  // what came after the draft, and before its write had ended
-	entered  bool                                        // it has ended
+	sent     []answered                                  // what was answered before the draft
+	late     []answered                                  // what was answered after the draft, while it was being written
 	none     map[unsent]struct{}                         // alerts that there are not; nil: every device has one of every message
 	held     map[subscriptions.Line]subscriptions.Answer // of phones that cannot be reached now; nil: there are none
 }
+
+// stage is how far a round has come. Each follows the one before.
+type stage uint8
+
+const (
+	pushing stage = iota // pushes begin, and are waited for
+	closed               // no push begins any more, and none is waited for
+	drafted              // the outcome is being written: what is answered now is late
+	written              // its write has ended, well or not
+)
 
 // answered is an alert with the answer to it.
 type answered struct {
@@ -200,7 +122,7 @@ func newRound(accepting *alarm) *round {
 func (r *round) open() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.closed
+	return r.stage == pushing
 }
 
 func (r *round) close() {
@@ -219,8 +141,8 @@ func (r *round) closeUnanswered() {
 }
 
 func (r *round) closeLocked() {
-	if !r.closed {
-		r.closed = true
+	if r.stage == pushing {
+		r.stage = closed
 		close(r.over)
 	}
 }
@@ -235,39 +157,39 @@ func (r *round) skip(device string, k mail.Key) {
 	r.none[unsent{device, k}] = struct{}{}
 }
 
-// settlement is that a phone has an acceptance of a message, or a refusal for good.
-type settlement struct {
+// final is an answer that APNs does not change: a phone has an acceptance of a message, or a refusal for good.
+type final struct {
 	line subscriptions.Line
 	key  mail.Key
 }
 
-func (s settlement) compare(other settlement) int {
-	return cmp.Or(cmp.Compare(s.line.Token, other.line.Token), cmp.Compare(s.line.Topic, other.line.Topic), bytes.Compare(s.key[:], other.key[:]))
+func (f final) compare(other final) int {
+	return cmp.Or(cmp.Compare(f.line.Token, other.line.Token), cmp.Compare(f.line.Topic, other.line.Topic), bytes.Compare(f.key[:], other.key[:]))
 }
 
-// settled are the settlements of what was sent, in their order. It is called with mu held.
-func (r *round) settled() []settlement {
-	list := make([]settlement, 0, len(r.sent))
+// finals are the final answers to what was sent, in their order. It is called with mu held.
+func (r *round) finals() []final {
+	list := make([]final, 0, len(r.sent))
 	for _, s := range r.sent {
 		if s.answer.Result == subscriptions.NotBefore {
 			continue
 		}
 		for _, k := range s.keys {
-			list = append(list, settlement{s.line(), k})
+			list = append(list, final{s.line(), k})
 		}
 	}
-	slices.SortFunc(list, settlement.compare)
+	slices.SortFunc(list, final.compare)
 	return list
 }
 
 // outcomes are those of messages: which devices have an acceptance of each, or a reason why not, as enrolled now, for an answer belongs to
 // its phone. It is called with mu held.
 func (r *round) outcomes(dues []due, devices []*subscriptions.Device) []subscriptions.Outcome {
-	settled := r.settled()
+	finals := r.finals()
 	list := make([]subscriptions.Outcome, len(dues))
 	for i, due := range dues {
 		done := func(d *subscriptions.Device) bool {
-			_, answered := slices.BinarySearchFunc(settled, settlement{d.Phone().Line(), due.key}, settlement.compare)
+			_, answered := slices.BinarySearchFunc(finals, final{d.Phone().Line(), due.key}, final.compare)
 			_, none := r.none[unsent{d.ID, due.key}]
 			return answered || none
 		}
@@ -289,7 +211,7 @@ func (r *round) outcomes(dues []due, devices []*subscriptions.Device) []subscrip
 func (r *round) answer(a *alert, answer subscriptions.Answer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.drafted {
+	if r.stage >= drafted {
 		return false
 	}
 	r.sent = append(r.sent, answered{a, answer})
@@ -301,13 +223,14 @@ func (r *round) answer(a *alert, answer subscriptions.Answer) bool {
 func (r *round) awaits(a *alert, answer subscriptions.Answer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.entered {
-		r.late = append(r.late, answered{a, answer})
+	if r.stage == written {
+		return false
 	}
-	return !r.entered
+	r.late = append(r.late, answered{a, answer})
+	return true
 }
 
-// note is called with mu held.
+// note takes in what an answer means for the round: a phone that cannot be reached now, or the first acceptance. It is called with mu held.
 func (r *round) note(a *alert, answer subscriptions.Answer) {
 	switch answer.Result {
 	case subscriptions.NotBefore:
@@ -316,7 +239,7 @@ func (r *round) note(a *alert, answer subscriptions.Answer) {
 		}
 		r.held[a.line()] = answer
 	case subscriptions.Accepted:
-		if !r.accepted && !r.closed && r.left > 1 { // the last answer ends the round by itself
+		if !r.accepted && r.stage == pushing && r.left > 1 { // the last answer ends the round by itself
 			r.write = r.accepting.set(r.close)
 		}
 		r.accepted = true
@@ -338,7 +261,7 @@ func (r *round) leave() {
 func (r *round) stopped(a *alert) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.drafted {
+	if r.stage < drafted {
 		r.note(a, subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Stopping, Next: time.Now()})
 	}
 }
@@ -374,119 +297,12 @@ func (m *Mailbox) pushInRound(ctx context.Context, r *round, a *alert) {
 	}
 }
 
-// push pushes an alert, if its device is still enrolled. It is in flight until landed is called, once its answer is entered: until then
-// nothing else is sent to the device. may is asked once the push is counted: whoever looks then either sees it, or has kept it from
-// beginning.
-func (m *Mailbox) push(a *alert, may func() bool) (answer subscriptions.Answer, begun bool) {
-	if !m.enrolled(a) || m.in.stopping.Load() {
-		return answer, false
-	}
-	m.flight.begin(a.line())
-	if !may() {
-		m.landed(a)
-		m.settled()
-		return answer, false
-	}
-	answer = m.pushOnce(a)
-	m.note(a, answer)
-	return answer, true
-}
-
-// follow does what answers ask for, now that they are entered.
-func (m *Mailbox) follow(list []answered) {
-	for _, l := range list {
-		if l.answer.Environment == "" && l.answer.Result != subscriptions.Gone {
-			m.landed(l.alert)
-		} else {
-			m.obeySoon(l)
-		}
-	}
-	m.settled()
-}
-
-// obeySoon does what an answer asks for beyond the outcome: that is a write of its own, and rare.
-func (m *Mailbox) obeySoon(l answered) {
-	m.in.crew.run(func() {
-		m.obey(l.alert, l.answer)
-		m.landed(l.alert)
-		m.settled()
-	})
-}
-
-// landed says that the answer of a push is entered.
-func (m *Mailbox) landed(a *alert) { m.flight.end(a.line()) }
-
-// settled goes on with what waited for pushes: the catching up of their devices, and nobody else's, and the end of a mailbox whose last
-// device was removed meanwhile.
-func (m *Mailbox) settled() {
-	m.catchUpSoon()
-	m.in.forget(m)
-}
-
-// pushOnce has the sender send an alert, and remembers where APNs may have it all the same.
-func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
-	a.notification.May = func() bool { return m.enrolled(a) }
-	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
-	m.debug("alert sent", a.id, func() []zap.Field {
-		return []zap.Field{zap.String("device", a.device.ID), zap.String("collapse_id", a.notification.CollapseID),
-			zap.Stringer("apns_id", a.notification.PushID), zap.Bool("repeat", a.notification.Repeat)}
-	})
-	answer := m.in.o.Sender.Push(m.in.working, &a.notification)
-	m.doubts.settle(a.line(), a.keys, answer.Unknown)
-	return answer
-}
-
-// enrolled says whether the phone of an alert is enrolled for the mailbox, as the device that it was or as another.
-func (m *Mailbox) enrolled(a *alert) bool {
-	if d, ok := m.box.Device(a.device.ID); ok && d.Phone().Line() == a.line() {
-		return true
-	}
-	_, ok := m.box.Reached(a.line())
-	return ok
-}
-
-// obey does what an answer asks for beyond the outcome.
-func (m *Mailbox) obey(a *alert, answer subscriptions.Answer) {
-	if answer.Environment != "" {
-		m.environment(a.notification.Phone, answer.Environment)
-	}
-	if answer.Result != subscriptions.Gone {
-		return
-	}
-	d, ok := m.box.Reached(a.line())
-	if !ok || !d.Enrolled.Equal(a.notification.Enrolled) { // it has enrolled anew since: APNs tells it again where that is no better
-		return
-	}
-	if err := m.in.o.Unenrol(m.in.working, *d, answer.Reason); err != nil {
-		m.in.log.Error("a device that APNs declared gone could not be removed", zap.String("mailbox", m.address()), zap.Error(err))
-	}
-}
-
-// environment moves an enrolment to where APNs knows its token, unless it was changed meanwhile. It is tried again with the next
-// alert where it could not be written.
-func (m *Mailbox) environment(was subscriptions.Phone, environment string) {
-	moved := ""
-	err := m.box.Update(m.in.working, func(d *subscriptions.Draft) {
-		for _, device := range d.Devices {
-			if device.Phone() == was {
-				there := *device
-				there.Environment = environment
-				d.Put(there)
-				moved = device.ID
-			}
-		}
-	})
-	if err == nil && moved != "" {
-		m.in.log.Info("a device was enrolled for the wrong environment of APNs", zap.String("device", moved), zap.String("moved_to", environment))
-	}
-}
-
 // enter is the one write of what became of the messages of a round. Who is behind is decided in it.
 func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 	err := m.write(ctx, func(d *subscriptions.Draft) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.drafted = true
+		r.stage = drafted
 		var lines map[string]subscriptions.Line
 		d.Enter(r.outcomes(dues, d.Devices), d.Devices, func(id string) (outcome.Reason, time.Time) {
 			if lines == nil { // a device is behind, and so may a thousand be
@@ -496,7 +312,7 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		})
 	})
 	r.mu.Lock()
-	r.drafted, r.entered = true, true
+	r.stage = written
 	held, sent, late := r.held, r.sent, r.late
 	r.mu.Unlock()
 	if err == nil {
@@ -529,39 +345,4 @@ func (m *Mailbox) why(r *round, l subscriptions.Line) (outcome.Reason, time.Time
 		return outcome.Unanswered, time.Time{}
 	}
 	return outcome.Enrolled, time.Time{} // it came, or caught up, while the alerts were sent
-}
-
-// again is when a device that cannot be reached now is tried again; zero: when the sender says that it is ready.
-func again(a subscriptions.Answer) time.Time {
-	if a.Next.IsZero() {
-		return a.Next
-	}
-	if soon := time.Now().Add(soonest); a.Next.Before(soon) {
-		return soon
-	}
-	return a.Next
-}
-
-// note keeps the decision that an answer is.
-func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
-	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.came, At: answer.At,
-		PushID: a.notification.PushID, Status: answer.Status, Correlation: a.id}
-	if d.At.IsZero() {
-		d.At = time.Now()
-	}
-	switch answer.Result {
-	case subscriptions.Accepted:
-		d.Outcome, d.Reason = outcome.Accepted, a.reason
-		if !a.told.IsZero() {
-			m.in.metrics.alert.Observe(d.At.Sub(a.told).Seconds())
-		}
-	case subscriptions.Refused, subscriptions.Gone:
-		d.Outcome = outcome.Refused
-		if m.in.o.Lost != nil {
-			m.in.o.Lost(*a.device, d)
-		}
-	case subscriptions.NotBefore:
-		d.Outcome = outcome.Behind
-	}
-	m.decide(d)
 }

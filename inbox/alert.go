@@ -1,0 +1,96 @@
+package inbox
+
+// The alerts that messages lead to: made for live mail and for catch-ups alike.
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/mailbell/mailbell/alerts"
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// expires is how long APNs keeps an alert for a phone that is off: older mail leads to no alert.
+const expires = alerts.Window
+
+// alert is one alert for one device.
+type alert struct {
+	device       *subscriptions.Device
+	keys         []mail.Key // newest first; several are summed up
+	came         time.Time
+	told         time.Time      // when a notification named its message; zero: none did
+	reason       outcome.Reason // why it says less than it could
+	id           subscriptions.Correlation
+	notification subscriptions.Notification
+}
+
+// topic of the phone that it is for.
+func (a *alert) topic() topicOf {
+	return topicOf{a.notification.Phone.Topic, a.notification.Phone.Environment}
+}
+
+// line is the phone that it is for.
+func (a *alert) line() subscriptions.Line { return a.notification.Phone.Line() }
+
+// alertsFor adds what there is for one device, the newest first: an alert for each message, and one for all that grew old. skip is told
+// of each that leads to none.
+func (m *Mailbox) alertsFor(
+	list []alert, device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(device string, k mail.Key),
+) []alert {
+	var old []mail.Key
+	var newest due
+	for _, d := range dues {
+		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
+		case alerts.Skip:
+			skip(device.ID, d.key)
+			m.decide(d.notSent(device.ID, decision.Reason))
+		case alerts.SumUp:
+			if len(old) == 0 {
+				newest = d
+			}
+			old = append(old, d.key)
+		case alerts.Send:
+			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, d.id, decision))
+			list[len(list)-1].told = d.hinted
+		}
+	}
+	if len(old) > 0 {
+		list = append(list, m.summary(device, old, newest.received, newest.id))
+	}
+	return list
+}
+
+// caseOf is a message for a device, as it is decided about.
+func (m *Mailbox) caseOf(device *subscriptions.Device, source mail.Source, d due, clock time.Time) alerts.Case {
+	c := alerts.Case{View: m.view(d, device.Since, clock), Device: m.shown(device), Key: d.key, Message: d.message, Source: source}
+	if d.message != nil {
+		c.Thread = m.in.secret.Thread(device.Record, d.message.Thread)
+	}
+	return c
+}
+
+// shown is what a device may see.
+func (m *Mailbox) shown(device *subscriptions.Device) alerts.Device {
+	return alerts.Device{ID: device.ID, Content: m.in.o.Content}
+}
+
+// alert of one message.
+func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, id subscriptions.Correlation, d alerts.Decision) alert {
+	return alert{device: device, keys: keys, came: came, reason: d.Reason, id: id, notification: subscriptions.Notification{
+		Device: device.ID, Phone: device.Phone(), Enrolled: device.Enrolled,
+		PushID: m.in.secret.PushID(keys[0], device.Token, device.Topic), CollapseID: keys[0].String(),
+		Expires: time.Now().Add(expires), Payload: d.Payload, Smaller: d.Smaller,
+	}}
+}
+
+// summary is the alert that sums up several messages. All summaries of a mailbox on a phone replace each other, and each is a push of its
+// own (rule 8).
+func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest time.Time, id subscriptions.Correlation) alert {
+	a := m.alert(device, keys, newest, id, alerts.Summarize(m.shown(device), keys))
+	key := m.in.secret.SummaryKey(device.Record)
+	a.notification.CollapseID = key.String()
+	a.notification.PushID = m.in.secret.PushID(key, device.Token, device.Topic, keys[0].String(), strconv.Itoa(len(keys)))
+	return a
+}
