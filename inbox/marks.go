@@ -83,10 +83,19 @@ type marks struct {
 	attached bool // it can be read now
 	closed   bool
 
-	queued, running bool
-	hinted          bool // it is queued as one with new mail
-	woken           bool // what this turn fails of may have ended within it: it does not back off
+	turn  turnState
+	woken bool // what the turn under way fails of may have ended within it: it does not back off
 }
+
+// turnState is where a mailbox is on its way to a worker and back.
+type turnState uint8
+
+const (
+	idle         turnState = iota
+	queuedToList           // it waits for a worker, and only to be listed
+	queuedHinted           // it waits with new mail, before those that are only to be listed
+	underWay               // a worker has it
+)
 
 // failure is that of a turn.
 type failure struct {
@@ -105,17 +114,16 @@ type turn struct {
 	id, joined subscriptions.Correlation
 }
 
-// change changes the marks and queues the mailbox where it is its turn now.
+// change changes the marks, and queues the mailbox where that makes it due.
 func (m *marks) change(change func()) {
 	m.mu.Lock()
 	change()
-	queue := m.due()
-	if m.queued && !m.hinted && len(m.hints) > 0 { // it was to be listed only, and waits for that: new mail goes first
-		queue = true
-	}
-	hinted := len(m.hints) > 0
-	if queue {
-		m.hinted = hinted
+	queue, hinted := m.due(), len(m.hints) > 0
+	switch {
+	case queue && hinted:
+		m.turn = queuedHinted
+	case queue:
+		m.turn = queuedToList
 	}
 	m.mu.Unlock()
 	if queue {
@@ -123,17 +131,16 @@ func (m *marks) change(change func()) {
 	}
 }
 
-// due says whether the mailbox is to be queued now, and counts it as queued then.
+// due says whether the mailbox is to be queued now.
 func (m *marks) due() bool {
 	marked := m.list || len(m.hints) > 0
-	if !marked || !m.attached || m.closed || m.queued || m.running {
+	switch {
+	case !marked || !m.attached || m.closed:
 		return false
+	case m.turn == queuedToList: // once more where it has new mail by now, which goes first; the second turn that comes of it is none
+		return len(m.hints) > 0
 	}
-	if m.failure != nil && m.failure.waits(m.wake) {
-		return false
-	}
-	m.queued = true
-	return true
+	return m.turn == idle && (m.failure == nil || !m.failure.waits(m.wake))
 }
 
 // waits says whether the back-off has not ended yet, and has wake called when it has.
@@ -202,7 +209,7 @@ func (m *marks) wake() {
 }
 
 func (m *marks) noBackOff() {
-	m.woken = m.running
+	m.woken = m.turn == underWay
 	if m.failure != nil {
 		m.failure.notBefore = time.Time{}
 		m.stopRetry()
@@ -220,17 +227,17 @@ func (m *marks) stopRetry() {
 func (m *marks) take() (turn, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.queued { // its turn was taken already: it had two
+	if m.turn != queuedToList && m.turn != queuedHinted { // it was queued twice, and that turn was taken already
 		return turn{}, false
 	}
 	t := turn{link: m.link, hints: m.hints, list: m.list, id: m.id, joined: m.joined}
-	m.queued, m.hinted, m.woken = false, false, false
+	m.turn, m.woken = idle, false
 	if m.closed || !m.attached {
 		return turn{}, false
 	}
 	m.hints, m.list = nil, false
 	m.id, m.joined = 0, 0
-	m.running = true
+	m.turn = underWay
 	m.stopRetry() // this turn is what it was for
 	return t, true
 }
@@ -280,7 +287,7 @@ func (m *marks) merge(t turn) {
 // done ends a turn, and sets the back-off where it failed. It says whether it is the first failure in a row, and when the next try is.
 func (m *marks) done(t turn, f *fault.Error) (first bool, next time.Time) {
 	m.change(func() {
-		m.running = false
+		m.turn = idle
 		before := m.failure
 		m.failure = nil
 		if f == nil {
