@@ -36,12 +36,17 @@ end
 
 // takeScript takes the lease where nobody has it or can believe in it any more: as long as the server knows (until), and as long as
 // who asks has seen, but for no longer than a lease lives since it was seen to be gone. A lease that was given back is nobody's at
-// once. Without until and holders the state is new.
+// once. Without until and holders the state is new. No lock lasts longer than a lease from now on: one that was restored from a copy may
+// have lost its end, and one whose server's clock was set back ends late.
 // KEYS: lock, holders, until. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, and since
 // when it has seen none, in milliseconds. It returns our number, or 0; for how long it is to be waited; and who holds the state.
 const takeScript = textScript + `
 local lock, life = text(KEYS[1]), tonumber(ARGV[2])
-if lock and lock ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), lock} end
+if lock and lock ~= ARGV[1] then
+  local left = redis.call('PTTL', KEYS[1])
+  if left < 0 or left > life then redis.call('PEXPIRE', KEYS[1], life) left = life end
+  return {0, left, lock}
+end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if not lock then
@@ -117,6 +122,7 @@ type sighting struct {
 	holder string    // who has it, or had it; empty: nobody can tell
 	until  time.Time // as long as its holder may believe in it
 	gone   time.Time // since when there is none in Redis; zero: there is one
+	away   bool      // Redis has not answered since: what it comes back with may be older, and its holder has all in memory
 }
 
 // lostLease stands for the holder of a lease that is gone before it ran out.
@@ -127,22 +133,21 @@ func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint6
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	now := time.Now()
-	var gone time.Duration
+	believed, gone := max(0, seen.until.Sub(now)), time.Duration(0)
+	if seen.away {
+		believed = leaseLife
+	}
 	if !seen.gone.IsZero() {
 		gone = now.Sub(seen.gone)
 	}
-	answer, err := s.client.Eval(ctx, takeScript, s.leaseKeys(), value, leaseLife.Milliseconds(),
-		max(0, seen.until.Sub(now)).Milliseconds(), gone.Milliseconds()).Slice()
+	answer, err := s.client.Eval(ctx, takeScript, s.leaseKeys(), value, leaseLife.Milliseconds(), believed.Milliseconds(), gone.Milliseconds()).Slice()
 	if err != nil {
-		seen.holder = ""
+		seen.holder, seen.away = "", seen.away || !seen.until.IsZero()
 		return 0, err
 	}
 	number, wait, held, err := readTaken(answer)
 	if err != nil || number > 0 {
 		return number, err
-	}
-	if wait < 0 { // a lock without an end is none of ours
-		wait = leaseLife
 	}
 	switch {
 	case held != "":

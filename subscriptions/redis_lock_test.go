@@ -393,6 +393,55 @@ func TestALeaseThatIsGoneIsWaitedForAsLongAsItCouldBeBelieved(t *testing.T) {
 	}
 }
 
+// The holder has all of the state in memory, and Redis may have come back with less, or with nothing.
+func TestARedisThatWasAwayForLongerThanALeaseIsItsHoldersFirst(t *testing.T) {
+	t.Parallel()
+	for name, persistence := range map[string]string{"it comes back empty": "no", "it comes back as it was": "yes"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t, "--appendonly", persistence)
+			first := s.open(t)
+			second, held, told := s.standby(t)
+			t.Cleanup(func() { second.Close() })
+			until(t, 5*time.Second, "it stands by", func() bool { return strings.HasPrefix(told.last(), "process ") })
+			s.kill()
+			first.Crash() // what it could have done within a lease
+			<-time.After(11 * time.Second)
+			s.start()
+			back := time.Now()
+			if err := <-held; err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(back); took < 9*time.Second || took > 13*time.Second {
+				t.Errorf("it took over after %v; want a lease, in which the holder comes first", took)
+			}
+		})
+	}
+}
+
+// A lock may have lost its end, with a copy that was restored, or have one that is far away: the clock of the server was set back.
+func TestALockWithoutAnEndIsWaitedForAsLongAsALease(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]time.Duration{"it has none": 0, "it is far away": 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			s.client(t).Set(t.Context(), "mailbell:lock", `{"host":"gone","pid":7}`, end)
+			began := time.Now()
+			r, held, told := s.standby(t)
+			t.Cleanup(func() { r.Close() })
+			select {
+			case err := <-held:
+				if took := time.Since(began); err != nil || took < 9*time.Second || !strings.HasPrefix(told.last(), "process 7 on gone") {
+					t.Errorf("after %v, behind %q: %v", took, told.last(), err)
+				}
+			case <-time.After(15 * time.Second):
+				t.Error("it waits without an end")
+			}
+		})
+	}
+}
+
 func TestARedisThatIsNewIsNotWaitedFor(t *testing.T) {
 	s := startRedis(t)
 	began := time.Now()
