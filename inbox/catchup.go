@@ -20,124 +20,11 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-const (
-	// unsignalled is when a device is tried again whose sender tells by itself when it is ready, should that word not come: rarely,
-	// for each try lists the mailbox, and an APNs that is away keeps thousands of devices behind.
-	unsignalled = 15 * time.Minute
-	// postponed is the least time until devices are tried again whose mailbox could not be read.
-	postponed = 5 * time.Second
-)
+// postponed is the least time until devices are tried again whose mailbox could not be read.
+const postponed = 5 * time.Second
 
 // owedAgain is when a message that a device is owed is read again, where it cannot be read.
 var owedAgain = [...]time.Duration{time.Second, 3 * time.Second}
-
-// waiting is when the devices of a mailbox catch up.
-type waiting struct {
-	mu       sync.Mutex
-	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
-	timer    *time.Timer          // of the first that is due later
-	catching bool                 // some catch up now
-	closed   bool
-}
-
-// until has a device wait for its sender's word.
-func (w *waiting) until(device string, at time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.signal == nil {
-		w.signal = map[string]time.Time{}
-	}
-	w.signal[device] = at
-}
-
-func (w *waiting) forget(device string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.signal, device)
-}
-
-// forgetAll forgets the devices that fit, and says whether there was one.
-func (w *waiting) forgetAll(fits func(device string) bool) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	some := false
-	for device := range w.signal {
-		if fits(device) {
-			delete(w.signal, device)
-			some = true
-		}
-	}
-	return some
-}
-
-// due is when a device that is behind is to catch up.
-func (w *waiting) due(b subscriptions.Behind) time.Time {
-	if at, waits := w.signal[b.Device]; waits {
-		return at
-	}
-	return b.Next
-}
-
-// begin says whether a catch-up of some of these devices begins now; the caller then calls end. Otherwise then is called when the first
-// of them is due.
-func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
-	}
-	if w.catching || w.closed || len(behind) == 0 {
-		return false
-	}
-	first := w.due(behind[0])
-	for _, b := range behind[1:] {
-		if at := w.due(b); at.Before(first) {
-			first = at
-		}
-	}
-	if wait := time.Until(first); wait > 0 {
-		w.timer = time.AfterFunc(wait, then)
-		return false
-	}
-	w.catching = true
-	return true
-}
-
-func (w *waiting) end() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.catching = false
-}
-
-// ready are those of the devices whose time has come.
-func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := time.Now()
-	for _, b := range behind {
-		if !w.due(b).After(now) {
-			delete(w.signal, b.Device)
-			ready = append(ready, b)
-		}
-	}
-	return ready
-}
-
-func (w *waiting) open() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = false
-}
-
-func (w *waiting) close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = true
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-}
 
 // behind are the devices that are behind and have nothing in flight: else its answer comes first.
 func (m *Mailbox) behind() []subscriptions.Behind {
@@ -232,9 +119,9 @@ func (m *Mailbox) postpone(ctx context.Context, ready []subscriptions.Behind, er
 // owed is what one device that catches up is owed.
 type owed struct {
 	device  *subscriptions.Device
-	fresh   []due // an alert each
-	old     []due // one alert for all
-	stopped atomic.Bool
+	fresh   []due       // an alert each
+	old     []due       // one alert for all
+	stopped atomic.Bool // one of its alerts could not be sent now: the others wait with it
 }
 
 // catchUpOnce notes the end of the log, then lists the mailbox: what is numbered after a device's number and up to that end is sent,
@@ -334,20 +221,15 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	if m.in.stopping.Load() {
 		return errStopping
 	}
+	to := recipients(some, devices)
 	by := map[string]due{}
-	to := map[mail.Key][]*owed{}
 	var ids []string
-	for _, o := range devices {
-		for _, d := range o.fresh {
-			if !o.stopped.Load() && slices.ContainsFunc(some, func(b due) bool { return b.key == d.key }) {
-				to[d.key] = append(to[d.key], o)
-			}
-		}
-	}
+	alertsAtMost := 0
 	for _, d := range some {
 		if len(to[d.key]) > 0 {
 			by[d.item] = d
 			ids = append(ids, d.item)
+			alertsAtMost += len(to[d.key])
 		}
 	}
 	if len(ids) == 0 {
@@ -360,11 +242,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	if err != nil {
 		return err
 	}
-	most := 0
-	for _, o := range to {
-		most += len(o)
-	}
-	done, ok := link.lane.catchingUp(ctx, most)
+	done, ok := link.lane.catchingUp(ctx, alertsAtMost)
 	if !ok {
 		return ctx.Err()
 	}
@@ -386,6 +264,19 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	}
 	pushes.Wait()
 	return nil
+}
+
+// recipients are the devices that are owed each of some messages and still take alerts, by the message's key.
+func recipients(some []due, devices []*owed) map[mail.Key][]*owed {
+	to := map[mail.Key][]*owed{}
+	for _, o := range devices {
+		for _, d := range o.fresh {
+			if !o.stopped.Load() && slices.ContainsFunc(some, func(b due) bool { return b.key == d.key }) {
+				to[d.key] = append(to[d.key], o)
+			}
+		}
+	}
+	return to
 }
 
 // readOwed reads what devices are owed. What could be read when it came, and cannot be now, is tried again within seconds, and no longer:

@@ -43,15 +43,15 @@ type lane struct {
 	hangs    *alarm        // after stuck
 
 	mu      sync.Mutex
-	hinted  []*Mailbox // first in first out; new mail waits in them
-	listed  []*Mailbox // the same; they are to be listed
-	active  int        // workers
-	ahead   int        // mailboxes that wait for APNs and the state, for no longer than stuck yet
-	listers int        // of them, those that serve a mailbox of listed
-	paging  int        // of those, who have not read its Inbox yet
-	taken   uint64     // mailboxes, ever
-	waited  bool       // one waited though a worker might have taken it, when that was looked at last
-	before  uint64     // taken then
+	hinted  []*Mailbox // with new mail, first in first out
+	listed  []*Mailbox // to be listed only, first in first out
+	active  int        // workers, without those that are sending
+	ahead   int        // workers that are sending, for no longer than stuck yet
+	listers int        // workers that serve a mailbox of listed
+	paging  int        // listers that have not read its Inbox yet
+	taken   uint64     // how many mailboxes workers ever took
+	waited  bool       // when idles looked last, a mailbox waited though a worker might have taken it
+	before  uint64     // taken, when idles looked last
 }
 
 func newLane(in *Inbox) *lane {
@@ -59,18 +59,18 @@ func newLane(in *Inbox) *lane {
 		catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow), hangs: newAlarm(stuck)}
 }
 
-// sending is a mailbox that waits for APNs with some alerts, and then for the state: it does not count among those that are read
-// meanwhile, for reading waits for neither, but for what is read ahead of them.
+// sending is a mailbox that was read, and waits for APNs with its alerts and then for the state. Its worker is not active meanwhile, for
+// others may be read; it counts as ahead, which bounds how many are.
 type sending struct {
-	lane   *lane
-	room   int64  // of the alerts
-	hangs  uint64 // the call of its lane's alarm
-	counts bool   // among those that are ahead; under the lock of the lane
+	lane  *lane
+	room  int64  // of the alerts
+	hangs uint64 // the call of its lane's alarm
+	ahead bool   // it counts as that; guarded by the lock of the lane
 }
 
 // send begins the sending of so many alerts; end ends it. false: ctx has ended.
 func (l *lane) send(ctx context.Context, alerts int) (s *sending, ok bool) {
-	s = &sending{lane: l, room: int64(min(alerts, maxAlerts)), counts: true}
+	s = &sending{lane: l, room: int64(min(alerts, maxAlerts)), ahead: true}
 	l.mu.Lock()
 	l.active--
 	l.ahead++
@@ -89,10 +89,10 @@ func (s *sending) end() {
 	s.back()
 }
 
-// hang notes that it takes long: others are read meanwhile.
+// hang notes that it takes long, and does not count as ahead any more: one more is read for it.
 func (s *sending) hang() {
 	s.lane.mu.Lock()
-	s.caughtUp()
+	s.notAhead()
 	s.lane.mu.Unlock()
 	s.lane.start()
 }
@@ -102,14 +102,14 @@ func (s *sending) back() {
 	s.lane.hangs.callOff(s.hangs)
 	s.lane.mu.Lock()
 	defer s.lane.mu.Unlock()
-	s.caughtUp()
+	s.notAhead()
 	s.lane.active++
 }
 
-// caughtUp counts it out of those that are ahead. It is called with the lock of the lane held.
-func (s *sending) caughtUp() {
-	if s.counts {
-		s.counts = false
+// notAhead counts it out of those that are ahead. It is called with the lock of the lane held.
+func (s *sending) notAhead() {
+	if s.ahead {
+		s.ahead = false
 		s.lane.ahead--
 	}
 }

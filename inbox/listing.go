@@ -316,13 +316,14 @@ func (m *Mailbox) completed(link Link) {
 	m.catchUpSoon()
 }
 
+// setBack sets enrolments that lie after the server's clock back to it, less the tolerance (rule 5).
 func setBack(d *subscriptions.Draft, clock time.Time) {
 	latest := clock.Add(-mail.Tolerance)
 	for _, device := range d.Devices {
 		if device.Since.After(latest) {
-			back := *device
-			back.Since = latest.Truncate(time.Second)
-			d.Put(back)
+			earlier := *device
+			earlier.Since = latest.Truncate(time.Second)
+			d.Put(earlier)
 		}
 	}
 }

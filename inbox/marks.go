@@ -340,7 +340,7 @@ func (m *marks) isClosed() bool {
 	return m.closed
 }
 
-// fault of the last turn, and when the next one is.
+// fault of the last turn and when the next one is, and whether a complete listing was done since the mailbox was last marked for one.
 func (m *marks) fault() (failing *fault.Error, next time.Time, listed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

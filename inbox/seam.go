@@ -60,8 +60,7 @@ type Link interface {
 }
 
 // Sender sends alerts; *push.Sender is one. Push blocks until the answer, and begins nothing once ctx has ended; until then nobody changes
-// the notification. Ready says
-// whether a topic can be sent to; where it could not, and can again, the Sender calls Inbox.TopicReady.
+// the notification. Ready says whether a topic can be sent to; where it could not, and can again, the Sender calls Inbox.TopicReady.
 type Sender interface {
 	Push(ctx context.Context, n *subscriptions.Notification) subscriptions.Answer
 	Ready(topic, environment string) bool

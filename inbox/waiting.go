@@ -1,0 +1,122 @@
+package inbox
+
+// When the devices that are behind catch up: at the time that the answer of APNs named, or when their sender says that it is ready.
+
+import (
+	"sync"
+	"time"
+
+	"github.com/mailbell/mailbell/subscriptions"
+)
+
+// unsignalled is when a device is tried again though its sender has not said that it is ready, as it should. That is rare, for each try lists
+// the mailbox, and while APNs is away thousands of devices are behind.
+const unsignalled = 15 * time.Minute
+
+// waiting is when the devices of a mailbox catch up.
+type waiting struct {
+	mu       sync.Mutex
+	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
+	timer    *time.Timer          // of the first that is due later
+	catching bool                 // some catch up now
+	closed   bool
+}
+
+// until has a device wait for its sender's word.
+func (w *waiting) until(device string, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.signal == nil {
+		w.signal = map[string]time.Time{}
+	}
+	w.signal[device] = at
+}
+
+func (w *waiting) forget(device string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.signal, device)
+}
+
+// forgetAll forgets the devices that fit, and says whether there was one.
+func (w *waiting) forgetAll(fits func(device string) bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	some := false
+	for device := range w.signal {
+		if fits(device) {
+			delete(w.signal, device)
+			some = true
+		}
+	}
+	return some
+}
+
+// due is when a device that is behind is to catch up.
+func (w *waiting) due(b subscriptions.Behind) time.Time {
+	if at, waits := w.signal[b.Device]; waits {
+		return at
+	}
+	return b.Next
+}
+
+// begin says whether a catch-up of some of these devices begins now; the caller then calls end. Otherwise then is called when the first
+// of them is due.
+func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	if w.catching || w.closed || len(behind) == 0 {
+		return false
+	}
+	first := w.due(behind[0])
+	for _, b := range behind[1:] {
+		if at := w.due(b); at.Before(first) {
+			first = at
+		}
+	}
+	if wait := time.Until(first); wait > 0 {
+		w.timer = time.AfterFunc(wait, then)
+		return false
+	}
+	w.catching = true
+	return true
+}
+
+func (w *waiting) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.catching = false
+}
+
+// ready are those of the devices whose time has come.
+func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for _, b := range behind {
+		if !w.due(b).After(now) {
+			delete(w.signal, b.Device)
+			ready = append(ready, b)
+		}
+	}
+	return ready
+}
+
+func (w *waiting) open() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = false
+}
+
+func (w *waiting) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
