@@ -10,15 +10,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode/utf16"
 )
 
-const (
-	begin = "-----BEGIN "
-	// maxLabel bounds what is shown of a BEGIN line; "CERTIFICATE" and "ENCRYPTED PRIVATE KEY" are what people have.
-	maxLabel = 40
-)
+const begin = "-----BEGIN "
+
+// beginLine is a BEGIN line with nothing behind it, which is all that is shown of one: behind it stands the key, where lines have run together.
+var beginLine = regexp.MustCompile(`^-----BEGIN ([A-Z0-9 ]{1,40})-----$`)
 
 // ErrNoAuthority is the error for a file of trust roots without one.
 var ErrNoAuthority = errors.New("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
@@ -43,9 +43,12 @@ func Blocks(file []byte) ([]*pem.Block, error) {
 		}
 		block, _ := pem.Decode([]byte(strings.Join(lines[i:end], "\n") + "\n"))
 		if block == nil {
-			label := strings.TrimSuffix(strings.TrimPrefix(lines[i], begin), "-----")
-			return nil, fmt.Errorf("the block that begins in line %d (%.*q) is damaged: copy it anew, from its BEGIN line to its END line",
-				i+1, maxLabel, label)
+			label := beginLine.FindStringSubmatch(lines[i])
+			if label == nil {
+				return nil, fmt.Errorf("the block that begins in line %d is damaged: its BEGIN line is not one, or others have run into it; "+
+					"give each line a line of its own", i+1)
+			}
+			return nil, fmt.Errorf("the block that begins in line %d (%q) is damaged: copy it anew, from its BEGIN line to its END line", i+1, label[1])
 		}
 		blocks = append(blocks, block)
 		i = end

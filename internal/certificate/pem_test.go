@@ -83,6 +83,24 @@ func TestADamagedBlockIsNamedByItsLine(t *testing.T) {
 	}
 }
 
+func TestOfAKeyWhoseLinesHaveRunTogetherNothingIsShown(t *testing.T) {
+	key := string(read(t, "pkcs8.pem"))
+	key = key[strings.Index(key, "-----BEGIN PRIVATE KEY"):]
+	lines := strings.Split(key, "\n")
+	for _, between := range []string{"", " ", `\n`, "-", `",`} {
+		for _, file := range []string{
+			strings.Join(lines, between),
+			lines[0] + between + strings.Join(lines[1:], "\n"),
+			strings.TrimRight(lines[0], "-") + between + strings.Join(lines[1:], "\n"),
+		} {
+			_, err := Blocks([]byte(file))
+			if err == nil || !strings.Contains(err.Error(), "line 1 is damaged") || !strings.Contains(err.Error(), "a line of its own") || strings.Contains(err.Error(), lines[1][:4]) {
+				t.Errorf("between the lines %q: %v", between, err)
+			}
+		}
+	}
+}
+
 func TestTrustRootsAreReadFromPEMAndDER(t *testing.T) {
 	chain := read(t, "chain.pem")
 	var der []byte
