@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -70,11 +71,7 @@ func parse(data []byte) (*ast.MappingNode, *Error) {
 	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // this package reports the duplicates, all of them
 	if err != nil {
-		e, ok := errors.AsType[yaml.Error](err)
-		if !ok {
-			return nil, &Error{Line: 1, Key: "yaml", Text: err.Error()}
-		}
-		return nil, &Error{Line: line(e.GetToken()), Key: "yaml", Text: strings.ReplaceAll(e.GetMessage(), "\t", `\t`)}
+		return nil, syntax(data, err)
 	}
 	var root ast.Node
 	for _, doc := range file.Docs {
@@ -89,6 +86,28 @@ func parse(data []byte) (*ast.MappingNode, *Error) {
 		return n, nil
 	}
 	return nil, &Error{Line: line(root.GetToken()), Key: "yaml", Text: "want keys with values, as in listen: 127.0.0.1:8080"}
+}
+
+// escaped is the mistake of a text in double quotes that should be in single ones.
+const escaped = `in double quotes a backslash begins another character; want single quotes, as in 'CONTOSO\svc-bell'`
+
+// syntax is a mistake that the parser found. Its words are for those who know YAML, and its line is sometimes the one before.
+func syntax(data []byte, err error) *Error {
+	at, said := 1, err.Error()
+	if e, ok := errors.AsType[yaml.Error](err); ok {
+		at, said = line(e.GetToken()), strings.ReplaceAll(e.GetMessage(), "\t", `\t`)
+	}
+	text := lineOf(data, at)
+	switch {
+	case strings.Contains(text[:len(text)-len(strings.TrimLeft(text, " \t"))], "\t"):
+		said = "is indented by a tab: want spaces"
+	case strings.Contains(text, `"`) && strings.Contains(text, `\`):
+		said += ": " + escaped
+	default:
+		said += ": want KEY: value, indented by spaces as its neighbours are, and quotes around a text with [ ] { } : or #; " +
+			"the mistake may be in a line beside this one"
+	}
+	return &Error{Line: at, Key: "yaml", Text: said}
 }
 
 // checkTokens refuses parts of YAML that a configuration does not need, before the parser spends stack and time on them.
@@ -124,6 +143,10 @@ func checkTokens(tokens token.Tokens) *Error {
 			flow--
 		case token.SequenceEntryType:
 			entries++
+		case token.DoubleQuoteType, token.SingleQuoteType:
+			if text := quotedWrongly(t); text != "" {
+				return &Error{Line: last, Key: "yaml", Text: text}
+			}
 		}
 		if unwanted != "" {
 			return &Error{Line: last, Key: "yaml", Text: unwanted + " are not allowed in this file; a text that begins so needs quotes"}
@@ -133,6 +156,29 @@ func checkTokens(tokens token.Tokens) *Error {
 		}
 	}
 	return nil
+}
+
+// quotedWrongly says what is wrong with a text in quotes; empty: nothing. No value of a configuration has several lines, or characters that
+// cannot be seen: \L in "CONTOSO\Listener" is one.
+func quotedWrongly(t *token.Token) string {
+	switch {
+	case strings.ContainsAny(strings.TrimSpace(t.Origin), "\r\n"):
+		return "the quote that begins here ends in another line: is it left open?"
+	case t.Type == token.DoubleQuoteType && strings.Contains(t.Origin, `\`) && strings.ContainsFunc(t.Value, unseen):
+		return escaped
+	}
+	return ""
+}
+
+func unseen(r rune) bool { return !unicode.IsPrint(r) }
+
+// lineOf returns a line of a text, from 1; empty if there is none.
+func lineOf(data []byte, n int) string {
+	lines := strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data)), "\n")
+	if n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
 }
 
 // line of a token, from 1. A few tokens have no position.
