@@ -67,7 +67,7 @@ func (s *Redis) Load(ctx context.Context) (all Contents, err error) {
 		all.Was = version
 	}
 	s.told.secret, s.told.whole = all.Secret, true
-	return all, s.begin(ctx, len(ids) > 0 && version == schema, &all)
+	return all, s.begin(ctx, !all.New && version == schema, &all)
 }
 
 // version says which one the state has, and reads the secret. A state that is empty gets one.

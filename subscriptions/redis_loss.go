@@ -24,7 +24,7 @@ import (
 type told struct {
 	mu      sync.Mutex // held over a round trip: what is compared must not be changed meanwhile
 	secret  mail.Secret
-	devices map[string]int // the records that the server has, and how many devices each
+	devices map[string]int // the records that the server has, and how many devices each, or unsure
 	whole   bool           // false while everything is written again
 	losses  int            // how often it was
 	unseen  []string       // records that this round of looking has still to come to
@@ -35,6 +35,9 @@ type told struct {
 	newest     atomic.Int64 // the number of the last write, confirmed or not; 0 likewise
 	lossy      chan string  // holds one signal: why everything is to be written again
 }
+
+// unsure is how many devices the server has of a record that a write failed of.
+const unsure = -1
 
 // lookPage is how many records are looked at with each renewal of the lock: 15,000 in a minute, at a cost that is not noticed.
 const lookPage = 250
@@ -125,7 +128,10 @@ func (s *Redis) look(ctx context.Context) string {
 	}
 	page := s.told.unseen[:min(len(s.told.unseen), lookPage)]
 	s.told.unseen = s.told.unseen[len(page):]
-	page = slices.DeleteFunc(page, func(id string) bool { _, known := s.told.devices[id]; return !known }) // dropped meanwhile
+	page = slices.DeleteFunc(page, func(id string) bool { // dropped meanwhile
+		n, known := s.told.devices[id]
+		return !known || n == unsure
+	})
 	if len(page) == 0 {
 		return ""
 	}

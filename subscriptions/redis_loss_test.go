@@ -248,6 +248,61 @@ func TestAStateThatIsLostAgainWhileItIsWrittenIsWrittenOnceMore(t *testing.T) {
 	}
 }
 
+// Redis is just back, and a write behind the last one of all fails: what it was about is not what an older state brought back.
+func TestAWriteThatFailsWhileAStateIsWrittenAgainTakesNothingAway(t *testing.T) {
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	c.FlushAll(t.Context())
+	loss(t, store, 10*time.Second)
+	listed := func(ctx context.Context, n int64) error {
+		return b.Mailbox(alice).Update(ctx, func(d *subscriptions.Draft) { d.Listed = n })
+	}
+	err := store.Restore(t.Context(), func(ctx context.Context) error {
+		if err := b.Rewrite(ctx); err != nil {
+			return err
+		}
+		c.ConfigSet(ctx, "maxmemory", "1")
+		if err := listed(ctx, 7); err == nil {
+			t.Error("it is written without memory")
+		}
+		return c.ConfigSet(ctx, "maxmemory", "0").Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listed(t.Context(), 8); err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	again := s.open(t)
+	defer again.Close()
+	if all := contents(t, again); len(all.Devices) != 1 || len(all.Records) != 1 || all.Records[0].Listed != 8 || len(all.Damaged) != 0 {
+		t.Errorf("there are the devices %v, the records %v, and damages %v", all.Devices, all.Records, all.Damaged)
+	}
+}
+
+// What was lost is written again from the beginning: an end before the first record leaves a state that looks like an empty one.
+func TestAnEndBeforeTheFirstRecordIsWrittenAgainIsSaid(t *testing.T) {
+	s := startRedis(t)
+	store := s.open(t)
+	enrol(t, openBook(t, store), "d1", alice, "aa")
+	s.client(t).FlushAll(t.Context())
+	loss(t, store, 10*time.Second)
+	store.Crash()
+	again := s.open(t)
+	defer again.Close()
+	all := contents(t, again)
+	if len(all.Damaged) != 1 || !strings.Contains(all.Damaged[0].Err.Error(), "enrol") {
+		t.Errorf("the devices are lost, and the damages are %v", all.Damaged)
+	}
+	if all := contents(t, again); len(all.Damaged) != 0 {
+		t.Errorf("it is told again: %v", all.Damaged)
+	}
+}
+
 func TestAStartFromAStateThatIsNotWholeIsSaid(t *testing.T) {
 	for _, generation := range []string{"0", ""} {
 		s := startRedis(t)

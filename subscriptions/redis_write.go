@@ -153,11 +153,14 @@ func (s *Redis) send(ctx context.Context, batch [][]recordWrite) (errs []error, 
 func (s *Redis) took(w *recordWrite) (lacks string, err error) {
 	had, has, err := w.answer()
 	known, ok := s.told.devices[w.record]
-	if s.told.whole && ok && (isWrongType(err) || err == nil && had != known) {
+	if s.told.whole && ok && known != unsure && (isWrongType(err) || err == nil && had != known) {
 		lacks = s.lacks(w.record)
 	}
 	switch {
-	case w.dropped, err != nil && !w.beside(): // with an error, what the server has of it is not known
+	case err != nil && ok && !w.beside(): // it is ours all the same: nothing is to sweep it away
+		s.told.devices[w.record] = unsure
+	case err != nil:
+	case w.dropped:
 		delete(s.told.devices, w.record)
 	case ok || !w.beside():
 		s.told.devices[w.record] = has
@@ -237,7 +240,7 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 		args = append(args, key)
 	}
 	args = append(args, s.key("holders"), s.recordKey(w.record, "decisions"))
-	if _, known := s.told.devices[w.record]; !known && !w.dropped && !w.beside() {
+	if n, known := s.told.devices[w.record]; (!known || n == unsure) && !w.dropped && !w.beside() {
 		args = append(args, s.key("records"))
 		args[2] = 6 // keys
 	}
