@@ -212,7 +212,7 @@ func newBackend(t testing.TB) *backend {
 				Credentials: []expiry.Entry{{Kind: "server", Name: "ex.contoso.com", At: noon}},
 				Webhooks:    []Webhook{{Name: "mdm", Waiting: 1, Lost: 2, LastFailure: noon.In(time.FixedZone("", 3600)), Error: "HTTP 503"}},
 				Canaries:    []Canary{{Mailbox: "canary@contoso.com", State: "late", Began: noon.In(time.FixedZone("", 3600)), LastSuccess: noon, Took: 800, Lost: 1, Reason: "canary late", Advice: "a"}},
-				Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
+				Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20, EWS: "streaming"}},
 				Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon.In(time.FixedZone("", 3600)), Refused: map[string]int{"BadTopic": 2}}},
 			}
 		},
@@ -260,7 +260,7 @@ func (d *backend) ask(t testing.TB, token, method, target, body string, headers 
 		}
 		inTable(t, &p)
 	}
-	documented(t, method, target, a.StatusCode)
+	documented(t, method, target, a, all)
 	return a
 }
 
@@ -487,7 +487,7 @@ func TestEachRoleMayWhatItMayAndNothingElse(t *testing.T) {
 	for _, c := range calls {
 		for token, want := range map[string]int{enrolToken: c.enrol, readToken: c.read, testToken: c.test, adminToken: c.admin, "": 401, "wrong-0123456789abcdef": 401} {
 			d := newBackend(t)
-			d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
+			d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex, Topic: "com.contoso.mail", Environment: "sandbox"}
 			a := d.ask(t, token, c.method, c.target, enrolment)
 			if a.StatusCode != want {
 				t.Errorf("%s %s as %q: %d, want %d", c.method, c.target, token, a.StatusCode, want)
@@ -574,7 +574,7 @@ func TestDevicesArePagedThroughByID(t *testing.T) {
 	d := newBackend(t)
 	for i := range 205 {
 		mailbox := fmt.Sprintf("m%d@contoso.com", i%2)
-		d.devices[fmt.Sprintf("d%03d", i)] = subscriptions.Device{ID: fmt.Sprintf("d%03d", i), Mailbox: mailbox, Token: deviceHex}
+		d.devices[fmt.Sprintf("d%03d", i)] = subscriptions.Device{ID: fmt.Sprintf("d%03d", i), Mailbox: mailbox, Token: deviceHex, Environment: "sandbox"}
 	}
 	for query, want := range map[string][]int{"": {100, 100, 5}, "limit=1000": {205}, "limit=205": {205}, "limit=204": {204, 1}, "mailbox=M1@Contoso.com&limit=100": {100, 2}, "mailbox=x@contoso.com": {0}} {
 		var sizes []int
@@ -623,7 +623,7 @@ func TestAWrongQueryIsRefusedByName(t *testing.T) {
 func TestAMailboxSaysHowItIsListenedToAndWhatWasDecided(t *testing.T) {
 	d := newBackend(t)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 404, "")
-	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex}
+	d.devices["phone"] = subscriptions.Device{ID: "phone", Mailbox: "ann@contoso.com", Token: deviceHex, Environment: "sandbox"}
 	const at = `"2026-03-01T12:00:00Z"`
 	accepted := `{"message": "AQAAAAAAAAAAAAAAAAAAAA", "device": "phone", "outcome": "accepted", "received": ` + at + `, "decided": ` + at + `, "apns_id": "0c5f0000-0000-0000-0000-000000000000", "apns_status": 200}`
 	want := `{"address": "ann@contoso.com", "state": "failing", "reason": "HTTP 401: the password is wrong", "advice": "mend HTTP 401: the password is wrong", "next_try": "2026-03-01T13:00:00Z", "account": "listener-01",
@@ -651,7 +651,7 @@ func TestADeviceIsFoundByAPartOfItsIDOrAddressThroughAllPages(t *testing.T) {
 	d := newBackend(t)
 	for i := range 2*maxLimit + 10 {
 		id := fmt.Sprintf("Phone-%04d", i)
-		d.devices[id] = subscriptions.Device{ID: id, Mailbox: fmt.Sprintf("user%04d@contoso.com", i), Token: deviceHex}
+		d.devices[id] = subscriptions.Device{ID: id, Mailbox: fmt.Sprintf("user%04d@contoso.com", i), Token: deviceHex, Environment: "sandbox"}
 	}
 	for part, want := range map[string]string{"phone-2009": "[Phone-2009]", "USER0999@": "[Phone-0999]", "-2009": "[Phone-2009]", "nobody": "[]", "user000": "[Phone-0000 Phone-0001] more", "%": "[]"} {
 		list, more := d.handler.Search(part, 2)
@@ -691,7 +691,7 @@ func TestStatusSaysWhyItIsNotReady(t *testing.T) {
 		Accounts: []Account{{Exchange: "headquarters", Name: "listener-01", Kind: "basic", Mailboxes: 3, Capacity: 1250, Streams: 1,
 			Reason: "HTTP 401: no", NextTry: noon}},
 		Credentials: []Credential{{Kind: "server", Name: "ex.contoso.com", Expires: noon}},
-		Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20}},
+		Exchange:    []ExchangeEntry{{Name: "headquarters", Version: "Exchange2016", Capacity: 1250, Waiting: 1, Skew: -20, EWS: "streaming"}},
 		Topics:      []Topic{{Topic: "com.contoso.mail", Environment: "production", Reason: outcome.TopicAway, Since: noon, Refused: map[string]int{"BadTopic": 2}}},
 		Webhooks:    []Webhook{{Name: "mdm", Waiting: 1, Lost: 2, LastFailure: noon, Error: "HTTP 503"}},
 		Canaries:    []Canary{{Mailbox: "canary@contoso.com", State: "late", Began: noon, LastSuccess: noon, Took: 800, Lost: 1, Reason: "canary late", Advice: "a"}},

@@ -170,11 +170,13 @@ func TestAnImportIsAnsweredWhileItIsSent(t *testing.T) {
 		}
 	}
 	w, resp := send()
+	refusal, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	w.Close()
-	if resp.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("%d", resp.StatusCode)
+	if err != nil || resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("%d, %v", resp.StatusCode, err)
 	}
+	documented(t, "POST", "/v1/devices:import", resp, refusal)
 	for _, w := range open {
 		w.CloseWithError(errors.New("the client goes away"))
 	}

@@ -1,7 +1,11 @@
 package api
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"reflect"
 	"regexp"
@@ -10,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
@@ -49,6 +54,12 @@ var described = sync.OnceValues(func() (d description, err error) {
 	return d, err
 })
 
+// whole is the description with all that it has.
+var whole = sync.OnceValues(func() (d map[string]any, err error) {
+	err = yaml.Unmarshal(openAPI, &d)
+	return d, err
+})
+
 func contract(t testing.TB) description {
 	t.Helper()
 	d, err := described()
@@ -58,8 +69,8 @@ func contract(t testing.TB) description {
 	return d
 }
 
-// documented holds an answer to the description: its status is listed for its path and method.
-func documented(t testing.TB, method, target string, status int) {
+// documented holds an answer to the description: its status is listed for its path and method, with these headers and such a body.
+func documented(t testing.TB, method, target string, a *http.Response, body []byte) {
 	t.Helper()
 	mux := http.NewServeMux()
 	paths := contract(t).Paths
@@ -79,14 +90,130 @@ func documented(t testing.TB, method, target string, status int) {
 	}
 	operation, ok := paths[path][strings.ToLower(method)].(map[string]any)
 	if !ok {
-		if status < 400 {
-			t.Errorf("%s %s answers %d and is not described", method, target, status)
+		if a.StatusCode < 400 {
+			t.Errorf("%s %s answers %d and is not described", method, target, a.StatusCode)
 		}
 		return
 	}
-	if responses := operation["responses"].(map[string]any); responses[strconv.Itoa(status)] == nil {
-		t.Errorf("%s %s: the description lacks the answer %d", method, path, status)
+	answer, ok := operation["responses"].(map[string]any)[strconv.Itoa(a.StatusCode)].(map[string]any)
+	if !ok {
+		t.Errorf("%s %s: the description lacks the answer %d", method, path, a.StatusCode)
+		return
 	}
+	answer = referred(t, answer)
+	for name := range member(answer, "headers") {
+		if a.Header.Get(name) == "" {
+			t.Errorf("%s %s: the answer %d lacks the header %s", method, path, a.StatusCode, name)
+		}
+	}
+	kind, _, _ := strings.Cut(a.Header.Get("Content-Type"), ";")
+	content, ok := member(answer, "content")[kind].(map[string]any)
+	switch {
+	case !ok && (kind != "" || len(body) > 0):
+		t.Errorf("%s %s: the answer %d has the type %q, which is not described", method, path, a.StatusCode, kind)
+	case !ok || !strings.HasSuffix(kind, "json"):
+	default:
+		for in := json.NewDecoder(bytes.NewReader(body)); in.More(); { // one, or one a line
+			var value any
+			if err := in.Decode(&value); err != nil {
+				t.Fatalf("%s %s: %v: %s", method, path, err, body)
+			}
+			for _, wrong := range misfits(t, member(content, "schema"), value, "the body") {
+				t.Errorf("%s %s: the answer %d is not as described: %s", method, path, a.StatusCode, wrong)
+			}
+		}
+	}
+}
+
+func member(of map[string]any, name string) map[string]any {
+	m, _ := of[name].(map[string]any)
+	return m
+}
+
+// referred is a part of the description, or the one that it refers to.
+func referred(t testing.TB, part map[string]any) map[string]any {
+	t.Helper()
+	ref, ok := part["$ref"].(string)
+	if !ok {
+		return part
+	}
+	whole, err := whole()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {
+		whole = member(whole, name)
+	}
+	return whole
+}
+
+// misfits are what in a value is not as a schema has it. It knows the words that the description uses, and takes no member that is not described.
+func misfits(t testing.TB, s map[string]any, value any, where string) (list []string) {
+	t.Helper()
+	s = referred(t, s)
+	if of, ok := s["oneOf"].([]any); ok {
+		for _, one := range of {
+			some := misfits(t, one.(map[string]any), value, where)
+			if len(some) == 0 {
+				return nil
+			}
+			list = append(list, some...)
+		}
+		return list
+	}
+	fail := func(text string) { list = append(list, fmt.Sprintf("%s: %v %s", where, value, text)) }
+	if values, ok := s["enum"].([]any); ok && !slices.Contains(values, value) {
+		fail(fmt.Sprintf("is none of %v", values))
+	}
+	switch v := value.(type) {
+	case string:
+		if pattern, ok := s["pattern"].(string); s["type"] != "string" || ok && !regexp.MustCompile(pattern).MatchString(v) {
+			fail("is not such a text")
+		}
+		if _, err := time.Parse(time.RFC3339, v); s["format"] == "date-time" && (err != nil || !strings.HasSuffix(v, "Z")) {
+			fail("is no time in UTC")
+		}
+	case bool:
+		if s["type"] != "boolean" {
+			fail("is a boolean")
+		}
+	case float64:
+		if s["type"] != "integer" || v != math.Trunc(v) {
+			fail("is no integer, or should be none")
+		}
+	case []any:
+		most, bounded := s["maxItems"].(uint64)
+		if s["type"] != "array" || bounded && uint64(len(v)) > most {
+			fail("is not such a list")
+		}
+		for i, one := range v {
+			list = append(list, misfits(t, member(s, "items"), one, fmt.Sprintf("%s[%d]", where, i))...)
+		}
+	case map[string]any:
+		if s["type"] != "object" {
+			fail("is an object")
+		}
+		required, _ := s["required"].([]any)
+		for _, name := range required {
+			if _, has := v[name.(string)]; !has {
+				fail(fmt.Sprintf("lacks %s", name))
+			}
+		}
+		for name, one := range v {
+			of := member(member(s, "properties"), name)
+			if of == nil {
+				of = member(s, "additionalProperties")
+			}
+			if of == nil {
+				fail("has " + name)
+				continue
+			}
+			list = append(list, misfits(t, of, one, where+"."+name)...)
+		}
+	default:
+		fail("should be left out")
+	}
+	return list
 }
 
 func TestEveryCallIsDescribedAndEveryDescriptionIsACall(t *testing.T) {

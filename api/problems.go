@@ -107,8 +107,8 @@ func problem(k kind, detail string) *Problem {
 		p.authenticate = `Bearer realm="mailbell"`
 	case http.StatusForbidden:
 		p.authenticate = `Bearer realm="mailbell", error="insufficient_scope"`
-	case http.StatusServiceUnavailable:
-		p.retryAfter = "5" // the store writes in milliseconds or is away for longer
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		p.retryAfter = "5" // where it is not known better: the store writes in milliseconds or is away for longer, an import takes seconds
 	}
 	return p
 }
