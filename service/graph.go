@@ -9,7 +9,6 @@ import (
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/credential"
-	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/mail"
 )
@@ -26,15 +25,6 @@ func graphHosts(x config.Exchange) auth.Hosts {
 
 // graphScope is the scope of tokens for Microsoft Graph: all permissions of the app there.
 func graphScope(x config.Exchange) string { return x.Cloud.Graph + "/.default" }
-
-// graphOptions are what the accounts of a configuration have in common at Graph.
-type graphOptions struct {
-	inFlight int
-	pace     *pace.Pace
-	agent    string
-	preview  bool // messages are read with their preview
-	tried    func(error)
-}
 
 // atGraph is what an account has at Graph.
 type atGraph struct {
@@ -56,27 +46,25 @@ func (c *content) Open(ctx context.Context, e *graph.Encrypted, tokens []string)
 	return c.Keys.Open(e)
 }
 
-// addGraph gives an account its client of Graph. Its tokens are others than those for EWS.
-func (l *links) addGraph(a *account, to *listener.Account, o graphOptions) error {
-	signIn, err := newCredential(a.entry, *a.described.Load(), a.outbound, graphScope(a.entry))
+// addGraph gives an account its client of Graph. Its tokens are others than those for EWS; tried is told whether a changed credential works.
+func (l *links) addGraph(a *account, to *listener.Account, e *common, tried func(error)) error {
+	d := *a.described.Load()
+	signIn, err := newCredential(e.Exchange, d, e.outbound, graphScope(e.Exchange))
 	if err != nil {
 		return err
 	}
-	a.graph = auth.NewRotating(signIn, o.tried)
-	authorised := a.graph.RoundTripper(graphHosts(a.entry), a.outbound, o.inFlight)
-	if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
-		l.idle = append(l.idle, c)
-	}
-	base := a.entry.Cloud.Graph
-	by := listener.Graph{Client: graph.New(graph.Options{HTTP: authorised, Base: base, UserAgent: o.agent, Pace: o.pace, Preview: o.preview})}
+	a.graph = auth.NewRotating(signIn, tried)
+	authorised := a.graph.RoundTripper(graphHosts(e.Exchange), e.outbound, e.inFlight)
+	l.closeLater(authorised)
+	base := e.Cloud.Graph
+	by := listener.Graph{Client: graph.New(graph.Options{HTTP: authorised, Base: base, UserAgent: e.agent, Pace: e.graphPace, Preview: e.preview})}
 	to.Graph, to.Changes = by, by
-	if a.entry.Graph.Rich {
-		d := a.described.Load()
-		plain := forTokens(a.entry, a.outbound).Transport()
-		l.idle = append(l.idle, plain)
-		to.Content = &content{tokens: graph.NewTokens(graph.TokenOptions{HTTP: plain, Authority: a.entry.Cloud.Authority, Tenant: d.Tenant, ClientID: d.ClientID})}
+	if e.Graph.Rich {
+		plain := forTokens(e.Exchange, e.outbound).Transport()
+		l.closeLater(plain)
+		to.Content = &content{tokens: graph.NewTokens(graph.TokenOptions{HTTP: plain, Authority: e.Cloud.Authority, Tenant: d.Tenant, ClientID: d.ClientID})}
 	}
-	finder := listener.GraphFinder{Client: by.Client, Entry: a.entry.Name, Base: base}
+	finder := listener.GraphFinder{Client: by.Client, Entry: e.Name, Base: base}
 	to.GraphFinder, a.atGraph = finder, &atGraph{by, finder}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"crypto/x509"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ import (
 	"github.com/mailbell/mailbell/push"
 )
 
-// links are the accounts and topics.
+// links are the exchange entries as the listener has them, and their accounts.
 type links struct {
 	entries  []listener.Entry
 	accounts []*account
@@ -115,85 +116,122 @@ func host(u string) string {
 // accounts share them, unless they sign in by NTLM. Each takes some 50 KiB.
 const maxIdle = 192
 
-// links makes the accounts and topics of c.
+// links makes the exchange entries of c with their accounts.
 func (s *Service) links(c *config.Config) (*links, error) {
 	l := &links{worked: make(chan struct{}, 1)}
-	agent := "mailbell/" + s.version
 	for i, x := range c.Exchange {
+		e := s.common(c, i)
+		l.idle = append(l.idle, e.outbound.Shared)
 		entry := listener.Entry{
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, RequestsPerSecond: x.RequestsPerSecond, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
-			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection,
+			ListenBy: x.ListenBy, MailboxesPerAccount: x.MailboxesPerAccount, SubscriptionsPerConnection: x.SubscriptionsPerConnection, Dialect: e.dialect,
 		}
-		shared := pace.New(x.RequestsPerSecond, x.RequestsInFlight) // of the entry: its accounts share it
-		ofGraph := pace.New(x.RequestsPerSecond, x.RequestsInFlight)
-		entry.Dialect = &ews.Dialect{}
-		out := s.outbound(x)
-		inFlight := cmp.Or(x.RequestsInFlight, pace.MaxInFlight)
-		out.Idle = min(maxIdle, inFlight)
-		out.Shared = out.Transport()
-		l.idle = append(l.idle, out.Shared)
 		for _, a := range x.Accounts {
-			link := &account{name: a.Name, entry: x, outbound: out}
-			link.described.Store(&a.Credential)
-			log := s.log.Named("auth").With(zap.String("exchange", x.Name), zap.String("account", a.Name))
-			tried := func(err error) {
-				if err != nil {
-					log.Error("changed credential refused, old one stays in use", zap.Error(err))
-					return
-				}
-				log.Info("changed credential works")
-				link.worked.Store(true)
-				select {
-				case l.worked <- struct{}{}:
-				default: // it is about to be dealt with
-				}
-			}
-			signIn, err := newCredential(x, a.Credential, out, scope(x))
+			to, err := s.addAccount(l, e, a)
 			if err != nil {
 				l.close()
 				return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
 			}
-			link.credential = auth.NewRotating(signIn, tried)
-			// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
-			authorised := link.credential.RoundTripper(credentialHosts(x), out, inFlight+x.MailboxesPerAccount)
-			if s.oneRefusal && !a.Credential.ByToken() {
-				authorised = &once{RoundTripper: authorised}
-			}
-			plain := out.Transport()
-			l.idle = append(l.idle, plain)
-			if c, ok := authorised.(interface{ CloseIdleConnections() }); ok {
-				l.idle = append(l.idle, c)
-			}
-			client := ews.New(ews.Options{HTTP: authorised, UserAgent: agent, Pace: shared, Dialect: entry.Dialect})
-			exchange := listener.EWS{Client: client, ConnectionTimeout: x.ConnectionTimeout}
-			link.exchange = walked{exchange}
-			to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange, Pushes: exchange}
-			if x.EWSURL == "" {
-				o := autodiscover.Options{
-					HTTP: authorised, Plain: plain, Hosts: credentialHosts(x), URL: x.AutodiscoverURL, Entry: x.Name, UserAgent: agent, Limit: shared.LookUps(),
-					Elsewhere: elsewhere(c.Exchange, i),
-				}
-				if x.Type == config.Online {
-					o.Online, o.Cloud, o.EWS = true, x.Cloud.Autodiscover, x.Cloud.EWS
-				}
-				finder := autodiscover.New(o)
-				to.Finder, link.finder = finder, finder
-			}
-			if byGraph(x, a.Credential) {
-				err := l.addGraph(link, &to, graphOptions{
-					inFlight: inFlight, pace: ofGraph, agent: agent, preview: c.Alerts.Content == config.ContentSenderSubjectPreview, tried: tried,
-				})
-				if err != nil {
-					l.close()
-					return nil, fmt.Errorf("exchange %s, listener account %s: %w", x.Name, a.Name, err)
-				}
-			}
 			entry.Accounts = append(entry.Accounts, to)
-			l.accounts = append(l.accounts, link)
 		}
 		l.entries = append(l.entries, entry)
 	}
 	return l, nil
+}
+
+// common is what the accounts of an exchange entry have in common.
+type common struct {
+	config.Exchange
+	outbound        proxy.Settings
+	inFlight        int // calls
+	pace, graphPace *pace.Pace
+	dialect         *ews.Dialect
+	agent           string
+	elsewhere       func(domain string) bool // whether a mail domain belongs to another entry
+	preview         bool                     // messages are read with their preview, where Graph reads them
+}
+
+// common makes what the accounts of the ith entry have in common.
+func (s *Service) common(c *config.Config, i int) *common {
+	x := c.Exchange[i]
+	e := &common{
+		Exchange: x, outbound: s.outbound(x), inFlight: cmp.Or(x.RequestsInFlight, pace.MaxInFlight), dialect: &ews.Dialect{}, agent: "mailbell/" + s.version,
+		pace: pace.New(x.RequestsPerSecond, x.RequestsInFlight), graphPace: pace.New(x.RequestsPerSecond, x.RequestsInFlight),
+		elsewhere: elsewhere(c.Exchange, i), preview: c.Alerts.Content == config.ContentSenderSubjectPreview,
+	}
+	e.outbound.Idle = min(maxIdle, e.inFlight)
+	e.outbound.Shared = e.outbound.Transport()
+	return e
+}
+
+// addAccount gives an account its credential and its clients, and returns it as the listener has it.
+func (s *Service) addAccount(l *links, e *common, a config.Account) (listener.Account, error) {
+	own := &account{name: a.Name, entry: e.Exchange, outbound: e.outbound}
+	own.described.Store(&a.Credential)
+	signIn, err := newCredential(e.Exchange, a.Credential, e.outbound, scope(e.Exchange))
+	if err != nil {
+		return listener.Account{}, err
+	}
+	tried := l.tried(own, s.log.Named("auth").With(zap.String("exchange", e.Name), zap.String("account", a.Name)))
+	own.credential = auth.NewRotating(signIn, tried)
+	// A stream has a connection of its own besides those of the calls; at worst there is one for each mailbox.
+	authorised := own.credential.RoundTripper(credentialHosts(e.Exchange), e.outbound, e.inFlight+e.MailboxesPerAccount)
+	if s.oneRefusal && !a.Credential.ByToken() {
+		authorised = &once{RoundTripper: authorised}
+	}
+	l.closeLater(authorised)
+	client := ews.New(ews.Options{HTTP: authorised, UserAgent: e.agent, Pace: e.pace, Dialect: e.dialect})
+	exchange := listener.EWS{Client: client, ConnectionTimeout: e.ConnectionTimeout}
+	own.exchange = walked{exchange}
+	to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange, Pushes: exchange}
+	if e.EWSURL == "" {
+		finder := l.finder(e, authorised)
+		to.Finder, own.finder = finder, finder
+	}
+	if byGraph(e.Exchange, a.Credential) {
+		if err := l.addGraph(own, &to, e, tried); err != nil {
+			return listener.Account{}, err
+		}
+	}
+	l.accounts = append(l.accounts, own)
+	return to, nil
+}
+
+// tried is told whether a changed credential of an account works.
+func (l *links) tried(a *account, log *zap.Logger) func(error) {
+	return func(err error) {
+		if err != nil {
+			log.Error("changed credential refused, old one stays in use", zap.Error(err))
+			return
+		}
+		log.Info("changed credential works")
+		a.worked.Store(true)
+		select {
+		case l.worked <- struct{}{}:
+		default: // it is about to be dealt with
+		}
+	}
+}
+
+// finder is Autodiscover for an account of an entry.
+func (l *links) finder(e *common, authorised http.RoundTripper) *autodiscover.Client {
+	plain := e.outbound.Transport()
+	l.closeLater(plain)
+	o := autodiscover.Options{
+		HTTP: authorised, Plain: plain, Hosts: credentialHosts(e.Exchange), URL: e.AutodiscoverURL, Entry: e.Name, UserAgent: e.agent, Limit: e.pace.LookUps(),
+		Elsewhere: e.elsewhere,
+	}
+	if e.Type == config.Online {
+		o.Online, o.Cloud, o.EWS = true, e.Cloud.Autodiscover, e.Cloud.EWS
+	}
+	return autodiscover.New(o)
+}
+
+// closeLater has the idle connections of a transport closed with the links, where it keeps any.
+func (l *links) closeLater(t http.RoundTripper) {
+	if c, ok := t.(interface{ CloseIdleConnections() }); ok {
+		l.idle = append(l.idle, c)
+	}
 }
 
 // credentialHosts are the hosts to which the credentials of an entry may be sent. With ews_url, hosts in the mail domains are not among
