@@ -181,10 +181,11 @@ var breakages = []Breakage{
 	{"a notification does not show that Microsoft Graph posted it", "code validation token",
 		"Nothing of it is believed. If there are many: somebody posts forged notifications to public_url, which cost nothing, or client_id and tenant_id are not those that the subscriptions were made with.",
 		evidence{codes: []string{graph.CodeToken}}},
-	{"Microsoft Graph has a fault", "HTTP 500, 502, 503 or 504, of Microsoft Graph",
+	{"Microsoft Graph has a fault", "HTTP 500, 502, 503 or 504, ErrorApiQuarantined, code mailbox server, of Microsoft Graph",
 		"It passes by itself, and mailbell tries again. The service health of the Microsoft 365 admin center says whether others meet it. A proxy or gateway in between can answer so too.",
 		evidence{peers: []fault.Peer{fault.Graph}, codes: []string{
 			"InternalServerError", "ServiceUnavailable", "ErrorInternalServerError", "ErrorInternalServerTransientError", "ErrorTimeoutExpired", "UnknownError", "generalException",
+			"ErrorApiQuarantined", graph.CodeBehind,
 			"HTTP 500", "HTTP 502", "HTTP 503", "HTTP 504",
 		}}},
 	{"Microsoft Graph does not accept a request", "InefficientFilter, InvalidRequest, ErrorInvalidRequest or HTTP 400, of Microsoft Graph",

@@ -49,6 +49,7 @@ const (
 	CodePolicy      = "access policy"          // an application access policy keeps the app from this mailbox
 	CodeThrottled   = "throttled"              // whatever Graph calls it
 	CodeCrowded     = "crowded"                // the same, because of how much is asked for of one mailbox at once
+	CodeBehind      = "mailbox server"         // that of one mailbox, behind Graph, does not take a subscription now
 	CodeHeld        = "held back"              // nothing was asked for, as Graph has refused other requests for now
 	CodeHangs       = "hangs"                  // a mailbox whose calls were given up, as others waited for their places
 	CodeUnparseable = "unparseable answer"     // of Graph
@@ -79,6 +80,19 @@ const needsRead = "the app needs the application permission Mail.Read with the c
 // Sources: "Microsoft Graph error responses", "Create subscription", "Outlook service limits" on Microsoft Learn, and answers that were
 // reported to Microsoft.
 var table = []Row{
+	// What the server of a mailbox answers to the service of subscriptions stands in the text. The status of the whole was seen to be that,
+	// 400 or 403.
+	{Text: "[Status Code: TooManyRequests", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
+		Meaning: "the mailbox's server throttles the app"},
+	{Text: "[Status Code: ServiceUnavailable", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,
+		Meaning: "the mailbox's database is offline, or moves to another server"},
+	{Text: "[Status Code: GatewayTimeout", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,
+		Meaning: "the mailbox's server does not answer in time"},
+	{Text: "[Status Code: BadGateway", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,
+		Meaning: "the mailbox's server does not answer"},
+	{Text: "[Status Code: InternalServerError", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,
+		Meaning: "an error within the mailbox's server"},
+
 	// Subscribing.
 	{about: aboutMaking, Text: "validation request", As: CodeHandshake, Scope: fault.Mailbox, Remedy: fault.Fix, After: later, Untold: true,
 		Meaning: "Microsoft could not reach the callback, or did not get the right answer there"},
@@ -91,6 +105,9 @@ var table = []Row{
 	{about: aboutMaking, Code: "ObjectIdentifierInUse", As: CodeExists,
 		Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Untold: true,
 		Meaning: "there is a subscription to the same already"},
+	{about: aboutMaking, Text: "SubscriptionCountReached", As: CodeFull, // with 429, which is no throttling here
+		Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
+		Meaning: "the mailbox has as many subscriptions as it can have, 1,000 by all apps"},
 	{about: aboutMaking, Text: "maximum number of active subscriptions", As: CodeFull,
 		Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "the mailbox has as many subscriptions as it can have, 1,000 by all apps"},
@@ -100,6 +117,8 @@ var table = []Row{
 		Meaning: "the subscription has expired, or was removed"},
 	{about: aboutExisting, Status: http.StatusGone, Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription has expired, or was removed"},
+	{about: aboutExisting, Text: "validation request", As: CodeHandshake, Scope: fault.Mailbox, Remedy: fault.Fix, After: later,
+		Meaning: "before it renewed the subscription, Microsoft could not reach the callback, or did not get the right answer there"},
 	{about: aboutExisting, Status: http.StatusBadRequest, Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Missed: true,
 		Meaning: "the subscription cannot be renewed as it is: a new one is made"},
 
@@ -127,6 +146,8 @@ var table = []Row{
 		Meaning: "a passing error of the server"},
 	{Code: "ErrorTimeoutExpired", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "the server took too long"},
 	{Code: "ErrorInternalServerError", Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly, Meaning: "an error within the server"},
+	{Code: "ErrorApiQuarantined", Scope: fault.Mailbox, Remedy: fault.Wait, After: later,
+		Meaning: "the server lets nobody read the mailbox for a while, as reading it has failed"},
 	{Code: "ErrorQuotaExceeded", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "the mailbox is over its quota: it takes no new mail, and nothing more"},
 

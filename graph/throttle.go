@@ -295,6 +295,9 @@ func (g *gates) noteParts(key string, began time.Time, ended []*Error) {
 
 // throttles says whether an error means that less is to be asked for.
 func throttles(f *fault.Error) bool {
+	if f.Code == CodeBehind { // one mailbox's
+		return false
+	}
 	return f.Code == CodeThrottled || f.Code == CodeCrowded || f.Code == "ErrorServerBusy" || f.Status == http.StatusServiceUnavailable
 }
 

@@ -337,6 +337,26 @@ func TestThrottledSubscriptionsHoldNoReading(t *testing.T) {
 	})
 }
 
+// What the server of one mailbox answers to the service of subscriptions holds no subscription of another mailbox.
+func TestAServerOfMailboxesThatFailsOverHoldsNoOtherSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.refuse = func(mailbox string, _ int) (int, string, string) {
+			if mailbox == "1" {
+				return http.StatusServiceUnavailable, errorBody("ExtensionError", "Operation: Update; Exception: [Status Code: ServiceUnavailable; Reason: ]"), ""
+			}
+			return 0, "", ""
+		}
+		c := s.client()
+		if _, err := c.Renew(t.Context(), "1", time.Now()); fault.Of(err).Code != CodeBehind {
+			t.Error(err)
+		}
+		if _, err := c.Renew(t.Context(), "2", time.Now()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestOnlyAnAnswerToARequestFromAfterARefusalEndsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h hold

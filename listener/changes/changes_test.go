@@ -403,6 +403,37 @@ func TestARenewalThatCannotBeMadeIsTriedAgainAndMailGoesOnBeingToldOf(t *testing
 	})
 }
 
+// Graph was seen to ask at the URL before it renews a subscription, and to answer 400 where it gets no answer: the subscription lives.
+func TestARenewalThatIsRefusedForWhatPassesKeepsTheSubscription(t *testing.T) {
+	for name, f := range map[string]*fault.Error{
+		"handshake": {Op: "PATCH", Code: graph.CodeHandshake, Scope: fault.Mailbox, Remedy: fault.Fix, After: 4 * time.Minute, Evidence: fault.Evidence{Status: 400}},
+		"a server":  {Op: "PATCH", Code: graph.CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: 5 * time.Second, Evidence: fault.Evidence{Status: 400}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer()
+				s.refuse = func(op, _ string) error {
+					if op == "PATCH" {
+						return f
+					}
+					return nil
+				}
+				m := newAccount(t, s).join(alice)[0]
+				pass(time.Second)
+				pass(graph.Longest * 3 / 4)
+				if s.count("PATCH") < 2 || s.count("POST") != 1 || !m.listens() || m.listings() != 1 {
+					t.Errorf("%d tries, %d made, listens %v, %d listings", s.count("PATCH"), s.count("POST"), m.listens(), m.listings())
+				}
+				s.set(func() { s.refuse = nil })
+				pass(maxHold + time.Minute)
+				if x := s.of(t, alice); time.Until(x.expires) < 6*24*time.Hour || s.count("POST") != 1 {
+					t.Errorf("it expires in %v, and %d were made", time.Until(x.expires), s.count("POST"))
+				}
+			})
+		})
+	}
+}
+
 func TestASubscriptionThatExpiredIsMadeAnewAndTheMailboxListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

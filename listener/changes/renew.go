@@ -83,7 +83,9 @@ func (k *Keeper) renew(w write) {
 		return
 	}
 	f := outcome(err)
-	if f != nil && (f.Unsubscribed || f.Status == http.StatusBadRequest || f.Status == http.StatusNotFound) {
+	// What passes comes with 400 as well.
+	passes := f != nil && (f.Code == graph.CodeHandshake || f.Code == graph.CodeBehind)
+	if f != nil && !passes && (f.Unsubscribed || f.Status == http.StatusBadRequest || f.Status == http.StatusNotFound) {
 		k.ended(m, nil)
 		k.lost(m, w.joined, s, f)
 		return

@@ -166,7 +166,7 @@ func (c *call) subscribe() {
 	sub.box = box
 	_, twice := c.s.faults.On(duplicates, "", "")
 	if other := c.s.add(sub, twice); other == errTooMany {
-		c.fail(http.StatusForbidden, "ExtensionError", "Operation: Create; Exception: [Status Code: Forbidden; Reason: The number of active subscriptions exceeds the limit.]")
+		c.fail(http.StatusTooManyRequests, "ExtensionError", "Operation: Create; Exception: [Status Code: 429; Reason: Resource 'SubscriptionCountReached' has reached limit of '1000'. Please retry after '12/31/9999 11:59:59 PM'].")
 		return
 	} else if other != "" {
 		c.fail(http.StatusConflict, "ObjectIdentifierInUse", "Subscription Id "+other+" already exists for the requested combination.")
