@@ -151,7 +151,7 @@ func New(o Options) *API {
 		mux.Handle("/callbacks/", o.Callbacks)
 	}
 	mux.Handle("/", refusal(errNoPath))
-	a.handler = a.guarded(mux)
+	a.handler = framed(a.guarded(mux))
 	return a
 }
 
@@ -232,13 +232,24 @@ func (a *API) finish(w http.ResponseWriter, r *http.Request, done answer, err er
 	write(w, done.status, "application/json", done.body)
 }
 
-// guarded sets the headers of every answer, prevents redirects of the mux, and answers a panic with a problem.
-func (a *API) guarded(mux http.Handler) http.Handler {
+// framed sets the headers of every answer, and prevents redirects of the mux.
+func framed(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		identify(w, r)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		if unclean(r.URL.EscapedPath()) {
+			errNoPath.write(w)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// guarded answers a panic with a problem.
+func (a *API) guarded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			v := recover()
 			switch {
@@ -251,11 +262,7 @@ func (a *API) guarded(mux http.Handler) http.Handler {
 				errPanic.write(w)
 			}
 		}()
-		if unclean(r.URL.EscapedPath()) {
-			errNoPath.write(w)
-			return
-		}
-		mux.ServeHTTP(w, r)
+		h.ServeHTTP(w, r)
 	})
 }
 

@@ -15,5 +15,5 @@ func Standby(why string) http.Handler {
 		_, _ = w.Write([]byte("not ready: " + why + "\n"))
 	}))
 	mux.Handle("/", refusal(away))
-	return mux
+	return framed(mux)
 }
