@@ -109,6 +109,10 @@ func (a *API) importDevices(w http.ResponseWriter, r *http.Request, who caller) 
 	defer cancel(nil)
 	i := &importing{API: a, ctx: ctx, end: cancel, http: control, out: bufio.NewWriter(w), seed: maphash.MakeSeed(),
 		ahead: make(chan *imported, maxAhead), stopped: make(chan struct{})}
+	body := bufio.NewReader(r.Body)
+	if r.Header.Get("Expect") != "" { // reading says 100 Continue: to some clients an answer that begins before is a refusal (RFC 9110 section 10.1.1)
+		_, _ = body.Peek(1) // readAll has the error
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	var tasks sync.WaitGroup
@@ -116,7 +120,7 @@ func (a *API) importDevices(w http.ResponseWriter, r *http.Request, who caller) 
 		i.workers[n] = make(chan *imported, maxAhead/importers)
 		tasks.Go(func() { i.enrolAll(i.workers[n]) }) //nolint:contextcheck // a write is completed also where the client hangs up
 	}
-	tasks.Go(func() { i.readAll(r.Body) })
+	tasks.Go(func() { i.readAll(body) })
 	end, err := i.answerAll()
 	if err != nil { // the client is gone
 		i.giveUp(errBroken)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -227,4 +228,38 @@ func FuzzImport(f *testing.F) {
 			t.Errorf("%+v, %d answers, %d devices", end, len(answers), len(d.devices))
 		}
 	})
+}
+
+// A client that asks whether it may send its lines is told so before the answer begins: by a final status some take the call for refused, and
+// send none (RFC 9110 section 10.1.1).
+func TestAClientThatAsksFirstIsToldToSendItsLines(t *testing.T) {
+	d := newBackend(t)
+	address, stop, done := serve(t, d.handler, nil)
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, in := line("a"), bufio.NewReader(c)
+	_, err = fmt.Fprintf(c, "POST /v1/devices:import HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", enrolToken, len(lines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first, err := http.ReadResponse(in, nil); err != nil || first.StatusCode != http.StatusContinue { //nolint:bodyclose // it has none
+		t.Errorf("the first answer: %v, %v", first, err)
+	}
+	if _, err := io.WriteString(c, lines); err != nil {
+		t.Fatal(err)
+	}
+	a, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, end := toldOf(t, a.Body); end.Created != 1 || a.StatusCode != http.StatusOK {
+		t.Errorf("%d: %+v", a.StatusCode, end)
+	}
+	_, _ = a.Body.Close(), c.Close()
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
