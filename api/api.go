@@ -33,7 +33,7 @@ type Enrolments interface {
 	Device(id string) (subscriptions.Device, bool)
 	// Devices pages by id; mailbox is a parsed address, empty for all. next is empty at the end.
 	Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string)
-	// Standing returns the state of a device: its mailbox's, or behind.
+	// Standing returns the state of a device: its mailbox's, or behind; none if there is no such device.
 	Standing(id string) subscriptions.Standing
 }
 

@@ -117,8 +117,11 @@ func (b *book) Devices(mailbox, after string, limit int) (list []subscriptions.D
 }
 
 func (b *book) Standing(id string) subscriptions.Standing {
-	if id == "quiet" {
+	switch id {
+	case "quiet":
 		return subscriptions.Standing{State: "behind", Reason: "throttled", Next: noon.Add(time.Minute)}
+	case "leaving": // it is removed after it was found
+		return subscriptions.Standing{}
 	}
 	return subscriptions.Standing{State: "listening"}
 }
@@ -635,6 +638,14 @@ func TestAMailboxSaysHowItIsListenedToAndWhatWasDecided(t *testing.T) {
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ANN%40Contoso.COM", ""), 200, want)
 	is(t, d.ask(t, readToken, "GET", "/v1/mailboxes/ann", ""), 404, "")
+}
+
+func TestADeviceThatIsRemovedMeanwhileHasAStateThatIsDescribed(t *testing.T) {
+	d := newBackend(t)
+	is(t, d.ask(t, adminToken, "PUT", "/v1/devices/leaving", enrolment), 201, "")
+	is(t, d.ask(t, adminToken, "GET", "/v1/devices/leaving", ""), 200, "")
+	is(t, d.ask(t, adminToken, "GET", "/v1/devices", ""), 200, "")
+	is(t, d.ask(t, adminToken, "GET", "/v1/mailboxes/ann@contoso.com", ""), 200, "")
 }
 
 func TestMailboxesAreListedByState(t *testing.T) {

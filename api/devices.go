@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -24,8 +25,15 @@ const (
 	shownToken = 8 // characters of a device token in answers: enough to distinguish two, too few to send to one
 )
 
+// standing is the state of a device that was there just now: one that was removed meanwhile has none any more.
+func (a *API) standing(id string) subscriptions.Standing {
+	s := a.Enrolments.Standing(id)
+	s.State = cmp.Or(s.State, subscriptions.Resolving)
+	return s
+}
+
 func (a *API) show(d subscriptions.Device) Device {
-	s := a.Enrolments.Standing(d.ID)
+	s := a.standing(d.ID)
 	return Device{
 		ID: d.ID, Mailbox: d.Mailbox, Token: d.Token[:min(shownToken, len(d.Token))],
 		Topic: d.Topic, Environment: d.Environment, Exchange: d.Exchange, Label: d.Label, ReceiptKey: d.ReceiptKey,

@@ -44,7 +44,7 @@ func (a *API) about(ctx context.Context, address string) (Mailbox, bool) {
 	slices.SortFunc(devices, func(x, y subscriptions.Device) int { return cmp.Compare(x.ID, y.ID) })
 	decisions, now := s.Decisions, time.Now()
 	for i, d := range devices {
-		s := a.Enrolments.Standing(d.ID)
+		s := a.standing(d.ID)
 		m.Devices[i] = d.ID
 		m.DeviceStates[i] = DeviceState{ID: d.ID, Label: d.Label, State: s.State, Reason: s.Reason, Advice: a.Advise(s).Do, NextTry: s.Next.UTC(),
 			Receipts: a.receiptsOf(d, decisions, now)}

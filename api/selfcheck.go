@@ -49,7 +49,7 @@ func readSelfCheck(body []byte) (device string, at time.Time, err error) {
 
 // standingOf tells how a device stands, and nothing of any other.
 func (a *API) standingOf(ctx context.Context, d subscriptions.Device) SelfCheck {
-	s := a.Enrolments.Standing(d.ID)
+	s := a.standing(d.ID)
 	c := SelfCheck{
 		Device: d.ID, Token: d.Token[:min(shownToken, len(d.Token))], Topic: d.Topic, Environment: d.Environment, Enrolled: d.Enrolled.UTC(),
 		Alerts: s.State == subscriptions.Listening || s.State == subscriptions.Polling, State: s.State, Says: says(s.State),
