@@ -418,8 +418,11 @@ func (s *search) verdict() *fault.Error {
 	e := *s.best
 	tried := " (asked: " + strings.Join(s.tried, "; ") + ")"
 	if weight(s.best) == 0 {
-		return &fault.Error{Op: op, Code: CodeNowhere, Scope: fault.Server, Remedy: fault.Wait,
-			Text: "no Autodiscover was found for this mail domain" + tried}
+		none := "no Autodiscover was found for this mail domain"
+		if s.o.URL != "" {
+			none = "nothing at autodiscover_url is Autodiscover"
+		}
+		return &fault.Error{Op: op, Code: CodeNowhere, Scope: fault.Server, Remedy: fault.Wait, Text: none + tried}
 	}
 	e.Text += tried
 	return &e

@@ -292,7 +292,8 @@ func TestAConfiguredURLIsTheOnlyCandidateOfItsDomain(t *testing.T) {
 		t.Errorf("%+v, %v, %q", p, err, n.asked)
 	}
 	n = &internet{t: t, web: map[string]page{configured: {status: 404}, bare: {body: settings(mailURL)}}}
-	if _, err := n.find(Options{URL: configured}); fault.Of(err).Code != CodeNowhere || !slices.Equal(n.asked, both("exchange.corp.example")) {
+	if _, err := n.find(Options{URL: configured}); fault.Of(err).Code != CodeNowhere || !slices.Equal(n.asked, both("exchange.corp.example")) ||
+		!strings.Contains(err.Error(), "nothing at autodiscover_url is Autodiscover") {
 		t.Errorf("%v, %q", err, n.asked)
 	}
 	n = &internet{t: t, web: map[string]page{"https://exchange.corp.example/x": {body: settings("https://exchange.corp.example/EWS/Exchange.asmx")}}}

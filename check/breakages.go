@@ -275,7 +275,7 @@ var breakages = []Breakage{
 		"If the named host is your Exchange, set autodiscover_url to the URL of its Autodiscover, or add the host to trusted_hosts. If it is a web hoster's, create autodiscover.DOMAIN in DNS, or set ews_url.",
 		evidence{codes: []string{auth.CodeUntrusted}}},
 	{"there is no Autodiscover", "code nowhere: none of the URLs is Autodiscover",
-		"Create autodiscover.DOMAIN in DNS, or set autodiscover_url. Or set ews_url to the URL of EWS; then mailbell needs no Autodiscover.",
+		"If autodiscover_url is set, correct it. Else create autodiscover.DOMAIN in DNS, or set autodiscover_url. Or set ews_url to the URL of EWS; then mailbell needs no Autodiscover.",
 		evidence{codes: []string{autodiscover.CodeNowhere}}},
 	{"Autodiscover goes round in circles", "code loop",
 		"Two servers redirect to each other, for example after an unfinished migration. Set ews_url to the URL of EWS, or correct the target address of the mailbox.",
