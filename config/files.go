@@ -114,6 +114,9 @@ func (o *object) word(name string) (Secret, value) {
 	case strings.ContainsFunc(string(s), func(r rune) bool { return r < ' ' || r == 0x7f }):
 		v.fail("has a control character")
 	default:
+		if strings.TrimSpace(string(s)) != string(s) {
+			v.warn("begins or ends with a space, which is taken as a part of it")
+		}
 		return s, v
 	}
 	return "", v

@@ -169,6 +169,22 @@ func TestWhatIsAllowedAndDoubtfulIsQuestioned(t *testing.T) {
 	}
 }
 
+func TestASecretWithASpaceAtAnEndIsQuestioned(t *testing.T) {
+	for secret, questioned := range map[string]bool{"pass word\r\n": false, "password \n": true, " password": true, "password\u00a0": true} {
+		folder(t)
+		if err := os.WriteFile("secrets/svc-bell", []byte(secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := load(t, good)
+		if err != nil || (len(c.Warnings) > 0) != questioned || string(c.Exchange[0].Accounts[0].Credential.Secret) != strings.TrimRight(secret, "\r\n") {
+			t.Errorf("%q: %v, %v", secret, c, err)
+		}
+		if want := "mailbell.yaml:6: exchange[0].listener_accounts[0].basic.password_file: begins or ends with a space, which is taken as a part of it"; questioned && c.Warnings.Error() != want {
+			t.Errorf("%q: %v", secret, c.Warnings)
+		}
+	}
+}
+
 func TestARedisThatIsAskedInClearOverANetworkIsQuestioned(t *testing.T) {
 	folder(t)
 	for address, questioned := range map[string]bool{"redis1:6379": true, "192.0.2.1:6379": true, "127.0.0.1:6379": false, "localhost:6379": false, "'[::1]:6379'": false} {
