@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -36,6 +37,9 @@ const StepState = "state"
 
 // StepProxy is the name of the check of the proxy.
 const StepProxy = "proxy"
+
+// StepListen is the check of an address that mailbell listens on.
+const StepListen = "listen"
 
 // StepWebhook is the posting of an event to a webhook, by a check or by the service.
 const StepWebhook = "webhook"
@@ -94,8 +98,9 @@ func redisCode(err error) string {
 
 // ofConnection says whether an error is one of a connection: it was not had, broke, or nothing came in time.
 func ofConnection(err error) bool {
-	if _, ok := errors.AsType[net.Error](err); ok { // those of DNS and of dials among them
-		return true
+	if e, ok := errors.AsType[net.Error](err); ok { // those of DNS and of dials among them
+		_, ofFile := e.(syscall.Errno) // a number of the system satisfies net.Error by itself; of a connection it is within a *net.OpError
+		return !ofFile
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || proxy.OfTLS(err)
 }

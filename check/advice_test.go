@@ -281,6 +281,13 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			_, err := subscriptions.OpenEmbedded(filepath.Join(t.TempDir(), "none", "mailbell.db"))
 			return err
 		}, "the state cannot be opened", "state.path"},
+		{"a state file that another user made", Circumstances{Step: StepState}, func(*testing.T) error {
+			return fmt.Errorf("state file: %w", &os.PathError{Op: "open", Err: syscall.EACCES})
+		}, "the state cannot be opened", "state.path"},
+		{"a name to listen on that nobody knows", Circumstances{Step: StepListen}, func(t *testing.T) error {
+			_, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "mailbell.invalid:0")
+			return err
+		}, "the name to listen on leads nowhere", "hosts file"},
 		{"a wrong password for Redis", Circumstances{Step: StepState}, func(t *testing.T) error {
 			address := refusingRedis(t, "WRONGPASS invalid username-password pair or user is disabled.")
 			return redis(t.Context(), subscriptions.RedisOptions{Address: address, Password: "wrong", Prefix: "mailbell"})

@@ -58,7 +58,7 @@ type Installation struct {
 	Topics    []Topic
 	APNs      Prober
 	Webhooks  []Webhook
-	Listen    string                // where the API is to listen; empty: a running mailbell has the port
+	Listen    []Address             // where mailbell is to listen; a running mailbell has the ports
 	State     *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
 	Running   *Running              // nil: none
 	Callbacks *Callbacks            // nil: nobody listens by push
@@ -74,8 +74,15 @@ type Installation struct {
 // Callbacks are how Exchange reaches mailbell.
 type Callbacks struct {
 	URL   string                          // without a secret
-	Reach func(ctx context.Context) error // calls it from here
-	Here  bool                            // they are waited for at Listen, until the check is over
+	Reach func(ctx context.Context) error // calls it from here; nil: it cannot be tried
+	Not   string                          // why it cannot
+	At    string                          // host:port at which they are waited for, until the check is over; empty: nowhere
+}
+
+// Address is an address that mailbell listens on.
+type Address struct {
+	Key  string // of the configuration
+	Host string // host:port
 }
 
 // Attempt is the result of something that had to be tried before everything else.
@@ -198,7 +205,7 @@ func (in Installation) Run(ctx context.Context, mailbox, device string, tell fun
 	r.notBeyond()
 	r.callbacks(ctx)
 	r.state()
-	r.port(ctx)
+	r.ports(ctx)
 	for _, t := range in.Topics {
 		r.topic(ctx, t)
 	}
@@ -470,6 +477,9 @@ func (r *runner) callbacks(ctx context.Context) {
 		return
 	}
 	r.try(ctx, "callbacks", "calling "+r.Callbacks.URL+"… from this machine", Circumstances{Step: stepCallbacks}, func(ctx context.Context) error {
+		if r.Callbacks.Reach == nil {
+			return omitted(r.Callbacks.Not)
+		}
 		if err := r.Callbacks.Reach(ctx); err != nil {
 			return doubt{err}
 		}
@@ -477,22 +487,27 @@ func (r *runner) callbacks(ctx context.Context) {
 	})
 }
 
-// port tries the port of the API, where no mailbell has it.
-func (r *runner) port(ctx context.Context) {
-	if r.Listen == "" || r.Running != nil {
+// ports tries the addresses that mailbell listens on, where no mailbell has them.
+func (r *runner) ports(ctx context.Context) {
+	if r.Running != nil {
 		return
 	}
-	if r.Callbacks != nil && r.Callbacks.Here {
-		r.tell("listen", "listening on "+r.Listen, 0, Circumstances{}, nil)
-		return
-	}
-	r.try(ctx, "listen", "listening on "+r.Listen, Circumstances{}, func(ctx context.Context) error {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", r.Listen)
-		if err != nil {
+	var held []net.Listener // until all are tried: one may be in the way of another
+	for _, a := range r.Listen {
+		r.try(ctx, a.Key, "listening on "+a.Host, Circumstances{Step: StepListen}, func(ctx context.Context) error {
+			if r.Callbacks != nil && r.Callbacks.At == a.Host {
+				return nil
+			}
+			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.Host)
+			if err == nil {
+				held = append(held, l)
+			}
 			return err
-		}
-		return l.Close()
-	})
+		})
+	}
+	for _, l := range held {
+		l.Close()
+	}
 }
 
 // state tells whether the state can be had, here or by the mailbell that runs.

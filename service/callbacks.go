@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 )
 
@@ -28,9 +29,14 @@ func (c *callbackServer) open(ctx context.Context, conf *config.Config) (err err
 		return nil
 	}
 	if c.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", conf.Callbacks.Listen); err != nil {
-		return fmt.Errorf("callbacks.listen: %w", err)
+		return notListening("callbacks.listen", err)
 	}
 	return nil
+}
+
+// notListening says what to do about an address that cannot be listened on.
+func notListening(key string, err error) error {
+	return fmt.Errorf("%s: %w. %s", key, err, check.Advise(err, check.Circumstances{Step: check.StepListen}).Do)
 }
 
 // answer has h answer callbacks from now on; nil: this instance does not work, and Exchange posts again later.

@@ -62,7 +62,7 @@ func (p Part) limit(in check.Installation) check.Installation {
 	}
 	in.Webhooks = nil
 	if p != OnlyState {
-		in.State, in.Running, in.Listen = nil, nil, ""
+		in.State, in.Running, in.Listen = nil, nil, nil
 	}
 	return in
 }
@@ -107,7 +107,7 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	defer end()
 
 	in := check.Installation{
-		Config: c.File, Listen: c.Listen, State: known.attempt, Running: running, Expiry: s.calendar.List, APNs: sender, Way: r.way(),
+		Config: c.File, Listen: addresses(c), State: known.attempt, Running: running, Expiry: s.calendar.List, APNs: sender, Way: r.way(),
 		NoEnrolments: known.noEnrolments(c), Doubts: append(known.doubts, configurationDoubts(c)...), Proxy: proxyAddress(c), Callbacks: called,
 		Beyond: of.Beyond,
 	}
@@ -129,6 +129,15 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	}
 	of.Only.limit(in).Run(ctx, of.Mailbox, of.Device, tell)
 	return nil
+}
+
+// addresses are those that mailbell listens on.
+func addresses(c *config.Config) []check.Address {
+	list := []check.Address{{Key: "listen", Host: c.Listen}}
+	if c.Callbacks.Listen != "" {
+		list = append(list, check.Address{Key: "callbacks.listen", Host: c.Callbacks.Listen})
+	}
+	return list
 }
 
 // knownState is what a check knows of the state.

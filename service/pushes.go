@@ -116,7 +116,7 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 	case err != nil:
 		to.not = "No callback can be waited for: " + address + " cannot be listened on."
 		to.graph.not = cmp.Or(to.graph.not, to.not)
-		out.Reach = func(context.Context) error { return err }
+		out.Not = to.not
 	default:
 		serving, stop := context.WithCancel(ctx)
 		served := make(chan error, 1)
@@ -125,7 +125,7 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 			stop()
 			<-served //nolint:errcheck // what it could not answer is said by what was waited for
 		}
-		out.Here = c.Callbacks.Listen == ""
+		out.At = address
 		if !byPush(c) {
 			out.Reach = to.graph.reach
 			break

@@ -12,7 +12,6 @@ package service
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -82,7 +81,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		log.Warn("file is not protected from others", zap.String("key", d.key), zap.String("path", d.path), zap.String("because", d.Text), zap.String("advice", d.Advice))
 	}
 	if s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
-		return s, fmt.Errorf("listen: %w", err)
+		return s, notListening("listen", err)
 	}
 	return s, s.callbacks.open(ctx, c)
 }

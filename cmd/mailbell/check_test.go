@@ -150,6 +150,14 @@ func breakages() []breakage {
 			inst.edit("path: mailbell.db", "redis: {addresses: ["+tcptest.Quiet(inst.t)+"]}")
 		}, nil, 1, "failed state", "refused", "state.redis.addresses"},
 
+		// The addresses to listen on.
+		{"another program has the port", one, func(inst *installation) { occupied(inst, strings.TrimPrefix(inst.url, "http://")) }, nil, 1, "failed listen", "in use", "ss -ltnp"},
+		{"another program has the port of the callbacks", one, func(inst *installation) { ownCallbacks(inst, occupied(inst, "127.0.0.1:0")) }, nil, 1, "failed callbacks.listen", "in use", "ss -ltnp"},
+		{"callbacks that cannot be waited for", one, func(inst *installation) { ownCallbacks(inst, occupied(inst, "127.0.0.1:0")) }, nil, 1, "skipped callbacks", "", ""},
+		{"callbacks where the API is", one, func(inst *installation) {
+			inst.extend("public_url: https://bell.contoso.example\ncallbacks: {listen: '" + strings.Replace(strings.TrimPrefix(inst.url, "http://"), "127.0.0.1", "0.0.0.0", 1) + "'}\n")
+		}, nil, 1, "failed callbacks.listen", "in use", "ss -ltnp"},
+
 		// The configuration and its files.
 		{"a secret for everybody to read", one, func(inst *installation) { inst.chmod("password", 0o644) }, nil, 0, "warning file exchange[0].listener_accounts[0].basic.password_file", "everybody", "chmod 600"},
 		{"a file that is not there", one, edited("password_file: password", "password_file: nowhere"), nil, misconfigured, "", "password_file", ""},
@@ -392,6 +400,22 @@ func tokenRefused(reason string) func(*installation) {
 			inst.fault("apns_answer", simulator.Fault{Token: token, Reason: reason})
 		}
 	}
+}
+
+// occupied has another program listen on an address.
+func occupied(inst *installation, address string) string {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		inst.t.Fatal(err)
+	}
+	inst.t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}
+
+// ownCallbacks has Exchange call back at an address that serves nothing else.
+func ownCallbacks(inst *installation, address string) {
+	inst.edit("listen_by: streaming", "listen_by: push")
+	inst.extend("public_url: http://" + address + "\ncallbacks: {listen: " + address + "}\n")
 }
 
 // locked leaves the state to a service that listens elsewhere.

@@ -205,8 +205,8 @@ func TestAPortThatIsTakenIsNamed(t *testing.T) {
 	}
 	defer l.Close()
 	said := refused(t, failed, refusal, "run", "--config", inst.config)
-	if !strings.Contains(said, address) || !strings.Contains(said, "in use") || strings.Count(strings.TrimSpace(said), "\n") > 0 {
-		t.Errorf("said %q: want one line that names the address", said)
+	if !strings.Contains(said, address) || !strings.Contains(said, "in use") || !strings.Contains(said, "ss -ltnp") || strings.Count(strings.TrimSpace(said), "\n") > 0 {
+		t.Errorf("said %q: want one line that names the address, and says what to do", said)
 	}
 	if c := inst.sim.Counts(); len(c.Requests) > 0 || c.APNsEver > 0 {
 		t.Errorf("servers were asked: %+v", c)
