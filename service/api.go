@@ -236,11 +236,7 @@ func (d *backend) overview() api.Overview {
 func topic(t push.TopicStanding) api.Topic {
 	to := api.Topic{Topic: t.Topic, Environment: t.Environment, Reason: t.Reason, Explanation: t.Reason.Sentence()}
 	if t.Reason != "" {
-		f := t.Fault
-		if f == nil {
-			f = reasonFault(string(t.Reason))
-		}
-		to.Advice, to.Since = check.Advise(f, check.Circumstances{Step: check.StepAPNs}).Do, t.Since
+		to.Advice, to.Since = adviseAPNs(topicFault(t)).Do, t.Since
 	}
 	for reason, phones := range t.Refused {
 		if to.Refused == nil {

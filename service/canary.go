@@ -104,6 +104,6 @@ func (g *gathering) canaries() {
 		if s.State == canary.Late {
 			level = check.LevelWarn
 		}
-		g.add(check.KindCanary, s.Mailbox, level, s.Fault, g.adviseCanary(s), "", s.Next).Count = 1
+		g.add(finding{kind: check.KindCanary, name: s.Mailbox, level: level, fault: s.Fault, advice: g.adviseCanary(s), next: s.Next}).Count = 1
 	}
 }

@@ -58,8 +58,10 @@ type Service struct {
 
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
-	s := &Service{log: log, audit: audit.New(log.Named("audit")), version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, started: func() {}, proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")),
-		look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	s := &Service{
+		log: log, audit: audit.New(log.Named("audit")), version: version, first: make(chan struct{}), systemd: &systemd.Notifier{}, started: func() {},
+		proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")), look: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+	}
 	s.configuration.Store(c)
 	s.audit.Use(c.Audit.File)
 	defer func() {
@@ -190,43 +192,43 @@ func (s *Service) serve(ctx context.Context, h held) error {
 	s.answer(r.api) // before anything is subscribed: Exchange calls back at once
 	r.listener.Start()
 	r.started.Store(true)
-	telling, told := context.WithCancel(ctx)
-	var tell sync.WaitGroup
-	tell.Go(func() { r.tell(telling) })
-	tell.Go(func() { r.webhooks.Run(telling) })
-	tell.Go(func() { r.runCanary(telling) })
+	besides, end := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { r.tell(besides) })
+	all.Go(func() { r.webhooks.Run(besides) })
+	all.Go(func() { r.runCanary(besides) })
 	r.tellStarted()
 	if r.book.New() {
 		s.log.Info("the state is new: no device is enrolled")
 	}
 	s.log.Info("mailbell is running", zap.Stringer("listen", s.socket.Addr()), zap.Int("mailboxes", len(r.book.Mailboxes())))
-	var again <-chan time.Time
-	restore := func() {
-		again = nil
-		began := time.Now()
-		if err := h.restore(ctx, r.book.Rewrite); err != nil {
-			s.log.Error("the state could not be written again", zap.Error(err), zap.Duration("retry_in", reopen))
-			again = time.After(reopen)
-			return
-		}
-		s.log.Info("the state was written again", zap.Int("mailboxes", len(r.book.Mailboxes())), zap.Duration("took", time.Since(began)))
-	}
+	s.attend(ctx, r, h)
+	s.working.CompareAndSwap(r, nil)
+	end()
+	all.Wait()
+	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own
+	return nil
+}
+
+// attend does what the rooms need from time to time, until ctx ends, or another instance has the state.
+func (s *Service) attend(ctx context.Context, r *rooms, h held) {
+	var again <-chan time.Time // to restore; nil: that is not to be tried again
 	bury := time.NewTicker(dropEvery)
 	defer bury.Stop()
-	for working := true; working; {
+	for {
 		select {
 		case <-ctx.Done():
 			s.log.Info("mailbell is stopping")
-			working = false
+			return
 		case <-h.lost:
 			s.callbacks.answer(nil)
 			s.standAside("another instance has taken the state over")
-			working = false
+			return
 		case why := <-h.lossy:
 			s.log.Warn("redis has less than it was told; everything is written again", zap.String("reason", why))
-			restore()
+			again = s.restore(ctx, r, h)
 		case <-again:
-			restore()
+			again = s.restore(ctx, r, h)
 		case <-bury.C:
 			if err := r.book.Bury(ctx, time.Now()); err != nil {
 				s.log.Warn("dropping records without a device failed", zap.Duration("retry_in", dropEvery), zap.Error(err))
@@ -237,10 +239,16 @@ func (s *Service) serve(ctx context.Context, h held) error {
 			r.tookOver()
 		}
 	}
-	s.working.CompareAndSwap(r, nil)
-	told()
-	tell.Wait()
-	r.close() //nolint:contextcheck // ctx has ended; closing has bounds of its own
+}
+
+// restore writes everything again. It returns when that is to be tried once more; nil: it was done.
+func (s *Service) restore(ctx context.Context, r *rooms, h held) (again <-chan time.Time) {
+	began := time.Now()
+	if err := h.restore(ctx, r.book.Rewrite); err != nil {
+		s.log.Error("the state could not be written again", zap.Error(err), zap.Duration("retry_in", reopen))
+		return time.After(reopen)
+	}
+	s.log.Info("the state was written again", zap.Int("mailboxes", len(r.book.Mailboxes())), zap.Duration("took", time.Since(began)))
 	return nil
 }
 
