@@ -24,17 +24,19 @@ const MaxDevices = 1000
 //
 // Lock order: Book.ofDevice, Book.ofAddress, Book.ofReceipt, Book.moving, Mailbox.writing, Book.mu.
 type Book struct {
-	store   Store
-	secret  mail.Secret
-	damaged []Damaged
-	isNew   bool
-	was     int
+	store        Store
+	secret       mail.Secret
+	damaged      []Damaged
+	isNew        bool
+	migratedFrom int
+	failing      atomic.Bool // the last write failed
 
-	failing   atomic.Bool // the last write failed
-	ofDevice  turns       // one enrolment or removal at a time of a device; held over the write
-	ofAddress turns       // one enrolment at a time with an address; likewise
-	ofReceipt turns       // one receipt at a time of a record; likewise
-	moving    turn        // one at a time changes two mailboxes at once
+	// Each is held over a write.
+	ofDevice  turns // one enrolment or removal at a time of a device
+	ofAddress turns // one enrolment at a time with an address
+	ofReceipt turns // one receipt at a time of a record
+	moving    turn  // one at a time changes two mailboxes at once
+
 	mu        sync.RWMutex
 	devices   map[string]*Device
 	boxes     map[string]*Mailbox   // by record id
@@ -50,13 +52,13 @@ type Mailbox struct {
 	writing  turn     // one change at a time, held over its write
 	gone     bool     // guarded by writing: it was buried, or joined to another
 	identity identity // guarded by Book.mu; zero: none is known
-	now      atomic.Pointer[standing]
+	now      atomic.Pointer[snapshot]
 
 	undelivered undelivered
 }
 
-// standing is what a mailbox shows to readers: never changed, only replaced.
-type standing struct {
+// snapshot is what a mailbox shows to readers: never changed, only replaced.
+type snapshot struct {
 	record  *Record
 	devices []*Device // by id
 }
@@ -72,7 +74,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	}
 	all.repair(time.Now())
 	b := &Book{
-		store: store, secret: all.Secret, damaged: all.Damaged, isNew: all.New, was: all.Was,
+		store: store, secret: all.Secret, damaged: all.Damaged, isNew: all.New, migratedFrom: all.MigratedFrom,
 		devices: map[string]*Device{}, boxes: map[string]*Mailbox{},
 		addresses: map[string]*Mailbox{}, primaries: map[string][]*Mailbox{}, unsureIDs: map[string]string{},
 	}
@@ -96,7 +98,7 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 // show publishes what a mailbox is now. The caller holds m.writing, or nobody else knows m yet.
 func (b *Book) show(m *Mailbox, r *Record, devices []*Device) {
 	slices.SortFunc(devices, func(x, y *Device) int { return cmp.Compare(x.ID, y.ID) })
-	m.now.Store(&standing{record: r, devices: devices})
+	m.now.Store(&snapshot{record: r, devices: devices})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.boxes[r.ID] = m
@@ -317,7 +319,7 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 		}
 		m.book.mu.Unlock()
 	}
-	m.now.Store(&standing{record: draft.Record, devices: devices})
+	m.now.Store(&snapshot{record: draft.Record, devices: devices})
 	return nil
 }
 

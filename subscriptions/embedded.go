@@ -41,10 +41,10 @@ type Embedded struct {
 	version   int
 	readOnly  bool
 	isNew     bool // made just now
-	was       int  // the version that it was migrated from just now
+	migrated  int  // the version that it was migrated from just now; 0: it was not
 	older     bool // perhaps by one transaction than what was written last
 	committer *committer[[]entryPut]
-	decided   *decided
+	gathering *gathering
 	sealer    sealer
 	probe     *probe
 
@@ -107,7 +107,7 @@ func openEmbedded(file string, readOnly, older bool) (*Embedded, error) {
 	s := &Embedded{file: file, db: db, readOnly: readOnly, older: older, sealer: newSealer()}
 	s.probe = &probe{try: s.try}
 	s.committer = newCommitter(s.commit)
-	s.decided = &decided{write: s.writeDecided}
+	s.gathering = &gathering{write: s.writeDecided}
 	if s.opened, err = os.Stat(file); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -176,7 +176,7 @@ func (s *Embedded) prepare(tx *bbolt.Tx) error {
 		if err := migrate(tx, s.version); err != nil {
 			return fmt.Errorf("migrating it from version %d to %d: %w", s.version, schema, err)
 		}
-		s.version, s.was = schema, s.version
+		s.version, s.migrated = schema, s.version
 	}
 	for _, b := range [][]byte{bucketDamaged, bucketDecided} {
 		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
@@ -215,12 +215,12 @@ func (s *Embedded) Write(ctx context.Context, c Change) error {
 		return err
 	}
 	if len(puts) == 0 {
-		return s.decided.add(c.Decided)
+		return s.gathering.add(c.Decided)
 	}
 	if err := s.committer.write(ctx, puts); err != nil {
 		return err
 	}
-	_ = s.decided.add(c.Decided) // what matters is in the file, whatever becomes of them
+	_ = s.gathering.add(c.Decided) // what matters is in the file, whatever becomes of them
 	return nil
 }
 
@@ -369,7 +369,7 @@ func (s *Embedded) try(ctx context.Context) error {
 
 // Close commits what is queued and closes the file.
 func (s *Embedded) Close() error {
-	s.decided.close()
+	s.gathering.close()
 	s.committer.close()
 	return s.db.Close()
 }

@@ -296,10 +296,10 @@ func TestAStateOfVersion1IsMigrated(t *testing.T) {
 		if err != nil || len(all.Damaged) != 1 || all.Damaged[0].What != `record "bad"` {
 			t.Fatalf("%v: %v", err, all.Damaged)
 		}
-		if migrated := s != looked; migrated != (all.Was == 1) {
-			t.Errorf("it was migrated: %t, from version %d", migrated, all.Was)
+		if migrated := s != looked; migrated != (all.MigratedFrom == 1) {
+			t.Errorf("it was migrated: %t, from version %d", migrated, all.MigratedFrom)
 		}
-		all.Damaged, all.Was = nil, 0
+		all.Damaged, all.MigratedFrom = nil, 0
 		if diff := cmp.Diff(want, all); diff != "" {
 			t.Errorf("the state differs (-want +got):\n%s", diff)
 		}

@@ -24,8 +24,8 @@ const (
 	maxGathering = 10 * time.Second
 )
 
-// decided is what is to be written about the mailboxes, by record.
-type decided struct {
+// gathering is the decisions of a second, by record, that wait to be written together.
+type gathering struct {
 	write func(puts []entryPut) error
 
 	mu      sync.Mutex
@@ -37,57 +37,57 @@ type decided struct {
 }
 
 // add has decisions written within seconds.
-func (d *decided) add(c Decided) error {
+func (g *gathering) add(c Decided) error {
 	if len(c.Decisions) == 0 {
 		return nil
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
 		return errClosed
 	}
-	d.join(map[string]Decided{c.Record: c})
+	g.join(map[string]Decided{c.Record: c})
 	return nil
 }
 
 // join puts decisions behind those that wait. It is called with mu held.
-func (d *decided) join(later map[string]Decided) {
-	if d.waiting == nil {
-		d.waiting = map[string]Decided{}
+func (g *gathering) join(later map[string]Decided) {
+	if g.waiting == nil {
+		g.waiting = map[string]Decided{}
 	}
 	for id, c := range later {
-		all := append(d.waiting[id].Decisions, c.Decisions...)
-		d.waiting[id] = Decided{id, all[max(0, len(all)-MaxDecisions):]} // where the file takes none, the oldest go
+		all := append(g.waiting[id].Decisions, c.Decisions...)
+		g.waiting[id] = Decided{id, all[max(0, len(all)-MaxDecisions):]} // where the file takes none, the oldest go
 	}
-	d.schedule()
+	g.schedule()
 }
 
 // schedule has what waits written, one second of it after the other. It is called with mu held.
-func (d *decided) schedule() {
-	if len(d.waiting) == 0 || d.timer != nil || d.writing != nil || d.closed {
+func (g *gathering) schedule() {
+	if len(g.waiting) == 0 || g.timer != nil || g.writing != nil || g.closed {
 		return
 	}
-	d.busy.Add(1)
-	d.timer = time.AfterFunc(gatherDecisions, func() {
-		defer d.busy.Done()
-		d.flush()
+	g.busy.Add(1)
+	g.timer = time.AfterFunc(gatherDecisions, func() {
+		defer g.busy.Done()
+		g.flush()
 	})
 }
 
 // flush writes what waits. What cannot be written waits for the next time.
-func (d *decided) flush() {
-	d.mu.Lock()
-	d.writing, d.waiting, d.timer = d.waiting, nil, nil
-	puts := make([]entryPut, 0, len(d.writing))
-	for _, id := range slices.Sorted(maps.Keys(d.writing)) { // page after page
-		puts = append(puts, entryPut{bucket: bucketDecided, decided: d.writing[id]})
+func (g *gathering) flush() {
+	g.mu.Lock()
+	g.writing, g.waiting, g.timer = g.waiting, nil, nil
+	puts := make([]entryPut, 0, len(g.writing))
+	for _, id := range slices.Sorted(maps.Keys(g.writing)) { // page after page
+		puts = append(puts, entryPut{bucket: bucketDecided, decided: g.writing[id]})
 	}
-	d.mu.Unlock()
+	g.mu.Unlock()
 	failed := map[string]Decided{}
 	hangs := false
 	for some := range slices.Chunk(puts, maxCommit) { // what else is to be written goes between
 		if !hangs {
-			err := d.write(some)
+			err := g.write(some)
 			if err == nil {
 				continue
 			}
@@ -97,30 +97,30 @@ func (d *decided) flush() {
 			failed[p.decided.Record] = p.decided
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	later := d.waiting
-	d.writing, d.waiting = nil, failed
-	d.join(later)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	later := g.waiting
+	g.writing, g.waiting = nil, failed
+	g.join(later)
 }
 
 // of are the decisions about a mailbox that may not be in the file yet.
-func (d *decided) of(record string) (list [2]Decided) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return [2]Decided{d.writing[record], d.waiting[record]}
+func (g *gathering) of(record string) (list [2]Decided) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return [2]Decided{g.writing[record], g.waiting[record]}
 }
 
 // close writes what waits.
-func (d *decided) close() {
-	d.mu.Lock()
-	d.closed = true
-	if d.timer != nil && d.timer.Stop() {
-		d.busy.Done()
+func (g *gathering) close() {
+	g.mu.Lock()
+	g.closed = true
+	if g.timer != nil && g.timer.Stop() {
+		g.busy.Done()
 	}
-	d.mu.Unlock()
-	d.busy.Wait()
-	d.flush()
+	g.mu.Unlock()
+	g.busy.Wait()
+	g.flush()
 }
 
 // writeDecided writes decisions for nobody who waits.
@@ -135,7 +135,7 @@ func (s *Embedded) Decisions(_ context.Context, record string) (list [][]byte, e
 	if err := errors.Join(s.committer.open(), s.intact()); err != nil {
 		return nil, err
 	}
-	later := s.decided.of(record) // before the file is read: what is written meanwhile is here, or there
+	later := s.gathering.of(record) // before the file is read: what is written meanwhile is here, or there
 	err = s.db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucketDecided); b != nil { // an older mailbell wrote none
 			list = splitDecisions(bytes.Clone(b.Get([]byte(record))))

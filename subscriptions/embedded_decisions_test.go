@@ -65,11 +65,11 @@ func put(record string, n int) Decided {
 	return Decided{record, []DecisionPut{{Is: fmt.Append(nil, n)}}}
 }
 
-func inSecond(t *testing.T, test func(t *testing.T, p *page, d *decided)) {
+func inSecond(t *testing.T, test func(t *testing.T, p *page, d *gathering)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := &page{kept: map[string][][]byte{}}
-		test(t, p, &decided{write: p.write})
+		test(t, p, &gathering{write: p.write})
 	})
 }
 
@@ -79,15 +79,15 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-func (d *decided) take(t *testing.T, c Decided) {
+func (g *gathering) take(t *testing.T, c Decided) {
 	t.Helper()
-	if err := d.add(c); err != nil {
+	if err := g.add(c); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestASecondOfDecisionsIsWrittenAtOnce(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		for second := range 3 {
 			for i := range 100 {
 				d.take(t, put(fmt.Sprint("r", i%20), 100*second+i))
@@ -103,7 +103,7 @@ func TestASecondOfDecisionsIsWrittenAtOnce(t *testing.T) {
 }
 
 func TestDecisionsOfThousandsLeaveRoomForWritesBetween(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		for i := range 3 * maxCommit {
 			d.take(t, put(fmt.Sprint("r", i), i))
 		}
@@ -115,7 +115,7 @@ func TestDecisionsOfThousandsLeaveRoomForWritesBetween(t *testing.T) {
 }
 
 func TestWhileTheFileTakesNoDecisionsTheLastAreKept(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		p.fail(errors.New("no space left on device"))
 		for i := range 10 * MaxDecisions {
 			d.take(t, put("r", i))
@@ -139,7 +139,7 @@ func TestWhileTheFileTakesNoDecisionsTheLastAreKept(t *testing.T) {
 }
 
 func TestTheEndWritesWhatWasDecidedAndTakesNoMore(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		d.take(t, put("r", 1))
 		d.close()
 		if len(p.kept["r"]) != 1 {
@@ -152,7 +152,7 @@ func TestTheEndWritesWhatWasDecidedAndTakesNoMore(t *testing.T) {
 }
 
 func TestDecisionsThatComeWhileTheFileIsSlowAreNotLost(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		p.takes = 3 * gatherDecisions
 		p.fail(errors.New("input/output error"))
 		shown := func() int {
@@ -178,7 +178,7 @@ func TestDecisionsThatComeWhileTheFileIsSlowAreNotLost(t *testing.T) {
 
 // What was taken is not written again and again behind itself, until nothing else is left.
 func TestWhereTheFileTakesSomeDecisionsTheyAreWrittenOnce(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		for i := range MaxDecisions {
 			d.take(t, put("z", i))
 		}
@@ -201,7 +201,7 @@ func TestWhereTheFileTakesSomeDecisionsTheyAreWrittenOnce(t *testing.T) {
 
 // A file that hangs is asked for the first of thousands, and holds the end of the process no longer than that.
 func TestAFileThatHangsIsNotAskedForThePartsBehind(t *testing.T) {
-	inSecond(t, func(t *testing.T, p *page, d *decided) {
+	inSecond(t, func(t *testing.T, p *page, d *gathering) {
 		p.takes = maxGathering
 		p.fail(fmt.Errorf("no answer: %w", context.DeadlineExceeded))
 		for i := range 20 * maxCommit {
@@ -224,7 +224,7 @@ func TestAnOutcomeIsWrittenAlsoWhereItsDecisionsAreNotTakenAnyMore(t *testing.T)
 		t.Fatal(err)
 	}
 	defer s.Close()
-	s.decided.close()
+	s.gathering.close()
 	c := Change{Put: []*Record{{ID: "r", Addresses: []string{"ann@contoso.example"}}}, Decided: put("r", 1)}
 	if err := s.Write(t.Context(), c); err != nil {
 		t.Errorf("the record is in the file: %v", err)

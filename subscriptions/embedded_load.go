@@ -56,7 +56,7 @@ type unread struct {
 
 // Load reads everything. What cannot be read is set aside.
 func (s *Embedded) Load(context.Context) (all Contents, err error) {
-	all.New, all.Was = s.isNew, s.was
+	all.New, all.MigratedFrom = s.isNew, s.migrated
 	var damaged []unread
 	err = s.db.View(func(tx *bbolt.Tx) (err error) {
 		if all.Secret, err = readSecret(s.version, tx.Bucket(bucketMeta).Get(keySecret)); err != nil {

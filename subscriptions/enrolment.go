@@ -91,9 +91,7 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 		}
 	}
 	done.Created = !known
-	d := &Device{ID: strings.Clone(e.ID), Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
-		Record: m.Record().ID, Created: at.Now, Since: at.Since, Enrolled: at.Now} // its id is a part of the request's line, which need not stay
-	d.share()
+	d := e.device(m.Record().ID, at)
 	r, devices, ousted := m.enter(d)
 	if len(devices) > MaxDevices {
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",
@@ -112,19 +110,35 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 		return Enrolled{}, err
 	}
 	left()
-	b.mu.Lock()
-	delete(b.unsureIDs, e.Mailbox)
-	for _, o := range ousted {
-		delete(b.devices, o.ID)
-	}
-	b.devices[d.ID] = d
-	if done.Created || len(ousted) > 0 {
-		b.sorted = nil
-	}
-	b.mu.Unlock()
+	b.showEnrolled(d, ousted)
 	b.show(m, r, devices)
 	done.Device = *d
 	return done, nil
+}
+
+// device is what an enrolment makes, in a record.
+func (e Enrolment) device(record string, at Beginning) *Device {
+	d := &Device{
+		ID:      strings.Clone(e.ID), // it is a part of the request's line, which need not stay
+		Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
+		Record: record, Created: at.Now, Since: at.Since, Enrolled: at.Now,
+	}
+	d.share()
+	return d
+}
+
+// showEnrolled publishes a device that is written, in the place of those that it has ousted.
+func (b *Book) showEnrolled(d *Device, ousted []*Device) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.unsureIDs, d.Mailbox)
+	for _, o := range ousted {
+		delete(b.devices, o.ID)
+	}
+	if b.devices[d.ID] == nil || len(ousted) > 0 {
+		b.sorted = nil
+	}
+	b.devices[d.ID] = d
 }
 
 // newMailbox is one that nobody sees before it is written.
@@ -137,7 +151,7 @@ func (b *Book) newMailbox(address string, at Beginning) *Mailbox {
 	if !at.Since.IsZero() {
 		r.Start(at.Since.Add(-mail.Tolerance))
 	}
-	m.now.Store(&standing{record: r})
+	m.now.Store(&snapshot{record: r})
 	return m
 }
 
@@ -243,7 +257,7 @@ func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
 		r.Subscription, r.Graph = "", nil // nobody listens: it is given back
 	}
 	return change, func() {
-		m.now.Store(&standing{record: r, devices: devices})
+		m.now.Store(&snapshot{record: r, devices: devices})
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		delete(b.devices, d.ID)

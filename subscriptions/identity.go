@@ -126,7 +126,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 		return err
 	}
 	m.gone = true
-	m.now.Store(&standing{record: from.record})
+	m.now.Store(&snapshot{record: from.record})
 	b.mu.Lock()
 	delete(b.boxes, from.record.ID)
 	b.disown(m)

@@ -87,7 +87,7 @@ func (s *Redis) leaseKeys() []string {
 
 // Hold waits until this instance holds the state, and keeps it until Close. standby is called once for each one that is waited for,
 // and with the error where Redis does not answer.
-func (s *Redis) Hold(ctx context.Context, standby func(behind string, err error)) error {
+func (s *Redis) Hold(ctx context.Context, standby func(holder string, err error)) error {
 	host, _ := os.Hostname()
 	value, err := json.Marshal(holder{Host: host, PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second), Nonce: rand.Text()})
 	if err != nil {
@@ -107,9 +107,9 @@ func (s *Redis) Hold(ctx context.Context, standby func(behind string, err error)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if behind := seen.holder; behind != said || err != nil {
-			said = behind
-			standby(behind, err)
+		if seen.holder != said || err != nil {
+			said = seen.holder
+			standby(seen.holder, err)
 		}
 		if !pause.For(ctx, seen.look()) {
 			return ctx.Err()

@@ -44,9 +44,9 @@ func (o Outcomes) from(since int64) Outcomes {
 }
 
 // entrySize is the size of a written entry: the key's 8 bytes, number and received time in 4 each, big-endian.
-var encoding = base64.RawStdEncoding
-
 const entrySize = 16
+
+var encoding = base64.RawStdEncoding
 
 // MarshalBinary packs the entries; encoding/json writes it as base64 by MarshalText.
 func (o Outcomes) MarshalBinary() ([]byte, error) {

@@ -64,7 +64,7 @@ func (s *Redis) Load(ctx context.Context) (all Contents, err error) {
 		if err := s.migrate(ctx, all); err != nil {
 			return all, fmt.Errorf("migrating the state in redis from version %d to %d: %w", version, schema, err)
 		}
-		all.Was = version
+		all.MigratedFrom = version
 	}
 	s.told.secret, s.told.whole = all.Secret, true
 	return all, s.begin(ctx, !all.New && version == schema, &all)

@@ -448,7 +448,7 @@ func TestAStateInRedisOfVersion1IsMigrated(t *testing.T) {
 	c.ScriptFlush(t.Context()) // as a server that was started anew
 	for _, was := range []int{1, 0} {
 		again := s.open(t)
-		want.Was = was
+		want.MigratedFrom = was
 		if diff := cmp.Diff(want, contents(t, again)); diff != "" {
 			t.Errorf("the state differs (-want +got):\n%s", diff)
 		}

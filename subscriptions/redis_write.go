@@ -157,12 +157,12 @@ func (s *Redis) took(w *recordWrite) (lacks string, err error) {
 		lacks = s.lacks(w.record)
 	}
 	switch {
-	case err != nil && ok && !w.beside(): // it is ours all the same: nothing is to sweep it away
+	case err != nil && ok && !w.decisionsOnly(): // it is ours all the same: nothing is to sweep it away
 		s.told.devices[w.record] = unsure
 	case err != nil:
 	case w.dropped:
 		delete(s.told.devices, w.record)
-	case ok || !w.beside():
+	case ok || !w.decisionsOnly():
 		s.told.devices[w.record] = has
 	}
 	return lacks, err
@@ -240,7 +240,7 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 		args = append(args, key)
 	}
 	args = append(args, s.key("holders"), s.recordKey(w.record, "decisions"))
-	if n, known := s.told.devices[w.record]; (!known || n == unsure) && !w.dropped && !w.beside() {
+	if n, known := s.told.devices[w.record]; (!known || n == unsure) && !w.dropped && !w.decisionsOnly() {
 		args = append(args, s.key("records"))
 		args[2] = 6 // keys
 	}
@@ -265,8 +265,8 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 	w.call = p.Do(ctx, append(args, w.devices...)...)
 }
 
-// beside says that the write is of decisions alone: it makes no record.
-func (w *recordWrite) beside() bool { return w.value == nil && len(w.devices) == 0 }
+// decisionsOnly says that the write is of decisions alone: it makes no record.
+func (w *recordWrite) decisionsOnly() bool { return w.value == nil && len(w.devices) == 0 }
 
 // followed sees to it that who was followed by another holder learns of it, whatever call it is that tells.
 func (s *Redis) followed(err error) error {

@@ -41,7 +41,7 @@ var errBegunAnew = errors.New("its record is missing: its devices stay enrolled,
 func (b *Book) Damaged() []Damaged { return b.damaged }
 
 // Migrated says from which version the state was migrated when the book was opened, and to which; 0: it was not.
-func (b *Book) Migrated() (from, to int) { return b.was, schema }
+func (b *Book) Migrated() (from, to int) { return b.migratedFrom, schema }
 
 // New says whether the state was made when the book was opened.
 func (b *Book) New() bool { return b.isNew }

@@ -35,7 +35,8 @@ type Contents struct {
 	Devices []*Device
 	Damaged []Damaged // what could not be read, and is in none of the lists
 	New     bool      // the state was made just now, and is empty
-	Was     int       // the version that the state was migrated from just now; 0: it was not
+
+	MigratedFrom int // the version that the state was migrated from just now; 0: it was not
 }
 
 // Change is one write: whole values, each under its id.
