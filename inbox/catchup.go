@@ -82,6 +82,7 @@ func (m *Mailbox) catchUp(ctx context.Context) {
 	}
 	m.waiting.end()
 	m.catchUpSoon()
+	m.in.forget(m)
 }
 
 func (m *Mailbox) catchUpReady(ctx context.Context, link *attachment) {

@@ -186,11 +186,11 @@ func (in *Inbox) mailboxes() []*Mailbox {
 	return list
 }
 
-// forget forgets a mailbox that was closed, once nothing of it is in flight.
+// forget forgets a mailbox that was closed, once nothing of it is at work or in flight: what opens it again meanwhile goes on with the same.
 func (in *Inbox) forget(m *Mailbox) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.open[m.box] == m && m.marks.isClosed() && m.flight.empty() {
+	if in.open[m.box] == m && m.marks.rests() && m.waiting.isOver() && m.flight.empty() {
 		delete(in.open, m.box)
 	}
 }

@@ -113,6 +113,7 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	if !ok {
 		return
 	}
+	defer m.in.forget(m)
 	if t.id == 0 {
 		t.id = m.in.correlation()
 	}

@@ -334,10 +334,11 @@ func (m *marks) open() {
 	}
 }
 
-func (m *marks) isClosed() bool {
+// rests says that the mailbox is closed, and that no worker has it any more.
+func (m *marks) rests() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.closed
+	return m.closed && m.turn != underWay
 }
 
 // fault of the last turn and when the next one is, and whether a complete listing was done since the mailbox was last marked for one.

@@ -576,3 +576,56 @@ func TestAnItemWithoutADateEndsNoListing(t *testing.T) {
 		s.accepted(1, "a", all...)
 	})
 }
+
+// A turn or a catch-up of the mailbox outlives the removal of its last device. Who enrols meanwhile is not served by another beside it: the
+// two would know nothing of each other's pushes.
+func TestAMailboxThatIsClosedAndOpenedAgainIsWorkedOffByOne(t *testing.T) {
+	again := func(s *scene) {
+		s.remove("a")
+		s.enrol("a", alice)
+	}
+	t.Run("while it is read", func(t *testing.T) {
+		inScene(t, func(s *scene) {
+			s.start()
+			s.enrol("a", alice)
+			s.pass(time.Minute)
+			s.apns.set(func() { s.apns.delay = 3 * time.Second })
+			s.source.set(func() { s.source.onRead = once(func() { <-time.After(2 * time.Second) }) })
+			m := s.source.come(alice)
+			s.pass(time.Second)
+			again(s)
+			s.pass(time.Minute)
+			s.accepted(1, "a", m)
+		})
+	})
+	t.Run("while a device catches up", func(t *testing.T) {
+		inScene(t, func(s *scene) {
+			s.start()
+			s.enrol("a", alice)
+			s.pass(time.Minute)
+			release := s.apns.hold("a", outcome.Unanswered, time.Second)
+			m := s.source.come(alice)
+			s.pass(500 * time.Millisecond)
+			release()
+			s.source.set(func() { s.source.onRead = once(func() { <-time.After(10 * time.Second) }) })
+			s.pass(time.Second)
+			mailbox := s.mailbox(alice)
+			again(s)
+			if s.mailbox(alice) != mailbox {
+				t.Error("another one works on it, and a catch-up of the one before is under way")
+			}
+			s.pass(time.Minute)
+			s.accepted(1, "a", m)
+		})
+	})
+}
+
+// once is a function that does something the first time, and nothing meanwhile.
+func once(first func()) func() {
+	var called atomic.Bool
+	return func() {
+		if !called.Swap(true) {
+			first()
+		}
+	}
+}

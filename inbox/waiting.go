@@ -92,6 +92,13 @@ func (w *waiting) end() {
 	w.catching = false
 }
 
+// isOver says that no device catches up now.
+func (w *waiting) isOver() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.catching
+}
+
 // ready are those of the devices whose time has come.
 func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
 	w.mu.Lock()
