@@ -240,8 +240,8 @@ func TestAnAnswerWithoutEWSSpeaksByItsStatus(t *testing.T) {
 		remedy fault.Remedy
 		flags  int
 	}{
-		401: {fault.Account, fault.Fix, 0}, 403: {fault.Account, fault.Fix, 0}, 404: {fault.Server, fault.Fix, loc}, 429: {fault.Account, fault.Wait, 0},
-		500: {fault.Server, fault.Wait, loc}, 502: {fault.Server, fault.Wait, loc}, 503: {fault.Server, fault.Wait, loc}, 504: {fault.Server, fault.Wait, loc},
+		401: {fault.Account, fault.Fix, 0}, 403: {fault.Account, fault.Fix, 0}, 404: {fault.Server, fault.Fix, loc | ck}, 429: {fault.Account, fault.Wait, 0},
+		500: {fault.Server, fault.Wait, loc | ck}, 502: {fault.Server, fault.Wait, loc | ck}, 503: {fault.Server, fault.Wait, loc | ck}, 504: {fault.Server, fault.Wait, loc | ck},
 		418: {fault.Server, fault.Wait, cat}, 520: {fault.Server, fault.Wait, cat},
 	} {
 		for _, body := range []string{"", "<html><p>no</html>", soap("<other/>"), strings.Repeat("x", 100000), sample(t, "19")} {

@@ -57,7 +57,7 @@ type Error struct {
 	Gone          bool     // the item is not in the Inbox any more
 	Missed        bool     // notifications may be lost: the mailbox is to be listed
 	Unsubscribed  bool     // the subscription is lost: a new one is needed
-	Misled        bool     // the group's affinity leads to the wrong server: its anchor is to be subscribed anew
+	Misled        bool     // the group's affinity leads to the wrong server, or to none: another has to lead it
 	Untold        bool     // no notification comes of the mailbox while this lasts: it is polled
 	Unsupported   bool     // the server does not do this, or not in this form: another way to the same end may work
 	Superseded    bool     // another connection reads the same subscriptions

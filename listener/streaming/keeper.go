@@ -121,10 +121,7 @@ func (k *keeper) share(l *line) (want map[string]*Member, needed bool) {
 	g := k.group
 	g.groups.mu.Lock()
 	defer g.groups.mu.Unlock()
-	other := k.lines[0]
-	if l == other {
-		other = k.lines[1]
-	}
+	other := l.other()
 	mine, others := l.healthy(), other.healthy()
 	want = map[string]*Member{}
 	for m := range g.members {
@@ -150,6 +147,14 @@ func (k *keeper) share(l *line) (want map[string]*Member, needed bool) {
 		}
 	}
 	return want, needed
+}
+
+// other is the other line of the group.
+func (l *line) other() *line {
+	if l == l.keeper.lines[0] {
+		return l.keeper.lines[1]
+	}
+	return l.keeper.lines[0]
 }
 
 // healthy is the open stream of a line; nil: there is none, or it is to be replaced.

@@ -45,6 +45,7 @@ type Member struct {
 	gap    bool
 	listBy time.Time
 
+	misled int       // how often its name led the group nowhere
 	proven time.Time // when the server last did for it what was asked; zero: it did not open a stream as it since
 	pollAt time.Time // when it is listed since nothing tells of its mail; zero: something does
 	stream *reading  // the open one that serves it, the newest; nil: none

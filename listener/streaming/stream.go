@@ -30,6 +30,9 @@ const (
 	firstEnvelope = 10 * time.Second
 	// maxOthers is how many members, one after the other, the stream is tried as before the fault is taken for the group's.
 	maxOthers = 3
+	// misleads is how often in a row a stream fails of what may be its server's, until it is opened at another: that one does not know the
+	// subscriptions, and a server that only restarts is back by then, or has forgotten them.
+	misleads = 3
 )
 
 var reopening = backoff.Policy{First: firstRetry, Max: time.Minute}
@@ -392,17 +395,19 @@ func (l *line) soon() {
 // trouble sorts out what an error means for the subscriptions that it names, or for all where it names none.
 func (l *line) trouble(ctx context.Context, f *fault.Error, by map[string]*Member) {
 	g := l.group
-	if f.Misled {
-		g.groups.mu.Lock()
-		g.affinity = Affinity{}
-		g.groups.mu.Unlock()
-	}
 	concerned, named := f.Subscriptions, len(f.Subscriptions) > 0
 	if !named {
 		concerned = slices.Collect(maps.Keys(by))
 		if f.Missed {
 			g.broken(by)
 		}
+	}
+	if f.Misled && len(concerned) >= len(by) && l.other().healthy() == nil { // else the others are where they belong
+		g.groups.mu.Lock()
+		if f.Scope == fault.Mailbox || g.failures%misleads == 0 {
+			g.misled()
+		}
+		g.groups.mu.Unlock()
 	}
 	g.groups.o.Log.Info("subscriptions failed", zap.Int("subscriptions", len(concerned)), zap.Error(f))
 	for _, id := range concerned {

@@ -651,7 +651,7 @@ func TestWhereTheFirstCannotLeadTheNextDoes(t *testing.T) {
 		pass(3 * time.Second)
 		s.cut(io.EOF)
 		pass(3 * time.Second)
-		if c := s.made("Stream"); c[len(c)-1].a != (Affinity{Anchor: carol}) {
+		if c := s.made("Stream"); c[len(c)-1].a != (Affinity{Anchor: carol, Cookie: "cookie-of-" + bob}) {
 			t.Errorf("the anchor has left: %+v", c[len(c)-1])
 		}
 	})

@@ -115,16 +115,11 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 // unsubscribed are the members that are to be subscribed now, and when the next is to be. It sees to it that somebody leads the group who is
 // here and has a subscription. It is called with mu held.
 func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
-	var first *Member // by name, of those who have one
 	here := false
 	for m := range g.members {
 		here = here || m.at.Primary == g.affinity.Anchor
 		switch {
-		case m.subscription != "":
-			if first == nil || byName(m, first) < 0 {
-				first = m
-			}
-		case m.subscribing:
+		case m.subscription != "" || m.subscribing:
 		case now.Before(m.refusal.Next()):
 			next = sooner(next, m.refusal.Next())
 		default:
@@ -132,12 +127,44 @@ func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
 		}
 	}
 	if !here {
-		g.affinity = Affinity{}
+		g.affinity.Anchor = "" // the cookie leads to the server of the others all the same
 	}
-	if g.affinity.Anchor == "" && g.leading == 0 && first != nil {
-		g.affinity = Affinity{Anchor: first.at.Primary}
+	if g.affinity.Anchor == "" && (g.leading == 0 || g.affinity.Cookie != "") {
+		if m := g.anchor(); m != nil {
+			g.affinity.Anchor = m.at.Primary
+		} else {
+			g.affinity = Affinity{}
+		}
 	}
 	return list, next
+}
+
+// anchor is, of the members that have a subscription, the one that had it first: after a restart the others are on the server that it leads to.
+// But where it led nowhere, rather another. It is called with mu held.
+func (g *group) anchor() (anchor *Member) {
+	var since time.Time
+	for m := range g.members {
+		if m.subscription == "" {
+			continue
+		}
+		at := m.box.Record().Subscribed
+		if anchor == nil || cmp.Or(cmp.Compare(m.misled, anchor.misled), at.Compare(since), byName(m, anchor)) < 0 {
+			anchor, since = m, at
+		}
+	}
+	return anchor
+}
+
+// misled has the group led to another server: first where its anchor lives now, then where another member does. It is called with mu held.
+func (g *group) misled() {
+	if g.affinity.Cookie == "" {
+		for m := range g.members {
+			if m.at.Primary == g.affinity.Anchor {
+				m.misled++
+			}
+		}
+	}
+	g.affinity = Affinity{}
 }
 
 // byRefusals has those last who failed.
@@ -242,6 +269,9 @@ func (g *group) refused(ctx context.Context, a *attempt, err error) {
 	m.refusal.Again(f, time.Now())
 	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
 		m.refusal.TryAt(time.Now())
+	}
+	if f.Misled && g.affinity == a.affinity && g.anchor() == nil { // nobody needs that server
+		g.misled()
 	}
 	next, list := m.refusal.Next(), !m.listBy.IsZero()
 	m.listing(m.gap)
