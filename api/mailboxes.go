@@ -38,7 +38,7 @@ func (a *API) about(ctx context.Context, address string) (Mailbox, bool) {
 		Devices: make([]string, len(devices)), DeviceStates: make([]DeviceState, len(devices)), Decisions: make([]Decision, len(s.Decisions)),
 	}
 	if s.Location != (mail.Location{}) {
-		m.Location = &Location{Exchange: s.Location.Entry, Source: string(cmp.Or(s.Location.Source, mail.EWS)), URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
+		m.Location = &Location{Exchange: s.Location.Entry, Source: string(s.Location.ReadBy()), URL: s.Location.URL, Group: s.Location.Group, Primary: s.Location.Primary,
 			Server: cmp.Or(s.Location.Server, "unknown"), How: s.Location.How, Found: s.Location.Found.UTC()}
 	}
 	slices.SortFunc(devices, func(x, y subscriptions.Device) int { return cmp.Compare(x.ID, y.ID) })

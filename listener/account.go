@@ -60,8 +60,10 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	lifted := func() { l.wake(n) }
 	n.byEWS = &way{account: n, source: a.Source, calls: &health{
 		log: n.log, mailboxes: func() int { return e.seats.taken(n) }, lifted: lifted,
-		held: func(f *fault.Error, mailboxes, times int) { e.exodus.blocked(n, f, mailboxes, times) },
 	}}
+	if e.exodus != nil {
+		n.byEWS.calls.held = func(f *fault.Error, mailboxes, times int) { e.exodus.blocked(n, f, mailboxes, times) }
+	}
 	n.finding = &health{log: n.log.With(zap.String("of", "look-ups by Autodiscover")), mailboxes: l.following, lifted: lifted}
 	byPush := func() kind {
 		return posts{callbacks.NewKeeper(callbacks.Options{

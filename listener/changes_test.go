@@ -204,7 +204,7 @@ func (g graphSource) List(ctx context.Context, at mail.Location, p inbox.Part) (
 func (s *scene) by(want mail.Source, mailboxes ...string) {
 	s.t.Helper()
 	for _, m := range mailboxes {
-		if got := source(s.wantState(subscriptions.Listening, m).Location); got != want {
+		if got := s.wantState(subscriptions.Listening, m).Location.ReadBy(); got != want {
 			s.t.Errorf("%s is read by %s; want %s", m, got, want)
 		}
 	}
@@ -453,8 +453,8 @@ func TestATenantThatRefusesEWSAndGraphKeepsItsMailboxesWhereTheyWere(t *testing.
 		s.pass(10 * time.Minute)
 		m := c.arrive(address(2))
 		for i := range 5 {
-			if at := s.status(address(i)).Location; source(at) != mail.EWS {
-				t.Errorf("%s is read by %s", address(i), source(at))
+			if at := s.status(address(i)).Location; at.ReadBy() != mail.EWS {
+				t.Errorf("%s is read by %s", address(i), at.ReadBy())
 			}
 		}
 		c.exchange.set(func() { c.exchange.fails = nil }) // the administrator has switched it on again

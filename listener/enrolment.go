@@ -46,23 +46,22 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only su
 // knows yet whose clock counts.
 func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition, entries []*entry) (subscriptions.Enrolled, error) {
 	at := subscriptions.Beginning{Now: time.Now()}
-	if home := l.home(e.Mailbox); home != nil {
-		at.Since = home.enrolment(at.Now)
+	if known := l.entryOf(e.Mailbox); known != nil {
+		at.Since = known.enrolment(at.Now)
 	} else if len(entries) == 1 {
 		at.Since = entries[0].enrolment(at.Now)
 	}
 	if l.o.Book.Mailbox(e.Mailbox) == nil {
-		at.Location, at.Account = l.place(e)
+		at.Location, at.Account = l.locationOf(e)
 	}
 	return l.o.Book.EnrolIf(ctx, e, only, at)
 }
 
-// place is where a mailbox that is new lives and the account that would listen to it, where nobody has to be asked: that is written with
+// locationOf is where a mailbox that is new lives and the account that would listen to it, where nobody has to be asked: that is written with
 // the enrolment, and not once more by the look-up. Who takes the last place meanwhile has the look-up find another. Where mailboxes may go
 // over to Graph, it is decided by the look-up alone: all others may go meanwhile.
-func (l *Listener) place(e subscriptions.Enrolment) (mail.Location, string) {
-	s := search{covering: l.covering(e.Mailbox), addresses: []string{e.Mailbox}, newcomer: true}
-	s.entries = pin(s.covering, e.Exchange)
+func (l *Listener) locationOf(e subscriptions.Enrolment) (mail.Location, string) {
+	s := l.searchNew(e.Mailbox, e.Exchange)
 	found, ok := s.settled()
 	if !ok || found.err != nil || found.entry.hasGraph() {
 		return mail.Location{}, ""
@@ -74,8 +73,8 @@ func (l *Listener) place(e subscriptions.Enrolment) (mail.Location, string) {
 	return found.at, a.Name
 }
 
-// home is the entry that has the mailbox with this address; nil while none is known to.
-func (l *Listener) home(address string) *entry {
+// entryOf is the entry that has the mailbox with this address; nil while none is known to.
+func (l *Listener) entryOf(address string) *entry {
 	m := l.mailbox(l.o.Book.Mailbox(address))
 	if m == nil {
 		return nil

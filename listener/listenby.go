@@ -155,19 +155,11 @@ func (m *mailbox) listenBy(ctx context.Context, listenBy string) (turned bool, e
 	switch {
 	case k == nil:
 		m.seek()
-	case source(*k.at) != k.way.account.entry.source(listenBy):
+	case k.at.ReadBy() != k.way.account.entry.source(listenBy):
 		m.relocate(k)
 		return true, nil
 	}
 	return false, nil
-}
-
-// source is by what a mailbox is read at a location.
-func source(at mail.Location) mail.Source {
-	if at.Source == mail.Graph {
-		return mail.Graph
-	}
-	return mail.EWS
 }
 
 // exodus is that of an entry from EWS, when the tenant has switched it off.
@@ -184,7 +176,7 @@ type exodus struct {
 // blocked takes in that EWS does not let an account in, by the word of so many mailboxes, for the nth time in a row. Where that is the
 // tenant's switch the mailboxes of the account go over to Graph, unless that does not let us in either. It is asked each time.
 func (x *exodus) blocked(a *account, f *fault.Error, mailboxes, times int) {
-	if x == nil || !SwitchedOff(f) || mailboxes < witnesses && times < switchedAgain {
+	if !SwitchedOff(f) || mailboxes < witnesses && times < switchedAgain {
 		return
 	}
 	x.mu.Lock()

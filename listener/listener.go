@@ -2,17 +2,25 @@
 // an account there, has that account listen for new mail, and has the inbox read the mailbox through a link. What is not listened to says
 // why, and when that is tried again.
 //
-//	mailbox.go    one followed mailbox: where it is looked for, and what it has there
-//	lookup.go     where a mailbox lives: which entries are asked, and what they say
-//	lookups.go    who looks up, within a bound
-//	placement.go  room at the accounts of an entry, and who waits for some
-//	account.go    a listener account at work
-//	health.go     whether a refusal is a mailbox's or its account's, and who may try that again
-//	link.go       how the inbox reads a mailbox at its location, and what its errors say about that
-//	listening.go  the seam to the kinds of listening, each a folder of its own: packages streaming, callbacks and changes
-//	fallback.go   from streaming to push, where there is no streaming
-//	enrolment.go  devices come and go
-//	status.go     what is asked about all this
+// A mailbox is followed while it has a device. A look-up (mailbox.lookUp, one at a time) searches the entries that cover its address for where
+// it lives, takes a seat at an account there, and then has the inbox read it through its link and a kind of listening listen to it as a
+// member. The kind marks it through a sink. An error stays with whom it concerns: the mailbox's quest for its location, the inbox's turn, the
+// membership, or the health of the account. One that says that the mailbox may live elsewhere (link.doubt) leads to the next look-up.
+//
+//	mailbox.go     one followed mailbox: where it is looked for, and what it has there
+//	lookup.go      where a mailbox lives: which entries are asked, and what they say
+//	lookups.go     who looks up, within a bound; newcomers.go: those that were just enrolled
+//	entry.go       an exchange entry at work
+//	placement.go   room at the accounts of an entry, and who waits for some
+//	account.go     a listener account at work
+//	health.go      whether a refusal is a mailbox's or its account's, and who may try that again
+//	link.go        how the inbox reads a mailbox at its location, and what its errors say about that; told.go: what need not be read
+//	source.go      what an account reads with; ews.go, graph.go: the two there are
+//	listening.go   the seam to the kinds of listening, each a folder of its own: packages streaming, callbacks and changes
+//	fallback.go    from streaming to push, where there is no streaming
+//	listenby.go    from EWS to Microsoft Graph, and back
+//	enrolment.go   devices come and go
+//	status.go      what is asked about all this
 //
 // Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for three: Listener.mu
 // is held while a mailbox is opened in the inbox and gets its seat back, mailbox.mu while that of its link is taken, and either.mu while a

@@ -68,6 +68,12 @@ type answered struct {
 	outOfScope bool         // it is on a server whose mailboxes the entry is not to listen to
 }
 
+// searchNew returns the search for a mailbox that the book does not know, at all entries that cover it or the one that it is pinned to.
+func (l *Listener) searchNew(address, exchange string) search {
+	covering := l.covering(address)
+	return search{covering: covering, entries: pin(covering, exchange), addresses: []string{address}, newcomer: true}
+}
+
 // search returns the search for a mailbox of the book. It is covered by the entries of all the addresses that its devices were enrolled
 // with; the first device that is pinned pins it.
 func (l *Listener) search(box *subscriptions.Mailbox) search {
@@ -111,10 +117,10 @@ func (s *search) asks() bool {
 	})
 }
 
-// home is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
-func (s *search) home() *entry {
+// lastEntry is the entry where the mailbox was found last, where nothing was said against that; nil: there is none.
+func (s *search) lastEntry() *entry {
 	for _, e := range s.entries {
-		if e.Name != s.known.Entry || s.known.Found.IsZero() || source(s.known) != s.by(e) {
+		if e.Name != s.known.Entry || s.known.Found.IsZero() || s.known.ReadBy() != s.by(e) {
 			continue
 		}
 		if (s.known.Source == mail.Graph || e.URL == "" || e.URL == s.known.URL) && e.serves(s.known.Server) && s.counts(e, s.known.Primary) {
@@ -141,13 +147,13 @@ func (s *search) settled() (answered, bool) {
 	if e := s.entries[0]; !s.asks() {
 		return answered{entry: e, at: mail.Location{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}}, true
 	}
-	if home := s.home(); home != nil && s.fresh() {
-		return answered{entry: home, at: s.known}, true
+	if last := s.lastEntry(); last != nil && s.fresh() {
+		return answered{entry: last, at: s.known}, true
 	}
 	return answered{}, false
 }
 
-// fresh reports whether the mailbox was found not long ago. A time to come is nobody's who has looked.
+// fresh reports whether the mailbox was found not long ago. A time in the future was written by a clock that was ahead, and does not count.
 func (s *search) fresh() bool {
 	age := time.Since(s.known.Found)
 	return 0 <= age && age < locationAge
@@ -170,8 +176,8 @@ func (s *search) run(ctx context.Context) answered {
 			return a
 		}
 		a.entry = e
-		if home := s.home(); !a.err.Elsewhere && home != nil { // nobody can say better
-			return answered{entry: home, at: s.known}
+		if last := s.lastEntry(); !a.err.Elsewhere && last != nil { // nobody can say better
+			return answered{entry: last, at: s.known}
 		}
 		if len(s.entries) > 1 {
 			told := *a.err
@@ -295,19 +301,19 @@ type Route struct {
 // Locate says what a look-up of a mailbox would say now. It asks anew and changes nothing. exchange pins the entry; empty: as the devices
 // of the mailbox are enrolled, or none. Its error is a *fault.Error; with the code no_capacity the Route says where there is no room.
 func (l *Listener) Locate(ctx context.Context, address, exchange string) (Route, error) {
-	s := search{covering: l.covering(address), addresses: []string{address}, anyway: true, newcomer: true}
-	s.entries = s.covering
+	s := l.searchNew(address, exchange)
 	var own *link
 	if box := l.o.Book.Mailbox(address); box != nil {
 		s = l.search(box)
-		s.known, s.anyway = mail.Location{}, true
+		s.known = mail.Location{}
+		if exchange != "" {
+			s.entries = pin(s.covering, exchange)
+		}
 		if m := l.mailbox(box); m != nil {
 			own = m.linked()
 		}
 	}
-	if exchange != "" {
-		s.entries = pin(s.covering, exchange)
-	}
+	s.anyway = true
 	found := s.run(ctx)
 	if found.err != nil {
 		return Route{}, found.err

@@ -45,9 +45,9 @@ type mailbox struct {
 
 	entry   *entry     // where it has a seat or waits for one; nil: nowhere
 	account *account   // of its seat; nil: it waits for one
-	link    *link      // nil: its location is not known
+	link    *link      // how the inbox reads it; nil: its location is not known
+	host    *way       // where it was to be listened to last; nil: nowhere yet
 	member  membership // at host, whether it has joined or not
-	host    *way
 }
 
 // quest is what is known of a mailbox that is looked for.
@@ -365,7 +365,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 				d.Subscription, d.Graph = "", nil
 			}
 			d.At, d.Account = there, a.Name
-			if source(at) == mail.Graph && a.entry.ListenBy != ByGraph { // it has followed the others, and stays there
+			if at.ReadBy() == mail.Graph && a.entry.ListenBy != ByGraph { // it has followed the others, and stays there
 				d.ListenBy = ByGraph
 			}
 		})

@@ -92,7 +92,7 @@ func TestAMailboxIsAtHomeWhereItWasFoundLastUnlessTheConfigurationSaysOtherwise(
 		"by Autodiscover, by no such one": {auto, known(func(at *mail.Location) { at.Primary = partnersUser }), false},
 	} {
 		s := search{entries: []*entry{cloud, c.entry}, known: c.known}
-		if got := s.home(); (got == c.entry) != c.want || got == cloud {
+		if got := s.lastEntry(); (got == c.entry) != c.want || got == cloud {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

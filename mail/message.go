@@ -2,6 +2,7 @@
 package mail
 
 import (
+	"cmp"
 	"time"
 	"unique"
 )
@@ -57,6 +58,9 @@ func (l Location) Shared() Location {
 	}
 	return l
 }
+
+// ReadBy is by what a mailbox is read there.
+func (l Location) ReadBy() Source { return cmp.Or(l.Source, EWS) }
 
 // Source is the interface by which a message was read; its item id is valid there.
 type Source string

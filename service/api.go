@@ -200,7 +200,7 @@ func sourceOf(at mail.Location) string {
 	if at == (mail.Location{}) {
 		return ""
 	}
-	return string(cmp.Or(at.Source, mail.EWS))
+	return string(at.ReadBy())
 }
 
 func (d *backend) Count() map[subscriptions.State]int { return d.listener.Count() }
