@@ -696,6 +696,71 @@ func TestOneMailboxThatIsRefusedHoldsNobodyElse(t *testing.T) {
 	})
 }
 
+// Mailboxes that are out of the app's scope stay so, and what they meet is theirs: nobody else waits for it, and nothing is said of all.
+func TestMailboxesThatStayRefusedHoldNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.WarnLevel)
+		s := newServer()
+		s.refuse = func(op, mailbox string) error {
+			if op == "POST" && strings.HasPrefix(mailbox, "out") {
+				return &fault.Error{Op: "POST subscriptions", Code: graph.CodeDenied, Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Untold: true, Unsupported: true}
+			}
+			return nil
+		}
+		a := newAccount(t, s)
+		a.Keeper.o.Log = zap.New(core)
+		for i := range 2 * witnesses {
+			a.join(fmt.Sprintf("out%d@contoso.example", i), address(i))
+		}
+		pass(time.Minute)
+		posts := s.count("POST")
+		for hour := range 100 {
+			pass(time.Hour + time.Duration(hour)*time.Second)
+			m := a.join(address(1000 + hour))[0]
+			pass(time.Second)
+			if !m.listens() {
+				t.Fatalf("after %d hours a mailbox that comes is not listened to: %s", hour+1, m.failing())
+			}
+		}
+		if n := s.count("POST") - posts; n > 2*witnesses*103+100 {
+			t.Errorf("%d tries in a hundred hours", n)
+		}
+		if n := logs.FilterMessageSnippet("cannot be made; the mailboxes are polled").Len(); n > 0 {
+			t.Errorf("it was said of all %d times", n)
+		}
+	})
+}
+
+// Graph answers 504 where the server of one mailbox does not answer.
+func TestOneMailboxWhoseServerIsAwayHoldsNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.refuse = func(op, mailbox string) error {
+			if op == "POST" && mailbox == alice {
+				return &fault.Error{Op: "POST subscriptions", Code: "HTTP 504", Scope: fault.Server, Remedy: fault.Wait, After: 5 * time.Second}
+			}
+			return nil
+		}
+		a := newAccount(t, s)
+		a.join(alice)
+		for i := range 400 {
+			a.join(address(i))
+		}
+		pass(15 * time.Second)
+		for _, m := range a.boxes[1:] {
+			if !m.listens() {
+				t.Fatalf("%s is not listened to: %s", m.address, m.failing())
+			}
+		}
+		pass(10 * time.Minute)
+		m := a.join(bob)[0]
+		pass(time.Second)
+		if !m.listens() {
+			t.Errorf("a mailbox that comes is not listened to: %s", m.failing())
+		}
+	})
+}
+
 func TestCallbacksThatDoNotComeHaveMailboxesPolledUntilTheyDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

@@ -82,6 +82,9 @@ func (k *Keeper) Retry() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.hold = hold{}
+	for m := range k.agenda.All() {
+		m.denied = false
+	}
 	k.release()
 }
 

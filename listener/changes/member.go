@@ -47,6 +47,7 @@ type Member struct {
 	until   time.Time      // then the parked one is removed
 	writing bool           // a write for it waits or is under way
 	refusal refusal.Refusal
+	denied  bool // it was denied the right that others are granted, and so it is the only one that this concerns
 
 	since   time.Time    // when notifications began to reach us, without a break since then; zero: they do not
 	doubted bool         // the subscription is to be replaced
@@ -92,7 +93,7 @@ func (m *Member) Join(at *mail.Location) {
 		return
 	}
 	if m.at != nil && (at.URL != m.at.URL || at.Primary != m.at.Primary) {
-		m.refusal = refusal.Refusal{}
+		m.refusal, m.denied = refusal.Refusal{}, false
 	}
 	m.at, m.in = at, true
 	m.joined++

@@ -196,7 +196,7 @@ func (k *Keeper) subscribed(a *attempt, got graph.Subscribed) bool {
 	s.id, s.renewed = got.ID, now
 	s.expire(now, got.Expires)
 	m.drop(m.now, m.now != nil && m.now.id != got.ID)
-	m.now, m.asking, m.writing, m.refusal, m.doubted = s, nil, false, refusal.Refusal{}, false
+	m.now, m.asking, m.writing, m.refusal, m.doubted, m.denied = s, nil, false, refusal.Refusal{}, false, false
 	k.current[got.ID] = m
 	m.listBy = time.Time{}
 	if m.fault == nil { // else nothing was told by the last ones: it counts once this one tells something

@@ -111,7 +111,7 @@ func (k *Keeper) hire(now time.Time) {
 func (k *Keeper) volunteer() {
 	var first *Member
 	for m := range k.agenda.All() {
-		if kind, next := m.wants(); kind == creation && !m.writing && m.in && m.refusal.Fault() != nil && common(m.refusal.Fault()) &&
+		if kind, next := m.wants(); kind == creation && !m.writing && m.in && !m.denied && m.refusal.Fault() != nil && common(m.refusal.Fault()) &&
 			(first == nil || next.Before(first.refusal.Next())) {
 			first = m
 		}
@@ -162,15 +162,40 @@ func common(f *fault.Error) bool {
 	return f.Scope >= fault.Account || f.Unproven || f.Code == graph.CodeHandshake || f.Code == graph.CodeDenied
 }
 
-// release has those tried again that were refused what all were. It is called with mu held.
+// release has those tried again that were refused what all were, but for those that are denied what others are granted. It is called with
+// mu held.
 func (k *Keeper) release() {
 	for m := range k.agenda.All() {
-		if f := m.refusal.Fault(); f != nil && common(f) {
+		if f := m.refusal.Fault(); f != nil && common(f) && !m.denied {
 			m.refusal.TryAt(time.Time{})
 			m.plan()
 		}
 	}
 	k.changed()
+}
+
+// disown takes the right that mailboxes are denied for their own, as another was granted it: nobody waits for them any more. It is called
+// with mu held.
+func (k *Keeper) disown() {
+	for m := range k.agenda.All() {
+		if f := m.refusal.Fault(); f != nil && f.Code == graph.CodeDenied {
+			m.denied = true
+		}
+	}
+}
+
+// enough is how many mailboxes have to be refused until that is taken for what all would be. It is called with mu held.
+func (k *Keeper) enough() int {
+	n := 0
+	for m := range k.agenda.All() {
+		if m.in && !m.denied {
+			n++
+		}
+		if n == witnesses {
+			break
+		}
+	}
+	return max(n, 1)
 }
 
 // ended takes in how a write for a member ended: all wait where what refuses one would refuse all.
@@ -182,9 +207,12 @@ func (k *Keeper) ended(m *Member, f *fault.Error) {
 		if k.hold.fault != nil {
 			k.release()
 		}
+		if len(k.hold.refused) > 0 {
+			k.disown()
+		}
 		k.hold = hold{}
 		return
-	case !common(f):
+	case !common(f) || m.denied && f.Code == graph.CodeDenied:
 		return
 	}
 	if k.hold.refused == nil {
@@ -193,7 +221,7 @@ func (k *Keeper) ended(m *Member, f *fault.Error) {
 	if len(k.hold.refused) < witnesses {
 		k.hold.refused[m] = struct{}{}
 	}
-	if f.Scope < fault.Account && len(k.hold.refused) < min(witnesses, max(1, k.members)) {
+	if f.Scope != fault.Account && len(k.hold.refused) < k.enough() { // of an account somebody else has found that out
 		return
 	}
 	now := time.Now()
