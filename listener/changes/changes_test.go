@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,6 +169,38 @@ func TestAMailboxThatLeavesAndComesBackKeepsItsSubscription(t *testing.T) {
 			t.Errorf("told of %v, %d subscriptions", m.told(), len(s.alive()))
 		}
 	})
+}
+
+// A mailbox leaves and comes back while its first subscription is being made: the call of before ends last, and takes nothing from the next.
+func TestAMailboxThatComesBackWhileItIsSubscribedIsToldOfItsMail(t *testing.T) {
+	for name, first := range map[string]error{"it was made": nil, "it was refused": fmt.Errorf("refused")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer()
+				var made atomic.Bool
+				s.refuse = func(op, _ string) error {
+					if op == "POST" && made.CompareAndSwap(false, true) {
+						<-time.After(20 * time.Second)
+						return first
+					}
+					return nil
+				}
+				m := newAccount(t, s).join(alice)[0]
+				pass(time.Second)
+				m.Leave()
+				m.Join(here(alice))
+				pass(time.Minute)
+				if !m.listens() || len(s.alive()) != 1 {
+					t.Fatalf("listens %v, there are %v", m.listens(), s.alive())
+				}
+				s.post(s.of(t, alice).mail("AAMk1"))
+				synctest.Wait()
+				if len(m.told()) != 1 {
+					t.Error("a subscription that was made tells nothing")
+				}
+			})
+		})
+	}
 }
 
 func TestASubscriptionEndsWhereItsMailboxDoesNotComeBack(t *testing.T) {
@@ -847,6 +880,22 @@ func TestWhatCannotBeWrittenDownIsNotLeftAtGraph(t *testing.T) {
 		pass(time.Minute)
 		if alive := s.alive(); len(alive) != 1 || alive[0].id != m.box.Record().Graph.ID || !m.listens() {
 			t.Errorf("there are %v, the record has %+v", alive, m.box.Record().Graph)
+		}
+	})
+}
+
+func TestWhileNothingCanBeWrittenDownTheClientStatesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAccount(t, newServer())
+		a.join(alice, bob)
+		a.store.Fail(context.DeadlineExceeded)
+		pass(6 * time.Hour)
+		r := a.o.Receiver
+		r.mu.Lock()
+		n := len(r.members)
+		r.mu.Unlock()
+		if n > 2 {
+			t.Errorf("%d client states are known of two mailboxes", n)
 		}
 	})
 }

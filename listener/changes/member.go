@@ -189,13 +189,24 @@ func (m *Member) drop(s *subscription, remove bool) {
 		return
 	}
 	k := m.keeper
-	k.o.Receiver.forget(s.state)
+	m.forget(s)
 	if k.current[s.id] == m {
 		delete(k.current, s.id)
 	}
 	if remove && s.id != "" {
 		k.add(removal, write{at: m.at, id: s.id, member: m})
 	}
+}
+
+// forget has nothing told any more with the client state of a subscription, unless another one of the mailbox has it too: what was asked with
+// a nonce is asked with it again. It is called with mu held.
+func (m *Member) forget(s *subscription) {
+	for _, other := range []*subscription{m.now, m.asking} {
+		if other != nil && other != s && other.state == s.state {
+			return
+		}
+	}
+	m.keeper.o.Receiver.forget(s.state)
 }
 
 // act does what is due, and says whether the mailbox is to be listed. It is called with mu held.

@@ -187,7 +187,7 @@ func (k *Keeper) subscribed(a *attempt, got graph.Subscribed) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !m.in || m.joined != a.joined { // it left meanwhile
-		k.o.Receiver.forget(a.made.state)
+		m.forget(a.made)
 		k.add(removal, write{at: a.at, id: got.ID, member: m})
 		return false
 	}
@@ -219,8 +219,8 @@ func (k *Keeper) discard(a *attempt, id string) {
 func (k *Keeper) refused(a *attempt, err error) {
 	m, f := a.member, fault.Of(err)
 	k.mu.Lock()
+	m.forget(a.made)
 	if k.ctx.Err() != nil || !m.in || m.joined != a.joined || errors.Is(err, subscriptions.ErrNoMailbox) { // it left, or all ends
-		k.o.Receiver.forget(a.made.state)
 		k.mu.Unlock()
 		return
 	}
