@@ -39,8 +39,8 @@ type access struct {
 
 	mu       sync.Mutex
 	open     int             // connections
-	last     error           // why the last connection was not had; nil: it was
-	failure  context.Context // ends when the next one is not had, with the error as its cause
+	last     error           // why the last dial failed, or what ended the last connection; nil: one was made since
+	failure  context.Context // ends when it is known that there is no connection, with the error as its cause; then there is another
 	tellFail context.CancelCauseFunc
 }
 
@@ -116,7 +116,7 @@ func (a *access) disconnected(why string, said outcome.Reason, answered bool) {
 	a.mu.Unlock()
 	switch {
 	case isRefused:
-		a.gateway.close(response{access: a, reason: said})
+		a.gateway.credentialRefused(response{access: a, reason: said})
 	case !answered && a.serves():
 		a.gateway.cutOff(a.credential, end)
 	}
@@ -124,22 +124,22 @@ func (a *access) disconnected(why string, said outcome.Reason, answered bool) {
 
 func (a *access) http2Error(kind string) { a.gateway.metrics.http2Errors.WithLabelValues(kind).Inc() }
 
-// failLocked ends the questions of those who wait for a connection that is not to be had.
+// failLocked ends the questions of those who wait for a connection, for there will be none soon.
 func (a *access) failLocked(err error) {
 	a.last = err
 	a.tellFail(err)
 	a.failure, a.tellFail = context.WithCancelCause(context.Background())
 }
 
-// nextFailure is a context that ends when a connection is not had, with the error as its cause, and why the last one was not.
+// nextFailure is a context that ends when there is no connection, with the error as its cause, and why the last one failed.
 func (a *access) nextFailure() (context.Context, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.failure, a.last
 }
 
-// ask sends a notification once, for somebody who waits for the answer: not for long, and no longer than until a connection is
-// known not to be had. It moves nothing but the counters.
+// ask sends a notification once, for somebody who waits for the answer: not for long, and no longer than until it is known that there is
+// no connection. It moves nothing but the counters.
 func (a *access) ask(ctx context.Context, n *request) response {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

@@ -130,7 +130,7 @@ func (c *connection) replace(why string) {
 	}
 }
 
-// replacedIn is how long it serves yet where it is to be replaced; 0: it is not, or it is time.
+// replacedIn is how long it still serves until it is replaced; 0: it is not to be, or it is time.
 func (c *connection) replacedIn() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -70,7 +70,7 @@ type gateway struct {
 	under       int            // notifications under way
 	failing     time.Time      // since when nothing was answered, while something was tried; zero: it answers
 	last        *fault.Error   // what came back last that was no answer of an APNs that works; nil: nothing
-	unreachable bool           // there is no connection, and the last one was not had or answered nothing
+	unreachable bool           // there is no connection: the last dial failed, or its connection ended before it answered anything
 	shut        outcome.Reason // why nothing is let in, TopicAway or Credentials; empty: open
 	recovered   chan struct{}  // closed when it answers again
 	toldForeign time.Time      // when the log was last told of an answer that was not of APNs
@@ -106,6 +106,13 @@ func (g *gateway) failed(r response) {
 	}
 }
 
+// cameBackLocked notes what came back instead of an answer that shows that APNs does its work.
+func (g *gateway) cameBackLocked(err error) {
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		g.last = f
+	}
+}
+
 // giveUp is for a notification that was held for as long as one may be: nothing else is let in to be held as long.
 func (g *gateway) giveUp() (shut outcome.Reason) {
 	g.mu.Lock()
@@ -138,9 +145,9 @@ func (g *gateway) inItsPlace(r response) {
 	}
 }
 
-// close shuts the gateway because its credential was refused. It reports whether it did: what was refused may have been replaced
-// meanwhile.
-func (g *gateway) close(refused response) bool {
+// credentialRefused shuts the gateway because its credential was refused. It reports whether it did: what was refused may have been
+// replaced meanwhile.
+func (g *gateway) credentialRefused(refused response) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !refused.access.serves() {
@@ -261,7 +268,7 @@ func (g *gateway) probe(ctx context.Context) {
 			g.worked()
 			return
 		case does == hold:
-			g.close(r)
+			g.credentialRefused(r)
 		case does == renew:
 			r.access.credential.renew(r.bearer)
 		case does == keepToken:

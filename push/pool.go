@@ -42,7 +42,7 @@ const (
 	maxUnprocessed = 64
 )
 
-// redial is the pause before a dial after a connection that was not had, or answered nothing.
+// redial is the pause before a dial after one that failed, or a connection that answered nothing.
 var redial = backoff.Policy{First: time.Second, Max: time.Minute}
 
 var (
@@ -53,7 +53,8 @@ var (
 // CodeHTTP2 is the fault.Error.Code of a server that does not speak HTTP/2, which Apple's does.
 const CodeHTTP2 = "no HTTP/2"
 
-var errNoHTTP2 = &fault.Error{Op: "connect to APNs", Code: CodeHTTP2, Scope: fault.Server, Remedy: fault.Fix, Text: "the server does not speak HTTP/2: something between here and APNs ends TLS",
+var errNoHTTP2 = &fault.Error{Op: "connect to APNs", Code: CodeHTTP2, Scope: fault.Server, Remedy: fault.Fix,
+	Text:     "the server does not speak HTTP/2: something between here and APNs ends TLS",
 	Evidence: fault.Evidence{Peer: fault.APNs, Detail: fault.Intercepted}}
 
 // pool is all connections to one host, and what waits for them.
@@ -85,9 +86,6 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 	t := out.Transport()
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
-	if certificate != nil {
-		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
-	}
 	seen := t.TLSClientConfig.VerifyConnection
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
 		if s.NegotiatedProtocol != "h2" {
@@ -102,8 +100,7 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 	if u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), "443")
 	}
-	return &pool{scheme: u.Scheme, host: host, authority: u.Host, transport: t, closing: closing,
-		wanted: make(chan struct{}, 1), left: make(chan struct{})}
+	return (&pool{scheme: u.Scheme, host: host, authority: u.Host, transport: t, closing: closing}).with(certificate)
 }
 
 // with makes a pool that connects in the same way with another client certificate; nil: none.
@@ -123,7 +120,7 @@ func (p *pool) line(ctx, life context.Context) {
 	var connections sync.WaitGroup
 	defer connections.Wait()
 	var dialled time.Time
-	failures := 0 // connections in a row that were not had, or answered nothing
+	failures := 0 // dials in a row that failed, or whose connection answered nothing
 	for {
 		if failures == 0 && (!p.isWanted(ctx) || !pause.For(ctx, redialSpacing-time.Since(dialled))) {
 			return

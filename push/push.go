@@ -7,9 +7,9 @@
 //   - answers.go: what each answer asks for; the one table.
 //   - gateway.go: an APNs host with a credential, and whether anything can be sent through it; topics.go: which topic has which.
 //   - throttle.go, quarantine.go, guard.go: the phones that have to wait, that APNs accepts nowhere, and that are not to be removed.
-//   - standing.go: what is asked about topics and phones.
+//   - standing.go, refusals.go: what is asked about topics and phones.
 //   - attempt.go, response.go: one request, and what it came to.
-//   - pool.go, post.go, connection.go: the connections, and what waits for them; goaway.go: how they begin and end. Package h2 is HTTP/2.
+//   - pool.go, post.go, connection.go: the connections, and what waits for them; dial.go: how they are made. Package h2 is HTTP/2.
 //   - credential.go, access.go: the provider token or the certificate; how a new one takes over.
 //   - trial.go: one notification, or none, to see whether APNs lets us in.
 package push

@@ -37,10 +37,7 @@ func newQuarantine() quarantine {
 
 // holds reports whether APNs is not to be asked about the phone of a notification.
 func (q *quarantine) holds(n *subscriptions.Notification) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	e := q.phones[n.Phone]
-	return time.Now().Before(e.until) && !n.Enrolled.After(e.enrolled)
+	return !q.until(n.Phone, n.Enrolled).IsZero()
 }
 
 // until is when APNs is asked about a phone again; zero: it may be asked now.

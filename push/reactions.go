@@ -38,7 +38,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 	case slowDown:
 		return d.notBefore(outcome.Throttled, d.sender.throttle.slowDown(d.notification.Phone, r.retryAfter)), true
 	case hold:
-		if d.gateway.close(r) {
+		if d.gateway.credentialRefused(r) {
 			return d.notBefore(outcome.Credentials, time.Time{}), true
 		}
 	case shrink:

@@ -22,7 +22,7 @@ type response struct {
 	foreign    bool           // the answer is not in Apple's form: something between here and APNs answered in its place
 	gone       time.Time      // of a 410: when APNs last found the token to be gone
 	retryAfter time.Duration
-	replacedIn time.Duration // its connection is to be replaced, then; 0: it is not, or at once
+	replacedIn time.Duration // until its connection is replaced; 0: it is not to be, or it is time
 	err        error         // why no answer came
 
 	access  *access // that the request went by
@@ -87,4 +87,23 @@ func (r response) refusal() error {
 		return nil
 	}
 	return r.fault()
+}
+
+// goneAway is a request that was not answered, because APNs ended the connection and said why: in the debug data of its GOAWAY frame.
+type goneAway struct {
+	reason outcome.Reason
+	err    error // of h2; nil: there was no request
+}
+
+func (e *goneAway) Error() string { return "APNs ended the connection: " + string(e.reason) }
+func (e *goneAway) Unwrap() error { return e.err }
+
+// fault types it as an answer with this reason.
+func (e *goneAway) fault() *fault.Error {
+	code := string(e.reason)
+	if e.reason == outcome.Other {
+		code = "GOAWAY"
+	}
+	scope, remedy := ruleFor(0, e.reason).reaction.fault()
+	return &fault.Error{Op: "APNs", Code: code, Text: e.reason.Sentence(), Scope: scope, Remedy: remedy, Evidence: fault.Evidence{Peer: fault.APNs}}
 }

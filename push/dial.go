@@ -1,7 +1,6 @@
 package push
 
-// This file is how a connection to APNs is made, and what APNs says when it ends one: in the debug data of the GOAWAY frame, as
-// {"reason":"…"}.
+// This file is how a connection to APNs is made: by net/http, which knows the proxy and TLS, and hands it over before it says anything.
 
 import (
 	"context"
@@ -10,8 +9,6 @@ import (
 	"net"
 	"net/http"
 
-	"github.com/mailbell/mailbell/internal/fault"
-	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/proxy"
 )
 
@@ -50,22 +47,3 @@ func (o *opener) Reserve() error                                  { return errNo
 func (o *opener) Release()                                        {}
 func (o *opener) Available() int                                  { return 0 }
 func (o *opener) InFlight() int                                   { return 0 }
-
-// goneAway is a request that was not answered, because APNs ended the connection and said why.
-type goneAway struct {
-	reason outcome.Reason
-	err    error // of h2; nil: there was no request
-}
-
-func (e *goneAway) Error() string { return "APNs ended the connection: " + string(e.reason) }
-func (e *goneAway) Unwrap() error { return e.err }
-
-// fault types it as an answer with this reason.
-func (e *goneAway) fault() *fault.Error {
-	code := string(e.reason)
-	if e.reason == outcome.Other {
-		code = "GOAWAY"
-	}
-	scope, remedy := ruleFor(0, e.reason).reaction.fault()
-	return &fault.Error{Op: "APNs", Code: code, Text: e.reason.Sentence(), Scope: scope, Remedy: remedy, Evidence: fault.Evidence{Peer: fault.APNs}}
-}
