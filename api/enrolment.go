@@ -37,7 +37,10 @@ var environment = pattern.New(`^(production|sandbox)$`, "production or sandbox")
 var later = []string{"content", "badge", "sound", "time_zone", "quiet_hours", "vip", "ignore", "only_important", "summary", "public_key"}
 
 // readBody returns the body of a request, whose Content-Type must not be another one than JSON.
-func readBody(r *http.Request) ([]byte, error) {
+func readBody(r *http.Request) ([]byte, error) { return readAtMost(r, maxBody, errTooLarge) }
+
+// readAtMost is readBody for a body of so many bytes, and the error of a larger one.
+func readAtMost(r *http.Request, most int64, tooLarge error) ([]byte, error) {
 	if t := r.Header.Get("Content-Type"); t != "" {
 		kind, _, err := mime.ParseMediaType(t)
 		// curl -d sends the type of a form with any body.
@@ -47,14 +50,14 @@ func readBody(r *http.Request) ([]byte, error) {
 	}
 	var data []byte
 	var err error
-	if n := r.ContentLength; n >= 0 && n <= maxBody {
+	if n := r.ContentLength; n >= 0 && n <= most {
 		data = make([]byte, n)
 		_, err = io.ReadFull(r.Body, data)
 	} else {
-		data, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+		data, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, most))
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, errTooLarge
+		return nil, tooLarge
 	}
 	if err != nil {
 		return nil, errBroken

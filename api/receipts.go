@@ -87,13 +87,8 @@ func (a *API) receive(r *http.Request) (answer, error) {
 	return answer{status: http.StatusNoContent}, nil
 }
 
-func readSigned(r *http.Request) ([]byte, error) {
-	body, err := readBody(r)
-	if err == nil && len(body) > maxSigned {
-		return nil, errSignedLarge
-	}
-	return body, err
-}
+// readSigned reads the body of a phone's request. Anybody can send one, so no room is made for more than it may have.
+func readSigned(r *http.Request) ([]byte, error) { return readAtMost(r, maxSigned, errSignedLarge) }
 
 // readReceipts reads the body of a request with receipts.
 func readReceipts(body []byte) (device string, list []receipts.Shown, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -329,4 +330,30 @@ func FuzzSelfCheck(f *testing.F) {
 			t.Fatalf("passed: %q", device)
 		}
 	})
+}
+
+// counting counts what is read.
+type counting struct {
+	io.Reader
+	n int
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n += n
+	return n, err
+}
+
+func TestNoMoreOfAPhonesRequestIsReadThanItMayHave(t *testing.T) {
+	d := newBackend(t)
+	for _, target := range []string{"/v1/receipts", "/v1/self-check"} {
+		body := &counting{Reader: strings.NewReader(strings.Repeat(" ", maxBody))}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, body)
+		r.ContentLength = maxBody
+		w := httptest.NewRecorder()
+		d.handler.ServeHTTP(w, r)
+		if w.Code != http.StatusRequestEntityTooLarge || body.n > maxSigned+1 {
+			t.Errorf("%s: %d after %d bytes", target, w.Code, body.n)
+		}
+	}
 }
