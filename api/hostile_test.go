@@ -93,6 +93,60 @@ func TestWhatComesSlowlyIsGivenUpAndHoldsNobodyElse(t *testing.T) {
 	}
 }
 
+// given is a listener of connections that it is given.
+type given chan net.Conn
+
+func (g given) Accept() (net.Conn, error) {
+	c, open := <-g
+	if !open {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (g given) Close() error {
+	close(g)
+	return nil
+}
+
+func (given) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestAServerThatIsFullLeavesWhatIsOpenToMail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		l, served := make(given), make(chan error, 1)
+		go func() { served <- Serve(ctx, l, http.NotFoundHandler(), nil, zap.NewNop()) }()
+		var clients []net.Conn
+		for range maxConnections {
+			client, server := net.Pipe()
+			clients = append(clients, client)
+			l <- server
+		}
+		client, server := net.Pipe()
+		clients = append(clients, client)
+		taken := make(chan struct{})
+		go func() {
+			defer close(taken)
+			l <- server
+		}()
+		synctest.Wait()
+		select {
+		case <-taken:
+			t.Errorf("more than %d connections are open", maxConnections)
+		default:
+		}
+		_ = clients[0].Close()
+		<-taken
+		for _, c := range clients {
+			_ = c.Close()
+		}
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNoPathOfTheAPILeadsElsewhere(t *testing.T) {
 	d := newBackend(t)
 	for _, target := range []string{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
 )
 
 // The bounds of a connection. Requests and answers are small, and clients are near.
@@ -19,6 +20,10 @@ const (
 	writeTimeout  = 60 * time.Second // of reading and answering: changeTimeout, and a page of 1,000 over a slow line
 	idleTimeout   = 2 * time.Minute  // longer than the minute after which load balancers close theirs
 	maxHeader     = 16 << 10         // bytes: a token, and what proxies add
+
+	// maxConnections bounds those that are open at once, each with some 30 KiB and a file: far fewer than the 65,536 files that the process may have
+	// open (docs/mailbell.service), so that whoever opens ever more takes none from Exchange and APNs. Others wait in the socket.
+	maxConnections = 10_000
 
 	// stopTimeout is how long open requests may take after the stop: longer than changeTimeout, so that no write is cut off, and only a part
 	// of the 30 seconds of the whole process.
@@ -37,6 +42,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, l
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
 	}
+	l = netutil.LimitListener(l, maxConnections)
 	served := make(chan error, 1)
 	go func() {
 		if t != nil {
