@@ -147,6 +147,37 @@ func TestAServerThatIsFullLeavesWhatIsOpenToMail(t *testing.T) {
 	})
 }
 
+func TestAClientThatReadsNoAnswersWhileItImportsIsGivenUpAndTheLogSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newBackend(t)
+		ctx, stop := context.WithCancel(t.Context())
+		l, served := make(given), make(chan error, 1)
+		go func() { served <- Serve(ctx, l, d.handler, nil, zap.NewNop()) }()
+		client, server := net.Pipe()
+		l <- server
+		const all = 1 << 20
+		_, err := fmt.Fprintf(client, "POST /v1/devices:import HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n", enrolToken, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for err == nil && time.Since(began) < time.Hour {
+			_, err = io.WriteString(client, line("phone"))
+		}
+		if took := time.Since(began); err == nil || took > 2*readTimeout {
+			t.Errorf("after %s: %v", took, err)
+		}
+		_ = client.Close()
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if said := d.log.FilterMessage("an import has ended early").All(); len(said) != 1 || !strings.Contains(fmt.Sprint(said[0].ContextMap()["advice"]), "read the answers") {
+			t.Errorf("the log: %v", d.log.All())
+		}
+	})
+}
+
 func TestNoPathOfTheAPILeadsElsewhere(t *testing.T) {
 	d := newBackend(t)
 	for _, target := range []string{

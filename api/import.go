@@ -12,6 +12,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -123,6 +124,11 @@ func (a *API) importDevices(w http.ResponseWriter, r *http.Request, who caller) 
 	tasks.Go(func() { i.readAll(body) })
 	end, err := i.answerAll()
 	if err != nil { // the client is gone
+		advice := ""
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			advice = "Have the client read the answers while it sends the lines, or send fewer at once: what it does not read fills the connection."
+		}
+		a.Log.Warn("an import has ended early", zap.Int("line", end.Lines), zap.Error(err), zap.String("advice", advice))
 		i.giveUp(errBroken)
 		for range i.ahead { // what was read before
 		}
