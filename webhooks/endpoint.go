@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -224,6 +225,9 @@ func (e *endpoint) try(ctx context.Context, m message) (v verdict, asked time.Du
 	r.Header.Set("webhook-signature", sign(secrets, m.id, at, m.body))
 	a, err := e.client.Do(r)
 	if err != nil {
+		if of, ok := errors.AsType[*url.Error](err); ok {
+			err = of.Err // without the URL, whose path is all that some receivers ask for
+		}
 		return later, 0, proxy.Explain("POST to the webhook "+e.hook.Name, err)
 	}
 	defer a.Body.Close()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -534,4 +535,17 @@ func TestAnEventIsTriedOnceAndSignedAsOthersAre(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who knows the address of some receivers may send to them: it is as good as a secret.
+func TestNoErrorShowsTheAddressOfAReceiver(t *testing.T) {
+	for name, failure := range map[string]error{"refused": syscall.ECONNREFUSED, "late": context.DeadlineExceeded, "broken": io.ErrUnexpectedEOF} {
+		r := &receiver{answer: func(string) (int, http.Header, error) { return 0, nil, failure }}
+		h := hook(t, "mdm", r)
+		h.URL = "https://hooks.example/catch/s3cret"
+		err := Try(t.Context(), h, "mailbell", Event{Type: webhookconfig.Check, At: time.Now()})
+		if err == nil || strings.Contains(err.Error(), "s3cret") || !errors.Is(err, failure) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
