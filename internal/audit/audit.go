@@ -141,12 +141,20 @@ func (l *Log) Use(path string) {
 	l.path, l.file = path, nil
 	var err error
 	if path != "" {
-		l.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		l.file, err = open(path)
 	}
 	l.note(err)
 	if old != nil {
 		old.Close() // each write has said whether it is good
 	}
+}
+
+// open opens a file, and no pipe: that would wait for its reader, and so would every call.
+func open(path string) (*os.File, error) {
+	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
+		return nil, fmt.Errorf("%s is a named pipe: want a file", path)
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
 // Failure says why the events are not in their file, but in the log; nil: they are where they should be.

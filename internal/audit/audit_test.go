@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,6 +134,14 @@ func TestWhatTheFileDoesNotTakeIsInTheLogWhateverItsLevelIs(t *testing.T) {
 		if got := record(); got != inLog || l.Failure() == nil {
 			t.Errorf("on a full disk: %q, %v", got, l.Failure())
 		}
+	}
+	pipe := filepath.Join(folder, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.Use(pipe) // which nobody reads
+	if got := record(); got != inLog || l.Failure() == nil {
+		t.Errorf("a pipe: %q, %v", got, l.Failure())
 	}
 	l.Use(filepath.Join(folder, "audit.ndjson"))
 	if got := record(); got != "" || l.Failure() != nil {
