@@ -244,7 +244,7 @@ func TestAClientThatAsksFirstIsToldToSendItsLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first, err := http.ReadResponse(in, nil); err != nil || first.StatusCode != http.StatusContinue { //nolint:bodyclose // it has none
+	if first, err := http.ReadResponse(in, nil); err != nil || first.StatusCode != http.StatusContinue {
 		t.Errorf("the first answer: %v, %v", first, err)
 	}
 	if _, err := io.WriteString(c, lines); err != nil {
