@@ -107,7 +107,7 @@ func (p *Pages) startStream(w http.ResponseWriter) (*events, bool) {
 	case p.streams <- struct{}{}:
 	default:
 		w.Header().Set("Retry-After", "30")
-		w.WriteHeader(http.StatusServiceUnavailable)
+		http.Error(w, "Too many pages are open that are kept up to date. Close some, or try again.", http.StatusServiceUnavailable)
 		return nil, false
 	}
 	w.Header().Set("Content-Type", eventStream)

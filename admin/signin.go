@@ -67,7 +67,7 @@ func (p *Pages) post(h func(http.ResponseWriter, *http.Request, visitor)) http.H
 			}
 			http.Redirect(w, r, signInPath, http.StatusSeeOther)
 		case !s.wrote(r.PostForm.Get("csrf")):
-			p.fail(w, http.StatusForbidden, "This form is not of this session, so nothing was done. Open the page again.")
+			p.refuse(w, r, http.StatusForbidden, "This form is not of this session, so nothing was done. Open the page again.")
 		default:
 			h(w, r, v)
 		}

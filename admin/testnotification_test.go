@@ -3,6 +3,7 @@ package admin
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -99,4 +100,42 @@ func event(t *testing.T, lines *bufio.Scanner, name, text string) {
 		}
 	}
 	t.Fatalf("the stream ended before %s: %v", name, lines.Err())
+}
+
+// The script shows what it is answered, as words.
+func TestATestThatCannotBeToldAsItHappensIsRefusedInWords(t *testing.T) {
+	s := newSite(t)
+	s.enter(t, testToken)
+	send := func(csrf string) (*http.Response, string) {
+		form := url.Values{"device": {"bob-phone"}, "csrf": {csrf}}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.server.URL+"/admin/test-notifications", strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Accept", eventStream)
+		a, err := s.browser.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		text, err := io.ReadAll(a.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a, string(text)
+	}
+	if a, text := send("of another session"); a.StatusCode != http.StatusForbidden || strings.Contains(text, "<") || !strings.Contains(text, "Open the page again") {
+		t.Errorf("%d %s", a.StatusCode, text)
+	}
+	csrf := s.csrf(t)
+	for range maxStreams {
+		s.pages.streams <- struct{}{}
+	}
+	if a, text := send(csrf); a.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "Too many pages") || a.Header.Get("Retry-After") == "" {
+		t.Errorf("%d %q", a.StatusCode, text)
+	}
+	if len(s.tested) != 0 {
+		t.Errorf("tested %v", s.tested)
+	}
 }
