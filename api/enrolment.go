@@ -66,8 +66,9 @@ func readAtMost(r *http.Request, most int64, tooLarge error) ([]byte, error) {
 }
 
 // readObject reads the members of a JSON object (RFC 8259). Unlike encoding/json it refuses a name that occurs twice, and compares names
-// with case.
+// with case, and passes over a byte order mark, with which Windows begins files.
 func readObject(data []byte) (map[string]json.RawMessage, error) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	var fields map[string]json.RawMessage
 	err := json.Unmarshal(data, &fields)
 	_, isOther := errors.AsType[*json.UnmarshalTypeError](err)

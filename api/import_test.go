@@ -99,6 +99,15 @@ func TestAWrongLineOfAnImportIsRefusedAndNoOther(t *testing.T) {
 	}
 }
 
+// PowerShell writes files with a byte order mark, and ends of lines of its own.
+func TestAFileThatWindowsWroteIsImported(t *testing.T) {
+	d := newBackend(t)
+	if _, end := d.ndjson(t, "\ufeff"+strings.ReplaceAll(line("a")+line("b"), "\n", "\r\n")); end != (ImportEnd{Lines: 2, Created: 2}) {
+		t.Errorf("%+v", end)
+	}
+	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/c", "\ufeff"+enrolment), 201, "")
+}
+
 func TestTheLastLineOfADeviceCounts(t *testing.T) {
 	d := newBackend(t)
 	var body strings.Builder
