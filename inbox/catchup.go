@@ -138,12 +138,14 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	byKey := map[uint64]shown{}
 	for _, s := range list {
 		byKey[s.Key.Short()] = s
-		byKey[m.itemKey(s.item).Short()] = s
+		s.Key = m.itemKey(s.item) // under which it stands there where it could not be read
+		byKey[s.Key.Short()] = s
 	}
 	var devices []*owed
 	for _, b := range ready {
-		if device, ok := m.box.Device(b.Device); ok {
-			devices = append(devices, m.owed(id, device, r.Owed(&b, r.End), byKey, clock))
+		device, ok := m.box.Device(b.Device)
+		if now := r.BehindOf(b.Device); ok && now != nil { // an answer may have been entered since they were looked for
+			devices = append(devices, m.owed(id, device, r.Owed(now, r.End), byKey, clock))
 		}
 	}
 	for some := range slices.Chunk(freshOf(devices), batch) {

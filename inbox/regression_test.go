@@ -620,6 +620,64 @@ func TestAMailboxThatIsClosedAndOpenedAgainIsWorkedOffByOne(t *testing.T) {
 	})
 }
 
+// What could not be read when it was hinted stands in the log under the key of its item: the alert of a catch-up is entered under that too.
+func TestACatchUpSendsWhatCannotBeReadOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.apns.hold("a", outcome.Unanswered, time.Second)
+		m := s.source.come(alice, corrupt)
+		s.pass(9 * time.Minute)
+		later := s.source.come(alice)
+		s.pass(500 * time.Millisecond)
+		key := s.key("a", later).String()
+		tries := 0
+		s.apns.set(func() {
+			s.apns.answer = func(_ context.Context, n subscriptions.Notification) (a subscriptions.Answer) {
+				if n.CollapseID == key && tries < 3 {
+					tries++
+					a = unanswered()
+					a.Next = time.Now().Add(time.Second)
+				}
+				return a
+			}
+		})
+		s.pass(time.Minute)
+		s.accepted(1, "a", later)
+		if n := len(s.apns.pushes("a", s.book.Secret().ItemKey(s.record(alice).ID, m.id))); n != 1 {
+			t.Errorf("%d alerts of what cannot be read", n)
+		}
+		s.accepted(0, "a", m)
+		s.inStep(alice)
+	})
+}
+
+// An answer may be entered between the looks at who is behind and at what is in flight.
+func TestACatchUpSendsNothingThatWasAnsweredSinceItsDevicesWereLookedFor(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.apns.hold("a", outcome.Unanswered, time.Hour)
+		first, second := s.source.come(alice), s.source.come(alice)
+		s.pass(time.Minute)
+		m := s.mailbox(alice)
+		ready := m.behind()
+		s.apns.set(func() { s.apns.answer = nil })
+		err := m.box.Update(context.Background(), func(d *subscriptions.Draft) { d.Deal("a", s.key("a", first)) })
+		if err == nil {
+			err = m.catchUpOnce(context.Background(), m.link.Load(), ready)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.accepted(0, "a", first)
+		s.accepted(1, "a", second)
+		s.inStep(alice)
+	})
+}
+
 // once is a function that does something the first time, and nothing meanwhile.
 func once(first func()) func() {
 	var called atomic.Bool
