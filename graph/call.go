@@ -118,25 +118,31 @@ func (c *Client) turn(ctx context.Context, op operation) (a Answer, err error) {
 		return a, heldError(op, closed)
 	}
 	defer c.gates.leave(op.gate(), requests, nil)
-	if op.combines {
-		c.combiner.enter()
-		defer c.combiner.leave()
-		if err := c.o.Pace.Turn(ctx, op.purpose(), op.name); err != nil {
-			return a, err
-		}
-		if closed := c.gates.pass(op.gate(), false); closed.held > 0 {
-			return a, heldError(op, closed)
-		}
-		if ok, a, err := c.combine(ctx, op); ok {
-			return a, err
-		}
+	if !op.combines {
+		return c.alone(ctx, op)
 	}
+	c.combiner.enter()
+	defer c.combiner.leave()
+	if err := c.o.Pace.Turn(ctx, op.purpose(), op.name); err != nil {
+		return a, err
+	}
+	if closed := c.gates.pass(op.gate(), false); closed.held > 0 {
+		return a, heldError(op, closed)
+	}
+	if ok, a, err := c.combine(ctx, op); ok {
+		return a, err
+	}
+	return c.alone(ctx, op)
+}
+
+// alone makes the request of an operation by itself. One that combines has had its turn, and has passed its gate.
+func (c *Client) alone(ctx context.Context, op operation) (a Answer, err error) {
 	place, ok := c.o.Pace.Enter(ctx, op.purpose(), cmp.Or(op.mailbox, op.url), false)
 	if !ok {
 		return a, newError(op, said{code: CodeHangs})
 	}
 	defer func() { place.Leave(endingOf(err)) }()
-	if !op.combines { // else it had its turn
+	if !op.combines {
 		if err := c.o.Pace.Turn(ctx, op.purpose(), op.name); err != nil {
 			return a, err
 		}

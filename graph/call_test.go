@@ -26,7 +26,6 @@ func TestEveryCallAsksForImmutableIDsAndSaysWhoAsks(t *testing.T) {
 		"batch":         func(c *Client) error { _, _, err := c.Read(t.Context(), mara, []string{"1", "2"}); return err },
 		"subscribe":     func(c *Client) error { _, err := c.Subscribe(t.Context(), mara, Subscription{}); return err },
 		"renew":         func(c *Client) error { _, err := c.Renew(t.Context(), "1", time.Now()); return err },
-		"reauthorize":   func(c *Client) error { return c.Reauthorize(t.Context(), "1") },
 		"delete":        func(c *Client) error { return c.Delete(t.Context(), "1") },
 		"subscriptions": func(c *Client) error { _, err := c.Subscriptions(t.Context()); return err },
 	}

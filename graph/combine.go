@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -166,7 +165,11 @@ func (c *Client) make(ctx context.Context, b *batch) bool {
 	within, cancel := context.WithTimeout(ctx, batchWithin)
 	defer cancel()
 	place.Begin(cancel)
-	a, err := c.ask(within, c.batchOf(parts, &got))
+	urls := make([]string, len(parts))
+	for i, p := range parts {
+		urls[i] = strings.TrimPrefix(p.op.url, c.root)
+	}
+	a, err := c.ask(within, c.batch(operation{name: opList, about: aboutInbox}, urls, &got))
 	a.Ended = time.Now()
 	place.Leave(endingOf(err))
 	if a.Ended.Sub(a.Began) >= slowBatch || err != nil {
@@ -197,35 +200,6 @@ func refusesBatches(f *fault.Error) bool {
 		return true
 	}
 	return false
-}
-
-// batchAnswer is the answer to a batch.
-type batchAnswer struct {
-	Responses []batchResponse `json:"responses"`
-}
-
-// find returns the answer to the ith request; nil: there is none.
-func (a *batchAnswer) find(i int) *batchResponse {
-	id := strconv.Itoa(i)
-	for n := range a.Responses {
-		if a.Responses[n].ID == id {
-			return &a.Responses[n]
-		}
-	}
-	return nil
-}
-
-// batchOf is the request that makes some listings.
-func (c *Client) batchOf(parts []*part, into *batchAnswer) operation {
-	var body batchBody
-	for i, p := range parts {
-		body.Requests = append(body.Requests, batchRequest{
-			ID: strconv.Itoa(i), Method: p.op.method, URL: strings.TrimPrefix(p.op.url, c.root), Headers: map[string]string{"Prefer": immutable},
-		})
-	}
-	return operation{
-		name: opList, about: aboutInbox, method: http.MethodPost, url: c.root + "/$batch", body: body, answer: into, repeats: true,
-	}
 }
 
 // partOf reads the answer to one listing. whole is what is wrong with all of them.

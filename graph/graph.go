@@ -9,7 +9,7 @@
 //	decrypt.go       messages that come in notifications, encrypted for a key of ours
 //	token.go         validation tokens, which show that it is Graph that posts them
 //	throttle.go      what Graph allows at once, and how long nothing is asked for after it has refused
-//	combine.go       listings of many mailboxes in one request
+//	combine.go       listings of many mailboxes in one request; batch.go: several requests in one
 //	inboxes.go       which folder the Inbox of a mailbox is
 //
 // Sources: the reference and the concepts of Microsoft Graph on Microsoft Learn, and, where these say nothing, recorded answers.
@@ -50,7 +50,7 @@ type Client struct {
 	gates    gates
 	combiner combiner
 	inboxes  inboxes
-	few      atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
+	basic    atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
 	buffers  buffers.Pool // of answers
 }
 
@@ -62,7 +62,10 @@ func New(o Options) *Client {
 	if o.Pace == nil {
 		o.Pace = pace.New(0, 0)
 	}
-	return &Client{o: o, root: Root(o.Base), queries: newQueries(o.Preview), gates: newGates(), buffers: buffers.Pool{Most: keptBuffer}, inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()}}
+	return &Client{
+		o: o, root: Root(o.Base), queries: newQueries(o.Preview), gates: newGates(), buffers: buffers.Pool{Most: keptBuffer},
+		inboxes: inboxes{known: map[string]uint64{}, seed: maphash.MakeSeed()},
+	}
 }
 
 // Listings is how many listings it is worth to have under way at once, by all clients of the exchange entry: a batch of them counts as one

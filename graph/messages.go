@@ -21,9 +21,9 @@ const (
 	MaxPage = 1000
 	// MaxItems is how many messages one Read may ask for: the longest batch.
 	MaxItems = 20
-	// fewFor is how long only what Mail.ReadBasic.All shows is asked for, after more was refused: a permission that is granted takes up to
+	// basicFor is how long only what Mail.ReadBasic.All shows is asked for, after more was refused: a permission that is granted takes up to
 	// an hour to be in a token.
-	fewFor = time.Hour
+	basicFor = time.Hour
 )
 
 // folder is a mailFolder, as far as it is needed.
@@ -109,9 +109,9 @@ func (c *Client) Read(ctx context.Context, mailbox string, ids []string) ([]Item
 	if len(ids) == 0 || len(ids) > MaxItems {
 		return nil, Answer{}, fmt.Errorf("%s: %d ids, want 1 to %d", opRead, len(ids), MaxItems)
 	}
-	few := c.asksForFew()
-	items, a, err := c.readAll(ctx, mailbox, ids, few)
-	if few || !anyRefused(items, err) {
+	basic := c.asksForBasic()
+	items, a, err := c.readAll(ctx, mailbox, ids, basic)
+	if basic || !anyRefused(items, err) {
 		return items, a, err
 	}
 	// With Mail.ReadBasic.All neither the preview nor the sensitivity may be asked for: then the rest.
@@ -120,13 +120,13 @@ func (c *Client) Read(ctx context.Context, mailbox string, ids []string) ([]Item
 		return items, a, err // that is not it
 	}
 	if err2 == nil {
-		c.few.Store(time.Now().Add(fewFor).Unix())
+		c.basic.Store(time.Now().Add(basicFor).Unix())
 	}
 	return again, a2, err2
 }
 
-// asksForFew says whether only what Mail.ReadBasic.All shows is asked for: no preview, and not whether a message is private.
-func (c *Client) asksForFew() bool { return time.Now().Unix() < c.few.Load() }
+// asksForBasic says whether only what Mail.ReadBasic.All shows is asked for: no preview, and not whether a message is private.
+func (c *Client) asksForBasic() bool { return time.Now().Unix() < c.basic.Load() }
 
 // anyRefused says whether Graph refused a call, or one of its items, for how it asks or for a permission that it takes.
 func anyRefused(items []Item, err error) bool {
@@ -140,14 +140,14 @@ func anyRefused(items []Item, err error) bool {
 	return refused(err) || slices.ContainsFunc(items, func(i Item) bool { return refused(i.Err) })
 }
 
-func (c *Client) readAll(ctx context.Context, mailbox string, ids []string, few bool) ([]Item, Answer, error) {
+func (c *Client) readAll(ctx context.Context, mailbox string, ids []string, basic bool) ([]Item, Answer, error) {
 	if len(ids) == 1 {
-		return c.readOne(ctx, mailbox, ids[0], few)
+		return c.readOne(ctx, mailbox, ids[0], basic)
 	}
 	var all []Item
 	var last Answer
 	for some := range slices.Chunk(ids, c.gates.room(mailbox)) {
-		items, a, err := c.readSome(ctx, mailbox, some, few)
+		items, a, err := c.readSome(ctx, mailbox, some, basic)
 		if err != nil {
 			return nil, a, err
 		}
@@ -157,11 +157,11 @@ func (c *Client) readAll(ctx context.Context, mailbox string, ids []string, few 
 }
 
 // queries of a message: with all that is wanted of it, and with what Mail.ReadBasic.All shows.
-type queries struct{ all, few string }
+type queries struct{ all, basic string }
 
 func newQueries(preview bool) queries {
-	q := queries{few: "?$select=" + shownFields}
-	q.all = q.few
+	q := queries{basic: "?$select=" + shownFields}
+	q.all = q.basic
 	if preview {
 		q.all += ",bodyPreview"
 	}
@@ -170,19 +170,19 @@ func newQueries(preview bool) queries {
 }
 
 // messageURL is the URL of a message, without the root.
-func (c *Client) messageURL(mailbox, id string, few bool) string {
+func (c *Client) messageURL(mailbox, id string, basic bool) string {
 	query := c.queries.all
-	if few {
-		query = c.queries.few
+	if basic {
+		query = c.queries.basic
 	}
 	return "/users/" + escaped(mailbox) + "/messages/" + escaped(id) + query
 }
 
-func (c *Client) readOne(ctx context.Context, mailbox, id string, few bool) ([]Item, Answer, error) {
+func (c *Client) readOne(ctx context.Context, mailbox, id string, basic bool) ([]Item, Answer, error) {
 	var m message
 	a, err := c.call(ctx, operation{
 		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodGet, repeats: true,
-		url: c.root + c.messageURL(mailbox, id, few), answer: &m,
+		url: c.root + c.messageURL(mailbox, id, basic), answer: &m,
 	})
 	if err != nil && fault.Of(err).Scope > fault.Message {
 		return nil, a, err
@@ -207,39 +207,14 @@ func (c *Client) item(ctx context.Context, mailbox, id string, m *message) Item 
 	return Item{ID: id, Message: &told}
 }
 
-// batchBody, batchRequest and batchResponse are the parts of a JSON batch.
-type batchBody struct {
-	Requests []batchRequest `json:"requests"`
-}
-
-type batchRequest struct {
-	ID      string            `json:"id"`
-	Method  string            `json:"method"`
-	URL     string            `json:"url"`
-	Headers map[string]string `json:"headers,omitempty"`
-}
-
-type batchResponse struct {
-	ID      string            `json:"id"`
-	Status  int               `json:"status"`
-	Headers map[string]string `json:"headers"`
-	Body    json.RawMessage   `json:"body"`
-}
-
 // readSome reads messages in one batch.
-func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, few bool) ([]Item, Answer, error) {
-	var body batchBody
+func (c *Client) readSome(ctx context.Context, mailbox string, ids []string, basic bool) ([]Item, Answer, error) {
+	urls := make([]string, len(ids))
 	for i, id := range ids {
-		body.Requests = append(body.Requests, batchRequest{
-			ID: strconv.Itoa(i), Method: http.MethodGet, Headers: map[string]string{"Prefer": immutable},
-			URL: c.messageURL(mailbox, id, few),
-		})
+		urls[i] = c.messageURL(mailbox, id, basic)
 	}
 	var got batchAnswer
-	op := operation{
-		name: opRead, about: aboutMessage, mailbox: mailbox, method: http.MethodPost, url: c.root + "/$batch", body: body, answer: &got,
-		repeats: true, requests: len(ids),
-	}
+	op := c.batch(operation{name: opRead, about: aboutMessage, mailbox: mailbox, requests: len(ids)}, urls, &got)
 	a, err := c.call(ctx, op)
 	if err != nil {
 		return nil, a, err

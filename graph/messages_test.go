@@ -197,7 +197,7 @@ func TestWithMailReadBasicWhatItDoesNotShowIsAskedForOnceInAnHour(t *testing.T) 
 			if all != 1 || few != 3 {
 				t.Errorf("%s: %d and %d requests", name, all, few)
 			}
-			<-time.After(fewFor)
+			<-time.After(basicFor)
 			if _, _, err := c.Read(t.Context(), mara, []string{"1"}); err != nil || all != 2 {
 				t.Errorf("%s: %d requests: a permission that is granted meanwhile is not noticed (%v)", name, all, err)
 			}
@@ -207,7 +207,7 @@ func TestWithMailReadBasicWhatItDoesNotShowIsAskedForOnceInAnHour(t *testing.T) 
 
 func TestAMailboxThatMayNotBeReadAtAllIsNotTakenForMailReadBasic(t *testing.T) {
 	c := answers(http.StatusForbidden, errorBody("ErrorAccessDenied", "Access is denied."))
-	if _, _, err := c.Read(t.Context(), mara, []string{"1"}); fault.Of(err).Scope != fault.Account || c.asksForFew() {
+	if _, _, err := c.Read(t.Context(), mara, []string{"1"}); fault.Of(err).Scope != fault.Account || c.asksForBasic() {
 		t.Error(err)
 	}
 }

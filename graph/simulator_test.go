@@ -163,9 +163,6 @@ func TestTheLifeOfASubscriptionAtASimulatedGraph(t *testing.T) {
 	if err != nil || items[0].Err != nil || items[0].Message.Subject != "message 1" {
 		t.Errorf("%+v, %v", items, err)
 	}
-	if err := c.client.Reauthorize(t.Context(), made.ID); err != nil {
-		t.Error(err)
-	}
 	if err := c.SetFault("graph_expiry", simulator.Fault{Limit: 4230}); err != nil {
 		t.Fatal(err)
 	}

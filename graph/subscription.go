@@ -83,8 +83,8 @@ func (c *Client) Subscribe(ctx context.Context, mailbox string, s Subscription) 
 		name: "POST subscriptions", about: aboutMaking, mailbox: mailbox, method: http.MethodPost, url: c.root + "/subscriptions", answer: &made,
 		secrets: []string{s.ClientState, secretOf(s.NotificationURL), secretOf(s.LifecycleURL)},
 	}
-	expires, err := c.until(ctx, s.Until, func(until string) error {
-		want.Expires = until
+	expires, err := forAsLong(ctx, s.Until, func(expires string) error {
+		want.Expires = expires
 		op.body = want
 		_, err := c.call(ctx, op)
 		return naming(err, s.NotificationURL)
@@ -126,9 +126,9 @@ func secretOf(callback string) string {
 	return path.Base(u.Path)
 }
 
-// until has a subscription made or renewed until a time, or for the longest that Graph allows where it does not allow that, and returns
+// forAsLong has a subscription made or renewed until a time, or for the longest that Graph allows where it does not allow that, and returns
 // until when it lives.
-func (c *Client) until(ctx context.Context, until time.Time, send func(until string) error, got *subscription) (time.Time, error) {
+func forAsLong(ctx context.Context, until time.Time, send func(expires string) error, got *subscription) (time.Time, error) {
 	err := send(formatTime(until))
 	if f := fault.Of(err); err != nil && f.Code == CodeExpiration && ctx.Err() == nil {
 		asked := time.Until(until)
@@ -166,19 +166,11 @@ func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05
 func (c *Client) Renew(ctx context.Context, id string, until time.Time) (expires time.Time, err error) {
 	var got subscription
 	op := operation{name: "PATCH subscriptions", about: aboutExisting, method: http.MethodPatch, url: c.subscriptionURL(id), answer: &got}
-	return c.until(ctx, until, func(until string) error {
-		op.body = subscription{Expires: until}
+	return forAsLong(ctx, until, func(expires string) error {
+		op.body = subscription{Expires: expires}
 		_, err := c.call(ctx, op)
 		return err
 	}, &got)
-}
-
-// Reauthorize gives a subscription a new access token, and lets it live as long as before.
-func (c *Client) Reauthorize(ctx context.Context, id string) error {
-	_, err := c.call(ctx, operation{
-		name: "POST subscriptions/reauthorize", about: aboutExisting, method: http.MethodPost, url: c.subscriptionURL(id) + "/reauthorize",
-	})
-	return err
 }
 
 // Delete removes a subscription. One that is not there is removed.

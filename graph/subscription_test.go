@@ -112,7 +112,7 @@ func TestASubscriptionWithoutAnIDIsNone(t *testing.T) {
 	}
 }
 
-func TestASubscriptionIsRenewedReauthorizedAndDeleted(t *testing.T) {
+func TestASubscriptionIsRenewedAndDeleted(t *testing.T) {
 	var did []string
 	c := client(func(r *http.Request, body string) *http.Response {
 		did = append(did, r.Method+" "+r.URL.Path+" "+body)
@@ -125,14 +125,11 @@ func TestASubscriptionIsRenewedReauthorizedAndDeleted(t *testing.T) {
 	if err != nil || got.Unix() != time.Date(2026, 12, 4, 0, 0, 0, 0, time.UTC).Unix() {
 		t.Error(got, err)
 	}
-	if err := c.Reauthorize(t.Context(), "1"); err != nil {
-		t.Error(err)
-	}
 	if err := c.Delete(t.Context(), "1"); err != nil {
 		t.Error(err)
 	}
 	want := []string{
-		`PATCH /v1.0/subscriptions/1 {"expirationDateTime":"2026-12-05T02:00:00.000Z"}`, "POST /v1.0/subscriptions/1/reauthorize ", "DELETE /v1.0/subscriptions/1 ",
+		`PATCH /v1.0/subscriptions/1 {"expirationDateTime":"2026-12-05T02:00:00.000Z"}`, "DELETE /v1.0/subscriptions/1 ",
 	}
 	if diff := cmp.Diff(want, did); diff != "" {
 		t.Error(diff)
@@ -141,7 +138,7 @@ func TestASubscriptionIsRenewedReauthorizedAndDeleted(t *testing.T) {
 	if err := gone.Delete(t.Context(), "1"); err != nil {
 		t.Errorf("what is not there is deleted: %v", err)
 	}
-	if err := gone.Reauthorize(t.Context(), "1"); !fault.Of(err).Unsubscribed {
+	if _, err := gone.Renew(t.Context(), "1", time.Now()); !fault.Of(err).Unsubscribed {
 		t.Error(err)
 	}
 }
