@@ -234,4 +234,16 @@ func (m *Member) lose(ctx context.Context, id string) {
 	}
 }
 
+// takeOff takes the member off its stream, which a server names for an error that does not end its subscription: that is given back, and another is
+// made when the error says.
+func (m *Member) takeOff(ctx context.Context, id string, f *fault.Error) {
+	m.groups.mu.Lock()
+	if m.group != nil && m.subscription == id {
+		m.group.depart(m.at, id)
+		m.refusal.Again(f, time.Now())
+	}
+	m.groups.mu.Unlock()
+	m.lose(ctx, id)
+}
+
 func (m *Member) address() string { return m.box.Record().Addresses[0] }

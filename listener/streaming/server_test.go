@@ -64,6 +64,7 @@ type server struct {
 	mutes   string                                  // streams that are opened as this mailbox bring none
 	latency time.Duration                           // after which a stream brings what it has
 	affine  bool                                    // each mailbox has a server of its own, to which its name as the anchor leads where no cookie does
+	says    func(ids []string) error                // what a stream says of its subscriptions; nil: nothing
 	ignores bool                                    // an old stream goes on when another is opened with its subscriptions
 	calls   []call
 	n       int
@@ -193,6 +194,11 @@ func (s *server) Stream(ctx context.Context, at mail.Location, a Affinity, ids [
 	}
 	if len(lost) > 0 {
 		st.said <- said{err: lostSubscription(lost...)}
+	}
+	if s.says != nil {
+		if err := s.says(ids); err != nil {
+			st.said <- said{err: err}
+		}
 	}
 	if s.closes && len(lost) > 0 {
 		st.finish(io.EOF)

@@ -289,7 +289,7 @@ func (l *line) replace() {
 }
 
 // reports deals with errors about single subscriptions, and says whether there were any. The stream is opened anew soon, for the server
-// does its work.
+// does its work; not where it says of all of them that it does not.
 func (l *line) reports(ctx context.Context) bool {
 	list := l.open.takeReports()
 	refused := false
@@ -303,7 +303,9 @@ func (l *line) reports(ctx context.Context) bool {
 		if i == 0 {
 			l.open.spoilt = true
 			l.failed(time.Since(l.open.opened), f)
-			l.soon()
+			if f.Unsubscribed || len(f.Subscriptions) < len(l.open.by) {
+				l.soon()
+			}
 		}
 		l.trouble(ctx, f, l.open.by)
 	}
@@ -332,7 +334,7 @@ func (l *line) over(ctx context.Context) {
 	}
 	lived := time.Since(r.opened)
 	if errors.Is(r.err, io.EOF) {
-		if !reported {
+		if !reported && !r.spoilt { // else it is known when it is opened again
 			l.ended(lived)
 			g.groups.merge(g)
 		}
@@ -420,8 +422,10 @@ func (l *line) trouble(ctx context.Context, f *fault.Error, by map[string]*Membe
 			l.soon() // what is left is not at fault, and it may come back
 		case f.Unsubscribed:
 			m.lose(ctx, id)
-		case f.Missed && named:
+		case f.Missed && named && !f.Moved:
 			m.sink.List()
+		case named && f.Scope == fault.Mailbox: // as Microsoft's own client does
+			m.takeOff(ctx, id, f)
 		}
 	}
 }
