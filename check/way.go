@@ -57,7 +57,7 @@ type Exchange interface {
 	Look(ctx context.Context, at mail.Location) error
 	// Subscribe subscribes; the first of a group notes in its affinity where the server wants the others.
 	Subscribe(ctx context.Context, at mail.Location, a *Affinity) (id string, err error)
-	Unsubscribe(ctx context.Context, at mail.Location, id string) error
+	Unsubscribe(ctx context.Context, at mail.Location, a Affinity, id string) error
 	// Stream opens a stream of subscriptions as the mailbox at this location, waits for its first envelope, and closes it.
 	Stream(ctx context.Context, at mail.Location, a Affinity, ids []string) error
 	// Newest returns the item id of the newest message; empty if the Inbox has none.
@@ -304,22 +304,22 @@ func (w *walk) listen(x Exchange, at mail.Location) bool {
 		return false
 	}
 	ids := []string{id}
-	defer func() { giveBack(w.ctx, x, at, id) }()
+	defer func() { giveBack(w.ctx, x, at, group, id) }()
 	if w.way.Beside != nil {
 		if other, ok := w.way.Beside(w.ctx, w.at); ok {
 			if second, err := x.Subscribe(w.ctx, other, &group); err == nil { // what is wrong with the other mailbox is its own matter
 				ids = append(ids, second)
-				defer func() { giveBack(w.ctx, x, other, second) }()
+				defer func() { giveBack(w.ctx, x, other, group, second) }()
 			}
 		}
 	}
 	return w.step(StepStream, func() error { return stream(w.ctx, x, at, group, ids) })
 }
 
-func giveBack(ctx context.Context, x Exchange, at mail.Location, id string) {
+func giveBack(ctx context.Context, x Exchange, at mail.Location, group Affinity, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackAfter)
 	defer cancel()
-	_ = x.Unsubscribe(ctx, at, id) // else it expires by itself, within half an hour
+	_ = x.Unsubscribe(ctx, at, group, id) // else it expires by itself, within half an hour
 }
 
 // stream opens a stream of one or two mailboxes and waits for its first envelope.

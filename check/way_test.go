@@ -52,7 +52,7 @@ func (x calls) Subscribe(ctx context.Context, at mail.Location, _ *Affinity) (st
 	return id, err
 }
 
-func (x calls) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
+func (x calls) Unsubscribe(ctx context.Context, at mail.Location, _ Affinity, id string) error {
 	return x.Client.Unsubscribe(ctx, target(at), id)
 }
 

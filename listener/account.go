@@ -148,11 +148,11 @@ func (g guarded) SubscribePush(ctx context.Context, at mail.Location, a callback
 }
 
 // Unsubscribe gives a subscription back, where the account may.
-func (g guarded) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
+func (g guarded) Unsubscribe(ctx context.Context, at mail.Location, a streaming.Affinity, id string) error {
 	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
 		return err
 	}
-	return g.byEWS.calls.note(at.Primary, g.Streams.Unsubscribe(ctx, at, id))
+	return g.byEWS.calls.note(at.Primary, g.Streams.Unsubscribe(ctx, at, a, id))
 }
 
 // Stream opens a stream, where the account may.

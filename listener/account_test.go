@@ -423,7 +423,7 @@ func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	_, err2 := k.List(t.Context(), inbox.Part{Limit: 50})
 	_, _, err3 := g.Subscribe(t.Context(), mail.Location{}, streaming.Affinity{})
 	_, err4 := g.Stream(t.Context(), mail.Location{}, streaming.Affinity{}, nil)
-	err5 := g.Unsubscribe(t.Context(), mail.Location{}, "id")
+	err5 := g.Unsubscribe(t.Context(), mail.Location{}, streaming.Affinity{}, "id")
 	err6 := a.locate(t.Context(), alice, false).err
 	for i, err := range []error{err1, err2, err3, err4, err5, err6} {
 		if fault.Of(err).Code != "HTTP 401" {

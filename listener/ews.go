@@ -99,9 +99,9 @@ func (e EWS) SubscribePush(ctx context.Context, at mail.Location, a callbacks.Af
 	return callbacks.Subscribed{ID: id, Watermark: watermark, Cookie: got.Cookie}, err
 }
 
-// Unsubscribe gives a subscription back.
-func (e EWS) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
-	return e.Client.Unsubscribe(ctx, target(at), id)
+// Unsubscribe gives a subscription back: only the server that has it knows it.
+func (e EWS) Unsubscribe(ctx context.Context, at mail.Location, a streaming.Affinity, id string) error {
+	return e.Client.Unsubscribe(ctx, grouped(at, a), id)
 }
 
 // Stream opens GetStreamingEvents as the mailbox at this location: that charges a copy of its budget and not the account's.

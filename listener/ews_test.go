@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -72,5 +73,17 @@ func TestAPageOfEWSBeginsWithTheLastMessageOfTheOneBefore(t *testing.T) {
 		if pages != c.pages || calls != c.calls || c.page > 1 && shown != c.messages+pages-1 {
 			t.Errorf("%s: %d pages by %d calls with %d messages", name, pages, calls, shown)
 		}
+	}
+}
+
+func TestASubscriptionIsGivenBackWithTheAffinityOfItsGroup(t *testing.T) {
+	var h http.Header
+	e := byEWS(func(r *http.Request, _ string) (int, string) {
+		h = r.Header
+		return http.StatusOK, ""
+	})
+	_ = e.Unsubscribe(t.Context(), mail.Location{Primary: alice}, streaming.Affinity{Anchor: bob, Cookie: "mbx1~1"}, "id")
+	if h.Get("X-AnchorMailbox") != bob || h.Get("Cookie") != "X-BackEndOverrideCookie=mbx1~1" || h.Get("X-PreferServerAffinity") != "true" {
+		t.Errorf("%v", h)
 	}
 }

@@ -447,7 +447,7 @@ func (e *exchange) Subscribe(_ context.Context, p mail.Location, _ streaming.Aff
 	return b.sub, "cookie", nil
 }
 
-func (e *exchange) Unsubscribe(_ context.Context, p mail.Location, id string) error {
+func (e *exchange) Unsubscribe(_ context.Context, p mail.Location, _ streaming.Affinity, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.refuses(p); err != nil {

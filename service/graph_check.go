@@ -122,7 +122,7 @@ func (w walkedGraph) Subscribe(context.Context, mail.Location, *check.Affinity) 
 }
 
 // Unsubscribe removes a subscription.
-func (w walkedGraph) Unsubscribe(ctx context.Context, _ mail.Location, id string) error {
+func (w walkedGraph) Unsubscribe(ctx context.Context, _ mail.Location, _ check.Affinity, id string) error {
 	return w.Delete(ctx, id)
 }
 

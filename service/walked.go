@@ -34,6 +34,11 @@ func (w walked) Subscribe(ctx context.Context, at mail.Location, a *check.Affini
 	return id, err
 }
 
+// Unsubscribe gives it back.
+func (w walked) Unsubscribe(ctx context.Context, at mail.Location, a check.Affinity, id string) error {
+	return w.EWS.Unsubscribe(ctx, at, streaming.Affinity(a), id)
+}
+
 // Stream opens a stream and waits for its first envelope.
 func (w walked) Stream(ctx context.Context, at mail.Location, a check.Affinity, ids []string) error {
 	s, err := w.EWS.Stream(ctx, at, streaming.Affinity(a), ids)

@@ -167,3 +167,22 @@ func TestOneThatIsMisledLeavesTheCookieToTheOthers(t *testing.T) {
 		})
 	}
 }
+
+// "Subscriptions and related requests" are routed to the server that has the subscription by its affinity only (How to: Maintain affinity).
+func TestASubscriptionIsGivenBackToTheServerThatHasIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		s.affine = true
+		a := newAccount(t, s, 200)
+		list := a.join(alice, bob, carol)
+		pass(time.Minute)
+		list[0].Leave()
+		list[1].Leave()
+		pass(time.Minute)
+		s.cut(io.EOF)
+		pass(time.Minute)
+		if n := len(s.queues); n != 1 {
+			t.Errorf("%d subscriptions are left for one mailbox", n)
+		}
+	})
+}

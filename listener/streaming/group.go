@@ -34,20 +34,21 @@ type group struct {
 }
 
 // depart has a subscription given back. It is called with mu held.
-func (g *group) depart(at *mail.Location, subscription string) {
+func (g *group) depart(at *mail.Location, a Affinity, subscription string) {
 	for i := range g.leaving {
 		if g.leaving[i].at.Primary == at.Primary {
 			g.leaving[i].now = true
 		}
 	}
-	g.leaving = append(g.leaving, departure{at: at, id: subscription})
+	g.leaving = append(g.leaving, departure{at: at, affinity: a, id: subscription})
 }
 
 // departure is a subscription that is to be given back, once no open stream has it any more: there it would be a bad id.
 type departure struct {
-	at  *mail.Location
-	id  string
-	now bool // all the same: its mailbox has come and left again since then, and must not have ever more of them
+	at       *mail.Location
+	affinity Affinity // that leads to the server which has it
+	id       string
+	now      bool // all the same: its mailbox has come and left again since then, and must not have ever more of them
 }
 
 func newGroup(g *Groups) *group {

@@ -110,7 +110,7 @@ func (m *Member) leave(joined int) {
 	}
 	delete(g.members, m)
 	if m.subscription != "" {
-		g.depart(m.at, m.subscription)
+		g.depart(m.at, g.affinity, m.subscription)
 	}
 	m.group, m.subscription = nil, ""
 	m.unserved()
@@ -239,7 +239,7 @@ func (m *Member) lose(ctx context.Context, id string) {
 func (m *Member) takeOff(ctx context.Context, id string, f *fault.Error) {
 	m.groups.mu.Lock()
 	if m.group != nil && m.subscription == id {
-		m.group.depart(m.at, id)
+		m.group.depart(m.at, m.group.affinity, id)
 		m.refusal.Again(f, time.Now())
 	}
 	m.groups.mu.Unlock()

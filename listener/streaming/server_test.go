@@ -156,15 +156,18 @@ func (s *server) subscribe(ctx context.Context, at mail.Location, a Affinity) (s
 	return id, "cookie-of-" + at.Primary, nil
 }
 
-func (s *server) Unsubscribe(ctx context.Context, at mail.Location, id string) error {
+func (s *server) Unsubscribe(ctx context.Context, at mail.Location, a Affinity, id string) error {
 	err := bounded(ctx, func(ctx context.Context) error {
-		return s.note(ctx, call{op: "Unsubscribe", mailbox: at.Primary, url: at.URL, ids: []string{id}})
+		return s.note(ctx, call{op: "Unsubscribe", mailbox: at.Primary, url: at.URL, a: a, ids: []string{id}})
 	})
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if q := s.queues[id]; s.affine && q != nil && q.server != a.leads() {
+		return lostSubscription(id)
+	}
 	delete(s.queues, id)
 	return nil
 }

@@ -34,8 +34,8 @@ import (
 type Server interface {
 	// Subscribe makes a subscription to new mail in the Inbox of a mailbox. It belongs to the account.
 	Subscribe(ctx context.Context, at mail.Location, a Affinity) (id, cookie string, err error)
-	// Unsubscribe gives one back.
-	Unsubscribe(ctx context.Context, at mail.Location, id string) error
+	// Unsubscribe gives one back, where it was made.
+	Unsubscribe(ctx context.Context, at mail.Location, a Affinity, id string) error
 	// Stream opens a stream of what subscriptions have to tell, as the mailbox at this location. It ends with ctx.
 	Stream(ctx context.Context, at mail.Location, a Affinity, ids []string) (Stream, error)
 }

@@ -198,7 +198,7 @@ func (g *group) called(a *attempt) {
 
 // giveBack gives a subscription back (rule 11).
 func (g *group) giveBack(ctx context.Context, d departure) {
-	if err := g.groups.o.Server.Unsubscribe(ctx, *d.at, d.id); err != nil {
+	if err := g.groups.o.Server.Unsubscribe(ctx, *d.at, d.affinity, d.id); err != nil {
 		g.groups.o.Log.Info("a subscription was not given back; it expires at the server", zap.String("mailbox", d.at.Primary), zap.Error(err))
 	}
 }
@@ -221,7 +221,7 @@ func (g *group) subscribe(ctx context.Context, a *attempt) {
 	g.groups.mu.Lock()
 	defer g.groups.mu.Unlock()
 	if m.group != g || m.joined != a.joined { // it left meanwhile
-		g.depart(a.at, id)
+		g.depart(a.at, a.affinity, id)
 		return
 	}
 	now := time.Now()
@@ -251,7 +251,7 @@ func (g *group) record(ctx context.Context, a *attempt, id string) error {
 	}
 	if err != nil {
 		g.groups.mu.Lock()
-		g.depart(a.at, id)
+		g.depart(a.at, a.affinity, id)
 		g.groups.mu.Unlock()
 	}
 	return subscriptions.Unwritable(err)

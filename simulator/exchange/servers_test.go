@@ -40,6 +40,9 @@ func TestSubscriptionLivesOnTheServerThatItWasMadeOn(t *testing.T) {
 
 	lost := newClient(t, s, member.mailbox)
 	lost.must(getStreamingEvents(1, second), "ErrorSubscriptionNotFound")
+	unsubscribe := "<m:Unsubscribe><m:SubscriptionId>" + second + "</m:SubscriptionId></m:Unsubscribe>"
+	lost.must(unsubscribe, "ErrorSubscriptionNotFound")
+	member.must(unsubscribe, "NoError")
 	alone := newClient(t, s, member.mailbox)
 	resp, body = alone.call(subscribeNewMail)
 	if got := resp.Header.Get("X-CalculatedBETarget"); got != "exch02.contoso.example" {

@@ -320,6 +320,9 @@ func (c *call) unsubscribe(b *markup) *soapFault {
 	}
 	c.x.mu.Lock()
 	s := c.x.subs[id]
+	if s != nil && c.x.affine() && s.server != c.server {
+		s = nil // another server has it
+	}
 	mine := s != nil && c.owns(s)
 	if s != nil && s.push != nil { // a subscription of this kind ends by the answer to a post
 		c.x.mu.Unlock()
