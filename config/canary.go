@@ -2,7 +2,14 @@ package config
 
 // The canary: mailboxes that send mail to themselves, so that the whole way to APNs is tried before somebody misses an alert.
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mailbell/mailbell/internal/hostname"
+)
 
 const (
 	// maxCanaries bounds the mailboxes: one for each Exchange, or each database, is enough.
@@ -19,10 +26,10 @@ type Canary struct {
 	Within    time.Duration // after that a message is late; less than Every
 }
 
-func (o *object) canary() Canary {
+func (o *object) canary(entries []Exchange) Canary {
 	defer o.end()
 	c := Canary{
-		Mailboxes: o.texts("mailboxes", person),
+		Mailboxes: o.texts("mailboxes", coveredBy(entries)),
 		Every:     o.duration("every", defaultCanaryEvery, minCanaryEvery, maxCanaryEvery),
 		Within:    o.duration("within", defaultCanaryWithin, minCanaryWithin, maxCanaryWithin),
 	}
@@ -33,4 +40,20 @@ func (o *object) canary() Canary {
 		o.get("within").fail("want less than every, which is %s: else a message is lost before it is late", short(c.Every))
 	}
 	return c
+}
+
+// coveredBy checks the address of a mailbox that one of the entries covers. An entry without domains has a mistake in them.
+func coveredBy(entries []Exchange) func(string) (string, error) {
+	return func(s string) (string, error) {
+		address, err := person(s)
+		if err != nil {
+			return "", err
+		}
+		_, at, _ := strings.Cut(address, "@")
+		at, _ = hostname.ParseDomain(at)
+		if len(entries) > 0 && !slices.ContainsFunc(entries, func(e Exchange) bool { return len(e.Domains) == 0 || slices.Contains(e.Domains, at) }) {
+			return "", fmt.Errorf("no exchange entry has its mail domain under domains, so no device can be enrolled for it: %s", quoted(address))
+		}
+		return address, nil
+	}
 }

@@ -107,7 +107,6 @@ func (r *reader) config(o *object) *Config {
 		Alerts:         o.object("alerts").alerts(),
 		API:            o.object("api").api(t.has("client_ca_file")),
 		Audit:          o.object("audit").audit(),
-		Canary:         o.object("canary").canary(),
 		Log:            o.object("log").log(),
 	}
 	if c.BehindTLSProxy && t.has("client_ca_file") {
@@ -125,6 +124,7 @@ func (r *reader) config(o *object) *Config {
 		by = append(by, e.get("listen_by"))
 		entries.add(e.get("name"), x.Name)
 	}
+	c.Canary = o.object("canary").canary(c.Exchange)
 	topics := once{}
 	for _, e := range o.objects("apns") {
 		a := e.apns()

@@ -300,6 +300,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"webhook's event":     {"", "webhooks: [{name: a, url: 'https://mdm.contoso.com/', secret_file: secrets/hook, events: [device.lost]}]", "1: webhooks[0].events[0]: want service.started, device.gone, device.alert_lost, mailbox.failing, mailbox.out_of_scope, mailbox.listening; got device.lost"},
 		"canary twice":        {"", "canary: {mailboxes: [Canary@contoso.com, canary@CONTOSO.com]}", "1: canary.mailboxes[1]: canary@contoso.com is given twice"},
 		"no canary address":   {"", "canary: {mailboxes: [canary]}", "1: canary.mailboxes[0]: not a mail address: want one as in ann@contoso.com"},
+		"canary elsewhere":    {"", "canary: {mailboxes: [canary@Contoso.com, canary@fabrikam.com]}", `1: canary.mailboxes[1]: no exchange entry has its mail domain under domains, so no device can be enrolled for it: "canary@fabrikam.com"`},
 		"too many canaries":   {"", "canary: {mailboxes: [" + numbered(maxCanaries+1, numberedCanary) + "]}", "1: canary.mailboxes: has 11 mailboxes: want at most 10"},
 		"canary too often":    {"", "canary: {every: 30s}", "1: canary.every: out of bounds: want 1m to 24h, got 30s"},
 		"canary too seldom":   {"", "canary: {every: 25h}", "1: canary.every: out of bounds: want 1m to 24h, got 25h"},
