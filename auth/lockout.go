@@ -11,21 +11,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/webpage"
 )
 
 const (
-	// maxRefusals is after how many refusals in a row mailbell pauses. Active Directory usually locks an account after 5 to 10 within 10 to
-	// 30 minutes, and other programs may have caused some of them.
-	maxRefusals = 3
-	// holdFor is the first pause: long enough after a directory that failed for a moment and refused a right password. For a password that
-	// has worked, every pause is this long: Active Directory does not count sign-ins with a former password.
-	holdFor = 5 * time.Minute
-	// holdOn is every later pause for a password that has never worked. Active Directory forgets failures after its observation window,
-	// usually 30 minutes at most, without a new one. Tries at shorter intervals would add up to any threshold. With this pause it never
-	// counts more than maxRefusals and one.
-	holdOn = 31 * time.Minute
+	maxRefusals = credential.MaxRefusals
+	// holdFor is the first pause, and every one for a password that has worked: Active Directory does not count sign-ins with a former
+	// password.
+	holdFor = credential.FirstPause
+	holdOn  = credential.LaterPause
 	// slowTry is after how long without an answer another request tries the password too. A directory refuses within a second, so that one
 	// waits for what was asked: for a mailbox whose store hangs, all the others must not wait.
 	slowTry = 3 * time.Second

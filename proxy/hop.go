@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/internal/challenge"
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
@@ -42,7 +43,7 @@ const (
 	mark = "|"
 	// refusedPause is how long mailbell waits after a proxy has refused: an administrator has to act, and with each wrong password the
 	// directory may lock the account.
-	refusedPause = 5 * time.Minute
+	refusedPause = credential.FirstPause
 	// shortly is how long mailbell waits after a proxy could not be reached, or could not reach the server: a restart of the proxy must not
 	// make mail late.
 	shortly = 5 * time.Second

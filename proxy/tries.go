@@ -7,15 +7,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
 const (
-	// maxRefusals is after how many refusals mailbell pauses: directories lock an account after 5 to 10.
-	maxRefusals = 3
-	// laterPause is every pause after the first, which is refusedPause. A directory counts tries at shorter intervals, usually of up to half
-	// an hour, together.
-	laterPause = 31 * time.Minute
+	maxRefusals = credential.MaxRefusals
+	laterPause  = credential.LaterPause // the first is refusedPause
 )
 
 // outcome is what a connection to a proxy says of the password.
