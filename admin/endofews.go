@@ -11,6 +11,7 @@ import (
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/internal/audit"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -146,7 +147,7 @@ func (p *Pages) goOver(w http.ResponseWriter, r *http.Request, v visitor) {
 	case m.Mailbox != "":
 		answer(http.StatusOK, m.Mailbox+" is listened to by "+to+" already, or will be as soon as it is found.", "")
 	default:
-		answer(http.StatusOK, fmt.Sprintf("Of %s, %d mailboxes go over to %s. The others were there already, or will be as soon as they are found.", m.Exchange, moved.Mailboxes, to), "")
+		answer(http.StatusOK, fmt.Sprintf("Of %s, %s over to %s. The others were there already, or will be as soon as they are found.", m.Exchange, quantity.Of(moved.Mailboxes, "mailbox goes", "mailboxes go"), to), "")
 	}
 }
 

@@ -77,7 +77,7 @@ func TestAnAdministratorMovesOneMailboxOrAllAndBack(t *testing.T) {
 		{"mailbox=+Ann@Contoso.com+&listen_by=graph", api.Move{Exchange: "cloud", ListenBy: "graph", Mailbox: "ann@contoso.com"}, "ann@contoso.com goes over to Microsoft Graph."},
 		{"mailbox=ann@contoso.com&listen_by=graph", api.Move{Exchange: "cloud", ListenBy: "graph", Mailbox: "ann@contoso.com"}, "ann@contoso.com is listened to by Microsoft Graph already"},
 		{"mailbox=ann@contoso.com&listen_by=push", api.Move{Exchange: "cloud", ListenBy: "push", Mailbox: "ann@contoso.com"}, "ann@contoso.com goes over to EWS."},
-		{"all=yes&listen_by=graph", api.Move{Exchange: "cloud", ListenBy: "graph"}, "Of cloud, 1 mailboxes go over to Microsoft Graph."},
+		{"all=yes&listen_by=graph", api.Move{Exchange: "cloud", ListenBy: "graph"}, "Of cloud, 1 mailbox goes over to Microsoft Graph."},
 		{"all=yes&listen_by=push", api.Move{Exchange: "cloud", ListenBy: "push"}, "Of cloud, 2 mailboxes go over to EWS."},
 	} {
 		s.moves, s.pages.status.made = nil, time.Time{}

@@ -13,6 +13,7 @@ import (
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -65,7 +66,7 @@ func (p *Pages) overview(r *http.Request, _ visitor) (view, bool) {
 	if slices.ContainsFunc(b.Status.Exchange, func(e api.ExchangeEntry) bool { return e.Online }) {
 		b.EWSEnds = "it is over."
 		if left := daysLeft(now); left > 0 {
-			b.EWSEnds = fmt.Sprintf("%d days left.", left)
+			b.EWSEnds = quantity.Of(left, "day", "days") + " left."
 		}
 	}
 	samples := p.ring.samples()
@@ -91,7 +92,7 @@ func summary(s api.Status) string {
 	for _, n := range s.Mailboxes {
 		all += n
 	}
-	listening := fmt.Sprintf("%d of %d mailboxes are listened to.", s.Mailboxes[subscriptions.Listening], all)
+	listening := fmt.Sprintf("%d of %s listened to.", s.Mailboxes[subscriptions.Listening], quantity.Of(all, "mailbox is", "mailboxes are"))
 	switch {
 	case worse == 1:
 		return "One thing needs attention. " + listening

@@ -17,6 +17,7 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/internal/hidden"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -57,7 +58,7 @@ var functions = template.FuncMap{
 	"took":      took,
 	"words":     words,
 	"badCanary": badCanary,
-	"things":    things,
+	"quantity":  quantity.Of,
 	"bad":       bad,
 	"soon":      soon,
 
@@ -183,23 +184,6 @@ func took(from, to time.Time) string {
 
 // words are a name of the API for people: waiting_for_capacity is "waiting for capacity".
 func words(name any) string { return strings.ReplaceAll(fmt.Sprint(name), "_", " ") }
-
-// things says how many of what a condition concerns.
-func things(c check.Condition) string {
-	thing := "mailbox"
-	if c.Kind == check.KindAPNs {
-		thing = "device"
-	}
-	switch {
-	case c.Count == 0:
-		return ""
-	case c.Count == 1:
-		return "1 " + thing
-	case thing == "mailbox":
-		return fmt.Sprintf("%d mailboxes", c.Count)
-	}
-	return fmt.Sprintf("%d devices", c.Count)
-}
 
 // whom says what a condition concerns.
 func whom(c check.Condition) string {

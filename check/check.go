@@ -21,6 +21,7 @@ import (
 	"github.com/mailbell/mailbell/internal/expiry"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/permissions"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -316,7 +317,7 @@ func (r *runner) configuration() {
 		}
 	}
 	if !wrong {
-		r.tell("files", fmt.Sprintf("reading the %d files that the configuration names", len(r.Files)), 0, Circumstances{}, nil)
+		r.tell("files", "reading the "+quantity.Of(len(r.Files), "file", "files")+" that the configuration names", 0, Circumstances{}, nil)
 	}
 }
 
@@ -557,7 +558,11 @@ func (r *runner) expiries() {
 	if !soon {
 		first := "nothing that expires is known"
 		if len(list) > 0 {
-			first = fmt.Sprintf("the first of %d to expire is %s %s, on %s", len(list), list[0].Kind, list[0].Name, list[0].At.UTC().Format(time.DateOnly))
+			which := "what expires"
+			if len(list) > 1 {
+				which = fmt.Sprintf("the first of %d to expire", len(list))
+			}
+			first = fmt.Sprintf("%s is %s %s, on %s", which, list[0].Kind, list[0].Name, list[0].At.UTC().Format(time.DateOnly))
 		}
 		r.complete(Result{Name: "expiry", Tried: "checking what expires", Found: first}, Circumstances{}, nil)
 	}

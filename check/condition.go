@@ -4,9 +4,10 @@ package check
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/quantity"
 )
 
 // The kinds of conditions by what they concern, the worst first.
@@ -64,6 +65,17 @@ func SortConditions(list []Condition) {
 	})
 }
 
+// Things says how many of what the condition concerns; empty: none.
+func (c Condition) Things() string {
+	switch {
+	case c.Count == 0:
+		return ""
+	case c.Kind == KindAPNs:
+		return quantity.Of(c.Count, "device", "devices")
+	}
+	return quantity.Of(c.Count, "mailbox", "mailboxes")
+}
+
 // result is the condition as a result of a check.
 func (c Condition) result(tried string) Result {
 	r := Result{Name: "running: " + c.Kind, State: Failed, Tried: tried, Error: c.Cause + ": " + c.Reason, Advice: c.Advice}
@@ -73,12 +85,8 @@ func (c Condition) result(tried string) Result {
 	if c.Level == LevelInfo || c.Kind == KindClock || c.Kind == KindCapacity || c.Kind == KindAudit || c.Kind == KindWebhook {
 		r.State = Warning
 	}
-	things := "mailboxes"
-	if c.Kind == KindAPNs {
-		things = "devices"
-	}
-	if c.Count > 0 {
-		r.Error = fmt.Sprintf("%d %s: %s", c.Count, things, r.Error)
+	if things := c.Things(); things != "" {
+		r.Error = things + ": " + r.Error
 	}
 	if !c.Since.IsZero() {
 		r.Error += ", since " + c.Since.UTC().Format(time.RFC3339)

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/mailbell/mailbell/internal/credential"
+	"github.com/mailbell/mailbell/internal/quantity"
 )
 
 // What mailbell takes, as `mailbell bench` printed it on two cores with 100 to 15,000 mailboxes (docs/operations.md), and a quarter more.
@@ -53,7 +54,7 @@ type PlanAccount struct {
 // Plan returns what an installation needs for a number of mailboxes, for each entry as if all mailboxes were there.
 func Plan(mailboxes int, entries []PlanEntry) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d mailboxes\n\n", mailboxes)
+	b.WriteString(quantity.Of(mailboxes, "mailbox", "mailboxes") + "\n\n")
 	steady, burst := memory(mailboxes)
 	fmt.Fprintf(&b, "memory     about %d MiB, and %d MiB after a burst of mail for all\n", steady, burst)
 	fmt.Fprintf(&b, "CPU        %d us a message in a burst of many, %d us where each comes alone\n", burstUs, messageUs)
@@ -65,7 +66,7 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 		}
 		fmt.Fprintf(&b, "\nexchange %s (%s), if it has all mailboxes\n\n", e.Name, kind)
 		accounts := e.accounts(mailboxes)
-		fmt.Fprintf(&b, "accounts   %d, of %d mailboxes each; %s\n", accounts, e.MailboxesPerAccount, e.missing(accounts))
+		fmt.Fprintf(&b, "accounts   %d, of %s each; %s\n", accounts, quantity.Of(e.MailboxesPerAccount, "mailbox", "mailboxes"), e.missing(accounts))
 		if instances := up(accounts, maxAccounts); instances > 1 {
 			fmt.Fprintf(&b, "instances  %d: an instance has at most %d accounts. Divide the mailboxes by mailbox_servers or by entries\n", instances, maxAccounts)
 		}
@@ -74,8 +75,8 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 			e.graph(&b)
 			continue
 		}
-		fmt.Fprintf(&b, "streams    at least %d, of %d subscriptions each; more if the groups of Autodiscover are not full\n\n",
-			up(mailboxes, e.SubscriptionsPerConnection), e.SubscriptionsPerConnection)
+		fmt.Fprintf(&b, "streams    at least %d, of %s each; more if the groups of Autodiscover are not full\n\n",
+			up(mailboxes, e.SubscriptionsPerConnection), quantity.Of(e.SubscriptionsPerConnection, "subscription", "subscriptions"))
 		if e.Online {
 			e.online(&b)
 		} else {

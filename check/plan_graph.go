@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/mailbell/mailbell/internal/quantity"
 )
 
 const (
@@ -42,8 +44,8 @@ func (e PlanEntry) graphNeeds(b *strings.Builder, mailboxes int) {
 		return
 	}
 	first := time.Duration(up(mailboxes, graphWrites)) * time.Second
-	fmt.Fprintf(b, "callbacks  %d subscriptions, made within %v of the first start, and renewed every %d to %d days: %.2f a second\n\n",
-		mailboxes, first, 3, int(renewedAfter.Hours())/24, float64(mailboxes)/renewedAfter.Seconds())
+	fmt.Fprintf(b, "callbacks  %s, made within %v of the first start, and renewed every %d to %d days: %.2f a second\n\n",
+		quantity.Of(mailboxes, "subscription", "subscriptions"), first, 3, int(renewedAfter.Hours())/24, float64(mailboxes)/renewedAfter.Seconds())
 }
 
 // graph prints the commands for Exchange Online by Microsoft Graph.

@@ -108,6 +108,13 @@ func TestAPlanForGraphCountsWhatIsNeeded(t *testing.T) {
 	}
 }
 
+func TestAPlanForOneMailboxHasNoPlurals(t *testing.T) {
+	one := PlanEntry{Name: "one", MailboxesPerAccount: 1, SubscriptionsPerConnection: 1}
+	if got := Plan(1, []PlanEntry{one}); !strings.HasPrefix(got, "1 mailbox\n") || !strings.Contains(got, "of 1 mailbox each") || !strings.Contains(got, "of 1 subscription each") {
+		t.Errorf("%s", got)
+	}
+}
+
 // What stands in the configuration must not become a command.
 func TestNothingInAPlanGetsOutOfItsQuotes(t *testing.T) {
 	evil := "x'; Remove-Mailbox *; '\u2019 $(calc) `n"

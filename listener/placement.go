@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -206,12 +207,12 @@ func (l Load) Scarce() *fault.Error {
 
 // full is the error of a mailbox that found no room.
 func (e *entry) full() *fault.Error {
-	text := fmt.Sprintf("every listener account of %s has its %d mailboxes", e.Name, e.MailboxesPerAccount)
+	text := fmt.Sprintf("every listener account of %s has its %s", e.Name, quantity.Of(e.MailboxesPerAccount, "mailbox", "mailboxes"))
 	switch unused := len(e.Accounts) - len(e.accounts); {
 	case len(e.accounts) == 0:
 		text = fmt.Sprintf("no listener account of %s is used: an instance owns %d at most, and other entries have them", e.Name, MaxAccounts)
 	case unused > 0:
-		text += fmt.Sprintf("; %d more are not used, for an instance owns %d at most", unused, MaxAccounts)
+		text += fmt.Sprintf("; %s not used, for an instance owns %d at most", quantity.Of(unused, "more is", "more are"), MaxAccounts)
 	}
 	return &fault.Error{Op: "location", Code: codeNoCapacity, Scope: fault.Mailbox, Remedy: fault.Fix, Text: text}
 }

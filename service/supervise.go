@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/internal/systemd"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -97,5 +98,5 @@ func (s *Service) standing() string {
 	if all == 0 {
 		return "no mailbox"
 	}
-	return fmt.Sprintf("%d mailboxes: %s", all, strings.Join(words, ", "))
+	return quantity.Of(all, "mailbox", "mailboxes") + ": " + strings.Join(words, ", ")
 }

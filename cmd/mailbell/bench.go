@@ -21,6 +21,7 @@ import (
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -189,7 +190,7 @@ func (b *benchmark) awaitListening(ctx context.Context) error {
 
 // enrol enrols all devices.
 func (b *benchmark) enrol(ctx context.Context) error {
-	b.say("enrolling the devices of %d mailboxes", b.Mailboxes)
+	b.say("enrolling the devices of %s", quantity.Of(b.Mailboxes, "mailbox", "mailboxes"))
 	began := time.Now()
 	g, all := errgroup.WithContext(ctx)
 	g.SetLimit(portalClients)

@@ -16,6 +16,7 @@ import (
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/pause"
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/service"
 	"github.com/mailbell/mailbell/simulator"
 )
@@ -123,7 +124,7 @@ func (d *demonstration) play(ctx context.Context, messages int, logName string) 
 	if err := d.awaitListening(ctx); err != nil {
 		return err
 	}
-	d.say("%d mailboxes are listening%s. Delivering %d messages.\n\n", len(d.boxes), d.byGraph(), messages)
+	d.say("%s listened to%s. Delivering %s.\n\n", quantity.Of(len(d.boxes), "mailbox is", "mailboxes are"), d.byGraph(), quantity.Of(messages, "message", "messages"))
 	for i := range messages {
 		if err := d.deliver(i); err != nil {
 			return err

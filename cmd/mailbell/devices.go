@@ -18,6 +18,7 @@ import (
 
 	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/quantity"
 )
 
 const (
@@ -88,7 +89,7 @@ func follow(body io.Reader, lines int, out, log io.Writer) error {
 		switch {
 		case answer.Line == 0: // the sum
 			bar.clear()
-			fmt.Fprintf(out, "%d devices: %d new, %d changed or the same, %d refused\n", end.Lines, end.Created, end.Changed, end.Refused)
+			fmt.Fprintf(out, "%s: %d new, %d changed or the same, %d refused\n", quantity.Of(end.Lines, "device", "devices"), end.Created, end.Changed, end.Refused)
 			if end.Stopped != "" {
 				return fmt.Errorf("the import stopped after line %d: %s; what was enrolled stays, and the file can be imported again", bar.line, end.Stopped)
 			}
@@ -144,7 +145,7 @@ func (b *bar) at(line int) {
 	}
 	b.moved = time.Now()
 	if b.lines == 0 {
-		fmt.Fprintf(b.to, "\r%d devices", line)
+		fmt.Fprint(b.to, "\r", quantity.Of(line, "device", "devices"))
 		return
 	}
 	full := min(line, b.lines) * barWidth / b.lines

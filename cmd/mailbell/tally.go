@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/quantity"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -54,7 +55,7 @@ func (t totals) err() error {
 	if t.Lost+t.Duplicates == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d alerts were lost and %d sent twice", t.Lost, t.Duplicates)
+	return fmt.Errorf("%s lost and %d sent twice", quantity.Of(t.Lost, "alert was", "alerts were"), t.Duplicates)
 }
 
 // startTally starts a simulator. Every third of its mailboxes gets two devices, the others one.
