@@ -9,9 +9,6 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Window is the age above which mail leads to no alert (rule 8 of the log).
-const Window = 24 * time.Hour
-
 // shrinkFrom is the size from which a payload has a smaller one in reserve. APNs takes 4096 bytes and ours stay below that; what is
 // no longer than this can hardly be refused as too large, and most alerts are not.
 const shrinkFrom = 1024
@@ -55,7 +52,7 @@ func Judge(v View) (Verdict, outcome.Reason) {
 		return Skip, outcome.BeforeEnrolment
 	case v.Hinted.IsZero() && v.Received.After(v.Server.Add(mail.Tolerance)):
 		return Skip, outcome.Future
-	case v.Forgotten || age > Window:
+	case v.Forgotten || age > mail.Window:
 		return Skip, outcome.Late
 	case age > v.MaxAge:
 		return SumUp, outcome.Summary

@@ -46,11 +46,11 @@ func TestWhatMayBeSent(t *testing.T) {
 		"older than the log reaches":                   {func(v *View) { v.Forgotten = true }, Skip, outcome.Late},
 		"listed after an hour":                         {listed(time.Hour), Send, ""},
 		"listed after an hour and a second":            {listed(time.Hour + time.Second), SumUp, outcome.Summary},
-		"listed after a day":                           {listed(Window), SumUp, outcome.Summary},
-		"listed after a day and a second":              {listed(Window + time.Second), Skip, outcome.Late},
+		"listed after a day":                           {listed(mail.Window), SumUp, outcome.Summary},
+		"listed after a day and a second":              {listed(mail.Window + time.Second), Skip, outcome.Late},
 		"hinted an hour ago, whenever it is dated":     {hinted(time.Hour), Send, ""},
 		"hinted more than an hour ago":                 {hinted(time.Hour + time.Second), SumUp, outcome.Summary},
-		"hinted more than a day ago":                   {hinted(Window + time.Second), Skip, outcome.Late},
+		"hinted more than a day ago":                   {hinted(mail.Window + time.Second), Skip, outcome.Late},
 		"old, and the device was not enrolled by then": {func(v *View) { listed(2 * time.Hour)(v); v.Enrolled = noon.Add(-time.Hour) }, Skip, outcome.BeforeEnrolment},
 	} {
 		if verdict, reason := Judge(seen(test.change)); verdict != test.verdict || reason != test.reason {

@@ -13,7 +13,7 @@ import (
 )
 
 // expires is how long APNs keeps an alert for a phone that is off: older mail leads to no alert.
-const expires = alerts.Window
+const expires = mail.Window
 
 // alert is one alert for one device.
 type alert struct {
@@ -22,7 +22,7 @@ type alert struct {
 	came         time.Time
 	told         time.Time      // when a notification named its message; zero: none did
 	reason       outcome.Reason // why it says less than it could
-	id           subscriptions.Correlation
+	correlation  subscriptions.Correlation
 	notification subscriptions.Notification
 }
 
@@ -52,12 +52,12 @@ func (m *Mailbox) alertsFor(
 			}
 			old = append(old, d.key)
 		case alerts.Send:
-			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, d.id, decision))
+			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, d.correlation, decision))
 			list[len(list)-1].told = d.hinted
 		}
 	}
 	if len(old) > 0 {
-		list = append(list, m.summary(device, old, newest.received, newest.id))
+		list = append(list, m.summary(device, old, newest.received, newest.correlation))
 	}
 	return list
 }
@@ -78,7 +78,7 @@ func (m *Mailbox) shown(device *subscriptions.Device) alerts.Device {
 
 // alert of one message.
 func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, id subscriptions.Correlation, d alerts.Decision) alert {
-	return alert{device: device, keys: keys, came: came, reason: d.Reason, id: id, notification: subscriptions.Notification{
+	return alert{device: device, keys: keys, came: came, reason: d.Reason, correlation: id, notification: subscriptions.Notification{
 		Device: device.ID, Phone: device.Phone(), Enrolled: device.Enrolled,
 		PushID: m.in.secret.PushID(keys[0], device.Token, device.Topic), CollapseID: keys[0].String(),
 		Expires: time.Now().Add(expires), Payload: d.Payload, Smaller: d.Smaller,

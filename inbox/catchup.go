@@ -180,7 +180,7 @@ func (m *Mailbox) owed(
 	o := &owed{device: device}
 	for _, e := range entries {
 		s, seen := byKey[e.Key]
-		d := due{key: s.Key, item: s.item, received: s.Received, givenUp: seen && e.Key == m.itemKey(s.item).Short(), id: id}
+		d := due{key: s.Key, item: s.item, received: s.Received, givenUp: seen && e.Key == m.itemKey(s.item).Short(), correlation: id}
 		view := m.view(d, device.Since, clock)
 		view.Gone = !seen
 		switch verdict, reason := alerts.Judge(view); verdict {
@@ -259,7 +259,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 			c.View.Gone = gone(item)
 			switch decision := alerts.Decide(c); decision.Verdict {
 			case alerts.Send:
-				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, d.id, decision), &pushes)
+				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, d.correlation, decision), &pushes)
 			default:
 				m.decide(d.notSent(o.device.ID, decision.Reason))
 			}

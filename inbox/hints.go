@@ -27,7 +27,8 @@ type due struct {
 	hinted   time.Time     // on ours; zero: it was listed only
 	message  *mail.Message // nil: not read yet, or it cannot be
 	givenUp  bool          // it was given up as unreadable
-	id       subscriptions.Correlation
+
+	correlation subscriptions.Correlation
 }
 
 func newestFirst(dues []due) {
@@ -36,7 +37,7 @@ func newestFirst(dues []due) {
 
 // notSent is the decision that no alert of the message is sent, to a device or, where that is empty, to any.
 func (d due) notSent(device string, reason outcome.Reason) subscriptions.Decision {
-	return subscriptions.Decision{Key: d.key, Device: device, Outcome: outcome.NotSent, Reason: reason, Came: d.received, At: time.Now(), Correlation: d.id}
+	return subscriptions.Decision{Key: d.key, Device: device, Outcome: outcome.NotSent, Reason: reason, Came: d.received, At: time.Now(), Correlation: d.correlation}
 }
 
 // view is what the log and the clocks say of the message, for a device that gets alerts since enrolled.
@@ -97,7 +98,7 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 
 // hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
 func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
-	d := due{item: item.ID, hinted: at, id: id}
+	d := due{item: item.ID, hinted: at, correlation: id}
 	switch {
 	case item.Err == nil:
 		m.unreadable.forget(item.ID)

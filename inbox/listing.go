@@ -10,7 +10,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
@@ -40,14 +39,14 @@ type shown struct {
 // them told. listed is called once the Inbox has been read.
 func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed func()) error {
 	link := t.link
-	list, clock, err := m.pages(ctx, t.id, link)
+	list, clock, err := m.pages(ctx, t.correlation, link)
 	listed()
 	if err != nil {
 		return err
 	}
 	r := m.box.Record()
 	if clock.Unix() < r.Since {
-		return m.restart(ctx, t.id, link, list, clock)
+		return m.restart(ctx, t.correlation, link, list, clock)
 	}
 	fresh, old, none := m.sortOut(m.unknown(t, list, clock, r), clock)
 	none = append(none, m.forgotten(doubted, list, r)...)
@@ -64,7 +63,7 @@ func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed 
 	if pending { // an item that cannot be read yet has no outcome: listed stays
 		return nil
 	}
-	return m.complete(ctx, t.id, link, list, clock)
+	return m.complete(ctx, t.correlation, link, list, clock)
 }
 
 // unknown are the messages shown that have no outcome yet.
@@ -76,7 +75,7 @@ func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptio
 			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
 			continue
 		}
-		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted.at(s.item), s.Received, clock), id: t.id}
+		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted.at(s.item), s.Received, clock), correlation: t.correlation}
 		dues = append(dues, d)
 		wanted := slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) })
 		if wanted && d.hinted.IsZero() {
@@ -150,7 +149,7 @@ func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock 
 		}
 		old := 0
 		for _, msg := range p.Messages {
-			if msg.Received.Unix() < from || len(list) >= maxListed && clock.Sub(msg.Received) > alerts.Window {
+			if msg.Received.Unix() < from || len(list) >= maxListed && clock.Sub(msg.Received) > mail.Window {
 				old++
 			} else if !seen[msg.ItemID] {
 				list = append(list, shown{subscriptions.Shown{Key: m.key(&msg), Received: msg.Received}, msg.ItemID})
@@ -232,7 +231,7 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 	for i, d := range some {
 		ids[i], by[d.item] = d.item, d
 	}
-	found, err := m.fetch(ctx, some[0].id, link, ids)
+	found, err := m.fetch(ctx, some[0].correlation, link, ids)
 	if err != nil {
 		return nil, nil, false, err
 	}
@@ -263,7 +262,7 @@ func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
 		return nil
 	}
 	doubted, err := m.readHints(ctx, id, link, &hints)
-	m.marks.giveBack(turn{link: link, hints: hints, list: len(doubted) > 0, id: id})
+	m.marks.giveBack(turn{link: link, hints: hints, list: len(doubted) > 0, correlation: id})
 	return err
 }
 
@@ -292,7 +291,7 @@ func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, li
 		return err
 	}
 	for range expired {
-		m.decide(due{id: id}.notSent("", outcome.Late))
+		m.decide(due{correlation: id}.notSent("", outcome.Late))
 	}
 	m.in.metrics.listings.Inc()
 	m.completed(link)
@@ -334,7 +333,7 @@ func (m *Mailbox) restart(ctx context.Context, id subscriptions.Correlation, lin
 	var none []skipped
 	for _, s := range list {
 		if !r.Has(s.Key) {
-			none = append(none, skipped{due{key: s.Key, item: s.item, received: s.Received, id: id}, outcome.Clock})
+			none = append(none, skipped{due{key: s.Key, item: s.item, received: s.Received, correlation: id}, outcome.Clock})
 		}
 	}
 	if err := m.skip(ctx, none); err != nil {

@@ -114,16 +114,16 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 		return
 	}
 	defer m.in.forget(m)
-	if t.id == 0 {
-		t.id = m.in.correlation()
+	if t.correlation == 0 {
+		t.correlation = m.in.correlation()
 	}
 	began := time.Now()
-	m.debug("reading begins", t.id, func() []zap.Field {
+	m.debug("reading begins", t.correlation, func() []zap.Field {
 		return []zap.Field{zap.Int("hints", len(t.hints)), zap.Bool("listing", t.list), joinedBy(t.joined)}
 	})
 	err := m.read(ctx, &t, listed)
 	m.deliver(ctx)
-	m.debug("reading ended", t.id, func() []zap.Field { return []zap.Field{zap.Duration("took", time.Since(began)), zap.Error(err)} })
+	m.debug("reading ended", t.correlation, func() []zap.Field { return []zap.Field{zap.Duration("took", time.Since(began)), zap.Error(err)} })
 	if err == nil || m.in.stopping.Load() {
 		m.marks.done(t, nil)
 		return
@@ -131,13 +131,13 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	f := fault.Of(err)
 	first, next := m.marks.done(t, f)
 	if first && f.Scope <= fault.Mailbox { // what concerns more is said once, by the account or the stream
-		m.in.log.Warn("a mailbox cannot be read", append(m.about(t.id), zap.Time("next_try", next), zap.Error(err))...)
+		m.in.log.Warn("a mailbox cannot be read", append(m.about(t.correlation), zap.Time("next_try", next), zap.Error(err))...)
 	}
 }
 
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
 func (m *Mailbox) read(ctx context.Context, t *turn, listed func()) error {
-	doubted, err := m.readHints(ctx, t.id, t.link, &t.hints)
+	doubted, err := m.readHints(ctx, t.correlation, t.link, &t.hints)
 	if err != nil {
 		return err
 	}

@@ -75,8 +75,8 @@ type marks struct {
 	link    *attachment // by which it is read, and whose item ids the hints are; nil: it never was
 	failure *failure    // of the last turn; nil: it did not fail
 
-	id     subscriptions.Correlation // of what came since; 0: no hint has come
-	joined subscriptions.Correlation // of hints that came while a turn was under way that failed: they go on under the id of that
+	correlation subscriptions.Correlation // of what came since; 0: no hint has come
+	joined      subscriptions.Correlation // of hints that came while a turn was under way that failed: they go on under the id of that
 
 	list     bool // anything may have come
 	listed   bool // a complete listing was done since it was last marked for one
@@ -111,7 +111,7 @@ type turn struct {
 	hints hints
 	list  bool
 
-	id, joined subscriptions.Correlation
+	correlation, joined subscriptions.Correlation
 }
 
 // change changes the marks, and queues the mailbox where that makes it due.
@@ -155,10 +155,10 @@ func (f *failure) waits(wake func()) bool {
 // hint marks the mailbox: it may have this new item. It returns the id of the work on it: the one that it is given, unless there is one.
 func (m *marks) hint(item string, source mail.Source, at time.Time, offered subscriptions.Correlation) (id subscriptions.Correlation) {
 	m.change(func() {
-		if m.id == 0 {
-			m.id = offered
+		if m.correlation == 0 {
+			m.correlation = offered
 		}
-		id = m.id
+		id = m.correlation
 		switch {
 		case m.link != nil && m.link.Source() != source: // which does not know this id
 			m.list, m.listed = true, false
@@ -230,13 +230,13 @@ func (m *marks) take() (turn, bool) {
 	if m.turn != queuedToList && m.turn != queuedHinted { // it was queued twice, and that turn was taken already
 		return turn{}, false
 	}
-	t := turn{link: m.link, hints: m.hints, list: m.list, id: m.id, joined: m.joined}
+	t := turn{link: m.link, hints: m.hints, list: m.list, correlation: m.correlation, joined: m.joined}
 	m.turn, m.woken = idle, false
 	if m.closed || !m.attached {
 		return turn{}, false
 	}
 	m.hints, m.list = nil, false
-	m.id, m.joined = 0, 0
+	m.correlation, m.joined = 0, 0
 	m.turn = underWay
 	m.stopRetry() // this turn is what it was for
 	return t, true
@@ -249,8 +249,8 @@ func (m *marks) takeHints(l *attachment) (taken hints, id subscriptions.Correlat
 	if m.link != l {
 		return nil, 0
 	}
-	taken, id = m.hints, m.id
-	m.hints, m.id = nil, 0
+	taken, id = m.hints, m.correlation
+	m.hints, m.correlation = nil, 0
 	return taken, id
 }
 
@@ -267,10 +267,10 @@ func (m *marks) merge(t turn) {
 	}
 	m.list = m.list || t.list
 	if t.list || len(t.hints) > 0 {
-		if m.id != 0 {
-			m.joined = m.id
+		if m.correlation != 0 {
+			m.joined = m.correlation
 		}
-		m.id = t.id
+		m.correlation = t.correlation
 	}
 	for _, o := range m.hints {
 		t.hints.put(o)

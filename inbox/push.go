@@ -67,7 +67,7 @@ func (m *Mailbox) afterPush() {
 func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
 	a.notification.May = func() bool { return m.enrolled(a) }
 	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
-	m.debug("alert sent", a.id, func() []zap.Field {
+	m.debug("alert sent", a.correlation, func() []zap.Field {
 		return []zap.Field{zap.String("device", a.device.ID), zap.String("collapse_id", a.notification.CollapseID),
 			zap.Stringer("apns_id", a.notification.PushID), zap.Bool("repeat", a.notification.Repeat)}
 	})
@@ -135,7 +135,7 @@ func again(a subscriptions.Answer) time.Time {
 // note has an answer kept as a decision, counted, and told to whoever is told of lost alerts.
 func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
 	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.came, At: answer.At,
-		PushID: a.notification.PushID, Status: answer.Status, Correlation: a.id}
+		PushID: a.notification.PushID, Status: answer.Status, Correlation: a.correlation}
 	if d.At.IsZero() {
 		d.At = time.Now()
 	}

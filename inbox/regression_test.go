@@ -16,7 +16,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/mailbell/mailbell/alerts"
 	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -357,7 +356,7 @@ func TestOfAVastInboxOnlyMailOfTheLastDayIsKeptInMemory(t *testing.T) {
 			kept  int
 		}{
 			"two days":        {3 * time.Second, maxListed},
-			"a day and more":  {1600 * time.Millisecond, int(alerts.Window/(1600*time.Millisecond)) + 1},
+			"a day and more":  {1600 * time.Millisecond, int(mail.Window/(1600*time.Millisecond)) + 1},
 			"less than a day": {time.Second, maxListed + 10_000},
 		} {
 			calls := 0

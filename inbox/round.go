@@ -52,7 +52,7 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 	}
 	m.pushAll(ctx, r, list)
 	err := m.enter(ctx, r, dues)
-	m.debug("outcomes recorded", dues[0].id, func() []zap.Field {
+	m.debug("outcomes recorded", dues[0].correlation, func() []zap.Field {
 		return []zap.Field{zap.Int("messages", len(dues)), zap.Int("alerts", len(list)), zap.Error(err)}
 	})
 	return err

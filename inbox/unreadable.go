@@ -119,8 +119,8 @@ func (m *Mailbox) giveUp(item Item, d due) bool {
 	})
 	if counted {
 		f := fault.Of(item.Err)
-		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.Waiting, Reason: outcome.Unreadable, Code: f.Code, Came: d.received, At: time.Now(), Correlation: d.id})
-		m.in.log.Warn("a message cannot be read", append(m.about(d.id), zap.Bool("generic_alert", last), zap.Error(f))...)
+		m.decide(subscriptions.Decision{Key: d.key, Outcome: outcome.Waiting, Reason: outcome.Unreadable, Code: f.Code, Came: d.received, At: time.Now(), Correlation: d.correlation})
+		m.in.log.Warn("a message cannot be read", append(m.about(d.correlation), zap.Bool("generic_alert", last), zap.Error(f))...)
 	}
 	return last
 }

@@ -58,9 +58,6 @@ type Behind struct {
 }
 
 const (
-	// Window is the overlap of listings: mail that was held up in transport arrives late, with an old received time. Older mail leads to
-	// no alert (rule 8).
-	Window = 24 * time.Hour
 	// newest bounds the log: listings read back to the 256th newest entry at most, however many came within the window.
 	newest = 256
 	// apart is how far since stays from the server's clock: no honest clock stands before it (rule 4).
@@ -257,7 +254,7 @@ func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
 		}
 	}
 	r.Outcomes = r.Outcomes.raised(later)
-	since := max(r.Listed-int64(Window/time.Second), r.newestEntries(now))
+	since := max(r.Listed-int64(mail.Window/time.Second), r.newestEntries(now))
 	r.Since = max(r.Since, min(since, clock.Add(-apart).Unix()))
 	return r.prune()
 }

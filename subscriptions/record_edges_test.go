@@ -70,7 +70,7 @@ func TestWhatIsDatedOfThisVerySecondCounts(t *testing.T) {
 func TestOnlyWhatIsOlderThanSinceExpires(t *testing.T) {
 	r := started()
 	second := noon.Add(30 * time.Hour)
-	r.Enter([]Outcome{{Key: key(1), Received: second.Add(-Window)}, {Key: key(2), Received: second}}, devices("a"), because)
+	r.Enter([]Outcome{{Key: key(1), Received: second.Add(-mail.Window)}, {Key: key(2), Received: second}}, devices("a"), because)
 	if expired := r.Complete([]Shown{{key(2), second}}, second); expired != 0 || len(r.Outcomes) != 2 {
 		t.Errorf("%d expired, %d left: one of a day ago to the second is within the day", expired, len(r.Outcomes))
 	}

@@ -296,7 +296,7 @@ func record(id string) *subscriptions.Record {
 	return &subscriptions.Record{
 		ID: id, Addresses: []string{id + "@contoso.example"}, Account: "listener-01", Subscription: "JgBib/+=", Subscribed: at,
 		At:     &mail.Location{Entry: "headquarters", URL: "https://mail.contoso.example/EWS/Exchange.asmx", Group: "g1", Primary: id + "@contoso.example", Found: at},
-		Listed: at.Unix(), Since: at.Add(-subscriptions.Window).Unix(), End: 2,
+		Listed: at.Unix(), Since: at.Add(-mail.Window).Unix(), End: 2,
 		Outcomes: subscriptions.Outcomes{{Key: 1, Number: 1, Received: 5}, {Key: 1<<64 - 1, Number: 2, Received: 1<<32 - 1}},
 		Behind:   []subscriptions.Behind{{Device: "d1", Number: 1, Done: []uint64{1<<64 - 1}, Reason: "topic_away", Next: at}},
 	}
