@@ -52,7 +52,7 @@ var seed = flag.Uint64("seed", 0, "of what the tests draw; 0: a new one, which t
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "12"); err != nil { // most of their time these tests wait
+	if err := flag.Set("test.parallel", "24"); err != nil { // most of their time these tests wait
 		panic(err)
 	}
 	dir, err := os.MkdirTemp("", "mailbell-test-")
