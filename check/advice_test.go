@@ -290,7 +290,7 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		}, "the name to listen on leads nowhere", "hosts file"},
 		{"a wrong password for Redis", Circumstances{Step: StepState}, func(t *testing.T) error {
 			address := refusingRedis(t, "WRONGPASS invalid username-password pair or user is disabled.")
-			return redis(t.Context(), subscriptions.RedisOptions{Address: address, Password: "wrong", Prefix: "mailbell"})
+			return redis(t.Context(), subscriptions.RedisOptions{Address: address, Login: func() (string, string) { return "", "wrong" }, Prefix: "mailbell"})
 		}, "Redis does not accept the password", "password_file"},
 		{"no password for Redis", Circumstances{Step: StepState}, func(t *testing.T) error {
 			return redis(t.Context(), subscriptions.RedisOptions{Address: refusingRedis(t, "NOAUTH Authentication required."), Prefix: "mailbell"})

@@ -281,7 +281,9 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
 	if c.Redis != nil {
-		store, doubts, err := subscriptions.OpenRedis(ctx, redisOptions(c.Redis))
+		var login redisLogin
+		login.use(c)
+		store, doubts, err := subscriptions.OpenRedis(ctx, redisOptions(c.Redis, &login))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -122,6 +122,7 @@ func (s *Service) use(c *config.Config) error {
 	if err := s.useTLS(c); err != nil {
 		return err
 	}
+	s.redis.use(c.State)
 	s.offerProxy(v)
 	return nil
 }
@@ -154,10 +155,12 @@ func sameState(a, b config.State) bool {
 	if a.Redis == nil || b.Redis == nil {
 		return a.Redis == b.Redis && a.Path == b.Path
 	}
-	x, y := *a.Redis, *b.Redis
-	pools := samePool(x.CA, y.CA)
-	x.CA, y.CA = nil, nil
-	return pools && x == y
+	return sameRedis(*a.Redis, *b.Redis)
+}
+
+// sameRedis compares all but how to sign in.
+func sameRedis(a, b config.Redis) bool {
+	return samePool(a.CA, b.CA) && a.Address == b.Address && a.TLS == b.TLS && a.Prefix == b.Prefix
 }
 
 // sameEntry compares all but the values of the credentials.

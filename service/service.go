@@ -38,6 +38,7 @@ type Service struct {
 	socket    net.Listener
 	callbacks callbackServer
 	proxy     *proxy.Current // of every outbound connection
+	redis     redisLogin
 	calendar  *expiry.Calendar
 	handler   atomic.Pointer[http.Handler]
 	first     chan struct{} // closed with the first handler: calls wait in the socket until then
@@ -76,7 +77,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		return s, err
 	}
 	s.takeProxy() // there is no other to compare it with
-	if s.state, err = openState(ctx, c.State, log.Named("state")); err != nil {
+	if s.state, err = openState(ctx, c.State, &s.redis, log.Named("state")); err != nil {
 		return s, err
 	}
 	for _, d := range append(fileDoubts(c), stateDoubts(c.State)...) {

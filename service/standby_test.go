@@ -29,7 +29,10 @@ func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
 	for c.Ping(t.Context()).Err() != nil {
 		<-time.After(10 * time.Millisecond)
 	}
-	st, err := openState(t.Context(), config.State{Redis: &config.Redis{Address: address, Prefix: "mailbell"}}, zap.NewNop())
+	kept := config.State{Redis: &config.Redis{Address: address, Prefix: "mailbell"}}
+	var login redisLogin
+	login.use(kept)
+	st, err := openState(t.Context(), kept, &login, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -34,7 +35,7 @@ type held struct {
 	restore func(ctx context.Context, rewrite func(context.Context) error) error
 }
 
-func openState(ctx context.Context, c config.State, log *zap.Logger) (state, error) {
+func openState(ctx context.Context, c config.State, login *redisLogin, log *zap.Logger) (state, error) {
 	if c.Redis == nil {
 		s, err := subscriptions.OpenEmbedded(c.Path)
 		if err != nil {
@@ -42,7 +43,7 @@ func openState(ctx context.Context, c config.State, log *zap.Logger) (state, err
 		}
 		return file{s}, nil
 	}
-	o := redisOptions(c.Redis)
+	o := redisOptions(c.Redis, login)
 	quietRedis(log)
 	store, warnings, err := subscriptions.OpenRedis(ctx, o)
 	if err != nil {
@@ -54,8 +55,22 @@ func openState(ctx context.Context, c config.State, log *zap.Logger) (state, err
 	return &redis{options: o, store: store}, nil
 }
 
-func redisOptions(c *config.Redis) subscriptions.RedisOptions {
-	o := subscriptions.RedisOptions{Address: c.Address, Username: c.Username, Password: string(c.Password), Prefix: c.Prefix}
+// redisLogin is how mailbell signs in to the Redis of its state: as the newest configuration says that names this Redis. What names another one
+// takes a restart.
+type redisLogin struct{ atomic.Pointer[config.Redis] }
+
+// use takes up a configuration.
+func (l *redisLogin) use(c config.State) {
+	if is := l.Load(); c.Redis != nil && (is == nil || sameRedis(*is, *c.Redis)) {
+		l.Store(c.Redis)
+	}
+}
+
+func redisOptions(c *config.Redis, login *redisLogin) subscriptions.RedisOptions {
+	o := subscriptions.RedisOptions{Address: c.Address, Prefix: c.Prefix, Login: func() (string, string) {
+		r := login.Load()
+		return r.Username, string(r.Password)
+	}}
 	if c.TLS {
 		o.TLS = &tls.Config{RootCAs: c.CA, MinVersion: tls.VersionTLS12}
 	}

@@ -59,10 +59,12 @@ type Redis struct {
 
 // RedisOptions say where the state is kept.
 type RedisOptions struct {
-	Address            string // host:port
-	Username, Password string // of an ACL user; both may be empty
-	TLS                *tls.Config
-	Prefix             string
+	Address string // host:port
+	// Login is asked for each connection: a changed password is that of the next one. The name is of an ACL user; both may be empty. nil: there
+	// is no password.
+	Login  func() (username, password string)
+	TLS    *tls.Config
+	Prefix string
 }
 
 // ErrRedis is wrapped by the error of a Redis that must not be used as it is set: what is written there could be lost.
@@ -73,7 +75,7 @@ func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string
 	s = &Redis{address: o.Address, prefix: o.Prefix, lease: newLease(), sealer: newSealer()}
 	s.told.devices, s.told.lossy = map[string]int{}, make(chan string, 1)
 	s.client = redis.NewClient(&redis.Options{
-		Addr: o.Address, Username: o.Username, Password: o.Password, TLSConfig: o.TLS, ClientName: "mailbell",
+		Addr: o.Address, CredentialsProvider: o.Login, TLSConfig: o.TLS, ClientName: "mailbell",
 		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, ContextTimeoutEnabled: true,
 		MaxRetries: -1, DialerRetries: 1, PoolSize: redisPool, PipelinePoolSize: -1, // what failed is tried again by who knows what it is
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},

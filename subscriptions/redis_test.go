@@ -236,6 +236,32 @@ func TestARedisWithoutAnAppendOnlyFileIsWarnedOf(t *testing.T) {
 	}
 }
 
+// A password is changed in Redis and in its file, and Redis is restarted, or cuts what signed in with the old one.
+func TestAChangedPasswordIsThatOfTheNextConnection(t *testing.T) {
+	s := startRedis(t, "--requirepass", "open-sesame")
+	admin := redis.NewClient(&redis.Options{Addr: s.address, Password: "open-sesame"})
+	defer admin.Close()
+	var password atomic.Value
+	password.Store("open-sesame")
+	o := subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell", Login: func() (string, string) { return "", password.Load().(string) }}
+	r, _, err := subscriptions.OpenRedis(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := r.Hold(t.Context(), func(string, error) {}); err != nil {
+		t.Fatal(err)
+	}
+	b := openBook(t, r)
+	enrol(t, b, "d1", alice, "aa")
+	admin.ConfigSet(t.Context(), "requirepass", "simsalabim")
+	enrol(t, b, "d2", alice, "bb") // who has signed in stays so
+	password.Store("simsalabim")
+	admin.ClientKillByFilter(t.Context(), "TYPE", "normal", "SKIPME", "yes")
+	until(t, 5*time.Second, "it writes again", func() bool { return r.Ping(t.Context()) == nil })
+	enrol(t, b, "d3", alice, "cc")
+}
+
 func TestAnACLUserNeedsOnlyItsPrefix(t *testing.T) {
 	dir := t.TempDir()
 	acl := filepath.Join(dir, "users.acl")
@@ -244,7 +270,8 @@ func TestAnACLUserNeedsOnlyItsPrefix(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := startRedis(t, "--aclfile", acl)
-	o := subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell", Username: "bell", Password: "open-sesame"}
+	password := "open-sesame"
+	o := subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell", Login: func() (string, string) { return "bell", password }}
 	r, _, err := subscriptions.OpenRedis(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +286,7 @@ func TestAnACLUserNeedsOnlyItsPrefix(t *testing.T) {
 		enrol(t, b, "d1", bob, "aa")
 	}
 	r.Close()
-	o.Password = "wrong"
+	password = "wrong"
 	if _, _, err = subscriptions.OpenRedis(t.Context(), o); err == nil || strings.Contains(err.Error(), "wrong"+" ") {
 		t.Errorf("with a wrong password: %v", err)
 	}

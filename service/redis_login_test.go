@@ -1,0 +1,45 @@
+package service
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/mailbell/mailbell/config"
+)
+
+func TestHowToSignInToTheRedisOfTheStateIsTakenUp(t *testing.T) {
+	first := config.Redis{Address: "redis:6379", Prefix: "mailbell", Username: "bell", Password: "old"}
+	changed := func(change func(*config.Redis)) config.State {
+		r := first
+		change(&r)
+		return config.State{Redis: &r}
+	}
+	for name, c := range map[string]struct {
+		to          config.State
+		needRestart []string
+		username    string
+		password    string
+	}{
+		"a password":               {changed(func(r *config.Redis) { r.Password = "new" }), nil, "bell", "new"},
+		"a user name":              {changed(func(r *config.Redis) { r.Username, r.Password = "ring", "new" }), nil, "ring", "new"},
+		"another Redis":            {changed(func(r *config.Redis) { r.Address, r.Password = "other:6379", "its own" }), []string{"state"}, "bell", "old"},
+		"another prefix":           {changed(func(r *config.Redis) { r.Prefix, r.Password = "ring", "new" }), []string{"state"}, "bell", "old"},
+		"TLS":                      {changed(func(r *config.Redis) { r.TLS, r.Password = true, "new" }), []string{"state"}, "bell", "old"},
+		"a file in its place":      {config.State{Path: "mailbell.db"}, []string{"state"}, "bell", "old"},
+		"nothing that is about it": {config.State{Redis: &first}, nil, "bell", "old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			was := config.State{Redis: &first}
+			var login redisLogin
+			login.use(was)
+			signIn := redisOptions(&first, &login).Login
+			login.use(c.to)
+			if username, password := signIn(); username != c.username || password != c.password {
+				t.Errorf("it signs in as %q with %q, want %q with %q", username, password, c.username, c.password)
+			}
+			if got := needRestart(&config.Config{State: was}, &config.Config{State: c.to}); !slices.Equal(got, c.needRestart) {
+				t.Errorf("a restart for %q, want %q", got, c.needRestart)
+			}
+		})
+	}
+}
