@@ -109,11 +109,9 @@ func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item 
 		m.unreadable.forget(item.ID)
 		m.decide(d.notSent("", outcome.Gone))
 		return d, false
-	case !m.giveUp(item, d):
-		return d, false
 	}
 	d.key, d.received = m.itemKey(item.ID), clock
-	return d, true
+	return d, m.box.Record().Has(d.key) || m.giveUp(item, d)
 }
 
 // came is when a message came in that a hint named at a time, on our clock: then, but for Graph, which tells in the same words of one that was

@@ -246,10 +246,13 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 		case r.Has(d.key) || r.Has(m.itemKey(d.item)): // a hint was quicker
 		case gone(item):
 			none = append(none, skipped{d, outcome.Gone})
-		case item.Err != nil && !m.giveUp(item, d):
-			waits = true
-		default:
+		case item.Err == nil:
 			dues = append(dues, d)
+		case m.giveUp(item, d):
+			d.key = m.itemKey(d.item) // a hint of it knows no other
+			dues = append(dues, d)
+		default:
+			waits = true
 		}
 	}
 	return dues, none, waits, nil

@@ -652,6 +652,35 @@ func TestACatchUpSendsWhatCannotBeReadOnce(t *testing.T) {
 	})
 }
 
+// A listing that is under way when its third try is due gives it up, and its hint comes after that.
+func TestAMessageThatAListingGaveUpAlertsOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice, corrupt) })
+		s.mailbox(alice).List()
+		s.pass(6*time.Minute - time.Second)
+		s.source.set(func() { s.source.onRead = once(func() { <-time.After(2 * time.Second) }) })
+		s.mailbox(alice).List()
+		for range 3 {
+			s.pass(20 * time.Minute)
+			if n := len(s.apns.pushes("a", s.book.Secret().ItemKey(s.record(alice).ID, m.id))); n != 1 {
+				t.Errorf("%d alerts under the key of its item", n)
+			}
+			s.accepted(0, "a", m)
+			if n := len(s.decisions(alice)); n != 4 {
+				t.Errorf("%d decisions; three are of its tries, and one is the alert", n)
+			}
+		}
+		s.source.mend(m)
+		s.source.hint(alice, m)
+		s.pass(3 * s.poll)
+		s.accepted(0, "a", m)
+	})
+}
+
 // An answer may be entered between the looks at who is behind and at what is in flight.
 func TestACatchUpSendsNothingThatWasAnsweredSinceItsDevicesWereLookedFor(t *testing.T) {
 	inScene(t, func(s *scene) {
