@@ -37,7 +37,7 @@ func newEntry(l *Listener, e *Entry, accounts int, metrics *streaming.Metrics) *
 	perSecond := pollsPerSecond(e.RequestsPerSecond, mostByGraph)
 	n.graphPolls, n.busyPolls = polling.New(perSecond), polling.NewEvery(changes.BusyInterval, perSecond/2)
 	if e.ListenBy != ByPush && l.receiver != nil {
-		n.fallback = newFallback(l.log.With(zap.String("exchange", e.Name)), n.mailboxes, l.run)
+		n.fallback = newFallback(l.log.With(zap.String("exchange", e.Name)), n.mailboxes, n.answers, l.run)
 	}
 	if e.hasGraph() {
 		n.exodus = &exodus{l: l, entry: n, log: l.log.With(zap.String("exchange", e.Name))}
@@ -100,6 +100,9 @@ func (e *entry) tell(a Answer) time.Time {
 	}
 	return e.now()
 }
+
+// answers says whether the server has read or listed something for us since the start.
+func (e *entry) answers() bool { return e.skew.Load() != nil }
 
 // now is the server's clock; ours as long as no answer has told it.
 func (e *entry) now() time.Time {

@@ -20,7 +20,8 @@ import (
 // that some mailboxes that are refused it prove that it does not. A restart begins with streaming again.
 type fallback struct {
 	log       *zap.Logger
-	mailboxes func() int // of the entry: one of two cannot have three witnesses
+	mailboxes func() int  // of the entry: one of two cannot have three witnesses
+	answers   func() bool // its server has answered other calls: a stream that brings nothing may be held back before it
 	run       func(task func()) bool
 
 	works atomic.Bool // a stream has brought something; it changes under mu
@@ -31,8 +32,8 @@ type fallback struct {
 	joined  map[*either]struct{} // mailboxes that are here; nil: it is decided
 }
 
-func newFallback(log *zap.Logger, mailboxes func() int, run func(task func()) bool) *fallback {
-	return &fallback{log: log, mailboxes: mailboxes, run: run, refused: map[string]struct{}{}, joined: map[*either]struct{}{}}
+func newFallback(log *zap.Logger, mailboxes func() int, answers func() bool, run func(task func()) bool) *fallback {
+	return &fallback{log: log, mailboxes: mailboxes, answers: answers, run: run, refused: map[string]struct{}{}, joined: map[*either]struct{}{}}
 }
 
 // streamed notes that a stream has brought something.
@@ -52,7 +53,8 @@ func (f *fallback) failed(mailbox string, err error) {
 		return
 	}
 	why := fault.Of(err)
-	if !why.Unsupported && why.Code != ews.CodeHeldBack {
+	heldBack := why.Code == ews.CodeHeldBack && f.answers() // else it may hang as a whole
+	if !why.Unsupported && !heldBack {
 		return
 	}
 	enough := min(witnesses, max(1, f.mailboxes()))

@@ -168,12 +168,35 @@ func TestStreamingIsGivenUpOnlyWhereSeveralMailboxesMeetThatItIsNotThere(t *test
 		"a stream has brought something":   {1, func(f *fallback) { f.streamed(); f.failed(alice, heldBack()) }, false},
 		"there is nothing to fall back to": {1, func(*fallback) { var none *fallback; none.streamed(); none.failed(alice, heldBack()) }, false},
 	} {
-		f := newFallback(zap.NewNop(), func() int { return test.mailboxes }, func(task func()) bool { task(); return true })
+		f := newFallback(zap.NewNop(), func() int { return test.mailboxes }, func() bool { return true }, func(task func()) bool { task(); return true })
 		test.met(f)
 		if f.push != test.want {
 			t.Errorf("%s: push %v, want %v", name, f.push, test.want)
 		}
 	}
+}
+
+// With kept subscriptions the streams are the first that a server is asked for after a start. One that hangs then is not one without streaming.
+func TestAServerThatHangsAtARestartIsNotTakenForOneWithoutStreaming(t *testing.T) {
+	inScene(t, func(s *scene) {
+		p := s.byPush(ByStreaming)
+		s.start()
+		everybody := []string{alice, bob, carol, address(1), address(2)}
+		for i, a := range everybody {
+			s.enrol(fmt.Sprint("phone-", i), a)
+		}
+		s.pass(time.Minute)
+		s.stop()
+		s.hq.set(func() { s.hq.fails = heldBack() })
+		s.start()
+		s.pass(2 * time.Minute)
+		s.hq.set(func() { s.hq.fails = nil })
+		s.pass(5 * time.Minute)
+		s.wantState(subscriptions.Listening, everybody...)
+		if p.tries != 0 {
+			t.Errorf("%d push subscriptions", p.tries)
+		}
+	})
 }
 
 func TestOneMailboxThatIsRefusedStreamingChangesNothingForTheOthers(t *testing.T) {
@@ -251,7 +274,7 @@ func TestNobodyIsRememberedForAFallbackThatIsDecided(t *testing.T) {
 		"streaming works":    {(*fallback).streamed, false},
 		"there is no stream": {func(f *fallback) { f.failed(alice, unsupported()) }, true},
 	} {
-		f := newFallback(zap.NewNop(), func() int { return 1 }, func(func()) bool { return true })
+		f := newFallback(zap.NewNop(), func() int { return 1 }, func() bool { return true }, func(func()) bool { return true })
 		f.join(&either{})
 		if len(f.joined) != 1 {
 			t.Errorf("%s: %d are remembered before", name, len(f.joined))
