@@ -46,8 +46,8 @@ const (
 	CodeURL               = "URL"                // of EWS, not valid
 	CodeFault             = "SOAP fault"         // one without a code of EWS
 	codeHeld              = "sign-in held"       // by the credential, before anything is sent
-	codeHost              = "host not allowed"   // likewise: the credential does not go there
-	codeUntrusted         = "host not trusted"   // likewise: it has asked for the credential
+	CodeHost              = "host not allowed"   // likewise: the credential does not go there
+	CodeUntrusted         = "host not trusted"   // likewise: it has asked for the credential
 	codeStatus            = "HTTP"               // any other status without an answer of EWS
 	codeUnknown           = ""                   // the row of everything that has none
 )
@@ -258,8 +258,8 @@ var table = []Row{
 	// Signing in.
 	{Code: codeHeld, Scope: fault.Account, Remedy: fault.Wait, After: later,
 		Meaning: "sign-ins failed, and the next is held back so that the account is not locked out"},
-	{Code: codeHost, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "credentials do not go to this host"},
-	{Code: codeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true,
+	{Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "credentials do not go to this host"},
+	{Code: CodeUntrusted, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true,
 		Meaning: "credentials go to this host only where it is configured, since it has not shown to be an Exchange"},
 
 	// Everything else. A wrong guess costs a retry and a listing.

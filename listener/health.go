@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,6 +87,9 @@ func (h *health) allowed(mailbox string) error {
 	return &e
 }
 
+// unsaid are the codes of calls that do not say whether the account is let in: nothing was sent, or signed, or answered.
+var unsaid = []string{ews.CodeHangs, ews.CodeHeldBack, ews.CodeHost, ews.CodeUntrusted, ews.CodeURL, graph.CodeHangs, graph.CodeHeld}
+
 // note takes in how a call for a mailbox ended, and returns what that means.
 func (h *health) note(mailbox string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // of ours: the server has said nothing
@@ -96,7 +100,7 @@ func (h *health) note(mailbox string, err error) error {
 		return nil
 	}
 	switch f := fault.Of(err); {
-	case f.Code == ews.CodeHangs || f.Code == graph.CodeHangs || f.Code == graph.CodeHeld: // the server has said nothing
+	case slices.Contains(unsaid, f.Code):
 		return err
 	case f.Scope < fault.Account: // the server let it in
 		h.works(mailbox)

@@ -107,3 +107,14 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 		}
 	})
 }
+
+func TestACallThatWasNotAnsweredEndsNoBlock(t *testing.T) {
+	for _, code := range []string{ews.CodeHangs, ews.CodeHeldBack, ews.CodeHost, ews.CodeUntrusted, ews.CodeURL} {
+		h, _ := healthOf(1)
+		_ = h.note(alice, row("HTTP 401", ""))
+		_ = h.note(bob, row(code, ""))
+		if f, _ := h.state(); f == nil {
+			t.Errorf("%s: the account is let in", code)
+		}
+	}
+}
