@@ -204,9 +204,8 @@ func (a *API) api(methods map[string]route) http.Handler {
 			a.fail(w, r, errMethod)
 			return
 		}
-		if !who.role.may(to.needs) {
-			a.Record(r, audit.Event{Action: audit.CallRefused, Client: who.name, Call: r.Method + " " + r.Pattern, Device: r.PathValue("id")}, errForbidden)
-			a.fail(w, r, errForbidden)
+		if err := a.permit(r, who, to.needs); err != nil {
+			a.fail(w, r, err)
 			return
 		}
 		if to.stream != nil {
@@ -218,6 +217,15 @@ func (a *API) api(methods map[string]route) http.Handler {
 		done, err := to.answer(r, who)
 		a.finish(w, r, done, err)
 	})
+}
+
+// permit lets a caller through whose role allows the call; what it does not is in the audit log.
+func (a *API) permit(r *http.Request, who caller, needs permission) error {
+	if who.role.may(needs) {
+		return nil
+	}
+	a.Record(r, audit.Event{Action: audit.CallRefused, Client: who.name, Call: r.Method + " " + r.Pattern, Device: r.PathValue("id")}, errForbidden)
+	return errForbidden
 }
 
 // finish answers a call.
@@ -270,14 +278,14 @@ func (a *API) metrics() http.Handler {
 	h := promhttp.HandlerFor(a.Gatherer, promhttp.HandlerOpts{})
 	return reading(func(w http.ResponseWriter, r *http.Request) {
 		who, err := a.signIn(r)
-		switch {
-		case err != nil:
-			a.fail(w, r, err)
-		case !who.role.may(readAll):
-			a.fail(w, r, errForbidden)
-		default:
-			h.ServeHTTP(w, r)
+		if err == nil {
+			err = a.permit(r, who, readAll)
 		}
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

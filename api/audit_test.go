@@ -37,6 +37,7 @@ func TestTheAuditLogHasEveryActOfAClientAndWhatBecameOfIt(t *testing.T) {
 		{enrolToken, "PUT", "/v1/devices/a%20b", enrolment, 422, "mdm device_enrolled refused wrong_fields  "},
 		{enrolToken, "PUT", "/v1/devices/phone", "{", 400, "mdm device_enrolled refused not_json phone "},
 		{readToken, "PUT", "/v1/devices/phone", enrolment, 403, "grafana call_refused refused role_not_allowed phone "},
+		{enrolToken, "GET", "/metrics", "", 403, "mdm call_refused refused role_not_allowed  "},
 		{readToken, "GET", "/v1/devices:export", "", 200, "grafana devices_exported done   "},
 		{readToken, "GET", "/v1/devices:export?tokens=true", "", 403, "grafana devices_exported refused role_not_allowed  "},
 		{enrolToken, "POST", "/v1/devices:import", `{"id":"x"}`, 200, "mdm devices_imported done   "},
