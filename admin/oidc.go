@@ -179,9 +179,11 @@ func (p *Pages) endOIDC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	flow := p.flows.of(r)
-	gone := flowOf("") //nolint:gosec // flowOf sets all three
-	gone.MaxAge = -1
-	http.SetCookie(w, gone) // it is good for one answer
+	if flow.Answered(r.URL.Query()) { // it is good for one answer; another sign-in that was begun since is still under way
+		gone := flowOf("") //nolint:gosec // flowOf sets all three
+		gone.MaxAge = -1
+		http.SetCookie(w, gone)
+	}
 	who, err := p.finish(r, by, flow)
 	if errors.Is(err, errManyRedeems) {
 		p.fail(w, http.StatusServiceUnavailable, "Too many people sign in at the moment. Sign in again.")

@@ -398,6 +398,20 @@ func TestACodeIsGoodOnce(t *testing.T) {
 	}
 }
 
+// Who begins in two tabs has begun in the second; an answer to the first does not take that away.
+func TestASignInInASecondTabGoesOn(t *testing.T) {
+	p := newIDP(t)
+	s := provided(t, p)
+	p.set(func() { p.claims["groups"] = "g-admins" })
+	first, second := p.consent(t, s.begin(t, root)), p.consent(t, s.begin(t, root))
+	if a := s.comeBack(t, first); a.StatusCode != http.StatusForbidden || s.signedIn(t) {
+		t.Errorf("the first: %d %s", a.StatusCode, a.text)
+	}
+	if a := s.comeBack(t, second); a.StatusCode != http.StatusOK || !s.signedIn(t) {
+		t.Errorf("the second: %d %s", a.StatusCode, a.text)
+	}
+}
+
 func TestASignInLeadsToNoOtherSite(t *testing.T) {
 	p := newIDP(t)
 	s := provided(t, p)

@@ -178,6 +178,11 @@ type Flow struct {
 	Next     string    `json:"x"` // where the person wants to go; it is the caller's
 }
 
+// Answered says whether a query that the provider gave along is about this sign-in.
+func (f Flow) Answered(query url.Values) bool {
+	return f.State != "" && subtle.ConstantTimeCompare([]byte(f.State), []byte(query.Get("state"))) == 1 && len(query["state"]) == 1
+}
+
 // Begin begins a sign-in: the person is sent to a URL of the provider.
 func (p *Provider) Begin(next string) (Flow, string, error) {
 	found, err := p.ready()
@@ -225,7 +230,7 @@ func (p *Provider) Finish(ctx context.Context, flow Flow, query url.Values) (Ide
 		return Identity{}, &Refusal{Text: again, Cause: errors.New("no sign-in is under way in this browser")}
 	case age > maxFlow || age < 0:
 		return Identity{}, &Refusal{Text: again, Cause: errors.New("the sign-in took too long")}
-	case subtle.ConstantTimeCompare([]byte(flow.State), []byte(query.Get("state"))) != 1 || len(query["state"]) != 1:
+	case !flow.Answered(query):
 		return Identity{}, &Refusal{Text: again, Cause: errors.New("the answer has another state")}
 	}
 	if iss := query["iss"]; len(iss) > 1 || len(iss) == 1 && iss[0] != p.o.Issuer || len(iss) == 0 && found.answers {
