@@ -300,6 +300,11 @@ func TestEveryFieldOfAnEnrolmentIsDescribedAndNoOther(t *testing.T) {
 	if diff := cmp.Diff([]string{"mailbox", "token"}, s.Required); diff != "" {
 		t.Errorf("required:\n%s", diff)
 	}
+	line := maps.Clone(contract(t).Components.Schemas["EnrolmentLine"].Properties)
+	delete(line, "id")
+	if diff := cmp.Diff(s.Properties, line); diff != "" {
+		t.Errorf("a line of an import (-enrolment +line):\n%s", diff)
+	}
 }
 
 func TestEveryStateIsDescribed(t *testing.T) {
@@ -347,6 +352,43 @@ func TestEveryEventOfAWebhookIsDescribedAndNoOther(t *testing.T) {
 				t.Errorf("the example of %s has %s, which is not described", event, name)
 			}
 		}
+	}
+}
+
+func TestEachExampleIsAsItIsDescribed(t *testing.T) {
+	d, err := whole()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, part := range []string{"paths", "webhooks"} {
+		for name, methods := range member(d, part) {
+			for method := range methods.(map[string]any) {
+				for kind, c := range member(member(member(methods.(map[string]any), method), "requestBody"), "content") {
+					content := c.(map[string]any)
+					text, ok := content["example"].(string) // of lines
+					if !ok {
+						all, err := json.Marshal(content["example"])
+						if err != nil {
+							t.Fatal(err)
+						}
+						text = string(all)
+					}
+					for in := json.NewDecoder(strings.NewReader(text)); in.More(); seen++ {
+						var value any
+						if err := in.Decode(&value); err != nil {
+							t.Fatalf("%s %s: %v", method, name, err)
+						}
+						for _, wrong := range misfits(t, member(content, "schema"), value, "the example") {
+							t.Errorf("%s %s %s: %s", method, name, kind, wrong)
+						}
+					}
+				}
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("no example found: the walk is wrong")
 	}
 }
 
