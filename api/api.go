@@ -106,6 +106,7 @@ type API struct {
 	callers atomic.Pointer[[]caller]
 
 	verifier atomic.Pointer[verifier] // of the certificates of clients; nil: there are none
+	origin   *http.CrossOriginProtection
 
 	failed  *failedSignIns
 	limited *prometheus.CounterVec // requests above their limit, by client
@@ -127,7 +128,7 @@ func New(o Options) *API {
 	if o.Audit == nil {
 		o.Audit = audit.New(o.Log)
 	}
-	a := &API{Options: o, failed: newFailedSignIns(o.Audit, o.Metrics), tests: newTests(), imports: make(chan struct{}, maxImports), started: time.Now()}
+	a := &API{Options: o, origin: http.NewCrossOriginProtection(), failed: newFailedSignIns(o.Audit, o.Metrics), tests: newTests(), imports: make(chan struct{}, maxImports), started: time.Now()}
 	a.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mailbell_api_requests_limited_total", Help: "Requests that were refused with 429, because their client sends more than its limit.",
 	}, []string{"client"})

@@ -146,6 +146,36 @@ func TestACertificateIsThatOfTheClientWhoseNameItHas(t *testing.T) {
 	}
 }
 
+// A browser shows the certificate of a person to whatever another site has it ask.
+func TestACertificateCountsForNoOtherSite(t *testing.T) {
+	d, a := withCertificates(t)
+	shown := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}})}}
+	for name, c := range map[string]struct {
+		header, value, token string
+		want                 int
+	}{
+		"a program":          {"User-Agent", "curl", "", 200},
+		"another site":       {"Sec-Fetch-Site", "cross-site", "", 401},
+		"another host of it": {"Sec-Fetch-Site", "same-site", "", 401},
+		"an older browser":   {"Origin", "https://evil.example", "", 401},
+		"with a token":       {"Sec-Fetch-Site", "cross-site", enrolToken, 200},
+	} {
+		d.handler.SetClients([]Client{{Name: "mdm", Role: RoleEnrol, Certificate: "mdm.contoso.com", Token: enrolToken}})
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/devices:import", strings.NewReader(line("phone")))
+		r.TLS = shown
+		r.Header.Set(c.header, c.value)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded") // for which no browser asks first
+		if c.token != "" {
+			r.Header.Set("Authorization", "Bearer "+c.token)
+		}
+		w := httptest.NewRecorder()
+		d.handler.ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
 func TestAWrongCertificateIsRefusedWithWhatIsWrong(t *testing.T) {
 	synctest.Test(t, wrongCertificates) // several wrong ones are answered slowly
 }
