@@ -190,6 +190,8 @@ func whom(c check.Condition) string {
 	switch {
 	case c.Kind == check.KindState && c.Name == "":
 		return "the state"
+	case c.Kind == check.KindConfiguration && c.Name != "":
+		return "the changed credential of " + c.Name
 	case c.Kind == check.KindConfiguration:
 		return "the configuration"
 	case c.Kind == check.KindAudit:

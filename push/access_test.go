@@ -111,6 +111,9 @@ func TestAKeyThatIsRefusedLeavesTheOldOneAtWorkAndIsTriedAgain(t *testing.T) {
 				t.Fatalf("while the new key is refused: %+v", a)
 			}
 		}
+		if f := b.Topics()[0].NotTakenUp; f == nil || f.Code != "InvalidProviderToken" {
+			t.Errorf("the topic says of the new key: %v", f)
+		}
 		alerts, probes, _, _ := b.apns.seen()
 		if diff := cmp.Diff(map[string]int{oldKey: 11}, keys(t, alerts)); diff != "" {
 			t.Error(diff)
@@ -127,6 +130,9 @@ func TestAKeyThatIsRefusedLeavesTheOldOneAtWorkAndIsTriedAgain(t *testing.T) {
 		b.Push(t.Context(), alert(1, 100))
 		if alerts, _, _, _ = b.apns.seen(); keyOf(t, alerts[len(alerts)-1]) != newKeyID {
 			t.Error("APNs takes the new key now, and it is not used")
+		}
+		if f := b.Topics()[0].NotTakenUp; f != nil {
+			t.Errorf("it is used, and the topic says %v", f)
 		}
 	})
 }

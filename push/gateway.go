@@ -67,6 +67,7 @@ type gateway struct {
 
 	mu          sync.Mutex
 	offered     *access        // a new one that has to prove itself; nil: none
+	refused     *fault.Error   // why it does not work; nil: that is not known
 	under       int            // notifications under way
 	failing     time.Time      // since when nothing was answered, while something was tried; zero: it answers
 	last        *fault.Error   // what came back last that was no answer of an APNs that works; nil: nothing
@@ -165,7 +166,7 @@ func (g *gateway) offer(a *access) {
 	if g.offered != nil {
 		g.offered.stop()
 	}
-	g.offered = a
+	g.offered, g.refused = a, nil
 	if a != nil {
 		a.start()
 		g.run(func(context.Context) { a.prove() })
@@ -180,12 +181,27 @@ func (g *gateway) take(a *access) (taken bool) {
 		return false
 	}
 	old := g.access.Swap(a)
-	g.offered, g.unreachable = nil, false
+	g.offered, g.refused, g.unreachable = nil, nil, false
 	g.mu.Unlock()
 	old.leave()
 	g.log.Info("alerts go out with a new credential", a.credential.name())
 	g.worked()
 	return true
+}
+
+// notYet notes why a credential that was offered does not work.
+func (g *gateway) notYet(a *access, why error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.offered == a {
+		g.refused = fault.Of(why)
+	}
+}
+
+func (g *gateway) notTakenUp() *fault.Error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.refused
 }
 
 func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.Field) {

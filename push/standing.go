@@ -17,6 +17,7 @@ type TopicStanding struct {
 	Reason             outcome.Reason // why none do, TopicAway or Credentials; empty: they do
 	Since              time.Time      // when they went out last
 	Fault              *fault.Error   // what came back last; nil with a Reason: nothing
+	NotTakenUp         *fault.Error   // why a changed credential does not work, while the one before serves on; nil: none is refused
 
 	Refused map[outcome.Reason]int // phones whose last alert was refused for good, by why
 }
@@ -27,8 +28,9 @@ func (s *Sender) Topics() []TopicStanding {
 	refused := s.refusals.count()
 	for _, g := range s.gateways {
 		reason, since, f := g.standing()
+		changed := g.notTakenUp()
 		for _, a := range g.apps {
-			list = append(list, TopicStanding{Topic: a.topic, Environment: a.environment, Reason: reason, Since: since, Fault: f, Refused: refused[a]})
+			list = append(list, TopicStanding{Topic: a.topic, Environment: a.environment, Reason: reason, Since: since, Fault: f, NotTakenUp: changed, Refused: refused[a]})
 		}
 	}
 	return list

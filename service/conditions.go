@@ -167,6 +167,10 @@ func about(c check.Condition) (fields []zap.Field) {
 		fields = append(fields, zap.String("exchange", c.Name))
 	case check.KindWebhook:
 		fields = append(fields, zap.String("webhook", c.Name))
+	case check.KindConfiguration:
+		if c.Name != "" {
+			fields = append(fields, zap.String("credential", c.Name))
+		}
 	}
 	if c.Example != "" {
 		fields = append(fields, zap.String("example", c.Example))

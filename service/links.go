@@ -23,6 +23,7 @@ import (
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/expiry"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/internal/pace"
 	"github.com/mailbell/mailbell/listener"
@@ -47,9 +48,10 @@ type account struct {
 	described  atomic.Pointer[credential.Description] // as it was offered last
 	outbound   proxy.Settings
 	credential *auth.Rotating
-	graph      *auth.Rotating // with tokens for Microsoft Graph; nil: the account does not use it
-	atGraph    *atGraph       // nil: likewise
-	worked     atomic.Bool    // the changed credential has replaced the old one, and tookOver has not seen that yet
+	graph      *auth.Rotating              // with tokens for Microsoft Graph; nil: the account does not use it
+	atGraph    *atGraph                    // nil: likewise
+	refused    atomic.Pointer[fault.Error] // why the changed credential does not work; nil: none is refused
+	worked     atomic.Bool                 // the changed credential has replaced the old one, and tookOver has not seen that yet
 	exchange   walked
 	finder     check.Finder // nil: the URL of EWS is configured
 }
@@ -201,9 +203,11 @@ func (s *Service) addAccount(l *links, e *common, a config.Account) (listener.Ac
 func (l *links) tried(a *account, log *zap.Logger) func(error) {
 	return func(err error) {
 		if err != nil {
+			a.refused.Store(fault.Of(err))
 			log.Error("changed credential refused, old one stays in use", zap.Error(err))
 			return
 		}
+		a.refused.Store(nil)
 		log.Info("changed credential works")
 		a.worked.Store(true)
 		select {

@@ -211,6 +211,7 @@ func (a *account) offer(d credential.Description) error {
 		a.graph.Offer(byGraph)
 	}
 	a.described.Store(&d)
+	a.refused.Store(nil)
 	a.credential.Offer(changed)
 	return nil
 }

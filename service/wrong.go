@@ -150,8 +150,21 @@ func (g *gathering) clocks() {
 	}
 }
 
-// configuration checks whether a changed configuration, or a changed proxy, is refused.
+// configuration checks whether a changed configuration, proxy or credential is refused. The one before serves on, until it ends.
 func (g *gathering) configuration() {
+	credential := func(of string, f *fault.Error, advice check.Breakage) {
+		g.add(finding{kind: check.KindConfiguration, name: of, level: check.LevelWarn, fault: f, advice: advice})
+	}
+	for _, a := range g.links.accounts {
+		if f := a.refused.Load(); f != nil {
+			credential(a.entry.Name+"/"+a.name, f, check.Advise(f, g.links.circumstances(a.entry.Name, a.name)))
+		}
+	}
+	for _, t := range g.sender.Topics() {
+		if f := t.NotTakenUp; f != nil {
+			credential(t.Topic+" "+t.Environment, f, adviseAPNs(f))
+		}
+	}
 	if err := g.service.notTakenUp.Load(); err != nil {
 		f := fault.Of(*err)
 		g.add(finding{kind: check.KindConfiguration, level: check.LevelWarn, fault: f, advice: check.Advise(f, check.Circumstances{})}).Reason = (*err).Error()

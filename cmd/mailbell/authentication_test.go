@@ -208,6 +208,9 @@ func TestAChangedClientSecretIsTakenUpWithoutARestart(t *testing.T) {
 	eventually(t, soon, "the log says that the new one is refused", func() bool {
 		return strings.Contains(inst.service().stderr(), "changed credential refused, old one stays in use")
 	})
+	if said := inst.changesNotTakenUp(); !strings.HasPrefix(said, "online/online-01: the client secret is wrong") {
+		t.Errorf("the status says of the refused one: %q", said)
+	}
 	inst.awaitListening()
 	inst.deliverTo(inst.boxes...)
 	inst.awaitAlerts(soon)
@@ -221,12 +224,30 @@ func TestAChangedClientSecretIsTakenUpWithoutARestart(t *testing.T) {
 	eventually(t, soon, "the log says that the new one works", func() bool {
 		return strings.Contains(inst.service().stderr(), "changed credential works")
 	})
+	if said := inst.changesNotTakenUp(); said != "" {
+		t.Errorf("the status still says %q", said)
+	}
 	inst.balance(0)
 	for _, secret := range []string{unknown, renewed, inst.sim.ClientSecret} {
 		if strings.Contains(inst.service().stderr(), secret) {
 			t.Errorf("%s is in the log", secret)
 		}
 	}
+}
+
+// changesNotTakenUp is what GET /v1/status says of changes that are refused.
+func (inst *installation) changesNotTakenUp() (said string) {
+	inst.t.Helper()
+	var status struct {
+		Conditions []struct{ Kind, Name, Cause string }
+	}
+	inst.call(http.MethodGet, "/v1/status", nil, &status)
+	for _, c := range status.Conditions {
+		if c.Kind == "configuration" {
+			said += c.Name + ": " + c.Cause + "\n"
+		}
+	}
+	return said
 }
 
 func TestAChangedPasswordIsTakenUpWithoutARestart(t *testing.T) {
