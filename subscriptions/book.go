@@ -72,6 +72,11 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
+	if others := all.once(); len(others) > 0 {
+		if err := store.Write(ctx, Change{DropDevices: others}); err != nil {
+			return nil, fmt.Errorf("repairing the state: %w", err)
+		}
+	}
 	all.repair(time.Now())
 	b := &Book{
 		store: store, secret: all.Secret, damaged: all.Damaged, isNew: all.New, migratedFrom: all.MigratedFrom,

@@ -135,3 +135,23 @@ func TestALogThatIsCutOffIsAnError(t *testing.T) {
 		t.Errorf("what is no base64 is taken for %v", o)
 	}
 }
+
+// The clock of the machine was years ahead when they were written.
+func TestATimeThatCannotBeMeantIsCutAtTheStart(t *testing.T) {
+	far := noon.AddDate(12, 0, 0)
+	all := Contents{
+		Records: []*Record{
+			{ID: "r1", Behind: []Behind{{Device: "d1", Next: far}, {Device: "d2", Next: noon.Add(time.Minute)}, {Device: "d3"}}},
+			{ID: "r2", Dies: far},
+		},
+		Devices: []*Device{{ID: "d1", Record: "r1"}, {ID: "d2", Record: "r1"}, {ID: "d3", Record: "r1"}},
+	}
+	all.repair(noon)
+	behind := all.Records[0].Behind
+	if !behind[0].Next.Equal(noon.Add(time.Hour)) || !behind[1].Next.Equal(noon.Add(time.Minute)) || !behind[2].Next.IsZero() {
+		t.Errorf("the next tries are %v", behind)
+	}
+	if dies := all.Records[1].Dies; !dies.Equal(noon.Add(Asleep)) || !all.Records[0].Dies.IsZero() {
+		t.Errorf("it goes %v", dies)
+	}
+}

@@ -303,6 +303,33 @@ func TestAnEndBeforeTheFirstRecordIsWrittenAgainIsSaid(t *testing.T) {
 	}
 }
 
+// Redis went back to an older state, and mailbell ended while it was written again: the mailbox that a device has left has it still.
+func TestADeviceInTwoMailboxesIsInThatOfItsLastEnrolment(t *testing.T) {
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	key := "mailbell:{" + b.Mailbox(alice).Record().ID + "}:devices"
+	before := c.Dump(t.Context(), key).Val()
+	moved := subscriptions.Enrolment{ID: "d1", Mailbox: bob, Token: "aa", Topic: "com.contoso.mail", Environment: "production"}
+	if _, err := b.Enrol(t.Context(), moved, noon.Add(time.Minute), noon); err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	if err := c.Restore(t.Context(), key, 0, before).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, damages := range []int{1, 0} {
+		store = s.open(t)
+		b = openBook(t, store)
+		if d, _ := b.Device("d1"); d.Mailbox != bob || b.Mailbox(alice) != nil || len(b.Mailbox(bob).Devices()) != 1 || len(b.Damaged()) != damages {
+			t.Errorf("it is in %s; %d mailboxes; damages: %v", d.Mailbox, len(b.Mailboxes()), b.Damaged())
+		}
+		store.Close()
+	}
+}
+
 func TestAStartFromAStateThatIsNotWholeIsSaid(t *testing.T) {
 	for _, generation := range []string{"0", ""} {
 		s := startRedis(t)

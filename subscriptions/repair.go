@@ -8,8 +8,36 @@ import (
 	"time"
 )
 
+// latestTry is how far ahead the next try of a device may be at a start: no reason lasts longer before it is looked at again.
+const latestTry = time.Hour
+
+// once leaves each device in the mailbox of its last enrolment, and returns the others, which are to be dropped. A Redis that went back to an
+// older state, and was not wholly written again, has it in the mailbox too that it has left.
+func (c *Contents) once() (others []*Device) {
+	last := map[string]*Device{}
+	for _, d := range c.Devices {
+		if o := last[d.ID]; o == nil || d.Enrolled.After(o.Enrolled) {
+			last[d.ID] = d
+		}
+	}
+	c.Devices = slices.DeleteFunc(c.Devices, func(d *Device) bool {
+		if last[d.ID] == d {
+			return false
+		}
+		others = append(others, d)
+		return true
+	})
+	for _, d := range others {
+		c.Damaged = append(c.Damaged, Damaged{What: fmt.Sprintf("device %q in the mailbox %s", d.ID, d.Mailbox), Err: errEnrolledElsewhere})
+	}
+	return others
+}
+
+var errEnrolledElsewhere = errors.New("it has left that mailbox for another: it was dropped there")
+
 // repair gives devices whose record is missing a new one under the same id, so that keys stay as they were: an enrolment is worth
-// more than where its mailbox stood. The mailbox begins anew. A record whose devices are missing falls asleep, as after its last one.
+// more than where its mailbox stood. The mailbox begins anew. A record whose devices are missing falls asleep, as after its last one. Times
+// that a clock which was ahead has left are cut: nothing is to wait for years.
 func (c *Contents) repair(now time.Time) {
 	devices := map[string]bool{}
 	for _, d := range c.Devices {
@@ -18,6 +46,10 @@ func (c *Contents) repair(now time.Time) {
 	for _, r := range c.Records {
 		if !devices[r.ID] && r.Dies.IsZero() {
 			r.Dies = now.Add(Asleep)
+		}
+		r.Dies = earlier(r.Dies, now.Add(Asleep))
+		for i := range r.Behind {
+			r.Behind[i].Next = earlier(r.Behind[i].Next, now.Add(latestTry))
 		}
 	}
 	missing := map[string][]string{} // the mailboxes that devices name, by record
@@ -33,6 +65,13 @@ func (c *Contents) repair(now time.Time) {
 		c.Records = append(c.Records, &Record{ID: id, Addresses: missing[id]})
 		c.Damaged = append(c.Damaged, Damaged{What: fmt.Sprintf("where the mailbox %s stood", missing[id][0]), Err: errBegunAnew})
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 var errBegunAnew = errors.New("its record is missing: its devices stay enrolled, and are alerted for what comes from now on")
