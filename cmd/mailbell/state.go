@@ -22,6 +22,9 @@ func state(ctx context.Context, args []string, out, log io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if len(rest) > 0 && rest[0] == "move" {
+		return usageError{errors.New("mailbell state: move is not available in this version of mailbell; export and import move the devices")}
+	}
 	if len(rest) != 2 || rest[0] != "backup" && rest[0] != "restore" {
 		return usageError{errors.New("mailbell state: want backup FILE or restore FILE")}
 	}
