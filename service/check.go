@@ -4,15 +4,9 @@ package service
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -24,11 +18,7 @@ import (
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/proxy"
-	"github.com/mailbell/mailbell/subscriptions"
 )
-
-// stateTimeout bounds opening the state for a check: the lock of the file is tried for 2 s, and a reachable Redis answers in milliseconds.
-const stateTimeout = 10 * time.Second
 
 // Subject is what a check is about, beside the configuration. Each may be empty.
 type Subject struct {
@@ -102,15 +92,23 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	defer r.inbox.Close()
 	r.listener = listener.New(listener.Options{Book: r.book, Inbox: r.inbox, Entries: l.entries, PublicURL: c.PublicURL, Log: log})
 	defer r.listener.Close()
-	l.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL}
-	called, end := s.tryCallbacks(ctx, c, running, l.pushes)
+	l.trials = &callbackTrials{receiver: r.listener.Callbacks(), publicURL: c.PublicURL}
+	called, end := s.tryCallbacks(ctx, c, running, l.trials)
 	defer end()
 
-	in := check.Installation{
-		Config: c.File, Listen: addresses(c), State: known.attempt, Running: running, Expiry: s.calendar.List, APNs: sender, Way: r.way(),
-		NoEnrolments: known.noEnrolments(c), Doubts: append(known.doubts, configurationDoubts(c)...), Proxy: proxyAddress(c), Callbacks: called,
-		Beyond: of.Beyond,
+	in, err := s.installation(c, l)
+	if err != nil {
+		return err
 	}
+	in.State, in.Running, in.NoEnrolments, in.Doubts = known.attempt, running, known.noEnrolments(c), append(known.doubts, in.Doubts...)
+	in.APNs, in.Way, in.Callbacks, in.Beyond = sender, r.way(), called, of.Beyond
+	of.Only.limit(in).Run(ctx, of.Mailbox, of.Device, tell)
+	return nil
+}
+
+// installation describes for check what the configuration alone says.
+func (s *Service) installation(c *config.Config, l *links) (check.Installation, error) {
+	in := check.Installation{Config: c.File, Listen: addresses(c), Expiry: s.calendar.List, Doubts: configurationDoubts(c), Proxy: proxyAddress(c)}
 	for _, f := range c.Files {
 		in.Files = append(in.Files, check.File{Key: f.Key, Path: f.Path, Secret: f.Secret})
 	}
@@ -120,15 +118,14 @@ func Check(ctx context.Context, c *config.Config, running *check.Running, log *z
 	for _, t := range s.topics(c.APNs) {
 		u, err := t.Address()
 		if err != nil { // the sender has checked it
-			return err
+			return in, err
 		}
 		in.Topics = append(in.Topics, check.Topic{Topic: t.Topic, Environment: t.Environment, Host: hostname.Address(u), Outbound: t.Outbound})
 	}
 	for _, w := range c.Webhooks {
 		in.Webhooks = append(in.Webhooks, s.hookForCheck(w))
 	}
-	of.Only.limit(in).Run(ctx, of.Mailbox, of.Device, tell)
-	return nil
+	return in, nil
 }
 
 // addresses are those that mailbell listens on.
@@ -138,41 +135,6 @@ func addresses(c *config.Config) []check.Address {
 		list = append(list, check.Address{Key: "callbacks.listen", Host: c.Callbacks.Listen})
 	}
 	return list
-}
-
-// knownState is what a check knows of the state.
-type knownState struct {
-	book    *subscriptions.Book // empty if the state could not be read, or is a running mailbell's
-	attempt *check.Attempt      // nil: a running mailbell holds it
-	doubts  []string
-}
-
-// readState reads the state once, to check it and to look the device up. It is closed again, because the service may be about to start.
-func readState(ctx context.Context, c config.State, running *check.Running) (k knownState, err error) {
-	if k.book, err = subscriptions.Open(ctx, nowhere{}); err != nil {
-		return k, err
-	}
-	if running != nil && c.Redis == nil {
-		return k, nil
-	}
-	began := time.Now()
-	read, doubts, err := readBook(ctx, c)
-	k.attempt, k.doubts = &check.Attempt{Took: time.Since(began), Err: err}, doubts
-	if read != nil {
-		k.book = read
-	}
-	return k, nil
-}
-
-// noEnrolments says why the enrolments are not known; nil: they are.
-func (k knownState) noEnrolments(c *config.Config) error {
-	switch {
-	case k.attempt != nil && k.attempt.Err != nil:
-		return k.attempt.Err
-	case c.State.Redis != nil:
-		return errors.New("only a running mailbell knows the enrolments in Redis, and none answers at " + c.Listen)
-	}
-	return nil
 }
 
 // configurationDoubts are the warnings about the configuration and its files.
@@ -207,7 +169,7 @@ func (s *Service) entryForCheck(x config.Exchange, l *links) check.Entry {
 	e.Authority, e.Tokens = tokenService(x), forTokens(x, e.Outbound)
 	for _, a := range l.accounts {
 		if a.entry.Name == x.Name {
-			e.Accounts = append(e.Accounts, a.forCheck(l.pushes, a.source()))
+			e.Accounts = append(e.Accounts, a.forCheck(l.trials, a.source()))
 		}
 	}
 	return e
@@ -240,7 +202,7 @@ func (a *account) source() mail.Source {
 }
 
 // forCheck describes the account for check, as it reaches mailboxes by a source.
-func (a *account) forCheck(p *pushes, by mail.Source) check.Account {
+func (a *account) forCheck(p *callbackTrials, by mail.Source) check.Account {
 	d := a.described.Load()
 	if by == mail.Graph && a.atGraph != nil {
 		return check.Account{
@@ -274,69 +236,6 @@ func hosts(x config.Exchange) (list []string) {
 	}
 	return list
 }
-
-// readBook reads the state and changes nothing. If the file does not exist, it checks that it can be created, and returns no book. It
-// does not read Redis, which belongs to the instance that holds it.
-func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, doubts []string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
-	defer cancel()
-	if c.Redis != nil {
-		var login redisLogin
-		login.use(c)
-		store, doubts, err := subscriptions.OpenRedis(ctx, redisOptions(c.Redis, &login))
-		if err != nil {
-			return nil, nil, err
-		}
-		return nil, doubts, errors.Join(store.Ping(ctx), store.Close())
-	}
-	store, err := subscriptions.ReadEmbedded(c.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, writable(filepath.Dir(c.Path))
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	book, err = subscriptions.Open(ctx, store)
-	if err == nil {
-		err = writable(filepath.Dir(c.Path))
-	}
-	if err = errors.Join(err, store.Close()); err != nil {
-		return nil, nil, err
-	}
-	for _, d := range book.Damaged() {
-		doubts = append(doubts, fmt.Sprintf("a part of the state cannot be read: %s: %v", d.What, d.Err))
-	}
-	return book, doubts, nil
-}
-
-// nowhere is an empty state, for a book if the real one cannot be read.
-type nowhere struct{}
-
-var errNowhere = errors.New("the state cannot be written here")
-
-func (nowhere) Load(context.Context) (subscriptions.Contents, error) {
-	return subscriptions.Contents{}, nil
-}
-func (nowhere) Write(context.Context, subscriptions.Change) error { return errNowhere }
-func (nowhere) Decisions(context.Context, string) ([][]byte, error) {
-	return nil, nil
-}
-func (nowhere) Held() error                { return nil }
-func (nowhere) Ping(context.Context) error { return nil }
-func (nowhere) Close() error               { return nil }
-
-// writable reports why no file can be written in a folder.
-func writable(dir string) error {
-	f, err := os.CreateTemp(dir, ".mailbell-check-*")
-	if err != nil {
-		return fmt.Errorf("the state cannot be created: %w", err)
-	}
-	_, err = f.Write(make([]byte, probeSize))
-	return errors.Join(err, f.Close(), os.Remove(f.Name()))
-}
-
-// probeSize is how much is written to see whether the disk has room: what a mailbox and its devices need.
-const probeSize = 64 << 10
 
 // Plan returns what n mailboxes need, and how to set up Exchange for them.
 func Plan(c *config.Config, n int) string {

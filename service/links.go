@@ -37,8 +37,8 @@ type links struct {
 	entries  []listener.Entry
 	accounts []*account
 	idle     []interface{ CloseIdleConnections() }
-	pushes   *pushes       // nil until it is known who takes callbacks
-	worked   chan struct{} // a signal: a changed credential has replaced the old one
+	trials   *callbackTrials // nil until it is known who takes callbacks
+	worked   chan struct{}   // a signal: a changed credential has replaced the old one
 }
 
 // account is a listener account with its credential and clients.
@@ -257,6 +257,25 @@ func elsewhere(entries []config.Exchange, i int) func(domain string) bool {
 		has := func(x config.Exchange) bool { return slices.Contains(x.Domains, domain) }
 		return !has(entries[i]) && slices.ContainsFunc(entries, has)
 	}
+}
+
+// offer has a changed credential tried.
+func (a *account) offer(d credential.Description) error {
+	changed, err := newCredential(a.entry, d, a.outbound, scope(a.entry))
+	if err != nil {
+		return err
+	}
+	if a.graph != nil && byGraph(a.entry, d) {
+		byGraph, err := newCredential(a.entry, d, a.outbound, graphScope(a.entry))
+		if err != nil {
+			return err
+		}
+		a.graph.Offer(byGraph)
+	}
+	a.described.Store(&d)
+	a.refused.Store(nil)
+	a.credential.Offer(changed)
+	return nil
 }
 
 // find returns an account by its entry and name.

@@ -510,7 +510,7 @@ func TestTheStatusCanBeReadWhileACredentialChanges(t *testing.T) {
 		reading.Go(func() {
 			for range 100 {
 				asked.overview()
-				r.links.find("headquarters", "listener-01").forCheck(r.links.pushes, mail.EWS)
+				r.links.find("headquarters", "listener-01").forCheck(r.links.trials, mail.EWS)
 			}
 		})
 	}

@@ -21,7 +21,6 @@ import (
 	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/inbox"
-	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/listener"
 	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/mail"
@@ -60,7 +59,9 @@ type rooms struct {
 // build makes the rooms by the newest configuration. It reads the state, and starts nothing.
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
-	r := &rooms{service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages(), hooksOf: slices.Clone(c.Webhooks)}
+	r := &rooms{
+		service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages(), hooksOf: slices.Clone(c.Webhooks),
+	}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
 		return nil, err
@@ -89,15 +90,16 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		return nil, err
 	}
 	r.inbox = inbox.New(inbox.Options{
-		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Lost: r.alertLost, Observer: r.observer(), Content: content, MaxAge: c.Alerts.MaxAge, Log: s.log.Named("inbox"), Metrics: registry,
+		Book: r.book, Sender: r.sender, Unenrol: r.unenrol, Lost: r.alertLost, Observer: r.observer(), Content: content, MaxAge: c.Alerts.MaxAge,
+		Log: s.log.Named("inbox"), Metrics: registry,
 	})
 	r.listener = listener.New(listener.Options{
 		Book: r.book, Inbox: r.inbox, Entries: r.links.entries, PublicURL: c.PublicURL, Log: s.log.Named("listener"), Metrics: registry,
 	})
 
-	r.links.pushes = &pushes{receiver: r.listener.Callbacks(), publicURL: c.PublicURL, graph: newGraphTrials(c.PublicURL)}
-	if r.links.pushes.graph.url != "" {
-		r.links.pushes.graph.url = c.PublicURL + changes.Path + r.book.Secret().GraphPath(c.PublicURL)
+	r.links.trials = &callbackTrials{receiver: r.listener.Callbacks(), publicURL: c.PublicURL, graph: newGraphTrials(c.PublicURL)}
+	if r.links.trials.graph.url != "" {
+		r.links.trials.graph.url = c.PublicURL + changes.Path + r.book.Secret().GraphPath(c.PublicURL)
 	}
 
 	backend := &backend{rooms: r}
@@ -106,8 +108,10 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		called = r.callbacks()
 	}
 	r.api = api.New(api.Options{
-		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Ready: r.ready, Ping: r.book.Ping, Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Audit: s.audit, Version: s.version,
-		Callbacks: called, Test: backend.test, Overview: backend.overview, Receipts: receipts.New(receipts.Options{Device: r.book.Device, Note: backend.shown, Metrics: registry}), Move: backend.move, Advise: r.Advise, Backup: backupOf(store),
+		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Overview: backend.overview, Advise: r.Advise,
+		Test: backend.test, Move: backend.move, Backup: backupOf(store), Callbacks: called, Ready: r.ready, Ping: r.book.Ping,
+		Receipts: receipts.New(receipts.Options{Device: r.book.Device, Note: backend.shown, Metrics: registry}),
+		Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Audit: s.audit, Version: s.version,
 	})
 	r.api.SetAuthorities(authorities(c))
 	r.pages = admin.New(admin.Options{API: r.api, Gatherer: registry, Log: s.log.Named("admin")})
@@ -197,25 +201,6 @@ func (r *rooms) update(c *config.Config) {
 	}
 }
 
-// offer has a changed credential tried.
-func (a *account) offer(d credential.Description) error {
-	changed, err := newCredential(a.entry, d, a.outbound, scope(a.entry))
-	if err != nil {
-		return err
-	}
-	if a.graph != nil && byGraph(a.entry, d) {
-		byGraph, err := newCredential(a.entry, d, a.outbound, graphScope(a.entry))
-		if err != nil {
-			return err
-		}
-		a.graph.Offer(byGraph)
-	}
-	a.described.Store(&d)
-	a.refused.Store(nil)
-	a.credential.Offer(changed)
-	return nil
-}
-
 // tookOver makes the listener try at once what was refused with the old credential: some requests with it were answered after the new one
 // had worked.
 func (r *rooms) tookOver() {
@@ -250,7 +235,7 @@ func (r *rooms) locate(ctx context.Context, address, exchange string) (check.Rou
 		return check.Route{}, err
 	}
 	a := r.links.find(l.Entry, l.Account)
-	return check.Route{Account: a.forCheck(r.links.pushes, l.Location.Source), Location: l.Location, Online: a.entry.Type == config.Online}, nil
+	return check.Route{Account: a.forCheck(r.links.trials, l.Location.Source), Location: l.Location, Online: a.entry.Type == config.Online}, nil
 }
 
 // TopicReady passes the sender's call on to the inbox, which is made after the sender.

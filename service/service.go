@@ -1,5 +1,16 @@
 // Package service builds the rooms from a configuration, starts them and stops them in a stated order.
 //
+//	service.go                         the process: what is opened, and who works on the state
+//	state.go                           the state, and how an instance comes to hold it
+//	rooms.go                           the rooms on a state: built, changed and closed
+//	links.go, graph.go                 the accounts of the exchange entries, with their credentials and clients
+//	api.go, callbacks.go, admin.go     what the API, the callbacks and the admin page work on
+//	conditions.go, wrong.go            what is wrong now, and since when; outages.go: of which mailbox
+//	webhooks.go, canary.go             what the MDM portal is told, and the mail that mailbell sends to itself
+//	reload.go, proxy.go, certificate.go, files.go  what is taken up without a restart, and which files others can read
+//	supervise.go                       what systemd is told
+//	check.go, *_check.go, walked.go    what mailbell check tries, with the calls of the service
+//
 // Start: the service checks keys, binds the port and opens the state, so that it reports what cannot work before anything has begun. One
 // instance at a time holds a state in Redis; the others are standbys, and their readiness says so. The instance that holds the state
 // loads it, listens to the mailboxes and answers the API.

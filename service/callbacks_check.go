@@ -36,8 +36,8 @@ const (
 	maxReached = 4 << 10
 )
 
-// pushes are what accounts need to try a callback.
-type pushes struct {
+// callbackTrials are what accounts need to try a callback.
+type callbackTrials struct {
 	receiver  *callbacks.Receiver
 	publicURL string
 	not       string // why no callback can be waited for here; empty: one can
@@ -47,7 +47,7 @@ type pushes struct {
 // pusher tries push notifications with an account.
 type pusher struct {
 	listener.EWS
-	*pushes
+	*callbackTrials
 }
 
 // SubscribePush makes a push subscription that ends with its first callback.
@@ -73,8 +73,8 @@ func (p pusher) SubscribePush(ctx context.Context, at mail.Location) (check.Call
 	}, nil
 }
 
-// trials answers what is waited for, and nothing else.
-func (p *pushes) trials() http.Handler {
+// handler answers what is waited for, and nothing else.
+func (p *callbackTrials) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, changes.Path) {
 			p.graph.ServeHTTP(w, r)
@@ -91,7 +91,7 @@ func byPush(c *config.Config) bool {
 
 // tryCallbacks has the callbacks served for a check, where no mailbell that runs has their address. It returns what to check of them; nil:
 // nobody listens by push, and nobody by Microsoft Graph. end ends serving them.
-func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *check.Running, to *pushes) (out *check.Callbacks, end func()) {
+func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *check.Running, to *callbackTrials) (out *check.Callbacks, end func()) {
 	end = func() {}
 	to.graph = newGraphTrials(c.PublicURL)
 	if !byPush(c) && !listensByGraph(c) {
@@ -120,7 +120,7 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 	default:
 		serving, stop := context.WithCancel(ctx)
 		served := make(chan error, 1)
-		go func() { served <- api.Serve(serving, socket, to.trials(), secure, zap.NewNop()) }()
+		go func() { served <- api.Serve(serving, socket, to.handler(), secure, zap.NewNop()) }()
 		end = func() {
 			stop()
 			<-served //nolint:errcheck // what it could not answer is said by what was waited for
