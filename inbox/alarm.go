@@ -63,14 +63,14 @@ func (a *alarm) callOff(number uint64) {
 func (a *alarm) run(after time.Duration) {
 	a.runs = true
 	if a.timer == nil {
-		a.timer = time.AfterFunc(after, a.ring)
+		a.timer = time.AfterFunc(after, a.callDue)
 		return
 	}
 	a.timer.Reset(after)
 }
 
-// ring calls what is due, and waits for the next.
-func (a *alarm) ring() {
+// callDue calls what is due, and waits for the next.
+func (a *alarm) callDue() {
 	for _, function := range a.due() {
 		function()
 	}

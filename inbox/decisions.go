@@ -1,6 +1,6 @@
 package inbox
 
-// What was decided, for whoever asks why a phone did not ring.
+// What was decided, for whoever asks why a phone got no alert.
 
 import (
 	"context"

@@ -76,7 +76,7 @@ type marks struct {
 	failure *failure    // of the last turn; nil: it did not fail
 
 	correlation subscriptions.Correlation // of what came since; 0: no hint has come
-	joined      subscriptions.Correlation // of hints that came while a turn was under way that failed: they go on under the id of that
+	joined      subscriptions.Correlation // of hints that came during a turn that failed: they go on under the correlation of that turn
 
 	list     bool // anything may have come
 	listed   bool // a complete listing was done since it was last marked for one

@@ -50,7 +50,7 @@ func (p *polls) wait() {
 	next := p.agenda.Next()
 	switch {
 	case p.timer == nil:
-		p.timer = time.AfterFunc(time.Until(next), p.ring)
+		p.timer = time.AfterFunc(time.Until(next), p.listDue)
 	case next.IsZero():
 		p.timer.Stop()
 	default:
@@ -58,8 +58,8 @@ func (p *polls) wait() {
 	}
 }
 
-// ring has those listed whose time has come.
-func (p *polls) ring() {
+// listDue has those listed whose time has come.
+func (p *polls) listDue() {
 	for _, m := range p.due() {
 		m.listing()
 	}

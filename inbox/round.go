@@ -1,6 +1,6 @@
 package inbox
 
-// Sending the alerts of some messages to the devices in step, and the one write of what became of them (rules 2, 5, 6, 8).
+// Sending the alerts of some messages to the devices that are not behind, and the one write of what became of them (rules 2, 5, 6, 8).
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ const (
 	firstAnswer = 5 * time.Second
 )
 
-// send decides about messages for the devices in step, sends the alerts, and enters the outcomes: one call and one write.
+// send decides about messages for the devices that are not behind, sends the alerts, and enters the outcomes: one call and one write.
 func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
 	record := m.box.Record()
 	dues = m.once(dues, record)

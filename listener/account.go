@@ -110,7 +110,7 @@ func (w *way) left() bool {
 	return false
 }
 
-// blocked says why no call for a mailbox can be made by EWS, or by Graph, and when that is tried again; nil: it can.
+// blocked says why no call for a mailbox can be made by EWS, or by Graph; nil: it can.
 func (a *account) blocked(by mail.Source) *fault.Error {
 	if by == mail.Graph {
 		f, _ := a.byGraph.calls.state()

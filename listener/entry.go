@@ -63,7 +63,7 @@ func pollsPerSecond(rate int, most float64) float64 {
 	return min(most, float64(rate)/4)
 }
 
-// source is by what a mailbox of the entry is read that is wanted by listenBy; empty: as the entry is configured.
+// source is by what a mailbox of the entry is read where it is to be listened to by listenBy; empty: as the entry is configured.
 func (e *entry) source(listenBy string) mail.Source {
 	switch {
 	case len(e.accounts) == 0 || !e.hasGraph():

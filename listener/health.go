@@ -50,14 +50,14 @@ type health struct {
 	mu      sync.Mutex
 	refused map[string]time.Time // mailboxes, since one was let in
 	own     map[string]time.Time // mailboxes that were refused while another was let in: what they meet is theirs, and no evidence
-	blocked *fault.Error         // what is wrong with the account itself
-	since   time.Time
-	until   time.Time
-	again   time.Duration
-	blocks  int    // in a row
-	prober  string // the mailbox that was let through to try; empty: none
-	trials  int    // mailboxes that have not been refused, and may try although the account is blocked
-	trying  time.Time
+	blocked *fault.Error         // what is wrong with the account itself; nil: nothing
+	since   time.Time            // when the block began
+	until   time.Time            // when the account is tried again
+	again   time.Duration        // from the last refusal to that
+	blocks  int                  // in a row
+	prober  string               // the mailbox that was let through to try; empty: none
+	trials  int                  // mailboxes that have not been refused, and may try although the account is blocked
+	trying  time.Time            // until then none of these tries, for another does
 }
 
 // allowed says whether a call for a mailbox may be made. When the time of a block is over, one caller is let through to try; before that, a

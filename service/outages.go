@@ -20,7 +20,7 @@ type outages struct {
 	known map[string]*outage // by address
 }
 
-// outage is a mailbox that is not listened to, or was not when the portal was told last.
+// outage is a mailbox that is not listened to, or was not when the MDM portal was told last.
 type outage struct {
 	subscriptions.Standing           // as it was seen last
 	since                  time.Time // it has this state

@@ -1,6 +1,6 @@
 package subscriptions
 
-// What was decided about a mailbox, for whoever asks why a phone did not ring. It stands in the store beside the record, so that a restart
+// What was decided about a mailbox, for whoever asks why a phone got no alert. It stands in the store beside the record, so that a restart
 // forgets nothing, and is read when somebody asks: in memory is only what no write has taken along yet.
 
 import (

@@ -9,7 +9,7 @@ import (
 
 // Device is an enrolment: one mailbox, one token, one topic. A phone with two mailboxes has two.
 type Device struct {
-	ID          string    `json:"id"`                    // the portal's choice, 1 to 128 of A-Za-z0-9._:@-
+	ID          string    `json:"id"`                    // the MDM portal's choice, 1 to 128 of A-Za-z0-9._:@-
 	Mailbox     string    `json:"mailbox"`               // the address as enrolled, normalised
 	Record      string    `json:"record"`                // the id of the mailbox's record
 	Token       string    `json:"token"`                 // APNs device token, lower-case hex, 64 to 200 characters; only ever in the state
@@ -18,7 +18,7 @@ type Device struct {
 	Exchange    string    `json:"exchange,omitempty"`    // pins the exchange entry
 	Created     time.Time `json:"created"`               // on our clock
 	Enrolled    time.Time `json:"enrolled"`              // on our clock: when the token was last confirmed; APNs' 410 is compared with it
-	Label       string    `json:"label,omitempty"`       // the portal's words for it, for people
+	Label       string    `json:"label,omitempty"`       // the MDM portal's words for it, for people
 	ReceiptKey  string    `json:"receipt_key,omitempty"` // public, of the phone: it signs receipts with it
 	Since       time.Time `json:"since"`                 // rule 5: gets alerts of what was received since then, on the server's clock; zero until that clock is known
 }
@@ -30,7 +30,7 @@ func (d *Device) share() {
 	}
 }
 
-// Enrolment is what a portal asks for. Its fields are checked already.
+// Enrolment is what an MDM portal asks for. Its fields are checked already.
 type Enrolment struct {
 	ID, Mailbox, Token, Topic, Environment, Exchange, Label, ReceiptKey string
 }

@@ -17,6 +17,6 @@
 //	commit.go, probe.go, turn.go        writing together, whether a store takes writes, and locks that are held over a write
 //	embedded*.go, backup.go             the file
 //	redis*.go                           the Redis; redis_loss.go: one that has less than it was told
-//	lock.go, lease.go                   who holds a Redis, and for how long that may be believed
+//	redis_lease.go, lease.go            who holds a Redis, and for how long that may be believed
 //	device.go, notification.go, status.go, field_error.go  the words that other rooms share
 package subscriptions

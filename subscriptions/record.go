@@ -104,7 +104,7 @@ func (r *Record) entry(short uint64) (int, bool) {
 	return 0, false
 }
 
-// BehindOf returns how a device is behind; nil when it is in step.
+// BehindOf returns how a device is behind; nil: it is not.
 func (r *Record) BehindOf(device string) *Behind {
 	for i := range r.Behind {
 		if r.Behind[i].Device == device {

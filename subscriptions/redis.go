@@ -28,7 +28,7 @@ const (
 //	PREFIX:{ID}:record      the record
 //	PREFIX:{ID}:devices     a hash: its devices
 //	PREFIX:{ID}:decisions   a list: the last decisions about its mailbox, the oldest first
-//	PREFIX:{ID}:fence       the number of the holder (lock.go) who wrote it last; one with a lower number writes no more
+//	PREFIX:{ID}:fence       the number of the holder (redis_lease.go) who wrote it last; one with a lower number writes no more
 //	PREFIX:{ID}:damaged:…   what of these could not be read, as it was
 //	PREFIX:records          a set: the ids of the records
 //	PREFIX:schema           the version of all this

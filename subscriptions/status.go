@@ -46,7 +46,7 @@ type Standing struct {
 	Account  string // the listener account
 }
 
-// Status says how a mailbox is listened to, for "why did this phone not ring?". It never holds content.
+// Status says how a mailbox is listened to, for "why no alert?". It never holds content.
 type Status struct {
 	Standing
 	Location      mail.Location

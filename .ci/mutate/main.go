@@ -45,7 +45,7 @@ func main() {
 		return
 	}
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: make mutate ROOM=subscriptions [FILES='book.go lock.go']")
+		fmt.Fprintln(os.Stderr, "usage: make mutate ROOM=subscriptions [FILES='book.go lease.go']")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Args[2:]); err != nil {
