@@ -155,3 +155,15 @@ func TestATimeThatCannotBeMeantIsCutAtTheStart(t *testing.T) {
 		t.Errorf("it goes %v", dies)
 	}
 }
+
+// A removal may have been written though its answer was lost, and the record once more after it.
+func TestADeviceThatIsNotEnrolledIsBehindWithNothing(t *testing.T) {
+	all := Contents{
+		Records: []*Record{{ID: "r1", Behind: []Behind{{Device: "gone"}, {Device: "d1"}, {Device: "d2"}}}},
+		Devices: []*Device{{ID: "d1", Record: "r1"}, {ID: "d2", Record: "r2"}},
+	}
+	all.repair(noon)
+	if behind := all.Records[0].Behind; len(behind) != 1 || behind[0].Device != "d1" {
+		t.Errorf("behind are %v", behind)
+	}
+}

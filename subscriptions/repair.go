@@ -37,17 +37,20 @@ var errEnrolledElsewhere = errors.New("it has left that mailbox for another: it 
 
 // repair gives devices whose record is missing a new one under the same id, so that keys stay as they were: an enrolment is worth
 // more than where its mailbox stood. The mailbox begins anew. A record whose devices are missing falls asleep, as after its last one. Times
-// that a clock which was ahead has left are cut: nothing is to wait for years.
+// that a clock which was ahead has left are cut: nothing is to wait for years. Who is not enrolled is owed nothing: the answer to a removal may have
+// been lost, and its record written again.
 func (c *Contents) repair(now time.Time) {
-	devices := map[string]bool{}
+	type place struct{ record, device string }
+	devices, enrolled := map[string]bool{}, map[place]bool{}
 	for _, d := range c.Devices {
-		devices[d.Record] = true
+		devices[d.Record], enrolled[place{d.Record, d.ID}] = true, true
 	}
 	for _, r := range c.Records {
 		if !devices[r.ID] && r.Dies.IsZero() {
 			r.Dies = now.Add(Asleep)
 		}
 		r.Dies = earlier(r.Dies, now.Add(Asleep))
+		r.Behind = slices.DeleteFunc(r.Behind, func(b Behind) bool { return !enrolled[place{r.ID, b.Device}] })
 		for i := range r.Behind {
 			r.Behind[i].Next = earlier(r.Behind[i].Next, now.Add(latestTry))
 		}
