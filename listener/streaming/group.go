@@ -27,7 +27,7 @@ type group struct {
 	leading  int // of them, those of members that may come to lead the group, and have not taken long yet
 	hung     int // of those, who took long, since the group was last without anybody who leads it
 	affinity Affinity
-	late     []time.Time  // when messages were found that the stream should have told of
+	late     []lateness   // of messages that the stream should have told of
 	failures int          // of streams, in a row
 	fault    *fault.Error // why one is not open
 	next     time.Time    // when it is tried again

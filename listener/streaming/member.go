@@ -18,7 +18,7 @@ import (
 const (
 	// hintDelay is how old a message is that a stream has had the time to tell of.
 	hintDelay = time.Minute
-	// maxLate within lateWindow replace a stream: one may be a slip, two are a stream that is dead though it beats.
+	// maxLate within lateWindow replace a stream, or a subscription: one may be a slip, two are a stream that is dead though it beats.
 	maxLate    = 2
 	lateWindow = time.Hour
 )
@@ -143,7 +143,7 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 }
 
 // Unhinted tells that a listing showed a message of this age that no hint had named. Where the stream should have told of it, that counts
-// against the stream.
+// against the stream; where it has told of other mail since then, against the mailbox's subscription.
 func (m *Member) Unhinted(age time.Duration) {
 	m.groups.mu.Lock()
 	defer m.groups.mu.Unlock()
@@ -153,12 +153,38 @@ func (m *Member) Unhinted(age time.Duration) {
 	m.groups.o.Metrics.late.Inc()
 	g := m.group
 	now := time.Now()
-	g.late = slices.DeleteFunc(g.late, func(t time.Time) bool { return now.Sub(t) > lateWindow })
-	g.late = append(g.late, now)
-	if len(g.late) >= maxLate {
-		g.late = nil
-		signal(m.stream.dead)
+	l := lateness{now, m}
+	if m.stream.told.Load() < now.Add(hintDelay-age).UnixNano() { // the stream has told nothing since
+		l.of = nil
 	}
+	g.late = slices.DeleteFunc(g.late, func(t lateness) bool { return now.Sub(t.at) > lateWindow })
+	g.late = append(g.late, l)
+	n := 0
+	for _, t := range g.late {
+		if t.of == l.of {
+			n++
+		}
+	}
+	if n < maxLate {
+		return
+	}
+	g.late = slices.DeleteFunc(g.late, func(t lateness) bool { return t.of == l.of })
+	if l.of == nil {
+		signal(m.stream.dead)
+		return
+	}
+	m.groups.o.Log.Info("a subscription does not tell of new mail; it is replaced", zap.String("mailbox", m.at.Primary))
+	g.depart(m.at, g.affinity, m.subscription)
+	m.subscription = ""
+	m.unserved()
+	m.broken(now)
+	g.changed()
+}
+
+// lateness is that of a message which was found although a stream was open.
+type lateness struct {
+	at time.Time
+	of *Member // whose subscription is at fault; nil: the stream is
 }
 
 // Answered tells that its server has just done for the mailbox what it was asked: of those that hang it does nothing.

@@ -29,6 +29,7 @@ type reading struct {
 	refused map[string]struct{} // of its subscriptions. The keeper's own
 	opened  time.Time
 	last    atomic.Int64 // when the stream last brought anything, in Unix nanoseconds
+	told    atomic.Int64 // the same, of new mail
 	begun   atomic.Bool  // the first envelope has come
 	opposed atomic.Bool  // the server has said something against a subscription
 	late    bool         // that envelope did not come in time. The keeper's own
@@ -79,6 +80,7 @@ func (r *reading) run() {
 			m := r.by[event.Subscription]
 			others = others || m != nil && m != r.as
 			if m != nil && m.in(r.group) {
+				r.told.Store(e.At.UnixNano())
 				groups.o.Metrics.hints.Inc()
 				m.sink.Hint(event.Item, e.At)
 			}
