@@ -229,7 +229,7 @@ var table = []Row{
 		Meaning: "the server, or something before it, answers with a status that EWS does not use"},
 	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Moved: true,
 		Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
-	{Code: CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly, Misled: true, Missed: true,
+	{Code: CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly, Missed: true,
 		Meaning: "the server does not answer for this mailbox while it does for others; the call was given up, so that they need not wait"},
 	{Code: CodeURL, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Meaning: "the URL of EWS is not valid"},
 	{Code: CodeForeign, Scope: fault.Server, Remedy: fault.Wait, After: soon, Missed: true,

@@ -28,7 +28,14 @@ func wantListened(t *testing.T, list ...*mailbox) {
 
 // A mailbox server that dies takes the subscriptions of its groups along. Their cookies still lead to it.
 func TestACookieThatLeadsToADeadServerIsLeft(t *testing.T) {
-	for name, lost := range map[string]bool{"within a stream": false, "when all subscriptions are lost": true} {
+	for name, c := range map[string]struct {
+		lost bool
+		says *fault.Error
+	}{
+		"within a stream":                  {false, gateway()},
+		"when all subscriptions are lost":  {true, gateway()},
+		"where it hangs when all are lost": {true, denied(fault.Mailbox, fault.Wait, 5*time.Second)},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newServer(t)
@@ -36,14 +43,14 @@ func TestACookieThatLeadsToADeadServerIsLeft(t *testing.T) {
 				pass(time.Minute)
 				s.set(func() {
 					clear(s.queues)
-					s.refuse = func(c call) error {
-						if c.a.Cookie == "cookie-of-"+alice {
-							return gateway()
+					s.refuse = func(made call) error {
+						if made.a.Cookie == "cookie-of-"+alice {
+							return c.says
 						}
 						return nil
 					}
 				})
-				if lost {
+				if c.lost {
 					s.say(said{err: lostSubscription(s.streams[0].ids...)})
 				} else {
 					s.cut(errReset)

@@ -270,7 +270,7 @@ func (g *group) refused(ctx context.Context, a *attempt, err error) {
 	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
 		m.refusal.TryAt(time.Now())
 	}
-	if f.Misled && g.affinity == a.affinity && g.anchor() == nil { // nobody needs that server
+	if g.affinity == a.affinity && g.calls == 1 && g.anchor() == nil { // it has led nobody to a server that works
 		g.misled()
 	}
 	next, list := m.refusal.Next(), !m.listBy.IsZero()
