@@ -19,7 +19,6 @@ import (
 	"hash/maphash"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/buffers"
@@ -50,7 +49,7 @@ type Client struct {
 	gates    gates
 	combiner combiner
 	inboxes  inboxes
-	basic    atomic.Int64 // until when only what Mail.ReadBasic.All shows is asked for, in Unix seconds; 0: all is
+	basic    basicOnly
 	buffers  buffers.Pool // of answers
 }
 

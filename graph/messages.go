@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -21,7 +22,7 @@ const (
 	MaxPage = 1000
 	// MaxItems is how many messages one Read may ask for: the longest batch.
 	MaxItems = 20
-	// basicFor is how long only what Mail.ReadBasic.All shows is asked for, after more was refused: a permission that is granted takes up to
+	// basicFor is how long only what Mail.ReadBasic.All shows is asked for of a mailbox, after more was refused: a permission that is granted takes up to
 	// an hour to be in a token.
 	basicFor = time.Hour
 )
@@ -109,7 +110,7 @@ func (c *Client) Read(ctx context.Context, mailbox string, ids []string) ([]Item
 	if len(ids) == 0 || len(ids) > MaxItems {
 		return nil, Answer{}, fmt.Errorf("%s: %d ids, want 1 to %d", opRead, len(ids), MaxItems)
 	}
-	basic := c.asksForBasic()
+	basic := c.basic.asks(mailbox)
 	items, a, err := c.readAll(ctx, mailbox, ids, basic)
 	if basic || !anyRefused(items, err) {
 		return items, a, err
@@ -120,13 +121,32 @@ func (c *Client) Read(ctx context.Context, mailbox string, ids []string) ([]Item
 		return items, a, err // that is not it
 	}
 	if err2 == nil {
-		c.basic.Store(time.Now().Add(basicFor).Unix())
+		c.basic.learn(mailbox)
 	}
 	return again, a2, err2
 }
 
-// asksForBasic says whether only what Mail.ReadBasic.All shows is asked for: no preview, and not whether a message is private.
-func (c *Client) asksForBasic() bool { return time.Now().Unix() < c.basic.Load() }
+// basicOnly are the mailboxes of which only what Mail.ReadBasic.All shows is asked for: no preview, and not whether a message is private. A
+// role of RBAC for Applications may be for some mailboxes only, so that none is taken for another.
+type basicOnly struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+func (b *basicOnly) asks(mailbox string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Now().Before(b.until[mailbox])
+}
+
+func (b *basicOnly) learn(mailbox string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.until == nil || len(b.until) >= maxInboxes {
+		b.until = map[string]time.Time{}
+	}
+	b.until[mailbox] = time.Now().Add(basicFor)
+}
 
 // anyRefused says whether Graph refused a call, or one of its items, for how it asks or for a permission that it takes.
 func anyRefused(items []Item, err error) bool {
