@@ -170,6 +170,8 @@ var table = []Row{
 		Meaning: "the message is damaged"},
 	{about: aboutMessage, Code: "ErrorContentConversionFailed", Scope: fault.Message, Remedy: fault.Retry, After: soon,
 		Meaning: "the server cannot convert the message"},
+	{about: aboutMessage, Code: CodeUnparseable, Scope: fault.Message, Remedy: fault.Retry, After: soon,
+		Meaning: "Graph's answer about the message cannot be understood"},
 
 	// The location of the mailbox.
 	{Code: "MailboxNotEnabledForRESTAPI", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Moved: true, Elsewhere: true,

@@ -120,6 +120,12 @@ func TestABatchThatAnswersNotWhatItWasAskedHarmsOnlyWhatIsMissing(t *testing.T) 
 	if err != nil || fault.Of(items[0].Err).Code != CodeUnparseable || items[1].Message == nil || fault.Of(items[2].Err).Code != CodeUnparseable {
 		t.Errorf("%+v %v", items, err)
 	}
+	one, _, err := answers(http.StatusOK, `{"id":1}`).Read(t.Context(), mara, []string{"1"})
+	for _, item := range append(one, items[0], items[2]) {
+		if f := fault.Of(item.Err); err != nil || f.Code != CodeUnparseable || f.Scope != fault.Message {
+			t.Errorf("%+v %v", item, err)
+		}
+	}
 }
 
 func TestAMessageThatHasLeftTheInboxIsGone(t *testing.T) {

@@ -4,6 +4,8 @@ package listener
 
 import (
 	"context"
+	"net/http"
+	"slices"
 	"sync"
 	"time"
 	"unique"
@@ -21,6 +23,8 @@ const (
 	manyFailures = 20
 	// leastWait is the least wait for the time from which a location may be doubted.
 	leastWait = 5 * time.Second
+	// newest is how many messages are looked at for one that can be read.
+	newest = 4
 )
 
 // link is an inbox.Link: one mailbox at one location.
@@ -87,15 +91,69 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if err := k.way.calls.allowed(k.at.Primary); err != nil {
 		return inbox.Items{}, err
 	}
-	items, a, err := k.way.source.Read(ctx, *k.at, ids)
-	if err == nil {
-		err = beyondTheMessage(items)
+	items, a, err := k.ask(ctx, ids)
+	switch {
+	case failed(err) && len(ids) > 1: // each is asked for by itself
+		err = ofTheMessages(err)
+	case failed(err) && k.readsAnother(ctx, ids[0]):
+		items, a, err = k.ask(ctx, ids)
+		if failed(err) {
+			err = ofTheMessages(err)
+		}
 	}
 	if err = k.way.calls.note(k.at.Primary, err); err != nil {
 		return inbox.Items{Clock: k.way.account.entry.now()}, k.judge(err)
 	}
 	k.member.Answered()
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
+}
+
+// ask reads messages. An error that concerns more than its message is that of all.
+func (k *link) ask(ctx context.Context, ids []string) ([]inbox.Item, Answer, error) {
+	items, a, err := k.way.source.Read(ctx, *k.at, ids)
+	if err == nil {
+		err = beyondTheMessage(items)
+	}
+	return items, a, err
+}
+
+// failed says whether a server failed over what it was asked, and says so of the mailbox: perhaps it was over one of the messages only.
+func failed(err error) bool {
+	if err == nil {
+		return false
+	}
+	f := fault.Of(err)
+	switch f.Code {
+	case "ErrorInternalServerError", "ErrorInternalServerTransientError", "ErrorTimeoutExpired", "ErrorBatchProcessingStopped":
+		return f.Scope == fault.Mailbox
+	}
+	return f.Scope == fault.Mailbox && f.Status == http.StatusInternalServerError
+}
+
+// readsAnother says whether the server reads another message of the mailbox: one of the newest, of which more than one may be sick.
+func (k *link) readsAnother(ctx context.Context, id string) bool {
+	page, _, err := k.way.source.List(ctx, *k.at, inbox.Part{Limit: newest})
+	if err != nil {
+		return false
+	}
+	var others []string
+	for i := range page.Messages {
+		if other := page.Messages[i].ItemID; other != id {
+			others = append(others, other)
+		}
+	}
+	if len(others) == 0 {
+		return false
+	}
+	items, _, err := k.way.source.Read(ctx, *k.at, others)
+	return err == nil && slices.ContainsFunc(items, func(i inbox.Item) bool { return i.Message != nil })
+}
+
+// ofTheMessages is the error of a server that fails over messages while it reads others of the mailbox (rule 9).
+func ofTheMessages(err error) error {
+	f := *fault.Of(err)
+	f.Scope = fault.Message
+	return &f
 }
 
 // beyondTheMessage returns the first error that concerns more than its message, and so all of them.

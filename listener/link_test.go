@@ -11,6 +11,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/streaming"
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // reads is a Source that has read these items.
@@ -55,6 +56,61 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 			t.Errorf("%s: the member is told of %d answers", name, member.answers)
 		}
 	}
+}
+
+// A server that fails over one message, and says so of the whole mailbox, is asked for another: where it reads that, the message is what is
+// sick (rule 9).
+func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		var sick *message
+		s.hq.quietly(func() { sick = s.hq.come(alice) })
+		s.hq.set(func() {
+			s.hq.poisoned = map[string]bool{sick.id: true}
+			s.hq.tell(s.hq.box(alice), sick)
+		})
+		well := s.hq.come(alice)
+		s.pass(5 * time.Second)
+		s.accepted(1, "a", well)
+		s.wantState(subscriptions.Listening, alice)
+		s.pass(9 * time.Minute)
+		if n := s.apns.accepted("a", s.book.Secret().ItemKey(s.record(alice).ID, sick.id).String()); n != 1 {
+			t.Errorf("%d generic alerts within ten minutes", n)
+		}
+		s.accepted(0, "a", sick)
+		s.inStep(alice)
+
+		// Where it reads none the mailbox is sick, and its mail waits.
+		s.hq.set(func() { s.hq.readFail = row("ErrorInternalServerError", "") })
+		waits := []*message{s.hq.come(alice), s.hq.come(alice)}
+		s.pass(20 * time.Minute)
+		s.wantState(subscriptions.Failing, alice)
+		s.hq.set(func() { s.hq.readFail = nil })
+		s.pass(time.Minute)
+		s.accepted(1, "a", waits...)
+	})
+}
+
+// What passes at once is not held against the message: it waits no longer for that.
+func TestAServerThatFailsOverAMessageOnceIsAskedAgainAtOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.hq.come(alice)
+		s.pass(time.Minute)
+		m := &message{}
+		s.hq.onList = func(string, int) { s.hq.set(func() { s.hq.poisoned = nil }) }
+		s.hq.quietly(func() { m = s.hq.come(alice) })
+		s.hq.set(func() {
+			s.hq.poisoned = map[string]bool{m.id: true}
+			s.hq.tell(s.hq.box(alice), m)
+		})
+		s.pass(time.Second)
+		s.accepted(1, "a", m)
+	})
 }
 
 // Where two servers contradict each other, each look-up would have the next one made at once.

@@ -245,6 +245,7 @@ type exchange struct {
 	fails       error                            // every call
 	sick        map[string]error                 // every call for these mailboxes
 	readFail    error
+	poisoned    map[string]bool // items over which the server fails
 	subFail     map[string]error
 	tries       int // calls of Subscribe
 	subs        map[string]*folder
@@ -378,6 +379,9 @@ func (e *exchange) Read(_ context.Context, p mail.Location, ids []string) (list 
 		return nil, Answer{}, err
 	}
 	for _, id := range ids {
+		if e.poisoned[id] {
+			return nil, Answer{}, row("ErrorInternalServerError", "")
+		}
 		item := inbox.Item{ID: id}
 		i := slices.IndexFunc(e.box(p.Primary).items, func(m *message) bool { return m.id == id })
 		if i < 0 {
