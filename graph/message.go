@@ -44,7 +44,7 @@ type message struct {
 
 type recipient struct {
 	EmailAddress struct {
-		Name    string `json:"name"`
+		Name    string `json:"name,omitempty"`
 		Address string `json:"address"`
 	} `json:"emailAddress"`
 }

@@ -8,15 +8,6 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// Reader reads one mailbox, wherever it lives now and by whatever protocol. Its errors are *fault.Error.
-type Reader interface {
-	// Read reads messages by their ids, with sender and preview. It returns one Item for each id, in their order; an error of one
-	// item is in that Item, what concerns more than the message is the error of the call.
-	Read(ctx context.Context, ids []string) (Items, error)
-	// List returns a page of the Inbox, newest first by received time.
-	List(ctx context.Context, p Part) (Page, error)
-}
-
 // Items are messages that were read by their ids.
 type Items struct {
 	Items []Item
@@ -45,9 +36,14 @@ type Page struct {
 	Clock    time.Time      // the server's, now
 }
 
-// Link is how a mailbox is reached at its location, and who is told what its listings show. The listener makes it.
+// Link is how a mailbox is read at its location, by whatever protocol, and who is told what its listings show. The listener makes it. Its
+// errors are *fault.Error.
 type Link interface {
-	Reader
+	// Read reads messages by their ids, with sender and preview. It returns one Item for each id, in their order; an error of one
+	// item is in that Item, what concerns more than the message is the error of the call.
+	Read(ctx context.Context, ids []string) (Items, error)
+	// List returns a page of the Inbox, newest first by received time.
+	List(ctx context.Context, p Part) (Page, error)
 	Exchange() string          // the exchange entry: its mailboxes share their workers
 	Source() mail.Source       // whose item ids its messages have
 	SafetyPoll() time.Duration // after this without a listing it is listed

@@ -32,6 +32,12 @@ type tries struct {
 	timer *time.Timer
 }
 
+func (t *tries) stop() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}
+
 // try counts a failed read, unless it came before its time, and has again called when it is time for the next. last: the item is given up.
 func (u *unreadable) try(item string, again func()) (last, counted bool) {
 	u.mu.Lock()
@@ -69,9 +75,7 @@ func (u *unreadable) forget(item string) {
 	if t == nil {
 		return
 	}
-	if t.timer != nil {
-		t.timer.Stop()
-	}
+	t.stop()
 	delete(u.items, item)
 }
 
@@ -80,9 +84,7 @@ func (u *unreadable) forgetAll() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, t := range u.items {
-		if t.timer != nil {
-			t.timer.Stop()
-		}
+		t.stop()
 	}
 	u.items = nil
 }
@@ -102,9 +104,7 @@ func (u *unreadable) close() {
 	defer u.mu.Unlock()
 	u.closed = true
 	for _, t := range u.items {
-		if t.timer != nil {
-			t.timer.Stop()
-		}
+		t.stop()
 	}
 }
 

@@ -17,7 +17,7 @@ type Source interface {
 	// Look looks whether a mailbox lives at a location, and names its server as far as the answer does. Where it lives elsewhere, the
 	// error says so.
 	Look(ctx context.Context, at mail.Location) (server string, err error)
-	// Read reads messages by their ids, as inbox.Reader has it.
+	// Read reads messages by their ids, as inbox.Link has it.
 	Read(ctx context.Context, at mail.Location, ids []string) ([]inbox.Item, Answer, error)
 	// List returns a page of the Inbox, newest first by received time, without a clock: that is in the answer.
 	List(ctx context.Context, at mail.Location, p inbox.Part) (inbox.Page, Answer, error)

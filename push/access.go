@@ -52,11 +52,9 @@ func newAccess(g *gateway, c *credential, p *pool) *access {
 	return a
 }
 
-// start keeps its connections until its life ends.
+// start keeps a connection, while one is wanted, until its life ends.
 func (a *access) start() {
-	for range a.gateway.connections {
-		a.gateway.run(func(life context.Context) { a.pool.line(a.life, life) })
-	}
+	a.gateway.run(func(life context.Context) { a.pool.line(a.life, life) })
 }
 
 // leave ends it: what is in flight goes on, what waits for a turn is told to go elsewhere.

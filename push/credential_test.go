@@ -374,7 +374,6 @@ func TestNewNamesEveryTopicThatCannotWork(t *testing.T) {
 		with("plain", func(c *Topic) { c.URL = "http://apns.example" }),
 		with("path", func(c *Topic) { c.URL = "https://apns.example/3/device" }),
 		with("nowhere", func(c *Topic) { c.Environment = "staging" }),
-		with("greedy", func(c *Topic) { c.Connections = 5 }),
 		with("two credentials", func(c *Topic) { c.Certificate = certificate }),
 		with("no credential", func(c *Topic) { c.Key = Key{} }),
 		with("no leaf", func(c *Topic) { c.Key, c.Certificate = Key{}, &tls.Certificate{PrivateKey: certificate.PrivateKey} }),
@@ -384,7 +383,7 @@ func TestNewNamesEveryTopicThatCannotWork(t *testing.T) {
 		t.Fatal("no error")
 	}
 	lines := strings.Split(err.Error(), "\n")
-	for i, want := range []string{`"com.contoso.good" (production): is there twice`, `"empty"`, `"broken"`, `"nameless"`, `"othersKey"`, `"plain"`, `"path"`, `"nowhere"`, `"greedy"`,
+	for i, want := range []string{`"com.contoso.good" (production): is there twice`, `"empty"`, `"broken"`, `"nameless"`, `"othersKey"`, `"plain"`, `"path"`, `"nowhere"`,
 		`"two credentials" (production): has a key and a certificate`, `"no credential" (production): has neither a key nor a certificate`, `"no leaf"`, `"no private key"`} {
 		if i >= len(lines) || !strings.Contains(lines[i], want) {
 			t.Errorf("line %d of %q does not name %s", i, lines, want)

@@ -54,16 +54,15 @@ func (a app) elsewhere() app {
 
 // gateway is one APNs host with one credential.
 type gateway struct {
-	url         *url.URL
-	access      atomic.Pointer[access] // by which notifications go out
-	connections int                    // at most
-	apps        []app
-	ready       Readiness
-	log         *zap.Logger
-	metrics     *metrics
-	guard       guard
-	life        context.Context             // of the sender
-	run         func(func(context.Context)) // runs a goroutine that the sender owns
+	url     *url.URL
+	access  atomic.Pointer[access] // by which notifications go out
+	apps    []app
+	ready   Readiness
+	log     *zap.Logger
+	metrics *metrics
+	guard   guard
+	life    context.Context             // of the sender
+	run     func(func(context.Context)) // runs a goroutine that the sender owns
 
 	mu          sync.Mutex
 	offered     *access        // a new one that has to prove itself; nil: none

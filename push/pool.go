@@ -31,8 +31,6 @@ import (
 )
 
 const (
-	// maxConnections to one host with one credential. Two carried 20,000 pushes a second in tests; more is for slow links.
-	maxConnections = 4
 	// dialTimeout bounds connect, proxy and TLS together. A dial is nobody's request: no caller's end cancels it for the others.
 	dialTimeout = 10 * time.Second
 	// redialSpacing is the least time between two dials after a connection that worked. Apple takes quick reconnects for an attack.

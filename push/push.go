@@ -33,14 +33,13 @@ const (
 )
 
 // Topic is an app in an environment, and how APNs is reached for it. Topics with the same URL and credential share their
-// connections, those of the first of them. It has a key or a certificate, never both.
+// connection. It has a key or a certificate, never both.
 type Topic struct {
 	Topic       string // the app's bundle id
 	Environment string // production or sandbox
 	URL         string // https://host[:port]; empty: Apple's of that environment
 	Key         Key
 	Certificate *tls.Certificate // for TLS, with its leaf parsed; nil: the key
-	Connections int              // at most; 0: one
 	Outbound    proxy.Settings   // trust roots and proxy
 }
 

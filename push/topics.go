@@ -20,9 +20,6 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 	if s.apps[a] != nil {
 		return errors.New("is there twice")
 	}
-	if t.Connections < 0 || t.Connections > maxConnections {
-		return fmt.Errorf("has %d connections; there can be %d", t.Connections, maxConnections)
-	}
 	u, err := t.Address()
 	if err != nil {
 		return err
@@ -39,7 +36,6 @@ func (s *Sender) add(t Topic, ready Readiness) error {
 		s.gateways = append(s.gateways, g)
 	}
 	g.apps = append(g.apps, a)
-	g.connections = max(g.connections, t.Connections, 1)
 	s.apps[a] = g
 	return nil
 }

@@ -18,5 +18,5 @@
 //	embedded*.go, backup.go             the file
 //	redis*.go                           the Redis; redis_loss.go: one that has less than it was told
 //	redis_lease.go, lease.go            who holds a Redis, and for how long that may be believed
-//	device.go, notification.go, status.go, field_error.go  the words that other rooms share
+//	device.go, notification.go, status.go  the words that other rooms share
 package subscriptions

@@ -27,6 +27,15 @@ type Enrolled struct {
 // the end of the write; and the state is this process's own. known: the device is enrolled.
 type Precondition func(d Device, known bool) error
 
+// FieldError says that an enrolment cannot be taken because of one of its fields. The API answers it with 422.
+type FieldError struct {
+	Field  string // as the API names it: mailbox, token, topic
+	Code   string // stable, for programs: not_covered, too_many_devices
+	Detail string // for people
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Detail }
+
 // Enrol makes an enrolment or changes one (DESIGN section 4): a changed token keeps its place, a changed mailbox starts anew,
 // and the same token, topic and mailbox under another id takes over. since is now on the server's clock less the tolerance (rule
 // 5); zero where that clock is not known yet. A mailbox that is asleep is woken, with its log.
