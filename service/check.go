@@ -206,13 +206,13 @@ func (a *account) forCheck(p *callbackTrials, by mail.Source) check.Account {
 	d := a.described.Load()
 	if by == mail.Graph && a.atGraph != nil {
 		return check.Account{
-			Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.graph, Exchange: walkedGraph{a.atGraph.by}, Finder: a.atGraph.finder,
+			Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.graph, Exchange: walkedGraph{reads{a.atGraph.by}, a.atGraph.by}, Finder: a.atGraph.finder,
 			Pusher: graphPusher{a.atGraph.by, p.graph}, NoCallbacks: p.graph.not,
 		}
 	}
 	c := check.Account{Name: a.name, Method: d.Method, ByToken: d.ByToken(), Credential: a.credential, Exchange: a.exchange, Finder: a.finder}
 	if a.entry.ListenBy == config.ByPush {
-		c.Pusher, c.NoCallbacks = pusher{a.exchange.EWS, p}, p.not
+		c.Pusher, c.NoCallbacks = pusher{a.exchange.ews, p}, p.not
 	}
 	return c
 }

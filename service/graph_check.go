@@ -106,12 +106,9 @@ func (p graphPusher) SubscribePush(ctx context.Context, at mail.Location) (check
 }
 
 // walkedGraph makes the calls of a check with Graph, which are those of the service.
-type walkedGraph struct{ listener.Graph }
-
-// Look looks at the Inbox.
-func (w walkedGraph) Look(ctx context.Context, at mail.Location) error {
-	_, err := w.Graph.Look(ctx, at)
-	return err
+type walkedGraph struct {
+	reads
+	graph listener.Graph
 }
 
 var errNoStream = &fault.Error{Op: "Subscribe", Code: "stream", Scope: fault.Account, Remedy: fault.GiveUp, Text: "Microsoft Graph has no streams"}
@@ -123,20 +120,10 @@ func (w walkedGraph) Subscribe(context.Context, mail.Location, *check.Affinity) 
 
 // Unsubscribe removes a subscription.
 func (w walkedGraph) Unsubscribe(ctx context.Context, _ mail.Location, _ check.Affinity, id string) error {
-	return w.Delete(ctx, id)
+	return w.graph.Delete(ctx, id)
 }
 
 // Stream is not for Graph.
 func (w walkedGraph) Stream(context.Context, mail.Location, check.Affinity, []string) error {
 	return errNoStream
-}
-
-// Newest is the item id of the newest message.
-func (w walkedGraph) Newest(ctx context.Context, at mail.Location) (string, error) {
-	return newest(ctx, w.Graph, at)
-}
-
-// Read reads a message.
-func (w walkedGraph) Read(ctx context.Context, at mail.Location, item string) error {
-	return readOne(ctx, w.Graph, at, item)
 }

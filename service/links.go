@@ -184,7 +184,7 @@ func (s *Service) addAccount(l *links, e *common, a config.Account) (listener.Ac
 	l.closeLater(authorised)
 	client := ews.New(ews.Options{HTTP: authorised, UserAgent: e.agent, Pace: e.pace, Dialect: e.dialect})
 	exchange := listener.EWS{Client: client, ConnectionTimeout: e.ConnectionTimeout}
-	own.exchange = walked{exchange}
+	own.exchange = newWalked(exchange)
 	to := listener.Account{Name: a.Name, Source: exchange, Streams: exchange, Pushes: exchange}
 	if e.EWSURL == "" {
 		finder := l.finder(e, authorised)
@@ -293,7 +293,7 @@ func (a *account) mailer(by mail.Source) mailer {
 	if by == mail.Graph && a.atGraph != nil {
 		return a.atGraph.by
 	}
-	return a.exchange.EWS
+	return a.exchange.ews
 }
 
 // circumstances are the circumstances of an error in an entry, with one of its accounts; empty: unknown which.

@@ -102,6 +102,13 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		r.links.trials.graph.url = c.PublicURL + changes.Path + r.book.Secret().GraphPath(c.PublicURL)
 	}
 
+	r.addAPI(c, store, registry)
+	return r, nil
+}
+
+// addAPI makes what answers programs and people.
+func (r *rooms) addAPI(c *config.Config, store subscriptions.Store, registry *prometheus.Registry) {
+	s := r.service
 	backend := &backend{rooms: r}
 	var called http.Handler
 	if r.callbacks() != nil && s.callbacks.socket == nil {
@@ -118,7 +125,6 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	r.api.ServePages(r.pages)
 	r.signIn = c.Admin
 	r.pages.SignInBy(s.signInBy(c.Admin)) //nolint:contextcheck // the pages end it when they are closed
-	return r, nil
 }
 
 // callbacks answers callbacks; nil: nobody listens by push, and nobody by the notifications of Microsoft Graph.

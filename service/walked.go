@@ -16,18 +16,44 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// walked makes the calls of a check with a listener account, which are those of the service.
-type walked struct{ listener.EWS }
+// reads are the calls of a check by which a mailbox is read, by EWS or by Graph.
+type reads struct{ from listener.Source }
 
 // Look looks at the Inbox.
-func (w walked) Look(ctx context.Context, at mail.Location) error {
-	_, err := w.EWS.Look(ctx, at)
+func (r reads) Look(ctx context.Context, at mail.Location) error {
+	_, err := r.from.Look(ctx, at)
 	return err
 }
 
+// Newest is the item id of the newest message.
+func (r reads) Newest(ctx context.Context, at mail.Location) (string, error) {
+	page, _, err := r.from.List(ctx, at, inbox.Part{Limit: 1})
+	if err != nil || len(page.Messages) == 0 {
+		return "", err
+	}
+	return page.Messages[0].ItemID, nil
+}
+
+// Read reads a message.
+func (r reads) Read(ctx context.Context, at mail.Location, item string) error {
+	items, _, err := r.from.Read(ctx, at, []string{item})
+	if err != nil {
+		return err
+	}
+	return items[0].Err
+}
+
+// walked makes the calls of a check with a listener account, which are those of the service.
+type walked struct {
+	reads
+	ews listener.EWS
+}
+
+func newWalked(by listener.EWS) walked { return walked{reads{by}, by} }
+
 // Subscribe makes a subscription.
 func (w walked) Subscribe(ctx context.Context, at mail.Location, a *check.Affinity) (string, error) {
-	id, cookie, err := w.EWS.Subscribe(ctx, at, streaming.Affinity(*a))
+	id, cookie, err := w.ews.Subscribe(ctx, at, streaming.Affinity(*a))
 	if a.Cookie == "" {
 		a.Cookie = cookie
 	}
@@ -36,44 +62,18 @@ func (w walked) Subscribe(ctx context.Context, at mail.Location, a *check.Affini
 
 // Unsubscribe gives it back.
 func (w walked) Unsubscribe(ctx context.Context, at mail.Location, a check.Affinity, id string) error {
-	return w.EWS.Unsubscribe(ctx, at, streaming.Affinity(a), id)
+	return w.ews.Unsubscribe(ctx, at, streaming.Affinity(a), id)
 }
 
 // Stream opens a stream and waits for its first envelope.
 func (w walked) Stream(ctx context.Context, at mail.Location, a check.Affinity, ids []string) error {
-	s, err := w.EWS.Stream(ctx, at, streaming.Affinity(a), ids)
+	s, err := w.ews.Stream(ctx, at, streaming.Affinity(a), ids)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	_, err = s.Next()
 	return err
-}
-
-// Newest is the item id of the newest message.
-func (w walked) Newest(ctx context.Context, at mail.Location) (string, error) {
-	return newest(ctx, w.EWS, at)
-}
-
-func newest(ctx context.Context, from listener.Source, at mail.Location) (string, error) {
-	page, _, err := from.List(ctx, at, inbox.Part{Limit: 1})
-	if err != nil || len(page.Messages) == 0 {
-		return "", err
-	}
-	return page.Messages[0].ItemID, nil
-}
-
-// Read reads a message.
-func (w walked) Read(ctx context.Context, at mail.Location, item string) error {
-	return readOne(ctx, w.EWS, at, item)
-}
-
-func readOne(ctx context.Context, from listener.Source, at mail.Location, item string) error {
-	items, _, err := from.Read(ctx, at, []string{item})
-	if err != nil {
-		return err
-	}
-	return items[0].Err
 }
 
 // once lets an account be refused once: whoever checks an installation is not to lock the account out.
