@@ -88,11 +88,15 @@ func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string
 	return s, warnings, nil
 }
 
-// examine refuses a server that may drop enrolments when its memory is full, and warns of one that forgets with its process.
+// examine refuses a server that may drop enrolments when its memory is full, or has a part of the state only, and warns of one that forgets
+// with its process.
 func (s *Redis) examine(ctx context.Context, address string) (warnings []string, err error) {
-	info, err := s.client.InfoMap(ctx, "memory", "persistence", "replication").Result()
+	info, err := s.client.InfoMap(ctx).Result() // before version 7 it takes one section at most
 	if err != nil {
 		return nil, fmt.Errorf("state.redis: %s: %w", address, err)
+	}
+	if info["Cluster"]["cluster_enabled"] == "1" {
+		return nil, fmt.Errorf("%w: %s: it is a node of a Redis Cluster, which spreads the state over several servers: name a Redis that is in none", ErrRedis, address)
 	}
 	if policy := info["Memory"]["maxmemory_policy"]; strings.HasPrefix(policy, "allkeys-") {
 		return nil, fmt.Errorf("%w: %s: its maxmemory-policy is %s: enrolments could be dropped when its memory is full; set it to noeviction", ErrRedis, address, policy)

@@ -135,21 +135,20 @@ func (s *Redis) look(ctx context.Context) string {
 	if len(page) == 0 {
 		return ""
 	}
-	members := make([]any, len(page))
+	listed := make([]*redis.BoolCmd, len(page))
 	keys, devices := make([]*redis.IntCmd, len(page)), make([]*redis.IntCmd, len(page))
 	p := s.client.Pipeline()
 	for i, id := range page {
-		members[i] = id
 		all := s.recordKeys(id)
+		listed[i] = p.SIsMember(ctx, s.key("records"), id) // all at once they can be asked for since version 6.2
 		keys[i], devices[i] = p.Exists(ctx, all[0], all[2]), p.HLen(ctx, all[1])
 	}
-	listed := p.SMIsMember(ctx, s.key("records"), members...)
 	if _, err := p.Exec(ctx); err != nil && !isWrongType(err) {
 		return ""
 	}
 	for i, id := range page {
 		switch {
-		case listed.Err() != nil || !listed.Val()[i]:
+		case !listed[i].Val():
 			return "key " + s.key("records") + " does not have what was written"
 		case devices[i].Err() != nil || keys[i].Val() != 2 || devices[i].Val() != int64(s.told.devices[id]):
 			return s.lacks(id)

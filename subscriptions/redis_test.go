@@ -1,6 +1,7 @@
 package subscriptions_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -221,6 +222,49 @@ func TestARedisThatCouldDropEnrolmentsIsRefused(t *testing.T) {
 	_, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
 	if !errors.Is(err, subscriptions.ErrRedis) || !strings.Contains(err.Error(), "allkeys-lru") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// It answers, and takes no script about keys of several slots: a standby would wait for it without an end.
+func TestANodeOfAClusterIsRefused(t *testing.T) {
+	s := startRedis(t, "--cluster-enabled", "yes")
+	_, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: s.address, Prefix: "mailbell"})
+	if !errors.Is(err, subscriptions.ErrRedis) || !strings.Contains(err.Error(), "Cluster") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Redis 5 and 6 refuse INFO with several sections, and do not know SMISMEMBER before 6.2.
+func TestAnOlderRedisIsAskedWhatItKnows(t *testing.T) {
+	s := startRedis(t)
+	monitor, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer monitor.Close()
+	_ = monitor.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := fmt.Fprint(monitor, "MONITOR\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(monitor)
+	lines.Scan() // it has begun
+	r := s.open(t)
+	defer r.Close()
+	enrol(t, openBook(t, r), "d1", alice, "aa")
+	asked := map[string]bool{}
+	for !asked["info"] || !asked["sismember"] {
+		if !lines.Scan() {
+			t.Fatalf("asked were %v: %v", asked, lines.Err())
+		}
+		_, call, _ := strings.Cut(lines.Text(), "] ")
+		words := strings.Fields(strings.ToLower(strings.ReplaceAll(call, `"`, "")))
+		if len(words) == 0 {
+			continue
+		}
+		asked[words[0]] = true
+		if words[0] == "info" && len(words) > 2 || words[0] == "smismember" {
+			t.Fatalf("asked is %s", call)
+		}
 	}
 }
 
