@@ -132,12 +132,15 @@ func (e *endpoint) lose(result string, n int) {
 func (e *endpoint) first(now time.Time) (m message, wait time.Duration, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	old := 0
 	for _, list := range []*[]message{&e.queue, &e.aside} {
-		for len(*list) > 0 && now.Sub((*list)[0].queued) > maxAge {
-			e.log.Error("event given up, its webhook did not take it", zap.String("event", (*list)[0].kind), zap.String("id", (*list)[0].id), zap.Error(e.state.Err))
+		for ; len(*list) > 0 && now.Sub((*list)[0].queued) > maxAge; old++ {
 			e.drop(list)
-			e.lose(givenUp, 1)
 		}
+	}
+	if old > 0 { // thousands may have begun to wait at once
+		e.log.Error("events given up, their webhook did not take them", zap.Int("events", old), zap.Error(e.state.Err))
+		e.lose(givenUp, old)
 	}
 	next, waits := e.next()
 	switch {
