@@ -53,11 +53,19 @@ type book struct {
 	devices map[string]subscriptions.Device
 	refuse  error // of the next changes
 	panics  bool
-	away    error     // the state
-	shownAt time.Time // by a receipt about the second decision
+	pair    chan struct{} // two enrolments meet before they go on; nil: none waits
+	away    error         // the state
+	shownAt time.Time     // by a receipt about the second decision
 }
 
 func (b *book) Enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition) (subscriptions.Device, bool, error) {
+	if b.pair != nil {
+		select {
+		case b.pair <- struct{}{}:
+		case <-b.pair:
+		case <-ctx.Done():
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.panics {

@@ -159,17 +159,18 @@ func isNDJSON(kind string) bool {
 	return false
 }
 
-// giveUp has no further line read, and none enrolled that was.
-func (i *importing) giveUp(why *Problem) {
+// giveUp has no further line read, and none enrolled that was. false: it has ended already.
+func (i *importing) giveUp(why *Problem) bool {
 	i.end(why)
-	i.readNoMore(why.Detail)
+	return i.readNoMore(why.Detail)
 }
 
-func (i *importing) readNoMore(why string) {
+func (i *importing) readNoMore(why string) (first bool) {
 	i.stop.Do(func() {
-		i.why = why
+		first, i.why = true, why
 		close(i.stopped)
 	})
+	return first
 }
 
 // readAll reads the lines and hands each to the worker of its id.
@@ -250,9 +251,8 @@ func (i *importing) enrolOne(next *imported) {
 	switch {
 	case err != nil:
 		next.refuse(err)
-		if problemOf(err) == errState { // so would all others be, one after the other
+		if problemOf(err) == errState && i.giveUp(errState) { // so would all others be, one after the other
 			i.Log.Error("an import has ended early", zap.Int("line", next.answer.Line), zap.Error(err))
-			i.giveUp(errState)
 		}
 	case created:
 		next.answer.Status = http.StatusCreated

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -132,6 +133,21 @@ func TestAnImportStopsWhereTheStateIsAway(t *testing.T) {
 	if answers, end := d.ndjson(t, strings.Repeat(line("phone"), all)); end.Stopped != errPanic.Detail || answers[0].Status != http.StatusInternalServerError {
 		t.Errorf("after a panic: %+v", end)
 	}
+}
+
+func TestAnImportThatHasEndedEarlyIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newBackend(t)
+		d.refuse, d.pair = errors.New("timeout"), make(chan struct{}) // several wait for the state at the same time
+		var all strings.Builder
+		for i := range 1000 {
+			all.WriteString(line(fmt.Sprintf("phone-%d", i)))
+		}
+		d.ndjson(t, all.String())
+		if n := d.log.FilterMessage("an import has ended early").Len(); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+	})
 }
 
 func TestALineOfAnImportIsBounded(t *testing.T) {
