@@ -42,8 +42,8 @@ type subscription struct {
 	nonce, secret string    // the nonce only of one that is being made
 	id            string    // empty: not known yet
 	watermark     string    // where the last post ended; empty: not known
-	made          time.Time // or taken up from the last start
-	kept          bool      // that is so
+	made          time.Time // when it was made, or taken up from the last start
+	kept          bool      // it was taken up from the last start
 	heard         time.Time // zero: nothing was posted yet
 }
 

@@ -22,38 +22,7 @@ func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
 			return false
 		}
 	}
-	var items []string
-	lists, goesOn := false, false
-	for _, p := range list {
-		if s.id == "" && len(p.Subscription) <= maxItem { // Subscribe has not been answered yet; whose it is, its answer says
-			s.id = p.Subscription
-		}
-		if p.Subscription != s.id {
-			continue
-		}
-		goesOn = true
-		// Some servers have no watermarks. With them a lost post is found by the safety poll.
-		again := p.Watermark != "" && p.Watermark == s.watermark // our answer to it was lost
-		if s.watermark != "" && p.Previous != "" && p.Previous != s.watermark && !again {
-			k.o.Receiver.gaps.Inc()
-			lists = true
-		}
-		if p.Watermark != "" && len(p.Watermark) <= maxItem {
-			s.watermark = p.Watermark
-		}
-		s.heard = at
-		lists = lists || p.Code != ""
-		for _, item := range p.Items {
-			if !plausible(item) {
-				lists = true
-				continue
-			}
-			items = append(items, item)
-		}
-	}
-	if s.heard.Equal(at) && s == m.now {
-		lists = m.heard(at) || lists
-	}
+	items, lists, goesOn := m.read(s, list, at)
 	allowed := m.allowance.Take(len(items), at)
 	if allowed < len(items) {
 		items = items[:allowed]
@@ -72,6 +41,42 @@ func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
 		m.sink.List()
 	}
 	return goesOn
+}
+
+// read takes in what was posted about a subscription: which items it names, whether the mailbox is to be listed, and whether the subscription
+// goes on. It is called with mu held.
+func (m *Member) read(s *subscription, list []ews.Pushed, at time.Time) (items []string, lists, goesOn bool) {
+	for _, p := range list {
+		if s.id == "" && len(p.Subscription) <= maxItem { // Subscribe has not been answered yet; whose it is, its answer says
+			s.id = p.Subscription
+		}
+		if p.Subscription != s.id {
+			continue
+		}
+		goesOn = true
+		// Some servers have no watermarks. With them a lost post is found by the safety poll.
+		again := p.Watermark != "" && p.Watermark == s.watermark // our answer to it was lost
+		if s.watermark != "" && p.Previous != "" && p.Previous != s.watermark && !again {
+			m.keeper.o.Receiver.gaps.Inc()
+			lists = true
+		}
+		if p.Watermark != "" && len(p.Watermark) <= maxItem {
+			s.watermark = p.Watermark
+		}
+		s.heard = at
+		lists = lists || p.Code != ""
+		for _, item := range p.Items {
+			if !plausible(item) {
+				lists = true
+				continue
+			}
+			items = append(items, item)
+		}
+	}
+	if s.heard.Equal(at) && s == m.now {
+		lists = m.heard(at) || lists
+	}
+	return items, lists, goesOn
 }
 
 // heard notes that callbacks reach us, and says whether the mailbox is to be listed for that: some may have been lost before. It is called

@@ -91,12 +91,23 @@ func (k *Keeper) renew(w write) {
 		return
 	}
 	k.ended(m, f)
-	now := time.Now()
+	switch next, failures, current := k.renewed(w, s, expires, f); {
+	case !current:
+	case f == nil:
+		k.recordExpiry(m, at.Primary, s.id, expires)
+	case failures == 1:
+		k.o.Log.Warn("a subscription at Microsoft Graph cannot be renewed", zap.String("mailbox", at.Primary), zap.Time("next_try", next), zap.Error(f))
+	}
+}
+
+// renewed notes how a renewal ended, and sets when the next is made. current: the mailbox still has this subscription.
+func (k *Keeper) renewed(w write, s *subscription, expires time.Time, f *fault.Error) (next time.Time, failures int, current bool) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
+	m, now := w.member, time.Now()
 	if m.joined != w.joined || m.now != s {
 		m.done(w.joined)
-		k.mu.Unlock()
-		return
+		return time.Time{}, 0, false
 	}
 	m.writing, s.authorising = false, false
 	if f != nil {
@@ -106,17 +117,9 @@ func (k *Keeper) renew(w write) {
 		s.failures, s.renewed = 0, now
 		s.expire(now, expires)
 	}
-	next, failures := s.renewAt, s.failures
 	m.plan()
 	k.changed()
-	k.mu.Unlock()
-	if f != nil {
-		if failures == 1 {
-			k.o.Log.Warn("a subscription at Microsoft Graph cannot be renewed", zap.String("mailbox", at.Primary), zap.Time("next_try", next), zap.Error(f))
-		}
-		return
-	}
-	k.recordExpiry(m, at.Primary, s.id, expires)
+	return s.renewAt, s.failures, true
 }
 
 // done notes that a write for this joining has come to nothing. It is called with mu held.
