@@ -158,11 +158,12 @@ func (m *Mailbox) itemKey(item string) mail.Key { return m.in.secret.ItemKey(m.b
 // all that waits is tried in one commit.
 const writeAgain = 300 * time.Millisecond
 
-// write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end.
+// write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end. Where another
+// instance has taken the state over, it never would be.
 func (m *Mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)) error {
 	for said := false; ; said = true {
 		err := m.box.Update(ctx, change)
-		if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) || errors.Is(err, subscriptions.ErrFollowed) || ctx.Err() != nil {
 			return err
 		}
 		if !said {

@@ -706,6 +706,23 @@ func TestACatchUpSendsNothingThatWasAnsweredSinceItsDevicesWereLookedFor(t *test
 	})
 }
 
+// Another instance has taken the state over: what this one would write is never taken again, and its end is not to wait for that.
+func TestAnInstanceThatWasFollowedEndsAtOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.store.Fail(subscriptions.ErrFollowed)
+		s.source.come(alice)
+		s.pass(time.Second)
+		began := time.Now()
+		s.stop()
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // once is a function that does something the first time, and nothing meanwhile.
 func once(first func()) func() {
 	var called atomic.Bool
