@@ -68,8 +68,12 @@ func OpenEmbedded(file string) (*Embedded, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, boltfile.ErrOlder) {
 		return nil, fmt.Errorf("state file %s: %w", file, err)
 	}
+	isNew := errors.Is(err, fs.ErrNotExist)
 	s, err := openEmbedded(file, false, errors.Is(err, boltfile.ErrOlder))
 	if err != nil {
+		if isNew && errors.Is(examine(file), ErrDamaged) { // the disk is full; what is left of it would be taken for a state that is lost
+			err = errors.Join(err, os.Remove(file))
+		}
 		return nil, err
 	}
 	if err := s.db.Update(s.prepare); err != nil {
