@@ -4,8 +4,10 @@ package listener
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -406,6 +408,26 @@ func TestALocationIsDoubtedAlsoWhereThatCannotBeWrittenDown(t *testing.T) {
 		s.store.Fail(nil)
 		s.pass(time.Minute)
 		s.listening("cloud", alice)
+	})
+}
+
+func TestTheStateIsBlamedForWhatCannotBeWrittenDown(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.store.Fail(io.ErrUnexpectedEOF)
+		s.pass(time.Minute)
+		for address, standing := range s.l.Faulty() {
+			if address != alice || standing.Fault.Peer != fault.StateStore || !errors.Is(standing.Fault, io.ErrUnexpectedEOF) {
+				t.Errorf("%s: %v", address, standing.Fault)
+			}
+		}
+		if n := len(maps.Collect(s.l.Faulty())); n != 1 {
+			t.Errorf("%d mailboxes are faulty", n)
+		}
+		s.store.Fail(nil)
+		s.pass(time.Minute)
+		s.listening("hq", alice)
 	})
 }
 

@@ -119,13 +119,13 @@ func (b *Book) Secret() mail.Secret { return b.secret }
 // Ping asks the store.
 func (b *Book) Ping(ctx context.Context) error { return b.store.Ping(ctx) }
 
-// write writes, and remembers how that went.
+// write writes, and remembers how that went. Its error is one of Unwritable.
 func (b *Book) write(ctx context.Context, c Change) error {
 	err := b.store.Write(ctx, c)
 	if failed := err != nil; failed != b.failing.Load() {
 		b.failing.Store(failed)
 	}
-	return err
+	return Unwritable(err)
 }
 
 // Device returns an enrolment.
@@ -287,11 +287,11 @@ func (m *Mailbox) Writable(ctx context.Context) error {
 
 // Unwritable types an error of a write for whoever needed it, as a *fault.Error: the state is away, and the mailbox is tried again.
 func Unwritable(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || fault.Of(err).Peer == fault.StateStore {
+		return err
 	}
 	return &fault.Error{Op: "state", Code: "state_away", Scope: fault.Mailbox, Remedy: fault.Retry,
-		Text: "the state cannot be written", Err: err}
+		Text: "the state cannot be written", Evidence: fault.Evidence{Peer: fault.StateStore}, Err: err}
 }
 
 // Update makes one change of the record, durable before it returns: the one write that the rules of the log speak of.
