@@ -45,8 +45,8 @@ type combiner struct {
 type batch struct {
 	parts []*part
 	full  chan struct{} // closed when no more fit
-	done  chan struct{} // closed when it was answered
-	made  bool          // it was: else each is made by itself
+	done  chan struct{} // closed when the request has ended
+	made  bool          // it was answered; else each listing is made by itself
 }
 
 // part is one listing of a batch.

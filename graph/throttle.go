@@ -64,10 +64,10 @@ type gates struct {
 // gate of a mailbox.
 type gate struct {
 	room  int // requests that may be under way at once
-	open  int // that are
+	open  int // requests under way
 	queue []*waiter
 	hold  hold
-	shut  time.Time // when room was made smaller
+	shut  time.Time // when room was made smaller, or a little larger again; zero: it is all there
 }
 
 type waiter struct {
@@ -126,7 +126,7 @@ func (h *hold) accept(began time.Time) {
 func newGates() gates { return gates{of: map[string]*gate{}, refused: map[string]struct{}{}} }
 
 // enter waits until there is room for n more requests at a gate. Where the gate is closed it has not entered. Its error is that of ctx.
-func (g *gates) enter(ctx context.Context, key string, n int) (c closed, err error) {
+func (g *gates) enter(ctx context.Context, key string, n int) (c closing, err error) {
 	g.mu.Lock()
 	now := time.Now()
 	at := g.gate(key, now)
@@ -138,7 +138,7 @@ func (g *gates) enter(ctx context.Context, key string, n int) (c closed, err err
 	if len(at.queue) == 0 && at.fits(n) {
 		at.open += n
 		g.mu.Unlock()
-		return closed{}, nil
+		return closing{}, nil
 	}
 	w := &waiter{n, make(chan struct{})}
 	at.queue = append(at.queue, w)
@@ -147,14 +147,14 @@ func (g *gates) enter(ctx context.Context, key string, n int) (c closed, err err
 	case <-w.ready:
 	case <-ctx.Done():
 		g.leave(key, n, w)
-		return closed{}, ctx.Err()
+		return closing{}, ctx.Err()
 	}
-	return closed{}, nil
+	return closing{}, nil
 }
 
 // pass takes in that a request that has entered is made now, if that is still so: it may have waited since. again: it has passed before, and
 // may be the one that the others wait for.
-func (g *gates) pass(key string, again bool) closed {
+func (g *gates) pass(key string, again bool) closing {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
@@ -167,16 +167,16 @@ func (g *gates) pass(key string, again bool) closed {
 	return c
 }
 
-// closed is how long nothing is to be asked for, and whether that is so for all mailboxes.
-type closed struct {
+// closing is how long nothing is to be asked for, and whether that is so for all mailboxes.
+type closing struct {
 	held time.Duration // 0: it is open
 	app  bool
 }
 
 // closed says how a gate is closed, to the request that tests it or to another. It is called with mu held.
-func (g *gates) closed(at *gate, now time.Time, tests bool) closed {
+func (g *gates) closed(at *gate, now time.Time, tests bool) closing {
 	app, own := g.app.closed(now, tests), at.hold.closed(now, tests)
-	return closed{max(app, own), app > 0 && app >= own}
+	return closing{max(app, own), app > 0 && app >= own}
 }
 
 // fits says whether n more requests may be made: as many as there is room for, and in any case one batch that is larger.
@@ -302,7 +302,7 @@ func throttles(f *fault.Error) bool {
 }
 
 // heldError is the error of a call that was not made, as Graph has refused others.
-func heldError(op operation, c closed) *Error {
+func heldError(op operation, c closing) *Error {
 	e := newError(op, said{code: CodeHeld, after: c.held})
 	e.Fault.Text += fmt.Sprintf("; it is asked again in %v", c.held.Round(time.Second))
 	e.app = c.app

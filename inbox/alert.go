@@ -18,8 +18,8 @@ const expires = mail.Window
 // alert is one alert for one device.
 type alert struct {
 	device       *subscriptions.Device
-	keys         []mail.Key // newest first; several are summed up
-	came         time.Time
+	keys         []mail.Key     // newest first; several are summed up
+	came         time.Time      // when its message was received; of several, the newest
 	told         time.Time      // when a notification named its message; zero: none did
 	reason       outcome.Reason // why it says less than it could
 	correlation  subscriptions.Correlation

@@ -36,8 +36,8 @@ type mailbox struct {
 
 	mu      sync.Mutex
 	due     bool   // a look-up is asked for
-	busy    bool   // one is queued or under way
-	doubted bool   // its location is to be given up before
+	busy    bool   // a look-up is queued or under way
+	doubted bool   // the next look-up begins by giving its location up
 	closed  bool   // it has no device any more
 	quest   *quest // nil: it has its location, or was not looked up yet
 

@@ -67,7 +67,7 @@ type gateway struct {
 	mu          sync.Mutex
 	offered     *access        // a new one that has to prove itself; nil: none
 	refused     *fault.Error   // why it does not work; nil: that is not known
-	under       int            // notifications under way
+	under       int            // notifications that were let in and are under way
 	failing     time.Time      // since when nothing was answered, while something was tried; zero: it answers
 	last        *fault.Error   // what came back last that was no answer of an APNs that works; nil: nothing
 	unreachable bool           // there is no connection: the last dial failed, or its connection ended before it answered anything
@@ -135,8 +135,8 @@ func (g *gateway) shutIfAwayLocked() {
 // foreignAgain is how often the log is told of answers that are not of APNs.
 const foreignAgain = time.Minute
 
-// inItsPlace tells the log that something else answers. Others may get through all the while, so nothing else would tell.
-func (g *gateway) inItsPlace(r response) {
+// tellForeign tells the log that something else answers. Others may get through all the while, so nothing else would tell.
+func (g *gateway) tellForeign(r response) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if now := time.Now(); now.Sub(g.toldForeign) >= foreignAgain {
@@ -273,7 +273,7 @@ func (g *gateway) probe(ctx context.Context) {
 			return
 		}
 		r := g.attempt(ctx, time.Time{}, probeOf(g.apps[0].topic), always)
-		g.told(r)
+		g.noteProbe(r)
 		if r.isUnanswered() {
 			continue
 		}
@@ -292,8 +292,8 @@ func (g *gateway) probe(ctx context.Context) {
 	}
 }
 
-// told notes what came back for a probe.
-func (g *gateway) told(r response) {
+// noteProbe notes what came back for a probe.
+func (g *gateway) noteProbe(r response) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.refusal() != nil {

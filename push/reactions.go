@@ -26,7 +26,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 		d.gateway.failed(r)
 	}
 	if r.foreign {
-		d.gateway.inItsPlace(r)
+		d.gateway.tellForeign(r)
 	}
 	switch does {
 	case accept:
