@@ -91,54 +91,63 @@ type claims struct {
 	AZP   string `json:"azp"`   // of version 2
 }
 
-// Check says whether all tokens of a post show that Graph has posted it; nil: they do. A post without any shows nothing. The error is a
-// *fault.Error with CodeToken, or that of the token service where its keys cannot be had.
+// Check says whether the tokens of a post show that Graph has posted it for our app; nil: they do. One post may have notifications for several
+// apps and tenants that have the same URL, and a token for each: those of others are passed over. A post without one of ours shows nothing.
+// The error is a *fault.Error with CodeToken, or that of the token service where its keys cannot be had.
 func (t *Tokens) Check(ctx context.Context, tokens []string) error {
-	if len(tokens) == 0 {
-		return refusedToken("the post has none")
-	}
+	ours, others := false, error(refusedToken("the post has none"))
 	for _, token := range tokens {
-		if err := t.check(ctx, token); err != nil {
+		anothers, err := t.check(ctx, token)
+		switch {
+		case anothers:
+			others = err
+		case err != nil:
 			return err
+		default:
+			ours = true
 		}
 	}
-	return nil
+	if ours {
+		return nil
+	}
+	return others
 }
 
-func (t *Tokens) check(ctx context.Context, token string) error {
+// check says what is wrong with a token. anothers: nothing, and it is for another app or tenant.
+func (t *Tokens) check(ctx context.Context, token string) (anothers bool, err error) {
 	if len(token) > maxToken {
-		return refusedToken("it is too long")
+		return false, refusedToken("it is too long")
 	}
 	digest := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	good := time.Now().Before(t.checked[digest])
 	t.mu.Unlock()
 	if good {
-		return nil
+		return false, nil
 	}
 	var c claims
-	_, err := t.parser.ParseWithClaims(token, &c, func(parsed *jwt.Token) (any, error) {
+	_, err = t.parser.ParseWithClaims(token, &c, func(parsed *jwt.Token) (any, error) {
 		kid, _ := parsed.Header["kid"].(string)
 		return t.key(ctx, kid)
 	})
 	if f, ok := errors.AsType[*fault.Error](err); ok {
-		return f
+		return false, f
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case err != nil:
-		return refusedToken(why(err))
+	case err != nil: // the signature is checked before the audience
+		return errors.Is(err, jwt.ErrTokenInvalidAudience), refusedToken(why(err))
 	case c.AppID != publisher && c.AZP != publisher:
-		return refusedToken("it is not one of the app that posts change notifications")
+		return false, refusedToken("it is not one of the app that posts change notifications")
 	case !slices.Contains(t.issuers, c.Issuer):
-		return refusedToken("it was issued for another tenant")
+		return true, refusedToken("it was issued for another tenant")
 	}
 	if len(t.checked) >= maxChecked {
 		clear(t.checked)
 	}
 	t.checked[digest] = c.ExpiresAt.Time
-	return nil
+	return false, nil
 }
 
 // why says what is wrong with a token. The errors of the parser may quote it.

@@ -60,6 +60,16 @@ func TestAValidationTokenOfGraphIsGoodAndNoOther(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
+		// One post may have notifications for several apps and tenants, and a token for each.
+		for _, name := range []string{"another app", "another tenant", "another issuer"} {
+			if err := tokens.Check(t.Context(), []string{v.Tokens.Bad[name], v.Tokens.Good["version 1"], v.Tokens.Bad[name]}); err != nil {
+				t.Errorf("beside one of %s: %v", name, err)
+			}
+			if err := tokens.Check(t.Context(), []string{v.Tokens.Bad[name]}); fault.Of(err).Code != CodeToken {
+				t.Errorf("%s alone: %v", name, err)
+			}
+			delete(v.Tokens.Bad, name)
+		}
 		for name, token := range v.Tokens.Bad {
 			err := tokens.Check(t.Context(), []string{v.Tokens.Good["version 1"], token})
 			if f := fault.Of(err); err == nil || f.Code != CodeToken || token != "" && strings.Contains(err.Error(), token) {
