@@ -88,7 +88,7 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 		n.byGraph = &way{account: n, source: a.Graph}
 		n.byGraph.calls = &health{log: n.log.With(zap.String("of", "Microsoft Graph")), mailboxes: n.byGraph.mailboxes, lifted: lifted}
 		n.byGraph.listening = changed{changes.NewKeeper(changes.Options{
-			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.knowsSubscription, Content: a.Content, Log: n.log,
+			Server: graphGuarded{n}, Receiver: l.changes, Writes: l.writes, Polls: e.graphPolls, BusyPolls: e.busyPolls, Known: l.subscriptionsAtGraph, Content: a.Content, Log: n.log,
 		})}
 	}
 	return n

@@ -173,12 +173,15 @@ func (e Entry) hasGraph() bool {
 	return len(e.Accounts) > 0 && !slices.ContainsFunc(e.Accounts, func(a Account) bool { return a.Graph == nil })
 }
 
-// knowsSubscription says whether a mailbox has this subscription at Graph.
-func (l *Listener) knowsSubscription(id string) bool {
-	return slices.ContainsFunc(l.o.Book.Mailboxes(), func(m *subscriptions.Mailbox) bool {
-		g := m.Record().Graph
-		return g != nil && g.ID == id
-	})
+// subscriptionsAtGraph are those that the records of the mailboxes have.
+func (l *Listener) subscriptionsAtGraph() map[string]struct{} {
+	all := map[string]struct{}{}
+	for _, m := range l.o.Book.Mailboxes() {
+		if g := m.Record().Graph; g != nil {
+			all[g.ID] = struct{}{}
+		}
+	}
+	return all
 }
 
 // Start follows every mailbox of the book. Each keeps its seat, and is looked up in the order in which they were subscribed: so those that

@@ -23,12 +23,12 @@ const (
 // Options of a Keeper.
 type Options struct {
 	Server    Server
-	Receiver  *Receiver            // nil: there is no public URL, and the mailboxes are polled
-	Writes    *rate.Limiter        // of all accounts; nil: NewWrites
-	Polls     *polling.Pace        // of the mailboxes that nothing tells of; it may be nil
-	BusyPolls *polling.Pace        // of those of them that have got mail lately
-	Content   Content              // nil: notifications come without content
-	Known     func(id string) bool // whether a record of any mailbox has this subscription
+	Receiver  *Receiver                  // nil: there is no public URL, and the mailboxes are polled
+	Writes    *rate.Limiter              // of all accounts; nil: NewWrites
+	Polls     *polling.Pace              // of the mailboxes that nothing tells of; it may be nil
+	BusyPolls *polling.Pace              // of those of them that have got mail lately
+	Content   Content                    // nil: notifications come without content
+	Known     func() map[string]struct{} // the subscriptions that the records of all mailboxes have
 	Log       *zap.Logger
 }
 

@@ -59,14 +59,12 @@ func (k *Keeper) sweep() {
 // unknown returns the subscriptions of this mailbell that no mailbox has.
 func (k *Keeper) unknown(list []graph.Listed) (unknown []graph.Listed) {
 	ours, _, _ := strings.Cut(k.o.Receiver.shown, "…")
+	known := k.o.Known()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for _, s := range list {
-		if !strings.HasPrefix(s.NotificationURL, ours) || k.o.Known != nil && k.o.Known(s.ID) {
-			continue
-		}
-		k.mu.Lock()
-		current := k.current[s.ID] != nil
-		k.mu.Unlock()
-		if !current {
+		_, recorded := known[s.ID]
+		if strings.HasPrefix(s.NotificationURL, ours) && !recorded && k.current[s.ID] == nil {
 			unknown = append(unknown, s)
 		}
 	}

@@ -281,8 +281,14 @@ func (a *account) start() {
 	book := a.book
 	a.Keeper = NewKeeper(Options{
 		Server: a.s, Receiver: r, Polls: polling.New(250), BusyPolls: polling.NewEvery(BusyInterval, 125), Log: a.log, Content: a.content,
-		Known: func(id string) bool {
-			return slices.ContainsFunc(book.Mailboxes(), func(m *subscriptions.Mailbox) bool { g := m.Record().Graph; return g != nil && g.ID == id })
+		Known: func() map[string]struct{} {
+			all := map[string]struct{}{}
+			for _, m := range book.Mailboxes() {
+				if g := m.Record().Graph; g != nil {
+					all[g.ID] = struct{}{}
+				}
+			}
+			return all
 		},
 	})
 	a.boxes = nil
