@@ -1,11 +1,14 @@
 package callbacks
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mailbell/mailbell/mail"
 )
 
 // A callback from its request to its mark and answer, HTTP itself left out.
@@ -37,7 +40,7 @@ func BenchmarkDue(b *testing.B) {
 	now := time.Now()
 	for range 1250 {
 		m := k.Member(nil, nil)
-		m.site, m.since = &site{}, now
+		m.site, m.since, m.at = &site{}, now, &mail.Location{Primary: rand.Text()}
 		m.now = &subscription{made: now, heard: now}
 		k.members[m] = struct{}{}
 	}

@@ -206,22 +206,25 @@ func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next 
 		}
 		return !t.After(now)
 	}
-	members := make([]*Member, 0, len(k.members))
+	var needy []*Member
 	for m := range k.members {
-		members = append(members, m)
-	}
-	slices.SortFunc(members, func(a, b *Member) int { // who failed goes last; of the others the first by name leads its group
-		return cmp.Or(cmp.Compare(a.refusal.Failures(), b.refusal.Failures()), cmp.Compare(a.at.Primary, b.at.Primary))
-	})
-	for _, m := range members {
 		m.watch(now, at)
 		if m.needs(now) && m.asking == nil && at(m.refusal.Next()) {
-			if a := k.attempt(m, now, at); a != nil {
-				attempts = append(attempts, a)
-			}
+			needy = append(needy, m)
 		}
 		if m.listDue(now, at) {
 			lists = append(lists, m)
+		}
+	}
+	if k.calls >= subscribing { // the end of a call wakes the loop
+		return nil, lists, next
+	}
+	slices.SortFunc(needy, func(a, b *Member) int { // who failed goes last; of the others the first by name leads its group
+		return cmp.Or(cmp.Compare(a.refusal.Failures(), b.refusal.Failures()), cmp.Compare(a.at.Primary, b.at.Primary))
+	})
+	for _, m := range needy {
+		if a := k.attempt(m, now, at); a != nil {
+			attempts = append(attempts, a)
 		}
 	}
 	return attempts, lists, next
