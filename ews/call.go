@@ -30,12 +30,29 @@ const (
 	calculatedBackend = "X-Calculatedbetarget"
 	// maxDrain is how much is read behind an answer so that its connection can be used again; there should be nothing.
 	maxDrain = 4 << 10
+	// trailing is how long an answer may take to end once its first document has come: what follows it comes along.
+	trailing = time.Second
 )
 
 // parser reads one body: the framer and the scanner with their buffers, which are used again.
 type parser struct {
 	framer
 	scanner
+	body io.Closer
+	late *time.Timer // closes body; nil: it did not run yet
+}
+
+// endsSoon has the body closed unless it ends soon.
+func (p *parser) endsSoon(body io.Closer) {
+	switch {
+	case p.body != nil: // not the first document
+	case p.late == nil:
+		p.body = body
+		p.late = time.AfterFunc(trailing, func() { p.body.Close() })
+	default:
+		p.body = body
+		p.late.Reset(trailing)
+	}
 }
 
 // operation is one call: its name, what it sends, and how its answer is read.
@@ -250,15 +267,20 @@ func (c *Client) documents(body io.ReadCloser, read func(*scanner) error) error 
 	if p == nil {
 		p = &parser{}
 	}
-	defer c.parsers.Put(p)
-	p.framer.reset(body)
 	defer func() {
+		if p.body != nil && !p.late.Stop() { // the body is being closed
+			return
+		}
+		p.body = nil
 		p.framer.reset(nil)
 		p.scanner.reset(nil)
+		c.parsers.Put(p)
 	}()
+	p.framer.reset(body)
 	for {
 		doc, err := p.framer.next()
 		if err == nil {
+			p.endsSoon(body)
 			p.scanner.reset(doc)
 			err = read(&p.scanner)
 		}

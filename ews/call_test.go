@@ -371,6 +371,35 @@ func TestBehindAnAnswerLittleIsRead(t *testing.T) {
 	}
 }
 
+// A gateway may pass on all that the server has said, and not that it has ended.
+func TestAnAnswerThatDoesNotEndIsTakenWithinASecond(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		body   string
+		code   string
+	}{
+		"a success": {200, sample(t, "19"), ""}, "an error": {200, sample(t, "20"), "ErrorSubscriptionNotFound"},
+		"a fault": {500, soapFaultOf("a:ErrorServerBusy", "x", "<e:ResponseCode xmlns:e=\"u\">ErrorServerBusy</e:ResponseCode>"), "ErrorServerBusy"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			client := New(Options{HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+				read, write := io.Pipe()
+				go func() { _, _ = io.WriteString(write, c.body) }()
+				return &http.Response{StatusCode: c.status, Request: r, Body: read}, nil
+			})})
+			began := time.Now()
+			err := client.Unsubscribe(t.Context(), target, "x")
+			code := ""
+			if err != nil {
+				code = fault.Of(err).Code
+			}
+			if code != c.code || time.Since(began) > trailing {
+				t.Errorf("%s: %v after %v", name, err, time.Since(began))
+			}
+		})
+	}
+}
+
 // body is one of an answer that says when it is closed.
 type body struct {
 	io.Reader
