@@ -33,6 +33,7 @@ func (s *Service) Reload() {
 // watch checks the files until ctx ends. It reads a configuration with mistakes again each time, because the correction may be in a file
 // that the present configuration does not name.
 func (s *Service) watch(ctx context.Context) {
+	s.began = s.current()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var reported error // the present mistakes, which are reported once
@@ -96,7 +97,12 @@ func (s *Service) readAgain() (changed bool, err error) {
 	for _, w := range c.Warnings {
 		s.log.Warn("configuration probably wrong", zap.Error(w))
 	}
+	differ := needRestart(s.began, c)
 	for _, key := range needRestart(before, c) {
+		if !slices.Contains(differ, key) {
+			s.log.Info("the configuration is again what mailbell was started with", zap.String("key", key))
+			continue
+		}
 		s.log.Warn("change of the configuration needs a restart", zap.String("key", key))
 	}
 	return true, nil

@@ -371,6 +371,14 @@ func TestWhatNeedsARestartIsNamed(t *testing.T) {
 				if said := d.said(); !slices.Equal(said, want) || !d.tookUp() {
 					t.Errorf("said: %q, want %q", said, want)
 				}
+				d.edit("listen:", "listen:") // as it was
+				d.Reload()
+				synctest.Wait()
+				for _, said := range d.said() {
+					if strings.Contains(said, "needs a restart") {
+						t.Errorf("mailbell runs with what the file says again, and said: %q", said)
+					}
+				}
 			})
 		})
 	}
