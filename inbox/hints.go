@@ -99,14 +99,15 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 // hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
 func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
 	d := due{item: item.ID, hinted: at, correlation: id}
+	if (item.Err == nil || gone(item)) && m.unreadable.forget(item.ID) {
+		m.List() // as its next try would have: a listing may wait for it, and no poll is planned until one is complete
+	}
 	switch {
 	case item.Err == nil:
-		m.unreadable.forget(item.ID)
 		d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
 		d.hinted = came(source, at, d.received, clock)
 		return d, true
 	case gone(item):
-		m.unreadable.forget(item.ID)
 		m.decide(d.notSent("", outcome.Gone))
 		return d, false
 	}

@@ -157,10 +157,10 @@ func TestAnItemThatIsForgottenIsNotTriedAgain(t *testing.T) {
 			item string
 			end  func(item string)
 		}{
-			{"one that was read", u.forget},
+			{"one that was read", func(item string) { u.forget(item) }},
 			{"one of another Exchange", func(string) { u.forgetAll() }},
 			{"one of a mailbox that is closed", func(string) { u.close() }},
-			{"one that was read after that", u.forget},
+			{"one that was read after that", func(item string) { u.forget(item) }},
 			{"one of another Exchange after that", func(string) { u.forgetAll() }},
 			{"one that failed after that", func(string) { u.close() }},
 		} {

@@ -723,6 +723,34 @@ func TestAnInstanceThatWasFollowedEndsAtOnce(t *testing.T) {
 	})
 }
 
+// A listing waits for a message that it could not read, and a hint reads it in the end: the listing is not forgotten with its next try.
+func TestAListingThatWaitedForAMessageIsMadeOnceAHintHasReadIt(t *testing.T) {
+	for name, end := range map[string]func(s *scene, m *message){
+		"read": func(s *scene, m *message) { s.source.mend(m) },
+		"gone": func(s *scene, m *message) { s.source.take(alice, m) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				var m *message
+				s.source.quietly(func() { m = s.source.come(alice, corrupt) })
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Second)
+				end(s, m)
+				s.source.hint(alice, m)
+				s.pass(time.Second)
+				var later *message
+				s.source.quietly(func() { later = s.source.come(alice) })
+				s.pass(s.poll)
+				s.accepted(1, "a", later)
+				if s.record(alice).Listed < m.received.Unix() {
+					t.Error("the Inbox was never listed")
+				}
+			})
+		})
+	}
+}
+
 // once is a function that does something the first time, and nothing meanwhile.
 func once(first func()) func() {
 	var called atomic.Bool

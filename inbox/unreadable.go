@@ -67,16 +67,17 @@ func (u *unreadable) try(item string, again func()) (last, counted bool) {
 	return false, true
 }
 
-// forget forgets an item that could be read in the end, or is gone.
-func (u *unreadable) forget(item string) {
+// forget forgets an item that could be read in the end, or is gone, and says whether it was to be tried again.
+func (u *unreadable) forget(item string) (waited bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	t := u.items[item]
 	if t == nil {
-		return
+		return false
 	}
 	t.stop()
 	delete(u.items, item)
+	return true
 }
 
 // forgetAll forgets all items: their ids mean nothing any more.
