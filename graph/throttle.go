@@ -59,6 +59,7 @@ type gates struct {
 	answers  int
 	refusals int
 	refused  map[string]struct{} // mailboxes, witnesses at most
+	asked    time.Duration       // the least wait that Graph has asked for: a longer one may be that of a mailbox
 }
 
 // gate of a mailbox.
@@ -270,12 +271,15 @@ func (g *gates) note(key string, began time.Time, e *Error) {
 	if key == ofSubscriptions {
 		return
 	}
+	if g.refusals == 0 || e.asked < g.asked {
+		g.asked = e.asked
+	}
 	g.refusals++
 	if len(g.refused) < witnesses {
 		g.refused[key] = struct{}{}
 	}
 	if len(g.refused) == witnesses && g.refusals*appShare >= g.answers {
-		f.After = max(f.After, g.app.refuse(began, e.asked, now))
+		f.After = max(f.After, g.app.refuse(began, g.asked, now))
 	}
 }
 

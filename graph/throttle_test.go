@@ -273,6 +273,33 @@ func TestOneMailboxThatIsThrottledHoldsNoOtherAndManyAreTheApps(t *testing.T) {
 	}
 }
 
+// One of the mailboxes that are refused together may have to wait for longer for a reason of its own: the others need not.
+func TestTheLongestWaitThatGraphAsksOfOneMailboxIsNotTheApps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		s.refuse = func(mailbox string, _ int) (int, string, string) {
+			switch {
+			case mailbox == "4":
+				return http.StatusTooManyRequests, "", "3000"
+			case strings.HasPrefix(mailbox, "well"):
+				return 0, "", ""
+			}
+			return http.StatusTooManyRequests, "", "2"
+		}
+		c := s.client()
+		for i := range witnesses {
+			_, _ = c.Look(t.Context(), fmt.Sprint(i))
+		}
+		<-time.After(10 * time.Minute)
+		if _, err := c.Look(t.Context(), "well"); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Look(t.Context(), "4"); fault.Of(err).Code != CodeHeld {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAFewThrottledMailboxesAmongManyThatAreAnsweredAreNotTheApps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService()
