@@ -22,6 +22,7 @@ func refusals() []*fault.Error {
 		denied(fault.Account, fault.Wait, 4*time.Minute),
 		denied(fault.Server, fault.Wait, 5*time.Second),
 		denied(fault.Server, fault.Retry, 0),
+		gateway(),
 		denied(fault.Group, fault.Wait, 0),
 		{Op: "test", Code: "unproven", Scope: fault.Mailbox, Remedy: fault.Fix, After: 4 * time.Minute, Unproven: true},
 		{Op: "test", Code: "misled", Scope: fault.Group, Remedy: fault.Retry, Misled: true, Missed: true},
@@ -36,8 +37,9 @@ func TestAfterWhateverAServerDoesEachMailboxIsListenedToOnceItIsWell(t *testing.
 		// A mailbox is tried again within five minutes, and its stream within a minute and a quarter. The first may fail of a call that hangs.
 		atLast = 10 * time.Minute
 	)
-	sicktest.Play(t, 12, func(t *testing.T, _ uint64, dice *sicktest.Dice) {
+	sicktest.Play(t, 12, func(t *testing.T, seed uint64, dice *sicktest.Dice) {
 		s := newServer(t)
+		s.affine = seed%2 == 0
 		s.wait = func(ctx context.Context, c call) error {
 			pick := dice.IntN(1000)
 			switch {
