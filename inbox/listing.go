@@ -280,18 +280,15 @@ func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, li
 	if now := time.Now(); now.Before(earlier) {
 		earlier = now
 	}
-	if !m.changes(seen, earlier, clock) {
-		m.in.metrics.listings.Inc()
-		m.completed(link)
-		return nil
-	}
 	expired := 0
-	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
-		expired = d.Complete(seen, earlier)
-		setBack(d, clock)
-	})
-	if err != nil {
-		return err
+	if m.changes(seen, earlier, clock) {
+		err := m.box.Update(ctx, func(d *subscriptions.Draft) {
+			expired = d.Complete(seen, earlier)
+			setBack(d, clock)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	for range expired {
 		m.decide(due{correlation: id}.notSent("", outcome.Late))
