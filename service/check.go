@@ -4,6 +4,7 @@ package service
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -141,6 +142,14 @@ func addresses(c *config.Config) []check.Address {
 func configurationDoubts(c *config.Config) (doubts []string) {
 	for _, w := range c.Warnings {
 		doubts = append(doubts, w.Error())
+	}
+	accounts := 0
+	for _, x := range c.Exchange {
+		accounts += len(x.Accounts)
+	}
+	if accounts > listener.MaxAccounts {
+		doubts = append(doubts, fmt.Sprintf("%s: exchange: has %d listener accounts, and an instance uses %d: the first of each entry, and then the next ones",
+			c.File, accounts, listener.MaxAccounts))
 	}
 	for _, d := range stateDoubts(c.State) {
 		doubts = append(doubts, d.key+": "+d.Text+": "+d.Advice)
