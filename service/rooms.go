@@ -102,7 +102,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		r.links.trials.graph.url = c.PublicURL + changes.Path + r.book.Secret().GraphPath(c.PublicURL)
 	}
 
-	r.addAPI(c, store, registry)
+	r.addAPI(c, store, registry) //nolint:contextcheck // what it makes ends when the rooms are closed
 	return r, nil
 }
 
@@ -124,7 +124,7 @@ func (r *rooms) addAPI(c *config.Config, store subscriptions.Store, registry *pr
 	r.pages = admin.New(admin.Options{API: r.api, Gatherer: registry, Log: s.log.Named("admin")})
 	r.api.ServePages(r.pages)
 	r.signIn = c.Admin
-	r.pages.SignInBy(s.signInBy(c.Admin)) //nolint:contextcheck // the pages end it when they are closed
+	r.pages.SignInBy(s.signInBy(c.Admin))
 }
 
 // callbacks answers callbacks; nil: nobody listens by push, and nobody by the notifications of Microsoft Graph.
