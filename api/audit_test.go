@@ -100,3 +100,19 @@ func TestAnActThatWasBegunAndDidNotSucceedHasFailed(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+func TestWhatIsAskedForWithHEADIsGivenToNobody(t *testing.T) {
+	d := newBackend(t)
+	d.handler.Backup = func(io.Writer) error {
+		t.Error("a copy was made")
+		return nil
+	}
+	is(t, d.ask(t, adminToken, "PUT", "/v1/devices/phone", enrolment), 201, "")
+	d.log.TakeAll()
+	for _, target := range []string{"/v1/state:backup", "/v1/devices:export?tokens=true"} {
+		is(t, d.ask(t, adminToken, "HEAD", target, ""), 200, "")
+	}
+	if said := d.log.All(); len(said) > 0 {
+		t.Errorf("the audit log: %v", said)
+	}
+}
