@@ -52,15 +52,18 @@ type scene struct {
 
 // inScene runs a test in fake time, with an inbox that has not been started.
 func inScene(t *testing.T, test func(s *scene)) {
-	synctest.Test(t, func(t *testing.T) {
-		s := &scene{t: t, store: &storetest.Memory{}, poll: 30 * time.Minute, apns: newAPNs(t)}
-		s.source = &source{folders: map[string]*folder{}}
-		test(s)
-		if s.in != nil {
-			s.stop()
-		}
-		s.apns.noDuplicates()
-	})
+	synctest.Test(t, func(t *testing.T) { playScene(t, test) })
+}
+
+// playScene is inScene within a bubble.
+func playScene(t *testing.T, test func(s *scene)) {
+	s := &scene{t: t, store: &storetest.Memory{}, poll: 30 * time.Minute, apns: newAPNs(t)}
+	s.source = &source{folders: map[string]*folder{}}
+	test(s)
+	if s.in != nil {
+		s.stop()
+	}
+	s.apns.noDuplicates()
 }
 
 // start starts on the state as it is: every mailbox is listened to, and listed.
@@ -93,6 +96,7 @@ func (s *scene) listen(box *subscriptions.Mailbox) {
 
 // kill ends everything at this instant: nothing more is written, nothing more is sent, and answers under way are lost.
 func (s *scene) kill() {
+	at := time.Now()
 	s.store.Fail(errors.New("killed"))
 	s.apns.life(true)
 	s.source.silence()
@@ -102,7 +106,7 @@ func (s *scene) kill() {
 	s.in.stop()
 	s.in.Close()
 	s.in = nil
-	s.apns.doubt(time.Second) // what was answered within the second before may come again
+	s.apns.doubt(time.Since(at) + time.Second) // what was answered within the second before may come again
 }
 
 // stop is a graceful stop.
