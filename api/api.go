@@ -88,6 +88,7 @@ type routes map[string]map[string]route
 
 type route struct {
 	needs  permission
+	query  []string // the parameters that it takes, each once
 	answer func(r *http.Request, who caller) (answer, error)
 	stream func(w http.ResponseWriter, r *http.Request, who caller) error // instead of answer; an error before it has begun to answer
 	signed func(r *http.Request) (answer, error)                          // instead of answer, and without a token: the phone has signed it
@@ -165,10 +166,10 @@ func (a *API) routes() routes {
 		},
 		"/v1/devices:import":      {http.MethodPost: {needs: changeDevices, stream: a.importDevices}},
 		"/v1/state:backup":        {http.MethodGet: {needs: readTokens, stream: a.backup}},
-		"/v1/devices:export":      {http.MethodGet: {needs: readDevices, stream: a.exportDevices}},
-		"/v1/devices":             {http.MethodGet: {needs: readDevices, answer: a.devices}},
+		"/v1/devices:export":      {http.MethodGet: {needs: readDevices, query: []string{"tokens"}, stream: a.exportDevices}},
+		"/v1/devices":             {http.MethodGet: {needs: readDevices, query: []string{"mailbox", "after", "limit"}, answer: a.devices}},
 		"/v1/mailboxes/{address}": {http.MethodGet: {needs: readAll, answer: a.mailbox}},
-		"/v1/mailboxes":           {http.MethodGet: {needs: readAll, answer: a.mailboxes}},
+		"/v1/mailboxes":           {http.MethodGet: {needs: readAll, query: []string{"state", "after", "limit"}, answer: a.mailboxes}},
 		"/v1/status":              {http.MethodGet: {needs: readAll, answer: a.status}},
 		"/v1/receipts":            {http.MethodPost: {signed: a.receive}},
 		"/v1/self-check":          {http.MethodPost: {signed: a.selfCheck}},
@@ -182,6 +183,10 @@ func (a *API) routes() routes {
 func (a *API) api(methods map[string]route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if to := methods[r.Method]; to.signed != nil {
+			if err := checkQuery(r, to.query); err != nil {
+				a.fail(w, r, err)
+				return
+			}
 			done, err := to.signed(r)
 			a.finish(w, r, done, err)
 			return
@@ -206,6 +211,10 @@ func (a *API) api(methods map[string]route) http.Handler {
 			return
 		}
 		if err := a.permit(r, who, to.needs); err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		if err := checkQuery(r, to.query); err != nil {
 			a.fail(w, r, err)
 			return
 		}

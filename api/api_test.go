@@ -629,6 +629,14 @@ func TestAWrongQueryIsRefusedByName(t *testing.T) {
 		}
 	}
 	is(t, d.ask(t, adminToken, "GET", "/v1/devices?mailbox=%zz", ""), 400, "")
+	paths := strings.NewReplacer("{id}", "phone", "{address}", "ann@contoso.com", "{name}", "headquarters")
+	for pattern, methods := range d.handler.routes() {
+		for method := range methods {
+			if got := told(t, d.ask(t, adminToken, method, paths.Replace(pattern)+"?dry_run=true", "")); got != "422 dry_run unknown" {
+				t.Errorf("%s %s: %s, want that it has no dry_run", method, pattern, got)
+			}
+		}
+	}
 }
 
 func TestAMailboxSaysHowItIsListenedToAndWhatWasDecided(t *testing.T) {

@@ -116,11 +116,9 @@ func (a *API) remove(r *http.Request, who caller) (_ answer, err error) {
 }
 
 func (a *API) devices(r *http.Request, _ caller) (answer, error) {
-	q, err := readQuery(r, "mailbox", "after", "limit")
-	if err != nil {
-		return answer{}, err
-	}
+	q := r.URL.Query()
 	var errs []FieldError
+	var err error
 	mailbox := q.Get("mailbox")
 	if mailbox != "" {
 		if mailbox, err = mail.ParseAddress(mailbox); err != nil {
@@ -142,11 +140,15 @@ func (a *API) devices(r *http.Request, _ caller) (answer, error) {
 	return answer{status: http.StatusOK, body: page}, nil
 }
 
-// readQuery returns the query of a request, which may have each of the given names once.
-func readQuery(r *http.Request, names ...string) (url.Values, error) {
+// checkQuery says what is wrong with the query of a request, which may have each of the given names once: what is not known was meant to
+// change what is done.
+func checkQuery(r *http.Request, names []string) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, errQuery
+		return errQuery
 	}
 	f := &form{}
 	for name, values := range q {
@@ -158,9 +160,9 @@ func readQuery(r *http.Request, names ...string) (url.Values, error) {
 		}
 	}
 	if len(f.errs) > 0 {
-		return nil, invalid(f.errs...)
+		return invalid(f.errs...)
 	}
-	return q, nil
+	return nil
 }
 
 func readLimit(q url.Values) (int, error) {

@@ -329,10 +329,7 @@ func (i *importing) flush() error {
 
 // exportDevices writes all enrolments, by their ids.
 func (a *API) exportDevices(w http.ResponseWriter, r *http.Request, who caller) error {
-	q, err := readQuery(r, "tokens")
-	if err != nil {
-		return err
-	}
+	q := r.URL.Query()
 	tokens := q.Get("tokens") == "true"
 	switch {
 	case q.Has("tokens") && !tokens && q.Get("tokens") != "false":
