@@ -205,17 +205,12 @@ func (s *Redis) sweep(ctx context.Context) error {
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { _, known := s.told.devices[id]; return known })
 	for page := range slices.Chunk(ids, redisPage) {
-		members := make([]any, len(page))
 		_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for i, id := range page {
-				members[i] = id
+			for _, id := range page {
 				s.queue(ctx, p, &recordWrite{record: id, dropped: true})
 			}
 			return nil
 		})
-		if err == nil {
-			err = s.client.SRem(ctx, s.key("records"), members...).Err()
-		}
 		if err != nil {
 			return s.followed(err)
 		}

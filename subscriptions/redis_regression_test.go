@@ -81,6 +81,33 @@ func TestAnEnrolmentWhoseAnswerWasLostIsThereOnce(t *testing.T) {
 	}
 }
 
+// The process is killed, or the answer lost, between the drop of a record and what came after it: the next start said that its keys are gone.
+func TestADropWhoseAnswerIsLostLeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	var cut atomic.Bool
+	store, _, err := subscriptions.OpenRedis(t.Context(), subscriptions.RedisOptions{Address: answersCut(t, s.address, &cut), Prefix: "mailbell"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	if err := store.Hold(t.Context(), func(string, error) {}); err != nil {
+		t.Fatal(err)
+	}
+	contents(t, store)
+	r := &subscriptions.Record{ID: "r1", Addresses: []string{"ann@contoso.example"}}
+	if err := store.Write(t.Context(), subscriptions.Change{Put: []*subscriptions.Record{r}}); err != nil {
+		t.Fatal(err)
+	}
+	cut.Store(true)
+	if err := store.Write(t.Context(), subscriptions.Change{Drop: []string{"r1"}}); err == nil {
+		t.Error("its answer was not lost")
+	}
+	if ids := s.client(t).SMembers(t.Context(), "mailbell:records").Val(); len(ids) > 0 {
+		t.Errorf("%q is still among the records", ids)
+	}
+}
+
 // answersCut passes bytes on to an address; while cut is set, each connection ends with the first answer.
 func answersCut(t *testing.T, to string, cut *atomic.Bool) string {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -18,7 +18,7 @@ const fenced = "FENCED"
 
 // writeScript writes a record, its devices and what was decided, and returns how many devices it had (-1: there was no record, or another
 // type) and has. KEYS: recordKeys; holders: whoever was followed writes nothing, also no record that nobody else has written yet; the
-// decisions; records, where the record is new. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it
+// decisions; records, where the record is new or dropped. ARGV: our number; the id of the record; the record, or "" where it is dropped, or "-" where it
 // stays; "whole" where the devices that follow are all that it has; how many decisions there are; for each of them the one that it replaces,
 // "" where it is new, and itself, which stands there once (Decided.On); then for each device its id and value, or "" where it is dropped.
 var writeScript = `
@@ -29,16 +29,20 @@ local had = redis.pcall('HLEN', KEYS[2])
 local has = type(had) == 'number' and had or 0
 if type(had) ~= 'number' or not is[1] then had = -1 end
 if had == -1 and ARGV[3] == '-' and #ARGV < devices then return {had, 0} end
-if KEYS[6] then redis.pcall('SADD', KEYS[6], ARGV[2]) end
 if ARGV[4] == 'whole' then redis.call('DEL', KEYS[2]) has = 0 end
 for i = devices, #ARGV, 2 do
   if ARGV[i+1] == '' then has = has - redis.call('HDEL', KEYS[2], ARGV[i]) else has = has + redis.call('HSET', KEYS[2], ARGV[i], ARGV[i+1]) end
 end
-if ARGV[3] == '' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5]) return {had, 0} end
+if ARGV[3] == '' then
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
+  redis.pcall('SREM', KEYS[6], ARGV[2])
+  return {had, 0}
+end
 local set = {}
 if ARGV[3] ~= '-' then set = {KEYS[1], ARGV[3]} end
 if is[2] ~= ARGV[1] then set[#set+1] = KEYS[3] set[#set+1] = ARGV[1] end
 if #set > 0 then redis.call('MSET', unpack(set)) end
+if KEYS[6] then redis.pcall('SADD', KEYS[6], ARGV[2]) end -- after a write that says where memory is lacking
 if devices > decisions then
   local function place(decision)
     local at = redis.pcall('LPOS', KEYS[5], decision)
@@ -77,25 +81,18 @@ func (s *Redis) commit(batch [][]recordWrite) []error {
 		errs, number = s.send(ctx, batch)
 	}
 	missing := ""
-	var dropped []any
 	for i, writes := range batch {
 		for j := range writes {
 			w := &writes[j]
 			lacks, err := s.took(w)
 			missing = cmp.Or(missing, lacks)
 			errs[i] = errors.Join(errs[i], err)
-			if err == nil && w.dropped {
-				dropped = append(dropped, w.record)
-			}
 		}
 		errs[i] = s.followed(errs[i])
 	}
 	if number != nil && s.followed(number.Err()) == nil {
 		missing = cmp.Or(missing, s.older(number.Val(), s.told.generation.Load()))
 		s.told.generation.Store(s.told.number)
-	}
-	if len(dropped) > 0 { // only now: where a drop was refused, the record is there
-		s.client.SRem(ctx, s.key("records"), dropped...)
 	}
 	if missing != "" { // by now the server has this write, and the next look at it would not see what it has not
 		s.lost(ctx, missing)
@@ -240,7 +237,7 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 		args = append(args, key)
 	}
 	args = append(args, s.key("holders"), s.recordKey(w.record, "decisions"))
-	if n, known := s.told.devices[w.record]; (!known || n == unsure) && !w.dropped && !w.decisionsOnly() {
+	if n, known := s.told.devices[w.record]; w.dropped || (!known || n == unsure) && !w.decisionsOnly() {
 		args = append(args, s.key("records"))
 		args[2] = 6 // keys
 	}
