@@ -54,11 +54,10 @@ func TestOnlyWhoMaySendsATestNotification(t *testing.T) {
 	}
 }
 
-func TestTheStepsOfATestAreToldAsTheyHappen(t *testing.T) {
-	s := newSite(t)
-	s.stepped = make(chan struct{})
-	s.enter(t, testToken)
-	form := url.Values{"device": {"bob-phone"}, "csrf": {s.csrf(t)}}
+// askForSteps has a test sent as the script of the page does; the caller closes the answer.
+func (s *site) askForSteps(t *testing.T, csrf string) *http.Response {
+	t.Helper()
+	form := url.Values{"device": {"bob-phone"}, "csrf": {csrf}}
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.server.URL+"/admin/test-notifications", strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +68,14 @@ func TestTheStepsOfATestAreToldAsTheyHappen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+func TestTheStepsOfATestAreToldAsTheyHappen(t *testing.T) {
+	s := newSite(t)
+	s.stepped = make(chan struct{})
+	s.enter(t, testToken)
+	a := s.askForSteps(t, s.csrf(t))
 	defer a.Body.Close()
 	if got := a.Header.Get("Content-Type"); got != eventStream {
 		t.Fatalf("Content-Type: %s", got)
@@ -107,17 +114,7 @@ func TestATestThatCannotBeToldAsItHappensIsRefusedInWords(t *testing.T) {
 	s := newSite(t)
 	s.enter(t, testToken)
 	send := func(csrf string) (*http.Response, string) {
-		form := url.Values{"device": {"bob-phone"}, "csrf": {csrf}}
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.server.URL+"/admin/test-notifications", strings.NewReader(form.Encode()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Accept", eventStream)
-		a, err := s.browser.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		a := s.askForSteps(t, csrf)
 		defer a.Body.Close()
 		text, err := io.ReadAll(a.Body)
 		if err != nil {

@@ -386,6 +386,22 @@ func TestSubscriptionsAreRenewedForTwoWeeksAndNeverMadeAgain(t *testing.T) {
 	}
 }
 
+// renewalRefused is a server that refuses a renewal, and a mailbox whose subscription was to be renewed just now.
+func renewalRefused(t *testing.T, f *fault.Error) (*server, *mailbox) {
+	t.Helper()
+	s := newServer()
+	s.refuse = func(op, _ string) error {
+		if op == "PATCH" {
+			return f
+		}
+		return nil
+	}
+	m := newAccount(t, s).join(alice)[0]
+	pass(time.Second)
+	pass(graph.Longest * 3 / 4)
+	return s, m
+}
+
 func TestARenewalThatIsRefusedHasTheSubscriptionMadeAnew(t *testing.T) {
 	for name, f := range map[string]*fault.Error{
 		"404": {Op: "PATCH", Code: "ResourceNotFound", Scope: fault.Mailbox, Remedy: fault.Retry, Evidence: fault.Evidence{Status: 404}},
@@ -393,16 +409,7 @@ func TestARenewalThatIsRefusedHasTheSubscriptionMadeAnew(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer()
-				s.refuse = func(op, _ string) error {
-					if op == "PATCH" {
-						return f
-					}
-					return nil
-				}
-				m := newAccount(t, s).join(alice)[0]
-				pass(time.Second)
-				pass(graph.Longest * 3 / 4)
+				s, m := renewalRefused(t, f)
 				if posts := s.count("POST"); posts != 2 || !m.listens() || m.listings() != 2 {
 					t.Errorf("%d made, listens %v, %d listings", posts, m.listens(), m.listings())
 				}
@@ -444,16 +451,7 @@ func TestARenewalThatIsRefusedForWhatPassesKeepsTheSubscription(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer()
-				s.refuse = func(op, _ string) error {
-					if op == "PATCH" {
-						return f
-					}
-					return nil
-				}
-				m := newAccount(t, s).join(alice)[0]
-				pass(time.Second)
-				pass(graph.Longest * 3 / 4)
+				s, m := renewalRefused(t, f)
 				if s.count("PATCH") < 2 || s.count("POST") != 1 || !m.listens() || m.listings() != 1 {
 					t.Errorf("%d tries, %d made, listens %v, %d listings", s.count("PATCH"), s.count("POST"), m.listens(), m.listings())
 				}
