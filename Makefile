@@ -20,7 +20,7 @@ build: ## build ./mailbell: static, without paths of this machine
 
 test: packages ## run all tests with the race detector; installs what they need from Debian
 	@test -n "$(EWS_SCHEMA)" || echo 'The EWS schema is not here (EWS_SCHEMA): the tests that validate messages against it are skipped.'
-	$(GO) test -race -count=1 -p 4 -timeout 14m ./... # -count=1: the test cache does not see the program that tests build; -p 4: most tests wait
+	$(GO) test -race -count=1 -p 3 -timeout 14m ./... # -count=1: the test cache does not see the program that tests build; -p 3: most tests wait
 
 packages:
 	@.ci/packages
