@@ -183,11 +183,10 @@ func (a *API) routes() routes {
 func (a *API) api(methods map[string]route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if to := methods[r.Method]; to.signed != nil {
-			if err := checkQuery(r, to.query); err != nil {
-				a.fail(w, r, err)
-				return
+			done, err := answer{}, checkQuery(r, to.query)
+			if err == nil {
+				done, err = to.signed(r)
 			}
-			done, err := to.signed(r)
 			a.finish(w, r, done, err)
 			return
 		}
