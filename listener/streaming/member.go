@@ -175,10 +175,7 @@ func (m *Member) Unhinted(age time.Duration) {
 	}
 	m.groups.o.Log.Info("a subscription does not tell of new mail; it is replaced", zap.String("mailbox", m.at.Primary))
 	g.depart(m.at, g.affinity, m.subscription)
-	m.subscription = ""
-	m.unserved()
-	m.broken(now)
-	g.changed()
+	m.unsubscribed(now)
 }
 
 // lateness is that of a message which was found although a stream was open.
@@ -240,14 +237,20 @@ func (m *Member) untold() bool {
 // Awaits says what is awaited of a mailbox that is not listened to yet, though nothing is wrong.
 func (m *Member) Awaits() string { return "stream: being opened" }
 
+// unsubscribed notes that the mailbox, which is in a group, has no subscription any more: it gets another, and is listed. It is called with mu
+// held.
+func (m *Member) unsubscribed(now time.Time) {
+	m.subscription = ""
+	m.unserved()
+	m.broken(now)
+	m.group.changed()
+}
+
 // lose forgets a subscription that the server does not know any more.
 func (m *Member) lose(ctx context.Context, id string) {
 	m.groups.mu.Lock()
 	if m.group != nil && m.subscription == id {
-		m.subscription = ""
-		m.unserved()
-		m.broken(time.Now())
-		m.group.changed()
+		m.unsubscribed(time.Now())
 	}
 	m.groups.mu.Unlock()
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
