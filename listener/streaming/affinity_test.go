@@ -4,6 +4,7 @@ package streaming
 
 import (
 	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,8 +44,12 @@ func TestACookieThatLeadsToADeadServerIsLeft(t *testing.T) {
 				pass(time.Minute)
 				s.set(func() {
 					clear(s.queues)
+					var left atomic.Bool
 					s.refuse = func(made call) error {
-						if made.a.Cookie == "cookie-of-"+alice {
+						if made.mailbox == alice && made.a.Cookie == "" { // she is led to a server that lives, whose cookie has the same name
+							left.Store(true)
+						}
+						if !left.Load() && made.a.Cookie == "cookie-of-"+alice {
 							return c.says
 						}
 						return nil
