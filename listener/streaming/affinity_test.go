@@ -142,7 +142,9 @@ func TestAfterARestartTheAnchorIsTheSame(t *testing.T) {
 		pass(time.Minute)
 		a.Close()
 		a.start(s, 200)
-		list := a.join(alice, bob, carol)
+		list := a.join(alice)
+		synctest.Wait() // she alone is there
+		list = append(list, a.join(bob, carol)...)
 		pass(time.Minute)
 		wantListened(t, list...)
 		if n := len(s.made("Subscribe")); n != 3 {

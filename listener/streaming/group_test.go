@@ -181,7 +181,7 @@ func TestWhoLosesAFormerSubscriptionKeepsItsOwn(t *testing.T) {
 		s := newServer(t)
 		m := newAccount(t, s, 200).join(alice)[0]
 		pass(time.Minute)
-		m.lose(t.Context(), "a former one")
+		m.group.lose(t.Context(), map[string]*Member{"a former one": m.Member}, lostSubscription("a former one"), false)
 		if !m.listens() {
 			t.Error("it is not listened to any more")
 		}

@@ -97,6 +97,7 @@ func (g *Groups) join(m *Member, at *mail.Location) {
 	gr := g.groups[k][i]
 	gr.members[m] = struct{}{}
 	m.group, m.at = gr, at
+	gr.anchorAnew()
 	gr.changed()
 }
 
@@ -105,10 +106,8 @@ func (g *Groups) join(m *Member, at *mail.Location) {
 func (g *Groups) merge(from *group) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, l := range from.keeper.lines {
-		if l.open != nil {
-			return
-		}
+	if from.keeper.streaming() {
+		return
 	}
 	for _, list := range g.groups {
 		if !slices.Contains(list, from) {

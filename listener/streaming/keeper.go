@@ -98,9 +98,12 @@ func (k *keeper) wait(ctx context.Context, next time.Time) {
 	}
 }
 
+// streaming says whether a stream of the group is open. It is called by the one goroutine, or with mu held.
+func (k *keeper) streaming() bool { return k.lines[0].open != nil || k.lines[1].open != nil }
+
 // gather waits until nothing has changed for a while.
 func (k *keeper) gather(ctx context.Context) {
-	first := k.lines[0].open == nil && k.lines[1].open == nil
+	first := !k.streaming()
 	for began := time.Now(); pause.For(ctx, settle); {
 		changed := false
 		select {

@@ -246,13 +246,21 @@ func (m *Member) unsubscribed(now time.Time) {
 	m.group.changed()
 }
 
-// lose forgets a subscription that the server does not know any more.
-func (m *Member) lose(ctx context.Context, id string) {
-	m.groups.mu.Lock()
-	if m.group != nil && m.subscription == id {
-		m.unsubscribed(time.Now())
+// lose forgets a subscription that the server does not know any more, or names for an error that does not end it: that is given back, and
+// another is made when the error says. It is called with mu held.
+func (m *Member) lose(id string, f *fault.Error, now time.Time) {
+	if m.group == nil || m.subscription != id {
+		return
 	}
-	m.groups.mu.Unlock()
+	if !f.Unsubscribed {
+		m.group.depart(m.at, m.group.affinity, id)
+		m.refusal.Again(f, now)
+	}
+	m.unsubscribed(now)
+}
+
+// unrecord takes a lost subscription out of the record.
+func (m *Member) unrecord(ctx context.Context, id string) {
 	err := m.box.Update(ctx, func(d *subscriptions.Draft) {
 		if d.Subscription == id {
 			d.Subscription = ""
@@ -261,18 +269,6 @@ func (m *Member) lose(ctx context.Context, id string) {
 	if err != nil && !errors.Is(err, subscriptions.ErrNoMailbox) && ctx.Err() == nil {
 		m.groups.o.Log.Warn("a lost subscription could not be recorded", zap.String("mailbox", m.address()), zap.Error(err))
 	}
-}
-
-// takeOff takes the member off its stream, which a server names for an error that does not end its subscription: that is given back, and another is
-// made when the error says.
-func (m *Member) takeOff(ctx context.Context, id string, f *fault.Error) {
-	m.groups.mu.Lock()
-	if m.group != nil && m.subscription == id {
-		m.group.depart(m.at, m.group.affinity, id)
-		m.refusal.Again(f, time.Now())
-	}
-	m.groups.mu.Unlock()
-	m.lose(ctx, id)
 }
 
 func (m *Member) address() string { return m.box.Record().Addresses[0] }

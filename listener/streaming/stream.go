@@ -404,14 +404,8 @@ func (l *line) trouble(ctx context.Context, f *fault.Error, by map[string]*Membe
 			g.broken(by)
 		}
 	}
-	if f.Misled && len(concerned) >= len(by) && l.other().healthy() == nil { // else the others are where they belong
-		g.groups.mu.Lock()
-		if f.Scope == fault.Mailbox || g.failures%misleads == 0 {
-			g.misled()
-		}
-		g.groups.mu.Unlock()
-	}
 	g.groups.o.Log.Info("subscriptions failed", zap.Int("subscriptions", len(concerned)), zap.Error(f))
+	lost := map[string]*Member{}
 	for _, id := range concerned {
 		m := by[id]
 		if m == nil || !g.serving(m, id) {
@@ -421,12 +415,30 @@ func (l *line) trouble(ctx context.Context, f *fault.Error, by map[string]*Membe
 		case f.Moved && g.doubt(m, f) == Leaves:
 			l.soon() // what is left is not at fault, and it may come back
 		case f.Unsubscribed:
-			m.lose(ctx, id)
+			lost[id] = m
 		case f.Missed && named && !f.Moved:
 			m.sink.List()
 		case named && f.Scope == fault.Mailbox: // as Microsoft's own client does
-			m.takeOff(ctx, id, f)
+			lost[id] = m
 		}
+	}
+	misled := f.Misled && len(concerned) >= len(by) && l.other().healthy() == nil // else the others are where they belong
+	g.lose(ctx, lost, f, misled)
+}
+
+// lose forgets subscriptions and, where the group was misled, who leads it: all at once, for one that were left would lead the others.
+func (g *group) lose(ctx context.Context, lost map[string]*Member, f *fault.Error, misled bool) {
+	now := time.Now()
+	g.groups.mu.Lock()
+	for id, m := range lost {
+		m.lose(id, f, now)
+	}
+	if misled && (f.Scope == fault.Mailbox || g.failures%misleads == 0) {
+		g.misled()
+	}
+	g.groups.mu.Unlock()
+	for id, m := range lost {
+		m.unrecord(ctx, id)
 	}
 }
 

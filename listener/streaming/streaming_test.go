@@ -718,17 +718,26 @@ func TestAStreamWithoutTheAnchorIsOpenedOnItsServer(t *testing.T) {
 
 func TestAGroupThatWasMisledLeavesItsCookie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const members = 50 // they lose their subscriptions at once: whoever kept one for a moment would lead the others
 		s := newServer(t)
-		newAccount(t, s, 200).join(alice, bob)
+		a := newAccount(t, s, 200)
+		for i := range members {
+			a.join(numbered(i))
+		}
 		pass(time.Minute)
 		f := lostSubscription(s.streams[len(s.streams)-1].ids...)
 		f.Misled = true
 		s.set(func() { clear(s.queues) })
 		s.say(said{err: f})
 		pass(10 * time.Second)
-		calls := s.made("Subscribe")
-		if len(calls) != 4 || calls[2].a != (Affinity{Anchor: alice}) || calls[3].a.Cookie == "" {
-			t.Errorf("%+v", calls)
+		calls := s.made("Subscribe")[members:]
+		if len(calls) != members || calls[0].a != (Affinity{Anchor: calls[0].mailbox}) {
+			t.Fatalf("%+v", calls)
+		}
+		for _, c := range calls[1:] {
+			if c.a != (Affinity{Anchor: calls[0].mailbox, Cookie: "cookie-of-" + calls[0].mailbox}) {
+				t.Errorf("%+v", c)
+			}
 		}
 	})
 }
@@ -1383,8 +1392,9 @@ func TestAReportAboutAMailboxThatLeftConcernsNobody(t *testing.T) {
 		pass(time.Minute)
 		f := lostSubscription(m.box.Record().Subscription)
 		f.Moved = true
+		g := m.group
 		m.Leave()
-		m.lose(t.Context(), "an older one")
+		g.lose(t.Context(), map[string]*Member{"an older one": m.Member}, lostSubscription("an older one"), false)
 		s.say(said{err: f})
 		pass(time.Second)
 		if m.doubts > 0 || m.box.Record().Subscription == "" {
@@ -1733,7 +1743,8 @@ func TestALostSubscriptionThatCannotBeRecordedIsLogged(t *testing.T) {
 		pass(time.Minute)
 		lose := func(ctx context.Context, m *mailbox, want int, when string) {
 			t.Helper()
-			m.lose(ctx, m.box.Record().Subscription)
+			id := m.box.Record().Subscription
+			m.group.lose(ctx, map[string]*Member{id: m.Member}, lostSubscription(id), false)
 			if n := logs.FilterMessage("a lost subscription could not be recorded").Len(); n != want {
 				t.Errorf("%s: %d warnings, want %d", when, n, want)
 			}

@@ -155,6 +155,14 @@ func (g *group) anchor() (anchor *Member) {
 	return anchor
 }
 
+// anchorAnew has the anchor chosen again when somebody comes: they join one by one, and until a stream is open its name has not led to the
+// subscriptions yet. It is called with mu held.
+func (g *group) anchorAnew() {
+	if g.affinity.Cookie == "" && !g.keeper.streaming() {
+		g.affinity = Affinity{}
+	}
+}
+
 // misled has the group led to another server: first where its anchor lives now, then where another member does. It is called with mu held.
 func (g *group) misled() {
 	if g.affinity.Cookie == "" {
