@@ -23,9 +23,9 @@ const (
 	burst = 400
 	// atATime is how many requests that APNs answers at a time, each after a tenth of a second.
 	atATime = 8
-	// unwritten is how long after its acceptance an alert may not be written down yet: half a second by the rules, and as much for a
-	// machine that has other things to do.
-	unwritten = time.Second
+	// unwritten is how long after its acceptance an alert may not be written down yet: half a second by the rules, and a few times as
+	// much for a machine that has other things to do.
+	unwritten = 2 * time.Second
 	// takeover bounds the time until another instance follows one that says nothing: its lease, and a look.
 	takeover = 15 * time.Second
 )
