@@ -3,6 +3,7 @@ package subscriptions
 // Writing to Redis.
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -90,6 +91,7 @@ func (s *Redis) commit(batch [][]recordWrite) []error {
 		}
 		errs[i] = s.followed(errs[i])
 	}
+	s.sent(batch)
 	if number != nil && s.followed(number.Err()) == nil {
 		missing = cmp.Or(missing, s.older(number.Val(), s.told.generation.Load()))
 		s.told.generation.Store(s.told.number)
@@ -102,6 +104,18 @@ func (s *Redis) commit(batch [][]recordWrite) []error {
 	}
 	s.probe.forget()
 	return errs
+}
+
+// sent gives the buffers of a batch back.
+func (s *Redis) sent(batch [][]recordWrite) {
+	for _, writes := range batch {
+		for i := range writes {
+			if w := &writes[i]; w.value != nil {
+				s.sealer.buffers.GiveBack(w.value)
+				w.value = nil
+			}
+		}
+	}
 }
 
 // loadScripts gives a server the scripts of a commit: always both, so that it never knows only one.
@@ -168,10 +182,10 @@ func (s *Redis) took(w *recordWrite) (lacks string, err error) {
 // recordWrite is one call of writeScript.
 type recordWrite struct {
 	record  string
-	value   []byte // nil where the record stays as it is
-	dropped bool   // the record, with its devices
-	whole   bool   // the devices are all that it has
-	devices []any  // ids and values; "" where one is dropped
+	value   *bytes.Buffer // of the record; nil where it stays as it is
+	dropped bool          // the record, with its devices
+	whole   bool          // the devices are all that it has
+	devices []any         // ids and values; "" where one is dropped
 	decided []DecisionPut
 	call    *redis.Cmd
 }
@@ -201,7 +215,7 @@ func (s *Redis) writes(c Change) ([]recordWrite, error) {
 		return &list[len(list)-1]
 	}
 	for _, r := range c.Put {
-		value, err := s.sealer.seal(kindRecord, r.ID, r)
+		value, err := s.sealer.fill(kindRecord, r.ID, r)
 		if err != nil {
 			return nil, err
 		}
@@ -248,7 +262,7 @@ func (s *Redis) queue(ctx context.Context, p redis.Pipeliner, w *recordWrite) {
 	case w.value == nil:
 		args = append(args, "-")
 	default:
-		args = append(args, w.value)
+		args = append(args, w.value.Bytes())
 	}
 	if w.whole {
 		args = append(args, "whole")

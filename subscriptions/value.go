@@ -80,17 +80,27 @@ type sealer struct{ buffers buffers.Pool }
 
 func newSealer() sealer { return sealer{buffers.Pool{Most: keptValue}} }
 
-// seal writes a value.
-func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
+// fill writes a value into a buffer, which is given back when nobody looks at it any more.
+func (s *sealer) fill(k kind, id string, v any) (*bytes.Buffer, error) {
 	b := s.buffers.Take()
-	defer s.buffers.GiveBack(b)
 	b.WriteString(sealMark + "00000000 ")
 	if err := json.NewEncoder(b).Encode(v); err != nil {
+		s.buffers.GiveBack(b)
 		return nil, err
 	}
-	sealed := bytes.Clone(b.Bytes()[:b.Len()-1]) // without the end of line
-	copy(sealed[len(sealMark):], checksum(k, id, sealed[sealSize:]))
-	return sealed, nil
+	b.Truncate(b.Len() - 1) // the end of line
+	copy(b.Bytes()[len(sealMark):], checksum(k, id, b.Bytes()[sealSize:]))
+	return b, nil
+}
+
+// seal writes a value that may be kept.
+func (s *sealer) seal(k kind, id string, v any) ([]byte, error) {
+	b, err := s.fill(k, id, v)
+	if err != nil {
+		return nil, err
+	}
+	defer s.buffers.GiveBack(b)
+	return bytes.Clone(b.Bytes()), nil
 }
 
 // seal writes one value. Who writes many has a sealer.
