@@ -5,6 +5,7 @@ package push
 // is removed until the share is normal again.
 
 import (
+	"hash/maphash"
 	"maps"
 	"sync"
 	"time"
@@ -25,7 +26,8 @@ const (
 // guard knows the phones that APNs answered about lately.
 type guard struct {
 	mu     sync.Mutex
-	phones map[string]verdict // by device token: a phone counts once, whatever is enrolled on it
+	seed   maphash.Seed
+	phones map[uint64]verdict // by a hash of the device token: a phone counts once, whatever is enrolled on it
 	most   int                // that have been in the map at once
 	failed int
 	began  time.Time
@@ -35,11 +37,16 @@ type guard struct {
 
 // verdict is the last answer about a phone.
 type verdict struct {
-	at     time.Duration // since the guard began
+	at     int32 // seconds since the guard began
 	failed bool
 }
 
-func newGuard() guard { return guard{phones: map[string]verdict{}, began: time.Now()} }
+func newGuard() guard {
+	return guard{seed: maphash.MakeSeed(), phones: map[uint64]verdict{}, began: time.Now()}
+}
+
+// at is a time as verdicts have it.
+func (g *guard) at(now time.Time) int32 { return int32(now.Sub(g.began) / time.Second) } //nolint:gosec // 68 years
 
 // note takes in an answer about a phone, failed where it is the phone that APNs refuses. It returns how many phones were answered
 // about and how many of them failed, and whether that is more than their own doing.
@@ -50,12 +57,13 @@ func (g *guard) note(token string, failed bool) (answered, failing int, mass boo
 	if now.Sub(g.swept) > guardWindow/10 {
 		g.sweepLocked(now)
 	}
-	old, known := g.phones[token]
+	phone := maphash.String(g.seed, token)
+	old, known := g.phones[phone]
 	if old.failed {
 		g.failed--
 	}
 	if known || len(g.phones) < maxGuarded {
-		g.phones[token] = verdict{now.Sub(g.began), failed}
+		g.phones[phone] = verdict{g.at(now), failed}
 		g.most = max(g.most, len(g.phones))
 		if failed {
 			g.failed++
@@ -67,15 +75,15 @@ func (g *guard) note(token string, failed bool) (answered, failing int, mass boo
 // sweepLocked forgets what is too long ago. Where few are left they go to another map, for one keeps its memory.
 func (g *guard) sweepLocked(now time.Time) {
 	g.swept = now
-	maps.DeleteFunc(g.phones, func(_ string, v verdict) bool {
-		old := now.Sub(g.began)-v.at > guardWindow
+	maps.DeleteFunc(g.phones, func(_ uint64, v verdict) bool {
+		old := g.at(now)-v.at > int32(guardWindow/time.Second)
 		if old && v.failed {
 			g.failed--
 		}
 		return old
 	})
 	if len(g.phones) < g.most/4 {
-		kept := make(map[string]verdict, len(g.phones))
+		kept := make(map[uint64]verdict, len(g.phones))
 		maps.Copy(kept, g.phones)
 		g.phones, g.most = kept, len(kept)
 	}

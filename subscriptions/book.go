@@ -86,12 +86,16 @@ func Open(ctx context.Context, store Store) (*Book, error) {
 	devices := map[string][]*Device{}
 	for _, d := range all.Devices {
 		d.share()
+		oneText(&d.ID, &d.Mailbox, &d.Token, &d.Label, &d.ReceiptKey)
 		b.devices[d.ID] = d
 		devices[d.Record] = append(devices[d.Record], d)
 	}
 	for _, r := range all.Records {
 		if r.At != nil {
 			*r.At = r.At.Shared()
+		}
+		for _, d := range devices[r.ID] {
+			d.Record = r.ID
 		}
 		m := &Mailbox{book: b}
 		b.show(m, r, devices[r.ID])

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/mail"
@@ -53,6 +52,7 @@ func (b *Book) EnrolIf(ctx context.Context, e Enrolment, only Precondition, at B
 		return Enrolled{}, err
 	}
 	defer b.ofAddress.giveBack(e.Mailbox)
+	oneText(&e.ID, &e.Mailbox, &e.Token, &e.Label, &e.ReceiptKey) // not parts of the request, which need not stay
 	for {
 		enrolled, err := b.enrol(ctx, e, only, at)
 		if !errors.Is(err, ErrNoMailbox) { // else a mailbox went, or was joined to another, meanwhile
@@ -128,8 +128,7 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 // device is what an enrolment makes, in a record.
 func (e Enrolment) device(record string, at Beginning) *Device {
 	d := &Device{
-		ID:      strings.Clone(e.ID), // it is a part of the request's line, which need not stay
-		Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
+		ID: e.ID, Mailbox: e.Mailbox, Token: e.Token, Topic: e.Topic, Environment: e.Environment, Exchange: e.Exchange, Label: e.Label, ReceiptKey: e.ReceiptKey,
 		Record: record, Created: at.Now, Since: at.Since, Enrolled: at.Now,
 	}
 	d.share()
@@ -154,8 +153,8 @@ func (b *Book) showEnrolled(d *Device, ousted []*Device) {
 func (b *Book) newMailbox(address string, at Beginning) *Mailbox {
 	m := &Mailbox{book: b}
 	r := &Record{ID: b.recordID(address), Addresses: []string{address}, Account: at.Account}
-	if at.Location != (mail.Location{}) {
-		r.At = &at.Location
+	if location := at.Location; location != (mail.Location{}) { // a copy: else all of at would stay in memory
+		r.At = &location
 	}
 	if !at.Since.IsZero() {
 		r.Start(at.Since.Add(-mail.Tolerance))
