@@ -233,6 +233,33 @@ func TestASubscriptionEndsWhereItsMailboxDoesNotComeBack(t *testing.T) {
 	}
 }
 
+// The subscription of a mailbox that was away for long is to be removed, and that waits since all writes do.
+func TestAMailboxThatComesBackBeforeItsSubscriptionIsRemovedIsToldOfItsMail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		m := a.join(alice)[0]
+		pass(time.Second)
+		m.Leave()
+		pass(parkedFor - time.Second)
+		s.set(func() {
+			s.refuse = func(string, string) error {
+				return &fault.Error{Op: "POST", Code: "refused", Scope: fault.Account, Remedy: fault.Fix}
+			}
+		})
+		a.join(bob)
+		pass(10 * time.Second)
+		m.Join(here(alice))
+		s.set(func() { s.refuse = nil })
+		pass(2 * firstHold)
+		s.post(s.of(t, alice).mail("AAMk1"))
+		synctest.Wait()
+		if r := m.box.Record().Graph; !m.listens() || len(m.told()) != 1 || r == nil || r.ID != s.of(t, alice).id {
+			t.Errorf("listens %v, told of %v, the record has %+v", m.listens(), m.told(), r)
+		}
+	})
+}
+
 func TestASubscriptionEndsAtOnceWithTheLastDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

@@ -162,10 +162,22 @@ func (k *Keeper) lost(m *Member, joined int, s *subscription, f *fault.Error) {
 	k.changed()
 }
 
-// remove removes a subscription. Its mailbox's record forgets it before: else the next start would take it up.
+// remove removes a subscription, unless its mailbox has come back and taken it up. Its mailbox's record forgets it before: else the next start
+// would take it up.
 func (k *Keeper) remove(w write) {
+	k.mu.Lock()
+	back := k.current[w.id] != nil
+	k.mu.Unlock()
+	if back {
+		return
+	}
 	err := k.forget(w)
 	if err == nil {
+		k.mu.Lock()
+		if m := k.current[w.id]; m != nil { // it came back while that was written
+			m.lose()
+		}
+		k.mu.Unlock()
 		err = k.delete(w.id)
 	}
 	if err == nil || k.ctx.Err() != nil {
