@@ -130,42 +130,46 @@ type guarded struct{ *account }
 
 // Subscribe makes a subscription, where the account may.
 func (g guarded) Subscribe(ctx context.Context, at mail.Location, a streaming.Affinity) (id, cookie string, err error) {
-	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
+	call, err := g.byEWS.calls.begin(at.Primary)
+	if err != nil {
 		return "", "", err
 	}
 	id, cookie, err = g.Streams.Subscribe(ctx, at, a)
 	g.entry.fallback.failed(at.Primary, err)
-	return id, cookie, g.byEWS.calls.note(at.Primary, err)
+	return id, cookie, call.note(err)
 }
 
 // SubscribePush makes a push subscription, where the account may.
 func (g guarded) SubscribePush(ctx context.Context, at mail.Location, a callbacks.Affinity, p ews.Push) (callbacks.Subscribed, error) {
-	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
+	call, err := g.byEWS.calls.begin(at.Primary)
+	if err != nil {
 		return callbacks.Subscribed{}, err
 	}
 	s, err := g.Pushes.SubscribePush(ctx, at, a, p)
-	return s, g.byEWS.calls.note(at.Primary, err)
+	return s, call.note(err)
 }
 
 // Unsubscribe gives a subscription back, where the account may.
 func (g guarded) Unsubscribe(ctx context.Context, at mail.Location, a streaming.Affinity, id string) error {
-	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
+	call, err := g.byEWS.calls.begin(at.Primary)
+	if err != nil {
 		return err
 	}
-	return g.byEWS.calls.note(at.Primary, g.Streams.Unsubscribe(ctx, at, a, id))
+	return call.note(g.Streams.Unsubscribe(ctx, at, a, id))
 }
 
 // Stream opens a stream, where the account may.
 func (g guarded) Stream(ctx context.Context, at mail.Location, a streaming.Affinity, ids []string) (streaming.Stream, error) {
-	if err := g.byEWS.calls.allowed(at.Primary); err != nil {
+	call, err := g.byEWS.calls.begin(at.Primary)
+	if err != nil {
 		return nil, err
 	}
 	s, err := g.Streams.Stream(ctx, at, a, ids)
 	g.entry.fallback.failed(at.Primary, err)
-	if err = g.byEWS.calls.note(at.Primary, err); err != nil {
+	if err = call.note(err); err != nil {
 		return nil, err
 	}
-	return noted{s, g.account, at.Primary}, nil
+	return noted{s, g.account, call}, nil
 }
 
 // graphGuarded is the account as a changes.Server.
@@ -173,20 +177,22 @@ type graphGuarded struct{ *account }
 
 // Subscribe makes a subscription, where the account may.
 func (g graphGuarded) Subscribe(ctx context.Context, at mail.Location, s graph.Subscription) (graph.Subscribed, error) {
-	if err := g.byGraph.calls.allowed(at.Primary); err != nil {
+	call, err := g.byGraph.calls.begin(at.Primary)
+	if err != nil {
 		return graph.Subscribed{}, err
 	}
 	made, err := g.Changes.Subscribe(ctx, at, s)
-	return made, g.byGraph.calls.note(at.Primary, err)
+	return made, call.note(err)
 }
 
 // Renew renews a subscription, where the account may.
 func (g graphGuarded) Renew(ctx context.Context, at mail.Location, id string, until time.Time) (time.Time, error) {
-	if err := g.byGraph.calls.allowed(at.Primary); err != nil {
+	call, err := g.byGraph.calls.begin(at.Primary)
+	if err != nil {
 		return time.Time{}, err
 	}
 	expires, err := g.Changes.Renew(ctx, at, id, until)
-	return expires, g.byGraph.calls.note(at.Primary, err)
+	return expires, call.note(err)
 }
 
 // Delete removes a subscription. It is of no mailbox, and says nothing about the account.
@@ -201,7 +207,7 @@ func (g graphGuarded) Subscriptions(ctx context.Context) ([]graph.Listed, error)
 type noted struct {
 	streaming.Stream
 	account *account
-	mailbox string // as which it was opened
+	opened  call // by which it was opened
 }
 
 // Next is the next envelope.
@@ -210,9 +216,9 @@ func (n noted) Next() (streaming.Envelope, error) {
 	if err == nil {
 		n.account.entry.fallback.streamed()
 	}
-	n.account.entry.fallback.failed(n.mailbox, err)
+	n.account.entry.fallback.failed(n.opened.mailbox, err)
 	if f, ok := errors.AsType[*fault.Error](err); ok && f.Scope == fault.Account {
-		return e, n.account.byEWS.calls.note(n.mailbox, err)
+		return e, n.opened.note(err)
 	}
 	return e, err
 }

@@ -45,7 +45,7 @@ func healthOf(mailboxes int) (h *health, lifted *int) {
 func refuseAll(h *health, f *fault.Error) {
 	for i := range 2 * witnesses {
 		if h.allowed(address(i)) == nil {
-			_ = h.note(address(i), f)
+			_ = h.call(address(i)).note(f)
 		}
 	}
 }
@@ -53,7 +53,7 @@ func refuseAll(h *health, f *fault.Error) {
 func TestWhatOneMailboxMeetsIsItsOwn(t *testing.T) {
 	for _, code := range []string{"HTTP 401", "HTTP 403", "ErrorAccessDenied", "redirect", "HTTP 502"} {
 		h, _ := healthOf(1250)
-		err := h.note(alice, row(code, ""))
+		err := h.call(alice).note(row(code, ""))
 		if f := fault.Of(err); f.Scope == fault.Account || h.allowed(bob) != nil || h.allowed(alice) != nil {
 			t.Errorf("%s of one mailbox stops its account: %v", code, err)
 		}
@@ -72,9 +72,9 @@ func TestThreeOfEightRefusedWhileFiveSucceedAreThreeMailboxes(t *testing.T) {
 					t.Fatal(i, err)
 				}
 				if i%3 == 0 {
-					_ = h.note(address(i), row("HTTP 403", ""))
+					_ = h.call(address(i)).note(row("HTTP 403", ""))
 				} else {
-					_ = h.note(address(i), nil)
+					_ = h.call(address(i)).note(nil)
 				}
 			}
 			<-time.After(time.Second)
@@ -85,13 +85,13 @@ func TestThreeOfEightRefusedWhileFiveSucceedAreThreeMailboxes(t *testing.T) {
 func TestWhatSeveralMeetWhileNoneIsLetInIsTheAccounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, lifted := healthOf(1250)
-		_ = h.note(alice, row("HTTP 403", ""))
+		_ = h.call(alice).note(row("HTTP 403", ""))
 		<-time.After(window + 1)
 		for i := range witnesses {
 			if f, _ := h.state(); f != nil || h.allowed(address(i)) != nil {
 				t.Fatalf("blocked after %d within %v", i, window)
 			}
-			_ = h.note(address(i), row("HTTP 403", ""))
+			_ = h.call(address(i)).note(row("HTTP 403", ""))
 			if i == 0 {
 				<-time.After(window)
 			}
@@ -105,7 +105,7 @@ func TestWhatSeveralMeetWhileNoneIsLetInIsTheAccounts(t *testing.T) {
 		if h.allowed(bob) != nil || h.allowed(carol) == nil {
 			t.Error("not one of those that were not refused may try at a time")
 		}
-		_ = h.note(bob, nil)
+		_ = h.call(bob).note(nil)
 		if h.allowed(address(0)) != nil || *lifted != 1 {
 			t.Error("a success does not lift it at once")
 		}
@@ -121,17 +121,17 @@ func TestWhatAMailboxMetAloneIsNoEvidenceForTwoHours(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h, _ := healthOf(1250)
 				refused := row("HTTP 403", "")
-				_ = h.note(alice, refused)
-				_ = h.note(bob, nil)
+				_ = h.call(alice).note(refused)
+				_ = h.call(bob).note(nil)
 				for range 5 { // each time it is asked about, that is known again
 					<-time.After(time.Hour)
-					_ = h.note(alice, refused)
+					_ = h.call(alice).note(refused)
 				}
 				<-time.After(c.after)
 				for i := range witnesses - 1 {
-					_ = h.note(address(i), refused)
+					_ = h.call(address(i)).note(refused)
 				}
-				_ = h.note(alice, refused)
+				_ = h.call(alice).note(refused)
 				if f, _ := h.state(); (f != nil) != c.blocked {
 					t.Errorf("after %v the account is blocked: %v", c.after, f)
 				}
@@ -143,8 +143,8 @@ func TestWhatAMailboxMetAloneIsNoEvidenceForTwoHours(t *testing.T) {
 func TestWhoWasRefusedAloneTriesABlockedAccountLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := healthOf(1250)
-		_ = h.note(alice, row("HTTP 403", ""))
-		_ = h.note(bob, nil)
+		_ = h.call(alice).note(row("HTTP 403", ""))
+		_ = h.call(bob).note(nil)
 		refuseAll(h, row("HTTP 401", ""))
 		wait := func() time.Duration { return fault.Of(h.allowed(alice)).After }
 		if wait() != firstBlock+probe {
@@ -161,12 +161,37 @@ func TestWhoWasRefusedAloneTriesABlockedAccountLast(t *testing.T) {
 	})
 }
 
+// A tenant switches EWS off. What was under way then says that nobody's refusal is its own, and that the account works.
+func TestAnAnswerSaysNothingOfWhatOthersHaveMetSinceItsCallBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, lifted := healthOf(4)
+		off := row("HTTP 403", "")
+		early, late := h.call(address(0)), h.call(address(0)) // under way when the first is refused
+		<-time.After(time.Second)
+		for i := range 4 {
+			_ = h.call(address(i)).note(off)
+			if i == 1 {
+				_ = early.note(nil)
+			}
+		}
+		_ = late.note(nil)
+		if f, _ := h.state(); f == nil || *lifted != 0 || len(h.own) > 0 {
+			t.Errorf("blocked: %v, lifted %d times, refused by themselves: %v", f, *lifted, h.own)
+		}
+		<-time.After(firstBlock)
+		_ = h.call(address(0)).note(nil)
+		if f, _ := h.state(); f != nil || *lifted != 1 {
+			t.Errorf("it works, and is blocked: %v, lifted %d times", f, *lifted)
+		}
+	})
+}
+
 func TestABlockIsLoggedOnceEachTimeThatTheAccountIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.ErrorLevel)
 		h, _ := healthOf(1250)
 		h.log = zap.New(core)
-		_ = h.note(address(0), row("HTTP 401", ""))
+		_ = h.call(address(0)).note(row("HTTP 401", ""))
 		if logs.Len() != 0 {
 			t.Errorf("one mailbox was refused: %v", logs.All())
 		}
@@ -176,7 +201,7 @@ func TestABlockIsLoggedOnceEachTimeThatTheAccountIsRefused(t *testing.T) {
 		}
 		<-time.After(firstBlock)
 		_ = h.allowed(alice)
-		_ = h.note(alice, row("HTTP 401", ""))
+		_ = h.call(alice).note(row("HTTP 401", ""))
 		if logs.Len() != 2 {
 			t.Errorf("%d errors after the first try", logs.Len())
 		}
@@ -243,9 +268,35 @@ func TestATestThatPassesWakesWhatWaits(t *testing.T) {
 	})
 }
 
+// Of three mailboxes one is refused by itself, or was until it was removed. Then the account is.
+func TestWhoIsRefusedAloneIsNotWaitedForAsAWitness(t *testing.T) {
+	for name, c := range map[string]struct {
+		after     time.Duration
+		witnesses int
+	}{"it is here": {time.Minute, 2}, "it was removed long ago": {ownFor, 3}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, _ := healthOf(3)
+				_ = h.call(alice).note(row("HTTP 403", ""))
+				_ = h.call(bob).note(nil)
+				<-time.After(c.after)
+				for i := range c.witnesses {
+					if f, _ := h.state(); f != nil {
+						t.Errorf("it is blocked after %d", i)
+					}
+					_ = h.call(address(i)).note(row("HTTP 403", ""))
+				}
+				if f, _ := h.state(); f == nil {
+					t.Errorf("%d were refused, and it is not blocked", c.witnesses)
+				}
+			})
+		})
+	}
+}
+
 func TestAnAccountOfOneMailboxNeedsNoMoreWitnesses(t *testing.T) {
 	h, _ := healthOf(1)
-	_ = h.note(alice, row("HTTP 401", ""))
+	_ = h.call(alice).note(row("HTTP 401", ""))
 	if f, _ := h.state(); f == nil {
 		t.Error("it is not said to be refused")
 	}
@@ -258,9 +309,9 @@ func TestNoMoreRefusedMailboxesAreRememberedThanAnInstanceListensTo(t *testing.T
 		h, _ := healthOf(1250)
 		refuse := func(from, to int) {
 			for i := from; i < to; i++ {
-				_ = h.note(address(i), row("HTTP 403", ""))
+				_ = h.call(address(i)).note(row("HTTP 403", ""))
 			}
-			_ = h.note(alice, nil)
+			_ = h.call(alice).note(nil)
 		}
 		refuse(0, maxRefused)
 		<-time.After(ownFor / 2)
@@ -274,7 +325,7 @@ func TestNoMoreRefusedMailboxesAreRememberedThanAnInstanceListensTo(t *testing.T
 			t.Errorf("of those that were refused long ago %d are remembered", len(h.own))
 		}
 		for i := range 2 * maxRefused { // while nobody is let in
-			_ = h.note(address(i), row("HTTP 403", ""))
+			_ = h.call(address(i)).note(row("HTTP 403", ""))
 		}
 		if len(h.refused) > maxRefused {
 			t.Errorf("%d refusals are remembered", len(h.refused))
@@ -301,7 +352,7 @@ func TestOneCallerAtATimeTriesWhetherAnAccountWorksAgain(t *testing.T) {
 		if h.allowed(bob) != nil {
 			t.Error("the one who tried has not come back, and nobody else may try")
 		}
-		_ = h.note(bob, nil)
+		_ = h.call(bob).note(nil)
 		for range 2 {
 			if h.allowed(alice) != nil {
 				t.Error("it works, and is not free")
@@ -325,7 +376,7 @@ func TestABlockGrowsToFourMinutesAndAPolicyIsAskedWithinMinutesBeforeItIsHourly(
 				if err := h.allowed(alice); err != nil {
 					t.Error(err)
 				}
-				_ = h.note(alice, f)
+				_ = h.call(alice).note(f)
 			}
 		}
 	})
@@ -344,7 +395,7 @@ func TestOnlyWhatTheServerSaysEndsABlock(t *testing.T) {
 	} {
 		h, _ := healthOf(1250)
 		refuseAll(h, row("HTTP 401", ""))
-		if err := h.note(alice, c.err); !errors.Is(err, c.err) {
+		if err := h.call(alice).note(c.err); !errors.Is(err, c.err) {
 			t.Errorf("%s became %v", name, err)
 		}
 		if ends := h.allowed(alice) == nil; ends != c.ends {
@@ -401,7 +452,7 @@ func TestTheEndOfAStreamDoesNotEndABlockAndARefusalInOneBeginsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.blocked {
-			_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
+			_ = a.byEWS.calls.call(alice).note(row("HTTP 401", ""))
 		}
 		if _, err := s.Next(); fault.Of(err).Code != c.err.Code {
 			t.Errorf("%s became %v", name, err)
@@ -414,7 +465,7 @@ func TestTheEndOfAStreamDoesNotEndABlockAndARefusalInOneBeginsIt(t *testing.T) {
 
 func TestNoCallIsMadeWithAnAccountThatIsBlocked(t *testing.T) {
 	a := blockable(&Account{}) // a call would be one of nil
-	_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
+	_ = a.byEWS.calls.call(alice).note(row("HTTP 401", ""))
 	a.byEWS.calls.trials = 0
 	a.entry.MailboxServers = []string{"mbx1"}
 	k := &link{way: a.byEWS, at: &mail.Location{}}
@@ -508,8 +559,8 @@ func TestANewCredentialIsThatOfItsAccountAndOfNoOther(t *testing.T) {
 		defer l.Close()
 		for _, e := range l.entries {
 			for _, a := range e.accounts {
-				_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
-				_ = a.finding.note(alice, row("HTTP 401", ""))
+				_ = a.byEWS.calls.call(alice).note(row("HTTP 401", ""))
+				_ = a.finding.call(alice).note(row("HTTP 401", ""))
 			}
 		}
 		l.AccountChanged("hq", "two")
@@ -634,19 +685,19 @@ func TestAnAccountThatCannotWorkIsNotAskedWhereMailboxesLive(t *testing.T) {
 	if e.asker("two", mail.EWS) != two {
 		t.Error("the one that the mailbox had is not asked")
 	}
-	_ = two.byEWS.calls.note(alice, row("HTTP 401", ""))
+	_ = two.byEWS.calls.call(alice).note(row("HTTP 401", ""))
 	for range 4 {
 		if e.asker("", mail.EWS) != one || e.asker("two", mail.EWS) != one {
 			t.Error("one that cannot work is asked")
 		}
 	}
-	_ = one.byEWS.calls.note(alice, row("HTTP 401", ""))
+	_ = one.byEWS.calls.call(alice).note(row("HTTP 401", ""))
 	if e.asker("two", mail.EWS) != two {
 		t.Error("where none can work, the one that the mailbox had tries")
 	}
 	one.byEWS.calls.unblock()
 	two.byEWS.calls.unblock()
-	_ = two.finding.note(alice, row("HTTP 401", ""))
+	_ = two.finding.call(alice).note(row("HTTP 401", ""))
 	if e.asker("two", mail.EWS) != two {
 		t.Error("one that Autodiscover refuses is not asked, although nobody has to ask Autodiscover")
 	}
@@ -667,7 +718,7 @@ func TestTheAccountsAfterOneThatCannotWorkAreAskedInTheirOrder(t *testing.T) {
 				t.Errorf("%s is asked for a mailbox of %s", got.Name, a.Name)
 			}
 		}
-		_ = a.byEWS.calls.note(alice, row("HTTP 401", ""))
+		_ = a.byEWS.calls.call(alice).note(row("HTTP 401", ""))
 		if got, want := e.asker(a.Name, mail.EWS), e.accounts[(i+1)%3]; got != want {
 			t.Errorf("%s is asked where %s cannot work, want %s", got.Name, a.Name, want.Name)
 		}

@@ -38,8 +38,7 @@ const (
 	probe = 30 * time.Second
 )
 
-// health is what is known of one kind of call of a listener account: those of EWS, or the look-ups of Autodiscover. A call for a mailbox is
-// made between allowed and note.
+// health is what is known of one kind of call of a listener account: those of EWS, or the look-ups of Autodiscover.
 type health struct {
 	log       *zap.Logger
 	mailboxes func() int // that the calls are made for; an account of two cannot have three witnesses
@@ -48,7 +47,7 @@ type health struct {
 	held func(f *fault.Error, mailboxes, times int)
 
 	mu      sync.Mutex
-	refused map[string]time.Time // mailboxes, since one was let in
+	refused map[string]time.Time // mailboxes that were refused since one was let in, and when
 	own     map[string]time.Time // mailboxes that were refused while another was let in: what they meet is theirs, and no evidence
 	blocked *fault.Error         // what is wrong with the account itself; nil: nothing
 	since   time.Time            // when the block began
@@ -59,6 +58,18 @@ type health struct {
 	trials  int                  // mailboxes that have not been refused, and may try although the account is blocked
 	trying  time.Time            // until then none of these tries, for another does
 }
+
+// call is a call for a mailbox. How it ended is noted.
+type call struct {
+	*health
+	mailbox string
+	began   time.Time
+}
+
+func (h *health) call(mailbox string) call { return call{h, mailbox, time.Now()} }
+
+// begin begins a call for a mailbox, where it is allowed.
+func (h *health) begin(mailbox string) (call, error) { return h.call(mailbox), h.allowed(mailbox) }
 
 // allowed says whether a call for a mailbox may be made. When the time of a block is over, one caller is let through to try; before that, a
 // few mailboxes that have not been refused themselves, one after the other: it may be that only the others are sick.
@@ -90,23 +101,23 @@ func (h *health) allowed(mailbox string) error {
 // unsaid are the codes of calls that do not say whether the account is let in: nothing was sent, or signed, or answered.
 var unsaid = []string{ews.CodeHangs, ews.CodeHeldBack, ews.CodeHost, ews.CodeUntrusted, ews.CodeURL, graph.CodeHangs, graph.CodeHeld}
 
-// note takes in how a call for a mailbox ended, and returns what that means.
-func (h *health) note(mailbox string, err error) error {
+// note takes in how a call ended, and returns what that means.
+func (c call) note(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // of ours: the server has said nothing
 		return err
 	}
 	if err == nil {
-		h.works(mailbox)
+		c.works()
 		return nil
 	}
 	switch f := fault.Of(err); {
 	case slices.Contains(unsaid, f.Code):
 		return err
 	case f.Scope < fault.Account: // the server let it in
-		h.works(mailbox)
+		c.works()
 		return err
 	case f.Scope == fault.Account:
-		return h.refuse(mailbox, f)
+		return c.refuse(c.mailbox, f)
 	case f.Remedy == fault.Fix:
 		e := *f
 		e.Unproven = true
@@ -115,24 +126,28 @@ func (h *health) note(mailbox string, err error) error {
 	return err
 }
 
-// works takes in that a mailbox was let in. That ends a block, and what the others met is theirs.
-func (h *health) works(mailbox string) {
+// works takes in that a mailbox was let in. That ends a block, and what the others met before is theirs. Of what they have met since the call
+// began its answer says nothing: it was under way when a tenant switched EWS off.
+func (c call) works() {
+	h := c.health
 	h.mu.Lock()
-	delete(h.own, mailbox)
-	delete(h.refused, mailbox)
-	h.disown()
+	h.disown(c.began)
+	delete(h.own, c.mailbox)
 	was, since := h.blocked, h.since
-	h.clear()
+	ends := was != nil && !since.After(c.began)
+	if ends {
+		h.lift()
+	}
 	h.mu.Unlock()
-	if was != nil {
+	if ends {
 		h.log.Info("a listener account works again", zap.Duration("after", time.Since(since).Round(time.Second)))
 		h.lifted()
 	}
 }
 
-// disown takes what mailboxes have met for their own. Where they are too many, those go first that were refused long ago. It is called with
-// mu held.
-func (h *health) disown() {
+// disown takes what mailboxes have met until then for their own. Where they are too many, those go first that were refused long ago. It is
+// called with mu held.
+func (h *health) disown(until time.Time) {
 	if len(h.own)+len(h.refused) > maxRefused {
 		maps.DeleteFunc(h.own, func(_ string, at time.Time) bool { return time.Since(at) >= ownFor })
 	}
@@ -140,15 +155,18 @@ func (h *health) disown() {
 		h.own = map[string]time.Time{}
 	}
 	for m, at := range h.refused {
+		if at.After(until) {
+			continue
+		}
+		delete(h.refused, m)
 		if _, known := h.own[m]; known || len(h.own) < maxRefused {
 			h.own[m] = at
 		}
 	}
 }
 
-// clear forgets all that was said against the account. It is called with mu held.
-func (h *health) clear() {
-	clear(h.refused)
+// lift ends a block. It is called with mu held.
+func (h *health) lift() {
 	h.blocked, h.again, h.blocks, h.prober, h.trying = nil, 0, 0, "", time.Time{}
 }
 
@@ -156,14 +174,14 @@ func (h *health) clear() {
 func (h *health) unblock() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.clear()
+	h.lift()
+	clear(h.refused)
 	clear(h.own)
 }
 
 // refuse takes in that a mailbox was refused for what may be the account's.
 func (h *health) refuse(mailbox string, f *fault.Error) error {
-	enough := min(witnesses, max(1, h.mailboxes()))
-	again, err := h.testify(mailbox, f, enough)
+	again, err := h.testify(mailbox, f, h.mailboxes())
 	if again > 0 {
 		h.log.Error("a listener account cannot work", zap.Duration("next_try", again), zap.Error(f))
 		if h.held != nil {
@@ -176,9 +194,18 @@ func (h *health) refuse(mailbox string, f *fault.Error) error {
 	return err
 }
 
-// testify enters a refusal. again is the time until the account is tried again, where it is blocked by this one; 0: it is not, or was
+// enough is how many mailboxes have to be refused: of so many, those that are refused by themselves are no witnesses. It is called with mu
+// held.
+func (h *health) enough(mailboxes int) int {
+	if mailboxes-len(h.own) < witnesses {
+		maps.DeleteFunc(h.own, func(_ string, at time.Time) bool { return time.Since(at) >= ownFor })
+	}
+	return min(witnesses, max(1, mailboxes-len(h.own)))
+}
+
+// testify enters a refusal of one of so many mailboxes. again is the time until the account is tried again, where it is blocked by this one; 0: it is not, or was
 // before.
-func (h *health) testify(mailbox string, f *fault.Error, enough int) (again time.Duration, err error) {
+func (h *health) testify(mailbox string, f *fault.Error, mailboxes int) (again time.Duration, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
@@ -202,7 +229,7 @@ func (h *health) testify(mailbox string, f *fault.Error, enough int) (again time
 		h.refused[mailbox] = now
 	}
 	switch {
-	case h.blocked == nil && (theirs || len(h.refused) < enough):
+	case h.blocked == nil && (theirs || len(h.refused) < h.enough(mailboxes)):
 		e := *f
 		e.Scope, e.Unproven = fault.Mailbox, e.Remedy == fault.Fix
 		return 0, &e

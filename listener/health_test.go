@@ -64,7 +64,7 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 							default:
 								err = said[own.IntN(all)]
 							}
-							err = h.note(mailbox, err)
+							err = h.call(mailbox).note(err)
 						}
 						wait := time.Duration(1+own.IntN(30_000)) * time.Millisecond
 						if err == nil {
@@ -89,7 +89,7 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 					err := h.allowed(mailbox)
 					if err == nil {
 						<-time.After(20 * time.Millisecond)
-						err = h.note(mailbox, nil)
+						err = h.call(mailbox).note(nil)
 					}
 					if time.Since(well) > within {
 						t.Errorf("mailbox %s, %v after the account is let in: %v", mailbox, time.Since(well), err)
@@ -111,8 +111,8 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 func TestACallThatWasNotAnsweredEndsNoBlock(t *testing.T) {
 	for _, code := range []string{ews.CodeHangs, ews.CodeHeldBack, ews.CodeHost, ews.CodeUntrusted, ews.CodeURL} {
 		h, _ := healthOf(1)
-		_ = h.note(alice, row("HTTP 401", ""))
-		_ = h.note(bob, row(code, ""))
+		_ = h.call(alice).note(row("HTTP 401", ""))
+		_ = h.call(bob).note(row(code, ""))
 		if f, _ := h.state(); f == nil {
 			t.Errorf("%s: the account is let in", code)
 		}

@@ -88,7 +88,8 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 }
 
 func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
-	if err := k.way.calls.allowed(k.at.Primary); err != nil {
+	call, err := k.way.calls.begin(k.at.Primary)
+	if err != nil {
 		return inbox.Items{}, err
 	}
 	items, a, err := k.ask(ctx, ids)
@@ -101,7 +102,7 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 			err = ofTheMessages(err)
 		}
 	}
-	if err = k.way.calls.note(k.at.Primary, err); err != nil {
+	if err = call.note(err); err != nil {
 		return inbox.Items{Clock: k.way.account.entry.now()}, k.judge(err)
 	}
 	k.member.Answered()
@@ -168,11 +169,12 @@ func beyondTheMessage(items []inbox.Item) error {
 
 // List returns a page of the Inbox.
 func (k *link) List(ctx context.Context, p inbox.Part) (inbox.Page, error) {
-	if err := k.way.calls.allowed(k.at.Primary); err != nil {
+	call, err := k.way.calls.begin(k.at.Primary)
+	if err != nil {
 		return inbox.Page{}, err
 	}
 	page, a, err := k.way.source.List(ctx, *k.at, p)
-	if err = k.way.calls.note(k.at.Primary, err); err != nil {
+	if err = call.note(err); err != nil {
 		return inbox.Page{}, k.judge(err)
 	}
 	page.Clock = k.answered(a)

@@ -334,8 +334,8 @@ func (l *Listener) Worked(address string) {
 	}
 	m.retry(func(*fault.Error) bool { return true })
 	if k := m.linked(); k != nil {
-		k.way.calls.works(k.at.Primary)
-		k.way.account.finding.works(k.at.Primary)
+		k.way.calls.call(k.at.Primary).works()
+		k.way.account.finding.call(k.at.Primary).works()
 		k.member.Listed()
 	}
 }

@@ -243,12 +243,12 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 	e := a.entry
 	at := mail.Location{URL: e.URL, Primary: address, How: "ews_url", Found: time.Now()}
 	if e.URL == "" {
-		if err := a.finding.allowed(address); err != nil && !anyway {
+		call, err := a.finding.begin(address)
+		if err != nil && !anyway {
 			return answered{err: fault.Of(err)}
 		}
-		var err error
 		at, err = a.Finder.Find(ctx, address)
-		if err = a.finding.note(address, err); err != nil {
+		if err = call.note(err); err != nil {
 			return answered{err: fault.Of(err)}
 		}
 	}
@@ -261,11 +261,12 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 	if e.URL == "" && len(e.MailboxServers) == 0 {
 		return answered{entry: e, at: at, other: other}
 	}
-	if err := a.byEWS.calls.allowed(address); err != nil && !anyway {
+	call, err := a.byEWS.calls.begin(address)
+	if err != nil && !anyway {
 		return answered{err: fault.Of(err)}
 	}
 	server, err := a.Source.Look(ctx, at)
-	if err = a.byEWS.calls.note(address, err); err != nil {
+	if err = call.note(err); err != nil {
 		return answered{err: fault.Of(err)}
 	}
 	at.Server = cmp.Or(server, at.Server)
@@ -279,12 +280,12 @@ func (a *account) locate(ctx context.Context, address string, anyway bool) answe
 
 // locateByGraph asks Graph for one address, by looking at the Inbox. anyway: also where the account is blocked.
 func (a *account) locateByGraph(ctx context.Context, address string, anyway bool) answered {
-	calls := a.byGraph.calls
-	if err := calls.allowed(address); err != nil && !anyway {
+	call, err := a.byGraph.calls.begin(address)
+	if err != nil && !anyway {
 		return answered{err: fault.Of(err)}
 	}
 	at, err := a.GraphFinder.Find(ctx, address)
-	if err = calls.note(address, err); err != nil {
+	if err = call.note(err); err != nil {
 		return answered{err: fault.Of(err)}
 	}
 	at.Entry = a.entry.Name
