@@ -37,7 +37,7 @@ const (
 //	PREFIX:lock             who holds the state now; it runs out with the lease
 //	PREFIX:until            until when the lease that was granted last could be believed, in milliseconds of the server's clock;
 //	                        0: given back
-//	PREFIX:holders          how many have held it: the number of the newest
+//	PREFIX:holders          the number of the newest that has held it; these grow
 //	PREFIX:{probe}:…        what a probe writes
 //
 // Changes that wait together go in one round trip. Whoever opens a Redis has to Hold it before anything is loaded or written.

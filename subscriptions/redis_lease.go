@@ -34,12 +34,18 @@ local function text(key)
 end
 `
 
+// followedScript looks whether holders has a higher number than ours, ARGV[1].
+const followedScript = textScript + `
+local function followed(holders) return (tonumber(text(holders) or 0) or 0) > tonumber(ARGV[1]) end
+`
+
 // takeScript takes the lease where nobody has it or can believe in it any more: as long as the server knows (until), and as long as
 // who asks has seen, but for no longer than a lease lives since it was seen to be gone. A lease that was given back is nobody's at
-// once. Without until and holders the state is new. No lock lasts longer than a lease from now on: one that was restored from a copy may
-// have lost its end, and one whose server's clock was set back ends late.
-// KEYS: lock, holders, until. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, and since
-// when it has seen none, in milliseconds. It returns our number, or 0; for how long it is to be waited; and who holds the state.
+// once. Without until, holders and the secret the state is new. No lock lasts longer than a lease from now on: one that was restored
+// from a copy may have lost its end, and one whose server's clock was set back ends late.
+// Our number is the next one, and at least the time in milliseconds: where holders is lost, it is above those of before all the same.
+// KEYS: lock, holders, until, secret. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, and
+// since when it has seen none, in milliseconds. It returns our number, or 0; for how long it is to be waited; and who holds the state.
 const takeScript = textScript + `
 local lock, life = text(KEYS[1]), tonumber(ARGV[2])
 if lock and lock ~= ARGV[1] then
@@ -52,16 +58,17 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if not lock then
   local known, wait = text(KEYS[3]), 0
   if known ~= '0' then
-    if known then wait = (tonumber(known) or now + life) - now elseif redis.call('EXISTS', KEYS[2]) == 1 then wait = life end
+    if known then wait = (tonumber(known) or now + life) - now elseif redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then wait = life end
     wait = math.min(math.max(wait, tonumber(ARGV[3])), life - tonumber(ARGV[4]))
   end
   if wait > 0 then return {0, wait, ''} end
-  if not tonumber(text(KEYS[2])) then redis.call('DEL', KEYS[2]) end
-  redis.call('INCR', KEYS[2])
 end
+local n = tonumber(text(KEYS[2])) or 0
+if not lock or n == 0 then n = math.max(n + 1, now) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', life)
+redis.call('SET', KEYS[2], string.format('%d', n))
 redis.call('SET', KEYS[3], string.format('%d', now + life))
-return {tonumber(redis.call('GET', KEYS[2])), 0, ''}`
+return {n, 0, ''}`
 
 // keepScript renews the lease, also where it has run out meanwhile and nobody has followed, or where the server has lost everything.
 // It returns 1, or 0 where another has followed, and the number of the last write (redis_loss.go).
@@ -140,7 +147,8 @@ func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint6
 	if !seen.gone.IsZero() {
 		gone = now.Sub(seen.gone)
 	}
-	answer, err := s.client.Eval(ctx, takeScript, s.leaseKeys(), value, leaseLife.Milliseconds(), believed.Milliseconds(), gone.Milliseconds()).Slice()
+	keys := append(s.leaseKeys(), s.key("secret"))
+	answer, err := s.client.Eval(ctx, takeScript, keys, value, leaseLife.Milliseconds(), believed.Milliseconds(), gone.Milliseconds()).Slice()
 	if err != nil {
 		seen.holder, seen.away = "", seen.away || !seen.until.IsZero()
 		return 0, err

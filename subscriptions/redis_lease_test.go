@@ -211,14 +211,17 @@ func (s *server) standby(t *testing.T) (*subscriptions.Redis, <-chan error, *beh
 	return r, held, told
 }
 
-// follow has another instance take the state over, as if the lease had run out while its holder was stopped.
-func (s *server) follow(t *testing.T) *subscriptions.Redis {
+// follow has another instance take the state over, as if the lease had run out while its holder was stopped, and keys had been lost.
+func (s *server) follow(t *testing.T, lost ...string) *subscriptions.Redis {
 	t.Helper()
 	r, held, _ := s.standby(t)
 	c := s.client(t)
+	holder := c.Get(t.Context(), "mailbell:lock").Val()
 	for {
-		c.Set(t.Context(), "mailbell:until", "0", 0)
-		c.Del(t.Context(), "mailbell:lock")
+		if c.Get(t.Context(), "mailbell:lock").Val() == holder {
+			c.Set(t.Context(), "mailbell:until", "0", 0)
+			c.Del(t.Context(), append(lost, "mailbell:lock")...)
+		}
 		select {
 		case err := <-held:
 			if err != nil {
@@ -251,6 +254,47 @@ func TestAFollowedInstanceWritesNothingOfAChangeOfTwoMailboxes(t *testing.T) {
 			all := contents(t, second)
 			if len(all.Devices) != 2 || all.Devices[0].Mailbox != alice || len(all.Records) != 2 || len(all.Damaged) != 0 {
 				t.Errorf("its follower finds the devices %v, %d records and the damages %v", all.Devices, len(all.Records), all.Damaged)
+			}
+		})
+	}
+}
+
+// Were the number of the new holder not above that of the one before, both would write.
+func TestAFollowedInstanceWritesNothingAlsoWhereRedisHasLostWhoHeldIt(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	first := s.open(t)
+	t.Cleanup(func() { first.Close() })
+	b := openBook(t, first)
+	enrol(t, b, "d1", alice, "aa")
+	second := s.follow(t, "mailbell:holders")
+	t.Cleanup(func() { second.Close() })
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); !errors.Is(err, subscriptions.ErrFollowed) {
+		t.Errorf("the write has the answer %v", err)
+	}
+	if all := contents(t, second); len(all.Records) != 1 || all.Records[0].Listed == 7 {
+		t.Errorf("its follower finds %v", all.Records)
+	}
+}
+
+func TestAStateThatHasLostWhoHeldItIsTakenOverAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, number := range map[string]string{"many have held it": "57", "the clock of the server was ahead": "4102444800000"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			c := s.client(t)
+			c.Set(t.Context(), "mailbell:holders", number, 0)
+			c.Set(t.Context(), "mailbell:until", "0", 0)
+			first := s.open(t)
+			enrol(t, openBook(t, first), "d1", alice, "aa")
+			first.Close()
+			c.Del(t.Context(), "mailbell:holders")
+			again := s.open(t)
+			t.Cleanup(func() { again.Close() })
+			b := openBook(t, again)
+			if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); err != nil {
+				t.Errorf("the state is nobody else's: %v", err)
 			}
 		})
 	}
@@ -348,8 +392,12 @@ func TestALeaseThatIsGoneIsWaitedForAsLongAsItCouldBeBelieved(t *testing.T) {
 		sees        bool                // the standby has seen the lease before
 		least, most time.Duration
 	}{
-		"its end is known":  {func(c *redis.Client) { c.Del(context.Background(), "mailbell:lock") }, false, 7 * time.Second, 11 * time.Second},
-		"nothing is known":  {func(c *redis.Client) { c.Del(context.Background(), "mailbell:lock", "mailbell:until") }, false, 9 * time.Second, 12 * time.Second},
+		"its end is known": {func(c *redis.Client) { c.Del(context.Background(), "mailbell:lock") }, false, 7 * time.Second, 11 * time.Second},
+		"nothing is known": {func(c *redis.Client) { c.Del(context.Background(), "mailbell:lock", "mailbell:until") }, false, 9 * time.Second, 12 * time.Second},
+		"only the state is there": {func(c *redis.Client) {
+			c.FlushAll(context.Background())
+			c.Set(context.Background(), "mailbell:secret", "of the installation", 0)
+		}, false, 9 * time.Second, 12 * time.Second},
 		"the standby knows": {func(c *redis.Client) { c.FlushAll(context.Background()) }, true, 7 * time.Second, 11 * time.Second},
 		"its end is said to be next year": {func(c *redis.Client) {
 			c.Set(context.Background(), "mailbell:until", time.Now().AddDate(1, 0, 0).UnixMilli(), 0)
@@ -462,15 +510,17 @@ func TestALeaseWhoseAnswerWasLostIsTakenAgainByTheSame(t *testing.T) {
 	}
 	t.Cleanup(func() { r.Close() })
 	cut.Store(true)
-	began := time.Now()
-	if err := r.Hold(t.Context(), func(string, error) { cut.Store(false) }); err != nil {
+	c := s.client(t)
+	began, number := time.Now(), ""
+	lost := func(string, error) { number = c.Get(t.Context(), "mailbell:holders").Val(); cut.Store(false) }
+	if err := r.Hold(t.Context(), lost); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it waited for itself for %v", took)
 	}
-	if n := s.client(t).Get(t.Context(), "mailbell:holders").Val(); n != "1" {
-		t.Errorf("%s have held it", n)
+	if n := c.Get(t.Context(), "mailbell:holders").Val(); number == "" || n != number {
+		t.Errorf("its number was %q, and is %q", number, n)
 	}
 }
 

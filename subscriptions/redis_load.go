@@ -16,19 +16,18 @@ import (
 )
 
 // claimScript takes a record over, and returns it with its devices and their ids. A key of another type is moved away first.
-// KEYS: recordKeys; where what is of another type is kept: of the record, of the devices. ARGV: our number.
-const claimScript = textScript + `
+// KEYS: recordKeys; where what is of another type is kept: of the record, of the devices; holders. ARGV: our number.
+const claimScript = followedScript + `
 local function other(key, kind)
   local is = redis.call('TYPE', key).ok
   return is ~= kind and is ~= 'none'
 end
 local moved = {}
-local fence = text(KEYS[3])
-if fence and (tonumber(fence) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+if followed(KEYS[6]) then return redis.error_reply('` + fenced + `') end
 if other(KEYS[1], 'string') then redis.call('RENAME', KEYS[1], KEYS[4]) moved[#moved+1] = KEYS[4] end
 if other(KEYS[2], 'hash') then redis.call('RENAME', KEYS[2], KEYS[5]) moved[#moved+1] = KEYS[5] end
 local record, devices = redis.call('GET', KEYS[1]), redis.call('HGETALL', KEYS[2])
-if record or #devices > 0 then redis.call('SET', KEYS[3], ARGV[1]) end
+if record or #devices > 0 then redis.call('SET', KEYS[3], ARGV[1]) end -- also over a higher number of before holders was lost
 return {moved, record or '', devices}`
 
 // asideScript moves a value away: KEYS: recordKeys; where it is kept. ARGV: our number; the id of a device, or "" for the record.
@@ -149,7 +148,7 @@ func (s *Redis) claim(ctx context.Context, version int, ids []string, all *Conte
 	calls := make([]*redis.Cmd, len(ids))
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
-			keys := append(s.recordKeys(id), s.recordKey(id, "damaged:record:"+stamp), s.recordKey(id, "damaged:devices:"+stamp))
+			keys := append(s.recordKeys(id), s.recordKey(id, "damaged:record:"+stamp), s.recordKey(id, "damaged:devices:"+stamp), s.key("holders"))
 			calls[i] = p.Eval(ctx, claimScript, keys, s.fence)
 		}
 		return nil

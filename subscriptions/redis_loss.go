@@ -46,9 +46,8 @@ var errNotWhole = errors.New("mailbell ended while a state that Redis had lost w
 	"enrolments may be missing; have the MDM portal enrol all its devices once more")
 
 // markScript numbers a write, after it, and returns the number before. KEYS: holders, generation. ARGV: our number, the write's.
-const markScript = textScript + `
-local n = redis.call('GET', KEYS[1])
-if n and (tonumber(n) or 0) > tonumber(ARGV[1]) then return redis.error_reply('` + fenced + `') end
+const markScript = followedScript + `
+if followed(KEYS[1]) then return redis.error_reply('` + fenced + `') end
 local before = text(KEYS[2])
 redis.call('SET', KEYS[2], ARGV[2])
 return before or ''`
