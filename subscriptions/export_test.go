@@ -3,6 +3,7 @@ package subscriptions
 import (
 	"context"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,29 @@ func (r *readers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			r.n.Add(1)
 			defer r.n.Add(-1)
 			<-r.wait
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// StopAt has the next command of a name wait, once it says that it asks.
+func (s *Redis) StopAt(name string) (asks <-chan struct{}, goOn chan<- struct{}) {
+	h := &stopping{name: name, asks: make(chan struct{}), goOn: make(chan struct{})}
+	s.client.AddHook(h)
+	return h.asks, h.goOn
+}
+
+type stopping struct {
+	trips
+	name       string
+	asks, goOn chan struct{}
+	once       sync.Once
+}
+
+func (h *stopping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == h.name {
+			h.once.Do(func() { close(h.asks); <-h.goOn })
 		}
 		return next(ctx, cmd)
 	}

@@ -300,6 +300,31 @@ func TestAStateThatHasLostWhoHeldItIsTakenOverAtOnce(t *testing.T) {
 	}
 }
 
+// It was stopped in the middle of its start, and another has begun the state meanwhile.
+func TestAFollowedInstanceWritesNoSecretOverThatOfItsFollower(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	first := s.open(t)
+	t.Cleanup(func() { first.Close() })
+	asks, goOn := first.StopAt("get")
+	loaded := make(chan error, 1)
+	go func() {
+		_, err := first.Load(context.Background())
+		loaded <- err
+	}()
+	<-asks
+	second := s.follow(t)
+	t.Cleanup(func() { second.Close() })
+	secret := openBook(t, second).Secret()
+	close(goOn)
+	if err := <-loaded; !errors.Is(err, subscriptions.ErrFollowed) {
+		t.Errorf("its start has the answer %v", err)
+	}
+	if contents(t, second).Secret != secret {
+		t.Error("the secret is that of the one that was followed")
+	}
+}
+
 // The keys of a record that its new holder has dropped have no number of that holder any more.
 func TestAFollowedInstanceBringsNoRecordBack(t *testing.T) {
 	t.Parallel()

@@ -128,19 +128,19 @@ func (s *Redis) begin(ctx context.Context, was bool, all *Contents) error {
 	return nil
 }
 
+// installScript writes what is no record's. KEYS: holders, secret, schema, generation. ARGV: our number, and the values.
+const installScript = followedScript + `
+if followed(KEYS[1]) then return redis.error_reply('` + fenced + `') end
+return redis.call('MSET', KEYS[2], ARGV[2], KEYS[3], ARGV[3], KEYS[4], ARGV[4])`
+
 // installation writes what is no record's.
 func (s *Redis) installation(ctx context.Context, generation int64) error {
 	secret, err := seal(kindSecret, "", s.told.secret[:])
 	if err != nil {
 		return err
 	}
-	_, err = s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.Set(ctx, s.key("secret"), secret, 0)
-		p.Set(ctx, s.key("schema"), schema, 0)
-		p.Set(ctx, s.key("generation"), generation, 0)
-		return nil
-	})
-	return err
+	keys := []string{s.key("holders"), s.key("secret"), s.key("schema"), s.key("generation")}
+	return s.followed(s.client.Eval(ctx, installScript, keys, s.fence, secret, schema, generation).Err())
 }
 
 func (s *Redis) claim(ctx context.Context, version int, ids []string, all *Contents) error {
