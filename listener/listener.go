@@ -23,8 +23,8 @@
 //	status.go      what is asked about all this
 //
 // Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for three: Listener.mu
-// is held while a mailbox is opened in the inbox and gets its seat back, mailbox.mu while that of its link is taken, and either.mu while a
-// mailbox joins or leaves.
+// is held while a mailbox is opened in the inbox and gets its seat back, or is closed there, mailbox.mu while that of its link is taken, and
+// either.mu while a mailbox joins or leaves.
 package listener
 
 import (
@@ -270,6 +270,7 @@ func (l *Listener) unfollow(box *subscriptions.Mailbox) {
 	m := l.followed[box]
 	if m != nil && len(box.Devices()) == 0 {
 		delete(l.followed, box)
+		m.work.Close() // under mu: whoever follows it again opens the same after that
 	} else {
 		m = nil
 	}

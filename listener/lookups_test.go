@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -153,6 +155,63 @@ func TestAMailboxThatLosesItsDeviceWhileItIsLookedUpLeavesNothingBehind(t *testi
 		if a.Mailboxes != 0 || a.Streams != 0 || len(s.hq.alive()) > 0 || len(s.l.mailboxes()) > 0 {
 			t.Errorf("%+v, %d subscriptions", a, len(s.hq.alive()))
 		}
+	})
+}
+
+// A device is enrolled just when following its mailbox has ended for want of one, and before all of that is cleaned up.
+func TestAMailboxThatGetsADeviceWhileItLosesItsLastOneIsRead(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		m := s.mailbox(alice)
+		m.mu.Lock() // it gets no further than this
+		var removed sync.WaitGroup
+		removed.Go(func() { s.remove("a") })
+		for s.l.following() > 0 {
+			runtime.Gosched()
+		}
+		_, _, err := s.l.Enrol(t.Context(), enrolment("b", alice, "token-of-b"), nil)
+		m.mu.Unlock()
+		removed.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pass(time.Minute)
+		mail := s.hq.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "b", mail)
+	})
+}
+
+// A look-up waits behind others that hang while its mailbox loses its last device and gets another, which knows the location from the record.
+func TestALookUpThatCameTooLateTakesNothingFromTheNext(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", &autodiscover{} }
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		s.apns.stuck = map[string]int{"a": 0} // what is in flight keeps the mailbox open
+		s.hq.come(alice)
+		s.pass(time.Second)
+		late, q := s.mailbox(alice), s.l.entries[0].lookups
+		q.most = 0
+		late.relocate(late.linked())
+		s.remove("a")
+		s.enrol("b", alice)
+		s.pass(2 * time.Second)
+		kept := s.record(alice).Subscription
+		q.active, q.most = 1, maxLookups
+		q.work(t.Context())
+		if got := s.record(alice).Subscription; got != kept || kept == "" {
+			t.Errorf("the record has the subscription %q, and had %q", got, kept)
+		}
+		if err := late.settle(t.Context(), s.l.entries[0].accounts[0], s.record(alice).Location()); err != nil || late.linked() != nil {
+			t.Error("one that was under way has the mailbox read", err)
+		}
+		mail := s.hq.come(alice)
+		s.pass(time.Minute)
+		s.accepted(1, "b", mail)
 	})
 }
 

@@ -217,14 +217,18 @@ func (m *mailbox) lookUp(ctx context.Context) {
 	m.end(ctx, found)
 }
 
-// begin begins a look-up. It returns the link that is to be given up; nil: there is none.
+// begin begins a look-up. It returns the link that is to be given up; nil: there is none. closed: the record and the work may be those of a
+// mailbox that has got a device since, and end cleans up.
 func (m *mailbox) begin() (k *link, closed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.closed {
+		return nil, true
+	}
 	k = m.link
 	m.unlink()
 	m.due, m.doubted = false, false
-	return k, m.closed
+	return k, false
 }
 
 // unlink forgets how the mailbox was read. It is called with mu held.
@@ -374,6 +378,10 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		}
 	}
 	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
 	way := a.way(at.Source)
 	var before membership // it does not come back there
 	if m.host != way {
@@ -452,7 +460,6 @@ func (m *mailbox) close() {
 	m.noBackOff()
 	busy := m.busy
 	m.mu.Unlock()
-	m.work.Close()
 	if !busy {
 		m.cleanUp()
 	}
