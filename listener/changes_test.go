@@ -18,6 +18,7 @@ import (
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/listener/changes"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -347,6 +348,48 @@ func TestMailboxesGoOverToGraphByCommandAndBackAndNothingIsLostOrToldOfTwice(t *
 		}
 		s.accepted(1, "a", all[alice]...)
 		s.accepted(1, "b", all[bob]...)
+	})
+}
+
+// slowFinder takes its time.
+type slowFinder struct {
+	Finder
+	takes time.Duration
+}
+
+func (f *slowFinder) Find(ctx context.Context, address string) (mail.Location, error) {
+	pause.For(ctx, f.takes)
+	return f.Finder.Find(ctx, address)
+}
+
+func TestAMailboxThatIsBeingLookedUpGoesOverByCommandAllTheSame(t *testing.T) {
+	inScene(t, func(s *scene) {
+		c := s.online(ByStreaming)
+		ews, online := &slowFinder{Finder: &autodiscover{}}, s.entry
+		byGraph := &slowFinder{Finder: c}
+		s.entry = func(e *Entry) {
+			online(e)
+			e.URL, e.Accounts[0].Finder, e.Accounts[0].GraphFinder = "", ews, byGraph
+		}
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		command := func(slow *slowFinder, listenBy string) {
+			t.Helper()
+			slow.takes = 10 * time.Second
+			m := s.mailbox(alice)
+			m.relocate(m.linked())
+			s.pass(time.Second)
+			if _, err := s.l.ListenBy(context.Background(), "hq", listenBy, alice); err != nil {
+				t.Error(err)
+			}
+			slow.takes = 0
+			s.pass(time.Minute)
+		}
+		command(ews, ByGraph)
+		s.by(mail.Graph, alice)
+		command(byGraph, ByStreaming)
+		s.by(mail.EWS, alice)
 	})
 }
 

@@ -171,7 +171,7 @@ func TestAMailboxThatGetsADeviceWhileItLosesItsLastOneIsRead(t *testing.T) {
 		for s.l.following() > 0 {
 			runtime.Gosched()
 		}
-		_, _, err := s.l.Enrol(t.Context(), enrolment("b", alice, "token-of-b"), nil)
+		_, _, err := s.l.Enrol(context.Background(), enrolment("b", alice, "token-of-b"), nil)
 		m.mu.Unlock()
 		removed.Wait()
 		if err != nil {
@@ -202,11 +202,11 @@ func TestALookUpThatCameTooLateTakesNothingFromTheNext(t *testing.T) {
 		s.pass(2 * time.Second)
 		kept := s.record(alice).Subscription
 		q.active, q.most = 1, maxLookups
-		q.work(t.Context())
+		q.work(context.Background())
 		if got := s.record(alice).Subscription; got != kept || kept == "" {
 			t.Errorf("the record has the subscription %q, and had %q", got, kept)
 		}
-		if err := late.settle(t.Context(), s.l.entries[0].accounts[0], s.record(alice).Location()); err != nil || late.linked() != nil {
+		if err := late.settle(context.Background(), s.l.entries[0].accounts[0], s.record(alice).Location()); err != nil || late.linked() != nil {
 			t.Error("one that was under way has the mailbox read", err)
 		}
 		mail := s.hq.come(alice)

@@ -163,7 +163,8 @@ func (q *quest) lose() {
 	}
 }
 
-// cover has the mailbox looked up where other entries than before are to have it: a pin may have come or gone with a device.
+// cover has the mailbox looked up where other entries than before are to have it, for a pin may have come or gone with a device, and where it
+// is to be read another way.
 func (m *mailbox) cover() {
 	s := m.search()
 	m.mu.Lock()
@@ -171,7 +172,7 @@ func (m *mailbox) cover() {
 	others := m.quest != nil && m.quest.asked != nil && !slices.Equal(m.quest.asked, s.entries)
 	m.mu.Unlock()
 	switch {
-	case k != nil && !slices.Contains(s.entries, k.way.account.entry):
+	case k != nil && (!slices.Contains(s.entries, k.way.account.entry) || k.at.ReadBy() != s.by(k.way.account.entry)):
 		m.relocate(k)
 	case k == nil && others: // what it waits for was said by those
 		m.seek()
@@ -369,7 +370,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 				d.Subscription, d.Graph = "", nil
 			}
 			d.At, d.Account = there, a.Name
-			if at.ReadBy() == mail.Graph && a.entry.ListenBy != ByGraph { // it has followed the others, and stays there
+			if at.ReadBy() == mail.Graph && a.entry.ListenBy != ByGraph && d.ListenBy == "" { // it has followed the others, and stays there
 				d.ListenBy = ByGraph
 			}
 		})
@@ -419,7 +420,7 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 	if again {
 		m.queue()
 	} else {
-		m.cover() // it may have been pinned meanwhile
+		m.cover() // it may have been pinned meanwhile, or told to go over
 	}
 	switch {
 	case f == nil || !first || f.Scope > fault.Mailbox: // what concerns more is said once, by the account
