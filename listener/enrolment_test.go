@@ -40,7 +40,7 @@ func TestARefusedChangeOfMailboxLeavesTheEnrolmentAsItWas(t *testing.T) {
 }
 
 // A mailbox that is joined to another brings devices that had alerts of what the other's log holds.
-func TestAMailboxThatWasRenamedAndJoinedAlertsOfNothingAgain(t *testing.T) {
+func TestAMailboxThatWasRenamedAndJoinedAlertsOfEachMessageOnce(t *testing.T) {
 	inScene(t, func(s *scene) {
 		const renamed = "alice.smith@contoso.example"
 		f := &finder{url: "https://mail.contoso.example/EWS/Exchange.asmx", primary: map[string]string{}}
@@ -63,12 +63,29 @@ func TestAMailboxThatWasRenamedAndJoinedAlertsOfNothingAgain(t *testing.T) {
 		if count() != len(all) {
 			t.Fatalf("a has %d", count())
 		}
+		release := s.apns.hold("a")
+		for _, told := range []bool{true, false, true} { // to alice's own subscription
+			m := &message{}
+			come := func() { m = s.hq.come(alice) }
+			if told {
+				come()
+			} else {
+				s.hq.quietly(come)
+			}
+			other := *m
+			s.hq.come(renamed, func(n *message) { *n = other })
+			all = append(all, m)
+			s.pass(time.Minute)
+		}
 		s.stop()
 		s.start() // the location of alice is a day old: she is looked up, and joined
 		s.pass(time.Minute)
 		if s.book.Mailbox(alice) != s.book.Mailbox(renamed) {
 			t.Fatal("not joined")
 		}
+		release()
+		s.in.TopicReady("com.contoso.mail", "production")
+		s.pass(time.Minute)
 		if n := count(); n != len(all) {
 			t.Errorf("a had %d alerts for %d messages", n, len(all))
 		}

@@ -120,7 +120,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 		c.Record = r.ID
 		devices = append(devices, &c)
 		change.PutDevices = append(change.PutDevices, &c)
-		r.Backdate(c.ID, from.record.Outcomes)
+		r.Backdate(c.ID, from.record)
 	}
 	if err := b.write(ctx, change); err != nil {
 		return err

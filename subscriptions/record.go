@@ -311,21 +311,31 @@ func seconds(t time.Time) uint32 {
 	return uint32(min(max(t.Unix(), 0), math.MaxUint32))
 }
 
-// Backdate puts a device that came from another record to where it stands in this log: what was dealt with there, up to the newest
-// message, counts as dealt with. Its catch-up then sends what came later, or since its enrolment, and was dealt with here without it.
-func (r *Record) Backdate(device string, there Outcomes) {
-	var dealt uint32
-	for _, e := range there {
-		dealt = max(dealt, e.Received)
-	}
+// Backdate puts a device that came from another record to where it stands in this log. Their keys differ, and what was received at one time
+// is taken for one message: what was dealt with there counts as dealt with, and so does what a complete listing there has passed. Its
+// catch-up then sends what else was dealt with here, or what the device was behind with there.
+func (r *Record) Backdate(device string, there *Record) {
 	b := Behind{Device: device, Reason: outcome.Enrolled}
+	owes := make(map[uint32]bool, len(there.Outcomes)) // by received time; false: it was dealt with
+	for _, e := range there.Outcomes {
+		owes[e.Received] = false
+	}
+	if was := there.BehindOf(device); was != nil {
+		b.Reason, b.Next = was.Reason, was.Next
+		for _, e := range there.Owed(was, there.End) {
+			owes[e.Received] = true
+		}
+	}
 	owed := false
 	for _, e := range r.Outcomes {
-		if e.Received <= dealt {
-			b.Done = append(b.Done, e.Key)
-		} else {
-			owed = true
+		owe, known := owes[e.Received]
+		if !known {
+			owe = int64(e.Received) > there.Listed
 		}
+		if !owe {
+			b.Done = append(b.Done, e.Key)
+		}
+		owed = owed || owe
 	}
 	if owed {
 		r.Behind = append(r.Behind, b)

@@ -236,21 +236,39 @@ func enterFor(r *Record, i int, at time.Time, alerted string) {
 	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done(alerted)}}, devices("a", "b"), because)
 }
 
-func TestADeviceFromAnotherRecordStandsAtTheBeginning(t *testing.T) {
+func TestADeviceFromAnotherRecordStandsWhereItStoodThere(t *testing.T) {
+	at := func(minute int) time.Time { return noon.Add(time.Duration(minute) * time.Minute) }
 	r := started()
-	r.Backdate("x", nil)
+	r.Backdate("x", &Record{})
 	if len(r.Behind) != 0 {
 		t.Error("behind an empty log")
 	}
-	enter(r, 1, noon)
-	r.Backdate("x", nil)
-	if b := r.BehindOf("x"); b == nil || len(r.Owed(b, r.End)) != 1 {
-		t.Errorf("behind is %+v", b)
+	for i := range 6 {
+		enter(r, i, at(i))
 	}
-	enter(r, 2, noon.Add(time.Minute))
-	r.Backdate("y", Outcomes{{Key: 99, Number: 1, Received: seconds(noon)}}) // alerted there of what was received until then
-	if b := r.BehindOf("y"); b == nil || len(r.Owed(b, r.End)) != 1 {
-		t.Errorf("behind is %+v", b)
+	there := started()
+	there.Listed = at(1).Unix()
+	for _, i := range []int{2, 3, 5} { // by hints, and the one of the fifth was lost
+		there.Enter([]Outcome{{Key: key(10 + i), Received: at(i), Done: done("x")}}, devices("x"), because)
+	}
+	there.Enter([]Outcome{{Key: key(20), Received: at(0)}}, devices("behind"), because) // held up on its way
+	for device, want := range map[string][]uint64{"x": {key(4).Short()}, "behind": {key(4).Short(), key(0).Short()}} {
+		r.Backdate(device, there)
+		b := r.BehindOf(device)
+		if b == nil {
+			t.Errorf("%s is not behind", device)
+			continue
+		}
+		var owed []uint64
+		for _, e := range r.Owed(b, r.End) {
+			owed = append(owed, e.Key)
+		}
+		if !slices.Equal(owed, want) {
+			t.Errorf("%s is owed %x, want %x", device, owed, want)
+		}
+		if there.BehindOf(device) != nil && (b.Reason != "throttled" || !b.Next.Equal(noon)) {
+			t.Errorf("%s is behind because of %s, until %v", device, b.Reason, b.Next)
+		}
 	}
 }
 
