@@ -741,6 +741,48 @@ func TestAMailboxThatLedItsGroupAndLeavesLeadsNobodyAnyMore(t *testing.T) {
 	})
 }
 
+// What was asked while another led the group says nothing of who leads it when the answer comes.
+func TestAnAnswerThatComesLateChangesNothingOfWhoLeads(t *testing.T) {
+	const carol, dave = "carol@contoso.example", "dave@contoso.example"
+	misled := &fault.Error{Op: "Subscribe", Code: "ErrorProxyRequestNotAllowed", Scope: fault.Mailbox, Remedy: fault.Retry, Misled: true}
+	for name, answer := range map[string]error{"it was made": nil, "it was led astray": misled} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer()
+				a := newAccount(t, s)
+				first := a.join(alice)[0]
+				pass(time.Second)
+				s.set(func() {
+					s.refuse = func(c call) error {
+						if c.mailbox == bob && c.a.Anchor == alice {
+							<-time.After(10 * time.Second)
+							return answer
+						}
+						return nil
+					}
+				})
+				a.join(bob)
+				pass(time.Second)
+				first.Leave()
+				if answer != nil {
+					a.join(carol) // it leads now
+				}
+				pass(20 * time.Second)
+				a.join(dave)
+				pass(time.Second)
+				calls := s.made()
+				want := Affinity{Anchor: dave}
+				if answer != nil {
+					want = Affinity{Anchor: carol, Cookie: "cookie-of-" + carol}
+				}
+				if got := calls[len(calls)-1]; got.mailbox != dave || got.a != want {
+					t.Errorf("%s was led by %+v", got.mailbox, got.a)
+				}
+			})
+		})
+	}
+}
+
 func TestADeviceThatIsRemovedWhileItsMailboxIsSubscribedLeavesNoSubscription(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

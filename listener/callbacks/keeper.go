@@ -337,7 +337,7 @@ func (k *Keeper) subscribe(a *attempt) {
 	if m.site.leads == m {
 		m.site.leads = nil
 	}
-	if m.site.affinity.Anchor == "" {
+	if m.site.affinity.Anchor == "" && a.affinity.Anchor == a.at.Primary { // else another led it, who does not any more
 		m.site.affinity = Affinity{Anchor: a.affinity.Anchor, Cookie: got.Cookie}
 	}
 	list := early && m.heard(s.heard)
@@ -376,7 +376,7 @@ func (k *Keeper) refused(a *attempt, err error) {
 	if m.site.leads == m {
 		m.site.leads = nil
 	}
-	if f.Misled {
+	if f.Misled && m.site.affinity == a.affinity { // else another leads by now
 		m.site.affinity = Affinity{}
 	}
 	m.asking = nil
