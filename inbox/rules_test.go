@@ -866,7 +866,11 @@ func TestAMessageOnlyListedThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing
 		var m *message
 		s.source.quietly(func() { m = s.source.come(alice, corrupt) })
 		s.pass(s.poll + 20*time.Minute)
+		if at := s.mailbox(alice).Status().LastHint; !at.IsZero() {
+			t.Errorf("the status has a hint at %v", at)
+		}
 		s.source.mend(m)
+		s.source.hint(alice, m) // now it is told of
 		s.pass(3 * s.poll)
 		if n := len(s.apns.pushes("a", s.book.Secret().ItemKey(s.record(alice).ID, m.id))); n != 1 {
 			t.Errorf("%d generic alerts", n)

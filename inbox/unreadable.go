@@ -114,7 +114,7 @@ func (u *unreadable) close() {
 func (m *Mailbox) giveUp(item Item, d due) bool {
 	last, counted := m.unreadable.try(item.ID, func() {
 		if l := m.link.Load(); l != nil {
-			m.Hint(item.ID, l.Source(), d.hinted)
+			m.marks.hint(item.ID, l.Source(), d.hinted, m.in.correlation()) // nobody told of it: it is no hint in the status
 		}
 		m.List()
 	})
