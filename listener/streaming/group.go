@@ -78,7 +78,7 @@ func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
 // excuse has members that failed for the account, or for more, subscribed without further waiting. It is called with mu held.
 func (g *group) excuse(least fault.Scope) {
 	for m := range g.members {
-		m.excused = m.subscribing && least == fault.Account
+		m.excused = m.excused || m.subscribing && least == fault.Account // also where a stream opens before the call ends
 		if f := m.refusal.Fault(); f != nil && (f.Scope >= least || f.Unproven) {
 			m.refusal.TryAt(time.Time{})
 		}

@@ -71,9 +71,10 @@ func TestASubscribeThatIsRefusedWhileTheCredentialChangesIsRepeatedAtOnceAndNotW
 		meanwhile func(s *server, a *account)
 		calls     int
 	}{
-		"the credential changes": {func(_ *server, a *account) { a.Retry() }, 2},
-		"a stream opens":         {func(s *server, _ *account) { s.cut(io.EOF) }, 1},
-		"nothing":                {func(*server, *account) {}, 1},
+		"the credential changes":         {func(_ *server, a *account) { a.Retry() }, 2},
+		"it changes, and a stream opens": {func(s *server, a *account) { a.Retry(); s.cut(io.EOF) }, 2},
+		"a stream opens":                 {func(s *server, _ *account) { s.cut(io.EOF) }, 1},
+		"nothing":                        {func(*server, *account) {}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
