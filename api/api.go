@@ -264,9 +264,10 @@ func framed(mux http.Handler) http.Handler {
 	})
 }
 
-// guarded answers a panic with a problem.
+// guarded answers a panic with a problem, or cuts off the answer that had begun: it must not look whole.
 func (a *API) guarded(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) {
+		w := &noting{ResponseWriter: to}
 		defer func() {
 			v := recover()
 			switch {
@@ -276,12 +277,35 @@ func (a *API) guarded(h http.Handler) http.Handler {
 			default:
 				// The value could have anything of the request in it: only the stack is logged.
 				a.Log.Error("panic while answering", zap.String("method", r.Method), zap.String("request_id", r.Header.Get(requestID)), zap.Stack("stack"))
+				if w.begun {
+					panic(http.ErrAbortHandler)
+				}
 				errPanic.write(w)
 			}
 		}()
 		h.ServeHTTP(w, r)
 	})
 }
+
+// noting notes that an answer has begun.
+type noting struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (n *noting) WriteHeader(status int) {
+	n.begun = true
+	n.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements io.Writer.
+func (n *noting) Write(b []byte) (int, error) {
+	n.begun = true
+	return n.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (n *noting) Unwrap() http.ResponseWriter { return n.ResponseWriter }
 
 func (a *API) metrics() http.Handler {
 	h := promhttp.HandlerFor(a.Gatherer, promhttp.HandlerOpts{})

@@ -111,6 +111,9 @@ func (b *book) Device(id string) (subscriptions.Device, bool) {
 func (b *book) Devices(mailbox, after string, limit int) (list []subscriptions.Device, next string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.panics && after != "" {
+		panic("the book fell over " + after)
+	}
 	for _, id := range slices.Sorted(maps.Keys(b.devices)) {
 		d := b.devices[id]
 		if id <= after || mailbox != "" && d.Mailbox != mailbox {
@@ -811,6 +814,35 @@ func TestAPanicHarmsOneRequestAndShowsNothingOfIt(t *testing.T) {
 	is(t, d.ask(t, enrolToken, "PUT", "/v1/devices/phone", enrolment), 201, "")
 	if log := fmt.Sprint(d.log.All()); strings.Contains(log, deviceHex) || d.log.FilterMessage("panic while answering").Len() != 1 {
 		t.Errorf("the log: %s", log)
+	}
+}
+
+func TestAnAnswerThatAPanicEndsDoesNotLookWhole(t *testing.T) {
+	d := newBackend(t)
+	for i := range maxLimit + 1 {
+		id := fmt.Sprint("phone-", i)
+		d.devices[id] = subscriptions.Device{ID: id}
+	}
+	d.panics = true
+	for version := 1; version <= 2; version++ {
+		s := httptest.NewUnstartedServer(d.handler)
+		s.EnableHTTP2 = version == 2
+		s.StartTLS()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/v1/devices:export", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+adminToken)
+		a, err := s.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(a.Body)
+		a.Body.Close()
+		s.Close()
+		if err == nil || a.ProtoMajor != version || strings.Contains(string(body), "defect") {
+			t.Errorf("HTTP/%d: %v; the last of it: %s", a.ProtoMajor, err, body[max(0, len(body)-100):])
+		}
 	}
 }
 
