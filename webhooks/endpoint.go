@@ -76,6 +76,7 @@ type endpoint struct {
 	queue    []message // the oldest first; only run takes from it
 	aside    []message // those that were refused, likewise
 	often    map[string]int
+	full     bool      // an event found no room since nothing waited last
 	failures int       // in a row
 	refusals int       // of those aside, in a row
 	again    time.Time // one of those aside is tried then
@@ -108,6 +109,10 @@ func (e *endpoint) add(m message, often bool) {
 		e.lose(refusedAll, 1)
 		return
 	case len(e.queue)+len(e.aside) >= maxWaiting, often && e.often[m.kind] >= maxOften:
+		if !e.full { // thousands may follow
+			e.full = true
+			e.log.Error("events are lost, too many wait for their webhook", zap.String("event", m.kind), zap.Int("waiting", len(e.queue)+len(e.aside)), zap.Error(e.state.Err))
+		}
 		e.lose(overflow, 1)
 		return
 	}
@@ -289,6 +294,7 @@ func (e *endpoint) settle(m message, v verdict, asked time.Duration, err error) 
 		e.results[delivered].Inc()
 		e.state.Delivered++
 		e.failures, e.state.LastSuccess, e.state.Err, e.state.Next = 0, now, nil, time.Time{}
+		e.full = e.full && len(e.queue)+len(e.aside) > 0
 		if m.refused { // the others that are aside may be taken too
 			e.refusals, e.again = 0, time.Time{}
 		}

@@ -473,6 +473,10 @@ func TestWhatWaitsIsBoundedAndWhatOverflowsIsCounted(t *testing.T) {
 		if s := p.Standing()[0]; s.Waiting != maxWaiting || s.Lost != 7+maxOften {
 			t.Errorf("%+v", s)
 		}
+		said := func() int { return p.log.FilterMessage("events are lost, too many wait for their webhook").Len() }
+		if said() != 1 {
+			t.Errorf("said %d times", said())
+		}
 		r.answers(nil)
 		<-time.After(time.Minute)
 		synctest.Wait()
@@ -481,6 +485,9 @@ func TestWhatWaitsIsBoundedAndWhatOverflowsIsCounted(t *testing.T) {
 		}
 		p.Send(Event{Type: "device.alert_lost", At: time.Now(), Often: true}) // there is room again
 		synctest.Wait()
+		if said() != 1 {
+			t.Errorf("said %d times, and all is delivered", said())
+		}
 		if err := testutil.GatherAndCompare(p.registry, strings.NewReader(fmt.Sprintf(`
 # HELP mailbell_webhook_events_total Events for a webhook, by what became of them.
 # TYPE mailbell_webhook_events_total counter
@@ -493,6 +500,13 @@ mailbell_webhook_events_total{result="overflow",webhook="mdm"} %d
 mailbell_webhook_waiting{webhook="mdm"} 0
 `, maxWaiting+1, 7+maxOften)), "mailbell_webhook_events_total", "mailbell_webhook_waiting"); err != nil {
 			t.Error(err)
+		}
+		r.answers(always(500))
+		for range maxOften + 9 {
+			p.Send(Event{Type: "device.alert_lost", At: time.Now(), Often: true})
+		}
+		if said() != 2 {
+			t.Errorf("said %d times of two overflows", said())
 		}
 	})
 }
