@@ -804,6 +804,27 @@ func TestADeviceThatIsRemovedWhileItsMailboxIsSubscribedLeavesNoSubscription(t *
 	})
 }
 
+func TestAMailboxThatGetsADeviceBeforeItLeavesIsListenedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		m := a.member(alice)
+		s.refuse = func(c call) error {
+			s.set(func() { s.refuse = nil })
+			_, _, err := a.book.Remove(context.Background(), "phone-of-"+alice)
+			return err
+		}
+		m.Join(here(alice))
+		pass(time.Minute)
+		calls := len(s.made())
+		a.member(alice)
+		pass(time.Minute)
+		if !m.listens() || calls != 1 {
+			t.Errorf("listens: %v; %d calls without a device", m.listens(), calls)
+		}
+	})
+}
+
 // Who only tries whether callbacks come gets the one that it waits for, and ends no subscription of anybody.
 func TestATrialEndsNothingButItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -305,6 +305,9 @@ func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *att
 func (k *Keeper) subscribe(a *attempt) {
 	m := a.member
 	err := subscriptions.Unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
+	if len(m.box.Devices()) == 0 {
+		err = subscriptions.ErrNoMailbox
+	}
 	var got Subscribed
 	if err == nil {
 		push := ews.Push{URL: k.o.PublicURL + Path, Secret: a.made.secret, Frequency: k.o.Frequency}
@@ -369,7 +372,7 @@ func (k *Keeper) refused(a *attempt, err error) {
 	m, f := a.member, fault.Of(err)
 	k.mu.Lock()
 	m.drop(a.made)
-	if k.ctx.Err() != nil || m.site == nil || m.joined != a.joined || errors.Is(err, subscriptions.ErrNoMailbox) { // it left, or all ends
+	if k.ctx.Err() != nil || m.site == nil || m.joined != a.joined { // it left, or all ends
 		k.mu.Unlock()
 		return
 	}
@@ -381,6 +384,10 @@ func (k *Keeper) refused(a *attempt, err error) {
 	}
 	m.asking = nil
 	m.refusal.Again(f, time.Now())
+	if errors.Is(err, subscriptions.ErrNoMailbox) { // it is about to leave, unless it gets another device
+		k.mu.Unlock()
+		return
+	}
 	next, list := m.refusal.Next(), !m.listBy.IsZero()
 	m.listBy = time.Time{}
 	k.mu.Unlock()

@@ -142,7 +142,7 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	switch {
 	case m.site == nil || !m.since.IsZero():
 		return nil, time.Time{}
-	case m.refusal.Fault() != nil:
+	case m.refusal.Told() != nil:
 		return m.refusal.Fault(), m.refusal.Next()
 	case m.fault != nil:
 		return m.fault, m.now.silentAt(m.keeper.o.Frequency)

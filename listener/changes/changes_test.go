@@ -277,6 +277,28 @@ func TestASubscriptionEndsAtOnceWithTheLastDevice(t *testing.T) {
 	})
 }
 
+func TestAMailboxThatGetsADeviceBeforeItLeavesIsListenedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		a := newAccount(t, s)
+		m := a.member(alice)
+		s.posted = func() {
+			s.set(func() { s.posted = nil })
+			if _, _, err := a.book.Remove(context.Background(), "phone-of-"+alice); err != nil {
+				t.Error(err)
+			}
+		}
+		m.Join(here(alice))
+		pass(time.Minute)
+		posts := s.count("POST")
+		a.member(alice)
+		pass(time.Minute)
+		if !m.listens() || posts != 1 {
+			t.Errorf("listens: %v; %d were made without a device", m.listens(), posts)
+		}
+	})
+}
+
 func TestAnotherPublicURLHasAllSubscriptionsMadeAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

@@ -318,7 +318,7 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 		f, next = m.fault, m.now.renewAt
 	case k.hold.fault != nil:
 		f, next = k.hold.fault, k.hold.until
-	case m.refusal.Fault() != nil:
+	case m.refusal.Told() != nil:
 		f, next = m.refusal.Fault(), m.refusal.Next()
 	default:
 		return nil, time.Time{}

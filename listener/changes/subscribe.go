@@ -220,7 +220,7 @@ func (k *Keeper) refused(a *attempt, err error) {
 	m, f := a.member, fault.Of(err)
 	k.mu.Lock()
 	m.forget(a.made)
-	if k.ctx.Err() != nil || !m.in || m.joined != a.joined || errors.Is(err, subscriptions.ErrNoMailbox) { // it left, or all ends
+	if k.ctx.Err() != nil || !m.in || m.joined != a.joined { // it left, or all ends
 		k.mu.Unlock()
 		return
 	}
@@ -231,6 +231,9 @@ func (k *Keeper) refused(a *attempt, err error) {
 	m.plan()
 	k.changed()
 	k.mu.Unlock()
+	if errors.Is(err, subscriptions.ErrNoMailbox) { // it is about to leave, unless it gets another device
+		return
+	}
 	if first && !held { // else it was said once, for all
 		k.o.Log.Warn("a mailbox cannot be subscribed at Microsoft Graph", zap.String("mailbox", a.at.Primary), zap.Time("next_try", next), zap.Error(err))
 	}

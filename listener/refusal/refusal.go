@@ -2,9 +2,11 @@
 package refusal
 
 import (
+	"errors"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/subscriptions"
 )
 
 // A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
@@ -28,6 +30,14 @@ func (r Refusal) Fault() *fault.Error {
 		return nil
 	}
 	return r.last.fault
+}
+
+// Told is the same for people, to whom it is no fault that the last device has just gone.
+func (r Refusal) Told() *fault.Error {
+	if f := r.Fault(); f != nil && !errors.Is(f, subscriptions.ErrNoMailbox) {
+		return f
+	}
+	return nil
 }
 
 // Failures is how often it was, in a row.

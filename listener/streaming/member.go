@@ -134,7 +134,7 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	switch {
 	case m.group == nil:
 		return nil, time.Time{}
-	case m.refusal.Fault() != nil:
+	case m.refusal.Told() != nil:
 		return m.refusal.Fault(), m.refusal.Next()
 	case m.since.IsZero():
 		return m.group.fault, m.group.next

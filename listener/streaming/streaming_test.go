@@ -1812,6 +1812,30 @@ func TestAMailboxWithoutADeviceIsNotSubscribedAgain(t *testing.T) {
 	})
 }
 
+func TestAMailboxThatGetsADeviceBeforeItLeavesIsListenedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		a := newAccount(t, s, 200)
+		m := a.mailbox(alice)
+		removed := false
+		s.wait = func(ctx context.Context, c call) error {
+			if c.op != "Subscribe" || removed {
+				return nil
+			}
+			removed = true
+			_, _, err := a.book.Remove(ctx, alice)
+			return err
+		}
+		m.Join(here(alice))
+		pass(time.Minute)
+		a.mailbox(alice)
+		pass(time.Minute)
+		if !m.listens() {
+			t.Error("it is not")
+		}
+	})
+}
+
 func TestTheEndOfTheProcessEndsStreamsAndKeepsSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)

@@ -215,6 +215,9 @@ func (g *group) giveBack(ctx context.Context, d departure) {
 func (g *group) subscribe(ctx context.Context, a *attempt) {
 	m := a.member
 	err := subscriptions.Unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
+	if len(m.box.Devices()) == 0 {
+		err = subscriptions.ErrNoMailbox
+	}
 	var id, cookie string
 	if err == nil {
 		id, cookie, err = g.groups.o.Server.Subscribe(ctx, *a.at, a.affinity)
@@ -269,12 +272,16 @@ func (g *group) record(ctx context.Context, a *attempt, id string) error {
 func (g *group) refused(ctx context.Context, a *attempt, err error) {
 	m, f := a.member, fault.Of(err)
 	g.groups.mu.Lock()
-	if ctx.Err() != nil || m.group != g || m.joined != a.joined || errors.Is(err, subscriptions.ErrNoMailbox) { // it left, or all ends
+	if ctx.Err() != nil || m.group != g || m.joined != a.joined { // it left, or all ends
 		g.groups.mu.Unlock()
 		return
 	}
 	m.subscribing = false
 	m.refusal.Again(f, time.Now())
+	if errors.Is(err, subscriptions.ErrNoMailbox) { // it is about to leave, unless it gets another device
+		g.groups.mu.Unlock()
+		return
+	}
 	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
 		m.refusal.TryAt(time.Now())
 	}
