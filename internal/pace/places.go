@@ -30,7 +30,7 @@ const (
 	patience  = 50 * time.Millisecond
 	hanging   = 500 * time.Millisecond
 	manyTimes = 8
-	// stalls is how many times that long no call is answered until a server that is slow, or stalls, is taken for one whose calls hang.
+	// stalls is how many times that long a call hangs until it is given up where no call is answered: the server may stall.
 	stalls = 4
 	// suspectShare is the part of the places that mailboxes may have whose last call hung.
 	suspectShare = 4
@@ -223,7 +223,7 @@ func (p *places) passOne() {
 	now := time.Now()
 	long := max(hanging, manyTimes*p.window.usual)
 	silent := now.Sub(p.answered)
-	if p.slow && silent <= stalls*long {
+	if p.slow && silent <= long {
 		return
 	}
 	first := func(fits func(c *place) bool) int {

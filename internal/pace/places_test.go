@@ -71,6 +71,29 @@ func TestAServerThatWasSlowOnceAndDoesNotAnswerAnyMoreKeepsNobodyWaiting(t *test
 	})
 }
 
+// Calls of a slow server usually take two seconds. Those of some mailboxes hang, and have all places: the others wait for eight times that,
+// and not for as long as a call may take.
+func TestCallsThatHangAtASlowServerKeepTheOthersWaitingForAFewCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const usual = 2 * time.Second
+		p := newPlaces(256)[Reading]
+		for range 20 * settled {
+			c := p.enter(t.Context(), "well", false)
+			p.begin(c, func() {})
+			<-time.After(usual)
+			p.leave(c, Well)
+		}
+		for i := range p.room() {
+			p.begin(p.enter(t.Context(), fmt.Sprint("hangs", i), false), func() { t.Error("a call was given up") })
+		}
+		began := time.Now()
+		p.leave(p.enter(t.Context(), "well", false), Failed)
+		if waited := time.Since(began); waited < manyTimes*usual*9/10 || waited > manyTimes*usual*11/10 {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+}
+
 func TestTheSuspectsAreBounded(t *testing.T) {
 	p := newPlaces(256)[Reading]
 	for i := range 3 * maxSuspects {
