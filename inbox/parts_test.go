@@ -295,3 +295,47 @@ func TestAGracefulStopWritesWhatWasDecided(t *testing.T) {
 		}
 	})
 }
+
+// Answers are entered by several goroutines, and each looks then who is behind: one may have looked before the other's write.
+func TestAnOlderLookAtWhoIsBehindDelaysNobody(t *testing.T) {
+	due := func(in time.Duration) subscriptions.Behind {
+		return subscriptions.Behind{Device: "a", Next: time.Now().Add(in)}
+	}
+	for name, older := range map[string]func() []subscriptions.Behind{
+		"nobody was":                  func() []subscriptions.Behind { return nil },
+		"another was, until tomorrow": func() []subscriptions.Behind { return []subscriptions.Behind{due(24 * time.Hour)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var w waiting
+				looked := 0
+				look := func() { looked++ }
+				defer w.close()
+				w.begin([]subscriptions.Behind{due(time.Minute)}, look)
+				w.begin(older(), look)
+				<-time.After(2 * time.Minute)
+				synctest.Wait()
+				if looked != 1 {
+					t.Errorf("it was looked %d times", looked)
+				}
+				if w.begin([]subscriptions.Behind{due(time.Minute)}, look) {
+					t.Error("one that is not due begins")
+				}
+				<-time.After(2 * time.Minute)
+				synctest.Wait()
+				if looked != 2 {
+					t.Errorf("it was looked %d times afterwards", looked)
+				}
+				w.begin([]subscriptions.Behind{due(time.Minute)}, look)
+				w.close()
+				w.open()
+				w.begin([]subscriptions.Behind{due(time.Minute)}, look)
+				<-time.After(2 * time.Minute)
+				synctest.Wait()
+				if looked != 3 {
+					t.Errorf("it was looked %d times once it was opened again", looked)
+				}
+			})
+		})
+	}
+}

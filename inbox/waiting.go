@@ -18,6 +18,7 @@ type waiting struct {
 	mu       sync.Mutex
 	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
 	timer    *time.Timer          // of the first that is due later
+	at       time.Time            // when it goes off
 	catching bool                 // some catch up now
 	closed   bool
 }
@@ -61,14 +62,10 @@ func (w *waiting) due(b subscriptions.Behind) time.Time {
 }
 
 // begin says whether a catch-up of some of these devices begins now; the caller then calls end. Otherwise then is called when the first
-// of them is due.
+// of them is due. A time that is set stays where it is earlier: the caller may have looked who is behind before another's write.
 func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
-	}
 	if w.catching || w.closed || len(behind) == 0 {
 		return false
 	}
@@ -78,12 +75,26 @@ func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
 			first = at
 		}
 	}
-	if wait := time.Until(first); wait > 0 {
-		w.timer = time.AfterFunc(wait, then)
+	now := time.Now()
+	wait := first.Sub(now)
+	switch {
+	case wait <= 0:
+		w.catching = true
+		return true
+	case w.at.After(now) && !first.Before(w.at):
 		return false
 	}
-	w.catching = true
-	return true
+	w.stop()
+	w.timer, w.at = time.AfterFunc(wait, then), now.Add(wait)
+	return false
+}
+
+// stop stops the timer. It is called with mu held.
+func (w *waiting) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.timer, w.at = nil, time.Time{}
 }
 
 func (w *waiting) end() {
@@ -123,7 +134,5 @@ func (w *waiting) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	if w.timer != nil {
-		w.timer.Stop()
-	}
+	w.stop()
 }
