@@ -131,7 +131,7 @@ func TestMembersOfAGroupThatHangHarmNoOthers(t *testing.T) {
 	streams := func() int { return inst.sim.Counts().Requests["GetStreamingEvents"] }
 	opened := streams()
 	inst.fault("stream_rst", simulator.Fault{})
-	eventually(t, soon, "the others are listened to again", func() bool {
+	eventually(t, atLast, "the others are listened to again", func() bool {
 		list := inst.mailboxes("listening")
 		return streams() > opened && !slices.ContainsFunc(others, func(b *box) bool { return !slices.Contains(list, b.address) })
 	})
