@@ -85,10 +85,10 @@ func (g *group) excuse(least fault.Scope) {
 	}
 }
 
-// carries says whether an open stream has a subscription. It is called with mu held.
+// carries says whether a stream that is open, or is being opened, has a subscription. It is called with mu held.
 func (g *group) carries(subscription string) bool {
 	for _, l := range g.keeper.lines {
-		if l.open != nil && l.open.by[subscription] != nil {
+		if l.opens[subscription] != nil || l.open != nil && l.open.by[subscription] != nil {
 			return true
 		}
 	}

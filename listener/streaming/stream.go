@@ -37,23 +37,24 @@ const (
 
 var reopening = backoff.Policy{First: firstRetry, Max: time.Minute}
 
-// line keeps one stream of a group open. All of it is its keeper's own, but for open, which changes under groups.mu.
+// line keeps one stream of a group open. All of it is its keeper's own, but for open and opens, which change under groups.mu.
 type line struct {
 	group   *group
 	keeper  *keeper
-	open    *reading  // nil: none
-	size    int       // members of the last one; 0: the line was let go since then
-	turn    int       // whom the stream is opened as where the anchor fails, and nobody is known to be better: the next after it
-	tried   int       // others in a row
-	refused int       // streams in a row whose other subscriptions were all refused
-	reopen  time.Time // not before
+	open    *reading           // nil: none
+	opens   map[string]*Member // by subscription: those of the stream that is being opened; nil: none is
+	size    int                // members of the last one; 0: the line was let go since then
+	turn    int                // whom the stream is opened as where the anchor fails, and nobody is known to be better: the next after it
+	tried   int                // others in a row
+	refused int                // streams in a row whose other subscriptions were all refused
+	reopen  time.Time          // not before
 }
 
 // set changes which stream is open.
 func (l *line) set(r *reading) {
 	l.group.groups.mu.Lock()
 	defer l.group.groups.mu.Unlock()
-	l.open = r
+	l.open, l.opens = r, nil
 	if r != nil {
 		l.size = len(r.by)
 	}
@@ -139,7 +140,7 @@ type opening struct {
 	affinity Affinity
 }
 
-// plan says how a stream for these members is to be opened; false: none of them is here any more.
+// plan says how a stream for these members is to be opened, as far as they are still here; false: none is.
 func (l *line) plan(want map[string]*Member) (opening, bool) {
 	g := l.group
 	g.groups.mu.Lock()
@@ -148,11 +149,14 @@ func (l *line) plan(want map[string]*Member) (opening, bool) {
 	for id, m := range want {
 		if g.has(m, id) {
 			list = append(list, m)
+		} else {
+			delete(want, id)
 		}
 	}
 	if len(list) == 0 {
 		return opening{}, false
 	}
+	l.opens = want
 	slices.SortFunc(list, byName)
 	first := max(slices.IndexFunc(list, func(m *Member) bool { return m.at.Primary == g.affinity.Anchor }), 0)
 	m := list[first]
@@ -177,6 +181,8 @@ func (l *line) reopenWith(ctx context.Context, want map[string]*Member) {
 	s, err := g.groups.o.Server.Stream(own, *o.at, o.affinity, slices.Collect(maps.Keys(want)))
 	if err != nil {
 		stop()
+		l.set(l.open) // none is being opened any more
+		signal(g.roster) // what has left goes back now
 		if ctx.Err() == nil {
 			l.notOpened(ctx, o.as, fault.Of(err), want)
 		}

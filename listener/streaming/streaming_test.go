@@ -508,6 +508,38 @@ func TestAMailboxThatLeavesGivesItsSubscriptionBackWhereItWasMade(t *testing.T) 
 	})
 }
 
+// The stream that is being opened would have a bad id, and be opened again.
+func TestAMailboxThatLeavesWhileItsStreamIsBeingOpenedGivesItsSubscriptionBackAfterwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		opens := make(chan struct{})
+		s.wait = func(_ context.Context, c call) error {
+			if c.op == "Stream" {
+				<-opens
+			}
+			return nil
+		}
+		list := newAccount(t, s, 200).join(alice, bob)
+		pass(3 * time.Second)
+		list[1].Leave()
+		pass(time.Second)
+		if back := s.made("Unsubscribe"); len(back) > 0 {
+			t.Errorf("given back: %+v", back)
+		}
+		close(opens)
+		pass(time.Minute)
+		wantListened(t, list[0])
+		if n := len(s.made("Stream")); n != 1 {
+			t.Errorf("%d streams were opened", n)
+		}
+		s.cut(io.EOF)
+		pass(time.Minute)
+		if back := s.made("Unsubscribe"); len(back) != 1 {
+			t.Errorf("given back: %+v", back)
+		}
+	})
+}
+
 func TestAnUnsubscribeThatHangsIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
