@@ -181,7 +181,7 @@ func (l *line) reopenWith(ctx context.Context, want map[string]*Member) {
 	s, err := g.groups.o.Server.Stream(own, *o.at, o.affinity, slices.Collect(maps.Keys(want)))
 	if err != nil {
 		stop()
-		l.set(l.open) // none is being opened any more
+		l.set(l.open)    // none is being opened any more
 		signal(g.roster) // what has left goes back now
 		if ctx.Err() == nil {
 			l.notOpened(ctx, o.as, fault.Of(err), want)
