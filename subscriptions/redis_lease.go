@@ -71,8 +71,9 @@ redis.call('SET', KEYS[3], string.format('%d', now + life))
 return {n, 0, ''}`
 
 // keepScript renews the lease, also where it has run out meanwhile and nobody has followed, or where the server has lost everything.
-// It returns 1, or 0 where another has followed, and the number of the last write (redis_loss.go).
-// KEYS: lock, holders, until, generation. ARGV: our value, the life of a lease in milliseconds, our number.
+// It returns 1, or 0 where another has followed, and the number of the last write (redis_loss.go); "" also where what is the
+// installation's is gone.
+// KEYS: lock, holders, until, generation, secret, schema. ARGV: our value, the life of a lease in milliseconds, our number.
 const keepScript = textScript + `
 local lock, n = text(KEYS[1]), tonumber(text(KEYS[2]) or 0) or 0
 if lock and lock ~= ARGV[1] or n > tonumber(ARGV[3]) then return {0, ''} end
@@ -80,7 +81,7 @@ local t = redis.call('TIME')
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('SET', KEYS[3], string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2]))
-return {1, text(KEYS[4]) or ''}`
+return {1, redis.call('EXISTS', KEYS[5], KEYS[6]) == 2 and text(KEYS[4]) or ''}`
 
 // giveScript gives the lease back: nobody believes in it any more. KEYS: lock, holders, until. ARGV: our value.
 const giveScript = `
@@ -215,12 +216,12 @@ func (s *Redis) keep(value []byte) {
 		began := time.Now()
 		for pause.For(ctx, leaseRenew-time.Since(began)) {
 			began = time.Now()
-			remembered := s.told.generation.Load()
+			loaded, remembered := s.told.loaded.Load(), s.told.generation.Load() // before it is asked
 			generation, granted := s.renew(ctx, value)
 			if s.lease.isLost() {
 				return
 			}
-			if granted {
+			if granted && loaded {
 				s.compareWithin(ctx, leaseRenew-time.Since(began), generation, remembered) // the next renewal does not wait for it
 			}
 		}
@@ -232,7 +233,7 @@ func (s *Redis) renew(ctx context.Context, value []byte) (generation string, gra
 	asked := s.lease.ask()
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
-	keys := append(s.leaseKeys(), s.key("generation"))
+	keys := append(s.leaseKeys(), s.key("generation"), s.key("secret"), s.key("schema"))
 	answer, err := s.client.Eval(ctx, keepScript, keys, value, leaseLife.Milliseconds(), s.fence).Slice()
 	if err != nil || len(answer) != 2 {
 		return "", false

@@ -65,9 +65,6 @@ func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
 // compare looks whether the server has what it was told. generation is what it answered, and remembered what it had been told
 // before it was asked.
 func (s *Redis) compare(ctx context.Context, generation string, remembered int64) {
-	if !s.told.loaded.Load() {
-		return
-	}
 	why := s.older(generation, remembered)
 	if why == "" {
 		why = s.look(ctx)

@@ -62,6 +62,8 @@ func TestWhatRedisHasLostIsWrittenAgainAndSaid(t *testing.T) {
 		"the generation": {func(c *redis.Client, _ map[string]string) error {
 			return c.Del(t.Context(), "mailbell:generation").Err()
 		}, "gone"},
+		"the secret":  {func(c *redis.Client, _ map[string]string) error { return c.Del(t.Context(), "mailbell:secret").Err() }, "gone"},
+		"the version": {func(c *redis.Client, _ map[string]string) error { return c.Del(t.Context(), "mailbell:schema").Err() }, "gone"},
 		"one device": {func(c *redis.Client, _ map[string]string) error {
 			return c.HDel(t.Context(), key(c, "*}:devices"), "d1", "d2").Err()
 		}, "}:*"},
