@@ -46,7 +46,7 @@ func newGuard() guard {
 }
 
 // at is a time as verdicts have it.
-func (g *guard) at(now time.Time) int32 { return int32(now.Sub(g.began) / time.Second) } //nolint:gosec // 68 years
+func (g *guard) at(now time.Time) int32 { return int32(now.Sub(g.began) / time.Second) }
 
 // note takes in an answer about a phone, failed where it is the phone that APNs refuses. It returns how many phones were answered
 // about and how many of them failed, and whether that is more than their own doing.
