@@ -57,6 +57,7 @@ type health struct {
 	prober  string               // the mailbox that was let through to try; empty: none
 	trials  int                  // mailboxes that have not been refused, and may try although the account is blocked
 	trying  time.Time            // until then none of these tries, for another does
+	anew    time.Time            // when another credential was last tried
 }
 
 // call is a call for a mailbox. How it ended is noted.
@@ -116,6 +117,10 @@ func (c call) note(err error) error {
 	case f.Scope < fault.Account: // the server let it in
 		c.works()
 		return err
+	case f.Scope == fault.Account && c.outdated():
+		e := *f
+		e.Scope, e.Remedy, e.After = fault.Mailbox, fault.Retry, 0
+		return &e
 	case f.Scope == fault.Account:
 		return c.refuse(c.mailbox, f)
 	case f.Remedy == fault.Fix:
@@ -124,6 +129,13 @@ func (c call) note(err error) error {
 		return &e
 	}
 	return err
+}
+
+// outdated says that the call was made with a credential that has been replaced since: its refusal says nothing of the new one.
+func (c call) outdated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.began.Before(c.anew)
 }
 
 // works takes in that a mailbox was let in. That ends a block, and what the others met before is theirs. Of what they have met since the call
@@ -175,6 +187,7 @@ func (h *health) unblock() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lift()
+	h.anew = time.Now()
 	clear(h.refused)
 	clear(h.own)
 }

@@ -108,6 +108,20 @@ func TestAfterWhateverAServerSaysOfAnAccountEachMailboxIsAnsweredOnceItIsLetIn(t
 	})
 }
 
+func TestARefusalOfTheFormerCredentialSaysNothingOfTheNew(t *testing.T) {
+	h, _ := healthOf(1)
+	former := h.call(alice)
+	h.unblock()
+	f := fault.Of(former.note(row("HTTP 401", "")))
+	if blocked, _ := h.state(); blocked != nil || f.Scope != fault.Mailbox || f.Remedy != fault.Retry {
+		t.Errorf("the account is blocked by %v, and the mailbox told %v (%s, %s)", blocked, f, f.Scope, f.Remedy)
+	}
+	_ = h.call(alice).note(row("HTTP 401", ""))
+	if blocked, _ := h.state(); blocked == nil {
+		t.Error("one of the new does not block it")
+	}
+}
+
 func TestACallThatWasNotAnsweredEndsNoBlock(t *testing.T) {
 	for _, code := range []string{ews.CodeHangs, ews.CodeHeldBack, ews.CodeHost, ews.CodeUntrusted, ews.CodeURL} {
 		h, _ := healthOf(1)
