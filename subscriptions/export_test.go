@@ -24,6 +24,12 @@ func (s *Redis) Kept() time.Time {
 	return s.lease.granted.wall
 }
 
+// Ask asks for a renewal of the lease, whose answer comes with a call of answered.
+func (s *Redis) Ask() (answered func(generation string)) {
+	asked := s.told.before()
+	return func(generation string) { s.compare(context.Background(), generation, asked) }
+}
+
 // BuryOne buries a mailbox that was dead when it was looked at.
 func (b *Book) BuryOne(ctx context.Context, m *Mailbox, now time.Time) error {
 	return b.bury(ctx, m, now)

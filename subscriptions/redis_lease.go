@@ -216,13 +216,13 @@ func (s *Redis) keep(value []byte) {
 		began := time.Now()
 		for pause.For(ctx, leaseRenew-time.Since(began)) {
 			began = time.Now()
-			loaded, remembered := s.told.loaded.Load(), s.told.generation.Load() // before it is asked
+			asked := s.told.before()
 			generation, granted := s.renew(ctx, value)
 			if s.lease.isLost() {
 				return
 			}
-			if granted && loaded {
-				s.compareWithin(ctx, leaseRenew-time.Since(began), generation, remembered) // the next renewal does not wait for it
+			if granted && asked.loaded {
+				s.compareWithin(ctx, leaseRenew-time.Since(began), generation, asked) // the next renewal does not wait for it
 			}
 		}
 	})
@@ -247,10 +247,10 @@ func (s *Redis) renew(ctx context.Context, value []byte) (generation string, gra
 	return generation, true
 }
 
-func (s *Redis) compareWithin(ctx context.Context, most time.Duration, generation string, remembered int64) {
+func (s *Redis) compareWithin(ctx context.Context, most time.Duration, generation string, asked before) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	s.compare(ctx, generation, remembered)
+	s.compare(ctx, generation, asked)
 }
 
 // give gives the lease back.

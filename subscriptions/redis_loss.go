@@ -26,10 +26,10 @@ type told struct {
 	secret  mail.Secret
 	devices map[string]int // the records that the server has, and how many devices each, or unsure
 	whole   bool           // false while everything is written again
-	losses  int            // how often it was
 	unseen  []string       // records that this round of looking has still to come to
 	number  int64          // of the last write; no number is given twice
 
+	losses     atomic.Int64 // how often everything was to be written again
 	loaded     atomic.Bool
 	generation atomic.Int64 // the number of the last write that was confirmed; 0 while everything is written again
 	newest     atomic.Int64 // the number of the last write, confirmed or not; 0 likewise
@@ -62,17 +62,26 @@ func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
 	return p.EvalSha(ctx, markHash, []string{s.key("holders"), s.key("generation")}, s.fence, s.told.number)
 }
 
-// compare looks whether the server has what it was told. generation is what it answered, and remembered what it had been told
-// before it was asked.
-func (s *Redis) compare(ctx context.Context, generation string, remembered int64) {
-	why := s.older(generation, remembered)
+// before is what the server had been told before it was asked.
+type before struct {
+	loaded             bool
+	losses, generation int64
+}
+
+func (t *told) before() before { return before{t.loaded.Load(), t.losses.Load(), t.generation.Load()} }
+
+// compare looks whether the server has what it was told. generation is what it answered. What was lost since it was asked is seen already.
+func (s *Redis) compare(ctx context.Context, generation string, asked before) {
+	why := s.older(generation, asked.generation)
 	if why == "" {
 		why = s.look(ctx)
 	}
 	if why != "" {
 		s.told.mu.Lock()
 		defer s.told.mu.Unlock()
-		s.lost(ctx, why)
+		if s.told.losses.Load() == asked.losses {
+			s.lost(ctx, why)
+		}
 	}
 }
 
@@ -101,7 +110,7 @@ func (s *Redis) lost(ctx context.Context, why string) {
 	}
 	clear(s.told.devices)
 	s.told.unseen, s.told.whole = nil, false
-	s.told.losses++
+	s.told.losses.Add(1)
 	s.told.generation.Store(0)
 	s.told.newest.Store(0)
 	select {
@@ -165,9 +174,7 @@ func (s *Redis) Lossy() <-chan string { return s.told.lossy }
 // Restore writes everything again by rewrite (Book.Rewrite), and then deletes what the server has beside that: what an older state
 // brought back. Until it is done, the state counts as not whole.
 func (s *Redis) Restore(ctx context.Context, rewrite func(context.Context) error) error {
-	s.told.mu.Lock()
-	losses := s.told.losses
-	s.told.mu.Unlock()
+	losses := s.told.losses.Load()
 	if err := rewrite(ctx); err != nil {
 		return err
 	}
@@ -175,7 +182,7 @@ func (s *Redis) Restore(ctx context.Context, rewrite func(context.Context) error
 	defer s.told.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
-	if s.told.losses != losses || s.told.whole {
+	if s.told.losses.Load() != losses || s.told.whole {
 		return nil // it was lost again meanwhile, and there is another signal
 	}
 	if err := s.sweep(ctx); err != nil {

@@ -487,3 +487,25 @@ func TestAStateInRedisOfVersion1IsMigrated(t *testing.T) {
 		t.Errorf("its version is %s", v)
 	}
 }
+
+// A renewal of the lease was asked for before that, and answered after it.
+func TestALossIsSeenOnce(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	r := s.open(t)
+	t.Cleanup(func() { r.Close() })
+	b := openBook(t, r)
+	enrol(t, b, "d1", alice, "aa")
+	answered := r.Ask()
+	s.client(t).FlushAll(t.Context())
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 7 }); err != nil {
+		t.Fatal(err)
+	}
+	<-r.Lossy()
+	answered("0")
+	select {
+	case why := <-r.Lossy():
+		t.Errorf("it is lost once more: %s", why)
+	default:
+	}
+}
