@@ -299,17 +299,17 @@ func TestWhatBreaksTheRulesOfHTTP2EndsTheConnection(t *testing.T) {
 		}, http2.ConnectionError(http2.ErrCodeCompression).Error()},
 		"header fields without an end": {func(s *server) {
 			s.check(s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: s.compress(":status", "200")}))
-			for range 4 {
-				s.check(s.framer.WriteContinuation(1, false, []byte(strings.Repeat("\x82", maxHeaders/3))))
+			for range 4 { // the last may meet the end of the connection
+				_ = s.framer.WriteContinuation(1, false, []byte(strings.Repeat("\x82", maxHeaders/3)))
 			}
 		}, http2.ConnectionError(http2.ErrCodeEnhanceYourCalm).Error()},
 		"frames without an end, and with nothing in them": {func(s *server) {
 			s.check(s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: s.compress(":status", "200")}))
 			for range maxHeaders / frameHead {
-				s.check(s.framer.WriteContinuation(1, false, nil))
+				_ = s.framer.WriteContinuation(1, false, nil)
 			}
 		}, http2.ConnectionError(http2.ErrCodeEnhanceYourCalm).Error()},
-		"a frame that is too long": {func(s *server) { s.check(s.framer.WriteData(1, true, make([]byte, maxFrame+1))) }, "http2: frame too large"},
+		"a frame that is too long": {func(s *server) { _ = s.framer.WriteData(1, true, make([]byte, maxFrame+1)) }, "http2: frame too large"},
 		"fewer streams than none": {func(s *server) {
 			s.check(s.framer.WriteRawFrame(http2.FrameSettings, 0, 0, []byte{0, 4, 0xff, 0xff, 0xff, 0xff}))
 		}, http2.ConnectionError(http2.ErrCodeFlowControl).Error()},
