@@ -289,6 +289,15 @@ func (m *Mailbox) Writable(ctx context.Context) error {
 	return m.Update(ctx, func(*Draft) {})
 }
 
+// Subscribable says whether a subscription of the mailbox could be written down, for who is about to make one. ErrNoMailbox: its last device
+// was removed.
+func (m *Mailbox) Subscribable(ctx context.Context) error {
+	if len(m.Devices()) == 0 {
+		return ErrNoMailbox
+	}
+	return Unwritable(m.Writable(ctx))
+}
+
 // Unwritable types an error of a write for whoever needed it, as a *fault.Error: the state is away, and the mailbox is tried again.
 func Unwritable(err error) error {
 	if err == nil || fault.Of(err).Peer == fault.StateStore {

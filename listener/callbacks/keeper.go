@@ -304,10 +304,7 @@ func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *att
 // subscribe subscribes a member and writes that down. It is listed once its first callback has come.
 func (k *Keeper) subscribe(a *attempt) {
 	m := a.member
-	err := subscriptions.Unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
-	if len(m.box.Devices()) == 0 {
-		err = subscriptions.ErrNoMailbox
-	}
+	err := m.box.Subscribable(k.ctx) // what cannot be written down would be lost at the next start
 	var got Subscribed
 	if err == nil {
 		push := ews.Push{URL: k.o.PublicURL + Path, Secret: a.made.secret, Frequency: k.o.Frequency}

@@ -28,7 +28,7 @@ func (k *Keeper) subscribe(w write) {
 		return
 	}
 	m := w.member
-	err := subscriptions.Unwritable(m.box.Writable(k.ctx)) // what cannot be written down would be lost at the next start
+	err := m.box.Subscribable(k.ctx) // what cannot be written down would be lost at the next start
 	if err == nil {
 		err = k.recordAsked(a)
 	}

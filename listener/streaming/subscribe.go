@@ -214,10 +214,7 @@ func (g *group) giveBack(ctx context.Context, d departure) {
 // subscribe subscribes a member and writes that down. It is listed once its stream is open.
 func (g *group) subscribe(ctx context.Context, a *attempt) {
 	m := a.member
-	err := subscriptions.Unwritable(m.box.Writable(ctx)) // what cannot be written down would be left behind at the server
-	if len(m.box.Devices()) == 0 {
-		err = subscriptions.ErrNoMailbox
-	}
+	err := m.box.Subscribable(ctx) // what cannot be written down would be left behind at the server
 	var id, cookie string
 	if err == nil {
 		id, cookie, err = g.groups.o.Server.Subscribe(ctx, *a.at, a.affinity)
