@@ -161,7 +161,7 @@ func (c call) works() {
 // called with mu held.
 func (h *health) disown(until time.Time) {
 	if len(h.own)+len(h.refused) > maxRefused {
-		maps.DeleteFunc(h.own, func(_ string, at time.Time) bool { return time.Since(at) >= ownFor })
+		h.forgetOld()
 	}
 	if h.own == nil {
 		h.own = map[string]time.Time{}
@@ -175,6 +175,11 @@ func (h *health) disown(until time.Time) {
 			h.own[m] = at
 		}
 	}
+}
+
+// forgetOld forgets what mailboxes met by themselves so long ago that it is theirs no more. It is called with mu held.
+func (h *health) forgetOld() {
+	maps.DeleteFunc(h.own, func(_ string, at time.Time) bool { return time.Since(at) >= ownFor })
 }
 
 // lift ends a block. It is called with mu held.
@@ -211,13 +216,13 @@ func (h *health) refuse(mailbox string, f *fault.Error) error {
 // held.
 func (h *health) enough(mailboxes int) int {
 	if mailboxes-len(h.own) < witnesses {
-		maps.DeleteFunc(h.own, func(_ string, at time.Time) bool { return time.Since(at) >= ownFor })
+		h.forgetOld()
 	}
 	return min(witnesses, max(1, mailboxes-len(h.own)))
 }
 
-// testify enters a refusal of one of so many mailboxes. again is the time until the account is tried again, where it is blocked by this one; 0: it is not, or was
-// before.
+// testify enters a refusal of one of so many mailboxes. again is the time until the account is tried again, where it is blocked by this one;
+// 0: it is not, or was before.
 func (h *health) testify(mailbox string, f *fault.Error, mailboxes int) (again time.Duration, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
