@@ -88,10 +88,12 @@ func (s *Redis) commit(batch [][]recordWrite) []error {
 			lacks, err := s.took(w)
 			missing = cmp.Or(missing, lacks)
 			errs[i] = errors.Join(errs[i], err)
+			if w.value != nil {
+				s.sealer.buffers.GiveBack(w.value)
+			}
 		}
 		errs[i] = s.followed(errs[i])
 	}
-	s.sent(batch)
 	if number != nil && s.followed(number.Err()) == nil {
 		missing = cmp.Or(missing, s.older(number.Val(), s.told.generation.Load()))
 		s.told.generation.Store(s.told.number)
@@ -104,18 +106,6 @@ func (s *Redis) commit(batch [][]recordWrite) []error {
 	}
 	s.probe.forget()
 	return errs
-}
-
-// sent gives the buffers of a batch back.
-func (s *Redis) sent(batch [][]recordWrite) {
-	for _, writes := range batch {
-		for i := range writes {
-			if w := &writes[i]; w.value != nil {
-				s.sealer.buffers.GiveBack(w.value)
-				w.value = nil
-			}
-		}
-	}
 }
 
 // loadScripts gives a server the scripts of a commit: always both, so that it never knows only one.
