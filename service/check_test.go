@@ -187,6 +187,7 @@ func TestACheckOfOnePartTriesNothingOfTheOthers(t *testing.T) {
 	t.Parallel()
 	inst := install(t, "")
 	inst.load()
+	inst.config.Listen = "127.0.0.1:0" // the one in the file may have been taken meanwhile
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	t.Cleanup(receiver.Close)
 	inst.config.Webhooks = []config.Webhook{{Name: "mdm", URL: receiver.URL, Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}
