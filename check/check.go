@@ -511,18 +511,21 @@ func (r *runner) ports(ctx context.Context) {
 	}
 }
 
-// state tells whether the state can be had, here or by the mailbell that runs.
+// state tells whether the state can be had, here or by the mailbell that runs, and what is wrong with that one. The state may be open to both.
 func (r *runner) state() {
 	c := Circumstances{Step: StepState}
-	switch {
-	case r.State != nil:
+	if r.State != nil {
 		r.tell("state", "opening the state store", r.State.Took, c, r.State.Err)
-	case r.Running != nil:
-		tried := "asking the mailbell that runs at " + r.Running.At
+	}
+	if r.Running == nil {
+		return
+	}
+	tried := "asking the mailbell that runs at " + r.Running.At
+	if r.State == nil {
 		r.complete(Result{Name: "state", Tried: tried, Found: "it is held by the mailbell that runs at " + r.Running.At}, c, nil)
-		for _, wrong := range r.Running.Conditions {
-			r.say(wrong.result(tried))
-		}
+	}
+	for _, wrong := range r.Running.Conditions {
+		r.say(wrong.result(tried))
 	}
 }
 

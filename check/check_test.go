@@ -213,6 +213,11 @@ func TestAMailbellThatRunsIsAskedForItsStateAndForTheDevice(t *testing.T) {
 	if r := all["device phone"]; r.State != Failed || r.Advice != doOf(t, "the device is not enrolled") {
 		t.Errorf("%+v", r)
 	}
+	in.State = &Attempt{Took: time.Millisecond} // a Redis, which both of them reach
+	_, all, fine = run(t, in, "", "")
+	if r := all["running: state"]; fine || r.State != Failed || all["state"].State != OK {
+		t.Errorf("fine: %v, %+v; the state itself: %+v", fine, r, all["state"])
+	}
 }
 
 func TestAnAdviceIsGivenAtLengthOnce(t *testing.T) {
