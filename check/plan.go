@@ -68,7 +68,11 @@ func Plan(mailboxes int, entries []PlanEntry) string {
 		accounts := e.accounts(mailboxes)
 		fmt.Fprintf(&b, "accounts   %d, of %s each; %s\n", accounts, quantity.Of(e.MailboxesPerAccount, "mailbox", "mailboxes"), e.missing(accounts))
 		if instances := up(accounts, maxAccounts); instances > 1 {
-			fmt.Fprintf(&b, "instances  %d: an instance has at most %d accounts. Divide the mailboxes by mailbox_servers or by entries\n", instances, maxAccounts)
+			by := "by mailbox_servers or by domains"
+			if e.Graph { // which does not say on which server a mailbox is
+				by = "by domains"
+			}
+			fmt.Fprintf(&b, "instances  %d: an instance has at most %d accounts. Divide the mailboxes %s\n", instances, maxAccounts, by)
 		}
 		if e.Graph {
 			e.graphNeeds(&b, mailboxes)
