@@ -95,6 +95,7 @@ type Attempt struct {
 // Running is the mailbell that runs with the same configuration. It has the state, so it looks devices up and sends them test alerts.
 type Running struct {
 	At         string      // where it answers
+	Standby    string      // why it does not hold the state; empty: it does
 	Conditions []Condition // what is wrong there now
 	// Test has it try all steps for a device. Its error says why it tried none.
 	Test func(ctx context.Context, device string) (Report, error)
@@ -515,7 +516,11 @@ func (r *runner) ports(ctx context.Context) {
 func (r *runner) state() {
 	c := Circumstances{Step: StepState}
 	if r.State != nil {
-		r.tell("state", "opening the state store", r.State.Took, c, r.State.Err)
+		found := ""
+		if r.Running != nil && r.Running.Standby != "" {
+			found = "the mailbell that runs at " + r.Running.At + " does not hold it: " + r.Running.Standby
+		}
+		r.complete(Result{Name: "state", Took: r.State.Took, Tried: "opening the state store", Found: found}, c, r.State.Err)
 	}
 	if r.Running == nil {
 		return

@@ -111,6 +111,9 @@ func (s *Service) tryCallbacks(ctx context.Context, c *config.Config, running *c
 			socket.Close()
 		}
 		to.not = "The callbacks come to the mailbell that runs at " + running.At + ": mailbell why ADDRESS says whether those of a mailbox do."
+		if running.Standby != "" {
+			to.not = "The callbacks come to the instance that holds the state: mailbell why ADDRESS says there whether those of a mailbox do."
+		}
 		to.graph.not = cmp.Or(to.graph.not, to.not)
 		out.Reach = func(ctx context.Context) error { return s.reach(ctx, out.URL, rand.Text(), nil) }
 	case err != nil:

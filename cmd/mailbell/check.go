@@ -25,6 +25,7 @@ import (
 const (
 	maxPlan       = 1_000_000       // mailboxes: more than any organisation has is a slip of the keyboard
 	statusTimeout = 5 * time.Second // for the status of a running service, which answers from memory and pings its state
+	codeStandby   = "standby"       // of the problem with which an instance answers that does not hold the state
 )
 
 // errChecks says that a check failed; the results are on standard output.
@@ -98,10 +99,17 @@ func running(ctx context.Context, c *config.Config) *check.Running {
 	var status api.Status
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	if err := ask.call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
+	here := &check.Running{At: c.Listen, Test: func(ctx context.Context, device string) (check.Report, error) { return test(ctx, c, device) }}
+	err = ask.call(ctx, http.MethodGet, "/v1/status", nil, &status)
+	if p, ok := errors.AsType[*api.Problem](err); ok && p.Code == codeStandby {
+		here.Standby = p.Detail
+		return here
+	}
+	if err != nil {
 		return nil
 	}
-	return &check.Running{At: c.Listen, Conditions: status.Conditions, Test: func(ctx context.Context, device string) (check.Report, error) { return test(ctx, c, device) }}
+	here.Conditions = status.Conditions
+	return here
 }
 
 // test has the service send a test alert to a device.
@@ -113,10 +121,12 @@ func test(ctx context.Context, c *config.Config, device string) (report check.Re
 	err = ask.call(ctx, http.MethodPost, "/v1/test-notifications", map[string]string{"device": device}, &report)
 	if p, ok := errors.AsType[*api.Problem](err); ok {
 		f := &fault.Error{Op: "test notification", Code: fmt.Sprint("HTTP ", p.Status), Scope: fault.Mailbox, Remedy: fault.Fix, Text: p.Error()}
-		switch p.Status {
-		case http.StatusNotFound:
+		switch {
+		case p.Code == codeStandby:
+			f.Code = codeStandby
+		case p.Status == http.StatusNotFound:
 			f.Code = "not_enrolled"
-		case http.StatusTooManyRequests:
+		case p.Status == http.StatusTooManyRequests:
 			f.Code, f.Remedy = "too_soon", fault.Retry
 		}
 		err = f

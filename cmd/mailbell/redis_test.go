@@ -93,6 +93,37 @@ func TestNothingIsLostWithTheStateInRedis(t *testing.T) {
 	inst.balance(2*len(inst.boxes) + int(2*time.Second/gap)*4/3)
 }
 
+// A standby holds its port and not the state: a check beside it says so, and whom to ask for a device.
+func TestACheckBesideAStandbySaysWhoHoldsTheState(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.inRedis()
+	inst.start()
+	inst.enrol(inst.boxes[0], "phone")
+	second := tcptest.Quiet(t)
+	inst.edit("listen: "+strings.TrimPrefix(inst.url, "http://"), "listen: "+second)
+	launch(t, "run", "--config", inst.config)
+	holder := fmt.Sprint("process ", inst.service().cmd.Process.Pid)
+	eventually(t, soon, "the second is a standby", func() bool {
+		_, text := inst.readiness("http://" + second)
+		return strings.Contains(text, holder)
+	})
+	code, results, said := inst.check("--device", "phone")
+	at := map[string]result{}
+	for _, r := range results {
+		at[r.name] = r
+	}
+	if r := at["state"]; r.state != "ok" || !strings.Contains(r.found, second) || !strings.Contains(r.found, holder) {
+		t.Errorf("it does not say who holds the state: %+v", r)
+	}
+	if r := at["device phone"]; code != 1 || !strings.Contains(r.cameBack, holder) || !strings.Contains(r.do, "the instance that holds the state") {
+		t.Errorf("exit code %d; it does not say whom to ask for the device: %+v", code, r)
+	}
+	if r, tried := at["listen"]; tried {
+		t.Errorf("it tried the port that the standby has: %+v\n%s", r, said)
+	}
+}
+
 // A second instance says that it stands by, and takes over within 15 s; mail that came in between is alerted once.
 func TestASecondInstanceTakesOver(t *testing.T) {
 	t.Parallel()
