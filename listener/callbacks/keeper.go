@@ -265,14 +265,8 @@ func Unreached(publicURL string) *fault.Error {
 func (m *Member) listDue(now time.Time, at func(time.Time) bool) bool {
 	list := false
 	if m.untold() {
-		if m.pollAt.IsZero() {
-			m.pollAt = m.keeper.o.Polls.Next(now)
-		}
-		if at(m.pollAt) {
-			m.pollAt = m.keeper.o.Polls.Next(now)
-			at(m.pollAt)
-			list = true
-		}
+		list = m.poll.Due(m.keeper.o.Polls, now)
+		at(m.poll.At(m.keeper.o.Polls, now))
 	}
 	if !m.listBy.IsZero() && at(m.listBy) {
 		m.listBy = time.Time{}
@@ -331,7 +325,8 @@ func (k *Keeper) subscribe(a *attempt) {
 	}
 	m.drop(m.now)
 	m.doubted = false
-	m.now, m.asking, m.refusal, m.pollAt = s, nil, refusal.Refusal{}, time.Time{}
+	m.now, m.asking, m.refusal = s, nil, refusal.Refusal{}
+	m.poll.Told()
 	m.unheard()
 	m.broken(now)
 	if m.site.leads == m {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/marks"
+	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/listener/refusal"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -33,7 +34,7 @@ type Member struct {
 	doubted   bool            // they did not tell of a message: the subscription is to be replaced
 	gap       bool            // it is to be listed once its first callback has come
 	listBy    time.Time       // when it is listed all the same; zero: nothing is to be listed
-	pollAt    time.Time       // when it is listed since nothing tells of its mail; zero: something does
+	poll      polling.Turn    // while nothing tells of its mail
 	allowance marks.Allowance // of the marks that callbacks may set
 }
 
@@ -112,7 +113,8 @@ func (m *Member) leave(joined int) {
 	m.drop(m.asking)
 	m.now, m.asking = nil, nil
 	m.unheard()
-	m.listBy, m.pollAt = time.Time{}, time.Time{}
+	m.listBy = time.Time{}
+	m.poll.Told()
 }
 
 // drop has a subscription end when its server posts the next time. It is called with mu held.

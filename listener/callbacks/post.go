@@ -83,7 +83,8 @@ func (m *Member) read(s *subscription, list []ews.Pushed, at time.Time) (items [
 // with mu held.
 func (m *Member) heard(at time.Time) bool {
 	if m.since.IsZero() {
-		m.since, m.fault, m.pollAt = at, nil, time.Time{}
+		m.since, m.fault = at, nil
+		m.poll.Told()
 	}
 	list := m.gap
 	if list {

@@ -268,7 +268,8 @@ func (m *Member) plan() {
 	}
 	by(m.listBy)
 	if m.untold() {
-		by(m.polls.at(m, time.Now()))
+		now := time.Now()
+		by(m.polls.turn.At(m.pace(now), now))
 	}
 	m.keeper.agenda.Put(m, due)
 }
@@ -325,8 +326,8 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	}
 	told := *f
 	told.Scope, told.Untold = fault.Mailbox, true
-	if every := m.polls.every; every > 0 {
-		told.Text += "; the mailbox is listed every " + every.String()
+	if now := time.Now(); m.untold() {
+		told.Text += "; the mailbox is listed every " + m.pace(now).Every(now).String()
 	}
 	return &told, next
 }

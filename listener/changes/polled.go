@@ -15,9 +15,8 @@ const (
 
 // polls are those of one mailbox.
 type polls struct {
-	next  time.Time     // when it is listed since nothing tells of its mail; zero: not planned
-	every time.Duration // about how often
-	busy  time.Time     // until when it counts as busy
+	turn polling.Turn // while nothing tells of its mail
+	busy time.Time    // until when it counts as busy
 }
 
 // untold says whether the mailbox is to be polled: nothing tells of its mail. It is called with mu held.
@@ -25,34 +24,21 @@ func (m *Member) untold() bool {
 	return m.in && (m.since.IsZero() || m.fault != nil)
 }
 
-// at is when it is to be listed.
-func (p *polls) at(m *Member, now time.Time) time.Time {
-	if p.next.IsZero() {
-		p.plan(m, now)
+// pace of its polls.
+func (m *Member) pace(now time.Time) *polling.Pace {
+	if m.polls.busy.After(now) {
+		return m.keeper.o.BusyPolls
 	}
-	return p.next
-}
-
-func (p *polls) plan(m *Member, now time.Time) {
-	pace, interval := m.keeper.o.Polls, polling.Interval
-	if p.busy.After(now) {
-		pace, interval = m.keeper.o.BusyPolls, BusyInterval
-	}
-	p.next = pace.Next(now)
-	p.every = max(interval, p.next.Sub(now).Truncate(interval))
+	return m.keeper.o.Polls
 }
 
 // poll says whether the mailbox is to be listed now. It is called with mu held.
 func (m *Member) poll(now time.Time) bool {
 	if !m.untold() {
-		m.polls.next, m.polls.every = time.Time{}, 0
+		m.polls.turn.Told()
 		return false
 	}
-	if m.polls.at(m, now).After(now) {
-		return false
-	}
-	m.polls.plan(m, now)
-	return true
+	return m.polls.turn.Due(m.pace(now), now)
 }
 
 // found takes in that a listing showed a message of this age that no notification had named.
@@ -62,8 +48,8 @@ func (p *polls) found(m *Member, age time.Duration, now time.Time) {
 	}
 	was := p.busy.After(now)
 	p.busy = now.Add(busyFor)
-	if !was && m.untold() && !p.next.IsZero() {
-		p.plan(m, now)
+	if !was && m.untold() {
+		p.turn.Take(m.pace(now), now)
 		m.plan()
 		m.keeper.changed()
 	}

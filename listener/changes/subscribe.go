@@ -202,7 +202,7 @@ func (k *Keeper) subscribed(a *attempt, got graph.Subscribed) bool {
 	if m.fault == nil { // else nothing was told by the last ones: it counts once this one tells something
 		m.since = now
 	}
-	m.polls.next = time.Time{}
+	m.polls.turn.Told()
 	m.plan()
 	k.changed()
 	return true

@@ -30,19 +30,60 @@ func NewEvery(interval time.Duration, perSecond float64) *Pace {
 	return &Pace{every: interval, gap: time.Duration(float64(time.Second) / perSecond)}
 }
 
-// Next is when a mailbox is to be polled that is polled from now on, or has been polled now. A mailbox has one such time at once, so nobody
-// waits longer than for one poll of each of the others.
-func (p *Pace) Next(now time.Time) time.Time {
+// Turn is that of a mailbox in the line of those that are polled. A mailbox has one at once, so nobody waits longer than for one poll of each of
+// the others: while something tells of its mail again it keeps the one that it has, for it would take another at each short break, and those
+// that it gave up would make the line longer than there are mailboxes.
+type Turn struct {
+	at      time.Time // zero: it never had one
+	waiting bool      // nothing tells of its mail
+}
+
+// At is when the mailbox is to be listed, since nothing tells of its mail.
+func (t *Turn) At(p *Pace, now time.Time) time.Time {
+	if !t.waiting && !t.at.After(now) {
+		t.Take(p, now)
+	}
+	t.waiting = true
+	return t.at
+}
+
+// Due says whether the mailbox is to be listed now. Then it has its next turn.
+func (t *Turn) Due(p *Pace, now time.Time) bool {
+	if t.At(p, now).After(now) {
+		return false
+	}
+	t.Take(p, now)
+	return true
+}
+
+// Take takes a turn at the end of a line, which may be another than before.
+func (t *Turn) Take(p *Pace, now time.Time) { t.at = p.next(now) }
+
+// Told notes that something tells of its mail again.
+func (t *Turn) Told() { t.waiting = false }
+
+// Every is about how often a mailbox is listed that is polled now, in whole intervals.
+func (p *Pace) Every(now time.Time) time.Duration {
+	if p == nil {
+		return Interval
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(p.every, p.last.Sub(now).Truncate(p.every))
+}
+
+// next is when a mailbox is to be polled that is polled from now on, or has been polled now.
+func (p *Pace) next(now time.Time) time.Time {
 	every := Interval
 	if p != nil {
 		every = p.every
 	}
 	jitter := backoff.Jitter(every) - every
-	return p.turn(now.Add(every)).Add(jitter)
+	return p.room(now.Add(every)).Add(jitter)
 }
 
-// turn is when there is room for one more poll, not before a time.
-func (p *Pace) turn(next time.Time) time.Time {
+// room is when there is room for one more poll, not before a time.
+func (p *Pace) room(next time.Time) time.Time {
 	if p == nil {
 		return next
 	}

@@ -8,7 +8,7 @@ import (
 func TestFewMailboxesArePolledEveryMinute(t *testing.T) {
 	p, now := New(25), time.Unix(1_800_000_000, 0)
 	for range 20 {
-		if wait := p.Next(now).Sub(now); wait < Interval || wait > Interval*5/4+time.Second {
+		if wait := p.next(now).Sub(now); wait < Interval || wait > Interval*5/4+time.Second {
 			t.Errorf("polled after %v, want about %v", wait, Interval)
 		}
 	}
@@ -19,14 +19,14 @@ func TestManyMailboxesArePolledAtThePaceOfTheirExchange(t *testing.T) {
 	p, now := New(perSecond), time.Unix(1_800_000_000, 0)
 	next := make([]time.Time, mailboxes)
 	for i := range next {
-		next[i] = p.Next(now)
+		next[i] = p.next(now)
 	}
 	polls := map[int64]int{} // by minute
 	for end := now.Add(time.Hour); now.Before(end); now = now.Add(time.Second) {
 		for i := range next {
 			if !now.Before(next[i]) {
 				polls[now.Unix()/60]++
-				next[i] = p.Next(now)
+				next[i] = p.next(now)
 			}
 		}
 	}
@@ -44,5 +44,39 @@ func TestManyMailboxesArePolledAtThePaceOfTheirExchange(t *testing.T) {
 		if wait := next[i].Sub(now); wait > mailboxes/perSecond*time.Second+2*Interval {
 			t.Errorf("mailbox %d waits for %v", i, wait)
 		}
+	}
+}
+
+func TestMailboxesThatAreToldOfAgainHoldUpNobodyWhoIsPolled(t *testing.T) {
+	const mailboxes, perSecond = 1000, 25
+	p, now := New(perSecond), time.Unix(1_800_000_000, 0)
+	turns := make([]Turn, mailboxes)
+	for end := now.Add(time.Hour); now.Before(end); now = now.Add(30 * time.Second) {
+		for i := range turns { // their streams end, and are open again at once
+			turns[i].At(p, now)
+			turns[i].Told()
+		}
+	}
+	var away Turn
+	if wait := away.At(p, now).Sub(now); wait > mailboxes/perSecond*time.Second+2*Interval {
+		t.Errorf("a mailbox whose stream stays away is polled after %v", wait)
+	}
+}
+
+func TestAMailboxThatWasToldOfHasANewTurnOnceItsOldOneIsOver(t *testing.T) {
+	p, now := New(25), time.Unix(1_800_000_000, 0)
+	var turn Turn
+	first := turn.At(p, now)
+	turn.Told()
+	if again := turn.At(p, now.Add(time.Second)); !again.Equal(first) {
+		t.Errorf("its turn is at %v, and was at %v", again, first)
+	}
+	turn.Told()
+	now = first.Add(time.Second)
+	if turn.Due(p, now) {
+		t.Error("it is listed at once, by a turn of the time when something told of its mail")
+	}
+	if next := turn.At(p, now); next.Sub(now) < Interval {
+		t.Errorf("it is listed %v after its stream has ended, want at least %v", next.Sub(now), Interval)
 	}
 }

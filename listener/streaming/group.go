@@ -118,14 +118,10 @@ func (g *group) listOverdue(all bool) (next time.Time) {
 	g.groups.mu.Lock()
 	for m := range g.members {
 		if m.untold() {
-			if m.pollAt.IsZero() {
-				m.pollAt = g.groups.o.Polls.Next(now)
-			}
-			if !now.Before(m.pollAt) {
-				m.pollAt = g.groups.o.Polls.Next(now)
+			if m.poll.Due(g.groups.o.Polls, now) {
 				m.listBy = now
 			}
-			next = sooner(next, m.pollAt)
+			next = sooner(next, m.poll.At(g.groups.o.Polls, now))
 		}
 		switch {
 		case m.listBy.IsZero():

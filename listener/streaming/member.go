@@ -45,11 +45,11 @@ type Member struct {
 	gap    bool
 	listBy time.Time
 
-	misled int       // how often its name led the group nowhere
-	proven time.Time // when the server last did for it what was asked; zero: it did not open a stream as it since
-	pollAt time.Time // when it is listed since nothing tells of its mail; zero: something does
-	stream *reading  // the open one that serves it, the newest; nil: none
-	since  time.Time // when notifications began to reach us, without a break since then; zero: they do not
+	misled int          // how often its name led the group nowhere
+	proven time.Time    // when the server last did for it what was asked; zero: it did not open a stream as it since
+	poll   polling.Turn // while nothing tells of its mail
+	stream *reading     // the open one that serves it, the newest; nil: none
+	since  time.Time    // when notifications began to reach us, without a break since then; zero: they do not
 }
 
 // Join has the mailbox listened to at a location. Where that is not the last one, what was wrong there is forgotten.

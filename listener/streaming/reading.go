@@ -105,7 +105,8 @@ func (r *reading) begin() {
 			continue
 		}
 		if m.since.IsZero() {
-			m.since, m.pollAt = now, time.Time{}
+			m.since = now
+			m.poll.Told()
 		}
 		if m.gap {
 			m.listing(false)
