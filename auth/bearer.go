@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -106,6 +107,13 @@ func (b *bearer) send(req *http.Request, value string) (*http.Response, error) {
 // canRepeat reports whether a request can be sent again.
 func canRepeat(req *http.Request) bool {
 	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// idempotent reports whether a request may be carried out twice, by net/http's rules for those that it repeats itself.
+func idempotent(req *http.Request) bool {
+	_, key := req.Header["Idempotency-Key"]
+	_, xKey := req.Header["X-Idempotency-Key"]
+	return key || xKey || slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, req.Method)
 }
 
 // repeat returns a copy of a request to send again.

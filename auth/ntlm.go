@@ -399,14 +399,9 @@ func (c *ntlmCall) send(on *ntlmConn, authorization string) (*http.Response, err
 // repeatable reports whether the call can be sent, again if it was sent before.
 func (c *ntlmCall) repeatable() bool { return !c.used || canRepeat(c.Request) }
 
-// again reports whether the call may be sent on another connection, by net/http's rules for requests that change nothing.
+// again reports whether the call may be sent on another connection.
 func (c *ntlmCall) again() bool {
-	if !c.sent {
-		return c.repeatable()
-	}
-	_, key := c.Header["Idempotency-Key"]
-	_, xKey := c.Header["X-Idempotency-Key"]
-	return c.repeatable() && (key || xKey || slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, c.Method))
+	return c.repeatable() && (!c.sent || idempotent(c.Request))
 }
 
 // close closes the body of a request that was never sent; the others are closed by net/http.

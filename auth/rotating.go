@@ -57,7 +57,7 @@ func newInner(c Credential) *inner {
 }
 
 // Offer makes c the candidate, instead of an earlier one. Later requests try it, one at a time; if it does not work, the request is sent
-// with the current credential. When the candidate has worked, it is the current credential, and the former one is closed; answers that
+// with the current credential, unless that could do twice what it asks for. When the candidate has worked, it is the current credential, and the former one is closed; answers that
 // are still being read are not affected. The Rotating closes c.
 func (r *Rotating) Offer(c Credential) {
 	r.mu.Lock()
@@ -258,15 +258,17 @@ func closeIdle(t http.RoundTripper) {
 	}
 }
 
-// RoundTrip implements http.RoundTripper. A request whose body can be read only once is sent with the current credential.
+// RoundTrip implements http.RoundTripper. A request whose body can be read only once is sent with the current credential. A request that
+// net/http would not repeat is sent again only after an answer that shows that the server has not done what it asks for: a refusal, a
+// redirect.
 func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 	tried := false
 	if canRepeat(req) {
 		if offered := t.due(); offered != nil {
 			tried = true
-			if resp := t.try(offered, req); resp != nil {
+			if resp, last, err := t.try(offered, req); last {
 				closeBody(req)
-				return resp, nil
+				return resp, err
 			}
 		}
 	}
@@ -284,14 +286,14 @@ func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	if isTry {
-		better := t.try(other, req)
-		if better == nil {
+		better, last, failed := t.try(other, req)
+		if !last {
 			return resp, err
 		}
 		if resp != nil {
 			resp.Body.Close()
 		}
-		return better, nil
+		return better, failed
 	}
 	if resp != nil {
 		resp.Body.Close()
@@ -304,34 +306,39 @@ func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.send(other, repeated)
 }
 
-// try sends a request with the candidate; nil: it has not worked.
-func (t *rotating) try(offered *inner, req *http.Request) *http.Response {
-	resp, err := t.attempt(offered, req)
+// try sends a request with the candidate. last: the request is sent no more, because the candidate has worked, or because the server may
+// have done what was asked, which must not be done twice.
+func (t *rotating) try(offered *inner, req *http.Request) (resp *http.Response, last bool, err error) {
+	repeated, err := t.prepare(offered, req)
+	if err != nil {
+		t.done(offered)
+		t.endTry(offered, false, refusal(nil, err))
+		return nil, false, err
+	}
+	resp, err = t.send(offered, repeated)
 	if err == nil && worked(resp) {
 		t.endTry(offered, true, nil)
-		return resp
+		return resp, true, nil
 	}
 	why := refusal(resp, err)
+	t.endTry(offered, false, why)
+	if why == nil && !idempotent(req) && (err != nil || resp.StatusCode >= http.StatusInternalServerError) {
+		return resp, true, err
+	}
 	if resp != nil {
 		resp.Body.Close() // at the cost of its connection: reading it may take long, and the request must not wait
 	}
-	t.endTry(offered, false, why)
-	return nil
+	return nil, false, err
 }
 
-// attempt prepares a credential and sends a request with it.
-func (t *rotating) attempt(offered *inner, req *http.Request) (*http.Response, error) {
+// prepare prepares a credential, and returns a copy of the request to send with it.
+func (t *rotating) prepare(offered *inner, req *http.Request) (*http.Request, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), candidateWait)
 	defer cancel()
-	err := offered.credential.Prepare(ctx)
-	if err == nil {
-		req, err = repeat(req)
-	}
-	if err != nil {
-		t.done(offered)
+	if err := offered.credential.Prepare(ctx); err != nil {
 		return nil, err
 	}
-	return t.send(offered, req)
+	return repeat(req)
 }
 
 // send sends a request with a credential, and ends its use.

@@ -86,6 +86,7 @@ type rotation struct {
 	old  *password
 	told []error
 	rt   http.RoundTripper
+	acts bool // what it asks must not be done twice
 	mu   sync.Mutex
 }
 
@@ -107,6 +108,9 @@ func (r *rotation) credential(name string) *password { return &password{name: na
 func (r *rotation) ask(t *testing.T) string {
 	t.Helper()
 	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://example.com", strings.NewReader("question")))
+	if !r.acts {
+		req.Header["X-Idempotency-Key"] = []string{} // as reads of EWS have
+	}
 	resp, err := r.rt.RoundTrip(req)
 	if err != nil {
 		return err.Error()
@@ -299,6 +303,49 @@ func TestWhatSaysNothingOfANewCredentialLeavesTheOldOne(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestWhatMustNotBeDoneTwiceIsSentAgainOnlyWhereItWasNotDone(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		code int
+		err  error
+		why  error
+		want string
+	}{
+		{"a server that is away", 503, nil, nil, "503 new question"},
+		{"a gateway that gave the server up", 504, nil, nil, "504 new question"},
+		{"a connection that broke", 0, io.ErrUnexpectedEOF, nil, io.ErrUnexpectedEOF.Error()},
+		{"a refusal", 401, nil, nil, "200 old question"},
+		{"403", 403, nil, nil, "200 old question"},
+		{"a redirect", 302, nil, nil, "200 old question"},
+		{"a sign-in that failed", 0, &fault.Error{Scope: fault.Account}, nil, "200 old question"},
+		{"a token service that is away", 200, nil, io.ErrUnexpectedEOF, "200 old question"},
+	} {
+		for _, oldToo := range []bool{false, true} { // is refused, and then the new one is tried
+			t.Run(fmt.Sprint(c.name, ", the old one is refused: ", oldToo), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := newRotation(t)
+					r.acts = true
+					want := c.want
+					fresh := r.credential("new")
+					if oldToo {
+						want = strings.Replace(want, "200 old", "401 old", 1)
+						r.Offer(fresh)
+						r.ask(t) // so that no try is due
+						r.takes["old"] = 0
+					}
+					r.takes["new"], r.fails["new"], fresh.why = c.code, c.err, c.why
+					if !oldToo {
+						r.Offer(fresh)
+					}
+					if got := r.ask(t); got != want {
+						t.Errorf("%q, want %q", got, want)
+					}
+				})
+			})
+		}
 	}
 }
 

@@ -624,6 +624,21 @@ func TestAnAddressThatIsNoneIsNotAskedFor(t *testing.T) {
 	}
 }
 
+func TestAQuestionMayBeAskedAgain(t *testing.T) {
+	asked := false
+	o := Options{URL: "https://contoso.com/autodiscover/autodiscover.xml", HTTP: roundTrip(func(r *http.Request) (*http.Response, error) {
+		asked = true
+		if _, sign := r.Header["X-Idempotency-Key"]; !sign { // net/http's
+			t.Errorf("%s %s may not", r.Method, r.URL)
+		}
+		return nil, io.ErrUnexpectedEOF
+	})}
+	o.Hosts.URLs = []string{o.URL}
+	if _, err := New(o).Find(t.Context(), "user@contoso.com"); err == nil || !asked {
+		t.Errorf("%v, asked %t", err, asked)
+	}
+}
+
 func TestASearchEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	n := &internet{t: t}

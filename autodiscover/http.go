@@ -60,6 +60,7 @@ func (c *Client) request(ctx context.Context, by http.RoundTripper, method, u st
 	}
 	req.Header = header
 	req.Header.Set("User-Agent", c.o.UserAgent)
+	req.Header["X-Idempotency-Key"] = []string{} // it changes nothing, and may be sent again: net/http's sign for that, which it does not send
 	resp, err := by.RoundTrip(req)
 	if err != nil {
 		return result{}, proxy.Explain(op, err)
