@@ -133,7 +133,7 @@ func New(o Options) *API {
 	a.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mailbell_api_requests_limited_total", Help: "Requests that were refused with 429, because their client sends more than its limit.",
 	}, []string{"client"})
-	o.Metrics.MustRegister(a.limited)
+	o.Metrics.MustRegister(a.limited, standby(0))
 	a.SetClients(o.Clients)
 	mux := http.NewServeMux()
 	for path, methods := range a.routes() {

@@ -774,7 +774,7 @@ func TestMetricsAreThoseOfTheGatherer(t *testing.T) {
 	d := newBackend(t)
 	a := d.ask(t, readToken, "GET", "/metrics", "")
 	got, err := io.ReadAll(a.Body)
-	if err != nil || !strings.Contains(string(got), "mailbell_resent_total 0") {
+	if err != nil || !strings.Contains(string(got), "mailbell_resent_total 0") || !strings.Contains(string(got), "mailbell_standby 0") {
 		t.Errorf("%v: %s", err, got)
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 func TestAnInstanceThatStandsByIsAliveAndNotReady(t *testing.T) {
 	h := Standby("standby: process 7 on mail2 holds the state")
-	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/v1/devices/d1": 503, "/metrics": 503, "/callbacks/ews/secret": 503, "//v1/status": 404, "/v1/../metrics": 404} {
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/v1/devices/d1": 503, "/metrics": 200, "/callbacks/ews/secret": 503, "//v1/status": 404, "/v1/../metrics": 404} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
 		if w.Code != want {
@@ -17,6 +17,9 @@ func TestAnInstanceThatStandsByIsAliveAndNotReady(t *testing.T) {
 		}
 		if want == 503 && !strings.Contains(w.Body.String(), "mail2") {
 			t.Errorf("%s does not say why: %s", path, w.Body)
+		}
+		if path == "/metrics" && !strings.Contains(w.Body.String(), "\nmailbell_standby 1\n") {
+			t.Errorf("monitoring is not told that it is a standby: %s", w.Body)
 		}
 		for _, name := range []string{"X-Request-Id", "X-Content-Type-Options", "Cache-Control", "Content-Security-Policy"} {
 			if w.Header().Get(name) == "" {
