@@ -116,7 +116,7 @@ func running(ctx context.Context, c *config.Config) *check.Running {
 func test(ctx context.Context, c *config.Config, device string) (report check.Report, err error) {
 	ask, err := newClient(c, config.RoleTest, config.RoleAdmin)
 	if err != nil {
-		return report, &fault.Error{Op: "test notification", Code: "no client", Scope: fault.Server, Remedy: fault.Fix, Text: err.Error() + ": test or admin"}
+		return report, &fault.Error{Op: "test notification", Code: "no client", Scope: fault.Server, Remedy: fault.Fix, Text: err.Error()}
 	}
 	err = ask.call(ctx, http.MethodPost, "/v1/test-notifications", map[string]string{"device": device}, &report)
 	if p, ok := errors.AsType[*api.Problem](err); ok {

@@ -31,7 +31,7 @@ const (
 	maxAnswer  = 4 << 20 // bytes; a mailbox with its devices and decisions has some ten kilobytes
 )
 
-// client makes requests to the service that runs with a configuration, as one of its clients.
+// client makes requests to the service that runs with a configuration, as one of its clients, or as nobody.
 type client struct {
 	base  string
 	token string
@@ -41,11 +41,16 @@ type client struct {
 // errNoClient says that no client of the configuration may make the request.
 var errNoClient = errors.New("no client in api.clients has a token, and a role that may do this")
 
-// newClient returns a client with one of these roles. It uses the address on which the service listens, or loopback if that is every address.
+// newClient returns a client with one of these roles; without any, one that has no token. It uses the address on which the service listens,
+// or loopback if that is every address.
 func newClient(c *config.Config, roles ...string) (*client, error) {
-	i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return p.Token != "" && slices.Contains(roles, p.Role) })
-	if i < 0 {
-		return nil, errNoClient
+	token := ""
+	if len(roles) > 0 {
+		i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return p.Token != "" && slices.Contains(roles, p.Role) })
+		if i < 0 {
+			return nil, fmt.Errorf("%w: %s", errNoClient, alternatives(roles))
+		}
+		token = string(c.API.Clients[i].Token)
 	}
 	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
@@ -71,8 +76,7 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 				return nil
 			}}
 	}
-	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: string(c.API.Clients[i].Token),
-		http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
+	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: token, http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
 }
 
 // asking returns a client of the service that runs with a configuration file.
@@ -83,14 +87,18 @@ func asking(file string, roles ...string) (*client, error) {
 	}
 	ask, err := newClient(c, roles...)
 	if err != nil {
-		last := len(roles) - 1
-		words := roles[last]
-		if last > 0 {
-			words = strings.Join(roles[:last], ", ") + " or " + words
-		}
-		return nil, configError{fmt.Errorf("%s: %w: %s", file, err, words)}
+		return nil, configError{fmt.Errorf("%s: %w", file, err)}
 	}
 	return ask, nil
+}
+
+// alternatives are words with "or" before the last one.
+func alternatives(words []string) string {
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // call makes a request and decodes the JSON into answer. An error of the API is an *api.Problem.
@@ -173,7 +181,9 @@ func (c *client) send(ctx context.Context, by *http.Client, method, path, kind s
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", kind)
 	}

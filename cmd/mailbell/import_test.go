@@ -1,6 +1,11 @@
 package main_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -95,4 +100,25 @@ func TestTheStateIsBackedUpWhileMailbellRunsAndRestored(t *testing.T) {
 	inst.awaitListening()
 	inst.deliver()
 	inst.balance(0)
+}
+
+// The health check of a container asks for what needs no token, so it needs no client that has one.
+func TestAServiceWhoseClientsHaveCertificatesOnlyIsSeenToBeHealthy(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := template("mailbell")
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inst.secret("tls.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	inst.secret("tls.key", privateKey(t, key))
+	before, _, _ := strings.Cut(inst.configText(), "api:\n")
+	inst.write(before + "api: {clients: [{name: mdm, role: enrol, certificate: mdm.contoso.example}]}\ntls: {cert_file: tls.pem, key_file: tls.key, client_ca_file: tls.pem}\n")
+	launch(t, "run", "--config", inst.config)
+	eventually(t, soon, "mailbell is healthy", func() bool { return launch(t, "healthy", "--config", inst.config).wait(atLast) == 0 })
 }

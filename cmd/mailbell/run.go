@@ -110,7 +110,7 @@ func healthy(ctx context.Context, args []string, _, log io.Writer) error {
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
-	ask, err := asking(*file, config.RoleRead, config.RoleTest, config.RoleAdmin, config.RoleEnrol)
+	ask, err := asking(*file) // whatever clients there are: with certificates only, none has a token
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func backup(ctx context.Context, c *config.Config, to string) error {
 	}
 	ask, err := newClient(c, config.RoleAdmin)
 	if err != nil {
-		return configError{fmt.Errorf("mailbell runs, and only a client with the role admin may have the copy: %w", err)}
+		return configError{fmt.Errorf("mailbell runs, and only one of its clients may have the copy: %w", err)}
 	}
 	body, err := ask.stream(ctx, http.MethodGet, "/v1/state:backup", nil)
 	if err != nil {
