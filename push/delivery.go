@@ -65,6 +65,9 @@ func (s *Sender) push(ctx context.Context, n *subscriptions.Notification) subscr
 		if settled {
 			return answer
 		}
+		if r.retryAfter > 0 && !r.foreign {
+			recovered = nil // APNs says when, to this phone: what it answers others changes nothing
+		}
 		if !d.wait(ctx, retrying.Wait(failures, max(r.retryAfter, r.replacedIn)), recovered) {
 			return d.giveUp(ctx, r)
 		}

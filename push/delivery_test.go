@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,6 +280,44 @@ func TestAPhoneThatIsToWaitIsNotTriedEarlierThanAPNsAsksFor(t *testing.T) {
 				a := b.Push(t.Context(), alert(1, 1))
 				if wait := time.Until(a.Next); a.Reason != c.reason || wait < c.least || wait > c.least+time.Minute {
 					t.Errorf("it is tried again in %v: %+v", wait, a)
+				}
+			})
+		})
+	}
+}
+
+// Each answer to another phone woke the one that APNs had answered with a fault.
+func TestAPhoneThatAPNsAnswersWithAFaultKeepsItsPaceWhileOthersAreAnswered(t *testing.T) {
+	for name, c := range map[string]struct {
+		act  act
+		most int // requests within 20 s
+	}{
+		"it is told when": {act{status: 503, body: `{"reason":"ServiceUnavailable"}`, retryAfter: "20"}, 1},
+		"it is not":       {refusing(500, "InternalServerError"), 14},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int32
+				began := time.Now()
+				b := overMemory(t, func(a arrived) act {
+					if a.token() == tokenOf(1) {
+						if time.Since(began) < 20*time.Second {
+							tries.Add(1)
+						}
+						return c.act
+					}
+					return act{}
+				})
+				var others sync.WaitGroup
+				defer others.Wait()
+				others.Go(func() {
+					for <-time.After(300 * time.Millisecond); time.Since(began) < 20*time.Second; <-time.After(500 * time.Millisecond) {
+						b.Push(t.Context(), alert(2, 2))
+					}
+				})
+				b.Push(t.Context(), alert(1, 1))
+				if n := int(tries.Load()); n > c.most {
+					t.Errorf("%d requests in 20 s, want at most %d", n, c.most)
 				}
 			})
 		})

@@ -25,8 +25,8 @@ const (
 	// awayAfter is how long nothing may be answered before further notifications are turned away.
 	awayAfter = 5 * time.Second
 	// outage is the least time without an answer after which the next answer wakes all that is held. What fails now and then,
-	// while others go through, keeps its own pace.
-	outage = 200 * time.Millisecond
+	// while others go through, keeps its own pace: seconds, for a quiet installation has few others.
+	outage = 2 * time.Second
 	// probeRefused is the pause between probes of a credential that was refused: it takes a person to mend it.
 	probeRefused = time.Minute
 )
