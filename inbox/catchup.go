@@ -164,8 +164,9 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	}
 	pushes.Wait()
 	return m.write(ctx, func(d *subscriptions.Draft) {
+		lines := linesOf(d.Devices)
 		for _, o := range devices {
-			if !o.stopped.Load() {
+			if !o.stopped.Load() && lines[o.device.ID] == o.device.Phone().Line() { // what another phone got, this one did not
 				d.CaughtUp(o.device.ID, r.End)
 			}
 		}

@@ -529,29 +529,38 @@ func TestAChangedTokenWhileAPushToTheOldOneIsInFlight(t *testing.T) {
 	}{
 		"accepted": {subscriptions.Accepted, ""}, "a 410": {subscriptions.Gone, "Unregistered"}, "cut off": {subscriptions.NotBefore, outcome.Unanswered},
 	} {
-		t.Run(name, func(t *testing.T) {
-			inScene(t, func(s *scene) {
-				s.start()
-				s.enrol("a", alice)
-				s.pass(time.Hour)
-				s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
-					if n.Phone.Token == "token-of-a" {
+		for _, owed := range []bool{false, true} { // the push is that of a catch-up
+			t.Run(fmt.Sprintf("%s, owed: %v", name, owed), func(t *testing.T) {
+				inScene(t, func(s *scene) {
+					s.start()
+					s.enrol("a", alice)
+					s.pass(time.Hour)
+					throttled := time.Now()
+					if owed {
+						throttled = throttled.Add(time.Second)
+					}
+					s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+						switch {
+						case n.Phone.Token != "token-of-a":
+							return subscriptions.Answer{}
+						case time.Now().Before(throttled):
+							return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.Throttled, Next: throttled}
+						}
 						<-time.After(time.Second)
 						return subscriptions.Answer{Result: c.result, Reason: c.reason, At: time.Now(), Next: time.Now().Add(time.Second)}
 					}
-					return subscriptions.Answer{}
-				}
-				m := s.source.come(alice)
-				s.pass(100 * time.Millisecond)
-				s.enrolToken("a", alice, "a new token")
-				s.pass(2 * s.poll)
-				if _, ok := s.book.Device("a"); !ok {
-					t.Fatal("the enrolment is gone, for the old token's answer")
-				}
-				s.accepted(1, "a", m) // on the new token
-				s.inStep(alice)
+					m := s.source.come(alice)
+					s.pass(time.Until(throttled) + 100*time.Millisecond)
+					s.enrolToken("a", alice, "a new token")
+					s.pass(2 * s.poll)
+					if _, ok := s.book.Device("a"); !ok {
+						t.Fatal("the enrolment is gone, for the old token's answer")
+					}
+					s.accepted(1, "a", m) // on the new token
+					s.inStep(alice)
+				})
 			})
-		})
+		}
 	}
 }
 
