@@ -67,6 +67,7 @@ type Options struct {
 	Ping       func(context.Context) error // asks the state store
 	// Test tries all steps of an alert for a device. after, if it is not nil, is called with each step when it was tried.
 	Test      func(ctx context.Context, device string, after func(check.Step)) check.Report
+	SendOff   bool // no alerts are sent: alerts.send is false
 	Receipts  *receipts.Receipts
 	Overview  func() Overview
 	Move      func(ctx context.Context, m Move) (mailboxes int, err error) // a *subscriptions.FieldError, ErrNoExchange and NotMoved are answered as such

@@ -299,6 +299,15 @@ func TestAPhoneLearnsHowItStandsAndNothingOfOthers(t *testing.T) {
 	is(t, d.ask(t, "", "POST", "/v1/self-check", body, signatureHeader, signature(t, key, signedReceipts+body)), 403, "")
 }
 
+func TestAPhoneLearnsThatNoAlertsAreSent(t *testing.T) {
+	d := newBackend(t)
+	d.handler.SendOff = true
+	s := d.handler.standingOf(t.Context(), subscriptions.Device{ID: "phone", Token: deviceHex})
+	if s.Alerts || s.State != subscriptions.Listening || !strings.Contains(s.Says, "switched alerts off") || s.Cause != "nothing is sent" {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestAPhoneThatIsBehindLearnsWhyAndUntilWhen(t *testing.T) {
 	d := newBackend(t)
 	s := d.handler.standingOf(t.Context(), subscriptions.Device{ID: "quiet", Token: deviceHex})

@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/mailbell/mailbell/check"
+	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/pattern"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -54,6 +57,10 @@ func (a *API) standingOf(ctx context.Context, d subscriptions.Device) SelfCheck 
 		Device: d.ID, Token: d.Token[:min(shownToken, len(d.Token))], Topic: d.Topic, Environment: d.Environment, Enrolled: d.Enrolled.UTC(),
 		Alerts: s.State == subscriptions.Listening || s.State == subscriptions.Polling, State: s.State, Says: says(s.State),
 		Cause: a.Advise(s).Name, Since: s.Since.UTC(), NextTry: s.Next.UTC(), LastReceipt: a.Receipts.Last(d.ID).UTC(),
+	}
+	if c.Alerts && a.SendOff {
+		c.Alerts, c.Says = false, "Your administrator has switched alerts off here, so new mail is not announced."
+		c.Cause = check.Advise(&fault.Error{Code: string(outcome.SendOff)}, check.Circumstances{}).Name
 	}
 	status, _, ok := a.Mailboxes.Mailbox(ctx, d.Mailbox)
 	if !ok { // removed meanwhile

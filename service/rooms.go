@@ -116,7 +116,7 @@ func (r *rooms) addAPI(c *config.Config, store subscriptions.Store, registry *pr
 	}
 	r.api = api.New(api.Options{
 		Clients: clients(c), Enrolments: backend, Mailboxes: backend, Overview: backend.overview, Advise: r.Advise,
-		Test: backend.test, Move: backend.move, Backup: backupOf(store), Callbacks: called, Ready: r.ready, Ping: r.book.Ping,
+		Test: backend.test, Move: backend.move, SendOff: !c.Alerts.Send, Backup: backupOf(store), Callbacks: called, Ready: r.ready, Ping: r.book.Ping,
 		Receipts: receipts.New(receipts.Options{Device: r.book.Device, Note: backend.shown, Metrics: registry}),
 		Gatherer: registry, Metrics: registry, Log: s.log.Named("api"), Audit: s.audit, Version: s.version,
 	})
