@@ -233,6 +233,39 @@ func TestASubscriptionEndsWhereItsMailboxDoesNotComeBack(t *testing.T) {
 	}
 }
 
+// It was tried three times within a tenth of a second, and Graph went on telling of the mail of somebody who was not enrolled any more.
+func TestASubscriptionThatCannotBeRemovedNowIsRemovedLater(t *testing.T) {
+	for name, refused := range map[string]*fault.Error{
+		"too many requests": {Op: "DELETE", Code: graph.CodeThrottled, Scope: fault.Mailbox, Remedy: fault.Wait, After: 30 * time.Second},
+		"others were":       {Op: "DELETE", Code: graph.CodeHeld, Scope: fault.Mailbox, Remedy: fault.Retry, After: 500 * time.Millisecond},
+		"a fault":           {Op: "DELETE", Code: "InternalServerError", Scope: fault.Mailbox, Remedy: fault.Wait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer()
+				m := newAccount(t, s).join(alice, bob)[0]
+				pass(time.Second)
+				s.set(func() {
+					s.refuse = func(op, _ string) error {
+						if op == "DELETE" {
+							return refused
+						}
+						return nil
+					}
+				})
+				m.Leave()
+				m.Forsake()
+				pass(10 * time.Second)
+				s.set(func() { s.refuse = nil })
+				pass(time.Minute)
+				if alive := s.alive(); len(alive) != 1 || alive[0].mailbox != bob {
+					t.Errorf("there are %v", alive)
+				}
+			})
+		})
+	}
+}
+
 // The subscription of a mailbox that was away for long is to be removed, and that waits since all writes do.
 func TestAMailboxThatComesBackBeforeItsSubscriptionIsRemovedIsToldOfItsMail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

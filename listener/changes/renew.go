@@ -11,6 +11,7 @@ import (
 
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -183,14 +184,21 @@ func (k *Keeper) remove(w write) {
 	if err == nil || k.ctx.Err() != nil {
 		return
 	}
-	w.tries++
+	f := fault.Of(err)
+	if f.Code != graph.CodeHeld && f.Code != graph.CodeThrottled { // those say nothing of this one
+		w.tries++
+	}
 	if w.tries >= removals {
 		k.o.Log.Warn("a subscription at Microsoft Graph could not be removed; it ends by itself", zap.Error(err))
 		return
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.writes.waiting[removal] = append(k.writes.waiting[removal], w)
+	k.tasks.Go(func() { // as many wait as the rate of writes lets fail within a pause
+		if pause.For(k.ctx, f.Pause(max(1, w.tries))) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.add(removal, w)
+		}
+	})
 }
 
 // forget takes a subscription that is to be removed out of the record of its mailbox.
