@@ -5,7 +5,8 @@
 // Sources: MS-OXDSCLI, MS-OXWSADISC, and "Autodiscover for Exchange" with "Handling Autodiscover error messages" on Microsoft Learn. This
 // package is stricter than these: careless clients have sent the passwords of whole companies to the owner of autodiscover.TLD. So it
 // asks nothing above the mail domain, asks the mail domain itself without credentials, and sends credentials over https only, to allowed
-// hosts with a valid certificate. It ignores the authentication methods that an answer recommends.
+// hosts with a valid certificate. Of who was asked without, only a redirect to another URL counts. It ignores the authentication methods
+// that an answer recommends.
 package autodiscover
 
 import (
@@ -47,9 +48,10 @@ const (
 	CodeUnread    = "unparseable" // an answer that cannot be understood: Server, Wait
 	CodeFault     = "SOAP fault"  // the server failed over a request: Server, Wait
 	codeRefused   = "HTTP 401"
-	codeNotAuto   = "not Autodiscover" // one candidate is something else; the next is asked
-	codeNoRecord  = "no SRV record"    // likewise
-	codeAsked     = "asked before"     // likewise
+	codeNotAuto   = "not Autodiscover"  // one candidate is something else; the next is asked
+	codeNoRecord  = "no SRV record"     // likewise
+	codeAsked     = "asked before"      // likewise
+	codeOpen      = "no password asked" // likewise
 )
 
 // Resolver looks up SRV records; *net.Resolver is one.
@@ -235,7 +237,7 @@ func (s *search) try(ctx context.Context, e endpoint, address string) (answer, e
 // busy, or if its answer is about the mailbox.
 func withoutSOAP(e *fault.Error) bool {
 	switch e.Code {
-	case codeNotAuto, CodeUnread, CodeFault, codeInvalidRequest, "HTTP 403", "HTTP 500":
+	case codeNotAuto, codeOpen, CodeUnread, CodeFault, codeInvalidRequest, "HTTP 403", "HTTP 500":
 		return true
 	}
 	return false
@@ -290,6 +292,9 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			}
 			return answer{}, endpoint{}, err
 		}
+		if a.redirectURL == "" && refused != nil { // else whose mail is read would be decided by who got no credentials
+			return answer{}, endpoint{}, &fault.Error{Op: op, Code: codeOpen, Scope: fault.Server, Remedy: fault.Wait}
+		}
 		if a.redirectURL == "" {
 			a.how = e.String()
 			if a.schema != "" {
@@ -343,6 +348,9 @@ func (s *search) allowed(u string) *fault.Error {
 		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the answer has an invalid URL"}
 	}
 	e := s.hosts.Refuse(parsed)
+	if e == nil {
+		e = s.o.Hosts.Refuse(parsed) // another mail domain itself, below this one
+	}
 	if e != nil {
 		e.Op = op
 	}
@@ -401,7 +409,7 @@ func weight(e *fault.Error) int {
 		return 3
 	case e.Code == CodeHost, e.Code == auth.CodeUntrusted:
 		return 2
-	case e.Code == codeNotAuto, e.Code == codeNoRecord, e.Code == codeAsked, notFound(e):
+	case e.Code == codeNotAuto, e.Code == codeNoRecord, e.Code == codeAsked, e.Code == codeOpen, notFound(e):
 		return 0
 	}
 	return 1

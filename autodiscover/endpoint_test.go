@@ -74,8 +74,8 @@ func TestWhatAFailureOfAMomentTaughtIsForgottenWithinTheHour(t *testing.T) {
 func TestARedirectOfOneUserIsNotFollowedForOthers(t *testing.T) {
 	const site = "https://site2.contoso.com/autodiscover/autodiscover.svc"
 	n := &internet{t: t, web: map[string]page{
-		bareSOAP + user: {body: soap(userRedirect("RedirectUrl", site))}, site: {body: soap(userSettings(mailURL))},
-		bareSOAP: {body: soap(userSettings(mailURL))},
+		namedSOAP + user: {body: soap(userRedirect("RedirectUrl", site))}, site: {body: soap(userSettings(mailURL))},
+		namedSOAP: {body: soap(userSettings(mailURL))},
 	}}
 	c := n.client(Options{})
 	for _, u := range []string{"user@contoso.com", "other@contoso.com"} {
@@ -83,16 +83,16 @@ func TestARedirectOfOneUserIsNotFollowedForOthers(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if want := []string{"SOAP " + bareSOAP + user, "SOAP " + site + user, "SOAP " + bareSOAP + " other@contoso.com"}; !slices.Equal(n.asked, want) {
+	if want := []string{"SOAP " + bareSOAP + user, "SOAP " + namedSOAP + user, "SOAP " + site + user, "SOAP " + namedSOAP + " other@contoso.com"}; !slices.Equal(n.asked, want) {
 		t.Errorf("%q", n.asked)
 	}
 }
 
 func TestWhatOneMailDomainIsLedToAnotherIsNot(t *testing.T) {
 	// contoso.com serves its subsidiary's mailboxes, whose own domain redirects an address into contoso.com.
-	const foreign = "https://fabrikam.com/autodiscover/autodiscover.svc"
+	const foreign = "https://autodiscover.fabrikam.com/autodiscover/autodiscover.svc"
 	n := &internet{t: t, web: map[string]page{
-		bareSOAP:                      {body: soap(userSettings(mailURL))},
+		namedSOAP:                     {body: soap(userSettings(mailURL))},
 		foreign + " bob@fabrikam.com": {body: soap(userRedirect("RedirectAddress", "bob@contoso.com"))},
 	}}
 	c := n.client(Options{})
@@ -100,7 +100,7 @@ func TestWhatOneMailDomainIsLedToAnotherIsNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := c.Find(t.Context(), "bob@fabrikam.com")
-	if fault.Of(err).Code != CodeHost || slices.Contains(n.asked, "SOAP "+bareSOAP+" bob@contoso.com") {
+	if fault.Of(err).Code != CodeHost || slices.Contains(n.asked, "SOAP "+namedSOAP+" bob@contoso.com") {
 		t.Errorf("%v, %q", err, n.asked)
 	}
 	n.asked = nil
@@ -113,9 +113,9 @@ func TestAnEndpointThatIsForOneMailDomainOnlyIsNotAskedForAnother(t *testing.T) 
 	// A mailbox of fabrikam.com is redirected into contoso.com, which leads back to a host of fabrikam.com.
 	const back = "https://autodiscover.fabrikam.com/autodiscover/autodiscover.svc"
 	n := &internet{t: t, web: map[string]page{
-		"https://fabrikam.com/autodiscover/autodiscover.svc": {body: soap(userRedirect("RedirectAddress", "bob@contoso.com"))},
-		plain: {status: 302, location: back}, back: {body: soap(userSettings("https://mail.fabrikam.com/EWS/Exchange.asmx"))},
-		bareSOAP: {body: soap(userSettings(mailURL))},
+		back + " bob@fabrikam.com": {body: soap(userRedirect("RedirectAddress", "bob@contoso.com"))},
+		plain:                      {status: 302, location: back}, back: {body: soap(userSettings("https://mail.fabrikam.com/EWS/Exchange.asmx"))},
+		namedSOAP: {body: soap(userSettings(mailURL))},
 	}}
 	c := n.client(Options{})
 	if p, err := c.Find(t.Context(), "bob@fabrikam.com"); err != nil || p.URL != "https://mail.fabrikam.com/EWS/Exchange.asmx" {

@@ -3,6 +3,8 @@ package listener
 // Nobody else's mail: what a server may say of whose mailbox it is.
 
 import (
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	finding "github.com/mailbell/mailbell/autodiscover"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
@@ -87,6 +90,37 @@ func TestAPrimaryAddressThatDoesNotCountIsSaid(t *testing.T) {
 		}
 	})
 }
+
+// The web site of the mail domain, which is asked without credentials, calls everybody's mailbox alice's.
+func TestAWebSiteDecidesNotWhoseMailIsRead(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.hq.url, s.hq.homes = hqURL, map[string]bool{alice: true, bob: true}
+		settings := func(r *http.Request, primary string) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusOK, Request: r, Body: io.NopCloser(strings.NewReader(`<Autodiscover><Response><User><AutoDiscoverSMTPAddress>` + primary +
+				`</AutoDiscoverSMTPAddress></User><Account><Action>settings</Action><Protocol><Type>EXPR</Type><EwsUrl>` + hqURL + `</EwsUrl></Protocol></Account></Response></Autodiscover>`))}, nil
+		}
+		o := finding.Options{
+			Plain: roundTrip(func(r *http.Request) (*http.Response, error) { return settings(r, alice) }),
+			HTTP:  roundTrip(func(r *http.Request) (*http.Response, error) { return settings(r, r.Header.Get("X-AnchorMailbox")) }),
+		}
+		o.Hosts.Domains = []string{"contoso.example"}
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", finding.New(o) }
+		s.start()
+		s.enrol("alice", alice)
+		s.enrol("bob", bob)
+		s.pass(time.Minute)
+		m := s.hq.come(alice)
+		s.pass(time.Second)
+		s.accepted(1, "alice", m)
+		if got := s.apns.got["bob"]; len(got) != 0 || s.book.Mailbox(bob) == s.book.Mailbox(alice) || s.status(bob).Location.Primary != bob {
+			t.Errorf("bob's phone has %d alerts of %+v", len(got), s.status(bob).Location)
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // Two addresses of one mailbox are joined where one entry has both, whichever was enrolled first, and also where the owner of the primary
 // address comes later.
