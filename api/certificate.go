@@ -4,6 +4,7 @@ package api
 // whose it is, is decided for each request, so that the answer can say what is wrong, and a changed configuration holds for open connections.
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -13,25 +14,26 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/singleflight"
 )
 
 const (
 	// maxVerified bounds the certificates that are remembered as good: far more than there are clients.
 	maxVerified = 1000
 	// maxRefused bounds those that are remembered as bad, each for refusedFor: a chain can be made so that its verification takes a third of
-	// a second, and anybody can show it, again and again over one connection.
+	// a second (crypto/tls lets 256 KiB in, crypto/x509 checks a hundred signatures), and anybody can show it, again and again over one
+	// connection.
 	maxRefused = 1000
 	refusedFor = time.Minute
+	// maxVerifying bounds the verifications at once, so that one processor core is the most that is spent on other such chains.
+	maxVerifying = 1
 	// maxNames is the most of a certificate's names that an answer shows, in characters.
 	maxNames = 200
 )
 
 // verifier verifies certificates of clients, and remembers what came of it: a verification takes as long as a hundred comparisons of a token.
 type verifier struct {
-	roots *x509.CertPool
-	once  singleflight.Group // verifies one chain once, however many requests ask
+	roots  *x509.CertPool
+	places chan struct{} // one is taken by each verification
 
 	mu   sync.Mutex
 	good map[[sha256.Size]byte]validity // by the hash of the whole chain that was shown
@@ -45,7 +47,7 @@ type badChain struct {
 }
 
 func newVerifier(roots *x509.CertPool) *verifier {
-	return &verifier{roots: roots, good: map[[sha256.Size]byte]validity{}, bad: map[[sha256.Size]byte]badChain{}}
+	return &verifier{roots: roots, places: make(chan struct{}, maxVerifying), good: map[[sha256.Size]byte]validity{}, bad: map[[sha256.Size]byte]badChain{}}
 }
 
 // validity is when a certificate and its authorities are all valid.
@@ -66,7 +68,7 @@ func (a *API) byCertificateOf(r *http.Request) (who caller, ok bool, err error) 
 	if v == nil || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return caller{}, false, nil
 	}
-	if err := v.verify(r.TLS.PeerCertificates, time.Now()); err != nil {
+	if err := v.verify(r.Context(), r.TLS.PeerCertificates, time.Now()); err != nil {
 		return caller{}, true, err
 	}
 	leaf := r.TLS.PeerCertificates[0]
@@ -87,26 +89,41 @@ func (a *API) byCertificateOf(r *http.Request) (who caller, ok bool, err error) 
 	return caller{}, true, newProblem(codeWrongCertificate, "several clients of the configuration have a name of the certificate: "+namesOf(leaf))
 }
 
-// verify verifies a certificate, which is the first of a chain. The error is a *Problem.
-func (v *verifier) verify(chain []*x509.Certificate, now time.Time) error {
+// verify verifies a certificate, which is the first of a chain. Where it is not remembered, it waits for its turn until ctx ends. The error
+// is a *Problem.
+func (v *verifier) verify(ctx context.Context, chain []*x509.Certificate, now time.Time) error {
 	hash := sha256.New()
 	for _, c := range chain {
 		hash.Write(c.Raw) // its own length is in it
 	}
 	var key [sha256.Size]byte
 	hash.Sum(key[:0])
-	v.mu.Lock()
-	valid, ok := v.good[key]
-	bad := v.bad[key]
-	v.mu.Unlock()
-	switch {
-	case ok && !now.Before(valid.from) && !now.After(valid.until):
-		return nil
-	case now.Before(bad.until):
-		return bad.problem
+	if known, err := v.known(key, now); known {
+		return err
 	}
-	_, err, _ := v.once.Do(string(key[:]), func() (any, error) { return nil, v.verifyAnew(key, chain, now) })
-	return err
+	select {
+	case v.places <- struct{}{}:
+		defer func() { <-v.places }()
+	case <-ctx.Done():
+		return newProblem(codeWrongCertificate, "the certificate could not be verified in time")
+	}
+	if known, err := v.known(key, now); known { // another request has shown it meanwhile
+		return err
+	}
+	return v.verifyAnew(key, chain, now)
+}
+
+// known is what is remembered of a chain.
+func (v *verifier) known(key [sha256.Size]byte, now time.Time) (known bool, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if valid, ok := v.good[key]; ok && !now.Before(valid.from) && !now.After(valid.until) {
+		return true, nil
+	}
+	if bad := v.bad[key]; now.Before(bad.until) {
+		return true, bad.problem
+	}
+	return false, nil
 }
 
 // verifyAnew verifies what is not remembered, and remembers it under a key.

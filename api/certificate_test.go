@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -257,10 +258,10 @@ func TestTheCertificatesThatAreRememberedAreBounded(t *testing.T) {
 		v.good[[32]byte{byte(i), byte(i >> 8), 1}] = validity{}
 		v.bad[[32]byte{byte(i), byte(i >> 8), 1}] = badChain{}
 	}
-	if err := v.verify([]*x509.Certificate{c}, time.Now()); err != nil || len(v.good) > maxVerified {
+	if err := v.verify(t.Context(), []*x509.Certificate{c}, time.Now()); err != nil || len(v.good) > maxVerified {
 		t.Errorf("%v; %d are remembered", err, len(v.good))
 	}
-	if err := v.verify([]*x509.Certificate{newAuthority(t, nil).issue(t, x509.Certificate{})}, time.Now()); err == nil || len(v.bad) > maxRefused {
+	if err := v.verify(t.Context(), []*x509.Certificate{newAuthority(t, nil).issue(t, x509.Certificate{})}, time.Now()); err == nil || len(v.bad) > maxRefused {
 		t.Errorf("%v; %d are remembered as bad", err, len(v.bad))
 	}
 }
@@ -271,19 +272,56 @@ func TestAWrongCertificateIsVerifiedOnceAMinute(t *testing.T) {
 	v := newVerifier(newAuthority(t, nil).pool())
 	chain := []*x509.Certificate{a.issue(t, x509.Certificate{DNSNames: []string{"mdm.contoso.com"}, Subject: pkix.Name{CommonName: strings.Repeat("x", 10_000)}})}
 	now := time.Now()
-	first := v.verify(chain, now)
+	first := v.verify(t.Context(), chain, now)
 	if first == nil {
 		t.Fatal("it is taken for a good one")
 	}
 	v.roots = a.pool() // so that another verification would find it good
-	if again := v.verify(chain, now.Add(refusedFor-time.Second)); again != first {
+	if again := v.verify(t.Context(), chain, now.Add(refusedFor-time.Second)); again != first {
 		t.Errorf("it was verified again: %v", again)
 	}
-	if err := v.verify(chain, now.Add(refusedFor)); err != nil {
+	if err := v.verify(t.Context(), chain, now.Add(refusedFor)); err != nil {
 		t.Errorf("it is still bad after a minute: %v", err)
 	}
-	late := v.verify(chain, now.Add(48*time.Hour))
+	late := v.verify(t.Context(), chain, now.Add(48*time.Hour))
 	if late == nil || len(late.Error()) > 1000 {
 		t.Errorf("%.2000v", late)
 	}
+}
+
+// Whoever shows ever other chains, each of which takes long, must not have all processor cores.
+func TestOneUnknownCertificateIsVerifiedAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAuthority(t, nil)
+		v := newVerifier(a.pool())
+		shown := func() []*x509.Certificate { return []*x509.Certificate{a.issue(t, x509.Certificate{})} }
+		good, other := shown(), shown()
+		if err := v.verify(t.Context(), good, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		v.places <- struct{}{} // the chain of somebody
+		if err := v.verify(t.Context(), good, time.Now()); err != nil {
+			t.Errorf("a known one: %v", err)
+		}
+		gone, leave := context.WithCancel(t.Context())
+		ended := make(chan error)
+		for range 3 {
+			go func() { ended <- v.verify(t.Context(), other, time.Now()) }()
+		}
+		go func() { ended <- v.verify(gone, shown(), time.Now()) }()
+		synctest.Wait()
+		if len(v.good) != 1 {
+			t.Errorf("%d are verified", len(v.good)-1)
+		}
+		leave()
+		if err := <-ended; err == nil || len(v.bad) != 0 {
+			t.Errorf("whose client has gone: %v, remembered %d", err, len(v.bad))
+		}
+		<-v.places
+		for range 3 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
