@@ -18,8 +18,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 )
 
-// lookEvery is the time between two checks of the files: a new password is used within half a minute, at the cost of reading some ten small
-// files.
+// lookEvery is the time between two checks of the files: a new password is used soon, at the cost of reading some ten small files.
 const lookEvery = 10 * time.Second
 
 // Reload checks the files now.
