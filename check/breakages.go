@@ -264,7 +264,7 @@ var breakages = []Breakage{
 		"A firewall drops the packets, or the server is overloaded. Try it from this machine (curl -v). For APNs allow port 443 or 2197 in the firewall, or set proxy.url.",
 		evidence{codes: []string{proxy.CodeTimeout}}},
 	{"an exchange entry of type online leads to a private address", "code private address",
-		"The cloud's name resolves to an address in your network. Correct DNS, or use an exchange entry of type exchange.",
+		"The cloud's name resolves to an address in your network. Correct DNS. If the address is right, add the host to trusted_hosts; for an Exchange of your own, use an exchange entry of type exchange.",
 		evidence{codes: []string{proxy.CodePrivate}}},
 
 	// Autodiscover.
