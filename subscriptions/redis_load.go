@@ -128,9 +128,11 @@ func (s *Redis) begin(ctx context.Context, was bool, all *Contents) error {
 	return nil
 }
 
-// installScript writes what is no record's. KEYS: holders, secret, schema, generation. ARGV: our number, and the values.
+// installScript writes what is no record's. A key records of another type is none of ours, and in the way.
+// KEYS: holders, secret, schema, generation, records. ARGV: our number, and the values.
 const installScript = followedScript + `
 if followed(KEYS[1]) then return redis.error_reply('` + fenced + `') end
+if redis.call('TYPE', KEYS[5]).ok ~= 'set' then redis.call('DEL', KEYS[5]) end
 return redis.call('MSET', KEYS[2], ARGV[2], KEYS[3], ARGV[3], KEYS[4], ARGV[4])`
 
 // installation writes what is no record's.
@@ -139,7 +141,7 @@ func (s *Redis) installation(ctx context.Context, generation int64) error {
 	if err != nil {
 		return err
 	}
-	keys := []string{s.key("holders"), s.key("secret"), s.key("schema"), s.key("generation")}
+	keys := []string{s.key("holders"), s.key("secret"), s.key("schema"), s.key("generation"), s.key("records")}
 	return s.followed(s.client.Eval(ctx, installScript, keys, s.fence, secret, schema, generation).Err())
 }
 

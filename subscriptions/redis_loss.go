@@ -102,9 +102,6 @@ func (s *Redis) older(generation any, remembered int64) string {
 
 // lost has everything written again. told.mu is held.
 func (s *Redis) lost(ctx context.Context, why string) {
-	if s.client.Type(ctx, s.key("records")).Val() != "set" {
-		s.client.Del(ctx, s.key("records"))
-	}
 	if s.installation(ctx, 0) != nil {
 		return // the next renewal finds it again
 	}

@@ -509,3 +509,22 @@ func TestALossIsSeenOnce(t *testing.T) {
 	default:
 	}
 }
+
+// Redis does not say of what type the key is: it may be the set that it is to be.
+func TestTheIDsOfTheRecordsAreNotDeletedOnAQuestionThatFailed(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	t.Cleanup(func() { store.Close() })
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	c.Do(t.Context(), "ACL", "SETUSER", "default", "-type")
+	c.Del(t.Context(), "mailbell:generation")
+	store.Ask()("")
+	if n := c.SCard(t.Context(), "mailbell:records").Val(); n != 1 {
+		t.Errorf("%d records are there; want 1", n)
+	}
+	c.Do(t.Context(), "ACL", "SETUSER", "default", "+type")
+	until(t, 10*time.Second, "the state is not whole", func() bool { return c.Get(t.Context(), "mailbell:generation").Val() == "0" })
+}
