@@ -2,6 +2,7 @@ package subscriptions
 
 import (
 	"context"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -101,6 +102,27 @@ func (h *stopping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if cmd.Name() == h.name {
 			h.once.Do(func() { close(h.asks); <-h.goOn })
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// CutOff has the connection break at the next call that says that the state is not whole.
+func (s *Redis) CutOff() { s.client.AddHook(&cut{}) }
+
+type cut struct {
+	trips
+	once sync.Once
+}
+
+func (h *cut) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) (err error) {
+		if cmd.Args()[1] == installScript {
+			h.once.Do(func() { err = io.ErrUnexpectedEOF })
+		}
+		if err != nil {
+			cmd.SetErr(err)
+			return err
 		}
 		return next(ctx, cmd)
 	}

@@ -100,20 +100,24 @@ func (s *Redis) older(generation any, remembered int64) string {
 	return ""
 }
 
-// lost has everything written again. told.mu is held.
+// lost has everything written again. told.mu is held. What found the loss may not find it once more: it is had in mind, whatever Redis says.
 func (s *Redis) lost(ctx context.Context, why string) {
-	if s.installation(ctx, 0) != nil {
-		return // the next renewal finds it again
+	_ = s.notWhole(ctx) // Restore does it again
+	select {
+	case s.told.lossy <- why:
+	default: // it waits to be written again anyway
 	}
+}
+
+// notWhole begins anew with what the server was told, and says there that it does not have all. told.mu is held.
+func (s *Redis) notWhole(ctx context.Context) error {
+	err := s.installation(ctx, 0)
 	clear(s.told.devices)
 	s.told.unseen, s.told.whole = nil, false
 	s.told.losses.Add(1)
 	s.told.generation.Store(0)
 	s.told.newest.Store(0)
-	select {
-	case s.told.lossy <- why:
-	default: // it waits to be written again anyway
-	}
+	return err
 }
 
 // look looks at the next records, and says what is missing. It lets a write go first.
@@ -171,7 +175,13 @@ func (s *Redis) Lossy() <-chan string { return s.told.lossy }
 // Restore writes everything again by rewrite (Book.Rewrite), and then deletes what the server has beside that: what an older state
 // brought back. Until it is done, the state counts as not whole.
 func (s *Redis) Restore(ctx context.Context, rewrite func(context.Context) error) error {
+	s.told.mu.Lock()
+	err := s.notWhole(ctx)
 	losses := s.told.losses.Load()
+	s.told.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if err := rewrite(ctx); err != nil {
 		return err
 	}

@@ -167,15 +167,7 @@ func TestAWriteHidesNoLoss(t *testing.T) {
 		"the number of the last write": {func(c *redis.Client, _ map[string]string) error {
 			return c.Del(t.Context(), "mailbell:generation").Err()
 		}, "gone"},
-		"the last writes": {func(c *redis.Client, before map[string]string) error {
-			_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
-				for k, v := range before {
-					p.RestoreReplace(t.Context(), k, 0, v)
-				}
-				return nil
-			})
-			return err
-		}, "older"},
+		"the last writes": {func(c *redis.Client, before map[string]string) error { return goBack(t, c, before) }, "older"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -185,18 +177,12 @@ func TestAWriteHidesNoLoss(t *testing.T) {
 			enrol(t, b, "d1", alice, "aa")
 			enrol(t, b, "d2", alice, "bb")
 			client := s.client(t)
-			listed := func(n int64) {
-				t.Helper()
-				if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = n }); err != nil {
-					t.Fatal(err)
-				}
-			}
 			before := snapshot(t, client)
-			listed(76)
+			listed(t, b, alice, 76)
 			if err := c.lose(client, before); err != nil {
 				t.Fatal(err)
 			}
-			listed(77)
+			listed(t, b, alice, 77)
 			select {
 			case why := <-store.Lossy():
 				if !strings.Contains(why, c.says) {
@@ -215,6 +201,89 @@ func TestAWriteHidesNoLoss(t *testing.T) {
 				t.Errorf("%d devices are there again; want 2", n)
 			}
 		})
+	}
+}
+
+// The server has the write that has found the loss, and no look at it would find it once more.
+func TestALossThatRedisCouldNotBeToldOfIsNotForgotten(t *testing.T) {
+	for name, lose := range map[string]func(c *redis.Client, alices string, before map[string]string) error{
+		"the devices of the mailbox": func(c *redis.Client, alices string, _ map[string]string) error {
+			return c.Del(t.Context(), "mailbell:{"+alices+"}:devices").Err()
+		},
+		"the last writes": func(c *redis.Client, _ string, before map[string]string) error { return goBack(t, c, before) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			store := s.open(t)
+			b := openBook(t, store)
+			enrol(t, b, "d1", alice, "aa")
+			enrol(t, b, "d2", bob, "bb")
+			client := s.client(t)
+			before := snapshot(t, client)
+			listed(t, b, bob, 76)
+			store.CutOff()
+			if err := lose(client, b.Mailbox(alice).Record().ID, before); err != nil {
+				t.Fatal(err)
+			}
+			listed(t, b, alice, 77)
+			loss(t, store, 10*time.Second)
+			if err := store.Restore(t.Context(), b.Rewrite); err != nil {
+				t.Fatal(err)
+			}
+			want := whatItHas(b)
+			store.Close()
+			again := s.open(t)
+			defer again.Close()
+			got := contents(t, again)
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(got, "Secret")); diff != "" {
+				t.Errorf("the state differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// goBack has a server go back to a snapshot that has all keys.
+func goBack(t *testing.T, c *redis.Client, to map[string]string) error {
+	t.Helper()
+	_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+		for k, v := range to {
+			p.RestoreReplace(t.Context(), k, 0, v)
+		}
+		return nil
+	})
+	return err
+}
+
+// listed changes the record of a mailbox.
+func listed(t *testing.T, b *subscriptions.Book, address string, n int64) {
+	t.Helper()
+	if err := b.Mailbox(address).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = n }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Nobody could say before that the state is not whole: an end in the middle is to be said by the next start.
+func TestWhatIsWrittenAgainIsNotWholeBeforeItIsWritten(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	defer store.Close()
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	answered := store.Ask()
+	store.CutOff()
+	answered("0")
+	loss(t, store, time.Second)
+	err := store.Restore(t.Context(), func(ctx context.Context) error {
+		if n := c.Get(ctx, "mailbell:generation").Val(); n != "0" {
+			t.Errorf("the generation is %s: the state is not whole", n)
+		}
+		return b.Rewrite(ctx)
+	})
+	if n := c.Get(t.Context(), "mailbell:generation").Val(); err != nil || n == "0" {
+		t.Errorf("the generation is %s: the state is whole; %v", n, err)
 	}
 }
 
