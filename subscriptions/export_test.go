@@ -107,6 +107,31 @@ func (h *stopping) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
+// CutAnswer has the connection break after the next write, which the server has then.
+func (s *Redis) CutAnswer() { s.client.AddHook(&cutAnswer{}) }
+
+type cutAnswer struct {
+	trips
+	once sync.Once
+}
+
+func (*cutAnswer) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (h *cutAnswer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if cmds[0].Name() == "evalsha" {
+			h.once.Do(func() { err = io.ErrUnexpectedEOF })
+		}
+		if err != nil {
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
+	}
+}
+
 // CutOff has the connection break at the next call that says that the state is not whole.
 func (s *Redis) CutOff() { s.client.AddHook(&cut{}) }
 

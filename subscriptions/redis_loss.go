@@ -45,11 +45,13 @@ const lookPage = 250
 var errNotWhole = errors.New("mailbell ended while a state that Redis had lost was written again, or a key is gone: " +
 	"enrolments may be missing; have the MDM portal enrol all its devices once more")
 
-// markScript numbers a write, after it, and returns the number before. KEYS: holders, generation. ARGV: our number, the write's.
+// markScript numbers a write, after it, and returns the number before. One that the server was not told stays, for whoever looks next:
+// the answer may be lost. KEYS: holders, generation. ARGV: our number, the write's; the least and the greatest that there may be.
 const markScript = followedScript + `
 if followed(KEYS[1]) then return redis.error_reply('` + fenced + `') end
 local before = text(KEYS[2])
-redis.call('SET', KEYS[2], ARGV[2])
+local n = tonumber(before or '')
+if n and n >= tonumber(ARGV[3]) and n <= tonumber(ARGV[4]) then redis.call('SET', KEYS[2], ARGV[2]) end
 return before or ''`
 
 // mark numbers what a pipeline has written. While everything is written again there is no number: it would say that all is there.
@@ -58,8 +60,8 @@ func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
 		return nil
 	}
 	s.told.number++
-	s.told.newest.Store(s.told.number)
-	return p.EvalSha(ctx, markHash, []string{s.key("holders"), s.key("generation")}, s.fence, s.told.number)
+	newest := s.told.newest.Swap(s.told.number)
+	return p.EvalSha(ctx, markHash, []string{s.key("holders"), s.key("generation")}, s.fence, s.told.number, s.told.generation.Load(), newest)
 }
 
 // before is what the server had been told before it was asked.
@@ -202,6 +204,10 @@ func (s *Redis) Restore(ctx context.Context, rewrite func(context.Context) error
 	if err := s.followed(mark.Err()); err != nil {
 		s.told.whole = false
 		return err
+	}
+	if mark.Val() != "0" {
+		s.lost(ctx, "it went back to another state while everything was written again")
+		return nil
 	}
 	s.told.generation.Store(s.told.number)
 	return nil

@@ -243,6 +243,63 @@ func TestALossThatRedisCouldNotBeToldOfIsNotForgotten(t *testing.T) {
 	}
 }
 
+func TestALossWhoseAnswerIsLostIsSeenAllTheSame(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	defer store.Close()
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	enrol(t, b, "d2", bob, "bb")
+	before := snapshot(t, c)
+	listed(t, b, bob, 76)
+	store.CutAnswer()
+	if err := goBack(t, c, before); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) { d.Listed = 77 }); err == nil {
+		t.Error("a write without an answer is confirmed")
+	}
+	if why := loss(t, store, 10*time.Second); !strings.Contains(why, "older") {
+		t.Errorf("the reason is %q", why)
+	}
+}
+
+func TestAStateThatIsLostAgainJustBeforeItIsWholeIsWrittenOnceMore(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	c := s.client(t)
+	store := s.open(t)
+	b := openBook(t, store)
+	enrol(t, b, "d1", alice, "aa")
+	before := snapshot(t, c)
+	listed(t, b, alice, 77)
+	c.FlushAll(t.Context())
+	loss(t, store, 10*time.Second)
+	asks, goOn := store.StopAt("smembers")
+	restored := make(chan error, 1)
+	go func() { restored <- store.Restore(t.Context(), b.Rewrite) }()
+	<-asks
+	if err := goBack(t, c, before); err != nil {
+		t.Error(err)
+	}
+	close(goOn)
+	if err := <-restored; err != nil {
+		t.Fatal(err)
+	}
+	loss(t, store, 10*time.Second)
+	if err := store.Restore(t.Context(), b.Rewrite); err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	again := s.open(t)
+	defer again.Close()
+	if all := contents(t, again); len(all.Records) != 1 || all.Records[0].Listed != 77 || len(all.Damaged) != 0 {
+		t.Errorf("the records are %v, the damages %v", all.Records, all.Damaged)
+	}
+}
+
 // goBack has a server go back to a snapshot that has all keys.
 func goBack(t *testing.T, c *redis.Client, to map[string]string) error {
 	t.Helper()
