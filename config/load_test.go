@@ -76,6 +76,7 @@ func folder(t testing.TB) {
 	write("secrets/short", []byte("0123456789abcde\n"))
 	write("secrets/spaced", []byte("0123456789 abcdef\n"))
 	write("secrets/helpdesk", []byte("fedcba9876543210\n"))
+	write("secrets/operator", []byte("0f1e2d3c4b5a6978\n"))
 	write("secrets/hook", []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"))
 	write("ca.pem", cert)
 	write("broken.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no certificate")}))
