@@ -124,6 +124,60 @@ func TestTheSameTokenUnderAnotherIDTakesOver(t *testing.T) {
 	}
 }
 
+// Two addresses of one mailbox, each with the phone: it would get each message twice.
+func TestAPhoneIsOnceInAMailboxThatTwoBecame(t *testing.T) {
+	const other = "a.smith@contoso.example"
+	for name, c := range map[string]struct {
+		later time.Duration // than d1, in the mailbox that is left
+		left  string
+	}{"enrolled before": {-time.Hour, "d1"}, "enrolled since": {time.Hour, "d2"}} {
+		t.Run(name, func(t *testing.T) {
+			b, reopen := book(t)
+			place := enrol(t, b, "d1", alice, "aa").Device.Since
+			behind(t, b.Mailbox(alice), "d1")
+			at := noon.Add(c.later)
+			e := subscriptions.Enrolment{ID: "d2", Mailbox: other, Token: "aa", Topic: "com.contoso.mail", Environment: "sandbox"}
+			if _, err := b.Enrol(t.Context(), e, at, at); err != nil {
+				t.Fatal(err)
+			}
+			enrol(t, b, "d3", other, "bb")
+			if err := join(t.Context(), b, other, alice); err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range []*subscriptions.Book{b, reopen()} {
+				list, _ := b.Devices("", "", 10)
+				m := b.Mailbox(alice)
+				if len(list) != 2 || list[0].ID != c.left || len(m.Devices()) != 2 || m.Record().BehindOf(c.left) == nil {
+					t.Errorf("there are %+v, behind are %+v", list, m.Record().Behind)
+				}
+				if !list[0].Since.Equal(place) {
+					t.Errorf("it gets what came since %v, not %v", list[0].Since, place)
+				}
+			}
+		})
+	}
+}
+
+func TestAPhoneThatTheStateHasTwiceInAMailboxIsLeftUnderItsLastID(t *testing.T) {
+	s := &storetest.Memory{}
+	enrol(t, openBook(t, s), "d1", alice, "aa")
+	all, err := s.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := *all.Devices[0]
+	later.ID, later.Environment, later.Enrolled = "d2", "sandbox", noon.Add(time.Hour)
+	if err := s.Write(t.Context(), subscriptions.Change{PutDevices: []*subscriptions.Device{&later}}); err != nil {
+		t.Fatal(err)
+	}
+	for i, damages := range []int{1, 0} { // it is told once
+		b := openBook(t, s)
+		if list := b.Mailbox(alice).Devices(); len(list) != 1 || list[0].ID != "d2" || len(b.Damaged()) != damages {
+			t.Errorf("start %d: %d devices, damages %v", i, len(list), b.Damaged())
+		}
+	}
+}
+
 func TestATokenTakesOverAllTheIDsThatItHad(t *testing.T) {
 	b, _ := book(t)
 	const other = "a.smith@contoso.example"

@@ -19,7 +19,7 @@ type Enrolled struct {
 	Created bool
 	Mailbox *Mailbox
 	Left    *Mailbox // the mailbox that the device had before, where it is another; its place there is gone
-	Ousted  []string // the ids that the same token, topic and mailbox had before; two where two mailboxes became one
+	Ousted  []string // the id that the same token, topic and mailbox had before
 }
 
 // Precondition says why a device is not to be changed as it is; nil: it may be. It is asked while nobody else can change the device, up to
@@ -174,7 +174,7 @@ func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 		case o.ID == d.ID:
 			known = true
 			d.Created, d.Since = o.Created, o.Since
-		case o.Token == d.Token && o.Topic == d.Topic && o.Environment == d.Environment:
+		case o.Phone().Line() == d.Phone().Line(): // in whichever environment: APNs says where it is
 			ousted = append(ousted, o)
 		default:
 			devices = append(devices, o)
@@ -185,12 +185,9 @@ func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 		r = r.Clone()
 		r.Dies = time.Time{}
 	}
-	for i, o := range ousted {
-		if i == 0 && !known {
-			d.Created, d.Since = o.Created, o.Since
-			if behind := r.BehindOf(o.ID); behind != nil {
-				behind.Device = d.ID
-			}
+	for _, o := range ousted {
+		if !known {
+			r.takeOver(d, o)
 		}
 		r.Remove(o.ID)
 	}

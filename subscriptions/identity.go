@@ -28,7 +28,8 @@ func (b *Book) Known(address string) *Mailbox {
 }
 
 // Name says that a server of an exchange entry calls the mailbox by this primary address. Where it calls another mailbox of the book so,
-// the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true.
+// the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true. Of two with
+// one phone, the one that was enrolled last is left.
 func (b *Book) Name(ctx context.Context, m *Mailbox, entry, primary string) (same *Mailbox, joined bool, err error) {
 	id := identity{entry, primary}
 	if other, err := b.claim(m, id); other == nil {
@@ -118,9 +119,20 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 	for _, d := range from.devices {
 		c := *d
 		c.Record = r.ID
-		devices = append(devices, &c)
+		i := slices.IndexFunc(devices, func(o *Device) bool { return o.Phone().Line() == c.Phone().Line() })
+		switch {
+		case i < 0:
+			r.Backdate(c.ID, from.record)
+			devices = append(devices, &c)
+		case c.Enrolled.After(devices[i].Enrolled): // the newer id of a phone takes over, as if it was enrolled here
+			r.takeOver(&c, devices[i])
+			change.DropDevices = append(change.DropDevices, devices[i])
+			devices[i] = &c
+		default:
+			change.DropDevices = append(change.DropDevices, d)
+			continue
+		}
 		change.PutDevices = append(change.PutDevices, &c)
-		r.Backdate(c.ID, from.record)
 	}
 	if err := b.write(ctx, change); err != nil {
 		return err
@@ -137,6 +149,10 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 	}
 	for _, d := range change.PutDevices {
 		b.devices[d.ID] = d
+	}
+	for _, d := range change.DropDevices {
+		delete(b.devices, d.ID)
+		b.sorted = nil
 	}
 	b.mu.Unlock()
 	b.show(into, r, devices)

@@ -226,6 +226,14 @@ func (r *Record) Remove(device string) {
 	r.Behind = slices.DeleteFunc(r.Behind, func(b Behind) bool { return b.Device == device })
 }
 
+// takeOver gives a device the place of another one with its phone.
+func (r *Record) takeOver(d, from *Device) {
+	d.Created, d.Since = from.Created, from.Since
+	if b := r.BehindOf(from.ID); b != nil {
+		b.Device = d.ID
+	}
+}
+
 // Shown is a message as a listing showed it.
 type Shown struct {
 	Key      mail.Key

@@ -11,29 +11,43 @@ import (
 // latestTry is how far ahead the next try of a device may be at a start: no reason lasts longer before it is looked at again.
 const latestTry = time.Hour
 
-// once leaves each device in the mailbox of its last enrolment, and returns the others, which are to be dropped. A Redis that went back to an
-// older state, and was not wholly written again, has it in the mailbox too that it has left.
+// once leaves each device in the mailbox of its last enrolment, and each phone of a mailbox under the id of its last, and returns the others,
+// which are to be dropped. A Redis that went back to an older state, and was not wholly written again, has a device in the mailbox too that
+// it has left, and beside the one that took its place.
 func (c *Contents) once() (others []*Device) {
-	last := map[string]*Device{}
+	type reached struct {
+		record string
+		line   Line
+	}
+	others = last(c, func(d *Device) string { return d.ID }, errEnrolledElsewhere)
+	return append(others, last(c, func(d *Device) reached { return reached{d.Record, d.Phone().Line()} }, errReplaced)...)
+}
+
+// last leaves of the devices that are alike the one that was enrolled last, and returns the others.
+func last[K comparable](c *Contents, like func(d *Device) K, why error) (others []*Device) {
+	kept := map[K]*Device{}
 	for _, d := range c.Devices {
-		if o := last[d.ID]; o == nil || d.Enrolled.After(o.Enrolled) {
-			last[d.ID] = d
+		if o := kept[like(d)]; o == nil || d.Enrolled.After(o.Enrolled) {
+			kept[like(d)] = d
 		}
 	}
 	c.Devices = slices.DeleteFunc(c.Devices, func(d *Device) bool {
-		if last[d.ID] == d {
+		if kept[like(d)] == d {
 			return false
 		}
 		others = append(others, d)
 		return true
 	})
 	for _, d := range others {
-		c.Damaged = append(c.Damaged, Damaged{What: fmt.Sprintf("device %q in the mailbox %s", d.ID, d.Mailbox), Err: errEnrolledElsewhere})
+		c.Damaged = append(c.Damaged, Damaged{What: fmt.Sprintf("device %q in the mailbox %s", d.ID, d.Mailbox), Err: why})
 	}
 	return others
 }
 
-var errEnrolledElsewhere = errors.New("it has left that mailbox for another: it was dropped there")
+var (
+	errEnrolledElsewhere = errors.New("it has left that mailbox for another: it was dropped there")
+	errReplaced          = errors.New("its phone was enrolled there under another id later: it was dropped")
+)
 
 // repair gives devices whose record is missing a new one under the same id, so that keys stay as they were: an enrolment is worth
 // more than where its mailbox stood. The mailbox begins anew. A record whose devices are missing falls asleep, as after its last one. Times
