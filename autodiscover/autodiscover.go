@@ -32,6 +32,9 @@ const (
 	maxHops     = 10 // redirects of all kinds from one candidate: the documentation's number, and Microsoft's own client's
 	maxRefusals = 3  // HTTP 401 in one search: a wrong password must not lock the account by asking on and on
 	maxSRV      = 4  // SRV records tried: one is usual, two are for failover
+	// maxURL bounds a URL in an answer: that of EWS is kept with each mailbox, and sent with each request. Windows' own clients of HTTP take
+	// no longer one (INTERNET_MAX_URL_LENGTH), nor does Exchange for a callback (ErrorInvalidPushSubscriptionUrl).
+	maxURL = 2083
 )
 
 // op names the operation in errors.
@@ -343,8 +346,8 @@ func (s *search) srv(ctx context.Context, domain string) (urls []string) {
 
 // allowed reports why credentials may not be sent to u; nil: they may.
 func (s *search) allowed(u string) *fault.Error {
-	parsed, err := url.Parse(u)
-	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
+	parsed, ok := valid(u)
+	if !ok {
 		return &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix, Text: "the answer has an invalid URL"}
 	}
 	e := s.hosts.Refuse(parsed)
@@ -359,12 +362,18 @@ func (s *search) allowed(u string) *fault.Error {
 
 // bare reports whether the host of u is the mail domain itself, of the address or of the enrolled one: it is asked without credentials.
 func (s *search) bare(u, address string) bool {
-	parsed, err := url.Parse(u)
-	if err != nil || parsed.Scheme != "https" || parsed.User != nil {
+	parsed, ok := valid(u)
+	if !ok || parsed.Scheme != "https" {
 		return false
 	}
 	host := hostname.Of(parsed)
-	return host != "" && (host == s.enrolled || host == mail.Domain(address) && hostname.Within(host, s.enrolled))
+	return host == s.enrolled || host == mail.Domain(address) && hostname.Within(host, s.enrolled)
+}
+
+// valid parses a URL that an answer names: of a host, without a password, and not longer than maxURL.
+func valid(u string) (parsed *url.URL, ok bool) {
+	parsed, err := url.Parse(u)
+	return parsed, err == nil && len(u) <= maxURL && hostname.Of(parsed) != "" && parsed.User == nil
 }
 
 // hop counts a redirect.

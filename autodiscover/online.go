@@ -95,8 +95,8 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 // inCloud returns the URL in the cloud's answer if its host is the cloud's. Any other URL is not followed: it is the location of a
 // mailbox that is not in the cloud.
 func (s *search) inCloud(u string) (*url.URL, *fault.Error) {
-	parsed, err := url.Parse(u)
-	if err != nil || hostname.Of(parsed) == "" || parsed.User != nil {
+	parsed, ok := valid(u)
+	if !ok {
 		return nil, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait,
 			Text: "the cloud's answer has an invalid URL"}
 	}

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/mailbell/mailbell/internal/fault"
-	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -104,8 +103,8 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 	at, seen := u, map[string]bool{}
 	for !seen[at] {
 		seen[at] = true
-		parsed, err := url.Parse(at)
-		if err != nil || parsed.Scheme != "https" || hostname.Of(parsed) == "" || parsed.User != nil {
+		parsed, ok := valid(at)
+		if !ok || parsed.Scheme != "https" {
 			s.miss(u, &fault.Error{Op: op, Code: CodeHost, Scope: fault.Mailbox, Remedy: fault.Fix})
 			return
 		}
