@@ -25,6 +25,7 @@ import (
 
 const (
 	overrideCookie = "X-BackEndOverrideCookie"
+	maxCookie      = 4096 // bytes of it, which is kept with the group: what clients have to take at least (RFC 6265 section 6.1)
 	// X-AnchorMailbox and X-CalculatedBETarget, in the form in which net/http has them: else it would make that for each request.
 	anchorMailbox     = "X-Anchormailbox"
 	calculatedBackend = "X-Calculatedbetarget"
@@ -183,7 +184,7 @@ func (c *Client) send(ctx, timed context.Context, t Target, op operation, versio
 	a.ServerTime, _ = http.ParseTime(resp.Header.Get("Date"))
 	a.Backend = resp.Header.Get(calculatedBackend)
 	for _, cookie := range resp.Cookies() {
-		if cookie.Name == overrideCookie {
+		if cookie.Name == overrideCookie && len(cookie.Value) <= maxCookie {
 			a.Cookie = cookie.Value
 		}
 	}

@@ -237,6 +237,26 @@ func TestAnErrorBeforeTheSuccessIsSurvived(t *testing.T) {
 	}
 }
 
+func TestWhatIsKeptOfASubscriptionIsBounded(t *testing.T) {
+	for length, fits := range map[int]bool{maxID: true, maxID + 1: false, 900_000: false} {
+		subscribed := response("Subscribe", success("Subscribe", `<m:SubscriptionId>`+strings.Repeat("i", length)+`</m:SubscriptionId>`))
+		_, _, err := answers(http.StatusOK, subscribed).Subscribe(t.Context(), target)
+		_, _, _, pushErr := answers(http.StatusOK, subscribed).SubscribePush(t.Context(), target, Push{Frequency: time.Minute})
+		for _, err := range []error{err, pushErr} {
+			if fits != (err == nil) || err != nil && (fault.Of(err).Code != CodeUnparseableAnswer || len(err.Error()) > 500) {
+				t.Errorf("an id of %d bytes: %.500v", length, err)
+			}
+		}
+	}
+	folder := response("GetFolder", success("GetFolder", `<m:Folders><t:Folder><t:FolderId Id="AQApA="/></t:Folder></m:Folders>`))
+	for length, want := range map[int]int{maxCookie: maxCookie, maxCookie + 1: 0} {
+		a, err := answers(http.StatusOK, folder, "Set-Cookie", overrideCookie+"="+strings.Repeat("c", length)).GetFolder(t.Context(), target)
+		if err != nil || len(a.Cookie) != want {
+			t.Errorf("a cookie of %d bytes: %d, %v", length, len(a.Cookie), err)
+		}
+	}
+}
+
 func TestOfficialSamplesAreUnderstood(t *testing.T) {
 	for _, name := range []string{"02", "07", "11", "14"} {
 		if id, _, err := answers(200, sample(t, name)).Subscribe(t.Context(), target); err != nil || id == "" {

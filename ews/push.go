@@ -52,10 +52,7 @@ func (c *Client) SubscribePush(ctx context.Context, t Target, push Push) (id, wa
 					watermark = string(bytes.TrimSpace(s.text()))
 				}
 			}
-			if p.code == "" && id == "" && s.err == nil {
-				s.err = malformed("a success without a subscription id")
-			}
-			return p.failed()
+			return p.subscribed(s, id)
 		},
 	})
 	if e, ok := errors.AsType[*Error](err); ok {

@@ -32,13 +32,22 @@ func (c *Client) Subscribe(ctx context.Context, t Target) (id string, a Answer, 
 					id = string(bytes.TrimSpace(s.text()))
 				}
 			}
-			if p.code == "" && id == "" && s.err == nil {
-				s.err = malformed("a success without a subscription id")
-			}
-			return p.failed()
+			return p.subscribed(s, id)
 		},
 	})
 	return id, a, err
+}
+
+// maxID bounds the id of a subscription, which is kept in the record of its mailbox, and sent with each stream. Exchange's have some 150
+// characters.
+const maxID = 1024
+
+// subscribed ends a response message that is to bring the id of a subscription.
+func (p *problem) subscribed(s *scanner, id string) *problem {
+	if p.code == "" && s.err == nil && (id == "" || len(id) > maxID) {
+		s.err = malformed("a success without a subscription id, or with one that is too long")
+	}
+	return p.failed()
 }
 
 // Unsubscribe ends a subscription. If the server no longer knows it, the error is an *Error with the code ErrorSubscriptionNotFound.

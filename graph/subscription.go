@@ -28,6 +28,8 @@ const (
 	fallback = 4200 * time.Minute
 	// maxSubscriptionPages bounds the list of an app's subscriptions: 15,000 by 100, and as many again that were left behind.
 	maxSubscriptionPages = 400
+	// maxSubscriptionID bounds the id of a subscription, which is kept in the record of its mailbox. Graph's are GUIDs.
+	maxSubscriptionID = 128
 )
 
 // Subscription is what a subscription is to be.
@@ -92,8 +94,8 @@ func (c *Client) Subscribe(ctx context.Context, mailbox string, s Subscription) 
 	switch {
 	case err != nil:
 		return Subscribed{}, err
-	case made.ID == "":
-		return Subscribed{}, unparseable(op, "a subscription without an id")
+	case made.ID == "" || len(made.ID) > maxSubscriptionID:
+		return Subscribed{}, unparseable(op, "a subscription without an id, or with one that is too long")
 	}
 	return Subscribed{made.ID, expires}, nil
 }

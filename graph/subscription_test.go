@@ -107,8 +107,10 @@ func TestTheSubscriptionThatStandsInTheWayIsNamed(t *testing.T) {
 }
 
 func TestASubscriptionWithoutAnIDIsNone(t *testing.T) {
-	if _, err := answers(http.StatusCreated, `{}`).Subscribe(t.Context(), mara, Subscription{}); fault.Of(err).Code != CodeUnparseable {
-		t.Error(err)
+	for _, body := range []string{`{}`, `{"id":"` + strings.Repeat("i", 900_000) + `"}`} {
+		if _, err := answers(http.StatusCreated, body).Subscribe(t.Context(), mara, Subscription{}); fault.Of(err).Code != CodeUnparseable || len(err.Error()) > 500 {
+			t.Errorf("%.40s: %.500v", body, err)
+		}
 	}
 }
 
