@@ -5,6 +5,7 @@ package streaming
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,6 +50,27 @@ func TestMailboxesThatArePolledAreNotListedAtTheSameTime(t *testing.T) {
 			if len(at) < 10 {
 				t.Errorf("%d mailboxes are listed at %d times (%d)", len(list), len(at), n)
 			}
+		}
+	})
+}
+
+func TestAnItemIDThatCannotBeOneHasTheMailboxListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		m := newAccount(t, s, 200).join(bob)[0]
+		pass(time.Minute)
+		for _, item := range []string{"", strings.Repeat("i", maxItem+1)} {
+			lists := m.listings()
+			s.tell(bob, item)
+			pass(time.Second)
+			if len(m.told()) != 0 || m.listings() != lists+1 {
+				t.Errorf("%d bytes: told of %d items, listed %d times more", len(item), len(m.told()), m.listings()-lists)
+			}
+		}
+		s.tell(bob, strings.Repeat("i", maxItem))
+		pass(time.Second)
+		if len(m.told()) != 1 {
+			t.Errorf("the longest: told of %d items", len(m.told()))
 		}
 	})
 }

@@ -17,6 +17,8 @@ const (
 	handOver = 5 * time.Second
 	// maxReports bounds the errors about single subscriptions that wait to be dealt with: one for each of a full stream.
 	maxReports = 200
+	// maxItem bounds an item id: a mailbox remembers those of many hints. Exchange's have some 150 characters.
+	maxItem = 1024
 )
 
 // reading is an open stream being read.
@@ -82,6 +84,10 @@ func (r *reading) run() {
 			if m != nil && m.in(r.group) {
 				r.told.Store(e.At.UnixNano())
 				groups.o.Metrics.hints.Inc()
+				if event.Item == "" || len(event.Item) > maxItem {
+					m.sink.List()
+					continue
+				}
 				m.sink.Hint(event.Item, e.At)
 			}
 		}
