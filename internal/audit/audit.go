@@ -122,6 +122,7 @@ type Log struct {
 	path    string // empty: the events are in the log
 	file    *os.File
 	torn    bool        // the last line is not whole
+	full    bool        // the last line could not be written, though the file could be opened
 	fields  []zap.Field // of the last event: used again
 	failure error
 	encoder zapcore.Encoder
@@ -133,17 +134,21 @@ func New(log *zap.Logger) *Log {
 }
 
 // Use has the events written to a file from now on, after the lines that it has, or to the log where path is empty. It opens the file anew, so
-// that one that was renamed is left, and one that failed is tried again: it is called again and again.
+// that one that was renamed is left, and one that failed is tried again: it is called again and again. That a file can be opened on a full
+// disk says nothing: there the next event tells.
 func (l *Log) Use(path string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.file
+	l.full = l.full && path == l.path
 	l.path, l.file = path, nil
 	var err error
 	if path != "" {
 		l.file, err = open(path)
 	}
-	l.note(err)
+	if err != nil || !l.full {
+		l.note(err)
+	}
 	if old != nil {
 		old.Close() // each write has said whether it is good
 	}
@@ -175,6 +180,7 @@ func (l *Log) Record(e Event) {
 	l.fields = e.fields(l.fields[:0])
 	if l.file != nil {
 		err := l.write(entry, l.fields)
+		l.full = err != nil
 		l.note(err)
 		if err == nil {
 			return

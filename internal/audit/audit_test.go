@@ -134,6 +134,9 @@ func TestWhatTheFileDoesNotTakeIsInTheLogWhateverItsLevelIs(t *testing.T) {
 		if got := record(); got != inLog || l.Failure() == nil {
 			t.Errorf("on a full disk: %q, %v", got, l.Failure())
 		}
+		if l.Use("/dev/full"); l.Failure() == nil {
+			t.Error("a full disk is said to be well because its file could be opened")
+		}
 	}
 	pipe := filepath.Join(folder, "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {

@@ -156,9 +156,11 @@ func (c *Calendar) due(now time.Time, next *time.Duration) (list []Entry) {
 			}
 		}
 		c.mu.Lock()
-		if known := c.entries[[2]string{e.Kind, e.Name}]; known != nil && known.At.Equal(e.At) && passed > known.warned {
-			known.warned = passed
-			list = append(list, e)
+		if known := c.entries[[2]string{e.Kind, e.Name}]; known != nil && known.At.Equal(e.At) {
+			if passed > known.warned {
+				list = append(list, e)
+			}
+			known.warned = passed // fewer than before where the clock was ahead: they are warned of when their time comes
 		}
 		c.mu.Unlock()
 	}

@@ -164,3 +164,16 @@ func TestAChainExpiresWithItsFirstCertificate(t *testing.T) {
 		t.Errorf("an empty chain expires at %v", got)
 	}
 }
+
+func TestAClockThatWasAheadTakesNoWarningAway(t *testing.T) {
+	core, log := observer.New(zap.DebugLevel)
+	c, now := New(zap.New(core)), time.Now()
+	c.Set(TLS, "portal", now.Add(20*day))
+	for _, at := range []time.Duration{365 * day, 0, time.Hour, 14 * day} {
+		c.warn(now.Add(at))
+	}
+	want := []string{"has expired tls portal", "expires soon tls portal 6"}
+	if diff := cmp.Diff(want, lines(log)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
