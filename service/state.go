@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -97,31 +95,12 @@ func (f file) hold(context.Context, func(string, error)) (held, error) {
 
 func (f file) close() error { return f.Close() }
 
-// backupOf copies the state of a store; nil: it is in no file. The copy is made beside it before any of it goes out, so that a slow client keeps
-// no transaction open: the file would grow meanwhile.
+// backupOf copies the state of a store; nil: it is in no file.
 func backupOf(store subscriptions.Store) func(to io.Writer) error {
-	s, ok := store.(*subscriptions.Embedded)
-	if !ok {
-		return nil
+	if s, ok := store.(*subscriptions.Embedded); ok {
+		return s.Copy
 	}
-	return func(to io.Writer) error {
-		dir, err := os.MkdirTemp(s.Folder(), ".backup-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-		name := filepath.Join(dir, "state")
-		if err := s.Backup(name); err != nil {
-			return err
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = io.Copy(to, f)
-		return err
-	}
+	return nil
 }
 
 // redis is a state that instances hold one after the other. Each time there is a new store: after another instance has taken over, the old

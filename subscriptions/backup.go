@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.etcd.io/bbolt"
 )
@@ -29,8 +30,41 @@ func (s *Embedded) Backup(file string) error {
 	return nil
 }
 
-// Folder is where the state file is.
-func (s *Embedded) Folder() string { return filepath.Dir(s.file) }
+// Copy writes the state as it is at one moment. The copy is made beside the state file before any of it goes out, so that a slow reader keeps no
+// transaction open: the file would grow meanwhile.
+func (s *Embedded) Copy(to io.Writer) error {
+	dir, err := os.MkdirTemp(filepath.Dir(s.file), copies(s.file)+"*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	name := filepath.Join(dir, "state")
+	if err := s.Backup(name); err != nil {
+		return err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(to, f)
+	return err
+}
+
+// copies is how the names of the folders begin that hold the copies of a state file while they go out.
+func copies(file string) string { return "." + filepath.Base(file) + ".backup-" }
+
+// removeCopies removes those of a process that was killed while they went out: they hold all that the state does, and may fill the disk. Who
+// calls it holds the file. What cannot be removed is no reason not to start.
+func removeCopies(file string) {
+	folder := filepath.Dir(file)
+	list, _ := os.ReadDir(folder)
+	for _, e := range list {
+		if e.IsDir() && strings.HasPrefix(e.Name(), copies(file)) {
+			_ = os.RemoveAll(filepath.Join(folder, e.Name()))
+		}
+	}
+}
 
 // Restore puts a copy of a state file where none is. The copy is looked at before: what is damaged or no state is refused.
 func Restore(from, to string) error {

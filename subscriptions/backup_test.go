@@ -107,3 +107,56 @@ func TestWhatIsNoStateOrDamagedIsNotRestored(t *testing.T) {
 		t.Error("what is not there was restored")
 	}
 }
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(b []byte) (int, error) { return w(b) }
+
+// A copy on its way out holds every device token, and would fill the disk with each process that was killed meanwhile.
+func TestNoCopyIsLeftBesideTheStateFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "mailbell.db")
+	names := func() string {
+		var all []string
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			all = append(all, e.Name())
+		}
+		return strings.Join(all, " ")
+	}
+	s, err := subscriptions.OpenEmbedded(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	err = s.Copy(writer(func(b []byte) (int, error) {
+		size += len(b)
+		for _, e := range strings.Fields(names()) { // as a process that is killed now leaves it
+			if strings.HasPrefix(e, ".") {
+				return len(b), os.CopyFS(filepath.Join(dir, e+"1"), os.DirFS(filepath.Join(dir, e)))
+			}
+		}
+		t.Error("the copy goes out of no file")
+		return len(b), nil
+	}))
+	if err != nil || size == 0 {
+		t.Fatalf("%d bytes, %v", size, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, ".other.db.backup-1")
+	if err := os.Mkdir(other, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = subscriptions.OpenEmbedded(file); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := names(); got != filepath.Base(other)+" mailbell.db" {
+		t.Errorf("there are %s", got)
+	}
+}

@@ -76,6 +76,7 @@ func OpenEmbedded(file string) (*Embedded, error) {
 		}
 		return nil, err
 	}
+	removeCopies(file)
 	if err := s.db.Update(s.prepare); err != nil {
 		return nil, errors.Join(fmt.Errorf("state file %s: %w", file, err), s.Close())
 	}
