@@ -71,21 +71,34 @@ func TestACanaryWithoutADeviceIsSaidToBeNotSentWithTheAdvice(t *testing.T) {
 	}
 }
 
-func TestACanaryAtGraphIsSentByGraph(t *testing.T) {
+func TestACanaryAtGraphIsSentByGraphWithTheRightToSend(t *testing.T) {
 	t.Parallel()
-	inst := installWith(t, simulator.Options{Mailboxes: 4, Hybrid: true, Graph: true})
-	inst.config.PublicURL, inst.config.Callbacks = "", config.Callbacks{} // polled: what the test is about comes before
-	_, address := graphEntry(t, inst.sim)
-	inst.config.Canary = config.Canary{Mailboxes: []string{address}, Every: time.Second, Within: time.Minute} // the first tries are before the enrolment
-	inst.start()
-	inst.call(http.MethodPut, "/v1/devices/phone", map[string]string{"mailbox": address, "token": strings.Repeat("ab", 32)}, nil)
-	inst.eventually("the message is sent by Graph", func() bool {
-		counts, err := inst.sim.CountsAt(simulator.Online)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return counts.Requests["GraphSendMail"] >= 1 && counts.Requests["CreateItem"] == 0
-	})
+	for name, c := range map[string]struct {
+		roles []string
+		says  func(state, reason string) bool
+	}{
+		"with Mail.Send": {[]string{"Mail.Read", "Mail.Send"}, func(state, _ string) bool { return state == "accepted" || state == "lost" }},
+		"without it":     {nil, func(state, reason string) bool { return state == "not_sent" && strings.Contains(reason, "Mail.Send") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inst := installWith(t, simulator.Options{Mailboxes: 4, Hybrid: true, Graph: true, GraphRoles: c.roles})
+			inst.config.PublicURL, inst.config.Callbacks = "", config.Callbacks{} // polled: what the test is about comes before
+			_, address := graphEntry(t, inst.sim)
+			inst.config.Canary = config.Canary{Mailboxes: []string{address}, Every: time.Second, Within: time.Minute} // the first tries are before the enrolment
+			inst.start()
+			inst.call(http.MethodPut, "/v1/devices/phone", map[string]string{"mailbox": address, "token": strings.Repeat("ab", 32)}, nil)
+			inst.eventually("the message is sent by Graph, or the canary says why not", func() bool {
+				var s standing
+				inst.call(http.MethodGet, "/v1/status", nil, &s)
+				return len(s.Canaries) == 1 && c.says(s.Canaries[0].State, s.Canaries[0].Reason)
+			})
+			counts, err := inst.sim.CountsAt(simulator.Online)
+			if err != nil || counts.Requests["GraphSendMail"] == 0 || counts.Requests["CreateItem"] != 0 {
+				t.Errorf("%v, %v", counts.Requests, err)
+			}
+		})
+	}
 }
 
 func TestWhatIsWrongWithACanaryHasAnAdviceOfItsOwn(t *testing.T) {

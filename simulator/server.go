@@ -63,6 +63,8 @@ type Options struct {
 	// Graph has the service listen to the mailboxes at Online by Microsoft Graph. It needs Hybrid.
 	Graph     bool
 	PushRetry time.Duration // the first wait before a push notification is posted again; 0: exchange.DefaultPushRetry
+	// GraphRoles are the application permissions that the app has at Microsoft Graph. Empty: Mail.Read, with which it cannot send.
+	GraphRoles []string
 	// GraphRetry is the first wait before a notification of Graph is posted again; 0: graph.DefaultRetry.
 	GraphRetry time.Duration
 
@@ -259,10 +261,14 @@ func (s *Server) start(ctx context.Context, o Options) error {
 // startEntra starts the token service.
 func (s *Server) startEntra(ctx context.Context, certificate tls.Certificate) error {
 	s.ClientSecret, s.secretEnds = rand.Text(), time.Now().Add(secretLife).UTC()
+	roles := s.options.GraphRoles
+	if len(roles) == 0 {
+		roles = []string{"Mail.Read"}
+	}
 	var err error
 	s.tenant, err = entra.New(entra.Options{
 		Domains: []string{Domain, RoutingDomain}, FullAccess: true, PublicClient: true, Consent: true,
-		GraphRoles: []string{"Mail.Read"},
+		GraphRoles: roles,
 		Secrets:    []entra.Secret{{Value: s.ClientSecret, Expires: s.secretEnds}},
 		Users:      []entra.User{{Address: exchange.ListenerAddress, Password: s.Password}},
 		Faults:     s.faults, Stop: ctx.Done(),

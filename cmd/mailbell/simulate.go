@@ -51,7 +51,8 @@ func simulate(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	s, err := simulator.Start(ctx, simulator.Options{
 		Dir: *dir, Mailboxes: *mailboxes, Personality: *personality, SchemaForm: *schema, DefaultNamespace: *namespace, Hybrid: *hybrid || *graph, Graph: *graph, Auth: []string{*signIn}, ExtendedProtection: *protection, ListenBy: *listenBy,
-		Logf: func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) },
+		GraphRoles: []string{"Mail.Read", "Mail.Send"}, // Mail.Send is for a canary
+		Logf:       func(format string, a ...any) { fmt.Fprintf(log, format+"\n", a...) },
 	})
 	if err != nil {
 		return err

@@ -1,9 +1,10 @@
 package graph
 
-// What Graph says to an access token.
+// What Graph says to an access token, and what it grants.
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/mailbell/mailbell/simulator/entra"
 )
@@ -19,6 +20,18 @@ var tokenTexts = map[entra.Verdict]string{
 	entra.TooYoung:      "Lifetime validation failed, the token is not yet valid.",
 	entra.WrongAudience: "Access token validation failure. Invalid audience.",
 	entra.Revoked:       "Access token has been revoked.",
+}
+
+// Application permissions. Any one of a line is enough. Those of RBAC for Applications, which stand in no token, are not served.
+var (
+	readBasic = []string{"Mail.ReadBasic", "Mail.ReadBasic.All", "Mail.Read", "Mail.ReadWrite"}
+	readAll   = []string{"Mail.Read", "Mail.ReadWrite"} // bodies, previews and extended properties too; subscribing needs it
+	send      = []string{"Mail.Send"}
+)
+
+// granted reports whether the token has one of these permissions.
+func (c *call) granted(permissions []string) bool {
+	return slices.ContainsFunc(c.bearer.Roles, func(role string) bool { return slices.Contains(permissions, role) })
 }
 
 // authorised checks the token, and answers if it is refused.

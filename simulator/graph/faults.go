@@ -166,10 +166,10 @@ func (s *Server) inOrder() []*subscription {
 	return list
 }
 
-// basicOnly reports whether the app has only Mail.ReadBasic.All.
-func (s *Server) basicOnly() bool {
-	_, ok := s.faults.On(basicRights, "", "")
-	return ok
+// basicOnly reports whether the app has only Mail.ReadBasic.All, or less.
+func (c *call) basicOnly() bool {
+	_, ok := c.s.faults.On(basicRights, "", "")
+	return ok || !c.granted(readAll)
 }
 
 const signInPage = `<!DOCTYPE html><html lang="en"><head><title>Sign in</title></head><body><form method="post" action="/sign-in"><input name="user"></form></body></html>`

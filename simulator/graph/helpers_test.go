@@ -74,12 +74,18 @@ type post struct {
 	}
 }
 
-// run runs a test in fake time.
+// run runs a test in fake time, for an app with Mail.Read.
 func run(t *testing.T, test func(*world)) {
+	t.Helper()
+	runAs(t, []string{"Mail.Read"}, test)
+}
+
+// runAs runs a test in fake time, for an app with these permissions.
+func runAs(t *testing.T, roles []string, test func(*world)) {
 	t.Helper()
 	signing()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newWorld(t, roles)
 		defer func() {
 			w.graph.Close()
 			w.faults.Close()
@@ -91,11 +97,11 @@ func run(t *testing.T, test func(*world)) {
 	})
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, roles []string) *world {
 	w := &world{T: t, faults: faults.New(append(append(exchange.Faults(), Faults()...), entra.Faults()...)...)}
 	var err error
 	w.tenant, err = entra.New(entra.Options{
-		Domains: []string{exchange.Domain}, FullAccess: true, GraphRoles: []string{"Mail.Read"}, Key: signing(),
+		Domains: []string{exchange.Domain}, FullAccess: true, GraphRoles: roles, Key: signing(),
 		Secrets: []entra.Secret{{Value: secret}}, Faults: w.faults,
 	})
 	if err != nil {

@@ -49,6 +49,14 @@ func (c *call) user(name string, rest []string) {
 		c.fail(http.StatusBadRequest, "BadRequest", "Resource not found for the segment '"+strings.Join(rest, "/")+"'.")
 		return
 	}
+	needed := readBasic
+	if sends {
+		needed = send
+	}
+	if !c.granted(needed) {
+		c.fail(http.StatusForbidden, "ErrorAccessDenied", textDenied)
+		return
+	}
 	box, ok := c.box(name)
 	if !ok {
 		return
@@ -186,7 +194,7 @@ func (c *call) message(box exchange.Box, id string) {
 
 // mayShow answers and returns false for an app that may not see what it asks for.
 func (c *call) mayShow(wanted shape) bool {
-	if wanted.content() && c.s.basicOnly() {
+	if wanted.content() && c.basicOnly() {
 		c.fail(http.StatusForbidden, "ErrorAccessDenied", textDenied)
 		return false
 	}

@@ -40,6 +40,37 @@ func TestOnlyATokenForGraphOpensGraph(t *testing.T) {
 	})
 }
 
+func TestAnAppMayDoWhatItsTokenGrants(t *testing.T) {
+	mail := map[string]any{"message": map[string]any{
+		"subject": "hello", "body": map[string]any{"contentType": "text", "content": "x"},
+		"toRecipients": []any{map[string]any{"emailAddress": map[string]any{"address": user}}},
+	}}
+	for roles, want := range map[string][4]int{
+		"":                    {403, 403, 403, 403},
+		"Mail.Send":           {403, 403, 403, 202},
+		"Mail.ReadBasic.All":  {200, 403, 403, 403},
+		"Mail.Read":           {200, 200, 201, 403},
+		"Mail.ReadWrite":      {200, 200, 201, 403},
+		"Mail.Read Mail.Send": {200, 200, 201, 202},
+	} {
+		runAs(t, strings.Fields(roles), func(w *world) {
+			got := [4]int{
+				w.get("/users/" + user + "/messages?$select=subject").status,
+				w.get("/users/" + user + "/messages?$select=bodyPreview").status,
+				w.subscribe(nil).status,
+				w.call(http.MethodPost, "/users/"+user+"/sendMail", mail).status,
+			}
+			if got != want {
+				t.Errorf("%q: reading, with previews, subscribing, sending: %v, want %v", roles, got, want)
+			}
+			all, err := w.org.MessagesAtOnline(user, "", time.Time{}, time.Time{})
+			if sent := want[3] == 202; err != nil || len(all) == 1 != sent {
+				t.Errorf("%q: %d messages came, %v", roles, len(all), err)
+			}
+		})
+	}
+}
+
 func TestErrorsHaveTheBodyAndTheIDsOfGraph(t *testing.T) {
 	run(t, func(w *world) {
 		const id = "11111111-2222-4333-8444-555555555555"

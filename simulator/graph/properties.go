@@ -144,7 +144,7 @@ var extendedProperties = map[string]func(*shown) string{
 
 // view is a message with the wanted properties.
 func (c *call) view(m exchange.Message, wanted shape) map[string]any {
-	return viewOf(m, wanted, c.immutable, c.s.basicOnly())
+	return viewOf(m, wanted, c.immutable, c.basicOnly())
 }
 
 func viewOf(m exchange.Message, wanted shape, immutable, basic bool) map[string]any {

@@ -159,7 +159,7 @@ func (c *call) subscribe() {
 	case status != 0:
 		c.extension(status, orElse(reason, orElse(code, http.StatusText(status))))
 		return
-	case c.s.basicOnly():
+	case c.basicOnly():
 		c.extension(http.StatusForbidden, textDenied)
 		return
 	}
