@@ -2,9 +2,10 @@ package push
 
 // This file is one APNs host with one credential, and whether anything can be sent through it.
 //
-// While it answers, notifications go through. When it does not, those under way are held and tried again (delivery.go), for seconds.
-// When it has not answered for some seconds more, or refuses the credential, it is shut: what comes then is turned away at once, so
-// that a day without APNs costs no memory, and a probe goes on asking. It opens with the first answer, and says so.
+// While it answers, notifications go through. When it does not, those under way are held and tried again (delivery.go), for seconds, and
+// a probe asks: what fails may be about one phone alone. When nothing was answered for some seconds, or it refuses the credential, it is
+// shut: what comes then is turned away at once, so that a day without APNs costs no memory, and the probe goes on asking. It opens with
+// the first answer, and says so.
 
 import (
 	"context"
@@ -24,6 +25,8 @@ import (
 const (
 	// awayAfter is how long nothing may be answered before further notifications are turned away.
 	awayAfter = 5 * time.Second
+	// doubtAfter is how long nothing may be answered before a probe asks: in time for its answer to keep the others' way open.
+	doubtAfter = awayAfter / 2
 	// outage is the least time without an answer after which the next answer wakes all that is held. What fails now and then,
 	// while others go through, keeps its own pace: seconds, for a quiet installation has few others.
 	outage = 2 * time.Second
@@ -69,6 +72,8 @@ type gateway struct {
 	refused     *fault.Error   // why it does not work; nil: that is not known
 	under       int            // notifications that were let in and are under way
 	failing     time.Time      // since when nothing was answered, while something was tried; zero: it answers
+	excused     bool           // since then a probe was answered, so what failed before that is about its phone
+	probed      bool           // a probe asks
 	last        *fault.Error   // what came back last that was no answer of an APNs that works; nil: nothing
 	unreachable bool           // there is no connection: the last dial failed, or its connection ended before it answered anything
 	shut        outcome.Reason // why nothing is let in, TopicAway or Credentials; empty: open
@@ -101,8 +106,14 @@ func (g *gateway) failed(r response) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.cameBackLocked(r.fault())
-	if g.failing.IsZero() {
-		g.failing = time.Now()
+	g.failsLocked()
+	g.askLocked()
+}
+
+// failsLocked counts from now, unless it fails for longer.
+func (g *gateway) failsLocked() {
+	if g.failing.IsZero() || g.excused {
+		g.failing, g.excused = time.Now(), false
 	}
 }
 
@@ -123,13 +134,18 @@ func (g *gateway) giveUp() (shut outcome.Reason) {
 
 // shutIfAwayLocked shuts a gateway that has not answered for long enough.
 func (g *gateway) shutIfAwayLocked() {
-	if !g.failing.IsZero() && time.Since(g.failing) > awayAfter {
+	if g.isAwayLocked() {
 		var more []zap.Field
 		if g.last != nil {
 			more = append(more, zap.NamedError("answer", g.last))
 		}
 		g.shutLocked(outcome.TopicAway, outcome.TopicAway.Sentence(), more...)
 	}
+}
+
+// isAwayLocked says whether nothing was answered for long enough, not even a probe.
+func (g *gateway) isAwayLocked() bool {
+	return !g.failing.IsZero() && !g.excused && time.Since(g.failing) > awayAfter
 }
 
 // foreignAgain is how often the log is told of answers that are not of APNs.
@@ -207,13 +223,10 @@ func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.
 	if g.shut == reason || g.shut != "" && reason == outcome.TopicAway {
 		return // whoever refuses the credential is not away
 	}
-	isProbed := g.shut != ""
 	g.shut = reason
 	fields := []zap.Field{g.access.Load().credential.name(), zap.String("reason", string(reason)), zap.String("because", because)}
 	g.log.Error("nothing can be sent", append(fields, more...)...)
-	if !isProbed {
-		g.run(g.probe)
-	}
+	g.askLocked()
 }
 
 // worked notes an answer that shows that APNs does its work.
@@ -228,7 +241,7 @@ func (g *gateway) worked() {
 		close(g.recovered)
 		g.recovered = make(chan struct{})
 	}
-	g.failing, g.shut, g.last = time.Time{}, "", nil
+	g.failing, g.excused, g.shut, g.last = time.Time{}, false, "", nil
 	g.mu.Unlock()
 	if opened {
 		g.log.Info("alerts are sent again")
@@ -258,18 +271,33 @@ var errShut = errors.New("the credential is refused")
 
 func always() error { return nil }
 
-// probe asks until APNs answers again, at first at once.
+// askLocked has a probe ask, unless one does.
+func (g *gateway) askLocked() {
+	if !g.probed {
+		g.probed = true
+		g.run(g.probe)
+	}
+}
+
+// keepsAsking says whether the probe has to ask yet; else it ends.
+func (g *gateway) keepsAsking() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.probed = g.shut != "" || !g.failing.IsZero() && !g.excused
+	return g.probed
+}
+
+// probe asks until APNs answers: at once where it is shut, else after a while, in which another answer may tell.
 func (g *gateway) probe(ctx context.Context) {
 	for failures := 0; ; failures++ {
 		shut, recovered := g.state()
-		if shut == "" {
-			return
-		}
 		select {
 		case <-time.After(probeAfter(failures, shut)):
 		case <-recovered:
-			return
 		case <-ctx.Done():
+			return
+		}
+		if !g.keepsAsking() {
 			return
 		}
 		r := g.attempt(ctx, time.Time{}, probeOf(g.apps[0].topic), always)
@@ -280,7 +308,7 @@ func (g *gateway) probe(ctx context.Context) {
 		does := r.rule().reaction
 		switch {
 		case does.works():
-			g.worked()
+			g.probeWorked()
 			return
 		case does == hold:
 			g.credentialRefused(r)
@@ -289,6 +317,17 @@ func (g *gateway) probe(ctx context.Context) {
 		case does == keepToken:
 			r.access.credential.keep()
 		}
+	}
+}
+
+// probeWorked notes that a probe was answered. What is held is woken only where all was: what fails by itself keeps its own pace.
+func (g *gateway) probeWorked() {
+	g.mu.Lock()
+	isShut := g.shut != ""
+	g.excused, g.probed = !isShut, false
+	g.mu.Unlock()
+	if isShut {
+		g.worked()
 	}
 }
 
@@ -301,10 +340,13 @@ func (g *gateway) noteProbe(r response) {
 	}
 }
 
-// probeAfter is the pause before a probe of a gateway that is shut.
+// probeAfter is the pause before a probe.
 func probeAfter(failures int, shut outcome.Reason) time.Duration {
 	if shut == outcome.Credentials {
 		return backoff.Jitter(probeRefused)
+	}
+	if shut == "" && failures == 0 {
+		return doubtAfter
 	}
 	return probing.Wait(failures, 0)
 }
@@ -328,7 +370,5 @@ func (g *gateway) cutOff(c *credential, err error) {
 	if expired := c.expires(); !expired.IsZero() && expired.Before(time.Now()) {
 		g.shutLocked(outcome.Credentials, "The certificate has expired.", zap.Time("expired", expired.UTC()))
 	}
-	if g.failing.IsZero() {
-		g.failing = time.Now()
-	}
+	g.failsLocked()
 }

@@ -62,7 +62,7 @@ func (g *gateway) standing() (reason outcome.Reason, since time.Time, f *fault.E
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	reason = g.shut
-	if reason == "" && !g.failing.IsZero() && time.Since(g.failing) > awayAfter {
+	if reason == "" && g.isAwayLocked() {
 		reason = outcome.TopicAway
 	}
 	if reason == "" {
