@@ -163,27 +163,30 @@ func TestAPushSubscriptionEndsByTheAnswerAndHasNoUnsubscribe(t *testing.T) {
 	}
 }
 
-func TestAGapShowsInTheWatermarksAndSilenceLosesWhatWasThere(t *testing.T) {
-	s := start(t, 1, Options{PushRetry: retries})
-	c, to := newClient(t, s, "user0001@"+Domain), newSubscriber(t)
-	c.subscribePush(to.URL)
-	_, at := marks(t, to.await(t, 1)[0])
-	if err := s.SetFault(pushGap, faults.Fault{Count: 1}); err != nil {
-		t.Fatal(err)
-	}
-	deliver(t, s, c.mailbox, "lost")
-	lost := func() bool {
-		f := s.hosts[0]
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.boxes[c.mailbox].subs[0].push.count > 1
-	}
-	for !lost() {
-		<-time.After(time.Millisecond)
-	}
-	deliver(t, s, c.mailbox, "told")
-	if previous, _ := marks(t, to.await(t, 2)[1]); previous == at {
-		t.Error("no gap shows")
+func TestAGapAndASilenceLoseWhatWasThereAndShowInTheWatermarks(t *testing.T) {
+	for name, f := range map[string]faults.Fault{pushGap: {Count: 1}, pushSilent: {}} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, 1, Options{PushRetry: retries})
+			c, to := newClient(t, s, "user0001@"+Domain), newSubscriber(t)
+			c.subscribePush(to.URL)
+			_, at := marks(t, to.await(t, 1)[0])
+			set(t, s, name, f)
+			id := deliver(t, s, c.mailbox, "lost")
+			waitFor(t, "the event is lost", func() bool {
+				h := s.hosts[0]
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				return h.boxes[c.mailbox].subs[0].push.count > 1
+			})
+			s.ClearFault(name)
+			deliver(t, s, c.mailbox, "told")
+			if previous, _ := marks(t, to.await(t, 2)[1]); previous == at {
+				t.Error("no gap shows")
+			}
+			if posts := strings.Join(to.got(), ""); strings.Contains(posts, id) {
+				t.Error("what was lost is told")
+			}
+		})
 	}
 }
 
