@@ -89,6 +89,7 @@ func TestNothingIsLostWhen(t *testing.T) {
 			inst := install(t, simulator.Options{Mailboxes: 7})
 			inst.startWithDevices()
 			inst.balance(inst.struck(s, messages, times))
+			inst.met()
 		})
 	}
 }
@@ -107,6 +108,16 @@ func (inst *installation) struck(s stroke, messages, times int) (repeats int) {
 		return 0
 	}
 	return times * 2 * len(inst.boxes) // a message of every mailbox may be in flight at each cut; apns_cut with a count is two
+}
+
+// met fails where a fault that was to strike a number of times was never met: then nothing was tried.
+func (inst *installation) met() {
+	inst.t.Helper()
+	for _, f := range inst.sim.Faults() {
+		if f.Set != nil && f.Set.Count > 0 {
+			inst.t.Errorf("%s was to strike %d times, and was met less often", f.Name, f.Set.Count)
+		}
+	}
 }
 
 // A stall of APNs that outlasts mailbell's patience with a connection, and with a message: the devices catch up.
