@@ -310,7 +310,7 @@ func TestRestartForgetsSubscriptionsAndStaysAway(t *testing.T) {
 	s, a, _ := pair(t)
 	id := a.subscribe(subscribeNewMail)
 	o := a.stream(id)
-	set(t, s, serverRestart, faults.Fault{Seconds: 0.3})
+	set(t, s, serverRestart, faults.Fault{Seconds: 30})
 	if _, err := o.read(); err == nil || err == io.EOF {
 		t.Errorf("a stream ends with %v", err)
 	}
@@ -318,6 +318,7 @@ func TestRestartForgetsSubscriptionsAndStaysAway(t *testing.T) {
 		resp.Body.Close()
 		t.Error("the server answers while it is away")
 	}
+	set(t, s, serverRestart, faults.Fault{Seconds: 0.01}) // and is back
 	waitFor(t, "the server", func() bool {
 		resp, err := a.send(s.EWSURL, a.envelope(getStreamingEvents(1, id)))
 		if err != nil {
