@@ -134,6 +134,12 @@ type process struct {
 // launch starts mailbell. A process that still runs at the end of the test is stopped, and has to stop well.
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
+	return launchTo(t, nil, args...)
+}
+
+// launchTo starts mailbell with a standard error of the test's own; nil: the file that is looked at in the end.
+func launchTo(t *testing.T, stderr *os.File, args ...string) *process {
+	t.Helper()
 	dir, err := os.MkdirTemp(t.TempDir(), "process-")
 	if err != nil {
 		t.Fatal(err)
@@ -150,6 +156,9 @@ func launch(t *testing.T, args ...string) *process {
 	}
 	defer log.Close()
 	p.cmd.Stdout, p.cmd.Stderr = out, log
+	if stderr != nil {
+		p.cmd.Stderr = stderr
+	}
 	p.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=10") // a second without it, at every end
 	p.began = time.Now()
 	if err := p.cmd.Start(); err != nil {

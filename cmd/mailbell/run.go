@@ -28,6 +28,8 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
+	// Whoever reads the log may go away, and SIGPIPE would end the service with it, for good: systemd takes that for a wanted end.
+	signal.Ignore(syscall.SIGPIPE)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

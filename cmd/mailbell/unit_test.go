@@ -141,6 +141,27 @@ func TestTheUnitRestartsWhatCrashedAndNotWhatIsMisconfigured(t *testing.T) {
 	}
 }
 
+// systemd takes an end by SIGPIPE for a clean one (systemd.service(5), Restart=). So whoever reads the log, and goes away, must not end the service.
+func TestALogThatNobodyReadsAnyMoreDoesNotEndTheService(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	reader, stderr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	p := launchTo(t, stderr, "run", "--config", inst.config)
+	inst.runs = append(inst.runs, p)
+	stderr.Close()
+	inst.awaitReady(p)
+	reader.Close()
+	inst.enrolAll() // which is logged
+	inst.awaitListening()
+	inst.deliver()
+	inst.balance(0)
+	inst.stop()
+}
+
 // exposure is what `systemd-analyze security` may give the unit at most, in tenths: it has 1.1 with systemd 252, and other versions look at more.
 const exposure = "15"
 
