@@ -117,6 +117,19 @@ func (m *Mailbox) postpone(ctx context.Context, ready []subscriptions.Behind, er
 	})
 }
 
+// releaseSoon has the devices catch up that were held because the mailbox could not be read.
+func (m *Mailbox) releaseSoon() {
+	held := func(b subscriptions.Behind) bool { return b.Reason == outcome.MailboxFailing && !b.Next.IsZero() }
+	if !slices.ContainsFunc(m.box.Record().Behind, held) {
+		return
+	}
+	m.in.run(func() {
+		if m.box.Update(m.in.working, func(d *subscriptions.Draft) { d.Release() }) == nil { // else they wait until their time has come
+			m.catchUpSoon()
+		}
+	})
+}
+
 // owed is what one device that catches up is owed.
 type owed struct {
 	device  *subscriptions.Device

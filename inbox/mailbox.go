@@ -69,10 +69,12 @@ func (m *Mailbox) Attach(l Link) {
 // Detach says that the location of the mailbox is looked up: no turn begins until it is attached again.
 func (m *Mailbox) Detach() { m.marks.detach() }
 
-// Retry ends a back-off at once, where the reason for it fits. A turn under way may be about to fail of it.
+// Retry ends a back-off at once, where the reason for it fits. A turn under way may be about to fail of it. Devices do not wait any longer
+// either because the mailbox could not be read.
 func (m *Mailbox) Retry(fits func(*fault.Error) bool) {
 	if f, _, _ := m.marks.fault(); f == nil || fits(f) {
 		m.marks.wake()
+		m.releaseSoon()
 	}
 }
 

@@ -1044,6 +1044,37 @@ func TestACatchUpWhoseMailboxCannotBeReadIsTriedAgainAfterSeconds(t *testing.T) 
 	})
 }
 
+func TestACatchUpDoesNotWaitAnyLongerOnceItsMailboxCanBeRead(t *testing.T) {
+	for name, mended := range map[string]func(m *Mailbox){
+		"it is listed":          (*Mailbox).List,
+		"the listener knows it": func(m *Mailbox) { m.Retry(func(*fault.Error) bool { return true }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				release := s.apns.hold("a", outcome.TopicAway, 0)
+				owed := s.source.come(alice)
+				s.pass(time.Minute)
+				s.source.set(func() {
+					s.source.fails = &fault.Error{Op: "FindItem", Code: "ErrorImpersonateUserDenied", Scope: fault.Mailbox, Remedy: fault.Fix} // for an hour
+				})
+				release()
+				s.in.TopicReady(topic, "production")
+				s.pass(time.Minute)
+				s.source.set(func() { s.source.fails = nil })
+				s.apns.set(func() { s.apns.delay = 3 * time.Second })
+				mended(s.mailbox(alice))
+				s.pass(time.Second)
+				live := s.source.come(alice) // while it catches up
+				s.pass(10 * time.Second)
+				s.accepted(1, "a", owed, live)
+				s.inStep(alice)
+			})
+		})
+	}
+}
+
 func TestACatchUpReadsAgainWithinSecondsWhatCannotBeRead(t *testing.T) { // and then its device gets an alert without content
 	for name, mended := range map[string]bool{"and can be": true, "and cannot be": false} {
 		t.Run(name, func(t *testing.T) {

@@ -191,6 +191,15 @@ func (r *Record) Hold(device string, reason outcome.Reason, next time.Time) {
 	}
 }
 
+// Release ends the waiting of those whose mailbox could not be read.
+func (r *Record) Release() {
+	for i := range r.Behind {
+		if r.Behind[i].Reason == outcome.MailboxFailing {
+			r.Behind[i].Next = time.Time{}
+		}
+	}
+}
+
 // Owed returns the entries that a device behind has neither an acceptance nor a reason for, up to a number, newest number first.
 func (r *Record) Owed(b *Behind, end uint32) (list []Entry) {
 	for _, e := range slices.Backward(r.Outcomes) {
@@ -264,6 +273,7 @@ func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
 	r.Outcomes = r.Outcomes.raised(later)
 	since := max(r.Listed-int64(mail.Window/time.Second), r.newestEntries(now))
 	r.Since = max(r.Since, min(since, clock.Add(-apart).Unix()))
+	r.Release() // it could be read
 	return r.prune()
 }
 

@@ -232,6 +232,16 @@ func TestWhatIsPrunedNoLongerHoldsADeviceBehind(t *testing.T) {
 	}
 }
 
+func TestACompleteListingEndsTheWaitingForAMailboxThatCouldNotBeRead(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a", "b"), because)
+	r.Hold("a", outcome.MailboxFailing, noon.Add(time.Hour))
+	r.Complete([]Shown{{key(1), noon}}, noon)
+	if a, b := r.BehindOf("a"), r.BehindOf("b"); !a.Next.IsZero() || a.Reason != outcome.MailboxFailing || b.Next.IsZero() {
+		t.Errorf("behind are %+v", r.Behind)
+	}
+}
+
 func enterFor(r *Record, i int, at time.Time, alerted string) {
 	r.Enter([]Outcome{{Key: key(i), Received: at, Done: done(alerted)}}, devices("a", "b"), because)
 }
