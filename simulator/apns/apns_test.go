@@ -287,6 +287,18 @@ func (f *frames) until(fits func(http2.Frame) bool) http2.Frame {
 	}
 }
 
+// ends reads to the end of the connection, which has to be a clean one.
+func (f *frames) ends() {
+	f.t.Helper()
+	for {
+		if _, err := f.ReadFrame(); err == io.EOF {
+			return
+		} else if err != nil {
+			f.t.Fatalf("the connection ends with %v", err)
+		}
+	}
+}
+
 func maxStreamsOf(fr http2.Frame) (uint32, bool) {
 	if s, ok := fr.(*http2.SettingsFrame); ok && !s.IsAck() {
 		return s.Value(http2.SettingMaxConcurrentStreams)
@@ -323,17 +335,20 @@ func TestStreamLimitIsOneUntilAPushIsAcceptedAndAgainAfterARefusal(t *testing.T)
 	if err := s.faults.Set(apnsStall, faults.Fault{}); err != nil {
 		t.Fatal(err)
 	}
-	first, second := f.push(good), f.push(good)
-	r := f.until(func(fr http2.Frame) bool { _, ok := fr.(*http2.RSTStreamFrame); return ok }).(*http2.RSTStreamFrame)
-	if r.StreamID != second || r.ErrCode != http2.ErrCodeRefusedStream {
-		t.Errorf("stream %d is reset with %v", r.StreamID, r.ErrCode)
+	first := f.push(good)
+	f.push(good)
+	g := f.until(func(fr http2.Frame) bool { _, ok := fr.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
+	if g.LastStreamID != first || g.ErrCode != http2.ErrCodeRefusedStream || string(g.DebugData()) != "Maximum active streams violated for this endpoint" {
+		t.Errorf("GOAWAY %d %v %q", g.LastStreamID, g.ErrCode, g.DebugData())
 	}
+	f.push(good)
 	if err := s.faults.Clear(apnsStall); err != nil {
 		t.Fatal(err)
 	}
 	f.until(answerOf(first, "200"))
-	if n := s.Counts().RefusedStreams; n != 1 {
-		t.Errorf("%d refused streams are counted", n)
+	f.ends()
+	if n := s.Counts().RefusedStreams; n != 1 || len(s.Alerts(0)) != 4 {
+		t.Errorf("%d refused streams are counted, %d alerts", n, len(s.Alerts(0)))
 	}
 }
 
@@ -572,13 +587,7 @@ func TestGoAwayAnswersWhatIsOpenAndClosesThen(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.until(answerOf(id, "200"))
-	for {
-		if _, err := f.ReadFrame(); err == io.EOF {
-			break
-		} else if err != nil {
-			t.Fatalf("the connection ends with %v", err)
-		}
-	}
+	f.ends()
 	c := pushClient(t, s)
 	for range 20 { // a client that uses GOAWAY rightly loses nothing
 		if status, _, _ := goodPush(t, s).send(t, s, c); status != 200 {

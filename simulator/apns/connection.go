@@ -273,19 +273,19 @@ func (c *pushConn) headers(f *http2.MetaHeadersFrame) error {
 		c.refuse(http2.ErrCodeProtocol)
 		return errors.New("stream ids out of order")
 	}
-	c.last = id
 	if c.goneAway {
 		c.mu.Unlock()
 		return nil // behind the last stream of our GOAWAY: the client sends it again elsewhere
 	}
 	if uint32(len(c.streams)) >= c.limit {
-		c.framer.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+		c.leave(http2.ErrCodeRefusedStream, "Maximum active streams violated for this endpoint")
 		c.mu.Unlock()
 		c.s.mu.Lock()
 		c.s.refused++
 		c.s.mu.Unlock()
 		return nil
 	}
+	c.last = id
 	st := &pushStream{id: id, window: c.initial}
 	st.request.read(f)
 	c.streams[id] = st
@@ -512,6 +512,12 @@ func (c *pushConn) goAway(code http2.ErrCode, debug string) {
 	if c.framer.WriteGoAway(c.last, code, []byte(debug)) == nil {
 		c.flush() // an error shows in the read loop too
 	}
+}
+
+// leave has the connection go away: it answers what it has, then closes, at the latest after a while; c.mu is held.
+func (c *pushConn) leave(code http2.ErrCode, debug string) {
+	c.grace = time.AfterFunc(goAwayGrace, c.cut)
+	c.goAway(code, debug)
 }
 
 // closeWrite closes the write side; what is written later is dropped; c.mu is held.

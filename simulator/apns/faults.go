@@ -5,7 +5,6 @@ package apns
 import (
 	"context"
 	"errors"
-	"time"
 
 	"golang.org/x/net/http2"
 
@@ -89,7 +88,7 @@ func (s *Server) each(f func(*pushConn)) {
 	}
 }
 
-// goAwayAll sends GOAWAY on every connection, and closes each when its streams are answered, or after a while.
+// goAwayAll sends GOAWAY on every connection.
 func (s *Server) goAwayAll() {
 	s.each(func(c *pushConn) {
 		c.mu.Lock()
@@ -97,8 +96,7 @@ func (s *Server) goAwayAll() {
 		if c.ended || c.goneAway || !c.greeted || c.buried != nil {
 			return
 		}
-		c.grace = time.AfterFunc(goAwayGrace, c.cut)
-		c.goAway(http2.ErrCodeNo, `{"reason":"Shutdown"}`)
+		c.leave(http2.ErrCodeNo, `{"reason":"Shutdown"}`)
 	})
 }
 
