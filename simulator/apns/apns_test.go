@@ -656,6 +656,30 @@ func TestDeadConnectionIsNeitherReadNorWrittenNorClosed(t *testing.T) {
 	waitFor(t, "the end by itself", func() bool { return s.Counts().Open == 0 })
 }
 
+func TestAnAnswerThatDiesWithItsConnectionBeforeItIsSentIsLost(t *testing.T) {
+	s := start(t)
+	f := dialFrames(t, s)
+	f.until(limitIs(1))
+	var request bytes.Buffer
+	f.Framer = http2.NewFramer(&request, f.conn)
+	f.push(goodPush(t, s))
+	request.WriteByte(0) // the next frame begins: the answer waits for what comes with it
+	f.conn.Write(request.Bytes())
+	if _, err := s.WaitAlerts(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	set(t, s, apnsDead, faults.Fault{})
+	s.each(func(c *pushConn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err := c.flush(); err != nil || len(c.unsent) != 1 || len(c.sent) != 0 {
+			t.Errorf("%d answers are not sent, %d are: %v", len(c.unsent), len(c.sent), err)
+		}
+	})
+	clearFault(t, s, apnsDead)
+	waitFor(t, "the mark of a cut", func() bool { return s.Alerts(0)[0].Cut })
+}
+
 func TestStreamLimitChangesWhileAConnectionIsOpen(t *testing.T) {
 	s := start(t)
 	f := dialFrames(t, s)

@@ -164,6 +164,9 @@ func (c *pushConn) flush() error {
 	if c.ended {
 		return net.ErrClosed
 	}
+	if c.buried != nil {
+		return nil // what was not sent by now never is
+	}
 	err := c.out.Flush()
 	if err == nil {
 		now := time.Now()
