@@ -222,6 +222,33 @@ func TestTokenThatChangesTooOftenSpoilsItsConnection(t *testing.T) {
 	}
 }
 
+func TestAConnectionIsOfNoUseAfterAnInternalErrorOrATokenThatIsTooOld(t *testing.T) {
+	s := start(t)
+	good := goodPush(t, s)
+	old := good.with("authorization", "bearer "+jwt(t, s, keyID, teamID, time.Now().Add(-61*time.Minute)))
+	for name, tc := range map[string]struct {
+		fault  faults.Fault
+		p      push
+		status int
+		reason string
+	}{
+		"an internal error":  {faults.Fault{Count: 1}, good, 500, "InternalServerError"},
+		"a token by a fault": {faults.Fault{Count: 1, Reason: "ExpiredProviderToken"}, good, 403, "ExpiredProviderToken"},
+		"a token":            {faults.Fault{Count: 1, Token: "ab"}, old, 403, "ExpiredProviderToken"},
+	} {
+		set(t, s, apnsAnswer, tc.fault)
+		c := pushClient(t, s)
+		for _, p := range []push{tc.p, good, good} {
+			if status, reason, _ := p.send(t, s, c); status != tc.status || reason != tc.reason {
+				t.Errorf("%s: %d %s", name, status, reason)
+			}
+		}
+		if status, reason, _ := good.send(t, s, pushClient(t, s)); status != 200 {
+			t.Errorf("%s: %d %s on another connection", name, status, reason)
+		}
+	}
+}
+
 // frames is a client at the level of frames.
 type frames struct {
 	t    *testing.T
@@ -542,12 +569,12 @@ func TestAnswersAndDelaysByFault(t *testing.T) {
 			t.Errorf("another device: %d", status)
 		}
 	}
-	if err := s.faults.Set(apnsAnswer, faults.Fault{Share: 0.5}); err != nil {
+	if err := s.faults.Set(apnsAnswer, faults.Fault{Share: 0.5, Status: 429}); err != nil {
 		t.Fatal(err)
 	}
 	refused := 0
 	for range 200 {
-		if status, reason, _ := p.send(t, s, c); status == 500 && reason == "InternalServerError" {
+		if status, reason, _ := p.send(t, s, c); status == 429 && reason == "TooManyRequests" {
 			refused++
 		}
 	}
@@ -716,7 +743,6 @@ func TestStreamLimitChangesWhileAConnectionIsOpen(t *testing.T) {
 
 func TestEveryRefusalOfApplesCanBeHad(t *testing.T) {
 	s := start(t)
-	c := pushClient(t, s)
 	p := goodPush(t, s)
 	n := 0
 	for _, row := range refusals {
@@ -728,7 +754,7 @@ func TestEveryRefusalOfApplesCanBeHad(t *testing.T) {
 			}
 			for _, f := range given {
 				set(t, s, apnsAnswer, f)
-				status, got, header := p.send(t, s, c)
+				status, got, header := p.send(t, s, pushClient(t, s))
 				if status != row.status || got != reason {
 					t.Errorf("%+v: answered %d %s", f, status, got)
 				}
@@ -742,11 +768,11 @@ func TestEveryRefusalOfApplesCanBeHad(t *testing.T) {
 		t.Errorf("%d reasons, Apple's documentation has 33", n)
 	}
 	set(t, s, apnsAnswer, faults.Fault{Reason: "Shutdown", Seconds: 4.5})
-	if _, _, header := p.send(t, s, c); header.Get("Retry-After") != "5" {
+	if _, _, header := p.send(t, s, pushClient(t, s)); header.Get("Retry-After") != "5" {
 		t.Errorf("Retry-After %q of 4.5 s", header.Get("Retry-After"))
 	}
 	set(t, s, apnsAnswer, faults.Fault{Reason: "NoSuchReason"})
-	if status, reason, _ := p.send(t, s, c); status != 500 || reason != "NoSuchReason" {
+	if status, reason, _ := p.send(t, s, pushClient(t, s)); status != 500 || reason != "NoSuchReason" {
 		t.Errorf("a reason that Apple does not have: %d %s", status, reason)
 	}
 }

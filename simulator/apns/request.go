@@ -61,15 +61,26 @@ func (s *Server) decide(use *tokenUse, st *pushStream) Alert {
 	if r.apns["apns-id"] == "" {
 		r.apns["apns-id"] = strings.ToUpper(guid.New().String())
 	}
-	if f, ok := s.faults.Hit(apnsAnswer, "", r.token); ok {
-		a.Status, a.Reason = answerOfFault(f)
-		if a.Status == http.StatusServiceUnavailable {
-			st.retryAfter = max(f.Duration(), time.Second)
-		}
-		return a
+	a.Status, a.Reason = s.answerTo(use, st)
+	if answer := (refusal{a.Status, a.Reason}); answer.wedges() {
+		use.wedged = answer
 	}
-	a.Status, a.Reason = s.refusal(use, st)
 	return a
+}
+
+func (s *Server) answerTo(use *tokenUse, st *pushStream) (int, string) {
+	if use.wedged.status != 0 {
+		return use.wedged.status, use.wedged.reason
+	}
+	f, ok := s.faults.Hit(apnsAnswer, "", st.request.token)
+	if !ok {
+		return s.refusal(use, st)
+	}
+	status, reason := answerOfFault(f)
+	if status == http.StatusServiceUnavailable {
+		st.retryAfter = max(f.Duration(), time.Second)
+	}
+	return status, reason
 }
 
 // refusals are the reasons that Apple names, the likeliest of each status first.

@@ -87,7 +87,23 @@ func decodePart(s string, into any) bool {
 type tokenUse struct {
 	token  string // the last that was right
 	issued time.Time
-	worn   bool // changed too often: the connection is of no use any more
+	wedged refusal // the answer to every request from here on; the zero value: none
+}
+
+// refusal is an answer that refuses.
+type refusal struct {
+	status int
+	reason string
+}
+
+// wedges reports whether a connection is of no use any more once it has had this answer: it gives no other (pushy#408, its
+// TokenAuthenticationApnsClientHandler, Apple's forum 675879).
+func (r refusal) wedges() bool {
+	switch r.reason {
+	case "ExpiredProviderToken", "TooManyProviderTokenUpdates":
+		return true
+	}
+	return r.status == http.StatusInternalServerError
 }
 
 // check refuses a token that is wrong, or that came too soon after another one on this connection.
@@ -104,9 +120,6 @@ func (u *tokenUse) check(t *tokenChecker, authorization string) (int, string) {
 		return http.StatusForbidden, reason
 	}
 	if u.token != "" && u.token != token && issued.Sub(u.issued).Abs() < tokenRenewal {
-		u.worn = true
-	}
-	if u.worn {
 		return http.StatusTooManyRequests, "TooManyProviderTokenUpdates"
 	}
 	u.token, u.issued = token, issued
