@@ -190,7 +190,7 @@ func (in *Inbox) mailboxes() []*Mailbox {
 func (in *Inbox) forget(m *Mailbox) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.open[m.box] == m && m.marks.rests() && m.waiting.isOver() && m.flight.empty() {
+	if in.open[m.box] == m && m.marks.isClosed() && !m.atWork() {
 		delete(in.open, m.box)
 	}
 }

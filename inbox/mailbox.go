@@ -63,11 +63,33 @@ func (m *Mailbox) Attach(l Link) {
 		m.unreadable.forgetAll()
 	}
 	m.marks.attach(a)
+	m.waiting.open()
 	m.catchUpSoon()
 }
 
-// Detach says that the location of the mailbox is looked up: no turn begins until it is attached again.
-func (m *Mailbox) Detach() { m.marks.detach() }
+// Detach says that the location of the mailbox is looked up: no turn begins, and no catch-up, until it is attached again.
+func (m *Mailbox) Detach() {
+	m.marks.detach()
+	m.waiting.close()
+}
+
+// unfinished is between two looks whether a mailbox has finished, which is waited for only where two are found to be one.
+const unfinished = 100 * time.Millisecond
+
+// Finish waits until what has begun for a mailbox that is detached has ended, and is written.
+func (m *Mailbox) Finish(ctx context.Context) error {
+	for m.atWork() {
+		if !pause.For(ctx, unfinished) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// atWork says whether anything of the mailbox is under way. They are asked in their order: the first two begin pushes.
+func (m *Mailbox) atWork() bool {
+	return m.marks.areTaken() || !m.waiting.isOver() || !m.flight.empty()
+}
 
 // Retry ends a back-off at once, where the reason for it fits. A turn under way may be about to fail of it. Devices do not wait any longer
 // either because the mailbox could not be read.
@@ -95,11 +117,10 @@ func (m *Mailbox) rest() {
 	m.waiting.close()
 }
 
-// wake takes up the work on a mailbox that was closed.
+// wake takes up the work on a mailbox that was closed, once it is attached.
 func (m *Mailbox) wake() {
 	m.marks.open()
 	m.unreadable.open()
-	m.waiting.open()
 }
 
 func (m *Mailbox) enqueue(hinted bool) {

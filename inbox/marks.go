@@ -334,11 +334,17 @@ func (m *marks) open() {
 	}
 }
 
-// rests says that the mailbox is closed, and that no worker has it any more.
-func (m *marks) rests() bool {
+func (m *marks) isClosed() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.closed && m.turn != underWay
+	return m.closed
+}
+
+// areTaken says that a worker has the mailbox.
+func (m *marks) areTaken() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.turn == underWay
 }
 
 // fault of the last turn and when the next one is, and whether a complete listing was done since the mailbox was last marked for one.

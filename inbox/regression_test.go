@@ -501,6 +501,60 @@ func TestAMailboxThatIsAttachedElsewhereIsListed(t *testing.T) {
 	})
 }
 
+// A mailbox whose location is looked up may turn out to be another's, which takes its devices: nothing is to begin for them meanwhile.
+func TestNoDeviceCatchesUpWhileItsMailboxIsLookedUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		msg := s.source.come(alice)
+		s.pass(time.Second)
+		m := s.mailbox(alice)
+		m.Detach()
+		release()
+		s.in.TopicReady(topic, "production")
+		s.pass(time.Hour)
+		s.accepted(0, "a", msg)
+		m.Attach(m.link.Load().Link)
+		s.pass(time.Second)
+		s.accepted(1, "a", msg)
+	})
+}
+
+// A device is told to wait, and its mailbox is looked up before it catches up with the other mail.
+func TestACatchUpThatIsUnderWayEndsWhereItsMailboxIsLookedUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.Throttled, 10*time.Second)
+		releaseB := s.apns.hold("b", outcome.TopicAway, 0)
+		msg := s.source.come(alice)
+		s.pass(time.Second)
+		release()
+		releaseB()
+		m := s.mailbox(alice)
+		s.source.set(func() {
+			s.source.onList = func(int) { // by the catch-up of a
+				m.Detach()
+				s.in.TopicReady(topic, "production")
+			}
+		})
+		s.pass(10 * time.Second)
+		s.source.set(func() { s.source.onList = nil })
+		s.accepted(1, "a", msg)
+		s.accepted(0, "b", msg)
+		if err := m.Finish(t.Context()); err != nil || m.atWork() {
+			t.Errorf("at work: %v, %v", m.atWork(), err)
+		}
+		m.Attach(m.link.Load().Link)
+		s.pass(time.Second)
+		s.accepted(1, "b", msg)
+	})
+}
+
 // An answer that cannot be understood as a whole is asked for one by one, so that one sick message does not hide the others.
 func TestAMessageThatSpoilsTheAnswerHarmsOnlyItself(t *testing.T) {
 	inScene(t, func(s *scene) {

@@ -114,6 +114,9 @@ func (w *waiting) isOver() bool {
 func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		return nil
+	}
 	now := time.Now()
 	for _, b := range behind {
 		if !w.due(b).After(now) {

@@ -92,6 +92,53 @@ func TestAMailboxThatWasRenamedAndJoinedAlertsOfEachMessageOnce(t *testing.T) {
 	})
 }
 
+// A push is in flight whose mailbox is found to be another's: that one knows nothing of it.
+func TestAMailboxIsJoinedToAnotherOnceNothingOfItIsInFlight(t *testing.T) {
+	for name, after := range map[string]time.Duration{"in its round": time.Second, "behind its round": 10 * time.Second, "never": 0} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				const renamed = "alice.smith@contoso.example"
+				f := &finder{url: hqURL, primary: map[string]string{}}
+				s.entry = func(e *Entry) { e.URL = ""; e.Accounts[0].Finder = f }
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				f.set(func() { f.primary[alice] = renamed })
+				s.enrol("b", renamed)
+				s.pass(10 * time.Minute)
+				come := func() {
+					other := *s.hq.come(alice)
+					s.hq.come(renamed, func(n *message) { *n = other })
+				}
+				answer := make(chan struct{})
+				if after > 0 {
+					s.apns.slow = map[string]chan struct{}{"a": answer}
+				}
+				come()
+				s.pass(after)
+				box, m := s.book.Mailbox(alice), s.mailbox(alice)
+				m.relocate(m.linked())
+				s.pass(after)
+				if joined := s.book.Mailbox(alice) != box; joined != (after == 0) {
+					t.Errorf("joined: %v", joined)
+				}
+				close(answer)
+				s.pass(200 * time.Millisecond)
+				if s.book.Mailbox(alice) != s.book.Mailbox(renamed) {
+					t.Error("they are not joined")
+				}
+				s.pass(time.Minute)
+				come()
+				s.pass(time.Minute)
+				if a, b := len(s.apns.got["a"]), len(s.apns.got["b"]); a != 2 || b != 2 {
+					t.Errorf("a had %d alerts and b %d for 2 messages", a, b)
+				}
+				s.inStep(renamed)
+			})
+		})
+	}
+}
+
 // A listing is due where something is new, not at each of the portal's repetitions.
 func TestAnEnrolmentHasItsMailboxListedOnlyWhereSomethingIsNew(t *testing.T) {
 	inScene(t, func(s *scene) {

@@ -275,7 +275,7 @@ func (m *mailbox) find(ctx context.Context) answered {
 		m.l.log.Warn(uncounted, zap.String("mailbox", m.address()), zap.String("exchange", found.entry.Name),
 			zap.String("primary", found.other), zap.String("instead", found.at.Primary))
 	}
-	same, joined, err := m.l.o.Book.Name(ctx, m.box, found.entry.Name, found.at.Primary)
+	same, joined, err := m.l.o.Book.Name(ctx, m.box, found.entry.Name, found.at.Primary, m.work.Finish)
 	if err != nil {
 		return answered{err: fault.Of(err)}
 	}

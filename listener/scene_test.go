@@ -704,6 +704,7 @@ type apns struct {
 	// stuck are devices for which a push ends with its context only, and how many are under way.
 	stuck map[string]int
 	last  subscriptions.Notification         // that is stuck
+	slow  map[string]chan struct{}           // devices whose pushes are accepted once their channel is closed
 	seen  func(n subscriptions.Notification) // told what was accepted, with mu held; may be nil
 }
 
@@ -737,6 +738,11 @@ func (a *apns) Push(ctx context.Context, n *subscriptions.Notification) subscrip
 		return subscriptions.Answer{Result: subscriptions.NotBefore, Reason: outcome.TopicAway}
 	case a.gone[n.Phone.Token]:
 		return subscriptions.Answer{Result: subscriptions.Gone, Reason: "Unregistered", At: time.Now(), Status: 410}
+	}
+	if slow := a.slow[n.Device]; slow != nil {
+		a.mu.Unlock()
+		<-slow
+		a.mu.Lock()
 	}
 	a.got[n.Device] = append(a.got[n.Device], keys(n.Payload)...)
 	if a.seen != nil {

@@ -222,7 +222,7 @@ func TestDevicesThatComeAndGoAtOnceAreInOneMailboxAtMost(t *testing.T) {
 					err = b.Bury(t.Context(), time.Now().Add(time.Hour))
 				case 2:
 					if m := b.Mailbox(address); m != nil {
-						_, _, err = b.Name(t.Context(), m, "headquarters", fmt.Sprintf("m%d@contoso.example", random.IntN(2)))
+						_, _, err = b.Name(t.Context(), m, "headquarters", fmt.Sprintf("m%d@contoso.example", random.IntN(2)), finished)
 					}
 				default:
 					e := subscriptions.Enrolment{ID: id, Mailbox: address, Token: fmt.Sprintf("token %d", random.IntN(3))}

@@ -29,11 +29,15 @@ func (b *Book) Known(address string) *Mailbox {
 
 // Name says that a server of an exchange entry calls the mailbox by this primary address. Where it calls another mailbox of the book so,
 // the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true. Of two with
-// one phone, the one that was enrolled last is left.
-func (b *Book) Name(ctx context.Context, m *Mailbox, entry, primary string) (same *Mailbox, joined bool, err error) {
+// one phone, the one that was enrolled last is left. Before that, finish is to wait until nothing is sent for this one any more: the other
+// knows of nothing that is in flight, and would send it too.
+func (b *Book) Name(ctx context.Context, m *Mailbox, entry, primary string, finish func(context.Context) error) (same *Mailbox, joined bool, err error) {
 	id := identity{entry, primary}
 	if other, err := b.claim(m, id); other == nil {
 		return m, false, err
+	}
+	if err := finish(ctx); err != nil {
+		return nil, false, err
 	}
 	if err := b.moving.take(ctx); err != nil {
 		return nil, false, err

@@ -13,15 +13,18 @@ import (
 
 // join has the servers of one exchange entry say that two addresses are one mailbox.
 func join(ctx context.Context, b *subscriptions.Book, from, into string) error {
-	if _, _, err := b.Name(ctx, b.Mailbox(into), "hq", into); err != nil {
+	if _, _, err := b.Name(ctx, b.Mailbox(into), "hq", into, finished); err != nil {
 		return err
 	}
-	_, joined, err := b.Name(ctx, b.Mailbox(from), "hq", into)
+	_, joined, err := b.Name(ctx, b.Mailbox(from), "hq", into, finished)
 	if err == nil && !joined {
 		return errors.New("they are not joined")
 	}
 	return err
 }
+
+// finished is a mailbox for which nothing is sent.
+func finished(context.Context) error { return nil }
 
 const told = "alice.smith@contoso.example"
 
@@ -33,10 +36,10 @@ func TestMailboxesAreJoinedByTheWordOfOneEntryOnly(t *testing.T) {
 		b := openBook(t, &storetest.Memory{})
 		enrol(t, b, "d1", alice, "aa")
 		enrol(t, b, "d2", bob, "bb")
-		if _, joined, err := b.Name(t.Context(), b.Mailbox(alice), "hq", alice); joined || err != nil {
+		if _, joined, err := b.Name(t.Context(), b.Mailbox(alice), "hq", alice, finished); joined || err != nil {
 			t.Fatal(joined, err)
 		}
-		same, joined, err := b.Name(t.Context(), b.Mailbox(bob), c.entry, alice)
+		same, joined, err := b.Name(t.Context(), b.Mailbox(bob), c.entry, alice, finished)
 		if err != nil || joined != c.joined || (same == b.Mailbox(alice)) != c.joined || (b.Mailbox(bob) == b.Mailbox(alice)) != c.joined {
 			t.Errorf("%s: joined %v, %v", name, joined, err)
 		}
@@ -46,7 +49,7 @@ func TestMailboxesAreJoinedByTheWordOfOneEntryOnly(t *testing.T) {
 func TestAnAddressThatAServerHasToldIsNobodysUntilItIsEnrolled(t *testing.T) {
 	b, reopen := book(t)
 	enrol(t, b, "d1", bob, "aa")
-	if _, _, err := b.Name(t.Context(), b.Mailbox(bob), "partner", alice); err != nil {
+	if _, _, err := b.Name(t.Context(), b.Mailbox(bob), "partner", alice, finished); err != nil {
 		t.Fatal(err)
 	}
 	at := mail.Location{Entry: "partner", Primary: alice, Found: noon}
@@ -64,7 +67,7 @@ func TestAnAddressThatAServerHasToldIsNobodysUntilItIsEnrolled(t *testing.T) {
 	if b.Mailbox(alice) == b.Mailbox(bob) || b.Known(alice) != b.Mailbox(alice) {
 		t.Error("who has the address is enrolled into the mailbox of whose server claimed it")
 	}
-	if _, joined, err := b.Name(t.Context(), b.Mailbox(alice), "hq", alice); joined || err != nil {
+	if _, joined, err := b.Name(t.Context(), b.Mailbox(alice), "hq", alice, finished); joined || err != nil {
 		t.Error(joined, err)
 	}
 }
@@ -82,7 +85,7 @@ func TestAnIdentityIsKeptOverARestartAndWhileTheMailboxSleeps(t *testing.T) {
 	}
 	b = reopen()
 	enrol(t, b, "d2", told, "aa")
-	same, joined, err := b.Name(t.Context(), b.Mailbox(told), "hq", told)
+	same, joined, err := b.Name(t.Context(), b.Mailbox(told), "hq", told, finished)
 	if err != nil || !joined || same.Record().ID != first || !same.Record().Dies.IsZero() || b.Mailbox(told) != same {
 		t.Errorf("joined %v, %v", joined, err)
 	}
@@ -95,7 +98,7 @@ func TestAnIdentityThatIsForgottenOrReplacedIsFree(t *testing.T) {
 			return nil
 		},
 		"replaced": func(b *subscriptions.Book) error {
-			_, _, err := b.Name(context.Background(), b.Mailbox(alice), "cloud", told)
+			_, _, err := b.Name(context.Background(), b.Mailbox(alice), "cloud", told, finished)
 			return err
 		},
 		"buried": func(b *subscriptions.Book) error {
@@ -108,13 +111,13 @@ func TestAnIdentityThatIsForgottenOrReplacedIsFree(t *testing.T) {
 		b := openBook(t, &storetest.Memory{})
 		enrol(t, b, "d1", alice, "aa")
 		enrol(t, b, "d2", bob, "bb")
-		if _, _, err := b.Name(t.Context(), b.Mailbox(alice), "hq", told); err != nil {
+		if _, _, err := b.Name(t.Context(), b.Mailbox(alice), "hq", told, finished); err != nil {
 			t.Fatal(err)
 		}
 		if err := free(b); err != nil {
 			t.Fatal(err)
 		}
-		if same, joined, err := b.Name(t.Context(), b.Mailbox(bob), "hq", told); same != b.Mailbox(bob) || joined || err != nil {
+		if same, joined, err := b.Name(t.Context(), b.Mailbox(bob), "hq", told, finished); same != b.Mailbox(bob) || joined || err != nil {
 			t.Errorf("%s: %v, %v", name, joined, err)
 		}
 	}
@@ -137,14 +140,14 @@ func TestAMailboxThatIsGoneIsJoinedToNone(t *testing.T) {
 	enrol(t, b, "d1", alice, "aa")
 	enrol(t, b, "d2", bob, "bb")
 	gone := b.Mailbox(alice)
-	if _, _, err := b.Name(t.Context(), b.Mailbox(bob), "hq", bob); err != nil {
+	if _, _, err := b.Name(t.Context(), b.Mailbox(bob), "hq", bob, finished); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := b.Remove(t.Context(), "d1"); err != nil {
 		t.Fatal(err)
 	}
 	for _, when := range []string{"asleep", "buried"} {
-		if _, _, err := b.Name(t.Context(), gone, "hq", bob); !errors.Is(err, subscriptions.ErrNoMailbox) {
+		if _, _, err := b.Name(t.Context(), gone, "hq", bob, finished); !errors.Is(err, subscriptions.ErrNoMailbox) {
 			t.Errorf("%s: %v", when, err)
 		}
 		if n := len(b.Mailbox(bob).Devices()); n != 1 {
