@@ -49,11 +49,19 @@ const (
 	shortly = 5 * time.Second
 )
 
-// The requests to a proxy, by their first byte. Anything else that is written is for the server.
+// The requests to a proxy, by their first byte. What is written after one of them is for the server.
 const (
 	askConnect   = 'C'  // CONNECT (RFC 9110 section 9.3.6)
 	askSOCKS     = 0x05 // the greeting and the request of SOCKS5 (RFC 1928)
 	askSOCKSAuth = 0x01 // its user name and password (RFC 1929)
+)
+
+const (
+	// askPlain is a request by plain http, which an HTTP proxy gets as it is (RFC 9112 section 3.2.2), with the password. It is what is
+	// written where none of the others was: it can begin with any method.
+	askPlain = 'p'
+	// toldConnect stands for CONNECT once it is answered.
+	toldConnect = 'c'
 )
 
 // notHTTP completes the error of a proxy whose answer is not HTTP.
@@ -154,11 +162,13 @@ type hop struct {
 	proxy   string // host:port
 	giveUp  *time.Timer
 	expired atomic.Bool
-	beyond  atomic.Bool // what is written is for the server
-	asked   byte        // the first byte of the last question to the proxy
-	tries   *tries      // of the password
-	target  string      // that the proxy is asked for
-	trying  atomic.Bool // it is
+	beyond  atomic.Bool            // what is written is for the server
+	plain   atomic.Bool            // it is for plain requests, one after the other
+	asked   atomic.Uint32          // the last question to the proxy; 0: none, or a plain request that it has answered
+	answer  []byte                 // to CONNECT or a plain request, until its header has come whole
+	tries   *tries                 // of the password
+	target  string                 // that the proxy is asked to connect to
+	trying  atomic.Pointer[string] // the target for which it is tried; nil: it is not
 	closed  chan struct{}
 	close   sync.Once
 }
@@ -176,44 +186,56 @@ func newHop(conn net.Conn, proxy string, within time.Duration, of *tries) *hop {
 // Write implements net.Conn, and notices when the proxy has connected.
 func (h *hop) Write(b []byte) (int, error) {
 	if !h.beyond.Load() && len(b) > 0 {
-		switch b[0] {
-		case askConnect, askSOCKS, askSOCKSAuth:
-			h.asked = b[0]
-			if err := h.enter(b); err != nil {
-				return 0, err
-			}
-		default:
-			h.giveUp.Stop()
-			h.beyond.Store(true)
-			h.tell(accepted)
+		if err := h.ask(b); err != nil {
+			return 0, err
 		}
 	}
 	n, err := h.Conn.Write(b)
 	return n, h.explain(err)
 }
 
+// ask notices whether what is about to be written asks the proxy for something, and waits until it may.
+func (h *hop) ask(b []byte) error {
+	asked := h.asked.Load()
+	switch first := b[0]; {
+	case asked == askPlain: // more of the same request
+		return nil
+	case first == askConnect, first == askSOCKS, first == askSOCKSAuth:
+		h.asked.Store(uint32(first))
+		return h.enter(b)
+	case asked == 0:
+		h.plain.Store(true)
+		h.asked.Store(askPlain)
+		err := h.enter(b)
+		if err != nil || h.trying.Load() != nil {
+			h.giveUp.Stop() // how long the answer takes is the server's matter
+			return err
+		}
+	}
+	h.giveUp.Stop()
+	h.beyond.Store(true)
+	h.tell(accepted)
+	return nil
+}
+
 // Read implements net.Conn.
 func (h *hop) Read(b []byte) (int, error) {
 	n, err := h.Conn.Read(b)
-	if n > 0 && !h.beyond.Load() && h.asked == askConnect {
-		h.asked = 0 // only the first byte tells
-		switch b[0] {
-		case 'H':
+	if n > 0 && !h.beyond.Load() {
+		switch h.asked.Load() {
+		case askConnect, askPlain:
 			if err := h.answered(b[:n]); err != nil {
 				return 0, err
 			}
-		case recordAlert, recordHandshake:
-			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, inTLS, nil)
-		default:
-			return 0, proxyError(h.proxy, fault.Fix, fault.ProxyKind, notHTTP, nil)
+		case askSOCKSAuth: // RFC 1929 section 2
+			if reply := b[:n]; len(reply) > 1 {
+				o := refused
+				if reply[1] == 0 {
+					o = accepted
+				}
+				h.tell(o)
+			}
 		}
-	}
-	if reply := b[:n]; len(reply) > 1 && !h.beyond.Load() && h.asked == askSOCKSAuth { // RFC 1929 section 2
-		o := refused
-		if reply[1] == 0 {
-			o = accepted
-		}
-		h.tell(o)
 	}
 	return n, h.explain(err)
 }
@@ -232,15 +254,22 @@ func (h *hop) end() error {
 
 // enter waits until what is about to be written may be, where it has the password in it.
 func (h *hop) enter(b []byte) error {
-	switch b[0] {
-	case askSOCKS:
+	target := h.target
+	switch {
+	case h.plain.Load():
+		_, rest, _ := strings.Cut(string(b), "://")
+		target, _, _ = strings.Cut(rest, "/")
+	case b[0] == askSOCKS:
 		return nil
-	case askConnect:
+	case b[0] == askConnect:
 		_, rest, _ := strings.Cut(string(b), " ")
 		h.target, _, _ = strings.Cut(rest, " ")
+		target = h.target
 	}
-	mine, err := h.tries.enter(h.closed, h.proxy, h.target)
-	h.trying.Store(mine)
+	mine, err := h.tries.enter(h.closed, h.proxy, target)
+	if mine {
+		h.trying.Store(&target)
+	}
 	select {
 	case <-h.closed: // meanwhile, and nobody closes it again
 		h.tell(unanswered)
@@ -251,27 +280,51 @@ func (h *hop) enter(b []byte) error {
 
 // tell tells what the proxy says of the password, if it is tried here.
 func (h *hop) tell(o outcome) {
-	if h.trying.CompareAndSwap(true, false) {
-		h.tries.leave(h.target, o)
+	if target := h.trying.Swap(nil); target != nil {
+		h.tries.leave(*target, o)
 	}
 }
 
-// answered looks at the answer to CONNECT, where it has come in one piece. net/http does not say that a malformed one is the proxy's, and
-// drops what comes with it.
-func (h *hop) answered(answer []byte) error {
-	_, more, whole := bytes.Cut(answer, []byte("\r\n\r\n"))
-	more = bytes.TrimSpace(more)
-	if !whole {
+// answered looks at the answer to CONNECT or to a plain request, once its header has come whole. net/http does not say that a malformed one
+// to CONNECT is the proxy's, and drops what comes with it.
+func (h *hop) answered(b []byte) error {
+	plain := h.plain.Load()
+	if len(h.answer) == 0 && !plain { // only the first byte tells
+		switch b[0] {
+		case 'H':
+		case recordAlert, recordHandshake:
+			return proxyError(h.proxy, fault.Fix, fault.ProxyKind, inTLS, nil)
+		default:
+			return proxyError(h.proxy, fault.Fix, fault.ProxyKind, notHTTP, nil)
+		}
+	}
+	h.answer = append(h.answer, b...)
+	if !bytes.Contains(h.answer, []byte("\n\r\n")) && !bytes.Contains(h.answer, []byte("\n\n")) && len(h.answer) < maxResponseHeader {
 		return nil
 	}
+	answer := h.answer
+	h.answer = nil
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer)), nil)
+	if err == nil {
+		resp.Body.Close()
+	}
+	if plain {
+		h.asked.Store(0)
+		if err == nil && resp.StatusCode == http.StatusProxyAuthRequired {
+			h.tell(said(resp))
+		}
+		h.tell(unanswered) // any other answer can be the server's
+		return nil
+	}
+	h.asked.Store(toldConnect)
 	if err != nil {
 		return proxyError(h.proxy, fault.Fix, fault.ProxyKind, notHTTP, err)
 	}
-	resp.Body.Close()
 	if o := said(resp); o != unanswered {
 		h.tell(o)
 	}
+	_, more, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
+	more = bytes.TrimSpace(more)
 	if resp.StatusCode == http.StatusOK && len(more) > 0 { // no server speaks before it is spoken to in TLS
 		return proxyError(h.proxy, fault.Fix, fault.ProxyDenies, fmt.Sprintf("does not let mailbell through to %s: it answers with a page, %q",
 			h.target, Printable(string(more), maxText/3)), nil)
@@ -279,7 +332,7 @@ func (h *hop) answered(answer []byte) error {
 	return nil
 }
 
-// said is what a refusal to connect says of the password that was sent with it. A proxy that asked a server for it has let mailbell in.
+// said is what a refusal says of the password that was sent with the request. A proxy that asked a server for it has let mailbell in.
 func said(resp *http.Response) outcome {
 	detail, _ := wanted(true, offersOf(resp))
 	switch {
@@ -302,7 +355,7 @@ func offersOf(resp *http.Response) []string {
 
 func (h *hop) explain(err error) error {
 	switch {
-	case err == nil || h.beyond.Load():
+	case err == nil || h.beyond.Load() || h.plain.Load():
 		return err
 	case h.expired.Load(), errors.Is(err, os.ErrDeadlineExceeded): // net/http sets deadlines for SOCKS5
 		return proxyError(h.proxy, fault.Wait, fault.ProxyAway, "did not answer in time", err)

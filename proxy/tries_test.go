@@ -62,6 +62,95 @@ func TestAWrongPasswordOfTheProxyIsHeldBeforeItLocksTheAccount(t *testing.T) {
 	}
 }
 
+// net/http asks for a plain page without CONNECT, with the password, and keeps the connection for a page of another host.
+func TestAWrongPasswordOfTheProxyIsHeldForPlainRequestsToo(t *testing.T) {
+	const clients, hosts = 64, 8
+	for name, at := range map[string]func(Settings) http.RoundTripper{
+		"connections of their own": func(s Settings) http.RoundTripper {
+			tr := s.Transport()
+			tr.DisableKeepAlives = true
+			return tr
+		},
+		"connections that are kept": func(s Settings) http.RoundTripper { return s.Transport() },
+	} {
+		var tried, held, right atomic.Int32
+		l := tcptest.Listen(t)
+		tcptest.Serve(t, l, func(conn net.Conn) {
+			for from := bufio.NewReader(conn); ; {
+				req, err := http.ReadRequest(from)
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, req.Body)
+				if user, _, _ := (&http.Request{Header: http.Header{"Authorization": req.Header["Proxy-Authorization"]}}).BasicAuth(); user == "right" {
+					right.Add(1)
+					_, _ = io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+					continue
+				}
+				tried.Add(1)
+				for _, part := range []string{"HTTP/1.1 407 x\r\n", "Proxy-Authenticate: Basic\r\nContent-Length: 4\r\n", "\r\nno", "no"} {
+					_, _ = io.WriteString(conn, part)
+				}
+			}
+		})
+		for _, user := range []string{"wrong", "right"} {
+			rt := at(Settings{Proxy: viaAs(t, "http://"+l.Addr().String(), user, "password")})
+			var all sync.WaitGroup
+			for i := range clients {
+				all.Go(func() {
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, fmt.Sprintf("http://ex%d.contoso.com", i%hosts), strings.NewReader(strings.Repeat("C", 64<<10)))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					body, err := read(rt.RoundTrip(req))
+					if err == nil {
+						if body != "" && body != "nono" {
+							t.Errorf("%s: %q", name, body)
+						}
+						return
+					}
+					held.Add(1)
+					if e := Explain("x", err); e.Code != CodeProxy || e.Detail != fault.ProxySignIn || e.Remedy != fault.Fix || e.After <= 0 || e.After > refusedPause {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+			}
+			all.Wait()
+			rt.(*http.Transport).CloseIdleConnections()
+		}
+		if tried.Load() != maxRefusals || held.Load() != clients-maxRefusals || right.Load() != clients {
+			t.Errorf("%s: a wrong one is tried %d times, and %d are held; %d with a right one get through", name, tried.Load(), held.Load(), right.Load())
+		}
+	}
+}
+
+func TestARefusalOfTheProxyThatComesInPiecesCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for asks, isProxys := range map[string]bool{"CONNECT one:443 HTTP/1.1\r\n\r\n": true, "GET http://one/ HTTP/1.1\r\n\r\n": false} {
+			var p tries
+			near, far := net.Pipe()
+			h := newHop(near, "proxy:3128", proxyTimeout, &p)
+			go func() {
+				_, _ = io.WriteString(h, asks)
+				if _, err := io.Copy(io.Discard, h); isProxys != (err != nil) { // the end of a page that the proxy closes the connection after is none
+					t.Errorf("%q: %v", asks, err)
+				}
+				_ = h.Close()
+			}()
+			_, _ = http.ReadRequest(bufio.NewReader(far))
+			for _, b := range []byte("HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\r\n") {
+				_, _ = far.Write([]byte{b})
+			}
+			_ = far.Close()
+			synctest.Wait()
+			if p.refused != 1 || p.worked || len(p.trying) != 0 {
+				t.Errorf("%q: %d refusals, worked %t, %v are tried", asks, p.refused, p.worked, p.trying)
+			}
+		}
+	})
+}
+
 func TestThePasswordOfTheProxyIsTriedAgainWhenNoDirectoryCountsTheFormerTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p tries
