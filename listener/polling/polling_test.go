@@ -48,18 +48,22 @@ func TestManyMailboxesArePolledAtThePaceOfTheirExchange(t *testing.T) {
 }
 
 func TestMailboxesThatAreToldOfAgainHoldUpNobodyWhoIsPolled(t *testing.T) {
-	const mailboxes, perSecond = 1000, 25
-	p, now := New(perSecond), time.Unix(1_800_000_000, 0)
-	turns := make([]Turn, mailboxes)
-	for end := now.Add(time.Hour); now.Before(end); now = now.Add(30 * time.Second) {
-		for i := range turns { // their streams end, and are open again at once
-			turns[i].At(p, now)
-			turns[i].Told()
+	const perSecond = 25
+	for _, mailboxes := range []int{1000, 1450, 4000} {
+		for _, every := range []time.Duration{10 * time.Second, 30 * time.Second, 35 * time.Second} {
+			p, now := New(perSecond), time.Unix(1_800_000_000, 0)
+			turns := make([]Turn, mailboxes)
+			for end := now.Add(time.Hour); now.Before(end); now = now.Add(every) {
+				for i := range turns { // their streams end, and are open again at once
+					turns[i].At(p, now)
+					turns[i].Told()
+				}
+			}
+			var away Turn
+			if wait := away.At(p, now).Sub(now); wait > time.Duration(mailboxes/perSecond)*time.Second+2*Interval {
+				t.Errorf("%d mailboxes, every %v: one whose stream stays away is polled after %v", mailboxes, every, wait)
+			}
 		}
-	}
-	var away Turn
-	if wait := away.At(p, now).Sub(now); wait > mailboxes/perSecond*time.Second+2*Interval {
-		t.Errorf("a mailbox whose stream stays away is polled after %v", wait)
 	}
 }
 
@@ -71,12 +75,14 @@ func TestAMailboxThatWasToldOfHasANewTurnOnceItsOldOneIsOver(t *testing.T) {
 	if again := turn.At(p, now.Add(time.Second)); !again.Equal(first) {
 		t.Errorf("its turn is at %v, and was at %v", again, first)
 	}
-	turn.Told()
-	now = first.Add(time.Second)
-	if turn.Due(p, now) {
-		t.Error("it is listed at once, by a turn of the time when something told of its mail")
-	}
-	if next := turn.At(p, now); next.Sub(now) < Interval {
-		t.Errorf("it is listed %v after its stream has ended, want at least %v", next.Sub(now), Interval)
+	for _, off := range []time.Duration{time.Second, -time.Second, -Interval/2 + time.Second} { // from its turn
+		turn.Told()
+		now = turn.at.Add(off)
+		if turn.Due(p, now) {
+			t.Error("it is listed at once, by a turn of the time when something told of its mail")
+		}
+		if next := turn.At(p, now); next.Sub(now) < Interval {
+			t.Errorf("it is listed %v after its stream has ended, want at least %v", next.Sub(now), Interval)
+		}
 	}
 }
