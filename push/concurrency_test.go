@@ -67,7 +67,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 				t.Fatal(err)
 			}
 			send := func() {
-				if c.reserve() {
+				if c.reserve(probeOf(topic)) {
 					c.conn.Send(&post{request: probeOf(topic), ctx: t.Context(), allowed: always, done: make(chan struct{}), by: c})
 				}
 			}

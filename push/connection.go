@@ -30,6 +30,7 @@ const (
 const (
 	cut        = "cut"
 	byTheOther = "closed by the other end"
+	crowded    = "crowded by late ones"
 )
 
 // connection is one connection to APNs. It is told of by h2 (h2.Watcher).
@@ -42,9 +43,11 @@ type connection struct {
 
 	mu       sync.Mutex
 	inFlight int
-	most     int    // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
-	primed   bool   // an answer has come
-	spoiltBy string // why it is to be replaced
+	most     int       // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
+	primed   bool      // an answer has come
+	moved    time.Time // when the last request took a stream, or was answered
+	passed   bool      // another was answered since the last one began, or that one yields
+	spoiltBy string    // why it is to be replaced
 	over     bool
 	why      string
 	reason   outcome.Reason // what APNs said when it ended it; empty: nothing
@@ -58,8 +61,8 @@ func newConnection(p *pool, nc net.Conn) *connection {
 	return c
 }
 
-// reserve takes a stream where one is free: the first request on a connection runs alone, for only its answer tells the true limit.
-func (c *connection) reserve() bool {
+// reserve takes a stream for a request where one is free: the first on a connection runs alone, for only its answer tells the true limit.
+func (c *connection) reserve(r *request) bool {
 	told := int(c.conn.MaxStreams())
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,7 +70,19 @@ func (c *connection) reserve() bool {
 		return false
 	}
 	c.inFlight++
+	c.moved, c.passed = time.Now(), r.yields
 	return true
+}
+
+// crowdedIn is how long those who wait for a stream go on to wait for this connection; 0: no longer, for all its streams have been taken by
+// what is answered late, or never. There may be no more than one.
+func (c *connection) crowdedIn() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.passed {
+		return redialSpacing
+	}
+	return max(0, redialSpacing-time.Since(c.moved))
 }
 
 // retireDry retires a connection that has no stream though nothing is in flight: it will never have one again.
@@ -87,6 +102,9 @@ func (c *connection) isIdle() bool {
 func (c *connection) ended(e h2.Ending) {
 	c.mu.Lock()
 	c.inFlight--
+	if e.Status != 0 {
+		c.moved, c.passed = time.Now(), true
+	}
 	switch {
 	case errors.Is(e.Err, h2.ErrRefused): // a limit that it did not announce; it is tried for more with each answer
 		c.most = max(1, c.inFlight)

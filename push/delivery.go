@@ -10,6 +10,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/backoff"
 	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/push/h2"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -159,6 +160,7 @@ func (d *delivery) attempt(ctx context.Context) response {
 	if r.status == 0 {
 		d.unknown = d.unknown || r.written
 	}
+	d.request.yields = d.request.yields || errors.Is(r.err, h2.ErrStalled)
 	if r.isUnanswered() && !d.isOver(ctx) && !r.isOurs() {
 		d.gateway.failed(r)
 	}

@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -29,14 +30,19 @@ func (b *bench) insist(ctx context.Context, phone, message int) (accepted bool) 
 	return false
 }
 
-// In quiet hours nobody else shows that APNs does its work. One phone that it failed had its topic shut again and again.
-func TestAPhoneThatAPNsFailsInQuietHoursDelaysNoOther(t *testing.T) {
-	for name, do := range map[string]act{"a fault": refusing(500, "InternalServerError"), "away": refusing(503, "ServiceUnavailable")} {
+// In quiet hours nobody else shows that APNs does its work. A phone that it failed had its topic shut again and again, and one that was
+// answered late had the only stream of each new connection to itself.
+func TestPhonesThatAPNsFailsInQuietHoursDelayNoOther(t *testing.T) {
+	for name, do := range map[string]act{
+		"late": {delay: 7 * time.Second}, "never": {silent: true},
+		"a fault": refusing(500, "InternalServerError"), "away": refusing(503, "ServiceUnavailable"),
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				sick := []string{tokenOf(10), tokenOf(11), tokenOf(12)}
 				b := overMemory(t, func(a arrived) act {
 					switch {
-					case a.token() == tokenOf(0):
+					case slices.Contains(sick, a.token()):
 						return do
 					case a.token() == tokenOf(2):
 						return refusing(400, "BadDeviceToken") // and one stream is all that there is
@@ -47,9 +53,19 @@ func TestAPhoneThatAPNsFailsInQuietHoursDelaysNoOther(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
 				var all sync.WaitGroup
+				for i := range sick {
+					all.Go(func() {
+						for m := 0; ctx.Err() == nil; m++ {
+							b.insist(ctx, 10+i, m)
+						}
+					})
+				}
 				all.Go(func() {
-					for m := 0; ctx.Err() == nil; m++ {
-						b.insist(ctx, 0, m)
+					for ; ctx.Err() == nil; <-time.After(10 * time.Millisecond) {
+						if reason := b.Topics()[0].Reason; reason != "" {
+							t.Errorf("the topic is %s", reason)
+							return
+						}
 					}
 				})
 				for m := 1; ctx.Err() == nil; m++ {
@@ -67,4 +83,51 @@ func TestAPhoneThatAPNsFailsInQuietHoursDelaysNoOther(t *testing.T) {
 			})
 		})
 	}
+}
+
+// APNs allows one stream after each push that it rejects. Where that is taken by a phone that is answered slowly, the others do not wait
+// for it.
+func TestAPhoneThatIsAnsweredSlowlyDelaysNoOtherWhereThereIsOneStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			switch a.token() {
+			case tokenOf(0):
+				return act{delay: answerTimeout - time.Second}
+			case tokenOf(2):
+				return refusing(400, "BadDeviceToken")
+			}
+			return act{}
+		})
+		b.Push(t.Context(), alert(1, 0))
+		<-time.After(redialSpacing)
+		var all sync.WaitGroup
+		all.Go(func() {
+			if a := b.Push(t.Context(), alert(0, 0)); a.Result != subscriptions.Accepted || a.Resent != 0 {
+				t.Errorf("the phone: %+v", a)
+			}
+		})
+		synctest.Wait()
+		b.Push(t.Context(), alert(2, 0))
+		began := time.Now()
+		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || time.Since(began) > redialSpacing {
+			t.Errorf("another, after %v: %+v", time.Since(began), a)
+		}
+		all.Wait()
+	})
+}
+
+// Where APNs itself is slow, another connection would only lose the streams that this one has.
+func TestAConnectionIsNotCrowdedWhereAPNsIsSlowForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(arrived) act { return act{delay: 3 * time.Second} })
+		began := time.Now()
+		for _, a := range b.burst(t.Context(), 50) {
+			if a.Result != subscriptions.Accepted || a.Resent != 0 {
+				t.Errorf("got %+v", a)
+			}
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 1 || time.Since(began) > 7*time.Second {
+			t.Errorf("%d connections, after %v", connections, time.Since(began))
+		}
+	})
 }

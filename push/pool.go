@@ -156,21 +156,44 @@ func (p *pool) serve(ctx context.Context, c *connection) {
 	p.connections = append(p.connections, c)
 	p.mu.Unlock()
 	p.dispatch()
-	select {
-	case <-c.retired:
-	case <-ctx.Done():
-		c.retire("closed")
-	case <-c.spoilt:
-		select {
-		case <-c.retired:
-		case <-ctx.Done():
-		case <-time.After(c.replacedIn()):
-		}
-		c.retire(c.spoiltBy)
-	}
+	p.watchOver(ctx, c)
 	p.mu.Lock()
 	p.connections = slices.DeleteFunc(p.connections, func(other *connection) bool { return other == c })
 	p.mu.Unlock()
+}
+
+// watchOver waits until a connection is retired, and retires it where it has to be replaced.
+func (p *pool) watchOver(ctx context.Context, c *connection) {
+	wanted := p.wanted
+	var look <-chan time.Time // nil while nothing waits
+	for {
+		select {
+		case <-c.retired:
+			return
+		case <-ctx.Done():
+			c.retire("closed")
+			return
+		case <-c.spoilt:
+			select {
+			case <-c.retired:
+			case <-ctx.Done():
+			case <-time.After(c.replacedIn()):
+			}
+			c.retire(c.spoiltBy)
+			return
+		case <-wanted:
+		case <-look:
+		}
+		wanted, look = p.wanted, nil
+		if p.isUrgent() {
+			in := c.crowdedIn()
+			if in == 0 {
+				c.retire(crowded)
+				return
+			}
+			wanted, look = nil, time.After(in)
+		}
+	}
 }
 
 // isWanted waits until something waits for a connection, and reports whether that was before ctx ended.
@@ -191,6 +214,13 @@ func (p *pool) isWaitedFor() bool {
 	return len(p.queue) > 0
 }
 
+// isUrgent says whether anything waits that does not yield. What yields waits for its like.
+func (p *pool) isUrgent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue) > 0 && !p.queue[0].request.yields
+}
+
 func (p *pool) dial(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -201,14 +231,21 @@ func (p *pool) dial(ctx context.Context) (*connection, error) {
 	return newConnection(p, nc), nil
 }
 
-// enqueue has a post go out, at once where a connection has a stream for it; first: before those that wait. It reports whether it is out.
+// enqueue has a post go out, at once where a connection has a stream for it; first: before those that wait. What yields goes last. It
+// reports whether it is out.
 func (p *pool) enqueue(po *post, first bool) (out bool) {
 	p.mu.Lock()
-	if first {
-		p.queue = slices.Insert(p.queue, 0, po)
-	} else {
-		p.queue = append(p.queue, po)
+	at := len(p.queue)
+	switch {
+	case po.request.yields:
+	case first:
+		at = 0
+	default:
+		for at > 0 && p.queue[at-1].request.yields {
+			at--
+		}
 	}
+	p.queue = slices.Insert(p.queue, at, po)
 	p.mu.Unlock()
 	p.dispatch()
 	p.mu.Lock()
@@ -238,11 +275,11 @@ func (p *pool) next() *post {
 	if len(p.queue) == 0 {
 		return nil
 	}
-	free := slices.IndexFunc(p.connections, (*connection).reserve)
+	po := p.queue[0]
+	free := slices.IndexFunc(p.connections, func(c *connection) bool { return c.reserve(po.request) })
 	if free < 0 {
 		return nil
 	}
-	po := p.queue[0]
 	p.queue[0] = nil
 	p.queue = p.queue[1:]
 	po.by = p.connections[free]
