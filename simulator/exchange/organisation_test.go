@@ -319,6 +319,16 @@ func TestFaultsMeetTheirHostOnly(t *testing.T) {
 	}
 }
 
+func TestStreamsOfOneHostAreSilentAndThoseOfAnotherAreNot(t *testing.T) {
+	s, here, cloud, _ := hybrid(t)
+	there, silent := here.stream(here.subscribe(subscribeNewMail)), cloud.stream(cloud.subscribe(subscribeNewMail))
+	set(t, s, streamSilent, faults.Fault{Host: Online})
+	held := deliver(t, s, cloud.mailbox, "held")
+	there.until(deliver(t, s, here.mailbox, "told"))
+	clearFault(t, s, streamSilent)
+	silent.until(held)
+}
+
 func TestExchangeOnlineHasItsOwnLimits(t *testing.T) {
 	s, _, cloud, _ := hybrid(t)
 	for range onlineSubscriptions {

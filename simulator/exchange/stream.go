@@ -301,14 +301,14 @@ func (o *streamWriter) drain() (more, ok bool) {
 	return more, o.send(x.streamEnvelope(batch, failure, status)) && !over
 }
 
-// faultMailbox returns the mailbox for which a fault that is set applies to this stream.
+// faultOn returns the mailbox for which a fault that is set applies to this stream.
 func (o *streamWriter) faultOn(name string) (mailbox string, ok bool) {
 	x := o.c.x
 	if o.st == nil || x.faults.None() {
 		return "", false
 	}
 	f, ok := x.faults.Get(name)
-	if !ok {
+	if !ok || !f.At(x.name) {
 		return "", false
 	}
 	x.mu.Lock()
