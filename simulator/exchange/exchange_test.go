@@ -474,6 +474,51 @@ func TestListingPagesInTheOrderOfReceivedTimes(t *testing.T) {
 	c.must(strings.Replace(findItem(0, 0, "Ascending"), `MaxEntriesReturned="0"`, `MaxEntriesReturned="0"`, 1), "ErrorInvalidPagingMaxRows")
 }
 
+func TestAFilteredListingHasAtMost250Items(t *testing.T) {
+	const filter = `<m:Restriction><t:IsGreaterThanOrEqualTo><t:FieldURI FieldURI="item:DateTimeReceived"/><t:FieldURIOrConstant><t:Constant Value="2026-01-01T00:00:00Z"/>` +
+		`</t:FieldURIOrConstant></t:IsGreaterThanOrEqualTo></m:Restriction>`
+	for personality, most := range map[string]string{"": "250", Exchange2010: "251"} {
+		s := start(t, 1, Options{Personality: personality})
+		c := newClient(t, s, s.Mailboxes()[0])
+		c.version = "Exchange2010_SP1"
+		for i := range 251 {
+			deliver(t, s, c.mailbox, fmt.Sprint("mail ", i))
+		}
+		all := findItem(0, 1000, "Descending")
+		c.must(all, `IndexedPagingOffset="251" TotalItemsInView="251" IncludesLastItemInRange="true"`)
+		filtered := strings.Replace(all, "<m:SortOrder>", filter+"<m:SortOrder>", 1)
+		last := fmt.Sprint(most == "251")
+		if body := c.must(filtered, `IndexedPagingOffset="`+most+`" TotalItemsInView="251" IncludesLastItemInRange="`+last+`"`); fmt.Sprint(strings.Count(body, "<t:Message>")) != most {
+			t.Errorf("%q: %d items", personality, strings.Count(body, "<t:Message>"))
+		}
+	}
+}
+
+func TestWhatAListingWouldIgnoreIsRefusedByItsName(t *testing.T) {
+	s := start(t, 1, Options{})
+	c := newClient(t, s, s.Mailboxes()[0])
+	list := findItem(0, 9, "Descending")
+	page := between(t, list, "</m:ItemShape>", "<m:SortOrder>")
+	const folders = `<m:FindFolder Traversal="Shallow"><m:FolderShape><t:BaseShape>Default</t:BaseShape></m:FolderShape>%s<m:ParentFolderIds>` +
+		`<t:DistinguishedFolderId Id="msgfolderroot"/></m:ParentFolderIds></m:FindFolder>`
+	const restriction = `<m:Restriction><t:Exists><t:FieldURI FieldURI="folder:DisplayName"/></t:Exists></m:Restriction>`
+	for name, body := range map[string]string{
+		"QueryString":            strings.Replace(list, "</m:FindItem>", "<m:QueryString>subject:hello</m:QueryString></m:FindItem>", 1),
+		"FractionalPageItemView": strings.Replace(list, page, `<m:FractionalPageItemView MaxEntriesReturned="9" Numerator="1" Denominator="2"/>`, 1),
+		"CalendarView":           strings.Replace(list, page, `<m:CalendarView StartDate="2026-11-01T00:00:00Z" EndDate="2026-12-01T00:00:00Z"/>`, 1),
+		"DistinguishedGroupBy":   strings.Replace(list, "<m:SortOrder>", `<m:DistinguishedGroupBy Order="Ascending"><t:StandardGroupBy>ConversationTopic</t:StandardGroupBy></m:DistinguishedGroupBy><m:SortOrder>`, 1),
+		"Restriction":            fmt.Sprintf(folders, restriction),
+	} {
+		c.must(body, "<m:ResponseCode>ErrorInvalidOperation<", "This simulator does not serve "+name+" of Find")
+	}
+	all := c.must(fmt.Sprintf(folders, ""), `IncludesLastItemInRange="true"`)
+	n := strings.Count(all, "<t:Folder>")
+	const pages = `<m:IndexedPageFolderView MaxEntriesReturned="%d" Offset="1" BasePoint="Beginning"/>`
+	if body := c.must(fmt.Sprintf(folders, fmt.Sprintf(pages, 2)), fmt.Sprintf(`IndexedPagingOffset="3" TotalItemsInView="%d" IncludesLastItemInRange="false"`, n)); strings.Count(body, "<t:Folder>") != 2 {
+		t.Errorf("a page of two folders: %s", body)
+	}
+}
+
 func TestListingCutsSubjectsAndTellsInsidersByTheirDN(t *testing.T) {
 	s := start(t, 1, Options{})
 	c := newClient(t, s, s.Mailboxes()[0])

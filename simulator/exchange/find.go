@@ -13,6 +13,9 @@ import (
 // findItem lists one folder.
 func (c *call) findItem(b *markup) *soapFault {
 	const message = "FindItemResponseMessage"
+	if !c.serves(b, message, "ItemShape", "IndexedPageItemView", "Restriction", "SortOrder", "ParentFolderIds") {
+		return nil
+	}
 	shape, fault := c.x.release.parseShape(c.body.kid(nsMessages, "ItemShape"), true)
 	if fault != nil {
 		return fault
@@ -39,6 +42,9 @@ func (c *call) findItem(b *markup) *soapFault {
 		b.responseError(message, "ErrorUnsupportedPathForSortGroup", "The property can not be used for sorting or grouping.")
 		return nil
 	}
+	if filter != nil && c.x.release.modern {
+		page.limit = min(page.limit, maxFiltered)
+	}
 	folders := c.body.kid(nsMessages, "ParentFolderIds").children()
 	if len(folders) == 0 {
 		return badRequest("The element 'FindItem' has incomplete content.")
@@ -62,7 +68,18 @@ func (c *call) findItem(b *markup) *soapFault {
 	return nil
 }
 
-// page is an IndexedPageItemView.
+// serves refuses a request with an element that this simulator would have to ignore: its answer would look right and be wrong.
+func (c *call) serves(b *markup, message string, elements ...string) bool {
+	for _, k := range c.body.kids {
+		if !slices.Contains(elements, k.name) {
+			b.responseError(message, "ErrorInvalidOperation", "This simulator does not serve "+k.name+" of "+c.operation+".")
+			return false
+		}
+	}
+	return true
+}
+
+// page is an IndexedPageItemView or IndexedPageFolderView.
 type page struct {
 	offset, limit int
 	fromEnd       bool
@@ -94,6 +111,18 @@ func parsePage(n *node) (page, *soapFault) {
 	return p, nil
 }
 
+// of is the part of so many items that a page has, and where the next one begins.
+func (p page) of(total int) (from, to, next int) {
+	if p.fromEnd {
+		to = max(total-p.offset, 0)
+		from = max(to-p.limit, 0)
+		return from, to, min(p.offset+to-from, total)
+	}
+	from = min(p.offset, total)
+	to = min(from+p.limit, total)
+	return from, to, to
+}
+
 // list returns a page of a folder, how many items it could have shown, and where the next page begins.
 func (c *call) list(kind folderKind, filter func(*item) bool, order []sortKey, p page) (items []*item, total, next int) {
 	c.x.mu.Lock()
@@ -104,8 +133,7 @@ func (c *call) list(kind folderKind, filter func(*item) bool, order []sortKey, p
 	}
 	if plain { // the common case: no copy of the folder
 		total = len(all)
-		from := min(p.offset, total)
-		to := min(from+p.limit, total)
+		from, to, next := p.of(total)
 		items = make([]*item, 0, to-from)
 		for i := from; i < to; i++ {
 			if order[0].descending {
@@ -115,7 +143,7 @@ func (c *call) list(kind folderKind, filter func(*item) bool, order []sortKey, p
 			}
 		}
 		c.x.mu.Unlock()
-		return items, total, to
+		return items, total, next
 	}
 	c.x.mu.Unlock()
 	if filter != nil {
@@ -133,15 +161,8 @@ func (c *call) list(kind folderKind, filter func(*item) bool, order []sortKey, p
 		}
 		return 0
 	})
-	total = len(all)
-	if p.fromEnd {
-		to := max(total-p.offset, 0)
-		from := max(to-p.limit, 0)
-		return all[from:to], total, min(p.offset+to-from, total)
-	}
-	from := min(p.offset, total)
-	to := min(from+p.limit, total)
-	return all[from:to], total, to
+	from, to, next := p.of(len(all))
+	return all[from:to], len(all), next
 }
 
 // sortKey is one FieldOrder.
@@ -220,6 +241,9 @@ func parseFilter(n *node) (func(*item) bool, bool) {
 	if n.name == "Contains" {
 		value = strings.ToLower(n.at("Constant").attr("Value"))
 		mode := n.attr("ContainmentMode")
+		if !slices.Contains([]string{"FullString", "Prefixed", "Substring"}, mode) {
+			return nil, false
+		}
 		return func(it *item) bool {
 			s := strings.ToLower(textOf(uri, it))
 			switch mode {

@@ -155,7 +155,14 @@ func (c *call) getFolder(b *markup) *soapFault {
 
 func (c *call) findFolder(b *markup) *soapFault {
 	const message = "FindFolderResponseMessage"
+	if !c.serves(b, message, "FolderShape", "IndexedPageFolderView", "ParentFolderIds") {
+		return nil
+	}
 	shape, fault := c.x.release.parseFolderShape(c.body.kid(nsMessages, "FolderShape"))
+	if fault != nil {
+		return fault
+	}
+	page, fault := parsePage(c.body.kid(nsMessages, "IndexedPageFolderView"))
 	if fault != nil {
 		return fault
 	}
@@ -180,10 +187,11 @@ func (c *call) findFolder(b *markup) *soapFault {
 		if c.body.attr("Traversal") == "SoftDeleted" {
 			found = nil
 		}
-		total := strconv.Itoa(len(found))
+		from, to, next := page.of(len(found))
 		b.success(message)
-		b.raw(`<m:RootFolder IndexedPagingOffset="`, total, `" TotalItemsInView="`, total, `" IncludesLastItemInRange="true"><t:Folders>`)
-		for _, kind := range found {
+		b.raw(`<m:RootFolder IndexedPagingOffset="`, strconv.Itoa(next), `" TotalItemsInView="`, strconv.Itoa(len(found)),
+			`" IncludesLastItemInRange="`, strconv.FormatBool(next >= len(found)), `"><t:Folders>`)
+		for _, kind := range found[from:to] {
 			c.writeFolder(b, kind, shape)
 		}
 		b.raw(`</t:Folders></m:RootFolder></m:`, message, `>`)

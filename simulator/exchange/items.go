@@ -16,6 +16,7 @@ import (
 // Limits of item requests.
 const (
 	maxFind       = 1000 // EWSFindCountLimit
+	maxFiltered   = 250  // that of a listing with a restriction, since Exchange 2013
 	maxItems      = 1000 // ids of a GetItem request
 	findSubject   = 255  // characters of a subject in a listing
 	maxRequestURI = 1000 // properties of a shape; the schema knows some 500

@@ -207,6 +207,7 @@ func TestWhatIsOrderedByStandsFirstInTheFilter(t *testing.T) {
 			"$filter=receivedDateTime ge yesterday":                                    "BadRequest",
 			"$filter=receivedDateTime":                                                 "BadRequest",
 			"$filter=colour eq 1":                                                      "BadRequest",
+			"$filter=internetMessageId eq '<1@fabrikam.example>'":                      "ErrorInvalidProperty",
 			"$select=subject,colour":                                                   "BadRequest",
 			"$top=1001":                                                                "ErrorInvalidParameter",
 			"$top=0":                                                                   "ErrorInvalidParameter",

@@ -174,6 +174,9 @@ func (q *query) restrict(name, operator, value string) *problem {
 		q.unread = &unread
 		return nil
 	}
+	if _, ok := properties[name]; ok {
+		return &problem{"ErrorInvalidProperty", "This simulator does not filter by " + name + "."}
+	}
 	return &problem{"BadRequest", "Invalid filter clause: Could not find a property named '" + name + "' on type 'microsoft.graph.message'."}
 }
 
