@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/outcome"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 	"github.com/mailbell/mailbell/subscriptions/storetest"
 )
@@ -446,7 +448,7 @@ func TestOneTokenOnTwoTopicsIsTwoDevicesAndInTwoEnvironmentsOne(t *testing.T) {
 
 func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
 	b := openBook(t, &storetest.Memory{})
-	enrol(t, b, "d1", alice, "aa")
+	since := enrol(t, b, "d1", alice, "aa").Device.Since // of the phone that stays
 	later := noon.Add(time.Hour)
 	if _, err := b.Enrol(t.Context(), subscriptions.Enrolment{ID: "d2", Mailbox: alice, Token: "bb", Topic: "com.contoso.mail", Environment: "production"}, later, later); err != nil {
 		t.Fatal(err)
@@ -456,8 +458,65 @@ func TestADeviceThatTakesATokenOverKeepsItsOwnPlace(t *testing.T) {
 	if r := b.Mailbox(alice).Record(); r.BehindOf("d1") != nil || r.BehindOf("d2") == nil {
 		t.Errorf("%+v: what the old id is behind by is of no device", r.Behind)
 	}
-	if !slices.Equal(done.Ousted, []string{"d1"}) || !done.Device.Since.Equal(later) || !done.Device.Created.Equal(later) || done.Created || done.Left != nil {
-		t.Errorf("%+v: it has been there since %v", done, later)
+	if !slices.Equal(done.Ousted, []string{"d1"}) || !done.Device.Since.Equal(since) || !done.Device.Created.Equal(later) || done.Created || done.Left != nil {
+		t.Errorf("%+v: it has been there since %v, and its phone gets mail since %v", done, later, since)
+	}
+}
+
+func TestADeviceThatTakesATokenIsOwedWhatItsPhoneLacks(t *testing.T) {
+	type done map[string]struct{}
+	had := func(ids ...string) done {
+		d := done{}
+		for _, id := range ids {
+			d[id] = struct{}{}
+		}
+		return d
+	}
+	for name, c := range map[string]struct {
+		got  []done // who got each message
+		owed []byte // the messages, the newest first
+	}{
+		"the other one is behind":                    {[]done{had("d1", "d2"), had("d2"), had("d1", "d2")}, []byte{2}},
+		"itself is behind: it keeps its own place":   {[]done{had("d1", "d2"), had("d1"), had("d1", "d2")}, []byte{2}},
+		"both are behind, each with another message": {[]done{had("d1"), had("d1", "d2"), had("d2"), had("d1", "d2")}, []byte{3, 1}},
+		"both are behind, with the same":             {[]done{had("d1", "d2"), had(), had("d1", "d2")}, []byte{2}},
+		"nobody is":                                  {[]done{had("d1", "d2")}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, reopen := book(t)
+			enrol(t, b, "d1", alice, "aa")
+			enrol(t, b, "d2", alice, "bb")
+			next := map[string]time.Time{"d1": noon.Add(time.Minute), "d2": noon.Add(time.Hour)}
+			for i, got := range c.got {
+				err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) {
+					o := subscriptions.Outcome{Key: mail.Key{7: byte(i + 1)}, Received: noon, Done: got}
+					d.Enter([]subscriptions.Outcome{o}, d.Devices, func(id string) (outcome.Reason, time.Time) { return "throttled", next[id] })
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			wait := next["d2"]
+			if b.Mailbox(alice).Record().BehindOf("d1") != nil { // then it is the phone that stays that has to wait
+				wait = next["d1"]
+			}
+			enrol(t, b, "d2", alice, "aa")
+			for _, b := range []*subscriptions.Book{b, reopen()} {
+				r := b.Mailbox(alice).Record()
+				var owed []byte
+				if behind := r.BehindOf("d2"); behind != nil {
+					for _, e := range r.Owed(behind, r.End) {
+						owed = append(owed, byte(e.Key))
+					}
+					if !behind.Next.Equal(wait) {
+						t.Errorf("it waits until %v, want %v", behind.Next, wait)
+					}
+				}
+				if !slices.Equal(owed, c.owed) || len(r.Behind) > 1 {
+					t.Errorf("it is owed %v of %+v, want %v", owed, r.Behind, c.owed)
+				}
+			}
+		})
 	}
 }
 

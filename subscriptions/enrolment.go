@@ -186,10 +186,11 @@ func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 		r.Dies = time.Time{}
 	}
 	for _, o := range ousted {
-		if !known {
+		if known {
+			r.takeUp(d, o)
+		} else {
 			r.takeOver(d, o)
 		}
-		r.Remove(o.ID)
 	}
 	return r, append(devices, d), ousted
 }

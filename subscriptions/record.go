@@ -243,6 +243,33 @@ func (r *Record) takeOver(d, from *Device) {
 	}
 }
 
+// takeUp has a device that is enrolled and has taken the phone of another one keep its own place, and be owed what the other was as well:
+// the phone has not got it. What the phone has got, but not the device, it gets again.
+func (r *Record) takeUp(d, from *Device) {
+	if !from.Since.IsZero() && (d.Since.IsZero() || from.Since.Before(d.Since)) { // else what it takes up would be from before its enrolment
+		d.Since = from.Since
+	}
+	was := r.BehindOf(from.ID)
+	own := r.BehindOf(d.ID)
+	if was == nil {
+		return
+	}
+	if own == nil {
+		was.Device = d.ID
+		return
+	}
+	owed := append(r.Owed(own, r.End), r.Owed(was, r.End)...)
+	both := Behind{Device: d.ID, Reason: was.Reason, Next: was.Next} // those of the phone
+	for _, e := range r.Outcomes {
+		if !slices.Contains(owed, e) {
+			both.Done = append(both.Done, e.Key)
+		}
+	}
+	*own = both
+	r.Remove(from.ID)
+	r.advance()
+}
+
 // Shown is a message as a listing showed it.
 type Shown struct {
 	Key      mail.Key
