@@ -39,6 +39,7 @@ type shown struct {
 // them told. listed is called once the Inbox has been read.
 func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed func()) error {
 	link := t.link
+	end := m.box.Record().End // the log before it is read
 	list, clock, err := m.pages(ctx, t.correlation, link)
 	listed()
 	if err != nil {
@@ -63,7 +64,7 @@ func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed 
 	if pending { // an item that cannot be read yet has no outcome: listed stays
 		return nil
 	}
-	return m.complete(ctx, t.correlation, link, list, clock)
+	return m.complete(ctx, t.correlation, link, list, clock, end)
 }
 
 // unknown are the messages shown that have no outcome yet.
@@ -271,7 +272,7 @@ func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
 
 // complete is the write at the end of a complete listing, in which listed moves (rules 3 and 4) and enrolments that lie after the
 // server's clock are set back to it (rule 5).
-func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, link Link, list []shown, clock time.Time) error {
+func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, link Link, list []shown, clock time.Time, end uint32) error {
 	seen := make([]subscriptions.Shown, len(list))
 	for i, s := range list {
 		seen[i] = s.Shown
@@ -281,9 +282,9 @@ func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, li
 		earlier = now
 	}
 	expired := 0
-	if m.changes(seen, earlier, clock) {
+	if m.changes(seen, earlier, clock, end) {
 		err := m.box.Update(ctx, func(d *subscriptions.Draft) {
-			expired = d.Complete(seen, earlier)
+			expired = d.Complete(seen, earlier, end)
 			setBack(d, clock)
 		})
 		if err != nil {
@@ -299,10 +300,10 @@ func (m *Mailbox) complete(ctx context.Context, id subscriptions.Correlation, li
 }
 
 // changes says whether a complete listing changes the record: most safety polls change nothing, and need no write.
-func (m *Mailbox) changes(seen []subscriptions.Shown, earlier, clock time.Time) bool {
+func (m *Mailbox) changes(seen []subscriptions.Shown, earlier, clock time.Time, end uint32) bool {
 	r := m.box.Record()
 	after := r.Clone()
-	return after.Complete(seen, earlier) > 0 || after.Listed != r.Listed || after.Since != r.Since || after.End != r.End || len(r.Behind) > 0 ||
+	return after.Complete(seen, earlier, end) > 0 || after.Listed != r.Listed || after.Since != r.Since || after.End != r.End || len(r.Behind) > 0 ||
 		!slices.Equal(after.Outcomes, r.Outcomes) ||
 		slices.ContainsFunc(m.box.Devices(), func(d *subscriptions.Device) bool { return d.Since.After(clock.Add(-mail.Tolerance)) })
 }

@@ -259,6 +259,27 @@ func TestAMessageHintedWhileItsListingIsDealtWithIsNotSummedUpToo(t *testing.T) 
 }
 
 // IncludesLastItemInRange is optional in the schema: a server may tell it of no page.
+func TestAMessageUnderTheSendersDateThatComesWhileAListingIsDealtWithAlertsOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.poll = 100 * time.Hour
+		s.start()
+		s.enrol("a", alice)
+		s.pass(48 * time.Hour) // which since moves by
+		var m *message
+		s.source.onRead = once(func() { m = s.source.come(alice, readTells(ago(30*time.Hour))) })
+		s.source.quietly(func() {
+			for range batch + 1 { // it is read between two batches of the listing
+				s.source.come(alice)
+			}
+		})
+		for range 2 {
+			s.mailbox(alice).List()
+			s.pass(time.Minute)
+		}
+		s.accepted(1, "a", m)
+	})
+}
+
 func TestAListingWhosePagesNeverSayThatTheyAreTheLastEnds(t *testing.T) {
 	for name, messages := range map[string]int{"an empty Inbox": 0, "the overlap alone": 1, "two": 2, "a page": firstPage, "two pages": firstPage + 1} {
 		t.Run(name, func(t *testing.T) {

@@ -427,7 +427,7 @@ func TestARecordThatIsReadStaysAsItIsWhileOthersFollow(t *testing.T) {
 		look()
 		if i%5 == 0 {
 			_ = m.Update(t.Context(), func(d *Draft) {
-				d.Complete([]Shown{{mail.Key{7: byte(i)}, noon.Add(time.Duration(i) * time.Hour)}}, noon.Add(1000*time.Hour))
+				d.Complete([]Shown{{mail.Key{7: byte(i)}, noon.Add(time.Duration(i) * time.Hour)}}, noon.Add(1000*time.Hour), d.End)
 			})
 			look()
 		}

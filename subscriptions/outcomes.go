@@ -34,13 +34,12 @@ func (o Outcomes) raised(later map[uint64]uint32) Outcomes {
 	return o
 }
 
-// from is the entries that were received at a time or later.
-func (o Outcomes) from(since int64) Outcomes {
-	before := func(e Entry) bool { return int64(e.Received) < since }
-	if !slices.ContainsFunc(o, before) {
+// without is the entries but those that go.
+func (o Outcomes) without(goes func(e Entry) bool) Outcomes {
+	if !slices.ContainsFunc(o, goes) {
 		return o
 	}
-	return slices.DeleteFunc(slices.Clone(o), before)
+	return slices.DeleteFunc(slices.Clone(o), goes)
 }
 
 // entrySize is the size of a written entry: the key's 8 bytes, number and received time in 4 each, big-endian.

@@ -279,19 +279,25 @@ type Shown struct {
 // Complete is the write at the end of a complete listing (rules 3 and 4), the only one that moves listed: a later received
 // time raises an entry's, listed moves to the newest that was shown, and entries dated before the new since go. clock is the
 // server's clock or ours, the earlier one: listed does not pass it, what is dated later does not count for since, and since stays twice
-// the tolerance away from it.
+// the tolerance away from it. An entry after end, where the log ended before the listing began, goes only if it was shown: else only a read has
+// told its time, and the next listing may show a later one.
 // It returns how many entries went that some device behind was still owed.
 //
 // since is kept in the record and moved here only. Were it computed at any time from the 256th newest entry, then 256
 // hinted messages after a lost hint would move it past the message whose hint was lost before a listing could find it
 // (TestALostHintIsFoundAfterThreeHundredOthers).
-func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
+func (r *Record) Complete(shown []Shown, clock time.Time, end uint32) (expired int) {
 	now := seconds(clock)
 	later := map[uint64]uint32{}
+	settled := map[uint64]bool{} // entries after end that were shown
 	for _, s := range shown {
 		at := seconds(s.Received)
-		if i, ok := r.entry(s.Key.Short()); ok && at > r.Outcomes[i].Received {
+		i, ok := r.entry(s.Key.Short())
+		if ok && at > r.Outcomes[i].Received {
 			later[s.Key.Short()] = max(later[s.Key.Short()], at)
+		}
+		if ok && r.Outcomes[i].Number > end {
+			settled[s.Key.Short()] = true
 		}
 		if at <= now {
 			r.Listed = max(r.Listed, int64(at))
@@ -301,7 +307,9 @@ func (r *Record) Complete(shown []Shown, clock time.Time) (expired int) {
 	since := max(r.Listed-int64(mail.Window/time.Second), r.newestEntries(now))
 	r.Since = max(r.Since, min(since, clock.Add(-apart).Unix()))
 	r.Release() // it could be read
-	return r.prune()
+	return r.prune(func(e Entry) bool {
+		return int64(e.Received) < r.Since && (e.Number <= end || settled[e.Key])
+	})
 }
 
 // newestEntries is the received time of the 256th newest entry that is not dated after now; 0 where there are fewer.
@@ -322,15 +330,16 @@ func (r *Record) newestEntries(now uint32) int64 {
 	return int64(dates[newest-1])
 }
 
-func (r *Record) prune() (expired int) {
+// prune takes out the entries that go.
+func (r *Record) prune(goes func(e Entry) bool) (expired int) {
 	for i := range r.Behind {
 		for _, e := range r.Owed(&r.Behind[i], r.End) {
-			if int64(e.Received) < r.Since {
+			if goes(e) {
 				expired++
 			}
 		}
 	}
-	r.Outcomes = r.Outcomes.from(r.Since)
+	r.Outcomes = r.Outcomes.without(goes)
 	r.advance()
 	return expired
 }

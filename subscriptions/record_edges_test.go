@@ -35,7 +35,7 @@ func TestTheEntryThatSinceIsTakenFromStays(t *testing.T) {
 	for i := range 256 {
 		enter(r, i, noon.Add(time.Duration(i+1)*time.Second))
 	}
-	r.Complete(nil, noon.Add(time.Hour))
+	r.Complete(nil, noon.Add(time.Hour), r.End)
 	if want := noon.Add(time.Second).Unix(); r.Since != want || len(r.Outcomes) != 256 {
 		t.Errorf("since is %d and %d entries are left; want the 256th newest, %d, and all of them", r.Since, len(r.Outcomes), want)
 	}
@@ -43,7 +43,7 @@ func TestTheEntryThatSinceIsTakenFromStays(t *testing.T) {
 	for i := range 255 {
 		enter(few, i, noon.Add(time.Duration(i+1)*time.Second))
 	}
-	few.Complete(nil, noon.Add(time.Hour))
+	few.Complete(nil, noon.Add(time.Hour), few.End)
 	if few.Since != noon.Unix() {
 		t.Errorf("255 entries moved since to %d", few.Since)
 	}
@@ -53,7 +53,7 @@ func TestWhatIsDatedOfThisVerySecondCounts(t *testing.T) {
 	r := started()
 	at := noon.Add(time.Hour)
 	enter(r, 1, at)
-	r.Complete([]Shown{{key(1), at}}, at)
+	r.Complete([]Shown{{key(1), at}}, at, r.End)
 	if r.Listed != at.Unix() {
 		t.Error("a message of this second does not move listed")
 	}
@@ -61,7 +61,7 @@ func TestWhatIsDatedOfThisVerySecondCounts(t *testing.T) {
 	for i := range 256 {
 		enter(crowd, i, at)
 	}
-	crowd.Complete(nil, at)
+	crowd.Complete(nil, at, crowd.End)
 	if want := at.Add(-2 * mail.Tolerance).Unix(); crowd.Since != want {
 		t.Errorf("since is %d, want it twice the tolerance before the clock, %d", crowd.Since, want)
 	}
@@ -71,12 +71,35 @@ func TestOnlyWhatIsOlderThanSinceExpires(t *testing.T) {
 	r := started()
 	second := noon.Add(30 * time.Hour)
 	r.Enter([]Outcome{{Key: key(1), Received: second.Add(-mail.Window)}, {Key: key(2), Received: second}}, devices("a"), because)
-	if expired := r.Complete([]Shown{{key(2), second}}, second); expired != 0 || len(r.Outcomes) != 2 {
+	if expired := r.Complete([]Shown{{key(2), second}}, second, r.End); expired != 0 || len(r.Outcomes) != 2 {
 		t.Errorf("%d expired, %d left: one of a day ago to the second is within the day", expired, len(r.Outcomes))
 	}
 	r.Enter([]Outcome{{Key: key(3), Received: second.Add(time.Second)}}, devices("a", "b"), because)
-	if expired := r.Complete([]Shown{{key(3), second.Add(time.Second)}}, second.Add(time.Second)); expired != 1 || r.Has(key(1)) {
+	if expired := r.Complete([]Shown{{key(3), second.Add(time.Second)}}, second.Add(time.Second), r.End); expired != 1 || r.Has(key(1)) {
 		t.Errorf("%d expired: want one, for the one device that was owed it", expired)
+	}
+}
+
+// A message that came while the listing was dealt with, read under the sender's Date: the next listing shows when it was received.
+func TestAnEntryFromAfterThePagesStaysUntilAListingCouldShowIt(t *testing.T) {
+	at := noon.Add(48 * time.Hour)
+	r := started()
+	enter(r, 1, noon)
+	end := r.End
+	enter(r, 2, noon) // held up on its way: shown
+	enter(r, 3, at)
+	r.Enter([]Outcome{{Key: key(4), Received: noon}}, devices("a"), because)
+	shown := []Shown{{key(3), at}, {key(2), noon}, {key(1), noon}}
+	if expired := r.Complete(shown, at, end); expired != 0 || r.Has(key(1)) || r.Has(key(2)) || !r.Has(key(4)) || r.BehindOf("a") == nil {
+		t.Errorf("%d expired, the log is %+v, behind are %+v", expired, r.Outcomes, r.Behind)
+	}
+	again := r.Clone()
+	again.Complete([]Shown{{key(4), at}, {key(3), at}}, at, again.End)
+	if !again.Has(key(4)) || again.BehindOf("a") == nil {
+		t.Errorf("it was received now, and is forgotten: %+v", again.Outcomes)
+	}
+	if expired := r.Complete([]Shown{{key(3), at}}, at, r.End); expired != 1 || r.Has(key(4)) {
+		t.Errorf("no listing shows it, and it is kept: %+v", r.Outcomes)
 	}
 }
 

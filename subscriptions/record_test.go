@@ -170,11 +170,11 @@ func TestCompleteMovesListedToTheNewestShownButPassesNoClock(t *testing.T) { // 
 	at := noon.Add(3 * time.Hour)
 	enter(r, 1, noon.Add(time.Hour))
 	enter(r, 2, at.Add(2*time.Hour)) // from the future
-	r.Complete([]Shown{{key(1), noon.Add(time.Hour)}, {key(2), at.Add(2 * time.Hour)}}, at)
+	r.Complete([]Shown{{key(1), noon.Add(time.Hour)}, {key(2), at.Add(2 * time.Hour)}}, at, r.End)
 	if r.Listed != noon.Add(time.Hour).Unix() {
 		t.Errorf("listed is %v", time.Unix(r.Listed, 0).UTC())
 	}
-	r.Complete(nil, at)
+	r.Complete(nil, at, r.End)
 	if r.Listed != noon.Add(time.Hour).Unix() {
 		t.Error("an empty page was taken for now") // rule 3
 	}
@@ -184,7 +184,7 @@ func TestCompleteKeepsADayAndNeverGoesBack(t *testing.T) {
 	r := started()
 	enter(r, 1, noon)
 	enter(r, 2, noon.Add(30*time.Hour))
-	r.Complete([]Shown{{key(2), noon.Add(30 * time.Hour)}, {key(1), noon}}, noon.Add(31*time.Hour))
+	r.Complete([]Shown{{key(2), noon.Add(30 * time.Hour)}, {key(1), noon}}, noon.Add(31*time.Hour), r.End)
 	if want := noon.Add(6 * time.Hour).Unix(); r.Since != want || r.Has(key(1)) || !r.Has(key(2)) {
 		t.Errorf("since is %v, want %v; the log %v", r.Since, want, r.Outcomes)
 	}
@@ -201,7 +201,7 @@ func TestCompleteKeepsTheNewest256AndCountsNoneOfTheFuture(t *testing.T) {
 	for i := 300; i < 600; i++ { // 300 messages dated in the future do not push the mail of today out
 		enter(r, i, at.Add(time.Duration(i)*time.Hour))
 	}
-	r.Complete(shown, at)
+	r.Complete(shown, at, r.End)
 	if want := noon.Add(44 * time.Second).Unix(); r.Since != want {
 		t.Errorf("since is %v, want the 256th newest, %v", r.Since, want)
 	}
@@ -213,8 +213,8 @@ func TestCompleteKeepsTheNewest256AndCountsNoneOfTheFuture(t *testing.T) {
 func TestAListingRaisesTheDateOfAnEntryAndNeverLowersIt(t *testing.T) { // rule 4: alerted under the sender's Date, then listed as received
 	r := started()
 	enter(r, 1, noon)
-	r.Complete([]Shown{{key(1), noon.Add(10 * time.Hour)}}, noon.Add(48*time.Hour))
-	r.Complete([]Shown{{key(1), noon}}, noon.Add(48*time.Hour))
+	r.Complete([]Shown{{key(1), noon.Add(10 * time.Hour)}}, noon.Add(48*time.Hour), r.End)
+	r.Complete([]Shown{{key(1), noon}}, noon.Add(48*time.Hour), r.End)
 	if got := r.Outcomes[0].Received; got != seconds(noon.Add(10*time.Hour)) {
 		t.Errorf("the entry is dated %v", time.Unix(int64(got), 0).UTC())
 	}
@@ -224,7 +224,7 @@ func TestWhatIsPrunedNoLongerHoldsADeviceBehind(t *testing.T) {
 	r := started()
 	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a"), because)
 	enterFor(r, 2, noon.Add(30*time.Hour), "b")
-	if expired := r.Complete([]Shown{{key(2), noon.Add(30 * time.Hour)}}, noon.Add(30*time.Hour)); expired != 1 {
+	if expired := r.Complete([]Shown{{key(2), noon.Add(30 * time.Hour)}}, noon.Add(30*time.Hour), r.End); expired != 1 {
 		t.Errorf("%d expired, want 1: its device is owed a reason", expired)
 	}
 	if b := r.BehindOf("a"); b == nil || b.Number != 1 {
@@ -236,7 +236,7 @@ func TestACompleteListingEndsTheWaitingForAMailboxThatCouldNotBeRead(t *testing.
 	r := started()
 	r.Enter([]Outcome{{Key: key(1), Received: noon}}, devices("a", "b"), because)
 	r.Hold("a", outcome.MailboxFailing, noon.Add(time.Hour))
-	r.Complete([]Shown{{key(1), noon}}, noon)
+	r.Complete([]Shown{{key(1), noon}}, noon, r.End)
 	if a, b := r.BehindOf("a"), r.BehindOf("b"); !a.Next.IsZero() || a.Reason != outcome.MailboxFailing || b.Next.IsZero() {
 		t.Errorf("behind are %+v", r.Behind)
 	}
@@ -314,7 +314,7 @@ func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
 				if rnd.IntN(4) > 0 {
 					continue
 				}
-				r.Complete([]Shown{{key(step), now}}, now)
+				r.Complete([]Shown{{key(step), now}}, now, r.End)
 				for i := range owed {
 					if !r.Has(key(i)) {
 						delete(owed, i)
@@ -368,7 +368,7 @@ func TestCloneSharesNothing(t *testing.T) {
 	c := r.Clone()
 	c.Enter([]Outcome{{Key: key(3), Received: noon}}, devices("a"), because)
 	c.Deal("a", key(1))
-	c.Complete([]Shown{{key(3), noon.Add(90 * time.Hour)}}, noon.Add(100*time.Hour))
+	c.Complete([]Shown{{key(3), noon.Add(90 * time.Hour)}}, noon.Add(100*time.Hour), c.End)
 	if after, _ := json.Marshal(r); string(after) != string(before) {
 		t.Error("changing a clone changed the record")
 	}
