@@ -10,7 +10,10 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"path/filepath"
+	"regexp"
 	"slices"
+
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Config is a configuration that is complete and checked: it has the defaults, secrets and certificates are loaded, and paths
@@ -62,6 +65,32 @@ func Load(file string) (*Config, error) {
 	return r.load(data)
 }
 
+// listenLine is the line of the key in a file that is not YAML as a whole.
+var listenLine = regexp.MustCompile(`(?m)^listen:.*`)
+
+// Listen returns Config.Listen of a configuration file, whatever mistakes the rest of it has: a service that runs goes on with what it read before.
+func Listen(file string) (string, error) {
+	r := &reader{file: file, dir: filepath.Dir(file)}
+	data, err := r.read(file)
+	if err != nil {
+		r.fail(1, "file", "%v", err)
+		return "", r.errs
+	}
+	root, mistake := parse(data)
+	if mistake != nil {
+		root, mistake = parse(listenLine.Find(data))
+	}
+	if mistake != nil {
+		r.fail(mistake.Line, mistake.Key, "%s", mistake.Text)
+		return "", r.errs
+	}
+	listen := r.object(r.top(root)).text("listen", defaultListen, address)
+	if wrong := slices.IndexFunc(r.errs, func(e Error) bool { return e.Key == "listen" }); wrong >= 0 {
+		return "", r.errs[wrong]
+	}
+	return listen, nil
+}
+
 // Changed reports whether the content of this file, or of one that it names, differs from what was loaded, or can no longer be read. A
 // change during the load counts too.
 func (c *Config) Changed() bool {
@@ -83,17 +112,22 @@ func (r *reader) load(data []byte) (*Config, error) {
 		r.fail(mistake.Line, mistake.Key, "%s", mistake.Text)
 		return nil, r.errs
 	}
-	top := value{r: r, line: 1}
-	if root != nil {
-		top.node = root
-	}
-	c := r.config(r.object(top))
+	c := r.config(r.object(r.top(root)))
 	c.File, c.Warnings, c.Files, c.Sum = r.file, r.warnings, r.files, r.sum
 	if len(r.errs) > 0 {
 		slices.SortStableFunc(r.errs, func(a, b Error) int { return cmp.Compare(a.Line, b.Line) })
 		return nil, r.errs
 	}
 	return c, nil
+}
+
+// top is the value of a file; root may be nil: the file is empty.
+func (r *reader) top(root *ast.MappingNode) value {
+	v := value{r: r, line: 1}
+	if root != nil {
+		v.node = root
+	}
+	return v
 }
 
 func (r *reader) config(o *object) *Config {

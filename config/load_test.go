@@ -690,6 +690,34 @@ func TestOnlyLoopbackNeedsNoTLS(t *testing.T) {
 	}
 }
 
+func TestWhereTheServiceListensIsReadWhateverElseIsWrong(t *testing.T) {
+	folder(t)
+	const at = "listen: 127.0.0.1:8081 # of the API\n"
+	for name, test := range map[string]struct{ text, want string }{
+		"all is right":           {good + at, "127.0.0.1:8081"},
+		"nothing is there":       {"", defaultListen},
+		"it is left out":         {good, defaultListen},
+		"an unknown key":         {at + "lissten: x\ntls: {cert_file: nowhere}\ncallbacks: {listen: 127.0.0.1:8082}\n", "127.0.0.1:8081"},
+		"another key twice":      {at + "apns: []\napns: []\n", "127.0.0.1:8081"},
+		"a key without colon":    {"tls:\n  cert_file\n  key_file: x\n" + at, "127.0.0.1:8081"},
+		"a bracket left open":    {"callbacks: {\n  listen: 127.0.0.1:8082\n" + at, "127.0.0.1:8081"},
+		"a tab":                  {"alerts:\n\tsend: false\n" + strings.ReplaceAll(at, "\n", "\r\n"), "127.0.0.1:8081"},
+		"not UTF-8":              {at + "public_url: \xff\n", "127.0.0.1:8081"},
+		"it is wrong":            {good + "listen: 8081\n", ""},
+		"it is wrong, and a tab": {"alerts:\n\tsend: false\nlisten: {}}\n", ""},
+	} {
+		if err := os.WriteFile("mailbell.yaml", []byte(test.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Listen("mailbell.yaml"); got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, test.want)
+		}
+	}
+	if _, err := Listen("nowhere.yaml"); err == nil {
+		t.Error("a file that is missing says where")
+	}
+}
+
 func TestLineEndsAndByteOrderMarkOfWindows(t *testing.T) {
 	folder(t)
 	if _, err := load(t, "\ufeff"+strings.ReplaceAll(good, "\n", "\r\n")); err != nil {

@@ -31,7 +31,7 @@ const (
 	maxAnswer  = 4 << 20 // bytes; a mailbox with its devices and decisions has some ten kilobytes
 )
 
-// client makes requests to the service that runs with a configuration, as one of its clients, or as nobody.
+// client makes requests to the service that runs with a configuration, as one of its clients; without a token, as nobody.
 type client struct {
 	base  string
 	token string
@@ -41,23 +41,15 @@ type client struct {
 // errNoClient says that no client of the configuration may make the request.
 var errNoClient = errors.New("no client in api.clients has a token, and a role that may do this")
 
-// newClient returns a client with one of these roles; without any, one that has no token. It uses the address on which the service listens,
-// or loopback if that is every address.
+// newClient returns a client with one of these roles. It uses the address on which the service listens.
 func newClient(c *config.Config, roles ...string) (*client, error) {
-	token := ""
-	if len(roles) > 0 {
-		i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return p.Token != "" && slices.Contains(roles, p.Role) })
-		if i < 0 {
-			return nil, fmt.Errorf("%w: %s", errNoClient, alternatives(roles))
-		}
-		token = string(c.API.Clients[i].Token)
+	i := slices.IndexFunc(c.API.Clients, func(p config.Client) bool { return p.Token != "" && slices.Contains(roles, p.Role) })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: %s", errNoClient, alternatives(roles))
 	}
-	host, port, err := net.SplitHostPort(c.Listen)
+	at, err := reached(c.Listen)
 	if err != nil {
 		return nil, err
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
 	}
 	t := &http.Transport{MaxIdleConnsPerHost: portalClients}
 	scheme := "http"
@@ -76,7 +68,19 @@ func newClient(c *config.Config, roles ...string) (*client, error) {
 				return nil
 			}}
 	}
-	return &client{base: scheme + "://" + net.JoinHostPort(host, port), token: token, http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
+	return &client{base: scheme + "://" + at, token: string(c.API.Clients[i].Token), http: &http.Client{Transport: t, Timeout: askTimeout}}, nil
+}
+
+// reached is the host and port at which who listens on an address is reached: loopback, if that is every address.
+func reached(listen string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), nil
 }
 
 // asking returns a client of the service that runs with a configuration file.

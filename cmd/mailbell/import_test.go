@@ -120,5 +120,35 @@ func TestAServiceWhoseClientsHaveCertificatesOnlyIsSeenToBeHealthy(t *testing.T)
 	before, _, _ := strings.Cut(inst.configText(), "api:\n")
 	inst.write(before + "api: {clients: [{name: mdm, role: enrol, certificate: mdm.contoso.example}]}\ntls: {cert_file: tls.pem, key_file: tls.key, client_ca_file: tls.pem}\n")
 	launch(t, "run", "--config", inst.config)
-	eventually(t, soon, "mailbell is healthy", func() bool { return launch(t, "healthy", "--config", inst.config).wait(atLast) == 0 })
+	healthy := func() bool { return launch(t, "healthy", "--config", inst.config).wait(atLast) == 0 }
+	eventually(t, soon, "mailbell is healthy", healthy)
+	inst.edit("cert_file: tls.pem", "cert_file: nowhere.pem")
+	if !healthy() {
+		t.Error("with a mistake in tls it is not")
+	}
+}
+
+// Whoever starts what is not healthy anew would have the service end that its old configuration keeps, and the new one could not start.
+func TestAServiceThatRunsOnItsOldConfigurationIsHealthy(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.start()
+	right := inst.configText()
+	for name, text := range map[string]string{
+		"a key that is none":   right + "lissten: 127.0.0.1:1\n",
+		"not YAML":             right + "alerts: {\n",
+		"a file that is away":  strings.Replace(right, "password_file: password", "password_file: nowhere", 1),
+		"tls, after a restart": right + "tls: {cert_file: ca.pem, key_file: ca.key}\n",
+	} {
+		inst.write(text)
+		p := launch(t, "healthy", "--config", inst.config)
+		if code := p.wait(atLast); code != 0 {
+			t.Errorf("%s: exit code %d, want 0: %s", name, code, p.stderr())
+		}
+	}
+	inst.write(right + "lissten: 127.0.0.1:1\n")
+	inst.stop()
+	if code := launch(t, "healthy", "--config", inst.config).wait(atLast); code != 1 {
+		t.Errorf("where no service runs: exit code %d, want 1", code)
+	}
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"flag"
 	"io"
 	stdlog "log"
@@ -16,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/mailbell/mailbell/api"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/systemd"
 	"github.com/mailbell/mailbell/service"
@@ -105,18 +108,32 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// healthy asks the running service whether it is. It says nothing of Exchange or APNs: another start would not mend them.
+// healthy asks the running service whether it is. It says nothing of Exchange or APNs: another start would not mend them. Nor does it of the
+// configuration, with which the service may have been started before it got its mistakes, and where another start would fail: all that it is read for
+// is the address. With TLS or without is tried, as the service may still be without what the file now says.
 func healthy(ctx context.Context, args []string, _, log io.Writer) error {
 	flags := flag.NewFlagSet("healthy", flag.ContinueOnError)
 	file := flags.String("config", "mailbell.yaml", "the configuration `file` of the running service")
 	if err := parse(flags, args, log); err != nil {
 		return err
 	}
-	ask, err := asking(*file) // whatever clients there are: with certificates only, none has a token
+	listen, err := config.Listen(*file)
+	if err != nil {
+		return configError{err}
+	}
+	at, err := reached(listen)
 	if err != nil {
 		return err
 	}
-	_, err = ask.request(ctx, http.MethodGet, "/healthz", nil)
+	anyone := &http.Client{Timeout: askTimeout, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, //nolint:gosec // it is told nothing that is secret
+	}}
+	for _, scheme := range []string{"https", "http"} { // in this order the one that fails is no line of the service's log
+		_, err = (&client{base: scheme + "://" + at, http: anyone}).request(ctx, http.MethodGet, "/healthz", nil)
+		if _, answered := errors.AsType[*api.Problem](err); answered || err == nil {
+			return err
+		}
+	}
 	return err
 }
 
