@@ -34,8 +34,8 @@ func (d *backend) Enrol(ctx context.Context, e subscriptions.Enrolment, only sub
 // topic fills in topic and environment if only one apns entry fits, and refuses an enrolment that none fits.
 func (d *backend) topic(e *subscriptions.Enrolment) error {
 	var fit []*config.APNs
-	for i := range d.topics {
-		a := &d.topics[i]
+	for i := range d.built.APNs {
+		a := &d.built.APNs[i]
 		if (e.Topic == "" || e.Topic == a.Topic) && (e.Environment == "" || e.Environment == a.Environment) {
 			fit = append(fit, a)
 		}
@@ -46,7 +46,7 @@ func (d *backend) topic(e *subscriptions.Enrolment) error {
 		return nil
 	case len(fit) > 1:
 		return &subscriptions.FieldError{Field: "topic", Code: "ambiguous", Detail: "several apns entries of the configuration fit: name topic and environment"}
-	case e.Environment != "" && slices.ContainsFunc(d.topics, func(a config.APNs) bool { return e.Topic == "" || e.Topic == a.Topic }):
+	case e.Environment != "" && slices.ContainsFunc(d.built.APNs, func(a config.APNs) bool { return e.Topic == "" || e.Topic == a.Topic }):
 		return &subscriptions.FieldError{Field: "environment", Code: "not_configured", Detail: fmt.Sprintf("no apns entry of the configuration has the environment %q for this topic", e.Environment)}
 	}
 	return &subscriptions.FieldError{Field: "topic", Code: "not_configured", Detail: fmt.Sprintf("no apns entry of the configuration has the topic %q", e.Topic)}

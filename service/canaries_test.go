@@ -20,11 +20,11 @@ func TestAChangedCanaryNeedsARestart(t *testing.T) {
 		"more often":      {config.Canary{Mailboxes: was.Mailboxes, Every: time.Minute, Within: was.Within}, []string{"canary"}},
 		"more time":       {config.Canary{Mailboxes: was.Mailboxes, Every: was.Every, Within: time.Minute}, []string{"canary"}},
 	} {
-		if got := needRestart(&config.Config{Canary: was}, &config.Config{Canary: c.is}); !slices.Equal(got, c.want) {
+		if got := roomsDiffer(&config.Config{Canary: was}, &config.Config{Canary: c.is}); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
-	if got := needRestart(&config.Config{}, &config.Config{Canary: config.Canary{Every: time.Hour}}); got != nil {
+	if got := roomsDiffer(&config.Config{}, &config.Config{Canary: config.Canary{Every: time.Hour}}); got != nil {
 		t.Errorf("without a mailbox nothing changes: %q", got)
 	}
 }

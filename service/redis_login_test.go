@@ -37,7 +37,7 @@ func TestHowToSignInToTheRedisOfTheStateIsTakenUp(t *testing.T) {
 			if username, password := signIn(); username != c.username || password != c.password {
 				t.Errorf("it signs in as %q with %q, want %q with %q", username, password, c.username, c.password)
 			}
-			if got := needRestart(&config.Config{State: was}, &config.Config{State: c.to}); !slices.Equal(got, c.needRestart) {
+			if got := processDiffers(&config.Config{State: was}, &config.Config{State: c.to}); !slices.Equal(got, c.needRestart) {
 				t.Errorf("a restart for %q, want %q", got, c.needRestart)
 			}
 		})

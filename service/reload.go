@@ -96,15 +96,21 @@ func (s *Service) readAgain() (changed bool, err error) {
 	for _, w := range c.Warnings {
 		s.log.Warn("configuration probably wrong", zap.Error(w))
 	}
-	differ := needRestart(s.began, c)
-	for _, key := range needRestart(before, c) {
-		if !slices.Contains(differ, key) {
-			s.log.Info("the configuration is again what mailbell was started with", zap.String("key", key))
+	sayRestart(s.log, processDiffers, s.began, before, c)
+	return true, nil
+}
+
+// sayRestart logs the keys of now that wait for a restart, as they differ from those in use, and those that no longer do. before is the
+// configuration of which that was said last.
+func sayRestart(log *zap.Logger, differs func(a, b *config.Config) []string, inUse, before, now *config.Config) {
+	waiting := differs(inUse, now)
+	for _, key := range differs(before, now) {
+		if !slices.Contains(waiting, key) {
+			log.Info("the configuration is again what mailbell runs with", zap.String("key", key))
 			continue
 		}
-		s.log.Warn("change of the configuration needs a restart", zap.String("key", key))
+		log.Warn("change of the configuration needs a restart", zap.String("key", key))
 	}
-	return true, nil
 }
 
 // signalChange has the rooms take up what has changed.
@@ -132,24 +138,37 @@ func (s *Service) use(c *config.Config) error {
 	return nil
 }
 
-// needRestart returns the keys that differ between two configurations, and are not taken up while mailbell runs.
-func needRestart(a, b *config.Config) (keys []string) {
-	differ := func(key string, same bool) {
-		if !same {
-			keys = append(keys, key)
-		}
+// keys are the names of keys of the configuration.
+type keys []string
+
+// add adds a key, unless its values are the same.
+func (k *keys) add(key string, same bool) {
+	if !same {
+		*k = append(*k, key)
 	}
-	differ("listen", a.Listen == b.Listen && (a.TLS == nil) == (b.TLS == nil))
-	differ("public_url", a.PublicURL == b.PublicURL)
-	differ("callbacks", a.Callbacks.Listen == b.Callbacks.Listen && (a.Callbacks.TLS == nil) == (b.Callbacks.TLS == nil))
-	differ("state", sameState(a.State, b.State))
-	differ("exchange", slices.EqualFunc(a.Exchange, b.Exchange, sameEntry))
-	differ("apns", slices.EqualFunc(a.APNs, b.APNs, sameTopic))
-	differ("alerts", a.Alerts == b.Alerts)
-	differ("webhooks", slices.EqualFunc(a.Webhooks, b.Webhooks, sameWebhook))
-	differ("canary", sameCanary(a.Canary, b.Canary))
-	differ("log", a.Log == b.Log)
-	return keys
+}
+
+// processDiffers returns the keys that differ between two configurations, and that the process keeps as it was started with them.
+func processDiffers(a, b *config.Config) []string {
+	var k keys
+	k.add("listen", a.Listen == b.Listen && (a.TLS == nil) == (b.TLS == nil))
+	k.add("callbacks", a.Callbacks.Listen == b.Callbacks.Listen && (a.Callbacks.TLS == nil) == (b.Callbacks.TLS == nil))
+	k.add("state", sameState(a.State, b.State))
+	k.add("log", a.Log == b.Log)
+	return k
+}
+
+// roomsDiffer returns the keys that differ between two configurations, and that the rooms keep as they were built with them. A standby has no
+// rooms yet, and builds them by the newest configuration when it takes over.
+func roomsDiffer(a, b *config.Config) []string {
+	var k keys
+	k.add("public_url", a.PublicURL == b.PublicURL)
+	k.add("exchange", slices.EqualFunc(a.Exchange, b.Exchange, sameEntry))
+	k.add("apns", slices.EqualFunc(a.APNs, b.APNs, sameTopic))
+	k.add("alerts", a.Alerts == b.Alerts)
+	k.add("webhooks", slices.EqualFunc(a.Webhooks, b.Webhooks, sameWebhook))
+	k.add("canary", sameCanary(a.Canary, b.Canary))
+	return k
 }
 
 func sameCanary(a, b config.Canary) bool {

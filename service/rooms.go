@@ -41,9 +41,10 @@ type rooms struct {
 	inbox    *inbox.Inbox
 	listener *listener.Listener
 	links    *links
-	topics   []config.APNs
-	via      *proxy.Via   // the last one that the listener knows
-	signIn   config.Admin // by which people sign in
+	built    *config.Config // what they keep is as it is there
+	updated  *config.Config // that of the last update
+	via      *proxy.Via     // the last one that the listener knows
+	signIn   config.Admin   // by which people sign in
 	api      *api.API
 	pages    *admin.Pages // for people, on the api
 	service  *Service
@@ -60,7 +61,7 @@ type rooms struct {
 func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms, error) {
 	c := s.current()
 	r := &rooms{
-		service: s, topics: c.APNs, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages(), hooksOf: slices.Clone(c.Webhooks),
+		service: s, built: c, updated: c, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages(), hooksOf: slices.Clone(c.Webhooks),
 	}
 	var err error
 	if r.book, err = subscriptions.Open(ctx, store); err != nil {
@@ -165,6 +166,8 @@ func authorities(c *config.Config) *x509.CertPool {
 // update takes up the changes of c that need no restart. It may be called twice with the same c.
 func (r *rooms) update(c *config.Config) {
 	log := r.service.log
+	sayRestart(log, roomsDiffer, r.built, r.updated, c)
+	r.updated = c
 	r.service.enterDates(c)
 	r.api.SetClients(clients(c))
 	r.api.SetAuthorities(authorities(c))
@@ -198,7 +201,7 @@ func (r *rooms) update(c *config.Config) {
 	}
 	var topics []config.APNs // the other topics wait for the restart
 	for _, a := range c.APNs {
-		if slices.ContainsFunc(r.topics, func(had config.APNs) bool { return sameTopic(had, a) }) {
+		if slices.ContainsFunc(r.built.APNs, func(had config.APNs) bool { return sameTopic(had, a) }) {
 			topics = append(topics, a)
 		}
 	}

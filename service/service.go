@@ -59,7 +59,7 @@ type Service struct {
 	aside     atomic.Pointer[string] // why none do
 
 	configuration atomic.Pointer[config.Config] // the newest
-	began         *config.Config                // that of the start: what needs a restart is as it is there; only watch uses it
+	began         *config.Config                // that of the start: what the process keeps is as it is there; only watch uses it
 	certificate   certificate
 	connect       func(context.Context, target, *proxy.Via) error // tries a changed proxy
 	offered       *offeredProxy                                   // nil: none; only watch uses it

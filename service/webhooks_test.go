@@ -200,7 +200,7 @@ func TestAChangedSecretOfAWebhookIsTakenUpAndOtherChangesAreNot(t *testing.T) {
 		to   []config.Webhook
 		want []string
 	}{"the same": {[]config.Webhook{w}, nil}, "another secret": {[]config.Webhook{{Name: w.Name, URL: w.URL, Secret: nextHookSecret, Events: w.Events}}, nil}, "another URL": {[]config.Webhook{other}, []string{"webhooks"}}, "none": {nil, []string{"webhooks"}}} {
-		if got := needRestart(&config.Config{Webhooks: []config.Webhook{w}}, &config.Config{Webhooks: c.to}); !slices.Equal(got, c.want) {
+		if got := roomsDiffer(&config.Config{Webhooks: []config.Webhook{w}}, &config.Config{Webhooks: c.to}); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
