@@ -53,7 +53,9 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, t *tls.Config, l
 	}()
 	select {
 	case err := <-served:
-		return fmt.Errorf("api: %w", err)
+		err = fmt.Errorf("listening on %s ended: %w", l.Addr(), err)
+		log.Error("nothing is answered any more", zap.Error(err))
+		return err
 	case <-ctx.Done():
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)

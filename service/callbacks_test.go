@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
@@ -74,5 +75,28 @@ func TestTheAddressOfTheCallbacksAnswersOnlyWhileThisInstanceWorks(t *testing.T)
 	stop()
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+// A service that answers no callbacks gets no notification of some mailboxes, and looks well. So it ends, as it does where the API is not answered.
+func TestAServiceThatHearsNoCallbacksAnyMoreEnds(t *testing.T) {
+	d := newDesktop(t)
+	d.edit("listen:", "public_url: https://bell.contoso.com\ncallbacks: {listen: 127.0.0.1:0}\nlisten:")
+	s, err := Open(t.Context(), d.load(), d.log, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	<-s.first
+	at := s.callbacks.socket.Addr().String()
+	s.callbacks.socket.Close()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), at) || ctx.Err() != nil {
+		t.Errorf("%v, want an error that names %s", err, at)
+	}
+	if d.logs.FilterMessage("nothing is answered any more").FilterLevelExact(zap.ErrorLevel).Len() != 1 {
+		t.Errorf("the log: %q", d.said())
 	}
 }

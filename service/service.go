@@ -139,7 +139,11 @@ func (s *Service) Run(ctx context.Context) error {
 	besides.Go(func() { s.watch(ctx) })
 	besides.Go(func() { s.calendar.Run(ctx) })
 	var calledBack error
-	besides.Go(func() { calledBack = s.callbacks.serve(ctx, s.log.Named("callbacks")) })
+	besides.Go(func() {
+		if calledBack = s.callbacks.serve(ctx, s.log.Named("callbacks")); calledBack != nil {
+			stop() // it does not go on deaf: another start may hear
+		}
+	})
 	served := api.Serve(ctx, s.socket, s, s.certificate.config(), s.log.Named("api"))
 	stop()
 	besides.Wait()
