@@ -74,3 +74,33 @@ func TestGraphAnswersWhereTheTenantHasSwitchedOffEWS(t *testing.T) {
 		t.Errorf("Graph is counted on premises: %v, %v", c.Requests, err)
 	}
 }
+
+func TestTheUserOfAMailboxThatIsRemovedSignsInNoMore(t *testing.T) {
+	s := start(t, Options{Hybrid: true})
+	if err := s.AddMailboxAt("old@contoso.example", Online); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rename("old@contoso.example", "new@contoso.example"); err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.RootCAs()}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	for _, want := range []int{http.StatusOK, http.StatusBadRequest} {
+		for _, user := range []string{"old@contoso.example", "new@contoso.example"} {
+			resp, err := client.PostForm(s.TokenURL, url.Values{
+				"grant_type": {"password"}, "client_id": {s.ClientID}, "username": {user}, "password": {s.Password}, "scope": {"https://outlook.office365.com/.default"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("%s: %d, want %d", user, resp.StatusCode, want)
+			}
+		}
+		if err := s.RemoveMailbox("new@contoso.example"); want == http.StatusOK && err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -73,8 +73,21 @@ func (s *Server) AddMailboxAt(address, host string) error {
 	return nil
 }
 
-// RemoveMailbox removes a mailbox with everything in it and its subscriptions. The error is exchange.ErrNoMailbox.
-func (s *Server) RemoveMailbox(address string) error { return s.org.RemoveMailbox(address) }
+// RemoveMailbox removes a mailbox with everything in it, its subscriptions, and the accounts of its user in Entra ID. The error is
+// exchange.ErrNoMailbox.
+func (s *Server) RemoveMailbox(address string) error {
+	m, err := s.org.Mailbox(address)
+	if err != nil {
+		return err
+	}
+	if err := s.org.RemoveMailbox(address); err != nil {
+		return err
+	}
+	for _, a := range append(m.Aliases, m.Address) {
+		s.tenant.RemoveUser(a)
+	}
+	return nil
+}
 
 // AddAlias gives a mailbox a further address: for delivery, for Autodiscover, which answers with the primary one, and for
 // impersonation by SmtpAddress, but not by PrimarySmtpAddress. The error is exchange.ErrNoMailbox, wraps

@@ -242,6 +242,15 @@ func (e *Tenant) SetUser(u User) {
 	maps.DeleteFunc(e.refreshTokens, func(_ string, g refreshGrant) bool { return g.user == u.Address })
 }
 
+// RemoveUser removes the account of that address, if there is one. Its access tokens stay valid for as long as they last.
+func (e *Tenant) RemoveUser(address string) {
+	address = normal(address)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.accounts, address)
+	maps.DeleteFunc(e.refreshTokens, func(_ string, g refreshGrant) bool { return g.user == address })
+}
+
 // revoke has check refuse every access token that has been issued so far.
 func (e *Tenant) revoke() {
 	e.mu.Lock()

@@ -630,6 +630,9 @@ func TestRemovedMailboxIsGoneForItsStream(t *testing.T) {
 	if err := s.RemoveMailbox(c.mailbox); err != ErrNoMailbox {
 		t.Errorf("removed twice: %v", err)
 	}
+	if n := len(s.objects); n != 1 {
+		t.Errorf("%d object ids are known for one mailbox", n)
+	}
 	for _, bad := range []string{"", "a", "@b", "a@", "a b@c.example", other.mailbox} {
 		if err := s.AddMailbox(bad, OnPremises); err == nil {
 			t.Errorf("%q became a mailbox", bad)

@@ -146,6 +146,7 @@ func (o *Organisation) RemoveMailbox(address string) error {
 	defer o.mu.Unlock()
 	for _, x := range o.hosts {
 		if err := x.removeMailbox(address); !errors.Is(err, ErrNoMailbox) {
+			maps.DeleteFunc(o.objects, func(_, primary string) bool { return primary == normal(address) })
 			return err
 		}
 	}

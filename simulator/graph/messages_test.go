@@ -134,6 +134,26 @@ func TestInboxIsFoundByEveryNameOfItsMailboxAndCountsItsMail(t *testing.T) {
 	})
 }
 
+func TestNothingIsKeptOfAMailboxThatIsRemoved(t *testing.T) {
+	run(t, func(w *world) {
+		box, err := w.org.AtOnline(user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.subscribed(nil)
+		w.get("/users/" + box.Object + "/mailFolders/inbox")
+		if err := w.org.RemoveMailbox(user); err != nil {
+			t.Fatal(err)
+		}
+		if g := w.get("/users/" + box.Object + "/mailFolders/inbox"); g.status != http.StatusNotFound {
+			t.Errorf("%d %s", g.status, g.raw)
+		}
+		if n := len(w.graph.limits.mailboxes) + len(w.graph.boxes) + len(w.graph.subs); n != 0 {
+			t.Errorf("%d things of it are kept", n)
+		}
+	})
+}
+
 func TestListIsFilteredOrderedAndPagedToItsEnd(t *testing.T) {
 	run(t, func(w *world) {
 		for n := range 10 {

@@ -94,6 +94,7 @@ func (s *Server) Left(b exchange.Box, silent bool) {
 	for _, sub := range slices.Clone(s.boxes[b.GUID]) {
 		s.remove(sub, silent)
 	}
+	delete(s.limits.mailboxes, b.Object)
 }
 
 // remove ends a subscription, and tells it unless silent. s.mu is held.
