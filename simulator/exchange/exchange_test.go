@@ -367,6 +367,10 @@ func TestRequestsThatAreNoneAreFaults(t *testing.T) {
 			t.Errorf("%s: the fault is no XML: %v", name, err)
 		}
 	}
+	c.must("<m:MadeUp/>", "ErrorInvalidRequest")
+	if n := s.Counts().Requests; n["other"] != 2 || n["MadeUp"] != 0 {
+		t.Errorf("clients name the counters: %v", n)
+	}
 	resp, err := c.http.Get(strings.Replace(s.EWSURL, "/EWS/", "/owa/", 1))
 	if err != nil {
 		t.Fatal(err)

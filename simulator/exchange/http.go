@@ -34,7 +34,10 @@ type call struct {
 	number       int // of all calls
 }
 
-// operations write the ResponseMessages of their answer. GetStreamingEvents answers by itself.
+// streamingOperation answers by itself.
+const streamingOperation = "GetStreamingEvents"
+
+// operations write the ResponseMessages of their answer.
 var operations = map[string]func(*call, *markup) *soapFault{
 	"Subscribe":    (*call).subscribe,
 	"Unsubscribe":  (*call).unsubscribe,
@@ -153,20 +156,24 @@ func (x *Host) serveEWS(w http.ResponseWriter, r *http.Request) {
 	if x.onMessage != nil {
 		x.onMessage("request", c.operation, data)
 	}
+	op, known := operations[c.operation]
+	counted := c.operation
+	if !known && c.operation != streamingOperation {
+		counted = "other" // clients do not name the counters
+	}
 	x.mu.Lock()
-	x.requests[c.operation]++
+	x.requests[counted]++
 	x.calls++
 	c.number = x.calls
 	x.mu.Unlock()
 	if c.faulty() {
 		return
 	}
-	if c.operation == "GetStreamingEvents" {
+	if c.operation == streamingOperation {
 		c.getStreamingEvents()
 		return
 	}
-	op, ok := operations[c.operation]
-	if !ok {
+	if !known {
 		c.fault(&soapFault{code: "ErrorInvalidRequest", text: "The request is invalid."})
 		return
 	}
@@ -207,7 +214,7 @@ func (c *call) parse(data []byte) *soapFault {
 	if !c.x.release.takes(version) {
 		return &soapFault{code: "ErrorInvalidServerVersion", text: "The specified server version is invalid."}
 	}
-	if fault == nil && !streams(version) && (c.operation == "GetStreamingEvents" || c.body.kid(nsMessages, "StreamingSubscriptionRequest") != nil) {
+	if fault == nil && !streams(version) && (c.operation == streamingOperation || c.body.kid(nsMessages, "StreamingSubscriptionRequest") != nil) {
 		return badRequest("The element 'StreamingSubscriptionRequest' is not in the schema of " + version + ".")
 	}
 	return fault
