@@ -16,10 +16,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +29,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/mailbell/mailbell/simulator/faults"
+	"github.com/mailbell/mailbell/simulator/internal/authority"
 	"github.com/mailbell/mailbell/simulator/internal/guid"
 )
 
@@ -200,6 +203,47 @@ func TestPushIsTakenOrRefusedInApplesWords(t *testing.T) {
 				t.Errorf("%s: the provider token is recorded", name)
 			}
 		}
+	}
+}
+
+// failing is a listener whose first Accept fails.
+type failing struct {
+	net.Listener
+	failed atomic.Bool
+}
+
+func (l *failing) Accept() (net.Conn, error) {
+	if l.failed.CompareAndSwap(false, true) {
+		return nil, errors.New("too many open files")
+	}
+	return l.Listener.Accept()
+}
+
+func TestAnErrorOfAcceptIsNotTheEnd(t *testing.T) {
+	s := start(t)
+	ca, err := authority.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := ca.Issue()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		s.Serve(&failing{Listener: l}, certificate)
+	}()
+	defer func() { <-served }()
+	defer s.each((*pushConn).cut)
+	defer l.Close()
+	s.url, s.roots = "https://"+l.Addr().String(), ca.Pool()
+	if status, _, _ := goodPush(t, s).send(t, s, pushClient(t, s)); status != 200 {
+		t.Errorf("%d", status)
 	}
 }
 

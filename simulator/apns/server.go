@@ -115,6 +115,9 @@ func (s *Server) Counts() Counts {
 	return c
 }
 
+// acceptPause follows an error of Accept: a process that has too many files open may have fewer soon.
+const acceptPause = 50 * time.Millisecond
+
 // Serve accepts on l with a certificate until the listener is closed, and waits until the connections have ended.
 func (s *Server) Serve(l net.Listener, certificate tls.Certificate) {
 	defer s.running.Wait()
@@ -126,7 +129,11 @@ func (s *Server) Serve(l net.Listener, certificate tls.Certificate) {
 				return
 			}
 			s.logf("apns: accept: %v", err)
-			return
+			select {
+			case <-time.After(acceptPause):
+			case <-s.stop.Done():
+			}
+			continue
 		}
 		s.running.Go(func() { s.handle(c) })
 	}
