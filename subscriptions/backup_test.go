@@ -134,7 +134,7 @@ func TestNoCopyIsLeftBesideTheStateFile(t *testing.T) {
 	size := 0
 	err = s.Copy(writer(func(b []byte) (int, error) {
 		size += len(b)
-		for _, e := range strings.Fields(names()) { // as a process that is killed now leaves it
+		for e := range strings.FieldsSeq(names()) { // as a process that is killed now leaves it
 			if strings.HasPrefix(e, ".") {
 				return len(b), os.CopyFS(filepath.Join(dir, e+"1"), os.DirFS(filepath.Join(dir, e)))
 			}
