@@ -173,6 +173,10 @@ func TestTextIsFitForALockedScreen(t *testing.T) {
 		"an isolate that ended before is not":   {"\u2067של\u206912345678901234567890", "\u2067של\u20691234567890123456…"},
 		"an embedding at the cut is closed":     {"\u2067" + strings.Repeat("ש", 17) + "\u2069\u202a12345", "\u2067" + strings.Repeat("ש", 17) + "\u2069\u202a…\u202c"},
 		"marks that show nothing are nothing":   {"\u2066\u200e\u2069\u202a\u200d", ""},
+		"a variation of nothing is nothing":     {"\ufe0f\ufe00 \u180b\u180f\U000e0100\U000e01ef", ""},
+		"a braille pattern without dots either": {"\u2800 \u2800", ""},
+		"space between marks is nothing":        {"\u200f \u200e \u202a", ""},
+		"a blank pattern stays between others":  {"⠃\u2800⠃\ufe0f", "⠃\u2800⠃\ufe0f"},
 		"noncharacters go":                      {"a\ufdd0\uffffb", "ab"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,6 +31,7 @@ const (
 	skinLightest, skinDarkest = '\U0001f3fb', '\U0001f3ff'
 	blackFlag                 = '\U0001f3f4' // with tags behind it, the flag of a region
 	tagSpace, tagCancel       = '\U000e0020', '\U000e007f'
+	brailleBlank              = '\u2800' // a pattern without dots
 	jamoVowel, jamoLast       = '\u1160', '\u11ff'
 	saraAm, saraAmLao         = '\u0e33', '\u0eb3' // vowels of Thai and Lao that stand with the consonant before
 )
@@ -213,8 +214,16 @@ func (c *cleaner) write(r rune) bool {
 	c.out.WriteRune(r)
 	c.count++
 	c.previous = r
-	c.visible = c.visible || !unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Prepended_Concatenation_Mark, r)
+	c.visible = c.visible || shows(r)
 	return true
+}
+
+// shows reports whether a character that is written can be seen by itself.
+func shows(r rune) bool {
+	if r == ' ' || r == brailleBlank || unicode.Is(unicode.Variation_Selector, r) { // which says how the character before looks
+		return false
+	}
+	return !unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Prepended_Concatenation_Mark, r)
 }
 
 // startsCluster reports whether a reader sees a new character begin at r: close enough to UAX #29 that no accent, emoji or
