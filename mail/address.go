@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/mailbell/mailbell/internal/hidden"
 	"github.com/mailbell/mailbell/internal/hostname"
 )
 
@@ -27,7 +28,7 @@ func ParseAddress(s string) (string, error) {
 		return "", fmt.Errorf("%w: longer than %d characters", ErrAddress, maxAddress)
 	case !utf8.ValidString(s):
 		return "", fmt.Errorf("%w: it is not UTF-8", ErrAddress)
-	case strings.ContainsFunc(local, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`<>()[]\,;:"`, r) }):
+	case strings.ContainsFunc(local, func(r rune) bool { return r <= ' ' || hidden.Is(r) || strings.ContainsRune(`<>()[]\,;:"`, r) }):
 		return "", fmt.Errorf("%w: its local part has a character that is not allowed", ErrAddress)
 	}
 	domain, ok = hostname.ParseDomain(domain)
