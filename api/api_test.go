@@ -415,6 +415,8 @@ func TestAWrongEnrolmentIsRefusedWithAllThatIsWrong(t *testing.T) {
 		"a label that turns":   {id, with("{", `{"label": "a\u202eb", `), 422, "label invalid"},
 		"a bad id":             {"/v1/devices/my%20phone", enrolment, 422, "id invalid"},
 		"an id with a slash":   {"/v1/devices/my%2Fphone", enrolment, 422, "id invalid"},
+		"an id of a dot":       {"/v1/devices/%2e", enrolment, 422, "id invalid"},
+		"an id of two":         {"/v1/devices/%2E%2E", enrolment, 422, "id invalid"},
 		"an id too long":       {"/v1/devices/" + strings.Repeat("a", 129), enrolment, 422, "id invalid"},
 		"everything":           {"/v1/devices/$", `{"mailbox": "x", "token": "x", "topic": "", "vip": [], "z": 1}`, 422, "id invalid, mailbox invalid, token invalid, vip not_available, z unknown"},
 		"a field of long name": {id, with("{", `{"`+strings.Repeat("é", 100)+`": 1, `), 422, strings.Repeat("é", 64) + "… unknown"},

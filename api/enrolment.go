@@ -178,7 +178,7 @@ func readEnrolment(id string, body []byte) (subscriptions.Enrolment, error) {
 		return subscriptions.Enrolment{}, err
 	}
 	f := &form{fields: fields}
-	if _, err := pattern.Device.Check(id); err != nil {
+	if _, err := deviceID(id); err != nil {
 		f.fail("id", codeInvalid, err.Error())
 	}
 	return f.enrolment(id)
@@ -191,7 +191,7 @@ func readLine(line []byte) (id string, e subscriptions.Enrolment, err error) {
 		return "", e, err
 	}
 	f := &form{fields: fields}
-	id = f.text("id", true, pattern.Device.Check)
+	id = f.text("id", true, deviceID)
 	e, err = f.enrolment(id)
 	return id, e, err
 }
@@ -213,6 +213,15 @@ func (f *form) enrolment(id string) (subscriptions.Enrolment, error) {
 		return subscriptions.Enrolment{}, err
 	}
 	return e, nil
+}
+
+// deviceID checks an id that is chosen. With . and .. a client would shorten the path of the device (RFC 3986 section 5.2.4), and reach
+// another one.
+func deviceID(s string) (string, error) {
+	if s == "." || s == ".." {
+		return "", errors.New("want an id that a path can end with: not . or ..")
+	}
+	return pattern.Device.Check(s)
 }
 
 // label checks the words that people know a device by. They are shown as they are, so they must not turn the text around them.

@@ -79,8 +79,8 @@ func TestAnImportAnswersEachLineAndCanBeRunAgain(t *testing.T) {
 
 func TestAWrongLineOfAnImportIsRefusedAndNoOther(t *testing.T) {
 	d := newBackend(t)
-	answers, end := d.ndjson(t, line("a")+"\n"+`{"id": "b"}`+"\nnot JSON\n"+enrolment+"\n"+line("my phone")+strings.TrimSpace(line("c")))
-	if want := (ImportEnd{Lines: 6, Created: 2, Refused: 4}); end != want {
+	answers, end := d.ndjson(t, line("a")+"\n"+`{"id": "b"}`+"\nnot JSON\n"+enrolment+"\n"+line("my phone")+line("..")+line(".")+line("...")+strings.TrimSpace(line("c")))
+	if want := (ImportEnd{Lines: 9, Created: 3, Refused: 6}); end != want {
 		t.Errorf("%+v", end)
 	}
 	var got []string
@@ -94,7 +94,7 @@ func TestAWrongLineOfAnImportIsRefusedAndNoOther(t *testing.T) {
 		}
 		got = append(got, one)
 	}
-	want := []string{"1 a 201", "3 b 422 mailbox required token required", "4  400", "5  422 id required", "6  422 id invalid", "7 c 201"}
+	want := []string{"1 a 201", "3 b 422 mailbox required token required", "4  400", "5  422 id required", "6  422 id invalid", "7  422 id invalid", "8  422 id invalid", "9 ... 201", "10 c 201"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
