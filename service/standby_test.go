@@ -16,19 +16,29 @@ import (
 	"github.com/mailbell/mailbell/internal/tcptest"
 )
 
-// An instance that was followed opens Redis anew, which may be away at that moment.
-func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
+// followed is a state in Redis that another instance has taken over, and what ends and starts the server, which keeps nothing.
+func followed(t *testing.T) (st state, kill, start func()) {
+	t.Helper()
 	address := tcptest.Quiet(t)
 	_, port, _ := net.SplitHostPort(address)
-	server := exec.CommandContext(t.Context(), "redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", t.TempDir())
-	if err := server.Start(); err != nil {
-		t.Skip(err)
-	}
 	c := goredis.NewClient(&goredis.Options{Addr: address})
-	defer c.Close()
-	for c.Ping(t.Context()).Err() != nil {
-		<-time.After(10 * time.Millisecond)
+	t.Cleanup(func() { c.Close() })
+	var server *exec.Cmd
+	kill = func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
 	}
+	start = func() {
+		server = exec.CommandContext(t.Context(), "redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", t.TempDir())
+		if err := server.Start(); err != nil {
+			t.Skip(err)
+		}
+		for c.Ping(t.Context()).Err() != nil {
+			<-time.After(10 * time.Millisecond)
+		}
+	}
+	start()
+	t.Cleanup(func() { kill() })
 	kept := config.State{Redis: &config.Redis{Address: address, Prefix: "mailbell"}}
 	var login redisLogin
 	login.use(kept)
@@ -42,8 +52,13 @@ func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
 	}
 	c.Set(t.Context(), "mailbell:lock", "another's", 0)
 	<-h.lost
-	_ = server.Process.Kill()
-	_ = server.Wait()
+	return st, kill, start
+}
+
+// An instance that was followed opens Redis anew, which may be away at that moment.
+func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
+	st, kill, _ := followed(t)
+	kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if _, err := st.hold(ctx, func(string, error) {}); ctx.Err() == nil {
@@ -55,4 +70,25 @@ func TestARedisThatIsAwayWhileStandingByAgainIsWaitedFor(t *testing.T) {
 		}
 	}()
 	_ = st.close()
+}
+
+// Redis comes back empty: the follower has all of the state in memory, and this instance would begin another one.
+func TestAnInstanceThatWasFollowedLetsItsFollowerComeFirst(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for a lease by the real clock")
+	}
+	t.Parallel()
+	st, kill, start := followed(t)
+	kill()
+	start()
+	back := time.Now()
+	if _, err := st.hold(t.Context(), func(string, error) {}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(back); took < 9*time.Second {
+		t.Errorf("it took the state after %v; want a lease", took)
+	}
+	if err := st.close(); err != nil {
+		t.Error(err)
+	}
 }

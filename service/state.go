@@ -116,6 +116,7 @@ func (r *redis) hold(ctx context.Context, standby func(string, error)) (held, er
 		if err := r.close(); err != nil {
 			return held{}, err
 		}
+		r.options.Followed = true
 		for r.store == nil { // it may be unreachable, or a replica for a moment: it was right at the start
 			store, _, err := subscriptions.OpenRedis(ctx, r.options)
 			if err == nil {

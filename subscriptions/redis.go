@@ -52,6 +52,7 @@ type Redis struct {
 	reading   turn // one at a time reads decisions: thousands of receipts must not take the connections of the lease and the writer
 
 	lease   *lease
+	seen    sighting           // of the lease of another
 	holding context.CancelFunc // ends the goroutine that keeps the lease
 	held    sync.WaitGroup
 	fence   uint64
@@ -65,6 +66,8 @@ type RedisOptions struct {
 	Login  func() (username, password string)
 	TLS    *tls.Config
 	Prefix string
+	// Followed says that another instance has taken the state over from this one. It comes first where Redis has lost its lease meanwhile.
+	Followed bool
 }
 
 // ErrRedis is wrapped by the error of a Redis that must not be used as it is set: what is written there could be lost.
@@ -72,7 +75,7 @@ var ErrRedis = errors.New("redis")
 
 // OpenRedis connects, and looks whether the server keeps what it is given. warnings are for the log.
 func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string, err error) {
-	s = &Redis{address: o.Address, prefix: o.Prefix, lease: newLease(), sealer: newSealer()}
+	s = &Redis{address: o.Address, prefix: o.Prefix, lease: newLease(), sealer: newSealer(), seen: sighting{away: o.Followed}}
 	s.told.devices, s.told.lossy = map[string]int{}, make(chan string, 1)
 	s.client = redis.NewClient(&redis.Options{
 		Addr: o.Address, CredentialsProvider: o.Login, TLSConfig: o.TLS, ClientName: "mailbell",

@@ -101,11 +101,11 @@ func (s *Redis) Hold(ctx context.Context, standby func(holder string, err error)
 	if err != nil {
 		return err
 	}
-	var seen sighting
+	seen := &s.seen
 	said := ""
 	for {
 		asked := s.lease.now()
-		n, err := s.take(ctx, value, &seen)
+		n, err := s.take(ctx, value, seen)
 		if err == nil && n > 0 {
 			s.fence = n
 			s.lease.grant(asked)
@@ -130,7 +130,7 @@ type sighting struct {
 	holder string    // who has it, or had it; empty: nobody can tell
 	until  time.Time // as long as its holder may believe in it
 	gone   time.Time // since when there is none in Redis; zero: there is one
-	away   bool      // Redis has not answered since: what it comes back with may be older, and its holder has all in memory
+	away   bool      // Redis has not answered since, or before: what it comes back with may be older, and its holder has all in memory
 }
 
 // lostLease stands for the holder of a lease that is gone before it ran out.
@@ -151,7 +151,7 @@ func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint6
 	keys := append(s.leaseKeys(), s.key("secret"))
 	answer, err := s.client.Eval(ctx, takeScript, keys, value, leaseLife.Milliseconds(), believed.Milliseconds(), gone.Milliseconds()).Slice()
 	if err != nil {
-		seen.holder, seen.away = "", seen.away || !seen.until.IsZero()
+		seen.holder, seen.away = "", true // also where none was seen yet
 		return 0, err
 	}
 	number, wait, held, err := readTaken(answer)

@@ -492,6 +492,27 @@ func TestARedisThatWasAwayForLongerThanALeaseIsItsHoldersFirst(t *testing.T) {
 	}
 }
 
+// It is started while Redis is away, or reads its file: it has never seen the holder that has all of the state in memory.
+func TestAStandbyThatWasStartedWhileRedisWasAwayLetsTheHolderComeFirst(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t, "--appendonly", "no")
+	second := s.connect(t)
+	t.Cleanup(func() { second.Close() })
+	s.kill()
+	held, away := make(chan error, 1), make(chan struct{})
+	noted := sync.OnceFunc(func() { close(away) })
+	go func() { held <- second.Hold(t.Context(), func(string, error) { noted() }) }()
+	<-away
+	s.start()
+	back := time.Now()
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(back); took < 9*time.Second || took > 13*time.Second {
+		t.Errorf("it took the state after %v; want a lease, in which the holder comes first", took)
+	}
+}
+
 // A lock may have lost its end, with a copy that was restored, or have one that is far away: the clock of the server was set back.
 func TestALockWithoutAnEndIsWaitedForAsLongAsALease(t *testing.T) {
 	t.Parallel()
