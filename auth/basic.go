@@ -40,6 +40,9 @@ func (Basic) Prepare(context.Context) error { return nil }
 // Close implements Credential: there is nothing to end.
 func (Basic) Close() {}
 
+// hasWorked implements askedFor.
+func (b Basic) hasWorked() bool { return b.tries.hasWorked() }
+
 type basic struct {
 	Basic
 	*http.Transport

@@ -147,6 +147,16 @@ func (l *lockout) another() {
 	}
 }
 
+// hasWorked reports whether the password was accepted once.
+func (l *lockout) hasWorked() bool {
+	if l == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.proven
+}
+
 // placeOf is where a request signs in: at EWS as a mailbox, else at a service, whoever it asks for.
 func placeOf(req *http.Request) string {
 	service, _, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")

@@ -78,6 +78,9 @@ func (NTLM) Prepare(context.Context) error { return nil }
 // Close implements Credential: there is nothing to end.
 func (NTLM) Close() {}
 
+// hasWorked implements askedFor.
+func (n NTLM) hasWorked() bool { return n.tries.hasWorked() }
+
 // ntlm is a round tripper and its connections.
 type ntlm struct {
 	NTLM

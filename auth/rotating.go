@@ -23,6 +23,11 @@ var candidateTries = backoff.Policy{First: time.Minute, Max: 5 * time.Minute}
 // candidateWait bounds how long a request waits for the token of a candidate before it is sent with the current credential.
 const candidateWait = 3 * time.Second
 
+// askedFor is a credential that is sent only to who asks for it: an answer may have come without it.
+type askedFor interface {
+	hasWorked() bool
+}
+
 // Rotating is a Credential whose inner one can be replaced. It is safe for concurrent use.
 type Rotating struct {
 	changed func(error)
@@ -317,7 +322,8 @@ func (t *rotating) try(offered *inner, req *http.Request) (resp *http.Response, 
 	}
 	resp, err = t.send(offered, repeated)
 	if err == nil && worked(resp) {
-		t.endTry(offered, true, nil)
+		asked, is := offered.credential.(askedFor)
+		t.endTry(offered, !is || asked.hasWorked(), nil)
 		return resp, true, nil
 	}
 	why := refusal(resp, err)

@@ -375,6 +375,37 @@ func TestEWSsOwnErrorShowsThatACredentialWorks(t *testing.T) {
 	})
 }
 
+// A proxy in front of a server that is away answers 500 to whoever asks, as EWS does to a request that it refuses.
+func TestAnAnswerBeforeThePasswordWasSentSaysNothingOfANewOne(t *testing.T) {
+	for name, fresh := range map[string]func(string, Secret) Credential{"Basic": NewBasic, "NTLM": NewNTLM} {
+		away := false
+		s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+			user, _, _ := r.BasicAuth()
+			switch {
+			case away:
+				w.Header().Set("Content-Type", "text/plain")
+				w.WriteHeader(http.StatusInternalServerError)
+			case user != "old":
+				askForPassword(w)
+			default:
+				fmt.Fprint(w, user)
+			}
+		})
+		r := NewRotating(NewBasic("old", "x"), func(err error) { t.Errorf("%s: it is told of: %v", name, err) })
+		rt := trip(t, r, s)
+		r.Offer(fresh("new", "wrong"))
+		away = true
+		if status, _, err := s.post(t, rt); status != http.StatusInternalServerError || err != nil {
+			t.Errorf("%s: %d, %v", name, status, err)
+		}
+		away = false
+		if _, body, err := s.post(t, rt); body != "old" || err != nil {
+			t.Errorf("%s: %q, %v", name, body, err)
+		}
+		r.Close()
+	}
+}
+
 func TestANewerOfferReplacesOneThatIsPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRotation(t)
