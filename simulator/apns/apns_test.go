@@ -140,6 +140,8 @@ func TestPushIsTakenOrRefusedInApplesWords(t *testing.T) {
 	bearer := func(kid, team string, issued time.Time) push {
 		return good.with("authorization", "bearer "+jwt(t, s, kid, team, issued))
 	}
+	large := func(p push, size int) push { p.body = `{"a":"` + strings.Repeat("x", size-8) + `"}`; return p }
+	voip := good.with("apns-push-type", "voip").with("apns-topic", topic+".voip")
 	get := good
 	get.method = "GET"
 	gone := strings.Repeat("ab", 32)
@@ -151,8 +153,8 @@ func TestPushIsTakenOrRefusedInApplesWords(t *testing.T) {
 	}{
 		"good":                      {good, 200, ""},
 		"without optional headers":  {good.with("apns-id", "").with("apns-collapse-id", "").with("apns-priority", "").with("apns-expiration", ""), 200, ""},
-		"a payload at its limit":    {body(`{"a":"` + strings.Repeat("x", maxPayload-8) + `"}`), 200, ""},
-		"a payload over its limit":  {body(`{"a":"` + strings.Repeat("x", maxPayload-7) + `"}`), 413, "PayloadTooLarge"},
+		"a payload at its limit":    {large(good, maxPayload), 200, ""},
+		"a payload over its limit":  {large(good, maxPayload+1), 413, "PayloadTooLarge"},
 		"a payload far over it":     {body(strings.Repeat("x", 300_000)), 413, "PayloadTooLarge"},
 		"no payload":                {body(""), 400, "PayloadEmpty"},
 		"a payload that is no JSON": {body("hello"), 400, "PayloadEmpty"},
@@ -168,6 +170,13 @@ func TestPushIsTakenOrRefusedInApplesWords(t *testing.T) {
 		"another topic":             {good.with("apns-topic", "com.other"), 400, "TopicDisallowed"},
 		"a topic that is none":      {good.with("apns-topic", "com contoso"), 400, "BadTopic"},
 		"no push type":              {good.with("apns-push-type", ""), 400, "InvalidPushType"},
+		"a voip push":               {voip, 200, ""},
+		"one that is too large":     {large(voip, maxVoIPPayload+1), 413, "PayloadTooLarge"},
+		"one at its limit":          {large(voip, maxVoIPPayload), 200, ""},
+		"one to the app":            {voip.with("apns-topic", topic), 400, "TopicDisallowed"},
+		"an alert to the voip app":  {good.with("apns-topic", topic+".voip"), 400, "TopicDisallowed"},
+		"a background push":         {good.with("apns-push-type", "background").with("apns-priority", "5"), 200, ""},
+		"a loud one":                {good.with("apns-push-type", "background"), 400, "BadPriority"},
 		"a bad priority":            {good.with("apns-priority", "7"), 400, "BadPriority"},
 		"a bad expiration":          {good.with("apns-expiration", "soon"), 400, "BadExpirationDate"},
 		"a bad id":                  {good.with("apns-id", "123"), 400, "BadMessageId"},

@@ -49,7 +49,12 @@ func (r *pushRequest) read(f *http2.MetaHeadersFrame) {
 	r.token, _ = strings.CutPrefix(r.path, "/3/device/")
 }
 
-var pushTypes = []string{"alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity", "pushtotalk", "widgets", "controls"}
+// pushTypes are the values of apns-push-type, each with what follows the bundle id in its topic.
+// https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+var pushTypes = map[string]string{
+	"alert": "", "background": "", "mdm": "", "location": ".location-query", "voip": ".voip", "complication": ".complication", "fileprovider": ".pushkit.fileprovider",
+	"liveactivity": ".push-type.liveactivity", "pushtotalk": ".voip-ptt", "widgets": ".push-type.widgets", "controls": ".push-type.controls",
+}
 
 // decide accepts or refuses a request.
 func (s *Server) decide(use *tokenUse, st *pushStream) Alert {
@@ -127,8 +132,9 @@ func (s *Server) refusal(use *tokenUse, st *pushStream) (int, string) {
 	}
 	priority, topic := r.apns["apns-priority"], r.apns["apns-topic"]
 	expiration, expires := r.apns["apns-expiration"]
-	limit := maxPayload
-	if r.apns["apns-push-type"] == "voip" {
+	limit, pushType := maxPayload, r.apns["apns-push-type"]
+	suffix, typed := pushTypes[pushType]
+	if pushType == "voip" {
 		limit = maxVoIPPayload
 	}
 	switch {
@@ -148,13 +154,15 @@ func (s *Server) refusal(use *tokenUse, st *pushStream) (int, string) {
 		return bad("BadExpirationDate")
 	case priority != "" && priority != "10" && priority != "5" && priority != "1":
 		return bad("BadPriority")
-	case !slices.Contains(pushTypes, r.apns["apns-push-type"]):
+	case pushType == "background" && priority == "10":
+		return bad("BadPriority")
+	case !typed:
 		return bad("InvalidPushType")
 	case topic == "":
 		return bad("MissingTopic")
 	case strings.ContainsFunc(topic, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return bad("BadTopic")
-	case topic != s.topic:
+	case topic != s.topic+suffix:
 		return bad("TopicDisallowed")
 	case !isObject(r.payload):
 		return bad("PayloadEmpty") // Apple names no other reason for what is no payload
