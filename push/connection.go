@@ -21,6 +21,9 @@ const (
 	// answerTimeout is how long a request that was sent may stay without an answer before its connection is given up as
 	// stalled. APNs answers in tens of milliseconds.
 	answerTimeout = 5 * time.Second
+	// lateTimeout is how long it may stay so while others are answered: to send it again would alert twice. Two tries fit into the time for
+	// which a notification is held.
+	lateTimeout = holdFor / 2
 	// pingAfter and pingTimeout find a peer that is dead without a word within 10 seconds, also while nothing is sent.
 	pingAfter   = 5 * time.Second
 	pingTimeout = 4 * time.Second
@@ -46,7 +49,7 @@ type connection struct {
 	most     int       // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
 	primed   bool      // an answer has come
 	moved    time.Time // when the last request took a stream, or was answered
-	passed   bool      // another was answered since the last one began, or that one yields
+	passed   bool      // another was answered since the last one began, or before, where that one is alone; or it yields
 	spoiltBy string    // why it is to be replaced
 	over     bool
 	why      string
@@ -57,7 +60,7 @@ type connection struct {
 
 func newConnection(p *pool, nc net.Conn) *connection {
 	c := &connection{pool: p, dialled: time.Now(), spoilt: make(chan struct{}), retired: make(chan struct{}), most: 1}
-	c.conn = h2.New(nc, h2.Times{Answer: answerTimeout, PingAfter: pingAfter, PingTimeout: pingTimeout}, c)
+	c.conn = h2.New(nc, h2.Times{Answer: answerTimeout, Late: lateTimeout, PingAfter: pingAfter, PingTimeout: pingTimeout}, c)
 	return c
 }
 
@@ -70,7 +73,7 @@ func (c *connection) reserve(r *request) bool {
 		return false
 	}
 	c.inFlight++
-	c.moved, c.passed = time.Now(), r.yields
+	c.moved, c.passed = time.Now(), r.yields || c.primed && c.inFlight == 1
 	return true
 }
 

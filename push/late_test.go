@@ -33,17 +33,20 @@ func (b *bench) insist(ctx context.Context, phone, message int) (accepted bool) 
 // In quiet hours nobody else shows that APNs does its work. A phone that it failed had its topic shut again and again, and one that was
 // answered late had the only stream of each new connection to itself.
 func TestPhonesThatAPNsFailsInQuietHoursDelayNoOther(t *testing.T) {
-	for name, do := range map[string]act{
-		"late": {delay: 7 * time.Second}, "never": {silent: true},
-		"a fault": refusing(500, "InternalServerError"), "away": refusing(503, "ServiceUnavailable"),
+	for name, c := range map[string]struct {
+		do   act
+		sick int
+	}{
+		"late": {act{delay: 7 * time.Second}, 1}, "never": {act{silent: true}, 3},
+		"a fault": {refusing(500, "InternalServerError"), 3}, "away": {refusing(503, "ServiceUnavailable"), 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				sick := []string{tokenOf(10), tokenOf(11), tokenOf(12)}
+				sick := []string{tokenOf(10), tokenOf(11), tokenOf(12)}[:c.sick]
 				b := overMemory(t, func(a arrived) act {
 					switch {
 					case slices.Contains(sick, a.token()):
-						return do
+						return c.do
 					case a.token() == tokenOf(2):
 						return refusing(400, "BadDeviceToken") // and one stream is all that there is
 					}
@@ -88,32 +91,41 @@ func TestPhonesThatAPNsFailsInQuietHoursDelayNoOther(t *testing.T) {
 // APNs allows one stream after each push that it rejects. Where that is taken by a phone that is answered slowly, the others do not wait
 // for it.
 func TestAPhoneThatIsAnsweredSlowlyDelaysNoOtherWhereThereIsOneStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := overMemory(t, func(a arrived) act {
-			switch a.token() {
-			case tokenOf(0):
-				return act{delay: answerTimeout - time.Second}
-			case tokenOf(2):
-				return refusing(400, "BadDeviceToken")
-			}
-			return act{}
-		})
-		b.Push(t.Context(), alert(1, 0))
-		<-time.After(redialSpacing)
-		var all sync.WaitGroup
-		all.Go(func() {
-			if a := b.Push(t.Context(), alert(0, 0)); a.Result != subscriptions.Accepted || a.Resent != 0 {
-				t.Errorf("the phone: %+v", a)
-			}
-		})
-		synctest.Wait()
-		b.Push(t.Context(), alert(2, 0))
-		began := time.Now()
-		if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || time.Since(began) > redialSpacing {
-			t.Errorf("another, after %v: %+v", time.Since(began), a)
+	for name, isLast := range map[string]bool{"it was there before": false, "it comes after": true} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { besideASlowPhone(t, isLast) }) })
+	}
+}
+
+func besideASlowPhone(t *testing.T, isLast bool) {
+	b := overMemory(t, func(a arrived) act {
+		switch a.token() {
+		case tokenOf(0):
+			return act{delay: answerTimeout - time.Second}
+		case tokenOf(2):
+			return refusing(400, "BadDeviceToken")
 		}
-		all.Wait()
+		return act{}
 	})
+	b.Push(t.Context(), alert(1, 0))
+	<-time.After(redialSpacing)
+	if isLast {
+		b.Push(t.Context(), alert(2, 0))
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if a := b.Push(t.Context(), alert(0, 0)); a.Result != subscriptions.Accepted || a.Resent != 0 {
+			t.Errorf("the phone: %+v", a)
+		}
+	})
+	synctest.Wait()
+	if !isLast {
+		b.Push(t.Context(), alert(2, 0))
+	}
+	began := time.Now()
+	if a := b.Push(t.Context(), alert(1, 1)); a.Result != subscriptions.Accepted || time.Since(began) > redialSpacing+time.Millisecond {
+		t.Errorf("another, after %v: %+v", time.Since(began), a)
+	}
+	all.Wait()
 }
 
 // Where APNs itself is slow, another connection would only lose the streams that this one has.
@@ -130,4 +142,55 @@ func TestAConnectionIsNotCrowdedWhereAPNsIsSlowForAll(t *testing.T) {
 			t.Errorf("%d connections, after %v", connections, time.Since(began))
 		}
 	})
+}
+
+// Others show that APNs does its work, so what is late for one phone is waited for: an alert that is sent again comes twice.
+func TestAnAlertThatIsAnsweredLateIsSentOnceWhileOthersAreAnswered(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   act
+		want subscriptions.Result
+		sent int // how often
+	}{
+		"late":  {act{delay: 8 * time.Second}, subscriptions.Accepted, 1},
+		"never": {act{silent: true}, subscriptions.NotBefore, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const answer = 50 * time.Millisecond
+				b := overMemory(t, func(a arrived) act {
+					if a.token() == tokenOf(0) {
+						return c.do
+					}
+					return act{delay: answer}
+				})
+				var all sync.WaitGroup
+				for i := range 10 {
+					all.Go(func() {
+						<-time.After(time.Duration(i) * 20 * time.Millisecond)
+						for m := range 300 {
+							began := time.Now()
+							a := b.Push(t.Context(), alert(1+i, m))
+							if took := time.Since(began); a.Result != subscriptions.Accepted || a.Resent != 0 || took > 4*answer {
+								t.Errorf("another, after %v: %+v", took, a)
+							}
+							<-time.After(200 * time.Millisecond)
+						}
+					})
+				}
+				<-time.After(2 * redialSpacing)
+				for m := range 2 {
+					a := b.Push(t.Context(), alert(0, m))
+					if a.Result != c.want || a.Resent != c.sent-1 {
+						t.Errorf("the phone: %+v", a)
+					}
+				}
+				all.Wait()
+				requests, _, connections, _ := b.apns.seen()
+				requests = slices.DeleteFunc(requests, func(a arrived) bool { return a.token() != tokenOf(0) })
+				if len(requests) != 2*c.sent || connections != 1 {
+					t.Errorf("%d requests for the phone, %d connections", len(requests), connections)
+				}
+			})
+		})
+	}
 }

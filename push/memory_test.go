@@ -43,7 +43,7 @@ func TestAPushTakesLittleMemory(t *testing.T) {
 	b := newBench(t, s, s.listen())
 	p := b.gateways[0].access.Load().pool
 	c := &connection{pool: p, retired: make(chan struct{}), most: gate}
-	c.conn = h2.New(here, h2.Times{Answer: time.Minute, PingAfter: time.Minute, PingTimeout: time.Minute}, c)
+	c.conn = h2.New(here, h2.Times{Answer: time.Minute, Late: time.Minute, PingAfter: time.Minute, PingTimeout: time.Minute}, c)
 	var both sync.WaitGroup
 	both.Go(c.conn.Run)
 	both.Go(func() { accepting(t, there) })

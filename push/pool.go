@@ -324,7 +324,7 @@ func (p *pool) send(ctx context.Context, until time.Time, r *request, bearer str
 
 // wait waits for the end of a post that is out, or waits for a stream. An error says why it is waited for no longer.
 func (p *pool) wait(ctx context.Context, until time.Time, po *post, out bool) error {
-	if out && (until.IsZero() || time.Until(until) > 2*answerTimeout) { // its end comes before that, so there is no need for a timer
+	if out && (until.IsZero() || time.Until(until) > answerTimeout+lateTimeout) { // its end comes before that, so there is no need for a timer
 		select {
 		case <-po.done:
 			return nil

@@ -84,6 +84,7 @@ type Watcher interface {
 // Times of a connection.
 type Times struct {
 	Answer      time.Duration // how long a request may wait to be written, and then for its answer
+	Late        time.Duration // how long it may wait for that in all, where the server has answered others meanwhile
 	PingAfter   time.Duration // how long the server may be silent before it is asked whether it is there; not more than Answer
 	PingTimeout time.Duration // how long it may take to answer that
 }
@@ -107,6 +108,7 @@ type Conn struct {
 	window     int64     // what the server takes yet, over all streams
 	tableSize  uint32    // of the header compression: the least that the server has wanted, for what was cut off is gone
 	heard      time.Time // the last frame
+	answered   time.Time // the last answer
 	pinged     time.Time // since when a ping is not answered; zero: none is
 	timer      *time.Timer
 	due        time.Time // when it is to fire
@@ -118,6 +120,7 @@ type Conn struct {
 type stream struct {
 	request    Request
 	until      time.Time // for its answer
+	late       bool      // it has got more time
 	status     int
 	retryAfter string
 	body       []byte

@@ -608,3 +608,67 @@ func TestAQueueThatIsNeverEmptyDoesNotGrow(t *testing.T) {
 		t.Errorf("%d are left, in room for %d", len(got), cap(q.list))
 	}
 }
+
+// A server that answers others is not to blame: what is sent again would come twice.
+func TestARequestThatIsLateAloneGetsMoreTime(t *testing.T) {
+	// answering sends another request each second, and has it answered, until a time.
+	answering := func(s *server, until time.Time) {
+		for id := uint32(3); time.Now().Before(until); id += 2 {
+			s.send(ask("{}"))
+			s.takes(id)
+			s.headers(id, true, ":status", "200")
+			<-time.After(time.Second)
+		}
+	}
+	for name, c := range map[string]struct {
+		then func(s *server)
+		want string
+		took time.Duration
+	}{
+		"it is answered": {func(s *server) {
+			answering(s, time.Now().Add(8*time.Second-1))
+			s.headers(1, true, ":status", "200")
+		}, "200 ", 8 * time.Second},
+		"it never is": {func(s *server) { answering(s, time.Now().Add(times.Late)) }, "unknown: " + ErrStalled.Error(), times.Late},
+		"the others are answered no longer": {func(s *server) {
+			until := time.Now().Add(times.Late)
+			for answering(s, time.Now().Add(2*time.Second)); time.Now().Before(until); <-time.After(time.Second) {
+				s.check(s.framer.WritePing(true, [8]byte{}))
+			}
+		}, "unknown: " + ErrStalled.Error(), times.Late},
+	} {
+		t.Run(name, func(t *testing.T) {
+			against(t, func(s *server) {
+				a := ask("{}")
+				s.send(a)
+				began := time.Now()
+				s.takes(1)
+				c := c
+				c.then(s)
+				s.ends(a, c.want)
+				if took := time.Since(began); took != c.took {
+					t.Errorf("after %v", took)
+				}
+				if told := s.seen.said(); told != "changed" {
+					t.Errorf("%q was told", told)
+				}
+			})
+		})
+	}
+}
+
+// What was under way when a server stopped to answer has its time from then on, and no more.
+func TestARequestThatWasUnderWayWithTheLastAnswerIsNotLateAlone(t *testing.T) {
+	against(t, func(s *server) {
+		a, b := ask("{}"), ask("{}")
+		s.send(a, b)
+		s.takes(1, 3)
+		<-time.After(passed - 1)
+		s.headers(3, true, ":status", "200")
+		<-time.After(times.Answer - passed + 1)
+		s.ends(a, "unknown: "+ErrStalled.Error())
+		if told := s.seen.said(); told != "stalled" {
+			t.Errorf("%q was told", told)
+		}
+	})
+}

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var times = Times{Answer: 5 * time.Second, PingAfter: 5 * time.Second, PingTimeout: 4 * time.Second}
+var times = Times{Answer: 5 * time.Second, Late: 15 * time.Second, PingAfter: 5 * time.Second, PingTimeout: 4 * time.Second}
 
 // asked is a request of a test, and what became of it.
 type asked struct {

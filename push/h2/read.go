@@ -148,6 +148,7 @@ func (c *Conn) answer(h head) error {
 			return broken
 		case isFirst && h.status >= 200:
 			s.status, s.retryAfter = h.status, h.retryAfter
+			c.answered = c.heard
 		}
 		if h.ends {
 			return over

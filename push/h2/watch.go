@@ -14,6 +14,10 @@ import (
 // was allowed to begin that long ago, and is not written yet, was allowed by what held before: it does not go out.
 const slept = time.Second
 
+// passed is how long a request has waited at least when another is answered, for it to be late alone. What was under way with that other when
+// a connection stalled has waited for less.
+const passed = time.Second
+
 // look ends what has taken too long, asks a silent server whether it is there, and comes back when there is the next to see to.
 func (c *Conn) look() {
 	now := time.Now()
@@ -41,16 +45,15 @@ func (c *Conn) look() {
 	if !c.pinged.IsZero() {
 		next = c.pinged.Add(c.times.PingTimeout)
 	}
-	unwritten, streams := c.stalled(now)
+	unwritten, streams, stalls := c.overdue(now)
 	if until, some := c.firstUntil(); some && until.Before(next) {
 		next = until
 	}
 	c.lookIn(next.Sub(now))
 	c.mu.Unlock()
-	if len(unwritten)+len(streams) == 0 {
-		return
+	if stalls {
+		c.watch.Stalled()
 	}
-	c.watch.Stalled()
 	for _, s := range streams {
 		s.request.End(s.ending(ErrStalled))
 	}
@@ -65,19 +68,28 @@ func (c *Conn) lookIn(d time.Duration) {
 	c.timer.Reset(d)
 }
 
-// stalled takes out what has waited for too long. It is called with mu held.
-func (c *Conn) stalled(now time.Time) (unwritten []Request, streams []*stream) {
+// overdue takes out what has waited for too long, and says whether the connection stalls: a single request that is late says nothing of it.
+// It is called with mu held.
+func (c *Conn) overdue(now time.Time) (unwritten []Request, streams []*stream, stalls bool) {
 	for !c.waiting.isEmpty() && now.Sub(c.waiting.head().since) >= c.times.Answer {
 		unwritten = append(unwritten, c.waiting.take())
 	}
+	stalls = len(unwritten) > 0
 	for id, s := range c.streams {
-		if !now.Before(s.until) {
-			streams = append(streams, s)
-			delete(c.streams, id)
-			c.reset(id, http2.ErrCodeCancel)
+		if now.Before(s.until) {
+			continue
 		}
+		begun := s.until.Add(-c.times.Answer)
+		if !s.late && c.answered.Sub(begun) >= passed {
+			s.late, s.until = true, begun.Add(c.times.Late)
+			continue
+		}
+		stalls = stalls || !s.late
+		streams = append(streams, s)
+		delete(c.streams, id)
+		c.reset(id, http2.ErrCodeCancel)
 	}
-	return unwritten, streams
+	return unwritten, streams, stalls
 }
 
 // firstUntil is when the next request will have waited for too long. It is called with mu held.
