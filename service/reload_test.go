@@ -363,7 +363,9 @@ func TestWhatNeedsARestartIsNamed(t *testing.T) {
 					synctest.Wait()
 					r.update(d.current())
 					// What becomes of credentials that are offered is not looked at here.
-					return slices.DeleteFunc(d.said(), func(line string) bool { return !strings.Contains(line, "configuration") && !strings.Contains(line, "proxy") })
+					return slices.DeleteFunc(d.said(), func(line string) bool {
+						return !strings.Contains(line, "configuration") && !strings.Contains(line, "proxy")
+					})
 				}
 				d.edit(test.old, test.replacement)
 				var want []string
