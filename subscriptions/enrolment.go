@@ -4,6 +4,7 @@ package subscriptions
 // mailbox, is written in turn.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,8 +71,6 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 	}
 	old, known := b.Device(e.ID)
 	done := Enrolled{Mailbox: m}
-	var change Change
-	left := func() {}
 	if known && old.Record != m.Record().ID { // a changed mailbox: the device leaves the one it had, in the same write
 		if err := b.moving.take(ctx); err != nil {
 			return Enrolled{}, err
@@ -82,7 +81,6 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 			return Enrolled{}, err
 		}
 		defer done.Left.writing.giveBack()
-		change, left = b.leave(done.Left, old)
 	}
 	if err := m.writing.take(ctx); err != nil {
 		return Enrolled{}, err
@@ -91,13 +89,23 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 	if m.gone {
 		return Enrolled{}, ErrNoMailbox
 	}
-	if known && done.Left == nil { // else another id with its phone has taken it over meanwhile
-		_, known = m.Device(e.ID)
+	was := &Device{} // as it is now that nobody else changes it
+	if known {
+		if d, ok := cmp.Or(done.Left, m).Device(e.ID); ok {
+			was = d
+		} else {
+			known = false // another id with its phone has taken it over meanwhile
+		}
 	}
 	if only != nil {
-		if err := only(old, known); err != nil {
+		if err := only(*was, known); err != nil {
 			return Enrolled{}, err
 		}
+	}
+	var change Change
+	var left *snapshot
+	if done.Left != nil {
+		change, left = leave(done.Left, was)
 	}
 	done.Created = !known
 	d := e.device(m.Record().ID, at)
@@ -118,7 +126,9 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 		b.unsure(e.Mailbox, r.ID)
 		return Enrolled{}, err
 	}
-	left()
+	if done.Left != nil {
+		done.Left.now.Store(left)
+	}
 	b.showEnrolled(d, ousted)
 	b.show(m, r, devices)
 	done.Device = *d
@@ -201,7 +211,7 @@ func (b *Book) Remove(ctx context.Context, id string) (*Mailbox, bool, error) {
 	return b.RemoveIf(ctx, id, func(Device) bool { return true })
 }
 
-// RemoveIf is Remove for a device that fits: it stays as it is from the question to its removal.
+// RemoveIf is Remove for a device that fits: it stays as it is from the question to its removal. fits is to change nothing.
 func (b *Book) RemoveIf(ctx context.Context, id string, fits func(Device) bool) (*Mailbox, bool, error) {
 	if err := b.ofDevice.take(ctx, id); err != nil {
 		return nil, false, err
@@ -209,29 +219,37 @@ func (b *Book) RemoveIf(ctx context.Context, id string, fits func(Device) bool) 
 	defer b.ofDevice.giveBack(id)
 	for {
 		d, ok := b.Device(id)
-		if !ok || !fits(d) {
+		if !ok {
 			return nil, false, nil
 		}
-		m, err := b.drop(ctx, d)
+		m, dropped, err := b.drop(ctx, d, fits)
 		if !errors.Is(err, ErrNoMailbox) { // else it is elsewhere by now
-			return m, err == nil, err
+			return m, dropped, err
 		}
 	}
 }
 
-// drop removes a device from its mailbox. The caller has the turn of the device.
-func (b *Book) drop(ctx context.Context, d Device) (*Mailbox, error) {
-	m, err := b.take(ctx, d)
+// drop removes a device that fits from its mailbox. The caller has the turn of the device.
+func (b *Book) drop(ctx context.Context, was Device, fits func(Device) bool) (*Mailbox, bool, error) {
+	m, err := b.take(ctx, was)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer m.writing.giveBack()
-	change, show := b.leave(m, d)
-	if err := b.write(ctx, change); err != nil {
-		return nil, err
+	d, is := m.Device(was.ID) // as it is now that nobody else changes it
+	if !is || !fits(*d) {
+		return nil, false, nil
 	}
-	show()
-	return m, nil
+	change, left := leave(m, d)
+	if err := b.write(ctx, change); err != nil {
+		return nil, false, err
+	}
+	m.now.Store(left)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.devices, d.ID)
+	b.sorted = nil
+	return m, true, nil
 }
 
 // take takes the writing of the mailbox that a device is in. ErrNoMailbox: it is in another by now, or in none.
@@ -250,25 +268,17 @@ func (b *Book) take(ctx context.Context, d Device) (*Mailbox, error) {
 	return m, nil
 }
 
-// leave is the change by which a device leaves its mailbox, and what shows it once it is written. The caller holds m.writing.
-func (b *Book) leave(m *Mailbox, d Device) (change Change, show func()) {
+// leave is the change by which a device leaves its mailbox, and what the mailbox is then. The caller holds m.writing.
+func leave(m *Mailbox, d *Device) (Change, *snapshot) {
 	was := m.now.Load()
 	devices := slices.DeleteFunc(slices.Clone(was.devices), func(o *Device) bool { return o.ID == d.ID })
 	r := was.record.Clone()
 	r.Remove(d.ID)
-	change.DropDevices = []*Device{&d}
-	change.Put = []*Record{r}
 	if len(devices) == 0 {
 		r.Dies = time.Now().Add(Asleep)
 		r.Subscription, r.Graph = "", nil // nobody listens: it is given back
 	}
-	return change, func() {
-		m.now.Store(&snapshot{record: r, devices: devices})
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.devices, d.ID)
-		b.sorted = nil
-	}
+	return Change{DropDevices: []*Device{d}, Put: []*Record{r}}, &snapshot{record: r, devices: devices}
 }
 
 // Bury drops the records that have been asleep for long enough.

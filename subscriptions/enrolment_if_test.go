@@ -1,6 +1,7 @@
 package subscriptions_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -90,4 +91,88 @@ func TestADeviceThatAnotherIDTakesOverMeanwhileIsNotMadeAgain(t *testing.T) {
 			t.Errorf("a device that was taken over is changed: %v", err)
 		}
 	})
+}
+
+// What is written while a request waits for its turn may be another device than the one that the client has seen: mailbell itself corrects
+// the environment.
+func TestAPreconditionSeesWhatWasWrittenWhileItsRequestWaited(t *testing.T) {
+	errChanged := errors.New("it was changed")
+	enrolled := func(mailbox string) func(ctx context.Context, b *subscriptions.Book) error {
+		return func(ctx context.Context, b *subscriptions.Book) error {
+			e := phoneOf("d1")
+			e.Mailbox = mailbox
+			_, err := b.EnrolIf(ctx, e, func(d subscriptions.Device, known bool) error {
+				if !known || d.Environment != "production" {
+					return errChanged
+				}
+				return nil
+			}, subscriptions.Beginning{Now: noon, Since: noon})
+			return err
+		}
+	}
+	for name, request := range map[string]func(ctx context.Context, b *subscriptions.Book) error{
+		"an enrolment":         enrolled(alice),
+		"one in a new mailbox": enrolled("carol@contoso.example"),
+		"one in another's":     enrolled(bob),
+		"a removal": func(ctx context.Context, b *subscriptions.Book) error {
+			_, removed, err := b.RemoveIf(ctx, "d1", func(d subscriptions.Device) bool { return d.Environment == "production" })
+			if err == nil && !removed {
+				return errChanged
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &during{}
+				b := openBook(t, s)
+				enrol(t, b, "d1", alice, "aa")
+				enrol(t, b, "d2", bob, "bb")
+				over := make(chan error, 1)
+				s.call = func() {
+					go func() { over <- request(t.Context(), b) }()
+					synctest.Wait() // it has done all that it can meanwhile
+				}
+				err := b.Mailbox(alice).Update(t.Context(), func(d *subscriptions.Draft) {
+					moved := *d.Devices[0]
+					moved.Environment = "sandbox"
+					d.Put(moved)
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := <-over; !errors.Is(err, errChanged) {
+					t.Errorf("the change was not seen: %v", err)
+				}
+				if d, ok := b.Device("d1"); !ok || d.Environment != "sandbox" || d.Mailbox != alice {
+					t.Errorf("it was changed or removed: %+v", d)
+				}
+			})
+		})
+	}
+}
+
+func TestADeviceIsThereWhileItsMailboxIsChanged(t *testing.T) {
+	b := openBook(t, &storetest.Memory{})
+	enrol(t, b, "d1", alice, "aa")
+	over, asked := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(asked)
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			if _, ok := b.Device("d1"); !ok {
+				t.Error("it is not enrolled")
+				return
+			}
+		}
+	}()
+	for i := range 3000 {
+		enrol(t, b, "d1", []string{bob, alice}[i%2], "aa")
+	}
+	close(over)
+	<-asked
 }
