@@ -35,12 +35,13 @@ const (
 // appleID is the id of a key or a team.
 var appleID = matching(pattern.New(`^[A-Z0-9]{10}$`, "10 capital letters and digits, as Apple's developer portal shows it"))
 
-func (o *object) apns() APNs {
+// apns reads an entry. keys are those of the entries before it.
+func (o *object) apns(keys signingKeys) APNs {
 	o.require("topic")
 	a := APNs{
 		Topic:       o.text("topic", "", matching(pattern.Topic)),
 		Environment: o.choice("environment", Production, []string{Production, Sandbox}),
-		URL:         o.text("url", "", httpsURL),
+		URL:         o.text("url", "", httpsHost),
 		CA:          o.authorities("ca_file"),
 	}
 	t, byToken := o.optional("token")
@@ -51,19 +52,38 @@ func (o *object) apns() APNs {
 	case !byToken && !byCertificate && !t.wrong && !c.wrong && !o.wrong:
 		o.get("token").fail("is required (or certificate)")
 	}
-	a.Token = t.token()
+	a.Token = t.token(keys)
 	a.Certificate = c.certificate()
 	c.end()
 	o.end()
 	return a
 }
 
-func (o *object) token() Token {
+func (o *object) token(keys signingKeys) Token {
 	defer o.end()
 	o.require("key_id", "team_id")
-	return Token{
+	t := Token{
 		KeyPEM: o.signingKey("key"),
 		KeyID:  o.text("key_id", "", appleID),
 		TeamID: o.text("team_id", "", appleID),
+	}
+	keys.add(o.get("key_id"), t)
+	return t
+}
+
+// signingKeys has the first key of each team and key id.
+type signingKeys map[[2]string]Secret
+
+// add reports an id that another key has. A token that is not complete is left out, or already reported.
+func (seen signingKeys) add(v value, t Token) {
+	if t.KeyPEM == "" || t.KeyID == "" || t.TeamID == "" {
+		return
+	}
+	id := [2]string{t.TeamID, t.KeyID}
+	first, known := seen[id]
+	if !known {
+		seen[id] = t.KeyPEM
+	} else if first != t.KeyPEM {
+		v.fail("%s has another key file with a topic before it: one of the two is not the key of this id", t.KeyID)
 	}
 }

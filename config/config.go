@@ -159,9 +159,9 @@ func (r *reader) config(o *object) *Config {
 		entries.add(e.get("name"), x.Name)
 	}
 	c.Canary = o.object("canary").canary(c.Exchange)
-	topics := once{}
+	topics, keys := once{}, signingKeys{}
 	for _, e := range o.objects("apns") {
-		a := e.apns()
+		a := e.apns(keys)
 		c.APNs = append(c.APNs, a)
 		if a.Topic != "" {
 			topics.add(e.get("topic"), a.Topic+" ("+a.Environment+")")

@@ -3,6 +3,7 @@ package config
 // The credentials of listener accounts.
 
 import (
+	"crypto/rsa"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,8 +119,12 @@ func (o *object) clientSecret() credential.Description {
 func (o *object) appCertificate() credential.Description {
 	d := o.app()
 	d.Certificate = o.certificate()
-	if d.Certificate != nil {
-		d.Expires = d.Certificate.Leaf.NotAfter
+	if d.Certificate == nil {
+		return d
+	}
+	d.Expires = d.Certificate.Leaf.NotAfter
+	if _, ok := d.Certificate.PrivateKey.(*rsa.PrivateKey); !ok {
+		o.get("file").fail("has another kind of key: want an RSA key, as Entra ID takes no other from an app")
 	}
 	return d
 }

@@ -64,6 +64,8 @@ func folder(t testing.TB) {
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 
 	write("secrets/apns.p8", p256)
+	_, other := key(elliptic.P256())
+	write("secrets/other.p8", other)
 	write("secrets/p384.p8", p384)
 	write("secrets/broken.p8", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("no key")}))
 	write("secrets/svc-bell", []byte("pass word\r\n"))
@@ -261,6 +263,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"URL with a query":       {"[contoso.com]", "[contoso.com]\n    ews_url: https://ex.contoso.com/?a=b", "4: exchange[0].ews_url: want a URL without ? and #"},
 		"URL that is broken":     {"[contoso.com]", "[contoso.com]\n    ews_url: 'https://u:hunter2@%zz/'", "4: exchange[0].ews_url: not a URL: want https://host/path"},
 		"secret in a URL":        {"[contoso.com]", "[contoso.com]\n    autodiscover_url: https://svc:hunter2@ex.contoso.com/", "4: exchange[0].autodiscover_url: a URL must not have a user name or password in it"},
+		"path in the APNs URL":   {"topic: com.contoso.mail", "topic: com.contoso.mail\n    url: https://apns.contoso.com/3/device", "9: apns[0].url: want a URL without a path: https://host"},
 		"secret in the APNs URL": {"topic: com.contoso.mail", "topic: com.contoso.mail\n    url: https://u@apns", "9: apns[0].url: a URL must not have a user name or password in it"},
 
 		"no exchange":                {exchange, "", "1: exchange: is required"},
@@ -287,6 +290,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"account name twice":  {"apns:\n", "  - {name: branch, domains: [b.com], listener_accounts: [{name: listener-01, basic: {username: u, password_file: secrets/svc-bell}}]}\napns:\n", "7: exchange[1].listener_accounts[0].name: listener-01 is given twice; first in line 5"},
 		"domain twice":        {"[contoso.com]", "[contoso.com, CONTOSO.com]", "3: exchange[0].domains[1]: contoso.com is given twice"},
 		"topic twice":         {"api:", "  - {topic: com.contoso.mail, environment: production, token: {key_file: secrets/apns.p8, key_id: ABCDE12345, team_id: FGHIJ67890}}\napi:", "10: apns[1].topic: com.contoso.mail (production) is given twice; first in line 8"},
+		"key id of two keys":  {"api:", "  - {topic: com.contoso.calendar, token: {key_file: secrets/other.p8, key_id: ABCDE12345, team_id: FGHIJ67890}}\napi:", "10: apns[1].token.key_id: ABCDE12345 has another key file with a topic before it: one of the two is not the key of this id"},
 		"client name twice":   {"    - {name: mdm,", "    - {name: mdm, role: test, token_file: secrets/helpdesk}\n    - {name: mdm,", "13: api.clients[1].name: mdm is given twice; first in line 12"},
 		"token twice":         {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: has the same token as the client helpdesk"},
 		"next token twice":    {"    - {name: mdm,", "    - {name: helpdesk, role: test, token_file: secrets/helpdesk, next_token_file: secrets/mdm}\n    - {name: mdm,", "13: api.clients[1].token_file: has the same token as the client helpdesk"},
@@ -383,6 +387,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"mailbox servers":              {"[contoso.com]", "[contoso.com]\n    mailbox_servers: ['ex 1']", "4: exchange[0].mailbox_servers[0]: not a host name: want one as in mail.contoso.com, without scheme or port, got \"ex 1\""},
 		"NTLM without a domain":        {"basic: {username: 'CONTOSO\\svc-bell'", "ntlm: {username: svc-bell", "6: exchange[0].listener_accounts[0].ntlm.username: want a user as DOMAIN\\name or name@domain, got svc-bell"},
 		"client secret":                {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "client_secret: {tenant_id: common, client_id: b, secret_file: c, expires: May}", "6: exchange[0].listener_accounts[0].client_secret.tenant_id: want the tenant's GUID or one of its domains, as in contoso.onmicrosoft.com, got common\n6: exchange[0].listener_accounts[0].client_secret.client_id: want a GUID, as Entra ID shows it as the application (client) id, got b\n6: exchange[0].listener_accounts[0].client_secret.secret_file: c does not exist\n6: exchange[0].listener_accounts[0].client_secret.expires: want a day as in 2027-05-01, got May\n6: exchange[0].listener_accounts[0].client_secret: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
+		"account's key for Entra ID":   {account, "[contoso.com]\n    type: online\n    listener_accounts: [{name: app-01, certificate: {" + registration + ", file: apns.pem}}]\n", "5: exchange[0].listener_accounts[0].certificate.file: has another kind of key: want an RSA key, as Entra ID takes no other from an app"},
 		"account's certificate":        {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "6: exchange[0].listener_accounts[0].certificate.tenant_id: is required\n6: exchange[0].listener_accounts[0].certificate.client_id: is required\n6: exchange[0].listener_accounts[0].certificate.file: cannot be opened with this password: check password_file\n6: exchange[0].listener_accounts[0].certificate: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
 		"listener account":             {"basic: {username: 'CONTOSO\\svc-bell', password_file: secrets/svc-bell}", "listener_account: {tenant_id: contoso.com, client_id: 11111111-2222-3333-4444-555555555555, username: svc-bell, password_file: secrets/svc-bell}", "6: exchange[0].listener_accounts[0].listener_account.username: want a user principal name, as in svc-bell@contoso.com, got svc-bell\n6: exchange[0].listener_accounts[0].listener_account: tokens for Exchange on premises (hybrid modern authentication) are for one host: set ews_url, or type: online for Exchange Online"},
 		"proxy with a secret":          {"", "proxy: {url: 'http://u:hunter2@proxy:3128'}", "1: proxy.url: a URL must not have a user name or password in it: they are username and password_file"},

@@ -22,7 +22,20 @@ const (
 )
 
 func TestEachCredentialArrives(t *testing.T) {
+	files := map[string][]byte{"secrets/app": []byte("bell-pass")} // the certificates of an app have RSA keys
+	for name, from := range map[string]string{"app.pfx": "openssl3.pfx", "app.pem": "pkcs8.pem"} {
+		data, err := os.ReadFile(filepath.Join("../internal/certificate/testdata", from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = data
+	}
 	folder(t)
+	for name, data := range files {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	const tenant, client = "contoso.onmicrosoft.com", "11111111-2222-3333-4444-555555555555"
 	for _, test := range []struct {
 		entry, line string
@@ -35,9 +48,9 @@ func TestEachCredentialArrives(t *testing.T) {
 			credential.Description{Method: "client_secret", Tenant: tenant, ClientID: client, Secret: "pass word"}},
 		{"online", `client_secret: {` + registration + `, secret_file: secrets/svc-bell, expires: 2027-05-01}`,
 			credential.Description{Method: "client_secret", Tenant: tenant, ClientID: client, Secret: "pass word", Expires: time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC)}},
-		{"online", `certificate: {` + registration + `, file: apns.pfx, password_file: secrets/svc-bell}`,
+		{"online", `certificate: {` + registration + `, file: app.pfx, password_file: secrets/app}`,
 			credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
-		{"online", `certificate: {` + registration + `, file: apns.pem, password_file: "", password_env: ""}`, credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
+		{"online", `certificate: {` + registration + `, file: app.pem, password_file: "", password_env: ""}`, credential.Description{Method: "certificate", Tenant: tenant, ClientID: client}},
 		{"online", `listener_account: {` + registration + `, username: svc-bell@contoso.com, password_file: secrets/svc-bell}`,
 			credential.Description{Method: "listener_account", Tenant: tenant, ClientID: client, Username: "svc-bell@contoso.com", Secret: "pass word"}},
 	} {

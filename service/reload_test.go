@@ -768,3 +768,23 @@ func TestEachAuthenticationMethodOfTheConfigurationIsOneOfAuths(t *testing.T) {
 		t.Error("one that nobody knows makes a credential")
 	}
 }
+
+// A service that is started again and again does not mend what its configuration says.
+func TestWhatIsWrongWithAConfigurationIsToldFromWhatFails(t *testing.T) {
+	d := newDesktop(t)
+	c := d.load()
+	c.APNs[0].Environment = "staging" // as config accepts nowhere
+	if _, err := Open(t.Context(), c, zap.NewNop(), "test"); !isMisconfigured(err) {
+		t.Errorf("a topic that cannot be sent to: %v", err)
+	}
+	c = d.load()
+	c.State.Path = filepath.Join(d.dir, "nowhere", "mailbell.db")
+	if _, err := Open(t.Context(), c, zap.NewNop(), "test"); err == nil || isMisconfigured(err) {
+		t.Errorf("a state that cannot be opened: %v", err)
+	}
+}
+
+func isMisconfigured(err error) bool {
+	_, is := errors.AsType[Misconfigured](err)
+	return is
+}

@@ -69,6 +69,11 @@ type Service struct {
 	changed       chan struct{}                                   // a signal: the configuration has changed
 }
 
+// Misconfigured is what is wrong with a configuration that config has accepted: another start with it would change nothing.
+type Misconfigured struct{ error }
+
+func (e Misconfigured) Unwrap() error { return e.error }
+
 // Open checks everything that can be wrong outside the configuration: the state, the port, a key. It starts nothing.
 func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string) (_ *Service, err error) {
 	s := &Service{
@@ -86,7 +91,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		log.Warn("configuration probably wrong", zap.Error(w))
 	}
 	if err := s.use(c); err != nil { //nolint:contextcheck // it makes no request
-		return s, err
+		return s, Misconfigured{err}
 	}
 	s.takeProxy() // there is no other to compare it with
 	if s.state, err = openState(ctx, c.State, &s.redis, log.Named("state")); err != nil {

@@ -49,7 +49,10 @@ func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger
 	stdlog.SetOutput(libraryLog{to.Named("library")})
 	stdlog.SetFlags(0)
 	s, err := service.Open(ctx, c, to, buildVersion())
-	if err != nil {
+	switch _, wrong := errors.AsType[service.Misconfigured](err); {
+	case wrong:
+		return configError{err}
+	case err != nil:
 		return err
 	}
 	s.Notify(systemd.New(os.Getenv, os.Getpid()), started)
