@@ -42,18 +42,19 @@ func (o *object) canary(entries []Exchange) Canary {
 	return c
 }
 
-// coveredBy checks the address of a mailbox that one of the entries covers. An entry without domains has a mistake in them.
+// coveredBy checks the address of a mailbox that one of the entries covers, and returns the form in which mailboxes are known. An entry without domains
+// has a mistake in them.
 func coveredBy(entries []Exchange) func(string) (string, error) {
 	return func(s string) (string, error) {
 		address, err := person(s)
 		if err != nil {
 			return "", err
 		}
-		_, at, _ := strings.Cut(address, "@")
+		name, at, _ := strings.Cut(address, "@")
 		at, _ = hostname.ParseDomain(at)
 		if len(entries) > 0 && !slices.ContainsFunc(entries, func(e Exchange) bool { return len(e.Domains) == 0 || slices.Contains(e.Domains, at) }) {
 			return "", fmt.Errorf("no exchange entry has its mail domain under domains, so no device can be enrolled for it: %s", quoted(address))
 		}
-		return address, nil
+		return name + "@" + at, nil
 	}
 }

@@ -793,8 +793,9 @@ func TestACanaryArrives(t *testing.T) {
 	for given, want := range map[string]Canary{
 		"": {Every: 15 * time.Minute, Within: 2 * time.Minute},
 		"canary: {mailboxes: [Canary@Contoso.com], every: 1h, within: 10s}": {Mailboxes: []string{"canary@contoso.com"}, Every: time.Hour, Within: 10 * time.Second},
+		"canary: {mailboxes: [Canary@Contoso.com., ann@bücher.example]}":    {Mailboxes: []string{"canary@contoso.com", "ann@xn--bcher-kva.example"}, Every: 15 * time.Minute, Within: 2 * time.Minute},
 	} {
-		c, err := load(t, good+given+"\n")
+		c, err := load(t, strings.Replace(good, "[contoso.com]", "[contoso.com, bücher.example]", 1)+given+"\n")
 		if err != nil {
 			t.Errorf("%s: %v", given, err)
 			continue
