@@ -152,3 +152,24 @@ func TestASecondInstanceTakesOver(t *testing.T) {
 	})
 	inst.balance(len(inst.boxes))
 }
+
+// Whoever stops a service that waits for its state gets what a stop is answered with.
+func TestAServiceThatIsStoppedWhileItWaitsForRedisHasNotFailed(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	inst.edit("path: mailbell.db", fmt.Sprintf("redis: {addresses: [%q]}", silent.Addr()))
+	p := launch(t, "run", "--config", inst.config)
+	asked, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asked.Close()
+	if code := p.terminate(); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0:\n%s", code, p.stderr())
+	}
+}

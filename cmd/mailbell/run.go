@@ -50,6 +50,8 @@ func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger
 	stdlog.SetFlags(0)
 	s, err := service.Open(ctx, c, to, buildVersion())
 	switch _, wrong := errors.AsType[service.Misconfigured](err); {
+	case err != nil && ctx.Err() != nil:
+		return nil // it was stopped while it waited for its state
 	case wrong:
 		return configError{err}
 	case err != nil:
