@@ -104,6 +104,12 @@ func (m *Mailbox) Retry(fits func(*fault.Error) bool) {
 // for whoever has the phone then.
 func (m *Mailbox) Removed(device string) { m.waiting.forget(device) }
 
+// Renewed says that a device has another phone from now on: what it waited for was the old one's.
+func (m *Mailbox) Renewed(device string) {
+	m.waiting.forget(device)
+	m.catchUpSoon()
+}
+
 // Close ends the work on a mailbox that has no device any more. It may be opened again: what is in flight goes on meanwhile.
 func (m *Mailbox) Close() {
 	m.rest()

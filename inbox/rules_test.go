@@ -678,6 +678,27 @@ func TestAChangedTokenKeepsItsPlace(t *testing.T) {
 	})
 }
 
+func TestAChangedTokenWaitsForNothingThatTheOldOneWaitedFor(t *testing.T) {
+	for name, next := range map[string]time.Duration{"until a time": time.Hour, "for a word of its sender": 0} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				release := s.apns.hold("a", outcome.NoTopic, next)
+				owed := s.source.come(alice)
+				s.pass(time.Minute)
+				release()
+				s.enrolToken("a", alice, "a new token")
+				live := s.source.come(alice)
+				s.pass(10 * time.Second)
+				s.accepted(1, "a", owed, live)
+				s.inStep(alice)
+			})
+		})
+	}
+}
+
 func TestAChangedMailboxStartsAnew(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()

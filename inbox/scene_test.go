@@ -136,6 +136,9 @@ func (s *scene) enrolToken(id, mailbox, token string) {
 	if done.Left != nil {
 		s.left(done.Left, id)
 	}
+	if done.Renewed {
+		s.in.Open(done.Mailbox).Renewed(id)
+	}
 	s.listen(done.Mailbox)
 	synctest.Wait()
 }

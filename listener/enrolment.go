@@ -34,6 +34,9 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only su
 	if done.Left != nil {
 		l.left(done.Left, e.ID)
 	}
+	if m := l.mailbox(done.Mailbox); m != nil && done.Renewed {
+		m.work.Renewed(e.ID)
+	}
 	if done.Created || done.Left != nil || done.Device.Since.IsZero() {
 		l.arrived(done.Mailbox)
 	} else {

@@ -93,6 +93,30 @@ func TestAMailboxThatWasRenamedAndJoinedAlertsOfEachMessageOnce(t *testing.T) {
 }
 
 // A push is in flight whose mailbox is found to be another's: that one knows nothing of it.
+func TestADeviceThatGetsANewTokenIsCaughtUpAtOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a")
+		s.hq.come(alice)
+		s.pass(time.Minute)
+		release()
+		for _, c := range []struct {
+			token string
+			got   int
+		}{{"token-of-a", 0}, {"a new token", 1}} { // the same once more ends no waiting
+			if _, _, err := s.l.Enrol(t.Context(), enrolment("a", alice, c.token), nil); err != nil {
+				t.Fatal(err)
+			}
+			s.pass(10 * time.Second)
+			if n := len(s.apns.got["a"]); n != c.got {
+				t.Errorf("enrolled with %s it has %d alerts, want %d", c.token, n, c.got)
+			}
+		}
+	})
+}
+
 func TestAMailboxIsJoinedToAnotherOnceNothingOfItIsInFlight(t *testing.T) {
 	for name, after := range map[string]time.Duration{"in its round": time.Second, "behind its round": 10 * time.Second, "never": 0} {
 		t.Run(name, func(t *testing.T) {

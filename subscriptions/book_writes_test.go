@@ -496,8 +496,8 @@ func TestADeviceThatTakesATokenIsOwedWhatItsPhoneLacks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			wait := next["d2"]
-			if b.Mailbox(alice).Record().BehindOf("d1") != nil { // then it is the phone that stays that has to wait
+			var wait time.Time
+			if b.Mailbox(alice).Record().BehindOf("d1") != nil { // it is the phone that stays that has to wait
 				wait = next["d1"]
 			}
 			enrol(t, b, "d2", alice, "aa")

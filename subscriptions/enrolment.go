@@ -21,6 +21,7 @@ type Enrolled struct {
 	Mailbox *Mailbox
 	Left    *Mailbox // the mailbox that the device had before, where it is another; its place there is gone
 	Ousted  []string // the id that the same token, topic and mailbox had before
+	Renewed bool     // it had another token or topic in this mailbox
 }
 
 // Precondition says why a device is not to be changed as it is; nil: it may be. It is asked while nobody else can change the device, up to
@@ -109,6 +110,7 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 	}
 	done.Created = !known
 	d := e.device(m.Record().ID, at)
+	done.Renewed = known && done.Left == nil && old.Phone().Line() != d.Phone().Line()
 	r, devices, ousted := m.enter(d)
 	if len(devices) > MaxDevices {
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",
@@ -178,11 +180,12 @@ func (b *Book) newMailbox(address string, at Beginning) *Mailbox {
 func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 	was := m.now.Load()
 	devices = make([]*Device, 0, len(was.devices)+1)
-	known := false
+	known, waits := false, false
 	for _, o := range was.devices {
 		switch {
 		case o.ID == d.ID:
 			known = true
+			waits = o.Phone().Line() != d.Phone().Line() && was.record.BehindOf(d.ID) != nil
 			d.Created, d.Since = o.Created, o.Since
 		case o.Phone().Line() == d.Phone().Line(): // in whichever environment: APNs says where it is
 			ousted = append(ousted, o)
@@ -191,9 +194,12 @@ func (m *Mailbox) enter(d *Device) (r *Record, devices, ousted []*Device) {
 		}
 	}
 	r = was.record
-	if len(ousted) > 0 || !r.Dies.IsZero() {
+	if len(ousted) > 0 || !r.Dies.IsZero() || waits {
 		r = r.Clone()
 		r.Dies = time.Time{}
+	}
+	if waits { // it was the old phone that could not be reached
+		r.BehindOf(d.ID).Next = time.Time{}
 	}
 	for _, o := range ousted {
 		if known {
