@@ -219,7 +219,7 @@ func (f *form) enrolment(id string) (subscriptions.Enrolment, error) {
 // another one.
 func deviceID(s string) (string, error) {
 	if s == "." || s == ".." {
-		return "", errors.New("want an id that a path can end with: not . or ..")
+		return "", errors.New(". and .. are no ids: a path cannot end with them")
 	}
 	return pattern.Device.Check(s)
 }
