@@ -47,7 +47,7 @@ var kinds = []kind{
 		"Read it again, decide anew, and send the new `ETag`. With `If-None-Match: *`: the device is enrolled already."},
 	{"body_too_large", http.StatusRequestEntityTooLarge, "The body is too large", "Send at most 64 KiB; enrol many devices by `POST /v1/devices:import`."},
 	{"wrong_content_type", http.StatusUnsupportedMediaType, "The Content-Type is another one", "Send the one that the detail names."},
-	{"wrong_fields", http.StatusUnprocessableEntity, "Fields are wrong", "Correct what `errors` lists: all that is wrong, each with a code of its own, see below."},
+	{"wrong_fields", http.StatusUnprocessableEntity, "Fields are wrong", "Correct what `errors` lists, each with a code of its own, see below: all that is wrong with the request itself, or else the first field that does not fit the configuration."},
 	{"too_many_requests", http.StatusTooManyRequests, "The client sends too many requests",
 		"Wait for the seconds in `Retry-After`; enrol many devices by `POST /v1/devices:import`. `api.requests_per_second` of the configuration is the limit."},
 	{"tested_too_soon", http.StatusTooManyRequests, "The device was tested just now", "Wait for the seconds in `Retry-After`."},
