@@ -194,3 +194,50 @@ func TestAnAlertThatIsAnsweredLateIsSentOnceWhileOthersAreAnswered(t *testing.T)
 		})
 	}
 }
+
+// A push that APNs rejects leaves one stream to those under way, of which one is late.
+func TestAPhoneThatIsAnsweredLateDelaysNoOtherWherePushesAreRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const answer = 50 * time.Millisecond
+		b := overMemory(t, func(a arrived) act {
+			switch a.token() {
+			case tokenOf(0):
+				return act{delay: 8 * time.Second}
+			case tokenOf(100):
+				return act{status: 400, body: `{"reason":"DeviceTokenNotForTopic"}`, delay: answer}
+			}
+			return act{delay: answer}
+		})
+		b.Push(t.Context(), alert(1, 0))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var all sync.WaitGroup
+		all.Go(func() {
+			<-time.After(2 * redialSpacing)
+			for m := 0; ctx.Err() == nil; m++ {
+				b.insist(ctx, 0, m)
+			}
+		})
+		for i := range 10 {
+			all.Go(func() {
+				<-time.After(time.Duration(i) * 20 * time.Millisecond)
+				for m := range 240 {
+					phone := 1 + i
+					if (m+i)%10 == 0 {
+						phone = 100
+					}
+					began := time.Now()
+					a := b.Push(t.Context(), alert(phone, m))
+					if took := time.Since(began); a.Result == subscriptions.NotBefore || a.Resent != 0 || took > redialSpacing+10*answer {
+						t.Errorf("another, after %v: %+v", took, a)
+					}
+					<-time.After(200 * time.Millisecond)
+				}
+			})
+		}
+		all.Wait()
+		if _, _, connections, _ := b.apns.seen(); connections > 60 {
+			t.Errorf("%d connections within a minute", connections)
+		}
+	})
+}

@@ -60,6 +60,7 @@ type Ending struct {
 // Why a request was not answered. Any other error is that of Begin, of the network, or http2.StreamError and http2.ConnectionError.
 var (
 	ErrRefused  = errors.New("the server refused the stream before it looked at it") // REFUSED_STREAM
+	ErrNoStream = errors.New("the server takes fewer streams by now")                // of what is not written
 	ErrGoneAway = errors.New("the server ends the connection")                       // GOAWAY, of a stream that it has not looked at
 	ErrStalled  = errors.New("no answer in time, though the connection is alive")
 	ErrLost     = errors.New("the server does not answer a ping")

@@ -672,3 +672,19 @@ func TestARequestThatWasUnderWayWithTheLastAnswerIsNotLateAlone(t *testing.T) {
 		}
 	})
 }
+
+// It would wait behind what is under way, and that may be late.
+func TestWhatIsNotWrittenWhenTheServerTakesFewerStreamsIsGivenBack(t *testing.T) {
+	against(t, func(s *server) {
+		a, b := ask("{}"), ask("{}")
+		s.send(a)
+		s.takes(1)
+		s.tap().set(true)
+		_ = s.conn.reply(func(out *http2.Framer) error { return out.WritePing(true, [8]byte{}) }) // the writer waits with it
+		synctest.Wait()
+		s.send(b)
+		s.check(s.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1}))
+		s.ends(b, "not taken: "+ErrNoStream.Error())
+		s.tap().set(false)
+	})
+}

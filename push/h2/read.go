@@ -259,9 +259,16 @@ func (c *Conn) settings(f *http2.SettingsFrame) error {
 		}
 		return nil
 	})
+	var untaken []Request
+	if len(c.streams) >= int(c.maxStreams) { // who sends counts by another limit, and another connection may have room
+		untaken = c.waiting.takeAll()
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	for _, r := range untaken {
+		r.End(Ending{Err: ErrNoStream})
 	}
 	c.watch.Changed()
 	return c.reply(func(out *http2.Framer) error { return out.WriteSettingsAck() })
