@@ -281,11 +281,11 @@ func (c *pushConn) headers(f *http2.MetaHeadersFrame) error {
 		return nil // behind the last stream of our GOAWAY: the client sends it again elsewhere
 	}
 	if uint32(len(c.streams)) >= c.limit {
+		c.s.mu.Lock()
+		c.s.refused++ // before the client can see it
+		c.s.mu.Unlock()
 		c.leave(http2.ErrCodeRefusedStream, "Maximum active streams violated for this endpoint")
 		c.mu.Unlock()
-		c.s.mu.Lock()
-		c.s.refused++
-		c.s.mu.Unlock()
 		return nil
 	}
 	c.last = id
