@@ -300,6 +300,14 @@ func TestAConnectionIsOfNoUseAfterAnInternalErrorOrATokenThatIsTooOld(t *testing
 			t.Errorf("%s: %d %s on another connection", name, status, reason)
 		}
 	}
+	set(t, s, apnsAnswer, faults.Fault{Token: deviceToken})
+	c, other := pushClient(t, s), good
+	other.path = "/3/device/" + strings.Repeat("cd", 32)
+	for i, p := range []push{good, other} {
+		if status, reason, _ := p.send(t, s, c); (status == 200) != (i == 1) {
+			t.Errorf("a fault of one device, device %d: %d %s", i, status, reason)
+		}
+	}
 }
 
 // frames is a client at the level of frames.

@@ -42,8 +42,8 @@ func Faults() []faults.Kind {
 		{Name: apnsAnswer, Fields: "token share count seconds status reason",
 			Text: "APNs answers `status` and `reason` instead of taking the alert. Each follows from the other where Apple's table has " +
 				"it; without both it is 500 InternalServerError. After 500, ExpiredProviderToken and TooManyProviderTokenUpdates the " +
-				"connection gives no other answer any more, as at Apple. A 410 comes with a timestamp: now, or that of Unregister; a 503 with " +
-				"Retry-After: the time left of `seconds`, or 1 s."},
+				"connection gives no other answer any more, as at Apple, unless the fault is of one `token`. A 410 comes with a " +
+				"timestamp: now, or that of Unregister; a 503 with Retry-After: the time left of `seconds`, or 1 s."},
 		{Name: apnsDelay, Fields: "token seconds", Text: "APNs answers `seconds` later.", Valued: true},
 		{Name: apnsStreams, Fields: "seconds limit",
 			Text: "The stream limit of a connection (MAX_CONCURRENT_STREAMS) is `limit` (1) after an accepted alert, not 1000; open " +

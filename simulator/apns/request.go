@@ -67,23 +67,25 @@ func (s *Server) decide(use *tokenUse, st *pushStream) Alert {
 		r.apns["apns-id"] = strings.ToUpper(guid.New().String())
 	}
 	a.Status, a.Reason = s.answerTo(use, st)
-	if answer := (refusal{a.Status, a.Reason}); answer.wedges() {
-		use.wedged = answer
-	}
 	return a
 }
 
-func (s *Server) answerTo(use *tokenUse, st *pushStream) (int, string) {
+// answerTo is the status and the reason that a request is answered with.
+func (s *Server) answerTo(use *tokenUse, st *pushStream) (status int, reason string) {
 	if use.wedged.status != 0 {
 		return use.wedged.status, use.wedged.reason
 	}
 	f, ok := s.faults.Hit(apnsAnswer, "", st.request.token)
 	if !ok {
-		return s.refusal(use, st)
+		status, reason = s.refusal(use, st)
+	} else {
+		status, reason = answerOfFault(f)
 	}
-	status, reason := answerOfFault(f)
 	if status == http.StatusServiceUnavailable {
 		st.retryAfter = max(f.Duration(), time.Second)
+	}
+	if answer := (refusal{status, reason}); answer.wedges() && f.Token == "" { // a fault of one device is no other's
+		use.wedged = answer
 	}
 	return status, reason
 }
