@@ -2,6 +2,9 @@ package push
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
 	"runtime"
 	"sync"
 	"testing"
@@ -139,4 +142,23 @@ func yield(times int) {
 	for range times {
 		runtime.Gosched()
 	}
+}
+
+// A key that is offered twice within a dial: net/http completes the protocols of a transport at its first use.
+func TestPoolsOfOneTransportDialAtTheSameTime(t *testing.T) {
+	only := &http.Protocols{}
+	only.SetHTTP2(true)
+	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }
+	p := &pool{transport: &http.Transport{Protocols: only, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, DialContext: refuse}}
+	var all sync.WaitGroup
+	for range 4 {
+		other := p.with(nil)
+		all.Go(func() {
+			if c, err := connect(t.Context(), other.transport, "https", "apns.example:443"); err == nil {
+				c.Close()
+				t.Error("it is connected")
+			}
+		})
+	}
+	all.Wait()
 }

@@ -104,6 +104,7 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 // with makes a pool that connects in the same way with another client certificate; nil: none.
 func (p *pool) with(certificate *tls.Certificate) *pool {
 	t := p.transport.Clone()
+	t.TLSClientConfig.NextProtos = nil // what net/http appends would be in the array of all of them
 	t.TLSClientConfig.Certificates = nil
 	if certificate != nil {
 		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
