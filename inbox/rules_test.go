@@ -699,6 +699,30 @@ func TestAChangedTokenWaitsForNothingThatTheOldOneWaitedFor(t *testing.T) {
 	}
 }
 
+func TestAnEnrolledIDThatTakesATokenGetsWhatItsPhoneIsOwed(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.apns.answer = func(_ context.Context, n subscriptions.Notification) subscriptions.Answer {
+			if n.Device == "a" || n.Phone.Token == "token-of-b" {
+				return unanswered()
+			}
+			return subscriptions.Answer{}
+		}
+		before := s.source.come(alice) // b is enrolled later
+		s.pass(2 * mail.Tolerance)
+		s.enrol("b", alice)
+		s.pass(time.Minute)
+		after := s.source.come(alice)
+		s.pass(time.Minute)
+		s.enrolToken("b", alice, "token-of-a")
+		s.pass(time.Hour)
+		s.accepted(1, "b", before, after)
+		s.inStep(alice)
+	})
+}
+
 func TestAChangedMailboxStartsAnew(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
