@@ -141,6 +141,7 @@ type owed struct {
 // catchUpOnce notes the end of the log, then lists the mailbox: what is numbered after a device's number and up to that end is sent,
 // newest first, or summed up; what the listing does not show is gone. Then the device stands at that end.
 func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []subscriptions.Behind) error {
+	lines := linesOf(m.box.Devices()) // before the record: with another phone, a device may be owed what that one was
 	r := m.box.Record()
 	id := m.in.correlation()
 	m.debug("catching up begins", id, func() []zap.Field { return []zap.Field{zap.Int("devices", len(ready))} })
@@ -157,7 +158,8 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	var devices []*owed
 	for _, b := range ready {
 		device, ok := m.box.Device(b.Device)
-		if now := r.BehindOf(b.Device); ok && now != nil { // an answer may have been entered since they were looked for
+		now := r.BehindOf(b.Device) // an answer may have been entered since they were looked for
+		if ok && now != nil && lines[b.Device] == device.Phone().Line() {
 			devices = append(devices, m.owed(id, device, r.Owed(now, r.End), byKey, clock))
 		}
 	}

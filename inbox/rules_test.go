@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -719,6 +720,63 @@ func TestAnEnrolledIDThatTakesATokenGetsWhatItsPhoneIsOwed(t *testing.T) {
 		s.enrolToken("b", alice, "token-of-a")
 		s.pass(time.Hour)
 		s.accepted(1, "b", before, after)
+		s.inStep(alice)
+	})
+}
+
+func TestAnIDThatTakesATokenWhileItCatchesUpGetsWhatItsPhoneIsOwed(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		away := true
+		s.apns.answer = func(context.Context, subscriptions.Notification) (a subscriptions.Answer) {
+			s.apns.set(func() {
+				if away {
+					a = unanswered()
+					a.Next = time.Now().Add(time.Minute)
+				}
+			})
+			return a
+		}
+		before := s.source.come(alice) // b is enrolled later
+		s.pass(2 * mail.Tolerance)
+		s.enrol("b", alice)
+		after := s.source.come(alice)
+		s.pass(time.Second)
+		s.apns.set(func() { away = false })
+		take := sync.OnceFunc(func() {
+			e := subscriptions.Enrolment{ID: "b", Mailbox: alice, Token: "token-of-a", Topic: topic, Environment: "production"}
+			if _, err := s.book.Enrol(context.Background(), e, time.Now(), time.Now()); err != nil {
+				t.Error(err)
+			}
+		})
+		s.source.set(func() { s.source.onList = func(int) { take() } }) // that of the catch-up is the next one
+		s.pass(time.Hour)
+		s.accepted(1, "b", before, after)
+		s.inStep(alice)
+	})
+}
+
+// What is from before the enrolment of one id is not from before that of another.
+func TestAnIDThatTakesATokenInARoundGetsWhatItsPhoneIsOwed(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		var m *message
+		s.source.quietly(func() { m = s.source.come(alice) }) // the next listing finds it
+		s.pass(2 * mail.Tolerance)
+		s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+			<-time.After(time.Second)
+			return unanswered()
+		}
+		s.enrol("b", alice)
+		s.enrolToken("b", alice, "token-of-a") // while it is sent to a
+		s.pass(time.Minute)
+		s.apns.set(func() { s.apns.answer = nil })
+		s.pass(time.Hour)
+		s.accepted(1, "b", m)
 		s.inStep(alice)
 	})
 }
