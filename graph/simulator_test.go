@@ -30,10 +30,11 @@ type cloud struct {
 	posts   chan Post
 }
 
-func simulated(t *testing.T, preview bool) *cloud {
+// simulated is a simulator with a client of its Graph, whose app has these permissions; none: it may read.
+func simulated(t *testing.T, preview bool, permissions ...string) *cloud {
 	t.Helper()
 	dir := t.TempDir()
-	sim, err := simulator.Start(t.Context(), simulator.Options{Hybrid: true, Graph: true, Mailboxes: 2, Dir: dir})
+	sim, err := simulator.Start(t.Context(), simulator.Options{Hybrid: true, Graph: true, GraphRoles: permissions, Mailboxes: 2, Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
