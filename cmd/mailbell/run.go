@@ -113,9 +113,9 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// healthy asks the running service whether it is. It says nothing of Exchange or APNs: another start would not mend them. Nor does it of the
-// configuration, with which the service may have been started before it got its mistakes, and where another start would fail: all that it is read for
-// is the address. With TLS or without is tried, as the service may still be without what the file now says.
+// healthy asks the running service whether it is. It says nothing of Exchange or APNs: another start would not mend them. Nor of the
+// configuration: the service goes on with what it read before. Only `listen` is read. With TLS or without is tried, as the service may still be
+// without what the file now says.
 func healthy(ctx context.Context, args []string, _, log io.Writer) error {
 	flags := flag.NewFlagSet("healthy", flag.ContinueOnError)
 	file := flags.String("config", "mailbell.yaml", "the configuration `file` of the running service")
