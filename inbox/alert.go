@@ -37,14 +37,14 @@ func (a *alert) line() subscriptions.Line { return a.notification.Phone.Line() }
 // alertsFor adds what there is for one device, the newest first: an alert for each message, and one for all that grew old. skip is told
 // of each that leads to none.
 func (m *Mailbox) alertsFor(
-	list []alert, device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(l subscriptions.Line, k mail.Key),
+	list []alert, device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(d *subscriptions.Device, k mail.Key),
 ) []alert {
 	var old []mail.Key
 	var newest due
 	for _, d := range dues {
 		switch decision := alerts.Decide(m.caseOf(device, source, d, clock)); decision.Verdict {
 		case alerts.Skip:
-			skip(device.Phone().Line(), d.key)
+			skip(device, d.key)
 			m.decide(d.notSent(device.ID, decision.Reason))
 		case alerts.SumUp:
 			if len(old) == 0 {

@@ -88,7 +88,7 @@ type round struct {
 	write    uint64                                      // the call of accepting, once one is accepted
 	sent     []answered                                  // what was answered before the draft
 	late     []answered                                  // what was answered after the draft, while it was being written
-	none     map[unsent]struct{}                         // alerts that there are not; nil: every phone has one of every message
+	none     map[unsent]struct{}                         // alerts that there are not; nil: every device has one of every message
 	held     map[subscriptions.Line]subscriptions.Answer // of phones that cannot be reached now; nil: there are none
 }
 
@@ -108,12 +108,15 @@ type answered struct {
 	answer subscriptions.Answer
 }
 
-// unsent is a message of which there is no alert for a phone: what is before the enrolment of one device may not be before that of another,
-// which takes its phone meanwhile.
+// unsent is a message of which there is no alert for a device with its phone: what is before the enrolment of one device may not be before that
+// of another, which takes its phone meanwhile.
 type unsent struct {
-	line subscriptions.Line
-	key  mail.Key
+	device string
+	line   subscriptions.Line
+	key    mail.Key
 }
+
+func unsentTo(d *subscriptions.Device, k mail.Key) unsent { return unsent{d.ID, d.Phone().Line(), k} }
 
 func newRound(accepting *alarm) *round {
 	return &round{accepting: accepting, over: make(chan struct{})}
@@ -148,14 +151,14 @@ func (r *round) closeLocked() {
 	}
 }
 
-// skip notes that there is no alert of a message for a phone.
-func (r *round) skip(l subscriptions.Line, k mail.Key) {
+// skip notes that there is no alert of a message for a device.
+func (r *round) skip(d *subscriptions.Device, k mail.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.none == nil {
 		r.none = map[unsent]struct{}{}
 	}
-	r.none[unsent{l, k}] = struct{}{}
+	r.none[unsentTo(d, k)] = struct{}{}
 }
 
 // final is an answer that APNs does not change: a phone has an acceptance of a message, or a refusal for good.
@@ -191,7 +194,7 @@ func (r *round) outcomes(dues []due, devices []*subscriptions.Device) []subscrip
 	for i, due := range dues {
 		done := func(d *subscriptions.Device) bool {
 			_, answered := slices.BinarySearchFunc(finals, final{d.Phone().Line(), due.key}, final.compare)
-			_, none := r.none[unsent{d.Phone().Line(), due.key}]
+			_, none := r.none[unsentTo(d, due.key)]
 			return answered || none
 		}
 		missing := slices.ContainsFunc(devices, func(d *subscriptions.Device) bool { return !done(d) })

@@ -760,25 +760,29 @@ func TestAnIDThatTakesATokenWhileItCatchesUpGetsWhatItsPhoneIsOwed(t *testing.T)
 
 // What is from before the enrolment of one id is not from before that of another.
 func TestAnIDThatTakesATokenInARoundGetsWhatItsPhoneIsOwed(t *testing.T) {
-	inScene(t, func(s *scene) {
-		s.start()
-		s.enrol("a", alice)
-		s.pass(time.Minute)
-		var m *message
-		s.source.quietly(func() { m = s.source.come(alice) }) // the next listing finds it
-		s.pass(2 * mail.Tolerance)
-		s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
-			<-time.After(time.Second)
-			return unanswered()
-		}
-		s.enrol("b", alice)
-		s.enrolToken("b", alice, "token-of-a") // while it is sent to a
-		s.pass(time.Minute)
-		s.apns.set(func() { s.apns.answer = nil })
-		s.pass(time.Hour)
-		s.accepted(1, "b", m)
-		s.inStep(alice)
-	})
+	for taker, token := range map[string]string{"a": "token-of-b", "b": "token-of-a"} {
+		t.Run(taker, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				var m *message
+				s.source.quietly(func() { m = s.source.come(alice) }) // the next listing finds it
+				s.pass(2 * mail.Tolerance)
+				s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+					<-time.After(time.Second)
+					return unanswered()
+				}
+				s.enrol("b", alice)
+				s.enrolToken(taker, alice, token) // while it is sent to a
+				s.pass(time.Minute)
+				s.apns.set(func() { s.apns.answer = nil })
+				s.pass(time.Hour)
+				s.accepted(1, taker, m)
+				s.inStep(alice)
+			})
+		})
+	}
 }
 
 func TestAChangedMailboxStartsAnew(t *testing.T) {
