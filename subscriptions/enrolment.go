@@ -110,7 +110,7 @@ func (b *Book) enrol(ctx context.Context, e Enrolment, only Precondition, at Beg
 	}
 	done.Created = !known
 	d := e.device(m.Record().ID, at)
-	done.Renewed = known && done.Left == nil && old.Phone().Line() != d.Phone().Line()
+	done.Renewed = known && done.Left == nil && was.Phone().Line() != d.Phone().Line()
 	r, devices, ousted := m.enter(d)
 	if len(devices) > MaxDevices {
 		return Enrolled{}, &FieldError{Field: "mailbox", Code: "too_many_devices",

@@ -66,7 +66,8 @@ type RedisOptions struct {
 	Login  func() (username, password string)
 	TLS    *tls.Config
 	Prefix string
-	// Followed says that another instance has taken the state over from this one. It comes first where Redis has lost its lease meanwhile.
+	// Followed says that this instance held the state before, and does not any more. Another may hold it by now: that one comes first where
+	// Redis has lost the lease.
 	Followed bool
 }
 

@@ -32,9 +32,14 @@ func NewEvery(interval time.Duration, perSecond float64) *Pace {
 
 // soonest is how near a turn may be that a mailbox has kept: one that is nearer is given up, for a break that has just begun is no reason for a
 // poll.
-const soonest = Interval / 2
+func (p *Pace) soonest() time.Duration {
+	if p == nil {
+		return Interval / 2
+	}
+	return p.every / 2
+}
 
-// Turn is that of a mailbox in the line of those that are polled. A mailbox has one at once, and what it gave up is over within soonest: so
+// Turn is that of a mailbox in the line of those that are polled. A mailbox has one at once, and what it gave up is over soon: so
 // nobody waits for much longer than for one poll of each of the others. While something tells of its mail again it keeps the one that it has,
 // for it would take another at each short break, and those that it gave up would make the line longer than there are mailboxes.
 type Turn struct {
@@ -44,7 +49,7 @@ type Turn struct {
 
 // At is when the mailbox is to be listed, since nothing tells of its mail.
 func (t *Turn) At(p *Pace, now time.Time) time.Time {
-	if !t.waiting && t.at.Sub(now) < soonest {
+	if !t.waiting && t.at.Sub(now) < p.soonest() {
 		t.Take(p, now)
 	}
 	t.waiting = true
