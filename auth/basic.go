@@ -105,6 +105,9 @@ func (b *basic) send(req *http.Request, to *destination) (*http.Response, error)
 	signed := *req
 	signed.Header = req.Header.Clone()
 	signed.SetBasicAuth(b.Username, string(b.Password))
+	if !b.hasWorked() {
+		signed.Header.Del("X-Idempotency-Key") // the directory may count a failed sign-in whose answer got lost: net/http must not make another
+	}
 	resp, err := b.Transport.RoundTrip(&signed)
 	done(signInOf(resp))
 	if err == nil && resp.StatusCode == http.StatusUnauthorized && !readOffers(resp.Header).scheme("Basic") {

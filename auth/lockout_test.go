@@ -169,6 +169,24 @@ func TestWhereOneAloneIsAskedItsRefusalsHoldThePasswordToo(t *testing.T) {
 	})
 }
 
+// The directory may have counted a failed sign-in that a gateway cut off.
+func TestAPasswordThatNeverWorkedIsSentOnceWhereTheConnectionIsCut(t *testing.T) {
+	var sent atomic.Int32
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); !ok {
+			askForPassword(w)
+			return
+		}
+		sent.Add(1)
+		hangUp(w)
+	})
+	rt := NewBasic(testUser, testPassword).RoundTripper(here, proxy.Settings{Roots: s.roots}, 8)
+	defer closeIdle(rt)
+	if _, _, err := post(t.Context(), rt, s.URL, true); err == nil || sent.Load() != 1 {
+		t.Errorf("sent %d times: %v", sent.Load(), err)
+	}
+}
+
 func TestAWebSiteThatAnswersWhoeverAsksSaysNothingOfAPassword(t *testing.T) {
 	var asked atomic.Int32
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {

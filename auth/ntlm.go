@@ -174,7 +174,9 @@ func (n *ntlm) send(ctx context.Context, to route, call *ntlmCall) (*ntlmConn, *
 			return c, resp, nil
 		}
 		c.Close()
-		if _, decided := errors.AsType[*fault.Error](err); decided || ctx.Err() != nil || !call.again() || try == maxTries {
+		_, decided := errors.AsType[*fault.Error](err)
+		counted := call.sent && !n.tries.hasWorked() // the directory may have counted a failed sign-in that nobody told of
+		if decided || counted || ctx.Err() != nil || !call.again() || try == maxTries {
 			return nil, nil, err
 		}
 	}

@@ -643,21 +643,23 @@ func TestAConnectionThatIsCutIsTriedAgainOnAFreshOne(t *testing.T) {
 		w.WriteHeader(http.StatusUnauthorized)
 	}
 	for name, c := range map[string]struct {
-		leg   int
-		cut   func(http.ResponseWriter)
-		times int
-		read  bool
-		conns int // that there are to be
-		ok    bool
+		leg    int
+		cut    func(http.ResponseWriter)
+		times  int
+		worked bool // the password has
+		read   bool
+		conns  int // that there are to be
+		ok     bool
 	}{
-		"before the challenge":          {1, hangUp, 1, false, 2, true},
-		"before the challenge, twice":   {1, hangUp, 2, false, 3, true},
-		"before the challenge, always":  {1, hangUp, 100, true, 3, false},
-		"after the challenge":           {1, closing, 2, false, 3, true},
-		"after the challenge, always":   {1, closing, 100, true, 3, false},
-		"at the request, if it reads":   {2, hangUp, 1, true, 2, true},
-		"at the request, if it changes": {2, hangUp, 1, false, 1, false},
-		"at the request, always":        {2, hangUp, 100, true, 3, false},
+		"before the challenge":                      {1, hangUp, 1, false, false, 2, true},
+		"before the challenge, twice":               {1, hangUp, 2, false, false, 3, true},
+		"before the challenge, always":              {1, hangUp, 100, false, true, 3, false},
+		"after the challenge":                       {1, closing, 2, false, false, 3, true},
+		"after the challenge, always":               {1, closing, 100, false, true, 3, false},
+		"at the request, if it reads":               {2, hangUp, 1, true, true, 2, true},
+		"at the request, if it changes":             {2, hangUp, 1, true, false, 1, false},
+		"at the request, always":                    {2, hangUp, 100, true, true, 3, false},
+		"at the request, with an unproven password": {2, hangUp, 100, false, true, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -675,7 +677,9 @@ func TestAConnectionThatIsCutIsTriedAgainOnAFreshOne(t *testing.T) {
 					}
 					return cut
 				}
-				rt := p.client(t, NewNTLM(testUser, testPassword), 1)
+				credential := NewNTLM(testUser, testPassword).(NTLM)
+				credential.tries.proven = c.worked
+				rt := p.client(t, credential, 1)
 				status, body, err := post(t.Context(), rt, p.URL, c.read)
 				if ok := err == nil && status == http.StatusOK && body == signedInAnswer; ok != c.ok {
 					t.Errorf("%d %q %v", status, body, err)
