@@ -296,9 +296,18 @@ func (q *queue) take() Request {
 	return r
 }
 
-func (q *queue) takeAll() (all []Request) {
-	for !q.isEmpty() {
-		all = append(all, q.take())
+func (q *queue) takeAll() []Request { return q.takeBeyond(0) }
+
+// takeBeyond takes all but the first n.
+func (q *queue) takeBeyond(n int) (rest []Request) {
+	at := min(q.first+max(n, 0), len(q.list))
+	for _, w := range q.list[at:] {
+		rest = append(rest, w.Request)
 	}
-	return all
+	clear(q.list[at:])
+	q.list = q.list[:at]
+	if q.isEmpty() {
+		q.list, q.first = q.list[:0], 0
+	}
+	return rest
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -675,16 +676,36 @@ func TestARequestThatWasUnderWayWithTheLastAnswerIsNotLateAlone(t *testing.T) {
 
 // It would wait behind what is under way, and that may be late.
 func TestWhatIsNotWrittenWhenTheServerTakesFewerStreamsIsGivenBack(t *testing.T) {
-	against(t, func(s *server) {
-		a, b := ask("{}"), ask("{}")
-		s.send(a)
-		s.takes(1)
-		s.tap().set(true)
-		_ = s.conn.reply(func(out *http2.Framer) error { return out.WritePing(true, [8]byte{}) }) // the writer waits with it
-		synctest.Wait()
-		s.send(b)
-		s.check(s.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1}))
-		s.ends(b, "not taken: "+ErrNoStream.Error())
-		s.tap().set(false)
-	})
+	const notTaken = "not taken: "
+	fewer := http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1}
+	window := func(size uint32) http2.Setting { return http2.Setting{ID: http2.SettingInitialWindowSize, Val: size} }
+	for name, c := range map[string]struct {
+		open     int
+		settings []http2.Setting
+		want     []string // of three that wait
+	}{
+		"one is open":                {1, []http2.Setting{fewer}, []string{notTaken + ErrNoStream.Error(), notTaken + ErrNoStream.Error(), notTaken + ErrNoStream.Error()}},
+		"there is room for one":      {0, []http2.Setting{fewer}, []string{"", notTaken + ErrNoStream.Error(), notTaken + ErrNoStream.Error()}},
+		"and it breaks the rules":    {1, []http2.Setting{fewer, window(1), window(1 << 31)}, slices.Repeat([]string{notTaken + "connection error: FLOW_CONTROL_ERROR"}, 3)},
+		"it takes as many as before": {1, []http2.Setting{window(100)}, []string{"", "", ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			against(t, func(s *server) {
+				for i := range c.open {
+					s.send(ask("{}"))
+					s.takes(uint32(1 + 2*i))
+				}
+				s.tap().set(true)
+				_ = s.conn.reply(func(out *http2.Framer) error { return out.WritePing(true, [8]byte{}) }) // the writer waits with it
+				synctest.Wait()
+				waiting := []*asked{ask("{}"), ask("{}"), ask("{}")}
+				s.send(waiting...)
+				s.check(s.framer.WriteSettings(c.settings...))
+				for i, a := range waiting {
+					s.ends(a, c.want[i])
+				}
+				s.tap().set(false)
+			})
+		})
+	}
 }

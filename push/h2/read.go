@@ -259,14 +259,12 @@ func (c *Conn) settings(f *http2.SettingsFrame) error {
 		}
 		return nil
 	})
-	var untaken []Request
-	if len(c.streams) >= int(c.maxStreams) { // who sends counts by another limit, and another connection may have room
-		untaken = c.waiting.takeAll()
-	}
-	c.mu.Unlock()
 	if err != nil {
+		c.mu.Unlock()
 		return err
 	}
+	untaken := c.waiting.takeBeyond(int(c.maxStreams) - len(c.streams)) // who sends counts by another limit, and another connection may have room
+	c.mu.Unlock()
 	for _, r := range untaken {
 		r.End(Ending{Err: ErrNoStream})
 	}
