@@ -115,7 +115,7 @@ func (a *access) disconnected(why string, said outcome.Reason, answered bool) {
 	switch {
 	case isRefused:
 		a.gateway.credentialRefused(response{access: a, reason: said})
-	case !answered && a.serves():
+	case !answered && !isOurs(why) && a.serves():
 		a.gateway.cutOff(a.credential, end)
 	}
 }

@@ -34,7 +34,11 @@ const (
 	cut        = "cut"
 	byTheOther = "closed by the other end"
 	crowded    = "crowded by late ones"
+	paused     = "this process was paused"
 )
+
+// isOurs says whether a connection was ended from here, and not for what APNs did: that nothing was answered on it says nothing of APNs then.
+func isOurs(why string) bool { return why == crowded || why == paused }
 
 // connection is one connection to APNs. It is told of by h2 (h2.Watcher).
 type connection struct {
@@ -240,7 +244,7 @@ func endOf(err error) string {
 	case errors.Is(err, h2.ErrStalled):
 		return "stalled"
 	case errors.Is(err, h2.ErrPaused):
-		return "this process was paused"
+		return paused
 	case errors.Is(err, h2.ErrClosed):
 		return "closed"
 	}

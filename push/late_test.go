@@ -128,6 +128,56 @@ func besideASlowPhone(t *testing.T, isLast bool) {
 	all.Wait()
 }
 
+// A phone that APNs never answers has a new connection to itself, until somebody else waits for it. That it is left says nothing of APNs: another
+// is dialled as after one that worked, and it is not from then on that APNs fails.
+func TestAConnectionThatIsCrowdedSaysNothingAgainstAPNs(t *testing.T) {
+	const gaveUp = answerTimeout + redialSpacing
+	for name, c := range map[string]struct {
+		first int           // who comes next
+		after time.Duration // and then another
+		most  time.Duration // that it takes
+	}{
+		"another waits no longer":             {3, 0, 0},
+		"and beside one that is not answered": {11, awayAfter + redialSpacing/4, 2 * redialSpacing},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := overMemory(t, func(a arrived) act { return act{silent: a.token() == tokenOf(10) || a.token() == tokenOf(11)} })
+				b.Push(t.Context(), alert(1, 0))
+				ctx, cancel := context.WithTimeout(t.Context(), gaveUp+retrying.First)
+				defer cancel()
+				b.Push(ctx, alert(10, 0)) // its second try is the first on its connection
+				<-time.After(redialSpacing)
+				var all sync.WaitGroup
+				all.Go(func() { b.Push(t.Context(), alert(c.first, 0)) })
+				<-time.After(c.after)
+				began := time.Now()
+				if a := b.Push(t.Context(), alert(2, 0)); a.Result != subscriptions.Accepted || time.Since(began) > c.most {
+					t.Errorf("another, after %v: %+v", time.Since(began), a)
+				}
+				all.Wait()
+			})
+		})
+	}
+}
+
+func TestAPauseOfThisProcessSaysNothingAgainstAPNs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pause = 2 * redialSpacing
+		b := overMemory(t, nil)
+		n := alert(1, 0)
+		var once sync.Once
+		n.May = func() bool {
+			once.Do(func() { <-time.After(pause) })
+			return true
+		}
+		began := time.Now()
+		if a := b.Push(t.Context(), n); a.Result != subscriptions.Accepted || time.Since(began) >= pause+2*retrying.First {
+			t.Errorf("after %v: %+v", time.Since(began), a)
+		}
+	})
+}
+
 // Where APNs itself is slow, another connection would only lose the streams that this one has.
 func TestAConnectionIsNotCrowdedWhereAPNsIsSlowForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

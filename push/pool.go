@@ -119,7 +119,7 @@ func (p *pool) line(ctx, life context.Context) {
 	var connections sync.WaitGroup
 	defer connections.Wait()
 	var dialled time.Time
-	failures := 0 // dials in a row that failed, or whose connection answered nothing
+	failures := 0 // dials in a row that failed, or whose connection ended without an answer
 	for {
 		if failures == 0 && (!p.isWanted(ctx) || !pause.For(ctx, redialSpacing-time.Since(dialled))) {
 			return
@@ -145,7 +145,7 @@ func (p *pool) line(ctx, life context.Context) {
 		p.serve(ctx, c)
 		why, answered := c.end()
 		p.watch.disconnected(why, c.said(), answered)
-		if answered {
+		if answered || isOurs(why) {
 			failures = 0
 		}
 	}
