@@ -26,6 +26,9 @@ const (
 	refusedFor = time.Minute
 	// maxVerifying bounds the verifications at once, so that one processor core is the most that is spent on other such chains.
 	maxVerifying = 1
+	// maxInLine bounds the chains in line, the one under way too, so that a turn comes within seconds: a client that has hung up keeps its
+	// turn, for net/http does not notice that before the body is read. Of one chain any number may be in line: one verification does for all.
+	maxInLine = 16
 	// maxNames is the most of a certificate's names that an answer shows, in characters.
 	maxNames = 200
 )
@@ -36,6 +39,7 @@ type verifier struct {
 	places chan struct{} // one is taken by each verification
 
 	mu   sync.Mutex
+	line map[[sha256.Size]byte]int      // how many requests wait for, or are at, the verification of a chain
 	good map[[sha256.Size]byte]validity // by the hash of the whole chain that was shown
 	bad  map[[sha256.Size]byte]badChain
 }
@@ -47,19 +51,23 @@ type badChain struct {
 }
 
 func newVerifier(roots *x509.CertPool) *verifier {
-	return &verifier{roots: roots, places: make(chan struct{}, maxVerifying), good: map[[sha256.Size]byte]validity{}, bad: map[[sha256.Size]byte]badChain{}}
+	return &verifier{roots: roots, places: make(chan struct{}, maxVerifying), line: map[[sha256.Size]byte]int{}, good: map[[sha256.Size]byte]validity{},
+		bad: map[[sha256.Size]byte]badChain{}}
 }
 
 // validity is when a certificate and its authorities are all valid.
 type validity struct{ from, until time.Time }
 
-// SetAuthorities replaces the authorities that sign the certificates of clients; nil: no client signs in by one.
+// SetAuthorities replaces the authorities that sign the certificates of clients; nil: no client signs in by one. What is remembered of
+// certificates is kept where the authorities are the same.
 func (a *API) SetAuthorities(roots *x509.CertPool) {
 	if roots == nil {
 		a.verifier.Store(nil)
 		return
 	}
-	a.verifier.Store(newVerifier(roots))
+	if v := a.verifier.Load(); v == nil || !v.roots.Equal(roots) {
+		a.verifier.Store(newVerifier(roots))
+	}
 }
 
 // byCertificateOf finds the caller by the certificate of its connection. ok: it has shown one.
@@ -89,8 +97,11 @@ func (a *API) byCertificateOf(r *http.Request) (who caller, ok bool, err error) 
 	return caller{}, true, newProblem(codeWrongCertificate, "several clients of the configuration have a name of the certificate: "+namesOf(leaf))
 }
 
+// errVerifying says that a certificate is not verified, as too many others are; nothing is known of it.
+var errVerifying = newProblem("too_many_certificates", "other unknown certificates are being verified; try again")
+
 // verify verifies a certificate, which is the first of a chain. Where it is not remembered, it waits for its turn until ctx ends. The error
-// is a *Problem.
+// is a *Problem: errVerifying if there is no turn.
 func (v *verifier) verify(ctx context.Context, chain []*x509.Certificate, now time.Time) error {
 	hash := sha256.New()
 	for _, c := range chain {
@@ -101,16 +112,40 @@ func (v *verifier) verify(ctx context.Context, chain []*x509.Certificate, now ti
 	if known, err := v.known(key, now); known {
 		return err
 	}
+	if !v.enter(key) {
+		return errVerifying
+	}
+	defer v.leave(key)
 	select {
 	case v.places <- struct{}{}:
 		defer func() { <-v.places }()
 	case <-ctx.Done():
-		return newProblem(codeWrongCertificate, "the certificate could not be verified in time")
+		return errVerifying
 	}
 	if known, err := v.known(key, now); known { // another request has shown it meanwhile
 		return err
 	}
 	return v.verifyAnew(key, chain, now)
+}
+
+// enter puts a request into the line; false: it is full.
+func (v *verifier) enter(key [sha256.Size]byte) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.line[key] == 0 && len(v.line) >= maxInLine {
+		return false
+	}
+	v.line[key]++
+	return true
+}
+
+func (v *verifier) leave(key [sha256.Size]byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.line[key]--
+	if v.line[key] == 0 {
+		delete(v.line, key)
+	}
 }
 
 // known is what is remembered of a chain.

@@ -9,11 +9,14 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -314,7 +317,7 @@ func TestOneUnknownCertificateIsVerifiedAtATime(t *testing.T) {
 			t.Errorf("%d are verified", len(v.good)-1)
 		}
 		leave()
-		if err := <-ended; err == nil || len(v.bad) != 0 {
+		if err := <-ended; !errors.Is(err, errVerifying) || len(v.bad) != 0 {
 			t.Errorf("whose client has gone: %v, remembered %d", err, len(v.bad))
 		}
 		<-v.places
@@ -322,6 +325,51 @@ func TestOneUnknownCertificateIsVerifiedAtATime(t *testing.T) {
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// A client that has hung up keeps its turn, so the line must be short.
+func TestAFullLineOfUnknownCertificatesTurnsOthersAwayAndNoKnownOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, a := withCertificates(t)
+		shown := func(name string) *x509.Certificate { return a.issue(t, x509.Certificate{DNSNames: []string{name}}) }
+		known, unknown := shown("mdm.contoso.com"), shown("mdm.contoso.com")
+		get := func(c *x509.Certificate) int {
+			status, _ := d.show("GET", "/v1/devices", "", c)
+			return status
+		}
+		if status := get(known); status != http.StatusOK {
+			t.Fatal(status)
+		}
+		d.handler.SetAuthorities(a.pool()) // on a reload: the same
+		v := d.handler.verifier.Load()
+		v.places <- struct{}{} // the chain of somebody
+		var line sync.WaitGroup
+		for i := range maxInLine {
+			other := shown(fmt.Sprint("other", i))
+			for range 2 { // the second of a chain finds room too
+				line.Go(func() {
+					if err := v.verify(t.Context(), []*x509.Certificate{other}, time.Now()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		if status := get(known); status != http.StatusOK {
+			t.Errorf("a known one is not let in: %d", status)
+		}
+		if status, problem := d.show("GET", "/v1/devices", "", unknown); status != http.StatusServiceUnavailable || !strings.HasPrefix(problem, "too_many_certificates ") {
+			t.Errorf("%d %s", status, problem)
+		}
+		if n := testutil.ToFloat64(d.handler.failed.counter.WithLabelValues(reasonWrongCertificate)); n != 0 {
+			t.Errorf("%v are counted as wrong", n)
+		}
+		<-v.places
+		line.Wait()
+		if status := get(unknown); status != http.StatusOK || len(v.line) != 0 {
+			t.Errorf("afterwards: %d, %d in line", status, len(v.line))
 		}
 	})
 }

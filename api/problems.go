@@ -56,6 +56,8 @@ var kinds = []kind{
 	{"defect", http.StatusInternalServerError, "A defect in mailbell", "Report it with the lines \"panic while answering\" of the log."},
 	{"state_store_away", http.StatusServiceUnavailable, "The state store did not take it",
 		"Repeat the call after the seconds in `Retry-After`: nothing is lost by a repeat. If it lasts, `/v1/status` says why."},
+	{"too_many_certificates", http.StatusServiceUnavailable, "Too many unknown certificates are shown at once",
+		"Wait for the seconds in `Retry-After`. Those of clients that have signed in are remembered; if it lasts, somebody shows ever others: close the port to them."},
 	{"standby", http.StatusServiceUnavailable, "This instance does not hold the state",
 		"Repeat the call: the load balancer leads it to the instance that does, or this one takes over."},
 }

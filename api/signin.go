@@ -84,6 +84,7 @@ func (a *API) signIn(r *http.Request) (caller, error) {
 		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
 	case errors.Is(err, errNoToken):
 		a.failed.counter.WithLabelValues(reasonNoToken).Inc()
+	case errors.Is(err, errVerifying): // nothing is wrong
 	case err != nil:
 		a.failed.counter.WithLabelValues(reasonWrongCertificate).Inc()
 		pause.For(r.Context(), a.failed.note(clientAddress(r), forwardedFor(r)))
