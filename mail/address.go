@@ -21,6 +21,7 @@ const maxAddress = 254
 func ParseAddress(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	local, domain, ok := strings.Cut(s, "@")
+	_, isHidden := hidden.InLine(local)
 	switch {
 	case !ok || local == "" || domain == "" || strings.Contains(domain, "@"):
 		return "", fmt.Errorf("%w: want local@domain", ErrAddress)
@@ -28,7 +29,7 @@ func ParseAddress(s string) (string, error) {
 		return "", fmt.Errorf("%w: longer than %d characters", ErrAddress, maxAddress)
 	case !utf8.ValidString(s):
 		return "", fmt.Errorf("%w: it is not UTF-8", ErrAddress)
-	case strings.ContainsFunc(local, func(r rune) bool { return r <= ' ' || hidden.Is(r) || strings.ContainsRune(`<>()[]\,;:"`, r) }):
+	case strings.ContainsFunc(local, func(r rune) bool { return r <= ' ' || strings.ContainsRune(`<>()[]\,;:"`, r) }), isHidden:
 		return "", fmt.Errorf("%w: its local part has a character that is not allowed", ErrAddress)
 	}
 	domain, ok = hostname.ParseDomain(domain)
