@@ -264,8 +264,8 @@ func closeIdle(t http.RoundTripper) {
 }
 
 // RoundTrip implements http.RoundTripper. A request whose body can be read only once is sent with the current credential. A request that
-// net/http would not repeat is sent again only after an answer that shows that the server has not done what it asks for: a refusal, a
-// redirect.
+// net/http would not repeat is sent again only after a sign-in that failed, or an answer that does not show that the candidate works and is
+// below 500: the server has not done what it asks for. It is not sent again after any other error, not even where no connection was made.
 func (t *rotating) RoundTrip(req *http.Request) (*http.Response, error) {
 	tried := false
 	if canRepeat(req) {

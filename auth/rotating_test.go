@@ -319,6 +319,7 @@ func TestWhatMustNotBeDoneTwiceIsSentAgainOnlyWhereItWasNotDone(t *testing.T) {
 		{"a connection that broke", 0, io.ErrUnexpectedEOF, nil, io.ErrUnexpectedEOF.Error()},
 		{"a refusal", 401, nil, nil, "200 old question"},
 		{"403", 403, nil, nil, "200 old question"},
+		{"429", 429, nil, nil, "200 old question"},
 		{"a redirect", 302, nil, nil, "200 old question"},
 		{"a sign-in that failed", 0, &fault.Error{Scope: fault.Account}, nil, "200 old question"},
 		{"a token service that is away", 200, nil, io.ErrUnexpectedEOF, "200 old question"},
