@@ -428,7 +428,7 @@ func TestACallbackOfGraphIsBelievedOnlyWithItsSecrets(t *testing.T) {
 	if status, _, _ := inst.post("https://"+inst.callbacks+"/callbacks/graph/guess", item(ours.ID, ours.ClientState)); status != http.StatusAccepted {
 		t.Errorf("at another URL: %d", status)
 	}
-	read() // after what was forged, which is worked off in its turn
+	read()                                                  // after what was forged, which is worked off in its turn
 	if n := calls() - before; n > genuine+len(inst.boxes) { // one may be asked again
 		t.Errorf("Graph was asked %d times, want %d: the others are because of forged notifications", n, genuine)
 	}
