@@ -56,7 +56,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 					g.leave()
 				}
 			}
-			atOnce(enter, func() { g.failed(response{status: 503}) }, func() { g.giveUp() }, func() { g.state() }, g.worked, g.reached, func() { g.cutOff(a.credential, errSilent) },
+			atOnce(enter, func() { g.failed(response{status: 503}) }, func() { g.giveUp() }, func() { g.state() }, func() { g.worked(true) }, g.reached, func() { g.cutOff(a.credential, errSilent) },
 				func() { g.credentialRefused(response{access: a, status: 403}) }, func() { g.offer(nil) }, func() { g.take(a) })
 		},
 		"a credential with its connections": func(_ *testing.T, b *bench) {

@@ -114,6 +114,7 @@ type delivery struct {
 
 	status      int  // of the last answer
 	resent      int  // how often it was sent again while unknown
+	failed      bool // an attempt came to nothing
 	unknown     bool // an attempt, or one of an earlier call, was sent and not answered: APNs may have accepted it
 	shrunk      bool
 	reconnected bool
@@ -162,9 +163,15 @@ func (d *delivery) attempt(ctx context.Context) response {
 	}
 	d.request.yields = d.request.yields || errors.Is(r.err, h2.ErrStalled)
 	if r.isUnanswered() && !d.isOver(ctx) && !r.isOurs() {
-		d.gateway.failed(r)
+		d.fails(r)
 	}
 	return r
+}
+
+// fails notes that an attempt came to nothing.
+func (d *delivery) fails(r response) {
+	d.failed = true
+	d.gateway.failed(r)
 }
 
 // settle reports whether what an attempt came to settles the notification, and with which answer.

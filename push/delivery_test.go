@@ -324,6 +324,30 @@ func TestAPhoneThatAPNsAnswersWithAFaultKeepsItsPaceWhileOthersAreAnswered(t *te
 	}
 }
 
+// Once the probe was answered, the fault is about the phone: an answer to another is nothing to it, however long that takes to come.
+func TestAPhoneThatAPNsAnswersWithAFaultIsNotWokenInQuietHours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := overMemory(t, func(a arrived) act {
+			if a.token() == tokenOf(1) {
+				return refusing(500, "InternalServerError")
+			}
+			return act{}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), awayAfter)
+		defer cancel()
+		var all sync.WaitGroup
+		all.Go(func() { b.Push(ctx, alert(1, 1)) })
+		<-time.After(doubtAfter + 100*time.Millisecond)
+		before, probes, _, _ := b.apns.seen()
+		b.Push(t.Context(), alert(2, 2))
+		synctest.Wait()
+		if after, _, _, _ := b.apns.seen(); len(probes) != 1 || len(after) != len(before)+1 {
+			t.Errorf("%d probes, and with another %d requests", len(probes), len(after)-len(before))
+		}
+		all.Wait()
+	})
+}
+
 // Who comes back with an alert whose answer is still under way would send it twice.
 func TestWhatWasSentAndNotAnsweredIsNotBroughtAgainBeforeItsAnswerMayCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -200,7 +200,7 @@ func (g *gateway) take(a *access) (taken bool) {
 	g.mu.Unlock()
 	old.leave()
 	g.log.Info("alerts go out with a new credential", a.credential.name())
-	g.worked()
+	g.worked(true)
 	return true
 }
 
@@ -229,15 +229,16 @@ func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.
 	g.askLocked()
 }
 
-// worked notes an answer that shows that APNs does its work.
-func (g *gateway) worked() {
+// worked notes an answer that shows that APNs does its work; again: to what had failed before. Where a probe was answered meanwhile, only such
+// a one tells those that are held anything: what they wait for may be about their phones.
+func (g *gateway) worked(again bool) {
 	g.mu.Lock()
 	if g.failing.IsZero() && g.shut == "" {
 		g.mu.Unlock()
 		return
 	}
 	opened := g.shut != ""
-	if opened || time.Since(g.failing) >= outage {
+	if opened || time.Since(g.failing) >= outage && (again || !g.excused) {
 		close(g.recovered)
 		g.recovered = make(chan struct{})
 	}
@@ -327,7 +328,7 @@ func (g *gateway) probeWorked() {
 	g.excused, g.probed = !isShut, false
 	g.mu.Unlock()
 	if isShut {
-		g.worked()
+		g.worked(false)
 	}
 }
 

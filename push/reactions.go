@@ -21,9 +21,9 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 	does := d.reactionTo(r)
 	switch {
 	case does.works():
-		d.gateway.worked()
+		d.gateway.worked(d.failed)
 	case does == again || does == keepToken:
-		d.gateway.failed(r)
+		d.fails(r)
 	}
 	if r.foreign {
 		d.gateway.tellForeign(r)
@@ -130,7 +130,7 @@ func (d *delivery) elsewhere(r response) (answer subscriptions.Answer, settled b
 	}
 	d.gateway.leave()
 	d.gateway = other
-	d.unknown, d.reconnected = false, false // nothing is unknown: an attempt whose answer was lost cannot have been accepted
+	d.failed, d.unknown, d.reconnected = false, false, false // nothing is unknown: an attempt whose answer was lost cannot have been accepted
 	return subscriptions.Answer{}, false
 }
 
