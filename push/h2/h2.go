@@ -152,12 +152,15 @@ func (c *Conn) Run() {
 	c.force.Stop()
 }
 
-// MaxStreams is how many requests the server takes at once. The caller counts: it sends no more.
+// MaxStreams is how many requests the server takes at once. The caller counts: what is sent beyond ends with ErrNoStream.
 func (c *Conn) MaxStreams() uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.maxStreams
 }
+
+// room is how many more streams the server takes. It is called with mu held.
+func (c *Conn) room() int { return int(min(c.maxStreams, math.MaxInt32)) - len(c.streams) }
 
 // Send has a request written. Whatever becomes of it, End tells.
 func (c *Conn) Send(r Request) {
@@ -165,6 +168,9 @@ func (c *Conn) Send(r Request) {
 	err := c.err
 	if err == nil && c.leaving {
 		err = ErrGoneAway
+	}
+	if err == nil && c.waiting.len() >= c.room() {
+		err = ErrNoStream // it was sent by a limit that is gone
 	}
 	if err == nil {
 		c.waiting.add(r)
@@ -273,7 +279,9 @@ type waiting struct {
 	since time.Time
 }
 
-func (q *queue) isEmpty() bool { return q.first == len(q.list) }
+func (q *queue) len() int { return len(q.list) - q.first }
+
+func (q *queue) isEmpty() bool { return q.len() == 0 }
 
 func (q *queue) add(r Request) {
 	if q.first > len(q.list)/2 { // else it would grow for as long as it is never empty

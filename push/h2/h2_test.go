@@ -189,17 +189,19 @@ func TestARequestIsAskedDirectlyBeforeItIsWritten(t *testing.T) {
 
 func TestNoMoreStreamsAreOpenedThanTheServerTakes(t *testing.T) {
 	against(t, func(s *server) {
-		a, b := ask("{}"), ask("{}")
+		a, b, next := ask("{}"), ask("{}"), ask("{}")
 		s.send(a, b)
 		s.takes(1)
 		if s.conn.MaxStreams() != 1 || s.seen.said() != "changed" {
 			t.Errorf("%d streams, %q", s.conn.MaxStreams(), s.seen.said())
 		}
-		synctest.Wait()
+		s.ends(b, "not taken: "+ErrNoStream.Error())
 		if b.begun != 0 {
 			t.Error("a second one has begun")
 		}
 		s.headers(1, true, ":status", "200")
+		s.ends(a, "200 ")
+		s.send(next)
 		s.takes(3)
 	}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
 }

@@ -263,7 +263,7 @@ func (c *Conn) settings(f *http2.SettingsFrame) error {
 		c.mu.Unlock()
 		return err
 	}
-	untaken := c.waiting.takeBeyond(int(c.maxStreams) - len(c.streams)) // who sends counts by another limit, and another connection may have room
+	untaken := c.waiting.takeBeyond(c.room()) // who sends counts by another limit, and another connection may have room
 	c.mu.Unlock()
 	for _, r := range untaken {
 		r.End(Ending{Err: ErrNoStream})

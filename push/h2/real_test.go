@@ -92,11 +92,14 @@ func TestRealServersUnderstandAndAreUnderstood(t *testing.T) {
 				}
 			}
 			send(-1) // by its answer the server has said how many it takes
+			streams := make(chan struct{}, min(callers, c.MaxStreams()))
 			var all sync.WaitGroup
 			for n := range callers {
 				all.Go(func() {
 					for i := range each {
+						streams <- struct{}{}
 						send(n*each + i)
+						<-streams
 					}
 				})
 			}

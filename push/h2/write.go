@@ -106,7 +106,7 @@ func codeOf(err error) http2.ErrCode {
 
 // canBegin says whether the next request can be written now. It is called with mu held.
 func (c *Conn) canBegin() bool {
-	return !c.waiting.isEmpty() && len(c.streams) < int(c.maxStreams) && int64(len(c.waiting.head().Payload())) <= min(c.window, c.maxPayload)
+	return !c.waiting.isEmpty() && c.room() > 0 && int64(len(c.waiting.head().Payload())) <= min(c.window, c.maxPayload)
 }
 
 // begin writes the next request, as a whole. It is called with mu held.
