@@ -92,8 +92,9 @@ type Inbox struct {
 // topicOf is an app in an environment of APNs: its phones are reached on the same connections.
 type topicOf struct{ topic, environment string }
 
-// grace is how long what is in flight may take at a stop: the longest wait for APNs and the write behind it, well within the
-// 30 s that a supervisor is told to allow.
+// grace is how long what is in flight may take at a stop: longer than APNs takes, and the write behind it, well within the 30 s that a
+// supervisor is told to allow, of which the API and the connections to APNs take their part. An answer that is late alone (15 s) does not
+// fit in: that alert is sent again after the next start.
 const grace = 12 * time.Second
 
 var errStopping = errors.New("mailbell is stopping")

@@ -18,7 +18,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// askTimeout bounds a question whose answer somebody waits for: a dial and an answer, each with its own time.
+// askTimeout bounds a question whose answer somebody waits for: a dial and an answer, each with its own time. One that is late alone is not
+// waited for.
 const askTimeout = dialTimeout + answerTimeout
 
 // proving is the pause before a new credential that was refused is tried again. APNs may not know a key in its first minutes; after

@@ -19,7 +19,7 @@ const (
 	// a limit somewhat lower is not hit at every burst.
 	gate = 900
 	// answerTimeout is how long a request that was sent may stay without an answer before its connection is given up as
-	// stalled. APNs answers in tens of milliseconds.
+	// stalled, unless others are answered. APNs answers in tens of milliseconds.
 	answerTimeout = 5 * time.Second
 	// lateTimeout is how long it may stay so while others are answered: to send it again would alert twice. Two tries fit into the time for
 	// which a notification is held.

@@ -215,7 +215,7 @@ func (d *delivery) giveUp(caller context.Context, last response) subscriptions.A
 	if caller.Err() != nil || d.sender.isClosing() {
 		next := time.Now()
 		if d.unknown {
-			next = next.Add(answerTimeout) // until then the answer may come
+			next = next.Add(answerTimeout) // until then its answer may come, or even later: rarely, and nobody takes that in
 		}
 		return d.notBefore(outcome.Unanswered, next)
 	}

@@ -76,7 +76,8 @@ type Watcher interface {
 	// GoneAway tells that the connection takes no request any more; debug is what the server said of it, if anything. What it has begun to
 	// answer goes on.
 	GoneAway(debug []byte)
-	// Stalled tells that a request had no answer in time, or could not be written. It is told before the request.
+	// Stalled tells that a request had no answer in time, or could not be written. It is told before the request, and not of one that
+	// is late alone.
 	Stalled()
 	// Closed tells that the connection is over, before the requests that it ends.
 	Closed(err error)
