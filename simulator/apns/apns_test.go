@@ -29,7 +29,6 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/mailbell/mailbell/simulator/faults"
-	"github.com/mailbell/mailbell/simulator/internal/authority"
 	"github.com/mailbell/mailbell/simulator/internal/guid"
 )
 
@@ -229,28 +228,7 @@ func (l *failing) Accept() (net.Conn, error) {
 }
 
 func TestAnErrorOfAcceptIsNotTheEnd(t *testing.T) {
-	s := start(t)
-	ca, err := authority.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := ca.Issue()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		s.Serve(&failing{Listener: l}, certificate)
-	}()
-	defer func() { <-served }()
-	defer s.each((*pushConn).cut)
-	defer l.Close()
-	s.url, s.roots = "https://"+l.Addr().String(), ca.Pool()
+	s := startOn(t, func(l net.Listener) net.Listener { return &failing{Listener: l} })
 	if status, _, _ := goodPush(t, s).send(t, s, pushClient(t, s)); status != 200 {
 		t.Errorf("%d", status)
 	}

@@ -34,6 +34,12 @@ type service struct {
 
 func start(t *testing.T) *service {
 	t.Helper()
+	return startOn(t, func(l net.Listener) net.Listener { return l })
+}
+
+// startOn starts it on what is made of a listener.
+func startOn(t *testing.T, made func(net.Listener) net.Listener) *service {
+	t.Helper()
 	ca, err := authority.New()
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +61,7 @@ func start(t *testing.T) *service {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		s.Serve(l, certificate)
+		s.Serve(made(l), certificate)
 	}()
 	t.Cleanup(func() {
 		stop()
