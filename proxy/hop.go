@@ -19,6 +19,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -47,6 +48,8 @@ const (
 	// shortly is how long mailbell waits after a proxy could not be reached, or could not reach the server: a restart of the proxy must not
 	// make mail late.
 	shortly = 5 * time.Second
+	// asksWithin bounds the question whether a proxy wants a password: to answer that it does, it asks nobody.
+	asksWithin = time.Second
 )
 
 // The requests to a proxy, by their first byte. What is written after one of them is for the server.
@@ -128,9 +131,8 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 	if isProxy && s.Proxy == nil {
 		return nil, errNoHost
 	}
-	d := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	if !isProxy {
-		d.Control = s.control(host)
+		d := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: s.control(host)}
 		conn, err := d.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
@@ -139,21 +141,32 @@ func (s Settings) dial(ctx context.Context, network, address string) (net.Conn, 
 	}
 	began := time.Now()
 	proxy := net.JoinHostPort(host, port)
-	conn, err := d.DialContext(ctx, network, proxy)
+	again := func(ctx context.Context) (net.Conn, error) { return s.dialProxy(ctx, scheme, host, proxy) }
+	conn, err := again(ctx)
 	if err != nil {
 		return nil, unreachable(proxy, err)
 	}
-	if scheme == "https" {
-		secure := tls.Client(&opening{Conn: conn}, &tls.Config{RootCAs: s.ProxyRoots, ServerName: host, MinVersion: tls.VersionTLS12})
-		ctx, cancel := context.WithTimeout(ctx, min(handshakeTimeout, proxyTimeout-time.Since(began)))
-		defer cancel()
-		if err := secure.HandshakeContext(ctx); err != nil {
-			conn.Close()
-			return nil, unreachable(proxy, err)
-		}
-		conn = secure
+	h := newHop(conn, proxy, proxyTimeout-time.Since(began), s.Proxy.tries(address))
+	h.again = again
+	return &opening{Conn: h, proxy: proxy}, nil
+}
+
+// dialProxy connects to the proxy at host:port, whose name is host.
+func (s Settings) dialProxy(ctx context.Context, scheme, host, proxy string) (net.Conn, error) {
+	began := time.Now()
+	d := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	conn, err := d.DialContext(ctx, "tcp", proxy)
+	if err != nil || scheme != "https" {
+		return conn, err
 	}
-	return &opening{Conn: newHop(conn, proxy, proxyTimeout-time.Since(began), s.Proxy.tries(address)), proxy: proxy}, nil
+	secure := tls.Client(&opening{Conn: conn}, &tls.Config{RootCAs: s.ProxyRoots, ServerName: host, MinVersion: tls.VersionTLS12})
+	ctx, cancel := context.WithTimeout(ctx, min(handshakeTimeout, proxyTimeout-time.Since(began)))
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secure, nil
 }
 
 // hop is a connection to a proxy. Its errors are the proxy's until the proxy has connected it to the server.
@@ -162,13 +175,14 @@ type hop struct {
 	proxy   string // host:port
 	giveUp  *time.Timer
 	expired atomic.Bool
-	beyond  atomic.Bool            // what is written is for the server
-	plain   atomic.Bool            // it is for plain requests, one after the other
-	asked   atomic.Uint32          // the last question to the proxy; 0: none, or a plain request that it has answered
-	answer  []byte                 // to CONNECT or a plain request, until its header has come whole
-	tries   *tries                 // of the password
-	target  string                 // that the proxy is asked to connect to
-	trying  atomic.Pointer[string] // the target for which it is tried; nil: it is not
+	beyond  atomic.Bool                             // what is written is for the server
+	plain   atomic.Bool                             // it is for plain requests, one after the other
+	asked   atomic.Uint32                           // the last question to the proxy; 0: none, or a plain request that it has answered
+	answer  []byte                                  // to CONNECT or a plain request, until its header has come whole
+	tries   *tries                                  // of the password
+	target  string                                  // that the proxy is asked to connect to
+	trying  atomic.Pointer[string]                  // the target for which it is tried; nil: it is not
+	again   func(context.Context) (net.Conn, error) // makes another connection to the proxy
 	closed  chan struct{}
 	close   sync.Once
 }
@@ -214,7 +228,7 @@ func (h *hop) ask(b []byte) error {
 	}
 	h.giveUp.Stop()
 	h.beyond.Store(true)
-	h.tell(accepted)
+	h.letThrough()
 	return nil
 }
 
@@ -320,7 +334,11 @@ func (h *hop) answered(b []byte) error {
 	if err != nil {
 		return proxyError(h.proxy, fault.Fix, fault.ProxyKind, notHTTP, err)
 	}
-	if o := said(resp); o != unanswered {
+	switch o := said(resp); o {
+	case unanswered:
+	case passed:
+		h.letThrough()
+	default:
 		h.tell(o)
 	}
 	_, more, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
@@ -332,6 +350,40 @@ func (h *hop) answered(b []byte) error {
 	return nil
 }
 
+// letThrough tells that the proxy has let mailbell through to the target. That it has looked at the password for it is shown by asking
+// without one: squid and others let everybody through to some targets, and look at nothing.
+func (h *hop) letThrough() {
+	if h.trying.Load() == nil {
+		return
+	}
+	o := passed
+	if h.asks() {
+		o = accepted
+	}
+	h.tell(o)
+}
+
+// asks reports whether the proxy asks for a password before it connects to the target.
+func (h *hop) asks() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), asksWithin)
+	defer cancel()
+	conn, err := h.again(ctx)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err := fmt.Fprintf(conn, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", h.target); err != nil {
+		return false
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponseHeader)), nil)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return asksForPassword(resp)
+}
+
 // said is what a refusal says of the password that was sent with the request. A proxy that asked a server for it has let mailbell in.
 func said(resp *http.Response) outcome {
 	detail, _ := wanted(true, offersOf(resp))
@@ -339,7 +391,7 @@ func said(resp *http.Response) outcome {
 	case asksForPassword(resp) && detail == fault.ProxySignIn:
 		return refused
 	case resp.StatusCode == http.StatusBadGateway, resp.StatusCode == http.StatusGatewayTimeout:
-		return accepted
+		return passed
 	}
 	return unanswered
 }

@@ -21,15 +21,18 @@ type outcome uint8
 
 const (
 	unanswered outcome = iota // nothing
+	passed                    // it let mailbell through, and perhaps would have without one
 	accepted
 	refused
 )
 
 // tries are those of one password. Until it has worked, one connection at a time tries it for a target, and never more than could be refused
-// before the pause; the others wait. From then on nobody does. A nil *tries has no limit.
+// before the pause; the others wait. From then on nobody does, nor before for a target that the proxy lets mailbell through to, whether it asks
+// for the password there or not. A nil *tries has no limit.
 type tries struct {
 	mu      sync.Mutex
 	worked  bool
+	open    map[string]bool // targets that were let through to
 	refused int
 	next    time.Time // not before this
 	// pauses are of targets, until when. Some proxies ask for another password where only the target is not allowed: then it is tried with
@@ -69,7 +72,7 @@ func (t *tries) try(target string) (mine bool, over <-chan struct{}, left time.D
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch left := max(time.Until(t.next), time.Until(t.pauses[target])); {
-	case t.worked:
+	case t.worked, t.open[target]:
 		return false, nil, 0
 	case left > 0:
 		return false, nil, left
@@ -89,7 +92,12 @@ func (t *tries) leave(target string, o outcome) {
 	defer t.mu.Unlock()
 	switch now := time.Now(); o {
 	case accepted:
-		t.worked, t.pauses = true, nil
+		t.worked, t.open, t.pauses = true, nil, nil
+	case passed:
+		if t.open == nil {
+			t.open = map[string]bool{}
+		}
+		t.open[target] = true
 	case refused:
 		if t.pauses == nil {
 			t.pauses = map[string]time.Time{}

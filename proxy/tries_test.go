@@ -15,6 +15,7 @@ import (
 
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/tcptest"
+	"github.com/mailbell/mailbell/proxy/proxytest"
 )
 
 func TestAWrongPasswordOfTheProxyIsHeldBeforeItLocksTheAccount(t *testing.T) {
@@ -237,6 +238,54 @@ func TestATargetThatHangsBehindTheProxyHoldsNoOther(t *testing.T) {
 	})
 }
 
+func TestATargetThatNeedsNoPasswordShowsNothingOfIt(t *testing.T) {
+	const clients, targets = 64, 8
+	squid := proxytest.Squid(t)
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", proxytest.Exempt+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcptest.Serve(t, l, func(conn net.Conn) {
+		_, _ = conn.Read(make([]byte, 1)) // a server is spoken to first
+		_, _ = io.WriteString(conn, "no TLS\r\n")
+	})
+	o := newOrigin(t)
+	for _, password := range []string{"wrong", proxytest.Password} {
+		static := viaAs(t, "http://"+squid, proxytest.Username, password)
+		s := Settings{Proxy: static, Roots: o.roots}
+		all := func(ask func(i int)) {
+			var all sync.WaitGroup
+			for i := range clients {
+				all.Go(func() { ask(i) })
+			}
+			all.Wait()
+		}
+		exempt := func(int) {
+			if _, err := get(t, s, "https://"+l.Addr().String()); Explain("x", err).Code != CodePlain {
+				t.Errorf("%q: %v", password, err)
+			}
+		}
+		all(exempt)
+		var through, refused atomic.Int32
+		all(func(i int) {
+			_, err := get(t, s, fmt.Sprintf("https://127.0.0.1:%d", i%targets+1)) // nobody is there, which squid says to those who may know
+			switch e := Explain("x", err); {
+			case e.Detail != fault.ProxySignIn:
+				through.Add(1)
+			case e.After == refusedPause:
+				refused.Add(1)
+			}
+		})
+		if right := password != "wrong"; right && through.Load() != clients || !right && (through.Load() != 0 || refused.Load() != maxRefusals) {
+			t.Errorf("%q: %d get through, %d are refused", password, through.Load(), refused.Load())
+		}
+		if _, err := get(t, s, o.URL); (err == nil) != static.Via().tries.worked {
+			t.Errorf("%q: %v, and it has worked: %t", password, err, static.Via().tries.worked)
+		}
+		exempt(0) // while the others are held
+	}
+}
+
 func TestAConnectionThatIsClosedWhileItWaitsLeavesNoTryBehind(t *testing.T) {
 	var p tries
 	near, far := net.Pipe()
@@ -259,7 +308,7 @@ func TestWhatAProxySaysOfThePassword(t *testing.T) {
 		"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\n\r\n":                     unanswered, // nobody has looked at it
 		"HTTP/1.1 403 x\r\n\r\n": unanswered,
 		"HTTP/1.1 503 x\r\n\r\n": unanswered, // perhaps the proxy itself is busy
-		"HTTP/1.1 502 x\r\n\r\n": accepted,
+		"HTTP/1.1 502 x\r\n\r\n": passed,
 	} {
 		resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(answer)), nil)
 		if err != nil {

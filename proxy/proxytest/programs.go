@@ -1,5 +1,5 @@
 // Package proxytest has proxies for tests: the real squid and tinyproxy, started on loopback, and a SOCKS5 server. All of them want
-// Username and Password, and none of them lets anybody through to Forbidden.
+// Username and Password, squid not for Exempt, and none of them lets anybody through to Forbidden.
 package proxytest
 
 import (
@@ -21,6 +21,7 @@ const (
 	Username  = "bell"
 	Password  = "Hunter-2.password_9" // tinyproxy takes no other characters
 	Forbidden = "forbidden.contoso.com"
+	Exempt    = "127.0.0.2"
 )
 
 const (
@@ -59,6 +60,8 @@ auth_param basic children 1 startup=1
 auth_param basic realm mailbell
 acl signed_in proxy_auth REQUIRED
 acl forbidden dstdomain `+Forbidden+`
+acl exempt dstdomain -n `+Exempt+`
+http_access allow exempt
 http_access deny !signed_in
 http_access deny forbidden
 http_access allow all
