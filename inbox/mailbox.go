@@ -63,14 +63,14 @@ func (m *Mailbox) Attach(l Link) {
 		m.unreadable.forgetAll()
 	}
 	m.marks.attach(a)
-	m.waiting.open()
+	m.waiting.attach()
 	m.catchUpSoon()
 }
 
 // Detach says that the location of the mailbox is looked up: no turn begins, and no catch-up, until it is attached again.
 func (m *Mailbox) Detach() {
 	m.marks.detach()
-	m.waiting.close()
+	m.waiting.detach()
 }
 
 // unfinished is between two looks whether a mailbox has finished, which is waited for only where two are found to be one.
@@ -127,6 +127,7 @@ func (m *Mailbox) rest() {
 func (m *Mailbox) wake() {
 	m.marks.open()
 	m.unreadable.open()
+	m.waiting.open()
 }
 
 func (m *Mailbox) enqueue(hinted bool) {

@@ -329,6 +329,7 @@ func TestAnOlderLookAtWhoIsBehindDelaysNobody(t *testing.T) {
 				w.begin([]subscriptions.Behind{due(time.Minute)}, look)
 				w.close()
 				w.open()
+				w.attach()
 				w.begin([]subscriptions.Behind{due(time.Minute)}, look)
 				<-time.After(2 * time.Minute)
 				synctest.Wait()

@@ -543,6 +543,39 @@ func TestNoDeviceCatchesUpWhileItsMailboxIsLookedUp(t *testing.T) {
 	})
 }
 
+// Its last device was removed while its location was looked up, and another is enrolled: that one has its mail from whoever opens it now.
+func TestNoDeviceCatchesUpInAMailboxThatWasClosedBeforeItIsAttached(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		msg := s.source.come(alice)
+		s.pass(time.Second)
+		was := s.mailbox(alice)
+		was.Close()
+		was.Attach(was.link.Load().Link)
+		release()
+		was.topicReady(topic, "production")
+		s.pass(time.Hour)
+		s.accepted(0, "a", msg)
+		s.listen(was.box)
+		s.pass(time.Second)
+		s.accepted(1, "a", msg)
+		is := s.mailbox(alice)
+		phone := is.box.Devices()[0].Phone().Line()
+		is.flight.begin(phone)
+		is.Close() // and is opened again before its last push has ended
+		is.Attach(is.link.Load().Link)
+		s.in.Open(is.box)
+		if is != s.mailbox(alice) || !is.waiting.isHeld() {
+			t.Error("devices catch up before it is attached")
+		}
+		is.flight.end(phone)
+		s.listen(is.box)
+	})
+}
+
 // A device is told to wait, and its mailbox is looked up before it catches up with the other mail.
 func TestACatchUpThatIsUnderWayEndsWhereItsMailboxIsLookedUp(t *testing.T) {
 	inScene(t, func(s *scene) {

@@ -20,6 +20,7 @@ type waiting struct {
 	timer    *time.Timer          // of the first that is due later
 	at       time.Time            // when it goes off
 	catching bool                 // some catch up now
+	detached bool                 // the mailbox cannot be read now
 	closed   bool
 }
 
@@ -66,7 +67,7 @@ func (w *waiting) due(b subscriptions.Behind) time.Time {
 func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.catching || w.closed || len(behind) == 0 {
+	if w.catching || w.isHeld() || len(behind) == 0 {
 		return false
 	}
 	first := w.due(behind[0])
@@ -114,7 +115,7 @@ func (w *waiting) isOver() bool {
 func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
+	if w.isHeld() {
 		return nil
 	}
 	now := time.Now()
@@ -127,15 +128,35 @@ func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Be
 	return ready
 }
 
-func (w *waiting) open() {
+// isHeld says that no catch-up begins. It is called with mu held.
+func (w *waiting) isHeld() bool { return w.closed || w.detached }
+
+func (w *waiting) attach() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.closed = false
+	w.detached = false
 }
 
+func (w *waiting) detach() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.detached = true
+	w.stop()
+}
+
+// close ends the waiting, also where a look-up that was under way attaches the mailbox after that.
 func (w *waiting) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
 	w.stop()
+}
+
+// open has devices catch up again, once the mailbox is attached.
+func (w *waiting) open() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		w.closed, w.detached = false, true
+	}
 }
