@@ -28,7 +28,7 @@ const maxRetryAfter = time.Hour
 type request struct {
 	token, topic, id, collapseID, expiration string // the last three may be empty
 	payload                                  []byte
-	yields                                   bool // it was late before, or its connection stalled: others go first, and need not wait for it
+	yields                                   bool // its phone was late before, or its connection stalled: others go first, and need not wait for it
 }
 
 func requestOf(n *subscriptions.Notification) request {

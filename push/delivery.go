@@ -93,7 +93,9 @@ func (s *Sender) admit(n *subscriptions.Notification) (*delivery, subscriptions.
 	if shut != "" {
 		return nil, notBefore(shut, time.Time{})
 	}
-	return &delivery{sender: s, gateway: g, notification: n, request: requestOf(n), start: time.Now(), unknown: n.Repeat}, subscriptions.Answer{}
+	d := &delivery{sender: s, gateway: g, notification: n, request: requestOf(n), start: time.Now(), unknown: n.Repeat}
+	d.request.yields = s.late.has(n.Phone)
+	return d, subscriptions.Answer{}
 }
 
 func notBefore(reason outcome.Reason, next time.Time) subscriptions.Answer {
@@ -153,6 +155,7 @@ func (d *delivery) isOver(ctx context.Context) bool {
 
 // attempt sends it once.
 func (d *delivery) attempt(ctx context.Context) response {
+	began := time.Now()
 	r := d.gateway.attempt(ctx, d.until(), &d.request, d.allowed)
 	if d.unknown && r.written {
 		d.resent++
@@ -161,7 +164,15 @@ func (d *delivery) attempt(ctx context.Context) response {
 	if r.status == 0 {
 		d.unknown = d.unknown || r.written
 	}
-	d.request.yields = d.request.yields || errors.Is(r.err, h2.ErrStalled)
+	switch {
+	case errors.Is(r.err, h2.ErrStalled):
+		d.request.yields = true
+		if r.written {
+			d.sender.late.remember(d.notification.Phone)
+		}
+	case d.request.yields && r.status != 0 && time.Since(began) < answerTimeout:
+		d.sender.late.forget(d.notification.Phone)
+	}
 	if r.isUnanswered() && !d.isOver(ctx) && !r.isOurs() {
 		d.fails(r)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +83,60 @@ func TestPhonesThatAPNsFailsInQuietHoursDelayNoOther(t *testing.T) {
 				all.Wait()
 				if n := b.logs.FilterMessage("nothing can be sent").Len(); n != 0 || len(b.readied()) != 0 {
 					t.Errorf("the topic was shut %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// APNs ends connections from time to time. The first alerts on a new one may be for phones that are always answered late, or never.
+func TestPhonesThatAPNsFailsDelayNoOtherOnANewConnection(t *testing.T) {
+	for name, do := range map[string]act{"late": {delay: 7 * time.Second}, "never": {silent: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var well atomic.Bool
+				b := overMemory(t, func(a arrived) act {
+					if !well.Load() && slices.Contains([]string{tokenOf(10), tokenOf(11), tokenOf(12)}, a.token()) {
+						return do
+					}
+					return refuseProbe(a)
+				})
+				var all sync.WaitGroup
+				night := func(n int) {
+					for i := range 3 {
+						all.Go(func() { b.Push(t.Context(), alert(10+i, n)) })
+					}
+					<-time.After(redialSpacing / 10)
+				}
+				over := func() {
+					all.Wait()
+					b.apns.cutAll()
+					<-time.After(time.Hour)
+				}
+				night(0) // it is known of none of them
+				over()
+				for n := range 2 {
+					night(1 + n)
+					for m := range 20 {
+						all.Go(func() {
+							began := time.Now()
+							a := b.Push(t.Context(), alert(1, 100*n+m))
+							if took := time.Since(began); a.Result != subscriptions.Accepted || a.Resent != 0 || took > 2*redialSpacing {
+								t.Errorf("another, after %v: %+v", took, a)
+							}
+						})
+						<-time.After(time.Second)
+					}
+					over()
+				}
+				if n := b.logs.FilterMessage("nothing can be sent").Len(); n > 1 { // that of the first night
+					t.Errorf("the topic was shut %d times", n)
+				}
+				well.Store(true)
+				night(3)
+				over()
+				if len(b.late.phones) != 0 {
+					t.Errorf("%d phones yield yet", len(b.late.phones))
 				}
 			})
 		})

@@ -7,6 +7,7 @@
 //   - answers.go: what each answer asks for; the one table.
 //   - gateway.go: an APNs host with a credential, and whether anything can be sent through it; topics.go: which topic has which.
 //   - throttle.go, quarantine.go, guard.go: the phones that have to wait, that APNs accepts nowhere, and that are not to be removed.
+//   - late.go: those that are not answered, which let others go first.
 //   - standing.go, refusals.go: what is asked about topics and phones.
 //   - attempt.go, response.go: one request, and what it came to.
 //   - pool.go, post.go, connection.go: the connections, and what waits for them; dial.go: how they are made. Package h2 is HTTP/2.
@@ -72,6 +73,7 @@ type Sender struct {
 	throttle   throttle
 	quarantine quarantine
 	refusals   refusals
+	late       late
 
 	life context.Context // of all that the sender does
 	stop context.CancelFunc
@@ -86,7 +88,7 @@ type Sender struct {
 // connects to nothing: that is for the first notification. The error names every topic that cannot work.
 func New(o Options) (*Sender, error) {
 	s := &Sender{send: o.Send, held: o.Held, log: o.Log, metrics: newMetrics(o.Metrics), apps: make(map[app]*gateway),
-		throttle: newThrottle(), quarantine: newQuarantine(), refusals: newRefusals(), closing: make(chan struct{})}
+		throttle: newThrottle(), quarantine: newQuarantine(), refusals: newRefusals(), late: newLate(), closing: make(chan struct{})}
 	if s.held == nil {
 		s.held = always
 	}
