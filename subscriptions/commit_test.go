@@ -3,10 +3,13 @@ package subscriptions
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,8 +149,57 @@ func TestAProbeWritesAsMuchAsWasNotTakenTheLastTime(t *testing.T) {
 		t.Error(err)
 	}
 	s.refused.Store(1 << 40)
-	if n := probed(); n != 1+maxProbe {
+	if n := probed(); n != maxProbe+copied {
 		t.Errorf("a probe of %d bytes", n)
+	}
+}
+
+// While enrolments are refused for want of room, the state takes no writes, also where a record that is there finds room to change. The limit
+// of the size of a file stands for the end of the disk.
+func TestAStateWithoutRoomForAnEnrolmentTakesNoWrites(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mailbell.db")
+	s, err := OpenEmbedded(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(l syscall.Rlimit) {
+		t.Helper()
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit(syscall.Rlimit{Cur: uint64(info.Size()), Max: before.Max})
+	defer limit(before)
+	enrol := func(i int) error {
+		return s.Write(t.Context(), Change{Put: []*Record{{ID: strconv.Itoa(i), Addresses: []string{strings.Repeat("x", 3000) + "@b.example"}}}})
+	}
+	n := 0
+	for err = enrol(n); err == nil && n < 1000; err = enrol(n) {
+		n++
+	}
+	if err == nil || n == 0 {
+		t.Fatalf("enrolment %d: %v", n, err)
+	}
+	for range 3 {
+		if err := s.try(t.Context()); err == nil {
+			t.Error("a probe is taken while enrolments are refused")
+		}
+		if err := s.committer.write(t.Context(), []entryPut{{bucket: bucketMeta, key: keyProbe, value: []byte("a little")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(before)
+	if err := errors.Join(s.try(t.Context()), enrol(n)); err != nil {
+		t.Errorf("with room again: %v", err)
 	}
 }
 

@@ -49,7 +49,7 @@ type Embedded struct {
 	probe     *probe
 
 	size    atomic.Int64 // of the file when it was last looked at
-	refused atomic.Int64 // bytes of the last commit, where none of its changes was taken; 0: it was
+	refused atomic.Int64 // the most bytes of a commit of which nothing was taken, since a probe of as much was; 0: none
 }
 
 // entryPut is one value as it goes into the file; a nil value deletes.
@@ -242,7 +242,6 @@ func (s *Embedded) commit(batch [][]entryPut) []error {
 		})
 	}
 	if err == nil {
-		s.refused.Store(0)
 		return nil
 	}
 	errs := make([]error, len(batch))
@@ -352,8 +351,12 @@ func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 // Held says whether the file takes what it is told. It is always this process's own: it is locked.
 func (s *Embedded) Held() error { return s.committer.prompt() }
 
-// maxProbe bounds what a probe writes.
-const maxProbe = 1 << 20
+const (
+	// maxProbe bounds what a probe writes of what was not taken.
+	maxProbe = 1 << 20
+	// copied is more than the pages that a change copies and splits beside its values.
+	copied = 64 << 10
+)
 
 // Ping says whether the file takes writes, by one of its own.
 func (s *Embedded) Ping(ctx context.Context) error {
@@ -368,8 +371,15 @@ func (s *Embedded) Ping(ctx context.Context) error {
 
 // try writes what nobody reads: as much as was not taken the last time, since a little finds room on a full disk where more does not.
 func (s *Embedded) try(ctx context.Context) error {
-	value := make([]byte, 1+min(s.refused.Load(), maxProbe))
-	return s.committer.write(ctx, []entryPut{{bucket: bucketMeta, key: keyProbe, value: value}})
+	size, refused := int64(1), s.refused.Load()
+	if refused > 0 {
+		size = min(refused, maxProbe) + copied
+	}
+	err := s.committer.write(ctx, []entryPut{{bucket: bucketMeta, key: keyProbe, value: make([]byte, size)}})
+	if err == nil {
+		s.refused.CompareAndSwap(refused, 0)
+	}
+	return err
 }
 
 // Close commits what is queued and closes the file.
