@@ -103,6 +103,7 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		r.links.trials.graph.url = c.PublicURL + changes.Path + r.book.Secret().GraphPath(c.PublicURL)
 	}
 
+	registry.MustRegister(harm{r})
 	r.addAPI(c, store, registry) //nolint:contextcheck // what it makes ends when the rooms are closed
 	return r, nil
 }

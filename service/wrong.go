@@ -85,10 +85,10 @@ func (g *gathering) state() {
 }
 
 // devices counts the devices by topic and environment. Most have the same as the one before: nothing is looked up for them.
-func (g *gathering) devices() map[string]int {
+func (r *rooms) devices() map[string]int {
 	of := map[string]int{}
 	topic, environment, n := "", "", 0
-	for _, m := range g.book.Mailboxes() {
+	for _, m := range r.book.Mailboxes() {
 		for _, d := range m.Devices() {
 			if d.Topic != topic || d.Environment != environment {
 				of[topic+" "+environment] += n
