@@ -450,7 +450,7 @@ var breakages = []Breakage{
 
 	// mailbell's own.
 	{"another program has the port", "address already in use",
-		"Another program listens there (ss -ltnp). If it is a mailbell that runs with this configuration, give a client of the API the role read, test or admin, so that it can be asked. Else choose another port in listen.",
+		"Another program listens there (ss -ltnp). If it is a mailbell that runs with this configuration, give a client of the API the role read, test or admin, so that it can be asked; if it was started before tls was added or taken out, restart it. Else choose another port in listen.",
 		evidence{is: syscall.EADDRINUSE}},
 	{"mailbell may not listen on the port", "permission denied",
 		"Choose a port from 1024 on: those below take a right. To give it to mailbell.service, put AmbientCapabilities=CAP_NET_BIND_SERVICE, CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no under [Service] (systemctl edit mailbell).",
@@ -487,6 +487,9 @@ var breakages = []Breakage{
 	{"the changed configuration has mistakes", "code configuration_invalid",
 		"Correct what the reason names: mailbell reads the files every 10 seconds. Until then the old configuration stays in use.",
 		evidence{codes: []string{CodeConfiguration}}},
+	{"a change of the configuration waits for a restart", "code restart_needed",
+		"Restart mailbell (systemctl restart mailbell) to have it take up the keys that the reason names. Until then it runs as before.",
+		evidence{codes: []string{CodeRestart}}},
 	{"the audit log cannot be written to its file", "code audit_not_written",
 		"Look at the folder of audit.file: does it exist, has it room, may mailbell write there? Until then the lines are in the log of mailbell. Mail goes on.",
 		evidence{codes: []string{CodeAudit}}},

@@ -177,6 +177,9 @@ const CodeAudit = "audit_not_written"
 // CodeConfiguration is the fault.Error.Code of a changed configuration with mistakes.
 const CodeConfiguration = "configuration_invalid"
 
+// CodeRestart is the fault.Error.Code of a changed configuration that waits for a restart.
+const CodeRestart = "restart_needed"
+
 // codeClock is the code for a clock that is wrong.
 const codeClock = "clock"
 

@@ -32,7 +32,6 @@ func (s *Service) Reload() {
 // watch checks the files until ctx ends. It reads a configuration with mistakes again each time, because the correction may be in a file
 // that the present configuration does not name.
 func (s *Service) watch(ctx context.Context) {
-	s.began = s.current()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var reported error // the present mistakes, which are reported once

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mailbell/mailbell/auth"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/audit"
 	"github.com/mailbell/mailbell/internal/credential"
@@ -74,7 +75,8 @@ func newDesktop(t *testing.T) *desktop {
 	log := zap.New(core)
 	d.Service = &Service{log: log, audit: audit.New(log), proxy: &proxy.Current{}, connect: func(context.Context, target, *proxy.Via) error { return nil },
 		calendar: expiry.New(log), systemd: &systemd.Notifier{}, look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
-	d.configuration.Store(d.load())
+	d.began = d.load()
+	d.configuration.Store(d.began)
 	return d
 }
 
@@ -380,6 +382,17 @@ func TestWhatNeedsARestartIsNamed(t *testing.T) {
 				if said := said(); !slices.Equal(said, want) || !d.tookUp() {
 					t.Errorf("said: %q, want %q", said, want)
 				}
+				waiting := func() (keys string) {
+					for _, c := range r.wrong() {
+						if c.Cause == "a change of the configuration waits for a restart" && c.Level == check.LevelInfo {
+							keys = c.Reason[strings.LastIndex(c.Reason, ": ")+2:]
+						}
+					}
+					return keys
+				}
+				if keys := waiting(); keys != test.want {
+					t.Errorf("the status says that %q wait for a restart, want %q", keys, test.want)
+				}
 				d.edit("listen:", "listen:") // as it was
 				for i, line := range want {
 					want[i] = strings.Replace(line, "change of the configuration needs a restart", "the configuration is again what mailbell runs with", 1)
@@ -389,6 +402,9 @@ func TestWhatNeedsARestartIsNamed(t *testing.T) {
 				}
 				if said := said(); !slices.Equal(said, want) {
 					t.Errorf("as it was again, said: %q, want %q", said, want)
+				}
+				if keys := waiting(); keys != "" {
+					t.Errorf("as it was again, the status says that %q wait for a restart", keys)
 				}
 			})
 		})

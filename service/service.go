@@ -59,7 +59,7 @@ type Service struct {
 	aside     atomic.Pointer[string] // why none do
 
 	configuration atomic.Pointer[config.Config] // the newest
-	began         *config.Config                // that of the start: what the process keeps is as it is there; only watch uses it
+	began         *config.Config                // that of the start: what the process keeps is as it is there
 	certificate   certificate
 	connect       func(context.Context, target, *proxy.Via) error // tries a changed proxy
 	offered       *offeredProxy                                   // nil: none; only watch uses it
@@ -81,6 +81,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")), look: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	s.configuration.Store(c)
+	s.began = c
 	s.audit.Use(c.Audit.File)
 	defer func() {
 		if err != nil {

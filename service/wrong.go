@@ -150,7 +150,7 @@ func (g *gathering) clocks() {
 	}
 }
 
-// configuration checks whether a changed configuration, proxy or credential is refused. The one before serves on, until it ends.
+// configuration checks whether a changed configuration, proxy or credential is refused, or waits for a restart. The one before serves on, until it ends.
 func (g *gathering) configuration() {
 	credential := func(of string, f *fault.Error, advice check.Breakage) {
 		g.add(finding{kind: check.KindConfiguration, name: of, level: check.LevelWarn, fault: f, advice: advice})
@@ -168,6 +168,11 @@ func (g *gathering) configuration() {
 	if err := g.service.notTakenUp.Load(); err != nil {
 		f := fault.Of(*err)
 		g.add(finding{kind: check.KindConfiguration, level: check.LevelWarn, fault: f, advice: check.Advise(f, check.Circumstances{})}).Reason = (*err).Error()
+	}
+	now := g.service.current()
+	if waiting := append(processDiffers(g.service.began, now), roomsDiffer(g.built, now)...); len(waiting) > 0 { // the log was told of each
+		f := &fault.Error{Op: "take up the configuration", Code: check.CodeRestart, Scope: fault.Server, Remedy: fault.Fix, Text: strings.Join(waiting, ", ")}
+		g.add(finding{kind: check.KindConfiguration, level: check.LevelInfo, fault: f, advice: check.Advise(f, check.Circumstances{})})
 	}
 }
 
