@@ -145,7 +145,7 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	r := m.box.Record()
 	id := m.in.correlation()
 	m.debug("catching up begins", id, func() []zap.Field { return []zap.Field{zap.Int("devices", len(ready))} })
-	list, clock, err := m.pages(ctx, id, link)
+	list, clock, err := m.pages(ctx, id, link.List)
 	if err != nil {
 		return err
 	}

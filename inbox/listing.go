@@ -40,7 +40,7 @@ type shown struct {
 func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed func()) error {
 	link := t.link
 	end := m.box.Record().End // the log before it is read
-	list, clock, err := m.pages(ctx, t.correlation, link)
+	list, clock, err := m.pages(ctx, t.correlation, link.List)
 	listed()
 	if err != nil {
 		return err
@@ -103,10 +103,10 @@ func (m *Mailbox) forgotten(doubted []due, list []shown, r *subscriptions.Record
 
 // pages lists the Inbox newest first, back to since, or to a clock that fell behind it. Where pages overlap (rule 3) a further one starts
 // with an item already seen, else the listing starts again: a deletion meanwhile has shifted them.
-func (m *Mailbox) pages(ctx context.Context, id subscriptions.Correlation, link Link) ([]shown, time.Time, error) {
+func (m *Mailbox) pages(ctx context.Context, id subscriptions.Correlation, page Lister) ([]shown, time.Time, error) {
 	for range maxRestarts {
 		began := time.Now()
-		list, clock, whole, err := m.tryPages(ctx, link)
+		list, clock, whole, err := m.tryPages(ctx, page)
 		m.debug("inbox listed", id, func() []zap.Field {
 			return []zap.Field{zap.Int("messages", len(list)), zap.Bool("whole", whole), zap.Duration("took", time.Since(began)), zap.Error(err)}
 		})
@@ -117,7 +117,7 @@ func (m *Mailbox) pages(ctx context.Context, id subscriptions.Correlation, link 
 	return nil, time.Time{}, &fault.Error{Op: "list the Inbox", Code: "pages", Text: "the Inbox changes faster than it can be listed", Scope: fault.Mailbox, Remedy: fault.Wait}
 }
 
-func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock time.Time, whole bool, err error) {
+func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, clock time.Time, whole bool, err error) {
 	seen := map[string]bool{}
 	part := Part{Limit: firstPage}
 	if r := m.box.Record(); r.Started() {
@@ -129,7 +129,7 @@ func (m *Mailbox) tryPages(ctx context.Context, link Link) (list []shown, clock 
 		if m.in.stopping.Load() {
 			return nil, clock, false, errStopping
 		}
-		p, err := link.List(ctx, part)
+		p, err := page(ctx, part)
 		if err != nil {
 			return nil, clock, false, err
 		}

@@ -310,7 +310,7 @@ func TestPagesAreFollowedToTheirEndHoweverShortTheyAre(t *testing.T) {
 		l := linked{parts: &parts, pages: []Page{
 			{Messages: of("1", "2"), Next: "1"}, {Next: "2"}, {Messages: of("3"), Next: "3"}, {Messages: of("3", "4"), Next: "4"}, {},
 		}}
-		list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), l)
+		list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), l.List)
 		if err != nil || !whole || len(list) != 4 {
 			t.Errorf("%d messages of 4 are listed; it is whole: %v (%v)", len(list), whole, err)
 		}
@@ -329,7 +329,7 @@ func TestAListingThatDoesNotEndIsGivenUp(t *testing.T) {
 		s.enrol("a", alice)
 		s.pass(time.Hour)
 		var parts []Part
-		_, _, _, err := s.mailbox(alice).tryPages(context.Background(), linked{parts: &parts, pages: []Page{{Next: "1"}}})
+		_, _, _, err := s.mailbox(alice).tryPages(context.Background(), linked{parts: &parts, pages: []Page{{Next: "1"}}}.List)
 		if fault.Of(err).Code != "pages" || len(parts) != maxPages {
 			t.Errorf("%v after %d pages", err, len(parts))
 		}

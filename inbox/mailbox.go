@@ -76,14 +76,37 @@ func (m *Mailbox) Detach() {
 // unfinished is between two looks whether a mailbox has finished, which is waited for only where two are found to be one.
 const unfinished = 100 * time.Millisecond
 
-// Finish waits until what has begun for a mailbox that is detached has ended, and is written.
-func (m *Mailbox) Finish(ctx context.Context) error {
+// Lister returns a page of the Inbox, as Link.List does.
+type Lister func(ctx context.Context, p Part) (Page, error)
+
+// Finish ends the work on a mailbox that is detached and is joined to another: it waits until what has begun has ended, and is written. Then it
+// lists the Inbox, where the record knows anything that the other one may not: their keys differ.
+func (m *Mailbox) Finish(ctx context.Context, list Lister, other *subscriptions.Mailbox) (twins []subscriptions.Twin, err error) {
 	for m.atWork() {
 		if !pause.For(ctx, unfinished) {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
-	return nil
+	there, here := m.box.Record(), other.Record()
+	if !there.Started() || len(there.Outcomes) == 0 && there.Since >= here.Since {
+		return nil, nil
+	}
+	keys := map[mail.Key]mail.Key{} // in the other record
+	shown, _, err := m.pages(ctx, m.in.correlation(), func(ctx context.Context, p Part) (Page, error) {
+		page, err := list(ctx, p)
+		for i := range page.Messages {
+			keys[m.key(&page.Messages[i])] = m.in.secret.Key(here.ID, &page.Messages[i])
+		}
+		return page, err
+	})
+	for _, s := range shown {
+		t := subscriptions.Twin{There: s.Key, Here: keys[s.Key], Received: s.Received}
+		if k := m.itemKey(s.item); there.Has(k) { // it could not be read
+			t.There, t.Here = k, m.in.secret.ItemKey(here.ID, s.item)
+		}
+		twins = append(twins, t)
+	}
+	return twins, err
 }
 
 // atWork says whether anything of the mailbox is under way. They are asked in their order: the first two begin pushes.

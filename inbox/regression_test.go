@@ -382,7 +382,7 @@ func TestOfAVastInboxOnlyMailOfTheLastDayIsKeptInMemory(t *testing.T) {
 		} {
 			calls := 0
 			v := vast{messages: maxListed + 10_000, apart: c.apart, calls: &calls}
-			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), v)
+			list, _, whole, err := s.mailbox(alice).tryPages(context.Background(), v.List)
 			if err != nil || !whole || len(list) != c.kept {
 				t.Errorf("of the mail of %s %d messages are kept, want %d (whole: %v, %v)", name, len(list), c.kept, whole, err)
 			}
@@ -600,7 +600,7 @@ func TestACatchUpThatIsUnderWayEndsWhereItsMailboxIsLookedUp(t *testing.T) {
 		s.source.set(func() { s.source.onList = nil })
 		s.accepted(1, "a", msg)
 		s.accepted(0, "b", msg)
-		if err := m.Finish(t.Context()); err != nil || m.atWork() {
+		if _, err := m.Finish(t.Context(), m.link.Load().List, m.box); err != nil || m.atWork() {
 			t.Errorf("at work: %v, %v", m.atWork(), err)
 		}
 		m.Attach(m.link.Load().Link)

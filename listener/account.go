@@ -12,6 +12,7 @@ import (
 
 	"github.com/mailbell/mailbell/ews"
 	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/callbacks"
 	"github.com/mailbell/mailbell/listener/changes"
@@ -45,6 +46,22 @@ func (a *account) way(s mail.Source) *way {
 		return a.byGraph
 	}
 	return a.byEWS
+}
+
+// lister lists the Inbox at a location where the mailbox is not read yet.
+func (w *way) lister(at mail.Location) inbox.Lister {
+	return func(ctx context.Context, p inbox.Part) (inbox.Page, error) {
+		call, err := w.calls.begin(at.Primary)
+		if err != nil {
+			return inbox.Page{}, err
+		}
+		page, a, err := w.source.List(ctx, at, p)
+		if err = call.note(err); err != nil {
+			return inbox.Page{}, err
+		}
+		page.Clock = w.account.entry.tell(a)
+		return page, nil
+	}
 }
 
 // ways are all that the account has.

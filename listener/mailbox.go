@@ -275,7 +275,10 @@ func (m *mailbox) find(ctx context.Context) answered {
 		m.l.log.Warn(uncounted, zap.String("mailbox", m.address()), zap.String("exchange", found.entry.Name),
 			zap.String("primary", found.other), zap.String("instead", found.at.Primary))
 	}
-	same, joined, err := m.l.o.Book.Name(ctx, m.box, found.entry.Name, found.at.Primary, m.work.Finish)
+	finish := func(ctx context.Context, other *subscriptions.Mailbox) ([]subscriptions.Twin, error) {
+		return m.work.Finish(ctx, a.way(found.at.Source).lister(found.at), other)
+	}
+	same, joined, err := m.l.o.Book.Name(ctx, m.box, found.entry.Name, found.at.Primary, finish)
 	if err != nil {
 		return answered{err: fault.Of(err)}
 	}

@@ -8,6 +8,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/mailbell/mailbell/mail"
 )
 
 // identity is what a server calls a mailbox: its primary address within an exchange entry.
@@ -27,27 +29,45 @@ func (b *Book) Known(address string) *Mailbox {
 	return nil
 }
 
+// Twin is a message as the Inbox shows it whose mailbox is joined to another, with its keys in both records.
+type Twin struct {
+	There, Here mail.Key // in the record that goes, and in the one that stays
+	Received    time.Time
+}
+
 // Name says that a server of an exchange entry calls the mailbox by this primary address. Where it calls another mailbox of the book so,
 // the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true. Of two with
-// one phone, the one that was enrolled last is left. Before that, finish is to wait until nothing is sent for this one any more: the other
-// knows of nothing that is in flight, and would send it too.
-func (b *Book) Name(ctx context.Context, m *Mailbox, entry, primary string, finish func(context.Context) error) (same *Mailbox, joined bool, err error) {
+// one phone, the one that was enrolled last is left. Before that, finish is to wait until nothing is sent for this one any more, for the other
+// knows of nothing that is in flight and would send it too, and then to list the Inbox.
+func (b *Book) Name(
+	ctx context.Context, m *Mailbox, entry, primary string, finish func(ctx context.Context, other *Mailbox) ([]Twin, error),
+) (same *Mailbox, joined bool, err error) {
 	id := identity{entry, primary}
-	if other, err := b.claim(m, id); other == nil {
-		return m, false, err
+	for {
+		other, err := b.claim(m, id)
+		if other == nil {
+			return m, false, err
+		}
+		twins, err := finish(ctx, other)
+		if err != nil {
+			return nil, false, err
+		}
+		if joined, err = b.joinAs(ctx, m, other, id, twins); joined || err != nil {
+			return other, joined, err
+		}
 	}
-	if err := finish(ctx); err != nil {
-		return nil, false, err
-	}
+}
+
+// joinAs joins m to another mailbox that is still the one that a server calls so, now that no others are joined.
+func (b *Book) joinAs(ctx context.Context, m, other *Mailbox, id identity, twins []Twin) (joined bool, err error) {
 	if err := b.moving.take(ctx); err != nil {
-		return nil, false, err
+		return false, err
 	}
 	defer b.moving.giveBack()
-	other, err := b.claim(m, id) // as it is now that no other mailboxes are joined
-	if other == nil {
-		return m, false, err
+	if now, err := b.claim(m, id); now != other {
+		return false, err
 	}
-	return other, true, b.join(ctx, m, other)
+	return true, b.join(ctx, m, other, twins)
 }
 
 // Forget says that it is not known any more what a server calls the mailbox.
@@ -100,7 +120,7 @@ func (b *Book) disown(m *Mailbox) {
 }
 
 // join has the devices of m go over to another mailbox. The caller holds moving.
-func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
+func (b *Book) join(ctx context.Context, m, into *Mailbox, twins []Twin) error {
 	for _, one := range []*Mailbox{m, into} {
 		if err := one.writing.take(ctx); err != nil {
 			return err
@@ -120,6 +140,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 	r.Dies = time.Time{}
 	change := Change{Put: []*Record{r}, Drop: []string{from.record.ID}}
 	devices := slices.Clone(to.devices)
+	comes := map[string]*Device{} // by the id that it has from now on: as it was there
 	for _, d := range from.devices {
 		c := *d
 		c.Record = r.ID
@@ -133,11 +154,14 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox) error {
 			change.DropDevices = append(change.DropDevices, devices[i])
 			devices[i] = &c
 		default:
+			c = *devices[i]
 			change.DropDevices = append(change.DropDevices, d)
-			continue
+			devices[i] = &c
 		}
+		comes[c.ID] = d
 		change.PutDevices = append(change.PutDevices, &c)
 	}
+	r.adopt(from.record, twins, devices, comes)
 	if err := b.write(ctx, change); err != nil {
 		return err
 	}

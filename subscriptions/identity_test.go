@@ -3,6 +3,8 @@ package subscriptions_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,7 +26,7 @@ func join(ctx context.Context, b *subscriptions.Book, from, into string) error {
 }
 
 // finished is a mailbox for which nothing is sent.
-func finished(context.Context) error { return nil }
+func finished(context.Context, *subscriptions.Mailbox) ([]subscriptions.Twin, error) { return nil, nil }
 
 const told = "alice.smith@contoso.example"
 
@@ -156,5 +158,32 @@ func TestAMailboxThatIsGoneIsJoinedToNone(t *testing.T) {
 		if err := b.Bury(t.Context(), time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// While a mailbox is listed that is to be joined, the other one gets another name, and a third has that one.
+func TestAMailboxIsJoinedToTheOneThatItsServerCallsSoInTheEnd(t *testing.T) {
+	b := openBook(t, &storetest.Memory{})
+	const carol = "carol@contoso.example"
+	for i, address := range []string{alice, bob, carol} {
+		enrol(t, b, fmt.Sprint("d", i), address, fmt.Sprint(i))
+	}
+	m, first, last := b.Mailbox(alice), b.Mailbox(bob), b.Mailbox(carol)
+	name := func(m *subscriptions.Mailbox, primary string) {
+		if _, _, err := b.Name(t.Context(), m, "hq", primary, finished); err != nil {
+			t.Error(err)
+		}
+	}
+	name(first, told)
+	var listed []*subscriptions.Mailbox
+	same, joined, err := b.Name(t.Context(), m, "hq", told, func(_ context.Context, other *subscriptions.Mailbox) ([]subscriptions.Twin, error) {
+		if listed = append(listed, other); other == first {
+			name(first, bob)
+			name(last, told)
+		}
+		return nil, nil
+	})
+	if err != nil || !joined || same != last || !slices.Equal(listed, []*subscriptions.Mailbox{first, last}) || len(first.Devices()) != 1 {
+		t.Errorf("joined %v, %v; %d times listed", joined, err, len(listed))
 	}
 }

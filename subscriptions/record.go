@@ -135,7 +135,12 @@ func (r *Record) Enter(outcomes []Outcome, devices []*Device, why func(device st
 	before := r.End
 	var entered []Outcome
 	for _, o := range outcomes {
-		if r.Has(o.Key) {
+		if r.Has(o.Key) { // it came from another record while it was sent
+			for _, d := range devices {
+				if _, ok := o.Done[d.ID]; ok || o.ForAll {
+					r.Deal(d.ID, o.Key)
+				}
+			}
 			continue
 		}
 		r.End++
@@ -283,7 +288,7 @@ type Shown struct {
 // told its time, and the next listing may show a later one.
 // It returns how many entries went that some device behind was still owed.
 //
-// since is kept in the record and moved here only. Were it computed at any time from the 256th newest entry, then 256
+// since is kept in the record and moved forwards here only. Were it computed at any time from the 256th newest entry, then 256
 // hinted messages after a lost hint would move it past the message whose hint was lost before a listing could find it
 // (TestALostHintIsFoundAfterThreeHundredOthers).
 func (r *Record) Complete(shown []Shown, clock time.Time, end uint32) (expired int) {
@@ -395,4 +400,55 @@ func (r *Record) Backdate(device string, there *Record) {
 		r.Behind = append(r.Behind, b)
 		r.advance()
 	}
+}
+
+// adopt enters messages that the record there has dealt with and this one has not, or that are dated before since, where this one has not
+// looked. devices are all that it has now, and comes has by their ids those that have come, as they were there. They catch up with what they
+// are owed: since goes back to the oldest of that, and what is dated later is entered for whomever it is owed, so that the next listing, which
+// shows it, sends it to nobody again.
+func (r *Record) adopt(there *Record, twins []Twin, devices []*Device, comes map[string]*Device) {
+	owed := map[string][]Entry{} // there
+	for id, was := range comes {
+		if b := there.BehindOf(was.ID); b != nil {
+			owed[id] = there.Owed(b, there.End)
+		}
+	}
+	slices.SortFunc(twins, func(a, b Twin) int { return a.Received.Compare(b.Received) })
+	since := r.Since
+	var outcomes []Outcome
+	for _, t := range twins {
+		at := t.Received.Unix()
+		known := there.Has(t.There)
+		if r.Has(t.Here) || !known && at >= r.Since { // the next listing deals with it
+			continue
+		}
+		o := Outcome{Key: t.Here, Received: t.Received, Done: map[string]struct{}{}}
+		for _, d := range devices {
+			owes := at >= r.Since
+			if was := comes[d.ID]; was != nil {
+				owes = !known && at >= was.Since.Unix() || slices.ContainsFunc(owed[d.ID], func(e Entry) bool { return e.Key == t.There.Short() })
+				if owes && d.Since.After(t.Received) { // it has the place of another one here
+					d.Since = t.Received
+				}
+			}
+			if !owes {
+				o.Done[d.ID] = struct{}{}
+			}
+		}
+		if len(o.Done) < len(devices) {
+			since = min(since, at)
+		}
+		if at >= since {
+			outcomes = append(outcomes, o)
+		}
+	}
+	r.Enter(outcomes, devices, func(id string) (outcome.Reason, time.Time) {
+		if was := comes[id]; was != nil {
+			if b := there.BehindOf(was.ID); b != nil {
+				return b.Reason, b.Next
+			}
+		}
+		return outcome.Enrolled, time.Time{}
+	})
+	r.Since = since
 }

@@ -282,6 +282,78 @@ func TestADeviceFromAnotherRecordStandsWhereItStoodThere(t *testing.T) {
 	}
 }
 
+// A join meets a round of the record that stays: what it sent meanwhile is sent by no catch-up again.
+func TestAnOutcomeThatCameFromAnotherRecordMeanwhileTakesTheAcceptancesIn(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon}, {Key: key(2), Received: noon}}, devices("a", "b"), because)
+	r.Enter([]Outcome{{Key: key(1), Received: noon, Done: done("a")}, {Key: key(2), Received: noon, ForAll: true}}, devices("a", "b"), because)
+	if b := r.BehindOf("b"); r.End != 2 || r.BehindOf("a") != nil || b == nil || len(r.Owed(b, r.End)) != 1 {
+		t.Errorf("the log ends at %d, behind are %+v", r.End, r.Behind)
+	}
+}
+
+func TestARecordAdoptsWhatItWouldNeverHaveBeenTold(t *testing.T) {
+	at := func(minute int) time.Time { return noon.Add(time.Duration(minute) * time.Minute) }
+	there := started()
+	from := devices("x", "waits")
+	for i := range 6 {
+		o := Outcome{Key: key(10 + i), Received: at(i), Done: done("x", "waits")}
+		if i == 2 {
+			delete(o.Done, "waits")
+		}
+		there.Enter([]Outcome{o}, from, because)
+	}
+	began := at(5)
+	for name, c := range map[string]struct {
+		shown []int // by minute
+		since int   // minutes
+		log   []int
+		owed  map[string][]int
+	}{
+		"what it has dealt with, and nobody is owed":      {[]int{0, 1}, 5, nil, nil},
+		"what one is owed, and all that is shown since":   {[]int{0, 1, 2, 3, 4, 5}, 2, []int{2, 3, 4, 5}, map[string][]int{"waits": {2}, "stays": {5}}},
+		"what nobody has read, before it began and after": {[]int{3, 4, 7, -1}, -1, []int{-1, 3, 4}, map[string][]int{"x": {-1}}},
+		"what it has by itself":                           {[]int{8}, 5, []int{8}, nil},
+	} {
+		r := started()
+		r.Start(began)
+		if slices.Contains(c.shown, 8) {
+			r.Enter([]Outcome{{Key: key(28), Received: at(8), Done: done("stays")}}, devices("stays"), because)
+		}
+		all := devices("stays", "x", "waits")
+		all[1].Since, all[2].Since = at(-10), noon
+		var twins []Twin
+		for _, i := range slices.Backward(c.shown) {
+			twins = append(twins, Twin{There: key(10 + i), Here: key(20 + i), Received: at(i)})
+		}
+		was := map[string]*Device{"x": all[1], "waits": all[2]}
+		r.adopt(there, twins, all, was)
+		var log []int
+		for i := -1; i < 10; i++ {
+			if r.Has(key(20 + i)) {
+				log = append(log, i)
+			}
+		}
+		if r.Since != at(c.since).Unix() || !slices.Equal(log, c.log) || len(r.Outcomes) != len(log) || len(r.Behind) != len(c.owed) {
+			t.Errorf("%s: since is %v, the log %v, behind are %+v", name, time.Unix(r.Since, 0).UTC(), log, r.Behind)
+		}
+		for id, want := range c.owed {
+			b := r.BehindOf(id)
+			if b == nil {
+				t.Errorf("%s: %s is not behind", name, id)
+				continue
+			}
+			var got []int
+			for _, e := range r.Owed(b, r.End) {
+				got = append(got, int(time.Unix(int64(e.Received), 0).Sub(noon).Minutes()))
+			}
+			if reason := there.BehindOf(id) != nil; !slices.Equal(got, want) || reason != (b.Reason == "throttled" && b.Next.Equal(noon)) {
+				t.Errorf("%s: %s is owed %v because of %s until %v", name, id, got, b.Reason, b.Next)
+			}
+		}
+	}
+}
+
 // Whatever order things come in: a device is behind exactly while some entry has neither a bell nor a reason for it, its number
 // never passes such an entry, and what was alerted is never owed again.
 func TestBehindIsWhatIsUnsettledInEveryOrder(t *testing.T) {
