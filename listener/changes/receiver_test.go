@@ -283,29 +283,29 @@ func TestTenThousandForgedPostsDelayNoLiveMail(t *testing.T) {
 			}
 		})
 	}
-	var took []time.Duration
+	var first []int64 // forged ones that were answered before a live one marked
 	for i := range 100 {
 		told.refill()
-		began := time.Now()
+		began, before := time.Now(), posts.Load()
 		live := bodyOf(sub{id: "sub", state: told.state}, 1, fmt.Sprintf("AAMk%d", i))
 		if code := send(client, address+r.path, live); code != 202 {
 			t.Fatalf("live mail was answered %d", code)
 		}
-		for told.n() <= i && time.Since(began) < 5*time.Second {
+		for told.n() <= i {
+			if time.Since(began) > 10*time.Second {
+				t.Fatal("live mail is not marked")
+			}
 			<-time.After(100 * time.Microsecond)
 		}
-		took = append(took, time.Since(began))
+		first = append(first, posts.Load()-before)
 		<-time.After(50 * time.Millisecond)
 	}
 	close(stop)
 	flood.Wait()
-	slices.Sort(took)
-	t.Logf("%d forged; live mail is marked after %v (median), %v (p99)", posts.Load(), took[50], took[98])
-	if posts.Load() < 1000 {
-		t.Skip("this machine is too busy to be flooded")
-	}
-	if took[90] > 500*time.Millisecond {
-		t.Errorf("live mail is marked after %v (p90) beside %d forged posts", took[90], posts.Load())
+	slices.Sort(first)
+	t.Logf("%d forged; before live mail is marked, %d of them are answered (median), %d (p99)", posts.Load(), first[50], first[98])
+	if first[90] > 100 { // what a tenth of a second has of them, where the machine keeps up
+		t.Errorf("before live mail is marked, %d forged posts are answered (p90)", first[90])
 	}
 }
 
