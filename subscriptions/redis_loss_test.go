@@ -117,7 +117,6 @@ func TestWhatRedisHasLostIsWrittenAgainAndSaid(t *testing.T) {
 			if err := store.Restore(t.Context(), b.Rewrite); err != nil {
 				t.Fatal(err)
 			}
-			secret := b.Secret()
 			<-time.After(2500 * time.Millisecond) // two renewals
 			select {
 			case why := <-store.Lossy():
@@ -127,21 +126,24 @@ func TestWhatRedisHasLostIsWrittenAgainAndSaid(t *testing.T) {
 			default:
 			}
 			store.Close()
-			again := s.open(t)
-			defer again.Close()
-			got := contents(t, again)
-			if got.Secret != secret || len(got.Damaged) != 0 {
-				t.Errorf("another secret, or something is damaged: %v", got.Damaged)
-			}
-			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(got, "Secret")); diff != "" {
-				t.Errorf("the state differs (-want +got):\n%s", diff)
-			}
+			s.has(t, want)
 		})
+	}
+}
+
+// has says that the next start finds what a book had, and nothing damaged.
+func (s *server) has(t *testing.T, want subscriptions.Contents) {
+	t.Helper()
+	store := s.open(t)
+	defer store.Close()
+	if diff := cmp.Diff(want, contents(t, store), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("the state differs (-want +got):\n%s", diff)
 	}
 }
 
 // whatItHas is what a book has.
 func whatItHas(b *subscriptions.Book) (all subscriptions.Contents) {
+	all.Secret = b.Secret()
 	for _, m := range b.All() {
 		all.Records = append(all.Records, m.Record())
 		all.Devices = append(all.Devices, m.Devices()...)
@@ -233,12 +235,7 @@ func TestALossThatRedisCouldNotBeToldOfIsNotForgotten(t *testing.T) {
 			}
 			want := whatItHas(b)
 			store.Close()
-			again := s.open(t)
-			defer again.Close()
-			got := contents(t, again)
-			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(got, "Secret")); diff != "" {
-				t.Errorf("the state differs (-want +got):\n%s", diff)
-			}
+			s.has(t, want)
 		})
 	}
 }
