@@ -19,13 +19,9 @@ func TestANewDeviceIsListenedForWithinSecondsWithoutARestart(t *testing.T) {
 	inst.deliverTo(inst.boxes[0])
 	inst.awaitAlerts(soon)
 
-	began := time.Now()
 	inst.enrol(inst.boxes[1], "second")
 	inst.deliverTo(inst.boxes[1]) // nobody listens to it yet
-	inst.awaitAlerts(soon)
-	if took := time.Since(began); took > 10*time.Second { // some hundred milliseconds, on an idle machine
-		t.Errorf("a new device was alerted after %v, want seconds", took)
-	}
+	inst.awaitAlerts(soon)        // and not with the next safety poll
 	inst.awaitListening()
 	inst.enrol(inst.boxes[0], "third") // of a mailbox in use: alerted of everything after, and nothing from before
 	inst.deliverTo(inst.boxes...)
@@ -64,8 +60,9 @@ func TestTheLastDeviceGivesTheSubscriptionBack(t *testing.T) {
 	inst.balance(0)
 }
 
-// underWay is how long an alert that had left mailbell before a DELETE was answered may lie in a socket until APNs counts it.
-const underWay = 500 * time.Millisecond
+// underWay is how long an alert that had left mailbell before a DELETE was answered may lie in a socket until APNs counts it, on a machine
+// that runs everything at once. What is tried again is tried for longer.
+const underWay = 2 * time.Second
 
 func TestNoAlertBeginsAfterADeviceWasRemoved(t *testing.T) {
 	t.Parallel()
