@@ -35,6 +35,7 @@ const (
 	byTheOther = "closed by the other end"
 	crowded    = "crowded by late ones"
 	paused     = "this process was paused"
+	noStreams  = "no streams allowed"
 )
 
 // isOurs says whether a connection was ended from here, and not for what APNs did: that nothing was answered on it says nothing of APNs then.
@@ -55,6 +56,7 @@ type connection struct {
 	moved    time.Time // when the last request took a stream, or was answered
 	passed   bool      // another was answered since the last one began, or before, where that one is alone; or it yields
 	spoiltBy string    // why it is to be replaced
+	dry      time.Time // since when APNs allows no stream; zero: it does
 	over     bool
 	why      string
 	reason   outcome.Reason // what APNs said when it ended it; empty: nothing
@@ -81,22 +83,25 @@ func (c *connection) reserve(r *request) bool {
 	return true
 }
 
-// crowdedIn is how long those who wait for a stream go on to wait for this connection; 0: no longer, for all its streams have been taken by
-// what is answered late, or never. There may be no more than one.
-func (c *connection) crowdedIn() time.Duration {
+// givenUpIn is how long those who wait for a stream go on to wait for this connection, and why no longer than that: APNs allows it no streams,
+// which a server is to do for a short time only (RFC 9113, section 6.5.2), or all have been taken by what is answered late, or never. There may
+// be no more than one.
+func (c *connection) givenUpIn() (in time.Duration, why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.passed {
-		return redialSpacing
+	switch {
+	case c.inFlight == 0 && !c.dry.IsZero():
+		return max(0, answerTimeout-time.Since(c.dry)), noStreams
+	case !c.passed:
+		return redialSpacing, crowded
 	}
-	return max(0, redialSpacing-time.Since(c.moved))
+	return max(0, redialSpacing-time.Since(c.moved)), crowded
 }
 
-// retireDry retires a connection that has no stream though nothing is in flight: it will never have one again.
-func (c *connection) retireDry() {
-	if c.conn.MaxStreams() == 0 && c.isIdle() {
-		c.retire(byTheOther)
-	}
+func (c *connection) isDry() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.dry.IsZero()
 }
 
 func (c *connection) isIdle() bool {
@@ -133,7 +138,6 @@ func (c *connection) ended(e h2.Ending) {
 	if last {
 		c.conn.Close()
 	}
-	c.retireDry()
 }
 
 // authorization is the header field of a provider token; empty: there is none, but a certificate.
@@ -185,7 +189,19 @@ func (c *connection) retire(why string) {
 
 // Changed sends what the connection takes by now.
 func (c *connection) Changed() {
-	c.retireDry()
+	isDry := c.conn.MaxStreams() == 0
+	c.mu.Lock()
+	switch {
+	case !isDry:
+		c.dry = time.Time{}
+	case c.dry.IsZero():
+		c.dry = time.Now()
+	}
+	c.mu.Unlock()
+	if isDry {
+		signal(c.pool.wanted) // what waits already waits for it no longer than it may
+		return
+	}
 	c.pool.dispatch()
 }
 

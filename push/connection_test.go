@@ -110,12 +110,30 @@ func TestAConnectionThatHasNoStreamLeftIsReplaced(t *testing.T) {
 		b := overMemory(t, func(a arrived) act { return act{noMore: a.connection == 1} })
 		for i := range 2 {
 			start := time.Now()
-			if a := b.Push(t.Context(), alert(i, i)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > 2*redialSpacing {
+			if a := b.Push(t.Context(), alert(i, i)); a.Result != subscriptions.Accepted || a.Resent != 0 || time.Since(start) > answerTimeout {
 				t.Errorf("got %+v after %v", a, time.Since(start))
 			}
 		}
 		if _, _, connections, _ := b.apns.seen(); connections != 2 {
 			t.Errorf("%d connections, want 2", connections)
+		}
+	})
+}
+
+// A server that takes no requests for a short time says so by a limit of 0, and by another one later (RFC 9113, section 6.5.2).
+func TestAConnectionThatHasNoStreamForAWhileIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const while = answerTimeout - time.Second
+		b := overMemory(t, func(a arrived) act { return act{noMore: a.number%2 == 1, more: while} })
+		for i := range 6 {
+			start := time.Now()
+			a, took := b.Push(t.Context(), alert(i, i)), time.Since(start)
+			if a.Result != subscriptions.Accepted || a.Resent != 0 || took > while {
+				t.Errorf("got %+v after %v", a, took)
+			}
+		}
+		if _, _, connections, _ := b.apns.seen(); connections != 1 {
+			t.Errorf("%d connections, want 1", connections)
 		}
 	})
 }

@@ -186,10 +186,10 @@ func (p *pool) watchOver(ctx context.Context, c *connection) {
 		case <-look:
 		}
 		wanted, look = p.wanted, nil
-		if p.isUrgent() {
-			in := c.crowdedIn()
+		if p.isUrgent() || c.isDry() && p.isWaitedFor() {
+			in, why := c.givenUpIn()
 			if in == 0 {
-				c.retire(crowded)
+				c.retire(why)
 				return
 			}
 			wanted, look = nil, time.After(in)

@@ -57,6 +57,7 @@ type act struct {
 	lastStream uint32        // instead of an answer: a GOAWAY for a restart, with this stream as the last; with cut: and then the end
 	limit      uint32        // instead of 1000 or 1
 	noMore     bool          // the limit is 0
+	more       time.Duration // with noMore: after that it is 1000
 	reset      http2.ErrCode // the stream is reset instead
 }
 
@@ -440,6 +441,15 @@ func (p *peer) answer(a arrived, do act) bool {
 		if p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: limit}) != nil {
 			return false
 		}
+	}
+	if do.more > 0 {
+		p.answers.Go(func() {
+			<-time.After(do.more)
+			p.write <- struct{}{}
+			defer func() { <-p.write }()
+			p.limit = 1000
+			_ = p.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: p.limit})
+		})
 	}
 	p.block.Reset()
 	p.encoder.WriteField(hpack.HeaderField{Name: ":status", Value: strconv.Itoa(do.status)})
