@@ -230,7 +230,8 @@ func (c *Client) request(ctx context.Context, op operation, id string) (*http.Re
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, op.method, op.url, body)
+	// A link of Graph may show the blanks of its filter as they are; in a request they would end the URL.
+	req, err := http.NewRequestWithContext(ctx, op.method, strings.ReplaceAll(op.url, " ", "%20"), body)
 	if err != nil {
 		return nil, err
 	}

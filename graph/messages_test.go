@@ -69,6 +69,20 @@ func TestPagesMayBeShortAndEmptyAndAreFollowedByTheirLinks(t *testing.T) {
 	}
 }
 
+func TestALinkThatShowsTheBlanksOfItsFilterIsFollowed(t *testing.T) {
+	var asked []string
+	c := client(func(r *http.Request, _ string) *http.Response {
+		asked = append(asked, r.URL.RequestURI())
+		return reply(r, http.StatusOK, `{"value":[]}`)
+	})
+	if _, err := c.More(t.Context(), mara, base+"/v1.0/next?$filter=receivedDateTime ge 2026-11-28T14:00:00Z&$skip=50"); err != nil {
+		t.Fatal(err)
+	}
+	if want := "/v1.0/next?$filter=receivedDateTime%20ge%202026-11-28T14:00:00Z&$skip=50"; len(asked) != 1 || asked[0] != want {
+		t.Errorf("asked for %q, want %s", asked, want)
+	}
+}
+
 func TestOneMessageIsReadByItselfAndSeveralByABatchOfWhatAMailboxAnswersAtOnce(t *testing.T) {
 	var paths []string
 	c := client(func(r *http.Request, body string) *http.Response {
