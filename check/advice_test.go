@@ -35,6 +35,7 @@ import (
 	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/credential"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/internal/outcome"
 	"github.com/mailbell/mailbell/internal/tcptest"
 	"github.com/mailbell/mailbell/proxy"
 	"github.com/mailbell/mailbell/simulator"
@@ -454,6 +455,21 @@ func TestEachCodeOfGraphThatNeedsAPersonHasAnAdviceOfItsOwn(t *testing.T) {
 		if b := Advise(err, Circumstances{Online: true, Method: credential.ClientSecret}); strings.HasPrefix(b.Name, "something") && !strings.HasPrefix(b.Name, "something else than") ||
 			strings.Contains(b.Do, "EWS") {
 			t.Errorf("%s (%s) has the advice of %q", code, row.Meaning, b.Name)
+		}
+	}
+}
+
+// A device is behind, or refused, for a reason that says no peer; nobody can look into the log of APNs.
+func TestEachReasonOfADeviceHasAnAdviceOfItsOwn(t *testing.T) {
+	ofMessages := []outcome.Reason{
+		outcome.Summary, outcome.Unreadable, outcome.Known, outcome.BeforeEnrolment, outcome.Late, outcome.Future, outcome.Clock, outcome.Gone,
+	}
+	for _, row := range outcome.Reasons() {
+		if slices.Contains(ofMessages, row.Reason) {
+			continue
+		}
+		if b := Advise(&fault.Error{Code: string(row.Reason), Remedy: fault.Retry}, Circumstances{}); !b.Specific() {
+			t.Errorf("%s has the advice of whatever else", row.Reason)
 		}
 	}
 }
