@@ -609,6 +609,43 @@ func TestACatchUpThatIsUnderWayEndsWhereItsMailboxIsLookedUp(t *testing.T) {
 	})
 }
 
+// Others hang, and have all places.
+func TestACatchUpThatWaitsForAPlaceIsNotWaitedForWhereItsMailboxIsLookedUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		msg := s.source.come(alice)
+		s.pass(time.Second)
+		m := s.mailbox(alice)
+		l := m.link.Load().lane
+		for range maxCatchUps {
+			l.catchUps <- struct{}{}
+		}
+		release()
+		s.in.TopicReady(topic, "production")
+		s.pass(time.Second)
+		if !m.atWork() {
+			t.Error("nothing waits for a place")
+		}
+		m.Detach()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		if _, err := m.Finish(ctx, m.link.Load().List, m.box); err != nil {
+			t.Error("it is waited for")
+		}
+		for range maxCatchUps {
+			<-l.catchUps
+		}
+		s.pass(time.Hour)
+		s.accepted(0, "a", msg)
+		m.Attach(m.link.Load().Link)
+		s.pass(time.Second)
+		s.accepted(1, "a", msg)
+	})
+}
+
 // An answer that cannot be understood as a whole is asked for one by one, so that one sick message does not hide the others.
 func TestAMessageThatSpoilsTheAnswerHarmsOnlyItself(t *testing.T) {
 	inScene(t, func(s *scene) {

@@ -19,7 +19,8 @@ type waiting struct {
 	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
 	timer    *time.Timer          // of the first that is due later
 	at       time.Time            // when it goes off
-	catching bool                 // some catch up now
+	catching bool                 // some catch up now, or wait for a place to
+	placed   bool                 // they have that
 	detached bool                 // the mailbox cannot be read now
 	closed   bool
 }
@@ -101,21 +102,22 @@ func (w *waiting) stop() {
 func (w *waiting) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.catching = false
+	w.catching, w.placed = false, false
 }
 
-// isOver says that no device catches up now.
+// isOver says that no device catches up now, nor will once there is a place.
 func (w *waiting) isOver() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.catching
+	return !w.catching || !w.placed && w.isHeld()
 }
 
-// ready are those of the devices whose time has come.
+// ready are those of the devices whose time has come, for a catch-up that has its place.
 func (w *waiting) ready(behind []subscriptions.Behind) (ready []subscriptions.Behind) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.isHeld() {
+	w.placed = !w.isHeld()
+	if !w.placed {
 		return nil
 	}
 	now := time.Now()
