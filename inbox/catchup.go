@@ -97,18 +97,20 @@ func (m *Mailbox) catchUpReady(ctx context.Context, link *attachment) {
 				f.Remedy, f.After = fault.Retry, 0
 				err = &f
 			}
+			m.waiting.failures++
 			m.postpone(ctx, ready, err)
 			return
 		}
+		m.waiting.failures = 0
 	}
 }
 
-// postpone holds devices whose mailbox could not be read.
+// postpone holds devices whose mailbox could not be read, for as long as its worker would wait.
 func (m *Mailbox) postpone(ctx context.Context, ready []subscriptions.Behind, err error) {
 	if errors.Is(err, errStopping) || errors.Is(err, subscriptions.ErrNoMailbox) || ctx.Err() != nil {
 		return
 	}
-	next := time.Now().Add(max(fault.Of(err).Pause(1), postponed))
+	next := time.Now().Add(max(fault.Of(err).Pause(m.waiting.failures), postponed))
 	m.in.log.Info("devices could not catch up", zap.String("mailbox", m.address()), zap.Int("devices", len(ready)), zap.Error(err))
 	_ = m.write(ctx, func(d *subscriptions.Draft) { // ctx ended: the next start goes on there
 		for _, b := range ready {

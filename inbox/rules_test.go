@@ -1155,6 +1155,50 @@ func TestACatchUpWhoseMailboxCannotBeReadIsTriedAgainAfterSeconds(t *testing.T) 
 	})
 }
 
+// unread is a link by which a mailbox can be listed, and nothing be read.
+type unread struct{ Link }
+
+func (unread) Read(context.Context, []string) (Items, error) {
+	return Items{Clock: time.Now()}, &fault.Error{Op: "GetItem", Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait}
+}
+
+// Each try is a listing, a read and a write.
+func TestACatchUpThatFailsAgainAndAgainIsTriedAsSeldomAsItsMailbox(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		m := s.mailbox(alice)
+		well := m.link.Load().Link
+		tries := func() (n int) {
+			s.source.set(func() { n = s.source.lists })
+			return n
+		}
+		for range 2 {
+			release := s.apns.hold("a", outcome.TopicAway, 0)
+			owed := s.source.come(alice)
+			s.pass(time.Second)
+			m.Attach(unread{well})
+			release()
+			s.in.TopicReady(topic, "production")
+			s.pass(time.Second)
+			before := tries()
+			s.pass(10 * time.Second)
+			if tries() == before {
+				t.Error("the second try is not made within seconds")
+			}
+			s.pass(50 * time.Minute)
+			if n := tries() - before; n > 40 {
+				t.Errorf("%d tries within an hour", n)
+			}
+			m.Attach(well)
+			s.pass(5 * time.Minute)
+			s.accepted(1, "a", owed)
+			s.inStep(alice)
+		}
+	})
+}
+
 func TestACatchUpDoesNotWaitAnyLongerOnceItsMailboxCanBeRead(t *testing.T) {
 	for name, mended := range map[string]func(m *Mailbox){
 		"it is listed":          (*Mailbox).List,

@@ -21,6 +21,7 @@ type waiting struct {
 	at       time.Time            // when it goes off
 	catching bool                 // some catch up now, or wait for a place to
 	placed   bool                 // they have that
+	failures int                  // of catch-ups in a row; of the one under way
 	detached bool                 // the mailbox cannot be read now
 	closed   bool
 }
