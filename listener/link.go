@@ -34,10 +34,11 @@ type link struct {
 	member membership
 	at     *mail.Location // where it was found: never changed
 
-	mu     sync.Mutex
-	told   map[string]*mail.Message // what came in notifications and is not taken yet, by item id
-	ended  bool                     // the mailbox has been given up here
-	server string                   // the mailbox server, as the mailbox's own answers name it; empty: unknown
+	mu       sync.Mutex
+	told     map[string]*mail.Message // what came in notifications and is not taken yet, by item id
+	ended    bool                     // the mailbox has been given up here
+	server   string                   // the mailbox server, as the mailbox's own answers name it; empty: unknown
+	failures int                      // of its server, in a row, over reads and listings of the mailbox
 }
 
 // Exchange is the exchange entry.
@@ -204,6 +205,7 @@ func (k *link) location() mail.Location {
 func (k *link) answered(a Answer) time.Time {
 	e := k.way.account.entry
 	k.mu.Lock()
+	k.failures = 0
 	if a.Server != "" && a.Server != k.server {
 		k.server = unique.Make(a.Server).Value() // that of thousands of mailboxes
 	}
@@ -222,9 +224,15 @@ func (k *link) age() time.Duration { return time.Since(k.at.Found) }
 // may be doubted, and not when the error says.
 func (k *link) judge(err error) error {
 	f := *fault.Of(err)
+	k.mu.Lock()
+	if f.Scope >= fault.Server {
+		k.failures++
+	}
+	failures := k.failures
+	k.mu.Unlock()
 	verdict := streaming.Leaves
 	if k.m.linked() == k { // else it is looked up already, or has been
-		verdict = k.doubt(&f, 0)
+		verdict = k.doubt(&f, failures)
 	}
 	switch verdict {
 	case streaming.Leaves:
