@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,10 +25,10 @@ func TestMemoryIsGivenBackOnceABurstIsOver(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			giveMemoryBack(ctx, func() (is memory) {
+			tendMemory(ctx, func() (is memory) {
 				locked(func() { is = now })
 				return is
-			}, func() { locked(func() { freed, now.spare = freed+1, 25*mib }) })
+			}, func(int) {}, func() { locked(func() { freed, now.spare = freed+1, 25*mib }) })
 		}()
 		for _, step := range []struct {
 			what             string
@@ -82,11 +83,37 @@ func inABurst() memory {
 	return used
 }
 
-func TestTheCollectorRunsAsTheAdministratorSaysOrElseSooner(t *testing.T) {
-	for gogc, want := range map[string]int{"": collectAt, "200": 100} { // what it says, the runtime has read by itself: here it is 100
+func TestTheMoreIsInUseTheSoonerGarbageIsCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var live atomic.Uint64
+		var percent atomic.Int64
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			tendMemory(ctx, func() memory { return memory{live: live.Load()} }, func(to int) { percent.Store(int64(to)) }, func() {})
+		}()
+		for _, step := range []struct {
+			live uint64
+			want int64
+		}{{0, mostGarbage}, {heap / 4, mostGarbage}, {heap / 8 * 5, 60}, {heap, leastGarbage}, {20 * heap, leastGarbage}, {heap / 2, mostGarbage}} {
+			live.Store(step.live)
+			<-time.After(memoryLook)
+			synctest.Wait()
+			if got := percent.Load(); got != step.want {
+				t.Errorf("with %d bytes in use it is collected at %d %%, want %d", step.live, got, step.want)
+			}
+		}
+		cancel()
+		<-done
+	})
+}
+
+func TestGarbageIsCollectedAsTheAdministratorSays(t *testing.T) {
+	for gogc, want := range map[string]int{"": 70, "200": 100} { // what it says, the runtime has read by itself: here it is 100
 		t.Setenv("GOGC", gogc)
 		before := debug.SetGCPercent(100)
-		collectSooner()
+		collector()(70)
 		if got := debug.SetGCPercent(before); got != want {
 			t.Errorf("GOGC=%q: it runs at %d %%, want %d", gogc, got, want)
 		}

@@ -60,8 +60,7 @@ func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger
 	s.Notify(systemd.New(os.Getenv, os.Getpid()), started)
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
-	collectSooner()
-	beside.Go(func() { giveMemoryBack(ctx, lookAtMemory, debug.FreeOSMemory) })
+	beside.Go(func() { tendMemory(ctx, lookAtMemory, collector(), debug.FreeOSMemory) })
 	beside.Go(func() {
 		for {
 			select {
