@@ -117,6 +117,20 @@ func TestABatchMarksTheMailboxesThatAreOursAndNoOthers(t *testing.T) {
 	})
 }
 
+// The id of a subscription is a GUID, which has no case (RFC 9562).
+func TestANotificationInAnotherLetterCaseMarks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, m, x := subscribed(t)
+		n := x.mail("AAMk1")
+		n.Subscription, n.Change = strings.ToUpper(n.Subscription), "Created"
+		s.post(n)
+		synctest.Wait()
+		if told := m.told(); len(told) != 1 {
+			t.Errorf("told of %v", told)
+		}
+	})
+}
+
 func TestANotificationThatIsDoubledMarksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, m, x := subscribed(t)

@@ -2,6 +2,7 @@ package changes
 
 import (
 	"hash/maphash"
+	"strings"
 	"time"
 
 	"github.com/mailbell/mailbell/graph"
@@ -28,7 +29,7 @@ func (m *Member) told(n *graph.Notification, tokens []string, state string, at t
 	if s == nil || s.state != state {
 		s = m.asking
 	}
-	if s == nil || s.state != state || s.id != "" && s.id != n.Subscription { // it was replaced, or left, or is somebody's who knows only one of both
+	if s == nil || s.state != state || s.id != "" && !strings.EqualFold(s.id, n.Subscription) { // it was replaced, or left, or is somebody's who knows only one of both
 		k.mu.Unlock()
 		return toldStranger
 	}
@@ -39,7 +40,7 @@ func (m *Member) told(n *graph.Notification, tokens []string, state string, at t
 	case n.Lifecycle != "":
 		result = toldLifecycle
 		list = m.lifecycle(n.Lifecycle, s, at) || list
-	case n.Change != "created":
+	case !strings.EqualFold(n.Change, "created"):
 	case !plausible(n.Item):
 		list = true
 	case m.has(maphash.String(k.o.Receiver.seed, n.Item), at):
