@@ -64,9 +64,9 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 		if m.in.stopping.Load() {
 			return doubted, errStopping
 		}
-		found, err := m.fetch(ctx, id, link, ids)
-		if err != nil {
-			return doubted, err
+		found, unread := m.fetch(ctx, id, link, ids)
+		if unread != nil && len(found.Items) == 0 {
+			return doubted, unread
 		}
 		dues := make([]due, 0, len(found.Items))
 		r := m.box.Record()
@@ -91,6 +91,9 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 			if !slices.ContainsFunc(doubted, func(d due) bool { return d.item == item.ID }) {
 				hints.drop(item.ID)
 			}
+		}
+		if unread != nil { // of the others
+			return doubted, unread
 		}
 	}
 	return doubted, nil
@@ -208,8 +211,8 @@ func (m *Mailbox) fetch(ctx context.Context, id subscriptions.Correlation, link 
 	return found, err
 }
 
-// fetch reads items. An error of one item is with that item; an answer that cannot be read as a whole is asked for one by one, so
-// that one sick message does not hide the others.
+// fetch reads items. An error of one item is with that item, and what could be read comes with an error of others; an answer that cannot be
+// read as a whole is asked for one by one, so that one sick message does not hide the others.
 func fetch(ctx context.Context, link Link, ids []string) (Items, error) {
 	found, err := link.Read(ctx, ids)
 	if err == nil || fault.Of(err).Scope != fault.Message {
@@ -222,7 +225,7 @@ func fetch(ctx context.Context, link Link, ids []string) (Items, error) {
 	for _, id := range ids {
 		one, err := fetch(ctx, link, []string{id})
 		if err != nil {
-			return Items{}, err
+			return all, err
 		}
 		all.Items = append(all.Items, one.Items...)
 		all.Clock = one.Clock

@@ -210,9 +210,9 @@ func (m *Mailbox) sendListed(ctx context.Context, link *attachment, fresh []due,
 		if err := m.readLive(ctx, link); err != nil {
 			return pending, err
 		}
-		dues, none, waits, err := m.readListed(ctx, link, some)
-		if err != nil {
-			return pending, err
+		dues, none, waits, unread := m.readListed(ctx, link, some)
+		if unread != nil && len(dues)+len(none) == 0 {
+			return pending, unread
 		}
 		pending = pending || waits
 		if err := m.skip(ctx, none); err != nil {
@@ -221,11 +221,14 @@ func (m *Mailbox) sendListed(ctx context.Context, link *attachment, fresh []due,
 		if err := m.send(ctx, link, dues, clock); err != nil {
 			return pending, err
 		}
+		if unread != nil { // of the others
+			return pending, unread
+		}
 	}
 	return pending, nil
 }
 
-// readListed reads messages that a listing showed. waits says that one could not be read yet.
+// readListed reads messages that a listing showed. waits says that one could not be read yet. With an error come those that could be.
 func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues []due, none []skipped, waits bool, err error) {
 	ids := make([]string, len(some))
 	by := map[string]due{}
@@ -233,9 +236,6 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 		ids[i], by[d.item] = d.item, d
 	}
 	found, err := m.fetch(ctx, some[0].correlation, link, ids)
-	if err != nil {
-		return nil, nil, false, err
-	}
 	r := m.box.Record()
 	for _, item := range found.Items {
 		d := by[item.ID]
@@ -256,7 +256,7 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 			waits = true
 		}
 	}
-	return dues, none, waits, nil
+	return dues, none, waits, err
 }
 
 // readLive reads what was hinted while a long listing is dealt with.

@@ -962,6 +962,41 @@ func TestAMessageThatCannotBeReadAtFirstAndCanBeLater(t *testing.T) {
 	})
 }
 
+// A server that throttles answers to some of the reads of a batch, and to others the next time: what it has answered is not read again.
+func TestWhatWasReadOfABatchIsDealtWithThoughOthersAreThrottled(t *testing.T) {
+	for name, hinted := range map[string]bool{"hinted": true, "listed": false} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Second)
+				var others []*message
+				var throttled *message
+				s.source.quietly(func() {
+					throttled = s.source.come(alice, func(m *message) { m.throttled = true })
+					others = []*message{s.source.come(alice), s.source.come(alice)}
+				})
+				if hinted {
+					for _, m := range append(others, throttled) {
+						s.source.hint(alice, m)
+					}
+				} else {
+					s.mailbox(alice).List()
+				}
+				s.pass(10 * time.Second) // whatever was read by itself has met the other by then
+				s.accepted(1, "a", others...)
+				s.accepted(0, "a", throttled)
+				if f := s.mailbox(alice).Status().Failing; f == nil || f.Code != "throttled" {
+					t.Errorf("the mailbox fails by %v", f)
+				}
+				s.source.set(func() { throttled.throttled = false })
+				s.pass(time.Minute)
+				s.accepted(1, "a", append(others, throttled)...)
+			})
+		})
+	}
+}
+
 func TestAMessageThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) { // rule 9
 	inScene(t, func(s *scene) {
 		s.start()

@@ -259,6 +259,7 @@ type message struct {
 	told       time.Time // what a read tells as received, where that is another time
 	sent       time.Time
 	unreadable bool
+	throttled  bool // its read is refused for now
 }
 
 func (m *message) tell() mail.Message {
@@ -417,6 +418,10 @@ func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := Items{Clock: l.told()}
+	if l.fails != nil {
+		return all, l.fails
+	}
+	var err error
 	for _, id := range ids {
 		if l.garbled[id] {
 			return all, &fault.Error{Op: "read", Code: "unparseable", Scope: fault.Message, Remedy: fault.Retry}
@@ -426,6 +431,9 @@ func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 		switch {
 		case i < 0:
 			item.Err = &fault.Error{Op: "read", Code: "gone", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true}
+		case l.folder.items[i].throttled:
+			err = &fault.Error{Op: "read", Code: "throttled", Scope: fault.Mailbox, Remedy: fault.Wait, After: 5 * time.Second}
+			continue
 		case l.folder.items[i].unreadable:
 			item.Err = &fault.Error{Op: "read", Code: "corrupt", Scope: fault.Message, Remedy: fault.Retry}
 		default:
@@ -437,7 +445,7 @@ func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 		}
 		all.Items = append(all.Items, item)
 	}
-	return all, l.fails
+	return all, err
 }
 
 // overlapping is a page as EWS gives it, of those of n messages from offset on: the next one begins with its last message. A server that

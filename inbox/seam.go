@@ -40,7 +40,8 @@ type Page struct {
 // errors are *fault.Error.
 type Link interface {
 	// Read reads messages by their ids, with sender and preview. It returns one Item for each id, in their order; an error of one
-	// item is in that Item, what concerns more than the message is the error of the call.
+	// item is in that Item, what concerns more than the message is the error of the call. With that come the Items that it does not
+	// concern.
 	Read(ctx context.Context, ids []string) (Items, error)
 	// List returns a page of the Inbox, newest first by received time.
 	List(ctx context.Context, p Part) (Page, error)

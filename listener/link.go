@@ -104,7 +104,7 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 		}
 	}
 	if err = call.note(err); err != nil {
-		return inbox.Items{Clock: k.way.account.entry.now()}, k.judge(err)
+		return inbox.Items{Items: withoutFailed(items), Clock: k.way.account.entry.now()}, k.judge(err)
 	}
 	k.member.Answered()
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
@@ -166,6 +166,11 @@ func beyondTheMessage(items []inbox.Item) error {
 		}
 	}
 	return nil
+}
+
+// withoutFailed are the items of which it is known what they are, though others failed.
+func withoutFailed(items []inbox.Item) []inbox.Item {
+	return slices.DeleteFunc(items, func(i inbox.Item) bool { return i.Err != nil && fault.Of(i.Err).Scope > fault.Message })
 }
 
 // List returns a page of the Inbox.

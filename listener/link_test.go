@@ -4,6 +4,7 @@ package listener
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,6 +52,8 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 			t.Errorf("%s: %v, %v", name, got, err)
 		case c.code != "" && (err == nil || fault.Of(err).Code != c.code):
 			t.Errorf("%s: the call ends with %v", name, err)
+		case c.code != "" && !slices.Equal(got.Items, []inbox.Item{good, good}):
+			t.Errorf("%s: of the others it says %v", name, got.Items)
 		}
 		if worked := c.code == ""; worked != (member.answers == 1) {
 			t.Errorf("%s: the member is told of %d answers", name, member.answers)
