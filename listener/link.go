@@ -97,9 +97,9 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 	switch {
 	case failed(err) && len(ids) > 1: // each is asked for by itself
 		err = ofTheMessages(err)
-	case failed(err) && k.readsAnother(ctx, ids[0]):
+	case len(ids) == 1 && (failed(err) || ofGateway(err)) && k.readsAnother(ctx, ids[0]):
 		items, a, err = k.ask(ctx, ids)
-		if failed(err) {
+		if failed(err) || ofGateway(err) {
 			err = ofTheMessages(err)
 		}
 	}
@@ -129,7 +129,16 @@ func failed(err error) bool {
 	case "ErrorInternalServerError", "ErrorInternalServerTransientError", "ErrorTimeoutExpired", "ErrorBatchProcessingStopped":
 		return f.Scope == fault.Mailbox
 	}
-	return f.Scope == fault.Mailbox && f.Status == http.StatusInternalServerError
+	return f.Scope == fault.Mailbox && (f.Status == http.StatusInternalServerError || f.Status == http.StatusBadRequest || ofGateway(err))
+}
+
+// ofGateway says whether a gateway answers for a server that fails, or does not answer in time: perhaps over one of the messages only.
+func ofGateway(err error) bool {
+	if err == nil {
+		return false
+	}
+	f := fault.Of(err)
+	return f.Scope <= fault.Server && (f.Status == http.StatusBadGateway || f.Status == http.StatusGatewayTimeout)
 }
 
 // readsAnother says whether the server reads another message of the mailbox: one of the newest, of which more than one may be sick.

@@ -4,6 +4,8 @@ package listener
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -61,39 +63,44 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 	}
 }
 
-// A server that fails over one message, and says so of the whole mailbox, is asked for another: where it reads that, the message is what is
-// sick (rule 9).
+// A server that fails over one message, and says so of the whole mailbox or not itself, is asked for another: where it reads that, the message
+// is what is sick (rule 9).
 func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
-	inScene(t, func(s *scene) {
-		s.start()
-		s.enrol("a", alice)
-		s.pass(time.Minute)
-		var sick *message
-		s.hq.quietly(func() { sick = s.hq.come(alice) })
-		s.hq.set(func() {
-			s.hq.poisoned = map[string]bool{sick.id: true}
-			s.hq.tell(s.hq.box(alice), sick)
-		})
-		well := s.hq.come(alice)
-		s.pass(5 * time.Second)
-		s.accepted(1, "a", well)
-		s.wantState(subscriptions.Listening, alice)
-		s.pass(9 * time.Minute)
-		if n := s.apns.accepted("a", s.book.Secret().ItemKey(s.record(alice).ID, sick.id).String()); n != 1 {
-			t.Errorf("%d generic alerts within ten minutes", n)
-		}
-		s.accepted(0, "a", sick)
-		s.inStep(alice)
+	for _, status := range []int{0, http.StatusBadRequest, http.StatusBadGateway, http.StatusGatewayTimeout} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.hq.poison = status
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				var sick *message
+				s.hq.quietly(func() { sick = s.hq.come(alice) })
+				s.hq.set(func() {
+					s.hq.poisoned = map[string]bool{sick.id: true}
+					s.hq.tell(s.hq.box(alice), sick)
+				})
+				well := s.hq.come(alice)
+				s.pass(5 * time.Second)
+				s.accepted(1, "a", well)
+				s.wantState(subscriptions.Listening, alice)
+				s.pass(9 * time.Minute)
+				if n := s.apns.accepted("a", s.book.Secret().ItemKey(s.record(alice).ID, sick.id).String()); n != 1 {
+					t.Errorf("%d generic alerts within ten minutes", n)
+				}
+				s.accepted(0, "a", sick)
+				s.inStep(alice)
 
-		// Where it reads none the mailbox is sick, and its mail waits.
-		s.hq.set(func() { s.hq.readFail = row("ErrorInternalServerError", "") })
-		waits := []*message{s.hq.come(alice), s.hq.come(alice)}
-		s.pass(20 * time.Minute)
-		s.wantState(subscriptions.Failing, alice)
-		s.hq.set(func() { s.hq.readFail = nil })
-		s.pass(time.Minute)
-		s.accepted(1, "a", waits...)
-	})
+				// Where it reads none the mailbox is sick, and its mail waits.
+				s.hq.set(func() { s.hq.readFail = row("ErrorInternalServerError", "") })
+				waits := []*message{s.hq.come(alice), s.hq.come(alice)}
+				s.pass(20 * time.Minute)
+				s.wantState(subscriptions.Failing, alice)
+				s.hq.set(func() { s.hq.readFail = nil })
+				s.pass(time.Minute)
+				s.accepted(1, "a", waits...)
+			})
+		})
+	}
 }
 
 // What passes at once is not held against the message: it waits no longer for that.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -246,6 +247,7 @@ type exchange struct {
 	sick        map[string]error                 // every call for these mailboxes
 	readFail    error
 	poisoned    map[string]bool // items over which the server fails
+	poison      int             // the status of HTTP that tells so; 0: its own answer does
 	subFail     map[string]error
 	tries       int // calls of Subscribe
 	subs        map[string]*folder
@@ -343,6 +345,11 @@ func rowError(r ews.Row, subscriptions ...string) *fault.Error {
 		Gone: r.Gone, Missed: r.Missed, Unsubscribed: r.Unsubscribed, Misled: r.Misled, Superseded: r.Superseded, Subscriptions: subscriptions}
 }
 
+// statusError is an error by its status, of all or, in a batch, of a part.
+func statusError(status int, scope fault.Scope) *fault.Error {
+	return &fault.Error{Op: "test", Code: "UnknownError", Scope: scope, Remedy: fault.Wait, After: 5 * time.Second, Evidence: fault.Evidence{Status: status}}
+}
+
 // refuses says why a call for a mailbox fails; nil: it does not.
 func (e *exchange) refuses(p mail.Location) error {
 	if e.url != "" && p.URL != e.url {
@@ -379,10 +386,19 @@ func (e *exchange) Read(_ context.Context, p mail.Location, ids []string) (list 
 		return nil, Answer{}, err
 	}
 	for _, id := range ids {
-		if e.poisoned[id] {
-			return nil, Answer{}, row("ErrorInternalServerError", "")
-		}
 		item := inbox.Item{ID: id}
+		switch poisoned := e.poisoned[id]; {
+		case poisoned && e.poison == 0:
+			return nil, Answer{}, row("ErrorInternalServerError", "")
+		case poisoned && len(ids) == 1 && e.poison >= http.StatusBadGateway:
+			return nil, Answer{}, statusError(e.poison, fault.Server)
+		case poisoned && len(ids) == 1:
+			return nil, Answer{}, statusError(e.poison, fault.Mailbox)
+		case poisoned:
+			item.Err = statusError(e.poison, fault.Mailbox)
+			list = append(list, item)
+			continue
+		}
 		i := slices.IndexFunc(e.box(p.Primary).items, func(m *message) bool { return m.id == id })
 		if i < 0 {
 			item.Err = row("ErrorItemNotFound", "")
