@@ -19,8 +19,11 @@ import (
 const (
 	firstPage = 50  // the mail of a day fits
 	nextPage  = 200 // well below EWSFindCountLimit, 1,000
-	// dateless is how many items before since end nothing: one without a date may stand anywhere, and one may be shown twice.
-	dateless = 1
+	// strays is how many items before since end nothing: one may stand out of order, and one may be shown twice.
+	strays = 1
+	// maxStale is how many pages in a row may show nothing new: mail that arrives meanwhile shifts short pages. Beyond it the server
+	// gives the same page whatever it is asked for.
+	maxStale = 5
 	// maxRestarts bounds a listing that is overtaken by deletions again and again.
 	maxRestarts = 5
 	// maxListed bounds what a listing keeps in memory, 100 bytes each. Beyond it, only mail of the last day is looked at.
@@ -124,7 +127,7 @@ func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, cloc
 		part.Since = time.Unix(r.Since, 0)
 	}
 	var from int64
-	overlaps := false
+	overlaps, stale := false, 0
 	for range maxPages {
 		if m.in.stopping.Load() {
 			return nil, clock, false, errStopping
@@ -148,17 +151,27 @@ func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, cloc
 		} else if overlaps && !continues(p, seen) {
 			return nil, clock, false, nil
 		}
-		old := 0
+		old, before := 0, len(seen)
 		for _, msg := range p.Messages {
-			if msg.Received.Unix() < from || len(list) >= maxListed && clock.Sub(msg.Received) > mail.Window {
+			switch {
+			case msg.Received.IsZero(): // it may stand anywhere
+			case msg.Received.Unix() < from, len(list) >= maxListed && clock.Sub(msg.Received) > mail.Window:
 				old++
-			} else if !seen[msg.ItemID] {
+			case !seen[msg.ItemID]:
 				list = append(list, shown{subscriptions.Shown{Key: m.key(&msg), Received: msg.Received}, msg.ItemID})
 			}
 			seen[msg.ItemID] = true
 		}
-		if p.Next == "" || old > dateless {
+		if p.Next == "" || old > strays {
 			return list, clock, true, nil
+		}
+		stale++
+		if !p.Overlaps || len(seen) > before {
+			stale = 0
+		}
+		if stale == maxStale {
+			return nil, clock, false, &fault.Error{Op: "list the Inbox", Code: "pages", Scope: fault.Mailbox, Remedy: fault.Wait,
+				Text: "the server shows the same messages on page after page"}
 		}
 		overlaps = p.Overlaps
 		part.After, part.Limit = p.Next, nextPage

@@ -336,6 +336,21 @@ func TestAListingThatDoesNotEndIsGivenUp(t *testing.T) {
 	})
 }
 
+// Some servers ignore the offset: to go on would ask them two thousand times for nothing.
+func TestAListingWhosePagesAreAllTheSameIsGivenUpSoon(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		var parts []Part
+		page := Page{Messages: []mail.Message{{ItemID: "1", Received: time.Now()}, {ItemID: "2", Received: time.Now()}}, Next: "1", Overlaps: true}
+		_, _, whole, err := s.mailbox(alice).tryPages(context.Background(), linked{parts: &parts, pages: []Page{page}}.List)
+		if whole || fault.Of(err).Code != "pages" || len(parts) != 1+maxStale {
+			t.Errorf("%v after %d pages; it is whole: %v", err, len(parts), whole)
+		}
+	})
+}
+
 func TestAClosedMailboxIsForgottenOnceNothingOfItIsInFlight(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()

@@ -237,7 +237,7 @@ type source struct {
 	onRead   func()           // the same before items are
 	quiet    bool             // notifications are dropped
 	fails    error            // every call
-	first    *message         // an item that every listing shows before all others; nil: none
+	first    []*message       // items that every listing shows before all others
 	garbled  map[string]bool  // items for which no answer of a server can be understood
 	notLast  bool             // pages never say that they are the last
 	kind     mail.Source      // empty: EWS
@@ -474,9 +474,7 @@ func (l *link) List(_ context.Context, p Part) (Page, error) {
 	l.known = true
 	items := slices.Clone(l.folder.items)
 	slices.SortStableFunc(items, func(a, b *message) int { return b.received.Compare(a.received) })
-	if l.first != nil {
-		items = slices.Insert(items, 0, l.first)
-	}
+	items = slices.Insert(items, 0, l.first...)
 	page := overlapping(len(items), offset, p.Limit, l.notLast, func(i int) mail.Message { return items[i].tell() })
 	page.Clock = l.told()
 	return page, l.fails
