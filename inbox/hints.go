@@ -108,6 +108,9 @@ func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item 
 	switch {
 	case item.Err == nil:
 		d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
+		if d.received.IsZero() && source == mail.EWS { // it has none, and no listing finds it: NewMail tells of what has just come
+			d.received = clock
+		}
 		d.hinted = came(source, at, d.received, clock)
 		return d, true
 	case gone(item):

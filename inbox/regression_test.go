@@ -725,6 +725,20 @@ func TestItemsWithoutADateEndNoListing(t *testing.T) {
 	})
 }
 
+// A server other than Exchange tells no received time of some messages, and with it no listing finds them: the hint is all there is.
+func TestAMessageWithoutAReceivedTimeIsAlertedByItsHint(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Hour)
+		m := s.source.come(alice, receivedAt(time.Time{}))
+		s.pass(time.Minute)
+		s.source.hint(alice, m)
+		s.pass(time.Hour)
+		s.accepted(1, "a", m)
+	})
+}
+
 // A turn or a catch-up of the mailbox outlives the removal of its last device. Who enrols meanwhile is not served by another beside it: the
 // two would know nothing of each other's pushes.
 func TestAMailboxThatIsClosedAndOpenedAgainIsWorkedOffByOne(t *testing.T) {
