@@ -8,7 +8,7 @@
 //
 // The rules of the log, each with the file that has it. rules_test.go has the tests by the same numbers.
 //
-//  1. The key of a message comes from its Message-ID and the time it was sent: mail.Secret.Key.
+//  1. The key of a message comes from its Message-ID and the time it was sent, or from what it has instead: mail.Secret.Key.
 //  2. A hint that names items is read by their ids and moves nothing; what is dated before since and not known is late: hints.go,
 //     subscriptions.Record.Enter.
 //  3. Only a complete listing moves listed, in one write: listing.go, subscriptions.Record.Complete.

@@ -25,7 +25,8 @@ type Secret [32]byte
 const maxSubject = 128
 
 // Key of a message of the mailbox whose record has the given id. Exchange's own duplicate key is message id and submit time;
-// the key of a message without an id has its subject instead.
+// the key of a message without an id has its subject instead. One that has neither id nor submit time is known by its item as well,
+// because what sends such mail sends it with the same subject again.
 func (s Secret) Key(record string, m *Message) Key {
 	var sent [8]byte
 	if !m.Sent.IsZero() {
@@ -37,6 +38,9 @@ func (s Secret) Key(record string, m *Message) Key {
 	subject := m.Subject
 	if utf8.RuneCountInString(subject) > maxSubject {
 		subject = string([]rune(subject)[:maxSubject])
+	}
+	if m.Sent.IsZero() {
+		return s.sum("subject", record, subject, string(sent[:]), m.ItemID)
 	}
 	return s.sum("subject", record, subject, string(sent[:]))
 }

@@ -102,6 +102,9 @@ func TestWithoutAnIDTheSubjectTellsMessagesApartAsFarAsAListingTellsIt(t *testin
 	if s.Key("r", &Message{Subject: "a"}) == s.Key("r", &Message{Subject: "b"}) {
 		t.Error("two messages have one key")
 	}
+	if s.Key("r", &Message{ItemID: "1", Subject: "backup done"}) == s.Key("r", &Message{ItemID: "2", Subject: "backup done"}) {
+		t.Error("two messages without id and submit time are the same for their subject")
+	}
 	if s.Key("r", &Message{Subject: "x"}) == s.Key("r", &Message{InternetID: "x"}) {
 		t.Error("a subject is taken for an id")
 	}
