@@ -176,10 +176,10 @@ func (s *Stream) ended(err error) error {
 		e = newError(op, CodeOverdue, "", 0, nil)
 	case errors.Is(cause, errClosed):
 		return fmt.Errorf("%s: %w", op, errClosed)
+	case isEnd(err), errors.Is(err, errEOF): // also within an envelope: HTTP/1.0 tells a body that was cut by nothing else
+		e = newError(op, CodeCut, "", 0, nil)
 	case isContent(err):
 		e = contentError(op, CodeUnparseableStream, err)
-	case isEnd(err):
-		e = newError(op, CodeCut, "", 0, nil)
 	default:
 		e = newError(op, CodeCut, "", 0, err)
 	}
