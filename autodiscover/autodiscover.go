@@ -240,7 +240,7 @@ func (s *search) try(ctx context.Context, e endpoint, address string) (answer, e
 // busy, or if its answer is about the mailbox.
 func withoutSOAP(e *fault.Error) bool {
 	switch e.Code {
-	case codeNotAuto, codeOpen, CodeUnread, CodeFault, codeInvalidRequest, "HTTP 403", "HTTP 500":
+	case codeNotAuto, codeOpen, CodeUnread, CodeFault, codeInvalidRequest, codeInvalidSetting, "HTTP 403", "HTTP 500":
 		return true
 	}
 	return false

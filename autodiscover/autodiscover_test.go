@@ -222,6 +222,7 @@ func TestCandidatesAreAskedInTheirOrderUntilOneAnswers(t *testing.T) {
 		"SOAP fails":            {map[string]page{namedSOAP: {status: 500}, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
 		"SOAP is a web site":    {map[string]page{namedSOAP: {body: "<html></html>"}, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
 		"SOAP is cut":           {map[string]page{namedSOAP: {body: "<Envelope>"}, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
+		"SOAP knows fewer":      {map[string]page{namedSOAP: {body: soap(userError("InvalidSetting"))}, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
 		"SOAP is too old":       {map[string]page{namedSOAP: {body: soapError("InvalidRequest")}, named: good}, nil, slices.Concat(one[:1], other), "Autodiscover (POX) at autodiscover.contoso.com"},
 		"a web site before":     {map[string]page{bareSOAP: {body: "<!DOCTYPE html><html>"}, bare: {body: "<!DOCTYPE html><html>"}, named: good}, nil, slices.Concat(one, other), "Autodiscover (POX) at autodiscover.contoso.com"},
 		"404 before":            {map[string]page{bare: {status: 404}, named: good}, nil, slices.Concat(one, other), "Autodiscover (POX) at autodiscover.contoso.com"},
@@ -792,6 +793,9 @@ func TestTheExternalURLComesFirst(t *testing.T) {
 		web:                              {ewsURL: "web", otherURLs: [maxOtherURLs]string{"inside"}},
 		web + protocol("EXCH", "in", ""): {ewsURL: "in"},
 		`<Protocol><Type>WEB</Type><Internal><Protocol><ASUrl>i</ASUrl></Protocol></Internal></Protocol>`: {ewsURL: "i"},
+		`<Protocol><Type>EXCH</Type><ASUrl>as</ASUrl><OOFUrl>oof</OOFUrl></Protocol>`:                     {ewsURL: "as"},
+		`<Protocol><Type>EXCH</Type><ASUrl>as</ASUrl></Protocol>` + protocol("EXPR", "out", ""):           {ewsURL: "out"},
+		`<Protocol><Type>EXCH</Type><ASUrl>as</ASUrl></Protocol>` + web:                                   {ewsURL: "web", otherURLs: [maxOtherURLs]string{"inside"}},
 	} {
 		got, err := parse([]byte(pox(`<Account><Action>settings</Action>` + in + `</Account>`)))
 		if err != nil || got != want {
@@ -833,7 +837,7 @@ func TestAPageThatSpeaksOfAutodiscoverIsNone(t *testing.T) {
 }
 
 func TestADeclarationMayBeStandalone(t *testing.T) {
-	for _, d := range []string{`<?xml version="1.0" encoding="utf-8" standalone="yes"?>`, `<?xml version='1.0' standalone='no'?>`, `<?xml version="1.0" encoding="UTF-8" standalone="yes" ?>` + "\r\n"} {
+	for _, d := range []string{`<?xml version="1.0" encoding="utf-8" standalone="yes"?>`, `<?xml version='1.0' standalone='no'?>`, `<?xml version="1.0" encoding="US-ASCII"?>`, `<?xml version="1.0" encoding="UTF-8" standalone="yes" ?>` + "\r\n"} {
 		if a, err := parse([]byte(strings.Replace(settings(mailURL), `<?xml version="1.0" encoding="utf-8"?>`, d, 1))); err != nil || a.ewsURL != mailURL {
 			t.Errorf("%s: %+v, %v", d, a, err)
 		}

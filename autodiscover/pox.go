@@ -146,7 +146,8 @@ func parse(b []byte) (answer, *fault.Error) {
 	// EXPR is for clients outside the site, EXCH for those inside, WEB for browsers. Since Exchange 2013 there is EXHTTP too, for MAPI over
 	// HTTP: once internal, then once external. One type may come several times, and any without a URL of EWS (gromox's EXPR has none).
 	slices.Reverse(protocols["EXHTTP"])
-	for _, p := range slices.Concat(protocols["EXPR"], protocols["EXHTTP"], protocols["EXCH"]) {
+	named := slices.Concat(protocols["EXPR"], protocols["EXHTTP"], protocols["EXCH"])
+	for _, p := range named {
 		a.name(text(p, "EwsUrl"))
 		a.group = cmp.Or(a.group, printable(text(p, "GroupingInformation")))
 		if strings.EqualFold(text(p, "Type"), "EXCH") {
@@ -161,15 +162,21 @@ func parse(b []byte) (answer, *fault.Error) {
 			a.name(cmp.Or(text(p, "EwsUrl"), text(p, "ASUrl")))
 		}
 	}
+	if a.ewsURL == "" { // EwsUrl is optional, and ASUrl, of the availability service, is an operation of EWS
+		for _, p := range named {
+			a.name(text(p, "ASUrl"))
+		}
+	}
 	return a, nil
 }
 
 // errorCode is the code of an error that the server gave by its own code.
 func errorCode(code string) string { return "ErrorCode " + printable(code) }
 
-// Two of SOAP's.
+// Some of SOAP's.
 const (
 	codeInvalidRequest = "ErrorCode InvalidRequest" // a question that the server does not take, or that is for too many users
+	codeInvalidSetting = "ErrorCode InvalidSetting" // a setting that the server does not know; POX asks for none by name
 	codeServerBusy     = "ErrorCode ServerBusy"
 )
 

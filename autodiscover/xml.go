@@ -30,7 +30,10 @@ func document(b []byte) (*etree.Element, error) {
 	doc := etree.NewDocument()
 	doc.ReadSettings = etree.ReadSettings{
 		MaxDepth: maxDepth,
-		CharsetReader: func(string, io.Reader) (io.Reader, error) {
+		CharsetReader: func(name string, r io.Reader) (io.Reader, error) {
+			if strings.EqualFold(name, "us-ascii") { // a part of UTF-8
+				return r, nil
+			}
 			return nil, errors.New("an encoding other than UTF-8")
 		},
 	}
