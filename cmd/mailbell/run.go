@@ -36,7 +36,13 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	return serve(ctx, *file, func(c config.Log) *zap.Logger { return newLog(c, log) }, hup, func() {})
+	queue := &logQueue{w: log}
+	defer queue.Close()
+	return serve(ctx, *file, func(c config.Log) *zap.Logger {
+		to := newLog(c, queue)
+		queue.lost = func(lines int) { to.Warn("lines of the log were lost, for nobody took them", zap.Int("lines", lines)) }
+		return to
+	}, hup, func() {})
 }
 
 // serve runs the service until ctx ends. hup has it look at changed files; started is called once calls are answered.

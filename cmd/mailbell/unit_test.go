@@ -3,6 +3,7 @@ package main_test
 // What systemd makes of an end of the service, by the unit that docs/mailbell.service is.
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,6 +156,32 @@ func TestALogThatNobodyReadsAnyMoreDoesNotEndTheService(t *testing.T) {
 	stderr.Close()
 	inst.awaitReady(p)
 	reader.Close()
+	inst.enrolAll() // which is logged
+	inst.awaitListening()
+	inst.deliver()
+	inst.balance(0)
+	inst.stop()
+}
+
+// The pipe of a reader that hangs is full: a line that is written into it waits for him.
+func TestAReaderOfTheLogThatHangsHoldsNoAlert(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	reader, stderr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if err := stderr.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stderr.Write(make([]byte, 16<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the pipe is not full: %v", err)
+	}
+	p := launchTo(t, stderr, "run", "--config", inst.config)
+	inst.runs = append(inst.runs, p)
+	stderr.Close()
+	inst.awaitReady(p)
 	inst.enrolAll() // which is logged
 	inst.awaitListening()
 	inst.deliver()

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+const (
+	// maxQueued is the most bytes of lines that wait for a reader of the log: some ten thousand lines.
+	maxQueued = 4 << 20
+	// lastLines is how long the end of the service waits for them.
+	lastLines = time.Second
+)
+
+// logQueue writes lines apart from who logs them: whoever reads standard error may hang, and no mail is to wait for that. What has no room
+// is lost, and counted. Its goroutine ends when nothing waits.
+type logQueue struct {
+	w    io.Writer
+	lost func(lines int) // is called once lines are taken again
+
+	mu      sync.Mutex
+	lines   [][]byte
+	size    int
+	dropped int
+	idle    chan struct{} // closed when nothing waits any more; nil: nothing does
+}
+
+// Write implements io.Writer, for whole lines.
+func (q *logQueue) Write(line []byte) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.size+len(line) > maxQueued {
+		q.dropped++
+		return len(line), nil
+	}
+	q.lines = append(q.lines, append([]byte(nil), line...))
+	q.size += len(line)
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+		go q.run()
+	}
+	return len(line), nil
+}
+
+func (q *logQueue) run() {
+	for {
+		q.mu.Lock()
+		lines, dropped := q.lines, q.dropped
+		q.lines, q.size, q.dropped = nil, 0, 0
+		if len(lines) == 0 && dropped == 0 {
+			close(q.idle)
+			q.idle = nil
+			q.mu.Unlock()
+			return
+		}
+		q.mu.Unlock()
+		for _, line := range lines {
+			_, _ = q.w.Write(line) // there is nobody to tell
+		}
+		if dropped > 0 {
+			q.lost(dropped)
+		}
+	}
+}
+
+// Close waits until all is written, or nobody seems to read it.
+func (q *logQueue) Close() {
+	q.mu.Lock()
+	idle := q.idle
+	q.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-time.After(lastLines):
+	}
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+// hanging is a reader of the log that takes nothing until it is let go.
+type hanging struct {
+	bytes.Buffer
+	free chan struct{}
+}
+
+func (h *hanging) Write(line []byte) (int, error) {
+	<-h.free
+	return h.Buffer.Write(line)
+}
+
+func TestNobodyWaitsForAReaderOfTheLogThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &hanging{free: make(chan struct{})}
+		lost := 0
+		q := &logQueue{w: w, lost: func(lines int) { lost += lines }}
+		var want strings.Builder
+		log := func(line string) {
+			t.Helper()
+			if n, err := q.Write([]byte(line)); n != len(line) || err != nil {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+		}
+		log("the first\n")
+		synctest.Wait() // it is being written
+		want.WriteString("the first\n")
+		const lines = 5000
+		for i := range lines {
+			line := fmt.Sprintf("%01000d\n", i)
+			log(line)
+			if i < maxQueued/len(line) {
+				want.WriteString(line)
+			}
+		}
+		q.Close() // waits no longer than it may
+		close(w.free)
+		q.Close()
+		if got := w.String(); got != want.String() {
+			t.Errorf("%d bytes were written, want %d", len(got), want.Len())
+		}
+		if wanted := lines - maxQueued/1001; lost != wanted {
+			t.Errorf("%d lines were lost, want %d", lost, wanted)
+		}
+		log("again\n")
+		q.Close()
+		if !strings.HasSuffix(w.String(), "\nagain\n") {
+			t.Error("nothing is written any more")
+		}
+	})
+}
