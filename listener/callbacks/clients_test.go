@@ -104,17 +104,14 @@ func TestWhoPostsNothingOrSlowlyKeepsNobodyWaitingAndIsCutOff(t *testing.T) {
 	if told := m.told(); len(told) != 5 {
 		t.Errorf("told of %v", told)
 	}
-	began := time.Now()
+	late := time.Now().Add(2 * readTimeout) // for all: they came at once
 	for _, c := range slow {
-		if err := c.SetReadDeadline(time.Now().Add(2 * readTimeout)); err != nil {
+		if err := c.SetReadDeadline(late); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.Copy(io.Discard, c); err != nil {
 			t.Fatalf("not cut off: %v", err)
 		}
-	}
-	if took := time.Since(began); took > readTimeout+2*time.Second {
-		t.Errorf("cut off after %v, want %v at most", took, readTimeout)
 	}
 }
 
