@@ -25,24 +25,32 @@ type Secret [32]byte
 const maxSubject = 128
 
 // Key of a message of the mailbox whose record has the given id. Exchange's own duplicate key is message id and submit time;
-// the key of a message without an id has its subject instead. One that has neither id nor submit time is known by its item as well,
-// because what sends such mail sends it with the same subject again.
+// the key of a message without an id has its subject instead. What sends mail with neither id nor submit time sends it with the same subject
+// again: there the received time stands for the submit time, and where that is missing too, the item.
 func (s Secret) Key(record string, m *Message) Key {
-	var sent [8]byte
-	if !m.Sent.IsZero() {
-		binary.BigEndian.PutUint64(sent[:], uint64(m.Sent.UTC().Truncate(time.Second).Unix()))
-	}
 	if m.InternetID != "" {
-		return s.sum("id", record, m.InternetID, string(sent[:]))
+		return s.sum("id", record, m.InternetID, seconds(m.Sent))
 	}
 	subject := m.Subject
 	if utf8.RuneCountInString(subject) > maxSubject {
 		subject = string([]rune(subject)[:maxSubject])
 	}
-	if m.Sent.IsZero() {
-		return s.sum("subject", record, subject, string(sent[:]), m.ItemID)
+	switch {
+	case !m.Sent.IsZero():
+		return s.sum("subject", record, subject, seconds(m.Sent))
+	case !m.Received.IsZero():
+		return s.sum("received", record, subject, seconds(m.Received))
 	}
-	return s.sum("subject", record, subject, string(sent[:]))
+	return s.sum("subject item", record, subject, m.ItemID)
+}
+
+// seconds is a time in a key, with its fraction cut: a listing may not tell that.
+func seconds(t time.Time) string {
+	var b [8]byte
+	if !t.IsZero() {
+		binary.BigEndian.PutUint64(b[:], uint64(t.Unix()))
+	}
+	return string(b[:])
 }
 
 // ItemKey stands for a message that could not be read (rule 9): only the id of its item is known.

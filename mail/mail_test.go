@@ -102,7 +102,19 @@ func TestWithoutAnIDTheSubjectTellsMessagesApartAsFarAsAListingTellsIt(t *testin
 	if s.Key("r", &Message{Subject: "a"}) == s.Key("r", &Message{Subject: "b"}) {
 		t.Error("two messages have one key")
 	}
-	if s.Key("r", &Message{ItemID: "1", Subject: "backup done"}) == s.Key("r", &Message{ItemID: "2", Subject: "backup done"}) {
+	first := Message{ItemID: "1", Subject: "backup done"}
+	second := first
+	second.ItemID = "2"
+	if s.Key("r", &first) == s.Key("r", &second) {
+		t.Error("two messages without any time and id are the same for their subject")
+	}
+	first.Received = time.Date(2026, 11, 28, 12, 0, 0, 5e8, time.UTC)
+	second.Received = first.Received.Truncate(time.Second) // moved, or listed
+	if s.Key("r", &first) != s.Key("r", &second) {
+		t.Error("a message without id and submit time is another one after it was moved")
+	}
+	second.Received = second.Received.Add(time.Second)
+	if s.Key("r", &first) == s.Key("r", &second) {
 		t.Error("two messages without id and submit time are the same for their subject")
 	}
 	if s.Key("r", &Message{Subject: "x"}) == s.Key("r", &Message{InternetID: "x"}) {
