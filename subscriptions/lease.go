@@ -14,6 +14,9 @@ const (
 	// leaseLife is how long a lease outlives its last renewal: with leasePoll, a standby takes over within 15 s.
 	leaseLife  = 10 * time.Second
 	leaseRenew = time.Second // between two renewals
+	// leaseNew is how long a state is looked at that seems new. Where it has just been lost, its holder, which has all of it in memory, renews
+	// its lease meanwhile.
+	leaseNew = leaseRenew + 500*time.Millisecond
 	// renewTimeout bounds one renewal, well below leaseTrust: on a connection that has died without a word, another one is
 	// opened while the lease can still be saved.
 	renewTimeout = 2 * time.Second

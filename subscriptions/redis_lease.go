@@ -41,11 +41,13 @@ local function followed(holders) return (tonumber(text(holders) or 0) or 0) > to
 
 // takeScript takes the lease where nobody has it or can believe in it any more: as long as the server knows (until), and as long as
 // who asks has seen, but for no longer than a lease lives since it was seen to be gone. A lease that was given back is nobody's at
-// once. Without until, holders and the secret the state is new. No lock lasts longer than a lease from now on: one that was restored
-// from a copy may have lost its end, and one whose server's clock was set back ends late.
+// once. Without until, holders and the secret the state is new, or has just been lost: its holder would write them with its next renewal.
+// No lock lasts longer than a lease from now on: one that was restored from a copy may have lost its end, and one whose server's clock
+// was set back ends late.
 // Our number is the next one, and at least the time in milliseconds: where holders is lost, it is above those of before all the same.
-// KEYS: lock, holders, until, secret. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, and
-// since when it has seen none, in milliseconds. It returns our number, or 0; for how long it is to be waited; and who holds the state.
+// KEYS: lock, holders, until, secret. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, since
+// when it has seen none, and how long it looks at a state that seems new, in milliseconds. It returns our number, or 0; for how long it is
+// to be waited; and who holds the state.
 const takeScript = textScript + `
 local lock, life = text(KEYS[1]), tonumber(ARGV[2])
 if lock and lock ~= ARGV[1] then
@@ -58,7 +60,9 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if not lock then
   local known, wait = text(KEYS[3]), 0
   if known ~= '0' then
-    if known then wait = (tonumber(known) or now + life) - now elseif redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then wait = life end
+    if known then wait = (tonumber(known) or now + life) - now
+    elseif redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then wait = life
+    else wait = tonumber(ARGV[5]) end
     wait = math.min(math.max(wait, tonumber(ARGV[3])), life - tonumber(ARGV[4]))
   end
   if wait > 0 then return {0, wait, ''} end
@@ -141,7 +145,10 @@ func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint6
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	now := time.Now()
-	believed, gone := max(0, seen.until.Sub(now)), time.Duration(0)
+	believed, gone, fresh := max(0, seen.until.Sub(now)), time.Duration(0), time.Duration(0)
+	if seen.until.IsZero() {
+		fresh = leaseNew
+	}
 	if seen.away {
 		believed = leaseLife
 	}
@@ -149,7 +156,7 @@ func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint6
 		gone = now.Sub(seen.gone)
 	}
 	keys := append(s.leaseKeys(), s.key("secret"))
-	answer, err := s.client.Eval(ctx, takeScript, keys, value, leaseLife.Milliseconds(), believed.Milliseconds(), gone.Milliseconds()).Slice()
+	answer, err := s.client.Eval(ctx, takeScript, keys, value, leaseLife.Milliseconds(), believed.Milliseconds(), gone.Milliseconds(), fresh.Milliseconds()).Slice()
 	if err != nil {
 		seen.holder, seen.away = "", true // also where none was seen yet
 		return 0, err
@@ -161,6 +168,8 @@ func (s *Redis) take(ctx context.Context, value []byte, seen *sighting) (n uint6
 	switch {
 	case held != "":
 		*seen = sighting{holder: nameOf(held), until: now.Add(wait)}
+	case seen.gone.IsZero() && wait <= leaseNew: // too short to say so
+		*seen = sighting{until: now.Add(wait), gone: now}
 	case seen.gone.IsZero():
 		*seen = sighting{holder: lostLease, until: now.Add(wait), gone: now}
 	}

@@ -5,6 +5,7 @@ package subscriptions_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -551,6 +552,42 @@ func TestAStandbyThatWasStartedWhileRedisWasAwayLetsTheHolderComeFirst(t *testin
 }
 
 // A lock may have lost its end, with a copy that was restored, or have one that is far away: the clock of the server was set back.
+// It finds nothing: neither the lease nor a state. Were it to begin a new one, every device would have to be enrolled again.
+func TestAnInstanceThatIsStartedJustWhenRedisHasLostEverythingLetsTheHolderComeFirst(t *testing.T) {
+	t.Parallel()
+	for i := range 3 { // at other moments between two renewals
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			first := s.open(t)
+			t.Cleanup(func() { first.Close() })
+			enrol(t, openBook(t, first), "d1", alice, "aa")
+			c := s.client(t)
+			second := s.connect(t)
+			t.Cleanup(func() { second.Close() })
+			kept := first.Kept()
+			until(t, 10*time.Second, "the lease is renewed", func() bool { return first.Kept().After(kept) })
+			<-time.After(time.Duration(i) * 100 * time.Millisecond)
+			if err := c.FlushAll(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+			told, held := &behinds{}, make(chan error, 1)
+			go func() { held <- second.Hold(t.Context(), told.note) }()
+			until(t, 10*time.Second, "it stands by", func() bool { return strings.HasPrefix(told.last(), "process ") || len(held) > 0 })
+			select {
+			case err := <-held:
+				t.Errorf("it took over from one that was there: %v", err)
+			case <-first.Lost():
+				t.Error("the holder was followed")
+			default:
+			}
+			if err := first.Held(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestALockWithoutAnEndIsWaitedForAsLongAsALease(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]time.Duration{"it has none": 0, "it is far away": 24 * time.Hour} {
@@ -575,6 +612,7 @@ func TestALockWithoutAnEndIsWaitedForAsLongAsALease(t *testing.T) {
 
 func TestARedisThatIsNewIsNotWaitedFor(t *testing.T) {
 	s := startRedis(t)
+	s.client(t).FlushAll(t.Context())
 	began := time.Now()
 	s.open(t).Close()
 	if took := time.Since(began); took > atOnce {

@@ -42,6 +42,8 @@ func startRedis(t *testing.T, args ...string) *server {
 	s.args = append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", t.TempDir(), "--save", "", "--appendonly", "yes", "--loglevel", "warning"}, args...)
 	s.start()
 	t.Cleanup(s.kill)
+	c := s.client(t)
+	c.Set(t.Context(), "mailbell:until", "0", 0) // as after an instance that has stopped: a state that is new is looked at for a while
 	return s
 }
 
