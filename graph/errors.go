@@ -195,6 +195,9 @@ var table = []Row{
 	{Status: http.StatusNotFound, Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Moved: true, Elsewhere: true,
 		Meaning: "Graph does not find the mailbox, and does not say why; it may be on premises"},
 
+	{about: aboutInbox, Status: http.StatusGone, Scope: fault.Mailbox, Remedy: fault.Retry, After: shortly,
+		Meaning: "the link to the next page has run out: the Inbox is listed from its start again"},
+
 	// Permissions.
 	{Text: "AppOnly AccessPolicy", As: CodePolicy, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "an application access policy of the tenant keeps the app from this mailbox: see Get-ApplicationAccessPolicy and " +

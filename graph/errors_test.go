@@ -18,6 +18,7 @@ func errorBody(code, message string) string {
 func TestEachErrorIsTypedByWhatToDo(t *testing.T) {
 	look := func(c *Client) error { _, err := c.Look(t.Context(), mara); return err }
 	list := func(c *Client) error { _, err := c.Messages(t.Context(), mara, time.Now(), 50); return err }
+	more := func(c *Client) error { _, err := c.More(t.Context(), mara, base+"/v1.0/next?$skiptoken=1"); return err }
 	read := func(c *Client) error {
 		items, _, err := c.Read(t.Context(), mara, []string{"1"})
 		if err == nil {
@@ -53,6 +54,7 @@ func TestEachErrorIsTypedByWhatToDo(t *testing.T) {
 		{"another tenant", look, 401, "OrganizationFromTenantGuidNotFound", "The tenant for tenant guid does not exist.", "OrganizationFromTenantGuidNotFound", fault.Account, fault.Fix, flags{}},
 		{"no permission", list, 403, "ErrorAccessDenied", denied, "ErrorAccessDenied", fault.Account, fault.Fix, flags{}},
 		{"no permission to read", read, 403, "ErrorAccessDenied", denied, "ErrorAccessDenied", fault.Account, fault.Fix, flags{}},
+		{"a link that has run out", more, 410, "syncStateNotFound", "The sync state generation is not found", "syncStateNotFound", fault.Mailbox, fault.Retry, flags{}},
 		{"an access policy", list, 403, "ErrorAccessDenied", "Access to OData is disabled: [RAOP] : Blocked by tenant configured AppOnly AccessPolicy settings.", CodePolicy, fault.Mailbox, fault.Fix, flags{untold: true}},
 		{"a bare 403", list, 403, "", "", "HTTP 403", fault.Account, fault.Fix, flags{}},
 		{"no permission to subscribe", subscribe, 403, "ErrorAccessDenied", denied, CodeDenied, fault.Mailbox, fault.Fix, flags{untold: true, unsupported: true}},
