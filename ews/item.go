@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mailbell/mailbell/internal/fault"
@@ -38,6 +39,10 @@ func (c *Client) GetItem(ctx context.Context, t Target, ids []string) ([]Item, A
 			}
 			id := ids[len(items)]
 			m, p := itemMessage(s, id)
+			if m != nil && m.ItemID != id && slices.Contains(ids, m.ItemID) { // one is left out, or moved: no message may pass for another
+				s.fail("answers that are not in the order of the items")
+				return nil
+			}
 			item := Item{ID: id, Message: m}
 			switch {
 			case p != nil:

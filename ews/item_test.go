@@ -63,10 +63,14 @@ func TestFieldsThatLackStayEmpty(t *testing.T) {
 	}
 }
 
+// good is the response message for an item that can be read.
+func good(id string) string {
+	return success("GetItem", `<m:Items><t:Message><t:ItemId Id="`+id+`"/></t:Message></m:Items>`)
+}
+
 func TestOneSickItemHarmsOnlyItself(t *testing.T) {
-	good := success("GetItem", `<m:Items><t:Message><t:ItemId Id="a"/></t:Message></m:Items>`)
-	body := response("GetItem", good+failure("GetItem", "ErrorItemNotFound", "The specified object was not found in the store.", "<m:Items/>")+
-		failure("GetItem", "ErrorCorruptData", "x", "<m:Items/>")+failure("GetItem", "ErrorAccessDenied", "x", "<m:Items/>")+success("GetItem", "<m:Items/>")+good)
+	body := response("GetItem", good("a")+failure("GetItem", "ErrorItemNotFound", "The specified object was not found in the store.", "<m:Items/>")+
+		failure("GetItem", "ErrorCorruptData", "x", "<m:Items/>")+failure("GetItem", "ErrorAccessDenied", "x", "<m:Items/>")+success("GetItem", "<m:Items/>")+good("f"))
 	ids := []string{"a", "b", "c", "d", "e", "f", "g"}
 	items, _, err := answers(200, body).GetItem(t.Context(), target, ids)
 	if err != nil || len(items) != len(ids) {
@@ -90,6 +94,19 @@ func TestOneSickItemHarmsOnlyItself(t *testing.T) {
 				t.Errorf("%d: %v (%v, %v), want %+v", i, e, e.Scope, e.Remedy, want)
 			}
 		}
+	}
+}
+
+func TestNoMessagePassesForAnotherThatWasAskedFor(t *testing.T) {
+	for name, body := range map[string]string{"another order": good("b") + good("a"), "one left out": good("b")} {
+		_, _, err := answers(200, response("GetItem", body)).GetItem(t.Context(), target, []string{"a", "b"})
+		if e, ok := errors.AsType[*Error](err); !ok || e.Fault.Code != CodeUnparseableItem || e.Fault.Scope != fault.Message {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	items, _, err := answers(200, response("GetItem", good("A=")+good("B="))).GetItem(t.Context(), target, []string{"a", "b"})
+	if err != nil || items[0].Message == nil || items[1].Message == nil {
+		t.Errorf("other forms of their ids: %+v, %v", items, err)
 	}
 }
 
@@ -260,15 +277,14 @@ func BenchmarkGetItem(b *testing.B) {
 }
 
 func TestOneThatCanBeReadIsReadThoughTheOthersCannot(t *testing.T) {
-	good := success("GetItem", `<m:Items><t:Message><t:ItemId Id="a"/></t:Message></m:Items>`)
 	moving := failure("GetItem", "ErrorMailboxMoveInProgress", "x", "<m:Items/>")
-	for name, messages := range map[string]string{"before": good + moving, "behind": moving + good} {
+	for name, messages := range map[string]string{"before": good("a") + moving, "behind": moving + good("b")} {
 		items, _, err := answers(200, response("GetItem", messages)).GetItem(t.Context(), target, []string{"a", "b"})
 		if err != nil || len(items) != 2 || (items[0].Message == nil) == (items[1].Message == nil) {
 			t.Errorf("%s: %+v, %v", name, items, err)
 		}
 	}
-	items, _, err := answers(200, response("GetItem", good+good)).GetItem(t.Context(), target, []string{"a", "b"})
+	items, _, err := answers(200, response("GetItem", good("a")+good("b"))).GetItem(t.Context(), target, []string{"a", "b"})
 	if err != nil || items[0].Message == nil || items[1].Message == nil {
 		t.Errorf("both: %+v, %v", items, err)
 	}
