@@ -28,6 +28,7 @@ type Mailbox struct {
 	waiting    waiting // devices that are behind, and when they catch up
 	seen       seen    // items that had their outcome
 	last       times
+	unwritten  atomic.Pointer[fault.Error] // why a write is tried again; nil: none is
 }
 
 // attachment is a link with the lane of its exchange entry.
@@ -214,6 +215,7 @@ const writeAgain = 300 * time.Millisecond
 // write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end. Where another
 // instance has taken the state over, it never would be.
 func (m *Mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)) error {
+	defer m.unwritten.Store(nil)
 	for said := false; ; said = true {
 		err := m.box.Update(ctx, change)
 		if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) || errors.Is(err, subscriptions.ErrFollowed) || ctx.Err() != nil {
@@ -222,6 +224,7 @@ func (m *Mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)
 		if !said {
 			m.in.log.Error("the state cannot be written; it is tried until it is", zap.String("mailbox", m.address()), zap.Error(err))
 		}
+		m.unwritten.Store(fault.Of(subscriptions.Unwritable(err)))
 		pause.For(ctx, writeAgain)
 	}
 }

@@ -1323,8 +1323,14 @@ func TestAWriteThatFailsIsRepeatedAndNothingAlertsTwice(t *testing.T) {
 		s.pass(10 * time.Second)
 		s.source.hint(alice, m)
 		s.pass(10 * time.Second)
+		if f := s.mailbox(alice).Status().Failing; f == nil || f.Code != "state_away" {
+			t.Errorf("what comes next waits for that write, and the status says %v", f)
+		}
 		s.store.Fail(nil)
 		s.pass(time.Minute)
+		if f := s.mailbox(alice).Status().Failing; f != nil {
+			t.Errorf("it was written, and the status says %v", f)
+		}
 		s.accepted(1, "a", m)
 		s.inStep(alice)
 	})

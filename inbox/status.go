@@ -9,8 +9,8 @@ import (
 
 // Status is how the work on a mailbox stands.
 type Status struct {
-	Failing     *fault.Error // why its last turn failed; nil: it did not
-	Next        time.Time    // the end of the back-off then
+	Failing     *fault.Error // why its last turn failed, or cannot end; nil: it did not
+	Next        time.Time    // the end of the back-off then; zero: it is tried all the time
 	Listed      bool         // a complete listing was done since it was last marked for one
 	LastHint    time.Time    // zero, as those below: never since the start
 	LastListing time.Time
@@ -21,6 +21,9 @@ type Status struct {
 func (m *Mailbox) Status() Status {
 	s := Status{LastHint: at(&m.last.hint), LastListing: at(&m.last.listing), LastMessage: at(&m.last.message)}
 	s.Failing, s.Next, s.Listed = m.marks.fault()
+	if f := m.unwritten.Load(); f != nil {
+		s.Failing, s.Next = f, time.Time{}
+	}
 	return s
 }
 
