@@ -20,7 +20,7 @@ const (
 	worthwhile = 16 << 20
 	// heap is what may be in use together with its garbage before that is collected: as much as 15,000 mailboxes with the messages of a whole
 	// day come to with the least garbage. With fewer a burst of mail costs a tenth less.
-	heap = 104 << 20
+	heap = 100 << 20
 	// mostGarbage is the runtime's own, in percent of what is in use. leastGarbage is less: the mailboxes are in use for weeks, and a burst of
 	// mail lasts seconds.
 	mostGarbage, leastGarbage = 100, 50
