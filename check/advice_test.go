@@ -275,6 +275,10 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 		{"a full disk", Circumstances{Step: StepState}, func(*testing.T) error {
 			return fmt.Errorf("state file: %w", &os.PathError{Op: "write", Err: syscall.ENOSPC})
 		}, "the disk of the state is full", "Make room"},
+		{"a limit of open files, at APNs", Circumstances{Step: StepAPNs}, func(*testing.T) error {
+			return &fault.Error{Op: "connect to APNs", Code: proxy.CodeConnect, Remedy: fault.Wait, Evidence: fault.Evidence{Peer: fault.APNs},
+				Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}}
+		}, "mailbell may open no more files", "LimitNOFILE"},
 		{"a limit of the size of files", Circumstances{Step: StepState}, func(*testing.T) error {
 			return fmt.Errorf("state file: %w", &os.PathError{Op: "write", Err: syscall.EFBIG})
 		}, "the state file has reached a limit of the operating system", "ulimit"},

@@ -40,6 +40,10 @@ const (
 var ofAPNs = []fault.Peer{fault.APNs, fault.Unknown}
 
 var breakages = []Breakage{
+	{"mailbell may open no more files", "too many open files",
+		"Each connection is an open file. Raise the limit of mailbell (LimitNOFILE of the unit, ulimit -n), and look who holds so many open (ss -tnp): the API, and the callbacks, should be reachable only for those who need them.",
+		evidence{is: syscall.EMFILE}},
+
 	// The canary.
 	{"a canary is late", "code canary late",
 		"Run mailbell why ADDRESS: it says whether the message was read, and what became of its alert. If it was not read, Exchange is slow to deliver (Get-Queue, Get-MessageTrackingLog -Recipients ADDRESS), or tells late of new mail. If this is how fast your Exchange is, give canary.within more time.",
