@@ -140,14 +140,15 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox, twins []Twin) error {
 	r.Dies = time.Time{}
 	change := Change{Put: []*Record{r}, Drop: []string{from.record.ID}}
 	devices := slices.Clone(to.devices)
-	comes := map[string]*Device{} // by the id that it has from now on: as it was there
+	comes := map[string]coming{} // by the ids that they have from now on
 	for _, d := range from.devices {
 		c := *d
 		c.Record = r.ID
+		debts := from.record.debts(d, twins)
 		i := slices.IndexFunc(devices, func(o *Device) bool { return o.Phone().Line() == c.Phone().Line() })
 		switch {
 		case i < 0:
-			r.Backdate(c.ID, from.record)
+			r.Backdate(c.ID, from.record, debts)
 			devices = append(devices, &c)
 		case c.Enrolled.After(devices[i].Enrolled): // the newer id of a phone takes over, as if it was enrolled here
 			r.takeOver(&c, devices[i])
@@ -158,7 +159,7 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox, twins []Twin) error {
 			change.DropDevices = append(change.DropDevices, d)
 			devices[i] = &c
 		}
-		comes[c.ID] = d
+		comes[c.ID] = coming{d.ID, debts}
 		change.PutDevices = append(change.PutDevices, &c)
 	}
 	r.adopt(from.record, twins, devices, comes)

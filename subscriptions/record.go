@@ -370,10 +370,26 @@ func seconds(t time.Time) uint32 {
 	return uint32(min(max(t.Unix(), 0), math.MaxUint32))
 }
 
-// Backdate puts a device that came from another record to where it stands in this log. Their keys differ, and what was received at one time
-// is taken for one message: what was dealt with there counts as dealt with, and so does what a complete listing there has passed. Its
-// catch-up then sends what else was dealt with here, or what the device was behind with there.
-func (r *Record) Backdate(device string, there *Record) {
+// debts are what a device of the record is owed of the messages that its Inbox shows, and what it is not, by the keys that they have in another
+// record.
+func (r *Record) debts(d *Device, twins []Twin) map[uint64]bool {
+	open := map[uint64]bool{}
+	if b := r.BehindOf(d.ID); b != nil {
+		for _, e := range r.Owed(b, r.End) {
+			open[e.Key] = true
+		}
+	}
+	debts := make(map[uint64]bool, len(twins))
+	for _, t := range twins {
+		debts[t.Here.Short()] = open[t.There.Short()] || !r.Has(t.There) && t.Received.Unix() >= d.Since.Unix()
+	}
+	return debts
+}
+
+// Backdate puts a device that came from another record to where it stands in this log: it is owed what its debts say. Of a message that the
+// Inbox did not show nobody can tell by its key, for those differ: there, what was received at one time is taken for one message, and what a
+// complete listing there has passed counts as dealt with. Its catch-up then sends what it is owed.
+func (r *Record) Backdate(device string, there *Record, debts map[uint64]bool) {
 	b := Behind{Device: device, Reason: outcome.Enrolled}
 	owes := make(map[uint32]bool, len(there.Outcomes)) // by received time; false: it was dealt with
 	for _, e := range there.Outcomes {
@@ -387,7 +403,10 @@ func (r *Record) Backdate(device string, there *Record) {
 	}
 	owed := false
 	for _, e := range r.Outcomes {
-		owe, known := owes[e.Received]
+		owe, known := debts[e.Key]
+		if !known {
+			owe, known = owes[e.Received]
+		}
 		if !known {
 			owe = int64(e.Received) > there.Listed
 		}
@@ -403,30 +422,22 @@ func (r *Record) Backdate(device string, there *Record) {
 }
 
 // adopt enters messages that the record there has dealt with and this one has not, or that are dated before since, where this one has not
-// looked. devices are all that it has now, and comes has by their ids those that have come, as they were there. They catch up with what they
-// are owed: since goes back to the oldest of that, and what is dated later is entered for whomever it is owed, so that the next listing, which
-// shows it, sends it to nobody again.
-func (r *Record) adopt(there *Record, twins []Twin, devices []*Device, comes map[string]*Device) {
-	owed := map[string][]Entry{} // there
-	for id, was := range comes {
-		if b := there.BehindOf(was.ID); b != nil {
-			owed[id] = there.Owed(b, there.End)
-		}
-	}
-	slices.SortFunc(twins, func(a, b Twin) int { return a.Received.Compare(b.Received) })
+// looked. devices are all that it has now, and comes has the debts of those that have come, by their ids. They catch up with them: since goes
+// back to the oldest, and what is not dated before that is entered for whomever it is owed, so that the next listing, which shows it, sends it to
+// nobody again.
+func (r *Record) adopt(there *Record, twins []Twin, devices []*Device, comes map[string]coming) {
 	since := r.Since
 	var outcomes []Outcome
 	for _, t := range twins {
 		at := t.Received.Unix()
-		known := there.Has(t.There)
-		if r.Has(t.Here) || !known && at >= r.Since { // the next listing deals with it
+		if r.Has(t.Here) || !there.Has(t.There) && at >= r.Since { // the next listing deals with it
 			continue
 		}
 		o := Outcome{Key: t.Here, Received: t.Received, Done: map[string]struct{}{}}
 		for _, d := range devices {
 			owes := at >= r.Since
-			if was := comes[d.ID]; was != nil {
-				owes = !known && at >= was.Since.Unix() || slices.ContainsFunc(owed[d.ID], func(e Entry) bool { return e.Key == t.There.Short() })
+			if c, ok := comes[d.ID]; ok {
+				owes = c.debts[t.Here.Short()]
 				if owes && d.Since.After(t.Received) { // it has the place of another one here
 					d.Since = t.Received
 				}
@@ -438,17 +449,20 @@ func (r *Record) adopt(there *Record, twins []Twin, devices []*Device, comes map
 		if len(o.Done) < len(devices) {
 			since = min(since, at)
 		}
-		if at >= since {
-			outcomes = append(outcomes, o)
-		}
+		outcomes = append(outcomes, o)
 	}
+	outcomes = slices.DeleteFunc(outcomes, func(o Outcome) bool { return o.Received.Unix() < since })
 	r.Enter(outcomes, devices, func(id string) (outcome.Reason, time.Time) {
-		if was := comes[id]; was != nil {
-			if b := there.BehindOf(was.ID); b != nil {
-				return b.Reason, b.Next
-			}
+		if b := there.BehindOf(comes[id].was); b != nil {
+			return b.Reason, b.Next
 		}
 		return outcome.Enrolled, time.Time{}
 	})
 	r.Since = since
+}
+
+// coming is a device that comes from another record.
+type coming struct {
+	was   string // the id that it had there
+	debts map[uint64]bool
 }

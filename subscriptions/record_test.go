@@ -249,7 +249,7 @@ func enterFor(r *Record, i int, at time.Time, alerted string) {
 func TestADeviceFromAnotherRecordStandsWhereItStoodThere(t *testing.T) {
 	at := func(minute int) time.Time { return noon.Add(time.Duration(minute) * time.Minute) }
 	r := started()
-	r.Backdate("x", &Record{})
+	r.Backdate("x", &Record{}, nil)
 	if len(r.Behind) != 0 {
 		t.Error("behind an empty log")
 	}
@@ -263,7 +263,7 @@ func TestADeviceFromAnotherRecordStandsWhereItStoodThere(t *testing.T) {
 	}
 	there.Enter([]Outcome{{Key: key(20), Received: at(0)}}, devices("behind"), because) // held up on its way
 	for device, want := range map[string][]uint64{"x": {key(4).Short()}, "behind": {key(4).Short(), key(0).Short()}} {
-		r.Backdate(device, there)
+		r.Backdate(device, there, nil)
 		b := r.BehindOf(device)
 		if b == nil {
 			t.Errorf("%s is not behind", device)
@@ -326,8 +326,7 @@ func TestARecordAdoptsWhatItWouldNeverHaveBeenTold(t *testing.T) {
 		for _, i := range slices.Backward(c.shown) {
 			twins = append(twins, Twin{There: key(10 + i), Here: key(20 + i), Received: at(i)})
 		}
-		was := map[string]*Device{"x": all[1], "waits": all[2]}
-		r.adopt(there, twins, all, was)
+		r.adopt(there, twins, all, map[string]coming{"x": {"x", there.debts(all[1], twins)}, "waits": {"waits", there.debts(all[2], twins)}})
 		var log []int
 		for i := -1; i < 10; i++ {
 			if r.Has(key(20 + i)) {
@@ -350,6 +349,43 @@ func TestARecordAdoptsWhatItWouldNeverHaveBeenTold(t *testing.T) {
 			if reason := there.BehindOf(id) != nil; !slices.Equal(got, want) || reason != (b.Reason == "throttled" && b.Next.Equal(noon)) {
 				t.Errorf("%s: %s is owed %v because of %s until %v", name, id, got, b.Reason, b.Next)
 			}
+		}
+	}
+}
+
+func TestMessagesOfOneSecondAreToldApartWhereTheInboxShowsThem(t *testing.T) {
+	there := started()
+	enterFor(there, 10, noon, "x")
+	there.Enter([]Outcome{{Key: key(11), Received: noon}}, devices("x"), because)
+	twins := []Twin{{key(10), key(20), noon}, {key(11), key(21), noon}, {key(12), key(22), noon}}
+	for name, c := range map[string]struct {
+		since time.Time
+		log   []int
+		owed  []uint64 // newest number first
+	}{
+		"the record has them": {noon, []int{20, 21}, []uint64{key(21).Short()}},
+		"it began later":      {noon.Add(time.Hour), nil, []uint64{key(22).Short(), key(21).Short()}},
+	} {
+		r := started()
+		r.Start(c.since)
+		for _, i := range c.log {
+			enterFor(r, i, noon, "b")
+		}
+		x := devices("x")[0]
+		debts := there.debts(x, twins)
+		r.Backdate("x", there, debts)
+		r.adopt(there, slices.Clone(twins), []*Device{x}, map[string]coming{"x": {"x", debts}})
+		b := r.BehindOf("x")
+		if b == nil {
+			t.Errorf("%s: it is not behind", name)
+			continue
+		}
+		var owed []uint64
+		for _, e := range r.Owed(b, r.End) {
+			owed = append(owed, e.Key)
+		}
+		if !slices.Equal(owed, c.owed) || !r.Has(key(20)) || r.Since != noon.Unix() {
+			t.Errorf("%s: it is owed %x, want %x; since is %v", name, owed, c.owed, time.Unix(r.Since, 0).UTC())
 		}
 	}
 }
