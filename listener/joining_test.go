@@ -3,9 +3,14 @@ package listener
 // Two mailboxes turn out to be one: what each device has had, and what it is owed, goes over with it.
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/sicktest"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -15,16 +20,21 @@ type renaming struct {
 	finder *finder
 }
 
-const renamed = "alice.smith@contoso.example"
+const (
+	renamed = "alice.smith@contoso.example"
+	alias   = "a.smith@contoso.example"
+)
 
 func inRenaming(t *testing.T, test func(s renaming)) {
 	t.Helper()
-	inScene(t, func(s *scene) {
-		f := &finder{url: hqURL, primary: map[string]string{}}
-		s.entry = func(e *Entry) { e.URL = ""; e.Accounts[0].Finder = f }
-		s.start()
-		test(renaming{s, f})
-	})
+	inScene(t, func(s *scene) { test(s.renaming()) })
+}
+
+func (s *scene) renaming() renaming {
+	f := &finder{url: hqURL, primary: map[string]string{}}
+	s.entry = func(e *Entry) { e.URL = ""; e.Accounts[0].Finder = f }
+	s.start()
+	return renaming{s, f}
 }
 
 // come delivers a message: to the subscriptions under either name.
@@ -246,5 +256,174 @@ func TestAnotherAddressOfAMailboxIsJoinedWithoutAListing(t *testing.T) {
 		if n := s.hq.listings() - before; n != 1 || s.book.Mailbox(alice) != s.book.Mailbox(renamed) {
 			t.Errorf("%d listings, want the one for the device that has come", n)
 		}
+	})
+}
+
+// play is what happens to the mailbox under its names, drawn by lot. The phones are a and c under the old one, b under the new one, and d under an
+// alias of either.
+type play struct {
+	renaming
+	dice    *sicktest.Dice
+	log     []string
+	records map[string]bool
+	came    []*message
+	first   map[string]int // the first message that came after a device was enrolled
+	held    map[string]bool
+	slow    chan struct{} // a push is under way until it is closed; nil: none
+}
+
+func (p *play) say(format string, a ...any) {
+	p.log = append(p.log, time.Now().Format(time.TimeOnly)+" "+fmt.Sprintf(format, a...))
+}
+
+func (p *play) draw(n int) int { return int(p.dice.Float64() * float64(n)) }
+
+func (p *play) phone() string { return []string{"a", "b", "c", "d"}[p.draw(4)] }
+
+func (p *play) enrol(id, address string) {
+	p.t.Helper()
+	if _, known := p.first[id]; known {
+		return
+	}
+	p.first[id] = len(p.came)
+	p.scene.enrol(id, address)
+	p.say("%s is enrolled", id)
+}
+
+// arrive has a message come, of which either subscription may tell or not.
+func (p *play) arrive() {
+	var m *message
+	lost := p.draw(4)
+	p.say("message %d comes, lost are %02b", len(p.came), lost)
+	tell := func(lost bool, come func()) {
+		if lost {
+			p.hq.quietly(come)
+		} else {
+			come()
+		}
+	}
+	tell(lost&1 != 0, func() { m = p.hq.come(alice) })
+	tell(lost&2 != 0, func() { p.hq.come(renamed, func(n *message) { *n = *m }) })
+	p.came = append(p.came, m)
+}
+
+// answer has APNs hold some phones, and answer one, if any, only later.
+func (p *play) answer(slow string) {
+	p.say("held are %v, slow is %q", p.held, slow)
+	if p.slow != nil {
+		close(p.slow)
+		p.slow = nil
+	}
+	p.apns.mu.Lock()
+	p.apns.held, p.apns.slow = maps.Clone(p.held), nil
+	if slow != "" {
+		p.slow = make(chan struct{})
+		p.apns.slow = map[string]chan struct{}{slow: p.slow}
+	}
+	p.apns.mu.Unlock()
+	p.in.TopicReady(topic, "production")
+}
+
+// enrolAgain enrols a device once more, where none has a push in flight: what is answered for a token that it had counts for nobody.
+func (p *play) enrolAgain(id, token string) {
+	p.t.Helper()
+	d, ok := p.book.Device(id)
+	if !ok || p.slow != nil {
+		return
+	}
+	if _, _, err := p.l.Enrol(p.t.Context(), enrolment(id, d.Mailbox, token), nil); err != nil {
+		p.t.Fatal(err)
+	}
+	p.say("%s has %s", id, token)
+}
+
+func (p *play) removeAndEnrol(id string) {
+	p.t.Helper()
+	d, ok := p.book.Device(id)
+	if !ok || p.slow != nil {
+		return
+	}
+	p.say("%s is removed", id)
+	p.remove(id)
+	if p.draw(2) == 0 {
+		p.arrive()
+		p.pass(time.Second)
+	}
+	if _, _, err := p.l.Enrol(p.t.Context(), enrolment(id, d.Mailbox, d.Token), nil); err != nil {
+		p.t.Fatal(err)
+	}
+	p.first[id] = len(p.came)
+	p.say("%s is enrolled again", id)
+}
+
+func (p *play) step() {
+	switch p.draw(12) {
+	case 0, 1, 2:
+		p.arrive()
+	case 3:
+		d := p.phone()
+		p.held[d] = !p.held[d]
+		p.answer("")
+	case 4:
+		p.answer(p.phone())
+	case 5:
+		p.finder.set(func() { p.finder.primary[alice], p.finder.primary[alias] = renamed, renamed })
+		p.enrol("b", renamed)
+	case 6:
+		p.enrol("c", alice)
+	case 7:
+		p.say("it is looked up")
+		if k := p.mailbox(alice).linked(); k != nil {
+			k.m.relocate(k)
+		}
+	case 9:
+		p.finder.set(func() { p.finder.primary[alias] = cmp.Or(p.finder.primary[alice], alice) })
+		p.enrol("d", alias)
+	case 10:
+		p.enrolAgain(p.phone(), fmt.Sprint("token ", len(p.log)))
+	case 11:
+		p.removeAndEnrol(p.phone())
+	case 8:
+		p.say("restart")
+		p.answer("")
+		p.stop()
+		p.start()
+	}
+	p.pass([]time.Duration{0, time.Millisecond, time.Second, 4 * time.Second, 3 * time.Minute}[p.draw(5)])
+	for _, m := range p.book.Mailboxes() {
+		p.records[m.Record().ID] = true
+	}
+}
+
+// alerted is how often a device had a message, under its key in any record.
+func (p *play) alerted(device string, m *message) (n int) {
+	msg := m.tell()
+	for record := range p.records {
+		n += p.apns.accepted(device, p.book.Secret().Key(record, &msg).String())
+	}
+	return n
+}
+
+// It is played more often by: go test ./listener -run WhateverHappens -seeds 10000.
+func TestWhateverHappensToAMailboxUnderTwoNamesEachMessageAlertsOnce(t *testing.T) {
+	sicktest.Play(t, 100, func(t *testing.T, _ uint64, dice *sicktest.Dice) {
+		playScene(t, func(s *scene) {
+			p := &play{renaming: s.renaming(), dice: dice, records: map[string]bool{}, first: map[string]int{}, held: map[string]bool{}}
+			p.enrol("a", alice)
+			p.pass(20 * time.Minute)
+			for range 25 {
+				p.step()
+			}
+			clear(p.held)
+			p.answer("")
+			p.pass(time.Hour)
+			for d, first := range p.first {
+				for i, m := range p.came {
+					if n := p.alerted(d, m); n > 1 || n == 0 && i >= first {
+						t.Errorf("%s had message %d %d times:\n%s", d, i, n, strings.Join(p.log, "\n"))
+					}
+				}
+			}
+		})
 	})
 }

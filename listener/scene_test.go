@@ -65,14 +65,17 @@ type scene struct {
 
 // inScene runs a test in fake time, with a listener that has not been started: the entry hq, with one account, covers contoso.example.
 func inScene(t *testing.T, test func(s *scene)) {
-	synctest.Test(t, func(t *testing.T) {
-		s := &scene{t: t, store: &storetest.Memory{}, poll: 30 * time.Minute, apns: &apns{got: map[string][]string{}}}
-		s.hq = &exchange{t: t, boxes: map[string]*folder{}}
-		test(s)
-		if s.l != nil {
-			s.stop()
-		}
-	})
+	synctest.Test(t, func(t *testing.T) { playScene(t, test) })
+}
+
+// playScene is inScene in a bubble that there is already.
+func playScene(t *testing.T, test func(s *scene)) {
+	s := &scene{t: t, store: &storetest.Memory{}, poll: 30 * time.Minute, apns: &apns{got: map[string][]string{}}}
+	s.hq = &exchange{t: t, boxes: map[string]*folder{}}
+	test(s)
+	if s.l != nil {
+		s.stop()
+	}
 }
 
 // start starts on the state as it is.
