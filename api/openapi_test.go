@@ -225,11 +225,19 @@ func TestEveryCallIsDescribedAndEveryDescriptionIsACall(t *testing.T) {
 	}
 	calls = append(calls, "GET /metrics", "GET /healthz", "GET /readyz", "GET /openapi.yaml")
 	var descriptions []string
+	names := map[any]string{} // generators name functions by them
 	for path, methods := range contract(t).Paths {
-		for method := range methods {
-			if method != "parameters" {
-				descriptions = append(descriptions, strings.ToUpper(method)+" "+path)
+		for method, does := range methods {
+			if method == "parameters" {
+				continue
 			}
+			call := strings.ToUpper(method) + " " + path
+			descriptions = append(descriptions, call)
+			name := does.(map[string]any)["operationId"]
+			if name == nil || names[name] != "" {
+				t.Errorf("%s has the operationId %v, as %q", call, name, names[name])
+			}
+			names[name] = call
 		}
 	}
 	slices.Sort(calls)
