@@ -138,6 +138,35 @@ func TestAConnectionThatHasNoStreamForAWhileIsKept(t *testing.T) {
 	})
 }
 
+// What waits while APNs allows no stream may have to leave the connection for another reason before that would be one.
+func TestAConnectionThatHadNoStreamForAWhileIsLeftWhereALatePhoneHoldsItsOnlyOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const while = answerTimeout / 5
+		b := overMemory(t, func(a arrived) act {
+			switch {
+			case a.number == 1:
+				return act{noMore: true, more: while}
+			case a.token() == tokenOf(10):
+				return act{silent: true}
+			case a.token() == tokenOf(2):
+				return refusing(400, "BadDeviceToken")
+			}
+			return refuseProbe(a)
+		})
+		b.Push(t.Context(), alert(1, 0))
+		var all sync.WaitGroup
+		all.Go(func() { b.Push(t.Context(), alert(10, 0)) })
+		all.Go(func() { b.Push(t.Context(), alert(2, 0)) })
+		<-time.After(while + redialSpacing/10)
+		began := time.Now()
+		a, took := b.Push(t.Context(), alert(3, 0)), time.Since(began)
+		if a.Result != subscriptions.Accepted || took > redialSpacing {
+			t.Errorf("after %v: %+v", took, a)
+		}
+		all.Wait()
+	})
+}
+
 // sameIDs checks that whatever arrived twice for a device came with the same ids, and returns how many repeats there were.
 func sameIDs(t *testing.T, requests []arrived) (repeats int) {
 	t.Helper()

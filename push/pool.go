@@ -192,7 +192,7 @@ func (p *pool) watchOver(ctx context.Context, c *connection) {
 				c.retire(why)
 				return
 			}
-			wanted, look = nil, time.After(in)
+			wanted, look = nil, time.After(min(in, redialSpacing)) // by then it may be for another reason
 		}
 	}
 }
