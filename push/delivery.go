@@ -113,6 +113,7 @@ type delivery struct {
 	notification *subscriptions.Notification // of who called; it is not changed
 	request      request
 	start        time.Time
+	begun        time.Time // when the last attempt went out, after it had waited for its turn
 
 	status      int  // of the last answer
 	resent      int  // how often it was sent again while unknown
@@ -142,6 +143,7 @@ func (d *delivery) allowed() error {
 	if err := d.sender.held(); err != nil {
 		return fmt.Errorf("%w: %w", errNotHeld, err)
 	}
+	d.begun = time.Now()
 	return nil
 }
 
@@ -155,7 +157,6 @@ func (d *delivery) isOver(ctx context.Context) bool {
 
 // attempt sends it once.
 func (d *delivery) attempt(ctx context.Context) response {
-	began := time.Now()
 	r := d.gateway.attempt(ctx, d.until(), &d.request, d.allowed)
 	if d.unknown && r.written {
 		d.resent++
@@ -170,7 +171,7 @@ func (d *delivery) attempt(ctx context.Context) response {
 		if r.written {
 			d.sender.late.remember(d.notification.Phone)
 		}
-	case d.request.yields && r.status != 0 && time.Since(began) < answerTimeout:
+	case d.request.yields && r.status != 0 && time.Since(d.begun) < answerTimeout:
 		d.sender.late.forget(d.notification.Phone)
 	}
 	if r.isUnanswered() && !d.isOver(ctx) && !r.isOurs() {

@@ -143,6 +143,29 @@ func TestPhonesThatAPNsFailsDelayNoOtherOnANewConnection(t *testing.T) {
 	}
 }
 
+// What yields waits longest for its turn. That is not the time that APNs takes to answer.
+func TestAPhoneThatIsAnsweredInTimeYieldsNoMoreHoweverLongItsTurnTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const answer = time.Second
+		b := overMemory(t, func(arrived) act { return act{delay: answer, limit: 1} })
+		late := alert(10, 0)
+		b.late.remember(late.Phone)
+		var all sync.WaitGroup
+		for m := range 2 * int(answerTimeout/answer) {
+			all.Go(func() { b.Push(t.Context(), alert(1, m)) })
+		}
+		<-time.After(answer / 2)
+		began := time.Now()
+		if a := b.Push(t.Context(), late); a.Result != subscriptions.Accepted || time.Since(began) < answerTimeout {
+			t.Errorf("after %v: %+v", time.Since(began), a)
+		}
+		all.Wait()
+		if b.late.has(late.Phone) {
+			t.Error("it yields yet")
+		}
+	})
+}
+
 // APNs allows one stream after each push that it rejects. Where that is taken by a phone that is answered slowly, the others do not wait
 // for it.
 func TestAPhoneThatIsAnsweredSlowlyDelaysNoOtherWhereThereIsOneStream(t *testing.T) {
