@@ -21,7 +21,7 @@ type logQueue struct {
 
 	mu      sync.Mutex
 	lines   [][]byte
-	size    int
+	size    int // of these, and of those that are being written
 	dropped int
 	idle    chan struct{} // closed when nothing waits any more; nil: nothing does
 }
@@ -47,7 +47,7 @@ func (q *logQueue) run() {
 	for {
 		q.mu.Lock()
 		lines, dropped := q.lines, q.dropped
-		q.lines, q.size, q.dropped = nil, 0, 0
+		q.lines, q.dropped = nil, 0
 		if len(lines) == 0 && dropped == 0 {
 			close(q.idle)
 			q.idle = nil
@@ -57,6 +57,9 @@ func (q *logQueue) run() {
 		q.mu.Unlock()
 		for _, line := range lines {
 			_, _ = q.w.Write(line) // there is nobody to tell
+			q.mu.Lock()
+			q.size -= len(line)
+			q.mu.Unlock()
 		}
 		if dropped > 0 {
 			q.lost(dropped)

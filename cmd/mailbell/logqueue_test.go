@@ -31,14 +31,15 @@ func TestNobodyWaitsForAReaderOfTheLogThatHangs(t *testing.T) {
 				t.Fatalf("%d bytes, %v", n, err)
 			}
 		}
-		log("the first\n")
+		first := strings.Repeat("x", maxQueued/2) + "\n"
+		log(first)
 		synctest.Wait() // it is being written
-		want.WriteString("the first\n")
-		const lines = 5000
+		want.WriteString(first)
+		const lines, room = 5000, maxQueued/2 - 1
 		for i := range lines {
 			line := fmt.Sprintf("%01000d\n", i)
 			log(line)
-			if i < maxQueued/len(line) {
+			if i < room/len(line) {
 				want.WriteString(line)
 			}
 		}
@@ -48,7 +49,7 @@ func TestNobodyWaitsForAReaderOfTheLogThatHangs(t *testing.T) {
 		if got := w.String(); got != want.String() {
 			t.Errorf("%d bytes were written, want %d", len(got), want.Len())
 		}
-		if wanted := lines - maxQueued/1001; lost != wanted {
+		if wanted := lines - room/1001; lost != wanted {
 			t.Errorf("%d lines were lost, want %d", lost, wanted)
 		}
 		log("again\n")

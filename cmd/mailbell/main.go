@@ -82,6 +82,11 @@ func call(ctx context.Context, args []string, out, log io.Writer) int {
 		return misused
 	}
 	err := all[i].run(ctx, args[1:], out, log)
+	if all[i].name == "run" { // what supervises it waits for its end, and whoever reads the log may hang
+		last := &logQueue{w: log}
+		defer last.Close()
+		log = last
+	}
 	if _, wrong := errors.AsType[usageError](err); wrong {
 		fmt.Fprintln(log, err)
 		return misused

@@ -163,21 +163,27 @@ func TestALogThatNobodyReadsAnyMoreDoesNotEndTheService(t *testing.T) {
 	inst.stop()
 }
 
-// The pipe of a reader that hangs is full: a line that is written into it waits for him.
-func TestAReaderOfTheLogThatHangsHoldsNoAlert(t *testing.T) {
-	t.Parallel()
-	inst := install(t, simulator.Options{Mailboxes: 1})
+// hanging is the log of a process whose reader hangs. His pipe is full: a line that is written into it waits for him.
+func hanging(t *testing.T) *os.File {
+	t.Helper()
 	reader, stderr, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close()
+	t.Cleanup(func() { reader.Close() })
 	if err := stderr.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := stderr.Write(make([]byte, 16<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("the pipe is not full: %v", err)
 	}
+	return stderr
+}
+
+func TestAReaderOfTheLogThatHangsHoldsNoAlert(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	stderr := hanging(t)
 	p := launchTo(t, stderr, "run", "--config", inst.config)
 	inst.runs = append(inst.runs, p)
 	stderr.Close()
@@ -186,6 +192,20 @@ func TestAReaderOfTheLogThatHangsHoldsNoAlert(t *testing.T) {
 	inst.awaitListening()
 	inst.deliver()
 	inst.balance(0)
+	inst.stop()
+}
+
+// What supervises a service starts it again once it has ended.
+func TestAReaderOfTheLogThatHangsHoldsNoEnd(t *testing.T) {
+	t.Parallel()
+	inst := install(t, simulator.Options{Mailboxes: 1})
+	inst.startWithDevices()
+	stderr := hanging(t)
+	defer stderr.Close()
+	p := launchTo(t, stderr, "run", "--config", inst.config) // its port is taken
+	if code := p.wait(stopTime); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
 	inst.stop()
 }
 
