@@ -34,7 +34,7 @@ type Level string
 const (
 	LevelError Level = "error" // a person must act now
 	LevelWarn  Level = "warn"  // mail may be late, or a person must act soon
-	LevelInfo  Level = "info"  // it concerns one mailbox or device, or is as it was configured
+	LevelInfo  Level = "info"  // it concerns one mailbox or device, is as it was configured, or waits for a restart
 )
 
 var levels = []Level{LevelError, LevelWarn, LevelInfo}
