@@ -4,6 +4,10 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/mailbell/mailbell/config"
 )
 
 const (
@@ -24,6 +28,15 @@ type logQueue struct {
 	size    int // of these, and of those that are being written
 	dropped int
 	idle    chan struct{} // closed when nothing waits any more; nil: nothing does
+}
+
+// logger logs to the queue. What was lost is said past it, as it may be full again.
+func (q *logQueue) logger(c config.Log) *zap.Logger {
+	past := newLog(c, q.w)
+	q.lost = func(lines int) {
+		past.Warn("lines of the log were lost, for nobody took them", zap.Int("lines", lines))
+	}
+	return newLog(c, q)
 }
 
 // Write implements io.Writer, for whole lines.

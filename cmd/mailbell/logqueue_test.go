@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/mailbell/mailbell/config"
 )
 
 // hanging is a reader of the log that takes nothing until it is let go.
@@ -56,6 +59,58 @@ func TestNobodyWaitsForAReaderOfTheLogThatHangs(t *testing.T) {
 		q.Close()
 		if !strings.HasSuffix(w.String(), "\nagain\n") {
 			t.Error("nothing is written any more")
+		}
+	})
+}
+
+// flooded is a reader of the log while more is logged than he takes.
+type flooded struct {
+	bytes.Buffer
+	log func()
+}
+
+func (f *flooded) Write(line []byte) (int, error) {
+	f.log()
+	return f.Buffer.Write(line)
+}
+
+func TestLinesThatAreLostAreCountedAlsoWhileThereIsNoRoomAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &flooded{}
+		q := &logQueue{w: w}
+		logged := 0
+		log := func(line string) {
+			_, _ = q.Write([]byte(line))
+			logged++
+		}
+		floods := 10
+		w.log = func() {
+			if floods == 0 {
+				return
+			}
+			floods--
+			log(strings.Repeat("x", max(maxQueued-q.size-10, 0)) + "\n")
+			for range 10 {
+				log("x\n") // of which some have room, and then nothing else has
+			}
+		}
+		q.logger(config.Log{Level: "info"})
+		log("the first\n")
+		q.Close()
+		written, told := 0, 0
+		for line := range strings.Lines(w.String()) {
+			if line[0] != '{' {
+				written++
+				continue
+			}
+			var said struct{ Lines int }
+			if err := json.Unmarshal([]byte(line), &said); err != nil {
+				t.Fatal(err)
+			}
+			told += said.Lines
+		}
+		if told == 0 || written+told != logged {
+			t.Errorf("of %d lines %d were written, and %d are said to be lost", logged, written, told)
 		}
 	})
 }

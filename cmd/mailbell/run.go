@@ -38,11 +38,7 @@ func run(ctx context.Context, args []string, _, log io.Writer) error {
 	defer signal.Stop(hup)
 	queue := &logQueue{w: log}
 	defer queue.Close()
-	return serve(ctx, *file, func(c config.Log) *zap.Logger {
-		to := newLog(c, queue)
-		queue.lost = func(lines int) { to.Warn("lines of the log were lost, for nobody took them", zap.Int("lines", lines)) }
-		return to
-	}, hup, func() {})
+	return serve(ctx, *file, queue.logger, hup, func() {})
 }
 
 // serve runs the service until ctx ends. hup has it look at changed files; started is called once calls are answered.
