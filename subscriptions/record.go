@@ -135,11 +135,9 @@ func (r *Record) Enter(outcomes []Outcome, devices []*Device, why func(device st
 	before := r.End
 	var entered []Outcome
 	for _, o := range outcomes {
-		if r.Has(o.Key) { // it came from another record while it was sent
-			for _, d := range devices {
-				if _, ok := o.Done[d.ID]; ok || o.ForAll {
-					r.Deal(d.ID, o.Key)
-				}
+		if r.Has(o.Key) { // it came from another record meanwhile, and perhaps devices for which ForAll was not decided
+			for device := range o.Done {
+				r.Deal(device, o.Key)
 			}
 			continue
 		}

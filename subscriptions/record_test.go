@@ -286,9 +286,19 @@ func TestADeviceFromAnotherRecordStandsWhereItStoodThere(t *testing.T) {
 func TestAnOutcomeThatCameFromAnotherRecordMeanwhileTakesTheAcceptancesIn(t *testing.T) {
 	r := started()
 	r.Enter([]Outcome{{Key: key(1), Received: noon}, {Key: key(2), Received: noon}}, devices("a", "b"), because)
-	r.Enter([]Outcome{{Key: key(1), Received: noon, Done: done("a")}, {Key: key(2), Received: noon, ForAll: true}}, devices("a", "b"), because)
+	r.Enter([]Outcome{{Key: key(1), Received: noon, Done: done("a")}, {Key: key(2), Received: noon, Done: done("a", "b")}}, devices("a", "b"), because)
 	if b := r.BehindOf("b"); r.End != 2 || r.BehindOf("a") != nil || b == nil || len(r.Owed(b, r.End)) != 1 {
 		t.Errorf("the log ends at %d, behind are %+v", r.End, r.Behind)
+	}
+}
+
+// That no alert of a message is sent was decided for those who were there before: who has come meanwhile may have been enrolled earlier.
+func TestAnOutcomeForAllTakesNothingFromWhoCameFromAnotherRecordMeanwhile(t *testing.T) {
+	r := started()
+	r.Enter([]Outcome{{Key: key(1), Received: noon, Done: done("stays")}}, devices("stays", "came"), because)
+	r.Enter([]Outcome{{Key: key(1), Received: noon, ForAll: true}}, devices("stays", "came"), because)
+	if b := r.BehindOf("came"); b == nil || len(r.Owed(b, r.End)) != 1 || r.BehindOf("stays") != nil {
+		t.Errorf("behind are %+v", r.Behind)
 	}
 }
 
