@@ -100,10 +100,16 @@ func (m *Mailbox) Finish(ctx context.Context, list Lister, other *subscriptions.
 		}
 		return page, err
 	})
+	here = other.Record()
 	for _, s := range shown {
 		t := subscriptions.Twin{There: s.Key, Here: keys[s.Key], Received: s.Received}
-		if k := m.itemKey(s.item); there.Has(k) { // it could not be read
-			t.There, t.Here = k, m.in.secret.ItemKey(here.ID, s.item)
+		// Under the key of its item it stands where it could not be read (rule 9).
+		item := m.in.secret.ItemKey(here.ID, s.item)
+		if k := m.itemKey(s.item); there.Has(k) {
+			t.There = k
+		}
+		if here.Has(item) || t.There != s.Key && !here.Has(t.Here) {
+			t.Here = item
 		}
 		twins = append(twins, t)
 	}

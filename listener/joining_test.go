@@ -427,3 +427,35 @@ func TestWhateverHappensToAMailboxUnderTwoNamesEachMessageAlertsOnce(t *testing.
 		})
 	})
 }
+
+// In one log it stands under the key of its item, in the other under its own.
+func TestWhatCouldNotBeReadUnderOneOfTwoNamesAlertsOnce(t *testing.T) {
+	for _, name := range []string{alice, renamed} {
+		t.Run(name, func(t *testing.T) {
+			inRenaming(t, func(s renaming) {
+				s.enrol("a", alice)
+				s.pass(time.Hour)
+				s.come()
+				s.pass(10 * time.Minute)
+				s.rename("another")
+				s.pass(time.Minute)
+				var m *message
+				s.hq.quietly(func() { m = s.come(func(m *message) { s.hq.poisoned = map[string]bool{m.id: true} }) })
+				s.hq.set(func() { s.hq.tell(s.hq.box(name), m) })
+				s.pass(15 * time.Minute)
+				s.hq.set(func() { s.hq.poisoned = nil })
+				for _, address := range []string{alice, renamed} {
+					s.mailbox(address).work.List()
+				}
+				s.pass(time.Minute)
+				s.alerts("a", 2)
+				s.alerts("b", 1)
+				s.join()
+				s.pass(time.Hour)
+				s.alerts("a", 2)
+				s.alerts("b", 1)
+				s.inStep(renamed)
+			})
+		})
+	}
+}
