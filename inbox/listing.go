@@ -61,6 +61,7 @@ func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed 
 	if err != nil {
 		return err
 	}
+	m.recovered(link, old, clock)
 	if err := m.send(ctx, link, old, clock); err != nil {
 		return err
 	}
@@ -72,22 +73,26 @@ func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed 
 
 // unknown are the messages shown that have no outcome yet.
 func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptions.Record) (dues []due) {
-	link, hinted := t.link, t.hints
-	devices := m.box.Devices()
 	for _, s := range list {
 		if r.Has(s.Key) || r.Has(m.itemKey(s.item)) {
 			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
 			continue
 		}
-		d := due{key: s.Key, item: s.item, received: s.Received, hinted: came(link.Source(), hinted.at(s.item), s.Received, clock), correlation: t.correlation}
-		dues = append(dues, d)
-		wanted := slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(s.Received, device) })
-		if wanted && d.hinted.IsZero() {
-			m.in.metrics.recovered.Inc()
-			link.Unhinted(s.Received, clock)
-		}
+		hinted := came(t.link.Source(), t.hints.at(s.item), s.Received, clock)
+		dues = append(dues, due{key: s.Key, item: s.item, received: s.Received, hinted: hinted, correlation: t.correlation})
 	}
 	return dues
+}
+
+// recovered counts messages that only a listing told of, each when it is sent: what cannot be read yet is shown by listing after listing.
+func (m *Mailbox) recovered(link Link, dues []due, clock time.Time) {
+	devices := m.box.Devices()
+	for _, d := range dues {
+		if d.hinted.IsZero() && slices.ContainsFunc(devices, func(device *subscriptions.Device) bool { return !before(d.received, device) }) {
+			m.in.metrics.recovered.Inc()
+			link.Unhinted(d.received, clock)
+		}
+	}
 }
 
 // forgotten are the messages that hints named and that the listing does not show: they are dated before since, or gone again.
@@ -231,6 +236,7 @@ func (m *Mailbox) sendListed(ctx context.Context, link *attachment, fresh []due,
 		if err := m.skip(ctx, none); err != nil {
 			return pending, err
 		}
+		m.recovered(link, dues, clock)
 		if err := m.send(ctx, link, dues, clock); err != nil {
 			return pending, err
 		}

@@ -103,6 +103,32 @@ func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
 	}
 }
 
+// The stream had to tell of them. That it did not is held against it once, and not with each listing that shows them still unread: else the next
+// stream were replaced for the same, which has the mailbox listed again.
+func TestWhatNoNotificationToldOfIsHeldAgainstItsStreamOnce(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		opened := len(s.hq.streams)
+		s.hq.set(func() { s.hq.readFail = row("HTTP 503", "") })
+		s.hq.quietly(func() {
+			for range 3 {
+				s.hq.come(alice)
+			}
+		})
+		s.pass(time.Minute)
+		s.mailbox(alice).work.List()
+		s.pass(10 * time.Minute)
+		s.hq.set(func() { s.hq.readFail = nil })
+		s.pass(10 * time.Minute)
+		if n := len(s.hq.streams) - opened; n != 1 {
+			t.Errorf("%d streams were opened", n)
+		}
+		s.inStep(alice)
+	})
+}
+
 // What passes at once is not held against the message: it waits no longer for that.
 func TestAServerThatFailsOverAMessageOnceIsAskedAgainAtOnce(t *testing.T) {
 	inScene(t, func(s *scene) {
