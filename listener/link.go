@@ -94,17 +94,19 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 		return inbox.Items{}, err
 	}
 	items, a, err := k.ask(ctx, ids)
-	switch {
-	case failed(err) && len(ids) > 1: // each is asked for by itself
-		err = ofTheMessages(err)
-	case len(ids) == 1 && (failed(err) || ofGateway(err)) && k.readsAnother(ctx, ids[0]):
-		items, a, err = k.ask(ctx, ids)
-		if failed(err) || ofGateway(err) {
-			err = ofTheMessages(err)
+	ofThem := failed(err) // perhaps: several are asked for one by one, and of one another is asked for
+	if ofThem && len(ids) == 1 {
+		if ofThem = k.readsAnother(ctx, ids[0]); ofThem {
+			items, a, err = k.ask(ctx, ids)
+			ofThem = failed(err)
 		}
 	}
 	if err = call.note(err); err != nil {
-		return inbox.Items{Items: withoutFailed(items), Clock: k.way.account.entry.now()}, k.judge(err)
+		found := inbox.Items{Items: withoutFailed(items), Clock: k.way.account.entry.now()}
+		if ofThem {
+			return found, ofTheMessages(err)
+		}
+		return found, k.judge(err)
 	}
 	k.member.Answered()
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
@@ -119,7 +121,8 @@ func (k *link) ask(ctx context.Context, ids []string) ([]inbox.Item, Answer, err
 	return items, a, err
 }
 
-// failed says whether a server failed over what it was asked, and says so of the mailbox: perhaps it was over one of the messages only.
+// failed says whether a server, or the gateway before it, failed over what it was asked: perhaps over one of the messages only, whatever it says
+// that the error concerns.
 func failed(err error) bool {
 	if err == nil {
 		return false
@@ -128,17 +131,16 @@ func failed(err error) bool {
 	switch f.Code {
 	case "ErrorInternalServerError", "ErrorInternalServerTransientError", "ErrorTimeoutExpired", "ErrorBatchProcessingStopped":
 		return f.Scope == fault.Mailbox
+	case "HTTP 500": // without a word of EWS
+		return true
 	}
-	return f.Scope == fault.Mailbox && (f.Status == http.StatusInternalServerError || f.Status == http.StatusBadRequest || ofGateway(err))
-}
-
-// ofGateway says whether a gateway answers for a server that fails, or does not answer in time: perhaps over one of the messages only.
-func ofGateway(err error) bool {
-	if err == nil {
-		return false
+	switch f.Status {
+	case http.StatusInternalServerError, http.StatusBadRequest:
+		return f.Scope == fault.Mailbox
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		return f.Scope == fault.Mailbox || f.Scope == fault.Server
 	}
-	f := fault.Of(err)
-	return f.Scope <= fault.Server && (f.Status == http.StatusBadGateway || f.Status == http.StatusGatewayTimeout)
+	return false
 }
 
 // readsAnother says whether the server reads another message of the mailbox: one of the newest, of which more than one may be sick.
@@ -147,17 +149,13 @@ func (k *link) readsAnother(ctx context.Context, id string) bool {
 	if err != nil {
 		return false
 	}
-	var others []string
-	for i := range page.Messages {
-		if other := page.Messages[i].ItemID; other != id {
-			others = append(others, other)
+	return slices.ContainsFunc(page.Messages, func(other mail.Message) bool {
+		if other.ItemID == id {
+			return false
 		}
-	}
-	if len(others) == 0 {
-		return false
-	}
-	items, _, err := k.way.source.Read(ctx, *k.at, others)
-	return err == nil && slices.ContainsFunc(items, func(i inbox.Item) bool { return i.Message != nil })
+		items, _, err := k.way.source.Read(ctx, *k.at, []string{other.ItemID})
+		return err == nil && len(items) == 1 && items[0].Message != nil
+	})
 }
 
 // ofTheMessages is the error of a server that fails over messages while it reads others of the mailbox (rule 9).

@@ -4,7 +4,6 @@ package listener
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"slices"
 	"testing"
@@ -66,13 +65,28 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 // A server that fails over one message, and says so of the whole mailbox or not itself, is asked for another: where it reads that, the message
 // is what is sick (rule 9).
 func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
-	for _, status := range []int{0, http.StatusBadRequest, http.StatusBadGateway, http.StatusGatewayTimeout} {
-		t.Run(fmt.Sprint(status), func(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		all    bool
+	}{
+		"its own answer":                    {0, false},
+		"400":                               {http.StatusBadRequest, false},
+		"502":                               {http.StatusBadGateway, false},
+		"504":                               {http.StatusGatewayTimeout, false},
+		"500 to all, without a word of EWS": {http.StatusInternalServerError, true},
+		"502 to all":                        {http.StatusBadGateway, true},
+		"504 to all":                        {http.StatusGatewayTimeout, true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			inScene(t, func(s *scene) {
-				s.hq.poison = status
+				s.hq.poison, s.hq.poisonsAll = c.status, c.all
+				known := &finder{url: hqURL}
+				s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", known }
 				s.start()
 				s.enrol("a", alice)
+				s.hq.come(alice)
 				s.pass(time.Minute)
+				asked := known.asked
 				var sick *message
 				s.hq.quietly(func() { sick = s.hq.come(alice) })
 				s.hq.set(func() {
@@ -89,6 +103,18 @@ func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
 				}
 				s.accepted(0, "a", sick)
 				s.inStep(alice)
+
+				// The same where both are read together.
+				s.hq.quietly(func() { sick, well = s.hq.come(alice), s.hq.come(alice) })
+				s.hq.set(func() { s.hq.poisoned[sick.id] = true })
+				s.mailbox(alice).work.List()
+				s.pass(5 * time.Second)
+				s.accepted(1, "a", well)
+				s.pass(9 * time.Minute)
+				s.wantState(subscriptions.Listening, alice)
+				if known.asked != asked {
+					t.Error("Autodiscover is asked where the mailbox lives")
+				}
 
 				// Where it reads none the mailbox is sick, and its mail waits.
 				s.hq.set(func() { s.hq.readFail = row("ErrorInternalServerError", "") })

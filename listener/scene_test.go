@@ -251,6 +251,7 @@ type exchange struct {
 	readFail    error
 	poisoned    map[string]bool // items over which the server fails
 	poison      int             // the status of HTTP that tells so; 0: its own answer does
+	poisonsAll  bool            // that is the status of the whole call, also of several items
 	subFail     map[string]error
 	tries       int // calls of Subscribe
 	subs        map[string]*folder
@@ -393,6 +394,10 @@ func (e *exchange) Read(_ context.Context, p mail.Location, ids []string) (list 
 		switch poisoned := e.poisoned[id]; {
 		case poisoned && e.poison == 0:
 			return nil, Answer{}, row("ErrorInternalServerError", "")
+		case poisoned && e.poisonsAll:
+			f := row(fmt.Sprint("HTTP ", e.poison), "")
+			f.Status = e.poison
+			return nil, Answer{}, f
 		case poisoned && len(ids) == 1 && e.poison >= http.StatusBadGateway:
 			return nil, Answer{}, statusError(e.poison, fault.Server)
 		case poisoned && len(ids) == 1:
