@@ -259,9 +259,9 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 	if err := m.writable(ctx); err != nil {
 		return err
 	}
-	found, err := readOwed(ctx, link, ids, by)
-	if err != nil {
-		return err
+	found, unread := readOwed(ctx, link, ids, by)
+	if len(found.Items) == 0 {
+		return unread
 	}
 	done, ok := link.lane.catchingUp(ctx, alertsAtMost)
 	if !ok {
@@ -284,7 +284,7 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 		}
 	}
 	pushes.Wait()
-	return nil
+	return unread // of the others
 }
 
 // recipients are the devices that are owed each of some messages and still take alerts, by the message's key.
@@ -301,13 +301,14 @@ func recipients(some []due, devices []*owed) map[mail.Key][]*owed {
 }
 
 // readOwed reads what devices are owed. What could be read when it came, and cannot be now, is tried again within seconds, and no longer:
-// its devices get no other mail meanwhile.
+// its devices get no other mail meanwhile. With an error come the items that it does not concern.
 func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (Items, error) {
+	waits := func(item Item) bool { return item.Err != nil && !gone(item) && !by[item.ID].givenUp }
 	found, err := fetch(ctx, link, ids)
 	for _, wait := range owedAgain {
 		var failed []string
 		for _, item := range found.Items {
-			if item.Err != nil && !gone(item) && !by[item.ID].givenUp {
+			if waits(item) {
 				failed = append(failed, item.ID)
 			}
 		}
@@ -318,13 +319,14 @@ func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (
 			return Items{}, ctx.Err()
 		}
 		var again Items
-		if again, err = fetch(ctx, link, failed); err != nil {
-			break
-		}
+		again, err = fetch(ctx, link, failed)
 		for _, item := range again.Items {
 			i := slices.IndexFunc(found.Items, func(old Item) bool { return old.ID == item.ID })
 			found.Items[i] = item
 		}
+	}
+	if err != nil {
+		found.Items = slices.DeleteFunc(found.Items, waits)
 	}
 	return found, err
 }

@@ -997,6 +997,26 @@ func TestWhatWasReadOfABatchIsDealtWithThoughOthersAreThrottled(t *testing.T) {
 	}
 }
 
+func TestACatchUpSendsWhatWasReadOfABatchThoughOthersAreThrottled(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.Unanswered, time.Second)
+		throttled, sick, others := s.source.come(alice), s.source.come(alice), []*message{s.source.come(alice), s.source.come(alice)}
+		s.pass(10 * time.Second)
+		s.source.set(func() { throttled.throttled, sick.unreadable = true, true })
+		release()
+		s.pass(10 * time.Second)
+		s.accepted(1, "a", others...)
+		s.accepted(0, "a", throttled, sick)
+		s.source.set(func() { throttled.throttled, sick.unreadable = false, false })
+		s.pass(time.Minute)
+		s.accepted(1, "a", append(others, throttled, sick)...)
+		s.inStep(alice)
+	})
+}
+
 func TestAMessageThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) { // rule 9
 	inScene(t, func(s *scene) {
 		s.start()
