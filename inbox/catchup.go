@@ -114,7 +114,9 @@ func (m *Mailbox) postpone(ctx context.Context, ready []subscriptions.Behind, er
 	m.in.log.Info("devices could not catch up", zap.String("mailbox", m.address()), zap.Int("devices", len(ready)), zap.Error(err))
 	_ = m.write(ctx, func(d *subscriptions.Draft) { // ctx ended: the next start goes on there
 		for _, b := range ready {
-			d.Hold(b.Device, outcome.MailboxFailing, next)
+			if now := d.BehindOf(b.Device); now != nil && !now.Next.After(time.Now()) { // else an answer has said when
+				d.Hold(b.Device, outcome.MailboxFailing, next)
+			}
 		}
 	})
 }

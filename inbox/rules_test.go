@@ -1017,6 +1017,34 @@ func TestACatchUpSendsWhatWasReadOfABatchThoughOthersAreThrottled(t *testing.T) 
 	})
 }
 
+// The mailbox cannot be read on, and would be tried within seconds.
+func TestACatchUpThatFailsTriesNoDeviceBeforeItsAnswerSays(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		s.apns.hold("a", outcome.Unanswered, time.Second)
+		throttled, _ := s.source.come(alice), s.source.come(alice)
+		s.pass(10 * time.Second)
+		s.source.set(func() { throttled.throttled = true })
+		tries := 0
+		s.apns.set(func() {
+			s.apns.answer = func(context.Context, subscriptions.Notification) subscriptions.Answer {
+				tries++
+				a := unanswered()
+				a.Next = time.Now().Add(20 * time.Minute)
+				return a
+			}
+		})
+		s.pass(15 * time.Minute)
+		s.apns.set(func() {
+			if tries != 1 {
+				t.Errorf("%d tries", tries)
+			}
+		})
+	})
+}
+
 func TestAMessageThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) { // rule 9
 	inScene(t, func(s *scene) {
 		s.start()
