@@ -64,7 +64,7 @@ type pushConn struct {
 	blocked  []*pushStream
 	unsent   []*pushStream // answered, not yet flushed
 	sent     []sentAnswer  // flushed within sentDoubt, in order
-	severed  atomic.Int64  // when it was cut without a GOAWAY, in nanoseconds since 1970; 0: it was not
+	severed  atomic.Int64  // when it was cut, without a word or behind GOAWAY, in nanoseconds since 1970; 0: it was not
 	stalled  []*pushStream
 	greeted  bool // SETTINGS are sent
 	goneAway bool

@@ -5,6 +5,7 @@ package apns
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -111,6 +112,7 @@ func (s *Server) goAwayAndClose() {
 		}
 		c.goAway(http2.ErrCodeNo, `{"reason":"Shutdown"}`)
 		c.tls.CloseWrite()
+		c.severed.CompareAndSwap(0, time.Now().UnixNano()) // where a request has come that was not read, the system resets the connection
 		faults.Cut(c.raw, false)
 	})
 }
