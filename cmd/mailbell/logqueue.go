@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"time"
@@ -47,7 +48,7 @@ func (q *logQueue) Write(line []byte) (int, error) {
 		q.dropped++
 		return len(line), nil
 	}
-	q.lines = append(q.lines, append([]byte(nil), line...))
+	q.lines = append(q.lines, bytes.Clone(line))
 	q.size += len(line)
 	if q.idle == nil {
 		q.idle = make(chan struct{})
