@@ -402,16 +402,7 @@ func TestALeaseThatRedisLostIsWaitedForAndItsHolderHasItBack(t *testing.T) {
 				until(t, 5*time.Second, "the holder has its lease back", func() bool { return c.Exists(t.Context(), "mailbell:lock").Val() == 1 })
 				<-time.After(1200 * time.Millisecond) // the standby has looked
 			}
-			select {
-			case err := <-held:
-				t.Errorf("it took over from one that was there: %v", err)
-			case <-first.Lost():
-				t.Error("the holder was followed")
-			default:
-			}
-			if err := first.Held(); err != nil {
-				t.Error(err)
-			}
+			stillHolds(t, first, held)
 		})
 	}
 }
@@ -574,16 +565,7 @@ func TestAnInstanceThatIsStartedJustWhenRedisHasLostEverythingLetsTheHolderComeF
 			told, held := &behinds{}, make(chan error, 1)
 			go func() { held <- second.Hold(t.Context(), told.note) }()
 			until(t, 10*time.Second, "it stands by", func() bool { return strings.HasPrefix(told.last(), "process ") || len(held) > 0 })
-			select {
-			case err := <-held:
-				t.Errorf("it took over from one that was there: %v", err)
-			case <-first.Lost():
-				t.Error("the holder was followed")
-			default:
-			}
-			if err := first.Held(); err != nil {
-				t.Error(err)
-			}
+			stillHolds(t, first, held)
 		})
 	}
 }
@@ -680,5 +662,20 @@ func TestWhoGaveTheLeaseBackHoldsNothing(t *testing.T) {
 	}
 	if got := s.client(t).Get(t.Context(), "mailbell:until").Val(); got != "0" {
 		t.Errorf("until %q", got)
+	}
+}
+
+// stillHolds checks that a store holds the state, and that nobody has followed it: held is where another one tells.
+func stillHolds(t *testing.T, first *subscriptions.Redis, held <-chan error) {
+	t.Helper()
+	select {
+	case err := <-held:
+		t.Errorf("it took over from one that was there: %v", err)
+	case <-first.Lost():
+		t.Error("the holder was followed")
+	default:
+	}
+	if err := first.Held(); err != nil {
+		t.Error(err)
 	}
 }
