@@ -14,15 +14,7 @@ import (
 // measures tells whether the metrics have this line.
 func (inst *installation) measures(line string) bool {
 	inst.t.Helper()
-	req, err := http.NewRequestWithContext(inst.t.Context(), http.MethodGet, inst.url+"/metrics", nil)
-	if err != nil {
-		inst.t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+inst.token)
-	resp, err := inst.client.Do(req)
-	if err != nil {
-		inst.t.Fatal(err)
-	}
+	resp := inst.ask(http.MethodGet, "/metrics", nil)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {

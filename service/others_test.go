@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -153,14 +154,10 @@ func (inst *installation) start() {
 	inst.t.Cleanup(inst.stop)
 }
 
-// call calls the API; the answer is decoded into into, unless that is nil.
-func (inst *installation) call(method, path string, body, into any) {
+// ask asks the service, as its operator. The caller closes the body of the answer.
+func (inst *installation) ask(method, path string, body io.Reader) *http.Response {
 	inst.t.Helper()
-	data, err := json.Marshal(body)
-	if err != nil {
-		inst.t.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(inst.t.Context(), method, inst.url+path, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(inst.t.Context(), method, inst.url+path, body)
 	if err != nil {
 		inst.t.Fatal(err)
 	}
@@ -169,6 +166,17 @@ func (inst *installation) call(method, path string, body, into any) {
 	if err != nil {
 		inst.t.Fatal(err)
 	}
+	return resp
+}
+
+// call calls the API; the answer is decoded into into, unless that is nil.
+func (inst *installation) call(method, path string, body, into any) {
+	inst.t.Helper()
+	data, err := json.Marshal(body)
+	if err != nil {
+		inst.t.Fatal(err)
+	}
+	resp := inst.ask(method, path, bytes.NewReader(data))
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
 		inst.t.Fatalf("%s %s: %d", method, path, resp.StatusCode)
