@@ -40,7 +40,7 @@ func (l *logFile) open() error {
 	return nil
 }
 
-// Write implements io.Writer, for whole lines.
+// Write implements io.Writer, for whole lines: one, or some.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

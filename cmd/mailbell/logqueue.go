@@ -14,6 +14,9 @@ import (
 const (
 	// maxQueued is the most bytes of lines that wait for a reader of the log: some ten thousand lines.
 	maxQueued = 4 << 20
+	// maxTogether is the most bytes of lines that are written at once: the system takes hundreds for little more than the price of one, and
+	// a log in a file grows by no more than this beyond its size.
+	maxTogether = 64 << 10
 	// lastLines is how long the end of the service waits for them.
 	lastLines = time.Second
 )
@@ -25,8 +28,8 @@ type logQueue struct {
 	lost func(lines int) // is called once lines are taken again
 
 	mu      sync.Mutex
-	lines   [][]byte
-	size    int // of these, and of those that are being written
+	waiting [][]byte // lines, each time as many as are written together
+	size    int      // of these, and of those that are being written
 	dropped int
 	idle    chan struct{} // closed when nothing waits any more; nil: nothing does
 }
@@ -48,7 +51,11 @@ func (q *logQueue) Write(line []byte) (int, error) {
 		q.dropped++
 		return len(line), nil
 	}
-	q.lines = append(q.lines, bytes.Clone(line))
+	if last := len(q.waiting) - 1; last >= 0 && len(q.waiting[last])+len(line) <= maxTogether {
+		q.waiting[last] = append(q.waiting[last], line...)
+	} else {
+		q.waiting = append(q.waiting, bytes.Clone(line))
+	}
 	q.size += len(line)
 	if q.idle == nil {
 		q.idle = make(chan struct{})
@@ -60,19 +67,19 @@ func (q *logQueue) Write(line []byte) (int, error) {
 func (q *logQueue) run() {
 	for {
 		q.mu.Lock()
-		lines, dropped := q.lines, q.dropped
-		q.lines, q.dropped = nil, 0
-		if len(lines) == 0 && dropped == 0 {
+		waiting, dropped := q.waiting, q.dropped
+		q.waiting, q.dropped = nil, 0
+		if len(waiting) == 0 && dropped == 0 {
 			close(q.idle)
 			q.idle = nil
 			q.mu.Unlock()
 			return
 		}
 		q.mu.Unlock()
-		for _, line := range lines {
-			_, _ = q.w.Write(line) // there is nobody to tell
+		for _, lines := range waiting {
+			_, _ = q.w.Write(lines) // there is nobody to tell
 			q.mu.Lock()
-			q.size -= len(line)
+			q.size -= len(lines)
 			q.mu.Unlock()
 		}
 		if dropped > 0 {

@@ -14,12 +14,14 @@ import (
 // hanging is a reader of the log that takes nothing until it is let go.
 type hanging struct {
 	bytes.Buffer
-	free chan struct{}
+	free   chan struct{}
+	writes int
 }
 
-func (h *hanging) Write(line []byte) (int, error) {
+func (h *hanging) Write(lines []byte) (int, error) {
 	<-h.free
-	return h.Buffer.Write(line)
+	h.writes++
+	return h.Buffer.Write(lines)
 }
 
 func TestNobodyWaitsForAReaderOfTheLogThatHangs(t *testing.T) {
@@ -54,6 +56,9 @@ func TestNobodyWaitsForAReaderOfTheLogThatHangs(t *testing.T) {
 		}
 		if wanted := lines - room/1001; lost != wanted {
 			t.Errorf("%d lines were lost, want %d", lost, wanted)
+		}
+		if most := 2 + room/(maxTogether-1001); w.writes > most {
+			t.Errorf("%d writes for what waited, want at most %d", w.writes, most)
 		}
 		log("again\n")
 		q.Close()
