@@ -190,7 +190,7 @@ var table = []Row{
 	{Code: "ErrorInvalidRequest", Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true, Unsupported: true, Meaning: "the server does not accept the request"},
 
 	// Items.
-	{Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true,
+	{Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.Retry, Gone: true,
 		Meaning: "the message is gone, or was moved to another folder"},
 	{Code: "ErrorItemCorrupt", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is damaged"},
 	{Code: "ErrorCorruptData", Scope: fault.Message, Remedy: fault.Retry, After: soon, Meaning: "the message is damaged"},

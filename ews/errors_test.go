@@ -99,7 +99,7 @@ var reactions = []struct {
 	{"ErrorIncorrectSchemaVersion", "", fault.Server, fault.Fix, 0},
 	{"ErrorSchemaValidation", "", fault.Mailbox, fault.Fix, 0},
 	{"ErrorInvalidRequest", "", fault.Mailbox, fault.Fix, 0},
-	{"ErrorItemNotFound", "", fault.Message, fault.GiveUp, gon},
+	{"ErrorItemNotFound", "", fault.Message, fault.Retry, gon},
 	{"ErrorItemCorrupt", "", fault.Message, fault.Retry, 0},
 	{"ErrorCorruptData", "", fault.Message, fault.Retry, 0},
 	{"ErrorContentConversionFailed", "", fault.Message, fault.Retry, 0},

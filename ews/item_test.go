@@ -81,7 +81,7 @@ func TestOneSickItemHarmsOnlyItself(t *testing.T) {
 		scope  fault.Scope
 		remedy fault.Remedy
 	}{
-		{}, {"ErrorItemNotFound", fault.Message, fault.GiveUp}, {"ErrorCorruptData", fault.Message, fault.Retry}, {"ErrorAccessDenied", fault.Mailbox, fault.Fix},
+		{}, {"ErrorItemNotFound", fault.Message, fault.Retry}, {"ErrorCorruptData", fault.Message, fault.Retry}, {"ErrorAccessDenied", fault.Mailbox, fault.Fix},
 		{CodeUnparseableItem, fault.Message, fault.Retry}, {}, {CodeUnparseableItem, fault.Message, fault.Retry},
 	} {
 		it := items[i]

@@ -153,10 +153,10 @@ var table = []Row{
 
 	// Messages.
 	{Code: CodeLeft, Scope: fault.Message, Remedy: fault.GiveUp, Gone: true, Meaning: "the message was moved to another folder"},
-	{about: aboutMessage, Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true, Meaning: "the message is gone"},
-	{about: aboutMessage, Status: http.StatusNotFound, Text: "not found in the store", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true,
+	{about: aboutMessage, Code: "ErrorItemNotFound", Scope: fault.Message, Remedy: fault.Retry, Gone: true, Meaning: "the message is gone"},
+	{about: aboutMessage, Status: http.StatusNotFound, Text: "not found in the store", Scope: fault.Message, Remedy: fault.Retry, Gone: true,
 		Meaning: "the message is gone"},
-	{about: aboutMessage, Code: "ErrorMessageNotFound", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true,
+	{about: aboutMessage, Code: "ErrorMessageNotFound", Scope: fault.Message, Remedy: fault.Retry, Gone: true,
 		Meaning: "the message is gone"},
 	{about: aboutMessage, Code: "ErrorInvalidIdMalformed", Scope: fault.Message, Remedy: fault.Retry, After: soon,
 		Meaning: "Graph does not accept the message's id"},

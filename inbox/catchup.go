@@ -303,14 +303,15 @@ func recipients(some []due, devices []*owed) map[mail.Key][]*owed {
 }
 
 // readOwed reads what devices are owed. What could be read when it came, and cannot be now, is tried again within seconds, and no longer:
-// its devices get no other mail meanwhile. With an error come the items that it does not concern.
+// its devices get no other mail meanwhile. What the listing showed and is not found is looked for once more. With an error come the items that it
+// does not concern.
 func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (Items, error) {
 	waits := func(item Item) bool { return item.Err != nil && !gone(item) && !by[item.ID].givenUp }
 	found, err := fetch(ctx, link, ids)
-	for _, wait := range owedAgain {
+	for n, wait := range owedAgain {
 		var failed []string
 		for _, item := range found.Items {
-			if waits(item) {
+			if waits(item) || n == 0 && gone(item) && fault.Of(item.Err).Remedy != fault.GiveUp {
 				failed = append(failed, item.ID)
 			}
 		}

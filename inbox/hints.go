@@ -99,9 +99,12 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 	return doubted, nil
 }
 
-// hinted is the message of an item that a hint named. false: the item is gone, or is tried again by itself.
+// hinted is the message of an item that a hint named. false: the item is gone, or is tried or looked for again by itself.
 func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
 	d := due{item: item.ID, hinted: at, correlation: id}
+	if gone(item) && m.lookAgain(item, at) {
+		return d, false
+	}
 	if (item.Err == nil || gone(item)) && m.unreadable.forget(item.ID) {
 		m.List() // as its next try would have: a listing may wait for it, and no poll is planned until one is complete
 	}

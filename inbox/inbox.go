@@ -21,7 +21,8 @@
 //     subscriptions.Record.Enter.
 //  7. Hints are a set of marked mailboxes; one worker at a time on each: marks.go, lane.go.
 //  8. Mail older than max_age is summed up under one collapse id, mail older than a day leads to no alert: alerts.Judge.
-//  9. A message that cannot be read while its mailbox can leads to a generic alert after three tries: unreadable.go.
+//  9. A message that cannot be read while its mailbox can leads to a generic alert after three tries; one that is not found is looked for once more:
+//     unreadable.go.
 //  10. A repeat has the ids of the first push, and comes only of an answer that was lost: doubts.go, package push.
 //  11. Subscribe, open the stream, then list; subscriptions outlive a restart: package listener/streaming.
 //  12. One thing flows back: a mailbox is marked, or a topic is ready again: Mailbox.List, Inbox.TopicReady.

@@ -259,11 +259,14 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 	for _, item := range found.Items {
 		d := by[item.ID]
 		d.message = item.Message
-		if item.Err == nil || gone(item) {
+		missing := gone(item) && !r.Has(d.key) && m.lookAgain(item, time.Time{})
+		if item.Err == nil || gone(item) && !missing {
 			m.unreadable.forget(item.ID)
 		}
 		switch {
 		case r.Has(d.key) || r.Has(m.itemKey(d.item)): // a hint was quicker
+		case missing:
+			waits = true
 		case gone(item):
 			none = append(none, skipped{d, outcome.Gone})
 		case item.Err == nil:
@@ -330,6 +333,7 @@ func (m *Mailbox) changes(seen []subscriptions.Shown, earlier, clock time.Time, 
 // completed takes in that a complete listing is done, and written where it changed something.
 func (m *Mailbox) completed(link Link) {
 	m.last.listing.Store(time.Now().UnixNano())
+	m.unreadable.listed()
 	m.marks.completed(link.SafetyPoll())
 	link.Listed()
 	m.catchUpSoon()

@@ -1062,6 +1062,129 @@ func TestAMessageThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) { // r
 	})
 }
 
+func missingOnce(m *message) { m.missing = 1 }
+
+// A front end may not know yet what another has told of, or shown.
+func TestAMessageThatIsNotFoundAtFirstAlertsAMomentLaterAndHoldsNothingBack(t *testing.T) { // rule 9
+	for name, come := range map[string]func(s *scene) (missing, other *message){
+		"hinted": func(s *scene) (missing, other *message) {
+			return s.source.come(alice, missingOnce), s.source.come(alice)
+		},
+		"listed only": func(s *scene) (missing, other *message) {
+			s.source.quietly(func() { missing, other = s.source.come(alice, missingOnce), s.source.come(alice) })
+			s.mailbox(alice).List()
+			return missing, other
+		},
+		"hinted while a listing waits for it": func(s *scene) (missing, other *message) {
+			s.source.quietly(func() {
+				missing, other = s.source.come(alice, func(m *message) { m.missing = 2 }), s.source.come(alice)
+			})
+			s.mailbox(alice).List()
+			synctest.Wait()
+			s.source.hint(alice, missing)
+			return missing, other
+		},
+		"listed while a hint waits for it": func(s *scene) (missing, other *message) {
+			missing, other = s.source.come(alice, func(m *message) { m.missing = 2 }), s.source.come(alice)
+			synctest.Wait()
+			s.mailbox(alice).List()
+			return missing, other
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				missing, other := come(s)
+				synctest.Wait()
+				s.accepted(1, "a", other)
+				s.accepted(0, "a", missing)
+				s.pass(secondLook + time.Second)
+				s.accepted(1, "a", missing)
+				lists := s.source.lists
+				s.pass(5 * time.Minute)
+				if s.source.lists != lists || len(s.mailbox(alice).unreadable.items) > 0 {
+					t.Errorf("%d listings more, and %d items are still looked for", s.source.lists-lists, len(s.mailbox(alice).unreadable.items))
+				}
+				s.pass(2 * s.poll)
+				if s.record(alice).Listed < missing.received.Unix() {
+					t.Error("the Inbox was never listed")
+				}
+			})
+		})
+	}
+}
+
+// Mostly it was deleted or moved: that costs one read more, and no listing where it was hinted.
+func TestAMessageThatIsGoneIsLookedForOnceMore(t *testing.T) {
+	for name, c := range map[string]struct {
+		reads, lists int
+		come         func(s *scene) *message
+	}{
+		"hinted": {2, 0, func(s *scene) *message {
+			var m *message
+			s.source.quietly(func() { m = s.source.come(alice) })
+			s.source.take(alice, m)
+			s.source.hint(alice, m)
+			return m
+		}},
+		"listed, and deleted before it was read": {1, 2, func(s *scene) *message {
+			var m *message
+			s.source.quietly(func() { m = s.source.come(alice) })
+			read := s.source.onRead
+			s.source.set(func() {
+				s.source.onRead = func() {
+					read()
+					s.source.take(alice, m)
+				}
+			})
+			s.mailbox(alice).List()
+			return m
+		}},
+		"listed again and again, and never found": {2, 2, func(s *scene) *message {
+			var m *message
+			s.source.quietly(func() { m = s.source.come(alice, func(m *message) { m.missing = 100 }) })
+			s.mailbox(alice).List()
+			return m
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				reads := 0
+				s.source.onRead = func() { s.source.set(func() { reads++ }) }
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				lists := s.source.lists
+				m := c.come(s)
+				s.pass(time.Minute)
+				if reads != c.reads || s.source.lists-lists != c.lists || len(s.mailbox(alice).unreadable.items) > 0 {
+					t.Errorf("%d reads, %d listings, %d items are still looked for", reads, s.source.lists-lists, len(s.mailbox(alice).unreadable.items))
+				}
+				s.accepted(0, "a", m)
+				s.inStep(alice)
+			})
+		})
+	}
+}
+
+func TestACatchUpLooksOnceMoreForWhatItDoesNotFind(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.Unanswered, time.Minute)
+		m := s.source.come(alice)
+		s.pass(10 * time.Second)
+		s.source.set(func() { m.missing = 1 })
+		release()
+		s.pass(2 * time.Minute)
+		s.accepted(1, "a", m)
+		s.inStep(alice)
+	})
+}
+
 func TestAMessageOnlyListedThatNeverCanBeReadAlertsGenericallyAndOnce(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()

@@ -260,6 +260,7 @@ type message struct {
 	sent       time.Time
 	unreadable bool
 	throttled  bool // its read is refused for now
+	missing    int  // so many reads do not find it, though it is there
 }
 
 func (m *message) tell() mail.Message {
@@ -429,8 +430,11 @@ func (l *link) Read(_ context.Context, ids []string) (Items, error) {
 		item := Item{ID: id}
 		i := slices.IndexFunc(l.folder.items, func(m *message) bool { return m.id == id })
 		switch {
+		case i >= 0 && l.folder.items[i].missing > 0:
+			l.folder.items[i].missing--
+			fallthrough
 		case i < 0:
-			item.Err = &fault.Error{Op: "read", Code: "gone", Scope: fault.Message, Remedy: fault.GiveUp, Gone: true}
+			item.Err = &fault.Error{Op: "read", Code: "gone", Scope: fault.Message, Remedy: fault.Retry, Gone: true}
 		case l.folder.items[i].throttled:
 			err = &fault.Error{Op: "read", Code: "throttled", Scope: fault.Mailbox, Remedy: fault.Wait, After: 5 * time.Second}
 			continue

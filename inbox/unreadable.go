@@ -1,8 +1,9 @@
 package inbox
 
-// Messages that cannot be read while their mailbox can (rule 9).
+// Messages that cannot be read, or are not found, while their mailbox can be read (rule 9).
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -16,10 +17,13 @@ import (
 // readAgain is when a message is tried again: three times within ten minutes.
 var readAgain = [...]time.Duration{time.Minute, 5 * time.Minute}
 
+// secondLook is when a message is looked for once more that its server has told of and did not find: another front end may have told of it.
+const secondLook = 2 * time.Second
+
 // maxUnreadable bounds the items of a mailbox that are tried again; one more is given up at once.
 const maxUnreadable = maxHints
 
-// unreadable counts the tries of items that cannot be read.
+// unreadable counts the tries of items that cannot be read, and has those that were not found looked for once more.
 type unreadable struct {
 	mu     sync.Mutex
 	items  map[string]*tries
@@ -27,9 +31,12 @@ type unreadable struct {
 }
 
 type tries struct {
-	n     int
-	next  time.Time // a read before does not count
-	timer *time.Timer
+	n       int
+	next    time.Time // a read before does not count
+	timer   *time.Timer
+	missing bool      // it was not found, and is looked for once more
+	hinted  time.Time // of what is missing; zero: it was listed only
+	listed  bool      // the same: a listing waits for it
 }
 
 func (t *tries) stop() {
@@ -59,7 +66,7 @@ func (u *unreadable) try(item string, again func()) (last, counted bool) {
 		delete(u.items, item)
 		return true, true
 	}
-	t.next = time.Now().Add(readAgain[t.n])
+	t.next, t.missing = time.Now().Add(readAgain[t.n]), false
 	if !u.closed {
 		t.timer = time.AfterFunc(readAgain[t.n], again)
 	}
@@ -67,7 +74,46 @@ func (u *unreadable) try(item string, again func()) (last, counted bool) {
 	return false, true
 }
 
-// forget forgets an item that could be read in the end, or is gone, and says whether it was to be tried again.
+// look says whether an item that was not found is looked for once more, and has again called when it is time for that.
+func (u *unreadable) look(item string, hinted time.Time, again func(hinted time.Time, listed bool)) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	t := u.items[item]
+	switch {
+	case t == nil && len(u.items) < maxUnreadable:
+	case t != nil && t.missing && time.Now().Before(t.next):
+		t.waitedFor(hinted)
+		return true
+	default:
+		return false
+	}
+	if u.items == nil {
+		u.items = map[string]*tries{}
+	}
+	t = &tries{missing: true, next: time.Now().Add(secondLook)}
+	t.waitedFor(hinted)
+	u.items[item] = t
+	if !u.closed {
+		t.timer = time.AfterFunc(secondLook, func() {
+			u.mu.Lock()
+			hinted, listed := t.hinted, t.listed
+			u.mu.Unlock()
+			again(hinted, listed)
+		})
+	}
+	return true
+}
+
+// waitedFor notes who waits for what is missing: a hint, or a listing.
+func (t *tries) waitedFor(hinted time.Time) {
+	if hinted.IsZero() {
+		t.listed = true
+	} else {
+		t.hinted = hinted
+	}
+}
+
+// forget forgets an item that could be read in the end, or is gone, and says whether a listing may wait for it.
 func (u *unreadable) forget(item string) (waited bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -77,7 +123,15 @@ func (u *unreadable) forget(item string) (waited bool) {
 	}
 	t.stop()
 	delete(u.items, item)
-	return true
+	return !t.missing || t.listed
+}
+
+// listed forgets what was missing when a complete listing is done: it did not show it any more, or the item has its outcome.
+func (u *unreadable) listed() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(u.items, func(_ string, t *tries) bool { return t.missing && !now.Before(t.next) })
 }
 
 // forgetAll forgets all items: their ids mean nothing any more.
@@ -124,4 +178,17 @@ func (m *Mailbox) giveUp(item Item, d due) bool {
 		m.in.log.Warn("a message cannot be read", append(m.about(d.correlation), zap.Bool("generic_alert", last), zap.Error(f))...)
 	}
 	return last
+}
+
+// lookAgain says whether an item that its server did not find is looked for once more: by a hint of it, or by a listing where it has none. One that
+// the server has found elsewhere is gone.
+func (m *Mailbox) lookAgain(item Item, hinted time.Time) bool {
+	return fault.Of(item.Err).Remedy != fault.GiveUp && m.unreadable.look(item.ID, hinted, func(hinted time.Time, listed bool) {
+		if l := m.link.Load(); l != nil && !hinted.IsZero() {
+			m.marks.hint(item.ID, l.Source(), hinted, m.in.correlation())
+		}
+		if listed {
+			m.List()
+		}
+	})
 }

@@ -123,7 +123,7 @@ func (w *walk) join(device, mailbox string) {
 	w.enrolled[device], w.to[device] = time.Now(), mailbox
 }
 
-// mail comes, one message or a dozen, hinted or not. One in ten cannot be read for a while.
+// mail comes, one message or a dozen, hinted or not. One in ten cannot be read for a while, and one in ten is not found at first.
 func (w *walk) mail() {
 	to, several, quiet := []string{alice, bob}[w.below(2)], 1, w.below(5) == 0
 	if w.below(6) == 0 {
@@ -131,7 +131,12 @@ func (w *walk) mail() {
 	}
 	come := func() {
 		for range several {
-			m := w.source.come(to, func(m *message) { m.unreadable = w.below(10) == 0 })
+			m := w.source.come(to, func(m *message) {
+				m.unreadable = w.below(10) == 0
+				if w.below(10) == 0 {
+					m.missing = 1
+				}
+			})
 			w.came = append(w.came, arrival{m, to, time.Now()})
 		}
 	}

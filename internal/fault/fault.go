@@ -54,7 +54,7 @@ type Error struct {
 	// What follows from the error, besides the remedy.
 	Elsewhere     bool     // the mailbox does not live where it was asked for; the next exchange entry that covers it is asked
 	Moved         bool     // the mailbox may live elsewhere now: its location is to be looked up again
-	Gone          bool     // the item is not in the Inbox any more
+	Gone          bool     // the item is not in the Inbox any more; with Retry: the server does not find it, and may do so in a moment
 	Missed        bool     // notifications may be lost: the mailbox is to be listed
 	Unsubscribed  bool     // the subscription is lost: a new one is needed
 	Misled        bool     // the group's affinity leads to the wrong server, or to none: another has to lead it
