@@ -4,6 +4,7 @@ package listener
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -25,6 +26,11 @@ const (
 	leastWait = 5 * time.Second
 	// newest is how many messages are looked at for one that can be read.
 	newest = 4
+	// suspected is how often in a row a message is not read, whatever the server says that this concerns, until another is asked for first: what
+	// throttles, or is away, is to be spared.
+	suspected = 3
+	// maxUnread bounds the messages of a mailbox that are remembered for that.
+	maxUnread = 64
 )
 
 // link is an inbox.Link: one mailbox at one location.
@@ -39,6 +45,7 @@ type link struct {
 	ended    bool                     // the mailbox has been given up here
 	server   string                   // the mailbox server, as the mailbox's own answers name it; empty: unknown
 	failures int                      // of its server, in a row, over reads and listings of the mailbox
+	unread   map[string]int           // how often in a row messages were not read
 }
 
 // Exchange is the exchange entry.
@@ -89,28 +96,97 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 }
 
 func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
+	suspect := k.suspects(ids)
+	if suspect && len(ids) > 1 {
+		return inbox.Items{Clock: k.way.account.entry.now()}, errOneByOne
+	}
 	call, err := k.way.calls.begin(k.at.Primary)
 	if err != nil {
 		return inbox.Items{}, err
 	}
-	items, a, err := k.ask(ctx, ids)
-	ofThem := failed(err) // perhaps: several are asked for one by one, and of one another is asked for
-	if ofThem && len(ids) == 1 {
-		if ofThem = k.readsAnother(ctx, ids[0]); ofThem {
-			items, a, err = k.ask(ctx, ids)
-			ofThem = failed(err)
-		}
+	var items []inbox.Item
+	var a Answer
+	var ofThem bool // the error, perhaps: several are asked for one by one then, and of one another was read
+	if suspect {
+		items, a, ofThem, err = k.askSuspect(ctx, ids)
+	} else {
+		items, a, ofThem, err = k.askBlaming(ctx, ids)
 	}
+	if ofThem && (len(ids) == 1 || fault.Of(err).Scope == fault.Account) || slices.ContainsFunc(items, isRead) { // another one was read
+		err = narrowed(err, fault.Mailbox)
+	}
+	k.remember(ids, items, ofThem, err)
 	if err = call.note(err); err != nil {
 		found := inbox.Items{Items: withoutFailed(items), Clock: k.way.account.entry.now()}
 		if ofThem {
-			return found, ofTheMessages(err)
+			return found, narrowed(err, fault.Message)
 		}
 		return found, k.judge(err)
 	}
 	k.member.Answered()
 	return inbox.Items{Items: items, Clock: k.answered(a)}, nil
 }
+
+// errOneByOne has messages asked for one by one, as one of them is a suspect.
+var errOneByOne = &fault.Error{Op: "read", Code: "one by one", Scope: fault.Message, Remedy: fault.Retry}
+
+// askBlaming asks for messages. Where the server fails over them, or refuses them, it is one of them perhaps: of one another is asked for.
+func (k *link) askBlaming(ctx context.Context, ids []string) (items []inbox.Item, a Answer, ofThem bool, err error) {
+	items, a, err = k.ask(ctx, ids)
+	switch {
+	case !failed(err):
+		return items, a, false, err
+	case len(ids) > 1 && (fault.Of(err).Scope != fault.Account || slices.ContainsFunc(items, isRead)):
+		return items, a, true, err
+	}
+	if read, _ := k.readsAnother(ctx, ids); !read || len(ids) > 1 {
+		return items, a, read, err
+	}
+	items, a, err = k.ask(ctx, ids)
+	return items, a, failed(err), err
+}
+
+// askSuspect asks for a message that was not read again and again: after another one, for a server that throttles answers nothing for a while.
+func (k *link) askSuspect(ctx context.Context, ids []string) (items []inbox.Item, a Answer, ofThem bool, err error) {
+	read, err := k.readsAnother(ctx, ids)
+	if err != nil {
+		return nil, Answer{}, false, err
+	}
+	items, a, err = k.ask(ctx, ids)
+	return items, a, read && (failed(err) || perhapsOver(err)), err
+}
+
+// suspects says whether one of these messages was not read again and again.
+func (k *link) suspects(ids []string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.ContainsFunc(ids, func(id string) bool { return k.unread[id] >= suspected })
+}
+
+// remember counts for each message how often in a row it was not read. What is blamed stays a suspect.
+func (k *link) remember(ids []string, items []inbox.Item, ofThem bool, err error) {
+	known := func(i inbox.Item) bool { return i.Err == nil || fault.Of(i.Err).Scope == fault.Message }
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, item := range items {
+		if known(item) {
+			delete(k.unread, item.ID)
+		}
+	}
+	if ofThem || !perhapsOver(err) {
+		return
+	}
+	if k.unread == nil || len(k.unread) >= maxUnread {
+		k.unread = map[string]int{}
+	}
+	for _, id := range ids {
+		if !slices.ContainsFunc(items, func(i inbox.Item) bool { return i.ID == id && known(i) }) {
+			k.unread[id]++
+		}
+	}
+}
+
+func isRead(i inbox.Item) bool { return i.Message != nil }
 
 // ask reads messages. An error that concerns more than its message is that of all.
 func (k *link) ask(ctx context.Context, ids []string) ([]inbox.Item, Answer, error) {
@@ -121,8 +197,8 @@ func (k *link) ask(ctx context.Context, ids []string) ([]inbox.Item, Answer, err
 	return items, a, err
 }
 
-// failed says whether a server, or the gateway before it, failed over what it was asked: perhaps over one of the messages only, whatever it says
-// that the error concerns.
+// failed says whether a server, or the gateway before it, failed over what it was asked, or refused it: perhaps over one of the messages only,
+// whatever it says that the error concerns.
 func failed(err error) bool {
 	if err == nil {
 		return false
@@ -133,35 +209,62 @@ func failed(err error) bool {
 		return f.Scope == fault.Mailbox
 	case "HTTP 500": // without a word of EWS
 		return true
+	case "ErrorAccessDenied":
+		return true
 	}
 	switch f.Status {
 	case http.StatusInternalServerError, http.StatusBadRequest:
 		return f.Scope == fault.Mailbox
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return f.Scope == fault.Mailbox || f.Scope == fault.Server
+	case http.StatusForbidden:
+		return f.Scope == fault.Mailbox || f.Scope == fault.Account
 	}
 	return false
 }
 
-// readsAnother says whether the server reads another message of the mailbox: one of the newest, of which more than one may be sick.
-func (k *link) readsAnother(ctx context.Context, id string) bool {
-	page, _, err := k.way.source.List(ctx, *k.at, inbox.Part{Limit: newest})
-	if err != nil {
+// perhapsOver says the same of any other error of a server that was asked and has let the account in. That takes more to be believed: mostly such an
+// error is what it says.
+func perhapsOver(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
+	f := fault.Of(err)
+	switch {
+	case f.Elsewhere || slices.Contains(unsaid, f.Code):
+		return false
+	case f.Scope == fault.Account:
+		return f.Status == http.StatusForbidden || f.Status == http.StatusTooManyRequests
+	case f.Scope == fault.Server:
+		return f.Remedy != fault.Fix
+	}
+	return true
+}
+
+// readsAnother says whether the server reads another message of the mailbox than these: one of the newest, of which more may be sick. Its error is that of
+// a mailbox that cannot be listed.
+func (k *link) readsAnother(ctx context.Context, ids []string) (bool, error) {
+	page, _, err := k.way.source.List(ctx, *k.at, inbox.Part{Limit: newest})
+	if err != nil {
+		return false, err
+	}
 	return slices.ContainsFunc(page.Messages, func(other mail.Message) bool {
-		if other.ItemID == id {
+		if slices.Contains(ids, other.ItemID) {
 			return false
 		}
 		items, _, err := k.way.source.Read(ctx, *k.at, []string{other.ItemID})
 		return err == nil && len(items) == 1 && items[0].Message != nil
-	})
+	}), nil
 }
 
-// ofTheMessages is the error of a server that fails over messages while it reads others of the mailbox (rule 9).
-func ofTheMessages(err error) error {
+// narrowed is an error that concerns no more than this: of a server that fails over messages while it reads others of the mailbox (rule 9), for
+// example.
+func narrowed(err error, to fault.Scope) error {
+	if err == nil {
+		return nil
+	}
 	f := *fault.Of(err)
-	f.Scope = fault.Message
+	f.Scope = min(f.Scope, to)
 	return &f
 }
 

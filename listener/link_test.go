@@ -129,6 +129,97 @@ func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
 	}
 }
 
+// What says that the mailbox is throttled, its server away, or the account without a right may be over one message too. Another one that is read says
+// so: at once where waiting ends nothing, else after some tries.
+func TestAMessageThatIsRefusedForEverHarmsOnlyItself(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		all    bool          // of the whole call
+		holds  time.Duration // nothing is asked for so long after it
+		within time.Duration // the others are read
+	}{
+		"503":             {http.StatusServiceUnavailable, false, time.Second, 5 * time.Second},
+		"503 to all":      {http.StatusServiceUnavailable, true, 0, time.Minute},
+		"429":             {http.StatusTooManyRequests, false, 4 * time.Second, 5 * time.Second},
+		"429 to all":      {http.StatusTooManyRequests, true, 0, 6 * time.Minute},
+		"403":             {http.StatusForbidden, false, 0, 5 * time.Second},
+		"403 to all":      {http.StatusForbidden, true, 0, 5 * time.Second},
+		"nobody knows it": {http.StatusTeapot, false, 0, 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.hq.poison, s.hq.poisonsAll, s.hq.poisonHolds = c.status, c.all, c.holds
+				known := &finder{url: hqURL}
+				s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", known }
+				s.start()
+				s.enrol("a", alice)
+				s.hq.come(alice)
+				s.pass(time.Minute)
+				asked := known.asked
+				var sick *message
+				s.hq.quietly(func() { sick = s.hq.come(alice) })
+				s.hq.set(func() {
+					s.hq.poisoned = map[string]bool{sick.id: true}
+					s.hq.tell(s.hq.box(alice), sick)
+				})
+				well := s.hq.come(alice)
+				s.pass(c.within)
+				s.accepted(1, "a", well)
+				s.pass(4 * time.Minute)
+				if state := s.mailbox(alice).standing(); state.State == subscriptions.Failing {
+					t.Errorf("the mailbox is failing: %s", state.Reason)
+				}
+				well = s.hq.come(alice)
+				s.pass(c.holds + time.Second)
+				s.accepted(1, "a", well)
+				s.pass(6 * time.Minute)
+				if n := s.apns.accepted("a", s.book.Secret().ItemKey(s.record(alice).ID, sick.id).String()); n != 1 {
+					t.Errorf("%d generic alerts", n)
+				}
+				s.accepted(0, "a", sick)
+				s.inStep(alice)
+				s.wantState(subscriptions.Listening, alice)
+				if f := s.l.Load()[0].Accounts[0].Blocked; f != nil || known.asked != asked {
+					t.Errorf("the account is blocked by %v, Autodiscover asked %d times", f, known.asked-asked)
+				}
+
+				// Where it reads none the mailbox is sick, and its mail waits.
+				s.hq.set(func() { s.hq.readFail = row("HTTP 503", "") })
+				waits := []*message{s.hq.come(alice), s.hq.come(alice)}
+				s.pass(20 * time.Minute)
+				s.wantState(subscriptions.Failing, alice)
+				s.hq.set(func() { s.hq.readFail = nil })
+				s.pass(5 * time.Minute)
+				s.accepted(1, "a", waits...)
+				s.wantState(subscriptions.Listening, alice)
+			})
+		})
+	}
+}
+
+// A server that is away is not asked for more than before: of a mailbox that cannot be listed nothing is read.
+func TestAServerThatIsAwayIsAskedOnceATry(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.hq.come(alice)
+		s.pass(time.Minute)
+		s.hq.set(func() { s.hq.sick = map[string]error{alice: row("HTTP 503", "")} })
+		m := s.hq.come(alice)
+		s.pass(5 * time.Minute)
+		s.hq.set(func() { s.hq.asked = 0 })
+		s.pass(time.Hour)
+		s.hq.set(func() {
+			if s.hq.asked > 20 {
+				t.Errorf("it was asked %d times in an hour", s.hq.asked)
+			}
+		})
+		s.hq.set(func() { s.hq.sick = nil })
+		s.pass(5 * time.Minute)
+		s.accepted(1, "a", m)
+	})
+}
+
 // The stream had to tell of them. That it did not is held against it once, and not with each listing that shows them still unread: else the next
 // stream were replaced for the same, which has the mailbox listed again.
 func TestWhatNoNotificationToldOfIsHeldAgainstItsStreamOnce(t *testing.T) {

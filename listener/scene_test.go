@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/inbox"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/outcome"
@@ -240,6 +241,7 @@ type exchange struct {
 	skew        time.Duration // its clock minus ours
 	n           int
 	lists       int
+	asked       int                              // for messages, or lists of them
 	onList      func(mailbox string, offset int) // called before a page is answered, without the lock
 	onSub       func(mailbox string)             // called before the answer to a Subscribe comes, without the lock
 	onLook      func(mailbox string)             // the same, to a Look
@@ -252,6 +254,8 @@ type exchange struct {
 	poisoned    map[string]bool // items over which the server fails
 	poison      int             // the status of HTTP that tells so; 0: its own answer does
 	poisonsAll  bool            // that is the status of the whole call, also of several items
+	poisonHolds time.Duration   // nothing is asked for so long after it
+	heldUntil   time.Time       // for that
 	subFail     map[string]error
 	tries       int // calls of Subscribe
 	subs        map[string]*folder
@@ -365,6 +369,9 @@ func (e *exchange) refuses(p mail.Location) error {
 	if err := e.sick[p.Primary]; err != nil {
 		return err
 	}
+	if held := time.Until(e.heldUntil); held > 0 {
+		return &fault.Error{Op: "test", Code: graph.CodeHeld, Scope: fault.Mailbox, Remedy: fault.Retry, After: held}
+	}
 	return e.fails
 }
 
@@ -386,12 +393,20 @@ func (e *exchange) Look(_ context.Context, p mail.Location) (string, error) {
 func (e *exchange) Read(_ context.Context, p mail.Location, ids []string) (list []inbox.Item, _ Answer, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.asked++
 	if err := cmp.Or(e.refuses(p), e.readFail); err != nil {
 		return nil, Answer{}, err
 	}
 	for _, id := range ids {
 		item := inbox.Item{ID: id}
+		if e.poisoned[id] {
+			e.heldUntil = time.Now().Add(e.poisonHolds)
+		}
 		switch poisoned := e.poisoned[id]; {
+		case poisoned && e.poison == http.StatusForbidden && !e.poisonsAll:
+			item.Err = statusError(e.poison, fault.Account)
+			list = append(list, item)
+			continue
 		case poisoned && e.poison == 0:
 			return nil, Answer{}, row("ErrorInternalServerError", "")
 		case poisoned && e.poisonsAll:
@@ -434,6 +449,7 @@ func (e *exchange) List(_ context.Context, p mail.Location, part inbox.Part) (in
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lists++
+	e.asked++
 	if err := e.refuses(p); err != nil {
 		return inbox.Page{}, Answer{}, err
 	}
