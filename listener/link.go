@@ -18,10 +18,12 @@ import (
 )
 
 const (
-	// doubtful is how long a location is taken as true however its server fails, and so often has it to have failed in a row, which takes
-	// ten minutes or more: a server that restarts must not have every mailbox looked up.
-	doubtful     = time.Hour
-	manyFailures = 20
+	// silent is for how long a server has to have failed for a mailbox, and stale how old its location has to be, until it is looked up: a
+	// server that restarts must not have every mailbox looked up. absent and again are the same where it answers that there is no EWS.
+	silent = 15 * time.Minute
+	stale  = time.Hour
+	absent = time.Minute
+	again  = 5 * time.Minute
 	// leastWait is the least wait for the time from which a location may be doubted.
 	leastWait = 5 * time.Second
 	// newest is how many messages are looked at for one that can be read.
@@ -40,12 +42,12 @@ type link struct {
 	member membership
 	at     *mail.Location // where it was found: never changed
 
-	mu       sync.Mutex
-	told     map[string]*mail.Message // what came in notifications and is not taken yet, by item id
-	ended    bool                     // the mailbox has been given up here
-	server   string                   // the mailbox server, as the mailbox's own answers name it; empty: unknown
-	failures int                      // of its server, in a row, over reads and listings of the mailbox
-	unread   map[string]int           // how often in a row messages were not read
+	mu      sync.Mutex
+	told    map[string]*mail.Message // what came in notifications and is not taken yet, by item id
+	ended   bool                     // the mailbox has been given up here
+	server  string                   // the mailbox server, as the mailbox's own answers name it; empty: unknown
+	failing time.Time                // since when its server fails for the mailbox; zero: it does not
+	unread  map[string]int           // how often in a row messages were not read
 }
 
 // Exchange is the exchange entry.
@@ -320,7 +322,7 @@ func (k *link) location() mail.Location {
 func (k *link) answered(a Answer) time.Time {
 	e := k.way.account.entry
 	k.mu.Lock()
-	k.failures = 0
+	k.failing = time.Time{}
 	if a.Server != "" && a.Server != k.server {
 		k.server = unique.Make(a.Server).Value() // that of thousands of mailboxes
 	}
@@ -339,15 +341,9 @@ func (k *link) age() time.Duration { return time.Since(k.at.Found) }
 // may be doubted, and not when the error says.
 func (k *link) judge(err error) error {
 	f := *fault.Of(err)
-	k.mu.Lock()
-	if f.Scope >= fault.Server {
-		k.failures++
-	}
-	failures := k.failures
-	k.mu.Unlock()
 	verdict := streaming.Leaves
 	if k.m.linked() == k { // else it is looked up already, or has been
-		verdict = k.doubt(&f, failures)
+		verdict = k.doubt(&f)
 	}
 	switch verdict {
 	case streaming.Leaves:
@@ -360,21 +356,50 @@ func (k *link) judge(err error) error {
 	return &f
 }
 
-// doubt says whether an error is a reason to look the mailbox up again, and then has that done. failures is how often in a row its server
-// has failed.
-func (k *link) doubt(f *fault.Error, failures int) streaming.Verdict {
-	if !f.Moved {
-		return streaming.Stays
-	}
-	s := k.m.l.search(k.m.box)
+// doubt says whether an error is a reason to look the mailbox up again, and then has that done.
+func (k *link) doubt(f *fault.Error) streaming.Verdict {
+	ofServer := f.Scope >= fault.Server
+	gone := ofServer && k.gone(f)
 	switch {
-	case !s.asks():
+	case !f.Moved && !ofServer, !k.asks():
 		return streaming.Stays
-	case f.Scope >= fault.Server && (failures <= manyFailures || k.age() <= doubtful):
+	case ofServer:
+		if gone {
+			k.m.confirm(k)
+		}
 		return streaming.Stays
 	case k.age() <= confirmed:
 		return streaming.Later
 	}
 	k.m.relocate(k)
 	return streaming.Leaves
+}
+
+// asks says whether somebody has to be asked where the mailbox lives.
+func (k *link) asks() bool {
+	s := k.m.l.search(k.m.box)
+	return s.asks()
+}
+
+// gone says whether the server may be gone for good that has failed once more for the mailbox.
+func (k *link) gone(f *fault.Error) bool {
+	k.mu.Lock()
+	if k.failing.IsZero() {
+		k.failing = time.Now()
+	}
+	failing := time.Since(k.failing)
+	k.mu.Unlock()
+	if f.Moved && f.Remedy == fault.Fix { // it answers
+		return failing >= absent && k.age() > again
+	}
+	return failing >= silent && k.age() > stale
+}
+
+// leadsTo says whether the mailbox still lives where this link leads, after a look-up: where nobody could say, it does.
+func (k *link) leadsTo(found answered) bool {
+	if found.err != nil {
+		return !found.err.Elsewhere
+	}
+	at := found.at
+	return found.entry == k.way.account.entry && at.ReadBy() == k.at.ReadBy() && at.URL == k.at.URL && at.Group == k.at.Group && at.Primary == k.at.Primary
 }

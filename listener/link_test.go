@@ -266,20 +266,23 @@ func TestAServerThatFailsOverAMessageOnceIsAskedAgainAtOnce(t *testing.T) {
 	})
 }
 
+// failsFor has the server have failed for the mailbox for so long.
+func (k *link) failsFor(d time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failing = time.Now().Add(-d)
+}
+
 // Where two servers contradict each other, each look-up would have the next one made at once.
 func TestALocationIsDoubtedOnceItIsOldEnoughAndNotBefore(t *testing.T) {
-	mailboxs, servers := &fault.Error{Moved: true, Scope: fault.Mailbox}, &fault.Error{Moved: true, Scope: fault.Server}
 	for name, c := range map[string]struct {
-		f        *fault.Error
-		failures int
-		age      time.Duration
-		before   streaming.Verdict // at that age
-		after    streaming.Verdict // a moment later
+		f      *fault.Error
+		before streaming.Verdict // at that age
+		after  streaming.Verdict // a moment later
 	}{
-		"the mailbox moved":            {mailboxs, 0, confirmed, streaming.Later, streaming.Leaves},
-		"its server fails for an hour": {servers, manyFailures + 1, doubtful, streaming.Stays, streaming.Leaves},
-		"its server failed seldom":     {servers, manyFailures, doubtful, streaming.Stays, streaming.Stays},
-		"nobody says that it moved":    {&fault.Error{Scope: fault.Mailbox}, 0, confirmed, streaming.Stays, streaming.Stays},
+		"the mailbox moved":          {&fault.Error{Moved: true, Scope: fault.Mailbox}, streaming.Later, streaming.Leaves},
+		"nobody says that it moved":  {&fault.Error{Scope: fault.Mailbox}, streaming.Stays, streaming.Stays},
+		"its server fails for a day": {&fault.Error{Moved: true, Scope: fault.Server}, streaming.Stays, streaming.Stays},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inScene(t, func(s *scene) {
@@ -287,13 +290,55 @@ func TestALocationIsDoubtedOnceItIsOldEnoughAndNotBefore(t *testing.T) {
 				s.start()
 				s.enrol("a", alice)
 				k := s.mailbox(alice).linked()
-				s.pass(c.age - k.age())
-				if got := k.doubt(c.f, c.failures); got != c.before {
+				if c.f.Scope == fault.Server {
+					k.failsFor(24 * time.Hour)
+				}
+				s.pass(confirmed - k.age())
+				if got := k.doubt(c.f); got != c.before {
 					t.Errorf("verdict %v after %v, want %v", got, k.age(), c.before)
 				}
 				s.pass(1)
-				if got := k.doubt(c.f, c.failures); got != c.after {
+				if got := k.doubt(c.f); got != c.after {
 					t.Errorf("verdict %v a moment later, want %v", got, c.after)
+				}
+			})
+		})
+	}
+}
+
+func TestAMailboxWhoseServerFailsIsLookedUpOnceThatIsLongEnoughAndItsLocationOldEnough(t *testing.T) {
+	outage := &fault.Error{Moved: true, Scope: fault.Server, Remedy: fault.Wait}
+	absence := &fault.Error{Moved: true, Scope: fault.Server, Remedy: fault.Fix}
+	for name, c := range map[string]struct {
+		f            *fault.Error
+		age, failing time.Duration
+		lookup       bool
+	}{
+		"an outage":                      {outage, stale + 1, silent, true},
+		"an outage of a new location":    {outage, stale - 1, silent, false},
+		"a short outage":                 {outage, 2 * stale, silent - 2, false},
+		"a certificate that has expired": {&fault.Error{Scope: fault.Server, Remedy: fault.Fix}, stale + 1, silent, true},
+		"there is no EWS":                {absence, again + 1, absent, true},
+		"there is none for a moment":     {absence, 2 * stale, absent - 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.hybrid(alice)
+				s.start()
+				s.enrol("a", alice)
+				k := s.mailbox(alice).linked()
+				looks := s.hq.looked()
+				s.pass(c.age - 1 - k.age())
+				k.failsFor(c.failing - 1)
+				k.doubt(c.f)
+				s.pass(1)
+				if s.hq.looked() != looks {
+					t.Error("it is looked up a moment before")
+				}
+				k.doubt(c.f)
+				s.pass(1)
+				if looked := s.hq.looked() != looks; looked != c.lookup {
+					t.Errorf("looked up: %v", looked)
 				}
 			})
 		})

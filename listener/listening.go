@@ -77,12 +77,12 @@ func (s sink) Answers() {
 }
 
 // Doubt says whether the mailbox may live elsewhere.
-func (s sink) Doubt(f *fault.Error, failures int) streaming.Verdict {
+func (s sink) Doubt(f *fault.Error) streaming.Verdict {
 	k := s.m.linked()
 	if k == nil { // it is being looked up
 		return streaming.Leaves
 	}
-	return k.doubt(f, failures)
+	return k.doubt(f)
 }
 
 // postSink is a sink for callbacks, of Exchange and of Graph.
@@ -91,7 +91,7 @@ type postSink struct{ sink }
 // Doubt says whether the mailbox may live elsewhere, and is looked up again. Where that is too early its listing waits until it may be
 // doubted.
 func (s postSink) Doubt(f *fault.Error) bool {
-	verdict := s.sink.Doubt(f, 0)
+	verdict := s.sink.Doubt(f)
 	if verdict == streaming.Later {
 		s.List()
 	}

@@ -56,6 +56,7 @@ type search struct {
 	account   string        // the listener account that it had
 	listenBy  string        // how it is to be listened to; empty: as its entry is configured
 	newcomer  bool          // it was never found
+	unsure    bool          // it may not live there any more
 	anyway    bool          // a person asks: an account that is blocked is asked all the same
 }
 
@@ -147,7 +148,7 @@ func (s *search) settled() (answered, bool) {
 	if e := s.entries[0]; !s.asks() {
 		return answered{entry: e, at: mail.Location{Entry: e.Name, URL: e.URL, Primary: s.addresses[0], How: "ews_url"}}, true
 	}
-	if last := s.lastEntry(); last != nil && s.fresh() {
+	if last := s.lastEntry(); last != nil && s.fresh() && !s.unsure {
 		return answered{entry: last, at: s.known}, true
 	}
 	return answered{}, false

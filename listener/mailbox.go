@@ -38,6 +38,7 @@ type mailbox struct {
 	due     bool   // a look-up is asked for
 	busy    bool   // a look-up is queued or under way
 	doubted bool   // the next look-up begins by giving its location up
+	unsure  bool   // the next look-up is made though its location is known, which is kept until it is found elsewhere
 	closed  bool   // it has no device any more
 	quest   *quest // nil: it has its location, or was not looked up yet
 
@@ -85,6 +86,7 @@ func (m *mailbox) search() search {
 	s := m.l.search(m.box)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s.unsure = m.unsure
 	if m.quest != nil && !m.quest.lost.IsZero() {
 		s.known = mail.Location{}
 	}
@@ -148,6 +150,21 @@ func (m *mailbox) relocate(k *link) {
 	if m.link == k && !m.doubted {
 		m.doubted = true
 		m.sought().lose()
+		queue = m.ask()
+	}
+	m.mu.Unlock()
+	if queue {
+		m.queue()
+	}
+}
+
+// confirm has the mailbox looked up again, for the server to which this link leads may be gone for good. Until it is found elsewhere it stays
+// there, with its subscription: mostly the server comes back. It does nothing where the mailbox is looked up already.
+func (m *mailbox) confirm(k *link) {
+	m.mu.Lock()
+	queue := false
+	if m.link == k && !m.busy {
+		m.unsure = true
 		queue = m.ask()
 	}
 	m.mu.Unlock()
@@ -226,8 +243,10 @@ func (m *mailbox) begin() (k *link, closed bool) {
 	if m.closed {
 		return nil, true
 	}
-	k = m.link
-	m.unlink()
+	if m.doubted || !m.unsure {
+		k = m.link
+		m.unlink()
+	}
 	m.due, m.doubted = false, false
 	return k, false
 }
@@ -263,6 +282,12 @@ func (m *mailbox) find(ctx context.Context) answered {
 	m.sought().asked = append([]*entry{}, s.entries...)
 	m.mu.Unlock()
 	found := s.run(ctx)
+	if k := m.linked(); k != nil && !k.leadsTo(found) { // it was looked up without giving its location up
+		m.mu.Lock()
+		m.unlink()
+		m.mu.Unlock()
+		m.giveUp(ctx, k)
+	}
 	if found.err != nil {
 		return m.missing(found)
 	}
@@ -416,6 +441,7 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 		return
 	}
 	f := found.err
+	m.unsure = false
 	again := m.due && (f != nil || m.doubted)
 	m.due, m.busy = again, again
 	first, next := m.note(found, again)

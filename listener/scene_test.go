@@ -702,6 +702,7 @@ type finder struct {
 	url     string
 	asked   int
 	names   []string // who was asked for
+	fails   error
 }
 
 // set changes what it knows.
@@ -723,6 +724,9 @@ func (f *finder) Find(_ context.Context, address string) (mail.Location, error) 
 	defer f.mu.Unlock()
 	f.asked++
 	f.names = append(f.names, address)
+	if f.fails != nil {
+		return mail.Location{}, f.fails
+	}
 	if f.homes != nil && !f.homes[address] {
 		return mail.Location{}, &fault.Error{Op: "Autodiscover", Code: "InvalidUser", Scope: fault.Mailbox, Remedy: fault.Fix, Elsewhere: true}
 	}

@@ -172,9 +172,9 @@ func (g *group) brokenBefore(r *reading) {
 // doubt has the location of a member doubted.
 func (g *group) doubt(m *Member, f *fault.Error) Verdict {
 	g.groups.mu.Lock()
-	failures, joined := g.failures, m.joined
+	joined := m.joined
 	g.groups.mu.Unlock()
-	v := m.sink.Doubt(f, failures)
+	v := m.sink.Doubt(f)
 	if v == Leaves {
 		m.leave(joined)
 	}

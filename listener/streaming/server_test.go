@@ -356,7 +356,7 @@ type account struct {
 	t       *testing.T
 	store   *storetest.Memory
 	book    *subscriptions.Book
-	verdict func(address string, f *fault.Error, failures int) Verdict // nil: they stay
+	verdict func(address string, f *fault.Error) Verdict // nil: they stay
 }
 
 // newAccount returns an account whose groups have at most size members. They end with the test.
@@ -410,14 +410,14 @@ func (m *mailbox) Answers() {
 	m.answers++
 }
 
-func (m *mailbox) Doubt(f *fault.Error, failures int) Verdict {
+func (m *mailbox) Doubt(f *fault.Error) Verdict {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.doubts++
 	if m.a.verdict == nil {
 		return Stays
 	}
-	return m.a.verdict(m.address, f, failures)
+	return m.a.verdict(m.address, f)
 }
 
 // mailbox returns a mailbox with a device, which has not joined yet.

@@ -71,8 +71,8 @@ type Sink interface {
 	Hint(item string, at time.Time) // it may have this new item
 	List()                          // anything may have come: it is to be listed
 	Answers()                       // its server answers
-	// Doubt asks what an error that says that the mailbox moved means. failures is how often in a row the stream has failed.
-	Doubt(f *fault.Error, failures int) Verdict
+	// Doubt asks what an error that says that the mailbox may have moved means.
+	Doubt(f *fault.Error) Verdict
 }
 
 // Verdict on the location of a mailbox.

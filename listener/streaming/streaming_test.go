@@ -1252,7 +1252,7 @@ func TestMembersThatMovedDoNotSilenceTheOthers(t *testing.T) {
 				const n, gone = 12, 7
 				s := newServer(t)
 				a := newAccount(t, s, 200)
-				a.verdict = func(string, *fault.Error, int) Verdict { return verdict }
+				a.verdict = func(string, *fault.Error) Verdict { return verdict }
 				var addresses []string
 				for i := range n {
 					addresses = append(addresses, numbered(i))
@@ -1285,7 +1285,7 @@ func TestAServerThatKnowsNoMemberIsNotAskedWithoutAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
 		a := newAccount(t, s, 200)
-		a.verdict = func(string, *fault.Error, int) Verdict { return Later }
+		a.verdict = func(string, *fault.Error) Verdict { return Later }
 		a.join(alice, bob, carol)
 		pass(time.Minute)
 		s.set(func() { s.refuse = on("Stream", moved()) })
@@ -1302,7 +1302,7 @@ func TestAReportThatAMailboxMovedHasItLeaveAndTheOthersAreOpenedAgainSoon(t *tes
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
 		a := newAccount(t, s, 200)
-		a.verdict = func(string, *fault.Error, int) Verdict { return Leaves }
+		a.verdict = func(string, *fault.Error) Verdict { return Leaves }
 		list := a.join(alice, bob)
 		pass(time.Minute)
 		f := lostSubscription(list[0].box.Record().Subscription)
@@ -1342,7 +1342,7 @@ func TestAStreamIsOpenedSoonWithThoseWhoStayWhereOthersLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
 		a := newAccount(t, s, 200)
-		a.verdict = func(address string, _ *fault.Error, _ int) Verdict {
+		a.verdict = func(address string, _ *fault.Error) Verdict {
 			if address == alice {
 				return Leaves
 			}
@@ -1380,7 +1380,7 @@ func TestAMailboxThatIsUnknownWhereItIsSubscribedLeaves(t *testing.T) {
 				s := newServer(t)
 				s.refuse = on("Subscribe", moved())
 				a := newAccount(t, s, 200)
-				a.verdict = func(string, *fault.Error, int) Verdict { return c.verdict }
+				a.verdict = func(string, *fault.Error) Verdict { return c.verdict }
 				m := a.join(alice)[0]
 				pass(time.Minute)
 				if m.in(nil) != (c.verdict == Leaves) || m.doubts != 1 || m.listings() != c.listings || len(s.made("Subscribe")) != c.calls {
@@ -1398,7 +1398,7 @@ func TestAMailboxThatIsFoundAgainAtOnceDoesNotLeaveItsNewGroup(t *testing.T) {
 		a := newAccount(t, s, 200)
 		m := a.join(alice)[0]
 		pass(time.Minute)
-		a.verdict = func(string, *fault.Error, int) Verdict {
+		a.verdict = func(string, *fault.Error) Verdict {
 			m.Leave()
 			there := here(alice)
 			there.URL = "https://other.example"
@@ -1419,7 +1419,7 @@ func TestAReportAboutAMailboxThatLeftConcernsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t)
 		a := newAccount(t, s, 200)
-		a.verdict = func(string, *fault.Error, int) Verdict { return Leaves }
+		a.verdict = func(string, *fault.Error) Verdict { return Leaves }
 		m := a.join(alice, bob)[0]
 		pass(time.Minute)
 		f := lostSubscription(m.box.Record().Subscription)
@@ -1431,28 +1431,6 @@ func TestAReportAboutAMailboxThatLeftConcernsNobody(t *testing.T) {
 		pass(time.Second)
 		if m.doubts > 0 || m.box.Record().Subscription == "" {
 			t.Errorf("doubted %d times; its record has %q", m.doubts, m.box.Record().Subscription)
-		}
-	})
-}
-
-func TestTheFailuresOfAStreamAreToldToWhoDoubts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t)
-		a := newAccount(t, s, 200)
-		most := 0
-		a.verdict = func(_ string, _ *fault.Error, failures int) Verdict {
-			most = max(most, failures)
-			return Stays
-		}
-		a.join(alice)
-		pass(time.Minute)
-		f := denied(fault.Server, fault.Wait, 0)
-		f.Moved = true
-		s.set(func() { s.refuse = on("Stream", f) })
-		s.cut(errReset)
-		pass(30 * time.Minute)
-		if most < 20 || most > 45 {
-			t.Errorf("%d failures", most)
 		}
 	})
 }

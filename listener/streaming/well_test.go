@@ -58,7 +58,7 @@ func TestAfterWhateverAServerDoesEachMailboxIsListenedToOnceItIsWell(t *testing.
 			return ctx.Err()
 		}
 		a := newAccount(t, s, 1+dice.IntN(8))
-		a.verdict = func(string, *fault.Error, int) Verdict {
+		a.verdict = func(string, *fault.Error) Verdict {
 			pick := dice.IntN(1000)
 			return Verdict(pick % 2) // who leaves has its location looked up by others
 		}
