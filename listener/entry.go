@@ -27,7 +27,8 @@ type entry struct {
 	polls    *polling.Pace     // of its mailboxes that nothing tells of
 	// The same of those that are read by Graph, and of those of them that have got mail lately.
 	graphPolls, busyPolls *polling.Pace
-	fallback              *fallback                     // from streaming to push; nil: there is none
+	fallback              *fallback // from streaming to push; nil: there is none
+	outages               outages
 	turn                  atomic.Uint32                 // of the accounts: which asks where a mailbox lives
 	skew                  atomic.Pointer[time.Duration] // the server's clock minus ours, as the last answer showed it
 }

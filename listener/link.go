@@ -41,6 +41,7 @@ type link struct {
 	way    *way
 	member membership
 	at     *mail.Location // where it was found: never changed
+	outage *outage        // of its server
 
 	mu      sync.Mutex
 	told    map[string]*mail.Message // what came in notifications and is not taken yet, by item id
@@ -328,6 +329,7 @@ func (k *link) answered(a Answer) time.Time {
 	}
 	strayed := !e.serves(k.server)
 	k.mu.Unlock()
+	k.serverAnswers()
 	if strayed && k.age() > confirmed {
 		k.m.relocate(k)
 	}
@@ -383,6 +385,7 @@ func (k *link) asks() bool {
 
 // gone says whether the server may be gone for good that has failed once more for the mailbox.
 func (k *link) gone(f *fault.Error) bool {
+	k.outage.failed()
 	k.mu.Lock()
 	if k.failing.IsZero() {
 		k.failing = time.Now()

@@ -46,7 +46,7 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 		"an error of the server":  {inbox.Item{ID: "bad", Err: denied("busy", fault.Server, fault.Wait)}, "busy"},
 	} {
 		member := &attentive{}
-		k := &link{m: &mailbox{}, at: &mail.Location{}, member: member, way: blockable(&Account{Source: reads{items: []inbox.Item{good, c.item, good}}}).byEWS}
+		k := &link{m: &mailbox{}, at: &mail.Location{}, outage: &outage{}, member: member, way: blockable(&Account{Source: reads{items: []inbox.Item{good, c.item, good}}}).byEWS}
 		got, err := k.Read(t.Context(), []string{"good", "bad", "good"})
 		switch {
 		case c.code == "" && (err != nil || len(got.Items) != 3 || got.Items[1] != c.item):

@@ -14,6 +14,7 @@
 //	placement.go   room at the accounts of an entry, and who waits for some
 //	account.go     a listener account at work
 //	health.go      whether a refusal is a mailbox's or its account's, and who may try that again
+//	outage.go      what waits for a server that fails
 //	link.go        how the inbox reads a mailbox at its location, and what its errors say about that; told.go: what need not be read
 //	source.go      what an account reads with; ews.go, graph.go: the two there are
 //	listening.go   the seam to the kinds of listening, each a folder of its own: packages streaming, callbacks and changes

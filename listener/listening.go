@@ -73,7 +73,10 @@ func (s sink) List() { s.m.work.List() }
 
 // Answers has tried at once what failed because the server did not.
 func (s sink) Answers() {
-	s.m.work.Retry(func(f *fault.Error) bool { return f.Scope == fault.Server })
+	s.m.work.Retry(ofOutage)
+	if k := s.m.linked(); k != nil {
+		k.serverAnswers()
+	}
 }
 
 // Doubt says whether the mailbox may live elsewhere.

@@ -417,7 +417,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		before = m.member
 		m.host, m.member = way, way.listening.member(m)
 	}
-	k := &link{m: m, way: way, member: m.member, at: there, server: at.Server}
+	k := &link{m: m, way: way, member: m.member, at: there, outage: a.entry.outages.of(there.URL), server: at.Server}
 	m.unlink()
 	way.links.Add(1)
 	m.link, m.quest = k, nil

@@ -9,7 +9,7 @@ import (
 
 func TestAMessageThatCameIsTakenOnceAndTheOthersAreRead(t *testing.T) {
 	member := &attentive{}
-	k := &link{m: &mailbox{l: &Listener{}}, at: &mail.Location{}, member: member, way: blockable(&Account{Source: reads{items: []inbox.Item{{ID: "b", Message: &mail.Message{Subject: "read"}}}}}).byEWS}
+	k := &link{m: &mailbox{l: &Listener{}}, at: &mail.Location{}, outage: &outage{}, member: member, way: blockable(&Account{Source: reads{items: []inbox.Item{{ID: "b", Message: &mail.Message{Subject: "read"}}}}}).byEWS}
 	k.keepTold(&mail.Message{ItemID: "a", Subject: "told"})
 	k.keepTold(&mail.Message{ItemID: "c", Subject: "told"})
 	got, err := k.Read(t.Context(), []string{"a", "b", "c"})

@@ -1,0 +1,73 @@
+package listener
+
+// What waits because of an outage of a server ends with the outage, and not one by one: what another mailbox is answered is the evidence.
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mailbell/mailbell/ews"
+	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/internal/fault"
+)
+
+// shortOutage is how long an outage has to last until its end is told to all. What waits because of a shorter one is tried within about as long. A
+// server that fails now and then, or for one mailbox only, answers others meanwhile: so nobody is tried more often for that than once in a
+// shortOutage.
+const shortOutage = time.Minute
+
+// outage is that of a server, which is what is behind one URL: since when it has answered nobody who reads there, in Unix nanoseconds; 0: there
+// is none.
+type outage struct{ began atomic.Int64 }
+
+// failed takes in that the server has failed for a mailbox.
+func (o *outage) failed() { o.began.CompareAndSwap(0, time.Now().UnixNano()) }
+
+// ended takes in that it has answered for one, and says whether that is to be told to all.
+func (o *outage) ended() bool {
+	began := o.began.Load()
+	return began != 0 && o.began.CompareAndSwap(began, 0) && time.Since(time.Unix(0, began)) >= shortOutage
+}
+
+// ofOutage says whether something failed because its server did not answer.
+func ofOutage(f *fault.Error) bool {
+	return f.Scope == fault.Server || f.Code == ews.CodeHangs || f.Code == graph.CodeHangs
+}
+
+// outages are those of the servers of an exchange entry.
+type outages struct {
+	mu sync.Mutex
+	at map[string]*outage // by URL
+}
+
+// of is that of the server at a URL.
+func (o *outages) of(url string) *outage {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.at[url] == nil {
+		if o.at == nil {
+			o.at = map[string]*outage{}
+		}
+		o.at[url] = &outage{}
+	}
+	return o.at[url]
+}
+
+// serverAnswers takes in that the server has answered. After an outage all that waits for it is tried at once, at the pace of its calls.
+func (k *link) serverAnswers() {
+	if !k.outage.ended() {
+		return
+	}
+	l, e := k.m.l, k.way.account.entry
+	l.run(func() {
+		for _, m := range l.mailboxes() {
+			if other := m.linked(); other != nil && other.outage == k.outage {
+				m.work.Retry(ofOutage)
+			}
+		}
+		for _, a := range e.accounts {
+			a.way(k.at.ReadBy()).listening.Retry()
+		}
+	})
+}
