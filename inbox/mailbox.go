@@ -185,7 +185,11 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	m.deliver(ctx)
 	m.debug("reading ended", t.correlation, func() []zap.Field { return []zap.Field{zap.Duration("took", time.Since(began)), zap.Error(err)} })
 	if err == nil || m.in.stopping.Load() {
+		failed, _, _ := m.marks.fault()
 		m.marks.done(t, nil)
+		if failed != nil { // devices do not wait any longer for that either
+			m.releaseSoon()
+		}
 		return
 	}
 	f := fault.Of(err)

@@ -1436,6 +1436,31 @@ func TestACatchUpDoesNotWaitAnyLongerOnceItsMailboxCanBeRead(t *testing.T) {
 	}
 }
 
+// Its worker has failed as well, and reads what a notification told of before any device is tried again.
+func TestACatchUpDoesNotWaitAnyLongerOnceItsMailboxIsReadAgain(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		s.enrol("b", alice)
+		s.pass(time.Minute)
+		release := s.apns.hold("a", outcome.TopicAway, 0)
+		owed := s.source.come(alice)
+		s.pass(time.Minute)
+		offline := &fault.Error{Op: "FindItem", Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait}
+		s.source.set(func() { s.source.fails = offline })
+		release()
+		s.in.TopicReady(topic, "production")
+		s.pass(20 * time.Minute) // the devices are tried every few minutes by now
+		live := s.source.come(alice)
+		s.pass(time.Second)
+		s.source.set(func() { s.source.fails = nil })
+		s.pass(6 * time.Second)
+		s.accepted(1, "b", live)
+		s.accepted(1, "a", owed, live)
+		s.inStep(alice)
+	})
+}
+
 func TestACatchUpReadsAgainWithinSecondsWhatCannotBeRead(t *testing.T) { // and then its device gets an alert without content
 	for name, mended := range map[string]bool{"and can be": true, "and cannot be": false} {
 		t.Run(name, func(t *testing.T) {
