@@ -9,8 +9,8 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// shrinkFrom is the size from which a payload has a smaller one in reserve. APNs takes 4096 bytes and ours stay below that; what is
-// no longer than this can hardly be refused as too large, and most alerts are not.
+// shrinkFrom is the size above which a payload has a smaller one in reserve. APNs takes 4096 bytes, and ours stay below that. A payload of
+// up to this size is hardly refused as too large, and most are no longer.
 const shrinkFrom = 1024
 
 // Verdict is the kind of a decision.
@@ -23,14 +23,11 @@ const (
 	Skip                     // in none, for a reason
 )
 
-// View is what the log of the mailbox and the two clocks say about a message for a device.
+// View is what a decision about a message for a device depends on.
 type View struct {
-	Known     bool // the log has an outcome for it
-	Gone      bool // it is no longer in the Inbox
-	Restarted bool // the server's clock was set back behind the messages that have their outcome (rule 4)
-	Forgotten bool // it is dated earlier than the log reaches back (rule 2)
+	Gone bool // it is no longer in the Inbox
 
-	Received time.Time // on the server's clock, after its doubts (rule 4)
+	Received time.Time // on the server's clock, as it is believed (rule 4)
 	Hinted   time.Time // on ours; zero: no hint named it
 	Enrolled time.Time // since when the device gets alerts, on the server's clock; zero: its enrolment is not complete
 
@@ -38,21 +35,18 @@ type View struct {
 	MaxAge       time.Duration // older mail is summed up
 }
 
-// Judge decides whether an alert is sent. This is the whole decision: the first case that matches counts.
+// Judge decides whether an alert is sent: the first case that matches counts. Some messages never come here, for package inbox can say for
+// all devices what becomes of them: one that has its outcome (known), and one of which the log cannot tell whether it has (late, clock).
 func Judge(v View) (Verdict, outcome.Reason) {
 	age := v.age()
 	switch {
-	case v.Known:
-		return Skip, outcome.Known
 	case v.Gone:
 		return Skip, outcome.Gone
-	case v.Restarted:
-		return Skip, outcome.Clock
 	case v.Enrolled.IsZero() || v.Received.Unix() < v.Enrolled.Unix():
 		return Skip, outcome.BeforeEnrolment
 	case v.Hinted.IsZero() && v.Received.After(v.Server.Add(mail.Tolerance)):
 		return Skip, outcome.Future
-	case v.Forgotten || age > mail.Window:
+	case age > mail.Window:
 		return Skip, outcome.Late
 	case age > v.MaxAge:
 		return SumUp, outcome.Summary

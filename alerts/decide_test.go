@@ -34,16 +34,13 @@ func TestWhatMayBeSent(t *testing.T) {
 		reason  outcome.Reason
 	}{
 		"new mail":                                     {nil, Send, ""},
-		"a second notification of it":                  {func(v *View) { v.Known = true }, Skip, outcome.Known},
 		"it has left the Inbox":                        {func(v *View) { v.Gone = true }, Skip, outcome.Gone},
-		"the server's clock fell back":                 {func(v *View) { v.Restarted = true }, Skip, outcome.Clock},
 		"from the second before the enrolment":         {func(v *View) { v.Enrolled = v.Received.Add(time.Second) }, Skip, outcome.BeforeEnrolment},
 		"from the second of the enrolment":             {func(v *View) { v.Enrolled = v.Received.Add(900 * time.Millisecond) }, Send, ""},
 		"the enrolment is not over":                    {func(v *View) { v.Enrolled = time.Time{} }, Skip, outcome.BeforeEnrolment},
 		"dated in the future, and listed only":         {listed(-mail.Tolerance - time.Second), Skip, outcome.Future},
 		"dated in the future, and hinted":              {func(v *View) { v.Received = noon.AddDate(1, 0, 0) }, Send, ""},
 		"dated as far ahead as servers may differ":     {listed(-mail.Tolerance), Send, ""},
-		"older than the log reaches":                   {func(v *View) { v.Forgotten = true }, Skip, outcome.Late},
 		"listed after an hour":                         {listed(time.Hour), Send, ""},
 		"listed after an hour and a second":            {listed(time.Hour + time.Second), SumUp, outcome.Summary},
 		"listed after a day":                           {listed(mail.Window), SumUp, outcome.Summary},
