@@ -72,7 +72,7 @@ func (a Alert) Kind() Kind {
 // Payload builds the JSON that is sent to APNs, under 4096 bytes. It shows of the message what the content level allows.
 // Outside the text of the alert it never has a subject or a message id, nor an address, unless the MDM portal made one the id of the enrolment.
 func Payload(a Alert, content Content) []byte {
-	var most [1024]byte // on the stack; what is kept until APNs has answered is no longer than it has to be
+	var most [1024]byte // on the stack; the copy, which is kept until APNs has answered, is no longer than it has to be
 	return bytes.Clone(appendPayload(most[:0], a, content))
 }
 

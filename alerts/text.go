@@ -92,7 +92,7 @@ type cleaner struct {
 	visible    bool // something was written that shows
 	whole      fit  // the last position for … between clusters
 	split      fit  // the last position for … at all
-	cut        bool
+	cut        bool // something is missing: it ends with …
 }
 
 // fit is a position at which the text can end.
@@ -218,9 +218,10 @@ func (c *cleaner) write(r rune) bool {
 	return true
 }
 
-// shows reports whether a character that is written can be seen by itself.
+// shows reports whether a character that is written can be seen by itself. A variation selector cannot: it says how the character before
+// looks.
 func shows(r rune) bool {
-	if r == ' ' || r == brailleBlank || unicode.Is(unicode.Variation_Selector, r) { // which says how the character before looks
+	if r == ' ' || r == brailleBlank || unicode.Is(unicode.Variation_Selector, r) {
 		return false
 	}
 	return !unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Prepended_Concatenation_Mark, r)
@@ -248,7 +249,7 @@ func (c *cleaner) finish() string {
 	}
 	s := c.out.String()
 	if c.cut {
-		if c.whole.length == 0 { // one cluster fills the whole text: it is cut within
+		if c.whole.length == 0 { // one cluster fills the whole text: it is cut inside
 			c.whole = c.split
 		}
 		s, c.open = strings.TrimRight(s[:c.whole.length], " ")+"…", c.whole.open

@@ -6,6 +6,6 @@ import "time"
 // differently with each answer: Kerberos allows clocks of one organisation to differ by that much.
 const Tolerance = 5 * time.Minute
 
-// Window is the age above which mail leads to no alert, and what a listing reads again: mail that was held up in transport arrives late, with
-// an old received time (rules 3 and 8 of the log).
+// Window is the age above which mail leads to no alert, and how far before listed a listing reads again: mail that was held up in transport
+// arrives late, with an old received time (rules 3 and 8 of the log).
 const Window = 24 * time.Hour

@@ -24,9 +24,9 @@ type Secret [32]byte
 // maxSubject is how much of a subject enters a key: a listing may have only its first 255 characters.
 const maxSubject = 128
 
-// Key of a message of the mailbox whose record has the given id. Exchange's own duplicate key is message id and submit time;
-// the key of a message without an id has its subject instead. What sends mail with neither id nor submit time sends it with the same subject
-// again: there the received time stands for the submit time, and where that is missing too, the item.
+// Key of a message of the mailbox whose record has the given id. Exchange's own duplicate key is message id and submit time. Without a
+// message id the subject stands for it. A program that sends mail with neither id nor submit time repeats its subjects: there the received
+// time stands for the submit time, and where that is missing too, the item id.
 func (s Secret) Key(record string, m *Message) Key {
 	if m.InternetID != "" {
 		return s.sum("id", record, m.InternetID, seconds(m.Sent))
@@ -44,7 +44,7 @@ func (s Secret) Key(record string, m *Message) Key {
 	return s.sum("subject item", record, subject, m.ItemID)
 }
 
-// seconds is a time in a key, with its fraction cut: a listing may not tell that.
+// seconds is a time as it enters a key, without its fraction, which a listing may not have.
 func seconds(t time.Time) string {
 	var b [8]byte
 	if !t.IsZero() {
@@ -59,14 +59,14 @@ func (s Secret) ItemKey(record, item string) Key { return s.sum("item", record, 
 // SummaryKey is the one key of all summaries of a mailbox (rule 8): a newer summary replaces the older.
 func (s Secret) SummaryKey(record string) Key { return s.sum("summary", record) }
 
-// Callback is the secret of a push subscription of a mailbox, for the URL at which its Exchange calls back: 128 bits. The nonce is stored,
-// and the secret is not.
+// Callback is the secret, of 128 bits, in the URL at which Exchange calls back for a push subscription of a mailbox. The nonce is stored,
+// the secret is not.
 func (s Secret) Callback(record, nonce string) string {
 	return s.sum("callback", record, nonce).String()
 }
 
-// GraphPath is the end of the URL to which Microsoft Graph posts: one secret for all mailboxes, so that it can post for several at once. It
-// is another one for each public URL.
+// GraphPath is the end of the URL to which Microsoft Graph posts: one secret for all mailboxes, so that it can post for several at once.
+// Each public URL has its own.
 func (s Secret) GraphPath(publicURL string) string { return s.sum("graph", publicURL).String() }
 
 // ClientState is the secret of a subscription of a mailbox at Microsoft Graph, which comes back with each notification.

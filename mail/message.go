@@ -42,7 +42,7 @@ const (
 // Location is the location of a mailbox, from Autodiscover or the configuration.
 type Location struct {
 	Entry   string    `json:"entry"`             // the exchange entry of the configuration
-	Source  Source    `json:"source,omitempty"`  // by what it is read there; empty: EWS
+	Source  Source    `json:"source,omitempty"`  // by which it is read there; empty: EWS
 	URL     string    `json:"url"`               // of EWS, the external one; of Graph, what all calls begin with
 	Group   string    `json:"group,omitempty"`   // GroupingInformation: mailboxes that may share a stream
 	Primary string    `json:"primary,omitempty"` // the primary SMTP address, normalised
@@ -51,7 +51,7 @@ type Location struct {
 	Found   time.Time `json:"found"`             // when that was learnt
 }
 
-// Shared is the location with one copy, for all mailboxes, of what thousands have in common: each was read from an answer of its own.
+// Shared is the location with its strings shared with all other mailboxes that have the same: thousands do, each read from its own answer.
 func (l Location) Shared() Location {
 	for _, s := range []*string{&l.Entry, &l.URL, &l.Group, &l.Server, &l.How} {
 		*s = unique.Make(*s).Value()
@@ -59,7 +59,7 @@ func (l Location) Shared() Location {
 	return l
 }
 
-// ReadBy is by what a mailbox is read there.
+// ReadBy is the source by which the mailbox is read there.
 func (l Location) ReadBy() Source { return cmp.Or(l.Source, EWS) }
 
 // Source is the interface by which a message was read; its item id is valid there.
