@@ -76,8 +76,8 @@ type Watcher interface {
 	// GoneAway tells that the connection takes no request any more; debug is what the server said of it, if anything. What it has begun to
 	// answer goes on.
 	GoneAway(debug []byte)
-	// Stalled tells that a request had no answer in time, or could not be written. It is told before the request, and not of one that
-	// is late alone.
+	// Stalled tells that a request had no answer in time, or could not be written, before that request ends. It does not tell of one that
+	// is late while others are answered.
 	Stalled()
 	// Closed tells that the connection is over, before the requests that it ends.
 	Closed(err error)
@@ -108,7 +108,7 @@ type Conn struct {
 	maxStreams uint32    // as the server said
 	maxPayload int64     // likewise: the window of each stream
 	window     int64     // what the server takes yet, over all streams
-	tableSize  uint32    // of the header compression: the least that the server has wanted, for what was cut off is gone
+	tableSize  uint32    // of the header compression: the least that the server has ever wanted, for what it dropped then is gone
 	heard      time.Time // the last frame
 	answered   time.Time // the last answer
 	pinged     time.Time // since when a ping is not answered; zero: none is
@@ -226,8 +226,8 @@ func (s *stream) ending(err error) Ending {
 	return Ending{Err: err, Unknown: true}
 }
 
-// leave ends what the server will surely not take: streams above the last, and what is not written. It is called with mu held, which it
-// gives back.
+// leave ends what the server will surely not take: streams above the last, and what is not written. It is called with mu held, and unlocks
+// it.
 func (c *Conn) leave(last uint32, debug []byte) {
 	c.leaving = true
 	untaken := c.waiting.takeAll()
@@ -250,12 +250,12 @@ func (c *Conn) finish(id uint32, s *stream, err error) (Request, Ending) {
 	r, e := s.request, s.ending(err)
 	*s = stream{}
 	c.free = append(c.free, s)
-	c.work.Signal() // where the server takes no more streams, the next one can begin
+	c.work.Signal() // the next one can begin, if it waited for a stream
 	return r, e
 }
 
-// stream with a number; nil: it is over, and what comes for it is late. An error: it never was, and the server must not speak of it.
-// It is called with mu held.
+// stream with a number; nil: it is over, and what still comes for it is passed by. An error: there never was one, and the server breaks the
+// rules. It is called with mu held.
 func (c *Conn) stream(id uint32) (*stream, error) {
 	if id%2 == 0 || id >= c.next {
 		return nil, http2.ConnectionError(http2.ErrCodeProtocol)

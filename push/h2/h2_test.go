@@ -666,9 +666,9 @@ func TestARequestThatWasUnderWayWithTheLastAnswerIsNotLateAlone(t *testing.T) {
 		a, b := ask("{}"), ask("{}")
 		s.send(a, b)
 		s.takes(1, 3)
-		<-time.After(passed - 1)
+		<-time.After(overtakenAfter - 1)
 		s.headers(3, true, ":status", "200")
-		<-time.After(times.Answer - passed + 1)
+		<-time.After(times.Answer - overtakenAfter + 1)
 		s.ends(a, "unknown: "+ErrStalled.Error())
 		if told := s.seen.said(); told != "stalled" {
 			t.Errorf("%q was told", told)

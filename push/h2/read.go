@@ -48,7 +48,7 @@ func (c *Conn) read() error {
 	r.decoder.SetMaxStringLength(maxHeaders)
 	for first := true; ; first = false {
 		f, err := in.ReadFrame()
-		if e, ok := errors.AsType[http2.StreamError](err); ok { // it may have had header fields, and without them the next cannot be read
+		if e, ok := errors.AsType[http2.StreamError](err); ok { // the frame may have had header fields, without which later ones cannot be read
 			return http2.ConnectionError(e.Code)
 		}
 		if err != nil {
@@ -80,7 +80,7 @@ func (c *Conn) take(r *reader, f http2.Frame) error {
 		return c.wasReset(f)
 	case *http2.GoAwayFrame:
 		c.mu.Lock()
-		c.leave(f.LastStreamID, f.DebugData())
+		c.leave(f.LastStreamID, f.DebugData()) // unlocks it
 	case *http2.SettingsFrame:
 		return c.settings(f)
 	case *http2.PingFrame:
@@ -95,7 +95,7 @@ func (c *Conn) take(r *reader, f http2.Frame) error {
 	return nil
 }
 
-// reply writes a frame that the server has asked for. One that asks for more than it takes is left.
+// reply writes a frame that the server has asked for. A server that asks for more and more and takes nothing is left.
 func (c *Conn) reply(write func(*http2.Framer) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,7 +106,8 @@ func (c *Conn) reply(write func(*http2.Framer) error) error {
 	return write(c.control.framer())
 }
 
-// field takes in a header field. Of an acceptance there is nothing more to know, and what is not looked at costs no memory.
+// field takes in a header field. With the status 200 there is nothing more to know: the other fields are not even made, which saves their
+// memory.
 func (r *reader) field(f hpack.HeaderField) {
 	switch f.Name {
 	case ":status":
@@ -263,7 +264,7 @@ func (c *Conn) settings(f *http2.SettingsFrame) error {
 		c.mu.Unlock()
 		return err
 	}
-	untaken := c.waiting.takeBeyond(c.room()) // who sends counts by another limit, and another connection may have room
+	untaken := c.waiting.takeBeyond(c.room()) // they were sent by an older limit, and another connection may have room for them
 	c.mu.Unlock()
 	for _, r := range untaken {
 		r.End(Ending{Err: ErrNoStream})

@@ -9,14 +9,14 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// slept is by how much the timer has to be late for this process, and not the server, to have been silent: it was paused, and has not read
-// yet what came meanwhile. It has that long again to do so, for an answer that is there must not be taken for one that is lost. A request that
-// was allowed to begin that long ago, and is not written yet, was allowed by what held before: it does not go out.
+// slept is by how much the timer has to be late to show that this process was paused, and not the server silent. What came meanwhile is not
+// read yet: there is that long again to read it, for an answer that is there must not be taken for one that is lost. A request that was
+// allowed to begin that long ago, and is not written yet, does not go out: what allowed it may not hold any more.
 const slept = time.Second
 
-// passed is how long a request has waited at least when another is answered, for it to be late alone. What was under way with that other when
-// a connection stalled has waited for less.
-const passed = time.Second
+// overtakenAfter is how long a request must have waited when another is answered, for it to be late by itself. What was under way together
+// with that other when a connection stalled has waited for less.
+const overtakenAfter = time.Second
 
 // look ends what has taken too long, asks a silent server whether it is there, and comes back when there is the next to see to.
 func (c *Conn) look() {
@@ -41,15 +41,8 @@ func (c *Conn) look() {
 		_ = c.control.framer().WritePing(false, [8]byte{})
 		c.work.Signal()
 	}
-	next := c.heard.Add(c.times.PingAfter)
-	if !c.pinged.IsZero() {
-		next = c.pinged.Add(c.times.PingTimeout)
-	}
 	unwritten, streams, stalls := c.overdue(now)
-	if until, some := c.firstUntil(); some && until.Before(next) {
-		next = until
-	}
-	c.lookIn(next.Sub(now))
+	c.lookIn(c.nextLook(now))
 	c.mu.Unlock()
 	if stalls {
 		c.watch.Stalled()
@@ -68,8 +61,8 @@ func (c *Conn) lookIn(d time.Duration) {
 	c.timer.Reset(d)
 }
 
-// overdue takes out what has waited for too long, and says whether the connection stalls: a single request that is late says nothing of it.
-// It is called with mu held.
+// overdue takes out what has waited for too long, and says whether the connection stalls: a request that is late by itself does not say so.
+// That one gets more time, once. It is called with mu held.
 func (c *Conn) overdue(now time.Time) (unwritten []Request, streams []*stream, stalls bool) {
 	for !c.waiting.isEmpty() && now.Sub(c.waiting.head().since) >= c.times.Answer {
 		unwritten = append(unwritten, c.waiting.take())
@@ -80,7 +73,7 @@ func (c *Conn) overdue(now time.Time) (unwritten []Request, streams []*stream, s
 			continue
 		}
 		begun := s.until.Add(-c.times.Answer)
-		if !s.late && c.answered.Sub(begun) >= passed {
+		if !s.late && c.answered.Sub(begun) >= overtakenAfter {
 			s.late, s.until = true, begun.Add(c.times.Late)
 			continue
 		}
@@ -92,15 +85,17 @@ func (c *Conn) overdue(now time.Time) (unwritten []Request, streams []*stream, s
 	return unwritten, streams, stalls
 }
 
-// firstUntil is when the next request will have waited for too long. It is called with mu held.
-func (c *Conn) firstUntil() (first time.Time, some bool) {
+// nextLook is in how long a ping is due, or its answer, or a request will have waited for too long. It is called with mu held.
+func (c *Conn) nextLook(now time.Time) time.Duration {
+	next := c.times.PingAfter - now.Sub(c.heard)
+	if !c.pinged.IsZero() {
+		next = c.times.PingTimeout - now.Sub(c.pinged)
+	}
 	if !c.waiting.isEmpty() {
-		first, some = c.waiting.head().since.Add(c.times.Answer), true
+		next = min(next, c.times.Answer-now.Sub(c.waiting.head().since))
 	}
 	for _, s := range c.streams {
-		if !some || s.until.Before(first) {
-			first, some = s.until, true
-		}
+		next = min(next, s.until.Sub(now))
 	}
-	return first, some
+	return next
 }

@@ -28,7 +28,7 @@ func (f *frames) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// framer writes frames. It reports no error: none can come of what is written here into memory.
+// framer writes frames. Its errors are not looked at: of what is written here, into memory, none can come.
 func (f *frames) framer() *http2.Framer {
 	if f.frame == nil {
 		f.frame = http2.NewFramer(f, nil)
@@ -130,7 +130,7 @@ func (c *Conn) begin(w *writer) {
 		c.mu.Lock()
 	}
 	if c.next > lastID && !c.leaving {
-		c.leave(lastID, nil)
+		c.leave(lastID, nil) // unlocks it
 		c.mu.Lock()
 	}
 }
