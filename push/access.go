@@ -18,8 +18,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// askTimeout bounds a question whose answer somebody waits for: a dial and an answer, each with its own time. One that is late alone is not
-// waited for.
+// askTimeout bounds a question whose answer somebody waits for: a dial and an answer, each with its own time. An answer that is late while
+// others are answered is not waited for.
 const askTimeout = dialTimeout + answerTimeout
 
 // proving is the pause before a new credential that was refused is tried again. APNs may not know a key in its first minutes; after
@@ -41,7 +41,7 @@ type access struct {
 	mu       sync.Mutex
 	open     int             // connections
 	last     error           // why the last dial failed, or what ended the last connection; nil: one was made since
-	failure  context.Context // ends when it is known that there is no connection, with the error as its cause; then there is another
+	failure  context.Context // ends when it is known that there is no connection, with the error as its cause; then another takes its place
 	tellFail context.CancelCauseFunc
 }
 
@@ -58,7 +58,7 @@ func (a *access) start() {
 	a.gateway.run(func(life context.Context) { a.pool.line(a.life, life) })
 }
 
-// leave ends it: what is in flight goes on, what waits for a turn is told to go elsewhere.
+// leave ends it: what is in flight goes on, and what waits for its turn ends with errLeft and goes elsewhere.
 func (a *access) leave() {
 	close(a.pool.left)
 	a.stop()
@@ -137,8 +137,8 @@ func (a *access) nextFailure() (context.Context, error) {
 	return a.failure, a.last
 }
 
-// ask sends a notification once, for somebody who waits for the answer: not for long, and no longer than until it is known that there is
-// no connection. It moves nothing but the counters.
+// ask sends a notification once, for somebody who waits for the answer. It waits for askTimeout at most, and only until it is known that
+// there is no connection. It changes nothing but the counters.
 func (a *access) ask(ctx context.Context, n *request) response {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -164,7 +164,7 @@ func probeOf(topic string) *request {
 func (a *access) prove() {
 	taken := false
 	defer func() {
-		if !taken { // else whoever takes over from it leaves it
+		if !taken { // else it serves, and the access that replaces it leaves it
 			a.leave()
 		}
 	}()

@@ -45,8 +45,8 @@ func (r *request) isSendable() bool {
 	return r.token != "" && !strings.ContainsFunc(r.token, outside) && json.Valid(r.payload)
 }
 
-// fields are the header fields, with those of the provider token; empty: its connection has a certificate. What each notification has for
-// itself is never indexed (RFC 7541): it does not come again.
+// fields appends the header fields. authorization is that of the provider token; empty: the connection has a certificate. What each
+// notification has for itself is never indexed (RFC 7541): it does not come again.
 func (r *request) fields(into []hpack.HeaderField, authority, authorization string) []hpack.HeaderField {
 	into = append(into,
 		hpack.HeaderField{Name: ":method", Value: http.MethodPost},
@@ -73,8 +73,8 @@ func (r *request) fields(into []hpack.HeaderField, authority, authorization stri
 
 var priority = strconv.Itoa(apns2.PriorityHigh)
 
-// attempt sends a notification once, if allowed does not object directly before it would go out. It is waited for until ctx ends, or a
-// time, where that is not zero.
+// attempt sends a notification once, if allowed does not object directly before it would go out. It waits for the answer until ctx ends, or
+// until a time; zero: there is none.
 func (g *gateway) attempt(ctx context.Context, until time.Time, n *request, allowed func() error) response {
 	for {
 		r := g.access.Load().attempt(ctx, until, n, allowed)
@@ -106,9 +106,9 @@ func (a *access) attempt(ctx context.Context, until time.Time, n *request, allow
 	r.read(answer)
 	a.gateway.metrics.answered(r.status, r.reason)
 	switch does := r.rule(); {
-	case does.replace && does.reaction == again: // else it is no good for the others either
+	case does.replace && does.reaction == again: // it serves the others until another connection is dialled
 		c.replace("replaced after " + string(r.why()))
-	case does.replace:
+	case does.replace: // it is no good for the others either
 		c.retire("replaced after " + string(r.why()))
 	}
 	r.replacedIn = c.replacedIn()

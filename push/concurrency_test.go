@@ -32,10 +32,10 @@ func atOnce(functions ...func()) {
 func TestWhatCallsShareIsGuarded(t *testing.T) {
 	for name, use := range map[string]func(*testing.T, *bench){
 		"a phone that waits": func(_ *testing.T, b *bench) {
-			atOnce(func() { b.throttle.until(phone(1)) }, func() { b.throttle.slowDown(phone(1), 0) }, func() { b.throttle.passed(phone(1)) })
+			atOnce(func() { b.throttle.until(phone(1)) }, func() { b.throttle.slowDown(phone(1), 0) }, func() { b.throttle.forget(phone(1)) })
 		},
 		"a phone in quarantine": func(_ *testing.T, b *bench) {
-			atOnce(func() { b.quarantine.holds(new(alert(1, 1))) }, func() { b.quarantine.begin(new(alert(1, 1))) }, func() { b.quarantine.passed(phone(1)) })
+			atOnce(func() { b.quarantine.holds(new(alert(1, 1))) }, func() { b.quarantine.begin(new(alert(1, 1))) }, func() { b.quarantine.forget(phone(1)) })
 		},
 		"the guard": func(_ *testing.T, b *bench) {
 			g := &b.gateways[0].guard
@@ -56,7 +56,7 @@ func TestWhatCallsShareIsGuarded(t *testing.T) {
 					g.leave()
 				}
 			}
-			atOnce(enter, func() { g.failed(response{status: 503}) }, func() { g.giveUp() }, func() { g.state() }, func() { g.worked(true) }, g.reached, func() { g.cutOff(a.credential, errSilent) },
+			atOnce(enter, func() { g.failed(response{status: 503}) }, func() { g.shutIfAway() }, func() { g.state() }, func() { g.worked(true) }, g.reached, func() { g.cutOff(a.credential, errSilent) },
 				func() { g.credentialRefused(response{access: a, status: 403}) }, func() { g.offer(nil) }, func() { g.take(a) })
 		},
 		"a credential with its connections": func(_ *testing.T, b *bench) {

@@ -38,7 +38,8 @@ const (
 	noStreams  = "no streams allowed"
 )
 
-// isOurs says whether a connection was ended from here, and not for what APNs did: that nothing was answered on it says nothing of APNs then.
+// isOurs says whether a connection was ended from here, and not for what APNs did. Then it says nothing of APNs that nothing was answered
+// on it.
 func isOurs(why string) bool { return why == crowded || why == paused }
 
 // connection is one connection to APNs. It is told of by h2 (h2.Watcher).
@@ -53,13 +54,15 @@ type connection struct {
 	inFlight int
 	most     int       // in flight at once: one until an answer has come, then the gate, or what the refusals of streams show
 	primed   bool      // an answer has come
-	moved    time.Time // when the last request took a stream, or was answered
-	passed   bool      // another was answered since the last one began, or before, where that one is alone; or it yields
-	spoiltBy string    // why it is to be replaced
-	dry      time.Time // since when APNs allows no stream; zero: it does
-	over     bool
-	why      string
-	reason   outcome.Reason // what APNs said when it ended it; empty: nothing
+	moved    time.Time // when a request took a stream, or was answered, last
+	// What holds the streams may be late by itself: since the last request took one, another was answered; or that request is alone on a
+	// connection that has answered before, or yields.
+	overtaken bool
+	spoiltBy  string    // why it is to be replaced
+	dry       time.Time // since when APNs allows no stream; zero: it does
+	over      bool
+	why       string
+	reason    outcome.Reason // what APNs said when it ended it; empty: nothing
 
 	bearer, header string // the last provider token and its header field; of the goroutine that writes
 }
@@ -79,20 +82,20 @@ func (c *connection) reserve(r *request) bool {
 		return false
 	}
 	c.inFlight++
-	c.moved, c.passed = time.Now(), r.yields || c.primed && c.inFlight == 1
+	c.moved, c.overtaken = time.Now(), r.yields || c.primed && c.inFlight == 1
 	return true
 }
 
-// givenUpIn is how long those who wait for a stream go on to wait for this connection, and why no longer than that: APNs allows it no streams,
-// which a server is to do for a short time only (RFC 9113, section 6.5.2), or all have been taken by what is answered late, or never. There may
-// be no more than one.
+// givenUpIn is how long what waits for a stream still waits for this connection, and why not longer. Either APNs allows no stream, which a
+// server is to do for a short time only (RFC 9113, section 6.5.2); or all streams, of which there may be one, are held by requests that are
+// answered late or never.
 func (c *connection) givenUpIn() (in time.Duration, why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.inFlight == 0 && !c.dry.IsZero():
 		return max(0, answerTimeout-time.Since(c.dry)), noStreams
-	case !c.passed:
+	case !c.overtaken:
 		return redialSpacing, crowded
 	}
 	return max(0, redialSpacing-time.Since(c.moved)), crowded
@@ -115,7 +118,7 @@ func (c *connection) ended(e h2.Ending) {
 	c.mu.Lock()
 	c.inFlight--
 	if e.Status != 0 {
-		c.moved, c.passed = time.Now(), true
+		c.moved, c.overtaken = time.Now(), true
 	}
 	switch {
 	case errors.Is(e.Err, h2.ErrRefused): // a limit that it did not announce; it is tried for more with each answer
@@ -148,8 +151,8 @@ func (c *connection) authorization(bearer string) string {
 	return c.header
 }
 
-// replace retires it as soon as another may be dialled. Until then it serves the others, who would only wait: what went wrong may be about one
-// request alone, as of a phone that APNs answers with a fault each time.
+// replace retires it as soon as another may be dialled. Until then it serves the others, which would only have to wait: what went wrong may
+// be about one request alone, as with a phone that APNs answers with a fault each time.
 func (c *connection) replace(why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,7 +190,7 @@ func (c *connection) retire(why string) {
 
 // Changed, GoneAway, Stalled and Closed are what h2 tells.
 
-// Changed sends what the connection takes by now.
+// Changed sends what the connection takes now, or has it watched while APNs allows no stream.
 func (c *connection) Changed() {
 	isDry := c.conn.MaxStreams() == 0
 	c.mu.Lock()
@@ -199,7 +202,7 @@ func (c *connection) Changed() {
 	}
 	c.mu.Unlock()
 	if isDry {
-		signal(c.pool.wanted) // what waits already waits for it no longer than it may
+		signal(c.pool.wanted) // watchOver looks how long what waits already may still wait for it
 		return
 	}
 	c.pool.dispatch()
@@ -225,7 +228,7 @@ func (c *connection) Closed(err error) {
 	c.retire(why)
 }
 
-// GoneAway keeps what APNs says of the end, as {"reason":"…"}. One that says nothing leaves the one before.
+// GoneAway keeps the reason that APNs gives for the end, as {"reason":"…"}. A GOAWAY without one leaves that of an earlier GOAWAY.
 func (c *connection) GoneAway(debug []byte) {
 	var told struct {
 		Reason string `json:"reason"`

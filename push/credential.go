@@ -34,11 +34,11 @@ type credential struct {
 	certificate *tls.Certificate // nil: it is a key
 	p8          []byte
 	token       token.Token // its own lock guards it and what is below
-	until       time.Time   // no new token before this, by the clock that nobody sets, which stands still while a machine is suspended,
-	untilWall   time.Time   // or this, by the time of day
+	until       time.Time   // no new token before this by the monotonic clock, which stands still while a machine is suspended,
+	untilWall   time.Time   // or before this by the wall clock, whichever comes first
 }
 
-// newCredential checks the credential of a topic, that it can sign too, so that one that cannot is found at the start.
+// newCredential checks the credential of a topic. A key signs a token, so that one that cannot is found at the start.
 func newCredential(t Topic) (*credential, error) {
 	if t.Certificate == nil {
 		return newKey(t.Key)
@@ -98,7 +98,7 @@ func (c *credential) sign(now time.Time) error {
 	return nil
 }
 
-// rest has no new token made for a while; maySign says whether that has passed. The caller holds the lock, as for sign.
+// rest has no new token made for a while; maySign says whether that is over. The caller holds the lock, as for sign.
 func (c *credential) rest(now time.Time) {
 	c.until = now.Add(tokenFloor)
 	c.untilWall = c.until.Round(0)
@@ -124,7 +124,7 @@ func (c *credential) bearer() string {
 	return c.token.Bearer
 }
 
-// renew answers a refusal of the token that was sent. It reports whether another one is to be had now: one made since, or a new one.
+// renew answers a refusal of the token that was sent. It reports whether there is another one now: one made since, or a new one.
 func (c *credential) renew(sent string) bool {
 	if c.certificate != nil {
 		return false

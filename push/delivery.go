@@ -67,7 +67,7 @@ func (s *Sender) push(ctx context.Context, n *subscriptions.Notification) subscr
 			return answer
 		}
 		if r.retryAfter > 0 && !r.foreign {
-			recovered = nil // APNs says when, to this phone: what it answers others changes nothing
+			recovered = nil // APNs has named a time for this phone: its answers to others change nothing
 		}
 		if !d.wait(ctx, retrying.Wait(failures, max(r.retryAfter, r.replacedIn)), recovered) {
 			return d.giveUp(ctx, r)
@@ -110,7 +110,7 @@ func refused(reason outcome.Reason) subscriptions.Answer {
 type delivery struct {
 	sender       *Sender
 	gateway      *gateway                    // of the phone's environment, or of the other
-	notification *subscriptions.Notification // of who called; it is not changed
+	notification *subscriptions.Notification // the caller's; it is not changed
 	request      request
 	start        time.Time
 	begun        time.Time // when the last attempt went out, after it had waited for its turn
@@ -227,19 +227,19 @@ func (d *delivery) giveUp(caller context.Context, last response) subscriptions.A
 	if caller.Err() != nil || d.sender.isClosing() {
 		next := time.Now()
 		if d.unknown {
-			next = next.Add(answerTimeout) // until then its answer may come, or even later: rarely, and nobody takes that in
+			next = next.Add(answerTimeout) // its answer may come until then; one that comes still later is rare, and lost
 		}
 		return d.notBefore(outcome.Unanswered, next)
 	}
 	if errors.Is(last.err, errNotHeld) {
 		return d.notBefore(outcome.NotHeld, time.Now().Add(notHeldNext))
 	}
-	shut := d.gateway.giveUp()
+	shut := d.gateway.shutIfAway() // then no other is let in to be held as long
 	if shut != "" {
 		return d.notBefore(shut, time.Time{})
 	}
 	next := heldNext
-	if !last.foreign { // what is not APNs may ask for an hour, of an alert that APNs would take
+	if !last.foreign { // what answers in the place of APNs may ask for an hour, though APNs would take the alert
 		next = max(next, last.retryAfter)
 	}
 	return d.notBefore(outcome.Unanswered, time.Now().Add(next))
@@ -253,7 +253,7 @@ func (d *delivery) answer(result subscriptions.Result, reason outcome.Reason) su
 // notBefore answers for a notification that is not settled.
 func (d *delivery) notBefore(reason outcome.Reason, next time.Time) subscriptions.Answer {
 	if d.moved && reason == outcome.Credentials {
-		return d.quarantine() // there is no other environment, until a person mends it
+		return d.quarantine() // as if there was no other environment, until a person mends its credential
 	}
 	if d.moved && next.IsZero() {
 		next = time.Now().Add(heldNext) // nobody tells the phone when the other environment is ready

@@ -75,7 +75,7 @@ type gateway struct {
 	excused     bool           // since then a probe was answered, so what failed before that is about its phone
 	probed      bool           // a probe asks
 	last        *fault.Error   // what came back last that was no answer of an APNs that works; nil: nothing
-	unreachable bool           // there is no connection: the last dial failed, or its connection ended before it answered anything
+	unreachable bool           // there is no connection: the last dial failed, or its connection ended before anything was answered on it
 	shut        outcome.Reason // why nothing is let in, TopicAway or Credentials; empty: open
 	recovered   chan struct{}  // closed when it answers again
 	toldForeign time.Time      // when the log was last told of an answer that was not of APNs
@@ -110,7 +110,7 @@ func (g *gateway) failed(r response) {
 	g.askLocked()
 }
 
-// failsLocked counts from now, unless it fails for longer.
+// failsLocked notes that nothing is answered from now on, unless that was noted before.
 func (g *gateway) failsLocked() {
 	if g.failing.IsZero() || g.excused {
 		g.failing, g.excused = time.Now(), false
@@ -124,15 +124,14 @@ func (g *gateway) cameBackLocked(err error) {
 	}
 }
 
-// giveUp is for a notification that was held for as long as one may be: nothing else is let in to be held as long.
-func (g *gateway) giveUp() (shut outcome.Reason) {
+// shutIfAway shuts a gateway that has not answered for long enough, and returns why it is shut, if it is.
+func (g *gateway) shutIfAway() (shut outcome.Reason) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.shutIfAwayLocked()
 	return g.shut
 }
 
-// shutIfAwayLocked shuts a gateway that has not answered for long enough.
 func (g *gateway) shutIfAwayLocked() {
 	if g.isAwayLocked() {
 		var more []zap.Field
@@ -229,8 +228,8 @@ func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.
 	g.askLocked()
 }
 
-// worked notes an answer that shows that APNs does its work; again: to what had failed before. Where a probe was answered meanwhile, only such
-// a one tells those that are held anything: what they wait for may be about their phones.
+// worked notes an answer that shows that APNs does its work. again: it is about a notification that had failed before. Where a probe was
+// answered since the failures began, only such an answer wakes what is held: what that waits for may be about its phones.
 func (g *gateway) worked(again bool) {
 	g.mu.Lock()
 	if g.failing.IsZero() && g.shut == "" {
@@ -288,7 +287,7 @@ func (g *gateway) keepsAsking() bool {
 	return g.probed
 }
 
-// probe asks until APNs answers: at once where it is shut, else after a while, in which another answer may tell.
+// probe asks until APNs answers. Where the gateway is not shut it begins after a while, in which another answer may make it needless.
 func (g *gateway) probe(ctx context.Context) {
 	for failures := 0; ; failures++ {
 		shut, recovered := g.state()
@@ -321,7 +320,8 @@ func (g *gateway) probe(ctx context.Context) {
 	}
 }
 
-// probeWorked notes that a probe was answered. What is held is woken only where all was: what fails by itself keeps its own pace.
+// probeWorked notes that a probe was answered. What is held is woken only where the gateway was shut: what failed by itself keeps its own
+// pace.
 func (g *gateway) probeWorked() {
 	g.mu.Lock()
 	isShut := g.shut != ""
@@ -362,7 +362,8 @@ func (g *gateway) reached() {
 	}
 }
 
-// cutOff notes that there is no connection, or none that answers. With a certificate that has expired there will be none.
+// cutOff notes that there is no connection, or none that answers. With a certificate that has expired there will be none: that shuts the
+// gateway.
 func (g *gateway) cutOff(c *credential, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

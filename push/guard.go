@@ -19,7 +19,7 @@ const (
 	// guardLeast phones may fail within the window, however few there are; where there are many, one in guardShare.
 	guardLeast = 10
 	guardShare = 20
-	// maxGuarded bounds the phones that are watched, some megabytes. Where more are sent to within the window, they stand for all.
+	// maxGuarded bounds the phones that are watched, some megabytes. Where more are sent to within the window, those watched stand for all.
 	maxGuarded = 50_000
 )
 
@@ -28,8 +28,8 @@ type guard struct {
 	mu     sync.Mutex
 	seed   maphash.Seed
 	phones map[uint64]verdict // by a hash of the device token: a phone counts once, whatever is enrolled on it
-	most   int                // that have been in the map at once
-	failed int
+	most   int                // phones that were in the map at once
+	failed int                // phones in the map whose last answer refused them
 	began  time.Time
 	swept  time.Time
 	told   time.Time // when the log was last told

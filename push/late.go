@@ -1,7 +1,7 @@
 package push
 
-// This file remembers the phones that APNs left without an answer until now: their alerts yield from the start. First on a new connection,
-// where there is one stream, such a one would hold all others, and it would be for them that nothing is answered.
+// This file remembers the phones that APNs left without an answer the last time: their alerts yield from the start. As the first on a new
+// connection, which has one stream, such an alert would hold up all others, and nothing would be answered for them either.
 
 import (
 	"sync"
@@ -9,7 +9,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// maxLate bounds the phones that are remembered; of one that is forgotten the next alert tells again.
+// maxLate bounds the phones that are remembered. The next alert tells again of one that was forgotten.
 const maxLate = 10_000
 
 // late remembers phones.

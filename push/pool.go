@@ -60,9 +60,9 @@ type pool struct {
 	scheme, host string // host with its port
 	authority    string // as requests name the host
 	transport    *http.Transport
-	wanted       chan struct{}   // holds one signal: something waits since now
+	wanted       chan struct{}   // holds one signal: something has begun to wait
 	closing      <-chan struct{} // closed: nothing waits any more
-	left         chan struct{}   // closed: likewise, as other connections have taken over
+	left         chan struct{}   // closed: likewise, because other connections have taken over
 	watch        watcher
 
 	mu          sync.Mutex
@@ -79,20 +79,20 @@ type watcher interface {
 }
 
 // newPool makes a pool of connections to a URL of scheme https, with a client certificate unless that is nil. Its lines dial them
-// when they are needed. Who makes it sets watch before the first line.
+// when they are needed. Whoever makes it sets watch before the first line.
 func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closing <-chan struct{}) *pool {
 	t := out.Transport()
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
-	seen := t.TLSClientConfig.VerifyConnection
+	verify := t.TLSClientConfig.VerifyConnection
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
 		if s.NegotiatedProtocol != "h2" {
 			return errNoHTTP2
 		}
-		if seen == nil {
+		if verify == nil {
 			return nil
 		}
-		return seen(s)
+		return verify(s)
 	}
 	host := u.Host
 	if u.Port() == "" {
@@ -104,7 +104,7 @@ func newPool(u *url.URL, out proxy.Settings, certificate *tls.Certificate, closi
 // with makes a pool that connects in the same way with another client certificate; nil: none.
 func (p *pool) with(certificate *tls.Certificate) *pool {
 	t := p.transport.Clone()
-	t.TLSClientConfig.NextProtos = nil // what net/http appends would be in the array of all of them
+	t.TLSClientConfig.NextProtos = nil // else net/http would append to one array for all pools
 	t.TLSClientConfig.Certificates = nil
 	if certificate != nil {
 		t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
@@ -121,7 +121,7 @@ func (p *pool) line(ctx, life context.Context) {
 	var dialled time.Time
 	failures := 0 // dials in a row that failed, or whose connection ended without an answer
 	for {
-		if failures == 0 && (!p.isWanted(ctx) || !pause.For(ctx, redialSpacing-time.Since(dialled))) {
+		if failures == 0 && (!p.untilWanted(ctx) || !pause.For(ctx, redialSpacing-time.Since(dialled))) {
 			return
 		}
 		if !pause.For(ctx, redial.Wait(failures, 0)) {
@@ -163,9 +163,10 @@ func (p *pool) serve(ctx context.Context, c *connection) {
 	p.mu.Unlock()
 }
 
-// watchOver waits until a connection is retired, and retires it where it has to be replaced.
+// watchOver waits until a connection is retired, and retires it where it is to be replaced. While something waits for it that must not wait
+// for long, it looks whether the connection is to be given up.
 func (p *pool) watchOver(ctx context.Context, c *connection) {
-	wanted := p.wanted
+	wanted := p.wanted        // nil while look is set
 	var look <-chan time.Time // nil while nothing waits
 	for {
 		select {
@@ -192,13 +193,13 @@ func (p *pool) watchOver(ctx context.Context, c *connection) {
 				c.retire(why)
 				return
 			}
-			wanted, look = nil, time.After(min(in, redialSpacing)) // by then it may be for another reason
+			wanted, look = nil, time.After(min(in, redialSpacing)) // by then there may be another reason to give it up
 		}
 	}
 }
 
-// isWanted waits until something waits for a connection, and reports whether that was before ctx ended.
-func (p *pool) isWanted(ctx context.Context) bool {
+// untilWanted waits until something waits for a connection, and reports whether that was before ctx ended.
+func (p *pool) untilWanted(ctx context.Context) bool {
 	for !p.isWaitedFor() {
 		select {
 		case <-p.wanted:
@@ -215,7 +216,7 @@ func (p *pool) isWaitedFor() bool {
 	return len(p.queue) > 0
 }
 
-// isUrgent says whether anything waits that does not yield. What yields waits for its like.
+// isUrgent says whether anything waits that does not yield. What yields may have to wait for others that do.
 func (p *pool) isUrgent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -296,8 +297,8 @@ func (p *pool) withdraw(po *post) bool {
 	return len(p.queue) < before
 }
 
-// send sends a request, again where APNs surely did not process it. No try begins after ctx has ended, or unless allowed says so; it is
-// waited for until then, and until a time, where that is not zero. written says whether the payload of the last try left: with an error,
+// send sends a request, again where APNs surely did not process it. No try begins after ctx has ended, or where allowed objects. It waits
+// for the end until ctx ends, or until a time; zero: there is none. written says whether the payload of the last try left: with an error,
 // APNs may then have accepted it. The connection is the one that answered.
 func (p *pool) send(ctx context.Context, until time.Time, r *request, bearer string, allowed func() error) (
 	a h2.Ending, c *connection, written bool, err error,
@@ -323,7 +324,7 @@ func (p *pool) send(ctx context.Context, until time.Time, r *request, bearer str
 	return a, c, false, err
 }
 
-// wait waits for the end of a post that is out, or waits for a stream. An error says why it is waited for no longer.
+// wait waits for the end of a post, which is out already or waits for a stream. An error says why it does not wait any longer.
 func (p *pool) wait(ctx context.Context, until time.Time, po *post, out bool) error {
 	if out && (until.IsZero() || time.Until(until) > answerTimeout+lateTimeout) { // its end comes before that, so there is no need for a timer
 		select {

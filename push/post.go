@@ -29,7 +29,7 @@ type post struct {
 
 var errGivenUp = errors.New("nobody waits for it any more")
 
-// Begin is asked directly before it would be written, its stream free. From here on nobody can know whether APNs has accepted it.
+// Begin is asked directly before it would be written, its stream free. Once it has begun, nobody but APNs knows whether it was accepted.
 func (p *post) Begin() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

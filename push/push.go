@@ -147,16 +147,16 @@ func (s *Sender) Close(ctx context.Context) {
 		close(s.closing)
 	}
 	s.mu.Unlock()
-	settled := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
 		s.calls.Wait()
-		close(settled)
+		close(ended)
 	}()
 	select {
-	case <-settled:
+	case <-ended:
 	case <-ctx.Done():
 	}
 	s.stop()
-	<-settled // no call outlasts the sender's life, and only calls start goroutines
+	<-ended // no call outlasts the sender's life, and only calls start goroutines
 	s.work.Wait()
 }

@@ -72,8 +72,8 @@ func (q *quarantine) begin(n *subscriptions.Notification) time.Time {
 	return e.until
 }
 
-// passed forgets a phone: APNs accepts its token.
-func (q *quarantine) passed(p subscriptions.Phone) {
+// forget forgets a phone: APNs accepts its token.
+func (q *quarantine) forget(p subscriptions.Phone) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.phones, p)

@@ -52,7 +52,7 @@ func (d *delivery) react(r response) (answer subscriptions.Answer, settled bool)
 	return subscriptions.Answer{}, false
 }
 
-// reactionTo is what an answer asks for, where that was not done in vain already.
+// reactionTo is what an answer asks for; where that was done in vain already, or cannot be done, what comes after it.
 func (d *delivery) reactionTo(r response) reaction {
 	does := r.rule().reaction
 	switch {
@@ -66,12 +66,12 @@ func (d *delivery) reactionTo(r response) reaction {
 	return does
 }
 
-// accepted is where the promise ends.
+// accepted answers for a notification that APNs has. Here the promise ends.
 func (d *delivery) accepted() subscriptions.Answer {
 	n := d.notification
 	d.gateway.guard.note(n.Phone.Token, false)
-	d.sender.throttle.passed(n.Phone)
-	d.sender.quarantine.passed(n.Phone)
+	d.sender.throttle.forget(n.Phone)
+	d.sender.quarantine.forget(n.Phone)
 	a := d.answer(subscriptions.Accepted, "")
 	if d.moved {
 		a.Environment = appOf(n.Phone).elsewhere().environment
@@ -130,7 +130,7 @@ func (d *delivery) elsewhere(r response) (answer subscriptions.Answer, settled b
 	}
 	d.gateway.leave()
 	d.gateway = other
-	d.failed, d.unknown, d.reconnected = false, false, false // nothing is unknown: an attempt whose answer was lost cannot have been accepted
+	d.failed, d.unknown, d.reconnected = false, false, false // where the token is not known, no attempt can have been accepted
 	return subscriptions.Answer{}, false
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// maxRefusals bounds the phones whose refusal is remembered; of one that is forgotten the next alert tells again.
+// maxRefusals bounds the phones whose refusal is remembered. The next alert tells again of one that was forgotten.
 const maxRefusals = 10_000
 
 // refusals remembers phones.
@@ -28,13 +28,13 @@ func newRefusals() refusals { return refusals{phones: make(map[subscriptions.Pho
 
 // note takes in how a notification ended.
 func (r *refusals) note(n *subscriptions.Notification, a subscriptions.Answer) {
-	about := a.Reason != outcome.SendOff && a.Reason != outcome.Quarantined && a.Reason != outcome.NotSendable
+	wasAsked := a.Reason != outcome.SendOff && a.Reason != outcome.Quarantined && a.Reason != outcome.NotSendable
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case a.Result == subscriptions.Accepted || a.Result == subscriptions.Gone:
 		delete(r.phones, n.Phone)
-	case a.Result == subscriptions.Refused && about:
+	case a.Result == subscriptions.Refused && wasAsked:
 		if _, known := r.phones[n.Phone]; !known {
 			makeRoom(r.phones, maxRefusals)
 		}

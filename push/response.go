@@ -30,10 +30,10 @@ type response struct {
 	written bool    // it left: where no answer came, APNs may have accepted it all the same
 }
 
-// isUnanswered says that nothing is known but err.
+// isUnanswered says whether nothing is known but err.
 func (r response) isUnanswered() bool { return r.status == 0 && r.reason == "" }
 
-// isOurs says that an attempt was not begun because of mailbell itself, so nothing more is known of APNs.
+// isOurs says whether it was mailbell itself that did not let the attempt begin, so that nothing new is known of APNs.
 func (r response) isOurs() bool {
 	return errors.Is(r.err, errMayNot) || errors.Is(r.err, errNotHeld) || errors.Is(r.err, errShut)
 }

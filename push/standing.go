@@ -43,7 +43,7 @@ func (s *Sender) Standing(p subscriptions.Phone, enrolled time.Time) (reason out
 	}
 	g := s.apps[appOf(p)]
 	if g == nil {
-		return outcome.NoTopic, time.Time{}, fault.Of(noTopic(appOf(p)))
+		return outcome.NoTopic, time.Time{}, noTopic(appOf(p))
 	}
 	if reason := s.refusals.of(p, enrolled); reason != "" {
 		return reason, time.Time{}, refusalFault(reason)

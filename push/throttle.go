@@ -55,8 +55,8 @@ func (t *throttle) slowDown(p subscriptions.Phone, asked time.Duration) time.Tim
 	return e.until
 }
 
-// passed forgets a phone: APNs accepted a notification for it.
-func (t *throttle) passed(p subscriptions.Phone) {
+// forget forgets a phone: APNs accepted a notification for it.
+func (t *throttle) forget(p subscriptions.Phone) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.phones, p)

@@ -36,7 +36,7 @@ func TestAPhoneWaitsLongerEachTimeUpToItsBound(t *testing.T) {
 			}
 			<-time.After(got)
 		}
-		s.passed(phone(1))
+		s.forget(phone(1))
 		if got := time.Until(s.slowDown(phone(1), 0)); got > 3*time.Second {
 			t.Errorf("after an alert that was accepted it waits for %v", got)
 		}

@@ -1,7 +1,7 @@
 package push
 
-// This file is what an administrator asks of APNs: a test notification on one phone, and whether a credential is accepted. Both go
-// by the connections of all and move nothing: nobody is held, throttled, quarantined or removed for their answers.
+// This file is what an administrator asks of APNs: a test notification on one phone, and whether a credential is accepted. Both use
+// the same connections as alerts and change nothing: nobody is held, throttled, quarantined or removed for their answers.
 
 import (
 	"context"
@@ -93,7 +93,7 @@ func (s *Sender) ask(ctx context.Context, g *gateway, n *request) response {
 	return r
 }
 
-func noTopic(a app) error {
+func noTopic(a app) *fault.Error {
 	return &fault.Error{Op: "APNs", Code: string(outcome.NoTopic), Scope: fault.Message, Remedy: fault.Fix,
 		Text: "no apns entry of the configuration has the topic " + a.topic + " in the environment " + a.environment}
 }
