@@ -1,6 +1,6 @@
 package inbox
 
-// The waiting for what takes too long. Nearly nothing does, and a timer for each would be three for a message.
+// Waiting for what takes too long. Nearly nothing does, and with a timer for each there would be three for a message.
 
 import (
 	"cmp"
@@ -15,11 +15,11 @@ type alarm struct {
 	after time.Duration
 
 	mu    sync.Mutex
-	calls []call // in the order of their times; those called off are taken out before they are half of them
-	off   int    // of them, called off
-	last  uint64 // number of the last
+	calls []call // in the order of their times; those that were called off are taken out once they are half of them
+	off   int    // how many of them were called off
+	last  uint64 // the number of the newest
 	timer *time.Timer
-	runs  bool // timer
+	runs  bool // the timer does
 }
 
 // call is a function that is to be called; nil: it was called off.
@@ -31,7 +31,7 @@ type call struct {
 
 func newAlarm(after time.Duration) *alarm { return &alarm{after: after} }
 
-// set has a function called after the time. It must not wait for anything. The number is for callOff.
+// set has a function called after the time of the alarm. The function must not wait for anything. The number is for callOff.
 func (a *alarm) set(function func()) (number uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -43,7 +43,7 @@ func (a *alarm) set(function func()) (number uint64) {
 	return a.last
 }
 
-// callOff has a function not called, unless it has been already.
+// callOff ends the wait of a function, unless it has been called already.
 func (a *alarm) callOff(number uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

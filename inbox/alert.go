@@ -19,23 +19,23 @@ const expires = mail.Window
 type alert struct {
 	device       *subscriptions.Device
 	keys         []mail.Key     // newest first; several are summed up
-	came         time.Time      // when its message was received; of several, the newest
-	told         time.Time      // when a notification named its message; zero: none did
+	received     time.Time      // when its message was received; of several, the newest
+	hinted       time.Time      // when a hint named its message; zero: none did, or it is a summary or owed
 	reason       outcome.Reason // why it says less than it could
 	correlation  subscriptions.Correlation
 	notification subscriptions.Notification
 }
 
-// topic of the phone that it is for.
-func (a *alert) topic() topicOf {
-	return topicOf{a.notification.Phone.Topic, a.notification.Phone.Environment}
+// app of the phone that it is for.
+func (a *alert) app() app {
+	return app{a.notification.Phone.Topic, a.notification.Phone.Environment}
 }
 
 // line is the phone that it is for.
 func (a *alert) line() subscriptions.Line { return a.notification.Phone.Line() }
 
-// alertsFor adds what there is for one device, the newest first: an alert for each message, and one for all that grew old. skip is told
-// of each that leads to none.
+// alertsFor adds the alerts for one device to a list: one for each message, the newest first, and one for all that grew old. skip is told
+// of each message that leads to none.
 func (m *Mailbox) alertsFor(
 	list []alert, device *subscriptions.Device, source mail.Source, dues []due, clock time.Time, skip func(d *subscriptions.Device, k mail.Key),
 ) []alert {
@@ -53,7 +53,7 @@ func (m *Mailbox) alertsFor(
 			old = append(old, d.key)
 		case alerts.Send:
 			list = append(list, m.alert(device, []mail.Key{d.key}, d.received, d.correlation, decision))
-			list[len(list)-1].told = d.hinted
+			list[len(list)-1].hinted = d.hinted
 		}
 	}
 	if len(old) > 0 {
@@ -64,21 +64,21 @@ func (m *Mailbox) alertsFor(
 
 // caseOf is a message for a device, as it is decided about.
 func (m *Mailbox) caseOf(device *subscriptions.Device, source mail.Source, d due, clock time.Time) alerts.Case {
-	c := alerts.Case{View: m.view(d, device.Since, clock), Device: m.shown(device), Key: d.key, Message: d.message, Source: source}
+	c := alerts.Case{View: m.view(d, device.Since, clock), Device: m.alertDevice(device), Key: d.key, Message: d.message, Source: source}
 	if d.message != nil {
 		c.Thread = m.in.secret.Thread(device.Record, d.message.Thread)
 	}
 	return c
 }
 
-// shown is what a device may see.
-func (m *Mailbox) shown(device *subscriptions.Device) alerts.Device {
+// alertDevice is a device as package alerts knows it: with what it may see.
+func (m *Mailbox) alertDevice(device *subscriptions.Device) alerts.Device {
 	return alerts.Device{ID: device.ID, Content: m.in.o.Content}
 }
 
-// alert of one message.
-func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time.Time, id subscriptions.Correlation, d alerts.Decision) alert {
-	return alert{device: device, keys: keys, came: came, reason: d.Reason, correlation: id, notification: subscriptions.Notification{
+// alert of messages under the collapse id of the first: of one, unless summary makes it.
+func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, received time.Time, id subscriptions.Correlation, d alerts.Decision) alert {
+	return alert{device: device, keys: keys, received: received, reason: d.Reason, correlation: id, notification: subscriptions.Notification{
 		Device: device.ID, Phone: device.Phone(), Enrolled: device.Enrolled,
 		PushID: m.in.secret.PushID(keys[0], device.Token, device.Topic), CollapseID: keys[0].String(),
 		Expires: time.Now().Add(expires), Payload: d.Payload, Smaller: d.Smaller,
@@ -88,7 +88,7 @@ func (m *Mailbox) alert(device *subscriptions.Device, keys []mail.Key, came time
 // summary is the alert that sums up several messages. All summaries of a mailbox on a phone replace each other, and each is a push of its
 // own (rule 8).
 func (m *Mailbox) summary(device *subscriptions.Device, keys []mail.Key, newest time.Time, id subscriptions.Correlation) alert {
-	a := m.alert(device, keys, newest, id, alerts.Summarize(m.shown(device), keys))
+	a := m.alert(device, keys, newest, id, alerts.Summarize(m.alertDevice(device), keys))
 	key := m.in.secret.SummaryKey(device.Record)
 	a.notification.CollapseID = key.String()
 	a.notification.PushID = m.in.secret.PushID(key, device.Token, device.Topic, keys[0].String(), strconv.Itoa(len(keys)))

@@ -23,10 +23,10 @@ import (
 // postponed is the least time until devices are tried again whose mailbox could not be read.
 const postponed = 5 * time.Second
 
-// owedAgain is when a message that a device is owed is read again, where it cannot be read.
+// owedAgain are the pauses after which a message that a device is owed, and that cannot be read, is read again.
 var owedAgain = [...]time.Duration{time.Second, 3 * time.Second}
 
-// behind are the devices that are behind and have nothing in flight: else its answer comes first.
+// behind are the devices that are behind, without those that have something in flight: they wait for its answer.
 func (m *Mailbox) behind() []subscriptions.Behind {
 	list := m.box.Record().Behind
 	if len(list) == 0 {
@@ -38,8 +38,8 @@ func (m *Mailbox) behind() []subscriptions.Behind {
 	})
 }
 
-// await has the device that has a phone wait for the word that its topic is ready, which may have come since. The process that is started next need
-// not wait: it does not know.
+// await has the device of a phone wait until the sender tells that its topic is ready, where the answer asks for that. The sender may have
+// told it before this, so it is asked. The wait is in memory only: the process that is started next tries the device at once.
 func (m *Mailbox) await(l subscriptions.Line, a subscriptions.Answer) {
 	d, ok := m.box.Reached(l)
 	if !ok || a.Result != subscriptions.NotBefore || !a.Next.IsZero() {
@@ -62,7 +62,7 @@ func (m *Mailbox) topicReady(topic, environment string) {
 	}
 }
 
-// catchUpSoon sees to it that the devices behind catch up when their reasons have ended. It is called whenever that may have changed.
+// catchUpSoon sees to it that the devices behind catch up when their reasons have ended. It is called whenever one may have ended.
 func (m *Mailbox) catchUpSoon() {
 	link := m.link.Load()
 	if link == nil || !m.waiting.begin(m.behind(), m.catchUpSoon) {
@@ -112,9 +112,9 @@ func (m *Mailbox) postpone(ctx context.Context, ready []subscriptions.Behind, er
 	}
 	next := time.Now().Add(max(fault.Of(err).Pause(m.waiting.failures), postponed))
 	m.in.log.Info("devices could not catch up", zap.String("mailbox", m.address()), zap.Int("devices", len(ready)), zap.Error(err))
-	_ = m.write(ctx, func(d *subscriptions.Draft) { // ctx ended: the next start goes on there
+	_ = m.write(ctx, func(d *subscriptions.Draft) { // it fails only where nothing of the mailbox catches up here any more
 		for _, b := range ready {
-			if now := d.BehindOf(b.Device); now != nil && !now.Next.After(time.Now()) { // else an answer has said when
+			if now := d.BehindOf(b.Device); now != nil && !now.Next.After(time.Now()) { // else an answer has named a later time
 				d.Hold(b.Device, outcome.MailboxFailing, next)
 			}
 		}
@@ -145,7 +145,7 @@ type owed struct {
 // catchUpOnce notes the end of the log, then lists the mailbox: what is numbered after a device's number and up to that end is sent,
 // newest first, or summed up; what the listing does not show is gone. Then the device stands at that end.
 func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []subscriptions.Behind) error {
-	lines := linesOf(m.box.Devices()) // before the record: with another phone, a device may be owed what that one was
+	lines := linesOf(m.box.Devices()) // before the record: a device that takes over another phone may be owed what that one was
 	r := m.box.Record()
 	id := m.in.correlation()
 	m.debug("catching up begins", id, func() []zap.Field { return []zap.Field{zap.Int("devices", len(ready))} })
@@ -153,16 +153,11 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 	if err != nil {
 		return err
 	}
-	byKey := map[uint64]shown{}
-	for _, s := range list {
-		byKey[s.Key.Short()] = s
-		s.Key = m.itemKey(s.item) // under which it stands there where it could not be read
-		byKey[s.Key.Short()] = s
-	}
+	byKey := m.byKey(list)
 	var devices []*owed
 	for _, b := range ready {
 		device, ok := m.box.Device(b.Device)
-		now := r.BehindOf(b.Device) // an answer may have been entered since they were looked for
+		now := r.BehindOf(b.Device) // an answer may have been entered since it was found to be behind
 		if ok && now != nil && lines[b.Device] == device.Phone().Line() {
 			devices = append(devices, m.owed(id, device, r.Owed(now, r.End), byKey, clock))
 		}
@@ -172,6 +167,32 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 			return err
 		}
 	}
+	if err := m.sendSummaries(ctx, devices, id); err != nil {
+		return err
+	}
+	return m.write(ctx, func(d *subscriptions.Draft) {
+		lines := linesOf(d.Devices)
+		for _, o := range devices {
+			if !o.stopped.Load() && lines[o.device.ID] == o.device.Phone().Line() { // else it has another phone, which did not get this
+				d.CaughtUp(o.device.ID, r.End)
+			}
+		}
+	})
+}
+
+// byKey are the messages of a listing by the keys under which the log may have them.
+func (m *Mailbox) byKey(list []shown) map[uint64]shown {
+	byKey := map[uint64]shown{}
+	for _, s := range list {
+		byKey[s.Key.Short()] = s
+		s.Key = m.itemKey(s.item) // of one that could not be read
+		byKey[s.Key.Short()] = s
+	}
+	return byKey
+}
+
+// sendSummaries sends each device one alert for all that grew old.
+func (m *Mailbox) sendSummaries(ctx context.Context, devices []*owed, id subscriptions.Correlation) error {
 	if err := m.writable(ctx); err != nil {
 		return err
 	}
@@ -182,18 +203,10 @@ func (m *Mailbox) catchUpOnce(ctx context.Context, link *attachment, ready []sub
 		}
 	}
 	pushes.Wait()
-	return m.write(ctx, func(d *subscriptions.Draft) {
-		lines := linesOf(d.Devices)
-		for _, o := range devices {
-			if !o.stopped.Load() && lines[o.device.ID] == o.device.Phone().Line() { // what another phone got, this one did not
-				d.CaughtUp(o.device.ID, r.End)
-			}
-		}
-	})
+	return nil
 }
 
-// owed sorts out what a device gets of the entries that it has no outcome for, newest first. The reasons for which it gets nothing are
-// decisions.
+// owed sorts out what a device gets of the entries that it has no outcome for. Where it gets no alert, the reason is kept as a decision.
 func (m *Mailbox) owed(
 	id subscriptions.Correlation, device *subscriptions.Device, entries []subscriptions.Entry, byKey map[uint64]shown, clock time.Time,
 ) *owed {
@@ -224,7 +237,7 @@ func keysOf(dues []due) []mail.Key {
 	return keys
 }
 
-// freshOf are the messages that are to be read for some devices, each once, newest first.
+// freshOf are the messages of which devices get an alert of its own, each once, newest first.
 func freshOf(devices []*owed) (dues []due) {
 	seen := map[mail.Key]bool{}
 	for _, o := range devices {
@@ -277,16 +290,16 @@ func (m *Mailbox) sendOwed(ctx context.Context, link *attachment, some []due, de
 		for _, o := range to[d.key] {
 			c := m.caseOf(o.device, link.Source(), d, clock)
 			c.View.Gone = gone(item)
-			switch decision := alerts.Decide(c); decision.Verdict {
-			case alerts.Send:
-				m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, d.correlation, decision), &pushes)
-			default:
+			decision := alerts.Decide(c)
+			if decision.Verdict != alerts.Send { // it is gone since it was listed
 				m.decide(d.notSent(o.device.ID, decision.Reason))
+				continue
 			}
+			m.pushOwed(ctx, o, m.alert(o.device, []mail.Key{d.key}, d.received, d.correlation, decision), &pushes)
 		}
 	}
 	pushes.Wait()
-	return unread // of the others
+	return unread // of the other items
 }
 
 // recipients are the devices that are owed each of some messages and still take alerts, by the message's key.
@@ -302,9 +315,9 @@ func recipients(some []due, devices []*owed) map[mail.Key][]*owed {
 	return to
 }
 
-// readOwed reads what devices are owed. What could be read when it came, and cannot be now, is tried again within seconds, and no longer:
-// its devices get no other mail meanwhile. What the listing showed and is not found is looked for once more. With an error come the items that it
-// does not concern.
+// readOwed reads what devices are owed. What could be read when it came, and cannot be now, is tried again for seconds only, for these
+// devices get no other mail meanwhile. What the listing showed and is not found is looked for once more. With an error come the items that
+// it does not concern.
 func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (Items, error) {
 	waits := func(item Item) bool { return item.Err != nil && !gone(item) && !by[item.ID].givenUp }
 	found, err := fetch(ctx, link, ids)
@@ -334,11 +347,11 @@ func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (
 	return found, err
 }
 
-// pushOwed has one alert of a catch-up pushed. Its answer is written at once, and then it counts out of pushes.
+// pushOwed has one alert of a catch-up pushed, which counts in pushes until its answer is written.
 func (m *Mailbox) pushOwed(ctx context.Context, o *owed, a alert, pushes *sync.WaitGroup) {
 	always := func() bool { return true }
 	pushes.Add(1)
-	m.in.pushersOf(a.topic()).push(false, func() {
+	m.in.pushersOf(a.app()).push(false, func() {
 		if o.stopped.Load() {
 			pushes.Done()
 			return

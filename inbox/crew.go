@@ -5,8 +5,7 @@ package inbox
 
 import "sync"
 
-// keptTasks is how many goroutines wait for the next task where there is none: what some thousand messages a second keep busy. They are
-// 2 MiB.
+// keptTasks is how many goroutines are kept that have no task: as many as some thousand messages a second keep busy. They are 2 MiB.
 const keptTasks = 256
 
 // crew runs tasks, each in a goroutine of its own while it lasts.

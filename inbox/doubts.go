@@ -9,12 +9,12 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// maxDoubts bounds the messages of a mailbox whose pushes are in doubt. What is forgotten is sent again all the same, and not counted as a
+// maxDoubts bounds the messages of a mailbox whose pushes are in doubt. One beyond it is sent again all the same, but not counted as a
 // repeat.
 const maxDoubts = 256
 
-// doubts are the messages that a phone may have an alert of. They are in memory only: what a process that was killed had in flight, the
-// next one does not know.
+// doubts are the messages of which a phone may have an alert that APNs did not answer. They are in memory only: what a process that was
+// killed had in flight, the next one does not know.
 type doubts struct {
 	mu   sync.Mutex
 	open map[doubt]struct{}
@@ -25,7 +25,7 @@ type doubt struct {
 	key  mail.Key
 }
 
-// note takes in an answer about messages: unknown, or not in doubt any more.
+// note takes in an answer about messages: nobody knows whether APNs has their alert (unknown), or they are not in doubt any more.
 func (d *doubts) note(l subscriptions.Line, keys []mail.Key, unknown bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -42,7 +42,7 @@ func (d *doubts) note(l subscriptions.Line, keys []mail.Key, unknown bool) {
 	}
 }
 
-// has says whether a phone may have an alert of one of these messages.
+// has says whether a phone may have an alert of one of these messages already.
 func (d *doubts) has(l subscriptions.Line, keys []mail.Key) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

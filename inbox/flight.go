@@ -48,7 +48,7 @@ func (f *flight) end(l subscriptions.Line) {
 		f.list = slices.Delete(f.list, i, i+1)
 	}
 	if len(f.list) == 0 {
-		f.list = nil // kept for the next message, it would keep the space of many that came with it from being used again
+		f.list = nil // kept for the next message, it would keep a page of memory in use that it shares with many that were let go
 	}
 }
 

@@ -24,7 +24,7 @@ type due struct {
 	key      mail.Key
 	item     string
 	received time.Time     // as it is believed (rule 4), on the server's clock
-	hinted   time.Time     // on ours; zero: it was listed only
+	hinted   time.Time     // on ours, as hintTime has it; zero: no hint named it
 	message  *mail.Message // nil: not read yet, or it cannot be
 	givenUp  bool          // it was given up as unreadable
 
@@ -45,8 +45,7 @@ func (m *Mailbox) view(d due, enrolled, clock time.Time) alerts.View {
 	return alerts.View{Received: d.received, Hinted: d.hinted, Enrolled: enrolled, Ours: time.Now(), Server: clock, MaxAge: m.in.o.MaxAge}
 }
 
-// judge says what becomes of a message as far as that is the same for all devices of the mailbox: as for the one that has been enrolled
-// the longest.
+// judge says what becomes of a message for the device that was enrolled first: where that one gets no alert, no device does.
 func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason) {
 	var first time.Time
 	for _, device := range m.box.Devices() {
@@ -57,21 +56,21 @@ func (m *Mailbox) judge(d due, clock time.Time) (alerts.Verdict, outcome.Reason)
 	return alerts.Judge(m.view(d, first, clock))
 }
 
-// readHints deals with the items that hints named. Each one that is dealt with goes out of hints; what a listing has to decide stays
-// there, and is returned with the key under which it was read.
-func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, link *attachment, hints *hints) (doubted []due, err error) {
+// readHints deals with the items that hints named, and drops them from hints. Those whose received time is not believed stay there, and are
+// returned: a listing has to decide about them.
+func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, link *attachment, hints *hints) (unbelieved []due, err error) {
 	for ids := range slices.Chunk(hints.ids(), batch) {
 		if m.in.stopping.Load() {
-			return doubted, errStopping
+			return unbelieved, errStopping
 		}
 		found, unread := m.fetch(ctx, id, link, ids)
 		if unread != nil && len(found.Items) == 0 {
-			return doubted, unread
+			return unbelieved, unread
 		}
 		dues := make([]due, 0, len(found.Items))
 		r := m.box.Record()
 		for _, item := range found.Items {
-			d, ok := m.hinted(id, link.Source(), item, hints.at(item.ID), found.Clock)
+			d, ok := m.dueOf(id, link.Source(), item, hints.at(item.ID), found.Clock)
 			switch {
 			case !ok:
 				hints.drop(item.ID)
@@ -79,42 +78,43 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 				m.duplicate(d)
 				hints.drop(item.ID)
 			case !believed(d.received, found.Clock, r, m.box.Devices()):
-				doubted = append(doubted, d)
+				unbelieved = append(unbelieved, d)
 			default:
 				dues = append(dues, d)
 			}
 		}
 		if err := m.deal(ctx, link, dues, found.Clock); err != nil {
-			return doubted, err
+			return unbelieved, err
 		}
 		for _, item := range found.Items {
-			if !slices.ContainsFunc(doubted, func(d due) bool { return d.item == item.ID }) {
+			if !slices.ContainsFunc(unbelieved, func(d due) bool { return d.item == item.ID }) {
 				hints.drop(item.ID)
 			}
 		}
-		if unread != nil { // of the others
-			return doubted, unread
+		if unread != nil { // of the other items
+			return unbelieved, unread
 		}
 	}
-	return doubted, nil
+	return unbelieved, nil
 }
 
-// hinted is the message of an item that a hint named. false: the item is gone, or is tried or looked for again by itself.
-func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
+// dueOf is the message of an item that a hint named. false: it is gone, or cannot be read or is not found now, and is tried again without
+// another hint.
+func (m *Mailbox) dueOf(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
 	d := due{item: item.ID, hinted: at, correlation: id}
 	if gone(item) && m.lookAgain(item, at) {
 		return d, false
 	}
 	if (item.Err == nil || gone(item)) && m.unreadable.forget(item.ID) {
-		m.List() // as its next try would have: a listing may wait for it, and no poll is planned until one is complete
+		m.List() // as its next try would have done: a listing may wait for this item, and until one is complete no safety poll is planned
 	}
 	switch {
 	case item.Err == nil:
 		d.key, d.received, d.message = m.key(item.Message), item.Message.Received, item.Message
-		if d.received.IsZero() && source == mail.EWS { // it has none, and no listing finds it: NewMail tells of what has just come
+		if d.received.IsZero() && source == mail.EWS { // no listing finds such an item; NewMail tells of what has just come
 			d.received = clock
 		}
-		d.hinted = came(source, at, d.received, clock)
+		d.hinted = hintTime(source, at, d.received, clock)
 		return d, true
 	case gone(item):
 		m.decide(d.notSent("", outcome.Gone))
@@ -124,9 +124,9 @@ func (m *Mailbox) hinted(id subscriptions.Correlation, source mail.Source, item 
 	return d, m.box.Record().Has(d.key) || m.giveUp(item, d)
 }
 
-// came is when a message came in that a hint named at a time, on our clock: then, but for Graph, which tells in the same words of one that was
-// moved or restored into the Inbox (rule 8). Zero: no hint named it.
-func came(source mail.Source, hinted, received, clock time.Time) time.Time {
+// hintTime is the time on our clock from which the age of a hinted message counts (rule 8): that of the hint, but for Graph the received
+// time where that is earlier. Graph tells in the same words of a message that was moved or restored into the Inbox. Zero: no hint named it.
+func hintTime(source mail.Source, hinted, received, clock time.Time) time.Time {
 	if source != mail.Graph || hinted.IsZero() {
 		return hinted
 	}
@@ -138,8 +138,8 @@ func came(source mail.Source, hinted, received, clock time.Time) time.Time {
 
 func gone(item Item) bool { return item.Err != nil && fault.Of(item.Err).Gone }
 
-// believed says whether the received time that a read told can decide (rule 4): one that would decide against an alert cannot,
-// for some servers tell the sender's Date there.
+// believed says whether a received time that only a read has told can decide (rule 4). One that would decide against an alert cannot: some
+// servers tell the sender's Date there.
 func believed(received, clock time.Time, r *subscriptions.Record, devices []*subscriptions.Device) bool {
 	if !r.Started() || received.Unix() < r.Since || received.After(clock.Add(mail.Tolerance)) {
 		return false
@@ -147,12 +147,13 @@ func believed(received, clock time.Time, r *subscriptions.Record, devices []*sub
 	return !slices.ContainsFunc(devices, func(d *subscriptions.Device) bool { return before(received, d) })
 }
 
-// before says whether a message is from before an enrolment (rule 5); an enrolment whose time on the server's clock is not known yet is not over.
+// before says whether a message is from before an enrolment (rule 5). Each one is, as long as the time of the enrolment on the server's
+// clock is not known.
 func before(received time.Time, d *subscriptions.Device) bool {
 	return d.Since.IsZero() || received.Unix() < d.Since.Unix()
 }
 
-// deal sends the alerts of what was read, and enters what grew too old for one while it waited.
+// deal sends the alerts of messages that were read, and enters those that lead to none.
 func (m *Mailbox) deal(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
 	var none []skipped
 	dues = slices.DeleteFunc(dues, func(d due) bool {
@@ -207,7 +208,7 @@ func (m *Mailbox) skip(ctx context.Context, list []skipped) error {
 	return nil
 }
 
-// fetch reads items for some work.
+// fetch is the function fetch, with a line in the log.
 func (m *Mailbox) fetch(ctx context.Context, id subscriptions.Correlation, link Link, ids []string) (Items, error) {
 	began := time.Now()
 	found, err := fetch(ctx, link, ids)
@@ -217,8 +218,8 @@ func (m *Mailbox) fetch(ctx context.Context, id subscriptions.Correlation, link 
 	return found, err
 }
 
-// fetch reads items. An error of one item is with that item, and what could be read comes with an error of others; an answer that cannot be
-// read as a whole is asked for one by one, so that one sick message does not hide the others.
+// fetch reads items. An error of one item is in that Item; with an error of the call come the items that it does not concern. Items whose
+// answer cannot be read as a whole are read one by one, so that one sick message does not hide the others.
 func fetch(ctx context.Context, link Link, ids []string) (Items, error) {
 	found, err := link.Read(ctx, ids)
 	if err == nil || fault.Of(err).Scope != fault.Message {

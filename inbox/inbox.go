@@ -55,7 +55,7 @@ import (
 type Options struct {
 	Book     *subscriptions.Book
 	Sender   Sender
-	Unenrol  func(ctx context.Context, d subscriptions.Device, reason outcome.Reason) error // of a device whose phone APNs declared gone
+	Unenrol  func(ctx context.Context, d subscriptions.Device, reason outcome.Reason) error // removes a device whose phone APNs declared gone
 	Lost     func(d subscriptions.Device, of subscriptions.Decision)                        // is told of an alert that APNs refused for good; nil: nobody is
 	Observer Observer                                                                       // may be nil
 	Content  alerts.Content                                                                 // what alerts show
@@ -71,31 +71,31 @@ type Inbox struct {
 	log     *zap.Logger
 	metrics *metrics
 
-	working  context.Context // reads, alerts and writes: ends when what is in flight has had its time
+	working  context.Context // of reads, alerts and writes; ends at the latest when grace is over after Close was called
 	stop     context.CancelFunc
 	stopping atomic.Bool
 	grace    time.Duration
-	seed     maphash.Seed // of what is remembered of item ids
+	seed     maphash.Seed // of the hashes of item ids
 	crew     *crew        // workers, pushers, catch-ups: a task is begun from a task, or while mu is held and stopping is false
 
 	answering *alarm // after firstAnswer
 	accepting *alarm // after writeAfter
 	polls     polls  // of the mailboxes
 
-	correlated atomic.Uint32 // the newest id of work; it begins anywhere, so that those of two lives of the process differ
+	correlated atomic.Uint32 // the newest correlation; it begins at random, so that the process started next has others
 
 	mu      sync.Mutex
 	open    map[*subscriptions.Mailbox]*Mailbox
 	lanes   map[string]*lane // by exchange entry
-	pushers map[topicOf]*pushers
+	pushers map[app]*pushers
 }
 
-// topicOf is an app in an environment of APNs: its phones are reached on the same connections.
-type topicOf struct{ topic, environment string }
+// app is a topic in an environment of APNs: its phones are reached on the same connections.
+type app struct{ topic, environment string }
 
-// grace is how long what is in flight may take at a stop: longer than APNs takes, and the write behind it, well within the 30 s that a
-// supervisor is told to allow, of which the API and the connections to APNs take their part. An answer that is late alone (15 s) does not
-// fit in: that alert is sent again after the next start.
+// grace is how long what is in flight may take at a stop: longer than an answer of APNs and the write behind it take, and well within the
+// 30 s that a supervisor is told to allow, of which the API and the connections to APNs need their part. An answer that is late while
+// others are answered (up to 15 s) does not fit in: that alert is sent again after the next start.
 const grace = 12 * time.Second
 
 var errStopping = errors.New("mailbell is stopping")
@@ -103,13 +103,13 @@ var errStopping = errors.New("mailbell is stopping")
 // New returns an inbox in which no mailbox is open.
 func New(o Options) *Inbox {
 	in := &Inbox{o: o, secret: o.Book.Secret(), log: o.Log, metrics: newMetrics(o.Metrics), grace: grace, seed: maphash.MakeSeed(), crew: newCrew(),
-		answering: newAlarm(firstAnswer), accepting: newAlarm(writeAfter), open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[topicOf]*pushers{}}
+		answering: newAlarm(firstAnswer), accepting: newAlarm(writeAfter), open: map[*subscriptions.Mailbox]*Mailbox{}, lanes: map[string]*lane{}, pushers: map[app]*pushers{}}
 	in.correlated.Store(rand.Uint32())
 	in.working, in.stop = context.WithCancel(context.Background())
 	return in
 }
 
-// Open begins the work on a mailbox of the book, or returns it where it is open. It is read once it is attached to a Link.
+// Open begins the work on a mailbox of the book, or goes on with it where it is open already. It is read once a Link is attached.
 func (in *Inbox) Open(box *subscriptions.Mailbox) *Mailbox {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -130,15 +130,15 @@ func (in *Inbox) Close() {
 	in.mu.Lock()
 	in.stopping.Store(true) // under mu: from now on no task begins
 	in.mu.Unlock()
-	late := time.AfterFunc(in.grace, in.stop)
+	timer := time.AfterFunc(in.grace, in.stop)
 	for _, m := range in.mailboxes() {
 		m.rest()
 	}
 	in.crew.end()
-	for _, m := range in.mailboxes() { // what was decided of answers that no write took in
+	for _, m := range in.mailboxes() { // the last answers may have led to decisions that no write of a record has taken along
 		m.deliver(in.working)
 	}
-	late.Stop()
+	timer.Stop()
 	in.stop()
 }
 
@@ -188,7 +188,7 @@ func (in *Inbox) mailboxes() []*Mailbox {
 	return list
 }
 
-// forget forgets a mailbox that was closed, once nothing of it is at work or in flight: what opens it again meanwhile goes on with the same.
+// forget drops a mailbox that was closed, once nothing of it is under way. Whoever opens it again before that gets the same one.
 func (in *Inbox) forget(m *Mailbox) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -16,7 +16,7 @@ const (
 	maxWorkers = 1024
 	// maxListers bounds those of them that begin with a listing: half, so that new mail that a hint named always has the others.
 	maxListers = maxWorkers / 2
-	// maxAlerts bounds the alerts of an entry that are made and not answered, for new mail and again for devices that catch up: 16 MiB of
+	// maxAlerts bounds the alerts of an entry that are made and not answered, those of new mail and those of catch-ups each: 16 MiB of
 	// them. It is more than one mailbox has at once.
 	maxAlerts = 16 << 10
 	// maxCatchUps bounds the mailboxes of an entry whose devices catch up at once: live mail goes first.
@@ -25,11 +25,12 @@ const (
 	// no others waiting.
 	brisk   = 2 * time.Second
 	maxSlow = 256
-	// stuck is how long an Inbox is read until another is taken all the same: a mailbox that hangs keeps no others waiting.
+	// stuck is after how long another Inbox is read in addition to one that is still being read: a mailbox that hangs keeps no others
+	// waiting.
 	stuck = 500 * time.Millisecond
-	// maxAhead bounds the mailboxes of an entry that are read, or were and wait for APNs and the state: twice as many as may have pushes under way.
-	// To read further ahead in a burst would alert nobody earlier, and each has a goroutine. After stuck a mailbox does not count any more,
-	// so that a topic that APNs keeps waiting does not hold the reading of others.
+	// maxAhead bounds the mailboxes of an entry that are being read, or were read and wait for APNs and the state: twice as many as may
+	// have pushes under way. To read further ahead in a burst would alert nobody earlier, and each has a goroutine. A mailbox that has
+	// waited for longer than stuck does not count, so that a topic that APNs keeps waiting does not hold the reading of others.
 	maxAhead = 2 * maxPushes
 )
 
@@ -48,7 +49,7 @@ type lane struct {
 	active  int        // workers, without those that are sending
 	ahead   int        // workers that are sending, for no longer than stuck yet
 	listers int        // workers that serve a mailbox of listed
-	paging  int        // listers that have not read its Inbox yet
+	paging  int        // listers that are still reading its Inbox, for no longer than stuck yet
 	taken   uint64     // how many mailboxes workers ever took
 	waited  bool       // when idles looked last, a mailbox waited though a worker might have taken it
 	before  uint64     // taken, when idles looked last
@@ -59,8 +60,8 @@ func newLane(in *Inbox) *lane {
 		catchUps: make(chan struct{}, maxCatchUps), slow: make(chan struct{}, maxSlow), hangs: newAlarm(stuck)}
 }
 
-// sending is a mailbox that was read, and waits for APNs with its alerts and then for the state. Its worker is not active meanwhile, for
-// others may be read; it counts as ahead, which bounds how many are.
+// sending is a mailbox that was read, and whose alerts wait for APNs and then for the state. Its worker does not count as active meanwhile,
+// so that others may be read, but as ahead, which bounds how many are.
 type sending struct {
 	lane  *lane
 	room  int64  // of the alerts
@@ -89,7 +90,7 @@ func (s *sending) end() {
 	s.back()
 }
 
-// hang notes that it takes long, and does not count as ahead any more: one more is read for it.
+// hang notes that it takes long. It does not count as ahead any more: another mailbox may be read in its place.
 func (s *sending) hang() {
 	s.lane.mu.Lock()
 	s.notAhead()
@@ -97,7 +98,7 @@ func (s *sending) hang() {
 	s.lane.start()
 }
 
-// back has the worker go on with its mailbox, also over the bound.
+// back has the worker go on with its mailbox, even where there are as many active ones as there may be.
 func (s *sending) back() {
 	s.lane.hangs.callOff(s.hangs)
 	s.lane.mu.Lock()
@@ -169,7 +170,7 @@ func (l *lane) queue(m *Mailbox, hinted bool) {
 // start starts another worker where there is something for it to do.
 func (l *lane) start() {
 	l.mu.Lock()
-	more := l.active < maxWorkers && (l.mayRead(1) || l.mayList())
+	more := l.mayStart()
 	if more {
 		l.active++
 	}
@@ -181,8 +182,14 @@ func (l *lane) start() {
 	}
 }
 
-// mayRead says whether the next mailbox with new mail may be taken now, by so many more workers: as many as it is worth to read at once.
-// More would only wait for their turns at the server, each with a goroutine. It is called with mu held.
+// mayStart says whether there is something to do for another worker. It is called with mu held.
+func (l *lane) mayStart() bool {
+	return l.active < maxWorkers && (l.mayRead(1) || l.mayList())
+}
+
+// mayRead says whether the next mailbox with new mail may be taken now, by another worker (more is 1) or by one that is active already (0).
+// So many read at once as it is worth: more would only wait for their turns at the server, each with a goroutine. It is called with mu
+// held.
 func (l *lane) mayRead(more int) bool {
 	if len(l.hinted) == 0 || l.active+l.ahead+more > maxAhead {
 		return false
@@ -191,8 +198,8 @@ func (l *lane) mayRead(more int) bool {
 	return a == nil || l.active-l.listers+more <= max(1, a.Reads())
 }
 
-// mayList says whether the next mailbox that is to be listed may be taken now. One that is taken has to read its Inbox at once: were it to
-// wait for its turn at the server, a hint that came meanwhile would wait as long. It is called with mu held.
+// mayList says whether the next mailbox that is to be listed may be taken now. Once it is taken, its Inbox has to be read at once: if it
+// waited for its turn at the server, a hint that came meanwhile would wait as long. It is called with mu held.
 func (l *lane) mayList() bool {
 	if len(l.listed) == 0 || l.listers >= maxListers || l.active+l.ahead > maxAhead {
 		return false
@@ -208,24 +215,24 @@ func (l *lane) work() {
 		if m == nil {
 			return
 		}
-		l.start() // as many as it is worth
+		l.start() // there may be work for another one
 		if !lists {
 			m.serve(l.in.working, func() {})
 			continue
 		}
-		read := sync.OnceFunc(l.read)
-		hangs := l.hangs.set(read)
-		m.serve(l.in.working, read)
+		paged := sync.OnceFunc(l.paged)
+		hangs := l.hangs.set(paged)
+		m.serve(l.in.working, paged)
 		l.hangs.callOff(hangs)
-		read()
+		paged()
 		l.mu.Lock()
 		l.listers--
 		l.mu.Unlock()
 	}
 }
 
-// read notes that an Inbox has been read: the next may be.
-func (l *lane) read() {
+// paged notes that an Inbox has been read, or has taken long: the next may be read.
+func (l *lane) paged() {
 	l.mu.Lock()
 	l.paging--
 	l.mu.Unlock()
@@ -257,11 +264,11 @@ func (l *lane) next() (m *Mailbox, lists bool) {
 	return m, lists
 }
 
-// idles says that a mailbox waited though a worker might have taken it, the last time that this was asked and now, and that none was taken in
-// between. It starts one: a server that got quicker meanwhile may be worth another.
+// idles says whether a mailbox waits though a worker may take it, and did so when this was asked last, and none was taken in between. It
+// starts a worker: a server that got quicker meanwhile may be worth another.
 func (l *lane) idles() bool {
 	l.mu.Lock()
-	waits := l.active < maxWorkers && (l.mayRead(1) || l.mayList())
+	waits := l.mayStart()
 	idles := waits && l.waited && l.taken == l.before
 	l.waited, l.before = waits, l.taken
 	l.mu.Unlock()

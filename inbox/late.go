@@ -25,7 +25,7 @@ type lateAnswer struct {
 	entered func() // is told that the write that holds it has ended
 }
 
-// add has an answer entered. first: nobody is at it, and the caller enters all that waits.
+// add has an answer wait to be entered. first: nobody enters what waits yet, so the caller does.
 func (l *late) add(a lateAnswer) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -35,7 +35,7 @@ func (l *late) add(a lateAnswer) (first bool) {
 	return first
 }
 
-// take takes all that waits; none: the caller is done.
+// take takes all that waits. With none the caller is done, and the next to add is first.
 func (l *late) take() []lateAnswer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -45,10 +45,10 @@ func (l *late) take() []lateAnswer {
 	return all
 }
 
-// enterLate has an answer entered, and entered called when that is written.
+// enterLate has an answer entered, and calls entered when that is written.
 func (m *Mailbox) enterLate(ctx context.Context, a *alert, answer subscriptions.Answer, entered func()) {
 	if m.late.add(lateAnswer{answered{a, answer}, entered}) {
-		m.in.crew.run(func() { // whoever pushes has the next push waiting
+		m.in.crew.run(func() { // the caller has to go on with the next push
 			for all := m.late.take(); len(all) > 0; all = m.late.take() {
 				m.enterAll(ctx, all)
 			}
@@ -63,7 +63,7 @@ func (m *Mailbox) enterAll(ctx context.Context, all []lateAnswer) {
 				switch {
 				case device.Phone().Line() != l.line():
 				case l.answer.Result == subscriptions.NotBefore:
-					d.Hold(device.ID, l.answer.Reason, again(l.answer))
+					d.Hold(device.ID, l.answer.Reason, nextTry(l.answer))
 				default:
 					d.Deal(device.ID, l.keys...)
 				}

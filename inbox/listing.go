@@ -19,12 +19,12 @@ import (
 const (
 	firstPage = 50  // the mail of a day fits
 	nextPage  = 200 // well below EWSFindCountLimit, 1,000
-	// strays is how many items before since end nothing: one may stand out of order, and one may be shown twice.
+	// strays is how many items from before since a page may show that is not the last: one may stand out of order, or be shown twice.
 	strays = 1
-	// maxStale is how many pages in a row may show nothing new: mail that arrives meanwhile shifts short pages. Beyond it the server
-	// gives the same page whatever it is asked for.
+	// maxStale is how many pages in a row may show nothing new: mail that arrives meanwhile shifts short pages. A server that gives more of
+	// them gives the same page whatever it is asked for.
 	maxStale = 5
-	// maxRestarts bounds a listing that is overtaken by deletions again and again.
+	// maxRestarts is how often a listing is tried that deletions overtake.
 	maxRestarts = 5
 	// maxListed bounds what a listing keeps in memory, 100 bytes each. Beyond it, only mail of the last day is looked at.
 	maxListed = 50_000
@@ -38,11 +38,11 @@ type shown struct {
 	item string
 }
 
-// listInbox lists the Inbox and deals with all that it shows. The hints of the turn are of items that it has to decide, doubted what reading
-// them told. listed is called once the Inbox has been read.
-func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed func()) error {
+// listInbox lists the Inbox and deals with all that it shows. It decides about the hints that are left in the turn: unbelieved is what was
+// read of them. listed is called once the Inbox has been read.
+func (m *Mailbox) listInbox(ctx context.Context, t *turn, unbelieved []due, listed func()) error {
 	link := t.link
-	end := m.box.Record().End // the log before it is read
+	end := m.box.Record().End // of the log, before the Inbox is read
 	list, clock, err := m.pages(ctx, t.correlation, link.List)
 	listed()
 	if err != nil {
@@ -53,7 +53,7 @@ func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed 
 		return m.restart(ctx, t.correlation, link, list, clock)
 	}
 	fresh, old, none := m.sortOut(m.unknown(t, list, clock, r), clock)
-	none = append(none, m.forgotten(doubted, list, r)...)
+	none = append(none, m.forgotten(unbelieved, list, r)...)
 	if err := m.skip(ctx, none); err != nil {
 		return err
 	}
@@ -75,16 +75,17 @@ func (m *Mailbox) listInbox(ctx context.Context, t *turn, doubted []due, listed 
 func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptions.Record) (dues []due) {
 	for _, s := range list {
 		if r.Has(s.Key) || r.Has(m.itemKey(s.item)) {
-			m.seen.add(m.in.hash(s.item)) // whatever had its outcome: a listing shows all of them, again and again
+			m.seen.add(m.in.hash(s.item)) // no decision is made of it (duplicate): listing after listing shows it
 			continue
 		}
-		hinted := came(t.link.Source(), t.hints.at(s.item), s.Received, clock)
+		hinted := hintTime(t.link.Source(), t.hints.at(s.item), s.Received, clock)
 		dues = append(dues, due{key: s.Key, item: s.item, received: s.Received, hinted: hinted, correlation: t.correlation})
 	}
 	return dues
 }
 
-// recovered counts messages that only a listing told of, each when it is sent: what cannot be read yet is shown by listing after listing.
+// recovered counts messages that only a listing told of. Each is counted when it is sent, for one that cannot be read yet is shown by
+// listing after listing.
 func (m *Mailbox) recovered(link Link, dues []due, clock time.Time) {
 	devices := m.box.Devices()
 	for _, d := range dues {
@@ -95,9 +96,9 @@ func (m *Mailbox) recovered(link Link, dues []due, clock time.Time) {
 	}
 }
 
-// forgotten are the messages that hints named and that the listing does not show: they are dated before since, or gone again.
-func (m *Mailbox) forgotten(doubted []due, list []shown, r *subscriptions.Record) (none []skipped) {
-	for _, d := range doubted {
+// forgotten are the messages that hints named and the listing does not show: they are dated before since, or left the Inbox meanwhile.
+func (m *Mailbox) forgotten(unbelieved []due, list []shown, r *subscriptions.Record) (none []skipped) {
+	for _, d := range unbelieved {
 		if r.Has(d.key) || slices.ContainsFunc(list, func(s shown) bool { return s.item == d.item }) {
 			continue
 		}
@@ -122,16 +123,22 @@ func (m *Mailbox) pages(ctx context.Context, id subscriptions.Correlation, page 
 			return list, clock, err
 		}
 	}
-	return nil, time.Time{}, &fault.Error{Op: "list the Inbox", Code: "pages", Text: "the Inbox changes faster than it can be listed", Scope: fault.Mailbox, Remedy: fault.Wait}
+	return nil, time.Time{}, errPages("the Inbox changes faster than it can be listed")
 }
 
+// errPages says why the pages of a listing lead to no end.
+func errPages(text string) error {
+	return &fault.Error{Op: "list the Inbox", Code: "pages", Text: text, Scope: fault.Mailbox, Remedy: fault.Wait}
+}
+
+// tryPages lists the Inbox once. whole is false where a deletion has shifted the pages.
 func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, clock time.Time, whole bool, err error) {
 	seen := map[string]bool{}
 	part := Part{Limit: firstPage}
 	if r := m.box.Record(); r.Started() {
 		part.Since = time.Unix(r.Since, 0)
 	}
-	var from int64
+	var from int64 // Unix seconds: what was received before is not listed
 	overlaps, stale := false, 0
 	for range maxPages {
 		if m.in.stopping.Load() {
@@ -142,14 +149,12 @@ func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, cloc
 			return nil, clock, false, err
 		}
 		if part.After == "" {
-			if err := m.start(ctx, p.Clock); err != nil {
-				return nil, p.Clock, false, err
+			clock = p.Clock
+			if err := m.start(ctx, clock); err != nil {
+				return nil, clock, false, err
 			}
-			clock, from = p.Clock, m.box.Record().Since
-			if clock.Unix() < from {
-				from = clock.Add(-2 * mail.Tolerance).Unix()
-			}
-			if !part.Since.IsZero() && from < part.Since.Unix() { // the page need not show all of it
+			from = listedFrom(m.box.Record(), clock)
+			if !part.Since.IsZero() && from < part.Since.Unix() { // the page was asked for less
 				part.Since = time.Unix(from, 0)
 				continue
 			}
@@ -159,7 +164,7 @@ func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, cloc
 		old, before := 0, len(seen)
 		for _, msg := range p.Messages {
 			switch {
-			case msg.Received.IsZero(): // it may stand anywhere
+			case msg.Received.IsZero(): // such an item may stand anywhere: it ends nothing
 			case msg.Received.Unix() < from, len(list) >= maxListed && clock.Sub(msg.Received) > mail.Window:
 				old++
 			case !seen[msg.ItemID]:
@@ -175,14 +180,21 @@ func (m *Mailbox) tryPages(ctx context.Context, page Lister) (list []shown, cloc
 			stale = 0
 		}
 		if stale == maxStale {
-			return nil, clock, false, &fault.Error{Op: "list the Inbox", Code: "pages", Scope: fault.Mailbox, Remedy: fault.Wait,
-				Text: "the server shows the same messages on page after page"}
+			return nil, clock, false, errPages("the server shows the same messages on page after page")
 		}
 		overlaps = p.Overlaps
 		part.After, part.Limit = p.Next, nextPage
 	}
-	return nil, clock, false, &fault.Error{Op: "list the Inbox", Code: "pages", Text: fmt.Sprintf("the listing has not ended after %d pages", maxPages),
-		Scope: fault.Mailbox, Remedy: fault.Wait}
+	return nil, clock, false, errPages(fmt.Sprintf("the listing has not ended after %d pages", maxPages))
+}
+
+// listedFrom is how far back a listing reads: to since, or where the server's clock fell behind that, to where the log then begins anew
+// (restart).
+func listedFrom(r *subscriptions.Record, clock time.Time) int64 {
+	if clock.Unix() < r.Since {
+		return clock.Add(-2 * mail.Tolerance).Unix()
+	}
+	return r.Since
 }
 
 // continues says whether a further page goes on where the one before it ended: it starts with an item already seen.
@@ -190,7 +202,7 @@ func continues(p Page, seen map[string]bool) bool {
 	return len(p.Messages) > 0 && seen[p.Messages[0].ItemID]
 }
 
-// start gives the record and the devices that enrolled before the server's clock was known their place on it (rule 5).
+// start gives the record, and the devices that enrolled before the server's clock was known, their times on that clock (rule 5).
 func (m *Mailbox) start(ctx context.Context, clock time.Time) error {
 	missing := !m.box.Record().Started()
 	for _, d := range m.box.Devices() {
@@ -218,8 +230,8 @@ func (m *Mailbox) start(ctx context.Context, clock time.Time) error {
 	})
 }
 
-// sendListed reads what is fresh and sends its alerts, newest first. Live mail that comes meanwhile goes before the next batch. pending
-// says that something could not be read yet.
+// sendListed reads the messages that are fresh and sends their alerts, newest first. Live mail that comes meanwhile goes before the next
+// batch. pending: one of them could not be read yet.
 func (m *Mailbox) sendListed(ctx context.Context, link *attachment, fresh []due, clock time.Time) (pending bool, err error) {
 	for some := range slices.Chunk(fresh, batch) {
 		if m.in.stopping.Load() {
@@ -240,14 +252,15 @@ func (m *Mailbox) sendListed(ctx context.Context, link *attachment, fresh []due,
 		if err := m.send(ctx, link, dues, clock); err != nil {
 			return pending, err
 		}
-		if unread != nil { // of the others
+		if unread != nil { // of the other items
 			return pending, unread
 		}
 	}
 	return pending, nil
 }
 
-// readListed reads messages that a listing showed. waits says that one could not be read yet. With an error come those that could be.
+// readListed reads messages that a listing showed. waits: one could not be read yet. With an error come the messages that it does not
+// concern.
 func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues []due, none []skipped, waits bool, err error) {
 	ids := make([]string, len(some))
 	by := map[string]due{}
@@ -272,7 +285,7 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 		case item.Err == nil:
 			dues = append(dues, d)
 		case m.giveUp(item, d):
-			d.key = m.itemKey(d.item) // a hint of it knows no other
+			d.key = m.itemKey(d.item) // rule 9: a hint that names it knows no other
 			dues = append(dues, d)
 		default:
 			waits = true
@@ -287,8 +300,8 @@ func (m *Mailbox) readLive(ctx context.Context, link *attachment) error {
 	if len(hints) == 0 {
 		return nil
 	}
-	doubted, err := m.readHints(ctx, id, link, &hints)
-	m.marks.giveBack(turn{link: link, hints: hints, list: len(doubted) > 0, correlation: id})
+	unbelieved, err := m.readHints(ctx, id, link, &hints)
+	m.marks.giveBack(turn{link: link, hints: hints, list: len(unbelieved) > 0, correlation: id})
 	return err
 }
 
@@ -330,7 +343,7 @@ func (m *Mailbox) changes(seen []subscriptions.Shown, earlier, clock time.Time, 
 		slices.ContainsFunc(m.box.Devices(), func(d *subscriptions.Device) bool { return d.Since.After(clock.Add(-mail.Tolerance)) })
 }
 
-// completed takes in that a complete listing is done, and written where it changed something.
+// completed notes a complete listing, after what it changed was written.
 func (m *Mailbox) completed(link Link) {
 	m.last.listing.Store(time.Now().UnixNano())
 	m.unreadable.listed()
@@ -351,7 +364,8 @@ func setBack(d *subscriptions.Draft, clock time.Time) {
 	}
 }
 
-// restart begins the log anew where the server's clock fell behind since (rule 4): nobody can tell what of this is new.
+// restart begins the log anew where the server's clock fell behind since (rule 4). Nobody can tell which of the messages shown are new, so
+// they lead to no alert.
 func (m *Mailbox) restart(ctx context.Context, id subscriptions.Correlation, link Link, list []shown, clock time.Time) error {
 	r := m.box.Record()
 	var none []skipped

@@ -74,14 +74,15 @@ func (m *Mailbox) Detach() {
 	m.waiting.detach()
 }
 
-// unfinished is between two looks whether a mailbox has finished, which is waited for only where two are found to be one.
+// unfinished is the pause between two looks whether a mailbox has finished. That is waited for only where two are found to be one.
 const unfinished = 100 * time.Millisecond
 
 // Lister returns a page of the Inbox, as Link.List does.
 type Lister func(ctx context.Context, p Part) (Page, error)
 
-// Finish ends the work on a mailbox that is detached and is joined to another: it waits until what has begun has ended, and is written. Then it
-// lists the Inbox, where the record knows anything that the other one may not: their keys differ.
+// Finish ends the work on a mailbox that is detached and is joined to another: it waits until what has begun has ended, and is written.
+// Then it lists the Inbox, for the keys of a message in the two records differ. Where this record knows nothing that the other may not,
+// there is no need.
 func (m *Mailbox) Finish(ctx context.Context, list Lister, other *subscriptions.Mailbox) (twins []subscriptions.Twin, err error) {
 	for m.atWork() {
 		if !pause.For(ctx, unfinished) {
@@ -92,7 +93,7 @@ func (m *Mailbox) Finish(ctx context.Context, list Lister, other *subscriptions.
 	if !there.Started() || len(there.Outcomes) == 0 && there.Since >= here.Since {
 		return nil, nil
 	}
-	keys := map[mail.Key]mail.Key{} // in the other record
+	keys := map[mail.Key]mail.Key{} // from those in this record to those in the other
 	shown, _, err := m.pages(ctx, m.in.correlation(), func(ctx context.Context, p Part) (Page, error) {
 		page, err := list(ctx, p)
 		for i := range page.Messages {
@@ -102,27 +103,33 @@ func (m *Mailbox) Finish(ctx context.Context, list Lister, other *subscriptions.
 	})
 	here = other.Record()
 	for _, s := range shown {
-		t := subscriptions.Twin{There: s.Key, Here: keys[s.Key], Received: s.Received}
-		// Under the key of its item it stands where it could not be read (rule 9).
-		item := m.in.secret.ItemKey(here.ID, s.item)
-		if k := m.itemKey(s.item); there.Has(k) {
-			t.There = k
-		}
-		if here.Has(item) || t.There != s.Key && !here.Has(t.Here) {
-			t.Here = item
-		}
-		twins = append(twins, t)
+		twins = append(twins, m.twin(s, there, here, keys[s.Key]))
 	}
 	return twins, err
 }
 
-// atWork says whether anything of the mailbox is under way. They are asked in their order: the first two begin pushes.
+// twin is a message with the keys that it has there, in the record of this mailbox, and here, in the other. A record that has a message
+// which could not be read has it under the key of its item (rule 9).
+func (m *Mailbox) twin(s shown, there, here *subscriptions.Record, key mail.Key) subscriptions.Twin {
+	t := subscriptions.Twin{There: s.Key, Here: key, Received: s.Received}
+	if k := m.itemKey(s.item); there.Has(k) {
+		t.There = k
+	}
+	item := m.in.secret.ItemKey(here.ID, s.item)
+	if here.Has(item) || t.There != s.Key && !here.Has(t.Here) {
+		t.Here = item
+	}
+	return t
+}
+
+// atWork says whether anything of the mailbox is under way. The order matters: turns and catch-ups begin pushes, so pushes are looked at
+// last.
 func (m *Mailbox) atWork() bool {
 	return m.marks.areTaken() || !m.waiting.isOver() || !m.flight.empty()
 }
 
-// Retry ends a back-off at once, where the reason for it fits. A turn under way may be about to fail of it. Devices do not wait any longer
-// either because the mailbox could not be read.
+// Retry ends a back-off at once where its reason fits, also the one that a turn under way may be about to begin. Devices that wait because
+// the mailbox could not be read wait no longer either.
 func (m *Mailbox) Retry(fits func(*fault.Error) bool) {
 	if f, _, _ := m.marks.fault(); f == nil || fits(f) {
 		m.marks.wake()
@@ -130,8 +137,8 @@ func (m *Mailbox) Retry(fits func(*fault.Error) bool) {
 	}
 }
 
-// Removed says that a device was removed. No push to its phone begins any more; what has begun is not cut off, and its answer is entered
-// for whoever has the phone then.
+// Removed says that a device was removed. No push to its phone begins any more. One that has begun is not cut off, and its answer is
+// entered for the device that has the phone then.
 func (m *Mailbox) Removed(device string) { m.waiting.forget(device) }
 
 // Renewed says that a device has another phone from now on: what it waited for was the old one's.
@@ -140,7 +147,7 @@ func (m *Mailbox) Renewed(device string) {
 	m.catchUpSoon()
 }
 
-// Close ends the work on a mailbox that has no device any more. It may be opened again: what is in flight goes on meanwhile.
+// Close ends the work on a mailbox that has no device any more. What is in flight goes on, and the mailbox may be opened again meanwhile.
 func (m *Mailbox) Close() {
 	m.rest()
 	m.in.forget(m)
@@ -194,22 +201,22 @@ func (m *Mailbox) serve(ctx context.Context, listed func()) {
 	}
 	f := fault.Of(err)
 	first, next := m.marks.done(t, f)
-	if first && f.Scope <= fault.Mailbox { // what concerns more is said once, by the account or the stream
+	if first && f.Scope <= fault.Mailbox { // what concerns more is logged once, by the account or the stream
 		m.in.log.Warn("a mailbox cannot be read", append(m.about(t.correlation), zap.Time("next_try", next), zap.Error(err))...)
 	}
 }
 
 // read does what the marks ask for: the items that hints named, and then a listing where one is due.
 func (m *Mailbox) read(ctx context.Context, t *turn, listed func()) error {
-	doubted, err := m.readHints(ctx, t.correlation, t.link, &t.hints)
+	unbelieved, err := m.readHints(ctx, t.correlation, t.link, &t.hints)
 	if err != nil {
 		return err
 	}
-	if !t.list && len(doubted) == 0 && !m.box.Record().Crowded(time.Now()) {
+	if !t.list && len(unbelieved) == 0 && !m.box.Record().Crowded(time.Now()) {
 		return nil
 	}
 	t.list = true
-	return m.listInbox(ctx, t, doubted, listed)
+	return m.listInbox(ctx, t, unbelieved, listed)
 }
 
 func (m *Mailbox) address() string { return m.box.Record().Addresses[0] }
@@ -218,20 +225,20 @@ func (m *Mailbox) key(msg *mail.Message) mail.Key { return m.in.secret.Key(m.box
 
 func (m *Mailbox) itemKey(item string) mail.Key { return m.in.secret.ItemKey(m.box.Record().ID, item) }
 
-// writeAgain is between two tries of a write. It does not grow: what was accepted is to be written as soon as it can be, and
+// writeAgain is the pause between two tries of a write. It does not grow: what was accepted is to be written as soon as it can be, and
 // all that waits is tried in one commit.
 const writeAgain = 300 * time.Millisecond
 
-// write makes a change durable that alerts were accepted for: it is tried until it is written, or the process is told to end. Where another
-// instance has taken the state over, it never would be.
+// write makes a change durable for which alerts were accepted: it is tried until it is written, or the process is told to end, or it never
+// can be, because the mailbox has no device any more or another instance has taken the state over.
 func (m *Mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)) error {
 	defer m.unwritten.Store(nil)
-	for said := false; ; said = true {
+	for logged := false; ; logged = true {
 		err := m.box.Update(ctx, change)
 		if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) || errors.Is(err, subscriptions.ErrFollowed) || ctx.Err() != nil {
 			return err
 		}
-		if !said {
+		if !logged {
 			m.in.log.Error("the state cannot be written; it is tried until it is", zap.String("mailbox", m.address()), zap.Error(err))
 		}
 		m.unwritten.Store(fault.Of(subscriptions.Unwritable(err)))
@@ -239,7 +246,7 @@ func (m *Mailbox) write(ctx context.Context, change func(d *subscriptions.Draft)
 	}
 }
 
-// writable says whether what is sent now could be written down; else it could be sent again.
+// writable says whether the outcome of what is sent now could be written. If not, it would be sent again, so nothing is sent.
 func (m *Mailbox) writable(ctx context.Context) error {
 	err := m.box.Writable(ctx)
 	if err == nil || errors.Is(err, subscriptions.ErrNoMailbox) {

@@ -38,7 +38,7 @@ func (h hints) at(item string) time.Time {
 	return time.Time{}
 }
 
-// put adds an item, or notes that it was hinted at another time.
+// put adds an item, or changes when it was hinted.
 func (h *hints) put(o hint) {
 	if i := h.find(o.item); i >= 0 {
 		(*h)[i] = o
@@ -66,16 +66,16 @@ func (h hints) ids() []string {
 
 // marks of one mailbox. A mailbox is marked while it has a hint or is to be listed. At most one worker has it at a time.
 type marks struct {
-	queue        func(hinted bool) // gives the mailbox to a worker; hinted: new mail waits for that
+	queue        func(hinted bool) // gives the mailbox to a worker; hinted: it has new mail
 	polls        *polls
-	agenda.Entry // of polls, and guarded by their lock: the safety poll
+	agenda.Entry // its safety poll, in the agenda of polls and guarded by its lock
 
 	mu      sync.Mutex
 	hints   hints
-	link    *attachment // by which it is read, and whose item ids the hints are; nil: it never was
+	link    *attachment // by which it is read, and whose item ids the hints have; nil: it was never attached
 	failure *failure    // of the last turn; nil: it did not fail
 
-	correlation subscriptions.Correlation // of what came since; 0: no hint has come
+	correlation subscriptions.Correlation // of the hints, and of what a turn gave back; 0: there are none
 	joined      subscriptions.Correlation // of hints that came during a turn that failed: they go on under the correlation of that turn
 
 	list     bool // anything may have come
@@ -84,7 +84,7 @@ type marks struct {
 	closed   bool
 
 	turn  turnState
-	woken bool // what the turn under way fails of may have ended within it: it does not back off
+	woken bool // the back-off was ended during the turn under way: where that fails, its reason may be over by now, so it does not back off
 }
 
 // turnState is where a mailbox is on its way to a worker and back.
@@ -137,7 +137,7 @@ func (m *marks) due() bool {
 	switch {
 	case !marked || !m.attached || m.closed:
 		return false
-	case m.turn == queuedToList: // once more where it has new mail by now, which goes first; the second turn that comes of it is none
+	case m.turn == queuedToList: // with new mail by now, it is queued for that as well; the later of its turns then finds nothing (take)
 		return len(m.hints) > 0
 	}
 	return m.turn == idle && (m.failure == nil || !m.failure.waits(m.wake))
@@ -152,7 +152,7 @@ func (f *failure) waits(wake func()) bool {
 	return wait > 0
 }
 
-// hint marks the mailbox: it may have this new item. It returns the id of the work on it: the one that it is given, unless there is one.
+// hint marks the mailbox: it may have this new item. It returns the id of the work on it: the offered one, unless there is one already.
 func (m *marks) hint(item string, source mail.Source, at time.Time, offered subscriptions.Correlation) (id subscriptions.Correlation) {
 	m.change(func() {
 		if m.correlation == 0 {
@@ -160,7 +160,7 @@ func (m *marks) hint(item string, source mail.Source, at time.Time, offered subs
 		}
 		id = m.correlation
 		switch {
-		case m.link != nil && m.link.Source() != source: // which does not know this id
+		case m.link != nil && m.link.Source() != source: // the link does not know this id
 			m.list, m.listed = true, false
 		case m.hints.find(item) >= 0:
 		case len(m.hints) >= maxHints:
@@ -190,7 +190,7 @@ func (m *marks) attach(l *attachment) {
 	})
 }
 
-// elsewhere says whether the item ids of one link are none of another.
+// elsewhere says whether the item ids of one link mean nothing to another.
 func elsewhere(a, b *attachment) bool {
 	return a != nil && b != nil && (a.Exchange() != b.Exchange() || a.Source() != b.Source())
 }
@@ -242,7 +242,7 @@ func (m *marks) take() (turn, bool) {
 	return t, true
 }
 
-// takeHints takes what was hinted while a turn by a link is under way, with the id of that.
+// takeHints takes the hints that came while a turn by a link is under way, with their correlation.
 func (m *marks) takeHints(l *attachment) (taken hints, id subscriptions.Correlation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -254,13 +254,14 @@ func (m *marks) takeHints(l *attachment) (taken hints, id subscriptions.Correlat
 	return taken, id
 }
 
-// giveBack returns marks that could not be served.
+// giveBack returns marks that could not be dealt with.
 func (m *marks) giveBack(t turn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.merge(t)
 }
 
+// merge joins the marks that a turn gives back with those that came meanwhile. It is called with mu held.
 func (m *marks) merge(t turn) {
 	if elsewhere(t.link, m.link) { // it has moved meanwhile
 		t.hints, t.list = nil, true
@@ -306,7 +307,7 @@ func (m *marks) done(t turn, f *fault.Error) (first bool, next time.Time) {
 	return first, next
 }
 
-// completed notes a complete listing; the next is due after poll if nothing comes.
+// completed notes a complete listing, and plans the next after poll at the latest.
 func (m *marks) completed(poll time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -316,7 +317,7 @@ func (m *marks) completed(poll time.Duration) {
 	}
 }
 
-// close ends the waiting: nothing is queued any more.
+// close has nothing queued any more.
 func (m *marks) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

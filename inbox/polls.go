@@ -10,15 +10,15 @@ import (
 	"github.com/mailbell/mailbell/internal/agenda"
 )
 
-// polls are those of all mailboxes, by one timer: 15,000 would be most of what is kept for a mailbox that gets no mail.
+// polls are those of all mailboxes, with one timer: a timer each would be most of what is kept for a mailbox that gets no mail.
 type polls struct {
 	mu     sync.Mutex
 	agenda agenda.Agenda[*marks]
 	timer  *time.Timer // for the next; nil: there never was one
 }
 
-// plan has a mailbox listed after this time if it is not before, for a subscription can die in silence. The first poll is spread over three
-// quarters of that time, since a start lists all mailboxes together, and each further one over the last eighth.
+// plan has a mailbox listed after this time at the latest, for a subscription can die in silence. The first poll is spread over the last
+// three quarters of that time, since a start lists all mailboxes together, and each further one over the last eighth.
 func (p *polls) plan(m *marks, after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -29,7 +29,7 @@ func (p *polls) plan(m *marks, after time.Duration) {
 	p.put(m, time.Now().Add(after-rand.N(spread)))
 }
 
-// forget ends that. The next one that is planned is a first again.
+// forget has a mailbox not polled. The next poll that is planned is a first one again.
 func (p *polls) forget(m *marks) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,7 +65,7 @@ func (p *polls) listDue() {
 	}
 }
 
-// due takes them out of the agenda, and waits for the next.
+// due takes the mailboxes whose time has come out of the agenda, and sets the timer for the next.
 func (p *polls) due() (list []*marks) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,9 +14,9 @@ import (
 // soonest is when a device that cannot be reached now is tried again at the earliest.
 const soonest = 250 * time.Millisecond
 
-// push pushes an alert, if its device is still enrolled. It is in flight until landed is called, once its answer is entered: until then
-// nothing else is sent to the device. may is asked once the push is counted: whoever looks then either sees it, or has kept it from
-// beginning.
+// push pushes an alert, if its phone is still enrolled. The push is in flight until landed is called, once its answer is entered: until
+// then the device does not catch up. may is asked after the push was counted as in flight. So whoever first forbids pushes and then looks
+// at what is in flight misses none: one that is not counted by then does not begin.
 func (m *Mailbox) push(a *alert, may func() bool) (answer subscriptions.Answer, begun bool) {
 	if !m.enrolled(a) || m.in.stopping.Load() {
 		return answer, false
@@ -32,38 +32,32 @@ func (m *Mailbox) push(a *alert, may func() bool) (answer subscriptions.Answer, 
 	return answer, true
 }
 
-// follow does what answers ask for, now that they are entered.
+// follow does what answers ask for, now that they are entered. What asks for a write of its own is rare, and does not hold the others.
 func (m *Mailbox) follow(list []answered) {
 	for _, l := range list {
 		if l.answer.Environment == "" && l.answer.Result != subscriptions.Gone {
 			m.landed(l.alert)
 		} else {
-			m.obeySoon(l)
+			m.in.crew.run(func() {
+				m.obey(l.alert, l.answer)
+				m.landed(l.alert)
+				m.afterPush()
+			})
 		}
 	}
 	m.afterPush()
 }
 
-// obeySoon does what an answer asks for beyond the outcome: that is a write of its own, and rare.
-func (m *Mailbox) obeySoon(l answered) {
-	m.in.crew.run(func() {
-		m.obey(l.alert, l.answer)
-		m.landed(l.alert)
-		m.afterPush()
-	})
-}
-
 // landed says that the answer of a push is entered.
 func (m *Mailbox) landed(a *alert) { m.flight.end(a.line()) }
 
-// afterPush goes on with what waited for a push to end: the catching up of its device, and the end of a mailbox whose last device was removed
-// meanwhile.
+// afterPush goes on with what waits for a push to end: the catch-up of its device, and the end of a mailbox that was closed meanwhile.
 func (m *Mailbox) afterPush() {
 	m.catchUpSoon()
 	m.in.forget(m)
 }
 
-// pushOnce has the sender send an alert, and remembers where APNs may have it all the same.
+// pushOnce has the sender send an alert, and remembers it where nobody knows whether APNs has it.
 func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
 	a.notification.May = func() bool { return m.enrolled(a) }
 	a.notification.Repeat = m.doubts.has(a.line(), a.keys)
@@ -76,7 +70,7 @@ func (m *Mailbox) pushOnce(a *alert) subscriptions.Answer {
 	return answer
 }
 
-// enrolled says whether the phone of an alert is enrolled for the mailbox, as the device that it was or as another.
+// enrolled says whether the phone of an alert is enrolled for the mailbox, as the same device or as another.
 func (m *Mailbox) enrolled(a *alert) bool {
 	if d, ok := m.box.Device(a.device.ID); ok && d.Phone().Line() == a.line() {
 		return true
@@ -88,13 +82,13 @@ func (m *Mailbox) enrolled(a *alert) bool {
 // obey does what an answer asks for beyond the outcome.
 func (m *Mailbox) obey(a *alert, answer subscriptions.Answer) {
 	if answer.Environment != "" {
-		m.environment(a.notification.Phone, answer.Environment)
+		m.moveEnrolment(a.notification.Phone, answer.Environment)
 	}
 	if answer.Result != subscriptions.Gone {
 		return
 	}
 	d, ok := m.box.Reached(a.line())
-	if !ok || !d.Enrolled.Equal(a.notification.Enrolled) { // it has enrolled anew since: APNs tells it again where that is no better
+	if !ok || !d.Enrolled.Equal(a.notification.Enrolled) { // it has enrolled again since: if it is gone still, APNs says so again
 		return
 	}
 	if err := m.in.o.Unenrol(m.in.working, *d, answer.Reason); err != nil {
@@ -102,9 +96,9 @@ func (m *Mailbox) obey(a *alert, answer subscriptions.Answer) {
 	}
 }
 
-// environment moves an enrolment to where APNs knows its token, unless it was changed meanwhile. It is tried again with the next
-// alert where it could not be written.
-func (m *Mailbox) environment(was subscriptions.Phone, environment string) {
+// moveEnrolment moves an enrolment to the environment in which APNs knows its token, unless it was changed meanwhile. Where that cannot be
+// written, the answer to the next alert leads here again.
+func (m *Mailbox) moveEnrolment(was subscriptions.Phone, environment string) {
 	moved := ""
 	err := m.box.Update(m.in.working, func(d *subscriptions.Draft) {
 		for _, device := range d.Devices {
@@ -121,8 +115,8 @@ func (m *Mailbox) environment(was subscriptions.Phone, environment string) {
 	}
 }
 
-// again is when a device that cannot be reached now is tried again; zero: when the sender says that it is ready.
-func again(a subscriptions.Answer) time.Time {
+// nextTry is when a device that cannot be reached now is tried again; zero: when the sender says that it is ready.
+func nextTry(a subscriptions.Answer) time.Time {
 	if a.Next.IsZero() {
 		return a.Next
 	}
@@ -132,9 +126,9 @@ func again(a subscriptions.Answer) time.Time {
 	return a.Next
 }
 
-// note has an answer kept as a decision, counted, and told to whoever is told of lost alerts.
+// note keeps an answer as a decision, counts it, and tells of an alert that is lost.
 func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
-	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.came, At: answer.At,
+	d := subscriptions.Decision{Key: a.keys[0], Device: a.device.ID, Reason: answer.Reason, Came: a.received, At: answer.At,
 		PushID: a.notification.PushID, Status: answer.Status, Correlation: a.correlation}
 	if d.At.IsZero() {
 		d.At = time.Now()
@@ -142,8 +136,8 @@ func (m *Mailbox) note(a *alert, answer subscriptions.Answer) {
 	switch answer.Result {
 	case subscriptions.Accepted:
 		d.Outcome, d.Reason = outcome.Accepted, a.reason
-		if !a.told.IsZero() {
-			m.in.metrics.alert.Observe(d.At.Sub(a.told).Seconds())
+		if !a.hinted.IsZero() {
+			m.in.metrics.alert.Observe(d.At.Sub(a.hinted).Seconds())
 		}
 	case subscriptions.Refused, subscriptions.Gone:
 		d.Outcome = outcome.Refused

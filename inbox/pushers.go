@@ -19,18 +19,18 @@ type pushers struct {
 }
 
 // pushersOf the phones of a topic.
-func (in *Inbox) pushersOf(t topicOf) *pushers {
+func (in *Inbox) pushersOf(a app) *pushers {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	p := in.pushers[t]
+	p := in.pushers[a]
 	if p == nil {
 		p = &pushers{in: in}
-		in.pushers[t] = p
+		in.pushers[a] = p
 	}
 	return p
 }
 
-// push has a push made, now or when its turn comes. live: before those that are owed.
+// push has a push made, now or when its turn comes. live: it goes before those that are owed.
 func (p *pushers) push(live bool, push func()) {
 	p.mu.Lock()
 	if live {
@@ -44,7 +44,7 @@ func (p *pushers) push(live bool, push func()) {
 	}
 	p.mu.Unlock()
 	if more && !p.in.run(p.run) {
-		p.run() // nothing begins any more, and what waits is told so
+		p.run() // mailbell is stopping: each push that waits is called here, and does not begin
 	}
 }
 

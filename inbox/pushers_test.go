@@ -215,7 +215,7 @@ func TestATopicThatAPNsKeepsWaitingHarmsNoOther(t *testing.T) {
 		s.start()
 		s.enrol("a", alice)
 		s.pass(time.Minute)
-		answer, begun := hang(s.in.pushersOf(topicOf{"com.fabrikam.mail", "production"}), true, 2*maxPushes)
+		answer, begun := hang(s.in.pushersOf(app{"com.fabrikam.mail", "production"}), true, 2*maxPushes)
 		if *begun != maxPushes {
 			t.Errorf("%d pushes are under way, want %d", *begun, maxPushes)
 		}
@@ -233,7 +233,7 @@ func TestATopicThatAPNsKeepsWaitingHarmsNoOther(t *testing.T) {
 func TestNewMailIsPushedBeforeWhatIsOwed(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
-		p := s.in.pushersOf(topicOf{topic, "production"})
+		p := s.in.pushersOf(app{topic, "production"})
 		answer, _ := hang(p, true, maxPushes)
 		answerOwed, owed := hang(p, false, 1)
 		answerLive, live := hang(p, true, maxPushes)
@@ -254,7 +254,7 @@ func TestNewMailIsPushedBeforeWhatIsOwed(t *testing.T) {
 func TestWhatComesAfterTheEndIsToldOfIt(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()
-		p := s.in.pushersOf(topicOf{topic, "production"})
+		p := s.in.pushersOf(app{topic, "production"})
 		s.in.Close()
 		told := false
 		p.push(true, func() { told = true })

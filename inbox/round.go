@@ -25,7 +25,7 @@ const (
 	firstAnswer = 5 * time.Second
 )
 
-// send decides about messages for the devices that are not behind, sends the alerts, and enters the outcomes: one call and one write.
+// send decides about messages for the devices that are not behind, sends the alerts, and enters the outcomes in one write.
 func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock time.Time) error {
 	record := m.box.Record()
 	dues = m.once(dues, record)
@@ -58,7 +58,8 @@ func (m *Mailbox) send(ctx context.Context, link *attachment, dues []due, clock 
 	return err
 }
 
-// once leaves each message that has no outcome yet, and of several copies one. Live mail is read while a listing is dealt with.
+// once leaves the messages that have no outcome yet, and of several copies one. One that was listed may have its outcome by now: live mail
+// is read while a listing is dealt with.
 func (m *Mailbox) once(dues []due, record *subscriptions.Record) []due {
 	keys := map[mail.Key]bool{}
 	return slices.DeleteFunc(dues, func(d due) bool {
@@ -75,8 +76,8 @@ func (m *Mailbox) once(dues []due, record *subscriptions.Record) []due {
 	})
 }
 
-// round is the sending of the alerts of some messages. Answers that come once its outcome is drafted are late: they enter the record by
-// themselves.
+// round is the sending of the alerts of some messages. Answers that come after its outcome was drafted are late: they have a write of their
+// own (late.go).
 type round struct {
 	accepting *alarm        // after writeAfter
 	over      chan struct{} // closed with the round
@@ -85,10 +86,10 @@ type round struct {
 	stage    stage
 	accepted bool                                        // a push was
 	left     int                                         // pushes without an answer
-	write    uint64                                      // the call of accepting, once one is accepted
+	write    uint64                                      // the number of the call of accepting, once a push was accepted
 	sent     []answered                                  // what was answered before the draft
 	late     []answered                                  // what was answered after the draft, while it was being written
-	none     map[unsent]struct{}                         // alerts that there are not; nil: every device has one of every message
+	none     map[unsent]struct{}                         // which devices get no alert of which messages; nil: every device gets one of each
 	held     map[subscriptions.Line]subscriptions.Answer // of phones that cannot be reached now; nil: there are none
 }
 
@@ -108,8 +109,8 @@ type answered struct {
 	answer subscriptions.Answer
 }
 
-// unsent is a message of which there is no alert for a device with its phone: what is before the enrolment of one device may not be before that
-// of another, which takes its phone meanwhile.
+// unsent is a message of which a device with its phone gets no alert. Another device that takes over the phone meanwhile may get one: the
+// message may be from before the enrolment of the first, and not from before that of the other.
 type unsent struct {
 	device string
 	line   subscriptions.Line
@@ -171,7 +172,7 @@ func (f final) compare(other final) int {
 	return cmp.Or(cmp.Compare(f.line.Token, other.line.Token), cmp.Compare(f.line.Topic, other.line.Topic), bytes.Compare(f.key[:], other.key[:]))
 }
 
-// finals are the final answers to what was sent, in their order. It is called with mu held.
+// finals are the final answers to what was sent, sorted. It is called with mu held.
 func (r *round) finals() []final {
 	list := make([]final, 0, len(r.sent))
 	for _, s := range r.sent {
@@ -186,8 +187,8 @@ func (r *round) finals() []final {
 	return list
 }
 
-// outcomes are those of messages: which devices have an acceptance of each, or a reason why not, as enrolled now, for an answer belongs to
-// its phone. It is called with mu held.
+// outcomes are those of messages: which devices have an acceptance of each, or a reason why not. An answer counts for the device that has
+// its phone now. It is called with mu held.
 func (r *round) outcomes(dues []due, devices []*subscriptions.Device) []subscriptions.Outcome {
 	finals := r.finals()
 	list := make([]subscriptions.Outcome, len(dues))
@@ -223,8 +224,8 @@ func (r *round) answer(a *alert, answer subscriptions.Answer) bool {
 	return true
 }
 
-// awaits keeps a late answer until the outcome is written: it is entered into that. false: it is written.
-func (r *round) awaits(a *alert, answer subscriptions.Answer) bool {
+// keepLate keeps an answer that came after the draft until the round's write has ended, and is entered then. false: it has ended.
+func (r *round) keepLate(a *alert, answer subscriptions.Answer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stage == written {
@@ -261,7 +262,7 @@ func (r *round) leave() {
 	}
 }
 
-// stopped takes in that a push does not begin because mailbell is stopping: the device is behind, and the next start goes on there.
+// stopped notes that a push does not begin because mailbell is stopping: the device is behind, and catches up after the next start.
 func (r *round) stopped(a *alert) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -282,7 +283,7 @@ func (m *Mailbox) pushAll(ctx context.Context, r *round, list []alert) {
 	unanswered := m.in.answering.set(r.closeUnanswered)
 	for i := range list {
 		a := &list[i]
-		m.in.pushersOf(a.topic()).push(true, func() { m.pushInRound(ctx, r, a) })
+		m.in.pushersOf(a.app()).push(true, func() { m.pushInRound(ctx, r, a) })
 	}
 	<-r.over
 	m.in.answering.callOff(unanswered)
@@ -296,7 +297,7 @@ func (m *Mailbox) pushInRound(ctx context.Context, r *round, a *alert) {
 	switch {
 	case !begun && m.in.stopping.Load():
 		r.stopped(a)
-	case begun && !r.answer(a, answer) && !r.awaits(a, answer):
+	case begun && !r.answer(a, answer) && !r.keepLate(a, answer):
 		m.enterLate(ctx, a, answer, func() {})
 	}
 }
@@ -309,7 +310,7 @@ func (m *Mailbox) enter(ctx context.Context, r *round, dues []due) error {
 		r.stage = drafted
 		var lines map[string]subscriptions.Line
 		d.Enter(r.outcomes(dues, d.Devices), d.Devices, func(id string) (outcome.Reason, time.Time) {
-			if lines == nil { // a device is behind, and so may a thousand be
+			if lines == nil { // made where a device is behind, and once: a thousand may be
 				lines = linesOf(d.Devices)
 			}
 			return m.why(r, lines[id])
@@ -343,7 +344,7 @@ func linesOf(devices []*subscriptions.Device) map[string]subscriptions.Line {
 // why says why a device is behind: as the sender answered, or because no answer had come when the outcome was written.
 func (m *Mailbox) why(r *round, l subscriptions.Line) (outcome.Reason, time.Time) {
 	if answer, ok := r.held[l]; ok {
-		return answer.Reason, again(answer)
+		return answer.Reason, nextTry(answer)
 	}
 	if m.flight.has(l) {
 		return outcome.Unanswered, time.Time{}

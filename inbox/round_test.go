@@ -114,7 +114,7 @@ func TestAPushThatWaitedForItsPlaceIsNotBegunForAPhoneThatLeftNorAtTheEnd(t *tes
 				s.start()
 				s.enrol("a", alice)
 				s.pass(time.Minute)
-				p := s.in.pushersOf(topicOf{topic, "production"})
+				p := s.in.pushersOf(app{topic, "production"})
 				end := make(chan struct{})
 				for range maxPushes {
 					p.push(true, func() { <-end })
@@ -207,7 +207,7 @@ func TestAMoveToAnotherEnvironmentIsLoggedOnceItIsWritten(t *testing.T) {
 				d, _ := m.box.Device("a")
 				was := d.Phone()
 				c.meanwhile(s)
-				m.environment(was, "sandbox")
+				m.moveEnrolment(was, "sandbox")
 				s.store.Fail(nil)
 				if n := logs.FilterMessageSnippet("wrong environment").Len(); (n == 1) != c.moved {
 					t.Errorf("said %d times", n)

@@ -11,7 +11,7 @@ import (
 // Items are messages that were read by their ids.
 type Items struct {
 	Items []Item
-	Clock time.Time // the server's, now; with an error too
+	Clock time.Time // the server's, now; told with an error too
 }
 
 // Item is a message, or why it cannot be read: a *fault.Error, with Gone where the Inbox has it no more.
@@ -39,9 +39,8 @@ type Page struct {
 // Link is how a mailbox is read at its location, by whatever protocol, and who is told what its listings show. The listener makes it. Its
 // errors are *fault.Error.
 type Link interface {
-	// Read reads messages by their ids, with sender and preview. It returns one Item for each id, in their order; an error of one
-	// item is in that Item, what concerns more than the message is the error of the call. With that come the Items that it does not
-	// concern.
+	// Read reads messages by their ids, with sender and preview. It returns one Item for each id, in their order. An error of one
+	// item is in that Item. An error that concerns more is that of the call; with it come the Items that it does not concern.
 	Read(ctx context.Context, ids []string) (Items, error)
 	// List returns a page of the Inbox, newest first by received time.
 	List(ctx context.Context, p Part) (Page, error)

@@ -1,6 +1,6 @@
 package inbox
 
-// Items that were dealt with: another notification of one is no copy of its message.
+// Items that were dealt with. A notification of another item with the same message tells of a copy; one of the same item does not.
 
 import (
 	"hash/maphash"
@@ -14,7 +14,7 @@ import (
 // seconds.
 const maxSeen = 16
 
-// seen remembers the newest items that had their outcome, so that a copy of a message is told from another notification of it.
+// seen remembers the newest items that have their outcome.
 type seen struct {
 	mu    sync.Mutex
 	items [maxSeen]uint32 // hashes of their ids, a ring; 0: none
@@ -33,11 +33,11 @@ func (s *seen) add(h uint32) (known bool) {
 	return false
 }
 
-// hash of an item's id, never 0. That another item of sixteen has the same would show one copy less.
+// hash of an item's id, never 0. Where another of the sixteen items has the same hash, the decision about one copy is missing.
 func (in *Inbox) hash(item string) uint32 { return uint32(maphash.String(in.seed, item)) | 1 }
 
-// duplicate decides about an item that a hint named and whose message has its outcome already. Where it is another item than that one,
-// it is a copy, and nobody is alerted of it.
+// duplicate decides about an item whose message has its outcome already. If it is another item than the one that had it, it is a copy, and
+// leads to no alert.
 func (m *Mailbox) duplicate(d due) {
 	if !m.seen.add(m.in.hash(d.item)) {
 		m.decide(d.notSent("", outcome.Known))

@@ -12,7 +12,7 @@ type Status struct {
 	Failing     *fault.Error // why its last turn failed, or cannot end; nil: it did not
 	Next        time.Time    // the end of the back-off then; zero: it is tried all the time
 	Listed      bool         // a complete listing was done since it was last marked for one
-	LastHint    time.Time    // zero, as those below: never since the start
+	LastHint    time.Time    // zero, as in those below: never since the start
 	LastListing time.Time
 	LastMessage time.Time
 }

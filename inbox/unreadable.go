@@ -32,7 +32,7 @@ type unreadable struct {
 
 type tries struct {
 	n       int
-	next    time.Time // a read before does not count
+	next    time.Time // a failed read before this does not count
 	timer   *time.Timer
 	missing bool      // it was not found, and is looked for once more
 	hinted  time.Time // of what is missing; zero: it was listed only
@@ -45,7 +45,8 @@ func (t *tries) stop() {
 	}
 }
 
-// try counts a failed read, unless it came before its time, and has again called when it is time for the next. last: the item is given up.
+// try counts a failed read, unless it came before its time, and has again called when it is time for the next one. last: the item is given
+// up.
 func (u *unreadable) try(item string, again func()) (last, counted bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -164,11 +165,11 @@ func (u *unreadable) close() {
 }
 
 // giveUp counts a failed read of an item and says whether it was the last: then its alert is generic. Until then the item is
-// hinted again by itself, and the mailbox listed, for no listing is complete without it.
+// hinted again from here, and the mailbox listed, for no listing is complete without it.
 func (m *Mailbox) giveUp(item Item, d due) bool {
 	last, counted := m.unreadable.try(item.ID, func() {
 		if l := m.link.Load(); l != nil {
-			m.marks.hint(item.ID, l.Source(), d.hinted, m.in.correlation()) // nobody told of it: it is no hint in the status
+			m.marks.hint(item.ID, l.Source(), d.hinted, m.in.correlation()) // and not m.Hint: the status shows hints from outside only
 		}
 		m.List()
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// unsignalled is when a device is tried again though its sender has not said that it is ready, as it should. That is rare, for each try lists
-// the mailbox, and while APNs is away thousands of devices are behind.
+// unsignalled is after how long a device is tried again though its sender has not said that it is ready, as it should. It is long, for each
+// try lists the mailbox, and while APNs is away thousands of devices are behind.
 const unsignalled = 15 * time.Minute
 
 // waiting is when the devices of a mailbox catch up.
@@ -18,15 +18,15 @@ type waiting struct {
 	mu       sync.Mutex
 	signal   map[string]time.Time // devices whose sender tells when they can be reached again -> when they are tried all the same
 	timer    *time.Timer          // of the first that is due later
-	at       time.Time            // when it goes off
-	catching bool                 // some catch up now, or wait for a place to
-	placed   bool                 // they have that
-	failures int                  // of catch-ups in a row; of the one under way
+	at       time.Time            // when the timer goes off
+	catching bool                 // some catch up now, or wait for a place to do so
+	placed   bool                 // they have the place
+	failures int                  // of catch-ups in a row; only the one under way looks at it
 	detached bool                 // the mailbox cannot be read now
 	closed   bool
 }
 
-// until has a device wait for its sender's word.
+// until has a device wait for its sender to say that it is ready, and no longer than to a time.
 func (w *waiting) until(device string, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -65,7 +65,7 @@ func (w *waiting) due(b subscriptions.Behind) time.Time {
 }
 
 // begin says whether a catch-up of some of these devices begins now; the caller then calls end. Otherwise then is called when the first
-// of them is due. A time that is set stays where it is earlier: the caller may have looked who is behind before another's write.
+// of them is due. A timer that is set for an earlier time stays: since the caller looked who is behind, another may have written that.
 func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,7 +106,7 @@ func (w *waiting) end() {
 	w.catching, w.placed = false, false
 }
 
-// isOver says that no device catches up now, nor will once there is a place.
+// isOver says whether no device catches up, nor will one that waits for a place.
 func (w *waiting) isOver() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -147,7 +147,7 @@ func (w *waiting) detach() {
 	w.stop()
 }
 
-// close ends the waiting, also where a look-up that was under way attaches the mailbox after that.
+// close ends the waiting. A look-up that was under way, and attaches the mailbox after that, does not begin it again.
 func (w *waiting) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
