@@ -54,8 +54,8 @@ func (s *Embedded) Copy(to io.Writer) error {
 // copies is how the names of the folders begin that hold the copies of a state file while they go out.
 func copies(file string) string { return "." + filepath.Base(file) + ".backup-" }
 
-// removeCopies removes those of a process that was killed while they went out: they hold all that the state does, and may fill the disk. Who
-// calls it holds the file. What cannot be removed is no reason not to start.
+// removeCopies removes the copies of a process that was killed while they went out: they hold all that the state does, and may fill the
+// disk. The caller has locked the state file. What cannot be removed is no reason not to start.
 func removeCopies(file string) {
 	folder := filepath.Dir(file)
 	list, _ := os.ReadDir(folder)
@@ -88,7 +88,7 @@ func Restore(from, to string) error {
 	}
 	_, err = io.Copy(out, in)
 	if err = errors.Join(err, out.Sync(), out.Close()); err == nil {
-		err = os.Link(made, to) // and not over one that was made meanwhile
+		err = os.Link(made, to) // which replaces no file that was made meanwhile
 	}
 	return errors.Join(err, os.Remove(made))
 }

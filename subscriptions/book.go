@@ -256,7 +256,7 @@ func (d *Draft) Put(device Device) { d.put = append(d.put, &device) }
 // rewriters bounds the records that are written again at the same time: as many as go well into one round trip.
 const rewriters = 64
 
-// Rewrite writes all that the book has once more, for a store that has less. What the store has beside that of a record goes.
+// Rewrite writes everything again, for a store that has lost some of it. Devices of a record that only the store has are deleted there.
 func (b *Book) Rewrite(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(rewriters)
@@ -277,8 +277,8 @@ func (b *Book) Rewrite(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Writable says whether the record can be written, for who is about to do what only a write makes good: after a write that failed,
-// wherever, one is tried. A store that answers may take none all the same: its disk or its memory is full.
+// Writable says whether the record can be written, for whoever is about to do what has to be written down. After a failed write, of
+// whatever mailbox, a write is tried: a store that answers may take none all the same, because its disk or its memory is full.
 func (m *Mailbox) Writable(ctx context.Context) error {
 	if err := m.book.store.Held(); err != nil {
 		return err
@@ -289,8 +289,8 @@ func (m *Mailbox) Writable(ctx context.Context) error {
 	return m.Update(ctx, func(*Draft) {})
 }
 
-// Subscribable says whether a subscription of the mailbox could be written down, for who is about to make one. ErrNoMailbox: its last device
-// was removed.
+// Subscribable says whether a subscription of the mailbox could be written down, for whoever is about to make one. ErrNoMailbox: its last
+// device was removed.
 func (m *Mailbox) Subscribable(ctx context.Context) error {
 	if len(m.Devices()) == 0 {
 		return ErrNoMailbox
@@ -308,7 +308,7 @@ func Unwritable(err error) error {
 }
 
 // Update makes one change of the record, durable before it returns: the one write that the rules of the log speak of.
-// change may be called once only; without an error nothing is shown that is not written.
+// change is called once at most, and what it changed shows only after it was written.
 func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 	if err := m.writing.take(ctx); err != nil {
 		return err
@@ -319,7 +319,7 @@ func (m *Mailbox) Update(ctx context.Context, change func(d *Draft)) error {
 	}
 	was := m.now.Load()
 	draft := &Draft{Record: was.record.Clone(), Devices: was.devices}
-	draft.Outcomes = was.record.Outcomes // with the room behind them: nobody looks there, and one at a time writes
+	draft.Outcomes = was.record.Outcomes // with the room behind them: no reader looks there, and there is one draft at a time
 	change(draft)
 	decided := Decided{draft.ID, m.undelivered.take()}
 	if err := m.book.write(ctx, Change{Put: []*Record{draft.Record}, PutDevices: draft.put, Whole: draft.whole, Decided: decided}); err != nil {
@@ -350,8 +350,8 @@ func (b *Book) box(record string) *Mailbox {
 // maxUnsure bounds the mailboxes whose first enrolment failed and may have been written all the same.
 const maxUnsure = 10_000
 
-// recordID is a new record's: random, or the one under which an enrolment was tried whose answer the store could not give. Were
-// it another each time, one device could get the alerts of two records from the next start on.
+// recordID is the id of a new record: random, or the one of an enrolment with this address that failed, and may have been written all the
+// same. With another id each time, one device could get the alerts of two records from the next start on.
 func (b *Book) recordID(address string) string {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
@@ -361,6 +361,7 @@ func (b *Book) recordID(address string) string {
 	return rand.Text()[:16]
 }
 
+// unsure notes the id of a record whose write failed, for recordID.
 func (b *Book) unsure(address, id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

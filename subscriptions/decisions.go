@@ -18,15 +18,15 @@ import (
 // MaxDecisions is how many decisions are kept of a mailbox.
 const MaxDecisions = 50
 
-// Decided is what a write says of the decisions about the mailbox of a record. Where there is no such record, it says nothing.
+// Decided are the decisions about the mailbox of a record that a write adds or replaces. Where there is no such record, it does neither.
 type Decided struct {
 	Record    string
 	Decisions []DecisionPut
 }
 
-// DecisionPut adds a decision, or puts it where another one stands.
+// DecisionPut adds a decision, or replaces one.
 type DecisionPut struct {
-	Was []byte // nil: it is a new one. Else it differs from the other; where it is not there any more, nothing is put
+	Was []byte // the one to replace, which differs from Is; where it is not there any more, nothing is put. nil: Is is added
 	Is  []byte
 }
 
@@ -63,15 +63,15 @@ type undelivered struct {
 	early []early  // the oldest first, at most MaxDecisions
 }
 
-// early is a receipt that may have come before the decision that it is about: the phone may show an alert before APNs' answer is here.
+// early is a receipt that may have come before the decision that it belongs to: a phone may show an alert before APNs' answer is here.
 type early struct {
 	key    mail.Key
 	device string
 	at     time.Time
 }
 
-// expect has the next decision about an accepted alert take a receipt along, unless the phone showed the alert too long ago for its answer
-// to be under way. It reports whether it does.
+// expect keeps a receipt for the next decision that says that its alert was accepted, unless the phone showed the alert too long ago for
+// the answer of APNs to be under way. It reports whether it does.
 func (u *undelivered) expect(e early) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -80,25 +80,26 @@ func (u *undelivered) expect(e early) bool {
 	switch {
 	case isOver(e):
 		return false
-	case u.at(e.key, e.device) < 0: // else the phone showed it before
+	case u.at(e.key, e.device) < 0: // else a receipt of the alert is kept already
 		u.early = append(u.early[max(0, len(u.early)+1-MaxDecisions):], e)
 	}
 	return true
 }
 
-// at is where a receipt is that is expected; below 0: nowhere. The mutex is held.
+// at is the place of a receipt that is kept; below 0: there is none. The mutex is held.
 func (u *undelivered) at(key mail.Key, device string) int {
 	return slices.IndexFunc(u.early, func(e early) bool { return e.key == key && e.device == device })
 }
 
-// found takes back a receipt that was expected, and returns when the phone showed the alert; zero: it is not there, a decision has taken it.
-func (u *undelivered) found(key mail.Key, device string) time.Time {
+// takeBack takes out a receipt that is kept, and returns when the phone showed the alert; zero: none is kept, or a decision has taken it
+// along.
+func (u *undelivered) takeBack(key mail.Key, device string) time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.foundLocked(key, device)
+	return u.takeBackLocked(key, device)
 }
 
-func (u *undelivered) foundLocked(key mail.Key, device string) time.Time {
+func (u *undelivered) takeBackLocked(key mail.Key, device string) time.Time {
 	i := u.at(key, device)
 	if i < 0 {
 		return time.Time{}
@@ -116,7 +117,7 @@ func (u *undelivered) add(d Decision) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if d.Outcome == outcome.Accepted {
-		d.Shown = u.foundLocked(d.Key, d.Device)
+		d.Shown = u.takeBackLocked(d.Key, d.Device)
 	}
 	u.list = append(u.list, d.pack())
 	if len(u.list) > MaxDecisions {
@@ -194,13 +195,13 @@ func (m *Mailbox) Deliver(ctx context.Context) error {
 	return m.deliver(ctx)
 }
 
-// deliver writes decisions that stand where others did, and what is undelivered. The caller holds writing.
+// deliver writes decisions that replace others, and those that are undelivered. The caller holds writing.
 func (m *Mailbox) deliver(ctx context.Context, replaced ...DecisionPut) error {
 	puts := append(replaced, m.undelivered.take()...)
 	if len(puts) == 0 {
 		return nil
 	}
-	// Not by Book.write: a store may take decisions that are written later, and says nothing by it of the records (Writable).
+	// Not by Book.write: a store may take decisions and write them later, so that says nothing about writing records (Writable).
 	if err := m.book.store.Write(ctx, Change{Decided: Decided{m.Record().ID, puts}}); err != nil {
 		return err
 	}
@@ -231,32 +232,26 @@ func (m *Mailbox) decisions(ctx context.Context) ([][]byte, error) {
 	return Decided{Decisions: added(append(all, mine...))}.On(nil), err
 }
 
-// Shown keeps with the newest accepted alert for a message and a device when the phone showed it. known: there is one; first: nobody said
-// so before. Where there is none, its answer may be under way: for some minutes it is kept with that one, in memory.
+// Shown notes when a phone showed the alert for a message, in the newest decision that says that it was accepted for the device. known:
+// there is such a decision; first: no receipt of it came before. Where there is none, the answer of APNs may be under way: the receipt is
+// kept in memory for some minutes, for the decision about that answer.
 func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at time.Time) (d Decision, first, known bool, err error) {
 	record := m.Record().ID
 	if err := m.book.ofReceipt.take(ctx, record); err != nil {
 		return d, false, false, err
 	}
 	defer m.book.ofReceipt.giveBack(record)
-	isExpected := m.undelivered.expect(early{key, device, at}) // before it is looked for: the decision may be made meanwhile
+	isExpected := m.undelivered.expect(early{key, device, at}) // before the decision is looked for, which may be made meanwhile
 	all, err := m.decisions(ctx)
 	if err != nil {
-		m.undelivered.found(key, device) // it is sent again
+		m.undelivered.takeBack(key, device) // the phone sends the receipt again
 		return d, false, false, err
 	}
-	var was []byte
-	for _, p := range slices.Backward(all) {
-		d, err = unpackDecision(p)
-		if err == nil && d.Key == key && d.Device == device && d.Outcome == outcome.Accepted {
-			was = p
-			break
-		}
-	}
+	was, d := newestAccepted(all, key, device)
 	if was == nil {
 		return d, false, false, nil
 	}
-	wasTaken := m.undelivered.found(key, device).IsZero() && isExpected
+	wasTaken := m.undelivered.takeBack(key, device).IsZero() && isExpected // by the decision, made since
 	if !d.Shown.IsZero() {
 		return d, wasTaken, true, nil
 	}
@@ -270,5 +265,16 @@ func (m *Mailbox) Shown(ctx context.Context, key mail.Key, device string, at tim
 	d.Shown = at
 	is := d.pack()
 	m.undelivered.replace(was, is)
-	return d, true, true, m.deliver(ctx, DecisionPut{Was: was, Is: is}) // a write that failed may have taken it along all the same
+	return d, true, true, m.deliver(ctx, DecisionPut{Was: was, Is: is}) // with an error too: that write may have been made
+}
+
+// newestAccepted finds the newest decision that says that an alert was accepted for a device; nil: there is none.
+func newestAccepted(list [][]byte, key mail.Key, device string) ([]byte, Decision) {
+	for _, p := range slices.Backward(list) {
+		d, err := unpackDecision(p)
+		if err == nil && d.Key == key && d.Device == device && d.Outcome == outcome.Accepted {
+			return p, d
+		}
+	}
+	return nil, Decision{}
 }

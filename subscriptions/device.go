@@ -24,14 +24,14 @@ type Device struct {
 	Since       time.Time `json:"since"`                 // rule 5: gets alerts of what was received since then, on the server's clock; zero until that clock is known
 }
 
-// share gives the device one copy, for all devices, of what thousands have in common: each was read from a text of its own.
+// share has the device share with all others the strings that thousands have in common: each was read from its own text.
 func (d *Device) share() {
 	for _, s := range []*string{&d.Topic, &d.Environment, &d.Exchange} {
 		*s = unique.Make(*s).Value()
 	}
 }
 
-// oneText has strings that are kept for equally long share one text: of fewer objects the collector is done sooner.
+// oneText puts strings that are kept for equally long into one: with fewer objects, the garbage collector is done sooner.
 func oneText(list ...*string) {
 	n := 0
 	for _, s := range list {
@@ -58,8 +58,8 @@ type Beginning struct {
 	Now   time.Time // on our clock
 	Since time.Time // now on the server's clock less the tolerance (rule 5); zero where that clock is not known yet
 
-	// Where its mailbox lives and the account that listens to it, where the mailbox is new and nobody has to be asked; zero: they are not
-	// known yet.
+	// Of a new mailbox, if nobody has to be asked for them: where it lives, and the account that listens to it. zero: they are not known
+	// yet.
 	Location mail.Location
 	Account  string
 }

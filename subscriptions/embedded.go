@@ -42,21 +42,21 @@ type Embedded struct {
 	readOnly  bool
 	isNew     bool // made just now
 	migrated  int  // the version that it was migrated from just now; 0: it was not
-	older     bool // perhaps by one transaction than what was written last
+	older     bool // perhaps, by one transaction, than what was written last
 	committer *committer[[]entryPut]
 	gathering *gathering
 	sealer    sealer
 	probe     *probe
 
 	size    atomic.Int64 // of the file when it was last looked at
-	refused atomic.Int64 // the most bytes of a commit of which nothing was taken, since a probe of as much was; 0: none
+	refused atomic.Int64 // the size of the largest commit of which nothing was taken, until a probe of that size is; 0: there is none
 }
 
 // entryPut is one value as it goes into the file; a nil value deletes.
 type entryPut struct {
 	bucket, key, value []byte
-	whole              bool    // of a record: every device of it that is there goes first
-	decided            Decided // about its mailbox: the value comes from that, and from what is there (embedded_decisions.go)
+	whole              bool    // of a record: every device that the file has of it goes first
+	decided            Decided // about its mailbox: the value is made of that and of what is there (embedded_decisions.go)
 }
 
 // OpenEmbedded opens the file, or makes it. Its directory has to exist. A file of an older version is migrated.
@@ -71,7 +71,7 @@ func OpenEmbedded(file string) (*Embedded, error) {
 	isNew := errors.Is(err, fs.ErrNotExist)
 	s, err := openEmbedded(file, false, errors.Is(err, boltfile.ErrOlder))
 	if err != nil {
-		if isNew && errors.Is(examine(file), ErrDamaged) { // the disk is full; what is left of it would be taken for a state that is lost
+		if isNew && errors.Is(examine(file), ErrDamaged) { // the disk is full; what was written would be taken for a state that is lost
 			err = errors.Join(err, os.Remove(file))
 		}
 		return nil, err
@@ -230,26 +230,21 @@ func (s *Embedded) Write(ctx context.Context, c Change) error {
 }
 
 func (s *Embedded) commit(batch [][]entryPut) []error {
-	err := s.intact()
-	if err == nil {
-		err = s.db.Update(func(tx *bbolt.Tx) error {
-			for _, puts := range batch {
-				if err := apply(tx, puts); err != nil {
-					return err
-				}
+	err := s.update(func(tx *bbolt.Tx) error {
+		for _, puts := range batch {
+			if err := apply(tx, puts); err != nil {
+				return err
 			}
-			return nil
-		})
-	}
+		}
+		return nil
+	})
 	if err == nil {
 		return nil
 	}
 	errs := make([]error, len(batch))
 	taken := false
 	for i, puts := range batch {
-		if errs[i] = s.intact(); errs[i] == nil {
-			errs[i] = s.db.Update(func(tx *bbolt.Tx) error { return apply(tx, puts) }) // one bad change must not fail its neighbours
-		}
+		errs[i] = s.update(func(tx *bbolt.Tx) error { return apply(tx, puts) }) // one bad change must not fail its neighbours
 		taken = taken || errs[i] == nil
 	}
 	if !taken {
@@ -268,8 +263,16 @@ func size(batch [][]entryPut) (n int64) {
 	return n
 }
 
-// intact says whether the file is the one that was opened, and as long. Pages that are not there any more end the process; what is
-// written into a file that was deleted is gone with the process.
+// update makes a transaction, if the file is intact.
+func (s *Embedded) update(change func(tx *bbolt.Tx) error) error {
+	if err := s.intact(); err != nil {
+		return err
+	}
+	return s.db.Update(change)
+}
+
+// intact says whether the file is the one that was opened, and no shorter than it was. Pages that are not there any more would end the
+// process, and what is written into a file that was deleted is gone with the process.
 func (s *Embedded) intact() error {
 	info, err := os.Stat(s.file)
 	switch {
@@ -286,30 +289,31 @@ func (s *Embedded) intact() error {
 
 func apply(tx *bbolt.Tx, puts []entryPut) error {
 	for _, p := range puts {
-		b := tx.Bucket(p.bucket)
-		var err error
-		if p.whole {
-			err = dropDevices(tx, string(p.key))
-		}
-		if err != nil {
-			return err
-		}
-		switch {
-		case len(p.decided.Decisions) > 0:
-			err = decide(tx, p.decided)
-		case p.value == nil:
-			err = b.Delete(p.key)
-		default:
-			err = b.Put(p.key, p.value)
-		}
-		if err != nil {
+		if err := p.apply(tx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dropDevices looks at every device for those of a record: a whole write is for a store that has lost something.
+func (p entryPut) apply(tx *bbolt.Tx) error {
+	if p.whole {
+		if err := dropDevices(tx, string(p.key)); err != nil {
+			return err
+		}
+	}
+	b := tx.Bucket(p.bucket)
+	switch {
+	case len(p.decided.Decisions) > 0:
+		return decide(tx, p.decided)
+	case p.value == nil:
+		return b.Delete(p.key)
+	}
+	return b.Put(p.key, p.value)
+}
+
+// dropDevices deletes the devices of a record. It looks at every device in the file: a whole write is rare, for a store that has lost
+// something.
 func dropDevices(tx *bbolt.Tx, record string) error {
 	b := tx.Bucket(bucketDevices)
 	var keys [][]byte
@@ -348,7 +352,7 @@ func (s *Embedded) encode(c Change) (puts []entryPut, err error) {
 	return puts, err
 }
 
-// Held says whether the file takes what it is told. It is always this process's own: it is locked.
+// Held says whether the file takes what it is told. It is always this process's own, which has locked it.
 func (s *Embedded) Held() error { return s.committer.prompt() }
 
 const (

@@ -1,7 +1,7 @@
 package subscriptions
 
-// The decisions in a state file. A second of them is written at once: a page of the file has those about many mailboxes, and would
-// be written for each of them again. Nothing rests on them, so a crash may take the last second of them.
+// The decisions in a state file. Those of a second are written together: a page of the file has those about many mailboxes, and would
+// be written again for each. Nothing depends on them, so a crash may take those of the last second.
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 const (
 	// gatherDecisions is how long decisions wait for others.
 	gatherDecisions = time.Second
-	// maxGathering bounds how long the file may take for some of them: a disk that hangs must not hold the end of the process. Where it takes
-	// longer, it is not asked for the others.
+	// maxGathering bounds how long the write of some of them may take: a disk that hangs must not hold the end of the process. Where one
+	// takes longer, the others are not tried.
 	maxGathering = 10 * time.Second
 )
 
@@ -33,7 +33,7 @@ type gathering struct {
 	writing map[string]Decided // is being written: those who read find it here, or in the file; nil: nothing is
 	timer   *time.Timer        // runs while something waits, and nothing is being written
 	closed  bool
-	busy    sync.WaitGroup // a timer that has come
+	busy    sync.WaitGroup // the timer, and the flush that it begins
 }
 
 // add has decisions written within seconds.
@@ -79,13 +79,13 @@ func (g *gathering) flush() {
 	g.mu.Lock()
 	g.writing, g.waiting, g.timer = g.waiting, nil, nil
 	puts := make([]entryPut, 0, len(g.writing))
-	for _, id := range slices.Sorted(maps.Keys(g.writing)) { // page after page
+	for _, id := range slices.Sorted(maps.Keys(g.writing)) { // in the order of the pages
 		puts = append(puts, entryPut{bucket: bucketDecided, decided: g.writing[id]})
 	}
 	g.mu.Unlock()
 	failed := map[string]Decided{}
 	hangs := false
-	for some := range slices.Chunk(puts, maxCommit) { // what else is to be written goes between
+	for some := range slices.Chunk(puts, maxCommit) { // other writes go in between
 		if !hangs {
 			err := g.write(some)
 			if err == nil {
@@ -123,7 +123,7 @@ func (g *gathering) close() {
 	g.flush()
 }
 
-// writeDecided writes decisions for nobody who waits.
+// writeDecided writes decisions. Nobody waits for that.
 func (s *Embedded) writeDecided(puts []entryPut) error {
 	ctx, cancel := context.WithTimeout(context.Background(), maxGathering)
 	defer cancel()
@@ -148,7 +148,7 @@ func (s *Embedded) Decisions(_ context.Context, record string) (list [][]byte, e
 	return list, err
 }
 
-// decide writes decisions behind those that are there.
+// decide writes decisions to those that are there.
 func decide(tx *bbolt.Tx, d Decided) error {
 	if tx.Bucket(bucketRecords).Get([]byte(d.Record)) == nil {
 		return nil

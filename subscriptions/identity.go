@@ -36,9 +36,9 @@ type Twin struct {
 }
 
 // Name says that a server of an exchange entry calls the mailbox by this primary address. Where it calls another mailbox of the book so,
-// the two are one: this one's devices go over to it, behind from before their enrolment, and it is returned with joined true. Of two with
-// one phone, the one that was enrolled last is left. Before that, finish is to wait until nothing is sent for this one any more, for the other
-// knows of nothing that is in flight and would send it too, and then to list the Inbox.
+// the two are one: the devices of this one go over to the other, behind with what they are owed here, and the other is returned with joined
+// true. Of two devices with one phone, the one that was enrolled last stays. Before that, finish waits until nothing is sent for this
+// mailbox any more, for the other knows nothing of what is in flight and would send it too; and then it lists the Inbox.
 func (b *Book) Name(
 	ctx context.Context, m *Mailbox, entry, primary string, finish func(ctx context.Context, other *Mailbox) ([]Twin, error),
 ) (same *Mailbox, joined bool, err error) {
@@ -58,7 +58,7 @@ func (b *Book) Name(
 	}
 }
 
-// joinAs joins m to another mailbox that is still the one that a server calls so, now that no others are joined.
+// joinAs joins m to another mailbox, if a server still calls that one so once its turn to be joined has come.
 func (b *Book) joinAs(ctx context.Context, m, other *Mailbox, id identity, twins []Twin) (joined bool, err error) {
 	if err := b.moving.take(ctx); err != nil {
 		return false, err
@@ -70,7 +70,7 @@ func (b *Book) joinAs(ctx context.Context, m, other *Mailbox, id identity, twins
 	return true, b.join(ctx, m, other, twins)
 }
 
-// Forget says that it is not known any more what a server calls the mailbox.
+// Forget says that nobody knows any more what a server calls the mailbox.
 func (b *Book) Forget(m *Mailbox) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -98,7 +98,8 @@ func (b *Book) claim(m *Mailbox, id identity) (other *Mailbox, err error) {
 	return nil, nil
 }
 
-// recognise gives a mailbox the identity under which it was found last. Of two with one, the second is joined when it is looked up.
+// recognise gives a mailbox the identity under which it was found last. Where another has it, the two are joined once this one is looked
+// up.
 func (b *Book) recognise(m *Mailbox) {
 	at := m.Record().Location()
 	if at.Entry == "" || at.Primary == "" || at.Found.IsZero() {
@@ -168,10 +169,19 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox, twins []Twin) error {
 	}
 	m.gone = true
 	m.now.Store(&snapshot{record: from.record})
+	b.showJoined(m, into, change)
+	b.show(into, r, devices)
+	return nil
+}
+
+// showJoined publishes that m was joined to another mailbox by a change that is written.
+func (b *Book) showJoined(m, into *Mailbox, change Change) {
 	b.mu.Lock()
-	delete(b.boxes, from.record.ID)
+	defer b.mu.Unlock()
+	gone := m.Record()
+	delete(b.boxes, gone.ID)
 	b.disown(m)
-	for _, a := range from.record.Addresses {
+	for _, a := range gone.Addresses {
 		if b.addresses[a] == m {
 			b.addresses[a] = into
 		}
@@ -183,7 +193,4 @@ func (b *Book) join(ctx context.Context, m, into *Mailbox, twins []Twin) error {
 		delete(b.devices, d.ID)
 		b.sorted = nil
 	}
-	b.mu.Unlock()
-	b.show(into, r, devices)
-	return nil
 }

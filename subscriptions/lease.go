@@ -1,7 +1,7 @@
 package subscriptions
 
-// This file is for how long an instance may take the state for its own (rule 13). Redis cannot tell an instance that it was followed
-// while the instance is stopped, or does not reach Redis. So the instance asks its own clocks, directly before each attempt of a push.
+// This file is for how long an instance may take the state for its own (rule 13). While the instance is stopped, or does not reach Redis,
+// nobody can tell it that another has taken the state over. So it asks its own clocks, directly before each attempt of a push.
 
 import (
 	"errors"
@@ -14,16 +14,16 @@ const (
 	// leaseLife is how long a lease outlives its last renewal: with leasePoll, a standby takes over within 15 s.
 	leaseLife  = 10 * time.Second
 	leaseRenew = time.Second // between two renewals
-	// leaseNew is how long a state is looked at that seems new. Where it has just been lost, its holder, which has all of it in memory, renews
-	// its lease meanwhile.
+	// leaseNew is how long a state that seems new is watched before it is taken. Where Redis has just lost it, its holder, which has all of
+	// it in memory, renews its lease within that time.
 	leaseNew = leaseRenew + 500*time.Millisecond
-	// renewTimeout bounds one renewal, well below leaseTrust: on a connection that has died without a word, another one is
-	// opened while the lease can still be saved.
+	// renewTimeout bounds one renewal, well below leaseTrust: where a connection has died without a word, another one is opened while the
+	// lease can still be saved.
 	renewTimeout = 2 * time.Second
 	// leaseTrust is how long after a renewal was asked for something may begin. What has begun then ends long before leaseLife is over.
 	leaseTrust = leaseLife / 3
 	// maxWaiting is how long a renewal or a write may wait before nothing more begins: what cannot be written down would be sent
-	// again by whoever follows.
+	// again by the instance that takes over.
 	maxWaiting = time.Second
 )
 
@@ -39,7 +39,7 @@ var (
 // instant is a moment by both clocks. The monotonic one stands still while the machine sleeps; the other can be set.
 type instant struct {
 	up   time.Duration // by the monotonic clock
-	wall time.Time     // by the other, alone
+	wall time.Time     // by the other alone
 }
 
 // clocks reads both clocks.
@@ -57,7 +57,7 @@ func (i instant) since(then instant) time.Duration { return max(i.up-then.up, i.
 // lease is what an instance knows of its lease.
 type lease struct {
 	now  func() instant
-	lost chan struct{} // closed when another instance has followed
+	lost chan struct{} // closed when another instance has taken the state over
 
 	mu      sync.Mutex
 	granted *instant // when the last renewal that was granted was asked for; nil: none was, or the lease was given back
@@ -66,7 +66,8 @@ type lease struct {
 
 func newLease() *lease { return &lease{now: clocks(), lost: make(chan struct{})} }
 
-// ask notes that a renewal is waited for, and returns when it was asked for. One that failed is waited for still.
+// ask notes that a renewal is waited for, and returns when it was asked for. A renewal that failed is still waited for, from when it was
+// asked for.
 func (l *lease) ask() instant {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,7 +92,7 @@ func (l *lease) giveBack() {
 	l.granted, l.wanted = nil, nil
 }
 
-// follow notes that another instance has followed.
+// follow notes that another instance has taken the state over.
 func (l *lease) follow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -15,7 +15,7 @@ type Phone struct {
 	Environment string // production or sandbox
 }
 
-// Line is a phone wherever APNs knows it: under it a push is in flight, and its answer is entered (rule 6).
+// Line is a phone in whichever environment APNs knows it: a push is in flight for a line, and its answer is entered for one (rule 6).
 type Line struct{ Token, Topic string }
 
 // Line of the phone.

@@ -7,11 +7,11 @@ import (
 	"slices"
 )
 
-// Outcomes is the log of a record, in the order in which its messages were dealt with. An entry is never changed: the records of a mailbox,
-// each a change of the one before, share what they have in common. With 15,000 mailboxes it is most of what is kept in memory.
+// Outcomes is the log of a record, in the order in which its messages were dealt with. An entry is never changed, so that a record and its
+// copy, which a change makes, share what they have in common. With 15,000 mailboxes the logs are most of what is kept in memory.
 type Outcomes []Entry
 
-// spare is the entries that there is room for where an array is full. append alone would double it.
+// spare is how many more entries an array has room for when it is made anew, because it was full. append alone would double it.
 const spare = 8
 
 // with adds entries: in the same array while it has room, else in one with a little more.
@@ -22,7 +22,7 @@ func (o Outcomes) with(entries ...Entry) Outcomes {
 	return append(o, entries...)
 }
 
-// raised has the later received times of later, each under the key of its entry.
+// raised is the log with the received times in later, by the keys of the entries, where those are later.
 func (o Outcomes) raised(later map[uint64]uint32) Outcomes {
 	if len(later) == 0 {
 		return o
@@ -34,7 +34,7 @@ func (o Outcomes) raised(later map[uint64]uint32) Outcomes {
 	return o
 }
 
-// without is the entries but those that go.
+// without is the log without the entries that go.
 func (o Outcomes) without(goes func(e Entry) bool) Outcomes {
 	if !slices.ContainsFunc(o, goes) {
 		return o

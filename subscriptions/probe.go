@@ -13,7 +13,7 @@ const (
 	probeFresh = time.Second
 )
 
-// probe tells by a write whether a store takes any: one can answer, and have a full disk or no memory. One try is under way at a
+// probe tells by a write whether a store takes any: a store can answer, and its disk or its memory be full. One try is under way at a
 // time, for all who ask.
 type probe struct {
 	try func(context.Context) error
@@ -24,7 +24,7 @@ type probe struct {
 	trying chan struct{}
 }
 
-// ask tells what a try says that ended less than probeFresh ago, or ends now. It returns when ctx ends.
+// ask returns what a try says: one that ended less than probeFresh ago, or the next to end. It returns when ctx ends.
 func (p *probe) ask(ctx context.Context) error {
 	p.mu.Lock()
 	if p.trying == nil && !p.asked.IsZero() && time.Since(p.asked) < probeFresh {
@@ -47,7 +47,7 @@ func (p *probe) ask(ctx context.Context) error {
 	return p.err
 }
 
-// forget has the next who asks get an answer of his own: a write has failed meanwhile.
+// forget has a new try made for whoever asks next: a write has failed since the last.
 func (p *probe) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -18,7 +18,7 @@ const (
 	redisTimeout = 5 * time.Second
 	// redisPage is how many records a Load asks for at once.
 	redisPage = 500
-	// redisPool bounds the connections: the writer's, the lock's, a health check's, and that of who reads decisions.
+	// redisPool bounds the connections: one each for the writer, the lease, health checks, and whoever reads decisions.
 	redisPool = 4
 )
 
@@ -28,7 +28,7 @@ const (
 //	PREFIX:{ID}:record      the record
 //	PREFIX:{ID}:devices     a hash: its devices
 //	PREFIX:{ID}:decisions   a list: the last decisions about its mailbox, the oldest first
-//	PREFIX:{ID}:fence       the number of the holder (redis_lease.go) who wrote it last; one with a lower number writes no more
+//	PREFIX:{ID}:fence       the number of the holder (redis_lease.go) that wrote it last; one with a lower number writes no more
 //	PREFIX:{ID}:damaged:…   what of these could not be read, as it was
 //	PREFIX:records          a set: the ids of the records
 //	PREFIX:schema           the version of all this
@@ -37,7 +37,7 @@ const (
 //	PREFIX:lock             who holds the state now; it runs out with the lease
 //	PREFIX:until            until when the lease that was granted last could be believed, in milliseconds of the server's clock;
 //	                        0: given back
-//	PREFIX:holders          the number of the newest that has held it; these grow
+//	PREFIX:holders          the number of the newest holder; each has a higher one than those before
 //	PREFIX:{probe}:…        what a probe writes
 //
 // Changes that wait together go in one round trip. Whoever opens a Redis has to Hold it before anything is loaded or written.
@@ -49,7 +49,7 @@ type Redis struct {
 	sealer    sealer
 	probe     *probe
 	told      told
-	reading   turn // one at a time reads decisions: thousands of receipts must not take the connections of the lease and the writer
+	reading   turn // to read decisions, one at a time: thousands of receipts must not take the connections of the lease and the writer
 
 	lease   *lease
 	seen    sighting           // of the lease of another
@@ -81,10 +81,10 @@ func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string
 	s.client = redis.NewClient(&redis.Options{
 		Addr: o.Address, CredentialsProvider: o.Login, TLSConfig: o.TLS, ClientName: "mailbell",
 		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, ContextTimeoutEnabled: true,
-		MaxRetries: -1, DialerRetries: 1, PoolSize: redisPool, PipelinePoolSize: -1, // what failed is tried again by who knows what it is
+		MaxRetries: -1, DialerRetries: 1, PoolSize: redisPool, PipelinePoolSize: -1, // what failed is tried again by its caller
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
-	if warnings, err = s.examine(ctx, o.Address); err != nil {
+	if warnings, err = s.examine(ctx); err != nil {
 		return nil, nil, errors.Join(err, s.client.Close())
 	}
 	s.probe = &probe{try: s.try}
@@ -92,24 +92,24 @@ func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string
 	return s, warnings, nil
 }
 
-// examine refuses a server that may drop enrolments when its memory is full, or has a part of the state only, and warns of one that forgets
-// with its process.
-func (s *Redis) examine(ctx context.Context, address string) (warnings []string, err error) {
+// examine refuses a server that may drop enrolments when its memory is full, or that has only a part of the state or a copy of it. It warns
+// of one that forgets when its process ends.
+func (s *Redis) examine(ctx context.Context) (warnings []string, err error) {
 	info, err := s.client.InfoMap(ctx).Result() // before version 7 it takes one section at most
 	if err != nil {
-		return nil, fmt.Errorf("state.redis: %s: %w", address, err)
+		return nil, fmt.Errorf("state.redis: %s: %w", s.address, err)
 	}
 	if info["Cluster"]["cluster_enabled"] == "1" {
-		return nil, fmt.Errorf("%w: %s: it is a node of a Redis Cluster, which spreads the state over several servers: name a Redis that is in none", ErrRedis, address)
+		return nil, fmt.Errorf("%w: %s: it is a node of a Redis Cluster, which spreads the state over several servers: name a Redis that is in none", ErrRedis, s.address)
 	}
 	if policy := info["Memory"]["maxmemory_policy"]; strings.HasPrefix(policy, "allkeys-") {
-		return nil, fmt.Errorf("%w: %s: its maxmemory-policy is %s: enrolments could be dropped when its memory is full; set it to noeviction", ErrRedis, address, policy)
+		return nil, fmt.Errorf("%w: %s: its maxmemory-policy is %s: enrolments could be dropped when its memory is full; set it to noeviction", ErrRedis, s.address, policy)
 	}
 	if role := info["Replication"]["role"]; role != "" && role != "master" {
-		return nil, fmt.Errorf("%w: %s: it is a replica: name the master", ErrRedis, address)
+		return nil, fmt.Errorf("%w: %s: it is a replica: name the master", ErrRedis, s.address)
 	}
 	if info["Persistence"]["aof_enabled"] != "1" {
-		warnings = append(warnings, "redis at "+address+" keeps no append-only file: what was written since its last snapshot is lost when it ends; set appendonly yes")
+		warnings = append(warnings, "redis at "+s.address+" keeps no append-only file: what was written since its last snapshot is lost when it ends; set appendonly yes")
 	}
 	return warnings, nil
 }

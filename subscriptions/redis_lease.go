@@ -1,6 +1,6 @@
 package subscriptions
 
-// This file is who holds a state in Redis, and who waits for it: the lease as Redis has it.
+// This file is the lease as Redis has it: who holds the state, and who waits for it.
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"github.com/mailbell/mailbell/internal/pause"
 )
 
-// leasePoll is between two looks of a standby.
+// leasePoll is the pause between two looks of a standby.
 const leasePoll = time.Second
 
 // holder is the value of the lock.
@@ -39,15 +39,21 @@ const followedScript = textScript + `
 local function followed(holders) return (tonumber(text(holders) or 0) or 0) > tonumber(ARGV[1]) end
 `
 
-// takeScript takes the lease where nobody has it or can believe in it any more: as long as the server knows (until), and as long as
-// who asks has seen, but for no longer than a lease lives since it was seen to be gone. A lease that was given back is nobody's at
-// once. Without until, holders and the secret the state is new, or has just been lost: its holder would write them with its next renewal.
-// No lock lasts longer than a lease from now on: one that was restored from a copy may have lost its end, and one whose server's clock
-// was set back ends late.
-// Our number is the next one, and at least the time in milliseconds: where holders is lost, it is above those of before all the same.
-// KEYS: lock, holders, until, secret. ARGV: our value; the life of a lease, how long who asks believes in the one that it saw last, since
-// when it has seen none, and how long it looks at a state that seems new, in milliseconds. It returns our number, or 0; for how long it is
-// to be waited; and who holds the state.
+// takeScript takes the lease where no other instance has it, or may still believe that it has it.
+//
+// With the lock, another has it. From now on the lock lasts no longer than a lease lives: one that was restored from a copy may have lost
+// its end, and one whose server's clock was set back would end late.
+//
+// Without the lock, another may believe in it up to the time in until, and for as long as the caller has seen, but no longer than a lease
+// lives after the caller found the lock gone. Without until it may do so for the life of a lease. A lease that was given back (until is 0)
+// is nobody's at once. Without until, holders and the secret the state is new, or was just lost: its holder would write them with its next
+// renewal.
+//
+// Our number is the next one, and at least the time in milliseconds: so it is above those of before even where holders is lost.
+//
+// KEYS: lock, holders, until, secret. ARGV: our value; in milliseconds the life of a lease, how long the caller believes in the lease that
+// it saw last, how long ago it found the lock gone, and how long it watches a state that seems new. It returns our number, or 0; how long
+// to wait; and who holds the state.
 const takeScript = textScript + `
 local lock, life = text(KEYS[1]), tonumber(ARGV[2])
 if lock and lock ~= ARGV[1] then
@@ -74,9 +80,9 @@ redis.call('SET', KEYS[2], string.format('%d', n))
 redis.call('SET', KEYS[3], string.format('%d', now + life))
 return {n, 0, ''}`
 
-// keepScript renews the lease, also where it has run out meanwhile and nobody has followed, or where the server has lost everything.
-// It returns 1, or 0 where another has followed, and the number of the last write (redis_loss.go); "" also where what is the
-// installation's is gone.
+// keepScript renews the lease, also where it has run out and nobody has taken the state over since, or where the server has lost
+// everything. It returns 1, or 0 where another instance has taken the state over; and the number of the last write (redis_loss.go), or ""
+// where that, the secret or the version is gone.
 // KEYS: lock, holders, until, generation, secret, schema. ARGV: our value, the life of a lease in milliseconds, our number.
 const keepScript = textScript + `
 local lock, n = text(KEYS[1]), tonumber(text(KEYS[2]) or 0) or 0
@@ -97,7 +103,7 @@ func (s *Redis) leaseKeys() []string {
 	return []string{s.key("lock"), s.key("holders"), s.key("until")}
 }
 
-// Hold waits until this instance holds the state, and keeps it until Close. standby is called once for each one that is waited for,
+// Hold waits until this instance holds the state, and keeps it until Close. standby is called once for each holder that is waited for,
 // and with the error where Redis does not answer.
 func (s *Redis) Hold(ctx context.Context, standby func(holder string, err error)) error {
 	host, _ := os.Hostname()
@@ -132,9 +138,9 @@ func (s *Redis) Hold(ctx context.Context, standby func(holder string, err error)
 // sighting is what a standby has seen of the lease of another.
 type sighting struct {
 	holder string    // who has it, or had it; empty: nobody can tell
-	until  time.Time // as long as its holder may believe in it
-	gone   time.Time // since when there is none in Redis; zero: there is one
-	away   bool      // Redis has not answered since, or before: what it comes back with may be older, and its holder has all in memory
+	until  time.Time // until when its holder may believe in it
+	gone   time.Time // when it was found gone from Redis; zero: it is there
+	away   bool      // Redis did not answer: what it comes back with may be older, and another instance may have all of it in memory
 }
 
 // lostLease stands for the holder of a lease that is gone before it ran out.
@@ -198,7 +204,7 @@ func nameOf(value string) string {
 	return fmt.Sprintf("process %d on %s, since %s", h.PID, h.Host, h.Since.Format(time.RFC3339))
 }
 
-// look is how long a standby waits before it looks again: a lease that ends earlier is looked at then.
+// look is how long a standby waits before it looks again: leasePoll, or until the lease ends.
 func (v sighting) look() time.Duration {
 	left := time.Until(v.until)
 	if left <= 0 {
@@ -270,7 +276,7 @@ func (s *Redis) give(ctx context.Context, value []byte) {
 	s.client.Eval(ctx, giveScript, s.leaseKeys(), value)
 }
 
-// release gives the lease back, so that a standby need not wait for its end.
+// release ends the goroutine that keeps the lease, which gives it back: so a standby need not wait for its end.
 func (s *Redis) release() {
 	if s.holding != nil {
 		s.holding()

@@ -16,7 +16,7 @@ import (
 )
 
 // claimScript takes a record over, and returns it with its devices and their ids. A key of another type is moved away first.
-// KEYS: recordKeys; where what is of another type is kept: of the record, of the devices; holders. ARGV: our number.
+// KEYS: recordKeys; where the record and where the devices are moved, if they are of another type; holders. ARGV: our number.
 const claimScript = followedScript + `
 local function other(key, kind)
   local is = redis.call('TYPE', key).ok
@@ -105,8 +105,9 @@ func (s *Redis) anew() string {
 		"then every device has to be enrolled again", s.prefix)
 }
 
-// begin writes what is the installation's own.
-func (s *Redis) begin(ctx context.Context, was bool, all *Contents) error {
+// begin writes what is no record's, and begins to number the writes. isNumbered: the state had numbers before, and without one it is not
+// whole.
+func (s *Redis) begin(ctx context.Context, isNumbered bool, all *Contents) error {
 	text, err := s.client.Get(ctx, s.key("generation")).Result()
 	if err != nil && !errors.Is(err, redis.Nil) && !isWrongType(err) {
 		return err
@@ -114,7 +115,7 @@ func (s *Redis) begin(ctx context.Context, was bool, all *Contents) error {
 	generation, _ := strconv.ParseInt(text, 10, 64)
 	if generation < 1 {
 		generation = 1
-		if was {
+		if isNumbered {
 			all.Damaged = append(all.Damaged, Damaged{What: "state in redis at " + s.address, Err: errNotWhole})
 		}
 	}
@@ -128,7 +129,7 @@ func (s *Redis) begin(ctx context.Context, was bool, all *Contents) error {
 	return nil
 }
 
-// installScript writes what is no record's. A key records of another type is none of ours, and in the way.
+// installScript writes what is no record's. Where the key records is of another type, it is none of ours, and in the way.
 // KEYS: holders, secret, schema, generation, records. ARGV: our number, and the values.
 const installScript = followedScript + `
 if followed(KEYS[1]) then return redis.error_reply('` + fenced + `') end

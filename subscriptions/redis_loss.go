@@ -32,11 +32,11 @@ type told struct {
 	losses     atomic.Int64 // how often everything was to be written again
 	loaded     atomic.Bool
 	generation atomic.Int64 // the number of the last write that was confirmed; 0 while everything is written again
-	newest     atomic.Int64 // the number of the last write, confirmed or not; 0 likewise
+	newest     atomic.Int64 // the number of the last write, confirmed or not; 0 while everything is written again
 	lossy      chan string  // holds one signal: why everything is to be written again
 }
 
-// unsure is how many devices the server has of a record that a write failed of.
+// unsure stands for how many devices the server has of a record whose write failed.
 const unsure = -1
 
 // lookPage is how many records are looked at with each renewal of the lock: 15,000 in a minute, at a cost that is not noticed.
@@ -45,8 +45,9 @@ const lookPage = 250
 var errNotWhole = errors.New("mailbell ended while a state that Redis had lost was written again, or a key is gone: " +
 	"enrolments may be missing; have the MDM portal enrol all its devices once more")
 
-// markScript numbers a write, after it, and returns the number before. One that the server was not told stays, for whoever looks next:
-// the answer may be lost. KEYS: holders, generation. ARGV: our number, the write's; the least and the greatest that there may be.
+// markScript gives the state the number of a write that was made just before, and returns the number that it had. A number that the server
+// was not told stays, for whoever looks next, because this answer may be lost. KEYS: holders, generation. ARGV: our number; that of the
+// write; the least and the greatest that the state may have.
 const markScript = followedScript + `
 if followed(KEYS[1]) then return redis.error_reply('` + fenced + `') end
 local before = text(KEYS[2])
@@ -54,7 +55,8 @@ local n = tonumber(before or '')
 if n and n >= tonumber(ARGV[3]) and n <= tonumber(ARGV[4]) then redis.call('SET', KEYS[2], ARGV[2]) end
 return before or ''`
 
-// mark numbers what a pipeline has written. While everything is written again there is no number: it would say that all is there.
+// mark numbers what a pipeline writes. While everything is written again there is no number, which would say that all is there; then it
+// returns nil.
 func (s *Redis) mark(ctx context.Context, p redis.Pipeliner) *redis.Cmd {
 	if !s.told.whole {
 		return nil
@@ -72,7 +74,8 @@ type before struct {
 
 func (t *told) before() before { return before{t.loaded.Load(), t.losses.Load(), t.generation.Load()} }
 
-// compare looks whether the server has what it was told. generation is what it answered. What was lost since it was asked is seen already.
+// compare looks whether the server has what it was told. generation is what it answered. A loss that was noted since it was asked is not
+// noted again.
 func (s *Redis) compare(ctx context.Context, generation string, asked before) {
 	why := s.older(generation, asked.generation)
 	if why == "" {
@@ -102,9 +105,10 @@ func (s *Redis) older(generation any, remembered int64) string {
 	return ""
 }
 
-// lost has everything written again. told.mu is held. What found the loss may not find it once more: it is had in mind, whatever Redis says.
+// lost has everything written again. told.mu is held. The loss may not be found a second time, so it is noted even where Redis cannot be
+// told.
 func (s *Redis) lost(ctx context.Context, why string) {
-	_ = s.notWhole(ctx) // Restore does it again
+	_ = s.notWhole(ctx) // Restore tells Redis again
 	select {
 	case s.told.lossy <- why:
 	default: // it waits to be written again anyway
@@ -128,18 +132,10 @@ func (s *Redis) look(ctx context.Context) string {
 		return ""
 	}
 	defer s.told.mu.Unlock()
-	if !s.told.whole || len(s.told.devices) == 0 {
+	if !s.told.whole {
 		return ""
 	}
-	if len(s.told.unseen) == 0 {
-		s.told.unseen = slices.Collect(maps.Keys(s.told.devices))
-	}
-	page := s.told.unseen[:min(len(s.told.unseen), lookPage)]
-	s.told.unseen = s.told.unseen[len(page):]
-	page = slices.DeleteFunc(page, func(id string) bool { // dropped meanwhile
-		n, known := s.told.devices[id]
-		return !known || n == unsure
-	})
+	page := s.told.nextPage()
 	if len(page) == 0 {
 		return ""
 	}
@@ -163,6 +159,19 @@ func (s *Redis) look(ctx context.Context) string {
 		}
 	}
 	return ""
+}
+
+// nextPage takes the next records that are to be looked at. mu is held.
+func (t *told) nextPage() []string {
+	if len(t.unseen) == 0 {
+		t.unseen = slices.Collect(maps.Keys(t.devices))
+	}
+	page := t.unseen[:min(len(t.unseen), lookPage)]
+	t.unseen = t.unseen[len(page):]
+	return slices.DeleteFunc(page, func(id string) bool { // dropped meanwhile, or not known what there should be
+		n, known := t.devices[id]
+		return !known || n == unsure
+	})
 }
 
 func (s *Redis) lacks(record string) string {

@@ -11,9 +11,9 @@ import (
 // latestTry is how far ahead the next try of a device may be at a start: no reason lasts longer before it is looked at again.
 const latestTry = time.Hour
 
-// once leaves each device in the mailbox of its last enrolment, and each phone of a mailbox under the id of its last, and returns the others,
-// which are to be dropped. A Redis that went back to an older state, and was not wholly written again, has a device in the mailbox too that
-// it has left, and beside the one that took its place.
+// once leaves each device in the mailbox of its last enrolment only, and each phone of a mailbox under the id of its last enrolment only.
+// It returns the others, which are to be dropped. A Redis that went back to an older state, and was not wholly written again, has a device
+// also in the mailbox that it has left, and a device beside the one that took its place.
 func (c *Contents) once() (others []*Device) {
 	type reached struct {
 		record string
@@ -49,10 +49,10 @@ var (
 	errReplaced          = errors.New("its phone was enrolled there under another id later: it was dropped")
 )
 
-// repair gives devices whose record is missing a new one under the same id, so that keys stay as they were: an enrolment is worth
-// more than where its mailbox stood. The mailbox begins anew. A record whose devices are missing falls asleep, as after its last one. Times
-// that a clock which was ahead has left are cut: nothing is to wait for years. Who is not enrolled is owed nothing: the answer to a removal may have
-// been lost, and its record written again.
+// repair gives devices whose record is missing a new one under the same id, so that keys stay as they were: an enrolment is worth more than
+// where its mailbox stood. The mailbox begins anew. A record whose devices are missing falls asleep, as after its last device. Times from a
+// clock that was ahead are cut: nothing is to wait for years. A device that is not enrolled is not behind: the answer to its removal may
+// have been lost, and its record written again as it was.
 func (c *Contents) repair(now time.Time) {
 	type place struct{ record, device string }
 	devices, enrolled := map[string]bool{}, map[place]bool{}
@@ -69,7 +69,7 @@ func (c *Contents) repair(now time.Time) {
 			r.Behind[i].Next = earlier(r.Behind[i].Next, now.Add(latestTry))
 		}
 	}
-	missing := map[string][]string{} // the mailboxes that devices name, by record
+	missing := map[string][]string{} // by record that devices name, the addresses that they were enrolled with
 	for _, d := range c.Devices {
 		if !slices.Contains(missing[d.Record], d.Mailbox) {
 			missing[d.Record] = append(missing[d.Record], d.Mailbox)

@@ -92,7 +92,7 @@ func (q *queue) enter() (next chan struct{}) {
 	return next
 }
 
-// comes waits until a turn comes, or calls leave where ctx ends before. nil: it was free.
+// comes waits until a turn comes, or calls leave where ctx ends before. next is nil where the turn was free.
 func comes(ctx context.Context, next <-chan struct{}, leave func()) error {
 	if next == nil {
 		return nil

@@ -64,7 +64,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum is of a value and of its name: one that stands under the name of another has another.
+// checksum is of a value and its name, so that it is wrong for a value that stands under the name of another.
 func checksum(k kind, id string, data []byte) string {
 	name := append(append([]byte(k), 0), id...)
 	sum := crc32.Update(crc32.Checksum(append(name, 0), castagnoli), castagnoli, data)
