@@ -48,7 +48,7 @@ func TestFromNothingToTheFirstAlert(t *testing.T) {
 	if answer, err := enrol.CombinedOutput(); err != nil || !strings.HasSuffix(string(answer), "201") {
 		t.Fatalf("the curl ended with %v: %s", err, answer)
 	}
-	b.devices = []string{"user0001-phone"}
+	b.devices = []string{"phone-1"} // nothing of the address: Apple sees it
 	inst.awaitListening()
 	inst.deliverTo(b)
 	inst.balance(0)

@@ -19,7 +19,8 @@ Start mailbell:
 
     mailbell run --config {{.Config}}
 
-Enrol the first device. The mail app knows its device token, in hex:
+Enrol the first device. The mail app knows its device token, in hex. The id, {{.Device}} here, is your choice: Apple sees it in each alert, so do not
+make it of an address:
 
     TOKEN=…
     curl -X PUT http://{{.API}}/v1/devices/{{.Device}} \
@@ -33,6 +34,9 @@ Then send {{.Address}} a message. Where no alert comes:
 The admin page is at http://{{.API}}/admin/, for the token in {{.Helpdesk}}.
 `))
 
+// firstDevice is the id of the device that is enrolled first. It tells nothing of the mailbox, as Apple sees it in each alert.
+const firstDevice = "phone-1"
+
 // end says how to start mailbell and how to enrol the first device.
 func (s *session) end() error {
 	address, folder := s.answers.value[addressQuestion], filepath.Join(s.stage.dir, secretsDir)
@@ -42,7 +46,7 @@ func (s *session) end() error {
 	}
 	return ending.Execute(s.Out, map[string]any{
 		"File": file, "Config": shellQuoted(file), "Folder": folder, "Secrets": len(s.answers.files()) - 1,
-		"API": apiAddress(s.answers.value["listen"]), "Device": deviceID(address),
+		"API": apiAddress(s.answers.value["listen"]), "Device": firstDevice,
 		"Enrol": shellQuoted(filepath.Join(folder, clients[0].Name)), "Helpdesk": filepath.Join(folder, clients[1].Name),
 		"Mailbox": jsonQuoted(address), "Address": address, "Shown": shellQuoted(address),
 	})
@@ -55,19 +59,6 @@ func apiAddress(listen string) string {
 		return net.JoinHostPort("127.0.0.1", port)
 	}
 	return listen
-}
-
-// deviceID makes an id for the first device of a mailbox up: the local part of its address, as far as an id may have it.
-func deviceID(address string) string {
-	local, _, _ := strings.Cut(address, "@")
-	const longest = 100 // of 128
-	id := strings.Map(func(r rune) rune {
-		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r) {
-			return r
-		}
-		return '-'
-	}, local)
-	return id[:min(len(id), longest)] + "-phone"
 }
 
 // shellQuoted writes a text for a shell.
