@@ -110,7 +110,7 @@ func (o *object) roles(key string, check func(string) (string, error)) map[strin
 
 func groupName(s string) (string, error) {
 	if len(s) > maxGroup || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return "", fmt.Errorf("want at most %d characters, and none that controls", maxGroup)
+		return "", fmt.Errorf("want at most %d characters, and no control character", maxGroup)
 	}
 	return s, nil
 }

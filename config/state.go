@@ -79,8 +79,8 @@ func (o *object) redis() *Redis {
 		v.fail("is only for tls: true")
 	}
 	if r.Address != "" && !r.TLS && !loopback(r.Address) {
-		o.get("tls").warn("is false, and %s is not this machine: who reads along on the network has the password of Redis and the device "+
-			"tokens, and who writes there enrols devices for any mailbox; set tls: true", r.Address)
+		o.get("tls").warn("is false, and %s is not this machine: anybody who can read the traffic gets the password of Redis and the device "+
+			"tokens, and anybody who can change it can enrol devices for any mailbox; set tls: true", r.Address)
 	}
 	if v := o.get("username"); r.Username != "" && r.Password == "" && isSet(v.node) {
 		v.fail("has no password: set password_file or password_env")
