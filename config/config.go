@@ -59,7 +59,7 @@ func Load(file string) (*Config, error) {
 	r := &reader{file: file, dir: filepath.Dir(file)}
 	data, err := r.read(file)
 	if err != nil {
-		r.fail(1, "file", "%v", err)
+		r.fail(1, "file", "%v%s", err, another(err))
 		return nil, r.errs
 	}
 	return r.load(data)

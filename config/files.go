@@ -83,7 +83,7 @@ func (o *object) secret(name string) (Secret, value) {
 		return "", v
 	case !variableName.MatchString(variable):
 		// It could be the secret itself, so it is not shown.
-		e.fail("not the name of an environment variable")
+		e.fail("not the name of an environment variable: want one as in BELL_PASSWORD, and never the secret itself")
 		return "", e
 	}
 	s, set := os.LookupEnv(variable)
@@ -106,11 +106,11 @@ func (o *object) word(name string) (Secret, value) {
 	switch {
 	case s == "":
 	case !utf8.ValidString(string(s)):
-		v.fail("its text is not UTF-8")
+		v.fail("its text is not UTF-8: save it as UTF-8")
 	case strings.HasPrefix(string(s), "\ufeff"):
 		v.fail("begins with a byte order mark: save it as UTF-8 without one")
 	case strings.ContainsAny(string(s), "\r\n"):
-		v.fail("has more than one line")
+		v.fail("has more than one line: want the secret alone")
 	case strings.ContainsFunc(string(s), func(r rune) bool { return r < ' ' || r == 0x7f }):
 		v.fail("has a control character")
 	default:
@@ -191,7 +191,11 @@ func (o *object) certificate() *tls.Certificate {
 	unread, toConvert := errors.AsType[*certificate.Unread](err)
 	switch {
 	case errors.Is(err, certificate.ErrPassword):
-		v.fail("cannot be opened with this password: check password_file")
+		if password == "" {
+			v.fail("is protected by a password: set password_file (or password_env)")
+		} else {
+			v.fail("cannot be opened with this password: check password_file")
+		}
 		return nil
 	case toConvert:
 		path, _ := v.file()

@@ -319,13 +319,13 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"file is a device":          {"secrets/svc-bell", "/dev/null", "6: exchange[0].listener_accounts[0].basic.password_file: /dev/null is not a regular file"},
 		"file too large":            {"secrets/svc-bell", "large", "6: exchange[0].listener_accounts[0].basic.password_file: large is larger than 1 MiB"},
 		"file name with a line end": {"secrets/svc-bell", "a\u2028b", `6: exchange[0].listener_accounts[0].basic.password_file: "a\u2028b" does not exist`},
-		"password of two lines":     {"secrets/svc-bell", "secrets/two-lines", "6: exchange[0].listener_accounts[0].basic.password_file: has more than one line"},
+		"password of two lines":     {"secrets/svc-bell", "secrets/two-lines", "6: exchange[0].listener_accounts[0].basic.password_file: has more than one line: want the secret alone"},
 		"password that rings":       {"secrets/svc-bell", "secrets/bell", "6: exchange[0].listener_accounts[0].basic.password_file: has a control character"},
-		"password in UTF-16":        {"secrets/svc-bell", "secrets/utf16", "6: exchange[0].listener_accounts[0].basic.password_file: its text is not UTF-8"},
+		"password in UTF-16":        {"secrets/svc-bell", "secrets/utf16", "6: exchange[0].listener_accounts[0].basic.password_file: its text is not UTF-8: save it as UTF-8"},
 		"password with a mark":      {"secrets/svc-bell", "secrets/bom", "6: exchange[0].listener_accounts[0].basic.password_file: begins with a byte order mark: save it as UTF-8 without one"},
 		"variable unset":            {"password_file: secrets/svc-bell", "password_env: MAILBELL_TEST_UNSET", "6: exchange[0].listener_accounts[0].basic.password_env: the environment variable MAILBELL_TEST_UNSET is not set"},
 		"variable empty":            {"password_file: secrets/svc-bell", "password_env: MAILBELL_TEST_EMPTY", "6: exchange[0].listener_accounts[0].basic.password_env: the environment variable MAILBELL_TEST_EMPTY is empty"},
-		"a secret as variable":      {"password_file: secrets/svc-bell", "password_env: hunter2!", "6: exchange[0].listener_accounts[0].basic.password_env: not the name of an environment variable"},
+		"a secret as variable":      {"password_file: secrets/svc-bell", "password_env: hunter2!", "6: exchange[0].listener_accounts[0].basic.password_env: not the name of an environment variable: want one as in BELL_PASSWORD, and never the secret itself"},
 		"file and variable":         {"password_file: secrets/svc-bell", "password_file: secrets/svc-bell, password_env: HOME", "6: exchange[0].listener_accounts[0].basic.password_env: password_file and password_env are both given: want one"},
 		"token too short":           {"secrets/mdm", "secrets/short", "12: api.clients[0].token_file: has a token of 15 characters: want at least 16"},
 		"next token too short":      {"token_file: secrets/mdm", "token_file: secrets/mdm, next_token_file: secrets/short", "12: api.clients[0].next_token_file: has a token of 15 characters: want at least 16"},
@@ -338,6 +338,7 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"neither key nor cert":      {tokenLine, "", "8: apns[0].token: is required (or certificate)"},
 		"key and certificate":       {tokenLine, tokenLine + "\n    certificate: {file: apns.pem}", "10: apns[0].certificate: token and certificate are both given: want one"},
 		"PFX with another password": {tokenLine, "    certificate: {file: apns.pfx, password_file: secrets/helpdesk}", "9: apns[0].certificate.file: cannot be opened with this password: check password_file"},
+		"PFX without its password":  {tokenLine, "    certificate: {file: apns.pfx}", "9: apns[0].certificate.file: is protected by a password: set password_file (or password_env)"},
 		"PFX that is none":          {tokenLine, "    certificate: {file: secrets/svc-bell}", "9: apns[0].certificate.file: is neither a PFX file nor PEM, or is damaged"},
 		"PFX in BER":                {tokenLine, "    certificate: {file: ber.pfx, password_file: secrets/svc-bell}", "9: apns[0].certificate.file: is a PFX in BER, which is not read: convert it with: openssl pkcs12 -in ber.pfx -aes256 -out client.pem (and -legacy where that says that an algorithm is unsupported), and name client.pem here"},
 		"PEM that is damaged":       {tokenLine, "    certificate: {file: damaged.pem}", `9: apns[0].certificate.file: the block that begins in line 1 ("CERTIFICATE") is damaged: copy it anew, from its BEGIN line to its END line`},
@@ -348,6 +349,8 @@ func TestEveryMistakeIsOneLineWithFileLineAndKey(t *testing.T) {
 		"certificate without file":  {tokenLine, "    certificate: {password_file: secrets/svc-bell}", "9: apns[0].certificate.file: is required"},
 		"CA without certificate":    {"[contoso.com]", "[contoso.com]\n    ca_file: key.pem", "4: exchange[0].ca_file: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"},
 		"CA broken":                 {"[contoso.com]", "[contoso.com]\n    ca_file: broken.pem", "4: exchange[0].ca_file: holds a certificate that cannot be read: x509: malformed certificate"},
+		"TLS without a certificate": {"", "tls: {cert_file: secrets/svc-bell, key_file: key.pem}", "1: tls.cert_file: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"},
+		"TLS without a key":         {"", "tls: {cert_file: cert.pem, key_file: cert.pem}", "1: tls.key_file: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)"},
 		"TLS key of another":        {"", "tls: {cert_file: cert.pem, key_file: secrets/p384.p8}", "1: tls.cert_file: does not match its key: private key does not match public key"},
 		"state in no folder":        {"", "state: {path: var/mailbell.db}", "1: state.path: the folder var does not exist"},
 		"state is a folder":         {"", "state: {path: secrets}", "1: state.path: secrets is not a regular file"},
@@ -512,7 +515,7 @@ mailbell.yaml:13: log.levl: unknown key; did you mean level?`
 func TestAFileThatCannotBeReadIsAnErrorWithItsName(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for file, want := range map[string]string{
-		"mailbell.yaml": "mailbell.yaml:1: file: does not exist",
+		"mailbell.yaml": "mailbell.yaml:1: file: does not exist: --config names another file, and mailbell init makes one",
 		".":             ".:1: file: is a folder",
 		"/dev/null":     "/dev/null:1: file: is not a regular file",
 	} {

@@ -46,10 +46,20 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
+var errMissing = errors.New("does not exist")
+
+// another says what to do about a configuration that is not there.
+func another(err error) string {
+	if errors.Is(err, errMissing) {
+		return ": --config names another file, and mailbell init makes one"
+	}
+	return ""
+}
+
 func withoutPath(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("does not exist")
+		return errMissing
 	case errors.Is(err, fs.ErrPermission):
 		return errors.New("may not be read by this user")
 	}

@@ -47,6 +47,14 @@ func (o *object) tls() *TLS {
 		return nil
 	}
 	key = Secret(keyPEM)
+	switch {
+	case !strings.Contains(string(cert), "-----BEGIN CERTIFICATE-----"):
+		v.fail("%v", certificate.ErrNoAuthority)
+		return nil
+	case !strings.Contains(string(key), "PRIVATE KEY-----"):
+		k.fail("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)")
+		return nil
+	}
 	if _, err := tls.X509KeyPair(cert, []byte(key)); err != nil {
 		v.fail("does not match its key: %s", strings.TrimPrefix(err.Error(), "tls: "))
 		return nil

@@ -24,7 +24,7 @@ func ParseAddress(s string) (string, error) {
 	_, isHidden := hidden.InLine(local)
 	switch {
 	case !ok || local == "" || domain == "" || strings.Contains(domain, "@"):
-		return "", fmt.Errorf("%w: want local@domain", ErrAddress)
+		return "", fmt.Errorf("%w: want one as in ann@contoso.com", ErrAddress)
 	case len(s) > maxAddress:
 		return "", fmt.Errorf("%w: longer than %d characters", ErrAddress, maxAddress)
 	case !utf8.ValidString(s):
