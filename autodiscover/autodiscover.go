@@ -26,6 +26,7 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/hostname"
 	"github.com/mailbell/mailbell/mail"
+	"github.com/mailbell/mailbell/proxy"
 )
 
 const (
@@ -398,7 +399,11 @@ func cancelled(err error) *fault.Error {
 
 // failed notes why a candidate gave no location.
 func (s *search) failed(candidate string, err *fault.Error) {
-	s.tried = append(s.tried, printable(candidate)+": "+err.Code)
+	said := err.Code
+	if notFound(err) {
+		said = "not in DNS"
+	}
+	s.tried = append(s.tried, printable(candidate)+": "+said)
 	// Of two equal failures the later one counts, because the later candidate is more specific: the first is often the company's web site.
 	if s.best == nil || weight(err) >= weight(s.best) {
 		s.best = err
@@ -424,10 +429,10 @@ func weight(e *fault.Error) int {
 	return 1
 }
 
-// notFound reports whether a host does not exist: most candidates of most domains do not.
+// notFound reports whether a host does not exist: most candidates of most domains do not. The host of a proxy is none of them.
 func notFound(e *fault.Error) bool {
 	dns, ok := errors.AsType[*net.DNSError](e)
-	return ok && dns.IsNotFound
+	return ok && dns.IsNotFound && e.Code != proxy.CodeProxy
 }
 
 // verdict is the error of a search in which no candidate gave a location.

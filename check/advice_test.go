@@ -236,6 +236,16 @@ func TestEachBreakageIsNamedAndHasItsRemedy(t *testing.T) {
 			_, err := s.finder.Find(t.Context(), ann)
 			return err
 		}, "Autodiscover leads to a host that is not trusted", "trusted_hosts"},
+		{"Autodiscover behind a proxy that DNS has not", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
+			const at = "https://ex.contoso.example/autodiscover/autodiscover.xml"
+			plain := through(t, "http://proxy.invalid:3128").Transport()
+			defer plain.CloseIdleConnections()
+			_, err := autodiscover.New(autodiscover.Options{HTTP: plain, Plain: plain, URL: at, Hosts: auth.Hosts{URLs: []string{at}}}).Find(t.Context(), ann)
+			return err
+		}, "the proxy cannot be reached", "proxy.url"},
+		{"a proxy that is a web server", signIn, func(t *testing.T) error {
+			return exchange(t, refusingProxy(t, http.StatusNotImplemented), "https://ex.contoso.example"+ewsPath)
+		}, "the proxy is one of another kind, or its own TLS is not trusted", "web server"},
 		{"a mailbox that Autodiscover does not know", Circumstances{Step: StepLocation, Method: credential.Basic}, func(t *testing.T) error {
 			s := simulate(t, "")
 			_, err := s.finder.Find(t.Context(), "nobody@contoso.example")

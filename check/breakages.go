@@ -67,7 +67,7 @@ var breakages = []Breakage{
 		evidence{steps: []string{stepCallbacks}}},
 	// Nor are the webhooks servers that mailbell reads mail of: a 401 is about their signature, and a certificate about their own ca_file.
 	{"the receiver of a webhook takes no events", "at the check of a webhook, or when an event is posted: any error",
-		"The error says what came back. Try webhooks[].url from this machine (curl -v): does the receiver run there, and does proxy.url lead to it, or proxy.bypass past it? If its certificate is of your own authority, name that in ca_file of the webhook. If it refuses (HTTP 400, 401, 403): has it the secret of secret_file, and the right time? It has to answer with 2xx to an event that it does not know, as service.check is. Events wait and are tried again for three days. After 410 mailbell sends it nothing until a restart.",
+		"The error says what came back. Try webhooks[].url from this machine (curl -v): does the receiver run there, and does proxy.url lead to it, or proxy.bypass past it? If its certificate is of your own authority, name that in ca_file of the webhook. If it refuses (HTTP 400, 401, 403): does it verify with the secret of secret_file, and is its clock right? It has to answer with 2xx to an event that it does not know, as service.check is. Events wait and are tried again for three days. After 410 mailbell sends it nothing until a restart.",
 		evidence{steps: []string{StepWebhook}}},
 
 	// The token service (Entra ID). https://learn.microsoft.com/entra/identity-platform/reference-error-codes
@@ -223,8 +223,8 @@ var breakages = []Breakage{
 	{"the proxy cannot be reached", "code proxy: cannot be reached, closed the connection, did not answer",
 		"Check host and port of proxy.url, and try the proxy from this machine (curl -x). Is there a firewall between them?",
 		evidence{codes: []string{proxy.CodeProxy}, details: []fault.Detail{fault.ProxyAway}}},
-	{"the proxy is one of another kind, or its own TLS is not trusted", "code proxy: it answers in TLS or not in HTTP; its certificate",
-		"Compare the scheme of proxy.url with the proxy: http, https (TLS to the proxy itself), socks5. The certificate of an https proxy has to be trusted by this machine.",
+	{"the proxy is one of another kind, or its own TLS is not trusted", "code proxy: it answers in TLS or not in HTTP, or with 405 or 501; its certificate",
+		"Is it a proxy at all, and not a web server? Compare the scheme of proxy.url with the proxy: http, https (TLS to the proxy itself), socks5. The certificate of an https proxy has to be trusted by this machine.",
 		evidence{codes: []string{proxy.CodeProxy}, details: []fault.Detail{fault.ProxyKind, fault.OtherName, fault.Untimely, fault.UnknownIssuer, fault.NoRoots}}},
 	{"the proxy cannot connect to the server", "code proxy, with the proxy's own words",
 		"The log of the proxy says why. Can it resolve the name of the host, and may it connect there? Add an internal host to proxy.bypass.",
@@ -431,7 +431,7 @@ var breakages = []Breakage{
 
 	// The state.
 	{"a running mailbell holds the state file", "in use by another process",
-		"This is normal while the service runs. Ask the service instead: POST /v1/test-notifications, mailbell why. Otherwise stop the other process. Two services need a state file each, or Redis.",
+		"The other process is most likely the service: ask that one (mailbell why, POST /v1/test-notifications), or stop it first. Two services need a state file each, or Redis.",
 		evidence{is: subscriptions.ErrInUse}},
 	{"the state is damaged", "empty, cut off, or not what mailbell wrote",
 		"Restore a copy of it. Without one, stop mailbell, delete the file (in Redis: the keys of the prefix) and have the MDM portal enrol all its devices again.",
@@ -461,7 +461,7 @@ var breakages = []Breakage{
 		"Check state.redis.addresses. Does the server listen on this network (bind, protected-mode), and does it expect TLS or not (state.redis.tls, ca_file)?",
 		evidence{steps: []string{StepState}, net: true}},
 	{"the state cannot be opened", "the error of the file system or the store",
-		"mailbell has to read and write the file and its folder (state.path). They have to be on a local disk, not on a network share. Is the disk full?",
+		"mailbell has to read and write the file and its folder (state.path). They have to be on a local disk, not on a network share. Is the disk full? With state.redis: is it a Redis that answers at this address?",
 		evidence{steps: []string{StepState}}},
 	{"the state cannot be written", "code state_away",
 		"Nothing is sent that could not be recorded. mailbell goes on by itself when the state can be written: GET /v1/status says what is wrong with it. Is the disk full, or Redis away?",
@@ -469,7 +469,7 @@ var breakages = []Breakage{
 
 	// mailbell's own.
 	{"another program has the port", "address already in use",
-		"Another program listens there (ss -ltnp). If it is a mailbell that runs with this configuration, give a client of the API the role read, test or admin, so that it can be asked; if it was started before tls was added or taken out, restart it. Else choose another port in listen.",
+		"Another program listens there (ss -ltnp says which): stop it, or choose another port in listen. If it is the mailbell of this configuration, mailbell check can ask it only where a client of the API has the role read, test or admin, and only after a restart where tls was added or taken out.",
 		evidence{is: syscall.EADDRINUSE}},
 	{"mailbell may not listen on the port", "permission denied",
 		"Choose a port from 1024 on: those below take a right. To give it to mailbell.service, put AmbientCapabilities=CAP_NET_BIND_SERVICE, CapabilityBoundingSet=CAP_NET_BIND_SERVICE and PrivateUsers=no under [Service] (systemctl edit mailbell).",

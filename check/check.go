@@ -317,7 +317,7 @@ func (r *runner) configuration() {
 		}
 		for _, d := range permissions.File(f.Path, f.Secret) {
 			wrong = true
-			r.say(Result{Name: "file " + f.Key, State: Warning, Tried: "looking at the permissions of " + f.Path, Error: d.Text, Advice: d.Advice + "."})
+			r.say(Result{Name: "file " + f.Key, State: Warning, Tried: "looking at the permissions of " + f.Path, Error: d.Text, Advice: d.Advice})
 		}
 	}
 	if !wrong {
@@ -357,27 +357,27 @@ func (r *runner) reachProxy(ctx context.Context) {
 // reach looks up the hosts of an entry and connects to them.
 func (r *runner) reach(ctx context.Context, name string, e Entry) {
 	for _, host := range e.Hosts {
-		r.shake(ctx, name, host, e.Online, e.Outbound)
+		r.shake(ctx, name, host, fault.Unknown, e.Online, e.Outbound)
 	}
 	if e.Authority != "" {
-		r.shake(ctx, name, e.Authority, e.Online, e.Tokens)
+		r.shake(ctx, name, e.Authority, fault.TokenService, e.Online, e.Tokens)
 	}
 }
 
-// shake looks a host up and connects to it.
-func (r *runner) shake(ctx context.Context, name, host string, online bool, out proxy.Settings) {
-	if !r.lookUp(ctx, name, host, out) {
+// shake looks a host up and connects to it. of says whose it is: the advice depends on it.
+func (r *runner) shake(ctx context.Context, name, host string, of fault.Peer, online bool, out proxy.Settings) {
+	if !r.lookUp(ctx, name, host, of, out) {
 		return
 	}
 	t := out.Transport()
 	defer t.CloseIdleConnections()
 	r.try(ctx, name+": TLS "+host, "connecting to "+host+" and verifying its certificate", Circumstances{Online: online}, func(ctx context.Context) error {
-		return r.greet(ctx, t, host)
+		return r.greet(ctx, t, host, of)
 	})
 }
 
 // lookUp looks a host up, unless the proxy does.
-func (r *runner) lookUp(ctx context.Context, name, host string, out proxy.Settings) bool {
+func (r *runner) lookUp(ctx context.Context, name, host string, of fault.Peer, out proxy.Settings) bool {
 	bare, _, err := net.SplitHostPort(host)
 	if err != nil {
 		bare = host
@@ -390,14 +390,14 @@ func (r *runner) lookUp(ctx context.Context, name, host string, out proxy.Settin
 	}
 	return r.try(ctx, name+": DNS "+bare, "looking up "+bare, Circumstances{}, func(ctx context.Context) error {
 		if _, err := net.DefaultResolver.LookupHost(ctx, bare); err != nil {
-			return proxy.Explain("look up", err)
+			return proxy.Explain("look up", err).From(of)
 		}
 		return nil
 	})
 }
 
 // greet makes a request to a host. Any answer over TLS is enough; its Date is kept.
-func (r *runner) greet(ctx context.Context, t http.RoundTripper, host string) error {
+func (r *runner) greet(ctx context.Context, t http.RoundTripper, host string, of fault.Peer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+host+"/", nil)
 	if err != nil {
 		return err
@@ -405,7 +405,7 @@ func (r *runner) greet(ctx context.Context, t http.RoundTripper, host string) er
 	began := time.Now()
 	resp, err := t.RoundTrip(req)
 	if err != nil {
-		return proxy.Explain("connect to "+host, err)
+		return proxy.Explain("connect to "+host, err).From(of)
 	}
 	resp.Body.Close()
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
@@ -540,7 +540,7 @@ func (r *runner) state() {
 // topic asks APNs whether it accepts the credential of a topic.
 func (r *runner) topic(ctx context.Context, t Topic) {
 	name := "apns " + t.Topic + " " + t.Environment
-	if t.Host != "" && !r.lookUp(ctx, name, t.Host, t.Outbound) {
+	if t.Host != "" && !r.lookUp(ctx, name, t.Host, fault.APNs, t.Outbound) {
 		return
 	}
 	r.try(ctx, name, "showing APNs the credential", Circumstances{Step: StepAPNs}, func(ctx context.Context) error { return r.APNs.Probe(ctx, t.Topic, t.Environment) })

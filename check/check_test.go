@@ -111,6 +111,10 @@ func TestWhatIsWrongIsNamedWhereItIs(t *testing.T) {
 			"failed exchange headquarters: Autodiscover", "nowhere", "autodiscover_url", false},
 		{"a host that is not in DNS", func(_ *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{"ex.invalid:443"} },
 			"failed exchange headquarters: DNS ex.invalid", "name", "nslookup", false},
+		{"an APNs that is not in DNS", func(_ *testing.T, _ *simulated, in *Installation) { in.Topics[0].Host = "push.invalid:443" },
+			"failed apns com.contoso.mail production: DNS push.invalid", "name", "proxy.url", false},
+		{"a token service that is not in DNS", func(_ *testing.T, _ *simulated, in *Installation) { in.Entries[0].Authority = "login.invalid:443" },
+			"failed exchange headquarters: DNS login.invalid", "name", "cloud_urls.authority", false},
 		{"a host that does not listen", func(t *testing.T, _ *simulated, in *Installation) { in.Entries[0].Hosts = []string{tcptest.Quiet(t)} },
 			"failed exchange headquarters: TLS", "connect", "firewall", false},
 		{"a clock that is wrong", func(t *testing.T, s *simulated, in *Installation) {

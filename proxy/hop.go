@@ -464,6 +464,8 @@ func refusal(_ context.Context, via *url.URL, req *http.Request, resp *http.Resp
 		what += " before it connects to"
 	case resp.StatusCode == http.StatusForbidden:
 		detail, what = fault.ProxyDenies, "does not let mailbell through to"
+	case resp.StatusCode == http.StatusMethodNotAllowed, resp.StatusCode == http.StatusNotImplemented: // it does not know CONNECT
+		detail = fault.ProxyKind
 	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusInternalServerError:
 		remedy, what = fault.Wait, "cannot reach"
 	}
