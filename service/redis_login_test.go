@@ -1,11 +1,38 @@
 package service
 
 import (
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/mailbell/mailbell/config"
+	"github.com/mailbell/mailbell/internal/tcptest"
 )
+
+func TestAStateThatCannotBeOpenedSaysWhatToDo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mailbell.db")
+	first, err := openState(t.Context(), config.State{Path: file}, nil, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.close()
+	for name, c := range map[string]struct {
+		state config.State
+		says  string
+	}{
+		"a Redis that is away": {config.State{Redis: &config.Redis{Address: tcptest.Quiet(t), Prefix: "mailbell"}}, "Check state.redis.addresses."},
+		"a file in use":        {config.State{Path: file}, "a state file each"},
+	} {
+		var login redisLogin
+		login.use(c.state)
+		if _, err := openState(t.Context(), c.state, &login, zap.NewNop()); err == nil || !strings.Contains(notOpened(err).Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
 
 func TestHowToSignInToTheRedisOfTheStateIsTakenUp(t *testing.T) {
 	first := config.Redis{Address: "redis:6379", Prefix: "mailbell", Username: "bell", Password: "old"}

@@ -96,7 +96,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 	}
 	s.takeProxy() // there is no other to compare it with
 	if s.state, err = openState(ctx, c.State, &s.redis, log.Named("state")); err != nil {
-		return s, err
+		return s, notOpened(err)
 	}
 	for _, d := range append(fileDoubts(c), stateDoubts(c.State)...) {
 		log.Warn("file is not protected from others", zap.String("key", d.key), zap.String("path", d.path), zap.String("because", d.Text), zap.String("advice", d.Advice))

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/config"
 	"github.com/mailbell/mailbell/internal/pause"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -51,6 +53,16 @@ func openState(ctx context.Context, c config.State, login *redisLogin, log *zap.
 		log.Warn(w)
 	}
 	return &redis{options: o, store: store}, nil
+}
+
+// notOpened says what to do about a state that cannot be opened. What is wrong with the state itself says so in its own words.
+func notOpened(err error) error {
+	for _, says := range []error{subscriptions.ErrDamaged, subscriptions.ErrNewer, subscriptions.ErrRedis} {
+		if errors.Is(err, says) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w. %s", err, check.Advise(err, check.Circumstances{Step: check.StepState}).Do)
 }
 
 // redisLogin is how mailbell signs in to the Redis of its state: as the newest configuration says that names this Redis. What names another one

@@ -72,6 +72,9 @@ func Restore(from, to string) error {
 		return fmt.Errorf("state file %s: it is there already; stop mailbell, move it away, and try again", to)
 	}
 	s, err := ReadEmbedded(from)
+	if errors.Is(err, ErrDamaged) { // what helps with a damaged state, to delete it, does not help with a file that may be anything
+		return fmt.Errorf("%s: it is damaged, or no copy of a state of mailbell: name another one; nothing was changed", from)
+	}
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,9 @@ func OpenRedis(ctx context.Context, o RedisOptions) (s *Redis, warnings []string
 // of one that forgets when its process ends.
 func (s *Redis) examine(ctx context.Context) (warnings []string, err error) {
 	info, err := s.client.InfoMap(ctx).Result() // before version 7 it takes one section at most
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("state.redis: %s: it does not answer in time: %w", s.address, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state.redis: %s: %w", s.address, err)
 	}

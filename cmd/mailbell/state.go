@@ -50,6 +50,9 @@ func state(ctx context.Context, args []string, out, log io.Writer) error {
 
 // backup copies the state to a new file: from the service that runs, or where none does from its file.
 func backup(ctx context.Context, c *config.Config, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("%s is there already, and nothing is overwritten: name a new file", to)
+	}
 	s, err := subscriptions.ReadEmbedded(c.State.Path)
 	if err == nil {
 		return errors.Join(s.Backup(to), s.Close())
