@@ -69,7 +69,7 @@ func (e *entry) mayListenBy(listenBy string) error {
 	switch {
 	case !e.hasGraph():
 		return &subscriptions.FieldError{Field: "listen_by", Code: "not_available",
-			Detail: "the mailboxes of " + e.Name + " have one way only: it takes type: online, with client_secret or certificate, and the URL of Microsoft Graph"}
+			Detail: "the mailboxes of " + e.Name + " cannot be moved: that takes an exchange entry of type: online, with client_secret or certificate, and the URL of Microsoft Graph"}
 	case listenBy != ByGraph && listenBy != ews:
 		return &subscriptions.FieldError{Field: "listen_by", Code: "invalid", Detail: fmt.Sprintf("want %s or %s", ByGraph, ews)}
 	}

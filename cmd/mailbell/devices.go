@@ -94,12 +94,12 @@ func follow(body io.Reader, lines int, out, log io.Writer) error {
 				return fmt.Errorf("the import stopped after line %d: %s; what was enrolled stays, and the file can be imported again", bar.line, end.Stopped)
 			}
 			if end.Refused > 0 {
-				return errors.New("some devices were refused; mend their lines, and import the file again")
+				return errors.New("some devices were refused; correct their lines, and import the file again")
 			}
 			return nil
 		case answer.Status >= http.StatusBadRequest:
 			bar.clear()
-			fmt.Fprintf(log, "line %d %s: %s\n", answer.ImportLine.Line, answer.ID, refusal(answer.ImportLine))
+			fmt.Fprintf(log, "%s: %s\n", strings.TrimSpace(fmt.Sprintf("line %d %s", answer.ImportLine.Line, answer.ID)), refusal(answer.ImportLine))
 		}
 		bar.at(answer.ImportLine.Line)
 	}
