@@ -55,7 +55,7 @@ const (
 const (
 	shortly   = 5 * time.Second  // a hiccup of the server
 	soon      = time.Minute      // a failover, a restart: also DavMail's pause when it is throttled without a word of how long
-	later     = 4 * time.Minute  // a move of a mailbox: with the caller's jitter it is tried again within five minutes
+	later     = 4 * time.Minute  // what mostly takes a person: with the caller's jitter it is tried again within five minutes
 	longAfter = 30 * time.Minute // unused subscriptions have to expire at the server
 	hourly    = time.Hour        // what needs a person
 
@@ -139,7 +139,8 @@ var table = []Row{
 	// The location of the mailbox.
 	{Code: "ErrorProxyRequestNotAllowed", Scope: fault.Mailbox, Remedy: fault.Retry, Unsubscribed: true, Moved: true, Misled: true, Missed: true,
 		Meaning: "the mailbox moved to another site"},
-	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Unsubscribed: true, Moved: true, Missed: true,
+	// Its end takes seconds to minutes: the tries follow each other soon, and then more slowly.
+	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly, Unsubscribed: true, Moved: true, Missed: true,
 		Meaning: "the mailbox is being moved, or was moved already"},
 	{Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait,
 		After: soon, Unsubscribed: true, Moved: true, Missed: true,
@@ -235,7 +236,7 @@ var table = []Row{
 		Meaning: "the server behind the load balancer does not answer in time"},
 	{Code: codeStatus, Scope: fault.Server, Remedy: fault.Wait, After: shortly, Missed: true,
 		Meaning: "the server, or something before it, answers with a status that EWS does not use"},
-	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly, Moved: true,
+	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: later, Moved: true, // it may be a page of maintenance
 		Meaning: "the server redirects, which is not followed, as it would carry credentials away"},
 	{Code: CodeHangs, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly, Missed: true,
 		Meaning: "the server does not answer for this mailbox while it does for others; the call was given up, so that they need not wait"},

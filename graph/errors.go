@@ -64,7 +64,7 @@ const (
 const (
 	shortly = 5 * time.Second // a hiccup of the server
 	soon    = time.Minute     // throttling without a word of how long
-	later   = 4 * time.Minute // a move of a mailbox: with the caller's jitter it is tried again within five minutes
+	later   = 4 * time.Minute // with the caller's jitter it is tried again within five minutes
 	hourly  = time.Hour       // what needs a person
 
 	// maxBackOff bounds the pause that Graph may ask for. A wrong number must not stop a mailbox for days.
@@ -136,7 +136,7 @@ var table = []Row{
 	{Code: "ErrorServerBusy", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon, Meaning: "the mailbox's server throttles the app"},
 	{Code: "ErrorTooManyObjectsOpened", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
 		Meaning: "the app has too much open in the mailbox"},
-	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Moved: true, Missed: true,
+	{Code: "ErrorMailboxMoveInProgress", Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly, Moved: true, Missed: true,
 		Meaning: "the mailbox is being moved"},
 	{Code: "ErrorMailboxStoreUnavailable", Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
 		Meaning: "the mailbox's database is offline"},
@@ -244,7 +244,7 @@ var table = []Row{
 		Meaning: "the server behind Graph does not answer in time"},
 	{Status: http.StatusInsufficientStorage, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true,
 		Meaning: "the mailbox is over its quota"},
-	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: hourly,
+	{Code: CodeRedirect, Scope: fault.Server, Remedy: fault.Fix, After: later,
 		Meaning: "the server redirects, which is not followed, as it would carry the token away"},
 	{Code: CodeAway, Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly,
 		Meaning: "the answer names the next page on another host, to which the token is not sent"},

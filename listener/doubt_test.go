@@ -149,3 +149,16 @@ func TestAMailboxThatIsFoundElsewhereInAnOutageMovesThere(t *testing.T) {
 		}
 	})
 }
+
+// A page of maintenance, for example.
+func TestAMailboxIsListenedToSoonAfterItsServerHasStoppedToRedirect(t *testing.T) {
+	inFoundScene(t, func(s *scene, _ *finder, p *posting) {
+		s.fails(p, row("redirect", ""))
+		s.mailbox(alice).work.List()
+		s.pass(30 * time.Minute)
+		s.wantState(subscriptions.Failing, alice)
+		s.fails(p, nil)
+		s.pass(6 * time.Minute)
+		s.wantState(subscriptions.Listening, alice)
+	})
+}

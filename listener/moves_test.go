@@ -98,6 +98,26 @@ func TestAMailboxThatItsLocationDoesNotHaveForAWhileIsListenedToSoonAfterwards(t
 	}
 }
 
+func TestAMailboxThatIsBeingMovedIsSubscribedSoonAfterThat(t *testing.T) {
+	for _, took := range []time.Duration{3 * time.Second, time.Minute} {
+		t.Run(took.String(), func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				f := &finder{url: hqURL}
+				s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", f }
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Hour)
+				s.hq.set(func() { s.hq.subFail = map[string]error{alice: row("ErrorMailboxMoveInProgress", "")} })
+				s.hq.forget(alice)
+				s.pass(took)
+				s.hq.set(func() { s.hq.subFail = nil })
+				s.pass(max(10*time.Second, took))
+				s.listening("hq", alice)
+			})
+		})
+	}
+}
+
 func TestTwoServersThatContradictEachOtherAreNotAskedForEver(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.hq.homes = map[string]bool{}
