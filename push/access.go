@@ -178,7 +178,7 @@ func (a *access) prove() {
 			taken = a.gateway.take(a)
 			return
 		}
-		a.gateway.notYet(a, err)
+		a.gateway.offerFailed(a, err)
 		wait := proving.Wait(failures, 0)
 		a.gateway.log.Error("a new credential does not work; the one before serves on", a.credential.name(), zap.Error(err),
 			zap.Duration("retry_in", wait))

@@ -173,7 +173,7 @@ func (g *gateway) credentialRefused(refused response) bool {
 	return true
 }
 
-// offer gives a new credential the chance to prove itself; one that was offered before and has not yet is forgotten.
+// offer gives a new credential the chance to prove itself. One that was offered before, and has not proved itself yet, is forgotten.
 func (g *gateway) offer(a *access) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -203,8 +203,8 @@ func (g *gateway) take(a *access) (taken bool) {
 	return true
 }
 
-// notYet notes why a credential that was offered does not work.
-func (g *gateway) notYet(a *access, why error) {
+// offerFailed notes why a credential that was offered does not work.
+func (g *gateway) offerFailed(a *access, why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.offered == a {
@@ -228,16 +228,16 @@ func (g *gateway) shutLocked(reason outcome.Reason, because string, more ...zap.
 	g.askLocked()
 }
 
-// worked notes an answer that shows that APNs does its work. again: it is about a notification that had failed before. Where a probe was
-// answered since the failures began, only such an answer wakes what is held: what that waits for may be about its phones.
-func (g *gateway) worked(again bool) {
+// worked notes an answer that shows that APNs does its work. hadFailed: it is about a notification that had failed before. Where a probe
+// was answered since the failures began, only such an answer wakes what is held: what that waits for may be about its phones.
+func (g *gateway) worked(hadFailed bool) {
 	g.mu.Lock()
 	if g.failing.IsZero() && g.shut == "" {
 		g.mu.Unlock()
 		return
 	}
 	opened := g.shut != ""
-	if opened || time.Since(g.failing) >= outage && (again || !g.excused) {
+	if opened || time.Since(g.failing) >= outage && (hadFailed || !g.excused) {
 		close(g.recovered)
 		g.recovered = make(chan struct{})
 	}

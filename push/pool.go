@@ -270,7 +270,7 @@ func (p *pool) dispatch() {
 	}
 }
 
-// next takes the first that waits, for a connection that has a stream for it; nil: there is none.
+// next takes the first post that waits, if a connection has a stream for it, and gives it to that one; nil: there is none.
 func (p *pool) next() *post {
 	p.mu.Lock()
 	defer p.mu.Unlock()
