@@ -16,7 +16,7 @@ import (
 type identity struct{ entry, primary string }
 
 // Known returns the mailbox of an address that a device was enrolled with, or else the only one that a server calls so; nil where there
-// is none, or it has no device. It is for who asks, and not for who enrols.
+// is none, or it has no device. It is for questions about a mailbox, and not for enrolments.
 func (b *Book) Known(address string) *Mailbox {
 	if m := b.Mailbox(address); m != nil {
 		return m

@@ -129,7 +129,7 @@ func (s *Redis) Hold(ctx context.Context, standby func(holder string, err error)
 			said = seen.holder
 			standby(seen.holder, err)
 		}
-		if !pause.For(ctx, seen.look()) {
+		if !pause.For(ctx, seen.nextLook()) {
 			return ctx.Err()
 		}
 	}
@@ -204,8 +204,8 @@ func nameOf(value string) string {
 	return fmt.Sprintf("process %d on %s, since %s", h.PID, h.Host, h.Since.Format(time.RFC3339))
 }
 
-// look is how long a standby waits before it looks again: leasePoll, or until the lease ends.
-func (v sighting) look() time.Duration {
+// nextLook is how long a standby waits before it looks again: leasePoll, or until the lease ends.
+func (v sighting) nextLook() time.Duration {
 	left := time.Until(v.until)
 	if left <= 0 {
 		return leasePoll

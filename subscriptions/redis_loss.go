@@ -90,7 +90,7 @@ func (s *Redis) compare(ctx context.Context, generation string, asked before) {
 	}
 }
 
-// older says what it means that the server has this generation, "" where it is one that it was told.
+// older says what the server has lost if this is its generation; "": nothing, it was told that one.
 func (s *Redis) older(generation any, remembered int64) string {
 	text, _ := generation.(string)
 	n, err := strconv.ParseInt(text, 10, 64)

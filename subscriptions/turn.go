@@ -21,7 +21,7 @@ func (t *turn) take(ctx context.Context) error {
 	t.mu.Lock()
 	next := t.enter()
 	t.mu.Unlock()
-	return comes(ctx, next, func() {
+	return waitFor(ctx, next, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.leave(next)
@@ -46,7 +46,7 @@ func (t *turns) take(ctx context.Context, name string) error {
 		return err
 	}
 	next := t.enter(name)
-	return comes(ctx, next, func() { t.with(name, func(q *queue) { q.leave(next) }) })
+	return waitFor(ctx, next, func() { t.with(name, func(q *queue) { q.leave(next) }) })
 }
 
 func (t *turns) enter(name string) (next chan struct{}) {
@@ -76,7 +76,7 @@ func (t *turns) with(name string, change func(q *queue)) {
 	}
 }
 
-// queue is a turn that is free, or somebody has, with those who wait for it, the longest first: the channel of who is next is closed.
+// queue is a turn, which somebody has or nobody, and the channels of those who wait for it, the longest first. Closing one gives the turn.
 type queue struct {
 	taken   bool
 	waiting []chan struct{}
@@ -92,8 +92,8 @@ func (q *queue) enter() (next chan struct{}) {
 	return next
 }
 
-// comes waits until a turn comes, or calls leave where ctx ends before. next is nil where the turn was free.
-func comes(ctx context.Context, next <-chan struct{}, leave func()) error {
+// waitFor waits until a turn comes, or calls leave where ctx ends before. next is nil where the turn was free.
+func waitFor(ctx context.Context, next <-chan struct{}, leave func()) error {
 	if next == nil {
 		return nil
 	}
