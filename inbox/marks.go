@@ -223,7 +223,7 @@ func (m *marks) stopRetry() {
 	}
 }
 
-// take begins a turn. false: there is none any more.
+// take begins a turn. false: there is none, for it was taken already, or the mailbox cannot be read now.
 func (m *marks) take() (turn, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

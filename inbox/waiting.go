@@ -65,7 +65,7 @@ func (w *waiting) due(b subscriptions.Behind) time.Time {
 }
 
 // begin says whether a catch-up of some of these devices begins now; the caller then calls end. Otherwise then is called when the first
-// of them is due. A timer that is set for an earlier time stays: since the caller looked who is behind, another may have written that.
+// of them is due. A timer that is set for an earlier time stays: a write may have changed who is behind since the caller looked.
 func (w *waiting) begin(behind []subscriptions.Behind, then func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
