@@ -176,3 +176,21 @@ func mixture(t *testing.T, state func(inst *installation)) {
 func gap(draw *rand.Rand) time.Duration {
 	return time.Duration(draw.Int64N(int64(20 * time.Millisecond)))
 }
+
+// A front end that does not know yet what another has told of.
+func TestAMessageThatIsNotFoundAtFirstRingsAPhone(t *testing.T) {
+	t.Parallel()
+	for name, install := range map[string]func(*testing.T, simulator.Options) *installation{"item_unreadable": install, "graph_item_unreadable": installGraph} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inst := install(t, simulator.Options{Mailboxes: 3})
+			inst.startWithDevices()
+			inst.fault(name, simulator.Fault{Reason: "ErrorItemNotFound", Count: 3})
+			for range 3 {
+				inst.deliver()
+			}
+			inst.awaitAlerts(soon)
+			inst.balance(0)
+		})
+	}
+}
