@@ -27,6 +27,8 @@ const (
 	wrongPassword = "HTTP 401"
 	// codeNoNotification is the code of a subscription at Graph that tells nothing (listener/changes).
 	codeNoNotification = "no notification"
+	// codeNoContent is the code of notifications of Graph that come without their messages (listener/changes).
+	codeNoContent = "no content"
 	// codeNowhere is the code of a mailbox for which Graph has no URL to post to (listener/changes).
 	codeNowhere = "no public_url"
 	// The codes of a canary (package canary).
@@ -173,6 +175,9 @@ var breakages = []Breakage{
 	{"notifications of Microsoft Graph do not come", "code no notification: the subscription was made, and mail was found of which nothing was told",
 		"What Graph posts to public_url does not arrive, though its first call did: look at the firewall, the load balancer and the reverse proxy for requests to /callbacks/graph/ that are refused, held up, or answered by something else. Meanwhile the mailbox is polled.",
 		evidence{codes: []string{codeNoNotification}}},
+	{"Microsoft Graph refuses notifications with content", "code no content: the subscriptions are made without content, though graph.rich is set",
+		"No mail is late: each message is read when its notification has come, which is one request more. Content takes the permission Mail.Read with the administrator's consent, or the role Application Mail.Read of RBAC for Applications, and a cloud that has it. It is asked for again once a day. Where it cannot be had, set graph: {rich: false}.",
+		evidence{codes: []string{codeNoContent}}},
 	{"there is no public_url for Microsoft Graph", "code no public_url: the mailboxes of an exchange entry with listen_by: graph are polled",
 		"Mail is found within a minute or so. To be told of it at once, set public_url, an https URL that the internet reaches, and let Microsoft call it (docs/graph.md). Where no port can be opened, leave it as it is.",
 		evidence{codes: []string{codeNowhere}}},

@@ -231,6 +231,9 @@ var table = []Row{
 	{about: aboutMaking, Status: http.StatusBadRequest,
 		Scope: fault.Mailbox, Remedy: fault.Fix, After: hourly, Untold: true, Unsupported: true,
 		Meaning: "Graph does not accept the subscription"},
+	{about: aboutMaking, Status: http.StatusNotImplemented,
+		Scope: fault.Mailbox, Remedy: fault.Wait, After: hourly, Untold: true, Unsupported: true,
+		Meaning: "Graph does not have such subscriptions in this cloud"},
 	{Status: http.StatusBadRequest, Scope: fault.Mailbox, Remedy: fault.Wait, After: later, Meaning: "Graph does not accept the request"},
 
 	// HTTP statuses without an answer of Graph.

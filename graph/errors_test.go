@@ -97,6 +97,7 @@ func TestEachErrorIsTypedByWhatToDo(t *testing.T) {
 		{"as many subscriptions as the mailbox can have", subscribe, 429, "ExtensionError", "Operation: Create; Exception: [Status Code: 429; Reason: Resource 'SubscriptionCountReached' has reached limit of '1000'. Please retry after '12/31/9999 11:59:59 PM'].", CodeFull, fault.Mailbox, fault.Fix, flags{untold: true}},
 		{"a mailbox in quarantine", list, 500, "ErrorApiQuarantined", "Request has been quarantined by condition.", "ErrorApiQuarantined", fault.Mailbox, fault.Wait, flags{}},
 		{"a bad subscription", subscribe, 400, "InvalidRequest", "Some properties are not valid.", "InvalidRequest", fault.Mailbox, fault.Fix, flags{untold: true, unsupported: true}},
+		{"a subscription that a cloud does not have", subscribe, 501, "NotImplemented", "", "NotImplemented", fault.Mailbox, fault.Wait, flags{untold: true, unsupported: true}},
 		{"a subscription that is gone", renew, 404, "ResourceNotFound", "The object was not found.", "ResourceNotFound", fault.Mailbox, fault.Retry, flags{unsubscribed: true, missed: true}},
 		{"a subscription that cannot be renewed", renew, 400, "ErrorInvalidParameter", "", "ErrorInvalidParameter", fault.Mailbox, fault.Retry, flags{unsubscribed: true, missed: true}},
 		{"a renewal that is throttled", renew, 429, "TooManyRequests", "", CodeThrottled, fault.Mailbox, fault.Wait, flags{}},

@@ -38,6 +38,11 @@ type keeper interface {
 	Forsake() // it does not
 }
 
+// contentless is a membership whose notifications may come without the messages that are configured to be in them.
+type contentless interface {
+	WithoutContent() *fault.Error // nil: they do not
+}
+
 // forsake says that a mailbox does not come back to a membership that it has left; it may be nil.
 func forsake(was membership) {
 	if k, keeps := was.(keeper); keeps {

@@ -110,7 +110,18 @@ func (k *link) state() (s subscriptions.State, reason string, next time.Time, wh
 	case len(k.way.account.entry.MailboxServers) > 0 && k.location().Server == "":
 		return subscriptions.Listening, "server_unknown: no answer names the mailbox's server, so mailbox_servers does not apply", time.Time{}, nil
 	}
+	if f := k.withoutContent(); f != nil {
+		return subscriptions.Listening, words(f), time.Time{}, nil
+	}
 	return subscriptions.Listening, "", time.Time{}, nil
+}
+
+// withoutContent says why its notifications come without the messages that are configured to be in them; nil: they do not.
+func (k *link) withoutContent() *fault.Error {
+	if c, ok := k.member.(contentless); ok {
+		return c.WithoutContent()
+	}
+	return nil
 }
 
 // Standing says how one device stands: as its mailbox does, or behind with its own reason. Without a device it is the mailbox's.
@@ -130,6 +141,22 @@ func (l *Listener) Faulty() iter.Seq2[string, subscriptions.Standing] {
 	return func(yield func(string, subscriptions.Standing) bool) {
 		for _, m := range l.mailboxes() {
 			if s := m.standing(); s.Fault != nil && !yield(m.address(), s) {
+				return
+			}
+		}
+	}
+}
+
+// WithoutContent tells of each mailbox that is listened to by notifications without the messages that are configured to be in them, and why.
+func (l *Listener) WithoutContent() iter.Seq2[string, subscriptions.Standing] {
+	return func(yield func(string, subscriptions.Standing) bool) {
+		for _, m := range l.mailboxes() {
+			k := m.linked()
+			if k == nil {
+				continue
+			}
+			f := k.withoutContent()
+			if f != nil && !yield(m.address(), subscriptions.Standing{State: subscriptions.Listening, Exchange: k.Exchange(), Account: k.way.account.Name, Fault: f}) {
 				return
 			}
 		}

@@ -25,6 +25,7 @@ func (r *rooms) wrong() []check.Condition {
 	g.accounts()
 	g.capacity()
 	g.mailboxes()
+	g.contents()
 	g.canaries()
 	g.clocks()
 	g.configuration()
@@ -248,6 +249,13 @@ func (g *gathering) mailboxes() {
 				c.Level = levelOf(s.Fault)
 			}
 		}
+	}
+}
+
+// contents checks whether notifications of Graph come with their messages, where these are configured. Without them the messages are read.
+func (g *gathering) contents() {
+	for address, s := range g.listener.WithoutContent() {
+		g.add(finding{kind: check.KindExchange, name: s.Exchange, level: check.LevelInfo, fault: s.Fault, advice: g.Advise(s), whom: address})
 	}
 }
 

@@ -4,9 +4,13 @@ package main_test
 
 import (
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/mailbell/mailbell/api"
+	"github.com/mailbell/mailbell/check"
 	"github.com/mailbell/mailbell/simulator"
 )
 
@@ -110,4 +114,31 @@ func TestContentIsReadWhereTheTokenServiceIsAway(t *testing.T) {
 	}
 	inst.awaitAlerts(atLast)
 	inst.balance(0)
+}
+
+// A Graph that takes no content: the mailboxes are listened to without, and say so.
+func TestMailboxesAreListenedToWithoutContentWhereGraphRefusesIt(t *testing.T) {
+	t.Parallel()
+	inst := installRich(t, simulator.Options{Mailboxes: 4})
+	inst.fault("graph_content_refused", simulator.Fault{})
+	inst.startWithDevices()
+	for range 8 {
+		inst.deliver()
+	}
+	inst.awaitAlerts(soon)
+	inst.balance(0)
+	for _, s := range inst.sim.GraphSubscriptions() {
+		if life := time.Until(s.Expires); life < 24*time.Hour {
+			t.Errorf("a subscription without content lives for %v", life)
+		}
+	}
+	if m := inst.mailbox(inst.boxes[0]); m.State != "listening" || !strings.HasPrefix(m.Reason, "no content: ") {
+		t.Errorf("%s is %s: %q", inst.boxes[0].address, m.State, m.Reason)
+	}
+	var status api.Status
+	inst.call(http.MethodGet, "/v1/status", nil, &status)
+	i := slices.IndexFunc(status.Conditions, func(c check.Condition) bool { return strings.Contains(c.Reason, "no content") })
+	if i < 0 || status.Conditions[i].Count != 4 || status.Conditions[i].Level != check.LevelInfo || !strings.Contains(status.Conditions[i].Advice, "Mail.Read") {
+		t.Errorf("the status tells %+v", status.Conditions)
+	}
 }

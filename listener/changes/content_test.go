@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/graph"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -156,6 +157,152 @@ func TestAMessageWhoseKeysCannotBeHadIsReadAfterSeconds(t *testing.T) {
 		pass(openTimeout + time.Second)
 		if !slices.Equal(m.told(), []string{"AAMk1"}) {
 			t.Errorf("told of %v", m.told())
+		}
+	})
+}
+
+var errNoContent = &fault.Error{Op: "POST subscriptions", Code: "ExtensionError", Text: "Graph does not accept the subscription", Scope: fault.Mailbox,
+	Remedy: fault.Fix, After: time.Hour, Untold: true, Unsupported: true}
+
+// refusedTo has content refused to mailboxes.
+func refusedTo(who func(mailbox string) bool) func(string) error {
+	return func(mailbox string) error {
+		if who(mailbox) {
+			return errNoContent
+		}
+		return nil
+	}
+}
+
+func everybody(string) bool { return true }
+
+// withoutContentOf is why notifications come without their messages; empty: they do not.
+func withoutContentOf(m *mailbox) string {
+	if f := m.WithoutContent(); f != nil {
+		return f.Code
+	}
+	return ""
+}
+
+func TestWhereContentIsRefusedAMailboxIsListenedToWithoutItAndItIsAskedForAgainDaily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.unique = true
+		s.poor = refusedTo(everybody)
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		m := a.join(alice)[0]
+		pass(time.Second)
+		x := s.of(t, alice)
+		if life := time.Until(x.expires); life < 6*24*time.Hour || m.box.Record().Graph.Certificate != "" || !m.listens() || m.failing() != "" {
+			t.Errorf("it lives for %v, the record has %+v, %s", life, m.box.Record().Graph, m.failing())
+		}
+		s.post(x.mail("AAMk1"))
+		synctest.Wait()
+		if !slices.Equal(m.told(), []string{"AAMk1"}) || withoutContentOf(m) != CodeContent {
+			t.Errorf("told of %v, without content: %q", m.told(), withoutContentOf(m))
+		}
+		for range 23 { // as often as an access token ends
+			pass(time.Hour)
+			s.post(x.life(graph.ReauthorizationRequired))
+		}
+		if n := s.count("POST"); n != 2 {
+			t.Errorf("%d POSTs within a day", n)
+		}
+		pass(2 * time.Hour)
+		if n := s.count("POST"); n != 5 || len(s.alive()) != 1 || !m.listens() { // with content, without, and without once more, for one was in the way
+			t.Errorf("%d POSTs after a day, %d subscriptions, listens %v", n, len(s.alive()), m.listens())
+		}
+		s.set(func() { s.poor = nil })
+		pass(25 * time.Hour)
+		if m.box.Record().Graph.Certificate != "one" || !m.listens() || withoutContentOf(m) != "" || len(s.alive()) != 1 {
+			t.Errorf("once it is taken the record has %+v; without content: %q", m.box.Record().Graph, withoutContentOf(m))
+		}
+	})
+}
+
+func TestARestartKeepsASubscriptionWithoutContentAndSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &contents{id: "one"}
+		a, s, _ := withContent(t, c)
+		a.content = nil
+		a.restart()
+		a.join(alice)
+		pass(graph.LongestRich)
+		a.content = c
+		a.restart()
+		posts := s.count("POST")
+		m := a.join(alice)[0]
+		pass(time.Minute)
+		if s.count("POST") != posts || withoutContentOf(m) != CodeContent {
+			t.Errorf("%d POSTs, without content: %q", s.count("POST")-posts, withoutContentOf(m))
+		}
+		for range 26 {
+			pass(time.Hour)
+			s.post(s.of(t, alice).life(graph.ReauthorizationRequired))
+		}
+		if m.box.Record().Graph.Certificate != "one" || withoutContentOf(m) != "" {
+			t.Errorf("the record has %+v", m.box.Record().Graph)
+		}
+	})
+}
+
+func TestAFewMailboxesADayAskForContentThatIsRefusedToAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.wait = 500 * time.Millisecond
+		s.poor = refusedTo(everybody)
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		const mailboxes = 1000
+		for i := range mailboxes {
+			a.join(address(i))
+		}
+		pass(5 * time.Minute)
+		first := s.count("POST") - mailboxes
+		pass(10 * 24 * time.Hour)
+		later := s.count("POST") - mailboxes - first
+		if first > maxWriting || later > 10*30 || len(s.alive()) != mailboxes {
+			t.Errorf("%d POSTs too many at first, %d in ten days; %d subscriptions", first, later, len(s.alive()))
+		}
+	})
+}
+
+func TestContentThatIsRefusedToOneMailboxIsNotRefusedToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.poor = refusedTo(func(mailbox string) bool { return mailbox == alice })
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		m := a.join(alice, bob)
+		pass(time.Second)
+		if m[0].box.Record().Graph.Certificate != "" || m[1].box.Record().Graph.Certificate != "one" || withoutContentOf(m[1]) != "" {
+			t.Errorf("%+v, %+v", m[0].box.Record().Graph, m[1].box.Record().Graph)
+		}
+	})
+}
+
+// What is refused with content and without is not the content.
+func TestASubscriptionThatIsRefusedEitherWayIsPolledAsBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		denied := &fault.Error{Op: "POST subscriptions", Code: graph.CodeDenied, Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Untold: true, Unsupported: true}
+		s.refuse = func(op, _ string) error {
+			if op == "POST" {
+				return denied
+			}
+			return nil
+		}
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		m := a.join(alice)[0]
+		pass(time.Minute)
+		if m.failing() != graph.CodeDenied || withoutContentOf(m) != "" {
+			t.Errorf("failing %q, without content %q", m.failing(), withoutContentOf(m))
 		}
 	})
 }

@@ -47,6 +47,7 @@ type Keeper struct {
 	agenda  agenda.Agenda[*Member] // what is due for them
 	writes  writes
 	hold    hold
+	plain   withoutContent
 	current map[string]*Member // the members by the ids of their subscriptions
 }
 

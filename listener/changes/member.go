@@ -70,6 +70,7 @@ type subscription struct {
 	certificate  string // for which its messages are encrypted; empty: they do not come
 	expires      time.Time
 	renewAt      time.Time
+	replaceAt    time.Time // it is replaced then, as its messages do not come; zero: when it would be renewed, if it is to be
 	failures     int       // to renew it, in a row
 	authorising  bool      // it is renewed for its access token
 	renewed      time.Time // or made

@@ -35,6 +35,9 @@ func (s *subscription) expire(now, expires time.Time) {
 	s.expires = expires
 	life := float64(expires.Sub(now))
 	s.renewAt = now.Add(time.Duration(life * (renewFrom + renewSpread*rand.Float64())))
+	if at := s.replaceAt; !at.IsZero() && at.Before(s.renewAt) {
+		s.renewAt = at
+	}
 }
 
 // reauthorise has the subscription renewed soon, for its access token runs out. It is called with mu held.
@@ -65,7 +68,7 @@ func (k *Keeper) renew(w write) {
 		k.mu.Unlock()
 		return
 	}
-	if !s.authorising && k.outdated(s) {
+	if !s.authorising && k.outdated(s, time.Now()) {
 		m.doubted = true
 		m.done(w.joined)
 		k.mu.Unlock()
@@ -116,6 +119,7 @@ func (k *Keeper) renewed(w write, s *subscription, expires time.Time, f *fault.E
 		s.renewAt = now.Add(f.Pause(s.failures))
 	} else {
 		s.failures, s.renewed = 0, now
+		k.keepPlain(s, now)
 		s.expire(now, expires)
 	}
 	m.plan()

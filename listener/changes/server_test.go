@@ -55,6 +55,7 @@ type server struct {
 	unique     bool                           // one subscription a mailbox
 	lose       bool                           // the answer to a POST is lost
 	unreached  bool                           // no handshake succeeds
+	poor       func(mailbox string) error     // why content is refused; nil: it is not
 	posted     func()                         // called while a POST is under way
 	subs       map[string]*sub
 	n          int
@@ -130,8 +131,13 @@ func (s *server) Subscribe(ctx context.Context, at mail.Location, want graph.Sub
 		return graph.Subscribed{}, err
 	}
 	s.mu.Lock()
-	receiver, unreached, unique, posted := s.receiver, s.unreached, s.unique, s.posted
+	receiver, unreached, unique, posted, poor := s.receiver, s.unreached, s.unique, s.posted, s.poor
 	s.mu.Unlock()
+	if want.Rich != nil && poor != nil {
+		if err := poor(at.Primary); err != nil {
+			return graph.Subscribed{}, err
+		}
+	}
 	if posted != nil {
 		posted()
 	}

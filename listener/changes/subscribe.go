@@ -121,9 +121,31 @@ func (k *Keeper) record(a *attempt, change func(was *subscriptions.GraphSubscrip
 	return subscriptions.Unwritable(err)
 }
 
-// post asks Graph for the subscription. One of ours that stands in the way is removed.
+// post asks Graph for the subscription: with content where that is configured, and without where Graph refuses that.
 func (k *Keeper) post(a *attempt) (graph.Subscribed, error) {
-	got, err := k.postOnce(a)
+	rich, err := k.rich()
+	if err != nil {
+		return graph.Subscribed{}, err
+	}
+	got, refused := k.postAs(a, rich)
+	if rich == nil || refused != nil && !fault.Of(refused).Unsupported {
+		return got, refused
+	}
+	if refused != nil {
+		if failed := k.o.Writes.Wait(k.ctx); failed != nil {
+			return got, refused
+		}
+		if got, err = k.postAs(a, nil); err != nil { // it is not the content
+			return got, err
+		}
+	}
+	k.tookContent(outcome(refused))
+	return got, nil
+}
+
+// postAs asks for it with content or, where rich is nil, without. One of ours that stands in the way is removed.
+func (k *Keeper) postAs(a *attempt, rich *graph.Rich) (graph.Subscribed, error) {
+	got, err := k.postOnce(a, rich)
 	if err == nil || fault.Of(err).Code != graph.CodeExists {
 		return got, err
 	}
@@ -142,7 +164,7 @@ func (k *Keeper) post(a *attempt) (graph.Subscribed, error) {
 	if failed := k.o.Writes.Wait(k.ctx); failed != nil {
 		return got, err
 	}
-	return k.postOnce(a)
+	return k.postOnce(a, rich)
 }
 
 // others says whether one of these subscriptions is that of another mailbox.
@@ -155,14 +177,11 @@ func (k *Keeper) others(m *Member, ids []string) bool {
 	})
 }
 
-func (k *Keeper) postOnce(a *attempt) (graph.Subscribed, error) {
+func (k *Keeper) postOnce(a *attempt, rich *graph.Rich) (graph.Subscribed, error) {
 	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
 	defer cancel()
 	url, life := k.o.Receiver.url, graph.Longest
-	rich, err := k.rich()
-	if err != nil {
-		return graph.Subscribed{}, err
-	}
+	a.made.certificate = ""
 	if rich != nil {
 		life, a.made.certificate = graph.LongestRich, rich.CertificateID
 	}
@@ -194,6 +213,7 @@ func (k *Keeper) subscribed(a *attempt, got graph.Subscribed) bool {
 	now := time.Now()
 	s := a.made
 	s.id, s.renewed = got.ID, now
+	k.keepPlain(s, now)
 	s.expire(now, got.Expires)
 	m.drop(m.now, m.now != nil && m.now.id != got.ID)
 	m.now, m.asking, m.writing, m.refusal, m.doubted, m.denied = s, nil, false, refusal.Refusal{}, false, false

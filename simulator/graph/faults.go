@@ -42,6 +42,7 @@ const (
 	removedFault     = "graph_removed"
 	forgotten        = "graph_forgotten"
 	subscribeRefused = "graph_subscribe_refused"
+	contentRefused   = "graph_content_refused"
 	renewalRefused   = "graph_renewal_refused"
 	duplicates       = "graph_duplicates"
 	expiryLimit      = "graph_expiry"
@@ -97,6 +98,8 @@ func Faults() []faults.Kind {
 		{Name: forgotten, Fields: "mailbox share count", Text: "At once: subscriptions end without a word."},
 		{Name: subscribeRefused, Fields: "share count seconds status reason",
 			Text: "POST /subscriptions is refused with HTTP `status` (400) and the code `reason` (InvalidRequest)."},
+		{Name: contentRefused, Fields: often + " status reason",
+			Text: "POST /subscriptions with includeResourceData is refused with HTTP `status` (400) and the code `reason` (ExtensionError)."},
 		{Name: renewalRefused, Fields: often + " status reason",
 			Text: "PATCH and reauthorize are refused with HTTP `status` (400) and the code `reason` (ErrorInvalidParameter, with 404 " +
 				"ResourceNotFound)."},

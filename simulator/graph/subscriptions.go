@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mailbell/mailbell/simulator/exchange"
+	"github.com/mailbell/mailbell/simulator/faults"
 	"github.com/mailbell/mailbell/simulator/internal/guid"
 )
 
@@ -164,6 +165,10 @@ func (c *call) subscribe() {
 		return
 	}
 	sub.box = box
+	if f, ok := c.refusesContent(sub); ok {
+		c.fail(orStatus(f.Status, http.StatusBadRequest), orElse(f.Reason, "ExtensionError"), "Operation: Create; Exception: [Status Code: BadRequest; Reason: encryptionCertificate]")
+		return
+	}
 	_, twice := c.s.faults.On(duplicates, "", "")
 	if other := c.s.add(sub, twice); other == errTooMany {
 		c.fail(http.StatusTooManyRequests, "ExtensionError", "Operation: Create; Exception: [Status Code: 429; Reason: Resource 'SubscriptionCountReached' has reached limit of '1000'. Please retry after '12/31/9999 11:59:59 PM'].")
@@ -181,6 +186,14 @@ func (c *call) subscribe() {
 	}
 	c.s.logf("graph: %s: subscription %s", box.Address, sub.id)
 	c.ok(http.StatusCreated, "subscriptions/$entity", c.s.wire(sub))
+}
+
+// refusesContent says whether a fault refuses a subscription for its content.
+func (c *call) refusesContent(sub *subscription) (faults.Fault, bool) {
+	if sub.rich == nil {
+		return faults.Fault{}, false
+	}
+	return c.s.faults.Hit(contentRefused, sub.box.Address, "")
 }
 
 func orStatus(status, other int) int {
