@@ -121,9 +121,6 @@ func openEmbedded(file string, readOnly, older bool) (*Embedded, error) {
 
 var errTaken = fmt.Errorf("%w: a state file belongs to one mailbell only", ErrInUse)
 
-// errNoFile says that no mailbell has made the file yet, or that the path is another one.
-var errNoFile = fmt.Errorf("there is none: %w", fs.ErrNotExist)
-
 // anew is what helps with a file that is damaged.
 const anew = "nothing was changed; restore a copy, or delete it to begin anew: then every device has to be enrolled again"
 
@@ -133,7 +130,7 @@ func examine(file string) error {
 	info, err := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return errNoFile
+		return fs.ErrNotExist // the path is in front of it already
 	case err != nil:
 		return err
 	case info.Mode().IsRegular() && info.Size() == 0:
