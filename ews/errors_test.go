@@ -334,7 +334,7 @@ func TestWhosePolicyBlocksEWSIsTold(t *testing.T) {
 func TestHowLongToWaitWhereTheServerSaysNothing(t *testing.T) {
 	for code, want := range map[string]time.Duration{
 		"ErrorADUnavailable": 5 * time.Second, "ErrorServerBusy": time.Minute, "ErrorMailboxMoveInProgress": 5 * time.Second,
-		"ErrorImpersonationFailed": 4 * time.Minute,
+		"ErrorImpersonationFailed":       4 * time.Minute,
 		"ErrorExceededSubscriptionCount": 30 * time.Minute, "ErrorImpersonateUserDenied": time.Hour, "ErrorSubscriptionNotFound": 0,
 	} {
 		err := answers(500, soapFaultOf("a:"+code, "x", "")).Unsubscribe(t.Context(), target, "x")

@@ -34,8 +34,8 @@ func inFoundScene(t *testing.T, test func(s *scene, known *finder, p *posting)) 
 	}
 }
 
-// fails has every call fail, and the streams break; nil: all is well again.
-func (s *scene) fails(p *posting, f *fault.Error) {
+// fails has every call fail, and where cut is set the streams break; nil: all is well again.
+func (s *scene) fails(p *posting, f *fault.Error, cut bool) {
 	var err error
 	if f != nil {
 		err = f
@@ -46,7 +46,7 @@ func (s *scene) fails(p *posting, f *fault.Error) {
 		p.refuse = err
 		p.mu.Unlock()
 	}
-	if f != nil {
+	if cut {
 		s.hq.end(errReset)
 	}
 }
@@ -59,7 +59,7 @@ func TestAMailboxWhoseServerIsGoneIsLookedUpAgain(t *testing.T) {
 	} {
 		t.Run(code, func(t *testing.T) {
 			inFoundScene(t, func(s *scene, known *finder, p *posting) {
-				s.fails(p, row(code, ""))
+				s.fails(p, row(code, ""), true)
 				asked := len(known.askedFor())
 				s.mailbox(alice).work.List() // there is mail, or it is polled
 				s.pass(within)
@@ -89,14 +89,14 @@ func TestAMailboxThatIsLookedUpForAnOutageStaysUnlessItIsFoundElsewhere(t *testi
 			inFoundScene(t, func(s *scene, known *finder, p *posting) {
 				had, tries := s.record(alice).Subscription, s.hq.subscribed()
 				known.set(func() { known.fails = answer })
-				s.fails(p, row("connect", ""))
+				s.fails(p, row("connect", ""), true)
 				asked := len(known.askedFor())
 				s.mailbox(alice).work.List()
 				s.pass(90 * time.Minute)
 				if len(known.askedFor()) == asked {
 					t.Fatal("it was not looked up")
 				}
-				s.fails(p, nil)
+				s.fails(p, nil, false)
 				m := s.hq.come(alice)
 				s.pass(5*time.Minute + time.Second)
 				s.accepted(1, "phone", m)
@@ -120,7 +120,7 @@ func TestAPushSubscriptionOutlivesAnOutageInWhichItsMailboxIsLookedUp(t *testing
 			p.post(alice, `<StatusEvent><Watermark>1</Watermark></StatusEvent>`)
 			s.pass(5 * time.Minute)
 		}
-		s.fails(p, nil)
+		s.fails(p, nil, false)
 		p.post(alice, `<StatusEvent><Watermark>1</Watermark></StatusEvent>`)
 		s.pass(5*time.Minute + time.Second)
 		if got := s.record(alice).Subscription; len(known.askedFor()) == asked || got != had {
@@ -138,10 +138,10 @@ func TestAMailboxThatIsFoundElsewhereInAnOutageMovesThere(t *testing.T) {
 		const there = "https://new.contoso.example/EWS/Exchange.asmx"
 		had := s.record(alice).Subscription
 		known.set(func() { known.url = there })
-		s.fails(p, row("redirect", ""))
+		s.fails(p, row("redirect", ""), true)
 		s.mailbox(alice).work.List()
 		s.pass(5 * time.Minute)
-		s.fails(p, nil)
+		s.fails(p, nil, false)
 		s.pass(5*time.Minute + time.Second)
 		s.listening("hq", alice)
 		if r := s.record(alice); r.Location().URL != there || r.Subscription == had {
@@ -153,11 +153,11 @@ func TestAMailboxThatIsFoundElsewhereInAnOutageMovesThere(t *testing.T) {
 // A page of maintenance, for example.
 func TestAMailboxIsListenedToSoonAfterItsServerHasStoppedToRedirect(t *testing.T) {
 	inFoundScene(t, func(s *scene, _ *finder, p *posting) {
-		s.fails(p, row("redirect", ""))
+		s.fails(p, row("redirect", ""), true)
 		s.mailbox(alice).work.List()
 		s.pass(30 * time.Minute)
 		s.wantState(subscriptions.Failing, alice)
-		s.fails(p, nil)
+		s.fails(p, nil, false)
 		s.pass(6 * time.Minute)
 		s.wantState(subscriptions.Listening, alice)
 	})

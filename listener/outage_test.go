@@ -30,8 +30,7 @@ func TestWhatWaitsForAServerIsTriedOnceItAnswersForAnotherMailbox(t *testing.T) 
 				s.mailbox(address(0)).work.List()
 				s.pass(time.Minute)
 				release()
-				s.fails(p, nil)
-				s.hq.set(func() { s.hq.fails = row("HTTP 503", "") })
+				s.fails(p, row("HTTP 503", ""), false)
 				s.in.TopicReady(topic, "production")
 				var waits []*message
 				for i := range n {
@@ -39,7 +38,7 @@ func TestWhatWaitsForAServerIsTriedOnceItAnswersForAnotherMailbox(t *testing.T) 
 					s.mailbox(address(i)).work.List()
 				}
 				s.pass(20 * time.Minute)
-				s.hq.set(func() { s.hq.fails = nil })
+				s.fails(p, nil, false)
 				first := func() bool {
 					for i, m := range waits {
 						if s.apns.accepted(fmt.Sprint("d", i), s.key(fmt.Sprint("d", i), m)) > 0 {
