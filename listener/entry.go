@@ -29,6 +29,7 @@ type entry struct {
 	graphPolls, busyPolls *polling.Pace
 	fallback              *fallback // from streaming to push; nil: there is none
 	outages               outages
+	finding               outage                        // of look-ups
 	turn                  atomic.Uint32                 // of the accounts: which asks where a mailbox lives
 	skew                  atomic.Pointer[time.Duration] // the server's clock minus ours, as the last answer showed it
 }

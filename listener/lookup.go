@@ -173,6 +173,9 @@ func (s *search) run(ctx context.Context) answered {
 			return answered{entry: e, at: mail.Location{Entry: e.Name}}
 		}
 		a := s.ask(ctx, e)
+		if ctx.Err() == nil {
+			e.lookedUp(a.err)
+		}
 		if a.err == nil {
 			return a
 		}

@@ -17,8 +17,8 @@ import (
 // shortOutage.
 const shortOutage = time.Minute
 
-// outage is that of a server, which is what is behind one URL: since when it has answered nobody who reads there, in Unix nanoseconds; 0: there
-// is none.
+// outage is that of a server, which is what is behind one URL, or of all that says where the mailboxes of an entry live: since when it has
+// answered for nobody, in Unix nanoseconds; 0: there is none.
 type outage struct{ began atomic.Int64 }
 
 // failed takes in that the server has failed for a mailbox.
@@ -70,4 +70,30 @@ func (k *link) serverAnswers() {
 			a.way(k.at.ReadBy()).listening.Retry()
 		}
 	})
+}
+
+// lookedUp takes in how a look-up at the entry ended. After an outage those that were not found for it are looked up at once, in their turn.
+func (e *entry) lookedUp(f *fault.Error) {
+	switch {
+	case f != nil && f.Scope == fault.Server:
+		e.finding.failed()
+	case f != nil && f.Scope == fault.Account: // by its own word it is tried again
+	case e.finding.ended():
+		l := e.lookups.l
+		l.run(func() {
+			for _, m := range l.mailboxes() {
+				if m.unfoundFor(e) {
+					m.seek()
+				}
+			}
+		})
+	}
+}
+
+// unfoundFor says whether the last look-up of the mailbox failed because an entry did not answer.
+func (m *mailbox) unfoundFor(e *entry) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.failing()
+	return f != nil && ofOutage(f) && m.quest.failure.where == e
 }

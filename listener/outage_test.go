@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -96,4 +97,30 @@ func TestAServerThatFailsForOneMailboxIsNotTriedWithEachAnswerForAnother(t *test
 			})
 		})
 	}
+}
+
+func TestMailboxesThatNobodyCouldFindAreLookedUpOnceAnotherIsFound(t *testing.T) {
+	inScene(t, func(s *scene) {
+		f := &finder{url: hqURL, fails: &fault.Error{Op: "Autodiscover", Code: "connect", Scope: fault.Server, Remedy: fault.Wait}}
+		s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", f }
+		s.start()
+		const n = 20
+		for i := range n {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.pass(20 * time.Minute)
+		s.wantState(subscriptions.Failing, address(0))
+		asked := len(f.askedFor())
+		f.set(func() { f.fails = nil })
+		for len(f.askedFor()) == asked {
+			s.pass(time.Second)
+		}
+		s.pass(11 * time.Second)
+		for i := range n {
+			s.listening("hq", address(i))
+		}
+		if more := len(f.askedFor()) - asked; more > n {
+			t.Errorf("asked %d times for %d", more, n)
+		}
+	})
 }
