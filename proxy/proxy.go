@@ -24,8 +24,9 @@ const (
 	handshakeTimeout = 5 * time.Second
 	// keepAlive notices a peer that is gone before a firewall drops the connection (many do after a few minutes).
 	keepAlive = 30 * time.Second
-	// idleTimeout is shorter than the two minutes after which IIS closes an idle connection, so that our side closes it first.
-	idleTimeout = 90 * time.Second
+	// idleTimeout is longer than the pause between two waves of mail: those that a burst opened, each with some 20 KiB, go soon after it. It is
+	// shorter than the two minutes after which IIS closes an idle connection, so that our side closes it first.
+	idleTimeout = 20 * time.Second
 	// idlePerHost is how many connections to one host are kept open; a caller with more calls at once sets it higher.
 	idlePerHost = 16
 	// maxResponseHeader bounds the headers of an answer; real ones have a few kilobytes.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 func TestMemoryIsGivenBackOnceABurstIsOver(t *testing.T) {
@@ -38,6 +39,9 @@ func TestMemoryIsGivenBackOnceABurstIsOver(t *testing.T) {
 			{"nothing happens", 0, 0, 0},
 			{"a burst begins", 50 * mib, 30 * mib, 0},
 			{"it goes on", 50 * mib, 30 * mib, 0},
+			{"it pauses", mib / 4, 0, 0},
+			{"the next one begins", 50 * mib, 0, 0},
+			{"it pauses", mib / 4, 0, 0},
 			{"it is over", mib / 4, 0, 1},
 			{"what is left cannot be given back", mib / 4, 0, 1},
 			{"a little is not worth it", mib / 4, 15 * mib, 1},
@@ -61,7 +65,7 @@ func TestTheMemoryThatIsGivenBackIsNotHeldAnyMore(t *testing.T) {
 	used := inABurst()
 	runtime.GC()
 	free := lookAtMemory()
-	debug.FreeOSMemory()
+	freeMemory()
 	after := lookAtMemory()
 	if free.spare < used.spare+32<<20 || after.spare+32<<20 > free.spare {
 		t.Errorf("without use: %d in the burst, %d after it, %d when it was given back", used.spare, free.spare, after.spare)
@@ -69,6 +73,23 @@ func TestTheMemoryThatIsGivenBackIsNotHeldAnyMore(t *testing.T) {
 	if after.allocated < 64<<20 {
 		t.Errorf("%d allocated", after.allocated)
 	}
+}
+
+func TestWhatPoolsKeepIsGivenBackToo(t *testing.T) {
+	var pool sync.Pool
+	var kept []weak.Pointer[[]byte]
+	for range 100 { // with -race, some are not kept
+		b := make([]byte, 1<<10)
+		kept = append(kept, weak.Make(&b))
+		pool.Put(&b)
+	}
+	freeMemory()
+	for _, b := range kept {
+		if b.Value() != nil {
+			t.Fatal("a pool keeps what nobody uses")
+		}
+	}
+	runtime.KeepAlive(&pool)
 }
 
 // inABurst is the memory while 64 MiB are in use, which are not any more when it returns.

@@ -62,7 +62,7 @@ func serve(ctx context.Context, file string, logger func(config.Log) *zap.Logger
 	s.Notify(systemd.New(os.Getenv, os.Getpid()), started)
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
-	beside.Go(func() { tendMemory(ctx, lookAtMemory, collector(), debug.FreeOSMemory) })
+	beside.Go(func() { tendMemory(ctx, lookAtMemory, collector(), freeMemory) })
 	beside.Go(func() {
 		for {
 			select {
