@@ -21,7 +21,7 @@ const keptBody = 4 << 10
 type requestBody struct {
 	bytes.Buffer
 	reader   bytes.Reader
-	closer   io.ReadCloser // reader, as net/http knows it for one that need not be waited for
+	closer   io.ReadCloser // reader, in the form that net/http knows to be in memory: it sends header and body together
 	again    func() (io.ReadCloser, error)
 	trace    httptrace.ClientTrace
 	read     atomic.Bool // by the first request

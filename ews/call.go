@@ -64,7 +64,7 @@ type operation struct {
 	read        bool          // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 	unparseable string        // the code of an answer that cannot be understood
 	first       bool          // other calls wait for this one
-	within      time.Duration // how long it may take, where that is less than of other calls; 0: as they
+	within      time.Duration // how long it may take, where other calls may take longer; 0: as long as they
 	// message reads one response message, which was just entered; it returns what is wrong with it, or nil.
 	message func(*scanner) *problem
 }

@@ -315,7 +315,8 @@ func newError(op, code, text string, asked time.Duration, cause error) *Error {
 	if asked > 0 {
 		f.After = min(asked, maxBackOff)
 	}
-	if text = proxy.Printable(text, maxServerText); text != "" {
+	text = proxy.Printable(text, maxServerText)
+	if text != "" {
 		f.Text += fmt.Sprintf("; the server says: %q", text)
 	}
 	return &Error{Fault: f}

@@ -18,8 +18,8 @@ const (
 	// MaxSubscriptions is how many subscriptions one stream may have ("How to: Maintain affinity between a group of subscriptions and the
 	// Mailbox server").
 	MaxSubscriptions = 200
-	// opening is how long a stream may take to answer at all: its first envelope is due at once. A mailbox that hangs, and as which it is
-	// opened, keeps the others of its group waiting no longer.
+	// opening is how long a stream may take to answer at all: its first envelope is due at once. If the mailbox that it is opened as hangs, it
+	// keeps the others of its group waiting no longer than this.
 	opening    = 10 * time.Second
 	maxMinutes = 30          // the schema's StreamingSubscriptionConnectionTimeoutType: 1 to 30
 	overtime   = time.Minute // how late a server may end a stream
