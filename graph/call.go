@@ -63,7 +63,7 @@ type operation struct {
 	secrets  []string // that no error may show
 	combines bool     // it may be made together with others
 	looks    bool     // it is a look-up of where the mailbox is
-	requests int      // that a batch makes of the mailbox at once; 0: it is one
+	requests int      // that a batch makes of the mailbox at once; 0: it is no batch
 	repeats  bool     // it changes nothing, so net/http may send it again where a kept connection turns out to be dead
 }
 
@@ -98,7 +98,8 @@ func (c *Client) call(ctx context.Context, op operation) (Answer, error) {
 			return a, err
 		}
 		wait := backoff.Jitter(e.Fault.After)
-		if waited += wait; waited > patience {
+		waited += wait
+		if waited > patience {
 			return a, err
 		}
 		if !pause.For(ctx, wait) {

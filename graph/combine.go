@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// busyListings is how many listings are under way where another one waits for company: while there are fewer, none waits.
+	// busyListings is how many listings have to be under way before another one waits for company.
 	busyListings = 4
 	// companyFor is how long it waits for that.
 	companyFor = 20 * time.Millisecond
@@ -155,10 +155,11 @@ func (c *Client) make(ctx context.Context, b *batch) bool {
 		return false
 	}
 	place, ok := c.o.Pace.Enter(ctx, pace.Listing, "", false)
-	if !ok || ctx.Err() != nil {
-		if ok {
-			place.Leave(pace.Failed)
-		}
+	if !ok {
+		return false
+	}
+	if ctx.Err() != nil {
+		place.Leave(pace.Failed)
 		return false
 	}
 	var got batchAnswer
@@ -175,8 +176,9 @@ func (c *Client) make(ctx context.Context, b *batch) bool {
 	if a.Ended.Sub(a.Began) >= slowBatch || err != nil {
 		c.combiner.separate(parts)
 	}
-	if e, ok := errors.AsType[*Error](err); !ok && err != nil || ok && !throttles(e.Fault) {
-		if ok && refusesBatches(e.Fault) {
+	e, typed := errors.AsType[*Error](err)
+	if err != nil && !(typed && throttles(e.Fault)) {
+		if typed && refusesBatches(e.Fault) {
 			c.combiner.stop()
 		}
 		return false // by itself each shows what is wrong with it

@@ -124,8 +124,8 @@ func TestListingsOfManyMailboxesGoTogetherAndFewDoNotWait(t *testing.T) {
 		if len(errs) != 0 || s.singles > busyListings || s.batches > 11 || s.largest > MaxItems || longest > time.Second {
 			t.Errorf("%v: %d requests and %d batches of up to %d, in %v", errs, s.singles, s.batches, s.largest, longest)
 		}
-		if c.combiner.underWay != 0 || len(c.gates.of) != 0 {
-			t.Errorf("%d are under way, %d gates", c.combiner.underWay, len(c.gates.of))
+		if c.combiner.underWay != 0 || len(c.gates.kept) != 0 {
+			t.Errorf("%d are under way, %d gates", c.combiner.underWay, len(c.gates.kept))
 		}
 	})
 }

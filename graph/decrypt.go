@@ -1,6 +1,6 @@
 package graph
 
-// Notifications with content: for whom Graph encrypts the messages in them, and how they are decrypted.
+// Notifications with content: the keys for which Graph encrypts the messages in them, and how they are decrypted.
 //
 // The key and its certificate are mailbell's own. They are in memory only and replaced every few weeks: after a restart the content of a
 // subscription that was made before cannot be decrypted, and its notifications are hints as any other, until the subscription is made anew.
@@ -29,8 +29,8 @@ import (
 
 const (
 	keyBits = 2048 // Graph takes 2,048 to 4,096
-	// rotation is how long new subscriptions are made for one key. Those that were lives on for LongestRich at most, and Graph may post for
-	// four hours more: so one former key is enough.
+	// rotation is how long new subscriptions are made for one key. Those that were made for it live on for LongestRich at most, and Graph may
+	// post for four hours more, so one former key is enough.
 	rotation = 21 * 24 * time.Hour
 	// certificateLife is how long a certificate says that it is valid: longer than any subscription that was made for it.
 	certificateLife = 90 * 24 * time.Hour
@@ -38,7 +38,7 @@ const (
 	maxSealedKey = 1 << 10
 )
 
-// Keys are for whom messages in notifications are encrypted: the present key, and the one before. It is safe for concurrent use.
+// Keys are the keys for which messages in notifications are encrypted: the present one, and the one before. It is safe for concurrent use.
 type Keys struct {
 	mu              sync.Mutex
 	present, former *key
@@ -51,8 +51,8 @@ type key struct {
 	made    time.Time
 }
 
-// Rich is for whom a new subscription has its messages encrypted now. The first call, and one every three weeks, makes a key, which takes a
-// tenth of a second.
+// Rich returns the certificate for which a new subscription has its messages encrypted now. The first call, and one every three weeks,
+// makes a key, which takes a tenth of a second.
 func (k *Keys) Rich() (Rich, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -80,8 +80,8 @@ const needsRead = "the app needs the application permission Mail.Read with the c
 // Sources: "Microsoft Graph error responses", "Create subscription", "Outlook service limits" on Microsoft Learn, and answers that were
 // reported to Microsoft.
 var table = []Row{
-	// What the server of a mailbox answers to the service of subscriptions stands in the text. The status of the whole was seen to be that,
-	// 400 or 403.
+	// The service of subscriptions passes on in its text what the server of a mailbox has answered to it. Its own status was seen to be the
+	// same, 400 or 403.
 	{Text: "[Status Code: TooManyRequests", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: soon,
 		Meaning: "the mailbox's server throttles the app"},
 	{Text: "[Status Code: ServiceUnavailable", As: CodeBehind, Scope: fault.Mailbox, Remedy: fault.Wait, After: shortly,

@@ -210,7 +210,7 @@ func TestAfterWhateverGraphDoesEachMailboxIsAnsweredOnceItIsWell(t *testing.T) {
 // nothingIsLeft sees to it that nothing is held back any more, nobody has a place, and that all is forgotten in time.
 func nothingIsLeft(t *testing.T, c *Client, mailboxes int) {
 	t.Helper()
-	for key, at := range c.gates.of {
+	for key, at := range c.gates.kept {
 		if at.open != 0 || len(at.queue) != 0 {
 			t.Errorf("the gate of %q: %+v", key, at)
 		}
@@ -232,7 +232,7 @@ func nothingIsLeft(t *testing.T, c *Client, mailboxes int) {
 	if h := c.gates.app; h.times > 0 || time.Now().Before(h.until) {
 		t.Errorf("all are held back: %+v", h)
 	}
-	if n := len(c.gates.of); n != 0 {
-		t.Errorf("%d gates are kept that say nothing: %+v", n, c.gates.of)
+	if n := len(c.gates.kept); n != 0 {
+		t.Errorf("%d gates are kept that are as good as new: %+v", n, c.gates.kept)
 	}
 }

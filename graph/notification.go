@@ -68,7 +68,7 @@ type notification struct {
 
 var errPost = errors.New("it is not a post of Microsoft Graph")
 
-// ParseNotifications reads a post, up to MaxNotifications of it. What it does not know it passes over, and so a notification that is not
+// ParseNotifications reads a post, up to MaxNotifications of it. It passes over what it does not know, and any notification that is not
 // what it should be: the others count.
 func ParseNotifications(r io.Reader) (Post, error) {
 	body, err := io.ReadAll(io.LimitReader(r, MaxNotifications+1))

@@ -41,7 +41,7 @@ type Subscription struct {
 	Rich            *Rich // the notifications have the messages in them, encrypted; nil: they have not
 }
 
-// Rich is for whom the messages in notifications are encrypted.
+// Rich is the certificate for which the messages in notifications are encrypted.
 type Rich struct {
 	Certificate   string // DER, in base64
 	CertificateID string // comes back with each notification, at most 128 characters

@@ -25,7 +25,8 @@ const (
 	atOnce = 4
 	// roomier is how long after a refusal of too much at once one more is tried.
 	roomier = time.Minute
-	// witnesses is how many mailboxes have to be refused within appWindow, and one of how many requests, until that is the app's.
+	// witnesses is how many mailboxes have to be refused within appWindow, and appShare one of how many requests, before that counts as the
+	// app's.
 	witnesses = 5
 	appShare  = 10
 	appWindow = 10 * time.Second
@@ -33,12 +34,12 @@ const (
 	// others wait at least.
 	probing = 10 * time.Second
 	probed  = 500 * time.Millisecond
-	// patience is how long a call waits while nothing is asked for of any mailbox. Of one mailbox no call waits for that: it would keep a
-	// worker that others need.
+	// patience is how long a call waits while nothing may be asked for of any mailbox. Where that is so for its mailbox only, it does not
+	// wait: it would keep a worker that others need.
 	patience = 30 * time.Second
 	// forgotten is how long after its gate opened again a mailbox, or the app, is taken as never refused.
 	forgotten = 10 * time.Minute
-	// maxGates bounds the mailboxes that are remembered for that: more than one instance listens to.
+	// maxGates bounds the mailboxes whose gates are remembered: more than one instance listens to.
 	maxGates = 20_000
 )
 
@@ -50,9 +51,9 @@ const ofSubscriptions = ""
 
 // gates are those of one app.
 type gates struct {
-	mu  sync.Mutex
-	of  map[string]*gate // by mailbox; a gate that says nothing is not kept
-	app hold
+	mu   sync.Mutex
+	kept map[string]*gate // by mailbox; a gate that is as good as new is not kept
+	app  hold
 
 	// What was answered since began: whether refusals are the app's.
 	began    time.Time
@@ -64,11 +65,11 @@ type gates struct {
 
 // gate of a mailbox.
 type gate struct {
-	room  int // requests that may be under way at once
-	open  int // requests under way
-	queue []*waiter
-	hold  hold
-	shut  time.Time // when room was made smaller, or a little larger again; zero: it is all there
+	room    int // requests that may be under way at once
+	open    int // requests under way
+	queue   []*waiter
+	hold    hold
+	resized time.Time // when room was last changed; zero: it is atOnce
 }
 
 type waiter struct {
@@ -84,8 +85,8 @@ type hold struct {
 	tested time.Time // when that one request was made; zero: there is none
 }
 
-// closed is how long nothing is to be asked for, or for how long to wait for the request that finds that out. tests: it is asked for that
-// request itself.
+// closed is for how long nothing is to be asked for, or how long to wait for the request that tests whether there are answers again. tests:
+// the caller is that request.
 func (h *hold) closed(now time.Time, tests bool) time.Duration {
 	switch {
 	case now.Before(h.until):
@@ -124,9 +125,10 @@ func (h *hold) accept(began time.Time) {
 	}
 }
 
-func newGates() gates { return gates{of: map[string]*gate{}, refused: map[string]struct{}{}} }
+func newGates() gates { return gates{kept: map[string]*gate{}, refused: map[string]struct{}{}} }
 
-// enter waits until there is room for n more requests at a gate. Where the gate is closed it has not entered. Its error is that of ctx.
+// enter waits until there is room for n more requests at a gate. Where the gate is closed, c says so, and they have not entered. Its error
+// is that of ctx.
 func (g *gates) enter(ctx context.Context, key string, n int) (c closing, err error) {
 	g.mu.Lock()
 	now := time.Now()
@@ -153,8 +155,8 @@ func (g *gates) enter(ctx context.Context, key string, n int) (c closing, err er
 	return closing{}, nil
 }
 
-// pass takes in that a request that has entered is made now, if that is still so: it may have waited since. again: it has passed before, and
-// may be the one that the others wait for.
+// pass lets a request that has entered be made, unless the gate was closed while it waited. again: it has passed before, and may be the one
+// that the others wait for.
 func (g *gates) pass(key string, again bool) closing {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -204,10 +206,10 @@ func (g *gates) leave(key string, n int, w *waiter) {
 
 // gate returns the gate of a mailbox. It is called with mu held.
 func (g *gates) gate(key string, now time.Time) *gate {
-	at := g.of[key]
+	at := g.kept[key]
 	if at == nil {
-		if len(g.of) >= maxGates {
-			for k := range g.of {
+		if len(g.kept) >= maxGates {
+			for k := range g.kept {
 				g.tidy(k, now.Add(forgotten))
 			}
 		}
@@ -215,22 +217,22 @@ func (g *gates) gate(key string, now time.Time) *gate {
 		if key == ofSubscriptions {
 			at.room = math.MaxInt // the pace bounds them
 		}
-		g.of[key] = at
+		g.kept[key] = at
 	}
-	if !at.shut.IsZero() && now.Sub(at.shut) >= roomier {
-		at.room, at.shut = at.room+1, now
+	if !at.resized.IsZero() && now.Sub(at.resized) >= roomier {
+		at.room, at.resized = at.room+1, now
 		if at.room >= atOnce {
-			at.shut = time.Time{}
+			at.resized = time.Time{}
 		}
 	}
 	return at
 }
 
-// tidy forgets a gate that says nothing. It is called with mu held.
+// tidy forgets a gate that is as good as new. It is called with mu held.
 func (g *gates) tidy(key string, now time.Time) {
-	at := g.of[key]
-	if at != nil && at.open == 0 && len(at.queue) == 0 && at.shut.IsZero() && now.Sub(at.hold.until) >= forgotten {
-		delete(g.of, key)
+	at := g.kept[key]
+	if at != nil && at.open == 0 && len(at.queue) == 0 && at.resized.IsZero() && now.Sub(at.hold.until) >= forgotten {
+		delete(g.kept, key)
 	}
 }
 
@@ -244,7 +246,7 @@ func (g *gates) room(key string) int {
 	return room
 }
 
-// note takes in how a request that began then ended. Where Graph has refused it for now, e says from then on how long nothing is asked for.
+// note takes in how a request that began then ended. Where Graph has refused it for now, note puts into e how long nothing is asked for.
 func (g *gates) note(key string, began time.Time, e *Error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -264,7 +266,7 @@ func (g *gates) note(key string, began time.Time, e *Error) {
 		}
 		return
 	case e.Fault.Code == CodeCrowded && key != ofSubscriptions:
-		at.room, at.shut = max(1, at.room/2), now
+		at.room, at.resized = max(1, at.room/2), now
 	}
 	f := e.Fault
 	f.After = at.hold.refuse(began, e.asked, now)

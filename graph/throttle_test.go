@@ -98,8 +98,8 @@ func TestOfAMailboxNoMoreIsAskedForAtOnceThanItAnswersAndOthersDoNotWait(t *test
 		if s.most[mara] != atOnce {
 			t.Errorf("%d at once", s.most[mara])
 		}
-		if len(c.gates.of) != 0 {
-			t.Errorf("%d gates are kept of mailboxes of which nothing is to be remembered", len(c.gates.of))
+		if len(c.gates.kept) != 0 {
+			t.Errorf("%d gates are kept of mailboxes of which nothing is to be remembered", len(c.gates.kept))
 		}
 	})
 }
@@ -120,8 +120,8 @@ func TestAWaitForAGateEndsWithItsContext(t *testing.T) {
 			t.Error(err)
 		}
 		calls.Wait()
-		if len(c.gates.of) != 0 {
-			t.Errorf("%+v", c.gates.of[mara])
+		if len(c.gates.kept) != 0 {
+			t.Errorf("%+v", c.gates.kept[mara])
 		}
 	})
 }
@@ -197,12 +197,12 @@ func TestWhoeverWasRefusedIsLeftAloneForLongerEachTimeWhateverRetryAfterSays(t *
 				t.Fatal(err)
 			}
 		}
-		if len(c.gates.of) != 1 {
+		if len(c.gates.kept) != 1 {
 			t.Fatal("it is forgotten at once that the mailbox was refused")
 		}
 		<-time.After(forgotten)
-		if _, err := c.Look(t.Context(), mara); err != nil || len(c.gates.of) != 0 {
-			t.Errorf("%d gates, %v", len(c.gates.of), err)
+		if _, err := c.Look(t.Context(), mara); err != nil || len(c.gates.kept) != 0 {
+			t.Errorf("%d gates, %v", len(c.gates.kept), err)
 		}
 	})
 }
@@ -428,7 +428,7 @@ func TestTheGatesAreBounded(t *testing.T) {
 				<-time.After(time.Minute)
 			}
 		}
-		if n := len(c.gates.of); n > maxGates {
+		if n := len(c.gates.kept); n > maxGates {
 			t.Errorf("%d gates", n)
 		}
 	})

@@ -40,7 +40,7 @@ const (
 	maxKeysAnswer = 256 << 10
 	// maxKeys bounds its keys; it has about six.
 	maxKeys = 100
-	// leastKeyBits is the length of a key that is too short to be believed.
+	// leastKeyBits is the length of the shortest key that is believed.
 	leastKeyBits = 2048
 	// maxToken bounds a token; a real one has some two kilobytes.
 	maxToken = 16 << 10
@@ -53,7 +53,7 @@ const CodeToken = "validation token"
 
 const opValidate = "check the validation token"
 
-// TokenOptions are whose validation tokens are good.
+// TokenOptions say whose validation tokens are good.
 type TokenOptions struct {
 	HTTP      http.RoundTripper // to the token service, without a credential
 	Authority string            // of the cloud, as in https://login.microsoftonline.com
@@ -113,7 +113,7 @@ func (t *Tokens) Check(ctx context.Context, tokens []string) error {
 	return others
 }
 
-// check says what is wrong with a token. anothers: nothing, and it is for another app or tenant.
+// check says what is wrong with a token. anothers: only that it is for another app or tenant.
 func (t *Tokens) check(ctx context.Context, token string) (anothers bool, err error) {
 	if len(token) > maxToken {
 		return false, refusedToken("it is too long")
