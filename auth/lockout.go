@@ -18,10 +18,9 @@ import (
 
 const (
 	maxRefusals = credential.MaxRefusals
-	// holdFor is the first pause, and every one for a password that has worked: Active Directory does not count sign-ins with a former
-	// password.
-	holdFor = credential.FirstPause
-	holdOn  = credential.LaterPause
+	// firstPause is also every later pause for a password that has worked: Active Directory does not count sign-ins with a former password.
+	firstPause = credential.FirstPause
+	laterPause = credential.LaterPause
 	// slowTry is after how long without an answer another request tries the password too. A directory refuses within a second, so that one
 	// waits for what was asked: for a mailbox whose store hangs, all the others must not wait.
 	slowTry = 3 * time.Second
@@ -46,9 +45,9 @@ const (
 // all open requests; Active Directory does not count sign-ins with the former password.
 type lockout struct {
 	mu     sync.Mutex
-	works  bool           // the last answer was a yes
-	proven bool           // one was
-	failed int            // refusals since the last yes
+	works  bool           // the last answer was that it is right
+	proven bool           // one answer was
+	failed int            // refusals since then
 	places map[string]int // that refused it since then, and how often
 	next   time.Time      // not before this; zero until failed has reached maxRefusals
 	tries  int            // under way
@@ -61,8 +60,8 @@ func (l *lockout) enter(ctx context.Context) (done func(signIn), err error) {
 	return l.enterAt(ctx, "")
 }
 
-// enterAt is enter for a sign-in at a place: a mailbox, or a service beside EWS. Where the password has worked, one place that refuses it
-// again and again has said so once: that is not what a changed password looks like, and must not hold the others.
+// enterAt is enter for a sign-in at a place: a mailbox, or a service beside EWS. Where the password has worked, a place that refuses it
+// again and again counts once: that is not what a changed password looks like, and must not hold back the others.
 func (l *lockout) enterAt(ctx context.Context, place string) (done func(signIn), err error) {
 	if l == nil {
 		return func(signIn) {}, nil
@@ -124,9 +123,9 @@ func (l *lockout) leave(place string, s signIn, slow *time.Timer) {
 	}
 	// A refusal of a request that was open when the pause began does not prolong it. The directory may have counted a try without an answer.
 	if now := time.Now(); l.failed >= maxRefusals && !now.Before(l.next) {
-		hold := holdFor
+		hold := firstPause
 		if s == refused && !l.proven && !l.next.IsZero() {
-			hold = holdOn
+			hold = laterPause
 		}
 		l.next = now.Add(hold)
 	}

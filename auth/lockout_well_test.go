@@ -18,7 +18,7 @@ import (
 func TestAfterWhateverADirectorySaysEachCallerIsSignedInOnceItTakesThePassword(t *testing.T) {
 	const (
 		sickFor = 3 * time.Hour
-		within  = holdOn + holdOn/4 + 2*time.Minute // who asks comes back up to a minute after the pause
+		within  = laterPause + laterPause/4 + 2*time.Minute // who asks comes back up to a minute after the pause
 	)
 	sicktest.Play(t, 20, func(t *testing.T, seed uint64, dice *sicktest.Dice) {
 		l := &lockout{}

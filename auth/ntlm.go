@@ -4,16 +4,13 @@ package auth
 // connections, with one request at a time on each.
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,13 +22,9 @@ import (
 	"github.com/mailbell/mailbell/proxy"
 )
 
-const (
-	// maxTries bounds the new connections for one request: a server that restarts needs a second, and a load balancer that closes
-	// connections during the sign-in closes each one.
-	maxTries = 3
-	// maxOffer bounds a server's list of schemes in an error.
-	maxOffer = 100
-)
+// maxTries bounds the new connections for one request: a server that restarts needs a second, and a load balancer that closes connections
+// during the sign-in closes each one.
+const maxTries = 3
 
 // The codes of errors of a server's NTLM, in fault.Error.Code.
 const (
@@ -385,10 +378,11 @@ type ntlmCall struct {
 func (c *ntlmCall) send(on *ntlmConn, authorization string) (*http.Response, error) {
 	r := c.Request
 	if c.used {
-		var err error
-		if r, err = repeat(r); err != nil {
+		repeated, err := repeat(r)
+		if err != nil {
 			return nil, err
 		}
+		r = repeated
 	}
 	if authorization != "" {
 		// RoundTrip must not change the request that it was given.
@@ -434,79 +428,4 @@ func (b *ntlmBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.done()
 	return err
-}
-
-// offers are the schemes of a WWW-Authenticate header, with what follows each.
-type offers [][2]string
-
-// readOffers reads them from one line each or from a list.
-func readOffers(h http.Header) (list offers) {
-	for _, line := range h.Values("WWW-Authenticate") {
-		for offer := range elements(line) {
-			scheme, rest, _ := strings.Cut(strings.TrimSpace(offer), " ")
-			list = append(list, [2]string{scheme, strings.TrimSpace(rest)})
-		}
-	}
-	return list
-}
-
-// elements are those of a list (RFC 9110 section 5.6.1): a comma within quotes ends none, so that no realm can contain a scheme.
-func elements(line string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		quoted, escaped, from := false, false, 0
-		for i := range len(line) {
-			switch c := line[i]; {
-			case escaped:
-				escaped = false
-			case c == '\\' && quoted:
-				escaped = true
-			case c == '"':
-				quoted = !quoted
-			case c == ',' && !quoted:
-				if !yield(line[from:i]) {
-					return
-				}
-				from = i + 1
-			}
-		}
-		yield(line[from:])
-	}
-}
-
-func (o offers) scheme(scheme string) bool {
-	return slices.ContainsFunc(o, func(offer [2]string) bool { return strings.EqualFold(offer[0], scheme) })
-}
-
-// challenge returns the CHALLENGE that comes with a scheme; nil if there is none, for example if Negotiate means Kerberos.
-func (o offers) challenge(scheme string) []byte {
-	for _, offer := range o {
-		message, err := base64.StdEncoding.DecodeString(offer[1])
-		if strings.EqualFold(offer[0], scheme) && err == nil && bytes.HasPrefix(message, challengeStart) {
-			return message
-		}
-	}
-	return nil
-}
-
-// evidence is what a host shows that offers this.
-func (o offers) evidence(host string) fault.Evidence {
-	e := fault.Evidence{Host: proxy.Printable(host, maxHostText), Status: http.StatusUnauthorized}
-	for _, offer := range o {
-		e.Offers = append(e.Offers, proxy.Printable(offer[0], maxOffer))
-	}
-	if len(o) == 0 {
-		e.Detail = fault.NoChallenge
-	}
-	return e
-}
-
-func (o offers) String() string {
-	var names []string
-	for _, offer := range o {
-		names = append(names, offer[0])
-	}
-	if names == nil {
-		return "no sign-in at all"
-	}
-	return proxy.Printable(strings.Join(names, ", "), maxOffer)
 }

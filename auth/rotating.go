@@ -62,8 +62,8 @@ func newInner(c Credential) *inner {
 }
 
 // Offer makes c the candidate, instead of an earlier one. Later requests try it, one at a time; if it does not work, the request is sent
-// with the current credential, unless that could do twice what it asks for. When the candidate has worked, it is the current credential, and the former one is closed; answers that
-// are still being read are not affected. The Rotating closes c.
+// with the current credential, unless that could do twice what it asks for. When the candidate has worked, it is the current credential,
+// and the former one is closed; answers that are still being read are not affected. The Rotating closes c.
 func (r *Rotating) Offer(c Credential) {
 	r.mu.Lock()
 	closed := r.current == nil
