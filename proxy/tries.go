@@ -26,17 +26,17 @@ const (
 	refused
 )
 
-// tries are those of one password. Until it has worked, one connection at a time tries it for a target, and never more than could be refused
-// before the pause; the others wait. From then on nobody does, nor before for a target that the proxy lets mailbell through to, whether it asks
-// for the password there or not. A nil *tries has no limit.
+// tries are those of one password. Until it has worked, one connection at a time tries it for a target, and never more than could be
+// refused before the pause; the others wait. Once it has worked nobody waits, nor before that for a target that the proxy has let mailbell
+// through to, with or without looking at the password. A nil *tries has no limit.
 type tries struct {
 	mu      sync.Mutex
 	worked  bool
 	open    map[string]bool // targets that were let through to
 	refused int
 	next    time.Time // not before this
-	// pauses are of targets, until when. Some proxies ask for another password where only the target is not allowed: then it is tried with
-	// the others.
+	// pauses are until when a target is not tried. Some proxies ask for another password where only the target is not allowed: then the others
+	// are tried.
 	pauses map[string]time.Time
 	trying map[string]bool // the targets of the tries under way
 	ended  chan struct{}   // closed when one of them ends
