@@ -255,14 +255,14 @@ func ofOneUser(e *fault.Error) bool {
 	return e.Scope == fault.Mailbox || e.Code == CodeUnread || e.Code == CodeFault || strings.HasPrefix(e.Code, errorCode(""))
 }
 
-// follow asks at e, and follows its redirects until there is an answer for the address. It returns the endpoint that answered first, for
-// other users.
+// follow asks at e, and follows its redirects until there is an answer for the address. It also returns the endpoint at which other users
+// are asked for: behind redirects of every user, before those of this one.
 func (s *search) follow(ctx context.Context, e endpoint, address string) (answer, endpoint, *fault.Error) {
 	chain := map[string]bool{}
 	at, personal := e, false
 	var refused *fault.Error // why no credentials are sent to e; nil: they are
 	for {
-		open := refused != nil // whether who led to e was asked without
+		open := refused != nil // who led to e was asked without credentials
 		refused = s.allowed(e.url)
 		if refused != nil && !s.bare(e.url, address) {
 			if open && !refused.Elsewhere {
@@ -296,7 +296,7 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			}
 			return answer{}, endpoint{}, err
 		}
-		if a.redirectURL == "" && refused != nil { // else whose mail is read would be decided by who got no credentials
+		if a.redirectURL == "" && refused != nil { // else a host that got no credentials would decide whose mail is read
 			return answer{}, endpoint{}, &fault.Error{Op: op, Code: codeOpen, Scope: fault.Server, Remedy: fault.Wait}
 		}
 		if a.redirectURL == "" {
@@ -310,7 +310,8 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			return answer{}, endpoint{}, err
 		}
 		e = e.to(a.redirectURL)
-		if personal = personal || !a.moved; !personal {
+		personal = personal || !a.moved
+		if !personal {
 			at = e
 		}
 	}
@@ -379,7 +380,8 @@ func valid(u string) (parsed *url.URL, ok bool) {
 
 // hop counts a redirect.
 func (s *search) hop() *fault.Error {
-	if s.hops++; s.hops > maxHops {
+	s.hops++
+	if s.hops > maxHops {
 		return loop(fmt.Sprintf("redirected more than %d times", maxHops))
 	}
 	return nil

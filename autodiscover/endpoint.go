@@ -21,8 +21,8 @@ const (
 // maxKnown bounds the endpoints that are remembered: an entry has a handful of domains, and a hostile server can name any number.
 const maxKnown = 1000
 
-// learntFor is how long it counts what was learnt of a server. A failure of a moment must not have all users asked for by POX, or in smaller
-// batches, for good; and another server may answer for the domain by then.
+// learntFor is how long what was learnt of a server counts. After a passing failure all users would otherwise be asked for by POX, or in
+// smaller batches, for good; and by then another server may answer for the domain.
 const learntFor = time.Hour
 
 // maxWalks bounds the searches that ask the candidates of a domain at the same time after one of them did not find its own user. One after

@@ -201,8 +201,9 @@ func serverError(code, message string) *fault.Error {
 
 // quoted appends the server's own text.
 func quoted(text, words string) string {
-	if words = printable(words); words != "" {
-		text += fmt.Sprintf("; the server answered: %q", words)
+	words = printable(words)
+	if words == "" {
+		return text
 	}
-	return text
+	return text + fmt.Sprintf("; the server answered: %q", words)
 }

@@ -124,7 +124,7 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 			}
 			at = r.location
 		case r.status == http.StatusUnauthorized && (r.exchange || s.o.URL != ""): // who names a server vouches for it
-			s.enter(ctx, Finding{URL: at, Offers: r.shows.Offers, How: "Autodiscover at " + hostOf(at)}, parsed)
+			s.note(ctx, Finding{URL: at, Offers: r.shows.Offers, How: "Autodiscover at " + hostOf(at)}, parsed)
 			return
 		default:
 			s.miss(at, status(r.status, fault.Server, fault.Wait))
@@ -134,9 +134,9 @@ func (s *surveyor) knock(ctx context.Context, u string) {
 	s.miss(u, loop("the URL is redirected in a circle"))
 }
 
-// enter notes an Exchange, and what its Autodiscover V2 says without a password, which Exchange 2016 and later have: the URL of EWS, or that
+// note notes an Exchange, and what its Autodiscover V2 says without a password, which Exchange 2016 and later have: the URL of EWS, or that
 // the mailbox was moved to the cloud.
-func (s *surveyor) enter(ctx context.Context, p Finding, host *url.URL) {
+func (s *surveyor) note(ctx context.Context, p Finding, host *url.URL) {
 	defer func() { s.found.Findings = append(s.found.Findings, p) }()
 	u := host.Scheme + "://" + host.Host + v2Path + url.PathEscape(s.address) + "?Protocol=EWS"
 	r, failed := s.request(ctx, s.o.Plain, http.MethodGet, u, http.Header{"Accept": {"application/json"}}, nil)
