@@ -1,7 +1,8 @@
 // Package check tries everything that the service needs, and says what is wrong and what to do about it.
 //
 //   - way.go: all steps of an alert, for the command line and the API
-//   - check.go: everything else that an installation needs, one check after the other
+//   - check.go: everything else that an installation (installation.go) needs, one check after the other; hosts.go: its hosts and their clocks;
+//     accounts.go: its listener accounts; graph.go: what Microsoft Graph lets it read
 //   - breakages.go: the one table of what goes wrong in practice, how it shows, and what to do about it; advice.go looks up in it
 //   - plan.go: what a number of mailboxes needs, and how to set up Exchange for it
 package check
@@ -11,8 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -22,8 +21,6 @@ import (
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/internal/permissions"
 	"github.com/mailbell/mailbell/internal/quantity"
-	"github.com/mailbell/mailbell/mail"
-	"github.com/mailbell/mailbell/proxy"
 )
 
 // State is the result of a check.
@@ -47,118 +44,6 @@ type Result struct {
 	Found  string        // what is worth knowing where all is well: where a mailbox is
 	Error  string        // what came back; for a check that was skipped, why; empty where all is well
 	Advice string        // what to do about it
-}
-
-// Installation is what a configuration describes, built and not started, for Run to try.
-type Installation struct {
-	Config    string   // its file; empty: it and its files are not looked at
-	Doubts    []string // the warnings of the configuration itself, for example about an expires that is too far ahead
-	Files     []File
-	Proxy     string // host:port of the proxy; empty: none
-	Entries   []Entry
-	Topics    []Topic
-	APNs      Prober
-	Webhooks  []Webhook
-	Listen    []Address             // where mailbell is to listen; a running mailbell has the ports
-	State     *Attempt              // at opening and reading the state store; nil: a running mailbell holds it
-	Running   *Running              // nil: none
-	Callbacks *Callbacks            // nil: nobody listens by push
-	Expiry    func() []expiry.Entry // after the checks before, so that the certificates of servers are among them
-	// Way finds mailboxes; its Enrolments and Push are needed only for a test alert.
-	Way Way
-	// NoEnrolments says why the enrolments cannot be read; nil: they can.
-	NoEnrolments error
-	// Beyond are mailboxes that mailbell is not to be able to read.
-	Beyond []string
-}
-
-// Callbacks are how Exchange reaches mailbell.
-type Callbacks struct {
-	URL   string                          // without a secret
-	Reach func(ctx context.Context) error // calls it from here; nil: it cannot be tried
-	Not   string                          // why it cannot
-	At    string                          // host:port at which they are waited for, until the check is over; empty: nowhere
-}
-
-// Address is an address that mailbell listens on.
-type Address struct {
-	Key  string // of the configuration
-	Host string // host:port
-}
-
-// Attempt is the result of something that had to be tried before everything else.
-type Attempt struct {
-	Took time.Duration
-	Err  error
-}
-
-// Running is the mailbell that runs with the same configuration. It has the state, so it looks devices up and sends them test alerts.
-type Running struct {
-	At         string      // where it answers
-	Standby    string      // why it does not hold the state; empty: it does
-	Conditions []Condition // what is wrong there now
-	// Test has it try all steps for a device. Its error says why it tried none.
-	Test func(ctx context.Context, device string) (Report, error)
-}
-
-// File is a file that the configuration names.
-type File struct {
-	Key    string // exchange[0].listener_accounts[0].basic.password_file
-	Path   string
-	Secret bool // not for everybody to read
-}
-
-// Entry is an exchange entry.
-type Entry struct {
-	Name     string
-	Online   bool
-	Graph    bool // its mailboxes are reached by Microsoft Graph
-	Domains  []string
-	EWS      string         // its URL; empty: told by Autodiscover
-	Guess    string         // the URL that EWS usually has, on the host of a configured Autodiscover; empty: there is none
-	Hosts    []string       // host:port of what is configured or sure to be asked: EWS, Autodiscover
-	Outbound proxy.Settings // as its accounts connect to them
-	// Authority is host:port of Entra ID; empty: no account needs it. It is connected to by Tokens.
-	Authority string
-	Tokens    proxy.Settings
-	Accounts  []Account
-}
-
-// Account is a listener account.
-type Account struct {
-	Name       string
-	Method     string // its authentication method, by its name in the configuration
-	ByToken    bool   // its credential gets tokens of Entra ID
-	Credential auth.Credential
-	Exchange   Exchange
-	Pusher     Pusher // nil: it listens by streams, or its callbacks cannot be tried
-	// NoCallbacks says why no callback can be waited for here, where it listens by push or by Microsoft Graph; empty: one can.
-	NoCallbacks string
-	Finder      Finder // nil: the URL of EWS is configured
-}
-
-// Finder finds the location of a mailbox; *autodiscover.Client is one.
-type Finder interface {
-	Find(ctx context.Context, address string) (mail.Location, error)
-}
-
-// Topic is an apns entry.
-type Topic struct {
-	Topic, Environment string
-	Host               string         // host:port of APNs
-	Outbound           proxy.Settings // as it is connected to
-}
-
-// Prober asks APNs whether it accepts the credential of a topic; *push.Sender is one. Its error is a *fault.Error.
-type Prober interface {
-	Probe(ctx context.Context, topic, environment string) error
-}
-
-// Webhook is a receiver of events.
-type Webhook struct {
-	Name  string
-	Event string                          // that is posted to it, and tells nothing
-	Try   func(ctx context.Context) error // posts it
 }
 
 const (
@@ -234,12 +119,6 @@ type runner struct {
 	at       Route // of the mailbox; without an account: not found, or no mailbox is given
 	skews    []skew
 	signedIn map[string]firstSignIn // by "entry/account"
-}
-
-// skew is by how much the clock of a host is ahead of ours.
-type skew struct {
-	host string
-	by   time.Duration
 }
 
 // doubt is an error for a warning: the thing works, and somebody should look at it.
@@ -342,120 +221,12 @@ func readable(f File) error {
 	return nil
 }
 
-// reachProxy connects to the proxy. The checks of the hosts show whether it connects mailbell to them.
-func (r *runner) reachProxy(ctx context.Context) {
-	r.try(ctx, "proxy", "connecting to "+r.Proxy, Circumstances{Step: StepProxy}, func(ctx context.Context) error {
-		c, err := (&net.Dialer{Timeout: checkTimeout}).DialContext(ctx, "tcp", r.Proxy)
-		if err != nil {
-			return &fault.Error{Op: "connect", Code: proxy.CodeProxy, Scope: fault.Server, Remedy: fault.Wait, Text: "the proxy " + r.Proxy + " cannot be reached", Err: err,
-				Evidence: fault.Evidence{Peer: fault.Proxy, Detail: fault.ProxyAway}}
-		}
-		return c.Close()
-	})
-}
-
-// reach looks up the hosts of an entry and connects to them.
-func (r *runner) reach(ctx context.Context, name string, e Entry) {
-	for _, host := range e.Hosts {
-		r.shake(ctx, name, host, fault.Unknown, e.Online, e.Outbound)
-	}
-	if e.Authority != "" {
-		r.shake(ctx, name, e.Authority, fault.TokenService, e.Online, e.Tokens)
-	}
-}
-
-// shake looks a host up and connects to it. of says whose it is: the advice depends on it.
-func (r *runner) shake(ctx context.Context, name, host string, of fault.Peer, online bool, out proxy.Settings) {
-	if !r.lookUp(ctx, name, host, of, out) {
-		return
-	}
-	t := out.Transport()
-	defer t.CloseIdleConnections()
-	r.try(ctx, name+": TLS "+host, "connecting to "+host+" and verifying its certificate", Circumstances{Online: online}, func(ctx context.Context) error {
-		return r.greet(ctx, t, host, of)
-	})
-}
-
-// lookUp looks a host up, unless the proxy does.
-func (r *runner) lookUp(ctx context.Context, name, host string, of fault.Peer, out proxy.Settings) bool {
-	bare, _, err := net.SplitHostPort(host)
-	if err != nil {
-		bare = host
-	}
-	if net.ParseIP(bare) != nil {
-		return true
-	}
-	if out.Proxy != nil && out.Proxy.For(&http.Request{URL: &url.URL{Scheme: "https", Host: host}}) != nil {
-		return true // it looks the name up
-	}
-	return r.try(ctx, name+": DNS "+bare, "looking up "+bare, Circumstances{}, func(ctx context.Context) error {
-		if _, err := net.DefaultResolver.LookupHost(ctx, bare); err != nil {
-			return proxy.Explain("look up", err).From(of)
-		}
-		return nil
-	})
-}
-
-// greet makes a request to a host. Any answer over TLS is enough; its Date is kept.
-func (r *runner) greet(ctx context.Context, t http.RoundTripper, host string, of fault.Peer) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+host+"/", nil)
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return proxy.Explain("connect to "+host, err).From(of)
-	}
-	resp.Body.Close()
-	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		ours := began.Add(time.Since(began) / 2)
-		r.skews = append(r.skews, skew{host, date.Sub(ours)})
-	}
-	return nil
-}
-
-// clocks compares the clocks of the servers with ours.
-func (r *runner) clocks() {
-	if len(r.skews) == 0 {
-		return
-	}
-	var wrong []string
-	for _, s := range r.skews {
-		if s.by.Abs() > MaxSkew {
-			wrong = append(wrong, s.host+" is "+apart(s.by))
-		}
-	}
-	var err error
-	if wrong != nil {
-		err = doubt{clocksDiffer(strings.Join(wrong, ", that of "))}
-	}
-	r.tell("clock", "comparing the Date of the servers with this machine's clock", 0, Circumstances{}, err)
-}
-
-// ClocksDiffer is the error of servers whose clock is ahead of ours by so much, or behind.
-func ClocksDiffer(whose string, by time.Duration) *fault.Error {
-	return clocksDiffer(whose + " is " + apart(by))
-}
-
-func clocksDiffer(how string) *fault.Error {
-	return &fault.Error{Op: "compare clocks", Code: codeClock, Scope: fault.Server, Remedy: fault.Fix, Text: "the clock of " + how}
-}
-
-// apart says how far a clock is from ours.
-func apart(by time.Duration) string {
-	where := "ahead of"
-	if by < 0 {
-		where = "behind"
-	}
-	return fmt.Sprintf("%s %s this machine's", by.Abs().Round(time.Second), where)
-}
-
 // locate finds the mailbox.
 func (r *runner) locate(ctx context.Context) {
 	r.find(ctx, "mailbox "+r.mailbox+": location", tries[StepLocation], Circumstances{Step: StepLocation}, func(ctx context.Context) (string, error) {
 		var err error
-		if r.at, err = r.Way.Locate(ctx, r.mailbox, ""); err != nil {
+		r.at, err = r.Way.Locate(ctx, r.mailbox, "")
+		if err != nil {
 			return "", err
 		}
 		p := r.at.Location
@@ -587,11 +358,12 @@ func (r *runner) testDevice(ctx context.Context, device string) {
 	case r.Running != nil:
 		by = ", by the mailbell that runs at " + r.Running.At
 		began := time.Now()
-		var err error
-		if report, err = r.Running.Test(ctx, device); err != nil {
+		tested, err := r.Running.Test(ctx, device)
+		if err != nil {
 			r.tell(name, "a test notification"+by, time.Since(began), Circumstances{}, err)
 			return
 		}
+		report = tested
 	case r.NoEnrolments != nil:
 		r.tell(name+": "+StepEnrolment, tries[StepEnrolment], 0, Circumstances{Step: StepState}, r.NoEnrolments)
 		return

@@ -130,11 +130,13 @@ func (w Way) Walk(ctx context.Context, device string) Report {
 	ctx, cancel := context.WithTimeout(ctx, wayTimeout)
 	defer cancel()
 	r := &walk{ctx: ctx, way: w}
-	d, ok := subscriptions.Device{}, false
-	if !r.step(StepEnrolment, func() (err error) {
-		if d, ok = w.Enrolments.Device(device); !ok {
+	var d subscriptions.Device
+	if !r.step(StepEnrolment, func() error {
+		enrolled, ok := w.Enrolments.Device(device)
+		if !ok {
 			return ErrNotEnrolled
 		}
+		d = enrolled
 		return nil
 	}) {
 		return r.report
