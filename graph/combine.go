@@ -89,8 +89,15 @@ func (c *combiner) join(op operation) (b *batch, p *part, first bool) {
 	return b, p, first
 }
 
-// begin ends the time in which others may join, and says which listings go.
-func (c *combiner) begin(b *batch) []*part {
+// gather waits for company, ends the time in which others may join, and returns the listings that go.
+func (c *combiner) gather(ctx context.Context, b *batch) []*part {
+	late := time.NewTimer(companyFor)
+	defer late.Stop()
+	select {
+	case <-b.full:
+	case <-late.C:
+	case <-ctx.Done():
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.next == b {
@@ -143,14 +150,7 @@ func (c *Client) combine(ctx context.Context, op operation) (ok bool, a Answer, 
 
 // make waits for company and makes a batch. false: there was none, or each is to be made by itself.
 func (c *Client) make(ctx context.Context, b *batch) bool {
-	late := time.NewTimer(companyFor)
-	defer late.Stop()
-	select {
-	case <-b.full:
-	case <-late.C:
-	case <-ctx.Done():
-	}
-	parts := c.combiner.begin(b)
+	parts := c.combiner.gather(ctx, b)
 	if ctx.Err() != nil || len(parts) == 1 {
 		return false
 	}
@@ -183,16 +183,21 @@ func (c *Client) make(ctx context.Context, b *batch) bool {
 		}
 		return false // by itself each shows what is wrong with it
 	}
+	c.handOut(parts, a, &got, err)
+	return true
+}
+
+// handOut gives each listing of a batch its part of the answer. whole is what is wrong with all of them.
+func (c *Client) handOut(parts []*part, a Answer, got *batchAnswer, whole error) {
 	for i, p := range parts {
 		p.a = a
-		e := partOf(p.op, got.find(i), err)
+		e := partOf(p.op, got.find(i), whole)
 		if e != nil {
 			e.RequestID = a.RequestID
 			p.err = e
 		}
 		c.gates.note(p.op.gate(), a.Began, e)
 	}
-	return true
 }
 
 // refusesBatches says whether an error is one of the batch, whatever is in it.
