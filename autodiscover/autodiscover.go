@@ -278,26 +278,9 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			return answer{}, endpoint{}, &fault.Error{Op: op, Code: codeAsked, Scope: fault.Server, Remedy: fault.Wait}
 		}
 		s.asked[key], chain[e.url] = true, true
-		ask := s.askPOX
-		if e.soap {
-			ask = s.askSOAP
-		}
-		a, err := ask(ctx, e.url, address)
-		if err == nil && a.ewsURL == "" && a.redirectAddr == "" && a.redirectURL == "" && !s.o.Online { // in the cloud V2 has it
-			err = &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix,
-				Text: "the server knows the mailbox, but gives no URL of EWS for it"}
-		}
+		a, err := s.ask(ctx, e, address, refused != nil)
 		if err != nil {
-			if err.Code == codeRefused {
-				s.refusals++
-			}
-			if refused != nil {
-				err = unsigned(err)
-			}
 			return answer{}, endpoint{}, err
-		}
-		if a.redirectURL == "" && refused != nil { // else a host that got no credentials would decide whose mail is read
-			return answer{}, endpoint{}, &fault.Error{Op: op, Code: codeOpen, Scope: fault.Server, Remedy: fault.Wait}
 		}
 		if a.redirectURL == "" {
 			a.how = e.String()
@@ -315,6 +298,31 @@ func (s *search) follow(ctx context.Context, e endpoint, address string) (answer
 			at = e
 		}
 	}
+}
+
+// ask asks once at e; open: without credentials.
+func (s *search) ask(ctx context.Context, e endpoint, address string, open bool) (answer, *fault.Error) {
+	ask := s.askPOX
+	if e.soap {
+		ask = s.askSOAP
+	}
+	a, err := ask(ctx, e.url, address)
+	if err == nil && a.ewsURL == "" && a.redirectAddr == "" && a.redirectURL == "" && !s.o.Online { // in the cloud V2 has it
+		err = &fault.Error{Op: op, Code: CodeNoURL, Scope: fault.Mailbox, Remedy: fault.Fix,
+			Text: "the server knows the mailbox, but gives no URL of EWS for it"}
+	}
+	if err != nil && err.Code == codeRefused {
+		s.refusals++
+	}
+	switch {
+	case err != nil && open:
+		return answer{}, unsigned(err)
+	case err != nil:
+		return answer{}, err
+	case open && a.redirectURL == "": // else a host that got no credentials would decide whose mail is read
+		return answer{}, &fault.Error{Op: op, Code: codeOpen, Scope: fault.Server, Remedy: fault.Wait}
+	}
+	return a, nil
 }
 
 // unsigned is an error of a host that was asked without credentials. What it says of a mailbox it says to anybody: the machines of web

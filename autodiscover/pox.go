@@ -137,7 +137,12 @@ func parse(b []byte) (answer, *fault.Error) {
 	case !strings.EqualFold(action, "settings"):
 		return answer{}, &fault.Error{Op: op, Code: CodeUnread, Scope: fault.Server, Remedy: fault.Wait, Text: "its answer has an unknown action"}
 	}
-	a := answer{primary: text(child(response, "User"), "AutoDiscoverSMTPAddress")}
+	return accountSettings(account, text(child(response, "User"), "AutoDiscoverSMTPAddress")), nil
+}
+
+// accountSettings reads the settings of an account: above all its URLs of EWS, in the order of their protocols.
+func accountSettings(account *etree.Element, primary string) answer {
+	a := answer{primary: primary}
 	protocols := map[string][]*etree.Element{}
 	for _, p := range children(account, "Protocol") {
 		t := strings.ToUpper(text(p, "Type"))
@@ -155,7 +160,7 @@ func parse(b []byte) (answer, *fault.Error) {
 		}
 	}
 	if a.ewsURL != "" {
-		return a, nil
+		return a
 	}
 	for _, web := range protocols["WEB"] {
 		for _, p := range []*etree.Element{web, child(child(web, "External"), "Protocol"), child(child(web, "Internal"), "Protocol")} {
@@ -167,7 +172,7 @@ func parse(b []byte) (answer, *fault.Error) {
 			a.name(text(p, "ASUrl"))
 		}
 	}
-	return a, nil
+	return a
 }
 
 // errorCode is the code of an error that the server gave by its own code.
