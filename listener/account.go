@@ -1,6 +1,6 @@
 package listener
 
-// A listener account at work: its calls are made where it may, and what they end with is noted (health.go).
+// A listener account at work. Its calls are made unless it is blocked, and how they end is noted (health.go).
 
 import (
 	"context"
@@ -20,8 +20,8 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// account is a listener account at work. What Autodiscover refuses holds look-ups only: EWS may work all the same. What EWS refuses does not
-// hold what is done by Graph, and the other way round.
+// account is a listener account at work. A refusal by Autodiscover holds up look-ups only, for EWS may work all the same. A refusal by EWS
+// does not hold up what is done by Graph, nor the other way round.
 type account struct {
 	*Account
 	entry   *entry
@@ -31,16 +31,16 @@ type account struct {
 	byGraph *way // nil: there is no Graph
 }
 
-// way is how an account reaches mailboxes, and listens to them.
+// way is one of the two ways in which an account reaches mailboxes and listens to them: EWS, or Graph.
 type way struct {
 	account   *account
 	source    Source
 	calls     *health
 	listening kind
-	links     atomic.Int64 // mailboxes that are read so
+	links     atomic.Int64 // mailboxes that are read this way
 }
 
-// way is that by which a location is reached.
+// way is the one by which a location with item ids of this source is reached.
 func (a *account) way(s mail.Source) *way {
 	if s == mail.Graph {
 		return a.byGraph
@@ -48,7 +48,7 @@ func (a *account) way(s mail.Source) *way {
 	return a.byEWS
 }
 
-// lister lists the Inbox at a location where the mailbox is not read yet.
+// lister lists the Inbox at a location from which the inbox does not read yet.
 func (w *way) lister(at mail.Location) inbox.Lister {
 	return func(ctx context.Context, p inbox.Part) (inbox.Page, error) {
 		call, err := w.calls.begin(at.Primary)
@@ -111,7 +111,7 @@ func newAccount(l *Listener, e *entry, a *Account, metrics *streaming.Metrics) *
 	return n
 }
 
-// mailboxes is how many are read so.
+// mailboxes is how many are read this way.
 func (w *way) mailboxes() int { return int(w.links.Load()) }
 
 // left says whether all mailboxes of the account have gone over from this way to the other.
@@ -145,7 +145,7 @@ func (a *account) blocked(by mail.Source) *fault.Error {
 // guarded is the account as a streaming.Server, and a callbacks.Server.
 type guarded struct{ *account }
 
-// Subscribe makes a subscription, where the account may.
+// Subscribe makes a subscription, unless the account is blocked.
 func (g guarded) Subscribe(ctx context.Context, at mail.Location, a streaming.Affinity) (id, cookie string, err error) {
 	call, err := g.byEWS.calls.begin(at.Primary)
 	if err != nil {
@@ -156,7 +156,7 @@ func (g guarded) Subscribe(ctx context.Context, at mail.Location, a streaming.Af
 	return id, cookie, call.note(err)
 }
 
-// SubscribePush makes a push subscription, where the account may.
+// SubscribePush makes a push subscription, unless the account is blocked.
 func (g guarded) SubscribePush(ctx context.Context, at mail.Location, a callbacks.Affinity, p ews.Push) (callbacks.Subscribed, error) {
 	call, err := g.byEWS.calls.begin(at.Primary)
 	if err != nil {
@@ -166,7 +166,7 @@ func (g guarded) SubscribePush(ctx context.Context, at mail.Location, a callback
 	return s, call.note(err)
 }
 
-// Unsubscribe gives a subscription back, where the account may.
+// Unsubscribe gives a subscription back, unless the account is blocked.
 func (g guarded) Unsubscribe(ctx context.Context, at mail.Location, a streaming.Affinity, id string) error {
 	call, err := g.byEWS.calls.begin(at.Primary)
 	if err != nil {
@@ -175,7 +175,7 @@ func (g guarded) Unsubscribe(ctx context.Context, at mail.Location, a streaming.
 	return call.note(g.Streams.Unsubscribe(ctx, at, a, id))
 }
 
-// Stream opens a stream, where the account may.
+// Stream opens a stream, unless the account is blocked.
 func (g guarded) Stream(ctx context.Context, at mail.Location, a streaming.Affinity, ids []string) (streaming.Stream, error) {
 	call, err := g.byEWS.calls.begin(at.Primary)
 	if err != nil {
@@ -192,7 +192,7 @@ func (g guarded) Stream(ctx context.Context, at mail.Location, a streaming.Affin
 // graphGuarded is the account as a changes.Server.
 type graphGuarded struct{ *account }
 
-// Subscribe makes a subscription, where the account may.
+// Subscribe makes a subscription, unless the account is blocked.
 func (g graphGuarded) Subscribe(ctx context.Context, at mail.Location, s graph.Subscription) (graph.Subscribed, error) {
 	call, err := g.byGraph.calls.begin(at.Primary)
 	if err != nil {
@@ -202,7 +202,7 @@ func (g graphGuarded) Subscribe(ctx context.Context, at mail.Location, s graph.S
 	return made, call.note(err)
 }
 
-// Renew renews a subscription, where the account may.
+// Renew renews a subscription, unless the account is blocked.
 func (g graphGuarded) Renew(ctx context.Context, at mail.Location, id string, until time.Time) (time.Time, error) {
 	call, err := g.byGraph.calls.begin(at.Primary)
 	if err != nil {

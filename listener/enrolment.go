@@ -45,8 +45,8 @@ func (l *Listener) Enrol(ctx context.Context, e subscriptions.Enrolment, only su
 	return done.Device, done.Created, nil
 }
 
-// enrol enters an enrolment in the book, on the clock of the server that has the mailbox: not known before the first listing, where nobody
-// knows yet whose clock counts.
+// enrol enters an enrolment in the book. It begins by the clock of the server that has the mailbox; while nobody knows which server that
+// is, the first listing sets the beginning.
 func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, only subscriptions.Precondition, entries []*entry) (subscriptions.Enrolled, error) {
 	at := subscriptions.Beginning{Now: time.Now()}
 	if known := l.entryOf(e.Mailbox); known != nil {
@@ -60,9 +60,9 @@ func (l *Listener) enrol(ctx context.Context, e subscriptions.Enrolment, only su
 	return l.o.Book.EnrolIf(ctx, e, only, at)
 }
 
-// locationOf is where a mailbox that is new lives and the account that would listen to it, where nobody has to be asked: that is written with
-// the enrolment, and not once more by the look-up. Who takes the last place meanwhile has the look-up find another. Where mailboxes may go
-// over to Graph, it is decided by the look-up alone: all others may go meanwhile.
+// locationOf returns where a new mailbox lives and the account that would listen to it, if no server has to be asked: written with the
+// enrolment, they save the look-up a write. If the account's last seat is taken meanwhile, the look-up finds another. Where mailboxes may
+// go over to Graph, only the look-up decides, for all others may go over meanwhile.
 func (l *Listener) locationOf(e subscriptions.Enrolment) (mail.Location, string) {
 	s := l.searchNew(e.Mailbox, e.Exchange)
 	found, ok := s.settled()
@@ -89,7 +89,8 @@ func (l *Listener) entryOf(address string) *entry {
 	return k.way.account.entry
 }
 
-// arrived follows a mailbox to which a device has come. One that was followed before is listed; the others are once they are listened to.
+// arrived follows a mailbox to which a device has come. One that was followed before is listed now; a new one is listed once it is listened
+// to.
 func (l *Listener) arrived(box *subscriptions.Mailbox) {
 	if m, known := l.follow(box); known {
 		m.work.List()
@@ -122,7 +123,7 @@ func (l *Listener) remove(ctx context.Context, id string, fits func(subscription
 	return ok, err
 }
 
-// left ends what goes on for a device that a mailbox has no more, and following the mailbox with the last one.
+// left ends what goes on for a device that its mailbox has no more. Once it has none, the mailbox is not followed any more.
 func (l *Listener) left(box *subscriptions.Mailbox, device string) {
 	l.removed(box, device)
 	if len(box.Devices()) == 0 {

@@ -24,13 +24,13 @@ type entry struct {
 	lookups  *lookups
 	exodus   *exodus           // from EWS to Graph; nil: there is no Graph
 	sharing  streaming.Sharing // of streams by its mailboxes
-	polls    *polling.Pace     // of its mailboxes that nothing tells of
-	// The same of those that are read by Graph, and of those of them that have got mail lately.
+	polls    *polling.Pace     // of its mailboxes that no notification tells of
+	// The same for mailboxes that are read by Graph, and for those of them that have got mail lately.
 	graphPolls, busyPolls *polling.Pace
 	fallback              *fallback // from streaming to push; nil: there is none
 	outages               outages
 	finding               outage                        // of look-ups
-	turn                  atomic.Uint32                 // of the accounts: which asks where a mailbox lives
+	turn                  atomic.Uint32                 // of the accounts: which asks next where a mailbox lives
 	skew                  atomic.Pointer[time.Duration] // the server's clock minus ours, as the last answer showed it
 }
 
@@ -65,7 +65,7 @@ func pollsPerSecond(rate int, most float64) float64 {
 	return min(most, float64(rate)/4)
 }
 
-// source is by what a mailbox of the entry is read where it is to be listened to by listenBy; empty: as the entry is configured.
+// source says whether a mailbox that is to be listened to by listenBy is read by EWS or by Graph; empty: as the entry is configured.
 func (e *entry) source(listenBy string) mail.Source {
 	switch {
 	case len(e.accounts) == 0 || !e.hasGraph():
@@ -88,7 +88,7 @@ func (e *entry) covers(address string) bool {
 	return slices.ContainsFunc(e.Domains, func(d string) bool { return strings.EqualFold(d, mail.Domain(address)) })
 }
 
-// serves says whether an entry is to listen to the mailboxes of a server. To one that is not known it listens.
+// serves says whether the entry is to listen to the mailboxes of a server. Where the server is not known, it is.
 func (e *entry) serves(server string) bool {
 	return len(e.MailboxServers) == 0 || server == "" ||
 		slices.ContainsFunc(e.MailboxServers, func(s string) bool { return hostname.SameServer(s, server) })
@@ -127,8 +127,8 @@ func (e *entry) allByGraph() bool {
 	return graph > 0 && ews == 0
 }
 
-// enrolment is since when a device that enrols now gets alerts (rule 5): now on the server's clock, less the tolerance, for rather one
-// alert from just before than none. Zero while that clock is not known.
+// enrolment is since when a device that enrols now gets alerts (rule 5): now on the server's clock, less the tolerance. Better an alert for
+// mail from just before than none. Zero while that clock is not known.
 func (e *entry) enrolment(now time.Time) time.Time {
 	skew := e.skew.Load()
 	if skew == nil {
@@ -137,8 +137,8 @@ func (e *entry) enrolment(now time.Time) time.Time {
 	return now.Add(*skew - mail.Tolerance).Truncate(time.Second)
 }
 
-// asker is the account that asks where a mailbox lives, which costs no room: the one that it had, else one after the other, and rather one
-// that can work.
+// asker returns the account that asks where a mailbox lives, which takes no seat there: the one that the mailbox had, else each in turn.
+// One that is blocked is passed over, unless all are.
 func (e *entry) asker(had string, by mail.Source) *account {
 	first := slices.IndexFunc(e.accounts, func(a *account) bool { return a.Name == had })
 	if first < 0 {

@@ -75,16 +75,16 @@ func (e EWS) List(ctx context.Context, at mail.Location, p inbox.Part) (inbox.Pa
 			return inbox.Page{}, answer(beyond.Answer), err
 		}
 		if len(beyond.Messages) > 0 {
-			page.Next = strconv.Itoa(offset + n) // it does not go on from here, and that is to be seen
+			page.Next = strconv.Itoa(offset + n) // it does not overlap with this page, and the inbox is to notice that
 		}
 	}
 	return page, answer(l.Answer), err
 }
 
-// Listings is as the pace of the calls has it.
+// Listings is what the pace of the calls allows.
 func (e EWS) Listings() int { return e.Client.Listings() }
 
-// Reads is as the pace of the calls has it.
+// Reads is what the pace of the calls allows.
 func (e EWS) Reads() int { return e.Client.Reads() }
 
 // Subscribe makes a streaming subscription; only the anchor's answer brings the cookie.

@@ -16,12 +16,12 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// fallback is that of an exchange entry. It is decided once: a stream that brings anything proves that streaming works there, and before
-// that some mailboxes that are refused it prove that it does not. A restart begins with streaming again.
+// fallback decides whether an exchange entry falls back to push. That is decided once: a stream that brings anything proves that streaming
+// works, and some mailboxes that are refused it before that prove that it does not. A restart begins with streaming again.
 type fallback struct {
 	log       *zap.Logger
-	mailboxes func() int  // of the entry: one of two cannot have three witnesses
-	answers   func() bool // its server has answered other calls: a stream that brings nothing may be held back before it
+	mailboxes func() int  // how many the entry has: two cannot be three witnesses
+	answers   func() bool // its server has answered other calls, so that what holds a stream back may be something before it
 	run       func(task func()) bool
 
 	works atomic.Bool // a stream has brought something; it changes under mu
@@ -29,7 +29,7 @@ type fallback struct {
 	mu      sync.Mutex
 	push    bool                 // the mailboxes are listened to by push
 	refused map[string]struct{}  // mailboxes that met what a server without streaming answers; nil: it is decided
-	joined  map[*either]struct{} // mailboxes that are here; nil: it is decided
+	joined  map[*either]struct{} // mailboxes that have joined; nil: it is decided
 }
 
 func newFallback(log *zap.Logger, mailboxes func() int, answers func() bool, run func(task func()) bool) *fallback {
@@ -73,9 +73,9 @@ func (f *fallback) failed(mailbox string, err error) {
 	f.mu.Unlock()
 	f.log.Warn("the server gives no streaming notifications; its mailboxes are listened to by push notifications until the next start",
 		zap.Int("mailboxes", len(list)), zap.Error(why))
-	f.run(func() { // whoever called may be a part of what it ends
+	f.run(func() { // not here: the caller may belong to a stream that this ends
 		for _, e := range list {
-			e.turn()
+			e.fallBack()
 		}
 	})
 }
@@ -125,7 +125,7 @@ type either struct {
 
 	mu   sync.Mutex // held while the mailbox joins or leaves one of them; they call nothing meanwhile
 	now  membership
-	push bool           // that is so by push
+	push bool           // now is the one by push
 	at   *mail.Location // nil: it has not joined
 }
 
@@ -143,10 +143,10 @@ func (e *either) Join(at *mail.Location) {
 	e.now.Join(at)
 }
 
-// change has push for streaming. It is called with mu held.
+// change puts push in the place of streaming. It is called with mu held.
 func (e *either) change() { e.now, e.push = e.kind.posts.member(e.m), true }
 
-// Leave ends that.
+// Leave ends listening.
 func (e *either) Leave() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -155,8 +155,8 @@ func (e *either) Leave() {
 	e.now.Leave()
 }
 
-// turn has the mailbox listened to by push from now on.
-func (e *either) turn() {
+// fallBack has the mailbox listened to by push from now on.
+func (e *either) fallBack() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.push {
@@ -175,7 +175,7 @@ func (e *either) current() membership {
 	return e.now
 }
 
-// Listening is that of the way that is used, as is all that follows.
+// Listening is answered by the kind that is used now, as is all that follows.
 func (e *either) Listening() (since, last time.Time) { return e.current().Listening() }
 
 // Failing says why the mailbox is not listened to.

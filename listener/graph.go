@@ -56,10 +56,10 @@ func (g Graph) Send(ctx context.Context, at mail.Location, subject, text string)
 	return err
 }
 
-// Listings is as the pace of the calls has it.
+// Listings is what the pace of the calls allows.
 func (g Graph) Listings() int { return g.Client.Listings() }
 
-// Reads is as the pace of the calls has it.
+// Reads is what the pace of the calls allows.
 func (g Graph) Reads() int { return g.Client.Reads() }
 
 // GraphFinder is a Finder that asks Graph whether a mailbox is in Exchange Online.
@@ -70,7 +70,7 @@ type GraphFinder struct {
 }
 
 // Find looks at the Inbox. Graph tells no primary address to an app that may only read mail, so it is the one that was asked for. Where the
-// mailbox is not in Exchange Online the error has Elsewhere. That is a doubt: before the mailbox moves, another entry has to know it.
+// mailbox is not in Exchange Online the error has Elsewhere. That is only a doubt: the mailbox moves once another entry knows it.
 func (f GraphFinder) Find(ctx context.Context, address string) (mail.Location, error) {
 	address, err := mail.ParseAddress(address)
 	if err != nil {

@@ -18,32 +18,34 @@ import (
 )
 
 const (
-	// witnesses is how many mailboxes have to be refused within window, while none is let in, until that is the account's. Fewer are taken
-	// for what they are: mailboxes. It is as many as the sign-ins that fail before a password is held (package auth).
+	// witnesses is how many mailboxes have to be refused within window, with none let in, before the account is held to be at fault. Fewer
+	// refusals are those mailboxes' own. It is as many as the sign-ins that fail before a password is held (package auth).
 	witnesses = 3
 	window    = time.Minute
-	// ownFor is how long a mailbox's refusal is taken as its own: it is asked about hourly.
+	// ownFor is how long a mailbox's refusal is taken as its own. The mailbox is tried hourly, and each refusal renews it.
 	ownFor = 2 * time.Hour
-	// maxRefused bounds the mailboxes that are known to be refused: as many as an instance listens to. Otherwise those that were removed, or
-	// are never let in, would stay. What a mailbox meets that is not remembered counts as evidence once more.
+	// maxRefused bounds the mailboxes that are known to be refused: as many as an instance listens to. Without it those that were removed, or
+	// are never let in, would add up. The next refusal of a mailbox that was forgotten counts as evidence once more.
 	maxRefused = MaxAccounts * 1250
 
-	// The account as a whole is tried again after these: a wrong password must not be tried by 1,250 mailboxes, or the directory
-	// locks the account out.
+	// A blocked account is tried again after firstBlock, then less often, down to every maxBlock: a wrong password must not be tried by 1,250
+	// mailboxes, or the directory locks the account out.
 	firstBlock = 30 * time.Second
 	maxBlock   = 4 * time.Minute
-	// blocksOfPolicy is how often what says that it takes a person is asked again at this pace, before it is as rarely as it says.
+	// blocksOfPolicy is how often an account is tried at this pace though its error says that it takes a person. After that it is tried as
+	// rarely as the error says.
 	blocksOfPolicy = 4
 	// probe is how long one caller has to find out whether the account works again before the next may try.
 	probe = 30 * time.Second
 )
 
-// health is what is known of one kind of call of a listener account: those of EWS, or the look-ups of Autodiscover.
+// health is what is known of one kind of call of a listener account: those of EWS, those of Graph, or the look-ups by Autodiscover.
 type health struct {
 	log       *zap.Logger
-	mailboxes func() int // that the calls are made for; an account of two cannot have three witnesses
+	mailboxes func() int // how many the calls are made for: two cannot be three witnesses
 	lifted    func()     // called when a block has ended
-	// held is called when the account is blocked: for the nth time in a row, by the word of so many mailboxes; nil: nobody needs to know.
+	// held is called when the account is blocked: by the refusals of this many mailboxes, for the nth time in a row; nil: nobody needs to
+	// know.
 	held func(f *fault.Error, mailboxes, times int)
 
 	mu      sync.Mutex
@@ -52,12 +54,12 @@ type health struct {
 	blocked *fault.Error         // what is wrong with the account itself; nil: nothing
 	since   time.Time            // when the block began
 	until   time.Time            // when the account is tried again
-	again   time.Duration        // from the last refusal to that
+	again   time.Duration        // from the last refusal to until
 	blocks  int                  // in a row
 	prober  string               // the mailbox that was let through to try; empty: none
-	trials  int                  // mailboxes that have not been refused, and may try although the account is blocked
+	trials  int                  // how many more mailboxes may try although the account is blocked, since they have not been refused
 	trying  time.Time            // until then none of these tries, for another does
-	anew    time.Time            // when another credential was last tried
+	anew    time.Time            // since when another credential or proxy is in use
 }
 
 // call is a call for a mailbox. How it ended is noted.
@@ -102,7 +104,7 @@ func (h *health) allowed(mailbox string) error {
 // unsaid are the codes of calls that do not say whether the account is let in: nothing was sent, or signed, or answered.
 var unsaid = []string{ews.CodeHangs, ews.CodeHeldBack, ews.CodeHost, ews.CodeUntrusted, ews.CodeURL, graph.CodeHangs, graph.CodeHeld}
 
-// note takes in how a call ended, and returns what that means.
+// note takes in how a call ended, and returns the error as its caller is to take it.
 func (c call) note(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // of ours: the server has said nothing
 		return err
@@ -138,8 +140,8 @@ func (c call) outdated() bool {
 	return c.began.Before(c.anew)
 }
 
-// works takes in that a mailbox was let in. That ends a block, and what the others met before is theirs. Of what they have met since the call
-// began its answer says nothing: it was under way when a tenant switched EWS off.
+// works takes in that a mailbox was let in. That ends a block, and what others were refused before is their own. It says nothing of
+// refusals since the call began, which may have been under way when the tenant switched EWS off.
 func (c call) works() {
 	h := c.health
 	h.mu.Lock()
@@ -157,8 +159,8 @@ func (c call) works() {
 	}
 }
 
-// disown takes what mailboxes have met until then for their own. Where they are too many, those go first that were refused long ago. It is
-// called with mu held.
+// disown takes refusals until then as the mailboxes' own. Where there are too many, those from long ago go first. It is called with mu
+// held.
 func (h *health) disown(until time.Time) {
 	if len(h.own)+len(h.refused) > maxRefused {
 		h.forgetOld()
@@ -197,7 +199,7 @@ func (h *health) unblock() {
 	clear(h.own)
 }
 
-// refuse takes in that a mailbox was refused for what may be the account's.
+// refuse takes in that a mailbox was refused for a reason that may be the account's.
 func (h *health) refuse(mailbox string, f *fault.Error) error {
 	again, err := h.testify(mailbox, f, h.mailboxes())
 	if again > 0 {
@@ -212,7 +214,7 @@ func (h *health) refuse(mailbox string, f *fault.Error) error {
 	return err
 }
 
-// enough is how many mailboxes have to be refused: of so many, those that are refused by themselves are no witnesses. It is called with mu
+// enough is how many of this many mailboxes have to be refused. Those whose refusal is their own are no witnesses. It is called with mu
 // held.
 func (h *health) enough(mailboxes int) int {
 	if mailboxes-len(h.own) < witnesses {
@@ -221,8 +223,8 @@ func (h *health) enough(mailboxes int) int {
 	return min(witnesses, max(1, mailboxes-len(h.own)))
 }
 
-// testify enters a refusal of one of so many mailboxes. again is the time until the account is tried again, where it is blocked by this one;
-// 0: it is not, or was before.
+// testify enters the refusal of one of this many mailboxes. again is the time until the account is tried again, where this refusal blocks
+// it; 0: it does not, or the account is blocked already.
 func (h *health) testify(mailbox string, f *fault.Error, mailboxes int) (again time.Duration, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -31,9 +31,9 @@ const (
 // ErrNoExchange says that there is no such exchange entry.
 var ErrNoExchange = errors.New("the configuration has no exchange entry of this name")
 
-// ListenBy has a mailbox of an entry, or all of them where address is empty, listened to another way from now on, over restarts. It says how
-// many go over. A *subscriptions.FieldError says what is wrong with the command; a *fault.Error that Graph lets mailbell in to none of them, so
-// that nothing was changed.
+// ListenBy changes how a mailbox of an entry, or each of them where address is empty, is listened to. That outlasts restarts. It says how
+// many go over. A *subscriptions.FieldError says what is wrong with the command. A *fault.Error says that Graph lets mailbell in to none of
+// them; then nothing was changed.
 func (l *Listener) ListenBy(ctx context.Context, exchange, listenBy, address string) (turned int, err error) {
 	e := l.entry(exchange)
 	if e == nil {
@@ -60,7 +60,7 @@ func (l *Listener) ListenBy(ctx context.Context, exchange, listenBy, address str
 	for _, a := range e.accounts { // a person says that it works: who was refused there tries at once
 		a.way(e.source(listenBy)).calls.unblock()
 	}
-	return l.turn(ctx, list, listenBy)
+	return l.switchTo(ctx, list, listenBy)
 }
 
 // mayListenBy says why the mailboxes of an entry cannot be listened to this way.
@@ -122,8 +122,8 @@ func letIn(ctx context.Context, e *entry, list []*mailbox) error {
 	return refused
 }
 
-// turn has mailboxes listened to another way, and says how many are not already.
-func (l *Listener) turn(ctx context.Context, list []*mailbox, listenBy string) (int, error) {
+// switchTo changes how mailboxes are listened to, and says how many go over by that.
+func (l *Listener) switchTo(ctx context.Context, list []*mailbox, listenBy string) (int, error) {
 	var turned atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxTurning)
@@ -162,7 +162,7 @@ func (m *mailbox) listenBy(ctx context.Context, listenBy string) (turned bool, e
 	return false, nil
 }
 
-// exodus is that of an entry from EWS, when the tenant has switched it off.
+// exodus takes the mailboxes of an entry from EWS to Graph when the tenant has switched EWS off.
 type exodus struct {
 	l     *Listener
 	entry *entry
@@ -170,11 +170,12 @@ type exodus struct {
 
 	mu     sync.Mutex
 	busy   bool // one is under way
-	failed bool // Graph let us in to none, which was said
+	failed bool // Graph let us in to no mailbox, and that was logged
 }
 
-// blocked takes in that EWS does not let an account in, by the word of so many mailboxes, for the nth time in a row. Where that is the
-// tenant's switch the mailboxes of the account go over to Graph, unless that does not let us in either. It is asked each time.
+// blocked takes in that EWS has refused an account: calls for this many mailboxes, and for the nth time in a row. If that means that the
+// tenant has switched EWS off, the mailboxes of the account go over to Graph, unless Graph does not let us in either. It is asked each
+// time.
 func (x *exodus) blocked(a *account, f *fault.Error, mailboxes, times int) {
 	if !SwitchedOff(f) || mailboxes < witnesses && times < switchedAgain {
 		return
@@ -197,8 +198,8 @@ func (x *exodus) end(failed bool) {
 	x.busy, x.failed = false, failed
 }
 
-// SwitchedOff says whether a refusal is what a tenant without EWS answers: HTTP 403 and no SOAP. What else says 403 is found out by asking
-// Graph.
+// SwitchedOff says whether a refusal is what a tenant without EWS answers: HTTP 403 and no SOAP. Whether something else says 403 is found
+// out by asking Graph.
 func SwitchedOff(f *fault.Error) bool {
 	return f.Code == "HTTP 403" && f.Detail != fault.ClientUnknown
 }
@@ -227,7 +228,7 @@ func (x *exodus) goOver(ctx context.Context, a *account, f *fault.Error) {
 		}
 		return
 	}
-	turned, err := x.l.turn(ctx, list, ByGraph)
+	turned, err := x.l.switchTo(ctx, list, ByGraph)
 	x.end(false)
 	if ctx.Err() != nil {
 		return

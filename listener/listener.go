@@ -1,11 +1,12 @@
 // Package listener is about listener accounts: which mailbox is listened to where and how. It finds where a mailbox lives, gives it room at
-// an account there, has that account listen for new mail, and has the inbox read the mailbox through a link. What is not listened to says
-// why, and when that is tried again.
+// an account there, has that account listen for new mail, and has the inbox read the mailbox through a link. Of a mailbox that is not
+// listened to it says why, and when it tries again.
 //
-// A mailbox is followed while it has a device. A look-up (mailbox.lookUp, one at a time) searches the entries that cover its address for where
-// it lives, takes a seat at an account there, and then has the inbox read it through its link and a kind of listening listen to it as a
-// member. The kind marks it through a sink. An error stays with whom it concerns: the mailbox's quest for its location, the inbox's turn, the
-// membership, or the health of the account. One that says that the mailbox may live elsewhere (link.doubt) leads to the next look-up.
+// A mailbox is followed while it has a device. A look-up (mailbox.lookUp, one at a time) asks the entries that cover its address where it
+// lives, and takes a seat at an account there. From then on the inbox reads the mailbox through its link, and a kind of listening has it as
+// a member, which marks it through a sink. An error is kept where it belongs: with the quest for the mailbox's location, the inbox's turn,
+// the membership, or the health of the account. An error that says that the mailbox may live elsewhere (link.doubt) leads to the next
+// look-up.
 //
 //	mailbox.go     one followed mailbox: where it is looked for, and what it has there
 //	lookup.go      where a mailbox lives: which entries are asked, and what they say
@@ -15,7 +16,8 @@
 //	account.go     a listener account at work
 //	health.go      whether a refusal is a mailbox's or its account's, and who may try that again
 //	outage.go      what waits for a server that fails
-//	link.go        how the inbox reads a mailbox at its location, and what its errors say about that; told.go: what need not be read
+//	link.go        how the inbox reads a mailbox at its location, and what its errors say about that
+//	told.go        messages that came in notifications, and need not be read
 //	source.go      what an account reads with; ews.go, graph.go: the two there are
 //	listening.go   the seam to the kinds of listening, each a folder of its own: packages streaming, callbacks and changes
 //	fallback.go    from streaming to push, where there is no streaming
@@ -23,9 +25,9 @@
 //	enrolment.go   devices come and go
 //	status.go      what is asked about all this
 //
-// Lock order: a lock of this package is held for a few lines, and nothing is called meanwhile that takes another, but for three: Listener.mu
-// is held while a mailbox is opened in the inbox and gets its seat back, or is closed there, mailbox.mu while that of its link is taken, and
-// either.mu while a mailbox joins or leaves.
+// Lock order: a lock of this package is held for a few lines, which take no other, with three exceptions. Listener.mu is held while a
+// mailbox is opened in the inbox and gets its seat back, and while it is closed there; mailbox.mu while link.mu is taken; and either.mu
+// while a mailbox joins or leaves.
 package listener
 
 import (
@@ -50,21 +52,21 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// MaxAccounts is how many listener accounts one instance owns: the first of each entry, so that none is left without, and then the next ones of
-// the configuration. With 1,250 mailboxes each these are 15,000.
+// MaxAccounts is how many listener accounts one instance owns: the first of each entry, so that no entry is left without one, then the
+// others in the order of the configuration. With 1,250 mailboxes each they have 15,000.
 const MaxAccounts = 12
 
-// shares are how many accounts of each entry are owned.
+// shares returns how many accounts of each entry this instance owns.
 func shares(entries []Entry) []int {
-	of, left := make([]int, len(entries)), MaxAccounts
+	owned, left := make([]int, len(entries)), MaxAccounts
 	for _, most := range []int{1, MaxAccounts} {
 		for i := range entries {
-			more := min(most, len(entries[i].Accounts)-of[i], left)
-			of[i] += more
+			more := min(most, len(entries[i].Accounts)-owned[i], left)
+			owned[i] += more
 			left -= more
 		}
 	}
-	return of
+	return owned
 }
 
 // Options of a Listener.
@@ -84,11 +86,11 @@ type Entry struct {
 	URL                        string       // of EWS, where it is configured; else the accounts have a Finder
 	MailboxServers             []string     // only their mailboxes are listened to, by short or full names; none: all
 	ListenBy                   string       // ByStreaming, ByPush or ByGraph; empty: ByStreaming
-	Dialect                    *ews.Dialect // of the accounts' clients, for who asks; may be nil
+	Dialect                    *ews.Dialect // that the accounts' clients speak, for Load; may be nil
 	Accounts                   []Account
 	MailboxesPerAccount        int
 	SubscriptionsPerConnection int
-	RequestsPerSecond          int // that are configured; 0: none are
+	RequestsPerSecond          int // as configured; 0: no rate is
 	SafetyPoll                 time.Duration
 }
 
@@ -101,10 +103,10 @@ type Account struct {
 	Finder  Finder
 
 	// Microsoft Graph, where the entry has it.
-	Graph       Source // nil: it has not
+	Graph       Source // nil: it has none
 	Changes     changes.Server
 	GraphFinder Finder
-	Content     changes.Content // of notifications; nil: they come without
+	Content     changes.Content // opens that of notifications; nil: they come without
 }
 
 // The kinds of listening of an entry.
@@ -122,7 +124,7 @@ type Listener struct {
 	receiver *callbacks.Receiver // nil: nobody listens by push
 	changes  *changes.Receiver   // nil: Graph has nowhere to post to
 	writes   *rate.Limiter       // of subscriptions at Graph, by all accounts
-	known    *lookups            // of mailboxes whose location nobody has to be asked for
+	known    *lookups            // of mailboxes whose location the configuration or their record tells
 	new      *newcomers          // mailboxes that nobody has looked up yet
 	looking  context.Context     // of the look-ups
 	stop     context.CancelFunc
@@ -174,7 +176,7 @@ func (e Entry) hasGraph() bool {
 	return len(e.Accounts) > 0 && !slices.ContainsFunc(e.Accounts, func(a Account) bool { return a.Graph == nil })
 }
 
-// subscriptionsAtGraph are those that the records of the mailboxes have.
+// subscriptionsAtGraph returns the ids of those that the records of the mailboxes have.
 func (l *Listener) subscriptionsAtGraph() map[string]struct{} {
 	all := map[string]struct{}{}
 	for _, m := range l.o.Book.Mailboxes() {
@@ -185,8 +187,8 @@ func (l *Listener) subscriptionsAtGraph() map[string]struct{} {
 	return all
 }
 
-// Start follows every mailbox of the book. Each keeps its seat, and is looked up in the order in which they were subscribed: so those that
-// shared a stream share one again.
+// Start follows every mailbox of the book. Each keeps its seat. They are looked up in the order in which they were subscribed, so that
+// those that shared a stream share one again.
 func (l *Listener) Start() {
 	boxes := l.o.Book.Mailboxes()
 	slices.SortStableFunc(boxes, func(a, b *subscriptions.Mailbox) int {
@@ -200,7 +202,7 @@ func (l *Listener) Start() {
 			list = append(list, m)
 		}
 	}
-	for _, m := range list { // nobody is looked up before everybody sits
+	for _, m := range list { // no look-up begins before each has its seat back
 		m.seek()
 	}
 }
@@ -238,7 +240,7 @@ func (l *Listener) run(task func()) bool {
 	return true
 }
 
-// follow follows a mailbox that has a device. It returns nil where it has none, or all ends; known: it was followed already.
+// follow follows a mailbox that has a device. m is nil where it has none, or the listener is stopping. known: it was followed already.
 func (l *Listener) follow(box *subscriptions.Mailbox) (m *mailbox, known bool) {
 	m, known = l.begin(box)
 	switch {
@@ -251,7 +253,7 @@ func (l *Listener) follow(box *subscriptions.Mailbox) (m *mailbox, known bool) {
 	return m, known
 }
 
-// begin has a mailbox among those that are followed, and does nothing for it yet.
+// begin puts a mailbox among those that are followed, and does nothing else for it yet.
 func (l *Listener) begin(box *subscriptions.Mailbox) (m *mailbox, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -265,13 +267,13 @@ func (l *Listener) begin(box *subscriptions.Mailbox) (m *mailbox, known bool) {
 	return m, known
 }
 
-// unfollow ends that for a mailbox that has no device any more, unless one has come since.
+// unfollow stops following a mailbox that has no device any more, unless one has come since.
 func (l *Listener) unfollow(box *subscriptions.Mailbox) {
 	l.mu.Lock()
 	m := l.followed[box]
 	if m != nil && len(box.Devices()) == 0 {
 		delete(l.followed, box)
-		m.work.Close() // under mu: whoever follows it again opens the same after that
+		m.work.Close() // under mu: whoever follows the mailbox again opens it in the inbox after this
 	} else {
 		m = nil
 	}
@@ -342,7 +344,7 @@ func (l *Listener) Worked(address string) {
 	}
 }
 
-// retry has what waits for an account tried at once, whatever is known of it.
+// retry forgets what is known against an account, and has what waits for it tried at once.
 func (l *Listener) retry(a *account) {
 	for _, w := range a.ways() {
 		w.calls.unblock()

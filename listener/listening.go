@@ -67,7 +67,7 @@ func (c changed) member(m *mailbox) membership {
 	return c.Member(m.box, graphSink{postSink{sink{m}}})
 }
 
-// sink is told what Exchange says of a mailbox by EWS. Hints and listings are the inbox's.
+// sink is told what Exchange says of a mailbox by EWS. It passes hints and requests for a listing to the inbox.
 type sink struct{ m *mailbox }
 
 // Hint hints at a message. A stream that is closing may name one though the mailbox is read by Graph already.
@@ -76,7 +76,7 @@ func (s sink) Hint(item string, at time.Time) { s.m.work.Hint(item, mail.EWS, at
 // List has the mailbox listed.
 func (s sink) List() { s.m.work.List() }
 
-// Answers has tried at once what failed because the server did not.
+// Answers has what failed because the server did not answer tried at once.
 func (s sink) Answers() {
 	s.m.work.Retry(ofOutage)
 	if k := s.m.linked(); k != nil {
@@ -96,8 +96,8 @@ func (s sink) Doubt(f *fault.Error) streaming.Verdict {
 // postSink is a sink for callbacks, of Exchange and of Graph.
 type postSink struct{ sink }
 
-// Doubt says whether the mailbox may live elsewhere, and is looked up again. Where that is too early its listing waits until it may be
-// doubted.
+// Doubt says whether the mailbox may live elsewhere, and is looked up again. Where it is too early for that, the mailbox is listed, and
+// that listing waits until its location may be doubted.
 func (s postSink) Doubt(f *fault.Error) bool {
 	verdict := s.sink.Doubt(f)
 	if verdict == streaming.Later {
@@ -106,7 +106,7 @@ func (s postSink) Doubt(f *fault.Error) bool {
 	return verdict == streaming.Leaves
 }
 
-// graphSink is a sink for those of Graph, which has its own ids.
+// graphSink is a postSink for Graph, which has item ids of its own.
 type graphSink struct{ postSink }
 
 // Hint hints at a message.

@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// confirmed is how long after it was found a location is not doubted: where two servers contradict each other, each look-up would
-	// have the next one made at once.
+	// confirmed is for how long a location that was just found is not doubted: else, where two servers contradict each other, each look-up
+	// would cause the next one at once.
 	confirmed = 30 * time.Second
-	// moving is how long a mailbox that had a location and is nowhere is looked for every few minutes: it is on its way. Then it takes a
-	// person.
+	// moving is for how long a mailbox that had a location, and that no entry has any more, is looked for every few minutes: it is probably
+	// being moved. After that it takes a person.
 	moving = time.Hour
 )
 
@@ -42,7 +42,7 @@ type mailbox struct {
 	closed  bool   // it has no device any more
 	quest   *quest // nil: it has its location, or was not looked up yet
 
-	// What follows is changed by the look-up under way only, and where there is none by close.
+	// What follows is changed only by the look-up under way, or by close while there is none.
 
 	entry   *entry     // where it has a seat or waits for one; nil: nowhere
 	account *account   // of its seat; nil: it waits for one
@@ -54,7 +54,7 @@ type mailbox struct {
 // quest is what is known of a mailbox that is looked for.
 type quest struct {
 	lost    time.Time // it had a location, and has been looked for since then; zero: it never had one
-	asked   []*entry  // who was asked for it, or would have been, when it was last looked up; nil: it was not yet
+	asked   []*entry  // the entries of the last look-up, asked or not; nil: there was none yet
 	failure failure
 }
 
@@ -62,7 +62,7 @@ type quest struct {
 type failure struct {
 	why        *fault.Error
 	where      *entry      // which of those that were asked said so; nil: none
-	outOfScope bool        // it did because of mailbox_servers
+	outOfScope bool        // it said so because of mailbox_servers
 	times      int         // in a row
 	next       time.Time   // the next look-up; zero: it is asked for
 	wake       *time.Timer // at next
@@ -133,7 +133,7 @@ func (m *mailbox) noBackOff() {
 	}
 }
 
-// queue has the mailbox looked up by those who do that for the entry that is asked first, or where nobody is asked by others.
+// queue queues the mailbox for its look-up: at the entry that is asked first, or, where no server has to be asked, at Listener.known.
 func (m *mailbox) queue() {
 	s := m.search()
 	if _, ok := s.settled(); ok {
@@ -143,7 +143,8 @@ func (m *mailbox) queue() {
 	s.entries[0].lookups.add(m)
 }
 
-// relocate has the mailbox looked up again, for it may live elsewhere than this link leads. It does nothing where it is looked up already.
+// relocate has the mailbox looked up again, for it may live elsewhere than this link leads. It does nothing where that is already asked
+// for.
 func (m *mailbox) relocate(k *link) {
 	m.mu.Lock()
 	queue := false
@@ -180,8 +181,8 @@ func (q *quest) lose() {
 	}
 }
 
-// cover has the mailbox looked up where other entries than before are to have it, for a pin may have come or gone with a device, and where it
-// is to be read another way.
+// cover has the mailbox looked up again where other entries are to be asked for it than before, since a device that came or went may have
+// pinned it, or where it is to be read by another protocol.
 func (m *mailbox) cover() {
 	s := m.search()
 	m.mu.Lock()
@@ -191,7 +192,7 @@ func (m *mailbox) cover() {
 	switch {
 	case k != nil && (!slices.Contains(s.entries, k.way.account.entry) || k.at.ReadBy() != s.by(k.way.account.entry)):
 		m.relocate(k)
-	case k == nil && others: // what it waits for was said by those
+	case k == nil && others: // what it waits for was said by the others
 		m.seek()
 	}
 }
@@ -235,8 +236,8 @@ func (m *mailbox) lookUp(ctx context.Context) {
 	m.end(ctx, found)
 }
 
-// begin begins a look-up. It returns the link that is to be given up; nil: there is none. closed: the record and the work may be those of a
-// mailbox that has got a device since, and end cleans up.
+// begin begins a look-up. It returns the link that is to be given up; nil: there is none. closed: the mailbox is not followed any more, its
+// record may be that of one that was enrolled anew, and end cleans up.
 func (m *mailbox) begin() (k *link, closed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -356,14 +357,14 @@ func (m *mailbox) keep() {
 }
 
 // seat gives the mailbox a seat at an entry; nil: it waits for one. What it had at another goes back.
-func (m *mailbox) seat(e *entry, had string, of grouping) *account {
+func (m *mailbox) seat(e *entry, had string, g grouping) *account {
 	m.mu.Lock()
 	elsewhere := m.entry != nil && m.entry != e
 	m.mu.Unlock()
 	if elsewhere {
 		m.unseat()
 	}
-	a := e.seats.take(m, had, of)
+	a := e.seats.take(m, had, g)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.entry, m.account = e, a
@@ -398,7 +399,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 				d.Subscription, d.Graph = "", nil
 			}
 			d.At, d.Account = there, a.Name
-			if at.ReadBy() == mail.Graph && a.entry.ListenBy != ByGraph && d.ListenBy == "" { // it has followed the others, and stays there
+			if at.ReadBy() == mail.Graph && a.entry.ListenBy != ByGraph && d.ListenBy == "" { // it went where all others of the entry are, and stays there
 				d.ListenBy = ByGraph
 			}
 		})
@@ -412,7 +413,7 @@ func (m *mailbox) settle(ctx context.Context, a *account, at mail.Location) erro
 		return nil
 	}
 	way := a.way(at.Source)
-	var before membership // it does not come back there
+	var before membership // it is left for good
 	if m.host != way {
 		before = m.member
 		m.host, m.member = way, way.listening.member(m)
@@ -460,15 +461,15 @@ func (m *mailbox) end(ctx context.Context, found answered) {
 	}
 }
 
-// note notes how a look-up ended, and sets when the next is made where it failed; again: that is so at once. It says whether it is the first
-// failure in a row. It is called with mu held.
+// note notes how a look-up ended, and sets when the next is made where it failed; again: it is made at once anyway. It says whether it is
+// the first failure in a row. It is called with mu held.
 func (m *mailbox) note(found answered, again bool) (first bool, next time.Time) {
 	if found.err == nil {
 		return false, time.Time{}
 	}
 	q := m.sought()
 	f := failure{why: found.err, where: found.entry, outOfScope: found.outOfScope, times: q.failure.times + 1}
-	if !again && len(q.asked) > 0 { // where no entry covers it, a restart with another configuration is waited for
+	if !again && len(q.asked) > 0 { // where no entry covers it, only a restart with another configuration helps
 		wait := f.why.Pause(f.times)
 		f.next, f.wake = time.Now().Add(wait), time.AfterFunc(wait, m.seek)
 	}
@@ -476,7 +477,7 @@ func (m *mailbox) note(found answered, again bool) (first bool, next time.Time) 
 	return f.times == 1, f.next
 }
 
-// rest stops the timer, for all ends.
+// rest stops the timer of the next look-up, since the listener is stopping.
 func (m *mailbox) rest() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	// atOnce is how many mailboxes a second are begun as they come: what people try, and what a day brings. The others wait for a lull.
+	// atOnce is how many mailboxes a second are looked up as they come: enough for people who try, and for a normal day. The others wait for a
+	// lull.
 	atOnce = 16
-	// lull is how long nobody enrols until those that wait are begun: an MDM portal that goes on does so within milliseconds.
+	// lull is how long nobody must have enrolled before those that wait are looked up: an MDM portal that goes on does so within milliseconds.
 	lull = 50 * time.Millisecond
-	// longestWait is how long a mailbox waits where the enrolments do not end: 15,000 take less, also on a machine that has other work.
-	// Mail that comes meanwhile is found by the first listing.
+	// longestWait is how long a mailbox waits at most, where the enrolments do not end: 15,000 of them take less, also on a machine that has
+	// other work. Mail that comes meanwhile is found by the first listing.
 	longestWait = 10 * time.Second
 )
 
@@ -31,7 +32,7 @@ type newcomers struct {
 	underWay int        // enrolments
 	last     time.Time  // when one ended
 	waiting  []newcomer // first in first out; each at most once
-	serving  bool       // somebody begins those that wait
+	serving  bool       // somebody looks after those that wait
 }
 
 type newcomer struct {
@@ -72,7 +73,7 @@ func (n *newcomers) add(m *mailbox) {
 	}
 }
 
-// serve begins those that wait until none is left.
+// serve has those that wait looked up, until none is left.
 func (n *newcomers) serve() {
 	for pause.For(n.l.looking, lull) {
 		due, more := n.due()
@@ -96,7 +97,7 @@ func (n *newcomers) due() (list []newcomer, more bool) {
 		end++
 	}
 	if end > 0 {
-		list, n.waiting = n.waiting[:end], append([]newcomer(nil), n.waiting[end:]...) // after 15,000 nothing is kept
+		list, n.waiting = n.waiting[:end], append([]newcomer(nil), n.waiting[end:]...) // a copy, so that the memory of 15,000 is not kept
 	}
 	n.serving = len(n.waiting) > 0
 	return list, n.serving

@@ -21,7 +21,7 @@ func groupingOf(at mail.Location) grouping { return grouping{at.URL, at.Group} }
 // seat is the room of one mailbox. The zero seat is none.
 type seat struct {
 	account *account
-	of      *crowd
+	crowd   *crowd
 }
 
 // crowd is the mailboxes of one grouping that have a seat: how many at each account.
@@ -39,47 +39,47 @@ type seats struct {
 
 	mu      sync.Mutex // of the mailboxes' seats too
 	load    map[*account]int
-	of      map[grouping]*crowd
+	crowds  map[grouping]*crowd
 	waiting []*mailbox // first in first out; each at most once
 }
 
 func newSeats(accounts []*account, size, stream int) *seats {
-	return &seats{size: size, stream: stream, accounts: accounts, load: map[*account]int{}, of: map[grouping]*crowd{}}
+	return &seats{size: size, stream: stream, accounts: accounts, load: map[*account]int{}, crowds: map[grouping]*crowd{}}
 }
 
 // keep gives a mailbox the seat that it had before the start, or that was free at its enrolment; nil: there is no such account, or no room any
 // more.
-func (s *seats) keep(m *mailbox, had string, of grouping) *account {
+func (s *seats) keep(m *mailbox, had string, g grouping) *account {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := s.best(had, of)
+	a := s.best(had, g)
 	if a == nil || a.Name != had {
 		return nil
 	}
-	s.sit(m, a, of)
+	s.sit(m, a, g)
 	return a
 }
 
-// take gives a mailbox a seat, rather at the account that it had; nil: it waits for one.
-func (s *seats) take(m *mailbox, had string, of grouping) *account {
+// take gives a mailbox a seat, preferably at the account that it had; nil: it waits for one.
+func (s *seats) take(m *mailbox, had string, g grouping) *account {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := m.room
 	switch {
-	case at.account != nil && at.of.grouping == of:
+	case at.account != nil && at.crowd.grouping == g:
 		return at.account
-	case at.account != nil: // it has moved, and is subscribed anew wherever it sits; while others wait, all other accounts are full
+	case at.account != nil: // it has moved, and is subscribed anew wherever it sits. Others wait only while all accounts are full: then it gets back the seat that it frees
 		s.rise(m)
 		had = ""
 	case slices.Contains(s.waiting, m):
 		return nil
 	}
-	a := s.best(had, of)
+	a := s.best(had, g)
 	if a == nil {
 		s.waiting = append(s.waiting, m)
 		return nil
 	}
-	s.sit(m, a, of)
+	s.sit(m, a, g)
 	return a
 }
 
@@ -104,11 +104,11 @@ func (s *seats) leave(m *mailbox) (next *mailbox) {
 }
 
 // sit gives a mailbox a seat. It is called with mu held.
-func (s *seats) sit(m *mailbox, a *account, of grouping) {
-	c := s.of[of]
+func (s *seats) sit(m *mailbox, a *account, g grouping) {
+	c := s.crowds[g]
 	if c == nil {
-		c = &crowd{of, map[*account]int{}}
-		s.of[of] = c
+		c = &crowd{g, map[*account]int{}}
+		s.crowds[g] = c
 	}
 	c.load[a]++
 	s.load[a]++
@@ -117,7 +117,7 @@ func (s *seats) sit(m *mailbox, a *account, of grouping) {
 
 // rise takes back a seat. It is called with mu held.
 func (s *seats) rise(m *mailbox) {
-	a, c := m.room.account, m.room.of
+	a, c := m.room.account, m.room.crowd
 	m.room = seat{}
 	s.load[a]--
 	c.load[a]--
@@ -125,21 +125,21 @@ func (s *seats) rise(m *mailbox) {
 		delete(c.load, a)
 	}
 	if len(c.load) == 0 {
-		delete(s.of, c.grouping)
+		delete(s.crowds, c.grouping)
 	}
 }
 
 // free is the account that a mailbox would be given; nil: there is no room.
-func (s *seats) free(had string, of grouping) *account {
+func (s *seats) free(had string, g grouping) *account {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.best(had, of)
+	return s.best(had, g)
 }
 
 // best is, of the accounts with room, the one that the mailbox had, else the one with the most of its grouping, else the one with the most
-// room. Where an account is half full, and the grouping would need another stream there, it may as well have that at an account with more
-// room: so small groupings find room at theirs for longer. It is called with mu held.
-func (s *seats) best(had string, of grouping) *account {
+// room. Where an account is half full and the grouping would need another stream there, it has that stream at an account with more room, so
+// that small groupings find room at theirs for longer. It is called with mu held.
+func (s *seats) best(had string, g grouping) *account {
 	var best *account
 	for _, a := range s.accounts {
 		if s.load[a] >= s.size {
@@ -148,7 +148,7 @@ func (s *seats) best(had string, of grouping) *account {
 		if a.Name == had {
 			return a
 		}
-		if best == nil || cmp.Or(cmp.Compare(s.draws(a, of), s.draws(best, of)), cmp.Compare(s.load[best], s.load[a])) > 0 {
+		if best == nil || cmp.Or(cmp.Compare(s.draws(a, g), s.draws(best, g)), cmp.Compare(s.load[best], s.load[a])) > 0 {
 			best = a
 		}
 	}
@@ -156,9 +156,9 @@ func (s *seats) best(had string, of grouping) *account {
 }
 
 // draws is how strongly an account draws a mailbox of a grouping: by how many of it are there. It is called with mu held.
-func (s *seats) draws(a *account, of grouping) int {
+func (s *seats) draws(a *account, g grouping) int {
 	n := 0
-	if c := s.of[of]; c != nil {
+	if c := s.crowds[g]; c != nil {
 		n = c.load[a]
 	}
 	switch {
@@ -188,7 +188,7 @@ func (s *seats) queue() int {
 // wait.
 const lowRoom = 80
 
-// Scarce says that the accounts have little room for mailboxes, or none; nil: they have.
+// Scarce says that the accounts have little room for mailboxes, or none; nil: they have enough.
 func (l Load) Scarce() *fault.Error {
 	taken := 0
 	for _, a := range l.Accounts {

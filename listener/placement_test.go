@@ -151,8 +151,8 @@ func TestFewStreamsServeThemAfterManyHaveLeftAndCome(t *testing.T) {
 	for m := range c.had {
 		c.s.leave(m)
 	}
-	if len(c.s.of) > 0 || c.seated() > 0 {
-		t.Errorf("all have left, and %d seats and %d groupings are remembered", c.seated(), len(c.s.of))
+	if len(c.s.crowds) > 0 || c.seated() > 0 {
+		t.Errorf("all have left, and %d seats and %d groupings are remembered", c.seated(), len(c.s.crowds))
 	}
 }
 
@@ -164,11 +164,11 @@ func TestAMailboxThatMovesToAnotherGroupingSitsWithIt(t *testing.T) {
 	for range 5 {
 		c.come(t, &mailbox{}, b)
 	}
-	if c.s.take(first, c.had[first].Name, b) != c.had[first] && c.s.of[b].load[first.room.account] != 6 {
+	if c.s.take(first, c.had[first].Name, b) != c.had[first] && c.s.crowds[b].load[first.room.account] != 6 {
 		t.Error("it sits alone")
 	}
-	if c.s.of[a] != nil || c.seated() != 6 {
-		t.Errorf("%v", c.s.of)
+	if c.s.crowds[a] != nil || c.seated() != 6 {
+		t.Errorf("%v", c.s.crowds)
 	}
 }
 

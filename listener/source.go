@@ -10,7 +10,8 @@ import (
 	"github.com/mailbell/mailbell/mail"
 )
 
-// Source reads the mailboxes of an Exchange, as one listener account; EWS and Graph are. Its errors are *fault.Error.
+// Source reads the mailboxes of an Exchange, as one listener account. EWS and Graph are the two that there are. Its errors are
+// *fault.Error.
 type Source interface {
 	// Kind is whose item ids its messages have.
 	Kind() mail.Source

@@ -13,7 +13,7 @@ import (
 const Interval = time.Minute
 
 // Pace spreads the polls of an exchange entry: of N mailboxes each is listed every N/perSecond seconds, and not more often than every
-// Interval. The nil Pace has no other bound.
+// Interval. The nil Pace has only that last bound.
 type Pace struct {
 	every time.Duration // Interval, or what it is for these mailboxes
 	gap   time.Duration // between two polls
@@ -30,8 +30,8 @@ func NewEvery(interval time.Duration, perSecond float64) *Pace {
 	return &Pace{every: interval, gap: time.Duration(float64(time.Second) / perSecond)}
 }
 
-// soonest is how near a turn may be that a mailbox has kept: one that is nearer is given up, for a break that has just begun is no reason for a
-// poll.
+// soonest is how near the turn that a mailbox has kept may be when its notifications stop. A nearer one is given up, for a break that has
+// just begun is no reason for a poll.
 func (p *Pace) soonest() time.Duration {
 	if p == nil {
 		return Interval / 2
@@ -39,9 +39,9 @@ func (p *Pace) soonest() time.Duration {
 	return p.every / 2
 }
 
-// Turn is that of a mailbox in the line of those that are polled. A mailbox has one at once, and what it gave up is over soon: so
-// nobody waits for much longer than for one poll of each of the others. While something tells of its mail again it keeps the one that it has,
-// for it would take another at each short break, and those that it gave up would make the line longer than there are mailboxes.
+// Turn is the place of one mailbox in the line of those that are polled. It has one turn at a time, and gives up only one that is near, so
+// nobody waits for much longer than one poll of each of the others. While notifications tell of its mail again it keeps its turn: did it
+// take another at each short break, those that it gave up would make the line longer than there are mailboxes.
 type Turn struct {
 	at      time.Time // zero: it never had one
 	waiting bool      // nothing tells of its mail
@@ -81,7 +81,7 @@ func (p *Pace) Every(now time.Time) time.Duration {
 	return max(p.every, p.last.Sub(now).Truncate(p.every))
 }
 
-// next is when a mailbox is to be polled that is polled from now on, or has been polled now.
+// next plans the next poll of a mailbox that is polled from now on, or was polled just now.
 func (p *Pace) next(now time.Time) time.Time {
 	every := Interval
 	if p != nil {
@@ -91,7 +91,7 @@ func (p *Pace) next(now time.Time) time.Time {
 	return p.room(now.Add(every)).Add(jitter)
 }
 
-// room is when there is room for one more poll, not before a time.
+// room plans one more poll, at next or as soon after it as the pace allows.
 func (p *Pace) room(next time.Time) time.Time {
 	if p == nil {
 		return next

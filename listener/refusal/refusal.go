@@ -9,7 +9,7 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// A mailbox that a server did not know and that has been listed there is subscribed again soon: it was away, and has come back.
+// A mailbox that its server did not know, and that has been listed there since, is subscribed again soon: it was away, and has come back.
 const (
 	FirstReturn = 5 * time.Second
 	MaxReturn   = 4 * time.Minute
