@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// fresh is how old a subscription may be at most whose refusal says something of the stream: an older one may have expired, or the
-	// server was restarted.
+	// fresh is how old a subscription may be so that its refusal says something about the stream: an older one may have expired, or the server
+	// was restarted.
 	fresh = 2 * time.Minute
 	// maxRefused is how many streams in a row have all subscriptions refused but that of the mailbox that they were opened as, until each
 	// mailbox gets a stream of its own.
@@ -31,7 +31,7 @@ type Sharing struct {
 	turns   turns
 }
 
-// prove notes what a stream brought at a time: of new mail of another mailbox than that which it was opened as, or of none.
+// prove notes that the stream has brought something. others: new mail of another mailbox than the one that it was opened as.
 func (r *reading) prove(others bool, at time.Time) {
 	s := r.group.groups.o.Sharing
 	if others || len(r.by) > 1 && !r.opposed.Load() && at.Sub(r.opened) >= unopposed {
@@ -69,7 +69,7 @@ func (r *reading) shared() bool {
 }
 
 // alone counts a stream that was refused to all but one, and gives each mailbox of the account a stream of its own after the second. Where
-// mailboxes have shared one, their server does not refuse that: of a stream of two it may well lose one subscription twice.
+// mailboxes have shared a stream, their server allows that: of a stream of two it may well lose one subscription twice.
 func (l *line) alone() {
 	gs := l.group.groups
 	if gs.o.Sharing.proven.Load() {

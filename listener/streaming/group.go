@@ -24,8 +24,8 @@ type group struct {
 	members  map[*Member]struct{}
 	leaving  []departure
 	calls    int // of Subscribe and Unsubscribe, under way
-	leading  int // of them, those of members that may come to lead the group, and have not taken long yet
-	hung     int // of those, who took long, since the group was last without anybody who leads it
+	leading  int // of these calls, those that may make their member the anchor, and have not taken long yet
+	hung     int // how many such calls took long, since the last one that brought an anchor
 	affinity Affinity
 	late     []lateness   // of messages that the stream should have told of
 	failures int          // of streams, in a row
@@ -48,7 +48,7 @@ type departure struct {
 	at       *mail.Location
 	affinity Affinity // that leads to the server which has it
 	id       string
-	now      bool // all the same: its mailbox has come and left again since then, and must not have ever more of them
+	now      bool // do so at once: its mailbox has come and left again since then, and must not have ever more of them
 }
 
 func newGroup(g *Groups) *group {
@@ -75,7 +75,8 @@ func (g *group) changed() {
 
 func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
 
-// excuse has members that failed for the account, or for more, subscribed without further waiting. It is called with mu held.
+// excuse has members subscribed without further waiting whose last try failed for what concerns least or more: the account, or its server.
+// It is called with mu held.
 func (g *group) excuse(least fault.Scope) {
 	for m := range g.members {
 		m.excused = m.excused || m.subscribing && least == fault.Account // also where a stream opens before the call ends
@@ -111,7 +112,7 @@ func (g *group) has(m *Member, subscription string) bool {
 // listAnyway is how long a mailbox that may have lost notifications waits for its stream to be open before it is listed all the same.
 const listAnyway = 5 * time.Second
 
-// listOverdue lists the members whose stream has not opened by their time; all: whose stream is not open. It says when the next is due.
+// listOverdue lists the members that have waited for their stream until listBy; all: whatever listBy is. It says when the next is due.
 func (g *group) listOverdue(all bool) (next time.Time) {
 	var overdue []*Member
 	now := time.Now()

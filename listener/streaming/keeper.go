@@ -74,7 +74,7 @@ func (k *keeper) close() {
 func (k *keeper) wait(ctx context.Context, next time.Time) {
 	timer := alarm(next)
 	defer timer.Stop()
-	a, b := k.lines[0].heard(), k.lines[1].heard()
+	a, b := k.lines[0].signals(), k.lines[1].signals()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:

@@ -18,7 +18,8 @@ import (
 const (
 	// hintDelay is how old a message is that a stream has had the time to tell of.
 	hintDelay = time.Minute
-	// maxLate within lateWindow replace a stream, or a subscription: one may be a slip, two are a stream that is dead though it beats.
+	// maxLate messages that were not told of within lateWindow replace a stream, or a subscription: one may be a slip, after two the stream is
+	// dead though its heartbeats come.
 	maxLate    = 2
 	lateWindow = time.Hour
 )
@@ -37,16 +38,16 @@ type Member struct {
 	subscription string         // empty: it has none
 	subscribed   time.Time      // when that was made; zero: before this start
 	subscribing  bool           // a call is under way
-	excused      bool           // what that fails of may have ended within it
+	excused      bool           // the account, or its server, may work again before that call has failed
 	refusal      refusal.Refusal
 
-	// gap: notifications may have been lost since it was last to be listed. It is listed once its stream is open, and by listBy all the
-	// same; zero: that has been done.
+	// gap: notifications may have been lost since it was last told to be listed. It is listed once its stream is open, and at listBy all the
+	// same; zero: it has been.
 	gap    bool
 	listBy time.Time
 
 	misled int          // how often its name led the group nowhere
-	proven time.Time    // when the server last did for it what was asked; zero: it did not open a stream as it since
+	proven time.Time    // when the server last did what was asked for it; zero: since then no stream could be opened as it
 	poll   polling.Turn // while nothing tells of its mail
 	stream *reading     // the open one that serves it, the newest; nil: none
 	since  time.Time    // when notifications began to reach us, without a break since then; zero: they do not
@@ -69,7 +70,7 @@ func (m *Member) Join(at *mail.Location) {
 		m.subscription = r.Subscription
 	}
 	now := time.Now()
-	m.gap, m.listBy = true, now.Add(polling.Interval) // whose turn it is not yet, is listed twice where that takes longer
+	m.gap, m.listBy = true, now.Add(polling.Interval) // a member whose turn to be subscribed comes later than this is listed twice
 	if m.subscription != "" {
 		m.broken(now)
 	}
@@ -79,8 +80,8 @@ func (m *Member) Join(at *mail.Location) {
 	}
 }
 
-// regroup has the member in another group of the same servers, or in none; what is under way for it was for the old one. It is called with
-// mu held.
+// regroup moves the member to another group of the same servers, or to none. What is under way for it was for the old one, and does not
+// count. It is called with mu held.
 func (m *Member) regroup(to *group) {
 	delete(m.group.members, m)
 	m.joined++
@@ -92,7 +93,7 @@ func (m *Member) regroup(to *group) {
 	}
 }
 
-// Leave ends that. The subscription is given back where it was made; whoever has the mailbox leave takes it out of its record.
+// Leave ends listening. The subscription is given back where it was made; the caller takes it out of the mailbox's record.
 func (m *Member) Leave() {
 	m.groups.mu.Lock()
 	joined := m.joined
@@ -184,7 +185,7 @@ type lateness struct {
 	of *Member // whose subscription is at fault; nil: the stream is
 }
 
-// Answered tells that its server has just done for the mailbox what it was asked: of those that hang it does nothing.
+// Answered tells that its server has just done for the mailbox what it was asked: for those that hang it does nothing.
 func (m *Member) Answered() {
 	m.groups.mu.Lock()
 	defer m.groups.mu.Unlock()
@@ -227,8 +228,8 @@ func (m *Member) unserved() {
 	m.stream, m.since = nil, time.Time{}
 }
 
-// untold says whether the mailbox is to be polled: it has a subscription, and its stream is not open or brings nothing, or it is to get
-// none. Any other that cannot be subscribed has its safety poll. It is called with mu held.
+// untold says whether the mailbox is to be polled: it has a subscription and no stream that brings anything, or its refusal says that no
+// notification comes while that lasts. Any other mailbox that cannot be subscribed has its safety poll. It is called with mu held.
 func (m *Member) untold() bool {
 	f := m.refusal.Fault()
 	return m.since.IsZero() && (m.subscription != "" || f != nil && f.Untold)
@@ -246,8 +247,8 @@ func (m *Member) unsubscribed(now time.Time) {
 	m.group.changed()
 }
 
-// lose forgets a subscription that the server does not know any more, or names for an error that does not end it: that is given back, and
-// another is made when the error says. It is called with mu held.
+// lose forgets a subscription that the server does not know any more. One that it names in an error that does not end it is given back, and
+// another is made when that error says. It is called with mu held.
 func (m *Member) lose(id string, f *fault.Error, now time.Time) {
 	if m.group == nil || m.subscription != id {
 		return

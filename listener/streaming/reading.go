@@ -37,15 +37,15 @@ type reading struct {
 	late    bool         // that envelope did not come in time. The keeper's own
 	spoilt  bool         // the server named a bad id: nobody knows whether the good ones are still served. The keeper's own
 
-	ears
+	signals
 	err error // how it ended, once end is closed; io.EOF: as it should
 
 	mu      sync.Mutex
 	reports []*fault.Error
 }
 
-// ears are what the keeper of a stream listens for.
-type ears struct {
+// signals are what a stream tells its keeper, who waits for them.
+type signals struct {
 	reported chan struct{} // errors about single subscriptions have come
 	dead     chan struct{} // the stream tells too little: it is to be replaced
 	end      chan struct{}
@@ -53,7 +53,7 @@ type ears struct {
 
 func newReading(g *group, s Stream, stop context.CancelFunc, by map[string]*Member, as *Member) *reading {
 	r := &reading{group: g, stream: s, stop: stop, by: by, as: as, opened: time.Now()}
-	r.ears = ears{reported: make(chan struct{}, 1), dead: make(chan struct{}, 1), end: make(chan struct{})}
+	r.signals = signals{reported: make(chan struct{}, 1), dead: make(chan struct{}, 1), end: make(chan struct{})}
 	r.last.Store(r.opened.UnixNano())
 	return r
 }
@@ -80,15 +80,12 @@ func (r *reading) run() {
 		others := false
 		for _, event := range e.Events {
 			m := r.by[event.Subscription]
-			others = others || m != nil && m != r.as
-			if m != nil && m.in(r.group) {
-				r.told.Store(e.At.UnixNano())
-				groups.o.Metrics.hints.Inc()
-				if event.Item == "" || len(event.Item) > maxItem {
-					m.sink.List()
-					continue
-				}
-				m.sink.Hint(event.Item, e.At)
+			if m == nil {
+				continue
+			}
+			others = others || m != r.as
+			if m.in(r.group) {
+				r.hint(m, event.Item, e.At)
 			}
 		}
 		r.prove(others, e.At)
@@ -96,6 +93,17 @@ func (r *reading) run() {
 			r.begin()
 		}
 	}
+}
+
+// hint passes on that a member has new mail.
+func (r *reading) hint(m *Member, item string, at time.Time) {
+	r.told.Store(at.UnixNano())
+	r.group.groups.o.Metrics.hints.Inc()
+	if item == "" || len(item) > maxItem {
+		m.sink.List()
+		return
+	}
+	m.sink.Hint(item, at)
 }
 
 // begin notes that the first envelope has come: notifications reach us now. Members that may have lost some before are listed.
@@ -175,9 +183,9 @@ func (r *reading) serves(want map[string]*Member) bool {
 	return true
 }
 
-// handOver lets the stream end after another was opened with its ids. The server ends it, and what it had taken out of its queues for it
-// has come by then: so mailboxes join and leave without a listing of the others. A stream that does not end in time is cut, and its members
-// are listed.
+// handOver lets the stream end after another was opened with its ids. The server ends it, and by then what it had taken out of its queues
+// for this stream has come. So mailboxes join and leave without a listing of the others. A stream that does not end in time is cut, and its
+// members are listed.
 func (r *reading) handOver(ctx context.Context) {
 	t := time.NewTimer(handOver)
 	defer t.Stop()

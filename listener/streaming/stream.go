@@ -25,13 +25,13 @@ const (
 	firstRetry = 250 * time.Millisecond
 	// firstWait is the longest wait before a stream is opened anew whose server works: it has said what is wrong.
 	firstWait = 5 * time.Second
-	// firstEnvelope is how long an open stream may take to bring its first envelope, which is due at once. It is what tells a stream
-	// that a gateway buffers.
+	// firstEnvelope is how long an open stream may take to bring its first envelope, which is due at once. Where it is late, something before
+	// the server buffers the stream.
 	firstEnvelope = 10 * time.Second
 	// maxOthers is how many members, one after the other, the stream is tried as before the fault is taken for the group's.
 	maxOthers = 3
-	// misleads is how often in a row a stream fails of what may be its server's, until it is opened at another: that one does not know the
-	// subscriptions, and a server that only restarts is back by then, or has forgotten them.
+	// misleads is how often in a row a stream fails for what may be its server's fault before it is opened at another server. That one does
+	// not know the subscriptions; a server that only restarts is back by then, or has forgotten them too.
 	misleads = 3
 )
 
@@ -43,9 +43,9 @@ type line struct {
 	keeper  *keeper
 	open    *reading           // nil: none
 	opens   map[string]*Member // by subscription: those of the stream that is being opened; nil: none is
-	size    int                // members of the last one; 0: the line was let go since then
-	turn    int                // whom the stream is opened as where the anchor fails, and nobody is known to be better: the next after it
-	tried   int                // others in a row
+	size    int                // how many members the last stream had; 0: it was let go
+	turn    int                // so many places after the anchor the stream is tried, where the anchor fails and no member is known to be better
+	tried   int                // how many others it was tried as, in a row
 	refused int                // streams in a row whose other subscriptions were all refused
 	reopen  time.Time          // not before
 }
@@ -77,12 +77,12 @@ func (l *line) tend(ctx context.Context) time.Time {
 	return time.Now()
 }
 
-// heard is what is to be listened for; nothing where no stream is open.
-func (l *line) heard() ears {
+// signals are those of the open stream; none where no stream is open.
+func (l *line) signals() signals {
 	if l.open == nil {
-		return ears{}
+		return signals{}
 	}
-	return l.open.ears
+	return l.open.signals
 }
 
 // letGo ends a stream whose members are served by another, or have left.
@@ -106,8 +106,8 @@ func (l *line) envelopeDue() time.Time {
 	return l.open.opened.Add(firstEnvelope)
 }
 
-// overdue deals with a stream that has not brought its first envelope in time. Perhaps the mailbox hangs as which it was opened: it is tried
-// as others. Where that brings nothing either, it is named as what it is, and stays open, for some servers begin late. Meanwhile its
+// overdue deals with a stream that has not brought its first envelope in time. Perhaps the mailbox that it was opened as hangs, so it is
+// tried as others. If that brings nothing either, the fault is told, and the stream stays open, for some servers begin late. Meanwhile its
 // members are polled.
 func (l *line) overdue() {
 	due := l.envelopeDue()
@@ -135,7 +135,7 @@ func heldBack() *fault.Error {
 
 // opening is how a stream is to be opened.
 type opening struct {
-	as       *Member // that charges a copy of its budget and not the account's
+	as       *Member // it is charged, by a copy of its budget, and not the account
 	at       *mail.Location
 	affinity Affinity
 }
@@ -240,15 +240,15 @@ func (l *line) meanwhile() {
 	}
 }
 
-// goesOn has the stream opened without m, where the server says that m does not live there; false: that is not doubted.
+// goesOn has the stream opened without m, where the server says that m does not live there; false: m's location is not doubted.
 func (l *line) goesOn(m *Member, f *fault.Error, want map[string]*Member) bool {
 	wait := firstRetry
 	switch l.group.doubt(m, f) {
 	case Stays:
 		return false
-	case Later: // meanwhile as another, where there is one
+	case Later: // meanwhile it is opened as another, where there is one
 		l.next(m)
-		if l.tried >= len(want) { // as each of them
+		if l.tried >= len(want) { // it was tried as each of them
 			l.tried, wait = 0, firstWait
 		}
 		m.sink.List()
@@ -295,7 +295,7 @@ func (l *line) replace() {
 }
 
 // reports deals with errors about single subscriptions, and says whether there were any. The stream is opened anew soon, for the server
-// does its work; not where it says of all of them that it does not.
+// does its work; not so where it says that it does not for any of them.
 func (l *line) reports(ctx context.Context) bool {
 	list := l.open.takeReports()
 	refused := false
@@ -318,8 +318,8 @@ func (l *line) reports(ctx context.Context) bool {
 	return len(list) > 0
 }
 
-// over deals with the end of the open stream. After one as it should be, what comes meanwhile waits at the server and nothing is lost.
-// After any other, what was under way is lost with no error and a subscription that is still valid.
+// over deals with the end of the open stream. After a proper end, what comes meanwhile waits at the server and nothing is lost. After any
+// other, what was under way is lost, without any error and though the subscription is still valid.
 func (l *line) over(ctx context.Context) {
 	r, g := l.open, l.group
 	reported := ctx.Err() == nil && l.reports(ctx) // gromox ends a stream with the envelope that names subscriptions
@@ -340,7 +340,7 @@ func (l *line) over(ctx context.Context) {
 	}
 	lived := time.Since(r.opened)
 	if errors.Is(r.err, io.EOF) {
-		if !reported && !r.spoilt { // else it is known when it is opened again
+		if !reported && !r.spoilt { // else it is settled already when it is opened again
 			l.ended(lived)
 			g.groups.merge(g)
 		}
@@ -419,7 +419,7 @@ func (l *line) trouble(ctx context.Context, f *fault.Error, by map[string]*Membe
 		}
 		switch {
 		case f.Moved && g.doubt(m, f) == Leaves:
-			l.soon() // what is left is not at fault, and it may come back
+			l.soon() // the others are not at fault, and this one may come back
 		case f.Unsubscribed:
 			lost[id] = m
 		case f.Missed && named && !f.Moved:
@@ -428,11 +428,11 @@ func (l *line) trouble(ctx context.Context, f *fault.Error, by map[string]*Membe
 			lost[id] = m
 		}
 	}
-	misled := f.Misled && len(concerned) >= len(by) && l.other().healthy() == nil // else the others are where they belong
+	misled := f.Misled && len(concerned) >= len(by) && l.other().healthy() == nil // else other subscriptions are served there
 	g.lose(ctx, lost, f, misled)
 }
 
-// lose forgets subscriptions and, where the group was misled, who leads it: all at once, for one that were left would lead the others.
+// lose forgets subscriptions and, where the group was misled, who leads it: all at once, for one that remained would lead the others.
 func (g *group) lose(ctx context.Context, lost map[string]*Member, f *fault.Error, misled bool) {
 	now := time.Now()
 	g.groups.mu.Lock()

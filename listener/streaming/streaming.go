@@ -15,9 +15,9 @@
 //	alone.go      a server that does not let mailboxes share a stream
 //
 // The order of rule 11: a mailbox is subscribed, its stream is opened, and then it is listed. The stream is opened with the members that
-// are subscribed; the others have another once they are. A member is listed when the first envelope has come, unless the stream
-// took over from one that was whole to its end: only then has nobody else read what was meant for us. Should that envelope be late, it is
-// listed all the same, for its mail does not wait.
+// are subscribed by then; the others get another once they are. A member is listed when the first envelope has come, unless the stream took
+// over from one that was whole to its end: only then has nobody else read what was meant for us. Should that envelope be late, it is listed
+// all the same, for its mail does not wait.
 //
 // Lock order: Groups.mu is the only lock. Nothing is called while it is held; a change of a record takes it.
 package streaming
@@ -71,7 +71,7 @@ type Sink interface {
 	Hint(item string, at time.Time) // it may have this new item
 	List()                          // anything may have come: it is to be listed
 	Answers()                       // its server answers
-	// Doubt asks what an error that says that the mailbox may have moved means.
+	// Doubt asks what it means for the mailbox that an error says that it may have moved.
 	Doubt(f *fault.Error) Verdict
 }
 
@@ -80,7 +80,7 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Stays  Verdict = iota // the location is right, or there is none other
+	Stays  Verdict = iota // the location is right, or there is no other
 	Later                 // it was confirmed just now: if the error lasts, it will be doubted
 	Leaves                // it is looked up again: the mailbox has left its group
 )

@@ -1793,7 +1793,7 @@ func TestAGroupWhoseStreamSpeaksOfNobodyThatIsLeftRests(t *testing.T) {
 }
 
 func TestReportsOfAStreamAreKeptUpToABound(t *testing.T) {
-	r := &reading{ears: ears{reported: make(chan struct{}, 1)}}
+	r := &reading{signals: signals{reported: make(chan struct{}, 1)}}
 	for i := range 3 * maxReports {
 		r.report(lostSubscription(fmt.Sprint(i)))
 	}

@@ -95,9 +95,9 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 		next = sooner(next, now.Add(stalled))
 		list = nil
 	}
-	slices.SortFunc(list, byRefusals) // only now: 200 members come one after the other, and each has the list looked at
+	slices.SortFunc(list, byRefusals) // only now, and not above: 200 members come one after the other, and each of them causes a look at the list
 	for _, m := range list {
-		if g.affinity.Anchor == "" && g.leading >= 1<<min(g.hung, 10) { // one leads, unless it hangs
+		if g.affinity.Anchor == "" && g.leading >= 1<<min(g.hung, 10) { // one at a time may become the anchor, and twice as many after each that hangs
 			break
 		}
 		a := &attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity}
@@ -112,8 +112,8 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 	return back, attempts, next, false
 }
 
-// unsubscribed are the members that are to be subscribed now, and when the next is to be. It sees to it that somebody leads the group who is
-// here and has a subscription. It is called with mu held.
+// unsubscribed are the members that are to be subscribed now, and when the next is to be. It also sees to it that the anchor is a member
+// with a subscription. It is called with mu held.
 func (g *group) unsubscribed(now time.Time) (list []*Member, next time.Time) {
 	here := false
 	for m := range g.members {
@@ -282,7 +282,7 @@ func (g *group) refused(ctx context.Context, a *attempt, err error) {
 	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
 		m.refusal.TryAt(time.Now())
 	}
-	if g.affinity == a.affinity && g.calls == 1 && g.anchor() == nil { // it has led nobody to a server that works
+	if g.affinity == a.affinity && g.calls == 1 && g.anchor() == nil { // it has led no member to a server that works
 		g.misled()
 	}
 	next, list := m.refusal.Next(), !m.listBy.IsZero()

@@ -14,7 +14,7 @@ const (
 	atOnce = 2
 	// stalled is how long nobody is subscribed until further groups have their turn: the members of those that have it hang.
 	stalled = 2 * time.Second
-	// flows is how long ago somebody was subscribed at most, while subscribing is under way.
+	// flows is how long ago at most somebody was subscribed where subscribing gets on.
 	flows = 500 * time.Millisecond
 )
 
