@@ -17,7 +17,7 @@ func BenchmarkPost(b *testing.B) {
 	k := NewKeeper(Options{Receiver: r})
 	m := &mailbox{}
 	m.Member = k.Member(nil, m)
-	m.site = &site{}
+	m.group = &group{}
 	m.now = &subscription{id: "sub-1", secret: "secret", made: time.Now()}
 	r.add("secret", m.Member)
 	body := notification("sub-1", 0, 1, "AAMkADkzNjJjODUzLWZhMDMtNDVkMS05ZDdjLWVmMDlkYjQ1ZTc1YwBGAAAAAA")
@@ -40,8 +40,8 @@ func BenchmarkDue(b *testing.B) {
 	now := time.Now()
 	for range 1250 {
 		m := k.Member(nil, nil)
-		m.site, m.since, m.at = &site{}, now, &mail.Location{Primary: rand.Text()}
-		m.now = &subscription{made: now, heard: now}
+		m.group, m.since, m.at = &group{}, now, &mail.Location{Primary: rand.Text()}
+		m.now = &subscription{made: now, lastPost: now}
 		k.members[m] = struct{}{}
 	}
 	b.ReportAllocs()

@@ -35,7 +35,7 @@ func FuzzPost(f *testing.F) {
 		k := NewKeeper(Options{Receiver: r, Log: zap.NewNop()})
 		m := &mailbox{box: book.Mailbox(alice)}
 		m.Member = k.Member(m.box, m)
-		m.site = &site{}
+		m.group = &group{}
 		m.now = m.newSubscription()
 		m.now.id, m.now.made = "sub-1", time.Now()
 		r.add(m.now.secret, m.Member)

@@ -64,15 +64,15 @@ type Keeper struct {
 	closed  bool
 	begun   bool
 	members map[*Member]struct{}
-	sites   map[siteKey]*site
+	groups  map[groupKey]*group
 	calls   int
 }
 
-// siteKey is what mailboxes that a server wants to have together have in common.
-type siteKey struct{ url, group string }
+// groupKey is what the mailboxes of a group have in common.
+type groupKey struct{ url, group string }
 
-// site are those mailboxes: where the first was subscribed, the others are too.
-type site struct {
+// group is mailboxes that a server wants to have together: where the first is subscribed, the others are too.
+type group struct {
 	affinity Affinity
 	leads    *Member   // whose answer is to bring the affinity; nil: nobody's
 	since    time.Time // since when it leads
@@ -83,7 +83,7 @@ func NewKeeper(o Options) *Keeper {
 	if o.Frequency <= 0 {
 		o.Frequency = DefaultFrequency
 	}
-	k := &Keeper{o: o, wake: make(chan struct{}, 1), members: map[*Member]struct{}{}, sites: map[siteKey]*site{}}
+	k := &Keeper{o: o, wake: make(chan struct{}, 1), members: map[*Member]struct{}{}, groups: map[groupKey]*group{}}
 	k.ctx, k.stop = context.WithCancel(context.Background())
 	return k
 }
@@ -117,28 +117,28 @@ func (k *Keeper) Retry() {
 	k.changed()
 }
 
-// site returns the mailboxes that one at this location belongs to. It is called with mu held.
-func (k *Keeper) site(at *mail.Location) *site {
+// group returns the group that a mailbox at this location belongs to. It is called with mu held.
+func (k *Keeper) group(at *mail.Location) *group {
 	if !k.begun {
 		k.begun = true
 		k.tasks.Go(k.run)
 	}
-	key := siteKey{at.URL, at.Group}
-	s := k.sites[key]
-	if s == nil {
-		s = &site{}
-		k.sites[key] = s
+	key := groupKey{at.URL, at.Group}
+	g := k.groups[key]
+	if g == nil {
+		g = &group{}
+		k.groups[key] = g
 	}
-	return s
+	return g
 }
 
 // left forgets a mailbox that led the others.
-func (s *site) left(m *Member) {
-	if s.leads == m {
-		s.leads = nil
+func (g *group) left(m *Member) {
+	if g.leads == m {
+		g.leads = nil
 	}
-	if s.affinity.Anchor == m.at.Primary {
-		s.affinity = Affinity{}
+	if g.affinity.Anchor == m.at.Primary {
+		g.affinity = Affinity{}
 	}
 }
 
@@ -200,7 +200,7 @@ func (k *Keeper) due(now time.Time) (attempts []*attempt, lists []*Member, next 
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	next = now.Add(rest)
-	at := func(t time.Time) bool {
+	at := func(t time.Time) bool { // whether that time has come; if not, the loop wakes for it
 		if t.After(now) && t.Before(next) {
 			next = t
 		}
@@ -243,10 +243,10 @@ func (m *Member) watch(now time.Time, at func(time.Time) bool) {
 	}
 	switch silent := at(s.silentAt(frequency)); {
 	case silent && !m.since.IsZero():
-		m.unheard()
+		m.unreached()
 		m.broken(now)
 		m.keeper.o.Log.Info("callbacks have stopped; the mailbox is subscribed anew", zap.String("mailbox", m.at.Primary),
-			zap.Duration("silent_for", now.Sub(s.heard).Round(time.Second)))
+			zap.Duration("silent_for", now.Sub(s.lastPost).Round(time.Second)))
 	case m.since.IsZero() && m.fault == nil && at(s.made.Add(firstCallback)):
 		m.fault = Unreached(m.keeper.o.PublicURL)
 		m.keeper.o.Log.Warn("a mailbox is subscribed, and its callbacks do not come", zap.String("mailbox", m.at.Primary), zap.Error(m.fault))
@@ -277,17 +277,17 @@ func (m *Member) listDue(now time.Time, at func(time.Time) bool) bool {
 
 // attempt begins a Subscribe for a member; nil: others go first. It is called with mu held.
 func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *attempt {
-	s := m.site
+	g := m.group
 	if k.calls >= subscribing { // the end of a call wakes the loop
 		return nil
 	}
-	a := &attempt{member: m, joined: m.joined, at: m.at, affinity: s.affinity, made: m.newSubscription()}
-	if s.affinity.Anchor == "" {
-		if s.leads != nil && !at(s.since.Add(leading)) {
+	a := &attempt{member: m, joined: m.joined, at: m.at, affinity: g.affinity, made: m.newSubscription()}
+	if g.affinity.Anchor == "" {
+		if g.leads != nil && !at(g.since.Add(leading)) {
 			return nil
 		}
 		a.affinity.Anchor = m.at.Primary
-		s.leads, s.since = m, now
+		g.leads, g.since = m, now
 	}
 	m.asking = a.made
 	k.calls++
@@ -295,7 +295,7 @@ func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *att
 	return a
 }
 
-// subscribe subscribes a member and writes that down. It is listed once its first callback has come.
+// subscribe subscribes a member and writes that down.
 func (k *Keeper) subscribe(a *attempt) {
 	m := a.member
 	err := m.box.Subscribable(k.ctx) // what cannot be written down would be lost at the next start
@@ -312,34 +312,40 @@ func (k *Keeper) subscribe(a *attempt) {
 		return
 	}
 	m.sink.Answers()
+	if k.subscribed(a, got) {
+		m.sink.List()
+	}
+}
+
+// subscribed takes a new subscription up, and says whether the mailbox is to be listed: its first callback has come. Else it is listed when that
+// comes.
+func (k *Keeper) subscribed(a *attempt, got Subscribed) (list bool) {
+	m := a.member
 	k.mu.Lock()
-	if m.site == nil || m.joined != a.joined { // it left meanwhile, and its secret is forgotten
-		k.mu.Unlock()
-		return
+	defer k.mu.Unlock()
+	if m.group == nil || m.joined != a.joined { // it left meanwhile, and its secret is forgotten
+		return false
 	}
 	now := time.Now()
-	s, early := a.made, a.made.id == got.ID && !a.made.heard.IsZero()
+	s := a.made
+	early := s.id == got.ID && !s.lastPost.IsZero() // the first callback came before the answer to Subscribe
 	s.id, s.made = got.ID, now
 	if !early {
-		s.watermark, s.heard = "", time.Time{}
+		s.watermark, s.lastPost = "", time.Time{}
 	}
 	m.drop(m.now)
 	m.doubted = false
 	m.now, m.asking, m.refusal = s, nil, refusal.Refusal{}
 	m.poll.Told()
-	m.unheard()
+	m.unreached()
 	m.broken(now)
-	if m.site.leads == m {
-		m.site.leads = nil
+	if m.group.leads == m {
+		m.group.leads = nil
 	}
-	if m.site.affinity.Anchor == "" && a.affinity.Anchor == a.at.Primary { // else another led it, who does not any more
-		m.site.affinity = Affinity{Anchor: a.affinity.Anchor, Cookie: got.Cookie}
+	if m.group.affinity.Anchor == "" && a.affinity.Anchor == a.at.Primary { // else another led the group, and has left
+		m.group.affinity = Affinity{Anchor: a.affinity.Anchor, Cookie: got.Cookie}
 	}
-	list := early && m.heard(s.heard)
-	k.mu.Unlock()
-	if list {
-		m.sink.List()
-	}
+	return early && m.reached(s.lastPost)
 }
 
 // record writes a new subscription down.
@@ -349,7 +355,7 @@ func (k *Keeper) record(a *attempt, got Subscribed) error {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		asleep = len(d.Devices) == 0 // its last device was removed meanwhile
-		if !asleep && a.member.site != nil && a.member.joined == a.joined {
+		if !asleep && a.member.group != nil && a.member.joined == a.joined {
 			d.Subscription, d.Subscribed, d.Callback = got.ID, time.Now(), a.made.nonce
 		}
 	})
@@ -364,15 +370,15 @@ func (k *Keeper) refused(a *attempt, err error) {
 	m, f := a.member, fault.Of(err)
 	k.mu.Lock()
 	m.drop(a.made)
-	if k.ctx.Err() != nil || m.site == nil || m.joined != a.joined { // it left, or all ends
+	if k.ctx.Err() != nil || m.group == nil || m.joined != a.joined { // it left, or all ends
 		k.mu.Unlock()
 		return
 	}
-	if m.site.leads == m {
-		m.site.leads = nil
+	if m.group.leads == m {
+		m.group.leads = nil
 	}
-	if f.Misled && m.site.affinity == a.affinity { // else another leads by now
-		m.site.affinity = Affinity{}
+	if f.Misled && m.group.affinity == a.affinity { // else another leads by now
+		m.group.affinity = Affinity{}
 	}
 	m.asking = nil
 	m.refusal.Again(f, time.Now())

@@ -23,15 +23,15 @@ type Member struct {
 	// What follows is guarded by keeper.mu.
 
 	at      *mail.Location // nil: it never joined
-	site    *site          // nil: it has not joined
+	group   *group         // nil: it has not joined
 	joined  int            // how often it has joined: an answer that comes after it left finds another number
 	now     *subscription  // nil: it has none
-	asking  *subscription  // that a call under way is to make; nil: there is none
+	asking  *subscription  // that a call under way is making; nil: there is none
 	refusal refusal.Refusal
 
 	since     time.Time       // when callbacks began to reach us, without a break since then; zero: they do not
 	fault     *fault.Error    // why not, though it is subscribed; nil: it is too early to say
-	doubted   bool            // they did not tell of a message: the subscription is to be replaced
+	doubted   bool            // callbacks did not tell of a message: the subscription is to be replaced
 	gap       bool            // it is to be listed once its first callback has come
 	listBy    time.Time       // when it is listed all the same; zero: nothing is to be listed
 	poll      polling.Turn    // while nothing tells of its mail
@@ -45,7 +45,7 @@ type subscription struct {
 	watermark     string    // where the last post ended; empty: not known
 	made          time.Time // when it was made, or taken up from the last start
 	kept          bool      // it was taken up from the last start
-	heard         time.Time // zero: nothing was posted yet
+	lastPost      time.Time // zero: nothing was posted yet
 }
 
 // newSubscription makes the secret of one.
@@ -67,14 +67,14 @@ func (m *Member) Join(at *mail.Location) {
 	k := m.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if m.site != nil || k.closed {
+	if m.group != nil || k.closed {
 		return
 	}
 	if m.at != nil && (at.URL != m.at.URL || at.Primary != m.at.Primary) {
 		m.refusal = refusal.Refusal{}
 	}
 	m.joined++
-	m.at, m.site = at, k.site(at)
+	m.at, m.group = at, k.group(at)
 	k.members[m] = struct{}{}
 	m.doubted = false
 	now := time.Now()
@@ -82,16 +82,16 @@ func (m *Member) Join(at *mail.Location) {
 	r := m.box.Record()
 	if secret := keptSecret(k.o.Receiver.secret, r); secret != "" { // it goes on at the server, so the mailbox is listed at once
 		m.now = &subscription{secret: secret, id: r.Subscription, made: now, kept: true}
-		m.now.heard = k.o.Receiver.add(secret, m)
+		m.now.lastPost = k.o.Receiver.add(secret, m)
 		m.gap, m.listBy = false, now
-		if !m.now.heard.IsZero() {
+		if !m.now.lastPost.IsZero() {
 			m.since = now
 		}
 	}
 	k.changed()
 }
 
-// Leave ends that. Exchange ends the subscription when it posts the next time.
+// Leave ends listening. Exchange ends the subscription when it posts the next time.
 func (m *Member) Leave() {
 	m.keeper.mu.Lock()
 	joined := m.joined
@@ -103,16 +103,16 @@ func (m *Member) Leave() {
 func (m *Member) leave(joined int) {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
-	if m.site == nil || m.joined != joined {
+	if m.group == nil || m.joined != joined {
 		return
 	}
 	delete(m.keeper.members, m)
-	m.site.left(m)
-	m.site = nil
+	m.group.left(m)
+	m.group = nil
 	m.drop(m.now)
 	m.drop(m.asking)
 	m.now, m.asking = nil, nil
-	m.unheard()
+	m.unreached()
 	m.listBy = time.Time{}
 	m.poll.Told()
 }
@@ -124,8 +124,8 @@ func (m *Member) drop(s *subscription) {
 	}
 }
 
-// unheard notes that callbacks do not reach us, or not any more. It is called with mu held.
-func (m *Member) unheard() { m.since, m.fault = time.Time{}, nil }
+// unreached notes that callbacks do not reach us, or not any more. It is called with mu held.
+func (m *Member) unreached() { m.since, m.fault = time.Time{}, nil }
 
 // Listening says since when callbacks reach us without a break, and when the last one came; zero: they do not.
 func (m *Member) Listening() (since, last time.Time) {
@@ -134,7 +134,7 @@ func (m *Member) Listening() (since, last time.Time) {
 	if m.since.IsZero() || m.now == nil {
 		return time.Time{}, time.Time{}
 	}
-	return m.since, m.now.heard
+	return m.since, m.now.lastPost
 }
 
 // Failing says why the mailbox is not listened to, and when that is tried again; nil: nothing is wrong.
@@ -142,7 +142,7 @@ func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
 	switch {
-	case m.site == nil || !m.since.IsZero():
+	case m.group == nil || !m.since.IsZero():
 		return nil, time.Time{}
 	case m.refusal.Told() != nil:
 		return m.refusal.Fault(), m.refusal.Next()
@@ -176,12 +176,12 @@ func (m *Member) Unhinted(age time.Duration) {
 	if m.since.IsZero() || age < hintDelay || age > time.Since(m.since) {
 		return
 	}
-	m.unheard()
+	m.unreached()
 	m.doubted = true
 	m.keeper.changed()
 }
 
-// Answered tells that its server has just done for the mailbox what it was asked. Nobody is asked in its name for others.
+// Answered tells that its server has just done for the mailbox what it was asked. No call for others is made in its name.
 func (m *Member) Answered() {}
 
 // Listed tells that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
@@ -189,7 +189,7 @@ func (m *Member) Answered() {}
 func (m *Member) Listed() {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
-	if m.site != nil && m.refusal.Listed(time.Now()) {
+	if m.group != nil && m.refusal.Listed(time.Now()) {
 		m.keeper.changed()
 	}
 }
@@ -211,9 +211,9 @@ func (m *Member) listSoon(by time.Time) {
 // silentAt is when the subscription counts as dead unless a callback comes.
 func (s *subscription) silentAt(frequency time.Duration) time.Time {
 	switch {
-	case s.heard.After(s.made):
-		return s.heard.Add(2 * frequency)
-	case !s.kept && s.heard.IsZero(): // by then the server has given up the post that never came
+	case s.lastPost.After(s.made):
+		return s.lastPost.Add(2 * frequency)
+	case !s.kept && s.lastPost.IsZero(): // by then the server has given up the post that never came
 		return s.made.Add(frequency + firstCallback)
 	}
 	return s.made.Add(2 * frequency)

@@ -17,10 +17,11 @@ func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
 	k.mu.Lock()
 	s := m.now
 	if s == nil || s.secret != secret {
-		if s = m.asking; s == nil || s.secret != secret { // it was replaced, or left, since it was looked up
-			k.mu.Unlock()
-			return false
-		}
+		s = m.asking
+	}
+	if s == nil || s.secret != secret { // since the secret was looked up, the subscription was replaced, or the mailbox has left
+		k.mu.Unlock()
+		return false
 	}
 	items, lists, goesOn := m.read(s, list, at)
 	allowed := m.allowance.Take(len(items), at)
@@ -47,14 +48,14 @@ func (m *Member) posted(secret string, list []ews.Pushed, at time.Time) bool {
 // goes on. It is called with mu held.
 func (m *Member) read(s *subscription, list []ews.Pushed, at time.Time) (items []string, lists, goesOn bool) {
 	for _, p := range list {
-		if s.id == "" && len(p.Subscription) <= maxItem { // Subscribe has not been answered yet; whose it is, its answer says
+		if s.id == "" && len(p.Subscription) <= maxItem { // Subscribe has not been answered yet: its answer will say whether this is the id
 			s.id = p.Subscription
 		}
 		if p.Subscription != s.id {
 			continue
 		}
 		goesOn = true
-		// Some servers have no watermarks. With them a lost post is found by the safety poll.
+		// Some servers have no watermarks: there a lost post is found by the safety poll.
 		again := p.Watermark != "" && p.Watermark == s.watermark // our answer to it was lost
 		if s.watermark != "" && p.Previous != "" && p.Previous != s.watermark && !again {
 			m.keeper.o.Receiver.gaps.Inc()
@@ -63,7 +64,7 @@ func (m *Member) read(s *subscription, list []ews.Pushed, at time.Time) (items [
 		if p.Watermark != "" && len(p.Watermark) <= maxItem {
 			s.watermark = p.Watermark
 		}
-		s.heard = at
+		s.lastPost = at
 		lists = lists || p.Code != ""
 		for _, item := range p.Items {
 			if !plausible(item) {
@@ -73,15 +74,15 @@ func (m *Member) read(s *subscription, list []ews.Pushed, at time.Time) (items [
 			items = append(items, item)
 		}
 	}
-	if s.heard.Equal(at) && s == m.now {
-		lists = m.heard(at) || lists
+	if s.lastPost.Equal(at) && s == m.now {
+		lists = m.reached(at) || lists
 	}
 	return items, lists, goesOn
 }
 
-// heard notes that callbacks reach us, and says whether the mailbox is to be listed for that: some may have been lost before. It is called
+// reached notes that callbacks reach us, and says whether the mailbox is to be listed for that: some may have been lost before. It is called
 // with mu held.
-func (m *Member) heard(at time.Time) bool {
+func (m *Member) reached(at time.Time) bool {
 	if m.since.IsZero() {
 		m.since, m.fault = at, nil
 		m.poll.Told()

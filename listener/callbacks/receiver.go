@@ -28,14 +28,15 @@ const (
 	// strangers is how many posts a second with an unknown secret are answered: those of subscriptions that mailbell has given up come once,
 	// and once more in 30 s where they are not answered.
 	strangers = 500
-	// keptFor is how long a subscription of the last start goes on whose mailbox does not join: it cannot be found, or is nobody's any more.
+	// keptFor is how long a subscription of the last start goes on while its mailbox does not join: it cannot be found, or has no device any
+	// more.
 	keptFor = time.Hour
 )
 
 // Receiver takes the posts for all mailboxes, of every listener account.
 //
-// Who posts to an unknown secret is answered that its subscription ends, whatever the secret looks like: that is how a subscription ends
-// which mailbell has given up. So nobody learns from an answer whether a mailbox exists, has a subscription, or what a secret is like.
+// A post to an unknown secret is answered that its subscription ends, whatever the secret looks like: that is how a subscription ends that
+// mailbell has given up. So nobody learns from an answer whether a mailbox exists, has a subscription, or what a secret is like.
 type Receiver struct {
 	secret    mail.Secret
 	started   time.Time
@@ -55,8 +56,8 @@ type Receiver struct {
 
 // kept is a subscription of the last start.
 type kept struct {
-	box   *subscriptions.Mailbox
-	heard time.Time // when it was posted to; zero: it was not
+	box      *subscriptions.Mailbox
+	lastPost time.Time // when it was posted to; zero: it was not
 }
 
 // digest of a secret: how long a look-up takes says nothing about a secret.
@@ -149,7 +150,7 @@ func (r *Receiver) add(secret string, m *Member) time.Time {
 		return time.Time{}
 	}
 	delete(r.kept, d)
-	return k.heard
+	return k.lastPost
 }
 
 // forget forgets a secret: the next post to it ends its subscription.
@@ -174,14 +175,15 @@ func (r *Receiver) find(secret string) (m *Member, known bool) {
 	goesOn := keptSecret(r.secret, was.box.Record()) == secret && time.Since(r.started) < keptFor
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m = r.members[d]; m != nil {
+	m = r.members[d]
+	if m != nil { // it has joined meanwhile
 		return m, true
 	}
 	if !goesOn {
 		delete(r.kept, d)
 		return nil, false
 	}
-	was.heard = time.Now()
+	was.lastPost = time.Now()
 	return nil, true
 }
 

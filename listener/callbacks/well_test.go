@@ -90,7 +90,7 @@ func TestAfterWhateverAServerDoesEachMailboxIsListenedToOnceItIsWell(t *testing.
 		pass(time.Minute)
 		a.Keeper.mu.Lock()
 		defer a.Keeper.mu.Unlock()
-		for _, at := range a.sites {
+		for _, at := range a.groups {
 			if a.calls != 0 || at.leads != nil {
 				t.Errorf("%d calls are under way, %v leads", a.calls, at.leads)
 			}
