@@ -52,6 +52,6 @@ type Sink interface {
 	Tell(m *mail.Message, at time.Time) // the same, and this is what it is
 	List()                              // anything may have come: it is to be listed
 	Answers()                           // its server answers
-	// Doubt asks what an error that says that the mailbox moved means. true: it is looked up again.
+	// Doubt asks what it means for the mailbox that an error says that it moved. true: it is looked up again.
 	Doubt(f *fault.Error) bool
 }

@@ -19,7 +19,7 @@ const openTimeout = 3 * time.Second
 
 // Content opens the messages that come encrypted in notifications.
 type Content interface {
-	// Rich is for whom new subscriptions have their messages encrypted.
+	// Rich returns the certificate for which new subscriptions have their messages encrypted.
 	Rich() (graph.Rich, error)
 	// Present says whether a subscription that was made for a certificate can go on as it is.
 	Present(certificateID string) bool
@@ -46,7 +46,7 @@ func (c *withoutContent) isRefused(now time.Time) bool {
 	return c.mailboxes >= witnesses && now.Before(c.until)
 }
 
-// rich is for whom a new subscription has its messages encrypted; nil: they do not come.
+// rich returns the certificate for which a new subscription has its messages encrypted; nil: they do not come.
 func (k *Keeper) rich() (*graph.Rich, error) {
 	k.mu.Lock()
 	refused := k.plain.isRefused(time.Now())

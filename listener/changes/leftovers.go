@@ -21,8 +21,9 @@ const (
 	unknownFor = 2 * time.Minute
 )
 
-// sweep finds, once after a start, what Graph has and nobody knows (its record was lost, or was never written), and removes it; and what is
-// known and Graph does not have any more, and has it made anew. Only subscriptions with a URL of this mailbell are touched.
+// sweep compares, once after a start, the subscriptions at Graph with those that are known here. One that only Graph has (its record was
+// lost, or was never written) is removed; one that Graph does not have any more is made anew. Only subscriptions with a URL of this
+// mailbell are touched.
 func (k *Keeper) sweep() {
 	if !pause.For(k.ctx, sweepAfter) {
 		return
@@ -42,7 +43,7 @@ func (k *Keeper) sweep() {
 		}
 		return
 	}
-	k.find(all, began)
+	k.replaceLost(all, began)
 	unknown := k.unknown(all)
 	if len(unknown) == 0 || !pause.For(k.ctx, unknownFor) {
 		return
@@ -71,8 +72,8 @@ func (k *Keeper) unknown(list []graph.Listed) (unknown []graph.Listed) {
 	return unknown
 }
 
-// find has those subscribed anew whose subscription was made before the list began and is not in it.
-func (k *Keeper) find(all []graph.Listed, began time.Time) {
+// replaceLost has the mailboxes subscribed anew whose subscription was made before the list began and is not in it.
+func (k *Keeper) replaceLost(all []graph.Listed, began time.Time) {
 	listed := make(map[string]struct{}, len(all))
 	for _, s := range all {
 		listed[s.ID] = struct{}{}

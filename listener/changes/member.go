@@ -22,8 +22,8 @@ const (
 	hintDelay = 3 * time.Minute
 	// Two messages within lateWindow that no notification told of replace a subscription: one may be a slip.
 	lateWindow = time.Hour
-	// parkedFor is how long the subscription of a mailbox is kept that may live elsewhere: mostly it does not. Were Graph to find nobody for a
-	// minute, 15,000 subscriptions would have to be made anew.
+	// parkedFor is how long the subscription is kept of a mailbox that may live elsewhere: mostly it does not, and comes back. Else, if Graph
+	// found no mailbox for a minute, 15,000 subscriptions would have to be made anew.
 	parkedFor = 10 * time.Minute
 )
 
@@ -42,20 +42,20 @@ type Member struct {
 	in      bool           // it has joined
 	joined  int            // how often: an answer that comes after it left finds another number
 	now     *subscription  // nil: it has none
-	asking  *subscription  // that a call under way is to make; nil: there is none
-	parked  *subscription  // that it had when it left, while it may come back; nil: none
+	asking  *subscription  // that a call under way is making; nil: there is none
+	parked  *subscription  // that it had when it left, kept in case it comes back; nil: none
 	until   time.Time      // then the parked one is removed
 	writing bool           // a write for it waits or is under way
 	refusal refusal.Refusal
-	denied  bool // it was denied the right that others are granted, and so it is the only one that this concerns
+	denied  bool // it was denied a right that others are granted: that concerns this mailbox only
 
-	since   time.Time    // when notifications began to reach us, without a break since then; zero: they do not
-	doubted bool         // the subscription is to be replaced
-	late    time.Time    // when a message was found that no notification told of; zero: not within lateWindow
-	deaf    bool         // the subscription was replaced for that, and no notification has come since
-	fault   *fault.Error // why none comes, though it is subscribed; nil: they do, or it is too early to say
-	listBy  time.Time    // when it is listed; zero: nothing is to be listed
-	polls   polls
+	since    time.Time    // when notifications began to reach us, without a break since then; zero: they do not
+	doubted  bool         // the subscription is to be replaced
+	late     time.Time    // when a message was found that no notification told of; zero: not within lateWindow
+	replaced bool         // the subscription was replaced for that, and no notification has come since
+	fault    *fault.Error // why none comes, though it is subscribed; nil: they do, or it is too early to say
+	listBy   time.Time    // when it is listed; zero: nothing is to be listed
+	polls    polls
 
 	allowance marks.Allowance // of the marks that notifications may set
 	recent    *recent         // nil: nothing was told of yet
@@ -74,7 +74,7 @@ type subscription struct {
 	failures     int       // to renew it, in a row
 	authorising  bool      // it is renewed for its access token
 	renewed      time.Time // or made
-	heard        time.Time // zero: nothing was posted yet
+	lastPost     time.Time // zero: nothing was posted yet
 }
 
 // newSubscription is one with this nonce, or with a new one.
@@ -99,7 +99,7 @@ func (m *Member) Join(at *mail.Location) {
 	m.at, m.in = at, true
 	m.joined++
 	k.members++
-	m.doubted, m.deaf, m.fault, m.late = false, false, nil, time.Time{}
+	m.doubted, m.replaced, m.fault, m.late = false, false, nil, time.Time{}
 	now := time.Now()
 	m.listBy = now.Add(listAnyway)
 	m.takeUp(now)
@@ -152,7 +152,7 @@ func (m *Member) Forsake() {
 	}
 }
 
-// Leave ends that. The subscription is kept for a while, for the mailbox may come back; without a device it is removed at once.
+// Leave ends listening. The subscription is kept for a while, for the mailbox may come back; without a device it is removed at once.
 func (m *Member) Leave() {
 	m.keeper.mu.Lock()
 	joined := m.joined
@@ -199,8 +199,8 @@ func (m *Member) drop(s *subscription, remove bool) {
 	}
 }
 
-// forget has nothing told any more with the client state of a subscription, unless another one of the mailbox has it too: what was asked with
-// a nonce is asked with it again. It is called with mu held.
+// forget has notifications with the client state of a subscription ignored, unless another subscription of the mailbox has the same: one
+// that is asked for again has the nonce of before. It is called with mu held.
 func (m *Member) forget(s *subscription) {
 	for _, other := range []*subscription{m.now, m.asking} {
 		if other != nil && other != s && other.state == s.state {
@@ -300,13 +300,13 @@ func (m *Member) Listening() (since, last time.Time) {
 	m.keeper.mu.Lock()
 	defer m.keeper.mu.Unlock()
 	if m.now != nil {
-		last = m.now.heard
+		last = m.now.lastPost
 	}
 	return m.since, last
 }
 
 // Failing says why the mailbox is not listened to, and when that is tried again; nil: nothing is wrong. What keeps the app from subscribing
-// keeps nobody from reading: so it is the mailbox's, whomever else it concerns.
+// keeps nobody from reading: so it is shown as the mailbox's, whomever else it concerns.
 func (m *Member) Failing() (f *fault.Error, next time.Time) {
 	k := m.keeper
 	k.mu.Lock()
@@ -352,10 +352,10 @@ func (m *Member) Unhinted(age time.Duration) {
 	}
 	m.late = time.Time{}
 	m.doubted = true
-	if m.deaf {
-		m.fault = m.keeper.o.Receiver.untold()
+	if m.replaced {
+		m.fault = m.keeper.o.Receiver.unreached()
 	}
-	m.deaf = true
+	m.replaced = true
 	m.since = time.Time{}
 	m.keeper.o.Log.Info("a subscription at Microsoft Graph does not tell of new mail; it is replaced", zap.String("mailbox", m.at.Primary))
 	m.plan()

@@ -13,7 +13,7 @@ const (
 	busyFor      = 15 * time.Minute
 )
 
-// polls are those of one mailbox.
+// polls are what is known about the polls of one mailbox.
 type polls struct {
 	turn polling.Turn // while nothing tells of its mail
 	busy time.Time    // until when it counts as busy

@@ -112,8 +112,8 @@ func (r *Receiver) forget(state string) {
 	delete(r.members, digestOf(state))
 }
 
-// untold is the fault of a mailbox that no notification tells of, though it is subscribed.
-func (r *Receiver) untold() *fault.Error {
+// unreached is the fault of a mailbox that no notification tells of, though it is subscribed.
+func (r *Receiver) unreached() *fault.Error {
 	return &fault.Error{Op: "POST subscriptions", Code: CodeUntold, Scope: fault.Mailbox, Remedy: fault.Wait, Missed: true, Untold: true,
 		Evidence: fault.Evidence{Peer: fault.Graph},
 		Text: "Microsoft Graph has accepted the subscription, and tells of no new mail: what it posts to " + r.shown + " may be held up on its way " +

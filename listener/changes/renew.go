@@ -20,10 +20,11 @@ const (
 	// away for two days, and spread, so that those that were made together are not renewed together.
 	renewFrom   = 0.5
 	renewSpread = 0.2
-	// authoriseWithin is how long a subscription that needs a new access token waits for it, so that not all ask in the same second, and how long at
-	// least after the last one, because Graph says it several times. It may need another one soon: what it got ends when ours does.
+	// authoriseWithin is the time within which a subscription that needs a new access token is renewed, so that not all are in the same
+	// second. It is also the least time since its last renewal, because Graph asks several times. It may soon need another token: the one that
+	// it got ends when ours does.
 	authoriseWithin = 5 * time.Second
-	// removals is how often it is tried to remove a subscription. After that the next start finds it, or it expires.
+	// removals is how often the removal of a subscription is tried. After that the next start finds it, or it expires.
 	removals = 3
 )
 
@@ -82,12 +83,12 @@ func (k *Keeper) renew(w write) {
 	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
 	expires, err := k.o.Server.Renew(short, *at, s.id, time.Now().Add(life))
 	cancel()
-	err = k.late("PATCH subscriptions", err)
+	err = k.timedOut("PATCH subscriptions", err)
 	if k.ctx.Err() != nil {
 		return
 	}
 	f := outcome(err)
-	// What passes comes with 400 as well.
+	// Graph answers 400 also for what passes.
 	passes := f != nil && (f.Code == graph.CodeHandshake || f.Code == graph.CodeBehind)
 	if f != nil && !passes && (f.Unsubscribed || f.Status == http.StatusBadRequest || f.Status == http.StatusNotFound) {
 		k.ended(m, nil)
@@ -95,7 +96,8 @@ func (k *Keeper) renew(w write) {
 		return
 	}
 	k.ended(m, f)
-	switch next, failures, current := k.renewed(w, s, expires, f); {
+	next, failures, current := k.renewed(w, s, expires, f)
+	switch {
 	case !current:
 	case f == nil:
 		k.recordExpiry(m, at.Primary, s.id, expires)
@@ -167,8 +169,8 @@ func (k *Keeper) lost(m *Member, joined int, s *subscription, f *fault.Error) {
 	k.changed()
 }
 
-// remove removes a subscription, unless its mailbox has come back and taken it up. Its mailbox's record forgets it before: else the next start
-// would take it up.
+// remove removes a subscription, unless its mailbox has come back and taken it up. The record of the mailbox forgets it first: else the
+// next start would take it up.
 func (k *Keeper) remove(w write) {
 	k.mu.Lock()
 	back := k.current[w.id] != nil
@@ -228,5 +230,5 @@ func (k *Keeper) forget(w write) error {
 func (k *Keeper) delete(id string) error {
 	short, cancel := context.WithTimeout(k.ctx, writeTimeout)
 	defer cancel()
-	return k.late("DELETE subscriptions", k.o.Server.Delete(short, id))
+	return k.timedOut("DELETE subscriptions", k.o.Server.Delete(short, id))
 }

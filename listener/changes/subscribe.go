@@ -21,7 +21,7 @@ type attempt struct {
 	had  *subscription // that it replaces; nil: none
 }
 
-// subscribe subscribes a member and writes that down. Then it is listed.
+// subscribe subscribes a member and writes that down. Then the mailbox is listed.
 func (k *Keeper) subscribe(w write) {
 	a := k.attempt(w)
 	if a == nil {
@@ -37,7 +37,8 @@ func (k *Keeper) subscribe(w write) {
 		got, err = k.post(a)
 	}
 	if err == nil {
-		if err = k.recordMade(a, got); err != nil {
+		err = k.recordMade(a, got)
+		if err != nil {
 			k.discard(a, got.ID)
 		}
 	}
@@ -52,7 +53,7 @@ func (k *Keeper) subscribe(w write) {
 	}
 }
 
-// outcome is the error of a call for ended.
+// outcome is the error of a call as ended takes it.
 func outcome(err error) *fault.Error {
 	if err == nil {
 		return nil
@@ -70,7 +71,7 @@ func (k *Keeper) attempt(w write) *attempt {
 	}
 	w.at = m.at
 	nonce := ""
-	if r := m.box.Record().Graph; r != nil && r.To == k.o.Receiver.to { // of one that was asked for, and perhaps made
+	if r := m.box.Record().Graph; r != nil && r.To == k.o.Receiver.to { // of a subscription that was asked for, and perhaps made
 		nonce = r.Asked
 	}
 	a := &attempt{write: w, made: m.newSubscription(nonce), had: m.now}
@@ -188,11 +189,11 @@ func (k *Keeper) postOnce(a *attempt, rich *graph.Rich) (graph.Subscribed, error
 	got, err := k.o.Server.Subscribe(short, *a.at, graph.Subscription{
 		NotificationURL: url, LifecycleURL: url, ClientState: a.made.state, Until: time.Now().Add(life), Rich: rich,
 	})
-	return got, k.late("POST subscriptions", err)
+	return got, k.timedOut("POST subscriptions", err)
 }
 
-// late types the end of our own patience.
-func (k *Keeper) late(op string, err error) error {
+// timedOut makes a fault of the end of our own timeout.
+func (k *Keeper) timedOut(op string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) && k.ctx.Err() == nil {
 		return &fault.Error{Op: op, Code: "timeout", Scope: fault.Mailbox, Remedy: fault.Wait, Untold: true,
 			Text: "Microsoft Graph has not answered within " + writeTimeout.String()}
@@ -219,7 +220,7 @@ func (k *Keeper) subscribed(a *attempt, got graph.Subscribed) bool {
 	m.now, m.asking, m.writing, m.refusal, m.doubted, m.denied = s, nil, false, refusal.Refusal{}, false, false
 	k.current[got.ID] = m
 	m.listBy = time.Time{}
-	if m.fault == nil { // else nothing was told by the last ones: it counts once this one tells something
+	if m.fault == nil { // else the last ones told nothing, and this one counts once it tells something
 		m.since = now
 	}
 	m.polls.turn.Told()

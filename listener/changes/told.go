@@ -29,12 +29,12 @@ func (m *Member) told(n *graph.Notification, tokens []string, state string, at t
 	if s == nil || s.state != state {
 		s = m.asking
 	}
-	if s == nil || s.state != state || s.id != "" && !strings.EqualFold(s.id, n.Subscription) { // it was replaced, or left, or is somebody's who knows only one of both
+	if s == nil || s.state != state || s.id != "" && !strings.EqualFold(s.id, n.Subscription) { // it was replaced, or the mailbox has left, or the sender knows only one of both
 		k.mu.Unlock()
 		return toldStranger
 	}
-	s.heard = at
-	list := m.heard(at)
+	s.lastPost = at
+	list := m.reached(at)
 	result, item := toldNothing, ""
 	switch {
 	case n.Lifecycle != "":
@@ -43,7 +43,7 @@ func (m *Member) told(n *graph.Notification, tokens []string, state string, at t
 	case !strings.EqualFold(n.Change, "created"):
 	case !plausible(n.Item):
 		list = true
-	case m.has(maphash.String(k.o.Receiver.seed, n.Item), at):
+	case m.repeats(maphash.String(k.o.Receiver.seed, n.Item), at):
 		result = toldDouble
 	default:
 		result, item = toldHint, n.Item
@@ -74,9 +74,9 @@ func (m *Member) told(n *graph.Notification, tokens []string, state string, at t
 	return result
 }
 
-// heard notes that notifications reach us, and says whether the mailbox is to be listed for that. It is called with mu held.
-func (m *Member) heard(at time.Time) (list bool) {
-	m.deaf, m.late = false, time.Time{}
+// reached notes that notifications reach us, and says whether the mailbox is to be listed for that. It is called with mu held.
+func (m *Member) reached(at time.Time) (list bool) {
+	m.replaced, m.late = false, time.Time{}
 	if m.fault == nil {
 		return false
 	}
@@ -100,7 +100,7 @@ func (m *Member) lifecycle(event string, s *subscription, at time.Time) (list bo
 		}
 		return true
 	}
-	return true // missed, or what Graph will think of: mail may be what it is about
+	return true // "missed", or what Graph may add one day: it may be about mail
 }
 
 // plausible says whether an item id looks like one of Graph: URL-safe base64 of a moderate length.
@@ -126,8 +126,8 @@ type recent struct {
 	next  uint8
 }
 
-// has says whether a message is one of those that were told of last, and else adds it. It is called with mu held.
-func (m *Member) has(item uint64, now time.Time) bool {
+// repeats says whether a message is one of those that were told of last, and else adds it to them. It is called with mu held.
+func (m *Member) repeats(item uint64, now time.Time) bool {
 	if m.recent == nil {
 		m.recent = &recent{}
 	}

@@ -34,12 +34,12 @@ const (
 // NewWrites returns the rate of writes.
 func NewWrites() *rate.Limiter { return rate.NewLimiter(writesASecond, writesAtOnce) }
 
-// The kinds of writes, the most urgent first: what is not renewed goes deaf, and what is not removed costs nobody anything.
+// The kinds of writes, the most urgent first: what is not renewed falls silent, and what is not removed costs nobody anything.
 const (
 	renewal = iota
 	creation
 	removal
-	kinds
+	kinds // how many there are; as the kind of a write: none
 )
 
 // write is one that is to be made.
@@ -88,7 +88,8 @@ func (k *Keeper) add(kind int, w write) {
 	k.changed()
 }
 
-// hire has the writes made that wait: as many at once as may be, and one where all are held, when it is time to try. It is called with mu held.
+// hire starts workers for the writes that wait: as many as may be at once, or one where all are held and it is time to try. It is called
+// with mu held.
 func (k *Keeper) hire(now time.Time) {
 	most := maxWriting
 	if k.hold.fault != nil {
@@ -106,8 +107,8 @@ func (k *Keeper) hire(now time.Time) {
 	}
 }
 
-// volunteer has the one of those that were refused try that would be the next to: where all were, nobody else finds out whether what refuses
-// them is over. It is called with mu held.
+// volunteer has a refused member try, the one that would be the next to: where all were refused, nobody else finds out whether the cause is
+// over. It is called with mu held.
 func (k *Keeper) volunteer() {
 	var first *Member
 	for m := range k.agenda.All() {
@@ -162,8 +163,8 @@ func common(f *fault.Error) bool {
 	return f.Scope >= fault.Account || f.Unproven || f.Code == graph.CodeHandshake || f.Code == graph.CodeDenied
 }
 
-// release has those tried again that were refused what all were, but for those that are denied what others are granted. It is called with
-// mu held.
+// release has the members tried again that were refused for what concerned all, but for those that are denied what others are granted. It
+// is called with mu held.
 func (k *Keeper) release() {
 	for m := range k.agenda.All() {
 		if f := m.refusal.Fault(); f != nil && common(f) && !m.denied {
@@ -174,7 +175,7 @@ func (k *Keeper) release() {
 	k.changed()
 }
 
-// disown takes the right that mailboxes are denied for their own, as another was granted it: nobody waits for them any more. It is called
+// disown notes that what mailboxes are denied concerns only them, for another was granted it: nobody waits for them any more. It is called
 // with mu held.
 func (k *Keeper) disown() {
 	for m := range k.agenda.All() {
@@ -184,7 +185,7 @@ func (k *Keeper) disown() {
 	}
 }
 
-// enough is how many mailboxes have to be refused until that is taken for what all would be. It is called with mu held.
+// enough is how many mailboxes have to be refused before what refuses them is taken to refuse all. It is called with mu held.
 func (k *Keeper) enough() int {
 	n := 0
 	for m := range k.agenda.All() {
@@ -221,7 +222,7 @@ func (k *Keeper) ended(m *Member, f *fault.Error) {
 	if len(k.hold.refused) < witnesses {
 		k.hold.refused[m] = struct{}{}
 	}
-	if f.Scope != fault.Account && len(k.hold.refused) < k.enough() { // of an account somebody else has found that out
+	if f.Scope != fault.Account && len(k.hold.refused) < k.enough() { // that an error is the account's own was proven before, in package listener
 		return
 	}
 	now := time.Now()
@@ -230,7 +231,7 @@ func (k *Keeper) ended(m *Member, f *fault.Error) {
 	}
 	if f.Remedy == fault.Fix {
 		k.hold.again = min(max(2*k.hold.again, firstHold), maxHold)
-	} else { // Graph's own word has been seen to be a second, whatever it meant
+	} else { // the wait that Graph itself names has been seen to be a second, whatever was wrong
 		k.hold.again = max(min(max(2*k.hold.again, firstPause), maxPause), f.After)
 	}
 	if k.hold.fault == nil {
