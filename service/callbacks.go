@@ -28,7 +28,8 @@ func (c *callbackServer) open(ctx context.Context, conf *config.Config) (err err
 	if conf.Callbacks.Listen == "" {
 		return nil
 	}
-	if c.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", conf.Callbacks.Listen); err != nil {
+	c.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", conf.Callbacks.Listen)
+	if err != nil {
 		return notListening("callbacks.listen", err)
 	}
 	return nil

@@ -47,7 +47,7 @@ func (c *content) Open(ctx context.Context, e *graph.Encrypted, tokens []string)
 }
 
 // addGraph gives an account its client of Graph. Its tokens are others than those for EWS; tried is told whether a changed credential works.
-func (l *links) addGraph(a *account, to *listener.Account, e *common, tried func(error)) error {
+func (l *links) addGraph(a *account, to *listener.Account, e *entryParts, tried func(error)) error {
 	d := *a.described.Load()
 	signIn, err := newCredential(e.Exchange, d, e.outbound, graphScope(e.Exchange))
 	if err != nil {

@@ -87,7 +87,8 @@ type graphPusher struct {
 	graphTrials
 }
 
-// SubscribePush makes a subscription, for which Microsoft has called when it is made. Where the mailbox has one already, that was so then.
+// SubscribePush makes a subscription, for which Microsoft has called when it is made. Where the mailbox has one already, Microsoft called
+// for that.
 func (p graphPusher) SubscribePush(ctx context.Context, at mail.Location) (check.Called, error) {
 	made, err := p.by.Subscribe(ctx, at, graph.Subscription{
 		NotificationURL: p.url, LifecycleURL: p.url, ClientState: rand.Text(), Until: time.Now().Add(trialLife),

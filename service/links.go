@@ -122,7 +122,7 @@ const maxIdle = 192
 func (s *Service) links(c *config.Config) (*links, error) {
 	l := &links{worked: make(chan struct{}, 1)}
 	for i, x := range c.Exchange {
-		e := s.common(c, i)
+		e := s.entryParts(c, i)
 		l.idle = append(l.idle, e.outbound.Shared)
 		entry := listener.Entry{
 			Name: x.Name, Domains: x.Domains, URL: x.EWSURL, RequestsPerSecond: x.RequestsPerSecond, SafetyPoll: x.SafetyPoll, MailboxServers: x.MailboxServers,
@@ -141,8 +141,8 @@ func (s *Service) links(c *config.Config) (*links, error) {
 	return l, nil
 }
 
-// common is what the accounts of an exchange entry have in common.
-type common struct {
+// entryParts are what the accounts of an exchange entry share.
+type entryParts struct {
 	config.Exchange
 	outbound        proxy.Settings
 	inFlight        int // calls
@@ -153,10 +153,10 @@ type common struct {
 	preview         bool                     // messages are read with their preview, where Graph reads them
 }
 
-// common makes what the accounts of the ith entry have in common.
-func (s *Service) common(c *config.Config, i int) *common {
+// entryParts makes what the accounts of the ith entry share.
+func (s *Service) entryParts(c *config.Config, i int) *entryParts {
 	x := c.Exchange[i]
-	e := &common{
+	e := &entryParts{
 		Exchange: x, outbound: s.outbound(x), inFlight: cmp.Or(x.RequestsInFlight, pace.MaxInFlight), dialect: &ews.Dialect{}, agent: "mailbell/" + s.version,
 		pace: pace.New(x.RequestsPerSecond, x.RequestsInFlight), graphPace: pace.New(x.RequestsPerSecond, x.RequestsInFlight),
 		elsewhere: elsewhere(c.Exchange, i), preview: c.Alerts.Content == config.ContentSenderSubjectPreview,
@@ -167,7 +167,7 @@ func (s *Service) common(c *config.Config, i int) *common {
 }
 
 // addAccount gives an account its credential and its clients, and returns it as the listener has it.
-func (s *Service) addAccount(l *links, e *common, a config.Account) (listener.Account, error) {
+func (s *Service) addAccount(l *links, e *entryParts, a config.Account) (listener.Account, error) {
 	own := &account{name: a.Name, entry: e.Exchange, outbound: e.outbound}
 	own.described.Store(&a.Credential)
 	signIn, err := newCredential(e.Exchange, a.Credential, e.outbound, scope(e.Exchange))
@@ -218,7 +218,7 @@ func (l *links) tried(a *account, log *zap.Logger) func(error) {
 }
 
 // finder is Autodiscover for an account of an entry.
-func (l *links) finder(e *common, authorised http.RoundTripper) *autodiscover.Client {
+func (l *links) finder(e *entryParts, authorised http.RoundTripper) *autodiscover.Client {
 	plain := e.outbound.Transport()
 	l.closeLater(plain)
 	o := autodiscover.Options{

@@ -22,14 +22,14 @@ type outages struct {
 
 // outage is a mailbox that is not listened to, or was not when the MDM portal was told last.
 type outage struct {
-	subscriptions.Standing           // as it was seen last
-	since                  time.Time // it has this state
-	told                   bool      // that no alerts come
-	as                     subscriptions.State
-	seen                   time.Time // in which comparison
+	subscriptions.Standing                     // as it was seen last
+	since                  time.Time           // it has this state
+	told                   bool                // the MDM portal was told that no alerts come
+	as                     subscriptions.State // with which it was told
+	seen                   time.Time           // in which comparison
 }
 
-// change is that of a mailbox, and has lasted.
+// change is how a mailbox stands now, after a change that has lasted.
 type change struct {
 	Address string
 	subscriptions.Standing

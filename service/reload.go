@@ -95,12 +95,12 @@ func (s *Service) readAgain() (changed bool, err error) {
 	for _, w := range c.Warnings {
 		s.log.Warn("configuration probably wrong", zap.Error(w))
 	}
-	sayRestart(s.log, processDiffers, s.began, before, c)
+	sayRestart(s.log, processDiffers, s.startedWith, before, c)
 	return true, nil
 }
 
-// sayRestart logs the keys of now that wait for a restart, as they differ from those in use, and those that no longer do. before is the
-// configuration of which that was said last.
+// sayRestart logs which keys of now wait for a restart, because they differ from those in use, and which do no longer. before is the
+// configuration for which that was logged last.
 func sayRestart(log *zap.Logger, differs func(a, b *config.Config) []string, inUse, before, now *config.Config) {
 	waiting := differs(inUse, now)
 	for _, key := range differs(before, now) {

@@ -75,8 +75,8 @@ func newDesktop(t *testing.T) *desktop {
 	log := zap.New(core)
 	d.Service = &Service{log: log, audit: audit.New(log), proxy: &proxy.Current{}, connect: func(context.Context, target, *proxy.Via) error { return nil },
 		calendar: expiry.New(log), systemd: &systemd.Notifier{}, look: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
-	d.began = d.load()
-	d.configuration.Store(d.began)
+	d.startedWith = d.load()
+	d.configuration.Store(d.startedWith)
 	return d
 }
 

@@ -64,7 +64,8 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 		service: s, built: c, updated: c, via: s.proxy.Via(), conditions: newConditions(s.log), outages: newOutages(), hooksOf: slices.Clone(c.Webhooks),
 	}
 	var err error
-	if r.book, err = subscriptions.Open(ctx, store); err != nil {
+	r.book, err = subscriptions.Open(ctx, store)
+	if err != nil {
 		return nil, err
 	}
 	if from, to := r.book.Migrated(); from > 0 {
@@ -79,7 +80,8 @@ func (s *Service) build(ctx context.Context, store subscriptions.Store) (*rooms,
 	r.webhooks = s.newWebhooks(c, registry)
 	r.canary = r.newCanary(c.Canary, registry)
 	s.enterDates(c)
-	if r.links, err = s.links(c); err != nil {
+	r.links, err = s.links(c)
+	if err != nil {
 		return nil, err
 	}
 	content, err := alerts.ParseContent(c.Alerts.Content)

@@ -56,10 +56,10 @@ type Service struct {
 	systemd   *systemd.Notifier
 	started   func()                 // is called once calls are answered
 	working   atomic.Pointer[rooms]  // on the state; nil: none do
-	aside     atomic.Pointer[string] // why none do
+	aside     atomic.Pointer[string] // why none work
 
 	configuration atomic.Pointer[config.Config] // the newest
-	began         *config.Config                // that of the start: what the process keeps is as it is there
+	startedWith   *config.Config                // that of the start, which the process keeps to
 	certificate   certificate
 	connect       func(context.Context, target, *proxy.Via) error // tries a changed proxy
 	offered       *offeredProxy                                   // nil: none; only watch uses it
@@ -81,7 +81,7 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		proxy: &proxy.Current{}, connect: connect, calendar: expiry.New(log.Named("expiry")), look: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	s.configuration.Store(c)
-	s.began = c
+	s.startedWith = c
 	s.audit.Use(c.Audit.File)
 	defer func() {
 		if err != nil {
@@ -95,13 +95,15 @@ func Open(ctx context.Context, c *config.Config, log *zap.Logger, version string
 		return s, Misconfigured{err}
 	}
 	s.takeProxy() // there is no other to compare it with
-	if s.state, err = openState(ctx, c.State, &s.redis, log.Named("state")); err != nil {
+	s.state, err = openState(ctx, c.State, &s.redis, log.Named("state"))
+	if err != nil {
 		return s, notOpened(err)
 	}
 	for _, d := range append(fileDoubts(c), stateDoubts(c.State)...) {
 		log.Warn("file is not protected from others", zap.String("key", d.key), zap.String("path", d.path), zap.String("because", d.Text), zap.String("advice", d.Advice))
 	}
-	if s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen); err != nil {
+	s.socket, err = (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
 		return s, notListening("listen", err)
 	}
 	return s, s.callbacks.open(ctx, c)
@@ -146,8 +148,9 @@ func (s *Service) Run(ctx context.Context) error {
 	besides.Go(func() { s.calendar.Run(ctx) })
 	var calledBack error
 	besides.Go(func() {
-		if calledBack = s.callbacks.serve(ctx, s.log.Named("callbacks")); calledBack != nil {
-			stop() // it does not go on deaf: another start may hear
+		calledBack = s.callbacks.serve(ctx, s.log.Named("callbacks"))
+		if calledBack != nil {
+			stop() // it does not go on without callbacks: another start may have them
 		}
 	})
 	served := api.Serve(ctx, s.socket, s, s.certificate.config(), s.log.Named("api"))

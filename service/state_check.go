@@ -28,7 +28,8 @@ type knownState struct {
 
 // readState reads the state once, to check it and to look the device up. It is closed again, because the service may be about to start.
 func readState(ctx context.Context, c config.State, running *check.Running) (k knownState, err error) {
-	if k.book, err = subscriptions.Open(ctx, nowhere{}); err != nil {
+	k.book, err = subscriptions.Open(ctx, nowhere{})
+	if err != nil {
 		return k, err
 	}
 	if running != nil && c.Redis == nil {
@@ -79,7 +80,8 @@ func readBook(ctx context.Context, c config.State) (book *subscriptions.Book, do
 	if err == nil {
 		err = writable(filepath.Dir(c.Path))
 	}
-	if err = errors.Join(err, store.Close()); err != nil {
+	err = errors.Join(err, store.Close())
+	if err != nil {
 		return nil, nil, err
 	}
 	for _, d := range book.Damaged() {

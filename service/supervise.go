@@ -87,12 +87,12 @@ func (s *Service) standing() string {
 		}
 		return "starting"
 	}
-	of, all := r.listener.Count(), 0 // it asks every mailbox, with its locks
+	count, all := r.listener.Count(), 0 // it asks every mailbox, with its locks
 	var words []string
 	for _, state := range subscriptions.States() {
-		all += of[state]
-		if of[state] > 0 {
-			words = append(words, fmt.Sprintf("%d %s", of[state], state))
+		all += count[state]
+		if count[state] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", count[state], state))
 		}
 	}
 	if all == 0 {

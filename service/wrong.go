@@ -87,37 +87,37 @@ func (g *gathering) state() {
 
 // devices counts the devices by topic and environment. Most have the same as the one before: nothing is looked up for them.
 func (r *rooms) devices() map[string]int {
-	of := map[string]int{}
+	count := map[string]int{}
 	topic, environment, n := "", "", 0
 	for _, m := range r.book.Mailboxes() {
 		for _, d := range m.Devices() {
 			if d.Topic != topic || d.Environment != environment {
-				of[topic+" "+environment] += n
+				count[topic+" "+environment] += n
 				topic, environment, n = d.Topic, d.Environment, 0
 			}
 			n++
 		}
 	}
-	of[topic+" "+environment] += n
-	maps.DeleteFunc(of, func(_ string, n int) bool { return n == 0 })
-	return of
+	count[topic+" "+environment] += n
+	maps.DeleteFunc(count, func(_ string, n int) bool { return n == 0 })
+	return count
 }
 
 // apns checks the topics, and whether there are devices for other topics.
 func (g *gathering) apns() {
-	of := g.devices()
-	add := func(topic string, level check.Level, f *fault.Error, devices int) *check.Condition {
+	devices := g.devices()
+	add := func(topic string, level check.Level, f *fault.Error, count int) *check.Condition {
 		c := g.add(finding{kind: check.KindAPNs, name: topic, level: level, fault: f, advice: adviseAPNs(f)})
-		c.Count = devices
+		c.Count = count
 		return c
 	}
 	for _, t := range g.sender.Topics() {
 		name := t.Topic + " " + t.Environment
 		if t.Reason != "" {
 			f := topicFault(t)
-			add(name, levelOf(f), f, of[name]).Since = t.Since
+			add(name, levelOf(f), f, devices[name]).Since = t.Since
 		}
-		delete(of, name)
+		delete(devices, name)
 		for reason, phones := range t.Refused {
 			level := check.LevelWarn
 			if phones < 2 {
@@ -126,8 +126,8 @@ func (g *gathering) apns() {
 			add(name, level, reasonFault(string(reason)), phones)
 		}
 	}
-	for name, devices := range of {
-		add(name, check.LevelError, reasonFault(string(outcome.NoTopic)), devices)
+	for name, count := range devices { // of no topic of the configuration
+		add(name, check.LevelError, reasonFault(string(outcome.NoTopic)), count)
 	}
 }
 
@@ -153,17 +153,17 @@ func (g *gathering) clocks() {
 
 // configuration checks whether a changed configuration, proxy or credential is refused, or waits for a restart. The one before serves on, until it ends.
 func (g *gathering) configuration() {
-	credential := func(of string, f *fault.Error, advice check.Breakage) {
-		g.add(finding{kind: check.KindConfiguration, name: of, level: check.LevelWarn, fault: f, advice: advice})
+	refused := func(credential string, f *fault.Error, advice check.Breakage) {
+		g.add(finding{kind: check.KindConfiguration, name: credential, level: check.LevelWarn, fault: f, advice: advice})
 	}
 	for _, a := range g.links.accounts {
 		if f := a.refused.Load(); f != nil {
-			credential(a.entry.Name+"/"+a.name, f, check.Advise(f, g.links.circumstances(a.entry.Name, a.name)))
+			refused(a.entry.Name+"/"+a.name, f, check.Advise(f, g.links.circumstances(a.entry.Name, a.name)))
 		}
 	}
 	for _, t := range g.sender.Topics() {
 		if f := t.NotTakenUp; f != nil {
-			credential(t.Topic+" "+t.Environment, f, adviseAPNs(f))
+			refused(t.Topic+" "+t.Environment, f, adviseAPNs(f))
 		}
 	}
 	if err := g.service.notTakenUp.Load(); err != nil {
@@ -171,7 +171,7 @@ func (g *gathering) configuration() {
 		g.add(finding{kind: check.KindConfiguration, level: check.LevelWarn, fault: f, advice: check.Advise(f, check.Circumstances{})}).Reason = (*err).Error()
 	}
 	now := g.service.current()
-	if waiting := append(processDiffers(g.service.began, now), roomsDiffer(g.built, now)...); len(waiting) > 0 { // the log was told of each
+	if waiting := append(processDiffers(g.service.startedWith, now), roomsDiffer(g.built, now)...); len(waiting) > 0 { // the log was told of each
 		f := &fault.Error{Op: "take up the configuration", Code: check.CodeRestart, Scope: fault.Server, Remedy: fault.Fix, Text: strings.Join(waiting, ", ")}
 		g.add(finding{kind: check.KindConfiguration, level: check.LevelInfo, fault: f, advice: check.Advise(f, check.Circumstances{})})
 	}
