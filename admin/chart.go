@@ -46,7 +46,7 @@ type mark struct {
 // line is a line through points; a value that is missing interrupts it.
 type line struct{ Class, Points string }
 
-// span of time that a picture shows: the samples', but an hour at least, so that the first minutes are not stretched.
+// window is the time that a picture shows: the samples', but an hour at least, so that the first minutes are not stretched.
 func window(list []sample) (from, to time.Time) {
 	if len(list) == 0 {
 		return from, to

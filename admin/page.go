@@ -27,7 +27,7 @@ type page struct {
 	Visitor visitor // zero: nobody is signed in
 	CSRF    string  // of the forms of a session
 	Live    bool    // the page is kept up to date
-	Summary string  // of what is wrong, for whom cannot see it change
+	Summary string  // of what is wrong, for those who cannot see it change
 	Now     time.Time
 	Body    any
 }
@@ -154,7 +154,8 @@ func until(now, t time.Time) string {
 // span is a length of time, as exact as a person wants it.
 func span(d time.Duration) string {
 	const day = 24 * time.Hour
-	switch d = max(d, 0); {
+	d = max(d, 0)
+	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%d s", int(d.Seconds()))
 	case d < time.Hour:

@@ -42,7 +42,8 @@ func (p *Pages) test(w http.ResponseWriter, r *http.Request, v visitor) {
 		}
 	}
 	if wantsStream(r) {
-		if steps, ok = p.startStream(w); !ok {
+		steps, ok = p.startStream(w)
+		if !ok {
 			return
 		}
 		defer p.endStream(steps)
