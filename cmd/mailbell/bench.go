@@ -129,7 +129,8 @@ func (b *benchmark) run(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, redis.stop()) }()
 		o.Redis = address
 	}
-	if b.mail, err = startTally(ctx, o, func(alertLine, string, string) {}); err != nil {
+	b.mail, err = startTally(ctx, o, func(alertLine, string, string) {})
+	if err != nil {
 		return err
 	}
 	defer b.mail.sim.Close()
@@ -137,7 +138,8 @@ func (b *benchmark) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.api, err = newClient(c, config.RoleAdmin); err != nil {
+	b.api, err = newClient(c, config.RoleAdmin)
+	if err != nil {
 		return err
 	}
 	if err := b.start(ctx); err != nil {

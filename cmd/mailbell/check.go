@@ -50,10 +50,11 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 		return usageError{errors.New("mailbell check: -device is empty")}
 	}
 	if given["mailbox"] {
-		var err error
-		if *mailbox, err = mail.ParseAddress(*mailbox); err != nil {
+		parsed, err := mail.ParseAddress(*mailbox)
+		if err != nil {
 			return usageError{fmt.Errorf("mailbell check: -mailbox: %w", err)}
 		}
+		*mailbox = parsed
 	}
 	of := service.Subject{Mailbox: *mailbox, Device: *device}
 	if given["beyond"] {

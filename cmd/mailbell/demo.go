@@ -51,7 +51,8 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	d := &demonstration{out: out, json: *exit}
-	if d.phones, err = newPhones(); err != nil {
+	d.phones, err = newPhones()
+	if err != nil {
 		return err
 	}
 	d.tally, err = startTally(ctx, demoOrganisation(dir, *mailboxes), d.show)
@@ -65,7 +66,8 @@ func demo(ctx context.Context, args []string, out, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if d.api, err = newClient(c, config.RoleAdmin); err != nil {
+	d.api, err = newClient(c, config.RoleAdmin)
+	if err != nil {
 		return err
 	}
 	logFile, err := os.Create(filepath.Join(dir, "mailbell.log"))

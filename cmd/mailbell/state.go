@@ -74,7 +74,8 @@ func backup(ctx context.Context, c *config.Config, to string) error {
 		return err
 	}
 	_, err = io.Copy(f, body)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
 		err = whole(to)
 	}
 	if err != nil {

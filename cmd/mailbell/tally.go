@@ -63,7 +63,8 @@ func startTally(ctx context.Context, o simulator.Options, each func(a alertLine,
 	t := &tally{each: each, more: make(chan struct{}, 1), delivered: map[string]*delivery{}}
 	o.OnAlert = t.alert
 	var err error
-	if t.sim, err = simulator.Start(ctx, o); err != nil {
+	t.sim, err = simulator.Start(ctx, o)
+	if err != nil {
 		return nil, err
 	}
 	for i, address := range t.sim.Mailboxes() {

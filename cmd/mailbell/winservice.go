@@ -45,11 +45,14 @@ func winService(ctx context.Context, args []string, out, log io.Writer) error {
 		return usageError{errors.New("mailbell service is for Windows. Here systemd runs mailbell: docs/install.md")}
 	}
 	var o serviceOptions
-	if o.config, err = filepath.Abs(*file); err != nil {
+	o.config, err = filepath.Abs(*file)
+	if err != nil {
 		return err
 	}
-	if o.log = *to; o.log != eventLog {
-		if o.log, err = filepath.Abs(*to); err != nil {
+	o.log = *to
+	if o.log != eventLog {
+		o.log, err = filepath.Abs(*to)
+		if err != nil {
 			return err
 		}
 	}

@@ -31,10 +31,12 @@ func (s *session) ask(ctx context.Context, q question, again bool) error {
 		}
 		return nil
 	case given:
-		wrong := []string{}
 		if err != nil {
-			wrong = append(wrong, err.Error())
-		} else if wrong = s.accept(q, v); wrong == nil {
+			s.complain([]string{err.Error()})
+			break
+		}
+		wrong := s.accept(q, v)
+		if wrong == nil {
 			return nil
 		}
 		s.complain(wrong)
@@ -274,7 +276,8 @@ func (a answers) forget(name string) {
 // list are the parts of an answer with commas.
 func list(v string) (parts []string) {
 	for p := range strings.SplitSeq(v, ",") {
-		if p = strings.TrimSpace(p); p != "" {
+		p = strings.TrimSpace(p)
+		if p != "" {
 			parts = append(parts, p)
 		}
 	}

@@ -208,7 +208,8 @@ func certificateFile(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err = certificate.Load(content, ""); errors.Is(err, certificate.ErrPassword) {
+	_, err = certificate.Load(content, "")
+	if errors.Is(err, certificate.ErrPassword) {
 		return path, nil
 	}
 	return path, err

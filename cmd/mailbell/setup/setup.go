@@ -52,10 +52,12 @@ func Run(ctx context.Context, o Options) error {
 		return UsageError{fmt.Errorf("mailbell init: %w", err)}
 	}
 	s := &session{Options: o, answers: answers{value: map[string]string{addressQuestion: address}, data: map[string][]byte{}}}
-	if s.answers.generated, err = generate(); err != nil {
+	s.answers.generated, err = generate()
+	if err != nil {
 		return err
 	}
-	if s.stage, err = open(o.Dir); err != nil {
+	s.stage, err = open(o.Dir)
+	if err != nil {
 		return err
 	}
 	defer s.stage.discard()
