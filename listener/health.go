@@ -141,7 +141,7 @@ func (c call) outdated() bool {
 }
 
 // works takes in that a mailbox was let in. That ends a block, and what others were refused before is their own. It says nothing of
-// refusals since the call began, which may have been under way when the tenant switched EWS off.
+// refusals since the call began: the call may have been under way when the tenant switched EWS off.
 func (c call) works() {
 	h := c.health
 	h.mu.Lock()
@@ -224,32 +224,14 @@ func (h *health) enough(mailboxes int) int {
 }
 
 // testify enters the refusal of one of this many mailboxes. again is the time until the account is tried again, where this refusal blocks
-// it; 0: it does not, or the account is blocked already.
+// it, for the first time or once more; 0: it does not.
 func (h *health) testify(mailbox string, f *fault.Error, mailboxes int) (again time.Duration, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	if h.refused == nil {
-		h.refused = map[string]time.Time{}
-	}
-	if h.blocked == nil {
-		for m, at := range h.refused {
-			if now.Sub(at) > window {
-				delete(h.refused, m)
-			}
-		}
-	}
-	at, theirs := h.own[mailbox]
-	theirs = theirs && now.Sub(at) < ownFor
-	_, known := h.refused[mailbox]
+	own := h.remember(mailbox, now)
 	switch {
-	case theirs:
-		h.own[mailbox] = now
-	case known || len(h.refused) < maxRefused:
-		h.refused[mailbox] = now
-	}
-	switch {
-	case h.blocked == nil && (theirs || len(h.refused) < h.enough(mailboxes)):
+	case h.blocked == nil && (own || len(h.refused) < h.enough(mailboxes)):
 		e := *f
 		e.Scope, e.Unproven = fault.Mailbox, e.Remedy == fault.Fix
 		return 0, &e
@@ -270,6 +252,24 @@ func (h *health) testify(mailbox string, f *fault.Error, mailboxes int) (again t
 	e := *f
 	e.After = h.again
 	return h.again, &e
+}
+
+// remember enters the refusal of a mailbox, and says whether it is the mailbox's own. It is called with mu held.
+func (h *health) remember(mailbox string, now time.Time) (own bool) {
+	if h.refused == nil {
+		h.refused = map[string]time.Time{}
+	}
+	if h.blocked == nil {
+		maps.DeleteFunc(h.refused, func(_ string, at time.Time) bool { return now.Sub(at) > window })
+	}
+	if at, known := h.own[mailbox]; known && now.Sub(at) < ownFor {
+		h.own[mailbox] = now
+		return true
+	}
+	if _, known := h.refused[mailbox]; known || len(h.refused) < maxRefused {
+		h.refused[mailbox] = now
+	}
+	return false
 }
 
 // state says why the account cannot work, and when that is tried again; nil: it can.
