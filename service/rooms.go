@@ -185,21 +185,7 @@ func (r *rooms) update(c *config.Config) {
 	}
 	for _, x := range c.Exchange {
 		for _, a := range x.Accounts {
-			had := r.links.find(x.Name, a.Name)
-			if had == nil || had.described.Load().Same(a.Credential) {
-				continue
-			}
-			fields := []zap.Field{zap.String("exchange", x.Name), zap.String("account", a.Name)}
-			if !sameHosts(had.entry, x) { // the credential may not be for the hosts in use until then
-				log.Warn("changed credential waits for the restart: the hosts of its exchange entry changed too", fields...)
-				continue
-			}
-			if err := had.offer(a.Credential); err != nil {
-				log.Error("changed credential is invalid, old one stays in use", append(fields, zap.Error(err))...)
-				continue
-			}
-			log.Info("changed credential is tried", fields...)
-			r.listener.AccountChanged(x.Name, a.Name)
+			r.updateAccount(x, a)
 		}
 	}
 	var topics []config.APNs // the other topics wait for the restart
@@ -211,6 +197,25 @@ func (r *rooms) update(c *config.Config) {
 	if err := r.sender.Update(r.service.topics(topics)); err != nil {
 		log.Error("changed credentials for APNs are invalid, old ones stay in use", zap.Error(err))
 	}
+}
+
+// updateAccount has a changed credential of a listener account tried.
+func (r *rooms) updateAccount(x config.Exchange, a config.Account) {
+	had := r.links.find(x.Name, a.Name)
+	if had == nil || had.described.Load().Same(a.Credential) {
+		return
+	}
+	log := r.service.log.With(zap.String("exchange", x.Name), zap.String("account", a.Name))
+	if !sameHosts(had.entry, x) { // the credential may not be for the hosts in use until then
+		log.Warn("changed credential waits for the restart: the hosts of its exchange entry changed too")
+		return
+	}
+	if err := had.offer(a.Credential); err != nil {
+		log.Error("changed credential is invalid, old one stays in use", zap.Error(err))
+		return
+	}
+	log.Info("changed credential is tried")
+	r.listener.AccountChanged(x.Name, a.Name)
 }
 
 // tookOver makes the listener try at once what was refused with the old credential: some requests with it were answered after the new one
