@@ -46,25 +46,9 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 	if given["plan"] && (given["mailbox"] || given["device"] || given["beyond"]) {
 		return usageError{errors.New("mailbell check: -plan only prints: leave out -mailbox, -device and -beyond")}
 	}
-	if given["device"] && *device == "" {
-		return usageError{errors.New("mailbell check: -device is empty")}
-	}
-	if given["mailbox"] {
-		parsed, err := mail.ParseAddress(*mailbox)
-		if err != nil {
-			return usageError{fmt.Errorf("mailbell check: -mailbox: %w", err)}
-		}
-		*mailbox = parsed
-	}
-	of := service.Subject{Mailbox: *mailbox, Device: *device}
-	if given["beyond"] {
-		for address := range strings.SplitSeq(*beyond, ",") {
-			parsed, err := mail.ParseAddress(address)
-			if err != nil {
-				return usageError{fmt.Errorf("mailbell check: -beyond: %w", err)}
-			}
-			of.Beyond = append(of.Beyond, parsed)
-		}
+	of, err := subjectOf(given, *mailbox, *device, *beyond)
+	if err != nil {
+		return usageError{fmt.Errorf("mailbell check: %w", err)}
 	}
 	if given["plan"] && (*plan < 1 || *plan > maxPlan) {
 		return usageError{fmt.Errorf("mailbell check: -plan %d: want 1 to %d mailboxes", *plan, maxPlan)}
@@ -89,6 +73,30 @@ func checkAll(ctx context.Context, args []string, out, log io.Writer) error {
 		return errChecks
 	}
 	return nil
+}
+
+// subjectOf reads what the flags say that the check is about; given are those that are set.
+func subjectOf(given map[string]bool, mailbox, device, beyond string) (of service.Subject, err error) {
+	if given["device"] && device == "" {
+		return of, errors.New("-device is empty")
+	}
+	of.Device = device
+	if given["mailbox"] {
+		of.Mailbox, err = mail.ParseAddress(mailbox)
+		if err != nil {
+			return of, fmt.Errorf("-mailbox: %w", err)
+		}
+	}
+	if given["beyond"] {
+		for address := range strings.SplitSeq(beyond, ",") {
+			parsed, err := mail.ParseAddress(address)
+			if err != nil {
+				return of, fmt.Errorf("-beyond: %w", err)
+			}
+			of.Beyond = append(of.Beyond, parsed)
+		}
+	}
+	return of, nil
 }
 
 // running asks the service that runs with c; nil: none answers.
