@@ -45,7 +45,7 @@ func TestDevicesGoFromOneInstallationToAnother(t *testing.T) {
 		t.Errorf("%s%s", out, log)
 	}
 	if out, log := imports("{\"id\": \"x\", \"mailbox\": \"nobody@fabrikam.example\", \"token\": \"00\"}\nnonsense\n"+lines.String(), 1); !strings.HasPrefix(out, "2002 devices: 0 new, 2000 changed or the same, 2 refused\n") ||
-		!strings.Contains(log, "line 1 x: token: want the device token in hex") || !strings.Contains(log, "line 2 : the body is not JSON") {
+		!strings.Contains(log, "line 1 x: token: want the device token in hex") || !strings.Contains(log, "line 2: the body is not JSON") {
 		t.Errorf("%s%s", out, log)
 	}
 	if short, _ := run(0, "export", "--config", inst.config); strings.Count(short, "\n") != devices || strings.Contains(short, "token") {
