@@ -1175,24 +1175,6 @@ func TestAChallengeIsThatOfItsScheme(t *testing.T) {
 	}
 }
 
-func TestACommaWithinQuotesEndsNoElement(t *testing.T) {
-	for line, want := range map[string][]string{
-		"":                {""},
-		"a, b":            {"a", " b"},
-		`x="a, b", c`:     {`x="a, b"`, " c"},
-		`x="a", b`:        {`x="a"`, " b"},
-		`x="ab", c`:       {`x="ab"`, " c"},
-		`x="a\", b", c`:   {`x="a\", b"`, " c"},
-		`x="a\\", b`:      {`x="a\\"`, " b"},
-		`a\, b`:           {`a\`, " b"},
-		`x="is not, over`: {`x="is not, over`},
-	} {
-		if got := slices.Collect(elements(line)); !slices.Equal(got, want) {
-			t.Errorf("%s: %q", line, got)
-		}
-	}
-}
-
 func FuzzReadOffers(f *testing.F) {
 	f.Add("NTLM TlRMTVNTUAACAAAA")
 	f.Add(`Negotiate, NTLM, Basic realm="a, b"`)

@@ -5,11 +5,11 @@ package auth
 import (
 	"bytes"
 	"encoding/base64"
-	"iter"
 	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/mailbell/mailbell/internal/challenge"
 	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/proxy"
 )
@@ -23,35 +23,12 @@ type offers [][2]string
 // readOffers reads them from one line each or from a list.
 func readOffers(h http.Header) (list offers) {
 	for _, line := range h.Values("WWW-Authenticate") {
-		for offer := range elements(line) {
+		for offer := range challenge.Elements(line) {
 			scheme, rest, _ := strings.Cut(strings.TrimSpace(offer), " ")
 			list = append(list, [2]string{scheme, strings.TrimSpace(rest)})
 		}
 	}
 	return list
-}
-
-// elements are those of a list (RFC 9110 section 5.6.1): a comma within quotes ends none, so that no realm can contain a scheme.
-func elements(line string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		quoted, escaped, from := false, false, 0
-		for i := range len(line) {
-			switch c := line[i]; {
-			case escaped:
-				escaped = false
-			case c == '\\' && quoted:
-				escaped = true
-			case c == '"':
-				quoted = !quoted
-			case c == ',' && !quoted:
-				if !yield(line[from:i]) {
-					return
-				}
-				from = i + 1
-			}
-		}
-		yield(line[from:])
-	}
 }
 
 func (o offers) scheme(scheme string) bool {

@@ -2,6 +2,7 @@
 package challenge
 
 import (
+	"iter"
 	"slices"
 	"strings"
 )
@@ -13,7 +14,7 @@ const maxSchemes = 8
 // them, and their parameters too.
 func Schemes(lines []string) (schemes []string) {
 	for _, line := range lines {
-		for _, element := range split(line) {
+		for element := range Elements(line) {
 			scheme, ok := schemeOf(element)
 			if ok && !Has(schemes, scheme) && len(schemes) < maxSchemes {
 				schemes = append(schemes, scheme)
@@ -28,23 +29,27 @@ func Has(schemes []string, scheme string) bool {
 	return slices.ContainsFunc(schemes, func(s string) bool { return strings.EqualFold(s, scheme) })
 }
 
-// split divides a list at its commas, but for those within quotes, so that no realm makes up a scheme.
-func split(line string) (elements []string) {
-	quoted, escaped, from := false, false, 0
-	for i := range len(line) {
-		switch c := line[i]; {
-		case escaped:
-			escaped = false
-		case c == '\\' && quoted:
-			escaped = true
-		case c == '"':
-			quoted = !quoted
-		case c == ',' && !quoted:
-			elements = append(elements, line[from:i])
-			from = i + 1
+// Elements are those of a line that is a list (RFC 9110 section 5.6.1): a comma within quotes ends none, so that no realm can contain a scheme.
+func Elements(line string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		quoted, escaped, from := false, false, 0
+		for i := range len(line) {
+			switch c := line[i]; {
+			case escaped:
+				escaped = false
+			case c == '\\' && quoted:
+				escaped = true
+			case c == '"':
+				quoted = !quoted
+			case c == ',' && !quoted:
+				if !yield(line[from:i]) {
+					return
+				}
+				from = i + 1
+			}
 		}
+		yield(line[from:])
 	}
-	return append(elements, line[from:])
 }
 
 // schemeOf is the scheme that an element begins with; not ok: it is a further parameter of the one before.

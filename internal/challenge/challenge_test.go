@@ -35,3 +35,21 @@ func FuzzSchemes(f *testing.F) {
 		}
 	})
 }
+
+func TestACommaWithinQuotesEndsNoElement(t *testing.T) {
+	for line, want := range map[string][]string{
+		"":                {""},
+		"a, b":            {"a", " b"},
+		`x="a, b", c`:     {`x="a, b"`, " c"},
+		`x="a", b`:        {`x="a"`, " b"},
+		`x="ab", c`:       {`x="ab"`, " c"},
+		`x="a\", b", c`:   {`x="a\", b"`, " c"},
+		`x="a\\", b`:      {`x="a\\"`, " b"},
+		`a\, b`:           {`a\`, " b"},
+		`x="is not, over`: {`x="is not, over`},
+	} {
+		if got := slices.Collect(Elements(line)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
+}
