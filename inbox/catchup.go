@@ -320,11 +320,12 @@ func recipients(some []due, devices []*owed) map[mail.Key][]*owed {
 // it does not concern.
 func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (Items, error) {
 	waits := func(item Item) bool { return item.Err != nil && !gone(item) && !by[item.ID].givenUp }
+	missing := func(item Item) bool { return gone(item) && fault.Of(item.Err).Remedy != fault.GiveUp }
 	found, err := fetch(ctx, link, ids)
 	for n, wait := range owedAgain {
 		var failed []string
 		for _, item := range found.Items {
-			if waits(item) || n == 0 && gone(item) && fault.Of(item.Err).Remedy != fault.GiveUp {
+			if waits(item) || n == 0 && missing(item) {
 				failed = append(failed, item.ID)
 			}
 		}
@@ -341,8 +342,8 @@ func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (
 			found.Items[i] = item
 		}
 	}
-	if err != nil {
-		found.Items = slices.DeleteFunc(found.Items, waits)
+	if err != nil { // all that is open is read once more by the next catch-up
+		found.Items = slices.DeleteFunc(found.Items, func(item Item) bool { return waits(item) || missing(item) })
 	}
 	return found, err
 }

@@ -3,6 +3,7 @@ package inbox
 // The complete listing of an Inbox (rules 3, 4, 5, 8): the only thing that moves a mailbox forward.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -78,7 +79,8 @@ func (m *Mailbox) unknown(t *turn, list []shown, clock time.Time, r *subscriptio
 			m.seen.add(m.in.hash(s.item)) // no decision is made of it (duplicate): listing after listing shows it
 			continue
 		}
-		hinted := hintTime(t.link.Source(), t.hints.at(s.item), s.Received, clock)
+		at := cmp.Or(t.hints.at(s.item), m.unreadable.hintedAt(s.item))
+		hinted := hintTime(t.link.Source(), at, s.Received, clock)
 		dues = append(dues, due{key: s.Key, item: s.item, received: s.Received, hinted: hinted, correlation: t.correlation})
 	}
 	return dues
@@ -346,7 +348,7 @@ func (m *Mailbox) changes(seen []subscriptions.Shown, earlier, clock time.Time, 
 // completed notes a complete listing, after what it changed was written.
 func (m *Mailbox) completed(link Link) {
 	m.last.listing.Store(time.Now().UnixNano())
-	m.unreadable.listed()
+	m.unreadable.forgetMissing()
 	m.marks.completed(link.SafetyPoll())
 	link.Listed()
 	m.catchUpSoon()

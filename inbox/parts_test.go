@@ -131,14 +131,14 @@ func TestAnItemIsTriedThreeTimesWithinTenMinutes(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			tried = append(tried, time.Since(began))
-			if last, counted := u.try("item", again); !counted || last != (len(tried) == 2) {
+			if last, counted := u.try("item", time.Time{}, again); !counted || last != (len(tried) == 2) {
 				t.Errorf("try %d: last %v, counted %v", len(tried)+1, last, counted)
 			}
 		}
-		if last, counted := u.try("item", again); last || !counted {
+		if last, counted := u.try("item", time.Time{}, again); last || !counted {
 			t.Errorf("the first try: last %v, counted %v", last, counted)
 		}
-		if last, counted := u.try("item", again); last || counted {
+		if last, counted := u.try("item", time.Time{}, again); last || counted {
 			t.Errorf("a read before its time: last %v, counted %v", last, counted)
 		}
 		<-time.After(time.Hour)
@@ -164,7 +164,7 @@ func TestAnItemThatIsForgottenIsNotTriedAgain(t *testing.T) {
 			{"one of another Exchange after that", func(string) { u.forgetAll() }},
 			{"one that failed after that", func(string) { u.close() }},
 		} {
-			if last, counted := u.try(c.item, func() { t.Errorf("%s is tried again", c.item) }); last || !counted {
+			if last, counted := u.try(c.item, time.Time{}, func() { t.Errorf("%s is tried again", c.item) }); last || !counted {
 				t.Errorf("%s: last %v, counted %v", c.item, last, counted)
 			}
 			c.end(c.item)
@@ -177,11 +177,11 @@ func TestNoMoreItemsAreTriedAgainThanTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := unreadable{}
 		for i := range maxUnreadable {
-			if last, _ := u.try(fmt.Sprint(i), func() {}); last {
+			if last, _ := u.try(fmt.Sprint(i), time.Time{}, func() {}); last {
 				t.Fatalf("item %d is given up at once", i)
 			}
 		}
-		if last, counted := u.try("one more", func() {}); !last || !counted {
+		if last, counted := u.try("one more", time.Time{}, func() {}); !last || !counted {
 			t.Error("one more than the bound is tried again")
 		}
 		u.close()

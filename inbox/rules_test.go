@@ -1169,6 +1169,59 @@ func TestAMessageThatIsGoneIsLookedForOnceMore(t *testing.T) {
 	}
 }
 
+// A front end that is far behind: more is missing than is looked for message by message.
+func TestHoweverManyMessagesAreNotFoundAtFirstAllAlert(t *testing.T) {
+	for name, come := range map[string]func(s *scene, come func()){
+		"hinted": func(_ *scene, come func()) { come() },
+		"listed only": func(s *scene, come func()) {
+			s.source.quietly(come)
+			s.mailbox(alice).List()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				var all []*message
+				come(s, func() {
+					for range 2*maxUnreadable + 20 {
+						all = append(all, s.source.come(alice, missingOnce))
+					}
+				})
+				s.pass(2 * readAgain[0])
+				s.accepted(1, "a", all...)
+				s.inStep(alice)
+				if n := len(s.mailbox(alice).unreadable.items); n > 0 {
+					t.Errorf("%d items are still looked for", n)
+				}
+			})
+		})
+	}
+}
+
+// The stream is not to blame for it.
+func TestAMessageThatAHintNamedIsNotRecoveredByTheListingThatFindsIt(t *testing.T) {
+	for name, change := range map[string]func(m *message){"not found at first": missingOnce, "not readable at first": corrupt} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				s.enrol("a", alice)
+				s.pass(time.Minute)
+				m := s.source.come(alice, change)
+				s.pass(secondLook / 2)
+				s.source.mend(m)
+				s.mailbox(alice).List()
+				synctest.Wait()
+				s.accepted(1, "a", m)
+				if s.source.unhinted > 0 {
+					t.Error("it counts as a message that no hint had named")
+				}
+			})
+		})
+	}
+}
+
 func TestACatchUpLooksOnceMoreForWhatItDoesNotFind(t *testing.T) {
 	inScene(t, func(s *scene) {
 		s.start()

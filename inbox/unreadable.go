@@ -20,8 +20,12 @@ var readAgain = [...]time.Duration{time.Minute, 5 * time.Minute}
 // secondLook is when a message is looked for once more that its server has told of and did not find: another front end may have told of it.
 const secondLook = 2 * time.Second
 
-// maxUnreadable bounds the items of a mailbox that are tried again; one more is given up at once.
-const maxUnreadable = maxHints
+// maxUnreadable bounds the items of a mailbox that are tried again. One more that cannot be read is given up at once; those more that are not
+// found wait for a listing, under the id noRoom.
+const (
+	maxUnreadable = maxHints
+	noRoom        = ""
+)
 
 // unreadable counts the tries of items that cannot be read, and has those that were not found looked for once more.
 type unreadable struct {
@@ -35,8 +39,8 @@ type tries struct {
 	next    time.Time // a failed read before this does not count
 	timer   *time.Timer
 	missing bool      // it was not found, and is looked for once more
-	hinted  time.Time // of what is missing; zero: it was listed only
-	listed  bool      // the same: a listing waits for it
+	hinted  time.Time // when a hint named it; zero: only a listing showed it
+	listed  bool      // of a missing item: a listing is incomplete without it
 }
 
 func (t *tries) stop() {
@@ -47,7 +51,7 @@ func (t *tries) stop() {
 
 // try counts a failed read, unless it came before its time, and has again called when it is time for the next one. last: the item is given
 // up.
-func (u *unreadable) try(item string, again func()) (last, counted bool) {
+func (u *unreadable) try(item string, hinted time.Time, again func()) (last, counted bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	t := u.items[item]
@@ -67,7 +71,7 @@ func (u *unreadable) try(item string, again func()) (last, counted bool) {
 		delete(u.items, item)
 		return true, true
 	}
-	t.next, t.missing = time.Now().Add(readAgain[t.n]), false
+	t.next, t.missing, t.hinted = time.Now().Add(readAgain[t.n]), false, hinted
 	if !u.closed {
 		t.timer = time.AfterFunc(readAgain[t.n], again)
 	}
@@ -75,38 +79,41 @@ func (u *unreadable) try(item string, again func()) (last, counted bool) {
 	return false, true
 }
 
-// look says whether an item that was not found is looked for once more, and has again called when it is time for that.
-func (u *unreadable) look(item string, hinted time.Time, again func(hinted time.Time, listed bool)) bool {
+// look says whether an item that was not found is looked for once more, and has again called when it is time for that: with the time at which
+// a hint named it, and whether the mailbox is to be listed. False: this was the second look.
+func (u *unreadable) look(item string, hinted time.Time, again func(hinted time.Time, list bool)) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	t := u.items[item]
+	t, wait := u.items[item], secondLook
+	if t == nil && len(u.items) >= maxUnreadable {
+		item, hinted, t, wait = noRoom, time.Time{}, u.items[noRoom], readAgain[0]
+	}
 	switch {
-	case t == nil && len(u.items) < maxUnreadable:
 	case t != nil && t.missing && time.Now().Before(t.next):
-		t.waitedFor(hinted)
+		t.neededBy(hinted)
 		return true
-	default:
+	case t != nil && item != noRoom:
 		return false
 	}
 	if u.items == nil {
 		u.items = map[string]*tries{}
 	}
-	t = &tries{missing: true, next: time.Now().Add(secondLook)}
-	t.waitedFor(hinted)
+	t = &tries{missing: true, next: time.Now().Add(wait)}
+	t.neededBy(hinted)
 	u.items[item] = t
 	if !u.closed {
-		t.timer = time.AfterFunc(secondLook, func() {
+		t.timer = time.AfterFunc(wait, func() {
 			u.mu.Lock()
-			hinted, listed := t.hinted, t.listed
+			hinted, list := t.hinted, t.listed
 			u.mu.Unlock()
-			again(hinted, listed)
+			again(hinted, list)
 		})
 	}
 	return true
 }
 
-// waitedFor notes who waits for what is missing: a hint, or a listing.
-func (t *tries) waitedFor(hinted time.Time) {
+// neededBy notes who needs a missing item: a hint that named it then or, where that is zero, a listing.
+func (t *tries) neededBy(hinted time.Time) {
 	if hinted.IsZero() {
 		t.listed = true
 	} else {
@@ -114,8 +121,18 @@ func (t *tries) waitedFor(hinted time.Time) {
 	}
 }
 
+// hintedAt is when a hint named an item that is tried again; zero: none did, or it is not tried.
+func (u *unreadable) hintedAt(item string) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t := u.items[item]; t != nil {
+		return t.hinted
+	}
+	return time.Time{}
+}
+
 // forget forgets an item that could be read in the end, or is gone, and says whether a listing may wait for it.
-func (u *unreadable) forget(item string) (waited bool) {
+func (u *unreadable) forget(item string) (awaited bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	t := u.items[item]
@@ -127,8 +144,9 @@ func (u *unreadable) forget(item string) (waited bool) {
 	return !t.missing || t.listed
 }
 
-// listed forgets what was missing when a complete listing is done: it did not show it any more, or the item has its outcome.
-func (u *unreadable) listed() {
+// forgetMissing forgets the items whose second look is due. A complete listing has been done: either it did not show them, or they have their
+// outcome.
+func (u *unreadable) forgetMissing() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
@@ -167,7 +185,7 @@ func (u *unreadable) close() {
 // giveUp counts a failed read of an item and says whether it was the last: then its alert is generic. Until then the item is
 // hinted again from here, and the mailbox listed, for no listing is complete without it.
 func (m *Mailbox) giveUp(item Item, d due) bool {
-	last, counted := m.unreadable.try(item.ID, func() {
+	last, counted := m.unreadable.try(item.ID, d.hinted, func() {
 		if l := m.link.Load(); l != nil {
 			m.marks.hint(item.ID, l.Source(), d.hinted, m.in.correlation()) // and not m.Hint: the status shows hints from outside only
 		}
@@ -184,11 +202,11 @@ func (m *Mailbox) giveUp(item Item, d due) bool {
 // lookAgain says whether an item that its server did not find is looked for once more: by a hint of it, or by a listing where it has none. One that
 // the server has found elsewhere is gone.
 func (m *Mailbox) lookAgain(item Item, hinted time.Time) bool {
-	return fault.Of(item.Err).Remedy != fault.GiveUp && m.unreadable.look(item.ID, hinted, func(hinted time.Time, listed bool) {
+	return fault.Of(item.Err).Remedy != fault.GiveUp && m.unreadable.look(item.ID, hinted, func(hinted time.Time, list bool) {
 		if l := m.link.Load(); l != nil && !hinted.IsZero() {
 			m.marks.hint(item.ID, l.Source(), hinted, m.in.correlation())
 		}
-		if listed {
+		if list {
 			m.List()
 		}
 	})
