@@ -26,10 +26,11 @@ const (
 	again  = 5 * time.Minute
 	// leastWait is the least wait for the time from which a location may be doubted.
 	leastWait = 5 * time.Second
-	// newest is how many messages are looked at for one that can be read.
-	newest = 4
-	// suspected is how often in a row a message is not read, whatever the server says that this concerns, until another is asked for first: what
-	// throttles, or is away, is to be spared.
+	// newest is how many messages are listed to find others that can be read, and witnessed how many of them are read.
+	newest    = 20
+	witnessed = 4
+	// suspected is how often in a row a message is not read, whatever the server says that this concerns, until others are asked for first, and
+	// every second time from then on: what throttles, or is away, is to be spared, and may let through one call of many.
 	suspected = 3
 	// maxUnread bounds the messages of a mailbox that are remembered for that.
 	maxUnread = 64
@@ -99,7 +100,7 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 }
 
 func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
-	suspect := k.suspects(ids)
+	suspect := k.doubts(ids)
 	if suspect && len(ids) > 1 {
 		return inbox.Items{Clock: k.way.account.entry.now()}, errOneByOne
 	}
@@ -142,16 +143,17 @@ func (k *link) askBlaming(ctx context.Context, ids []string) (items []inbox.Item
 	case len(ids) > 1 && (fault.Of(err).Scope != fault.Account || slices.ContainsFunc(items, isRead)):
 		return items, a, true, err
 	}
-	if read, _ := k.readsAnother(ctx, ids); !read || len(ids) > 1 {
+	if read, _ := k.readsOthers(ctx, ids, 1); !read || len(ids) > 1 {
 		return items, a, read, err
 	}
 	items, a, err = k.ask(ctx, ids)
 	return items, a, failed(err), err
 }
 
-// askSuspect asks for a message that was not read again and again: after another one, for a server that throttles answers nothing for a while.
+// askSuspect asks for a message that was not read again and again: after others, for a server that throttles answers nothing for a while. It
+// takes several that are read: a server that throttles reads one now and then.
 func (k *link) askSuspect(ctx context.Context, ids []string) (items []inbox.Item, a Answer, ofThem bool, err error) {
-	read, err := k.readsAnother(ctx, ids)
+	read, err := k.readsOthers(ctx, ids, witnessed)
 	if err != nil {
 		return nil, Answer{}, false, err
 	}
@@ -159,14 +161,24 @@ func (k *link) askSuspect(ctx context.Context, ids []string) (items []inbox.Item
 	return items, a, read && (failed(err) || perhapsOver(err)), err
 }
 
-// suspects says whether one of these messages was not read again and again.
-func (k *link) suspects(ids []string) bool {
+// doubts says whether one of these messages is a suspect, and others are to be asked for before it this time.
+func (k *link) doubts(ids []string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.ContainsFunc(ids, func(id string) bool { return k.unread[id] >= suspected })
+	return slices.ContainsFunc(ids, func(id string) bool {
+		n := k.unread[id]
+		return n >= suspected && (n-suspected)%2 == 0
+	})
 }
 
-// remember counts for each message how often in a row it was not read. What is blamed stays a suspect.
+// suspects says whether a message was not read again and again.
+func (k *link) suspects(id string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.unread[id] >= suspected
+}
+
+// remember counts for each message how often in a row it was not read. The count of what is blamed stays: others are asked for before it next time too.
 func (k *link) remember(ids []string, items []inbox.Item, ofThem bool, err error) {
 	known := func(i inbox.Item) bool { return i.Err == nil || fault.Of(i.Err).Scope == fault.Message }
 	k.mu.Lock()
@@ -244,20 +256,45 @@ func perhapsOver(err error) bool {
 	return true
 }
 
-// readsAnother says whether the server reads another message of the mailbox than these: one of the newest, of which more may be sick. Its error is that of
-// a mailbox that cannot be listed.
-func (k *link) readsAnother(ctx context.Context, ids []string) (bool, error) {
+// readsOthers says whether the server reads other messages of the mailbox than these: so many of the newest, or as many as there are, of which
+// some may be sick too. Its error is that of a mailbox that cannot be listed, or of a server that refuses one of no suspect for now: nothing more
+// is asked for then.
+func (k *link) readsOthers(ctx context.Context, ids []string, enough int) (bool, error) {
 	page, _, err := k.way.source.List(ctx, *k.at, inbox.Part{Limit: newest})
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(page.Messages, func(other mail.Message) bool {
-		if slices.Contains(ids, other.ItemID) {
-			return false
+	others := k.others(page.Messages, ids)
+	read := 0
+	for _, id := range others[:min(witnessed, len(others))] {
+		items, _, err := k.ask(ctx, []string{id})
+		switch {
+		case err == nil && slices.ContainsFunc(items, isRead):
+			read++
+		case perhapsOver(err) && !failed(err) && !k.suspects(id):
+			k.remember([]string{id}, nil, false, err)
+			return false, err
 		}
-		items, _, err := k.way.source.Read(ctx, *k.at, []string{other.ItemID})
-		return err == nil && len(items) == 1 && items[0].Message != nil
-	}), nil
+		if read == enough {
+			break
+		}
+	}
+	return read > 0, nil
+}
+
+// others are the ids of the messages but these, the suspects last.
+func (k *link) others(list []mail.Message, but []string) (ids []string) {
+	var suspects []string
+	for i := range list {
+		switch id := list[i].ItemID; {
+		case slices.Contains(but, id):
+		case k.suspects(id):
+			suspects = append(suspects, id)
+		default:
+			ids = append(ids, id)
+		}
+	}
+	return append(ids, suspects...)
 }
 
 // narrowed is an error that concerns no more than this: of a server that fails over messages while it reads others of the mailbox (rule 9), for

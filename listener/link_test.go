@@ -4,6 +4,7 @@ package listener
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"testing"
@@ -215,6 +216,75 @@ func TestAServerThatIsAwayIsAskedOnceATry(t *testing.T) {
 			}
 		})
 		s.hq.set(func() { s.hq.sick = nil })
+		s.pass(5 * time.Minute)
+		s.accepted(1, "a", m)
+	})
+}
+
+// One that refuses most calls for a while, whomever they are for, lets through a few of others now and then: that does not make suspects of messages.
+func TestAServerThatThrottlesGetsNoMessageGivenUp(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		const mailboxes = 100
+		for i := range mailboxes {
+			s.enrol(address(i), address(i))
+			for range 3 {
+				s.hq.come(address(i))
+			}
+		}
+		s.pass(time.Minute)
+		draw := rand.New(rand.NewPCG(1, 2))
+		s.hq.set(func() {
+			s.hq.throttle = func() error {
+				if draw.Float64() < 0.6 {
+					return row("HTTP 503", "")
+				}
+				return nil
+			}
+		})
+		var came []*message
+		for i := range mailboxes {
+			came = append(came, s.hq.come(address(i)))
+		}
+		s.pass(time.Hour)
+		said := 0
+		for i, m := range came {
+			said += s.apns.accepted(address(i), s.key(address(i), m))
+			if n := s.apns.accepted(address(i), s.book.Secret().ItemKey(s.record(address(i)).ID, m.id).String()); n > 0 {
+				t.Errorf("%s leads to %d generic alerts", m.id, n)
+			}
+		}
+		if said < mailboxes*9/10 {
+			t.Errorf("%d of %d messages led to an alert within an hour", said, mailboxes)
+		}
+		s.hq.set(func() { s.hq.throttle = nil })
+		s.pass(10 * time.Minute)
+		for i, m := range came {
+			s.accepted(1, address(i), m)
+		}
+	})
+}
+
+// Asking it again at once would prolong that.
+func TestAServerThatThrottlesReadsIsAskedForNoneBeyondTheFirstItRefuses(t *testing.T) {
+	inScene(t, func(s *scene) {
+		s.start()
+		s.enrol("a", alice)
+		for range 10 {
+			s.hq.come(alice)
+		}
+		s.pass(time.Minute)
+		s.hq.set(func() { s.hq.readFail = row("ErrorServerBusy", "") })
+		m := s.hq.come(alice)
+		s.pass(10 * time.Minute)
+		s.hq.set(func() { s.hq.asked, s.hq.lists = 0, 0 })
+		s.pass(time.Hour)
+		s.hq.set(func() {
+			if reads := s.hq.asked - s.hq.lists; reads > 20 || s.hq.lists > reads {
+				t.Errorf("it was asked for %d reads and %d lists in an hour", reads, s.hq.lists)
+			}
+			s.hq.readFail = nil
+		})
 		s.pass(5 * time.Minute)
 		s.accepted(1, "a", m)
 	})

@@ -242,6 +242,7 @@ type exchange struct {
 	n           int
 	lists       int
 	asked       int                              // for messages, or lists of them
+	throttle    func() error                     // why it refuses to be asked for these; nil: it does not
 	onList      func(mailbox string, offset int) // called before a page is answered, without the lock
 	onSub       func(mailbox string)             // called before the answer to a Subscribe comes, without the lock
 	onLook      func(mailbox string)             // the same, to a Look
@@ -375,6 +376,17 @@ func (e *exchange) refuses(p mail.Location) error {
 	return e.fails
 }
 
+// ask counts that it is asked for messages or a list of them, and says why it refuses that.
+func (e *exchange) ask(p mail.Location) error {
+	e.asked++
+	if e.throttle != nil {
+		if err := e.throttle(); err != nil {
+			return err
+		}
+	}
+	return e.refuses(p)
+}
+
 func (e *exchange) Kind() mail.Source { return mail.EWS }
 
 func (e *exchange) Look(_ context.Context, p mail.Location) (string, error) {
@@ -393,8 +405,7 @@ func (e *exchange) Look(_ context.Context, p mail.Location) (string, error) {
 func (e *exchange) Read(_ context.Context, p mail.Location, ids []string) (list []inbox.Item, _ Answer, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.asked++
-	if err := cmp.Or(e.refuses(p), e.readFail); err != nil {
+	if err := cmp.Or(e.ask(p), e.readFail); err != nil {
 		return nil, Answer{}, err
 	}
 	for _, id := range ids {
@@ -449,8 +460,7 @@ func (e *exchange) List(_ context.Context, p mail.Location, part inbox.Part) (in
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lists++
-	e.asked++
-	if err := e.refuses(p); err != nil {
+	if err := e.ask(p); err != nil {
 		return inbox.Page{}, Answer{}, err
 	}
 	items := slices.Clone(e.box(p.Primary).items)
