@@ -119,7 +119,7 @@ func (r result) refusal() *fault.Error {
 		e = status(code, fault.Account, fault.Fix)
 	case code >= 500, code == http.StatusTooManyRequests:
 		e = status(code, fault.Server, fault.Wait)
-		e.After = r.after
+		e.After, e.Asked = r.after, r.after > 0
 	}
 	e.Evidence = r.shows
 	return e

@@ -67,7 +67,7 @@ func (s *search) askV2(ctx context.Context, address string) (answer, *fault.Erro
 			named, err := parseV2(r.status, r.body)
 			if err != nil {
 				if err.Remedy == fault.Wait {
-					err.After = r.after
+					err.After, err.Asked = r.after, r.after > 0
 				}
 				return answer{}, err
 			}

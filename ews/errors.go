@@ -313,7 +313,7 @@ func newError(op, code, text string, asked time.Duration, cause error) *Error {
 		Evidence: fault.Evidence{Peer: fault.Exchange}}
 	row.follow(f)
 	if asked > 0 {
-		f.After = min(asked, maxBackOff)
+		f.After, f.Asked = min(asked, maxBackOff), true
 	}
 	text = proxy.Printable(text, maxServerText)
 	if text != "" {

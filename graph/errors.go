@@ -324,7 +324,7 @@ func newError(op operation, s said) *Error {
 	}
 	f.Peer = fault.Graph
 	if s.after > 0 {
-		f.After = s.after
+		f.After, f.Asked = s.after, true
 	}
 	if text := proxy.Printable(op.without(s.text), maxServerText); text != "" {
 		f.Text += fmt.Sprintf("; Graph says: %q", text)

@@ -111,6 +111,11 @@ func (k *eitherKind) Retry() {
 	k.posts.Retry()
 }
 
+func (k *eitherKind) Answers(url string) {
+	k.streams.Answers(url)
+	k.posts.Answers(url)
+}
+
 func (k *eitherKind) Open() int { return k.streams.Open() }
 
 func (k *eitherKind) Close() {

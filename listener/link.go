@@ -360,13 +360,14 @@ func (k *link) location() mail.Location {
 func (k *link) answered(a Answer) time.Time {
 	e := k.way.account.entry
 	k.mu.Lock()
+	waited := !k.failing.IsZero()
 	k.failing = time.Time{}
 	if a.Server != "" && a.Server != k.server {
 		k.server = unique.Make(a.Server).Value() // that of thousands of mailboxes
 	}
 	strayed := !e.serves(k.server)
 	k.mu.Unlock()
-	k.serverAnswers()
+	k.serverAnswers(waited)
 	if strayed && k.age() > confirmed {
 		k.m.relocate(k)
 	}

@@ -17,6 +17,7 @@ import (
 type kind interface {
 	member(m *mailbox) membership // that may join
 	Retry()                       // credentials or connections have changed: nothing is waited for
+	Answers(url string)           // the server there does again: what failed only because it did not is not waited for
 	Open() int                    // connections that are kept open for it
 	Close()
 }
@@ -80,7 +81,10 @@ func (s sink) List() { s.m.work.List() }
 func (s sink) Answers() {
 	s.m.work.Retry(ofOutage)
 	if k := s.m.linked(); k != nil {
-		k.serverAnswers()
+		k.mu.Lock()
+		waited := !k.failing.IsZero()
+		k.mu.Unlock()
+		k.serverAnswers(waited)
 	}
 }
 

@@ -57,6 +57,7 @@ type search struct {
 	listenBy  string        // how it is to be listened to; empty: as its entry is configured
 	newcomer  bool          // it was never found
 	unsure    bool          // it may not live there any more
+	waited    bool          // it was not found last for an outage
 	anyway    bool          // a person asks: an account that is blocked is asked all the same
 }
 
@@ -174,7 +175,7 @@ func (s *search) run(ctx context.Context) answered {
 		}
 		a := s.ask(ctx, e)
 		if ctx.Err() == nil {
-			e.lookedUp(a.err)
+			e.lookedUp(a.err, s.waited)
 		}
 		if a.err == nil {
 			return a

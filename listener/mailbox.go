@@ -86,7 +86,8 @@ func (m *mailbox) search() search {
 	s := m.l.search(m.box)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.unsure = m.unsure
+	f := m.failing()
+	s.unsure, s.waited = m.unsure, f != nil && ofOutage(f)
 	if m.quest != nil && !m.quest.lost.IsZero() {
 		s.known = mail.Location{}
 	}

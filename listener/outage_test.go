@@ -1,12 +1,15 @@
 package listener
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/mailbell/mailbell/graph"
 	"github.com/mailbell/mailbell/internal/fault"
+	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
@@ -87,11 +90,7 @@ func TestAServerThatFailsForOneMailboxIsNotTriedWithEachAnswerForAnother(t *test
 				}
 				s.wantState(subscriptions.Failing, alice)
 				synctest.Wait()
-				most := 25
-				if every > shortOutage {
-					most += int(time.Hour / every)
-				}
-				if tries > most {
+				if tries > 25 {
 					t.Errorf("%d tries in an hour", tries)
 				}
 			})
@@ -121,6 +120,115 @@ func TestMailboxesThatNobodyCouldFindAreLookedUpOnceAnotherIsFound(t *testing.T)
 		}
 		if more := len(f.askedFor()) - asked; more > n {
 			t.Errorf("asked %d times for %d", more, n)
+		}
+	})
+}
+
+// outages has the server fail for carol only, for longer than a shortOutage, again and again for an hour.
+func (s *scene) outages(at *exchange) {
+	for range 20 {
+		at.set(func() { at.sick[carol] = row("HTTP 503", "") })
+		s.mailbox(carol).work.List()
+		s.pass(2 * time.Minute)
+		at.set(func() { delete(at.sick, carol) })
+		s.mailbox(carol).retry(ofOutage)
+		s.pass(time.Minute)
+	}
+}
+
+// What else one waits for, another's answer does not end: a refusal, which may be a password's, or the server's own word of when to come again.
+func TestTheEndOfAnOutageHasNobodyTriedWhoWaitsForSomethingElse(t *testing.T) {
+	busy := row("HTTP 503", "")
+	busy.After, busy.Asked = time.Hour, true
+	for _, c := range []struct {
+		name string
+		why  *fault.Error
+		most int
+	}{{"refused", row("HTTP 403", ""), 8}, {"told when", busy, 2}} {
+		for _, listenBy := range []string{"streaming", ByPush} {
+			t.Run(c.name+" "+listenBy, func(t *testing.T) {
+				inScene(t, func(s *scene) {
+					if listenBy == ByPush {
+						s.byPush(listenBy)
+					}
+					s.start()
+					for i, m := range []string{alice, carol, address(1), address(2)} {
+						s.enrol(fmt.Sprint("d", i), m)
+					}
+					s.pass(time.Minute)
+					lists, subscribes := map[string]int{}, map[string]int{}
+					s.hq.set(func() {
+						s.hq.sick = map[string]error{bob: c.why}
+						s.hq.onList = func(m string, _ int) { s.hq.set(func() { lists[m]++ }) }
+						s.hq.onSub = func(m string) { s.hq.set(func() { subscribes[m]++ }) }
+					})
+					s.enrol("b", bob)
+					s.outages(s.hq)
+					if lists[bob] > c.most || subscribes[bob] > c.most {
+						t.Errorf("subscribed %d times in an hour, listed %d times", subscribes[bob], lists[bob])
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestTheEndOfAnOutageOfGraphHasNobodyTriedWhoIsDeniedARight(t *testing.T) {
+	inScene(t, func(s *scene) {
+		c := s.online(ByGraph)
+		c.deny = &fault.Error{Op: "POST subscriptions", Code: graph.CodeDenied, Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Untold: true, Unsupported: true}
+		c.graph.sick = map[string]error{}
+		s.start()
+		s.enrol("c", carol)
+		for i := range 20 {
+			s.enrol(fmt.Sprint("d", i), address(i))
+		}
+		s.pass(time.Hour)
+		before := c.count("POST")
+		c.graph.set(func() { // else they are polled, and answered meanwhile
+			for i := range 20 {
+				c.graph.sick[address(i)] = row("HTTP 503", "")
+			}
+		})
+		s.outages(c.graph)
+		if n := c.count("POST") - before; n > 15 {
+			t.Errorf("%d tries to subscribe in an hour", n)
+		}
+	})
+}
+
+// deadDomain is an Autodiscover that answers for all mail domains but one.
+type deadDomain struct{ finder }
+
+func (f *deadDomain) Find(ctx context.Context, address string) (mail.Location, error) {
+	at, err := f.finder.Find(ctx, address)
+	if mail.Domain(address) == "fabrikam.example" {
+		return mail.Location{}, &fault.Error{Op: "Autodiscover", Code: "connect", Scope: fault.Server, Remedy: fault.Wait}
+	}
+	return at, err
+}
+
+func TestMailboxesOfADomainWhoseAutodiscoverIsAwayAreNotLookedUpWithEachOfAnother(t *testing.T) {
+	inScene(t, func(s *scene) {
+		f := &deadDomain{finder{url: hqURL}}
+		s.entry = func(e *Entry) {
+			e.URL, e.Accounts[0].Finder = "", f
+			e.Domains = append(e.Domains, "fabrikam.example")
+		}
+		s.start()
+		s.enrol("x", "dan@fabrikam.example")
+		for i := range 30 {
+			s.enrol(fmt.Sprint("d", i), address(i))
+			s.pass(2 * shortOutage)
+		}
+		n := 0
+		for _, a := range f.askedFor() {
+			if a == "dan@fabrikam.example" {
+				n++
+			}
+		}
+		if n > 20 {
+			t.Errorf("looked up %d times in an hour", n)
 		}
 	})
 }

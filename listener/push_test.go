@@ -46,9 +46,18 @@ func (s *scene) byPush(listenBy string) *posting {
 }
 
 func (p *posting) SubscribePush(_ context.Context, at mail.Location, _ callbacks.Affinity, to ews.Push) (callbacks.Subscribed, error) {
+	p.exchange.mu.Lock()
+	sick, onSub := p.sick[at.Primary], p.onSub
+	p.exchange.mu.Unlock()
+	if onSub != nil {
+		onSub(at.Primary)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tries++
+	if sick != nil {
+		return callbacks.Subscribed{}, sick
+	}
 	if p.refuse != nil {
 		return callbacks.Subscribed{}, p.refuse
 	}

@@ -47,6 +47,7 @@ type Error struct {
 	Scope  Scope
 	Remedy Remedy
 	After  time.Duration // how long to wait at least; 0: unknown
+	Asked  bool          // After is the word of who was asked, and not a guess of ours
 	// Unproven: one mailbox has met it so far, which may be the only one that it concerns, or it was a slip. So it is tried again within
 	// minutes, a few times, whatever After says.
 	Unproven bool
@@ -80,6 +81,9 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Outage says whether the server failed and did not say for how long: what waits for that need not wait any longer once it answers.
+func (e *Error) Outage() bool { return e.Scope == Server && !e.Asked }
 
 // Of returns the typed error in err's chain. It takes an untyped error as temporary and as concerning the mailbox only: if that is wrong,
 // it costs a retry; the opposite guess could cost mail.

@@ -117,6 +117,18 @@ func (k *Keeper) Retry() {
 	k.changed()
 }
 
+// Answers has tried at once what waits at a server only because it did not answer, which it does again.
+func (k *Keeper) Answers(url string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for m := range k.members {
+		if m.at.URL == url {
+			m.refusal.Answers()
+		}
+	}
+	k.changed()
+}
+
 // group returns the group that a mailbox at this location belongs to. It is called with mu held.
 func (k *Keeper) group(at *mail.Location) *group {
 	if !k.begun {

@@ -89,6 +89,21 @@ func (k *Keeper) Retry() {
 	k.release()
 }
 
+// Answers has tried at once what waits only because Graph did not answer, which it does again. Where all are held for that, one finds out.
+func (k *Keeper) Answers(string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if f := k.hold.fault; f != nil && f.Outage() {
+		k.hold.until = time.Time{}
+	}
+	for m := range k.agenda.All() {
+		if m.refusal.Answers() {
+			m.plan()
+		}
+	}
+	k.changed()
+}
+
 // begin starts the work with the first member. It is called with mu held.
 func (k *Keeper) begin() {
 	if k.begun {

@@ -69,6 +69,15 @@ func (r Refusal) TryAt(next time.Time) {
 	}
 }
 
+// Answers has it tried again at once where it was refused only because its server did not answer, and says whether it was.
+func (r Refusal) Answers() bool {
+	waits := r.last != nil && r.last.fault.Outage()
+	if waits {
+		r.last.next = time.Time{}
+	}
+	return waits
+}
+
 // Listed takes in that the mailbox has been listed at its location: if the server said that it does not live there, or did not let it in, it
 // does now. true: it is tried sooner for that.
 func (r Refusal) Listed(now time.Time) (sooner bool) {

@@ -81,6 +81,26 @@ func (g *Groups) Retry() {
 	}
 }
 
+// Answers has tried at once what waits at a server only because it did not answer, which it does again.
+func (g *Groups) Answers(url string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for k, list := range g.groups {
+		if k.url != url {
+			continue
+		}
+		for _, gr := range list {
+			if gr.fault != nil && gr.fault.Outage() {
+				gr.anew.Store(true)
+			}
+			for m := range gr.members {
+				m.refusal.Answers()
+			}
+			gr.changed()
+		}
+	}
+}
+
 // join puts a member into a group with room, and begins one where there is none. It is called with mu held.
 func (g *Groups) join(m *Member, at *mail.Location) {
 	k := key{url: at.URL, group: at.Group}
