@@ -37,14 +37,19 @@ const contentAgain = 24 * time.Hour
 // withoutContent says that Graph has refused notifications with content, and has taken the same without.
 type withoutContent struct {
 	why       *fault.Error // the last time; nil: it has not
-	mailboxes int          // in a row: where it refuses it to as many as witnesses, nobody asks for it
+	mailboxes int          // in a row: where it refuses it to as many as witnesses, and takes it from nobody, nobody asks for it
 	until     time.Time    // before that
+	took      time.Time    // when it made or renewed a subscription with content last
+	said      bool         // it was logged
 }
 
 // isRefused says whether nobody is to ask for content. It is called with mu held.
 func (c *withoutContent) isRefused(now time.Time) bool {
-	return c.mailboxes >= witnesses && now.Before(c.until)
+	return c.mailboxes >= witnesses && now.Before(c.until) && !c.takes(now)
 }
+
+// takes says whether Graph takes content from somebody: then those to whom it is refused are refused it for themselves only.
+func (c *withoutContent) takes(now time.Time) bool { return now.Sub(c.took) < contentAgain }
 
 // rich returns the certificate for which a new subscription has its messages encrypted; nil: they do not come.
 func (k *Keeper) rich() (*graph.Rich, error) {
@@ -60,21 +65,23 @@ func (k *Keeper) rich() (*graph.Rich, error) {
 
 // tookContent notes whether Graph took a subscription with content, or why it took it without only.
 func (k *Keeper) tookContent(why *fault.Error) {
+	now := time.Now()
 	k.mu.Lock()
 	was := k.plain
 	if why == nil {
-		k.plain = withoutContent{}
+		k.plain = withoutContent{took: now}
 	} else {
 		told := &fault.Error{Op: why.Op, Code: CodeContent, Scope: fault.Mailbox, Remedy: fault.Fix, Evidence: why.Evidence,
 			Text: "Microsoft Graph refuses notifications with content (graph.rich) and takes them without, so that each message is read; it is asked " +
 				"again after a day: " + why.Code + ": " + why.Text}
-		k.plain = withoutContent{told, was.mailboxes + 1, time.Now().Add(contentAgain)}
+		k.plain = withoutContent{told, was.mailboxes + 1, now.Add(contentAgain), was.took, was.said || !was.takes(now)}
 	}
+	said := k.plain.said
 	k.mu.Unlock()
 	switch {
-	case why != nil && was.why == nil:
+	case said && !was.said:
 		k.o.Log.Warn("Microsoft Graph refuses notifications with content, and takes them without", zap.Error(why))
-	case why == nil && was.why != nil:
+	case was.said && !said:
 		k.o.Log.Info("Microsoft Graph takes notifications with content again")
 	}
 }

@@ -285,6 +285,42 @@ func TestContentThatIsRefusedToOneMailboxIsNotRefusedToOthers(t *testing.T) {
 	})
 }
 
+// A right may be granted for some mailboxes only.
+func TestContentThatIsRefusedToManyIsTakenByAllOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const mailboxes = 60
+		refused := map[string]bool{}
+		for i := range mailboxes {
+			refused[address(i)] = i%5 > 0
+		}
+		s := newServer()
+		s.poor = refusedTo(func(mailbox string) bool { return refused[mailbox] })
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		var boxes []*mailbox
+		wantContent := func(when string) {
+			t.Helper()
+			for i, m := range boxes {
+				if has := m.box.Record().Graph.Certificate != ""; has == refused[address(i)] || !m.listens() {
+					t.Errorf("%s %s has content: %v, and is listened to: %v", when, address(i), has, m.listens())
+				}
+			}
+		}
+		for i := range mailboxes {
+			boxes = append(boxes, a.join(address(i))...)
+			pass(time.Minute)
+		}
+		pass(25 * time.Hour)
+		wantContent("after a day")
+		pass(5 * 24 * time.Hour)
+		s.set(func() { refused[address(1)] = false })
+		boxes = append(boxes, a.join(address(mailboxes))...)
+		pass(25 * time.Hour)
+		wantContent("after a week")
+	})
+}
+
 // What is refused with content and without is not the content.
 func TestASubscriptionThatIsRefusedEitherWayIsPolledAsBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

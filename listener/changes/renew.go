@@ -122,6 +122,9 @@ func (k *Keeper) renewed(w write, s *subscription, expires time.Time, f *fault.E
 	} else {
 		s.failures, s.renewed = 0, now
 		k.keepPlain(s, now)
+		if s.certificate != "" {
+			k.plain.took = now
+		}
 		s.expire(now, expires)
 	}
 	m.plan()
