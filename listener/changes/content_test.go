@@ -321,6 +321,78 @@ func TestContentThatIsRefusedToManyIsTakenByAllOthers(t *testing.T) {
 	})
 }
 
+// It was to be replaced for its content only. Else it would end, or tell nothing once its access token has: it is not renewed any more then.
+func TestASubscriptionThatCannotBeReplacedForItsContentIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.poor = refusedTo(everybody)
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		m := a.join(alice)[0]
+		pass(time.Minute)
+		id := s.of(t, alice).id
+		s.set(func() { s.refuse = refusesNewOnes })
+		for range 10 * 24 {
+			pass(time.Hour)
+			renewals := s.count("PATCH")
+			s.post(s.of(t, alice).life(graph.ReauthorizationRequired))
+			pass(2 * authoriseWithin)
+			if s.count("PATCH") == renewals {
+				t.Fatal("it gets no new access token")
+			}
+		}
+		if !m.listens() || s.of(t, alice).id != id {
+			t.Errorf("listens %v, by %s", m.listens(), s.of(t, alice).id)
+		}
+		s.set(func() { s.refuse, s.poor = nil, nil })
+		pass(25 * time.Hour)
+		if m.box.Record().Graph.Certificate != "one" {
+			t.Error("it is not replaced once it can be")
+		}
+	})
+}
+
+// refusesNewOnes refuses all subscriptions for long.
+func refusesNewOnes(op, _ string) error {
+	if op != "POST" {
+		return nil
+	}
+	return &fault.Error{Op: op, Code: graph.CodeFull, Scope: fault.Mailbox, Remedy: fault.Fix, After: time.Hour, Untold: true}
+}
+
+func TestAMailboxIsPolledWhoseSubscriptionWasRemovedForAnotherThatIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.unique = true
+		s.poor = refusedTo(everybody)
+		a := newAccount(t, s)
+		a.content = &contents{id: "one"}
+		a.restart()
+		m := a.join(alice)[0]
+		pass(time.Minute)
+		removed := false
+		s.set(func() {
+			s.refuse = func(op, mailbox string) error {
+				removed = removed || op == "DELETE"
+				if !removed {
+					return nil
+				}
+				return refusesNewOnes(op, mailbox)
+			}
+		})
+		pass(26 * time.Hour)
+		if len(s.alive()) > 0 || m.listens() || m.failing() != graph.CodeFull {
+			t.Errorf("%d subscriptions, listens %v, failing %q", len(s.alive()), m.listens(), m.failing())
+		}
+		s.set(func() { s.refuse = nil })
+		pass(2 * time.Hour)
+		if !m.listens() {
+			t.Errorf("it is not listened to again: %q", m.failing())
+		}
+	})
+}
+
 // What is refused with content and without is not the content.
 func TestASubscriptionThatIsRefusedEitherWayIsPolledAsBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -69,7 +69,7 @@ func (k *Keeper) renew(w write) {
 		k.mu.Unlock()
 		return
 	}
-	if !s.authorising && k.outdated(s, time.Now()) {
+	if now := time.Now(); !s.authorising && k.outdated(s, now) && !m.refusal.Next().After(now) {
 		m.doubted = true
 		m.done(w.joined)
 		k.mu.Unlock()

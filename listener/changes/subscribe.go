@@ -161,11 +161,21 @@ func (k *Keeper) postAs(a *attempt, rich *graph.Rich) (graph.Subscribed, error) 
 		if failed := k.delete(id); failed != nil {
 			return got, failed
 		}
+		k.removed(a.member, id)
 	}
 	if failed := k.o.Writes.Wait(k.ctx); failed != nil {
 		return got, err
 	}
 	return k.postOnce(a, rich)
+}
+
+// removed takes in that a subscription was removed at Graph: nothing tells of new mail if that was the one of the mailbox.
+func (k *Keeper) removed(m *Member, id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if m.now != nil && m.now.id == id {
+		m.lose()
+	}
 }
 
 // others says whether one of these subscriptions is that of another mailbox.
@@ -246,6 +256,9 @@ func (k *Keeper) refused(a *attempt, err error) {
 		return
 	}
 	m.asking, m.writing = nil, false
+	if !m.since.IsZero() { // it was to be replaced only because it is outdated (renew), and goes on until that can be done
+		m.doubted = false
+	}
 	first := m.refusal.Fault() == nil
 	m.refusal.Again(f, time.Now())
 	next, held := m.refusal.Next(), k.hold.fault != nil
