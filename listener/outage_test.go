@@ -232,3 +232,37 @@ func TestMailboxesOfADomainWhoseAutodiscoverIsAwayAreNotLookedUpWithEachOfAnothe
 		}
 	})
 }
+
+func TestASubscribeThatIsUnderWayWhenAnOutageEndsIsMadeAgainAtOnce(t *testing.T) {
+	for _, listenBy := range []string{"streaming", ByPush} {
+		t.Run(listenBy, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				if listenBy == ByPush {
+					s.byPush(listenBy)
+				}
+				s.start()
+				s.enrol("c", carol)
+				s.pass(time.Minute)
+				s.hq.set(func() { s.hq.sick = map[string]error{bob: row("HTTP 503", ""), carol: row("HTTP 503", "")} })
+				s.mailbox(carol).work.List()
+				s.enrol("b", bob)
+				s.pass(20 * time.Minute)
+				begun, answer := make(chan struct{}), make(chan struct{})
+				s.hq.set(func() {
+					s.hq.onSub = func(string) {
+						s.hq.set(func() { s.hq.onSub = nil })
+						close(begun)
+						<-answer
+					}
+				})
+				<-begun
+				s.hq.set(func() { s.hq.sick = nil })
+				s.mailbox(carol).retry(ofOutage)
+				s.pass(time.Second)
+				close(answer)
+				s.pass(5 * time.Second)
+				s.listening("hq", bob)
+			})
+		})
+	}
+}

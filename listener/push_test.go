@@ -50,7 +50,7 @@ func (p *posting) SubscribePush(_ context.Context, at mail.Location, _ callbacks
 	sick, onSub := p.sick[at.Primary], p.onSub
 	p.exchange.mu.Unlock()
 	if onSub != nil {
-		onSub(at.Primary)
+		defer onSub(at.Primary)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -123,6 +123,7 @@ func (k *Keeper) Answers(url string) {
 	defer k.mu.Unlock()
 	for m := range k.members {
 		if m.at.URL == url {
+			m.answers = m.asking != nil
 			m.refusal.Answers()
 		}
 	}
@@ -301,7 +302,7 @@ func (k *Keeper) attempt(m *Member, now time.Time, at func(time.Time) bool) *att
 		a.affinity.Anchor = m.at.Primary
 		g.leads, g.since = m, now
 	}
-	m.asking = a.made
+	m.asking, m.answers = a.made, false
 	k.calls++
 	k.o.Receiver.add(a.made.secret, m) // before the call: the first post comes before its answer
 	return a
@@ -394,6 +395,9 @@ func (k *Keeper) refused(a *attempt, err error) {
 	}
 	m.asking = nil
 	m.refusal.Again(f, time.Now())
+	if m.answers {
+		m.refusal.Answers()
+	}
 	if errors.Is(err, subscriptions.ErrNoMailbox) { // it is about to leave, unless it gets another device
 		k.mu.Unlock()
 		return

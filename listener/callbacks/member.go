@@ -27,6 +27,7 @@ type Member struct {
 	joined  int            // how often it has joined: an answer that comes after it left finds another number
 	now     *subscription  // nil: it has none
 	asking  *subscription  // that a call under way is making; nil: there is none
+	answers bool           // its server has answered for others before that call has failed, after an outage
 	refusal refusal.Refusal
 
 	since     time.Time       // when callbacks began to reach us, without a break since then; zero: they do not

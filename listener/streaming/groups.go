@@ -94,6 +94,7 @@ func (g *Groups) Answers(url string) {
 				gr.anew.Store(true)
 			}
 			for m := range gr.members {
+				m.answers = m.answers || m.subscribing
 				m.refusal.Answers()
 			}
 			gr.changed()

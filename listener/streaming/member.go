@@ -39,6 +39,7 @@ type Member struct {
 	subscribed   time.Time      // when that was made; zero: before this start
 	subscribing  bool           // a call is under way
 	excused      bool           // the account, or its server, may work again before that call has failed
+	answers      bool           // the same of its server only, which has answered for others after an outage
 	refusal      refusal.Refusal
 
 	// gap: notifications may have been lost since it was last told to be listed. It is listed once its stream is open, and at listBy all the

@@ -105,7 +105,7 @@ func (g *group) due() (back []departure, attempts []*attempt, next time.Time, en
 			a.affinity.Anchor, a.leads = m.at.Primary, true
 			g.leading++
 		}
-		m.subscribing, m.excused = true, false
+		m.subscribing, m.excused, m.answers = true, false, false
 		attempts = append(attempts, a)
 	}
 	g.calls += len(back) + len(attempts)
@@ -279,7 +279,7 @@ func (g *group) refused(ctx context.Context, a *attempt, err error) {
 		g.groups.mu.Unlock()
 		return
 	}
-	if m.excused && (f.Scope >= fault.Account || f.Unproven) {
+	if m.excused && (f.Scope >= fault.Account || f.Unproven) || m.answers && f.Outage() {
 		m.refusal.TryAt(time.Now())
 	}
 	if g.affinity == a.affinity && g.calls == 1 && g.anchor() == nil { // it has led no member to a server that works
