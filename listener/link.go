@@ -83,7 +83,7 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 	if len(others) > 0 {
 		var err error
 		if all, err = k.read(ctx, others); err != nil {
-			return all, err
+			return k.withTold(all, told, err)
 		}
 	}
 	read := all.Items
@@ -97,6 +97,20 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 		read = read[1:]
 	}
 	return all, nil
+}
+
+// withTold adds what came in notifications to what is known though others could not be read. What is asked for one by one next is kept for that.
+func (k *link) withTold(found inbox.Items, told map[string]*mail.Message, err error) (inbox.Items, error) {
+	oneByOne := fault.Of(err).Scope == fault.Message
+	for id, m := range told {
+		if oneByOne {
+			k.keepTold(m)
+			continue
+		}
+		found.Items = append(found.Items, inbox.Item{ID: id, Message: m})
+	}
+	found.Clock = k.way.account.entry.now()
+	return found, err
 }
 
 func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {

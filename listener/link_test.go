@@ -17,14 +17,15 @@ import (
 	"github.com/mailbell/mailbell/subscriptions"
 )
 
-// reads is a Source that has read these items.
+// reads is a Source that has read these items, or has failed to.
 type reads struct {
 	Source
 	items []inbox.Item
+	err   error
 }
 
 func (r reads) Read(context.Context, mail.Location, []string) ([]inbox.Item, Answer, error) {
-	return r.items, Answer{}, nil
+	return r.items, Answer{}, r.err
 }
 
 // attentive is a member that counts what its server has done for it.

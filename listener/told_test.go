@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/mailbell/mailbell/inbox"
+	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/mail"
 )
 
@@ -22,6 +23,25 @@ func TestAMessageThatCameIsTakenOnceAndTheOthersAreRead(t *testing.T) {
 	k.keepTold(&mail.Message{ItemID: "a"})
 	if got, err := k.Read(t.Context(), []string{"a"}); err != nil || got.Clock.IsZero() || len(got.Items) != 1 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// What cannot be read harms nothing that is there already.
+func TestAMessageThatCameDoesNotWaitForOthersThatCannotBeRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		scope    fault.Scope
+		returned int
+	}{"the mailbox is throttled": {fault.Mailbox, 1}, "they are asked for one by one": {fault.Message, 0}} {
+		source := reads{err: &fault.Error{Op: "test", Code: "no", Scope: c.scope, Remedy: fault.Wait}}
+		k := &link{m: &mailbox{l: &Listener{}}, at: &mail.Location{}, outage: &outage{}, member: &attentive{}, way: blockable(&Account{Source: source}).byEWS}
+		k.keepTold(&mail.Message{ItemID: "a"})
+		got, err := k.Read(t.Context(), []string{"a", "b", "c"})
+		if err == nil || got.Clock.IsZero() || len(got.Items) != c.returned {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if again, err := k.Read(t.Context(), []string{"a"}); c.returned == 0 && (err != nil || len(again.Items) != 1) {
+			t.Errorf("%s: %+v, %v", name, again, err)
+		}
 	}
 }
 
