@@ -99,7 +99,8 @@ func (k *link) Read(ctx context.Context, ids []string) (inbox.Items, error) {
 	return all, nil
 }
 
-// withTold adds what came in notifications to what is known though others could not be read. What is asked for one by one next is kept for that.
+// withTold adds the messages that came in notifications to what was found of others, which could not all be read. Those that are about to be
+// asked for one by one are kept until then.
 func (k *link) withTold(found inbox.Items, told map[string]*mail.Message, err error) (inbox.Items, error) {
 	oneByOne := fault.Of(err).Scope == fault.Message
 	for id, m := range told {
@@ -124,7 +125,7 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 	}
 	var items []inbox.Item
 	var a Answer
-	var ofThem bool // the error, perhaps: several are asked for one by one then, and of one another was read
+	var ofThem bool // err concerns these messages only. Of several that is a guess: they are asked for one by one then
 	if suspect {
 		items, a, ofThem, err = k.askSuspect(ctx, ids)
 	} else {
@@ -148,7 +149,9 @@ func (k *link) read(ctx context.Context, ids []string) (inbox.Items, error) {
 // errOneByOne has messages asked for one by one, as one of them is a suspect.
 var errOneByOne = &fault.Error{Op: "read", Code: "one by one", Scope: fault.Message, Remedy: fault.Retry}
 
-// askBlaming asks for messages. Where the server fails over them, or refuses them, it is one of them perhaps: of one another is asked for.
+// askBlaming asks for messages. Where the server fails over them, or refuses them, one of them may be the cause. Several are asked for one by one
+// then. For a single one, and where the error says that it concerns the account, another message is asked for: if the server reads that, the
+// cause is one of these.
 func (k *link) askBlaming(ctx context.Context, ids []string) (items []inbox.Item, a Answer, ofThem bool, err error) {
 	items, a, err = k.ask(ctx, ids)
 	switch {
@@ -164,8 +167,8 @@ func (k *link) askBlaming(ctx context.Context, ids []string) (items []inbox.Item
 	return items, a, failed(err), err
 }
 
-// askSuspect asks for a message that was not read again and again: after others, for a server that throttles answers nothing for a while. It
-// takes several that are read: a server that throttles reads one now and then.
+// askSuspect asks for a message that was not read again and again. Others are asked for before it: after it a server that throttles answers
+// nothing for a while. They are several, for such a server reads one now and then.
 func (k *link) askSuspect(ctx context.Context, ids []string) (items []inbox.Item, a Answer, ofThem bool, err error) {
 	read, err := k.readsOthers(ctx, ids, witnessed)
 	if err != nil {
@@ -252,8 +255,8 @@ func failed(err error) bool {
 	return false
 }
 
-// perhapsOver says the same of any other error of a server that was asked and has let the account in. That takes more to be believed: mostly such an
-// error is what it says.
+// perhapsOver says whether another error may be over one of the messages only: any of a server that was asked and has let the account in. That
+// takes more to be believed than where it failed, for mostly such an error concerns what it says.
 func perhapsOver(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
@@ -311,8 +314,8 @@ func (k *link) others(list []mail.Message, but []string) (ids []string) {
 	return append(ids, suspects...)
 }
 
-// narrowed is an error that concerns no more than this: of a server that fails over messages while it reads others of the mailbox (rule 9), for
-// example.
+// narrowed is an error as one that concerns no more than to: a server that fails over a message, and reads others of the mailbox, is not what
+// is wrong (rule 9).
 func narrowed(err error, to fault.Scope) error {
 	if err == nil {
 		return nil
