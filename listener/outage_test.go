@@ -266,3 +266,33 @@ func TestASubscribeThatIsUnderWayWhenAnOutageEndsIsMadeAgainAtOnce(t *testing.T)
 		})
 	}
 }
+
+// A stream that is cut again and again has nobody tried with each that is opened who was refused, or told when to come again.
+func TestAStreamThatOpensHasNobodySubscribedWhoWaitsForSomethingElse(t *testing.T) {
+	busy := row("HTTP 503", "")
+	busy.After, busy.Asked = time.Hour, true
+	for name, c := range map[string]struct {
+		why  *fault.Error
+		most int
+	}{"refused": {row("HTTP 403", ""), 8}, "told when": {busy, 2}} {
+		t.Run(name, func(t *testing.T) {
+			inScene(t, func(s *scene) {
+				s.start()
+				for i, m := range []string{alice, carol, address(1), address(2)} {
+					s.enrol(fmt.Sprint("d", i), m)
+				}
+				s.pass(time.Minute)
+				before := s.hq.subscribed()
+				s.hq.set(func() { s.hq.subFail = map[string]error{bob: c.why} })
+				s.enrol("b", bob)
+				for range 120 {
+					s.pass(30 * time.Second)
+					s.hq.end(errReset)
+				}
+				if n := s.hq.subscribed() - before; n > c.most {
+					t.Errorf("subscribed %d times in an hour", n)
+				}
+			})
+		})
+	}
+}

@@ -75,14 +75,23 @@ func (g *group) changed() {
 
 func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
 
-// excuse has members subscribed without further waiting whose last try failed for what concerns least or more: the account, or its server.
-// It is called with mu held.
-func (g *group) excuse(least fault.Scope) {
+// excuse has members subscribed without further waiting whose last try failed for what concerns the account, or its server. It is called with
+// mu held.
+func (g *group) excuse() {
 	for m := range g.members {
-		m.excused = m.excused || m.subscribing && least == fault.Account // also where a stream opens before the call ends
-		if f := m.refusal.Fault(); f != nil && (f.Scope >= least || f.Unproven) {
+		m.excused = m.excused || m.subscribing
+		if f := m.refusal.Fault(); f != nil && (f.Scope >= fault.Account || f.Unproven) {
 			m.refusal.TryAt(time.Time{})
 		}
+	}
+}
+
+// answers has members subscribed without further waiting whose last try failed only because the server did not answer. It is called with mu
+// held.
+func (g *group) answers() {
+	for m := range g.members {
+		m.answers = m.answers || m.subscribing
+		m.refusal.Answers()
 	}
 }
 

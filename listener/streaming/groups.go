@@ -9,7 +9,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/mailbell/mailbell/internal/fault"
 	"github.com/mailbell/mailbell/listener/polling"
 	"github.com/mailbell/mailbell/mail"
 	"github.com/mailbell/mailbell/subscriptions"
@@ -75,7 +74,7 @@ func (g *Groups) Retry() {
 	for _, list := range g.groups {
 		for _, gr := range list {
 			gr.anew.Store(true)
-			gr.excuse(fault.Account)
+			gr.excuse()
 			gr.changed()
 		}
 	}
@@ -93,10 +92,7 @@ func (g *Groups) Answers(url string) {
 			if gr.fault != nil && gr.fault.Outage() {
 				gr.anew.Store(true)
 			}
-			for m := range gr.members {
-				m.answers = m.answers || m.subscribing
-				m.refusal.Answers()
-			}
+			gr.answers()
 			gr.changed()
 		}
 	}

@@ -210,7 +210,7 @@ func (g *group) opened(r *reading) {
 			m.stream = r
 		}
 	}
-	g.excuse(fault.Server)
+	g.answers()
 	members := slices.Collect(maps.Keys(g.members))
 	g.groups.mu.Unlock()
 	signal(g.roster)
