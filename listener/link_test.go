@@ -140,13 +140,13 @@ func TestAMessageThatIsRefusedForEverHarmsOnlyItself(t *testing.T) {
 		holds  time.Duration // nothing is asked for so long after it
 		within time.Duration // the others are read
 	}{
-		"503":             {http.StatusServiceUnavailable, false, time.Second, 5 * time.Second},
+		"503":             {http.StatusServiceUnavailable, false, time.Second, 10 * time.Second},
 		"503 to all":      {http.StatusServiceUnavailable, true, 0, time.Minute},
-		"429":             {http.StatusTooManyRequests, false, 4 * time.Second, 5 * time.Second},
+		"429":             {http.StatusTooManyRequests, false, 4 * time.Second, 10 * time.Second},
 		"429 to all":      {http.StatusTooManyRequests, true, 0, 6 * time.Minute},
 		"403":             {http.StatusForbidden, false, 0, 5 * time.Second},
 		"403 to all":      {http.StatusForbidden, true, 0, 5 * time.Second},
-		"nobody knows it": {http.StatusTeapot, false, 0, 5 * time.Second},
+		"nobody knows it": {http.StatusTeapot, false, 0, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inScene(t, func(s *scene) {
