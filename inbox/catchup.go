@@ -320,7 +320,6 @@ func recipients(some []due, devices []*owed) map[mail.Key][]*owed {
 // it does not concern.
 func readOwed(ctx context.Context, link Link, ids []string, by map[string]due) (Items, error) {
 	waits := func(item Item) bool { return item.Err != nil && !gone(item) && !by[item.ID].givenUp }
-	missing := func(item Item) bool { return gone(item) && fault.Of(item.Err).Remedy != fault.GiveUp }
 	found, err := fetch(ctx, link, ids)
 	for n, wait := range owedAgain {
 		var failed []string

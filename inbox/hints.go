@@ -102,7 +102,7 @@ func (m *Mailbox) readHints(ctx context.Context, id subscriptions.Correlation, l
 // another hint.
 func (m *Mailbox) dueOf(id subscriptions.Correlation, source mail.Source, item Item, at, clock time.Time) (due, bool) {
 	d := due{item: item.ID, hinted: at, correlation: id}
-	if gone(item) && m.lookAgain(item, at) {
+	if m.lookAgain(item, at) {
 		return d, false
 	}
 	if (item.Err == nil || gone(item)) && m.unreadable.forget(item.ID) {
@@ -137,6 +137,9 @@ func hintTime(source mail.Source, hinted, received, clock time.Time) time.Time {
 }
 
 func gone(item Item) bool { return item.Err != nil && fault.Of(item.Err).Gone }
+
+// missing says whether an item that is gone was only not found: another front end may have it. One that its server has found elsewhere is gone for good.
+func missing(item Item) bool { return gone(item) && fault.Of(item.Err).Remedy != fault.GiveUp }
 
 // believed says whether a received time that only a read has told can decide (rule 4). One that would decide against an alert cannot: some
 // servers tell the sender's Date there.

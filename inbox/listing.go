@@ -274,13 +274,13 @@ func (m *Mailbox) readListed(ctx context.Context, link Link, some []due) (dues [
 	for _, item := range found.Items {
 		d := by[item.ID]
 		d.message = item.Message
-		missing := gone(item) && !r.Has(d.key) && m.lookAgain(item, time.Time{})
-		if item.Err == nil || gone(item) && !missing {
+		again := !r.Has(d.key) && m.lookAgain(item, time.Time{})
+		if item.Err == nil || gone(item) && !again {
 			m.unreadable.forget(item.ID)
 		}
 		switch {
 		case r.Has(d.key) || r.Has(m.itemKey(d.item)): // a hint was quicker
-		case missing:
+		case again:
 			waits = true
 		case gone(item):
 			none = append(none, skipped{d, outcome.Gone})

@@ -59,11 +59,7 @@ func (u *unreadable) try(item string, hinted time.Time, again func()) (last, cou
 		if len(u.items) >= maxUnreadable {
 			return true, true
 		}
-		if u.items == nil {
-			u.items = map[string]*tries{}
-		}
-		t = &tries{}
-		u.items[item] = t
+		t = u.add(item, &tries{})
 	} else if time.Now().Before(t.next) {
 		return false, false
 	}
@@ -95,12 +91,8 @@ func (u *unreadable) look(item string, hinted time.Time, again func(hinted time.
 	case t != nil && item != noRoom:
 		return false
 	}
-	if u.items == nil {
-		u.items = map[string]*tries{}
-	}
-	t = &tries{missing: true, next: time.Now().Add(wait)}
+	t = u.add(item, &tries{missing: true, next: time.Now().Add(wait)})
 	t.neededBy(hinted)
-	u.items[item] = t
 	if !u.closed {
 		t.timer = time.AfterFunc(wait, func() {
 			u.mu.Lock()
@@ -110,6 +102,15 @@ func (u *unreadable) look(item string, hinted time.Time, again func(hinted time.
 		})
 	}
 	return true
+}
+
+// add has an item tried again. It is called with mu held.
+func (u *unreadable) add(item string, t *tries) *tries {
+	if u.items == nil {
+		u.items = map[string]*tries{}
+	}
+	u.items[item] = t
+	return t
 }
 
 // neededBy notes who needs a missing item: a hint that named it then or, where that is zero, a listing.
@@ -186,9 +187,7 @@ func (u *unreadable) close() {
 // hinted again from here, and the mailbox listed, for no listing is complete without it.
 func (m *Mailbox) giveUp(item Item, d due) bool {
 	last, counted := m.unreadable.try(item.ID, d.hinted, func() {
-		if l := m.link.Load(); l != nil {
-			m.marks.hint(item.ID, l.Source(), d.hinted, m.in.correlation()) // and not m.Hint: the status shows hints from outside only
-		}
+		m.hintAgain(item.ID, d.hinted)
 		m.List()
 	})
 	if counted {
@@ -199,12 +198,18 @@ func (m *Mailbox) giveUp(item Item, d due) bool {
 	return last
 }
 
-// lookAgain says whether an item that its server did not find is looked for once more: by a hint of it, or by a listing where it has none. One that
-// the server has found elsewhere is gone.
+// hintAgain hints an item from here. Hint would show it in the status, which has hints from outside only.
+func (m *Mailbox) hintAgain(item string, hinted time.Time) {
+	if l := m.link.Load(); l != nil {
+		m.marks.hint(item, l.Source(), hinted, m.in.correlation())
+	}
+}
+
+// lookAgain says whether an item is missing, and is looked for once more: by a hint of it, or by a listing where it has none.
 func (m *Mailbox) lookAgain(item Item, hinted time.Time) bool {
-	return fault.Of(item.Err).Remedy != fault.GiveUp && m.unreadable.look(item.ID, hinted, func(hinted time.Time, list bool) {
-		if l := m.link.Load(); l != nil && !hinted.IsZero() {
-			m.marks.hint(item.ID, l.Source(), hinted, m.in.correlation())
+	return missing(item) && m.unreadable.look(item.ID, hinted, func(hinted time.Time, list bool) {
+		if !hinted.IsZero() {
+			m.hintAgain(item.ID, hinted)
 		}
 		if list {
 			m.List()
