@@ -110,9 +110,7 @@ func (k *Keeper) Retry() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for m := range k.members {
-		if f := m.refusal.Fault(); f != nil && (f.Scope >= fault.Account || f.Unproven) {
-			m.refusal.TryAt(time.Time{})
-		}
+		m.refusal.Excuse()
 	}
 	k.changed()
 }

@@ -69,11 +69,19 @@ func (r Refusal) TryAt(next time.Time) {
 	}
 }
 
+// Excuse has it tried again at once where it was refused for what concerns its account or its server, or may concern them.
+func (r Refusal) Excuse() {
+	if f := r.Fault(); f != nil && (f.Scope >= fault.Account || f.Unproven) {
+		r.TryAt(time.Time{})
+	}
+}
+
 // Answers has it tried again at once where it was refused only because its server did not answer, and says whether it was.
 func (r Refusal) Answers() bool {
-	waits := r.last != nil && r.last.fault.Outage()
+	f := r.Fault()
+	waits := f != nil && f.Outage()
 	if waits {
-		r.last.next = time.Time{}
+		r.TryAt(time.Time{})
 	}
 	return waits
 }

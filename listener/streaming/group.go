@@ -80,9 +80,7 @@ func byName(a, b *Member) int { return cmp.Compare(a.at.Primary, b.at.Primary) }
 func (g *group) excuse() {
 	for m := range g.members {
 		m.excused = m.excused || m.subscribing
-		if f := m.refusal.Fault(); f != nil && (f.Scope >= fault.Account || f.Unproven) {
-			m.refusal.TryAt(time.Time{})
-		}
+		m.refusal.Excuse()
 	}
 }
 
