@@ -64,6 +64,24 @@ func TestAnErrorOfAnItemIsTheErrorOfTheCallWhereItConcernsMoreThanItsMessage(t *
 	}
 }
 
+// amongOthers has mail come to alice: one message over which the server fails, and one that it reads. known counts the
+// look-ups, of which asked were made before.
+func (s *scene) amongOthers() (sick, well *message, known *finder, asked int) {
+	known = &finder{url: hqURL}
+	s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", known }
+	s.start()
+	s.enrol("a", alice)
+	s.hq.come(alice)
+	s.pass(time.Minute)
+	asked = known.asked
+	s.hq.quietly(func() { sick = s.hq.come(alice) })
+	s.hq.set(func() {
+		s.hq.poisoned = map[string]bool{sick.id: true}
+		s.hq.tell(s.hq.box(alice), sick)
+	})
+	return sick, s.hq.come(alice), known, asked
+}
+
 // A server that fails over one message, and says so of the whole mailbox or not itself, is asked for another: where it reads that, the message
 // is what is sick (rule 9).
 func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
@@ -82,20 +100,7 @@ func TestAMessageOverWhichTheServerFailsHarmsOnlyItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inScene(t, func(s *scene) {
 				s.hq.poison, s.hq.poisonsAll = c.status, c.all
-				known := &finder{url: hqURL}
-				s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", known }
-				s.start()
-				s.enrol("a", alice)
-				s.hq.come(alice)
-				s.pass(time.Minute)
-				asked := known.asked
-				var sick *message
-				s.hq.quietly(func() { sick = s.hq.come(alice) })
-				s.hq.set(func() {
-					s.hq.poisoned = map[string]bool{sick.id: true}
-					s.hq.tell(s.hq.box(alice), sick)
-				})
-				well := s.hq.come(alice)
+				sick, well, known, asked := s.amongOthers()
 				s.pass(5 * time.Second)
 				s.accepted(1, "a", well)
 				s.wantState(subscriptions.Listening, alice)
@@ -151,20 +156,7 @@ func TestAMessageThatIsRefusedForEverHarmsOnlyItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inScene(t, func(s *scene) {
 				s.hq.poison, s.hq.poisonsAll, s.hq.poisonHolds = c.status, c.all, c.holds
-				known := &finder{url: hqURL}
-				s.entry = func(e *Entry) { e.URL, e.Accounts[0].Finder = "", known }
-				s.start()
-				s.enrol("a", alice)
-				s.hq.come(alice)
-				s.pass(time.Minute)
-				asked := known.asked
-				var sick *message
-				s.hq.quietly(func() { sick = s.hq.come(alice) })
-				s.hq.set(func() {
-					s.hq.poisoned = map[string]bool{sick.id: true}
-					s.hq.tell(s.hq.box(alice), sick)
-				})
-				well := s.hq.come(alice)
+				sick, well, known, asked := s.amongOthers()
 				s.pass(c.within)
 				s.accepted(1, "a", well)
 				s.pass(4 * time.Minute)

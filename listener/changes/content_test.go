@@ -177,6 +177,15 @@ func refusedTo(who func(mailbox string) bool) func(string) error {
 func everybody(string) bool { return true }
 
 // withoutContentOf is why notifications come without their messages; empty: they do not.
+// newAccountWithContent is a newAccount that has the messages in its notifications.
+func newAccountWithContent(t *testing.T, s *server) *account {
+	t.Helper()
+	a := newAccount(t, s)
+	a.content = &contents{id: "one"}
+	a.restart()
+	return a
+}
+
 func withoutContentOf(m *mailbox) string {
 	if f := m.WithoutContent(); f != nil {
 		return f.Code
@@ -189,9 +198,7 @@ func TestWhereContentIsRefusedAMailboxIsListenedToWithoutItAndItIsAskedForAgainD
 		s := newServer()
 		s.unique = true
 		s.poor = refusedTo(everybody)
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		m := a.join(alice)[0]
 		pass(time.Second)
 		x := s.of(t, alice)
@@ -253,9 +260,7 @@ func TestAFewMailboxesADayAskForContentThatIsRefusedToAll(t *testing.T) {
 		s := newServer()
 		s.wait = 500 * time.Millisecond
 		s.poor = refusedTo(everybody)
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		const mailboxes = 1000
 		for i := range mailboxes {
 			a.join(address(i))
@@ -274,9 +279,7 @@ func TestContentThatIsRefusedToOneMailboxIsNotRefusedToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()
 		s.poor = refusedTo(func(mailbox string) bool { return mailbox == alice })
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		m := a.join(alice, bob)
 		pass(time.Second)
 		if m[0].box.Record().Graph.Certificate != "" || m[1].box.Record().Graph.Certificate != "one" || withoutContentOf(m[1]) != "" {
@@ -295,9 +298,7 @@ func TestContentThatIsRefusedToManyIsTakenByAllOthers(t *testing.T) {
 		}
 		s := newServer()
 		s.poor = refusedTo(func(mailbox string) bool { return refused[mailbox] })
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		var boxes []*mailbox
 		wantContent := func(when string) {
 			t.Helper()
@@ -326,9 +327,7 @@ func TestASubscriptionThatCannotBeReplacedForItsContentIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()
 		s.poor = refusedTo(everybody)
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		m := a.join(alice)[0]
 		pass(time.Minute)
 		id := s.of(t, alice).id
@@ -366,9 +365,7 @@ func TestAMailboxIsPolledWhoseSubscriptionWasRemovedForAnotherThatIsRefused(t *t
 		s := newServer()
 		s.unique = true
 		s.poor = refusedTo(everybody)
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		m := a.join(alice)[0]
 		pass(time.Minute)
 		removed := false
@@ -404,9 +401,7 @@ func TestASubscriptionThatIsRefusedEitherWayIsPolledAsBefore(t *testing.T) {
 			}
 			return nil
 		}
-		a := newAccount(t, s)
-		a.content = &contents{id: "one"}
-		a.restart()
+		a := newAccountWithContent(t, s)
 		m := a.join(alice)[0]
 		pass(time.Minute)
 		if m.failing() != graph.CodeDenied || withoutContentOf(m) != "" {
